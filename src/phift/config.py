@@ -1,0 +1,261 @@
+"""What the user asked for: one frozen `RunConfig`, the same words in Python, YAML and on the command line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from phift.errors import ConfigError
+
+Name = Annotated[str, Field(min_length=1, pattern=r"^[^'\\\s]+$")]
+"""A resource name; the component's command lines are single-quoted, so quotes and backslashes break them."""
+
+EndpointName = Annotated[str, Field(min_length=3, max_length=32, pattern=r"^[A-Za-z](-?[A-Za-z0-9])*$")]
+"""3 to 32 characters: a letter first, then letters, digits and single dashes (Microsoft Learn, 2026-07)."""
+
+Scalar = bool | int | float | str
+
+
+class _Section(BaseModel):
+    """A part of the configuration: frozen, and an unknown key is a mistake instead of a silent no-op."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class AzureWorkspace(_Section):
+    """An Azure ML workspace; what is left out comes from the environment, then from ``config.json``."""
+
+    subscription_id: str | None = None
+    resource_group: str | None = None
+    workspace_name: str | None = None
+
+
+class LocalWorkspaceFolder(_Section):
+    """A local workspace with its state in a folder of the user's choice."""
+
+    local: Path
+
+
+def _model_from_text(value: Any) -> Any:
+    """Read ``name`` or ``name:version``."""
+    if not isinstance(value, str):
+        return value
+    name, _, version = value.partition(":")
+    return {"name": name, "version": version or None}
+
+
+class ModelConfig(_Section):
+    """The foundation model; without a version, the newest one."""
+
+    name: Name
+    version: Name | None = None
+    registry: Name = "azureml"
+
+
+class ComponentConfig(_Section):
+    """The fine-tuning pipeline component; its registry may differ from the model's."""
+
+    name: Name = "chat_completion_pipeline"
+    version: Name | None = None
+    registry: Name = "azureml"
+
+
+def _compute_from_text(value: Any) -> Any:
+    return {"cluster": value} if isinstance(value, str) else value
+
+
+class ComputeConfig(_Section):
+    """Where the job trains: an existing cluster, a cluster to create, or serverless compute.
+
+    - **cluster**: name of the cluster. With **size**, it is created when it does not exist.
+    - **serverless**: a VM size instead of a cluster.
+    - **nodes**: nodes the job uses.
+    - **gpus_per_node**: only where the service and the built-in table do not know the size.
+    - **low_priority**: create the cluster from pre-emptible VMs; never chosen silently.
+    - **allow_unlisted**: go on although the model's allow-list does not have the size.
+    """
+
+    cluster: Name | None = None
+    serverless: Name | None = None
+    size: Name | None = None
+    nodes: int = Field(default=1, ge=1)
+    max_nodes: int = Field(default=1, ge=1)
+    idle_seconds: int = Field(default=120, ge=0)
+    gpus_per_node: int | None = Field(default=None, ge=1)
+    low_priority: bool = False
+    allow_unlisted: bool = False
+
+    @model_validator(mode="after")
+    def _one_place(self) -> ComputeConfig:
+        if (self.cluster is None) == (self.serverless is None):
+            raise ValueError("give either a cluster name or `serverless: <VM size>`")
+        if self.serverless and self.size:
+            raise ValueError("`size` is for a cluster to create; with serverless the size is the value of `serverless`")
+        return self
+
+
+class HuggingFaceSource(_Section):
+    """A split of a data set on the Hugging Face Hub, or the first **percent** of it."""
+
+    huggingface: str = Field(min_length=1)
+    name: str | None = None
+    split: str = "train"
+    percent: float = Field(default=100, gt=0, le=100)
+    revision: str | None = None
+
+
+def _source(value: Any) -> Any:
+    """Take a text for a file if it looks like one, else for a Hugging Face id (``owner/name``)."""
+    if not isinstance(value, str):
+        return value
+    path = Path(value)
+    looks_like_id = value.count("/") == 1 and not path.suffix and not value.startswith((".", "/", "~"))
+    return {"huggingface": value} if looks_like_id and not path.exists() else path.expanduser()
+
+
+Source = Annotated[Path | HuggingFaceSource, BeforeValidator(_source)]
+
+
+class SplitConfig(_Section):
+    """Shares of the rows that become the validation and test files when none are given."""
+
+    validation: float = Field(default=0.1, gt=0, lt=1)
+    test: float = Field(default=0.1, gt=0, lt=1)
+    seed: int = 42
+
+    @model_validator(mode="after")
+    def _leaves_training_rows(self) -> SplitConfig:
+        if self.validation + self.test >= 1:
+            raise ValueError("validation and test shares leave no rows for training")
+        return self
+
+
+class DataConfig(_Section):
+    """The chat data: a training source, and validation and test sources or shares to split off."""
+
+    train: Source
+    validation: Source | None = None
+    test: Source | None = None
+    split: SplitConfig = SplitConfig()
+
+
+class ProbeConfig(_Section):
+    """How long the service waits for the model to load before it gives the container up, in seconds.
+
+    Azure's default (first look after 10 s) kills containers that load a model of this size:
+    azureml-examples pull request 3983 (2026-06) had to go to 500 s.
+    """
+
+    initial_delay: int = Field(default=1200, ge=1)
+    period: int = Field(default=20, ge=1)
+    timeout: int = Field(default=20, ge=1)
+    failure_threshold: int = Field(default=30, ge=1)
+
+
+class DeploymentConfig(_Section):
+    """The online endpoint and its one deployment.
+
+    - **instance_type**: VM size; without one, the cheapest allowed size the built-in table knows.
+    - **request_timeout_ms**: at most 180000, the service's limit (deployment YAML reference, Microsoft Learn, 2026-07).
+    """
+
+    instance_type: Name | None = None
+    instance_count: int = Field(default=1, ge=1)
+    endpoint_name: EndpointName | None = None
+    deployment_name: EndpointName = "default"
+    request_timeout_ms: int = Field(default=180_000, ge=1, le=180_000)
+    max_concurrent_requests: int = Field(default=1, ge=1)
+    probe: ProbeConfig = ProbeConfig()
+    allow_unlisted: bool = False
+
+
+class RunConfig(_Section):
+    """One fine-tuning run, from the foundation model to the endpoint.
+
+    ``RunConfig(...)`` and the loaders raise `phift.errors.ConfigError`, which lists every mistake with its place.
+
+    - **workspace**: ``"local"``, ``{"local": folder}``, or an Azure workspace; left out, it comes from the
+      environment (``AZURE_SUBSCRIPTION_ID``, ``AZURE_RESOURCE_GROUP``, ``AZURE_ML_WORKSPACE``) or ``config.json``.
+    - **parameters**: fine-tuning parameters; what is not given comes from the model's tags, then the component.
+    - **work_dir**: where prepared data is written.
+    """
+
+    model: Annotated[ModelConfig, BeforeValidator(_model_from_text)]
+    data: DataConfig
+    compute: Annotated[ComputeConfig, BeforeValidator(_compute_from_text)]
+    workspace: Literal["local"] | LocalWorkspaceFolder | AzureWorkspace = AzureWorkspace()
+    credential: Literal["default", "browser", "device_code"] = "default"
+    component: ComponentConfig = ComponentConfig()
+    parameters: dict[str, Scalar] = Field(default_factory=dict)
+    deployment: DeploymentConfig = DeploymentConfig()
+    experiment: Name = "phift"
+    registered_model_name: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=255)
+    force_rerun: bool = False
+    continue_on_step_failure: bool = False
+    work_dir: Path = Path(".phift")
+
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise _config_error(error, "RunConfig") from None
+
+    @classmethod
+    def from_yaml(cls, path: str | Path) -> RunConfig:
+        """Read a YAML file; relative paths in it are relative to its folder.
+
+        Raises `phift.errors.ConfigError` where the file is missing, is no YAML, or has mistakes.
+        """
+        import yaml
+
+        path = Path(path)
+        try:
+            values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise ConfigError("There is no such configuration file.", where=str(path), fix="check the path") from None
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            fix = "mend the YAML: " + " ".join(str(error).split())
+            raise ConfigError("The configuration file cannot be read.", where=str(path), fix=fix) from error
+        return cls.from_dict(values, where=str(path), folder=path.parent)
+
+    @classmethod
+    def from_dict(cls, values: Any, *, where: str = "RunConfig", folder: Path = Path()) -> RunConfig:
+        """Build a configuration from plain values, as YAML or JSON give them.
+
+        - **folder**: what relative paths of data files and ``work_dir`` start from.
+        """
+        if not isinstance(values, dict):
+            raise ConfigError(
+                "The configuration is not a mapping of keys to values.", where=where, fix="see the README"
+            )
+        try:
+            config = cls(**{str(key): value for key, value in values.items()})
+        except ConfigError as error:
+            error.where = where
+            raise
+        return config._below(folder)
+
+    def _below(self, folder: Path) -> RunConfig:
+        if folder == Path():
+            return self
+        sources = ("train", "validation", "test")
+        moved = {k: folder / v for k in sources if isinstance(v := getattr(self.data, k), Path)}
+        data = self.data.model_copy(update=moved)
+        return self.model_copy(update={"data": data, "work_dir": folder / self.work_dir})
+
+
+def _config_error(error: ValidationError, where: str) -> ConfigError:
+    """List every mistake with its place, without the values: they may hold what the user did not mean to show."""
+    mistakes = tuple(
+        (".".join(str(part) for part in item["loc"]) or "top level", _mistake(item["type"], item["msg"]))
+        for item in error.errors(include_url=False, include_input=False)
+    )
+    lines = "; ".join(f"{place}: {message}" for place, message in mistakes)
+    what = f"The configuration has {len(mistakes)} mistake{'s' if len(mistakes) > 1 else ''}: {lines}"
+    return ConfigError(what, where=where, fix="correct the keys named above; the README lists them", mistakes=mistakes)
+
+
+def _mistake(kind: str, message: str) -> str:
+    return "no such key" if kind == "extra_forbidden" else message

@@ -1,0 +1,264 @@
+"""Every error phift raises, in one tree.
+
+Each error is also the built-in type a caller would expect, pickles, and says what happened, where, and the way out::
+
+    PhiftError
+    ├── ConfigError (ValueError)                 the configuration is wrong; lists every mistake
+    ├── CheckFailed (ValueError)                 submit() while the report has errors; carries the report
+    ├── DataError (ValueError)                   rows that the component would drop or die on; lists them
+    ├── ParameterError (ValueError)              a fine-tuning parameter the component does not take
+    ├── ComputeError (ValueError)                a SKU, cluster or GPU count that cannot work
+    ├── ModelError (ValueError)                  a foundation model that cannot be fine-tuned this way
+    ├── MissingDependency (ImportError)          an optional part is not installed
+    ├── NotFound (LookupError)                   the service knows no such thing
+    │   └── DataNotFound (FileNotFoundError)     a data file or data set that is not there
+    ├── AuthenticationError (PermissionError)    no credential worked
+    ├── AccessDenied (PermissionError)           the credential works but may not do this
+    ├── JobError (RuntimeError)
+    │   ├── JobFailed                            a job ended in failure; names the step, shows its log's tail
+    │   └── JobCanceled                          a job was cancelled
+    ├── DeploymentFailed (RuntimeError)          what was made is rolled back; shows the container's log tail
+    ├── ScoringError (RuntimeError)              an endpoint answered, but not with text
+    ├── WaitTimeout (TimeoutError)               a wait ended before the thing waited for did
+    ├── ServiceError (RuntimeError)              Azure, or the SDK, answered with an error
+    │   ├── Conflict                             409 or 412: the thing exists or has changed
+    │   ├── Throttled                            429
+    │   └── ServiceUnreachable (ConnectionError) no answer at all
+    └── LocalWorkspaceError (RuntimeError)
+        └── LocalWorkspaceNotRunning (ConnectionError)
+
+``azure_errors`` maps what azure-core, azure-identity, azure-storage and azure-ai-ml raise into this tree.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+
+class PhiftError(Exception):
+    """What happened, where, and the way out.
+
+    - **what**: one sentence.
+    - **where**: the place: a file and line, a configuration key, a resource.
+    - **fix**: what the user can do.
+    """
+
+    def __init__(self, what: str, *, where: str | None = None, fix: str | None = None, **details: Any) -> None:
+        super().__init__(what)
+        self.what = what
+        self.where = where
+        self.fix = fix
+        self.__dict__.update(details)
+
+    def __str__(self) -> str:
+        lines = [self.what]
+        if self.where:
+            lines.append(f"  where: {self.where}")
+        if self.fix:
+            lines.append(f"  fix:   {self.fix}")
+        return "\n".join(lines)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.what!r}, where={self.where!r}, fix={self.fix!r})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (type(self), dict(self.__dict__))
+
+
+def _rebuild(kind: type[PhiftError], details: dict[str, Any]) -> PhiftError:
+    return kind(**details)
+
+
+class ConfigError(PhiftError, ValueError):
+    """The configuration is wrong; ``mistakes`` lists every ``(place, message)``."""
+
+    mistakes: tuple[tuple[str, str], ...] = ()
+
+
+class CheckFailed(PhiftError, ValueError):
+    """The check found errors, so nothing was submitted; ``report`` has them all."""
+
+    report: Any = None
+
+
+class DataError(PhiftError, ValueError):
+    """Rows of the data set are not what the component takes; ``problems`` lists ``(place, reason)``, capped."""
+
+    problems: tuple[tuple[str, str], ...] = ()
+
+
+class ParameterError(PhiftError, ValueError):
+    """A fine-tuning parameter that the component does not take, or not with this value."""
+
+
+class ComputeError(PhiftError, ValueError):
+    """A SKU, cluster or GPU count that cannot work for this model."""
+
+
+class ModelError(PhiftError, ValueError):
+    """A foundation model that cannot be fine-tuned or deployed this way."""
+
+
+class MissingDependency(PhiftError, ImportError):
+    """An optional part of phift is not installed."""
+
+
+class NotFound(PhiftError, LookupError):
+    """The service knows no such thing."""
+
+
+class DataNotFound(NotFound, FileNotFoundError):
+    """A data file, or a data set, that is not there."""
+
+
+class AuthenticationError(PhiftError, PermissionError):
+    """No credential worked."""
+
+
+class AccessDenied(PhiftError, PermissionError):
+    """The credential is good but may not do this."""
+
+
+class JobError(PhiftError, RuntimeError):
+    """A job ended without a model; ``job`` is its name."""
+
+    job: str | None = None
+
+
+class JobFailed(JobError):
+    """A job failed; ``step`` names the child that did, ``log_tail`` is the end of its log."""
+
+    step: str | None = None
+    log_tail: str = ""
+
+
+class JobCanceled(JobError):
+    """A job was cancelled."""
+
+
+class DeploymentFailed(PhiftError, RuntimeError):
+    """A deployment did not come up; ``log_tail`` is the end of the container's log."""
+
+    log_tail: str = ""
+
+
+class ScoringError(PhiftError, RuntimeError):
+    """An endpoint answered, but not with text; ``status`` is its HTTP status."""
+
+    status: int | None = None
+
+
+class WaitTimeout(PhiftError, TimeoutError):
+    """A wait ended before the thing waited for did; nothing was cancelled."""
+
+
+class ServiceError(PhiftError, RuntimeError):
+    """Azure, or its SDK, answered with an error; ``status`` and ``code`` are the service's own."""
+
+    status: int | None = None
+    code: str | None = None
+
+
+class Conflict(ServiceError):
+    """The thing exists already or has changed meanwhile."""
+
+
+class Throttled(ServiceError):
+    """The service asks to slow down, and went on asking."""
+
+
+class ServiceUnreachable(ServiceError, ConnectionError):
+    """The service gave no answer at all."""
+
+
+class LocalWorkspaceError(PhiftError, RuntimeError):
+    """The local workspace cannot do this."""
+
+
+class LocalWorkspaceNotRunning(LocalWorkspaceError, ConnectionError):
+    """No local workspace is running in this folder."""
+
+
+@contextmanager
+def azure_errors(where: str) -> Iterator[None]:
+    """Turn whatever an Azure SDK call raises into an error of this tree.
+
+    Wrap SDK calls only: a plain ``AttributeError`` raised inside is taken for a defect of the SDK and becomes a
+    ``ServiceError`` too, with the original as its cause.
+
+    - **where**: the resource the call is about, for the message.
+    """
+    try:
+        yield
+    except PhiftError:
+        raise
+    except Exception as error:
+        raise from_azure(error, where) from error
+
+
+def from_azure(error: Exception, where: str) -> PhiftError:
+    """Return the error of this tree that stands for ``error``."""
+    from azure.core import exceptions as core
+
+    if isinstance(error, core.ClientAuthenticationError):
+        return _authentication(error, where)
+    if isinstance(error, core.HttpResponseError) and error.status_code:
+        return _http(error, error.status_code, where)
+    if isinstance(error, core.ServiceRequestError | core.ServiceResponseError | ConnectionError | TimeoutError):
+        fix = "check the network, the proxy, and that the address is right; then run again"
+        return ServiceUnreachable(f"No answer from the service: {_first_line(error)}", where=where, fix=fix)
+    if isinstance(error, FileNotFoundError):
+        return DataNotFound(_first_line(error), where=where, fix="check the path")
+    what = _first_line(error)
+    if isinstance(error, core.AzureError):
+        return ServiceError(what, where=where, code=type(error).__name__)
+    return ServiceError(f"The Azure SDK raised {type(error).__name__}: {what}", where=where, code=type(error).__name__)
+
+
+def _authentication(error: Exception, where: str) -> PhiftError:
+    status = getattr(error, "status_code", None)
+    if status == 403:
+        return _denied(error, where)
+    fix = "run `az login`, or set `credential:` to browser or device_code, or set AZURE_CLIENT_ID and its companions"
+    return AuthenticationError(f"No credential worked: {_first_line(error)}", where=where, fix=fix)
+
+
+def _denied(error: Exception, where: str) -> PhiftError:
+    fix = "ask for 'AzureML Data Scientist' on the workspace and 'Storage Blob Data Contributor' on its storage"
+    return AccessDenied(f"Access denied: {_first_line(error)}", where=where, fix=fix)
+
+
+def _http(error: Exception, status: int, where: str) -> PhiftError:
+    what = _first_line(error)
+    code = getattr(getattr(error, "error", None), "code", None)
+    if status == 401:
+        return _authentication(error, where)
+    if status == 403:
+        return _denied(error, where)
+    if status == 404:
+        return NotFound(what, where=where, fix="check the name, the resource group and the workspace", status=404)
+    if status in (409, 412):
+        return Conflict(what, where=where, status=status, code=code)
+    if status == 429:
+        return Throttled(what, where=where, fix="wait a minute and run again", status=status, code=code)
+    return ServiceError(what, where=where, status=status, code=code)
+
+
+# A shared-access signature's `sig` and `se`, and bearer tokens, travel in URLs and headers that the SDK quotes.
+_SECRET = re.compile(r"(?i)((?:\bsig|\bsv|code|token|key|secret|password)=)[^&\s'\"]+|(bearer\s+)[\w.~+/=-]+")
+
+
+def _first_line(error: Exception) -> str:
+    """Return the first line of an error's text that says something, without secrets, at most 400 characters."""
+    message = str(getattr(error, "message", None) or error)
+    lines = [line.strip() for line in message.splitlines() if line.strip()]
+    text = lines[0] if lines else type(error).__name__
+    return redact(text)[:400]
+
+
+def redact(text: str) -> str:
+    """Return ``text`` with anything that looks like a signature, key or token replaced by ``***``."""
+    return _SECRET.sub(lambda match: f"{match[1] or match[2]}***", text)
