@@ -177,7 +177,7 @@ class RunConfig(_Section):
     ``RunConfig(...)`` and the loaders raise `phift.errors.ConfigError`, which lists every mistake with its place.
 
     - **workspace**: ``"local"``, ``{"local": folder}``, or an Azure workspace; left out, it comes from the
-      environment (``AZURE_SUBSCRIPTION_ID``, ``AZURE_RESOURCE_GROUP``, ``AZURE_ML_WORKSPACE``) or ``config.json``.
+      environment (``AZURE_SUBSCRIPTION_ID``, ``AZURE_RESOURCE_GROUP``, ``AZUREML_WORKSPACE_NAME``) or ``config.json``.
     - **parameters**: fine-tuning parameters; what is not given comes from the model's tags, then the component.
     - **work_dir**: where prepared data is written.
     """

@@ -1,0 +1,216 @@
+"""The command line: check, run and clean up a run, and the local workspace."""
+
+from __future__ import annotations
+
+import json
+import logging
+import signal
+import sys
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+import click
+
+import phift
+from phift.errors import CheckFailed, PhiftError
+
+_FOLDER = click.option(
+    "--folder",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Where the local workspace keeps its state; by default in the user's data directory.",
+)
+_CONFIG = click.argument("config", type=click.Path(path_type=Path))
+
+
+def _console() -> Any:
+    from rich.console import Console
+
+    return Console(soft_wrap=not sys.stdout.isatty())
+
+
+def _reports_errors(command: Callable[..., None]) -> Callable[..., None]:
+    """Show our errors as text with the exit code 1, and Ctrl-C as 130."""
+
+    @wraps(command)
+    def run(*args: Any, **kwargs: Any) -> None:
+        # The SDK warns of its own experimental classes, which tells a user of this program nothing.
+        logging.getLogger("azure").setLevel(logging.ERROR)
+        signal.signal(signal.SIGTERM, _terminated)  # so that `with` blocks clean up
+        try:
+            command(*args, **kwargs)
+        except CheckFailed as error:
+            from phift.views import show_report
+
+            if error.report is not None:
+                show_report(_console(), error.report)
+            click.echo("Nothing was submitted.", err=True)
+            sys.exit(1)
+        except PhiftError as error:
+            click.echo(f"error: {error}", err=True)
+            if tail := getattr(error, "log_tail", ""):
+                click.echo(f"log:\n{tail}", err=True)
+            sys.exit(1)
+        except KeyboardInterrupt:
+            click.echo("Interrupted. A submitted job goes on; run the same command again to go on with it.", err=True)
+            sys.exit(130)
+
+    return run
+
+
+def _terminated(_signal: int, _frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+@click.group()
+@click.version_option(phift.__version__)
+def main() -> None:
+    """Fine-tune Phi models on Azure Machine Learning."""
+
+
+@main.command()
+@_CONFIG
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+@_reports_errors
+def check(config: Path, as_json: bool) -> None:
+    """Look everything up and submit nothing; exits 1 if something would stop the run."""
+    from phift.config import RunConfig
+    from phift.run import FineTuneRun
+    from phift.views import show_plan, show_report
+
+    run = FineTuneRun(RunConfig.from_yaml(config))
+    report = run.check()
+    if as_json:
+        click.echo(json.dumps(report.to_dict(), indent=2))
+    else:
+        show_report(_console(), report)
+        if report.ok:
+            show_plan(_console(), run.plan)
+    sys.exit(report.exit_code)
+
+
+@main.command(name="run")
+@_CONFIG
+@click.option("--ask", multiple=True, metavar="QUESTION", help="Ask the endpoint this, then delete the endpoint.")
+@_reports_errors
+def run_(config: Path, ask: tuple[str, ...]) -> None:
+    """Do all of it: check, prepare, submit, wait, register, deploy; run it again to go on after an interruption."""
+    from phift.config import RunConfig
+    from phift.run import FineTuneRun
+    from phift.views import EventPrinter, show_plan
+
+    console = _console()
+    run = FineTuneRun(RunConfig.from_yaml(config), on_event=EventPrinter(console))
+    show_plan(console, run.plan)
+    result = run.execute()
+    click.echo(f"model    {result.model.name} version {result.model.version}")
+    click.echo(f"endpoint {result.endpoint.name} at {result.endpoint.scoring_uri}")
+    if not ask:
+        click.echo(f"It costs money until you delete it: phift cleanup {config}")
+        return
+    with result.endpoint as endpoint:
+        for question in ask:
+            click.echo(f"{question}\n  {endpoint.chat(question)}")
+
+
+@main.command()
+@_CONFIG
+@_reports_errors
+def cleanup(config: Path) -> None:
+    """Delete the run's endpoint; its job and its model stay."""
+    from phift.config import RunConfig
+    from phift.run import FineTuneRun
+    from phift.views import EventPrinter
+
+    FineTuneRun(RunConfig.from_yaml(config), on_event=EventPrinter(_console())).cleanup()
+
+
+@main.command()
+@click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
+@_reports_errors
+def samples(folder: Path) -> None:
+    """Write the sample data set (questions on chemical elements) into FOLDER."""
+    from phift.samples import write
+
+    written = write(folder)
+    for path in (written.train, written.validation, written.test):
+        click.echo(path)
+
+
+@main.command()
+@_FOLDER
+@click.option("--fresh", is_flag=True, help="Delete the state of earlier demonstrations first, and train again.")
+@_reports_errors
+def quickstart(folder: Path | None, fresh: bool) -> None:
+    """Show a whole run on this machine: no Azure account, no GPU, a few minutes."""
+    from phift.quickstart import default_folder, demonstrate
+
+    sys.exit(demonstrate(_console(), folder or default_folder(), fresh=fresh))
+
+
+@main.group()
+def local() -> None:
+    """Start, stop and look at the local workspace."""
+
+
+@local.command()
+@_FOLDER
+@_reports_errors
+def up(folder: Path | None) -> None:
+    """Start the local workspace; one that runs already is left as it is."""
+    from phift.local import LocalWorkspace
+
+    workspace = LocalWorkspace(folder)
+    connection = workspace.up(on_event=lambda text: click.echo(f"  {text}"))
+    click.echo(f"The local workspace is up at {connection.base_url}; its state is in {connection.folder}.")
+
+
+@local.command()
+@_FOLDER
+@_reports_errors
+def down(folder: Path | None) -> None:
+    """Stop the local workspace; jobs in progress go on at the next start."""
+    from phift.local import LocalWorkspace
+
+    stopped = LocalWorkspace(folder).down()
+    click.echo("Stopped." if stopped else "It was not running.")
+
+
+@local.command()
+@_FOLDER
+@_reports_errors
+def status(folder: Path | None) -> None:
+    """Show whether the local workspace runs; exits 1 if it does not."""
+    from phift.local import LocalWorkspace
+
+    found = LocalWorkspace(folder).status()
+    click.echo(str(found))
+    sys.exit(0 if found.running else 1)
+
+
+@local.command()
+@_FOLDER
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@_reports_errors
+def reset(folder: Path | None, yes: bool) -> None:
+    """Stop the local workspace and delete its state: jobs, models, endpoints, data."""
+    from phift.local import LocalWorkspace
+
+    if not yes:
+        click.confirm("Delete all jobs, models and data of the local workspace?", abort=True)
+    LocalWorkspace(folder).reset()
+    click.echo("Deleted.")
+
+
+@local.command()
+@_FOLDER
+@_reports_errors
+def env(folder: Path | None) -> None:
+    """Print, as export lines, what points any program that uses the Azure ML SDK at the local workspace."""
+    import shlex
+
+    from phift.local import LocalWorkspace
+
+    for name, value in LocalWorkspace(folder).connection().environment().items():
+        click.echo(f"export {name}={shlex.quote(value)}")

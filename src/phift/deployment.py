@@ -1,0 +1,210 @@
+"""The deployment: endpoint, deployment and traffic, made as a whole or not at all."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+
+from phift.checks import Finding
+from phift.clients import Clients
+from phift.compute import size_findings, smallest_size
+from phift.config import DeploymentConfig
+from phift.endpoint import (
+    DeploymentEvent,
+    Endpoint,
+    OnEvent,
+    delete_endpoint,
+    ignore_event,
+    provisioning_state,
+    quiet_pollers,
+    settled,
+)
+from phift.errors import (
+    AuthenticationError,
+    ComputeError,
+    Conflict,
+    DeploymentFailed,
+    NotFound,
+    PhiftError,
+    azure_errors,
+    redact,
+)
+from phift.models import FoundationModel
+
+
+def instance_findings(model: FoundationModel, config: DeploymentConfig) -> list[Finding]:
+    """Hold the deployment's VM size against the model's inference allow-list."""
+    size = config.instance_type or (smallest_size(model.inference) if model.inference else None)
+    if size is None:
+        message = f"No source says which VM sizes can serve {model.name}."
+        fix = "give `deployment.instance_type`"
+        return [
+            Finding(code="DEPLOYMENT_NO_SIZE", severity="error", place="deployment", message=message, fix=fix),
+        ]
+    place = "deployment.instance_type"
+    return size_findings(size, model.inference, model.name, "inference", config.allow_unlisted, place)
+
+
+def instance_type(model: FoundationModel, config: DeploymentConfig) -> str:
+    """Return the VM size to deploy on; raises `phift.errors.ComputeError` where the allow-list does not have it."""
+    for finding in instance_findings(model, config):
+        if finding.severity == "error":
+            raise ComputeError(finding.message, where=finding.place, fix=finding.fix)
+    return str(config.instance_type or (model.inference and smallest_size(model.inference)))
+
+
+def deploy_model(
+    clients: Clients,
+    *,
+    model_id: str,
+    name: str,
+    size: str,
+    config: DeploymentConfig,
+    tags: Mapping[str, str],
+    on_event: OnEvent | None = None,
+) -> Endpoint:
+    """Deploy a model behind a key-protected endpoint with all traffic on it, once: a second call finds what is there.
+
+    If it fails or is interrupted, what this call made is deleted again.
+
+    - **model_id**: a registered model's id, or a registry model's.
+    - **size**: VM size, see `instance_type`.
+
+    Raises `phift.errors.DeploymentFailed` with the end of the container's log.
+    """
+    emit = on_event or ignore_event
+    made: list[str] = []
+    try:
+        with quiet_pollers():
+            _ensure_endpoint(clients, name, tags, made, emit)
+            _ensure_deployment(clients, name, model_id, size, config, made, emit)
+            _ensure_traffic(clients, name, config.deployment_name, emit)
+    except BaseException as error:
+        tail = _log_tail(clients, name, config.deployment_name) if isinstance(error, PhiftError) else ""
+        _roll_back(clients, name, config.deployment_name, made, emit)
+        if isinstance(error, AuthenticationError | Conflict) or not isinstance(error, PhiftError):
+            raise
+        fix = "the end of the container's log is in `log_tail`; what was made is deleted again"
+        what = f"The deployment did not come up: {error.what}"
+        raise DeploymentFailed(what, where=f"endpoint {name}", fix=fix, log_tail=tail) from error
+    endpoint = Endpoint(clients, name, config, emit)
+    emit(DeploymentEvent("ready", name))
+    return endpoint
+
+
+def _ensure_endpoint(clients: Clients, name: str, tags: Mapping[str, str], made: list[str], emit: OnEvent) -> None:
+    from azure.ai.ml.entities import ManagedOnlineEndpoint
+
+    existing = settled(clients, lambda: clients.workspace.online_endpoints.get(name), f"endpoint {name}")
+    if existing is not None:
+        _check_ours(existing, name)
+        if provisioning_state(existing) == "succeeded":
+            return
+        delete_endpoint(clients, name, emit)
+    made.append("endpoint")
+    emit(DeploymentEvent("endpoint", name))
+    endpoint = ManagedOnlineEndpoint(name=name, auth_mode="key", tags=dict(tags))
+    with azure_errors(f"endpoint {name}"):
+        clients.workspace.online_endpoints.begin_create_or_update(endpoint).result()
+
+
+def _check_ours(endpoint: Any, name: str) -> None:
+    if not any(str(key).startswith("phift.") for key in endpoint.tags or {}):
+        what = f"There is an endpoint {name} that phift did not make."
+        fix = "set `deployment.endpoint_name` to another name, or delete that endpoint"
+        raise Conflict(what, where=f"endpoint {name}", fix=fix)
+
+
+def _ensure_deployment(
+    clients: Clients,
+    name: str,
+    model_id: str,
+    size: str,
+    config: DeploymentConfig,
+    made: list[str],
+    emit: OnEvent,
+) -> None:
+    deployments = clients.workspace.online_deployments
+    place = f"deployment {config.deployment_name} of endpoint {name}"
+    existing = settled(clients, lambda: deployments.get(config.deployment_name, name), place)
+    if existing is not None and provisioning_state(existing) == "succeeded" and _same_model(existing.model, model_id):
+        return
+    if existing is None:
+        made.append("deployment")
+    emit(DeploymentEvent("deployment", config.deployment_name))
+    with azure_errors(place):
+        deployments.begin_create_or_update(_deployment(name, model_id, size, config)).result()
+        state = provisioning_state(deployments.get(config.deployment_name, name))
+    if state != "succeeded":
+        raise DeploymentFailed(f"it ended as {state}.", where=place)
+
+
+def _deployment(name: str, model_id: str, size: str, config: DeploymentConfig) -> Any:
+    from azure.ai.ml.entities import ManagedOnlineDeployment, OnlineRequestSettings, ProbeSettings
+
+    def probe() -> Any:
+        return ProbeSettings(
+            initial_delay=config.probe.initial_delay,
+            period=config.probe.period,
+            timeout=config.probe.timeout,
+            failure_threshold=config.probe.failure_threshold,
+            success_threshold=1,
+        )
+
+    return ManagedOnlineDeployment(
+        name=config.deployment_name,
+        endpoint_name=name,
+        model=model_id,
+        instance_type=size,
+        instance_count=config.instance_count,
+        liveness_probe=probe(),
+        readiness_probe=probe(),
+        request_settings=OnlineRequestSettings(
+            request_timeout_ms=config.request_timeout_ms,
+            max_concurrent_requests_per_instance=config.max_concurrent_requests,
+        ),
+    )
+
+
+def _same_model(model: Any, wanted: str) -> bool:
+    """Compare ids; the service may spell a workspace model's id with a leading ``azureml:`` or another case."""
+    have = str(getattr(model, "id", None) or model or "")
+    return have.lower().removeprefix("azureml:") == wanted.lower().removeprefix("azureml:")
+
+
+def _ensure_traffic(clients: Clients, name: str, deployment: str, emit: OnEvent) -> None:
+    endpoints = clients.workspace.online_endpoints
+    wanted = {deployment: 100}
+    with azure_errors(f"endpoint {name}"):
+        endpoint = endpoints.get(name)  # a fresh one: an old copy would send old traffic rules back
+        if dict(endpoint.traffic or {}) == wanted:
+            return
+        emit(DeploymentEvent("traffic", name))
+        endpoint.traffic = wanted
+        endpoints.begin_create_or_update(endpoint).result()
+
+
+def _log_tail(clients: Clients, name: str, deployment: str, lines: int = 50) -> str:
+    """Return the end of both containers' logs, as far as the service has any."""
+    tails = []
+    for container in ("storage-initializer", "inference-server"):
+        with suppress(PhiftError), azure_errors(f"logs of {name}"):
+            # The container that never started has no log; the failure itself is what gets reported.
+            logs = clients.workspace.online_deployments.get_logs(
+                deployment, name, lines=lines, container_type=container
+            )
+            tails.append(f"--- {container}\n{logs}")
+    return redact("\n".join(tails))
+
+
+def _roll_back(clients: Clients, name: str, deployment: str, made: Sequence[str], emit: OnEvent) -> None:
+    if not made:
+        return
+    emit(DeploymentEvent("rollback", name))
+    with quiet_pollers():
+        if "endpoint" in made:
+            delete_endpoint(clients, name, emit)
+        else:
+            with suppress(NotFound), azure_errors(f"deployment {deployment} of endpoint {name}"):
+                clients.workspace.online_deployments.begin_delete(deployment, name).result()

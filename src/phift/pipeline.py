@@ -1,0 +1,79 @@
+"""The pipeline job: the registry's component, called with the run's model, data, compute and parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from phift.clients import Clients
+from phift.config import ComponentConfig
+from phift.errors import NotFound, ServiceError, azure_errors
+from phift.parameters import Parameters
+
+if TYPE_CHECKING:
+    from azure.ai.ml.entities import Component, PipelineJob
+
+OUTPUT = "trained_model"
+"""The job's output: the fine-tuned model as an MLflow model folder."""
+
+
+def find_component(clients: Clients, config: ComponentConfig) -> Component:
+    """Return the fine-tuning component from its registry, in its pinned or its newest version.
+
+    Raises `phift.errors.NotFound` where the registry does not have it.
+    """
+    place = f"component {config.name} in registry {config.registry}"
+    wanted = {"version": config.version} if config.version else {"label": "latest"}
+    try:
+        with azure_errors(place):
+            return clients.component_registry.components.get(config.name, **wanted)
+    except (NotFound, ServiceError) as error:
+        # The SDK reports a missing "latest" as a validation error of its own.
+        if isinstance(error, ServiceError) and error.code != "ValidationException":
+            raise
+        version = f" version {config.version}" if config.version else ""
+        fix = "check `component.name`, `component.version` and `component.registry`"
+        raise NotFound(f"There is no component {config.name}{version}.", where=place, fix=fix) from error
+
+
+def build_pipeline(
+    component: Component,
+    *,
+    model_id: str,
+    files: Mapping[str, Path],
+    parameters: Parameters,
+    name: str,
+    display_name: str,
+    experiment: str,
+    tags: Mapping[str, str],
+    force_rerun: bool = False,
+    continue_on_step_failure: bool = False,
+) -> PipelineJob:
+    """Return the job, ready to submit; its output is called `OUTPUT`.
+
+    - **files**: the ``train``, ``validation`` and ``test`` files. All three are always given: with fewer, Azure's
+      preprocessing splits again by position and drops a fifth of the rows (azureml-assets, preprocess.py, 2026-07-23).
+    - **force_rerun**: run steps again whose inputs have not changed.
+    """
+    from azure.ai.ml import Input
+    from azure.ai.ml.dsl import pipeline
+
+    arguments: dict[str, Any] = dict(parameters.arguments())
+    for split, path in files.items():
+        arguments[f"{split}_file_path"] = Input(type="uri_file", path=str(path))
+    arguments["mlflow_model_path"] = Input(type="mlflow_model", path=model_id)
+
+    @pipeline(name=name, display_name=display_name, tags=dict(tags))
+    def fine_tune() -> dict[str, Any]:
+        step = component(**arguments)
+        return {OUTPUT: step.outputs.mlflow_model_folder}
+
+    with azure_errors("pipeline"):
+        job = fine_tune()
+        job.name = name
+        job.display_name = display_name
+        job.experiment_name = experiment
+        job.settings.force_rerun = force_rerun
+        job.settings.continue_on_step_failure = continue_on_step_failure
+    return job
