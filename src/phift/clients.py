@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import logging
 import os
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from phift.config import AzureWorkspace, LocalWorkspaceFolder, RunConfig
+from phift.config import AzureWorkspace, RunConfig
 from phift.errors import AuthenticationError, ConfigError, azure_errors
 from phift.rest import Rest
 
@@ -68,8 +69,7 @@ def connect(config: RunConfig) -> Clients:
     """
     if isinstance(config.workspace, AzureWorkspace):
         return _connect_azure(config, config.workspace)
-    folder = config.workspace.local if isinstance(config.workspace, LocalWorkspaceFolder) else None
-    return _connect_local(config, folder)
+    return _connect_local(config, config.workspace.local)
 
 
 def _connect_azure(config: RunConfig, workspace: AzureWorkspace) -> Clients:
@@ -114,17 +114,16 @@ def _clients(
     *,
     poll_seconds: float,
 ) -> Clients:
-    from azure.ai.ml import MLClient
-
+    client = _sdk_client()
     # Telemetry from a notebook would look up three Microsoft hosts; progress bars are ours to draw.
     options = {**options, "show_progress": False, "enable_telemetry": False}
     subscription, group, name = workspace
     with azure_errors(f"workspace {name}"):
-        workspace_client = MLClient(credential, subscription, group, name, **options)
+        workspace_client = client(credential, subscription, group, name, **options)
     registries: dict[str, MLClient] = {}
     for registry in {config.model.registry, config.component.registry}:
         with azure_errors(f"registry {registry}"):
-            registries[registry] = MLClient(credential, registry_name=registry, **options)
+            registries[registry] = client(credential, registry_name=registry, **options)
     return Clients(
         workspace=workspace_client,
         registry=registries[config.model.registry],
@@ -133,6 +132,22 @@ def _clients(
         registry_discovery=discovery,
         poll_seconds=poll_seconds,
     )
+
+
+def _sdk_client() -> Any:
+    """Import the SDK's client, and take back the handler and the level that its import gives its logger.
+
+    Where the program has imported the SDK itself, its logging is its own affair.
+    """
+    ours = "azure.ai.ml" not in sys.modules
+    from azure.ai.ml import MLClient
+
+    if ours:
+        sdk = logging.getLogger("azure.ai.ml")
+        sdk.handlers.clear()
+        sdk.setLevel(logging.NOTSET)
+        sdk.propagate = True
+    return MLClient
 
 
 def workspace_address(

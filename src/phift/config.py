@@ -5,7 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    model_validator,
+)
 
 from phift.errors import ConfigError
 
@@ -16,6 +26,8 @@ EndpointName = Annotated[str, Field(min_length=3, max_length=32, pattern=r"^[A-Z
 """3 to 32 characters: a letter first, then letters, digits and single dashes (Microsoft Learn, 2026-07)."""
 
 Scalar = bool | int | float | str
+
+Folder = Annotated[Path, AfterValidator(Path.expanduser)]
 
 
 class _Section(BaseModel):
@@ -33,9 +45,21 @@ class AzureWorkspace(_Section):
 
 
 class LocalWorkspaceFolder(_Section):
-    """A local workspace with its state in a folder of the user's choice."""
+    """A local workspace; without a folder, the one in the user's data directory."""
 
-    local: Path
+    local: Folder | None = None
+
+
+def _workspace_from_text(value: Any) -> Any:
+    if isinstance(value, str) and value != "local":
+        raise ValueError("write `local`, or a mapping of subscription_id, resource_group and workspace_name")
+    return {"local": None} if value == "local" else value
+
+
+def _workspace_kind(value: Any) -> str:
+    """Tell the kinds apart by their keys, so that a mistake is reported once and not once for each kind."""
+    is_local = isinstance(value, LocalWorkspaceFolder) or (isinstance(value, dict) and "local" in value)
+    return "<local>" if is_local else "<azure>"
 
 
 def _model_from_text(value: Any) -> Any:
@@ -115,7 +139,20 @@ def _source(value: Any) -> Any:
     return {"huggingface": value} if looks_like_id and not path.exists() else path.expanduser()
 
 
-Source = Annotated[Path | HuggingFaceSource, BeforeValidator(_source)]
+def _source_kind(value: Any) -> str:
+    return "<hub>" if isinstance(value, dict | HuggingFaceSource) else "<file>"
+
+
+Workspace = Annotated[
+    Annotated[LocalWorkspaceFolder, Tag("<local>")] | Annotated[AzureWorkspace, Tag("<azure>")],
+    Discriminator(_workspace_kind),
+    BeforeValidator(_workspace_from_text),
+]
+Source = Annotated[
+    Annotated[Path, Tag("<file>")] | Annotated[HuggingFaceSource, Tag("<hub>")],
+    Discriminator(_source_kind),
+    BeforeValidator(_source),
+]
 
 
 class SplitConfig(_Section):
@@ -185,7 +222,7 @@ class RunConfig(_Section):
     model: Annotated[ModelConfig, BeforeValidator(_model_from_text)]
     data: DataConfig
     compute: Annotated[ComputeConfig, BeforeValidator(_compute_from_text)]
-    workspace: Literal["local"] | LocalWorkspaceFolder | AzureWorkspace = AzureWorkspace()
+    workspace: Workspace = AzureWorkspace()
     credential: Literal["default", "browser", "device_code"] = "default"
     component: ComponentConfig = ComponentConfig()
     parameters: dict[str, Scalar] = Field(default_factory=dict)
@@ -194,7 +231,7 @@ class RunConfig(_Section):
     registered_model_name: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=255)
     force_rerun: bool = False
     continue_on_step_failure: bool = False
-    work_dir: Path = Path(".phift")
+    work_dir: Folder = Path(".phift")
 
     def __init__(self, **values: Any) -> None:
         try:
@@ -224,7 +261,7 @@ class RunConfig(_Section):
     def from_dict(cls, values: Any, *, where: str = "RunConfig", folder: Path = Path()) -> RunConfig:
         """Build a configuration from plain values, as YAML or JSON give them.
 
-        - **folder**: what relative paths of data files and ``work_dir`` start from.
+        - **folder**: what relative paths of data files, ``work_dir`` and a local workspace's folder start from.
         """
         if not isinstance(values, dict):
             raise ConfigError(
@@ -242,19 +279,26 @@ class RunConfig(_Section):
             return self
         sources = ("train", "validation", "test")
         moved = {k: folder / v for k in sources if isinstance(v := getattr(self.data, k), Path)}
-        data = self.data.model_copy(update=moved)
-        return self.model_copy(update={"data": data, "work_dir": folder / self.work_dir})
+        update: dict[str, Any] = {"data": self.data.model_copy(update=moved), "work_dir": folder / self.work_dir}
+        if isinstance(self.workspace, LocalWorkspaceFolder) and self.workspace.local:
+            update["workspace"] = LocalWorkspaceFolder(local=folder / self.workspace.local)
+        return self.model_copy(update=update)
 
 
 def _config_error(error: ValidationError, where: str) -> ConfigError:
     """List every mistake with its place, without the values: they may hold what the user did not mean to show."""
     mistakes = tuple(
-        (".".join(str(part) for part in item["loc"]) or "top level", _mistake(item["type"], item["msg"]))
+        (_place(item["loc"]), _mistake(item["type"], item["msg"]))
         for item in error.errors(include_url=False, include_input=False)
     )
     lines = "; ".join(f"{place}: {message}" for place, message in mistakes)
     what = f"The configuration has {len(mistakes)} mistake{'s' if len(mistakes) > 1 else ''}: {lines}"
     return ConfigError(what, where=where, fix="correct the keys named above; the README lists them", mistakes=mistakes)
+
+
+def _place(location: tuple[int | str, ...]) -> str:
+    """Return a key's path, without the names of the kinds that a value can be of."""
+    return ".".join(str(part) for part in location if not str(part).startswith("<")) or "top level"
 
 
 def _mistake(kind: str, message: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
@@ -17,7 +18,6 @@ from phift.endpoint import (
     delete_endpoint,
     ignore_event,
     provisioning_state,
-    quiet_pollers,
     settled,
 )
 from phift.errors import (
@@ -31,6 +31,9 @@ from phift.errors import (
     redact,
 )
 from phift.models import FoundationModel
+from phift.quiet import quiet_sdk
+
+logger = logging.getLogger(__name__)
 
 
 def instance_findings(model: FoundationModel, config: DeploymentConfig) -> list[Finding]:
@@ -38,7 +41,9 @@ def instance_findings(model: FoundationModel, config: DeploymentConfig) -> list[
     size = config.instance_type or (smallest_size(model.inference) if model.inference else None)
     if size is None:
         message = f"No source says which VM sizes can serve {model.name}."
-        fix = "give `deployment.instance_type`"
+        if model.inference:
+            message = f"The built-in table knows none of the sizes that can serve {model.name}, so none can be chosen."
+        fix = "give `deployment.instance_type`" + (f": {', '.join(model.inference.sizes)}" if model.inference else "")
         return [
             Finding(code="DEPLOYMENT_NO_SIZE", severity="error", place="deployment", message=message, fix=fix),
         ]
@@ -76,16 +81,16 @@ def deploy_model(
     emit = on_event or ignore_event
     made: list[str] = []
     try:
-        with quiet_pollers():
+        with quiet_sdk():
             _ensure_endpoint(clients, name, tags, made, emit)
             _ensure_deployment(clients, name, model_id, size, config, made, emit)
             _ensure_traffic(clients, name, config.deployment_name, emit)
     except BaseException as error:
         tail = _log_tail(clients, name, config.deployment_name) if isinstance(error, PhiftError) else ""
-        _roll_back(clients, name, config.deployment_name, made, emit)
+        left = _roll_back(clients, name, config.deployment_name, made, emit)
         if isinstance(error, AuthenticationError | Conflict) or not isinstance(error, PhiftError):
             raise
-        fix = "the end of the container's log is in `log_tail`; what was made is deleted again"
+        fix = f"the end of the container's log is in `log_tail`; {left or 'what was made is deleted again'}"
         what = f"The deployment did not come up: {error.what}"
         raise DeploymentFailed(what, where=f"endpoint {name}", fix=fix, log_tail=tail) from error
     endpoint = Endpoint(clients, name, config, emit)
@@ -198,13 +203,19 @@ def _log_tail(clients: Clients, name: str, deployment: str, lines: int = 50) -> 
     return redact("\n".join(tails))
 
 
-def _roll_back(clients: Clients, name: str, deployment: str, made: Sequence[str], emit: OnEvent) -> None:
+def _roll_back(clients: Clients, name: str, deployment: str, made: Sequence[str], emit: OnEvent) -> str:
+    """Delete what this call made; returns what the user must do if that fails too, else an empty text."""
     if not made:
-        return
+        return ""
     emit(DeploymentEvent("rollback", name))
-    with quiet_pollers():
-        if "endpoint" in made:
-            delete_endpoint(clients, name, emit)
-        else:
-            with suppress(NotFound), azure_errors(f"deployment {deployment} of endpoint {name}"):
-                clients.workspace.online_deployments.begin_delete(deployment, name).result()
+    try:
+        with quiet_sdk():
+            if "endpoint" in made:
+                delete_endpoint(clients, name, emit)
+            else:
+                with suppress(NotFound), azure_errors(f"deployment {deployment} of endpoint {name}"):
+                    clients.workspace.online_deployments.begin_delete(deployment, name).result()
+    except PhiftError as error:
+        logger.error("The endpoint %s could not be deleted and costs money: %s", name, error.what)  # noqa: TRY400 - the trace says no more
+        return f"endpoint {name} could not be deleted ({error.what}): delete it by hand, it costs money"
+    return ""

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import sys
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stdout, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Self, TextIO
+from typing import Any, Self
 
 from phift.clients import Clients
 from phift.config import DeploymentConfig
@@ -21,11 +19,14 @@ from phift.errors import (
     ScoringError,
     ServiceUnreachable,
     Throttled,
+    WaitTimeout,
     azure_errors,
 )
+from phift.quiet import quiet_sdk
 
 Message = Mapping[str, Any]
 # States in which a create or an update is still under way, as both kinds of resource name them.
+_LONGEST_OPERATION = 3600.0  # seconds; the service gives an endpoint's operations 30 minutes
 _UNDER_WAY = frozenset({"creating", "updating", "provisioning", "scaling", "deleting"})
 
 
@@ -122,7 +123,7 @@ class Endpoint:
 
     def delete(self) -> None:
         """Delete the endpoint with its deployments and wait until it is gone; twice does no harm."""
-        with quiet_pollers():
+        with quiet_sdk():
             delete_endpoint(self._clients, self.name, self._emit)
 
 
@@ -180,7 +181,8 @@ def answer_text(reply: Any, place: str = "endpoint") -> str:
         text = reply.get("output")
         choices = reply.get("choices")
         if isinstance(choices, list) and choices and isinstance(choices[0], dict):
-            text = (choices[0].get("message") or {}).get("content")
+            message = choices[0].get("message")
+            text = message.get("content") if isinstance(message, dict) else None
     if not isinstance(text, str):
         what = "The endpoint answered without a text, as its container does when it fails inside."
         raise ScoringError(what, where=place, fix="look at the deployment's log", status=200)
@@ -190,8 +192,10 @@ def answer_text(reply: Any, place: str = "endpoint") -> str:
 def settled(clients: Clients, get: Callable[[], Any], place: str) -> Any:
     """Return a resource once no operation is under way on it, or None if there is none.
 
-    An earlier process may have been killed while Azure went on creating.
+    An earlier process may have been killed while Azure went on creating. Raises `phift.errors.WaitTimeout` after an
+    hour.
     """
+    end = time.monotonic() + _LONGEST_OPERATION
     while True:
         try:
             with azure_errors(place):
@@ -200,12 +204,16 @@ def settled(clients: Clients, get: Callable[[], Any], place: str) -> Any:
             return None
         if provisioning_state(found) not in _UNDER_WAY:
             return found
+        if time.monotonic() > end:
+            what = f"An operation on it has been under way for an hour ({provisioning_state(found)})."
+            raise WaitTimeout(what, where=place, fix="look at it in the studio, and run again")
         time.sleep(clients.poll_seconds)
 
 
 def provisioning_state(resource: Any) -> str:
-    """Return a resource's provisioning state in lower case."""
-    return str(resource.provisioning_state or "").lower()
+    """Return a resource's provisioning state in lower case; deployments hold it as an enumeration."""
+    state = resource.provisioning_state
+    return str(getattr(state, "value", state) or "").lower()
 
 
 def delete_endpoint(clients: Clients, name: str, emit: OnEvent) -> None:
@@ -218,25 +226,3 @@ def delete_endpoint(clients: Clients, name: str, emit: OnEvent) -> None:
     if left is not None:
         what = "The endpoint is still there after its deletion, and costs money."
         raise Conflict(what, where=f"endpoint {name}", fix="delete it in the studio")
-
-
-class _WithoutPollerDots:
-    """A stdout that drops what the SDK's poller threads print (a dot per look), and passes everything else on."""
-
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-
-    def write(self, text: str) -> int:
-        if threading.current_thread().name.startswith("LROPoller("):
-            return len(text)
-        return self._stream.write(text)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
-
-
-@contextmanager
-def quiet_pollers() -> Iterator[None]:
-    """Keep the SDK's poller threads from printing; the library never prints."""
-    with redirect_stdout(_WithoutPollerDots(sys.stdout)):
-        yield

@@ -248,7 +248,12 @@ def _http(error: Exception, status: int, where: str) -> PhiftError:
 
 
 # A shared-access signature's `sig` and `se`, and bearer tokens, travel in URLs and headers that the SDK quotes.
-_SECRET = re.compile(r"(?i)((?:\bsig|\bsv|code|token|key|secret|password)=)[^&\s'\"]+|(bearer\s+)[\w.~+/=-]+")
+_SECRET = re.compile(
+    r"""(?ix)
+    ( (?:\b(?:sig|sv|code)|token|key|secret|password) =['"]? | (?:token|key|secret|password) ['"]\s*:\s*['"] ) [^&\s'"]+
+    | (bearer\s+) [\w.~+/=-]+
+    """
+)
 
 
 def _first_line(error: Exception) -> str:

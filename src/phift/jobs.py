@@ -14,10 +14,13 @@ from phift.errors import (
     NotFound,
     PhiftError,
     ServiceError,
+    ServiceUnreachable,
+    Throttled,
     WaitTimeout,
     azure_errors,
 )
 from phift.pipeline import OUTPUT
+from phift.quiet import quiet_sdk
 from phift.tracking import MetricPoint, Tracking
 
 if TYPE_CHECKING:
@@ -94,7 +97,7 @@ class FineTuneJob:
 
     def status(self) -> str:
         """Return the job's status now."""
-        return str(self.entity().status)
+        return _text(self.entity().status)
 
     def studio_url(self) -> str:
         """Return the address of the job's page, or an empty text where there is none."""
@@ -110,8 +113,9 @@ class FineTuneJob:
 
     def _children(self, run_id: str) -> tuple[Step, ...]:
         with azure_errors(f"job {run_id}"):
-            children = list(self._clients.workspace.jobs.list(parent_job_name=run_id))
-        return tuple(Step(child.display_name or child.name, child.name, str(child.status)) for child in children)
+            # The SDK lists a child that it cannot read as None.
+            children = [job for job in self._clients.workspace.jobs.list(parent_job_name=run_id) if job is not None]
+        return tuple(Step(child.display_name or child.name, child.name, _text(child.status)) for child in children)
 
     def follow(self, *, timeout: float | None = None, queue_timeout: float | None = None) -> Iterator[JobEvent]:
         """Yield what happens until the job has ended, however it ends.
@@ -215,7 +219,7 @@ class FineTuneJob:
         """Cancel the job and wait until it has ended; one that has ended already stays as it is."""
         if self.status() in ENDED:
             return
-        with azure_errors(f"job {self.name}"):
+        with quiet_sdk(), azure_errors(f"job {self.name}"):
             self._clients.workspace.jobs.begin_cancel(self.name).result()
         for _ in self.follow(timeout=_PATIENCE):
             pass
@@ -237,8 +241,14 @@ class FineTuneJob:
         return frame.assign(time=pd.to_datetime(frame["time"], unit="ms", utc=True))
 
 
+def _text(status: Any) -> str:
+    """Return a status as text; the SDK gives some as members of an enumeration."""
+    return str(getattr(status, "value", status))
+
+
 def _passing(error: ServiceError) -> bool:
-    return error.status is None or error.status == 429 or error.status >= 500
+    """Whether waiting may help; a defect of the SDK or a refused request will not pass."""
+    return isinstance(error, ServiceUnreachable | Throttled) or (error.status or 0) >= 500
 
 
 def find_job(clients: Clients, name: str) -> FineTuneJob | None:
@@ -268,7 +278,7 @@ def submit_job(clients: Clients, job: PipelineJob, *, fresh: bool = False) -> Fi
         if existing is not None:
             return existing
     job.name = _free_name(clients, name)
-    with azure_errors(f"job {job.name}"):
+    with quiet_sdk(), azure_errors(f"job {job.name}"):
         clients.workspace.jobs.create_or_update(job)
     return FineTuneJob(str(job.name), clients, existed=False)
 

@@ -12,7 +12,7 @@ from phift import facts
 from phift.checks import Finding
 from phift.clients import Clients
 from phift.config import ModelConfig
-from phift.errors import NotFound, ServiceError, azure_errors
+from phift.errors import NotFound, PhiftError, ServiceError, azure_errors
 
 _LONGEST_TAG = 20_000  # characters; a registry's tags are somebody else's text
 
@@ -68,7 +68,7 @@ def find_model(clients: Clients, config: ModelConfig) -> FoundationModel:
     findings: list[Finding] = []
     defaults = _literal(tags.get("model_specific_defaults"), dict, "model_specific_defaults", findings)
     known = _known(config.name)
-    raw = _Raw(clients, config.registry, entity.name, str(entity.version))
+    raw = _Raw(clients, config.registry, entity.name, str(entity.version), findings)
     finetune = _allow_list(_FINETUNE, tags, properties, raw, known, findings)
     inference = _allow_list(_INFERENCE, tags, properties, raw, known, findings)
     findings += _life(config.name, known)
@@ -116,21 +116,36 @@ def _known(name: str) -> dict[str, Any] | None:
 class _Raw:
     """A model version as the registry sends it: the SDK drops ``systemMetadata``. Fetched once, and only if needed."""
 
-    def __init__(self, clients: Clients, registry: str, name: str, version: str) -> None:
+    def __init__(self, clients: Clients, registry: str, name: str, version: str, findings: list[Finding]) -> None:
         self._clients, self._registry, self._name, self._version = clients, registry, name, version
+        self._findings = findings
         self._computes: dict[str, Any] | None = None
 
     def computes(self) -> dict[str, Any]:
         """Return ``systemMetadata.supportedComputes``, or an empty mapping."""
         if self._computes is None:
-            metadata = self._fetch().get("properties", {}).get("systemMetadata") or {}
-            computes = metadata.get("supportedComputes") if isinstance(metadata, dict) else None
-            self._computes = computes if isinstance(computes, dict) else {}
+            try:
+                found = self._fetch()
+            except PhiftError as error:  # the built-in table can still answer
+                self._computes = {}
+                message = f"The registry's own record of the model could not be read: {error.what}"
+                place = f"model {self._name}"
+                finding = Finding(code="MODEL_METADATA_UNREAD", severity="warning", place=place, message=message)
+                self._findings.append(finding)
+                return self._computes
+            value: Any = found
+            for key in ("properties", "systemMetadata", "supportedComputes"):
+                value = value.get(key) if isinstance(value, dict) else None
+            self._computes = value if isinstance(value, dict) else {}
         return self._computes
 
     def _fetch(self) -> dict[str, Any]:
         rest, registry = self._clients.rest, self._registry
         found = rest.get(f"{self._clients.registry_discovery}registrymanagement/v1.0/registries/{registry}/discovery")
+        missing = {"subscriptionId", "resourceGroup", "primaryRegionResourceProviderUri"} - found.keys()
+        if missing:
+            what = f"The discovery of registry {registry} answered without {', '.join(sorted(missing))}."
+            raise ServiceError(what, where=f"registry {registry}")
         scope = f"subscriptions/{found['subscriptionId']}/resourceGroups/{found['resourceGroup']}"
         path = f"providers/Microsoft.MachineLearningServices/registries/{registry}/models/{self._name}"
         base = f"{found['primaryRegionResourceProviderUri']}mferp/managementfrontend"

@@ -189,6 +189,8 @@ def _typed(raw: Any, spec: Any) -> Any:
     elif kind == "number":
         value = _number(raw, integer=False)
     elif kind == "boolean":
+        if _text(raw) not in ("true", "false"):
+            raise ValueError("it must be true or false")
         value = _text(raw) == "true"
     elif kind == "string":
         value = _text(raw)

@@ -64,13 +64,13 @@ def build_pipeline(
         arguments[f"{split}_file_path"] = Input(type="uri_file", path=str(path))
     arguments["mlflow_model_path"] = Input(type="mlflow_model", path=model_id)
 
-    @pipeline(name=name, display_name=display_name, tags=dict(tags))
     def fine_tune() -> dict[str, Any]:
         step = component(**arguments)
         return {OUTPUT: step.outputs.mlflow_model_folder}
 
     with azure_errors("pipeline"):
-        job = fine_tune()
+        # Called instead of written as a decorator, since the SDK's decorator has no types.
+        job = pipeline(name=name, display_name=display_name, tags=dict(tags))(fine_tune)()
         job.name = name
         job.display_name = display_name
         job.experiment_name = experiment

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import random
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.table import Table
 
 from phift import samples
 from phift.config import RunConfig
@@ -22,7 +22,9 @@ from phift.views import EventPrinter, show_plan, show_report
 if TYPE_CHECKING:
     import pandas as pd
 
-_EXAMPLES = 4  # questions shown with their answers
+_QUESTIONS = 100  # of the held-out ones; asking all would take longer than the training
+_LONGEST_ANSWER = 24  # tokens; the right answers have at most 20
+_EXAMPLES = 3  # questions shown with their answers
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,7 @@ def demonstrate(console: Console, folder: Path, *, fresh: bool = False) -> int:
       gone on with; the server is stopped at the end in any case.
     - **fresh**: delete that state first.
     """
+    started = time.monotonic()
     workspace = LocalWorkspace(folder)
     if fresh:
         workspace.reset()
@@ -68,7 +71,9 @@ def demonstrate(console: Console, folder: Path, *, fresh: bool = False) -> int:
         return _run(console, folder)
     finally:
         workspace.down()
-        console.print(f"The local workspace is stopped; its state stays in {folder}.", highlight=False)
+        seconds = time.monotonic() - started
+        line = f"\nThe local workspace is stopped after {seconds:.0f} s; its state stays in {folder}."
+        console.print(line, highlight=False)
 
 
 def configuration(folder: Path) -> RunConfig:
@@ -95,7 +100,7 @@ def _run(console: Console, folder: Path) -> int:
     _title(console, "Before: the base model on questions held out of training")
     with _base_endpoint(run) as base:
         before = ask_held_out(base, run.prepare().test)
-    console.print(f"  answered exactly: {before.right} of {len(before.questions)} ({before.share:.0%})")
+    _score(console, before)
 
     _title(console, "Fine-tune")
     job = run.submit()
@@ -110,6 +115,7 @@ def _run(console: Console, folder: Path) -> int:
     with run.deploy() as endpoint:
         console.print(f"  {endpoint.scoring_uri}", highlight=False)
         after = ask_held_out(endpoint, run.prepare().test)
+        _score(console, after)
     _summary(console, metrics, before, after)
     return 0 if after.share > before.share else 1
 
@@ -128,35 +134,32 @@ def _base_endpoint(run: FineTuneRun) -> Endpoint:
     )
 
 
-def ask_held_out(endpoint: Endpoint, test_file: Path, on_answer: Callable[[int], None] | None = None) -> Exam:
-    """Ask an endpoint every question of a prepared test file.
-
-    - **on_answer**: called with the number of questions asked so far.
-    """
+def ask_held_out(endpoint: Endpoint, test_file: Path, count: int = _QUESTIONS, seed: int = 0) -> Exam:
+    """Ask an endpoint questions of a prepared test file, the same ones for the same seed."""
     rows = [json.loads(line)["messages"] for line in test_file.read_text(encoding="utf-8").splitlines()]
-    answers = []
-    for count, messages in enumerate(rows, start=1):
-        answers.append(endpoint.chat(messages[:-1], max_new_tokens=48))
-        if on_answer is not None:
-            on_answer(count)
+    # A choice for a demonstration, not for cryptography.
+    rows = random.Random(seed).sample(rows, min(count, len(rows)))  # noqa: S311
     return Exam(
         questions=tuple(str(messages[-2]["content"]) for messages in rows),
         expected=tuple(str(messages[-1]["content"]) for messages in rows),
-        answers=tuple(answers),
+        answers=tuple(endpoint.chat(messages[:-1], max_new_tokens=_LONGEST_ANSWER) for messages in rows),
     )
+
+
+def _score(console: Console, exam: Exam) -> None:
+    line = f"  {exam.right} of {len(exam.questions)} questions answered exactly ({exam.share:.0%})"
+    console.print(line, highlight=False)
 
 
 def _summary(console: Console, metrics: pd.DataFrame, before: Exam, after: Exam) -> None:
     _title(console, "Result")
-    table = Table(box=None, pad_edge=False)
-    for column in ("held-out question", "before", "after"):
-        table.add_column(column, overflow="ellipsis", max_width=44, no_wrap=True)
-    for row in list(zip(before.questions, before.answers, after.answers, strict=True))[:_EXAMPLES]:
-        table.add_row(*(" ".join(text.split()) for text in row))
-    console.print(table)
+    for question, first, last in list(zip(before.questions, before.answers, after.answers, strict=True))[:_EXAMPLES]:
+        for label, text in (("question", question), ("before", first), ("after", last)):
+            console.print(f"  {label:<9}{' '.join(text.split())[:90]}", highlight=False, markup=False)
+        console.print()
     losses = metrics[metrics["metric"] == "eval_loss"].sort_values("step")["value"]
-    console.print(f"\nvalidation loss    {losses.iloc[0]:.3f} before, {losses.iloc[-1]:.3f} after", highlight=False)
-    line = f"answered exactly   {before.share:.0%} before, {after.share:.0%} after"
+    console.print(f"  validation loss    {losses.iloc[0]:.3f} before, {losses.iloc[-1]:.3f} after", highlight=False)
+    line = f"  answered exactly   {before.share:.0%} before, {after.share:.0%} after"
     console.print(f"{line} (of {len(after.questions)} held-out questions)", highlight=False)
 
 

@@ -17,12 +17,13 @@ from phift.compute import ComputeTarget, ensure_cluster, resolve_compute
 from phift.config import RunConfig
 from phift.dataset import PreparedDataset, prepare_dataset
 from phift.deployment import deploy_model, instance_findings, instance_type
-from phift.endpoint import Endpoint, delete_endpoint, quiet_pollers
+from phift.endpoint import Endpoint, delete_endpoint
 from phift.errors import CheckFailed, NotFound, PhiftError, azure_errors
 from phift.jobs import FineTuneJob, find_job, submit_job
 from phift.models import FoundationModel, find_model
 from phift.parameters import Parameters, display_name, resolve_parameters
 from phift.pipeline import build_pipeline, find_component
+from phift.quiet import quiet_sdk
 from phift.registration import RegisteredModel, register_model
 
 if TYPE_CHECKING:
@@ -93,9 +94,9 @@ class FineTuneRun:
 
         Raises `phift.errors.CheckFailed` where something needed for the plan cannot be found.
         """
+        report = CheckReport(()) if self._plan else self.check()
         if self._plan is None:
-            self.check().raise_for_errors()
-        if self._plan is None:
+            report.raise_for_errors()
             raise CheckFailed("There is no plan.", where="check", fix="run check() and see its report")
         return self._plan
 
@@ -125,6 +126,10 @@ class FineTuneRun:
         found_dataset = _take(dataset, "data", findings)
         target = self._check_compute(clients, found_model, findings)
         parameters = self._check_parameters(found_component, found_model, target, findings)
+        if found_dataset:
+            findings += [
+                Finding(code="DATA_NOTE", severity="note", place="data", message=note) for note in found_dataset.notes
+            ]
         if found_model and target and parameters and found_dataset:
             fingerprint = _fingerprint(found_model, found_component, target, parameters, found_dataset)
             self._plan = Plan(
@@ -285,7 +290,7 @@ class FineTuneRun:
 
     def cleanup(self) -> None:
         """Delete this run's endpoint; its job and model stay. Without an endpoint there is nothing to do."""
-        with quiet_pollers():
+        with quiet_sdk():
             delete_endpoint(self.clients, self.endpoint_name, self._on_event)
 
 
@@ -312,7 +317,9 @@ def _fingerprint(
     model: FoundationModel, component: Any, target: ComputeTarget, parameters: Parameters, dataset: PreparedDataset
 ) -> str:
     compute = [target.kind, target.name, target.size.lower(), target.nodes, target.gpus_per_node]
-    return _digest([model.id, str(component.id), parameters.arguments(), dataset.content_hash, compute])
+    # All values, the component's own defaults too: to spell one out does not make another run.
+    values = {name: parameter.value for name, parameter in parameters.values.items()}
+    return _digest([model.id, str(component.id), values, dataset.content_hash, compute])
 
 
 def _digest(parts: list[Any]) -> str:

@@ -41,7 +41,8 @@ class Tracking:
     def metric_names(self, run_id: str) -> list[str]:
         """Return the names of all metrics a run has logged, sorted."""
         run = self._rest.get(f"{self._mlflow}/runs/get", {"run_id": run_id})
-        return sorted({metric["key"] for metric in run["run"]["data"].get("metrics", [])})
+        metrics = run.get("run", {}).get("data", {}).get("metrics", [])
+        return sorted({str(metric["key"]) for metric in metrics})
 
     def metric_history(self, run_id: str, name: str) -> list[MetricPoint]:
         """Return every logged value of one metric, in the order of logging."""

@@ -74,7 +74,7 @@ class EventPrinter:
     def _job(self, event: JobEvent) -> None:
         if event.kind == "status":
             self._line(f"job {event.status}")
-        elif event.kind == "step":
+        elif event.kind == "step" and event.status != "NotStarted":
             self._line(f"step {event.step}: {event.status}")
         elif event.metric is not None and (event.metric.name == "eval_loss" or self._due()):
             self._line(f"step {event.metric.step:>5}  {event.metric.name} {event.metric.value:.4f}")

@@ -1,0 +1,50 @@
+"""A local workspace: a loopback server that speaks Azure ML's protocol to the real, unmodified ``azure-ai-ml``.
+
+    from phift.local import LocalCredential, LocalWorkspace
+
+    connection = LocalWorkspace().up()
+    os.environ["REQUESTS_CA_BUNDLE"] = str(connection.ca_bundle)
+    client = MLClient(
+        LocalCredential(connection), connection.subscription_id, connection.resource_group, connection.workspace_name,
+        cloud=connection.cloud_name, cloud_metadata=connection.cloud_metadata,
+    )
+
+Unmodified programs get there by environment variables: ``connection.environment()``.
+
+What is covered, with the SDK 1.35.2's calls:
+
+- workspaces.get and list, datastores.get and list, uploads and downloads through the storage client (SAS)
+- registry ``azureml``: two stand-in models, the component chat_completion_pipeline 0.0.82
+- compute: AmlCompute clusters, VM sizes, usage; quota is checked at deployment, GPUs per node at the start of a job
+- data assets and models: versions, labels, archiving, registration from a job's output, download
+- jobs: a pipeline of the one component, expanded into its five steps and really trained; get, list, children, stream,
+  download, cancel, update, archive; one job trains at a time, the others wait; a restart of the server resumes
+- MLflow tracking: experiments, runs, metrics, tags and parameters of those runs, reading and writing
+- online endpoints and deployments of MLflow models: keys, tokens, traffic, logs, scoring as Azure's MLflow server does
+- long-running operations without Retry-After, run history's own type names, strings for booleans: the service's habits
+
+What is not covered, and answers 501 with the method and path:
+
+- other jobs (command, sweep, AutoML, fine-tuning jobs), other components, pipelines of several nodes, schedules
+- environments, code, custom containers, batch and serverless endpoints, Kubernetes, mirrored traffic
+- MLflow: making runs and experiments, artifacts, logged models
+- writing to the registry, other registries, connections, feature stores, roles, networks, prices
+- Studio: there is no web page
+- Windows
+
+What differs from Azure:
+
+- the same job submitted again is accepted and answered with the job that is there; another one of its name is refused
+- the step that ran when the server stopped begins anew, and logs its metrics again
+- GPUs, nodes and VM sizes are names and quota only; training and scoring run on this machine's CPU
+- the models' weights are small and untrained (tag ``phift.standin``)
+- a blob and a folder cannot share a name
+- whoever holds the folder's secret is the workspace's owner; there are no roles
+"""
+
+from __future__ import annotations
+
+from phift.local.credential import LocalCredential
+from phift.local.workspace import Connection, LocalStatus, LocalWorkspace
+
+__all__ = ["Connection", "LocalCredential", "LocalStatus", "LocalWorkspace"]

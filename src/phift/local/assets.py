@@ -1,0 +1,175 @@
+"""Data assets and registered models of the workspace: versioned, and what they point to never changes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import yaml
+
+from phift.local import references
+from phift.local.site import Site
+from phift.local.state import Document, Json
+from phift.local.wire import (
+    AT_WORKSPACE,
+    WORKSPACE_ID,
+    Call,
+    Reply,
+    Route,
+    not_found,
+    page,
+    resource,
+    system_data,
+    user_error,
+)
+
+_URI = {"data": "dataUri", "models": "modelUri"}
+_TYPE = {"data": "dataType", "models": "modelType"}
+
+
+def routes() -> list[Route]:
+    """Return the routes of data assets and models."""
+    routes = []
+    for kind in _URI:
+        asset = f"{AT_WORKSPACE}/{kind}"
+        routes += [
+            Route("GET", asset, _containers),
+            Route("GET", f"{asset}/{{name}}", _container),
+            Route("PUT", f"{asset}/{{name}}", _put_container),
+            Route("GET", f"{asset}/{{name}}/versions", _versions),
+            Route("GET", f"{asset}/{{name}}/versions/{{version}}", _version),
+            Route("PUT", f"{asset}/{{name}}/versions/{{version}}", _put_version),
+            Route("DELETE", f"{asset}/{{name}}/versions/{{version}}", _delete_version),
+        ]
+    return routes
+
+
+def _kind(call: Call) -> str:
+    return call.path.removeprefix("/").split("/")[8].lower()
+
+
+def _key(call: Call) -> str:
+    return f"{_kind(call)}/{call['name']}"
+
+
+def _visible(documents: list[Document], call: Call) -> list[Document]:
+    """Leave archived ones out unless the caller asks for them."""
+    view = call.query.get("listViewType", "ActiveOnly")
+    wanted = {"ActiveOnly": (False,), "ArchivedOnly": (True,)}.get(view, (False, True))
+    return [document for document in documents if bool(document.body["properties"].get("isArchived")) in wanted]
+
+
+def _containers(site: Site, call: Call) -> Reply:
+    kind = _kind(call)
+    return page([_show_container(site, kind, document) for document in _visible(site.documents.children(kind), call)])
+
+
+def _container(site: Site, call: Call) -> Reply:
+    document = site.documents.get(_key(call))
+    if document is None:
+        raise not_found(_kind(call), call["name"])
+    return Reply(_show_container(site, _kind(call), document))
+
+
+def _put_container(site: Site, call: Call) -> Reply:
+    found = site.documents.get(_key(call))
+    if found is None:
+        raise not_found(_kind(call), call["name"])
+    sent = call.json().get("properties") or {}
+    changed = {key: sent[key] for key in ("tags", "description", "isArchived") if sent.get(key) is not None}
+    document = site.documents.put(found.key, {"properties": {**found.body["properties"], **changed}})
+    return Reply(_show_container(site, _kind(call), document))
+
+
+def _show_container(site: Site, kind: str, document: Document) -> Json:
+    versions = site.documents.children(f"{document.key}/versions")
+    numbers = [int(version.name) for version in versions if version.name.isdigit()]
+    properties = {
+        "description": None,
+        "tags": {},
+        "properties": {},
+        "isArchived": False,
+        **document.body["properties"],
+        "latestVersion": versions[-1].name if versions else None,
+        "nextVersion": str(max(numbers, default=0) + 1),
+    }
+    return resource(document, kind, properties)
+
+
+def _versions(site: Site, call: Call) -> Reply:
+    documents = _visible(site.documents.children(f"{_key(call)}/versions"), call)
+    if call.query.get("$orderBy", "").lower() == "createdtime desc" or call.query.get("$orderBy") is None:
+        documents.reverse()
+    top = int(call.query.get("$top", "100"))
+    return page([_show(_kind(call), document) for document in documents[:top]])
+
+
+def _version(site: Site, call: Call) -> Reply:
+    document = site.documents.get(f"{_key(call)}/versions/{call['version']}")
+    if document is None:
+        raise not_found(_kind(call), f"{call['name']}:{call['version']}")
+    return Reply(_show(_kind(call), document))
+
+
+def _delete_version(site: Site, call: Call) -> Reply:
+    return Reply(None, 200 if site.documents.delete(f"{_key(call)}/versions/{call['version']}") else 204)
+
+
+def _put_version(site: Site, call: Call) -> Reply:
+    kind = _kind(call)
+    sent = {key: value for key, value in (call.json().get("properties") or {}).items() if value is not None}
+    key = f"{_key(call)}/versions/{call['version']}"
+    with site.documents.transaction():
+        previous = site.documents.get(key)
+        properties = _update(kind, previous, sent, site) if previous else _create(kind, sent, site)
+        if site.documents.get(_key(call)) is None:
+            container: dict[str, Any] = {_TYPE[kind]: properties.get(_TYPE[kind])}
+            site.documents.put(_key(call), {"properties": container})
+        document = site.documents.put(key, {"properties": properties})
+    return Reply(_show(kind, document), 200 if previous else 201)
+
+
+def _create(kind: str, sent: Json, site: Site) -> Json:
+    uri = sent.get(_URI[kind])
+    if not uri:
+        raise user_error(f"The property {_URI[kind]} is missing.")
+    job, uri = references.job_of(uri), references.normalized(site, uri)
+    place = references.resolve(site, uri)
+    properties = {"description": "", "tags": {}, "properties": {}, "isArchived": False, "isAnonymous": False, **sent}
+    properties[_URI[kind]] = uri
+    if kind == "models":
+        properties |= {"flavors": sent.get("flavors") or {}, "jobName": sent.get("jobName") or job}
+        if properties.get("modelType") == "mlflow_model":
+            file = place / "MLmodel"
+            if not file.is_file():
+                raise user_error(f"The model at {uri} is not an MLflow model: there is no MLmodel file.")
+            properties["flavors"] = _flavors(file.read_text(encoding="utf-8"))
+    return properties
+
+
+def _flavors(mlmodel: str) -> Json:
+    try:
+        flavors = yaml.safe_load(mlmodel)["flavors"]
+        return {name: {"data": {key: str(value) for key, value in data.items()}} for name, data in flavors.items()}
+    except (yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
+        raise user_error("The model's MLmodel file cannot be read.") from error
+
+
+def _update(kind: str, previous: Document, sent: Json, site: Site) -> Json:
+    """Allow what Azure allows on an existing version: tags, description, archiving, new properties."""
+    stored = previous.body["properties"]
+    uri = sent.get(_URI[kind])
+    if uri and references.normalized(site, uri) != stored[_URI[kind]]:
+        raise user_error("Asset paths cannot be updated.")
+    changed = {key: sent[key] for key in ("tags", "description", "isArchived", "stage") if key in sent}
+    more = {**(sent.get("properties") or {}), **stored["properties"]}
+    return {**stored, **changed, "properties": more}
+
+
+def _show(kind: str, document: Document) -> Json:
+    return {
+        "id": f"{WORKSPACE_ID}/{document.key}",
+        "name": document.name,
+        "type": f"Microsoft.MachineLearningServices/workspaces/{kind}/versions",
+        "properties": document.body["properties"],
+        "systemData": system_data(document),
+    }

@@ -1,0 +1,227 @@
+"""Clusters, VM sizes and quota: what there is, what is in use, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+import phift.facts
+from phift.local.operations import accepted
+from phift.local.site import Site
+from phift.local.state import Document, Json
+from phift.local.wire import (
+    AT_SUBSCRIPTION,
+    AT_WORKSPACE,
+    LOCATION,
+    SUBSCRIPTION,
+    Call,
+    Reply,
+    Route,
+    WireError,
+    not_found,
+    page,
+    resource,
+    timestamp,
+    user_error,
+)
+
+RUNNING = ("Preparing", "Running", "Finalizing", "CancelRequested")
+
+
+@cache
+def quota() -> Any:
+    """Return the quota of this workspace's subscription, as data."""
+    return json.loads((files("phift.local") / "quota.json").read_text(encoding="utf-8"))
+
+
+@cache
+def sizes() -> list[Json]:
+    """Return the VM sizes that are not retired, from phift's dated facts, as the wire shows them."""
+    names = {"name": "name", "family": "family", "vcpus": "vCPUs", "memory_gb": "memoryGB", "gpus": "gpus"}
+    rows = [row for row in phift.facts.load("vm_sizes")["sizes"] if row["retired_on"] is None]
+    return [{shown: row[known] for known, shown in names.items()} for row in rows]
+
+
+def size(name: str) -> Json | None:
+    """Return the VM size called ``name``, in any case."""
+    return next((row for row in sizes() if row["name"].lower() == name.lower()), None)
+
+
+def routes() -> list[Route]:
+    """Return the routes of computes and of what the subscription offers."""
+    compute = f"{AT_WORKSPACE}/computes"
+    location = f"{AT_SUBSCRIPTION}/locations/{{location}}"
+    return [
+        Route("GET", compute, _list),
+        Route("GET", f"{compute}/{{name}}", _get),
+        Route("PUT", f"{compute}/{{name}}", _put),
+        Route("DELETE", f"{compute}/{{name}}", _delete),
+        Route("GET", f"{location}/vmSizes", _sizes),
+        Route("GET", f"{location}/usages", _usages),
+    ]
+
+
+def work(site: Site) -> dict[str, Callable[[str], None]]:
+    """Return what the operations on computes do."""
+
+    def create(key: str) -> None:
+        time.sleep(0.2)
+        site.documents.update(key, lambda body: body.update(provisioningState="Succeeded"))
+
+    def delete(key: str) -> None:
+        time.sleep(0.2)
+        site.documents.delete(key)
+
+    return {"compute-create": create, "compute-delete": delete}
+
+
+def seed(site: Site) -> None:
+    """Make the cluster that every new workspace has."""
+    if site.documents.get("computes/gpu-cluster") is None and site.documents.get("seeded") is None:
+        cluster = {
+            "vmSize": "STANDARD_NC24ADS_A100_V4",
+            "vmPriority": "Dedicated",
+            "scaleSettings": {"minNodeCount": 0, "maxNodeCount": 1, "nodeIdleTimeBeforeScaleDown": "PT2M"},
+        }
+        site.documents.put("computes/gpu-cluster", {"provisioningState": "Succeeded", "properties": cluster})
+        # A cluster that the user deletes must not come back at the next start.
+        site.documents.put("seeded", {"at": timestamp()})
+
+
+def usage(site: Site, apart_from: str | None = None) -> dict[str, int]:
+    """Return the vCPUs in use, by family: deployments, apart from one that is to change, and jobs that run."""
+    used = dict.fromkeys(quota()["limits"], 0)
+    for endpoint in site.documents.children("onlineEndpoints"):
+        for deployment in site.documents.children(f"{endpoint.key}/deployments"):
+            row = size(deployment.body["properties"].get("instanceType", ""))
+            if row and deployment.key != apart_from:
+                used[row["family"]] += row["vCPUs"] * int(deployment.body["sku"]["capacity"])
+    for job in site.documents.children("jobs"):
+        run = site.documents.get(f"runs/{job.name}")
+        row = size(job.body["plan"].get("vm_size") or "")
+        if row and run and run.body["status"] in RUNNING:
+            used[row["family"]] += row["vCPUs"]
+    return used
+
+
+def check_quota(site: Site, vm_size: str, instances: int, *, apart_from: str | None = None) -> None:
+    """Refuse a deployment for which the subscription has no cores left, in Azure's words.
+
+    Azure sets 20 % more instances aside for upgrades, except for the families named in the table.
+    """
+    row = size(vm_size)
+    if row is None:
+        raise WireError(400, "BadRequest", f"The instance type {vm_size} is not supported in {LOCATION}.")
+    reserved = instances if row["family"] in quota()["without_reserve"] else math.ceil(1.2 * instances)
+    needed = reserved * row["vCPUs"]
+    used, limit = usage(site, apart_from)[row["family"]], quota()["limits"][row["family"]]
+    if used + needed > limit:
+        message = (
+            f"Not enough quota available for {vm_size} in SubscriptionId {SUBSCRIPTION}. "
+            f"Current usage/limit: {used}/{limit}. Additional needed: {needed}"
+        )
+        raise WireError(400, "OutOfQuota", message)
+
+
+def _list(site: Site, _call: Call) -> Reply:
+    return page([_show(document) for document in site.documents.children("computes")])
+
+
+def _get(site: Site, call: Call) -> Reply:
+    return Reply(_show(_found(site, call)))
+
+
+def _found(site: Site, call: Call) -> Document:
+    document = site.documents.get(f"computes/{call['name']}")
+    if document is None:
+        raise not_found("compute", call["name"])
+    return document
+
+
+def _put(site: Site, call: Call) -> Reply:
+    sent = call.json().get("properties") or {}
+    if sent.get("computeType") != "AmlCompute":
+        kind = sent.get("computeType")
+        raise WireError(501, "NotImplemented", f"The local workspace has no computes of type {kind}; use AmlCompute")
+    properties = sent.get("properties") or {}
+    vm_size = str(properties.get("vmSize") or "")
+    if size(vm_size) is None:
+        raise user_error(f"The specified vmSize {vm_size} is not supported in the region {LOCATION}.")
+    key = f"computes/{call['name']}"
+    previous = site.documents.get(key)
+    if previous and previous.body["properties"]["vmSize"].lower() != vm_size.lower():
+        raise user_error("Property vmSize of an existing compute cannot be changed.")
+    # The service shows the size in upper case, however it was sent (recorded traffic of the SDK's tests).
+    body = {
+        "provisioningState": "Creating",
+        "properties": {**properties, "vmSize": vm_size.upper()},
+        "tags": call.json().get("tags") or {},
+        "description": sent.get("description"),
+    }
+    document = site.documents.put(key, body)
+    operation = site.operations.begin("compute-create", key)
+    return accepted(site, operation, _show(document), status=200 if previous else 201, family="compute")
+
+
+def _delete(site: Site, call: Call) -> Reply:
+    document = site.documents.get(f"computes/{call['name']}")
+    if document is None:
+        return Reply(None, 204)
+    site.documents.update(document.key, lambda body: body.update(provisioningState="Deleting"))
+    return accepted(site, site.operations.begin("compute-delete", document.key), family="compute")
+
+
+def _show(document: Document) -> Json:
+    sent = document.body["properties"]
+    details = {
+        "vmPriority": "Dedicated",
+        "osType": "Linux",
+        "allocationState": "Steady",
+        "allocationStateTransitionTime": timestamp(document.modified),
+        "currentNodeCount": 0,
+        "targetNodeCount": 0,
+        "remoteLoginPortPublicAccess": "NotSpecified",
+        "scaleSettings": {"minNodeCount": 0, "maxNodeCount": 1, "nodeIdleTimeBeforeScaleDown": "PT2M"},
+        **{key: value for key, value in sent.items() if value is not None},
+    }
+    properties = {
+        "computeType": "AmlCompute",
+        "computeLocation": LOCATION,
+        "description": document.body.get("description"),
+        "provisioningState": document.body["provisioningState"],
+        "provisioningErrors": None,
+        "createdOn": timestamp(document.created),
+        "modifiedOn": timestamp(document.modified),
+        "isAttachedCompute": False,
+        "disableLocalAuth": True,
+        "properties": details,
+    }
+    return resource(document, "computes", properties, location=LOCATION, tags=document.body.get("tags") or {})
+
+
+def _sizes(_site: Site, _call: Call) -> Reply:
+    # Prices and disks are left out: there are none to tell the truth about.
+    more = {"lowPriorityCapable": True, "premiumIO": True, "supportedComputeTypes": ["AmlCompute", "ComputeInstance"]}
+    return Reply({"value": [{**row, **more} for row in sizes()]})
+
+
+def _usages(site: Site, call: Call) -> Reply:
+    used = usage(site)
+    base = f"/subscriptions/{SUBSCRIPTION}/providers/Microsoft.MachineLearningServices/locations/{call['location']}"
+    rows = [
+        {
+            "id": f"{base}/usages/{family}",
+            "type": "Microsoft.MachineLearningServices/vmFamily/dedicatedCores/usages",
+            "unit": "Count",
+            "currentValue": used[family],
+            "limit": limit,
+            "name": {"value": family, "localizedValue": f"{family} Cluster Dedicated vCPUs"},
+        }
+        for family, limit in quota()["limits"].items()
+    ]
+    return page(rows)

@@ -1,0 +1,312 @@
+"""Online endpoints and their deployments: the control plane."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import time
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+from phift.local import computes, references
+from phift.local.operations import accepted
+from phift.local.scorers import ScorerFailed
+from phift.local.site import Site
+from phift.local.state import Document, Json
+from phift.local.wire import (
+    AT_WORKSPACE,
+    LOCATION,
+    Call,
+    Reply,
+    Route,
+    WireError,
+    not_found,
+    page,
+    resource,
+    user_error,
+)
+
+_NAME = re.compile(r"[A-Za-z](?:-?[A-Za-z0-9])*")
+_ENDPOINTS = f"{AT_WORKSPACE}/onlineEndpoints"
+_ENDPOINT = f"{_ENDPOINTS}/{{endpoint}}"
+_DEPLOYMENT = f"{_ENDPOINT}/deployments/{{deployment}}"
+LOG_LINES = 5000
+
+
+def routes() -> list[Route]:
+    """Return the routes of endpoints and deployments."""
+    return [
+        Route("GET", _ENDPOINTS, _list),
+        Route("GET", _ENDPOINT, _get),
+        Route("PUT", _ENDPOINT, _put),
+        Route("PATCH", _ENDPOINT, _patch),
+        Route("DELETE", _ENDPOINT, _delete),
+        Route("POST", f"{_ENDPOINT}/listKeys", _keys),
+        Route("POST", f"{_ENDPOINT}/regenerateKeys", _regenerate),
+        Route("POST", f"{_ENDPOINT}/token", _token),
+        Route("GET", f"{_ENDPOINT}/deployments", _list_deployments),
+        Route("GET", _DEPLOYMENT, _get_deployment),
+        Route("PUT", _DEPLOYMENT, _put_deployment),
+        Route("DELETE", _DEPLOYMENT, _delete_deployment),
+        Route("POST", f"{_DEPLOYMENT}/getLogs", _logs),
+    ]
+
+
+def work(site: Site) -> dict[str, Callable[[str], None]]:
+    """Return what the operations on endpoints and deployments do; the target is a document's key."""
+
+    def make_endpoint(key: str) -> None:
+        time.sleep(0.3)
+        _set_state(site, key, "Succeeded")
+
+    def make_deployment(key: str) -> None:
+        _, endpoint, _, name = key.split("/")
+        try:
+            site.scorers.replace(endpoint, name)
+        except ScorerFailed as error:
+            site.scorers.log(endpoint, name, f"The deployment failed: {error}")
+            _set_state(site, key, "Failed")
+            message = f"User container has crashed or terminated: {error} The deployment's log says more."
+            raise WireError(400, "ResourceNotReady", message) from error
+        _set_state(site, key, "Succeeded")
+
+    def remove_deployment(key: str) -> None:
+        _, endpoint, _, name = key.split("/")
+        site.scorers.end(endpoint, name)
+        shutil.rmtree(site.folder.deployment(endpoint, name), ignore_errors=True)
+        site.documents.delete(key)
+
+    def remove_endpoint(key: str) -> None:
+        for deployment in site.documents.children(f"{key}/deployments"):
+            remove_deployment(deployment.key)
+        time.sleep(0.1)
+        site.documents.delete(key)
+
+    return {
+        "endpoint-create": make_endpoint,
+        "deployment-create": make_deployment,
+        "deployment-delete": remove_deployment,
+        "endpoint-delete": remove_endpoint,
+    }
+
+
+def find(site: Site, endpoint: str) -> Document:
+    """Return an endpoint; raises the not-found error."""
+    document = site.documents.get(f"onlineEndpoints/{endpoint}")
+    if document is None:
+        raise not_found("online endpoint", endpoint)
+    return document
+
+
+def keys(site: Site, endpoint: Document) -> dict[str, str]:
+    """Return an endpoint's two keys; they are made again each time and stored nowhere."""
+    generations = endpoint.body["keys"]
+    return {
+        "primaryKey": site.identity.key(endpoint.name, generations["Primary"]),
+        "secondaryKey": site.identity.key(endpoint.name, generations["Secondary"]),
+    }
+
+
+def _set_state(site: Site, key: str, state: str) -> None:
+    site.documents.update(key, lambda body: body["properties"].update(provisioningState=state))
+
+
+def _list(site: Site, _call: Call) -> Reply:
+    return page([_show(site, document) for document in site.documents.children("onlineEndpoints")])
+
+
+def _get(site: Site, call: Call) -> Reply:
+    return Reply(_show(site, find(site, call["endpoint"])))
+
+
+def _put(site: Site, call: Call) -> Reply:
+    name, sent = call["endpoint"], call.json()
+    if not (_NAME.fullmatch(name) and 3 <= len(name) <= 32):
+        message = f"The endpoint name {name} is not valid: 3 to 32 letters, digits and single dashes, a letter first."
+        raise user_error(message)
+    properties = sent.get("properties") or {}
+    key = f"onlineEndpoints/{name}"
+    previous = site.documents.get(key)
+    if properties.get("compute"):
+        raise WireError(501, "NotImplemented", "The local workspace has no Kubernetes endpoints")
+    mode = properties.get("authMode") or "Key"
+    if previous and mode != previous.body["properties"]["authMode"]:
+        raise user_error("The authMode of an existing endpoint cannot be changed.")
+    return _store(site, previous, key, sent, {**properties, "authMode": mode})
+
+
+def _patch(site: Site, call: Call) -> Reply:
+    previous = find(site, call["endpoint"])
+    sent = call.json()
+    properties = {**previous.body["properties"], **(sent.get("properties") or {})}
+    return _store(site, previous, previous.key, {**previous.body, **sent}, properties)
+
+
+def _store(site: Site, previous: Document | None, key: str, sent: Json, properties: Json) -> Reply:
+    if previous and previous.body["properties"]["provisioningState"] in ("Creating", "Updating", "Deleting"):
+        state = previous.body["properties"]["provisioningState"]
+        raise WireError(409, "Conflict", f"The endpoint {previous.name} is {state}; wait until that is done.")
+    traffic = properties.get("traffic") or {}
+    _check_traffic(site, key, traffic)
+    body = {
+        "properties": {
+            "authMode": properties["authMode"],
+            "description": properties.get("description"),
+            "properties": properties.get("properties") or {},
+            "publicNetworkAccess": properties.get("publicNetworkAccess") or "Enabled",
+            "traffic": traffic,
+            "mirrorTraffic": properties.get("mirrorTraffic") or {},
+            "provisioningState": "Updating" if previous else "Creating",
+        },
+        "tags": sent.get("tags") or {},
+        "identity": sent.get("identity") or {"type": "SystemAssigned"},
+        "kind": sent.get("kind") or "Managed",
+        "keys": previous.body["keys"] if previous else {"Primary": uuid.uuid4().hex, "Secondary": uuid.uuid4().hex},
+    }
+    document = site.documents.put(key, body)
+    operation = site.operations.begin("endpoint-create", key)
+    return accepted(site, operation, _show(site, document), status=200 if previous else 201)
+
+
+def _check_traffic(site: Site, key: str, traffic: Any) -> None:
+    names = {deployment.name.lower() for deployment in site.documents.children(f"{key}/deployments")}
+    for name, share in traffic.items():
+        if name.lower() not in names:
+            raise user_error(f"Traffic cannot go to {name}: the endpoint has no such deployment.")
+        if not isinstance(share, int) or not 0 <= share <= 100:
+            raise user_error(f"The traffic of {name} must be a whole number from 0 to 100.")
+    if sum(traffic.values()) not in (0, 100):
+        raise user_error(f"The traffic of all deployments must sum to 0 or 100, not {sum(traffic.values())}.")
+
+
+def _delete(site: Site, call: Call) -> Reply:
+    document = site.documents.get(f"onlineEndpoints/{call['endpoint']}")
+    if document is None:
+        return Reply(None, 204)
+    _set_state(site, document.key, "Deleting")
+    return accepted(site, site.operations.begin("endpoint-delete", document.key))
+
+
+def _show(site: Site, document: Document) -> Json:
+    stored = document.body["properties"]
+    # Azure gives no address before the endpoint is made.
+    made = stored["provisioningState"] != "Creating"
+    base = f"{site.base_url}/inference/{document.name}"
+    addresses = {
+        "scoringUri": f"{base}/score" if made else None,
+        "swaggerUri": f"{base}/swagger.json" if made else None,
+    }
+    more = {key: document.body[key] for key in ("tags", "identity", "kind")}
+    return resource(document, "onlineEndpoints", {**stored, **addresses}, location=LOCATION, **more)
+
+
+def _keys(site: Site, call: Call) -> Reply:
+    return Reply(keys(site, find(site, call["endpoint"])))
+
+
+def _regenerate(site: Site, call: Call) -> Reply:
+    document = find(site, call["endpoint"])
+    kind = str(call.json().get("keyType"))
+    if kind not in document.body["keys"]:
+        raise user_error(f"There is no key of type {kind}; there are Primary and Secondary.")
+    site.documents.update(document.key, lambda body: body["keys"].update({kind: uuid.uuid4().hex}))
+    return Reply(None, 200)
+
+
+def _token(site: Site, call: Call) -> Reply:
+    document = find(site, call["endpoint"])
+    if document.body["properties"]["authMode"] == "Key":
+        raise user_error(f"The endpoint {document.name} uses keys, not tokens.")
+    token, end = site.identity.token(f"endpoint/{document.name.lower()}")
+    shown = {"accessToken": token, "tokenType": "Bearer", "expiryTimeUtc": end, "refreshAfterTimeUtc": end - 600}
+    return Reply(shown)
+
+
+def _list_deployments(site: Site, call: Call) -> Reply:
+    endpoint = find(site, call["endpoint"])
+    return page([_show_deployment(found) for found in site.documents.children(f"{endpoint.key}/deployments")])
+
+
+def _found_deployment(site: Site, call: Call) -> Document:
+    endpoint = find(site, call["endpoint"])
+    document = site.documents.get(f"{endpoint.key}/deployments/{call['deployment']}")
+    if document is None:
+        raise not_found("online deployment", call["deployment"])
+    return document
+
+
+def _get_deployment(site: Site, call: Call) -> Reply:
+    return Reply(_show_deployment(_found_deployment(site, call)))
+
+
+def _put_deployment(site: Site, call: Call) -> Reply:
+    endpoint, name, sent = find(site, call["endpoint"]), call["deployment"], call.json()
+    if not (_NAME.fullmatch(name) and 3 <= len(name) <= 32):
+        message = f"The deployment name {name} is not valid: 3 to 32 letters, digits and single dashes, a letter first."
+        raise user_error(message)
+    state = endpoint.body["properties"]["provisioningState"]
+    if state in ("Creating", "Deleting"):
+        raise WireError(409, "Conflict", f"The endpoint {endpoint.name} is {state}; wait until that is done.")
+    properties = {key: value for key, value in (sent.get("properties") or {}).items() if value is not None}
+    for served_by_container in ("codeConfiguration", "environmentId"):
+        if properties.get(served_by_container):
+            what = f"The local workspace serves MLflow models without a container: no {served_by_container}"
+            raise WireError(501, "NotImplemented", what)
+    sku = {"name": "Default", "capacity": 1, **(sent.get("sku") or {})}
+    key = f"{endpoint.key}/deployments/{name}"
+    previous = site.documents.get(key)
+    reference = str(properties.get("model") or "")
+    if not (references.resolve(site, reference) / "MLmodel").is_file():
+        raise user_error(f"The model {reference} is not an MLflow model.")
+    _check_size(site, previous, str(properties.get("instanceType") or ""), int(sku["capacity"]))
+    properties["provisioningState"] = "Updating" if previous else "Creating"
+    document = site.documents.put(key, {"properties": properties, "sku": sku, "tags": sent.get("tags") or {}})
+    operation = site.operations.begin("deployment-create", key)
+    return accepted(site, operation, _show_deployment(document), status=200 if previous else 201)
+
+
+def _check_size(site: Site, previous: Document | None, instance_type: str, instances: int) -> None:
+    same = (previous.body["properties"].get("instanceType"), previous.body["sku"]["capacity"]) if previous else None
+    if same != (instance_type, instances):
+        held = previous.key if previous else None
+        computes.check_quota(site, instance_type, instances, apart_from=held)
+
+
+def _delete_deployment(site: Site, call: Call) -> Reply:
+    endpoint = find(site, call["endpoint"])
+    document = site.documents.get(f"{endpoint.key}/deployments/{call['deployment']}")
+    if document is None:
+        return Reply(None, 204)
+    if endpoint.body["properties"]["traffic"].get(document.name):
+        message = f"The deployment {document.name} has live traffic; set its traffic to 0 before you delete it."
+        raise user_error(message)
+    _set_state(site, document.key, "Deleting")
+    return accepted(site, site.operations.begin("deployment-delete", document.key))
+
+
+def _show_deployment(document: Document) -> Json:
+    defaults: Json = {
+        "endpointComputeType": "Managed",
+        "description": None,
+        "properties": {},
+        "appInsightsEnabled": False,
+        "environmentVariables": {},
+        "requestSettings": {"requestTimeout": "PT5S", "maxConcurrentRequestsPerInstance": 1, "maxQueueWait": "PT0.5S"},
+    }
+    # Without scale settings the SDK's endpoints.get crashes; Azure always sends them.
+    properties = {**defaults, "scaleSettings": {"scaleType": "Default"}, **document.body["properties"]}
+    more = {"tags": document.body["tags"], "sku": document.body["sku"], "kind": "Managed"}
+    kind = "onlineEndpoints/deployments"
+    return resource(document, kind, properties, location=LOCATION, **more)
+
+
+def _logs(site: Site, call: Call) -> Reply:
+    document = _found_deployment(site, call)
+    sent = call.json()
+    if sent.get("containerType") == "StorageInitializer":
+        return Reply({"content": f"The model {document.body['properties']['model']} lies on this machine already.\n"})
+    file = site.folder.deployment(find(site, call["endpoint"]).name, document.name) / "log.txt"
+    lines = file.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True) if file.is_file() else []
+    tail = min(int(sent.get("tail") or LOG_LINES), LOG_LINES)
+    return Reply({"content": "".join(lines[-tail:])})

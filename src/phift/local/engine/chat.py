@@ -1,0 +1,63 @@
+"""A conversation on its way into a model: what training and scoring must do alike."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from phift.errors import DataError
+
+Message = Mapping[str, Any]
+
+_ROLES = ("system", "user", "assistant")
+
+
+def without_system(messages: Sequence[Message]) -> list[Message]:
+    """Return ``messages`` with the system text in front of the first user text, for models without that role."""
+    if not any(message.get("role") == "system" for message in messages):
+        return list(messages)
+    first, *rest = messages
+    if first.get("role") != "system" or any(message.get("role") == "system" for message in rest):
+        raise DataError("A system message must be the only one and come first.", fix="merge or move it")
+    user = next((index for index, message in enumerate(rest) if message.get("role") == "user"), None)
+    if user is None:
+        raise DataError("There is a system message but no user message.", fix="add a user message")
+    merged = {**rest[user], "content": f"{first['content']}\n\n{rest[user]['content']}"}
+    return [*rest[:user], merged, *rest[user + 1 :]]
+
+
+def shape(messages: Sequence[Any]) -> str:
+    """Say what the messages look like without saying what they say, for an error message."""
+    return ", ".join(_shape(message) for message in messages[:8]) + (", …" if len(messages) > 8 else "")
+
+
+def _shape(message: Any) -> str:
+    if not isinstance(message, Mapping):
+        return type(message).__name__
+    role = message.get("role")
+    known = role if role in _ROLES else f"unknown role ({type(role).__name__})"
+    content = message.get("content")
+    return known if isinstance(content, str) else f"{known} with content of type {type(content).__name__}"
+
+
+def check_question(messages: Any) -> list[Message]:
+    """Return ``messages`` if a model can be asked for the next turn, else raise ``DataError``.
+
+    That is: an optional system message, then user and assistant in turn, the user last, every content a text.
+    """
+    if not isinstance(messages, list) or not messages:
+        raise DataError("A conversation is a non-empty list of messages.", fix='send [{"role": …, "content": …}]')
+    expected: tuple[str, ...] = ("system", "user")
+    for number, message in enumerate(messages, start=1):
+        where = f"message {number}"
+        if not isinstance(message, Mapping) or not isinstance(message.get("content"), str):
+            raise DataError("A message needs a role and a content, both text.", where=where, fix="add what is missing")
+        role = message.get("role")
+        if role not in _ROLES:
+            raise DataError("Unknown role.", where=where, fix=f"use one of: {', '.join(_ROLES)}")
+        if role not in expected:
+            raise DataError(f"The role is {role}.", where=where, fix=f"here comes {' or '.join(expected)}")
+        expected = ("assistant",) if role == "user" else ("user",)
+    if messages[-1]["role"] != "user":
+        raise DataError("The last message is not the user's.", where=f"message {len(messages)}", fix="end with a user")
+    return messages

@@ -1,0 +1,27 @@
+"""The environment of a process that computes: nothing beyond this machine, and no core held while waiting."""
+
+from __future__ import annotations
+
+import os
+
+_VARIABLES = {
+    "HF_HUB_OFFLINE": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "TOKENIZERS_PARALLELISM": "false",  # it complains when a data loader forks
+    # Threads that wait sleep. By default they spin, and beside another busy process a step then took ten times as long.
+    "OMP_WAIT_POLICY": "passive",
+}
+
+_MAX_THREADS = 4  # a small model gets slower with more
+
+
+def threads() -> int:
+    """Return how many threads to compute with."""
+    return min(_MAX_THREADS, os.cpu_count() or 1)
+
+
+def prepare() -> None:
+    """Set the variables; they are read when torch, transformers and mlflow are imported, so call this before."""
+    os.environ.update(_VARIABLES)

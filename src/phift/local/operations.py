@@ -1,0 +1,106 @@
+"""Long-running operations: work in a thread, a status to poll, taken up again after a restart."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import uuid
+from collections.abc import Callable
+
+from phift.local.site import Site
+from phift.local.state import Documents, Json
+from phift.local.wire import AT_SUBSCRIPTION, LOCATION, SUBSCRIPTION, Call, Reply, Route, WireError, timestamp
+
+logger = logging.getLogger(__name__)
+
+_LOCATION = f"{AT_SUBSCRIPTION}/locations/{{location}}"
+
+
+class Operations:
+    """The operations of one workspace.
+
+    ``work`` says what each kind of operation does to its target. Work must be safe to do twice: an operation that a
+    dead server left behind is done again from its start.
+    """
+
+    def __init__(self, documents: Documents) -> None:
+        self._documents = documents
+        self.work: dict[str, Callable[[str], None]] = {}
+
+    def begin(self, kind: str, target: str) -> str:
+        """Start an operation and return its id."""
+        name = str(uuid.uuid4())
+        body = {"kind": kind, "target": target, "status": "InProgress", "startTime": timestamp()}
+        self._documents.put(f"operations/{name}", body)
+        self._start(name, body)
+        return name
+
+    def resume(self) -> None:
+        """Take up what a server before us left unfinished."""
+        for document in self._documents.children("operations"):
+            if document.body["status"] == "InProgress":
+                self._start(document.name, document.body)
+
+    def _start(self, name: str, body: Json) -> None:
+        threading.Thread(target=self._run, args=(name, body["kind"], body["target"]), daemon=True).start()
+
+    def _run(self, name: str, kind: str, target: str) -> None:
+        try:
+            self.work[kind](target)
+        except WireError as error:
+            self._finish(name, {"status": "Failed", "error": {"code": error.code, "message": error.message}})
+        except Exception as error:
+            logger.exception("operation %s on %s failed", kind, target)
+            message = f"The operation failed inside the local workspace: {type(error).__name__}."
+            self._finish(name, {"status": "Failed", "error": {"code": "InternalServerError", "message": message}})
+        else:
+            self._finish(name, {"status": "Succeeded"})
+
+    def _finish(self, name: str, outcome: Json) -> None:
+        self._documents.update(f"operations/{name}", lambda body: body.update(outcome, endTime=timestamp()))
+
+
+def accepted(site: Site, operation: str, body: Json | None = None, *, status: int = 202, family: str = "mfe") -> Reply:
+    """Return the answer that starts a poller: no Retry-After, as the real service sends none."""
+    base = f"{site.base_url}/subscriptions/{SUBSCRIPTION}/providers/Microsoft.MachineLearningServices"
+    base = f"{base}/locations/{LOCATION}"
+    headers = {
+        "Azure-AsyncOperation": f"{base}/{family}OperationsStatus/{operation}?api-version=2023-04-01-preview",
+        "x-ms-async-operation-timeout": "PT30M",
+    }
+    if status == 202:
+        headers["Location"] = f"{base}/{family}OperationResults/{operation}?api-version=2023-04-01-preview"
+    return Reply(body, status, headers)
+
+
+def accepted_by_location(site: Site, operation: str) -> Reply:
+    """Return the answer of a call whose poller looks at ``Location`` only."""
+    reply = accepted(site, operation)
+    return Reply(None, 202, {"Location": reply.headers["Location"]})
+
+
+def routes() -> list[Route]:
+    """Return the routes that pollers ask."""
+    families = ("mfe", "compute")
+    status = [Route("GET", f"{_LOCATION}/{family}OperationsStatus/{{operation}}", _status) for family in families]
+    results = [Route("GET", f"{_LOCATION}/{family}OperationResults/{{operation}}", _result) for family in families]
+    return [*status, *results]
+
+
+def _status(site: Site, call: Call) -> Reply:
+    found = site.documents.get(f"operations/{call['operation']}")
+    if found is None:
+        raise WireError(404, "OperationNotFound", "The operation was not found.")
+    shown = {key: found.body[key] for key in ("status", "error", "startTime", "endTime") if key in found.body}
+    return Reply({"id": call.path, "name": found.name, **shown})
+
+
+def _result(site: Site, call: Call) -> Reply:
+    found = site.documents.get(f"operations/{call['operation']}")
+    if found is None:
+        raise WireError(404, "OperationNotFound", "The operation was not found.")
+    if found.body["status"] == "InProgress":
+        return Reply(None, 202, {"Location": f"{site.base_url}{call.path}?api-version=2023-04-01-preview"})
+    if found.body["status"] == "Failed":
+        raise WireError(400, found.body["error"]["code"], found.body["error"]["message"])
+    return Reply(None, 204)

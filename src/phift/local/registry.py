@@ -1,0 +1,192 @@
+"""The registry: stand-ins for the foundation models, and the fine-tuning component."""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+import phift.facts
+from phift.local.identity import TENANT
+from phift.local.site import Site
+from phift.local.state import Json
+from phift.local.wire import AT_GROUP, GROUP, LOCATION, REGISTRY, SUBSCRIPTION, Call, Reply, Route, WireError, page
+
+_AT_REGISTRY = f"/mferp/managementfrontend{AT_GROUP}/registries/{{registry}}"
+_DISCOVERY = "/registrymanagement/v1.0/registries/{registry}/discovery"
+STEPS = (
+    "ft_nlp_common_validation",
+    "chat_completion_model_import",
+    "chat_completion_datapreprocess",
+    "chat_completion_finetune",
+    "ft_nlp_model_converter",
+)
+
+
+@cache
+def catalog() -> Any:
+    """Return the models' metadata, as data."""
+    return json.loads((files("phift.local") / "catalog.json").read_text(encoding="utf-8"))
+
+
+def standins() -> list[str]:
+    """Return the names of the models that a workspace needs stand-ins for."""
+    return [model["name"] for model in catalog()["models"]]
+
+
+def component() -> Any:
+    """Return the component's inputs and outputs, from phift's dated facts."""
+    return phift.facts.load("chat_completion_pipeline")
+
+
+def asset_id(kind: str, name: str, version: str) -> str:
+    """Return the id of an asset of the registry."""
+    return f"azureml://registries/{REGISTRY}/{kind}/{name}/versions/{version}"
+
+
+def routes() -> list[Route]:
+    """Return the registry's routes; it is read-only."""
+    routes = [Route("GET", _DISCOVERY, _discovery)]
+    for kind in ("models", "components"):
+        routes += [
+            Route("GET", f"{_AT_REGISTRY}/{kind}", _containers),
+            Route("GET", f"{_AT_REGISTRY}/{kind}/{{name}}", _container),
+            Route("GET", f"{_AT_REGISTRY}/{kind}/{{name}}/versions", _versions),
+            Route("GET", f"{_AT_REGISTRY}/{kind}/{{name}}/versions/{{version}}", _version),
+        ]
+    return routes
+
+
+def _check(call: Call) -> None:
+    if call["registry"].lower() != REGISTRY:
+        raise WireError(404, "RegistryNotFound", f"The registry '{call['registry']}' was not found.")
+
+
+def _discovery(site: Site, call: Call) -> Reply:
+    _check(call)
+    shown = {
+        "registryName": REGISTRY,
+        "subscriptionId": SUBSCRIPTION,
+        "resourceGroup": GROUP,
+        "tenantId": TENANT,
+        "location": LOCATION,
+        "regions": [LOCATION],
+        "workspaceRegion": LOCATION,
+        "primaryRegionResourceProviderUri": f"{site.base_url}/",
+    }
+    return Reply(shown)
+
+
+def _kind(call: Call) -> str:
+    return "components" if "/components" in call.path.lower() else "models"
+
+
+def _all(kind: str) -> list[Json]:
+    """Return every version of every asset of a kind, as the wire shows it."""
+    if kind == "components":
+        return [_show_component()]
+    return [_show_model(model) for model in catalog()["models"]]
+
+
+def _of_name(call: Call) -> list[Json]:
+    _check(call)
+    kind, name = _kind(call), call["name"]
+    return [shown for shown in _all(kind) if f"/{kind}/{name}/versions/".lower() in shown["id"].lower()]
+
+
+def _containers(_site: Site, call: Call) -> Reply:
+    _check(call)
+    return page([_show_container(_kind(call), shown) for shown in _all(_kind(call))])
+
+
+def _container(_site: Site, call: Call) -> Reply:
+    found = _of_name(call)
+    if not found:
+        raise _missing(call)
+    return Reply(_show_container(_kind(call), found[0]))
+
+
+def _show_container(kind: str, shown: Json) -> Json:
+    identity = shown["id"].partition("/versions/")[0]
+    properties = {
+        "latestVersion": shown["name"],
+        "nextVersion": None,
+        "description": shown["properties"]["description"],
+        "tags": shown["properties"]["tags"],
+        "properties": {},
+        "isArchived": False,
+    }
+    kind = f"Microsoft.MachineLearningServices/registries/{kind}"
+    name = identity.rpartition("/")[2]
+    return {"id": identity, "name": name, "type": kind, "properties": properties, "systemData": shown["systemData"]}
+
+
+def _versions(_site: Site, call: Call) -> Reply:
+    # An unknown name is an empty list, as on Azure: the SDK makes its own error of it.
+    return page(_of_name(call)[: int(call.query.get("$top", "100"))])
+
+
+def _version(_site: Site, call: Call) -> Reply:
+    for shown in _of_name(call):
+        if shown["name"] == call["version"]:
+            return Reply(shown)
+    raise _missing(call)
+
+
+def _missing(call: Call) -> WireError:
+    what = f"{_kind(call)}/{call['name']}" + (f"/versions/{call['version']}" if call["version"] else "")
+    return WireError(404, "UserError", f"Not found: {what} in registry {REGISTRY}.")
+
+
+def _show(kind: str, name: str, version: str, created: str, properties: Json) -> Json:
+    made = {"createdAt": f"{created}T00:00:00.000000+00:00", "createdBy": "Microsoft", "createdByType": "User"}
+    return {
+        "id": asset_id(kind, name, version),
+        "name": version,
+        "type": f"Microsoft.MachineLearningServices/registries/{kind}/versions",
+        "properties": {"isAnonymous": False, "isArchived": False, "stage": None, **properties},
+        "systemData": {**made, "lastModifiedAt": made["createdAt"]},
+    }
+
+
+def _show_model(model: Json) -> Json:
+    name, version = model["name"], model["version"]
+    properties = {
+        "modelType": "mlflow_model",
+        "modelUri": asset_id("models", name, version),
+        "description": model["description"],
+        # Structured tags travel as Python literals in text; that is what users have to parse.
+        "tags": {key: value if isinstance(value, str) else repr(value) for key, value in model["tags"].items()},
+        "properties": model["properties"],
+        "flavors": {"transformers": {"data": {"task": "llm/v1/chat"}}},
+        "provisioningState": "Succeeded",
+    }
+    if model["systemMetadata"]:
+        properties["systemMetadata"] = model["systemMetadata"]
+    return _show("models", name, version, model["created"], properties)
+
+
+def _show_component() -> Json:
+    facts = component()
+    name, version = facts["name"], facts["version"]
+    description = "Pipeline component to fine-tune chat models. Here its steps are run by phift's local engine."
+    spec = {
+        "$schema": "https://azuremlschemas.azureedge.net/latest/pipelineComponent.schema.json",
+        "name": name,
+        "version": version,
+        "display_name": "Chat Completion Pipeline",
+        "description": description,
+        "type": "pipeline",
+        "is_deterministic": "False",
+        "inputs": {key: _as_text(value) for key, value in facts["inputs"].items()},
+        "outputs": {key: {"type": value["type"]} for key, value in facts["outputs"].items()},
+        "jobs": {},
+    }
+    properties = {"description": description, "tags": {}, "properties": {}, "componentSpec": spec}
+    return _show("components", name, version, facts["date"], properties)
+
+
+def _as_text(spec: Json) -> Json:
+    """Return an input's spec with booleans and numbers as text, as real registries send them."""
+    return {key: value if isinstance(value, (str, list)) else str(value) for key, value in spec.items()}

@@ -1,0 +1,154 @@
+"""The server process of a local workspace: ``python -m phift.local.server FOLDER``; `LocalWorkspace.up` starts it."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from pathlib import Path
+
+import uvicorn
+
+from phift.local import certificates, computes, identity
+from phift.local.app import configure_logging, create_app
+from phift.local.site import Programs, Site
+from phift.local.state import Documents, Folder
+
+logger = logging.getLogger(__name__)
+
+HOST = "127.0.0.1"
+# How long open connections may finish when the server is told to stop.
+GRACE_SECONDS = 1
+
+
+def serve(folder: Path, programs: Programs | None = None) -> int:
+    """Serve a folder until SIGTERM or SIGINT; returns the exit code, 3 where another process serves it already."""
+    os.umask(0o077)
+    place = Folder(folder)
+    place.root.mkdir(parents=True, exist_ok=True)
+    place.root.chmod(0o700)
+    with place.server_lock.open("a") as lock:
+        try:
+            # Held as long as this process lives, so a dead server never looks alive, whatever its pid is now.
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            logger.error("another process serves %s", folder)  # noqa: TRY400 - the traceback would say nothing more
+            return 3
+        place.server_file.unlink(missing_ok=True)
+        served = _serve(place, programs or Programs())
+        place.server_file.unlink(missing_ok=True)
+    return 0 if served else 1
+
+
+def _serve(place: Folder, programs: Programs) -> bool:
+    certificates.ensure(place.root)
+    certificates.write_bundle(place.root, os.environ.get("REQUESTS_CA_BUNDLE"))
+    documents = Documents(place.database)
+    listener = _listen(documents)
+    port = listener.getsockname()[1]
+    documents.put("server", {"port": port})
+    secret = identity.read_secret(place.secret)
+    site = Site(place, documents, identity.Identity(secret), f"https://localhost:{port}", programs)
+    computes.seed(site)
+    config = uvicorn.Config(
+        create_app(site),
+        access_log=False,  # app.py writes one line a request, without the query, where signatures travel
+        log_config=None,
+        ssl_certfile=str(place.root / "server.pem"),
+        ssl_keyfile=str(place.root / "server-key.pem"),
+        timeout_keep_alive=120,
+        timeout_graceful_shutdown=GRACE_SECONDS,
+        server_header=False,
+    )
+    try:
+        return _run(site, uvicorn.Server(config), listener)
+    finally:
+        listener.close()
+        documents.close()
+
+
+def _run(site: Site, server: uvicorn.Server, listener: socket.socket) -> bool:
+    """Serve in a thread until a signal comes; False where serving did not begin.
+
+    Signals are ours and not uvicorn's, for the order of things: the engine must be stopped while it can still reach the
+    server, or it would take the silence for a failure of the job.
+    """
+    told = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: told.set())
+
+    def work() -> None:
+        try:
+            server.run(sockets=[listener])
+        finally:
+            told.set()
+
+    thread = threading.Thread(target=work, name="http")
+    thread.start()
+    while not server.started and not told.is_set():
+        time.sleep(0.01)
+    if server.started:
+        _announce(site, listener.getsockname()[1])
+    told.wait()
+    site.training.stop()
+    server.should_exit = True
+    thread.join()
+    return server.started
+
+
+def _announce(site: Site, port: int) -> None:
+    """Say in server.json where the server is, now that it takes connections."""
+    from phift import __version__
+
+    about = {"pid": os.getpid(), "port": port, "created_at": process_start(os.getpid()), "version": __version__}
+    certificates.write_private(site.folder.server_file, json.dumps(about).encode())
+    logger.info("serving %s at %s", site.folder.root, site.base_url)
+
+
+def _listen(documents: Documents) -> socket.socket:
+    """Listen on the port of last time, so that addresses users have kept stay good, else on any free one."""
+    known = documents.get("server")
+    for port in (known.body["port"] if known else 0, 0):
+        listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # Without it the first request of every new TLS connection waits 40 ms; accepted sockets inherit it on Linux.
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        try:
+            listener.bind((HOST, port))
+            listener.listen(128)
+        except OSError:
+            listener.close()
+            if port == 0:
+                raise
+        else:
+            return listener
+    raise AssertionError("the loop returns or raises")
+
+
+def process_start(pid: int) -> float | None:
+    """Return when a process began (seconds since 1970, to a hundredth), or None where that cannot be known."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+        boot = next(line for line in Path("/proc/stat").read_text(encoding="ascii").splitlines() if "btime" in line)
+    except OSError:
+        return None
+    return int(boot.split()[1]) + int(fields[19]) / os.sysconf("SC_CLK_TCK")
+
+
+def main() -> None:
+    """Run the server for the folder on the command line."""
+    if len(sys.argv) != 2:
+        sys.exit("usage: python -m phift.local.server FOLDER")
+    configure_logging()
+    logging.Formatter.converter = time.gmtime
+    sys.exit(serve(Path(sys.argv[1])))
+
+
+if __name__ == "__main__":
+    main()

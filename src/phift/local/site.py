@@ -1,0 +1,47 @@
+"""Everything one running local workspace consists of, handed to every route."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from phift.local.identity import Identity
+from phift.local.state import Documents, Folder
+
+if TYPE_CHECKING:
+    from phift.local.operations import Operations
+    from phift.local.scorers import Scorers
+    from phift.local.training import Training
+
+
+@dataclass(frozen=True)
+class Programs:
+    """The commands of the other processes; tests put small fakes here."""
+
+    server: tuple[str, ...] = (sys.executable, "-m", "phift.local.server")
+    standin: tuple[str, ...] = (sys.executable, "-m", "phift.local.standin")
+    engine: tuple[str, ...] = (sys.executable, "-m", "phift.local.engine")
+    scorer: tuple[str, ...] = (sys.executable, "-m", "phift.local.scorer")
+
+
+@dataclass
+class Site:
+    """The parts of a running local workspace.
+
+    - **base_url**: where it is served, without a slash at the end; nothing that is stored holds it.
+    """
+
+    folder: Folder
+    documents: Documents
+    identity: Identity
+    base_url: str
+    programs: Programs
+    operations: Operations = field(init=False)
+    scorers: Scorers = field(init=False)
+    training: Training = field(init=False)
+
+    @property
+    def host(self) -> str:
+        """The host and port of ``base_url``."""
+        return self.base_url.removeprefix("https://")

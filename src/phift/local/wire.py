@@ -1,0 +1,159 @@
+"""A request, an answer, an error and a route, as the parts of the local workspace see them."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from phift.local.state import Document, Json
+
+if TYPE_CHECKING:
+    from phift.local.site import Site
+
+SUBSCRIPTION = "00000000-0000-0000-0000-000000000000"
+GROUP = "phift"
+WORKSPACE = "local"
+REGISTRY = "azureml"
+LOCATION = "westus2"
+
+_PROVIDER = "providers/Microsoft.MachineLearningServices"
+# Path templates; matching ignores case, as Azure Resource Manager does.
+AT_SUBSCRIPTION = f"/subscriptions/{{subscription}}/{_PROVIDER}"
+AT_GROUP = f"/subscriptions/{{subscription}}/resourceGroups/{{group}}/{_PROVIDER}"
+AT_WORKSPACE = f"{AT_GROUP}/workspaces/{{workspace}}"
+WORKSPACE_ID = f"/subscriptions/{SUBSCRIPTION}/resourceGroups/{GROUP}/{_PROVIDER}/workspaces/{WORKSPACE}"
+
+
+class WireError(Exception):
+    """An answer that is an error: HTTP status, Azure's code, a message for the user.
+
+    - **inner**: the code inside, where Azure gives one.
+    """
+
+    def __init__(
+        self, status: int, code: str, message: str, headers: Mapping[str, str] | None = None, *, inner: str = ""
+    ) -> None:
+        super().__init__(message)
+        self.inner = inner
+        self.status = status
+        self.code = code
+        self.message = message
+        self.headers = dict(headers or {})
+
+
+def cloud_name(base_url: str) -> str:
+    """Return the name of the cloud that a workspace is for the SDK.
+
+    It holds the port: the SDK keeps clouds by name for the life of a process and never changes one, so a second
+    workspace, or the same one on another port, would be taken for the first.
+    """
+    return f"PhiftLocal{base_url.rpartition(':')[2]}"
+
+
+def not_found(kind: str, name: str) -> WireError:
+    """Return the error for a resource that is not there."""
+    return WireError(404, "ResourceNotFound", f"The {kind} '{name}' was not found in workspace '{WORKSPACE}'.")
+
+
+def user_error(message: str) -> WireError:
+    """Return the error for a request that cannot be granted as it is."""
+    return WireError(400, "UserError", message)
+
+
+@dataclass(frozen=True)
+class Call:
+    """One request."""
+
+    method: str
+    path: str
+    query: Mapping[str, str]
+    headers: Mapping[str, str]
+    body: bytes
+    params: Mapping[str, str] = field(default_factory=dict)
+
+    def json(self) -> Json:
+        """Return the body as a JSON object."""
+        try:
+            value = json.loads(self.body or b"{}")
+        except ValueError as error:
+            raise WireError(400, "InvalidRequestContent", "The request content is not valid JSON.") from error
+        if not isinstance(value, dict):
+            raise WireError(400, "InvalidRequestContent", "The request content is not a JSON object.")
+        return value
+
+    def __getitem__(self, name: str) -> str:
+        """Return a part of the path, or an empty text."""
+        return self.params.get(name, "")
+
+
+@dataclass(frozen=True)
+class Reply:
+    """One answer: a JSON value, bytes, or a stream of bytes with its length in the headers."""
+
+    body: Any = None
+    status: int = 200
+    headers: Mapping[str, str] = field(default_factory=dict)
+    media_type: str = "application/json"
+    stream: Iterator[bytes] | None = None
+
+
+Handler = Callable[["Site", Call], Reply]
+
+
+@dataclass(frozen=True)
+class Route:
+    """A method and path template, and what answers there.
+
+    - **anonymous**: no bearer token is asked for; the handler checks the caller itself, or anybody may call.
+    """
+
+    method: str
+    template: str
+    handler: Handler
+    anonymous: bool = False
+
+    def pattern(self) -> re.Pattern[str]:
+        """Return the compiled template: ``{name}`` is one segment, ``{name...}`` the rest of the path."""
+        text = re.escape(self.template).replace(r"\{", "{").replace(r"\}", "}").replace(r"\.\.\.}", "...}")
+        text = re.sub(r"\{(\w+)\.\.\.\}", r"(?P<\1>.+)", text)
+        return re.compile(re.sub(r"\{(\w+)\}", r"(?P<\1>[^/]+)", text) + "/?", re.IGNORECASE)
+
+
+def timestamp(seconds: float | None = None) -> str:
+    """Return a time as Azure writes it."""
+    seconds = time.time() if seconds is None else seconds
+    whole, fraction = divmod(seconds, 1)
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(whole)) + f".{int(fraction * 1e6):06d}+00:00"
+
+
+def resource(document: Document, collection: str, properties: Json, **more: Any) -> Json:
+    """Return a workspace resource as Azure Resource Manager shows it."""
+    return {
+        "id": f"{WORKSPACE_ID}/{document.key}",
+        "name": document.name,
+        "type": f"Microsoft.MachineLearningServices/workspaces/{collection}",
+        "properties": properties,
+        "systemData": system_data(document),
+        **more,
+    }
+
+
+def system_data(document: Document) -> Json:
+    """Return who made a document and when."""
+    return {
+        "createdBy": "local user",
+        "createdByType": "User",
+        "createdAt": timestamp(document.created),
+        "lastModifiedBy": "local user",
+        "lastModifiedByType": "User",
+        "lastModifiedAt": timestamp(document.modified),
+    }
+
+
+def page(values: list[Json]) -> Reply:
+    """Return a list as one page."""
+    return Reply({"value": values, "nextLink": None})

@@ -1,0 +1,321 @@
+"""Starting, stopping and finding a local workspace's server."""
+
+from __future__ import annotations
+
+import fcntl
+import importlib.util
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from phift import errors
+from phift.local.state import Documents, Folder
+from phift.local.wire import GROUP, REGISTRY, SUBSCRIPTION, WORKSPACE, cloud_name
+
+if TYPE_CHECKING:
+    from phift.local.site import Programs
+
+# What the extra "local" brings; asked for by name, so that nothing of it is imported here.
+_NEEDED = ("cryptography", "starlette", "uvicorn", "torch", "transformers", "peft")
+_LOG_TAIL = 30
+_START_LOCK = "start.lock"
+
+
+@dataclass(frozen=True)
+class Connection:
+    """How to reach a running local workspace.
+
+    - **base_url**: its address, without a slash at the end.
+    - **ca_bundle**: the certificate authorities to trust: the machine's and the workspace's own.
+    - **folder**: its state folder.
+    """
+
+    base_url: str
+    ca_bundle: Path
+    folder: Path
+    subscription_id: str = SUBSCRIPTION
+    resource_group: str = GROUP
+    workspace_name: str = WORKSPACE
+    registry_name: str = REGISTRY
+
+    @property
+    def cloud_name(self) -> str:
+        """The name of this workspace's cloud, for ``MLClient(cloud=...)``."""
+        return cloud_name(self.base_url)
+
+    @property
+    def cloud_metadata(self) -> dict[str, str]:
+        """The addresses for ``MLClient(cloud=connection.cloud_name, cloud_metadata=connection.cloud_metadata)``."""
+        from phift.local.arm import cloud_metadata
+
+        return cloud_metadata(self.base_url)
+
+    def secret(self) -> str:
+        """Return the value of the identity header, read anew; it is never part of this object's repr."""
+        return Folder(self.folder).secret.read_text(encoding="ascii").strip()
+
+    def environment(self) -> dict[str, str]:
+        """Return the variables with which unmodified Azure ML programs talk to this workspace.
+
+        ``IDENTITY_HEADER`` is a secret: whoever has it may do everything in the workspace.
+        """
+        from phift.local.arm import tracking_uri
+
+        return {
+            "ARM_CLOUD_METADATA_URL": f"{self.base_url}/metadata/endpoints?api-version=2019-05-01",
+            "REGISTRY_DISCOVERY_ENDPOINT_URL": f"{self.base_url}/",
+            "REQUESTS_CA_BUNDLE": str(self.ca_bundle),
+            "IDENTITY_ENDPOINT": f"{self.base_url}/msi/token",
+            "IDENTITY_HEADER": self.secret(),
+            "AZURE_SUBSCRIPTION_ID": self.subscription_id,
+            "AZURE_RESOURCE_GROUP": self.resource_group,
+            "AZUREML_WORKSPACE_NAME": self.workspace_name,
+            "MLFLOW_TRACKING_URI": tracking_uri(self.base_url),
+        }
+
+
+@dataclass(frozen=True)
+class LocalStatus:
+    """What a local workspace is doing.
+
+    - **jobs**: how many jobs there are, by status.
+    - **endpoints**: the endpoints' names, each with its deployments' names.
+    """
+
+    folder: Path
+    running: bool
+    pid: int | None = None
+    address: str | None = None
+    started_at: float | None = None
+    jobs: dict[str, int] = field(default_factory=dict)
+    endpoints: dict[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+class LocalWorkspace:
+    """A local workspace: a folder and the server process that serves it.
+
+    - **folder**: where its state lives; by default ``$PHIFT_LOCAL_HOME``, else the user's data folder.
+    - **programs**: the commands of its processes, for tests.
+    """
+
+    def __init__(self, folder: Path | None = None, *, programs: Programs | None = None) -> None:
+        self.folder = (folder or _default_folder()).expanduser().absolute()
+        self._programs = programs
+        self._place = Folder(self.folder)
+
+    def __repr__(self) -> str:
+        return f"LocalWorkspace({str(self.folder)!r})"
+
+    def up(self, on_event: Callable[[str], None] | None = None, timeout: float = 60) -> Connection:
+        """Start the server unless it runs, and return how to reach it.
+
+        - **on_event**: called with a line of text for each thing that takes time.
+        - **timeout**: how many seconds the server may take to answer, without the making of the models.
+
+        Raises `phift.errors.MissingDependency` where the extra ``local`` is not installed, and
+        `phift.errors.LocalWorkspaceError` with the end of the server's log where it does not come up.
+        """
+        from phift.local.identity import read_secret
+
+        say = on_event or (lambda _text: None)
+        self._check_dependencies()
+        self._make_folder()
+        with self._start_lock():
+            read_secret(self._place.secret)
+            if self._running() is None:
+                self._make_models(say)
+                say("starting the local workspace")
+                self._start(timeout)
+                say("the local workspace is running")
+        return self.connection()
+
+    def down(self, timeout: float = 20) -> bool:
+        """Stop the server; False where none was running. A job in progress is stopped and goes on at the next up.
+
+        - **timeout**: seconds to wait before the server is killed.
+        """
+        if not self.folder.is_dir():
+            return False
+        with self._start_lock():
+            running = self._running()
+            if running is None:
+                return False
+            pid = running["pid"]
+            _signal(pid, signal.SIGTERM)
+            if not self._wait_stopped(timeout):
+                _signal(pid, signal.SIGKILL)
+                self._wait_stopped(5)
+            return True
+
+    def status(self) -> LocalStatus:
+        """Return what the workspace is doing, also when it is not running."""
+        running = self._running()
+        jobs, endpoints = self._contents()
+        if running is None:
+            return LocalStatus(self.folder, running=False, jobs=jobs, endpoints=endpoints)
+        address = f"https://localhost:{running['port']}"
+        started = running.get("created_at")
+        return LocalStatus(self.folder, True, running["pid"], address, started, jobs, endpoints)
+
+    def reset(self) -> None:
+        """Stop the server and delete everything: jobs, models, endpoints, uploads. The folder itself goes too.
+
+        Raises `phift.errors.LocalWorkspaceError` for a folder that is not a local workspace's.
+        """
+        if not self.folder.exists():
+            return
+        if not (self._place.secret.is_file() and (self.folder / _START_LOCK).is_file()):
+            what = "This folder is not a local workspace's; nothing was deleted."
+            raise errors.LocalWorkspaceError(what, where=str(self.folder), fix="name the right folder")
+        self.down()
+        shutil.rmtree(self.folder)
+
+    def connection(self) -> Connection:
+        """Return how to reach the running server; raises `phift.errors.LocalWorkspaceNotRunning` where none runs."""
+        running = self._running()
+        if running is None:
+            what = "No local workspace is running in this folder."
+            raise errors.LocalWorkspaceNotRunning(what, where=str(self.folder), fix="start it: phift local up")
+        return Connection(f"https://localhost:{running['port']}", self._place.bundle, self.folder)
+
+    def _check_dependencies(self) -> None:
+        missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
+        if missing:
+            what = f"The local workspace needs packages that are not installed: {', '.join(missing)}."
+            raise errors.MissingDependency(what, fix="pip install 'phift[local]'")
+
+    def _make_folder(self) -> None:
+        others = {path.name for path in self.folder.iterdir()} - {_START_LOCK} if self.folder.is_dir() else set()
+        if others and not self._place.secret.exists():
+            what = "This folder holds other things; a local workspace wants an empty or a new one."
+            raise errors.LocalWorkspaceError(what, where=str(self.folder), fix="name another folder")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.folder.chmod(0o700)
+
+    def _make_models(self, say: Callable[[str], None]) -> None:
+        from phift.local.registry import standins
+
+        missing = [name for name in standins() if not (self._place.registry / name).is_dir()]
+        if not missing:
+            return
+        say(f"making the stand-in models {', '.join(missing)} (once, some ten seconds)")
+        command = [*self._commands().standin, str(self._place.registry), *missing]
+        made = subprocess.run(  # noqa: S603 - our own program and our own names
+            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+        )
+        if made.returncode != 0:
+            what = f"The stand-in models could not be made:\n{_tail(made.stderr)}"
+            raise errors.LocalWorkspaceError(what, where=str(self._place.registry), fix="report this")
+
+    def _commands(self) -> Programs:
+        from phift.local.site import Programs
+
+        return self._programs or Programs()
+
+    def _start(self, timeout: float) -> None:
+        command = [*self._commands().server, str(self.folder)]
+        with self._place.log.open("ab") as log:
+            self._place.log.chmod(0o600)
+            server = subprocess.Popen(  # noqa: S603 - our own program and a folder's path
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, cwd=self.folder
+            )
+        deadline = time.monotonic() + timeout
+        while time.monotonic() < deadline:
+            if self._running() is not None:
+                # The server outlives this process on purpose; without this, forgetting it would warn.
+                server.returncode = 0
+                return
+            if server.poll() is not None:
+                raise self._not_started(f"The local workspace ended at its start (exit code {server.returncode}).")
+            time.sleep(0.02)
+        server.kill()
+        server.wait()
+        raise self._not_started(f"The local workspace did not answer within {timeout:.0f} s.")
+
+    def _not_started(self, what: str) -> errors.LocalWorkspaceError:
+        tail = _tail(self._place.log.read_text(encoding="utf-8", errors="replace"))
+        return errors.LocalWorkspaceError(
+            f"{what} The end of its log:\n{tail}", where=str(self._place.log), fix="read the log, then try again"
+        )
+
+    def _running(self) -> dict[str, Any] | None:
+        """Return the running server's description, or None.
+
+        The server holds a lock as long as it lives, so neither a crash nor a pid that somebody else has now deceives.
+        """
+        if not self._place.server_lock.exists() or not _locked(self._place.server_lock):
+            return None
+        try:
+            described: dict[str, Any] = json.loads(self._place.server_file.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+        return described
+
+    def _wait_stopped(self, timeout: float) -> bool:
+        deadline = time.monotonic() + timeout
+        while time.monotonic() < deadline:
+            if not _locked(self._place.server_lock):
+                return True
+            time.sleep(0.02)
+        return False
+
+    @contextmanager
+    def _start_lock(self) -> Iterator[None]:
+        """Let one process at a time start or stop the server of this folder."""
+        with (self.folder / _START_LOCK).open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    def _contents(self) -> tuple[dict[str, int], dict[str, tuple[str, ...]]]:
+        if not self._place.database.exists():
+            return {}, {}
+        documents = Documents(self._place.database)
+        try:
+            runs = (documents.get(f"runs/{job.name}") for job in documents.children("jobs"))
+            jobs: dict[str, int] = {}
+            for run in runs:
+                if run is not None:
+                    jobs[run.body["status"]] = jobs.get(run.body["status"], 0) + 1
+            endpoints = {
+                endpoint.name: tuple(found.name for found in documents.children(f"{endpoint.key}/deployments"))
+                for endpoint in documents.children("onlineEndpoints")
+            }
+        finally:
+            documents.close()
+        return jobs, endpoints
+
+
+def _default_folder() -> Path:
+    import platformdirs
+
+    named = os.environ.get("PHIFT_LOCAL_HOME")
+    return Path(named) if named else platformdirs.user_data_path("phift") / "local"
+
+
+def _locked(path: Path) -> bool:
+    """Tell whether some process holds the lock on a file."""
+    with path.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        return False
+
+
+def _signal(pid: int, number: signal.Signals) -> None:
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        return
+
+
+def _tail(text: str) -> str:
+    return "\n".join(text.splitlines()[-_LOG_TAIL:])

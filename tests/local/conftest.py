@@ -1,0 +1,59 @@
+"""A running local workspace, with the real programs or with fakes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from fakes.server import programs
+from running import Local
+
+from phift.local import LocalWorkspace
+
+
+@pytest.fixture(scope="session")
+def quiet_sdk() -> Iterator[None]:
+    """Keep what the SDK's clients set in the environment inside the tests."""
+    names = ("AZUREML_CURRENT_CLOUD", "REQUESTS_CA_BUNDLE")
+    before = {name: os.environ.get(name) for name in names}
+    yield
+    for name, value in before.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+
+
+def _running(folder: Path, workspace: LocalWorkspace) -> Iterator[Local]:
+    connection = workspace.up()
+    os.environ["REQUESTS_CA_BUNDLE"] = str(connection.ca_bundle)
+    try:
+        yield Local(workspace, connection)
+    finally:
+        workspace.down()
+
+
+@pytest.fixture(scope="session")
+def workspace(tmp_path_factory: pytest.TempPathFactory, quiet_sdk: None) -> Iterator[Local]:
+    """A running local workspace that really trains."""
+    folder = tmp_path_factory.mktemp("local") / "workspace"
+    yield from _running(folder, LocalWorkspace(folder))
+
+
+@pytest.fixture(scope="session")
+def local(tmp_path_factory: pytest.TempPathFactory, quiet_sdk: None) -> Iterator[Local]:
+    """A running local workspace whose engine, scorer and models are fakes; everything else is real."""
+    folder = tmp_path_factory.mktemp("fake") / "workspace"
+    yield from _running(folder, LocalWorkspace(folder, programs=programs()))
+
+
+@pytest.fixture
+def own_local(tmp_path: Path, quiet_sdk: None) -> Iterator[Local]:
+    """As ``local``, for one test alone: it may stop, kill and start it."""
+    before = os.environ.get("REQUESTS_CA_BUNDLE")
+    folder = tmp_path / "workspace"
+    yield from _running(folder, LocalWorkspace(folder, programs=programs()))
+    if before is not None:
+        os.environ["REQUESTS_CA_BUNDLE"] = before

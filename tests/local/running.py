@@ -1,0 +1,69 @@
+"""A running local workspace and what tests do to it."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import requests
+
+from phift.local import Connection, LocalCredential, LocalWorkspace
+
+with warnings.catch_warnings():
+    # Its libraries warn about themselves when they are first imported; that is nothing of ours.
+    warnings.simplefilter("ignore")
+    from azure.ai.ml import MLClient
+
+
+@dataclass(frozen=True)
+class Local:
+    """A running local workspace and the SDK's clients for it."""
+
+    workspace: LocalWorkspace
+    connection: Connection
+
+    @property
+    def options(self) -> dict[str, Any]:
+        connection = self.connection
+        cloud = {"cloud": connection.cloud_name, "cloud_metadata": connection.cloud_metadata}
+        return {**cloud, "polling_interval": 0.05, "enable_telemetry": False, "show_progress": False}
+
+    @cached_property
+    def client(self) -> Any:
+        connection = self.connection
+        names = (connection.subscription_id, connection.resource_group, connection.workspace_name)
+        return MLClient(LocalCredential(connection), *names, **self.options)
+
+    @cached_property
+    def registry(self) -> Any:
+        return MLClient(LocalCredential(self.connection), registry_name="azureml", **self.options)
+
+    @property
+    def arm(self) -> str:
+        connection = self.connection
+        group = f"/subscriptions/{connection.subscription_id}/resourceGroups/{connection.resource_group}"
+        return f"{group}/providers/Microsoft.MachineLearningServices/workspaces/{connection.workspace_name}"
+
+    def request(self, method: str, path: str, *, token: str | None = None, **options: Any) -> requests.Response:
+        """Send a request with a bearer token of ours, or the one given; an empty one is left away."""
+        if token is None:
+            token = LocalCredential(self.connection).get_token("https://management.azure.com/.default").token
+        headers = {**({"Authorization": f"Bearer {token}"} if token else {}), **options.pop("headers", {})}
+        url = path if path.startswith("https:") else self.connection.base_url + path
+        return requests.request(
+            method, url, headers=headers, verify=str(self.connection.ca_bundle), timeout=30, **options
+        )
+
+    def wait(self, job: str, *statuses: str, seconds: float = 20) -> str:
+        """Wait until a job has one of the statuses, by default an ended one."""
+        wanted = statuses or ("Completed", "Failed", "Canceled")
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            status = str(self.request("GET", f"{self.arm}/jobs/{job}").json()["properties"]["status"])
+            if status in wanted:
+                return status
+            time.sleep(0.05)
+        raise AssertionError(f"{job} is {status}, not one of {wanted}")

@@ -1,0 +1,174 @@
+"""Stand-ins and the scorer, on an untrained model: its answers mean nothing, but they must be the same ones."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from phift.local import scorer, standin
+from phift.local.scorer import Sampling, Scorer
+
+pytestmark = pytest.mark.slow
+
+NAMES = ("Phi-3-mini-4k-instruct", "Phi-4-mini-instruct")
+SHORT = {"max_new_tokens": 12}
+
+
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("registry")
+    command = [sys.executable, "-m", "phift.local.standin", str(folder), *NAMES]
+    subprocess.run(command, check=True, timeout=120)  # noqa: S603 - our own program
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(registry: Path) -> Scorer:
+    return Scorer(registry / NAMES[0])
+
+
+def user(text: str) -> list[dict[str, str]]:
+    return [{"role": "user", "content": text}]
+
+
+QUESTIONS = [user(text) for text in ("a", "What is the symbol of iron?", "Grüße, 世界 🌍", "long " * 60, "b c d")]
+
+
+def weights(folder: Path) -> bytes:
+    return (folder / "model" / "model.safetensors").read_bytes()
+
+
+def test_a_name_gives_the_weights(registry: Path, tmp_path: Path) -> None:
+    standin.write_checkpoint(tmp_path, NAMES[0])
+    assert (tmp_path / "model.safetensors").read_bytes() == weights(registry / NAMES[0])
+    assert weights(registry / NAMES[0]) != weights(registry / NAMES[1])
+
+
+def test_nothing_is_left_of_the_building(registry: Path) -> None:
+    assert {path.name for path in registry.iterdir()} == set(NAMES)
+
+
+@pytest.mark.parametrize("text", ["iron", "Grüße, 世界 🌍", "\x00\x7f\t\n", "<b>&amp;"])
+def test_the_tokenizer_takes_any_text(registry: Path, text: str) -> None:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(registry / NAMES[0] / "components" / "tokenizer")
+    assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
+def test_the_chat_format(registry: Path) -> None:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(registry / NAMES[1] / "components" / "tokenizer")
+    messages = [{"role": "system", "content": "s"}, {"role": "user", "content": "u"}]
+    opened = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    assert opened == "<|system|>\ns<|end|>\n<|user|>\nu<|end|>\n<|assistant|>\n"
+    closed = tokenizer.apply_chat_template(messages[1:], tokenize=False)
+    assert closed == "<|user|>\nu<|end|>\n<|endoftext|>"
+
+
+def test_a_batch_answers_like_one_by_one(model: Scorer) -> None:
+    together = model.answer(QUESTIONS * 8, SHORT)
+    assert together == [text for question in QUESTIONS for text in model.answer([question], SHORT)] * 8
+
+
+def test_greedy_is_the_default_and_repeats(model: Scorer) -> None:
+    assert model.answer(QUESTIONS, SHORT) == model.answer(QUESTIONS, SHORT)
+    cold = {**SHORT, "do_sample": True, "temperature": 0}
+    assert model.answer(QUESTIONS, cold) == model.answer(QUESTIONS, SHORT)
+
+
+def test_sampling_varies(model: Scorer) -> None:
+    hot = {**SHORT, "do_sample": True, "temperature": 2.0, "top_p": 1.0}
+    assert model.answer(QUESTIONS, hot) != model.answer(QUESTIONS, hot)
+
+
+def test_system_text_is_read_with_the_first_question(model: Scorer) -> None:
+    system = {"role": "system", "content": "be brief"}
+    merged = model.answer([user("be brief\n\nhello")], SHORT)
+    assert model.answer([[system, *user("hello")]], SHORT) == merged
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {"max_new_tokens": 0},
+        {"max_new_tokens": 1.5},
+        {"max_new_tokens": True},
+        {"do_sample": "false"},
+        {"temperature": -1},
+        {"temperature": float("nan")},
+        {"top_p": 0},
+        {"top_p": 1.1},
+        {"no_such": 1},
+        [],
+    ],
+)
+def test_parameters_that_mean_nothing(parameters: Any) -> None:
+    with pytest.raises(ValueError, match=r".+"):
+        Sampling.read(parameters)
+
+
+def converse(folder: Path, *lines: str) -> list[dict[str, Any]]:
+    replies = io.StringIO()
+    scorer.main(folder, io.StringIO("".join(f"{line}\n" for line in lines)), replies)
+    return [json.loads(line) for line in replies.getvalue().splitlines()]
+
+
+def request(conversations: Any, **parameters: Any) -> str:
+    return json.dumps({"id": 7, "conversations": conversations, "parameters": {**SHORT, **parameters}})
+
+
+def test_what_cannot_be_answered_is_said_and_the_rest_is_answered(registry: Path) -> None:
+    ready, *replies = converse(
+        registry / NAMES[0],
+        "{",
+        "[]",
+        request([]),
+        request([[{"role": "assistant", "content": "secret"}]]),
+        request([user("far too long " * 4000)]),
+        request([user("\ud800")]),
+        request([user("a")], top_p=7),
+        request([user("a")]),
+    )
+    assert ready == {"ready": True}
+    assert [reply["id"] for reply in replies] == [None, None, 7, 7, 7, 7, 7, 7]
+    assert all(set(reply) == {"id", "error"} and reply["error"]["message"] for reply in replies[:-1])
+    assert "secret" not in json.dumps(replies)
+    assert set(replies[-1]) == {"id", "texts"}
+
+
+def test_a_folder_without_a_model(tmp_path: Path) -> None:
+    assert converse(tmp_path)[0]["error"]["message"].startswith("The folder is not an MLflow model")
+
+
+@pytest.fixture
+def process(registry: Path) -> Iterator[subprocess.Popen[str]]:
+    command = [sys.executable, "-m", "phift.local.scorer", str(registry / NAMES[0])]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(  # noqa: S603 - our own program
+        command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, encoding="utf-8"
+    ) as running:
+        yield running
+
+
+def test_the_process(process: subprocess.Popen[str], model: Scorer) -> None:
+    assert process.stdin is not None
+    assert process.stdout is not None
+    assert process.stderr is not None
+    assert json.loads(process.stdout.readline()) == {"ready": True}
+    process.stdin.write(request(QUESTIONS) + "\n")
+    process.stdin.flush()
+    assert json.loads(process.stdout.readline()) == {"id": 7, "texts": model.answer(QUESTIONS, SHORT)}
+    process.stdin.close()
+    assert process.wait(timeout=10) == 0
+    log = process.stderr.read()
+    assert "request 7: 5 conversations" in log
+    assert "iron" not in log

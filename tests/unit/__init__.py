@@ -1,0 +1,1 @@
+"""Tests of single modules, with fakes and without a network."""

@@ -1,0 +1,189 @@
+from __future__ import annotations
+
+import datetime
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from phift import chat
+
+USER = {"role": "user", "content": "What is the symbol of gold?"}
+ASSISTANT = {"role": "assistant", "content": "Au"}
+SYSTEM = {"role": "system", "content": "You are brief."}
+CALL = {"role": "assistant", "content": None, "tool_calls": [{"id": "1", "function": {"name": "look_up"}}]}
+TOOL = {"role": "tool", "content": "79", "tool_call_id": "1"}
+
+
+def row(*messages: Any, **columns: Any) -> bytes:
+    return json.dumps({"messages": list(messages), **columns}).encode()
+
+
+def written(line: bytes) -> Any:
+    return json.loads(chat.from_json(line).line)
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        (USER, ASSISTANT),
+        (SYSTEM, USER, ASSISTANT),
+        (USER, ASSISTANT, USER, ASSISTANT),
+        (USER, CALL, TOOL, ASSISTANT),
+        (USER, CALL, TOOL, TOOL, CALL, TOOL, ASSISTANT, USER, ASSISTANT),
+        (USER, CALL),
+    ],
+    ids=lambda messages: "-".join(message["role"] for message in messages),
+)
+def test_a_good_conversation_is_kept(messages: tuple[dict[str, Any], ...]) -> None:
+    kept = [{key: value for key, value in message.items() if value is not None} for message in messages]
+    assert written(row(*messages)) == {"messages": kept}
+    assert json.loads(chat.from_values({"messages": list(messages)}).line) == {"messages": kept}
+
+
+SECRET = "my own words"
+
+BAD = [
+    (row(), "it has 0 messages; at least 2 are needed"),
+    (row(ASSISTANT), "it has 1 message; at least 2 are needed"),
+    (row(USER, USER), "messages[1]: after user comes assistant, not user"),
+    (row(ASSISTANT, USER), "messages[0]: a conversation starts with system or user, not assistant"),
+    (row(USER, SYSTEM, ASSISTANT), "messages[1]: after user comes assistant, not system"),
+    (row(SYSTEM, ASSISTANT), "messages[1]: after system comes user, not assistant"),
+    (row(USER, ASSISTANT, ASSISTANT), "messages[2]: after assistant comes user, not assistant"),
+    (row(USER, ASSISTANT, TOOL, ASSISTANT), "messages[2]: after assistant comes user, not tool"),
+    (row(USER, CALL, ASSISTANT), "messages[2]: after tool call comes tool, not assistant"),
+    (row(USER, ASSISTANT, USER), "the last message is from user, not from assistant"),
+    (row(USER, {"role": "assistant", "content": " \n\t"}), "messages[1]: the assistant message has no text"),
+    (row(USER, {"role": "assistant", "content": None}), "messages[1]: the assistant message has no text"),
+    (row(USER, {"role": "assistant"}), "messages[1]: the assistant message has no text"),
+    (row({"role": "user", "content": ""}, ASSISTANT), "messages[0]: the user message has no text"),
+    (row({**USER, "tool_calls": [1]}, ASSISTANT), "messages[0]: only the assistant calls tools, not user"),
+    (
+        row(USER, {"role": SECRET, "content": SECRET}),
+        "messages[1].role: the role is none of system, user, assistant and tool",
+    ),
+    (row(USER, {"content": SECRET}), "messages[1]: Object missing required field `role`"),
+    (row(USER, {"role": "assistant", "content": 3}), "messages[1].content: Expected `str | null`, got `int`"),
+    (row(USER, SECRET), "messages[1]: Expected `object`, got `str`"),
+    (json.dumps({"messages": SECRET}).encode(), "Expected `array`, got `str`"),
+    (json.dumps([USER, ASSISTANT]).encode(), "Expected `object`, got `array`"),
+    (json.dumps({"text": SECRET}).encode(), "it has no `messages`"),
+    (row(USER, ASSISTANT)[:-1], "it is not JSON: Input data was truncated"),
+    (row(USER, ASSISTANT) + b"}", "it is not JSON: JSON is malformed: trailing characters"),
+    (row(USER, {"role": "assistant", "content": "caf\xe9"}, x="\xe9").replace(b"\\u00e9", b"\xe9"), "it is not UTF-8"),
+    (row(USER, {"role": "assistant", "content": "a\udc00"}), "it is not JSON: JSON is malformed"),
+    (b'{"messages":' + b"[" * 100_000 + b"]" * 100_000 + b"}", "it is nested too deeply"),
+    (row(USER, ASSISTANT, tools="none"), "`tools` is not a list"),
+]
+
+
+@pytest.mark.parametrize(("line", "reason"), BAD, ids=[reason for _, reason in BAD])
+def test_a_bad_row_is_refused_with_a_reason_that_quotes_nothing(line: bytes, reason: str) -> None:
+    with pytest.raises(chat.InvalidRow) as caught:
+        chat.from_json(line)
+    assert str(caught.value).startswith(reason)
+    assert SECRET not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        ({"messages": None}, "Expected `array`, got `null`"),
+        ({"messages": [USER, None]}, "messages[1]: Expected `object`, got `null`"),
+        ({"messages": [USER, {"role": SECRET, "content": "a"}]}, "messages[1].role: the role is none of"),
+        ({"messages": [USER]}, "it has 1 message"),
+        ({"messages": [USER, {**ASSISTANT, "extra": object()}]}, "it holds a value that JSON cannot hold (TypeError)"),
+        ({"text": SECRET}, "it has no `messages`"),
+    ],
+)
+def test_bad_values_are_refused(values: dict[str, Any], reason: str) -> None:
+    with pytest.raises(chat.InvalidRow) as caught:
+        chat.from_values(values)
+    assert str(caught.value).startswith(reason)
+    assert SECRET not in str(caught.value)
+
+
+def test_a_row_without_messages_tells_its_columns() -> None:
+    with pytest.raises(chat.MissingMessages) as caught:
+        chat.from_json(b'{"prompt": "a", "completion": "b"}')
+    assert caught.value.columns == ("prompt", "completion")
+
+
+def test_only_messages_and_tools_are_written() -> None:
+    tools = [{"type": "function", "function": {"name": "look_up"}}]
+    checked = chat.from_json(row(USER, ASSISTANT, tools=tools, prompt_id="x"))
+    assert json.loads(checked.line) == {"messages": [USER, ASSISTANT], "tools": tools}
+    assert checked.ignored == ("prompt_id",)
+    values = chat.from_values({"messages": [USER, ASSISTANT], "tools": tools, "prompt_id": "x"})
+    assert json.loads(values.line) == json.loads(checked.line)
+    assert values.ignored == ("prompt_id",)
+
+
+def test_empty_tools_are_left_out() -> None:
+    assert written(row(USER, ASSISTANT, tools=None)) == {"messages": [USER, ASSISTANT]}
+
+
+def test_null_keys_of_a_message_go_and_other_nulls_stay() -> None:
+    told = {"role": "assistant", "content": "null", "thinking": None, "name": "x"}
+    called = {**CALL, "tool_calls": [{"id": None}]}
+    assert written(row(USER, called, TOOL, told)) == {
+        "messages": [
+            USER,
+            {"role": "assistant", "tool_calls": [{"id": None}]},
+            TOOL,
+            {"role": "assistant", "content": "null", "name": "x"},
+        ]
+    }
+
+
+def test_the_digest_is_of_the_words_and_not_of_the_formatting() -> None:
+    spaced = json.dumps({"messages": [USER, ASSISTANT]}, indent=1).replace("\n", " ").encode()
+    one = chat.from_json(row(USER, ASSISTANT)).digest
+    assert chat.from_json(spaced).digest == one
+    assert chat.from_values({"messages": [USER, ASSISTANT]}).digest == one
+    assert chat.from_json(row(USER, {**ASSISTANT, "content": "Ag"})).digest != one
+    assert chat.from_json(row(USER, CALL)).digest != chat.from_json(row(USER, {**CALL, "tool_calls": [1]})).digest
+
+
+def test_dates_from_arrow_become_text() -> None:
+    told = {**ASSISTANT, "at": datetime.date(2026, 1, 2)}
+    assert json.loads(chat.from_values({"messages": [USER, told]}).line)["messages"][1]["at"] == "2026-01-02"
+
+
+TEXT = st.text(min_size=1).filter(lambda text: not text.isspace())
+
+
+@given(st.lists(st.tuples(TEXT, TEXT), min_size=1, max_size=4), st.booleans())
+def test_any_text_comes_through_unchanged(pairs: list[tuple[str, str]], ascii_only: bool) -> None:
+    messages = [
+        {"role": role, "content": text}
+        for pair in pairs
+        for role, text in zip(("user", "assistant"), pair, strict=True)
+    ]
+    line = json.dumps({"messages": messages}, ensure_ascii=ascii_only).encode()
+    checked = chat.from_json(line)
+    assert json.loads(checked.line) == {"messages": messages}
+    assert checked.line.count(b"\n") == 1
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.sampled_from(["role", "content", "messages", "x"]), inner),
+)
+
+
+@given(st.fixed_dictionaries({"messages": JSON}))
+def test_anything_else_is_refused_and_never_breaks_the_reader(values: dict[str, Any]) -> None:
+    with pytest.raises(chat.InvalidRow):
+        chat.from_json(json.dumps(values).encode())
+    with pytest.raises(chat.InvalidRow):
+        chat.from_values(values)
+
+
+@given(st.binary())
+def test_no_bytes_break_the_reader(line: bytes) -> None:
+    with pytest.raises(chat.InvalidRow):
+        chat.from_json(line)

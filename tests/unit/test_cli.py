@@ -1,0 +1,265 @@
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+import phift
+from phift.cli import main
+from phift.errors import LocalWorkspaceNotRunning
+from unit.fakes import Fakes, http_error, write_rows
+from unit.loopback import Reply, Script
+
+YAML = """
+model: Phi-4
+compute: {compute}
+data: {{train: rows.jsonl}}
+parameters: {parameters}
+"""
+
+
+def invoke(*arguments: object, **options: Any) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments], **options)
+
+
+@pytest.fixture(autouse=True)
+def _process_as_it_was() -> Iterator[None]:
+    """Undo what the command line does to its process."""
+    handler, level = signal.getsignal(signal.SIGTERM), logging.getLogger("azure").level
+    yield
+    signal.signal(signal.SIGTERM, handler)
+    logging.getLogger("azure").setLevel(level)
+
+
+@pytest.fixture
+def fakes(monkeypatch: pytest.MonkeyPatch) -> Fakes:
+    """Fakes that every run connects to."""
+    made = Fakes()
+    monkeypatch.setattr("phift.run.connect", lambda _config: made.clients)
+    return made
+
+
+def write_config(folder: Path, compute: str = "gpu-cluster", parameters: str = "{}") -> Path:
+    write_rows(folder / "rows.jsonl", 30)
+    path = folder / "run.yaml"
+    path.write_text(YAML.format(compute=compute, parameters=parameters))
+    return path
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    return write_config(tmp_path)
+
+
+def test_the_version_is_the_packages() -> None:
+    assert invoke("--version").output.strip().endswith(phift.__version__)
+
+
+@pytest.mark.usefixtures("fakes")
+def test_a_check_without_errors_shows_the_plan(config: Path) -> None:
+    result = invoke("check", config)
+    assert result.exit_code == 0
+    assert "PARAMETER_DROPPED" in result.output
+    assert "24 train, 3 validation, 3 test rows" in result.output
+
+
+@pytest.mark.usefixtures("fakes")
+def test_a_check_with_errors_exits_1_and_shows_no_plan(tmp_path: Path) -> None:
+    result = invoke("check", write_config(tmp_path, parameters="{optim: sgd}"))
+    assert result.exit_code == 1
+    assert "PARAMETER_VALUE" in result.output
+    assert "24 train" not in result.output
+
+
+@pytest.mark.usefixtures("fakes")
+@pytest.mark.parametrize(("compute", "code"), [("gpu-cluster", 0), ("none", 1)])
+def test_a_check_prints_json_and_nothing_else(tmp_path: Path, compute: str, code: int) -> None:
+    result = invoke("check", write_config(tmp_path, compute), "--json")
+    assert json.loads(result.output)["ok"] is (code == 0)
+    assert result.exit_code == code
+
+
+def test_a_run_ends_with_the_model_and_the_endpoint(fakes: Fakes, config: Path) -> None:
+    result = invoke("run", config)
+    assert result.exit_code == 0, result.output
+    (endpoint,) = fakes.workspace.online_endpoints.known
+    assert f"endpoint {endpoint} at https://endpoint.test/score" in result.output
+    assert "model    phi-4-finetuned version" in result.output
+    assert f"phift cleanup {config}" in result.output
+
+
+def test_a_run_with_questions_answers_and_deletes_the_endpoint(fakes: Fakes, config: Path, server: Script) -> None:
+    server.answers(Reply(["Forty-two."]), Reply(["Forty-three."]))
+    fakes.workspace.online_endpoints.scoring_uri = f"{server.url}/score"
+    result = invoke("run", config, "--ask", "How many?", "--ask", "And then?")
+    assert "How many?\n  Forty-two.\nAnd then?\n  Forty-three.\n" in result.output
+    assert fakes.workspace.online_endpoints.known == {}
+    assert "costs money" not in result.output
+
+
+def test_a_run_with_errors_shows_the_report_and_submits_nothing(fakes: Fakes, tmp_path: Path) -> None:
+    result = invoke("run", write_config(tmp_path, parameters="{optim: sgd}"))
+    assert result.exit_code == 1
+    assert "PARAMETER_VALUE" in result.stdout
+    assert result.stderr == "Nothing was submitted.\n"
+    assert fakes.workspace.jobs.submitted == []
+
+
+def test_a_failed_deployment_shows_its_log(fakes: Fakes, config: Path) -> None:
+    fakes.workspace.online_deployments.outcomes = ["Failed"]
+    result = invoke("run", config)
+    assert result.exit_code == 1
+    assert result.stderr.startswith("error: The deployment did not come up: it ended as failed.\n  where: endpoint ")
+    assert "log:\n--- storage-initializer\na line of the log" in result.stderr
+
+
+def test_an_interrupt_says_how_to_go_on(fakes: Fakes, config: Path) -> None:
+    fakes.workspace.record.fail("jobs.list", KeyboardInterrupt())
+    result = invoke("run", config)
+    assert result.exit_code == 130
+    assert "run the same command again" in result.stderr
+    assert len(fakes.workspace.jobs.submitted) == 1
+
+
+def test_a_termination_is_an_interrupt_so_that_blocks_clean_up(fakes: Fakes, config: Path, server: Script) -> None:
+    server.answers(Reply(["x"]))
+    fakes.workspace.online_endpoints.scoring_uri = f"{server.url}/score"
+    server.before = lambda: os.kill(os.getpid(), signal.SIGTERM)
+    result = invoke("run", config, "--ask", "How many?")
+    assert result.exit_code == 130
+    assert fakes.workspace.online_endpoints.known == {}
+
+
+def test_a_mistake_in_the_configuration_is_shown(tmp_path: Path) -> None:
+    result = invoke("check", tmp_path / "none.yaml")
+    assert result.exit_code == 1
+    assert result.stderr.startswith("error: There is no such configuration file.\n")
+
+
+def test_cleaning_up_deletes_the_endpoint(fakes: Fakes, config: Path) -> None:
+    invoke("run", config)
+    result = invoke("cleanup", config)
+    assert result.exit_code == 0
+    assert "deleting the endpoint" in result.output
+    assert fakes.workspace.online_endpoints.known == {}
+
+
+def test_cleaning_up_a_run_that_never_was_says_so(fakes: Fakes, config: Path) -> None:
+    fakes.workspace.record.fail("jobs.get", http_error(404))
+    result = invoke("cleanup", config)
+    assert result.exit_code == 1
+    assert "has not been submitted" in result.stderr
+
+
+def test_samples_are_written(tmp_path: Path) -> None:
+    result = invoke("samples", tmp_path / "new")
+    written = [Path(line) for line in result.output.splitlines()]
+    assert result.exit_code == 0
+    assert [path.name for path in written] == ["train.jsonl", "validation.jsonl", "test.jsonl"]
+    assert all(path.stat().st_size for path in written)
+
+
+class Workspace:
+    """Stands for `phift.local.LocalWorkspace`; remembers what was done to which folder."""
+
+    def __init__(self, done: list[tuple[str, Path | None]], running: bool, folder: Path | None) -> None:
+        self._done, self._running, self._folder = done, running, folder
+
+    def up(self, on_event: Any) -> Any:
+        self._done.append(("up", self._folder))
+        on_event("starting")
+        return SimpleNamespace(base_url="https://localhost:1", folder=self._folder)
+
+    def down(self) -> bool:
+        self._done.append(("down", self._folder))
+        return self._running
+
+    def reset(self) -> None:
+        self._done.append(("reset", self._folder))
+
+    def status(self) -> Any:
+        return SimpleNamespace(running=self._running)
+
+    def connection(self) -> Any:
+        if not self._running:
+            raise LocalWorkspaceNotRunning("No local workspace is running.", fix="phift local up")
+        return SimpleNamespace(environment=lambda: {"A": "1", "B": "two words"})
+
+
+@pytest.fixture
+def local(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """A local workspace in the place of the real one; it runs until ``running`` is set to False."""
+    state = SimpleNamespace(done=[], running=True)
+    module = SimpleNamespace(LocalWorkspace=lambda folder: Workspace(state.done, state.running, folder))
+    monkeypatch.setitem(sys.modules, "phift.local", module)
+    return state
+
+
+def test_up_starts_the_local_workspace_in_the_folder(local: SimpleNamespace, tmp_path: Path) -> None:
+    result = invoke("local", "up", "--folder", tmp_path)
+    assert result.output.startswith("  starting\nThe local workspace is up at https://localhost:1")
+    assert local.done == [("up", tmp_path)]
+
+
+@pytest.mark.parametrize(("running", "words"), [(True, "Stopped.\n"), (False, "It was not running.\n")])
+def test_down_says_whether_it_ran(local: SimpleNamespace, running: bool, words: str) -> None:
+    local.running = running
+    assert invoke("local", "down").output == words
+    assert local.done == [("down", None)]
+
+
+@pytest.mark.parametrize(("running", "code"), [(True, 0), (False, 1)])
+def test_status_has_an_exit_code(local: SimpleNamespace, running: bool, code: int) -> None:
+    local.running = running
+    result = invoke("local", "status")
+    assert result.exit_code == code
+    assert f"running={running}" in result.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "answer", "done"),
+    [(["--yes"], "", [("reset", None)]), ([], "y\n", [("reset", None)]), ([], "n\n", []), ([], "", [])],
+)
+def test_a_reset_asks_first(local: SimpleNamespace, arguments: list[str], answer: str, done: list[Any]) -> None:
+    result = invoke("local", "reset", *arguments, input=answer)
+    assert local.done == done
+    assert result.exit_code == (0 if done else 1)
+
+
+@pytest.mark.usefixtures("local")
+def test_the_environment_is_printed_for_a_shell() -> None:
+    assert invoke("local", "env").output == "export A=1\nexport B='two words'\n"
+
+
+def test_a_workspace_that_does_not_run_is_an_error(local: SimpleNamespace) -> None:
+    local.running = False
+    result = invoke("local", "env")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr == "error: No local workspace is running.\n  fix:   phift local up\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "folder", "fresh"), [([], "default", False), (["--folder", "mine", "--fresh"], "mine", True)]
+)
+def test_the_quickstarts_exit_code_is_the_demonstrations(
+    monkeypatch: pytest.MonkeyPatch, arguments: list[str], folder: str, fresh: bool
+) -> None:
+    calls: list[Any] = []
+
+    def demonstrate(_console: Any, where: Path, *, fresh: bool) -> int:
+        calls.append((where, fresh))
+        return 3
+
+    module = SimpleNamespace(default_folder=lambda: Path("default"), demonstrate=demonstrate)
+    monkeypatch.setitem(sys.modules, "phift.quickstart", module)
+    assert invoke("quickstart", *arguments).exit_code == 3
+    assert calls == [(Path(folder), fresh)]

@@ -1,0 +1,264 @@
+from __future__ import annotations
+
+import json
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, ClassVar
+
+import pytest
+from azure.core.credentials import AccessToken
+from azure.identity import CredentialUnavailableError
+
+from phift import clients
+from phift.clients import connect, workspace_address
+from phift.config import AzureWorkspace, RunConfig
+from phift.errors import AuthenticationError, ConfigError, LocalWorkspaceNotRunning
+from unit.fakes import Fakes
+
+NAMED = {"subscription_id": "s", "resource_group": "g", "workspace_name": "w"}
+
+
+def config(**changes: Any) -> RunConfig:
+    values = {"model": "Phi-4", "compute": "gpu", "data": {"train": "a.jsonl"}, "workspace": NAMED}
+    return RunConfig(**{**values, **changes})
+
+
+def write_config(folder: Path, **values: str) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(values))
+    return folder
+
+
+def test_what_is_given_goes_before_the_environment_and_the_file(tmp_path: Path) -> None:
+    write_config(tmp_path, subscription_id="file", resource_group="file", workspace_name="file")
+    environ = {"AZURE_SUBSCRIPTION_ID": "env", "AZURE_RESOURCE_GROUP": "env"}
+    found = workspace_address(AzureWorkspace(subscription_id="given"), environ, tmp_path)
+    assert found == ("given", "env", "file")
+
+
+def test_our_own_variables_go_before_those_of_azure_ml_compute(tmp_path: Path) -> None:
+    azure = {"AZUREML_ARM_SUBSCRIPTION": "a", "AZUREML_ARM_RESOURCEGROUP": "b", "AZUREML_ARM_WORKSPACE_NAME": "c"}
+    assert workspace_address(AzureWorkspace(), azure, tmp_path) == ("a", "b", "c")
+    own = {**azure, "AZURE_SUBSCRIPTION_ID": "own"}
+    assert workspace_address(AzureWorkspace(), own, tmp_path) == ("own", "b", "c")
+
+
+@pytest.mark.parametrize("place", [".", ".azureml", "sub/..", "sub/../.azureml"])
+def test_the_file_is_looked_for_upwards(tmp_path: Path, place: str) -> None:
+    (tmp_path / "sub").mkdir()
+    write_config(tmp_path / place, **NAMED)
+    assert workspace_address(AzureWorkspace(), {}, tmp_path / "sub") == ("s", "g", "w")
+
+
+def test_the_environment_and_the_current_folder_are_the_defaults(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AZURE_RESOURCE_GROUP", "env")
+    monkeypatch.chdir(write_config(tmp_path, **NAMED))
+    assert workspace_address(AzureWorkspace()) == ("s", "env", "w")
+
+
+def test_what_is_missing_is_named_with_every_place_looked_at(tmp_path: Path) -> None:
+    write_config(tmp_path, subscription_id="s", workspace_name="")
+    with pytest.raises(ConfigError, match="not named: resource_group, workspace_name missing") as caught:
+        workspace_address(AzureWorkspace(), {"AZURE_RESOURCE_GROUP": ""}, tmp_path)
+    looked = f"`workspace:`, AZURE_RESOURCE_GROUP, AZUREML_WORKSPACE_NAME, {tmp_path / 'config.json'}"
+    assert caught.value.where == looked
+
+
+def test_a_missing_file_is_said_to_be_missing(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        workspace_address(AzureWorkspace(), {}, tmp_path)
+    assert str(caught.value.where).endswith("config.json (none found)")
+
+
+@pytest.mark.parametrize("content", ["{", "[1]", "42"])
+def test_a_broken_file_is_an_error(tmp_path: Path, content: str) -> None:
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(ConfigError, match="cannot be read as a JSON object") as caught:
+        workspace_address(AzureWorkspace(**NAMED), {}, tmp_path)
+    assert caught.value.where == str(tmp_path / "config.json")
+
+
+def test_a_file_with_a_byte_order_mark_is_read(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(NAMED), encoding="utf-8-sig")
+    assert workspace_address(AzureWorkspace(), {}, tmp_path) == ("s", "g", "w")
+
+
+class Credential:
+    """Stands for an azure-identity credential; remembers how each was made, and fails if it is told to."""
+
+    made: ClassVar[list[dict[str, Any]]] = []
+    errors: ClassVar[list[Exception]] = []
+
+    def __init__(self, **options: Any) -> None:
+        self.scopes: list[str] = []
+        self.made.append(options)
+
+    def get_token(self, *scopes: str, **_options: Any) -> AccessToken:
+        self.scopes += scopes
+        for error in self.errors:
+            raise error
+        return AccessToken("made-up-token", 9_999_999_999)
+
+
+class Client:
+    """Stands for ``MLClient``; remembers how it was made."""
+
+    def __init__(self, credential: Any, *address: str, **options: Any) -> None:
+        self.credential, self.address, self.options = credential, address, options
+
+
+@pytest.fixture
+def azure(monkeypatch: pytest.MonkeyPatch) -> type[Credential]:
+    """Put credentials and clients that call nobody in the places of Azure's own."""
+    Credential.made.clear()
+    Credential.errors.clear()
+    monkeypatch.setattr("azure.identity.DefaultAzureCredential", Credential)
+    monkeypatch.setattr("azure.ai.ml.MLClient", Client)
+    return Credential
+
+
+@pytest.mark.usefixtures("azure")
+def test_connecting_to_azure_makes_a_client_a_registry() -> None:
+    made: Any = connect(config(component={"registry": "own"}))
+    assert made.workspace.address == ("s", "g", "w")
+    assert made.registry.options["registry_name"] == "azureml"
+    assert made.component_registry.options["registry_name"] == "own"
+    assert made.workspace.credential.scopes == ["https://management.azure.com/.default"]
+    assert made.registry_discovery == "https://eastus.api.azureml.ms/"
+    assert made.workspace.options == {"polling_interval": 10, "show_progress": False, "enable_telemetry": False}
+
+
+@pytest.mark.usefixtures("azure")
+def test_one_registry_is_one_client() -> None:
+    made = connect(config())
+    assert made.registry is made.component_registry
+
+
+@pytest.mark.usefixtures("azure")
+def test_a_sovereign_cloud_has_its_own_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AZUREML_CURRENT_CLOUD", "AzureUSGovernment")
+    made: Any = connect(config())
+    assert made.workspace.credential.scopes == ["https://management.usgovcloudapi.net/.default"]
+    assert made.registry_discovery == "https://usgovarizona.api.ml.azure.us/"
+
+
+@pytest.mark.parametrize(("variable", "value"), [("AZURE_CLIENT_ID", "own"), ("DEFAULT_IDENTITY_CLIENT_ID", "set")])
+def test_the_identity_of_the_compute_is_used(
+    azure: type[Credential], monkeypatch: pytest.MonkeyPatch, variable: str, value: str
+) -> None:
+    monkeypatch.setenv(variable, value)
+    connect(config())
+    assert azure.made == [{"managed_identity_client_id": value}]
+
+
+def test_a_missing_login_is_the_first_error(azure: type[Credential]) -> None:
+    azure.errors.append(CredentialUnavailableError("nobody is logged in"))
+    with pytest.raises(AuthenticationError, match="nobody is logged in") as caught:
+        connect(config())
+    assert "`credential: browser | device_code`" in str(caught.value.fix)
+
+
+def test_a_process_that_talks_to_another_cloud_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AZUREML_CURRENT_CLOUD", "PhiftLocal")
+    with pytest.raises(ConfigError, match="already talks to the cloud PhiftLocal"):
+        connect(config())
+
+
+def test_interactive_credentials_are_used_only_when_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    options: list[dict[str, Any]] = []
+    for name in ("InteractiveBrowserCredential", "DeviceCodeCredential"):
+        monkeypatch.setattr(f"azure.identity.{name}", lambda **given: options.append(given))
+    clients._credential("browser")
+    clients._credential("device_code")
+    assert options == [{}, {"prompt_callback": clients._device_code_prompt}]
+
+
+def test_the_device_code_is_a_warning_so_that_it_is_seen(caplog: pytest.LogCaptureFixture) -> None:
+    clients._device_code_prompt("https://login.test", "CODE", None)
+    expected = "To sign in, open https://login.test and enter the code CODE"
+    assert caplog.record_tuples == [("phift.clients", logging.WARNING, expected)]
+
+
+class Workspace:
+    """Stands for `phift.local.LocalWorkspace` with a server that runs in some folders only."""
+
+    def __init__(self, folder: Path | None) -> None:
+        self.folder = folder
+
+    def connection(self) -> Any:
+        if self.folder and self.folder.name == "stopped":
+            raise LocalWorkspaceNotRunning("No local workspace is running.")
+        return SimpleNamespace(
+            ca_bundle=Path("/state/bundle.pem"),
+            cloud_name="PhiftLocal",
+            cloud_metadata={"resource_manager": "https://l:1/", "registry_discovery_endpoint": "https://l:1/d/"},
+            subscription_id="s",
+            resource_group="g",
+            workspace_name=str(self.folder),
+        )
+
+
+@pytest.fixture
+def local(azure: type[Credential], monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    module = SimpleNamespace(LocalWorkspace=Workspace, LocalCredential=lambda connection: connection)
+    monkeypatch.setitem(sys.modules, "phift.local", module)
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", "before")
+    yield
+    assert azure.made == []  # no Azure credential is ever asked
+
+
+@pytest.mark.usefixtures("local")
+@pytest.mark.parametrize(("workspace", "folder"), [("local", "None"), ({"local": "/state"}, "/state")])
+def test_connecting_locally_trusts_the_servers_certificate(workspace: Any, folder: str) -> None:
+    made: Any = connect(config(workspace=workspace))
+    assert made.workspace.address == ("s", "g", folder)
+    assert made.workspace.options["cloud"] == "PhiftLocal"
+    assert made.registry_discovery == "https://l:1/d/"
+    assert made.poll_seconds == 1.0
+    assert os.environ["REQUESTS_CA_BUNDLE"] == "/state/bundle.pem"
+
+
+@pytest.mark.usefixtures("local")
+def test_a_local_workspace_that_does_not_run_is_an_error() -> None:
+    with pytest.raises(LocalWorkspaceNotRunning):
+        connect(config(workspace={"local": "/state/stopped"}))
+
+
+@pytest.mark.usefixtures("local")
+def test_a_process_that_talks_to_azure_cannot_turn_local(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AZUREML_CURRENT_CLOUD", "AzureCloud")
+    with pytest.raises(ConfigError, match="already talks to Azure"):
+        connect(config(workspace="local"))
+
+
+def test_clients_show_no_credentials() -> None:
+    text = repr(Fakes().clients)
+    assert text == "Clients(registry_discovery='https://discovery.test/', poll_seconds=0)"
+
+
+IMPORT = """
+import logging, sys
+{before}
+from phift.clients import _sdk_client
+_sdk_client()
+sdk = logging.getLogger("azure.ai.ml")
+print(sdk.level, len(sdk.handlers), sdk.propagate)
+"""
+
+
+@pytest.mark.parametrize(
+    ("before", "logging_of_the_sdk"),
+    [("", f"{logging.NOTSET} 0 True"), ("import azure.ai.ml; logging.getLogger('azure.ai.ml').setLevel(10)", "10 ")],
+    ids=["ours", "the program's"],
+)
+def test_our_import_of_the_sdk_leaves_logging_as_it_was(before: str, logging_of_the_sdk: str) -> None:
+    command = [sys.executable, "-W", "ignore", "-c", IMPORT.format(before=before)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603 - our own text
+    assert done.stdout.startswith(logging_of_the_sdk)

@@ -1,0 +1,201 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from azure.ai.ml.entities import VirtualMachineCompute, VmSize
+
+from phift.compute import ComputeTarget, ensure_cluster, resolve_compute, size_findings, smallest_size, vm_size
+from phift.config import ComputeConfig
+from phift.errors import AccessDenied, ComputeError, NotFound
+from phift.models import AllowList
+from unit.fakes import A100, FOUR_A100, Fakes, codes, foundation_model, http_error, target
+
+LISTED = foundation_model(A100, FOUR_A100)
+RETIRED = "Standard_NC24rs_v3"
+
+
+def resolve(fakes: Fakes, **config: Any) -> ComputeTarget:
+    return resolve_compute(fakes.clients, ComputeConfig(**config), LISTED)
+
+
+def test_an_existing_cluster_tells_its_size_and_gpus() -> None:
+    fakes = Fakes()
+    fakes.workspace.compute.add("four", FOUR_A100.upper(), max_instances=2)
+    found = resolve(fakes, cluster="four", nodes=2)
+    assert (found.kind, found.name, found.size) == ("cluster", "four", FOUR_A100.upper())
+    assert (found.gpus_per_node, found.nodes, found.exists) == (4, 2, True)
+    assert found.findings == ()
+
+
+def test_serverless_needs_no_cluster() -> None:
+    fakes = Fakes()
+    found = resolve(fakes, serverless=A100)
+    assert (found.kind, found.name, found.size, found.gpus_per_node) == ("serverless", "serverless", A100, 1)
+    assert found.exists
+    assert fakes.workspace.record.count("compute.get") == 0
+
+
+def test_a_missing_cluster_with_a_size_will_be_created() -> None:
+    found = resolve(Fakes(), cluster="new", size=A100)
+    assert (found.exists, found.size) == (False, A100)
+
+
+def test_a_missing_cluster_names_near_ones() -> None:
+    with pytest.raises(NotFound) as caught:
+        resolve(Fakes(), cluster="gpu-clustr")
+    assert caught.value.what == "There is no compute gpu-clustr in this workspace."
+    assert str(caught.value.fix).startswith("did you mean gpu-cluster? Otherwise use one of gpu-cluster,")
+
+
+def test_a_missing_cluster_in_an_empty_workspace_says_so() -> None:
+    fakes = Fakes()
+    fakes.workspace.compute.known.clear()
+    with pytest.raises(NotFound) as caught:
+        resolve(fakes, cluster="any")
+    assert str(caught.value.fix).startswith("use one of (there is none)")
+
+
+def test_other_errors_are_not_taken_for_a_missing_cluster() -> None:
+    fakes = Fakes()
+    fakes.workspace.record.fail("compute.get", http_error(403))
+    with pytest.raises(AccessDenied):
+        resolve(fakes, cluster="gpu-cluster", size=A100)
+
+
+def test_a_compute_without_a_size_is_refused() -> None:
+    fakes = Fakes()
+    fakes.workspace.compute.known["vm"] = VirtualMachineCompute(name="vm", resource_id="r")
+    with pytest.raises(ComputeError, match="only AmlCompute clusters"):
+        resolve(fakes, cluster="vm")
+
+
+def test_a_failed_cluster_is_an_error_finding_with_its_reasons() -> None:
+    fakes = Fakes()
+    cluster = fakes.workspace.compute.add("gpu-cluster")
+    cluster._provisioning_state, cluster._provisioning_errors = "Failed", ["no quota"]
+    (finding,) = resolve(fakes, cluster="gpu-cluster").findings
+    assert (finding.code, finding.severity) == ("COMPUTE_FAILED", "error")
+    assert finding.message == "The cluster is in a failed state: no quota."
+
+
+def test_more_nodes_than_the_cluster_has_is_an_error_finding() -> None:
+    fakes = Fakes()
+    fakes.workspace.compute.add("gpu-cluster", max_instances=2)
+    assert resolve(fakes, cluster="gpu-cluster", nodes=2).findings == ()
+    (finding,) = resolve(fakes, cluster="gpu-cluster", nodes=3).findings
+    assert (finding.code, finding.severity) == ("COMPUTE_TOO_FEW_NODES", "error")
+
+
+def test_a_size_for_a_cluster_that_exists_is_a_warning() -> None:
+    (finding,) = resolve(Fakes(), cluster="gpu-cluster", size=FOUR_A100).findings
+    assert (finding.code, finding.severity) == ("COMPUTE_SIZE_IGNORED", "warning")
+    assert resolve(Fakes(), cluster="gpu-cluster", size=A100.lower()).findings == ()
+
+
+@pytest.mark.parametrize(("allow_unlisted", "severity"), [(False, "error"), (True, "warning")])
+def test_an_unlisted_size_is_an_error_unless_allowed(allow_unlisted: bool, severity: str) -> None:
+    found = resolve(Fakes(), serverless="Standard_ND40rs_v2", allow_unlisted=allow_unlisted)
+    (finding,) = found.findings
+    assert (finding.code, finding.severity) == ("COMPUTE_SIZE_NOT_ALLOWED", severity)
+    assert (finding.place, finding.source) == ("compute serverless", "made up")
+    assert A100 in finding.message
+
+
+def test_a_retired_size_is_an_error_even_if_listed() -> None:
+    (finding,) = size_findings(RETIRED, AllowList((RETIRED,), "made up"), "m", "fine-tuning", False, "p")
+    assert (finding.code, finding.severity) == ("COMPUTE_SIZE_RETIRED", "error")
+    assert "2025-03-31" in finding.message
+    assert finding.source
+
+
+def test_a_retired_size_without_an_allow_list_suggests_none() -> None:
+    (finding,) = size_findings(RETIRED, None, "m", "fine-tuning", False, "p")
+    assert finding.fix == "use a current size"
+
+
+def test_without_an_allow_list_a_size_that_is_too_old_is_an_error() -> None:
+    found = size_findings("standard_nc6", None, "m", "fine-tuning", False, "p")
+    assert codes(found) == ["COMPUTE_SIZE_RETIRED", "COMPUTE_SIZE_UNSUPPORTED"]
+
+
+def test_without_an_allow_list_a_current_size_is_fine() -> None:
+    assert size_findings(A100, None, "m", "fine-tuning", False, "p") == []
+
+
+def test_the_built_in_table_knows_gpus_that_the_service_leaves_out() -> None:
+    fakes = Fakes()
+    fakes.workspace.compute.sizes = [VmSize(name=FOUR_A100)]
+    assert resolve(fakes, serverless=FOUR_A100).gpus_per_node == 4
+
+
+def test_the_services_gpu_count_goes_before_the_tables() -> None:
+    fakes = Fakes()
+    fakes.workspace.compute.sizes = [VmSize(name=FOUR_A100, gpus=2)]
+    assert resolve(fakes, serverless=FOUR_A100.lower()).gpus_per_node == 2
+
+
+def test_a_given_gpu_count_needs_no_look_up() -> None:
+    fakes = Fakes()
+    assert resolve(fakes, serverless="Standard_New", gpus_per_node=8, allow_unlisted=True).gpus_per_node == 8
+    assert fakes.workspace.record.count("compute.list_sizes") == 0
+
+
+def test_an_unknown_size_names_near_ones() -> None:
+    with pytest.raises(ComputeError, match="knows the VM size Standard_NC24ads_A10_v4") as caught:
+        resolve(Fakes(), serverless="Standard_NC24ads_A10_v4")
+    assert f"did you mean {A100}" in str(caught.value.fix)
+
+
+def test_an_unknown_size_like_no_other_gets_no_guess() -> None:
+    with pytest.raises(ComputeError) as caught:
+        resolve(Fakes(), serverless="zzz")
+    assert caught.value.fix == "check the VM size, or give `gpus_per_node`"
+
+
+def test_a_size_without_a_gpu_is_refused() -> None:
+    with pytest.raises(ComputeError, match="has no GPU"):
+        resolve(Fakes(), serverless="Standard_D12_v2")
+
+
+def test_the_table_does_not_care_for_case() -> None:
+    entry = vm_size(A100.lower())
+    assert entry is not None
+    assert entry["name"] == A100
+    assert vm_size("Standard_None") is None
+
+
+def test_the_smallest_size_is_current_and_has_a_gpu() -> None:
+    sizes = ("Standard_NC6s_v3", FOUR_A100, "Standard_D12_v2", A100, "Standard_Unknown")
+    assert smallest_size(AllowList(sizes, "made up")) == A100
+    assert smallest_size(AllowList(("Standard_NC6s_v3", "Standard_Unknown"), "made up")) is None
+
+
+def test_an_existing_cluster_is_left_alone() -> None:
+    fakes = Fakes()
+    assert ensure_cluster(fakes.clients, ComputeConfig(cluster="gpu-cluster"), target()) is False
+    assert fakes.workspace.record.calls == []
+
+
+def test_a_new_cluster_scales_to_nothing() -> None:
+    fakes = Fakes()
+    config = ComputeConfig(cluster="new", size=A100, nodes=2, idle_seconds=60)
+    assert ensure_cluster(fakes.clients, config, target(name="new", exists=False)) is True
+    made = fakes.workspace.compute.known["new"]
+    assert (made.size, made.min_instances, made.max_instances, made.tier) == (A100, 0, 2, "dedicated")
+    assert made.idle_time_before_scale_down == 60
+
+
+def test_a_low_priority_cluster_is_made_only_when_asked_for() -> None:
+    fakes = Fakes()
+    config = ComputeConfig(cluster="new", size=A100, max_nodes=4, low_priority=True)
+    ensure_cluster(fakes.clients, config, target(name="new", exists=False))
+    made = fakes.workspace.compute.known["new"]
+    assert (made.tier, made.max_instances) == ("low_priority", 4)
+
+
+def test_a_cluster_that_cannot_be_created_is_an_error() -> None:
+    fakes = Fakes()
+    fakes.workspace.compute.created_as = "Failed"
+    with pytest.raises(ComputeError, match="could not be created"):
+        ensure_cluster(fakes.clients, ComputeConfig(cluster="new", size=A100), target(name="new", exists=False))

@@ -1,0 +1,208 @@
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from phift.config import (
+    AzureWorkspace,
+    ComputeConfig,
+    HuggingFaceSource,
+    LocalWorkspaceFolder,
+    RunConfig,
+    SplitConfig,
+)
+from phift.errors import ConfigError
+
+LEAST: dict[str, Any] = {"model": "Phi-4", "compute": "gpu", "data": {"train": "train.jsonl"}}
+
+
+def places(error: ConfigError) -> list[str]:
+    return [place for place, _ in error.mistakes]
+
+
+def mistakes(**changes: Any) -> dict[str, str]:
+    """Return what a configuration with these changes has wrong, by place."""
+    with pytest.raises(ConfigError) as caught:
+        RunConfig(**{**LEAST, **changes})
+    return dict(caught.value.mistakes)
+
+
+def test_the_least_configuration_has_the_documented_defaults() -> None:
+    config = RunConfig(**LEAST)
+    assert (config.model.name, config.model.version, config.model.registry) == ("Phi-4", None, "azureml")
+    assert (config.compute.cluster, config.compute.nodes) == ("gpu", 1)
+    assert (config.component.name, config.component.version) == ("chat_completion_pipeline", None)
+    assert isinstance(config.workspace, AzureWorkspace)
+    assert config.data.split == SplitConfig(validation=0.1, test=0.1, seed=42)
+    assert config.deployment.probe.initial_delay == 1200
+    assert config.deployment.request_timeout_ms == 180_000
+
+
+def test_a_model_may_carry_its_version() -> None:
+    assert RunConfig(**{**LEAST, "model": "Phi-4:8"}).model.version == "8"
+    assert RunConfig(**{**LEAST, "model": {"name": "Phi-4", "registry": "own"}}).model.registry == "own"
+
+
+def test_every_mistake_is_reported_at_once_with_its_place() -> None:
+    with pytest.raises(ConfigError) as caught:
+        RunConfig(model="Phi-4", compute={"cluster": "c", "nodes": 0}, data={"train": "a", "vaildation": "b"}, x=1)
+    assert places(caught.value) == ["data.vaildation", "compute.nodes", "x"]
+    assert "3 mistakes: data.vaildation: no such key; " in caught.value.what
+
+
+def test_values_do_not_get_into_the_message() -> None:
+    with pytest.raises(ConfigError) as caught:
+        RunConfig(**LEAST, parameters="hunter2", credential="hunter2")
+    assert "hunter2" not in str(caught.value)
+    assert len(caught.value.mistakes) == 2
+
+
+def test_one_mistake_is_not_plural() -> None:
+    with pytest.raises(ConfigError, match="has 1 mistake: nonsense: no such key"):
+        RunConfig(**LEAST, nonsense=1)
+
+
+@pytest.mark.parametrize("name", ["it's", "back\\slash", "two words", ""])
+def test_names_that_break_the_components_command_lines_are_refused(name: str) -> None:
+    assert "experiment" in mistakes(experiment=name)
+
+
+@pytest.mark.parametrize("name", ["ab", "1abc", "a--b", "a-", "a_b", "a" * 33])
+def test_endpoint_names_that_azure_refuses_are_refused(name: str) -> None:
+    assert list(mistakes(deployment={"endpoint_name": name})) == ["deployment.endpoint_name"]
+
+
+@pytest.mark.parametrize("name", ["abc", "a-1-b", "A" * 32])
+def test_endpoint_names_that_azure_takes_are_taken(name: str) -> None:
+    config = RunConfig(**LEAST, deployment={"endpoint_name": name})
+    assert config.deployment.endpoint_name == name
+
+
+@pytest.mark.parametrize("name", ["-a", "a b", "a/b", "a" * 256])
+def test_model_names_that_azure_refuses_are_refused(name: str) -> None:
+    assert list(mistakes(registered_model_name=name)) == ["registered_model_name"]
+
+
+@pytest.mark.parametrize("compute", [{}, {"cluster": "c", "serverless": "s"}], ids=["none", "both"])
+def test_compute_is_one_place(compute: dict[str, str]) -> None:
+    assert "either a cluster name or" in mistakes(compute=compute)["compute"]
+
+
+@pytest.mark.parametrize("key", ["nodes", "max_nodes", "gpus_per_node"])
+def test_counts_start_at_one(key: str) -> None:
+    assert list(mistakes(compute={"cluster": "c", key: 0})) == [f"compute.{key}"]
+    assert RunConfig(**{**LEAST, "compute": {"cluster": "c", key: 1}}).compute.model_dump()[key] == 1
+
+
+def test_a_size_beside_serverless_is_refused() -> None:
+    assert "`size` is for a cluster" in mistakes(compute={"serverless": "s", "size": "t"})["compute"]
+    assert ComputeConfig(cluster="c", size="t").size == "t"
+
+
+def test_shares_must_leave_training_rows() -> None:
+    split = {"validation": 0.5, "test": 0.5}
+    assert "leave no rows" in mistakes(data={"train": "a", "split": split})["data.split"]
+
+
+def test_the_longest_request_time_out_is_the_services() -> None:
+    assert list(mistakes(deployment={"request_timeout_ms": 180_001})) == ["deployment.request_timeout_ms"]
+
+
+@pytest.mark.parametrize(
+    ("text", "source"),
+    [
+        ("train.jsonl", Path("train.jsonl")),
+        ("data/train.jsonl", Path("data/train.jsonl")),
+        ("./data/train", Path("data/train")),
+        ("/data/train", Path("/data/train")),
+        ("a/b/c", Path("a/b/c")),
+        ("owner/name", HuggingFaceSource(huggingface="owner/name")),
+    ],
+)
+def test_a_text_is_a_file_or_a_hugging_face_id(text: str, source: object) -> None:
+    assert RunConfig(**{**LEAST, "data": {"train": text}}).data.train == source
+
+
+def test_a_folder_that_exists_is_no_hugging_face_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "owner" / "name").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    assert RunConfig(**{**LEAST, "data": {"train": "owner/name"}}).data.train == Path("owner/name")
+
+
+def test_a_hugging_face_source_may_be_spelled_out() -> None:
+    train = {"huggingface": "owner/name", "percent": 5}
+    wanted = HuggingFaceSource(huggingface="owner/name", percent=5)
+    assert RunConfig(**{**LEAST, "data": {"train": train}}).data.train == wanted
+
+
+def test_home_is_expanded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/made-up")
+    config = RunConfig(**{**LEAST, "data": {"train": "~/a.jsonl"}, "work_dir": "~/w", "workspace": {"local": "~/l"}})
+    assert config.data.train == Path("/home/made-up/a.jsonl")
+    assert config.work_dir == Path("/home/made-up/w")
+    assert config.workspace == LocalWorkspaceFolder(local=Path("/home/made-up/l"))
+
+
+def test_a_configuration_is_frozen() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        RunConfig(**LEAST).experiment = "other"
+
+
+def test_a_configuration_survives_pickling() -> None:
+    config = RunConfig(**LEAST, workspace="local")
+    assert pickle.loads(pickle.dumps(config)) == config  # noqa: S301 - our own bytes
+
+
+YAML = """
+workspace: {local: state}
+model: Phi-4
+compute: {serverless: Standard_NC24ads_A100_v4}
+data: {train: data/train.jsonl, validation: /abs/v.jsonl, test: {huggingface: owner/name}}
+parameters: {learning_rate: 5e-6, apply_lora: true}
+"""
+
+
+def test_yaml_paths_are_relative_to_their_file(tmp_path: Path) -> None:
+    (tmp_path / "run.yaml").write_text(YAML)
+    config = RunConfig.from_yaml(tmp_path / "run.yaml")
+    assert config.data.train == tmp_path / "data/train.jsonl"
+    assert config.data.validation == Path("/abs/v.jsonl")
+    assert config.data.test == HuggingFaceSource(huggingface="owner/name")
+    assert config.work_dir == tmp_path / ".phift"
+    assert config.workspace == LocalWorkspaceFolder(local=tmp_path / "state")
+    assert config.parameters == {"learning_rate": "5e-6", "apply_lora": True}
+
+
+def test_paths_stay_as_they_are_without_a_folder() -> None:
+    assert RunConfig.from_dict(LEAST) == RunConfig(**LEAST)
+
+
+def test_a_missing_file_says_so(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no such configuration file") as caught:
+        RunConfig.from_yaml(str(tmp_path / "none.yaml"))
+    assert caught.value.where == str(tmp_path / "none.yaml")
+
+
+@pytest.mark.parametrize("content", [b"a: [1", b"\xff\xfe\xfa"], ids=["syntax", "encoding"])
+def test_a_broken_file_says_so(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "run.yaml").write_bytes(content)
+    with pytest.raises(ConfigError, match="cannot be read"):
+        RunConfig.from_yaml(tmp_path / "run.yaml")
+
+
+@pytest.mark.parametrize("content", ["- a list", "", "42"])
+def test_a_file_that_is_no_mapping_says_so(tmp_path: Path, content: str) -> None:
+    (tmp_path / "run.yaml").write_text(content)
+    with pytest.raises(ConfigError, match="not a mapping"):
+        RunConfig.from_yaml(tmp_path / "run.yaml")
+
+
+def test_a_files_mistakes_name_the_file(tmp_path: Path) -> None:
+    (tmp_path / "run.yaml").write_text("model: Phi-4\n7: seven\n")
+    with pytest.raises(ConfigError) as caught:
+        RunConfig.from_yaml(tmp_path / "run.yaml")
+    assert caught.value.where == str(tmp_path / "run.yaml")
+    assert places(caught.value) == ["data", "compute", "7"]

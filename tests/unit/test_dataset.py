@@ -1,0 +1,504 @@
+from __future__ import annotations
+
+import errno
+import json
+import os
+import tracemalloc
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from phift import dataset, sources
+from phift.config import DataConfig, HuggingFaceSource, SplitConfig
+from phift.dataset import PreparedDataset, Progress, prepare_dataset
+from phift.errors import DataError, DataNotFound, ServiceUnreachable
+
+SECRET = "my own words"
+
+
+def chat_row(number: int) -> dict[str, Any]:
+    return {
+        "messages": [
+            {"role": "user", "content": f"Question {number}?"},
+            {"role": "assistant", "content": f"Answer {number}."},
+        ]
+    }
+
+
+def write_jsonl(path: Path, rows: Iterable[Any]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def write_parquet(path: Path, rows: list[dict[str, Any]]) -> Path:
+    pq.write_table(pa.Table.from_pylist(rows), path)
+    return path
+
+
+def read(path: Path) -> list[Any]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def texts(path: Path) -> list[str]:
+    return [row["messages"][0]["content"] for row in read(path)]
+
+
+@pytest.fixture
+def train(tmp_path: Path) -> Path:
+    return write_jsonl(tmp_path / "train.jsonl", map(chat_row, range(100)))
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    return tmp_path / "out"
+
+
+def prepare(out: Path, **data: Any) -> PreparedDataset:
+    return prepare_dataset(DataConfig(**data), out)
+
+
+# ---------------------------------------------------------------- splitting
+
+
+def test_training_rows_are_split_three_ways_and_none_is_lost(train: Path, out: Path) -> None:
+    prepared = prepare(out, train=train, split=SplitConfig(validation=0.2, test=0.05))
+    assert prepared.rows == {"train": 75, "validation": 20, "test": 5}
+    parts = [texts(prepared.train), texts(prepared.validation), texts(prepared.test)]
+    assert [len(part) for part in parts] == [75, 20, 5]
+    assert sorted(text for part in parts for text in part) == sorted(f"Question {number}?" for number in range(100))
+
+
+def test_the_split_is_spread_over_the_file_and_keeps_the_order(train: Path, out: Path) -> None:
+    numbers = [int(text.split()[1][:-1]) for text in texts(prepare(out, train=train).validation)]
+    assert numbers == sorted(numbers)
+    assert min(numbers) < 40
+    assert max(numbers) > 60
+
+
+def test_the_same_seed_gives_the_same_bytes_and_another_one_does_not(train: Path, tmp_path: Path) -> None:
+    one, again = (prepare(tmp_path / name, train=train) for name in ("a", "b"))
+    other = prepare(tmp_path / "c", train=train, split=SplitConfig(seed=7))
+    assert one.content_hash == again.content_hash != other.content_hash
+    for split in ("train", "validation", "test"):
+        assert getattr(one, split).read_bytes() == getattr(again, split).read_bytes()
+    assert texts(one.test) != texts(other.test)
+
+
+def test_a_given_file_is_used_and_only_the_missing_one_is_split_off(train: Path, tmp_path: Path, out: Path) -> None:
+    validation = write_jsonl(tmp_path / "valid.jsonl", map(chat_row, range(200, 203)))
+    prepared = prepare(out, train=train, validation=validation)
+    assert prepared.rows == {"train": 90, "validation": 3, "test": 10}
+    assert texts(prepared.validation) == ["Question 200?", "Question 201?", "Question 202?"]
+
+
+def test_with_all_three_given_nothing_is_split(train: Path, tmp_path: Path, out: Path) -> None:
+    held_out = write_jsonl(tmp_path / "held.jsonl", [chat_row(500)])
+    prepared = prepare(out, train=train, validation=held_out, test=held_out)
+    assert prepared.rows == {"train": 100, "validation": 1, "test": 1}
+    assert texts(prepared.train) == [f"Question {number}?" for number in range(100)]
+
+
+@pytest.mark.parametrize(("rows", "enough"), [(11, False), (12, True)])
+def test_ten_rows_must_be_left_for_training(tmp_path: Path, out: Path, rows: int, enough: bool) -> None:
+    source = write_jsonl(tmp_path / "few.jsonl", map(chat_row, range(rows)))
+    if enough:
+        assert prepare(out, train=source).rows == {"train": 10, "validation": 1, "test": 1}
+        return
+    with pytest.raises(DataError, match="9 rows are left for training; the component wants at least 10"):
+        prepare(out, train=source)
+
+
+def test_a_single_row_is_too_few(tmp_path: Path, out: Path) -> None:
+    with pytest.raises(DataError, match="0 rows are left for training"):
+        prepare(out, train=write_jsonl(tmp_path / "one.jsonl", [chat_row(0)]))
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    rows=st.integers(12, 300),
+    validation=st.floats(0.01, 0.3),
+    test=st.floats(0.01, 0.3),
+    seed=st.integers(0, 2**32),
+)
+def test_the_counts_are_exact(
+    tmp_path_factory: pytest.TempPathFactory, rows: int, validation: float, test: float, seed: int
+) -> None:
+    folder = tmp_path_factory.mktemp("split")
+    source = write_jsonl(folder / "rows.jsonl", map(chat_row, range(rows)))
+    wanted = {"validation": max(1, round(validation * rows)), "test": max(1, round(test * rows))}
+    if rows - sum(wanted.values()) < 10:
+        return
+    split = SplitConfig(validation=validation, test=test, seed=seed)
+    prepared = prepare(folder / "out", train=source, split=split)
+    assert prepared.rows == {"train": rows - sum(wanted.values()), **wanted}
+
+
+# ---------------------------------------------------------------- sources
+
+
+def test_parquet_gives_the_same_files_as_jsonl(tmp_path: Path) -> None:
+    rows = [{**chat_row(number), "source": "x"} for number in range(50)]
+    one = prepare(tmp_path / "a", train=write_jsonl(tmp_path / "rows.jsonl", rows))
+    other = prepare(tmp_path / "b", train=write_parquet(tmp_path / "rows.parquet", rows))
+    assert [read(one.train), read(one.test)] == [read(other.train), read(other.test)]
+    assert one.notes == ("rows.jsonl: columns left out: source",)
+    assert other.notes == ("rows.parquet: columns left out: source",)
+
+
+def test_parquet_s_filled_in_nulls_are_left_out(tmp_path: Path, out: Path) -> None:
+    rows = [chat_row(number) for number in range(20)]
+    rows[0]["messages"][0]["name"] = "Ada"
+    prepared = prepare(out, train=write_parquet(tmp_path / "rows.parquet", rows))
+    keys = {key for row in read(prepared.train) for key in row["messages"][1]}
+    assert keys == {"role", "content"}
+
+
+@pytest.fixture
+def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+
+
+def hub_folder(tmp_path: Path, card: str = "") -> HuggingFaceSource:
+    folder = tmp_path / "hub"
+    folder.mkdir()
+    write_parquet(folder / "train-00000-of-00001.parquet", [chat_row(number) for number in range(40)])
+    if card:
+        (folder / "README.md").write_text(card)
+    return HuggingFaceSource(huggingface=str(folder))
+
+
+@pytest.mark.usefixtures("offline")
+def test_a_hugging_face_data_set_is_streamed(tmp_path: Path, out: Path) -> None:
+    source = hub_folder(tmp_path)
+    prepared = prepare(out, train=source)
+    assert prepared.rows == {"train": 32, "validation": 4, "test": 4}
+    assert prepared.name == source.huggingface
+    assert prepared.notes == ()
+
+
+CARD = """---
+dataset_info:
+  features:
+  - name: messages
+    list:
+    - name: role
+      dtype: string
+    - name: content
+      dtype: string
+  splits:
+  - name: train
+    num_examples: 40
+---
+"""
+
+
+@pytest.mark.usefixtures("offline")
+@pytest.mark.parametrize("card", [CARD, ""], ids=["length known", "length unknown"])
+def test_a_percentage_takes_the_first_rows(tmp_path: Path, out: Path, card: str) -> None:
+    source = hub_folder(tmp_path, card).model_copy(update={"percent": 37.5})
+    prepared = prepare(out, train=source)
+    used = texts(prepared.train) + texts(prepared.validation) + texts(prepared.test)
+    assert sorted(used) == sorted(f"Question {number}?" for number in range(15))
+    assert [note for note in prepared.notes if "all of it was downloaded" in note] == list(prepared.notes)
+    assert bool(prepared.notes) is not bool(card)
+
+
+@pytest.mark.usefixtures("offline")
+def test_an_unknown_split_is_a_data_error(tmp_path: Path, out: Path) -> None:
+    source = hub_folder(tmp_path).model_copy(update={"split": "train_sft"})
+    with pytest.raises(DataError, match="The data set cannot be read") as caught:
+        prepare(out, train=source)
+    assert caught.value.fix == "check `name` and `split`"
+
+
+@pytest.mark.usefixtures("offline")
+def test_a_folder_without_data_is_not_found(tmp_path: Path, out: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataNotFound):
+        prepare(out, train=HuggingFaceSource(huggingface=str(tmp_path / "empty")))
+
+
+def test_a_hub_that_does_not_answer_is_unreachable(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise ConnectionError("no route")
+
+    monkeypatch.setattr("datasets.load_dataset", refuse)
+    with pytest.raises(ServiceUnreachable, match="did not answer"):
+        prepare(out, train=HuggingFaceSource(huggingface="owner/name"))
+
+
+def test_a_byte_order_mark_blank_lines_and_a_missing_last_line_end_are_fine(tmp_path: Path, out: Path) -> None:
+    source = tmp_path / "rows.jsonl"
+    lines = "\r\n\n".join(json.dumps(chat_row(number)) for number in range(15))
+    source.write_bytes(b"\xef\xbb\xbf" + lines.encode())
+    prepared = prepare(out, train=source)
+    assert sum(prepared.rows.values()) == 15
+    assert prepared.notes == ("rows.jsonl: 14 blank lines skipped",)
+
+
+# ---------------------------------------------------------------- refusing
+
+
+def test_every_bad_row_is_named_with_its_line(tmp_path: Path, out: Path) -> None:
+    bad = {"messages": [{"role": "user", "content": SECRET}, {"role": SECRET, "content": SECRET}]}
+    rows = [chat_row(1), bad, *map(chat_row, range(20)), bad]
+    with pytest.raises(DataError) as caught:
+        prepare(out, train=write_jsonl(tmp_path / "rows.jsonl", rows))
+    reason = "messages[1].role: the role is none of system, user, assistant and tool"
+    assert caught.value.problems == tuple((f"{tmp_path}/rows.jsonl:{line}", reason) for line in (2, 23))
+    assert "2 of 23 rows cannot be trained on" in str(caught.value)
+    assert SECRET not in str(caught.value)
+    assert not list(out.iterdir())
+
+
+def test_the_list_of_problems_is_capped_and_the_count_is_not(tmp_path: Path, out: Path) -> None:
+    source = write_jsonl(tmp_path / "rows.jsonl", [chat_row(0)] + [{"messages": []}] * 50)
+    with pytest.raises(DataError, match="100 of 102 rows") as caught:
+        prepare(out, train=source, test=source)
+    assert len(caught.value.problems) == 20
+    assert vars(caught.value)["refused"] == 100
+
+
+def test_the_problems_of_all_sources_are_told_at_once(train: Path, tmp_path: Path, out: Path) -> None:
+    validation = write_parquet(tmp_path / "v.parquet", [{"messages": chat_row(0)["messages"][:1]}])
+    test = write_jsonl(tmp_path / "t.jsonl", [{"messages": []}])
+    with pytest.raises(DataError) as caught:
+        prepare(out, train=train, validation=validation, test=test)
+    assert [place for place, _ in caught.value.problems] == [f"{validation}:1", f"{test}:1"]
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
+def test_a_source_without_messages_names_its_columns(tmp_path: Path, out: Path, suffix: str) -> None:
+    rows = [{"prompt": SECRET, "completion": SECRET}] * 20
+    path = tmp_path / f"rows.{suffix}"
+    source = write_jsonl(path, rows) if suffix == "jsonl" else write_parquet(path, rows)
+    with pytest.raises(DataError, match="no `messages` column") as caught:
+        prepare(out, train=source)
+    assert caught.value.fix is not None
+    assert "prompt, completion" in caught.value.fix
+
+
+@pytest.mark.parametrize("name", ["data.csv", "data.json", "data"])
+def test_an_unknown_suffix_is_refused_with_those_that_are_taken(tmp_path: Path, out: Path, name: str) -> None:
+    (tmp_path / name).write_text("x")
+    with pytest.raises(DataError) as caught:
+        prepare(out, train=tmp_path / name)
+    assert ".jsonl or .parquet" in str(caught.value)
+
+
+def test_a_missing_file_gets_near_names(train: Path, tmp_path: Path, out: Path) -> None:
+    with pytest.raises(DataNotFound, match=r"did you mean train\.jsonl\?"):
+        prepare(out, train=tmp_path / "trian.jsonl")
+    with pytest.raises(DataNotFound, match="there is no folder"):
+        prepare(out, train=tmp_path / "nowhere" / "train.jsonl")
+    with pytest.raises(DataNotFound, match="check the path"):
+        prepare(out, train=train, test=tmp_path / "0123456789.parquet")
+
+
+@pytest.mark.parametrize("name", ["it's.jsonl", "a\\b.jsonl", 'a"b.jsonl'])
+def test_quotes_and_backslashes_in_a_path_are_refused(tmp_path: Path, out: Path, name: str) -> None:
+    source = write_jsonl(tmp_path / name, map(chat_row, range(20)))
+    with pytest.raises(DataError, match="quotes and backslashes"):
+        prepare(out, train=source)
+    with pytest.raises(DataError, match="quotes and backslashes"):
+        prepare(tmp_path / name.removesuffix(".jsonl"), train=source)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "The data file is empty"),
+        (b"\n \n\r\n", "The data has no rows"),
+        (json.dumps(chat_row(1)).encode("utf-16"), "not UTF-8 but UTF-16"),
+        (json.dumps(chat_row(1)).encode()[:-5], "it is not JSON"),
+        (b"\xff" + json.dumps(chat_row(1)).encode(), "it is not UTF-8"),
+    ],
+)
+def test_files_that_are_not_jsonl_are_refused(tmp_path: Path, out: Path, content: bytes, message: str) -> None:
+    (tmp_path / "rows.jsonl").write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        prepare(out, train=tmp_path / "rows.jsonl")
+
+
+def test_a_broken_parquet_file_is_a_data_error(tmp_path: Path, out: Path) -> None:
+    path = write_parquet(tmp_path / "rows.parquet", [chat_row(number) for number in range(20)])
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(DataError, match="The Parquet file cannot be read"):
+        prepare(out, train=path)
+
+
+def test_an_endless_line_is_refused(tmp_path: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources, "_LONGEST_LINE", 1 << 20)
+    (tmp_path / "rows.jsonl").write_bytes(b"x" * (2 << 20))
+    with pytest.raises(DataError, match="longer than 1 MB") as caught:
+        prepare(out, train=tmp_path / "rows.jsonl")
+    assert caught.value.where == f"{tmp_path / 'rows.jsonl'}:1"
+
+
+# ---------------------------------------------------------------- writing
+
+
+def test_the_folder_is_named_by_its_content_and_has_a_manifest(train: Path, out: Path) -> None:
+    prepared = prepare(out, train=train)
+    assert prepared.folder == out / prepared.content_hash[:16]
+    manifest = json.loads((prepared.folder / "manifest.json").read_text())
+    assert manifest["content_hash"] == prepared.content_hash
+    assert manifest["rows"] == prepared.rows
+    assert manifest["name"] == prepared.name == "train"
+    assert sorted(entry.name for entry in prepared.folder.iterdir()) == [
+        "manifest.json",
+        "test.jsonl",
+        "train.jsonl",
+        "validation.jsonl",
+    ]
+    assert [entry.name for entry in out.iterdir()] == [prepared.folder.name]
+    assert os.name != "posix" or prepared.folder.stat().st_mode & 0o077 == 0
+
+
+def test_preparing_again_leaves_the_files_alone(train: Path, out: Path) -> None:
+    first = prepare(out, train=train)
+    before = first.train.stat()
+    again = prepare(out, train=train)
+    assert again == first
+    assert (again.train.stat().st_ino, again.train.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+    assert [entry.name for entry in out.iterdir()] == [first.folder.name]
+
+
+@pytest.mark.parametrize("damage", ["manifest.json", "test.jsonl"])
+def test_a_damaged_folder_is_made_again(train: Path, out: Path, damage: str) -> None:
+    first = prepare(out, train=train)
+    whole = first.test.read_bytes()
+    (first.folder / damage).unlink()
+    assert prepare(out, train=train) == first
+    assert first.test.read_bytes() == whole
+
+
+def test_a_crash_leaves_no_folder_that_looks_whole(train: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def crash(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(dataset, "_settle", crash)
+    with pytest.raises(KeyboardInterrupt):
+        prepare(out, train=train)
+    assert list(out.iterdir()) == []
+
+
+def test_two_at_once_agree(train: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settle = dataset._settle
+
+    def somebody_else_first(*arguments: Any) -> None:
+        monkeypatch.setattr(dataset, "_settle", settle)
+        prepare(out, train=train)
+        monkeypatch.setattr(dataset, "_whole", blind_once)
+        settle(*arguments)
+
+    seen: list[bool] = []
+    whole = dataset._whole
+
+    def blind_once(target: Path, manifest: Any) -> bool:
+        seen.append(whole(target, manifest))
+        return seen[-1] and len(seen) > 1
+
+    monkeypatch.setattr(dataset, "_settle", somebody_else_first)
+    monkeypatch.setattr(Path, "exists", lambda _: False)
+    assert len(texts(prepare(out, train=train).train)) == 80
+    assert seen == [True, True]
+
+
+def test_an_unwritable_place_is_a_data_error(train: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match="could not be read or written: Not a directory"):
+        prepare(tmp_path / "file" / "out", train=train)
+
+
+def test_a_full_disk_is_a_data_error_and_leaves_nothing(
+    train: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(dataset, "_deal", full)
+    with pytest.raises(DataError, match="No space left on device") as caught:
+        prepare(out, train=train)
+    assert caught.value.where == str(out)
+    assert list(out.iterdir()) == []
+
+
+def test_a_rename_that_fails_is_a_data_error(train: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: Path, target: Path) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(target))
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    with pytest.raises(DataError, match="Permission denied"):
+        prepare(out, train=train)
+
+
+def test_rows_in_both_training_and_test_are_counted(train: Path, tmp_path: Path, out: Path) -> None:
+    shared = [chat_row(3), chat_row(4), chat_row(900)]
+    test = write_parquet(tmp_path / "test.parquet", shared)
+    validation = write_jsonl(tmp_path / "validation.jsonl", [chat_row(5)])
+    notes = prepare(out, train=train, test=test, validation=validation).notes
+    assert notes == (
+        "1 validation row stands in the training data too; scores on them mean nothing",
+        "2 test rows stand in the training data too; scores on them mean nothing",
+    )
+
+
+# ---------------------------------------------------------------- looking
+
+
+def test_the_preview_is_short(tmp_path: Path, out: Path) -> None:
+    rows = [chat_row(number) for number in range(20)]
+    for row in rows:
+        row["messages"][1]["content"] = "long\n" * 100
+    prepared = prepare(out, train=write_jsonl(tmp_path / "rows.jsonl", rows))
+    frame = prepared.preview(rows=3)
+    assert list(frame.columns) == ["messages", "roles", "user", "assistant"]
+    assert len(frame) == 3
+    assert frame["messages"].tolist() == [2, 2, 2]
+    assert frame["roles"][0] == "user assistant"
+    assert frame["user"][0].startswith("Question ")
+    assert len(frame["assistant"][0]) == 80
+    assert len(prepared.preview(split="test")) == 2
+    with pytest.raises(DataError, match="no split dev"):
+        prepared.preview(split="dev")
+
+
+def test_a_tool_call_has_an_empty_place_in_the_preview(tmp_path: Path, out: Path) -> None:
+    call = {"role": "assistant", "tool_calls": [{"id": "1"}]}
+    rows = [{"messages": [{"role": "user", "content": "Look it up."}, call]}] * 20
+    assert prepare(out, train=write_jsonl(tmp_path / "rows.jsonl", rows)).preview(1)["assistant"][0] == ""
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
+def test_progress_ends_at_the_end(tmp_path: Path, out: Path, suffix: str) -> None:
+    rows = [chat_row(number) for number in range(2500)]
+    path = tmp_path / f"rows.{suffix}"
+    source = write_jsonl(path, rows) if suffix == "jsonl" else write_parquet(path, rows)
+    seen: list[Progress] = []
+    prepare_dataset(DataConfig(train=source), out, on_progress=seen.append)
+    size = source.stat().st_size
+    assert [state.rows for state in seen] == [1000, 2000, 2500]
+    assert [state.bytes for state in seen] == sorted(state.bytes or 0 for state in seen)
+    assert seen[-1] == Progress(source=path.name, rows=2500, bytes=size, total_bytes=size)
+
+
+def test_the_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
+    peaks = []
+    for rows in (1_000, 10_000):
+        source = tmp_path / f"rows{rows}.jsonl"
+        filler = "word " * 200
+        lines = (chat_row(number) | {"filler": filler} for number in range(rows))
+        write_jsonl(source, lines)
+        tracemalloc.start()
+        prepare(tmp_path / "out", train=source)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert source.stat().st_size > 10_000_000
+    assert peaks[1] - peaks[0] < 1_500_000

@@ -1,0 +1,240 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from azure.core.exceptions import ServiceRequestError
+
+from phift.config import DeploymentConfig
+from phift.deployment import deploy_model, instance_findings, instance_type
+from phift.endpoint import DeploymentEvent, Endpoint
+from phift.errors import AuthenticationError, ComputeError, Conflict, DeploymentFailed, ServiceError
+from unit.fakes import A100, FOUR_A100, Fakes, codes, foundation_model, http_error
+
+MODEL = "/subscriptions/s/workspaces/w/models/mine/versions/1"
+NAME = "phift-made-up"
+
+
+def deploy(fakes: Fakes, events: list[DeploymentEvent] | None = None, **config: Any) -> Endpoint:
+    return deploy_model(
+        fakes.clients,
+        model_id=MODEL,
+        name=NAME,
+        size=A100,
+        config=DeploymentConfig(**config),
+        tags={"phift.job": "job"},
+        on_event=events.append if events is not None else None,
+    )
+
+
+def left(fakes: Fakes) -> tuple[int, int]:
+    """Return how many endpoints and deployments there are."""
+    return len(fakes.workspace.online_endpoints.known), len(fakes.workspace.online_deployments.known)
+
+
+def refused(fakes: Fakes, kind: type[Exception] = DeploymentFailed) -> Any:
+    with pytest.raises(kind) as caught:
+        deploy(fakes)
+    return caught.value
+
+
+def test_a_deployment_is_endpoint_deployment_and_traffic() -> None:
+    fakes, events = Fakes(), list[DeploymentEvent]()
+    endpoint = deploy(fakes, events)
+    assert endpoint.name == NAME
+    made = fakes.workspace.online_endpoints.known[NAME]
+    assert (made.auth_mode, made.tags, made.traffic) == ("key", {"phift.job": "job"}, {"default": 100})
+    assert [event.stage for event in events] == ["endpoint", "deployment", "traffic", "ready"]
+
+
+def test_the_deployment_is_as_configured() -> None:
+    fakes = Fakes()
+    probe = {"initial_delay": 500, "period": 100, "timeout": 5, "failure_threshold": 7}
+    deploy(fakes, instance_count=2, request_timeout_ms=9000, max_concurrent_requests=3, probe=probe)
+    made = fakes.workspace.online_deployments.known[NAME, "default"]
+    assert (made.model, made.instance_type, made.instance_count) == (MODEL, A100, 2)
+    settings = made.request_settings
+    assert (settings.request_timeout_ms, settings.max_concurrent_requests_per_instance) == (9000, 3)
+    for probe_made in (made.liveness_probe, made.readiness_probe):
+        assert {name: getattr(probe_made, name) for name in probe} == probe
+        assert probe_made.success_threshold == 1
+
+
+def test_a_second_call_finds_everything() -> None:
+    fakes, events = Fakes(), list[DeploymentEvent]()
+    deploy(fakes)
+    created = len(fakes.workspace.record.calls)
+    deploy(fakes, events)
+    assert [event.stage for event in events] == ["ready"]
+    assert not [call for call in fakes.workspace.record.calls[created:] if "begin" in call[0]]
+
+
+@pytest.mark.parametrize("model", [f"azureml:{MODEL}", MODEL.upper()])
+def test_the_same_model_in_another_spelling_is_the_same(model: str) -> None:
+    fakes = Fakes()
+    fakes.workspace.online_endpoints.add(NAME, traffic={"default": 100})
+    fakes.workspace.online_deployments.add("default", NAME, model)
+    deploy(fakes)
+    assert fakes.workspace.record.count("online_deployments.begin_create_or_update") == 0
+
+
+@pytest.mark.parametrize(("model", "state"), [("other", "Succeeded"), (MODEL, "Failed")])
+def test_another_model_or_a_failed_deployment_is_replaced(model: str, state: str) -> None:
+    fakes = Fakes()
+    fakes.workspace.online_endpoints.add(NAME)
+    fakes.workspace.online_deployments.add("default", NAME, model, state)
+    deploy(fakes)
+    assert fakes.workspace.online_deployments.known[NAME, "default"].model == MODEL
+
+
+def test_a_failed_endpoint_is_deleted_and_made_again() -> None:
+    fakes, events = Fakes(), list[DeploymentEvent]()
+    fakes.workspace.online_endpoints.add(NAME, provisioning_state="Failed")
+    deploy(fakes, events)
+    assert [event.stage for event in events][:2] == ["delete", "endpoint"]
+    assert fakes.workspace.online_endpoints.known[NAME].provisioning_state == "Succeeded"
+
+
+def test_an_endpoint_that_is_still_made_is_waited_for(sleeps: list[float]) -> None:
+    fakes = Fakes()
+    fakes.workspace.online_endpoints.add(NAME)
+    fakes.workspace.online_endpoints.states[NAME] = ["Creating", "Updating"]
+    deploy(fakes)
+    assert sleeps == [0, 0]
+    assert fakes.workspace.record.count("online_endpoints.begin_delete") == 0
+
+
+@pytest.mark.parametrize("tags", [{}, {"owner": "somebody"}])
+def test_somebody_elses_endpoint_is_left_alone(tags: dict[str, str]) -> None:
+    fakes = Fakes()
+    fakes.workspace.online_endpoints.add(NAME, tags=tags)
+    assert "phift did not make" in refused(fakes, Conflict).what
+    assert left(fakes) == (1, 0)
+
+
+def test_an_endpoint_that_cannot_be_made_is_removed() -> None:
+    fakes = Fakes()
+    fakes.workspace.record.fail("online_endpoints.result", http_error(400, "no quota"))
+    error = refused(fakes)
+    assert error.what == "The deployment did not come up: no quota"
+    assert left(fakes) == (0, 0)
+
+
+@pytest.mark.parametrize("outcome", ["Failed", "Canceled"])
+def test_a_deployment_that_ends_badly_takes_the_new_endpoint_with_it(outcome: str) -> None:
+    fakes = Fakes()
+    fakes.workspace.online_deployments.outcomes = [outcome]
+    error = refused(fakes)
+    assert error.what == f"The deployment did not come up: it ended as {outcome.lower()}."
+    assert (error.where, left(fakes)) == (f"endpoint {NAME}", (0, 0))
+
+
+def test_a_failure_shows_the_tail_of_both_containers_without_secrets() -> None:
+    fakes = Fakes()
+    fakes.workspace.online_deployments.outcomes = ["Failed"]
+    fakes.workspace.online_deployments.log = "password=SECRET"
+    assert refused(fakes).log_tail == (
+        "--- storage-initializer\npassword=*** of storage-initializer\n"
+        "--- inference-server\npassword=*** of inference-server"
+    )
+
+
+def test_logs_out_of_reach_do_not_hide_the_failure() -> None:
+    fakes = Fakes()
+    fakes.workspace.online_deployments.outcomes = ["Failed"]
+    fakes.workspace.record.fail("online_deployments.get_logs", http_error(404))
+    assert refused(fakes).log_tail == "--- inference-server\na line of the log of inference-server"
+
+
+def test_an_endpoint_that_cannot_be_removed_is_told_with_the_failure() -> None:
+    fakes = Fakes()
+    fakes.workspace.online_deployments.outcomes = ["Failed"]
+    fakes.workspace.online_endpoints.undeletable = True
+    error = refused(fakes)
+    assert "delete it by hand, it costs money" in (error.fix or "")
+    assert error.log_tail
+
+
+def test_an_endpoint_that_was_there_stays_after_a_failure() -> None:
+    fakes = Fakes()
+    fakes.workspace.online_endpoints.add(NAME)
+    fakes.workspace.record.fail("online_deployments.result", http_error(400))
+    refused(fakes)
+    assert left(fakes) == (1, 0)
+
+
+def test_a_deployment_that_was_there_stays_after_a_failure() -> None:
+    fakes = Fakes()
+    fakes.workspace.online_endpoints.add(NAME)
+    fakes.workspace.online_deployments.add("default", NAME, "other")
+    fakes.workspace.record.fail("online_deployments.result", http_error(400))
+    refused(fakes)
+    assert left(fakes) == (1, 1)
+    assert fakes.workspace.record.count("online_deployments.begin_delete") == 0
+
+
+def test_a_deployment_that_never_came_to_be_needs_no_deletion() -> None:
+    fakes = Fakes()
+    fakes.workspace.online_endpoints.add(NAME)
+    fakes.workspace.record.fail("online_deployments.begin_create_or_update", http_error(400, "no quota"))
+    fakes.workspace.record.fail("online_deployments.begin_delete", http_error(404))
+    assert "no quota" in refused(fakes).what
+
+
+def test_traffic_that_cannot_be_set_removes_what_was_made() -> None:
+    fakes = Fakes()
+    endpoints = fakes.workspace.online_endpoints
+    endpoints.add(NAME)
+    fakes.workspace.record.fail("online_endpoints.begin_create_or_update", ServiceRequestError("no route"))
+    assert "No answer from the service" in refused(fakes).what
+    assert left(fakes) == (1, 0)
+
+
+def test_an_interrupt_removes_what_was_made_and_passes() -> None:
+    fakes, events = Fakes(), list[DeploymentEvent]()
+    fakes.workspace.record.fail("online_deployments.result", KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        deploy(fakes, events)
+    assert left(fakes) == (0, 0)
+    assert [event.stage for event in events] == ["endpoint", "deployment", "rollback", "delete"]
+    assert fakes.workspace.record.count("online_deployments.get_logs") == 0
+
+
+@pytest.mark.parametrize(("status", "kind"), [(401, AuthenticationError), (409, Conflict)])
+def test_a_lost_login_and_a_conflict_keep_their_kind(status: int, kind: type[Exception]) -> None:
+    fakes = Fakes()
+    fakes.workspace.record.fail("online_endpoints.result", http_error(status))
+    refused(fakes, kind)
+    assert left(fakes) == (0, 0)
+
+
+def test_a_first_look_that_fails_makes_and_removes_nothing() -> None:
+    fakes = Fakes()
+    fakes.workspace.record.fail("online_endpoints.get", http_error(500))
+    assert isinstance(refused(fakes).__cause__, ServiceError)
+    assert fakes.workspace.record.count("online_endpoints.begin_delete") == 0
+
+
+def test_the_configured_size_goes_before_the_smallest() -> None:
+    model = foundation_model(FOUR_A100, A100)
+    assert instance_type(model, DeploymentConfig()) == A100
+    assert instance_type(model, DeploymentConfig(instance_type=FOUR_A100)) == FOUR_A100
+    assert instance_findings(model, DeploymentConfig()) == []
+
+
+def test_without_any_size_it_is_an_error() -> None:
+    found = instance_findings(foundation_model(), DeploymentConfig())
+    assert codes(found) == ["DEPLOYMENT_NO_SIZE"]
+    with pytest.raises(ComputeError, match="which VM sizes can serve Phi-4"):
+        instance_type(foundation_model(), DeploymentConfig())
+
+
+def test_a_size_without_an_allow_list_is_taken() -> None:
+    assert instance_type(foundation_model(), DeploymentConfig(instance_type=A100)) == A100
+
+
+def test_an_unlisted_size_is_refused_unless_allowed() -> None:
+    model, size = foundation_model(A100), "Standard_NC4as_T4_v3"
+    with pytest.raises(ComputeError, match="does not list Standard_NC4as_T4_v3 for inference"):
+        instance_type(model, DeploymentConfig(instance_type=size))
+    assert instance_type(model, DeploymentConfig(instance_type=size, allow_unlisted=True)) == size

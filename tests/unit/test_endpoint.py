@@ -1,0 +1,292 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from phift.config import DeploymentConfig
+from phift.endpoint import (
+    DeploymentEvent,
+    Endpoint,
+    answer_text,
+    delete_endpoint,
+    ignore_event,
+    settled,
+)
+from phift.errors import (
+    AccessDenied,
+    AuthenticationError,
+    Conflict,
+    DataError,
+    NotFound,
+    PhiftError,
+    ScoringError,
+    ServiceUnreachable,
+    Throttled,
+    WaitTimeout,
+)
+from unit.fakes import KEY, Fakes, http_error
+from unit.loopback import Reply, Script
+
+CONFIG = DeploymentConfig(request_timeout_ms=5000)
+SECRET_QUESTION = "the user's own words"
+
+
+def endpoint_at(url: str, fakes: Fakes | None = None) -> Endpoint:
+    fakes = fakes or Fakes()
+    fakes.workspace.online_endpoints.scoring_uri = f"{url}/score"
+    fakes.workspace.online_endpoints.add("phift-e")
+    return Endpoint(fakes.clients, "phift-e", CONFIG)
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        [{"0": "Hello."}],
+        [{"generated": "Hello."}],
+        ["Hello."],
+        {"output": "Hello."},
+        {"choices": [{"message": {"role": "assistant", "content": "Hello."}}]},
+    ],
+)
+def test_every_form_of_reply_is_understood(server: Script, reply: Any) -> None:
+    server.answers(Reply(reply))
+    assert endpoint_at(server.url).chat("Hi") == "Hello."
+
+
+def test_a_question_is_sent_as_a_conversation(server: Script) -> None:
+    server.answers(Reply(["x"]))
+    endpoint_at(server.url).chat("Hi", temperature=0.5)
+    (request,) = server.requests
+    assert (request.method, request.path) == ("POST", "/score")
+    assert request.headers["Authorization"] == f"Bearer {KEY}"
+    assert request.body == {
+        "input_data": {
+            "input_string": [{"role": "user", "content": "Hi"}],
+            "parameters": {"max_new_tokens": 256, "do_sample": False, "temperature": 0.5},
+        },
+        "params": {},
+    }
+
+
+def test_a_conversation_is_sent_as_it_is(server: Script) -> None:
+    server.answers(Reply(["x"]))
+    turns = [("system", "Be short."), ("user", "Hi"), ("assistant", "Hello."), ("user", "And?")]
+    conversation = [{"role": role, "content": text} for role, text in turns]
+    endpoint_at(server.url).chat(conversation, max_new_tokens=5)
+    assert server.requests[0].body["input_data"]["input_string"] == conversation
+    assert server.requests[0].body["input_data"]["parameters"]["max_new_tokens"] == 5
+
+
+@pytest.mark.parametrize("messages", [[], [{"role": "assistant", "content": "x"}], [{"content": "x"}]])
+def test_a_conversation_ends_with_the_user(server: Script, messages: list[dict[str, str]]) -> None:
+    server.answers(Reply(["x"]))
+    with pytest.raises(DataError, match="not the user's"):
+        endpoint_at(server.url).chat(messages)
+    assert server.requests == []
+
+
+def test_a_named_deployment_is_asked_once_and_not_for_ever(server: Script) -> None:
+    server.answers(Reply(["x"]))
+    endpoint = endpoint_at(server.url)
+    endpoint.chat("Hi", deployment="blue")
+    endpoint.chat("Hi")
+    first, second = server.requests
+    assert first.headers["azureml-model-deployment"] == "blue"
+    assert "azureml-model-deployment" not in second.headers
+
+
+def refusal(server: Script, *replies: Reply) -> PhiftError:
+    """Return the error of a question that gets these answers, having looked that it tells no secrets."""
+    server.answers(*replies)
+    with pytest.raises(PhiftError) as caught:
+        endpoint_at(server.url).chat(SECRET_QUESTION)
+    text = str(caught.value) + repr(caught.value) + repr(vars(caught.value))
+    assert KEY not in text
+    assert SECRET_QUESTION not in text
+    assert caught.value.where == "endpoint phift-e"
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [
+        (400, ScoringError),
+        (401, AuthenticationError),
+        (403, AuthenticationError),
+        (404, NotFound),
+        (408, ScoringError),
+        (424, ScoringError),
+        (500, ScoringError),
+    ],
+)
+def test_refusals_map_and_are_not_asked_again(server: Script, status: int, kind: type[PhiftError]) -> None:
+    error = refusal(server, Reply({"error": f"you said {SECRET_QUESTION}"}, status))
+    assert type(error) is kind
+    assert len(server.requests) == 1
+
+
+def test_a_time_out_is_explained(server: Script) -> None:
+    error = refusal(server, Reply({}, 408))
+    assert "max_new_tokens" in str(error.fix)
+    assert vars(error)["status"] == 408
+
+
+def test_the_models_own_reason_is_shown(server: Script) -> None:
+    error = refusal(server, Reply({}, 424, {"ms-azureml-model-error-reason": "model_error"}))
+    assert error.what == "The endpoint answered 424 model_error."
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_a_busy_endpoint_is_asked_again(server: Script, sleeps: list[float], status: int) -> None:
+    server.answers(Reply({}, status), Reply({}, status), Reply(["Hello."]))
+    assert endpoint_at(server.url).chat("Hi") == "Hello."
+    assert len(server.requests) == 3
+    assert sleeps == [1.0]  # the first time at once
+
+
+@pytest.mark.parametrize(("status", "kind"), [(429, Throttled), (503, ScoringError)])
+def test_an_endpoint_that_stays_busy_is_given_up(
+    server: Script, sleeps: list[float], status: int, kind: type[PhiftError]
+) -> None:
+    error = refusal(server, Reply({}, status))
+    assert (type(error), vars(error)["status"]) == (kind, status)
+    assert len(server.requests) == 7
+    assert sleeps == sorted(sleeps)
+
+
+def test_no_answer_is_unreachable(sleeps: list[float]) -> None:
+    with pytest.raises(ServiceUnreachable, match=r"no answer \(ConnectionError\)") as caught:
+        endpoint_at("https://127.0.0.1:1").chat(SECRET_QUESTION)
+    assert KEY not in str(caught.value) + repr(caught.value)
+    assert caught.value.__suppress_context__
+    assert sleeps
+
+
+def test_a_certificate_that_is_not_trusted_is_refused(
+    server: Script, sleeps: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.answers(Reply(["x"]))
+    monkeypatch.delenv("REQUESTS_CA_BUNDLE")
+    with pytest.raises(ServiceUnreachable, match="SSLError"):
+        endpoint_at(server.url).chat("Hi")
+    assert server.requests == []
+    assert sleeps  # it was tried again, as with every connection that does not come about
+
+
+def test_an_answer_that_is_no_json_is_a_scoring_error(server: Script) -> None:
+    assert refusal(server, Reply(b"<html>")).what == "The answer is no JSON."
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        {},
+        {"output": None},
+        [],
+        [{}],
+        [None],
+        [["x"]],
+        None,
+        "text",
+        {"choices": []},
+        {"choices": [{"message": None}]},
+        {"choices": [{"message": "text"}]},
+        {"choices": ["text"]},
+    ],
+)
+def test_an_answer_without_a_text_is_a_scoring_error(reply: Any) -> None:
+    with pytest.raises(ScoringError, match="without a text"):
+        answer_text(reply)
+
+
+WORDS = st.sampled_from(["output", "choices", "message", "content"])
+JSON = st.recursive(
+    st.none() | st.booleans() | st.floats() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(WORDS, inner),
+)
+
+
+@given(JSON)
+def test_any_reply_is_a_text_or_a_scoring_error(reply: Any) -> None:
+    try:
+        text = answer_text(reply)
+    except ScoringError:
+        return
+    assert isinstance(text, str)
+
+
+def test_the_key_is_in_no_repr(server: Script) -> None:
+    endpoint = endpoint_at(server.url)
+    assert repr(endpoint) == str(endpoint) == "<Endpoint phift-e>"
+
+
+def test_an_endpoint_whose_keys_are_refused_maps() -> None:
+    fakes = Fakes()
+    fakes.workspace.record.fail("online_endpoints.get_keys", http_error(403))
+    with pytest.raises(AccessDenied):
+        endpoint_at("https://e.test", fakes)
+
+
+def test_the_end_of_the_block_deletes_the_endpoint() -> None:
+    fakes = Fakes()
+    with endpoint_at("https://e.test", fakes) as endpoint:
+        assert endpoint.scoring_uri == "https://e.test/score"
+    assert fakes.workspace.online_endpoints.known == {}
+
+
+def test_an_error_in_the_block_deletes_the_endpoint_and_passes() -> None:
+    fakes = Fakes()
+    with pytest.raises(ZeroDivisionError), endpoint_at("https://e.test", fakes):
+        raise ZeroDivisionError
+    assert fakes.workspace.online_endpoints.known == {}
+
+
+def test_deleting_twice_does_no_harm() -> None:
+    fakes = Fakes()
+    endpoint = endpoint_at("https://e.test", fakes)
+    endpoint.delete()
+    endpoint.delete()
+    assert fakes.workspace.online_endpoints.known == {}
+
+
+def test_a_deletion_that_left_the_endpoint_says_that_it_costs() -> None:
+    fakes, events = Fakes(), list[DeploymentEvent]()
+    fakes.workspace.online_endpoints.add("phift-e")
+    fakes.workspace.online_endpoints.undeletable = True
+    with pytest.raises(Conflict, match="costs money"):
+        delete_endpoint(fakes.clients, "phift-e", events.append)
+    assert events == [DeploymentEvent("delete", "phift-e")]
+
+
+def test_a_deletion_that_is_refused_maps() -> None:
+    fakes = Fakes()
+    fakes.workspace.record.fail("online_endpoints.begin_delete", http_error(403))
+    with pytest.raises(AccessDenied):
+        delete_endpoint(fakes.clients, "phift-e", ignore_event)
+
+
+def test_what_is_under_way_is_waited_for(sleeps: list[float]) -> None:
+    fakes = Fakes()
+    endpoints = fakes.workspace.online_endpoints
+    endpoints.add("phift-e", provisioning_state="Failed")
+    endpoints.states["phift-e"] = ["Deleting", "UPDATING"]
+    found = settled(fakes.clients, lambda: endpoints.get("phift-e"), "endpoint")
+    assert found.provisioning_state == "Failed"
+    assert sleeps == [0, 0]
+
+
+def test_an_operation_without_end_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    fakes = Fakes()
+    stuck = fakes.workspace.online_endpoints.add("phift-e")
+    monkeypatch.setattr("phift.endpoint._LONGEST_OPERATION", -1.0)
+    stuck._provisioning_state = "Updating"
+    with pytest.raises(WaitTimeout, match="under way for an hour"):
+        settled(fakes.clients, lambda: stuck, "endpoint phift-e")
+
+
+def test_what_is_not_there_is_settled() -> None:
+    fakes = Fakes()
+    assert settled(fakes.clients, lambda: fakes.workspace.online_endpoints.get("none"), "endpoint") is None

@@ -1,0 +1,225 @@
+from __future__ import annotations
+
+import inspect
+import pickle
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import azure.ai.ml.exceptions
+import azure.identity
+import azure.storage.blob
+import azure.storage.filedatalake
+import azure.storage.fileshare
+import pytest
+from azure.core import exceptions as core
+from hypothesis import given
+from hypothesis import strategies as st
+
+from phift import errors
+from phift.errors import PhiftError, azure_errors, from_azure, redact
+from unit.fakes import http_error
+
+
+def walk(kind: type[Any]) -> Iterator[type[Any]]:
+    for child in kind.__subclasses__():
+        yield child
+        yield from walk(child)
+
+
+AZURE = [kind for kind in dict.fromkeys(walk(core.AzureError)) if kind.__module__.startswith("azure.")]
+OURS: list[type[PhiftError]] = [PhiftError, *(kind for kind in walk(PhiftError) if kind.__module__ == "phift.errors")]
+
+
+class Response:
+    """As much of a response as the constructors of azure-core's errors look at."""
+
+    status_code = 418
+    reason = "made up"
+    request = "GET https://made.up/"
+    headers: dict[str, str] = {}  # noqa: RUF012 - never changed
+
+    def text(self) -> str:
+        return ""
+
+    def body(self) -> bytes:
+        return b""
+
+
+def instance(kind: type[Any]) -> Any:
+    """Return an error of a class, every required argument filled with something of its kind."""
+    special: dict[str, Any] = {
+        "response": Response(),
+        "history": [],
+        "parts": [],
+        "scopes": ["s"],
+        "keywords": ["k"],
+        "given_number": 1,
+    }
+    arguments = inspect.signature(kind.__init__).parameters.values()
+    needed = [a for a in list(arguments)[1:] if a.default is a.empty and a.kind == a.POSITIONAL_OR_KEYWORD]
+    return kind(**{a.name: special.get(a.name, "made up") for a in needed})
+
+
+def test_the_walk_reaches_every_package() -> None:
+    packages = {re.match(r"azure\.(core|identity|storage|ai\.ml)", kind.__module__) for kind in AZURE}
+    assert {found[1] for found in packages if found} == {"core", "identity", "storage", "ai.ml"}
+
+
+@pytest.mark.parametrize("kind", AZURE, ids=lambda kind: f"{kind.__module__}.{kind.__name__}")
+def test_every_azure_error_becomes_one_of_ours(kind: type[Any]) -> None:
+    error = instance(kind)
+    with pytest.raises(PhiftError) as caught, azure_errors("the place"):
+        raise error
+    assert caught.value.where == "the place"
+    assert caught.value.__cause__ is error
+    assert type(caught.value) is not PhiftError
+
+
+@pytest.mark.parametrize(
+    ("error", "ours"),
+    [
+        (core.ClientAuthenticationError("x"), errors.AuthenticationError),
+        (azure.identity.CredentialUnavailableError("x"), errors.AuthenticationError),
+        (core.ServiceRequestError("x"), errors.ServiceUnreachable),
+        (core.ServiceRequestTimeoutError("x"), errors.ServiceUnreachable),
+        (core.ServiceResponseError("x"), errors.ServiceUnreachable),
+        (ConnectionResetError("x"), errors.ServiceUnreachable),
+        (TimeoutError("x"), errors.ServiceUnreachable),
+        (FileNotFoundError("x"), errors.DataNotFound),
+        (AttributeError("x"), errors.ServiceError),
+        (core.HttpResponseError("no response at all"), errors.ServiceError),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
+)
+def test_what_has_no_status_maps_by_its_kind(error: Exception, ours: type[PhiftError]) -> None:
+    assert type(from_azure(error, "here")) is ours
+
+
+@pytest.mark.parametrize(
+    ("status", "ours"),
+    [
+        (400, errors.ServiceError),
+        (401, errors.AuthenticationError),
+        (403, errors.AccessDenied),
+        (404, errors.NotFound),
+        (409, errors.Conflict),
+        (412, errors.Conflict),
+        (429, errors.Throttled),
+        (500, errors.ServiceError),
+        (503, errors.ServiceError),
+    ],
+)
+def test_statuses_map(status: int, ours: type[PhiftError]) -> None:
+    assert type(from_azure(http_error(status), "here")) is ours
+
+
+def test_a_plain_401_is_an_authentication_error() -> None:
+    error = core.HttpResponseError("x")
+    error.status_code = 401
+    assert type(from_azure(error, "here")) is errors.AuthenticationError
+
+
+def test_an_authentication_error_with_403_is_access_denied() -> None:
+    error = core.ClientAuthenticationError("x")
+    error.status_code = 403
+    mapped = from_azure(error, "here")
+    assert type(mapped) is errors.AccessDenied
+    assert "AzureML Data Scientist" in str(mapped.fix)
+
+
+def test_a_service_error_keeps_status_and_code() -> None:
+    error = http_error(409)
+    error.error = core.ODataV4Format({"code": "Busy", "message": "x"})
+    mapped = from_azure(error, "here")
+    assert isinstance(mapped, errors.ServiceError)
+    assert (mapped.status, mapped.code) == (409, "Busy")
+
+
+def test_a_defect_of_the_sdk_is_named() -> None:
+    mapped = from_azure(AttributeError("'NoneType' has no 'items'"), "here")
+    assert mapped.what == "The Azure SDK raised AttributeError: 'NoneType' has no 'items'"
+
+
+def test_our_own_errors_pass_unchanged() -> None:
+    error = errors.JobCanceled("gone")
+    with pytest.raises(errors.JobCanceled) as caught, azure_errors("elsewhere"):
+        raise error
+    assert caught.value is error
+    assert error.where is None
+
+
+def test_an_interrupt_passes_unchanged() -> None:
+    with pytest.raises(KeyboardInterrupt), azure_errors("here"):
+        raise KeyboardInterrupt
+
+
+def test_only_the_first_line_that_says_something_is_kept() -> None:
+    assert from_azure(http_error(400, "\n  \n first \nsecond"), "here").what == "first"
+    assert from_azure(ValueError(), "here").what.endswith("ValueError: ValueError")
+    assert len(from_azure(http_error(400, "x" * 1000), "here").what) == 400
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        ("https://a.test/b?sv=2024&se=2026&sig=SECRET%2Bx&x=1", "https://a.test/b?sv=***&se=2026&sig=***&x=1"),
+        ("Authorization: Bearer SECRET.a-b_c~d+/=", "Authorization: Bearer ***"),
+        ("AccountName=a;AccountKey=SECRET==", "AccountName=a;AccountKey=***"),
+        ("refresh_token=SECRET password='SECRET'", "refresh_token=*** password='***'"),
+        ('{"primaryKey": "SECRET", "name": "a"}', '{"primaryKey": "***", "name": "a"}'),
+        ("?code=SECRET&status_code=404", "?code=***&status_code=404"),
+        ("nothing to hide, design=good", "nothing to hide, design=good"),
+    ],
+)
+def test_secrets_are_redacted(text: str, kept: str) -> None:
+    assert redact(text) == kept
+
+
+@given(st.text("abcdefXYZ0123456789+/%.-_~", min_size=1))
+def test_no_signature_gets_into_an_error(secret: str) -> None:
+    mapped = from_azure(http_error(403, f"GET https://a.test/?sig=q{secret}q&x=1 failed"), "here")
+    assert f"q{secret}q" not in str(mapped) + repr(mapped)
+
+
+@pytest.mark.parametrize("kind", OURS, ids=lambda kind: kind.__name__)
+def test_every_error_survives_pickling(kind: type[PhiftError]) -> None:
+    error = kind("what", where="where", fix="fix", status=7, report=[1])
+    copy = pickle.loads(pickle.dumps(error))  # noqa: S301 - our own bytes
+    assert type(copy) is kind
+    assert str(copy) == "what\n  where: where\n  fix:   fix"
+    assert vars(copy) == vars(error)
+
+
+def test_an_error_shows_only_what_it_has() -> None:
+    assert str(PhiftError("what")) == "what"
+    assert repr(errors.DataError("what", where="w")) == "DataError('what', where='w', fix=None)"
+
+
+def drawn_tree() -> list[tuple[str, str, str | None]]:
+    """Read the tree in the docstring: class, parent, and the built-in type in brackets."""
+    rows, path = [], ["PhiftError"]
+    for line in (errors.__doc__ or "").splitlines():
+        if found := re.match(r"    ((?:│   |    )*)[├└]── (\w+)(?: \((\w+)\))?", line):
+            depth = len(found[1]) // 4 + 1
+            path = [*path[:depth], found[2]]
+            rows.append((found[2], path[-2], found[3]))
+    return rows
+
+
+def real_tree() -> list[tuple[str, str]]:
+    return [
+        (kind.__name__, next(base.__name__ for base in kind.__bases__ if issubclass(base, PhiftError)))
+        for kind in OURS[1:]
+    ]
+
+
+def test_the_drawn_tree_is_the_real_one() -> None:
+    assert sorted((name, parent) for name, parent, _ in drawn_tree()) == sorted(real_tree())
+
+
+@pytest.mark.parametrize(("name", "_parent", "built_in"), drawn_tree(), ids=lambda value: str(value))
+def test_errors_are_the_built_in_type_that_the_tree_says(name: str, _parent: str, built_in: str | None) -> None:
+    kind: type[PhiftError] = getattr(errors, name)
+    own = [base.__name__ for base in kind.__bases__ if not issubclass(base, PhiftError)]
+    assert own == ([built_in] if built_in else [])

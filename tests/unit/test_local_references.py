@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from phift.local import references
+from phift.local.identity import Identity
+from phift.local.site import Programs, Site
+from phift.local.state import Documents, Folder
+from phift.local.wire import WORKSPACE_ID, WireError
+
+STORED = "azureml://datastores/workspaceblobstore/paths/LocalUpload/1/train.jsonl"
+MODEL = "azureml/child/mlflow_model_folder"
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Site]:
+    documents = Documents(tmp_path / "state.db")
+    site = Site(Folder(tmp_path), documents, Identity("x"), "https://localhost:1", Programs())
+    container = tmp_path / "blobs/storage/azureml-blobstore"
+    (container / "LocalUpload/1").mkdir(parents=True)
+    (container / "LocalUpload/1/train.jsonl").touch()
+    (container / MODEL).mkdir(parents=True)
+    (tmp_path / "registry/Phi-4-mini-instruct").mkdir(parents=True)
+    outputs = {"trained_model": {"from": "x", "uri": references.datastore_uri("workspaceblobstore", MODEL)}}
+    documents.put("runs/job1", {"outputs": outputs})
+    documents.put("data/elements/versions/1", {"properties": {"dataUri": STORED}})
+    documents.put("models/tuned/versions/2", {"properties": {"modelUri": "azureml://jobs/job1/outputs/trained_model"}})
+    yield site
+    documents.close()
+
+
+@pytest.mark.parametrize(
+    ("reference", "place"),
+    [
+        (STORED, "LocalUpload/1/train.jsonl"),
+        ("azureml:/" + STORED[len("azureml:/") :], "LocalUpload/1/train.jsonl"),
+        (
+            "azureml://subscriptions/s/resourcegroups/g/workspaces/w/datastores/workspaceblobstore/paths/LocalUpload/1",
+            "LocalUpload/1",
+        ),
+        ("azureml://jobs/job1/outputs/trained_model", MODEL),
+        ("azureml://jobs/job1/outputs/trained_model/paths/", MODEL),
+        (f"{WORKSPACE_ID}/data/elements/versions/1", "LocalUpload/1/train.jsonl"),
+        (f"azureml:{WORKSPACE_ID}/models/tuned/versions/2", MODEL),
+        ("azureml:elements:1", "LocalUpload/1/train.jsonl"),
+        ("azureml:tuned:2", MODEL),
+    ],
+)
+def test_what_a_reference_means(site: Site, reference: str, place: str) -> None:
+    assert references.resolve(site, reference) == site.folder.blobs / "storage/azureml-blobstore" / place
+
+
+def test_models_of_the_registry(site: Site) -> None:
+    found = references.resolve(site, "azureml://registries/azureml/models/phi-4-MINI-instruct/versions/1")
+    assert found == site.folder.registry / "Phi-4-mini-instruct"
+
+
+@pytest.mark.parametrize(
+    ("reference", "message"),
+    [
+        ("azureml://datastores/workspaceblobstore/paths/nothing", "does not exist"),
+        ("azureml://datastores/other/paths/x", "datastore other was not found"),
+        ("azureml://registries/azureml/models/Phi-4-mini-instruct/versions/2", "version 2 was not found"),
+        ("azureml://registries/other/models/Phi-4-mini-instruct/versions/1", "in registry other"),
+        ("azureml://registries/azureml/models/%2e%2e/versions/1", "was not found"),
+        ("azureml://jobs/job1/outputs/nope", "Its outputs: trained_model"),
+        ("azureml://jobs/nobody/outputs/x", "job nobody was not found"),
+        ("azureml:nobody:1", "was not found in this workspace"),
+        ("https://example.com/train.jsonl", "cannot read from https://example.com"),
+        ("/etc/passwd", "cannot read from /etc/passwd"),
+        ("file:///etc/passwd", "cannot read from"),
+    ],
+)
+def test_what_is_not_there(site: Site, reference: str, message: str) -> None:
+    with pytest.raises(WireError, match=message):
+        references.resolve(site, reference)
+
+
+def test_no_reference_leads_out(site: Site) -> None:
+    with pytest.raises(WireError, match="does not represent a resource"):
+        references.resolve(site, "azureml://datastores/workspaceblobstore/paths/../../../../etc/passwd")

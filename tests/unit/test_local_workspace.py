@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+import fcntl
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from phift import errors
+from phift.local import Connection, LocalWorkspace
+from phift.local.site import Programs
+
+
+def test_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert LocalWorkspace(tmp_path / "x").folder == tmp_path / "x"
+    monkeypatch.setenv("PHIFT_LOCAL_HOME", str(tmp_path / "home"))
+    assert LocalWorkspace().folder == tmp_path / "home"
+    monkeypatch.delenv("PHIFT_LOCAL_HOME")
+    assert LocalWorkspace().folder.parts[-2:] == ("phift", "local")
+
+
+def test_nothing_runs(tmp_path: Path) -> None:
+    workspace = LocalWorkspace(tmp_path / "none")
+    status = workspace.status()
+    assert (status.running, status.pid, status.jobs, status.endpoints) == (False, None, {}, {})
+    assert not workspace.down()
+    workspace.reset()
+    with pytest.raises(errors.LocalWorkspaceNotRunning, match="phift local up"):
+        workspace.connection()
+
+
+def test_a_left_over_description_deceives_nobody(tmp_path: Path) -> None:
+    (tmp_path / "server.lock").touch()
+    # This test's own pid: alive, and no server.
+    (tmp_path / "server.json").write_text('{"pid": 1, "port": 1}')
+    assert not LocalWorkspace(tmp_path).status().running
+    with (tmp_path / "server.lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert LocalWorkspace(tmp_path).status().pid == 1
+
+
+def test_other_peoples_folders_are_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(errors.LocalWorkspaceError, match="holds other things"):
+        LocalWorkspace(tmp_path).up()
+    with pytest.raises(errors.LocalWorkspaceError, match="nothing was deleted"):
+        LocalWorkspace(tmp_path).reset()
+    assert (tmp_path / "thesis.txt").exists()
+
+
+def test_missing_packages_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    find = importlib.util.find_spec
+
+    def without_torch(name: str, package: str | None = None) -> Any:
+        return None if name == "torch" else find(name, package)
+
+    monkeypatch.setattr(importlib.util, "find_spec", without_torch)
+    with pytest.raises(errors.MissingDependency, match=r"torch.*\n.*phift\[local\]"):
+        LocalWorkspace(tmp_path).up()
+
+
+def _programs(server: str, standin: str = "") -> Programs:
+    return Programs(server=(sys.executable, "-c", server), standin=(sys.executable, "-c", standin))
+
+
+@pytest.mark.slow
+def test_a_server_that_does_not_come_up(tmp_path: Path) -> None:
+    broken = LocalWorkspace(tmp_path / "a", programs=_programs("raise SystemExit('the disk is on fire')"))
+    with pytest.raises(errors.LocalWorkspaceError, match="the disk is on fire"):
+        broken.up()
+    silent = LocalWorkspace(tmp_path / "b", programs=_programs("import time; time.sleep(60)"))
+    with pytest.raises(errors.LocalWorkspaceError, match="did not answer within 0 s"):
+        silent.up(timeout=0.3)
+    modelless = LocalWorkspace(tmp_path / "c", programs=_programs("", "raise SystemExit('no clay')"))
+    with pytest.raises(errors.LocalWorkspaceError, match="no clay"):
+        modelless.up()
+
+
+def test_connection(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("hidden")
+    connection = Connection("https://localhost:8443", tmp_path / "bundle.pem", tmp_path)
+    assert connection.cloud_name == "PhiftLocal8443"
+    assert connection.cloud_metadata.keys() == {
+        "azure_portal",
+        "resource_manager",
+        "active_directory",
+        "aml_resource_id",
+        "storage_endpoint",
+        "registry_discovery_endpoint",
+    }
+    environment = connection.environment()
+    # The SDK takes the cloud whose resource manager is part of the metadata's address.
+    assert environment["ARM_CLOUD_METADATA_URL"].startswith(connection.cloud_metadata["resource_manager"])
+    assert environment["IDENTITY_HEADER"] == "hidden"
+    assert "hidden" not in repr(connection)
+
+
+def test_import_is_light() -> None:
+    program = (
+        "import sys, phift.local; "
+        "print([name for name in ('torch', 'azure.ai', 'starlette', 'uvicorn', 'requests') if name in sys.modules])"
+    )
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603 - the text above
+    assert done.stdout.strip() == "[]"

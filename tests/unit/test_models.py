@@ -1,0 +1,188 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from azure.ai.ml.exceptions import ErrorTarget, ValidationException
+from hypothesis import given
+from hypothesis import strategies as st
+
+from phift.config import ModelConfig
+from phift.errors import AccessDenied, NotFound, ServiceError
+from phift.models import AllowList, FoundationModel, find_model
+from unit.fakes import A100, FOUR_A100, PHI_4, Fakes, codes, http_error, phi_4
+
+DISCOVERY = {
+    "subscriptionId": "registry-subscription",
+    "resourceGroup": "registry-group",
+    "primaryRegionResourceProviderUri": "https://region.test/",
+}
+
+
+def find(name: str = "Phi-4", version: str | None = None, **changes: Any) -> FoundationModel:
+    """Return what is found of a model that the registry has with these changes."""
+    fakes = Fakes()
+    fakes.registry.models.add(phi_4(name=name, **changes))
+    return find_model(fakes.clients, ModelConfig(name=name, version=version))
+
+
+def test_everything_may_stand_in_tags() -> None:
+    model = find()
+    assert (model.id, model.name, model.version, model.registry) == (PHI_4, "Phi-4", "8", "azureml")
+    assert model.finetune == AllowList((A100, FOUR_A100), "tag finetune_compute_allow_list")
+    assert model.inference == AllowList((A100,), "tag inference_compute_allow_list")
+    assert model.defaults == {"apply_lora": "true", "learning_rate": "5e-6", "learning_rate_min": 5e-7}
+    assert model.findings == ()
+
+
+def test_without_a_version_it_is_the_newest() -> None:
+    fakes = Fakes()
+    fakes.registry.models.add(phi_4(version="9"))
+    assert find_model(fakes.clients, ModelConfig(name="Phi-4")).version == "9"
+    assert find_model(fakes.clients, ModelConfig(name="Phi-4", version="8")).version == "8"
+    assert fakes.registry.record.calls == [("models.get", "Phi-4", "@latest"), ("models.get", "Phi-4", "8")]
+
+
+def test_recommended_sizes_in_properties_come_next() -> None:
+    recommended = {"finetune-recommended-sku": f"{A100}, {FOUR_A100},", "inference-recommended-sku": A100}
+    model = find(tags={}, properties=recommended)
+    assert model.finetune == AllowList((A100, FOUR_A100), "property finetune-recommended-sku")
+    assert model.inference == AllowList((A100,), "property inference-recommended-sku")
+
+
+def raw(fakes: Fakes, metadata: Any) -> FoundationModel:
+    fakes.registry.models.add(phi_4(tags=None))
+    fakes.rest.on(DISCOVERY, "registries/azureml/discovery")
+    fakes.rest.on({"properties": {"systemMetadata": metadata}}, "/models/Phi-4/versions/8")
+    return find_model(fakes.clients, ModelConfig(name="Phi-4"))
+
+
+def test_the_raw_metadata_comes_next_and_is_fetched_once() -> None:
+    fakes = Fakes()
+    model = raw(fakes, {"supportedComputes": {"finetuneComputes": [A100], "inferenceComputes": [FOUR_A100]}})
+    assert model.finetune == AllowList((A100,), "systemMetadata.supportedComputes.finetuneComputes")
+    assert model.inference == AllowList((FOUR_A100,), "systemMetadata.supportedComputes.inferenceComputes")
+    discovery, version = fakes.rest.addresses
+    assert discovery == "https://discovery.test/registrymanagement/v1.0/registries/azureml/discovery?"
+    assert version == (
+        "https://region.test/mferp/managementfrontend/subscriptions/registry-subscription/resourceGroups/registry-group"
+        "/providers/Microsoft.MachineLearningServices/registries/azureml/models/Phi-4/versions/8"
+        "?api-version=2021-10-01-dataplanepreview"
+    )
+
+
+@pytest.mark.parametrize("metadata", [None, "text", {}, {"supportedComputes": "text"}, {"supportedComputes": {}}])
+def test_the_built_in_table_is_the_last_resort(metadata: Any) -> None:
+    model = raw(Fakes(), metadata)
+    assert model.finetune is not None
+    assert model.finetune.source == "built-in table of 2026-07-23"
+    assert model.finetune.allows(A100.upper())
+    assert model.inference is not None
+
+
+@pytest.mark.parametrize("answer", [ServiceError("down", status=503), {"subscriptionId": "s"}])
+def test_a_registry_whose_record_cannot_be_read_leaves_the_table_and_a_warning(answer: Any) -> None:
+    fakes = Fakes()
+    fakes.registry.models.add(phi_4(tags=None))
+    fakes.rest.on(answer, "registries/azureml/discovery")
+    model = find_model(fakes.clients, ModelConfig(name="Phi-4"))
+    assert model.finetune is not None
+    assert model.finetune.source.startswith("built-in table")
+    assert codes(model.findings) == ["MODEL_METADATA_UNREAD"]
+
+
+def test_a_model_that_nothing_is_known_of_is_noted() -> None:
+    fakes = Fakes()
+    fakes.registry.models.add(phi_4(name="own-model", tags={}))
+    fakes.rest.on(DISCOVERY, "discovery")
+    model = find_model(fakes.clients, ModelConfig(name="own-model"))
+    assert (model.finetune, model.inference, model.defaults) == (None, None, {})
+    assert codes(model.findings) == ["MODEL_NO_ALLOW_LIST"]
+
+
+def test_an_overlong_property_is_not_read() -> None:
+    fakes = Fakes()
+    fakes.registry.models.add(phi_4(tags={}, properties={"finetune-recommended-sku": "x," * 10_001}))
+    fakes.rest.on(DISCOVERY, "discovery")
+    model = find_model(fakes.clients, ModelConfig(name="Phi-4"))
+    assert model.finetune is not None
+    assert model.finetune.source.startswith("built-in table")
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("{'a': ", "was never closed"),
+        ("['a list']", "it is a list, not a dict"),
+        ("__import__('os').getcwd()", "malformed node"),
+        ("{" + "'a': 1," * 4000 + "}", "longer than 20000"),
+        ("[" * 5000, "too many nested parentheses"),
+    ],
+    ids=["syntax", "kind", "code", "length", "depth"],
+)
+def test_a_broken_tag_is_a_finding_and_never_runs(text: str, reason: str) -> None:
+    model = find(tags={**phi_4().tags, "model_specific_defaults": text})
+    assert model.defaults == {}
+    (finding,) = model.findings
+    assert (finding.code, finding.severity) == ("MODEL_TAG_BROKEN", "warning")
+    assert finding.place == "model tag model_specific_defaults"
+    assert reason in finding.message
+
+
+@given(st.text())
+def test_no_tag_breaks_the_look_up(text: str) -> None:
+    model = find(tags={**phi_4().tags, "model_specific_defaults": text})
+    assert len(model.findings) <= 1
+
+
+def test_a_retired_model_names_its_replacement_and_source() -> None:
+    model = find("Phi-3-mini-4k-instruct")
+    (finding,) = model.findings
+    assert (finding.code, finding.severity) == ("MODEL_RETIRED", "warning")
+    assert "2025-08-30" in finding.message
+    assert finding.fix == "use Phi-4-mini-instruct"
+    assert "2026-07-23" in finding.source
+
+
+def test_a_retired_model_without_a_replacement_says_so() -> None:
+    assert find("Llama-2-7b-chat").findings[0].fix == "use a current model"
+
+
+def test_a_missing_model_names_near_ones() -> None:
+    with pytest.raises(NotFound) as caught:
+        find_model(Fakes().clients, ModelConfig(name="Phi-4-mini-instrct"))
+    assert caught.value.what == "There is no model Phi-4-mini-instrct."
+    assert "did you mean Phi-4-mini-instruct" in str(caught.value.fix)
+
+
+def test_a_missing_version_is_named() -> None:
+    with pytest.raises(NotFound, match=r"There is no model Phi-4 version 99\."):
+        find(version="99")
+
+
+def test_a_name_like_no_other_gets_no_guess() -> None:
+    with pytest.raises(NotFound) as caught:
+        find_model(Fakes().clients, ModelConfig(name="zzz"))
+    assert caught.value.fix == "check the name and the registry"
+
+
+@pytest.mark.parametrize(("status", "kind"), [(403, AccessDenied), (500, ServiceError)])
+def test_other_errors_are_not_taken_for_a_missing_model(status: int, kind: type[Exception]) -> None:
+    fakes = Fakes()
+    fakes.registry.record.fail("models.get", http_error(status))
+    with pytest.raises(kind):
+        find_model(fakes.clients, ModelConfig(name="Phi-4"))
+
+
+def test_the_sdks_own_validation_error_is_a_missing_model() -> None:
+    fakes = Fakes()
+    error = ValidationException(message="m", no_personal_data_message="", target=ErrorTarget.MODEL)
+    fakes.registry.record.fail("models.get", error)
+    with pytest.raises(NotFound):
+        find_model(fakes.clients, ModelConfig(name="Phi-4"))
+
+
+def test_case_does_not_count_in_an_allow_list() -> None:
+    allowed = AllowList((A100,), "made up")
+    assert allowed.allows(A100.lower())
+    assert not allowed.allows(FOUR_A100)

@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import is_dataclass
+from importlib import import_module
+from pkgutil import iter_modules
+
+import pytest
+
+import phift
+
+HEAVY = ("azure", "datasets", "pandas", "mlflow", "torch", "transformers", "pydantic", "requests")
+PROBE = """
+import json, sys, time
+before = time.perf_counter()
+import phift
+seconds = time.perf_counter() - before
+print(json.dumps({"seconds": seconds, "modules": sorted({name.partition(".")[0] for name in sys.modules})}))
+"""
+
+
+def test_importing_is_light_and_quick() -> None:
+    command = [sys.executable, "-c", PROBE]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603 - our own text
+    found = json.loads(done.stdout)
+    assert not set(HEAVY) & set(found["modules"])
+    assert found["seconds"] < 0.5
+    assert not done.stderr
+
+
+def test_all_names_what_is_public() -> None:
+    assert phift.__all__ == sorted(phift.__all__)
+    assert set(phift.__all__) == set(phift._PLACES)
+    assert dir(phift) == sorted([*phift.__all__, "__version__"])
+
+
+@pytest.mark.parametrize("name", phift.__all__)
+def test_every_public_name_resolves_to_its_own(name: str) -> None:
+    found = getattr(phift, name)
+    assert found.__name__ == name
+    assert found.__doc__
+
+
+def test_another_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="'phift' has no attribute 'nothing'"):
+        phift.nothing  # noqa: B018 - the access is the test
+
+
+def test_every_value_is_frozen() -> None:
+    modules = [import_module(f"phift.{found.name}") for found in iter_modules(phift.__path__) if not found.ispkg]
+    kinds = {kind for module in modules for kind in vars(module).values() if isinstance(kind, type)}
+    values = {kind for kind in kinds if is_dataclass(kind) and kind.__module__.startswith("phift.")}
+    assert {"Finding", "Plan", "Parameter", "RegisteredModel"} <= {kind.__name__ for kind in values}
+    changeable = {kind.__name__ for kind in values if kind.__setattr__ is object.__setattr__}
+    assert changeable <= {"Reading"}  # it counts while it reads

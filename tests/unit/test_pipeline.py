@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from phift.config import ComponentConfig
+from phift.errors import AccessDenied, NotFound, ServiceError
+from phift.parameters import Parameter, Parameters
+from phift.pipeline import OUTPUT, build_pipeline, find_component
+from unit.fakes import COMPONENT, PHI_4, Fakes, component, http_error, parameters
+
+
+def build(resolved: Parameters | None = None, **changes: Any) -> Any:
+    files = {split: Path(f"/data/{split}.jsonl") for split in ("train", "validation", "test")}
+    settings: dict[str, Any] = {"model_id": PHI_4, "files": files, "name": "phift-phi-4-0", "display_name": "shown"}
+    settings |= {"experiment": "phift", "tags": {"phift.data": "hash"}, **changes}
+    return build_pipeline(component(), parameters=resolved or parameters(), **settings)
+
+
+def wire(job: Any) -> Any:
+    """Return the job's properties as the SDK sends them."""
+    return job._to_rest_object().as_dict()["properties"]
+
+
+def test_the_component_is_found_in_its_newest_or_pinned_version() -> None:
+    fakes = Fakes()
+    assert find_component(fakes.clients, ComponentConfig()).id == COMPONENT
+    assert find_component(fakes.clients, ComponentConfig(version="0.0.82")).id == COMPONENT
+    name = "chat_completion_pipeline"
+    assert fakes.registry.record.calls == [
+        ("components.get", name, "@latest"),
+        ("components.get", name, "0.0.82"),
+    ]
+
+
+@pytest.mark.parametrize(("version", "named"), [(None, "other."), ("9", "other version 9.")])
+def test_a_missing_component_is_named(version: str | None, named: str) -> None:
+    with pytest.raises(NotFound) as caught:
+        find_component(Fakes().clients, ComponentConfig(name="other", version=version))
+    assert caught.value.what == f"There is no component {named}"
+    assert caught.value.where == "component other in registry azureml"
+
+
+@pytest.mark.parametrize(("status", "kind"), [(403, AccessDenied), (500, ServiceError)])
+def test_other_errors_are_not_taken_for_a_missing_component(status: int, kind: type[Exception]) -> None:
+    fakes = Fakes()
+    fakes.registry.record.fail("components.get", http_error(status))
+    with pytest.raises(kind):
+        find_component(fakes.clients, ComponentConfig())
+
+
+def test_the_job_calls_the_registrys_component() -> None:
+    (step,) = wire(build())["jobs"].values()
+    assert step["componentId"] == COMPONENT
+
+
+def test_model_and_all_three_files_are_inputs() -> None:
+    (step,) = wire(build())["jobs"].values()
+    assert step["inputs"]["mlflow_model_path"] == {"uri": PHI_4, "job_input_type": "mlflow_model"}
+    for split in ("train", "validation", "test"):
+        given = step["inputs"][f"{split}_file_path"]
+        assert (given["uri"], given["job_input_type"]) == (f"/data/{split}.jsonl", "uri_file")
+
+
+def test_parameters_travel_as_the_text_the_component_reads() -> None:
+    resolved = parameters({"apply_lora": True, "learning_rate": 1e-8, "precision": 16})
+    (step,) = wire(build(resolved))["jobs"].values()
+    sent = {name: step["inputs"][name]["value"] for name in ("apply_lora", "learning_rate", "precision")}
+    assert sent == {"apply_lora": "true", "learning_rate": "1e-08", "precision": "16"}
+    assert "weight_decay" not in step["inputs"]
+
+
+def test_the_model_folder_is_the_jobs_output() -> None:
+    properties = wire(build())
+    assert properties["outputs"][OUTPUT]["jobOutputType"] == "mlflow_model"
+    (step,) = properties["jobs"].values()
+    assert step["outputs"]["mlflow_model_folder"]["value"] == f"${{{{parent.outputs.{OUTPUT}}}}}"
+
+
+def test_names_and_tags_are_the_given_ones() -> None:
+    job = build()
+    assert (job.name, job.display_name, job.experiment_name) == ("phift-phi-4-0", "shown", "phift")
+    assert dict(job.tags) == {"phift.data": "hash"}
+
+
+@pytest.mark.parametrize("value", [True, False])
+def test_settings_are_the_given_ones(value: bool) -> None:
+    job = build(force_rerun=value, continue_on_step_failure=not value)
+    assert (job.settings.force_rerun, job.settings.continue_on_step_failure) == (value, not value)
+
+
+def test_by_default_steps_are_reused_and_a_failure_stops_the_job() -> None:
+    job = build()
+    assert (job.settings.force_rerun, job.settings.continue_on_step_failure) == (False, False)
+
+
+def test_what_the_sdk_refuses_is_our_error() -> None:
+    unknown = Parameters(values={"learning_rate_min": Parameter("learning_rate_min", 1, "user")})
+    with pytest.raises(ServiceError, match="unexpected keyword argument 'learning_rate_min'") as caught:
+        build(unknown)
+    assert caught.value.code == "UnexpectedKeywordError"

@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from azure.ai.ml.entities import Model
+
+from phift.errors import AccessDenied, Conflict, JobCanceled, NotFound, WaitTimeout
+from phift.jobs import FineTuneJob
+from phift.registration import RegisteredModel, download_model, register_model
+from unit.fakes import Fakes, http_error
+
+TAGS = {"phift.job": "job", "phift.data": "hash"}
+
+
+def register(fakes: Fakes, status: str = "Completed") -> RegisteredModel:
+    fakes.workspace.jobs.add("job", status)
+    job = FineTuneJob("job", fakes.clients)
+    return register_model(fakes.clients, job, name="mine", version="1", tags=TAGS, description="made up")
+
+
+def test_the_jobs_output_is_registered_with_its_lineage() -> None:
+    fakes = Fakes()
+    model = register(fakes)
+    made = fakes.workspace.models.known["mine", "1"]
+    assert (made.path, made.type) == ("azureml://jobs/job/outputs/trained_model", "mlflow_model")
+    assert (made.tags, made.description) == (TAGS, "made up")
+    expected = RegisteredModel(name="mine", version="1", id=made.id, tags=TAGS, existed=False)
+    assert model == expected
+
+
+def test_a_model_is_registered_once() -> None:
+    fakes = Fakes()
+    first, second = register(fakes), register(fakes)
+    assert (second.existed, second.id, second.tags) == (True, first.id, TAGS)
+    assert fakes.workspace.record.count("models.create_or_update") == 1
+
+
+@pytest.mark.parametrize(("status", "kind"), [("Canceled", JobCanceled), ("Running", WaitTimeout)])
+def test_a_job_without_a_model_registers_nothing(status: str, kind: type[Exception]) -> None:
+    fakes = Fakes()
+    with pytest.raises(kind):
+        register(fakes, status)
+    assert fakes.workspace.record.count("models.create_or_update") == 0
+
+
+@pytest.mark.parametrize(("tags", "origin"), [({"phift.job": "other"}, "other"), (None, "elsewhere")])
+def test_another_jobs_model_is_not_taken(tags: Any, origin: str) -> None:
+    fakes = Fakes()
+    fakes.workspace.models.add(Model(name="mine", version="1", path="p", tags=tags))
+    with pytest.raises(Conflict, match=f"but from {origin}"):
+        register(fakes)
+
+
+def test_a_look_up_that_is_refused_maps() -> None:
+    fakes = Fakes()
+    fakes.workspace.record.fail("models.get", http_error(403))
+    with pytest.raises(AccessDenied):
+        register(fakes)
+
+
+def test_a_download_returns_the_mlflow_folder(tmp_path: Path) -> None:
+    fakes = Fakes()
+    found = download_model(fakes.clients, register(fakes), tmp_path / "new" / "folder")
+    assert found == tmp_path / "new" / "folder" / "mine" / "mlflow_model_folder"
+
+
+def test_the_outermost_mlflow_folder_is_the_model(tmp_path: Path) -> None:
+    fakes = Fakes()
+    (tmp_path / "MLmodel").write_text("flavors: {}")
+    assert download_model(fakes.clients, register(fakes), tmp_path) == tmp_path
+
+
+def test_a_download_without_a_model_is_not_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fakes = Fakes()
+    model = register(fakes)
+    monkeypatch.setattr(fakes.workspace.models, "download", lambda *_args, **_options: None)
+    with pytest.raises(NotFound, match="no MLmodel file"):
+        download_model(fakes.clients, model, tmp_path)

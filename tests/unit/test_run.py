@@ -1,0 +1,324 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from phift.dataset import Progress
+from phift.endpoint import DeploymentEvent
+from phift.errors import CheckFailed, ComputeError, JobFailed, NotFound, PhiftError
+from phift.jobs import JobEvent
+from phift.run import FineTuneRun
+from unit.fakes import A100, COMPONENT, FOUR_A100, PHI_4, Fakes, codes, http_error, phi_4, run_config, write_rows
+
+Start = Callable[..., FineTuneRun]
+
+
+@pytest.fixture
+def fakes() -> Fakes:
+    return Fakes()
+
+
+@pytest.fixture
+def start(fakes: Fakes, tmp_path: Path) -> Start:
+    """Return a function that starts a run, as a new process would."""
+
+    def begin(on_event: Any = None, **changes: Any) -> FineTuneRun:
+        return FineTuneRun(run_config(tmp_path, **changes), fakes.clients, on_event=on_event)
+
+    return begin
+
+
+def begun(fakes: Fakes) -> set[str]:
+    """Return what was made, changed or deleted."""
+    writes = ("create_or_update", "begin_")
+    clients = (fakes.workspace, fakes.registry)
+    return {call[0] for client in clients for call in client.record.calls if any(word in call[0] for word in writes)}
+
+
+def test_a_check_submits_nothing(fakes: Fakes, start: Start) -> None:
+    report = start().check()
+    assert report.ok
+    assert codes(report.findings) == ["PARAMETER_DROPPED"]
+    assert begun(fakes) == set()
+
+
+def test_a_check_reports_everything_that_is_wrong_at_once(fakes: Fakes, start: Start, tmp_path: Path) -> None:
+    fakes.workspace.record.fail("workspaces.get", http_error(403))
+    missing = tmp_path / "none.jsonl"
+    wrong = start(model="Phi-5", compute="none", parameters={"optim": "sgd"}, data={"train": missing})
+    assert [(finding.code, finding.place) for finding in wrong.check().errors] == [
+        ("AccessDenied", "workspace workspace"),
+        ("NotFound", "model Phi-5 in registry azureml"),
+        ("DataNotFound", str(missing)),
+        ("NotFound", "compute"),
+        ("PARAMETER_VALUE", "parameters.optim"),
+    ]
+    assert begun(fakes) == set()
+
+
+def test_a_missing_component_hides_nothing_else(start: Start) -> None:
+    report = start(component={"name": "none"}, compute="none").check()
+    assert [finding.place for finding in report.errors] == ["component none in registry azureml", "compute"]
+
+
+def test_a_workspace_that_cannot_be_reached_is_the_only_finding(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    report = FineTuneRun(run_config(tmp_path)).check()
+    assert [(finding.code, finding.severity) for finding in report.findings] == [("ConfigError", "error")]
+
+
+def test_findings_of_model_compute_and_deployment_are_in_the_report(fakes: Fakes, start: Start) -> None:
+    fakes.registry.models.add(phi_4(tags={**phi_4().tags, "model_specific_defaults": "nonsense"}))
+    fakes.registry.models.known["Phi-4", "8"].tags["inference_compute_allow_list"] = "['Standard_Unknown']"
+    fakes.workspace.compute.add("small", "Standard_ND40rs_v2", max_instances=1)
+    report = start(compute={"cluster": "small", "gpus_per_node": 8, "nodes": 2}).check()
+    expected = {"MODEL_TAG_BROKEN", "COMPUTE_TOO_FEW_NODES", "COMPUTE_SIZE_NOT_ALLOWED", "DEPLOYMENT_NO_SIZE"}
+    assert set(codes(report.findings)) == expected
+
+
+def test_the_plan_has_everything_looked_up(start: Start) -> None:
+    plan = start().plan
+    assert (plan.model.id, plan.component.id, plan.target.size) == (PHI_4, COMPONENT, A100)
+    assert plan.dataset.rows == {"train": 24, "validation": 3, "test": 3}
+    assert len(plan.fingerprint) == 12
+    assert plan.job_name == f"phift-phi-4-{plan.fingerprint}"
+
+
+def test_the_plan_is_made_once(fakes: Fakes, start: Start) -> None:
+    run = start()
+    assert run.plan is run.plan
+    assert fakes.registry.record.count("components.get") == 1
+
+
+def test_what_cannot_be_found_stops_the_plan(start: Start) -> None:
+    with pytest.raises(CheckFailed, match="NotFound: There is no compute none") as caught:
+        start(compute="none").plan  # noqa: B018 - the access is the test
+    assert caught.value.report.errors
+
+
+def test_an_error_that_leaves_a_plan_leaves_the_plan(start: Start) -> None:
+    run = start(parameters={"optim": "sgd"})
+    assert run.plan.parameters["optim"] == "adamw_torch"
+    with pytest.raises(CheckFailed, match="PARAMETER_VALUE"):
+        run.submit()
+
+
+CHANGES: list[dict[str, Any]] = [
+    {"parameters": {"seed": 7}},
+    {"compute": {"serverless": FOUR_A100}},
+    {"compute": {"cluster": "gpu-cluster", "nodes": 2}},
+    {"data": {"train": "other"}},
+    {"data": {"train": "same", "split": {"seed": 1}}},
+]
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=["parameter", "size", "nodes", "rows", "split"])
+def test_whatever_changes_the_model_changes_the_fingerprint(
+    start: Start, tmp_path: Path, change: dict[str, Any]
+) -> None:
+    data = dict(change.get("data", {"train": "same"}))
+    data["train"] = write_rows(tmp_path / f"{data['train']}.jsonl", {"same": 30, "other": 31}[data["train"]])
+    assert start(**{**change, "data": data}).plan.fingerprint != start().plan.fingerprint
+
+
+def test_spelling_out_a_default_does_not_make_another_run(start: Start) -> None:
+    assert start(parameters={"seed": 42}).plan.fingerprint == start().plan.fingerprint
+
+
+def test_notes_on_the_data_are_in_the_report(start: Start, tmp_path: Path) -> None:
+    data = {"train": write_rows(tmp_path / "same.jsonl", 30), "test": tmp_path / "same.jsonl"}
+    notes = [finding for finding in start(data=data).check().findings if finding.code == "DATA_NOTE"]
+    assert [finding.severity for finding in notes] == ["note"]
+
+
+def test_another_model_version_changes_the_fingerprint(fakes: Fakes, start: Start) -> None:
+    fakes.registry.models.add(phi_4(version="9", id=PHI_4.replace("8", "9")))
+    assert start(model="Phi-4:8").plan.fingerprint != start(model="Phi-4:9").plan.fingerprint
+
+
+def test_what_does_not_change_the_model_leaves_the_fingerprint(start: Start, tmp_path: Path) -> None:
+    first = start().plan.fingerprint
+    moved = write_rows(tmp_path / "elsewhere.jsonl", 30)
+    assert start(experiment="other", deployment={"instance_count": 3}).plan.fingerprint == first
+    assert start(data={"train": moved}, work_dir=tmp_path / "w2").plan.fingerprint == first
+
+
+def test_the_job_is_submitted_with_its_lineage(fakes: Fakes, start: Start) -> None:
+    run = start(parameters={"seed": 7}, experiment="mine", force_rerun=True)
+    job = run.submit()
+    (sent,) = fakes.workspace.jobs.submitted
+    assert (sent.name, sent.experiment_name, sent.settings.force_rerun) == (job.name, "mine", True)
+    assert sent.display_name == "Phi-4-rows-bs1-linear-nods-lora-save-1-seq-1"
+    assert dict(sent.tags) == {
+        "phift.fingerprint": run.plan.fingerprint,
+        "phift.base_model": PHI_4,
+        "phift.component": "azureml/chat_completion_pipeline:0.0.82",
+        "phift.data": run.plan.dataset.content_hash,
+        "phift.parameter.seed": "7",
+    }
+
+
+def test_the_same_run_is_submitted_once(fakes: Fakes, start: Start) -> None:
+    first, second = start().submit(), start().submit()
+    assert (first.name, first.existed) == (second.name, False)
+    assert second.existed
+    assert len(fakes.workspace.jobs.submitted) == 1
+
+
+def test_a_fresh_run_is_submitted_again(fakes: Fakes, start: Start) -> None:
+    first = start().submit()
+    assert start().submit(fresh=True).name == f"{first.name}-2"
+
+
+def test_a_new_cluster_is_made_only_when_a_job_is_submitted(fakes: Fakes, start: Start) -> None:
+    run = start(compute={"cluster": "new", "size": A100})
+    assert run.check().ok
+    assert "new" not in fakes.workspace.compute.known
+    run.submit()
+    assert "new" in fakes.workspace.compute.known
+
+
+def test_errors_keep_a_run_from_being_submitted_unless_ignored(fakes: Fakes, start: Start) -> None:
+    wrong = {"parameters": {"optim": "sgd"}}
+    with pytest.raises(CheckFailed):
+        start(**wrong).submit()
+    assert begun(fakes) == set()
+    start(**wrong).submit(ignore=["PARAMETER_VALUE"])
+    assert len(fakes.workspace.jobs.submitted) == 1
+
+
+def test_an_ignored_error_does_not_make_up_what_was_not_found(fakes: Fakes, start: Start) -> None:
+    with pytest.raises(CheckFailed):
+        start(compute="none").submit(ignore=["NotFound"])
+    assert begun(fakes) == set()
+
+
+def test_a_run_that_was_not_submitted_has_no_job(start: Start) -> None:
+    with pytest.raises(NotFound, match="has not been submitted"):
+        start().job  # noqa: B018 - the access is the test
+
+
+def test_a_new_process_finds_the_job(start: Start) -> None:
+    submitted = start().submit()
+    assert start().job.name == submitted.name
+
+
+def test_waiting_hands_on_the_events_of_the_job(start: Start) -> None:
+    events: list[Any] = []
+    run = start(events.append)
+    run.submit()
+    run.wait()
+    kinds = [type(event) for event in events]
+    assert kinds[-1] is JobEvent
+    assert set(kinds) == {Progress, JobEvent}
+
+
+def test_a_failed_job_stops_the_run(fakes: Fakes, start: Start) -> None:
+    fakes.workspace.jobs.next_script = ["Failed"]
+    with pytest.raises(JobFailed):
+        start().execute()
+    assert begun(fakes) == {"jobs.create_or_update"}
+
+
+def test_the_model_is_registered_under_the_fingerprint(fakes: Fakes, start: Start) -> None:
+    run = start()
+    job = run.submit()
+    model = run.register()
+    assert (model.name, model.version) == ("phi-4-finetuned", run.plan.fingerprint)
+    assert model.tags["phift.job"] == job.name
+    assert model.tags["phift.base_model"] == PHI_4
+    assert "fine-tuned on rows" in fakes.workspace.models.known[model.name, model.version].description
+
+
+def test_another_attempt_is_another_version(start: Start) -> None:
+    start().submit()
+    run = start(registered_model_name="mine")
+    run.submit(fresh=True)
+    assert (run.register().name, run.register().version) == ("mine", f"{run.plan.fingerprint}-2")
+
+
+def test_a_run_goes_all_the_way_and_again_without_making_anything(fakes: Fakes, start: Start) -> None:
+    fakes.workspace.jobs.next_script = ["Queued", "Running", "Running", "Completed"]
+    result = start().execute()
+    assert (result.job.existed, result.model.existed, len(result.metrics)) == (False, False, 0)
+    made = {"jobs.create_or_update", "models.create_or_update", "online_endpoints.begin_create_or_update"}
+    assert begun(fakes) == {*made, "online_deployments.begin_create_or_update"}
+    calls = len(fakes.workspace.record.calls)
+    again = start().execute()
+    assert (again.job.existed, again.model.existed, again.endpoint.name) == (True, True, result.endpoint.name)
+    assert not [call for call in fakes.workspace.record.calls[calls:] if call[0] in made]
+
+
+def test_the_endpoint_is_deleted_at_the_end_of_the_block(fakes: Fakes, start: Start) -> None:
+    run = start()
+    run.submit()
+    with run.deploy() as endpoint:
+        made = fakes.workspace.online_endpoints.known[endpoint.name]
+        assert made.tags["phift.job"] == run.job.name
+        (deployment,) = fakes.workspace.online_deployments.known.values()
+        assert deployment.model == run.register().id
+        assert deployment.instance_type == A100
+    assert fakes.workspace.online_endpoints.known == {}
+
+
+def test_an_unlisted_size_is_refused_before_anything_is_made(fakes: Fakes, start: Start) -> None:
+    run = start(deployment={"instance_type": FOUR_A100})
+    run.submit(ignore=["COMPUTE_SIZE_NOT_ALLOWED"])
+    with pytest.raises(ComputeError, match=f"does not list {FOUR_A100} for inference"):
+        run.deploy()
+    assert begun(fakes) == {"jobs.create_or_update"}
+
+
+def test_the_endpoint_has_the_configured_name_or_one_of_this_workspace(fakes: Fakes, start: Start) -> None:
+    assert start(deployment={"endpoint_name": "mine"}).endpoint_name == "mine"
+    run = start()
+    run.submit()
+    name = run.endpoint_name
+    assert name.startswith("phift-")
+    assert len(name) == 18
+    fakes.workspace.workspace_name = "another"
+    assert run.endpoint_name != name
+
+
+def test_cleaning_up_deletes_the_endpoint_and_nothing_else(fakes: Fakes, start: Start) -> None:
+    start().execute()
+    events: list[Any] = []
+    start(events.append).cleanup()
+    assert fakes.workspace.online_endpoints.known == {}
+    assert len(fakes.workspace.models.known) == 1
+    assert [event.stage for event in events if isinstance(event, DeploymentEvent)] == ["delete"]
+    start().cleanup()
+
+
+def test_cleaning_up_works_in_spite_of_errors_that_were_ignored(fakes: Fakes, start: Start) -> None:
+    wrong = {"parameters": {"optim": "sgd"}}
+    run = start(**wrong)
+    run.submit(ignore=["PARAMETER_VALUE"])
+    run.deploy()
+    start(**wrong).cleanup()
+    assert fakes.workspace.online_endpoints.known == {}
+
+
+def test_a_run_shows_what_it_is_of(start: Start) -> None:
+    assert repr(start()) == "<FineTuneRun of Phi-4>"
+
+
+def test_metrics_are_those_of_the_job(fakes: Fakes, start: Start) -> None:
+    run = start()
+    fakes.rest.metrics(run.submit().name, loss=[2.0, 1.0])
+    assert list(run.metrics()["value"]) == [2.0, 1.0]
+
+
+def test_a_defect_among_the_look_ups_is_not_turned_into_a_finding(
+    fakes: Fakes, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fakes.clients.rest, "get", None)
+    fakes.registry.models.add(phi_4(tags={}))
+    with pytest.raises(TypeError) as caught:
+        start().check()
+    assert not isinstance(caught.value, PhiftError)

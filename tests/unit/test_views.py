@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from phift.checks import CheckReport, Finding
+from phift.dataset import Progress
+from phift.endpoint import DeploymentEvent
+from phift.jobs import JobEvent
+from phift.run import FineTuneRun
+from phift.tracking import MetricPoint
+from phift.views import EventPrinter, show_plan, show_report
+from unit.fakes import Fakes, run_config
+
+
+class Screen:
+    """A terminal without colours, 160 characters wide."""
+
+    def __init__(self) -> None:
+        self._stream = io.StringIO()
+        self.console = Console(file=self._stream, width=160)
+
+    @property
+    def lines(self) -> list[str]:
+        return [line.rstrip() for line in self._stream.getvalue().splitlines()]
+
+
+@pytest.fixture
+def screen() -> Screen:
+    return Screen()
+
+
+def metric(name: str, value: float = 1.0) -> JobEvent:
+    return JobEvent(kind="metric", job="job", metric=MetricPoint(name, 10, value, 0))
+
+
+def progress(rows: int) -> Progress:
+    return Progress(source="rows.jsonl", rows=rows)
+
+
+def test_an_empty_report_says_so(screen: Screen) -> None:
+    show_report(screen.console, CheckReport(()))
+    assert screen.lines == ["Nothing found that would stop this run."]
+
+
+def test_a_report_shows_every_finding_with_fix_and_source(screen: Screen) -> None:
+    full = Finding(code="A", severity="error", place="here", message="wrong", fix="mend it", source="a page, 2026")
+    bare = Finding(code="B", severity="note", place="there", message="by the way")
+    show_report(screen.console, CheckReport.of([bare, full]))
+    _, *lines = screen.lines
+    assert [line.split() for line in lines] == [
+        ["error", "A", "here", "wrong"],
+        ["->", "mend", "it"],
+        ["(a", "page,", "2026)"],
+        ["note", "B", "there", "by", "the", "way"],
+    ]
+
+
+@pytest.mark.parametrize(("user", "shown"), [({"seed": 7}, "seed=7"), ({}, "all from the model and the component")])
+def test_a_plan_shows_what_will_be_done(screen: Screen, tmp_path: Path, user: dict[str, Any], shown: str) -> None:
+    run = FineTuneRun(run_config(tmp_path, parameters=user), Fakes().clients)
+    show_plan(screen.console, run.plan)
+    rows = {line.split()[0]: " ".join(line.split()[1:]) for line in screen.lines}
+    assert rows == {
+        "model": "Phi-4 version 8 (azureml)",
+        "component": "chat_completion_pipeline version 0.0.82",
+        "compute": "1 x Standard_NC24ads_A100_v4, 1 GPU each (gpu-cluster)",
+        "data": "24 train, 3 validation, 3 test rows",
+        "parameters": shown,
+        "job": run.plan.job_name,
+    }
+
+
+def test_changes_of_state_are_always_printed(screen: Screen) -> None:
+    printer = EventPrinter(screen.console)
+    printer(JobEvent(kind="status", job="job", status="Running"))
+    printer(JobEvent(kind="step", job="job", step="finetune", status="Completed"))
+    printer(JobEvent(kind="step", job="job", step="convert", status="NotStarted"))
+    printer(metric("eval_loss", 1.23456))
+    assert screen.lines == ["  job Running", "  step finetune: Completed", "  step    10  eval_loss 1.2346"]
+
+
+def test_losses_and_rows_are_printed_every_two_seconds(screen: Screen, monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = 100.0
+    monkeypatch.setattr("time.monotonic", lambda: seconds)
+    printer = EventPrinter(screen.console)
+    printer(metric("loss", 1.0))
+    printer(metric("loss", 0.9))
+    printer(progress(5))
+    seconds = 101.9
+    printer(metric("loss", 0.8))
+    seconds = 102.0
+    printer(progress(12345))
+    assert screen.lines == ["  step    10  loss 1.0000", "  12,345 rows read"]
+
+
+@pytest.mark.parametrize("stage", ["endpoint", "deployment", "traffic", "ready", "rollback", "delete"])
+def test_every_stage_of_a_deployment_has_words(screen: Screen, stage: str) -> None:
+    EventPrinter(screen.console)(DeploymentEvent(stage, "phift-e"))
+    (line,) = screen.lines
+    assert line.startswith("  phift-e: ")
+
+
+def test_markup_in_names_is_not_taken_for_markup(screen: Screen) -> None:
+    EventPrinter(screen.console)(JobEvent(kind="step", job="job", step="[red]x[/red]", status="Running"))
+    assert screen.lines == ["  step [red]x[/red]: Running"]
+
+
+def test_an_unknown_event_prints_nothing(screen: Screen) -> None:
+    EventPrinter(screen.console)(object())
+    assert screen.lines == []
