@@ -11,7 +11,7 @@ import sys
 
 from phift import FineTuneRun, RunConfig
 
-QUESTION = "What is the chemical symbol of iron?"
+QUESTION = "How do chemists write iron?"  # in these words not among the training rows
 
 
 def main(config_file: str) -> None:

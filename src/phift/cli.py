@@ -185,7 +185,12 @@ def status(folder: Path | None) -> None:
     from phift.local import LocalWorkspace
 
     found = LocalWorkspace(folder).status()
-    click.echo(str(found))
+    click.echo(f"state      {found.folder}")
+    click.echo(f"running    at {found.address}, process {found.pid}" if found.running else "running    no")
+    for job_status, count in sorted(found.jobs.items()):
+        click.echo(f"jobs       {count} {job_status}")
+    for name, deployments in sorted(found.endpoints.items()):
+        click.echo(f"endpoint   {name}: {', '.join(deployments) or 'no deployment'}")
     sys.exit(0 if found.running else 1)
 
 

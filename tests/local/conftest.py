@@ -29,9 +29,11 @@ def quiet_sdk() -> Iterator[None]:
 def _running(folder: Path, workspace: LocalWorkspace) -> Iterator[Local]:
     connection = workspace.up()
     os.environ["REQUESTS_CA_BUNDLE"] = str(connection.ca_bundle)
+    local = Local(workspace, connection)
     try:
-        yield Local(workspace, connection)
+        yield local
     finally:
+        local.session.close()
         workspace.down()
 
 

@@ -47,15 +47,23 @@ class Local:
         group = f"/subscriptions/{connection.subscription_id}/resourceGroups/{connection.resource_group}"
         return f"{group}/providers/Microsoft.MachineLearningServices/workspaces/{connection.workspace_name}"
 
+    @cached_property
+    def token(self) -> str:
+        return LocalCredential(self.connection).get_token("https://management.azure.com/.default").token
+
+    @cached_property
+    def session(self) -> requests.Session:
+        session = requests.Session()
+        session.trust_env = False
+        session.verify = str(self.connection.ca_bundle)
+        return session
+
     def request(self, method: str, path: str, *, token: str | None = None, **options: Any) -> requests.Response:
         """Send a request with a bearer token of ours, or the one given; an empty one is left away."""
-        if token is None:
-            token = LocalCredential(self.connection).get_token("https://management.azure.com/.default").token
+        token = self.token if token is None else token
         headers = {**({"Authorization": f"Bearer {token}"} if token else {}), **options.pop("headers", {})}
         url = path if path.startswith("https:") else self.connection.base_url + path
-        return requests.request(
-            method, url, headers=headers, verify=str(self.connection.ca_bundle), timeout=30, **options
-        )
+        return self.session.request(method, url, headers=headers, timeout=30, **options)
 
     def wait(self, job: str, *statuses: str, seconds: float = 20) -> str:
         """Wait until a job has one of the statuses, by default an ended one."""

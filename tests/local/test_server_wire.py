@@ -17,6 +17,7 @@ import requests
 from azure.identity import DefaultAzureCredential, ManagedIdentityCredential
 from azure.storage.blob import BlobBlock, BlobClient, ContainerClient
 from running import Local
+from wire_jobs import COMPONENT
 
 from phift.errors import LocalWorkspaceNotRunning
 from phift.local import LocalCredential
@@ -95,6 +96,34 @@ def test_errors_and_answers_have_azures_shape(local: Local) -> None:
     assert answer.headers["x-ms-client-request-id"] == "mine"
     assert local.request("PUT", f"{local.arm}/jobs/x", data=b"{").json()["error"]["code"] == "InvalidRequestContent"
     assert local.request("PUT", f"{local.arm}/jobs/x", data=b"[]").status_code == 400
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("PUT", "{arm}/jobs/odd"),
+        ("PUT", "{arm}/computes/odd"),
+        ("PUT", "{arm}/models/odd/versions/1"),
+        ("PUT", "{arm}/data/odd/versions/1"),
+        ("PUT", "{arm}/onlineEndpoints/odd"),
+        ("PUT", "{arm}/onlineEndpoints/odd/deployments/blue"),
+        ("POST", "/history/v1.0{arm}/rundata"),
+        ("POST", "/data/v1.0{arm}/dataversion/batchGetResolvedUris"),
+        ("POST", "/mlflow/v1.0{arm}/api/2.0/mlflow/runs/log-batch"),
+        ("POST", "/mlflow/v1.0{arm}/api/2.0/mlflow/runs/search"),
+        ("POST", "/inference/odd/score"),
+    ],
+)
+@pytest.mark.parametrize("odd", [None, 1, "x", ["x"], {"a": 1}])
+def test_odd_bodies_are_the_callers_error(local: Local, method: str, path: str, odd: object) -> None:
+    local.request("PUT", f"{local.arm}/onlineEndpoints/odd", json={"properties": {}})
+    names = ("jobs", "inputs", "outputs", "properties", "tags", "traffic", "modelUri", "dataUri", "model", "vmSize")
+    inner = {**dict.fromkeys(names, odd), "jobType": "Pipeline", "computeType": "AmlCompute"}
+    node = {"jobType": "Pipeline", "jobs": {"a": {"componentId": COMPONENT, "inputs": odd, "outputs": odd}}}
+    tracking = dict.fromkeys(("runId", "run_id", "metrics", "values", "experiment_ids", "filter", "max_results"), odd)
+    for body in ({"properties": odd, "sku": odd}, {"properties": inner}, {"properties": node}, tracking):
+        answer = local.request(method, path.format(arm=local.arm), json=body)
+        assert answer.status_code < 500 or answer.status_code == 501, answer.text
 
 
 @pytest.mark.parametrize(

@@ -18,8 +18,10 @@ from phift.local.wire import (
     not_found,
     page,
     resource,
+    section,
     system_data,
     user_error,
+    whole_number,
 )
 
 _URI = {"data": "dataUri", "models": "modelUri"}
@@ -74,7 +76,7 @@ def _put_container(site: Site, call: Call) -> Reply:
     found = site.documents.get(_key(call))
     if found is None:
         raise not_found(_kind(call), call["name"])
-    sent = call.json().get("properties") or {}
+    sent = section(call.json(), "properties")
     changed = {key: sent[key] for key in ("tags", "description", "isArchived") if sent.get(key) is not None}
     document = site.documents.put(found.key, {"properties": {**found.body["properties"], **changed}})
     return Reply(_show_container(site, _kind(call), document))
@@ -99,7 +101,7 @@ def _versions(site: Site, call: Call) -> Reply:
     documents = _visible(site.documents.children(f"{_key(call)}/versions"), call)
     if call.query.get("$orderBy", "").lower() == "createdtime desc" or call.query.get("$orderBy") is None:
         documents.reverse()
-    top = int(call.query.get("$top", "100"))
+    top = whole_number(call.query.get("$top", "100"), "$top")
     return page([_show(_kind(call), document) for document in documents[:top]])
 
 
@@ -116,7 +118,7 @@ def _delete_version(site: Site, call: Call) -> Reply:
 
 def _put_version(site: Site, call: Call) -> Reply:
     kind = _kind(call)
-    sent = {key: value for key, value in (call.json().get("properties") or {}).items() if value is not None}
+    sent = section(call.json(), "properties")
     key = f"{_key(call)}/versions/{call['version']}"
     with site.documents.transaction():
         previous = site.documents.get(key)
@@ -130,7 +132,7 @@ def _put_version(site: Site, call: Call) -> Reply:
 
 def _create(kind: str, sent: Json, site: Site) -> Json:
     uri = sent.get(_URI[kind])
-    if not uri:
+    if not isinstance(uri, str):
         raise user_error(f"The property {_URI[kind]} is missing.")
     job, uri = references.job_of(uri), references.normalized(site, uri)
     place = references.resolve(site, uri)
@@ -158,10 +160,10 @@ def _update(kind: str, previous: Document, sent: Json, site: Site) -> Json:
     """Allow what Azure allows on an existing version: tags, description, archiving, new properties."""
     stored = previous.body["properties"]
     uri = sent.get(_URI[kind])
-    if uri and references.normalized(site, uri) != stored[_URI[kind]]:
+    if uri and references.normalized(site, str(uri)) != stored[_URI[kind]]:
         raise user_error("Asset paths cannot be updated.")
     changed = {key: sent[key] for key in ("tags", "description", "isArchived", "stage") if key in sent}
-    more = {**(sent.get("properties") or {}), **stored["properties"]}
+    more = {**section(sent, "properties"), **stored["properties"]}
     return {**stored, **changed, "properties": more}
 
 

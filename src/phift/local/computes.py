@@ -26,6 +26,7 @@ from phift.local.wire import (
     not_found,
     page,
     resource,
+    section,
     timestamp,
     user_error,
 )
@@ -144,11 +145,11 @@ def _found(site: Site, call: Call) -> Document:
 
 
 def _put(site: Site, call: Call) -> Reply:
-    sent = call.json().get("properties") or {}
+    sent = section(call.json(), "properties")
     if sent.get("computeType") != "AmlCompute":
         kind = sent.get("computeType")
         raise WireError(501, "NotImplemented", f"The local workspace has no computes of type {kind}; use AmlCompute")
-    properties = sent.get("properties") or {}
+    properties = section(sent, "properties")
     vm_size = str(properties.get("vmSize") or "")
     if size(vm_size) is None:
         raise user_error(f"The specified vmSize {vm_size} is not supported in the region {LOCATION}.")
@@ -160,7 +161,7 @@ def _put(site: Site, call: Call) -> Reply:
     body = {
         "provisioningState": "Creating",
         "properties": {**properties, "vmSize": vm_size.upper()},
-        "tags": call.json().get("tags") or {},
+        "tags": section(call.json(), "tags"),
         "description": sent.get("description"),
     }
     document = site.documents.put(key, body)

@@ -24,7 +24,9 @@ from phift.local.wire import (
     not_found,
     page,
     resource,
+    section,
     user_error,
+    whole_number,
 )
 
 _NAME = re.compile(r"[A-Za-z](?:-?[A-Za-z0-9])*")
@@ -125,12 +127,14 @@ def _put(site: Site, call: Call) -> Reply:
     if not (_NAME.fullmatch(name) and 3 <= len(name) <= 32):
         message = f"The endpoint name {name} is not valid: 3 to 32 letters, digits and single dashes, a letter first."
         raise user_error(message)
-    properties = sent.get("properties") or {}
+    properties = section(sent, "properties")
     key = f"onlineEndpoints/{name}"
     previous = site.documents.get(key)
     if properties.get("compute"):
         raise WireError(501, "NotImplemented", "The local workspace has no Kubernetes endpoints")
-    mode = properties.get("authMode") or "Key"
+    mode = str(properties.get("authMode") or "Key")
+    if mode not in ("Key", "AMLToken", "AADToken"):
+        raise user_error(f"The authMode {mode} is not one of Key, AMLToken, AADToken.")
     if previous and mode != previous.body["properties"]["authMode"]:
         raise user_error("The authMode of an existing endpoint cannot be changed.")
     return _store(site, previous, key, sent, {**properties, "authMode": mode})
@@ -139,15 +143,13 @@ def _put(site: Site, call: Call) -> Reply:
 def _patch(site: Site, call: Call) -> Reply:
     previous = find(site, call["endpoint"])
     sent = call.json()
-    properties = {**previous.body["properties"], **(sent.get("properties") or {})}
+    properties = {**previous.body["properties"], **section(sent, "properties")}
     return _store(site, previous, previous.key, {**previous.body, **sent}, properties)
 
 
 def _store(site: Site, previous: Document | None, key: str, sent: Json, properties: Json) -> Reply:
-    if previous and previous.body["properties"]["provisioningState"] in ("Creating", "Updating", "Deleting"):
-        state = previous.body["properties"]["provisioningState"]
-        raise WireError(409, "Conflict", f"The endpoint {previous.name} is {state}; wait until that is done.")
-    traffic = properties.get("traffic") or {}
+    _check_idle(previous)
+    traffic = section(properties, "traffic")
     _check_traffic(site, key, traffic)
     body = {
         "properties": {
@@ -159,7 +161,7 @@ def _store(site: Site, previous: Document | None, key: str, sent: Json, properti
             "mirrorTraffic": properties.get("mirrorTraffic") or {},
             "provisioningState": "Updating" if previous else "Creating",
         },
-        "tags": sent.get("tags") or {},
+        "tags": section(sent, "tags"),
         "identity": sent.get("identity") or {"type": "SystemAssigned"},
         "kind": sent.get("kind") or "Managed",
         "keys": previous.body["keys"] if previous else {"Primary": uuid.uuid4().hex, "Secondary": uuid.uuid4().hex},
@@ -167,6 +169,13 @@ def _store(site: Site, previous: Document | None, key: str, sent: Json, properti
     document = site.documents.put(key, body)
     operation = site.operations.begin("endpoint-create", key)
     return accepted(site, operation, _show(site, document), status=200 if previous else 201)
+
+
+def _check_idle(document: Document | None) -> None:
+    """Refuse to change what is being changed."""
+    if document and document.body["properties"]["provisioningState"] in ("Creating", "Updating", "Deleting"):
+        state = document.body["properties"]["provisioningState"]
+        raise WireError(409, "Conflict", f"{document.name} is {state}; wait until that is done.")
 
 
 def _check_traffic(site: Site, key: str, traffic: Any) -> None:
@@ -248,20 +257,25 @@ def _put_deployment(site: Site, call: Call) -> Reply:
     state = endpoint.body["properties"]["provisioningState"]
     if state in ("Creating", "Deleting"):
         raise WireError(409, "Conflict", f"The endpoint {endpoint.name} is {state}; wait until that is done.")
-    properties = {key: value for key, value in (sent.get("properties") or {}).items() if value is not None}
+    properties = section(sent, "properties")
     for served_by_container in ("codeConfiguration", "environmentId"):
         if properties.get(served_by_container):
             what = f"The local workspace serves MLflow models without a container: no {served_by_container}"
             raise WireError(501, "NotImplemented", what)
-    sku = {"name": "Default", "capacity": 1, **(sent.get("sku") or {})}
+    sku = {"name": "Default", "capacity": 1, **section(sent, "sku")}
+    instances = whole_number(sku["capacity"], "The sku's capacity")
+    whole_number(
+        section(properties, "requestSettings").get("maxConcurrentRequestsPerInstance", 1), "maxConcurrentRequests"
+    )
     key = f"{endpoint.key}/deployments/{name}"
     previous = site.documents.get(key)
+    _check_idle(previous)
     reference = str(properties.get("model") or "")
     if not (references.resolve(site, reference) / "MLmodel").is_file():
         raise user_error(f"The model {reference} is not an MLflow model.")
-    _check_size(site, previous, str(properties.get("instanceType") or ""), int(sku["capacity"]))
+    _check_size(site, previous, str(properties.get("instanceType") or ""), instances)
     properties["provisioningState"] = "Updating" if previous else "Creating"
-    document = site.documents.put(key, {"properties": properties, "sku": sku, "tags": sent.get("tags") or {}})
+    document = site.documents.put(key, {"properties": properties, "sku": sku, "tags": section(sent, "tags")})
     operation = site.operations.begin("deployment-create", key)
     return accepted(site, operation, _show_deployment(document), status=200 if previous else 201)
 
@@ -308,5 +322,5 @@ def _logs(site: Site, call: Call) -> Reply:
         return Reply({"content": f"The model {document.body['properties']['model']} lies on this machine already.\n"})
     file = site.folder.deployment(find(site, call["endpoint"]).name, document.name) / "log.txt"
     lines = file.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True) if file.is_file() else []
-    tail = min(int(sent.get("tail") or LOG_LINES), LOG_LINES)
+    tail = min(whole_number(sent.get("tail") or LOG_LINES, "tail"), LOG_LINES)
     return Reply({"content": "".join(lines[-tail:])})

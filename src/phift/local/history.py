@@ -10,7 +10,18 @@ from phift.local import blobs, references
 from phift.local.identity import OBJECT, TENANT
 from phift.local.site import Site
 from phift.local.state import Document, Json
-from phift.local.wire import AT_WORKSPACE, LOCATION, SUBSCRIPTION, Call, Reply, Route, WireError, timestamp, user_error
+from phift.local.wire import (
+    AT_WORKSPACE,
+    LOCATION,
+    SUBSCRIPTION,
+    Call,
+    Reply,
+    Route,
+    WireError,
+    section,
+    timestamp,
+    user_error,
+)
 
 ENDED = ("Completed", "Failed", "Canceled")
 ARTIFACTS = "azureml"  # the container behind the datastore workspaceartifactstore
@@ -120,10 +131,11 @@ def _patch(site: Site, call: Call) -> Reply:
     run = _found(site, call["run"])
     sent = call.json()
     stored = run.body.get("properties") or {}
-    conflicts = [key for key, value in (sent.get("properties") or {}).items() if stored.get(key, value) != value]
+    conflicts = [key for key, value in section(sent, "properties").items() if stored.get(key, value) != value]
     if conflicts:
         raise user_error(f"Properties of a run cannot be changed: {', '.join(sorted(conflicts))}.")
-    change(site, run.name, {key: sent.get(key) for key in ("tags", "properties", "displayName", "description")})
+    merged = {key: section(sent, key) for key in ("tags", "properties")}
+    change(site, run.name, {**merged, **{key: sent.get(key) for key in ("displayName", "description")}})
     if sent.get("hidden") is not None:
         change(site, run.name, {"hidden": sent["hidden"]})
     return Reply(_show(_found(site, run.name)))
@@ -187,9 +199,9 @@ def _show_output(body: Json, name: str, made: Json) -> Json:
     return {"assetId": f"{base}/azureml_{body['runId']}_output_{word}_{name}/versions/1", "type": kind}
 
 
-def _resolve(site: Site, asset_ids: list[Any]) -> dict[str, str]:
+def _resolve(site: Site, asset_ids: Any) -> dict[str, str]:
     uris = {}
-    for asset_id in asset_ids:
+    for asset_id in asset_ids if isinstance(asset_ids, list) else []:
         found = _ASSET.search(str(asset_id).rpartition("/versions/")[0])
         if found:
             uris[str(asset_id)] = references.output_uri(site, found["job"], found["output"])

@@ -21,6 +21,7 @@ from phift.local.wire import (
     not_found,
     page,
     resource,
+    section,
     system_data,
     timestamp,
     user_error,
@@ -96,7 +97,7 @@ def _put(site: Site, call: Call) -> Reply:
     name = call["name"]
     if not _NAME.fullmatch(name):
         raise user_error(f"The job name {name} is not valid: {_NAME_RULE}")
-    sent = {key: value for key, value in (call.json().get("properties") or {}).items() if value is not None}
+    sent = section(call.json(), "properties")
     with site.documents.transaction():
         previous = site.documents.get(f"jobs/{name}")
         if previous is not None:
@@ -132,19 +133,20 @@ def _plan(site: Site, sent: Json) -> Json:
     if sent.get("jobType") != "Pipeline":
         what = f"The local workspace does not run jobs of type {sent.get('jobType')}; only Pipeline"
         raise WireError(501, "NotImplemented", what)
-    nodes = sent.get("jobs") or {}
+    nodes = section(sent, "jobs")
     expected = registry.asset_id("components", registry.component()["name"], registry.component()["version"])
     if len(nodes) != 1:
         message = f"The local workspace runs pipelines of one node, {expected}; this one has {len(nodes)}"
         raise WireError(501, "NotImplemented", message)
-    [(node_name, node)] = nodes.items()
+    [node_name] = nodes
+    node = section(nodes, node_name)
     if str(node.get("componentId", "")).lower() != expected.lower():
         message = f"The local workspace runs only the component {expected}, not {node.get('componentId')}"
         raise WireError(501, "NotImplemented", message)
-    inputs = _inputs(node.get("inputs") or {}, sent.get("inputs") or {})
-    outputs = _bound_outputs(node.get("outputs") or {}, sent.get("outputs") or {})
-    request = {"component": expected, "node": node_name, "inputs": inputs, "outputs": outputs}
-    request["experiment"] = sent.get("experimentName") or "Default"
+    inputs = _inputs(section(node, "inputs"), section(sent, "inputs"))
+    outputs = _bound_outputs(section(node, "outputs"), section(sent, "outputs"))
+    request: Json = {"component": expected, "node": node_name, "inputs": inputs, "outputs": outputs}
+    request["experiment"] = str(sent.get("experimentName") or "Default")
     if not _NAME.fullmatch(request["experiment"]):
         raise user_error(f"The experiment name {request['experiment']} is not valid: {_NAME_RULE}")
     plan = {"request": request, "inputs": {**_defaults(), **inputs}, "outputs": outputs}
@@ -210,8 +212,8 @@ def _start_runs(site: Site, name: str, sent: Json, plan: Json) -> None:
         "runType": "azureml.PipelineRun",
         "displayName": sent.get("displayName") or name,
         "description": sent.get("description"),
-        "tags": sent.get("tags") or {},
-        "properties": {**(sent.get("properties") or {}), "azureml.runsource": "azureml.PipelineRun"},
+        "tags": section(sent, "tags"),
+        "properties": {**section(sent, "properties"), "azureml.runsource": "azureml.PipelineRun"},
         "target": None,
         "status": "NotStarted",
         "createdUtc": timestamp(),
@@ -247,7 +249,7 @@ def _cancel(site: Site, call: Call) -> Reply:
 def _show(site: Site, document: Document, run: Document) -> Json:
     sent, state = document.body["properties"], run.body
     outputs = {}
-    for name, output in (sent.get("outputs") or {}).items():
+    for name, output in section(sent, "outputs").items():
         made = (state.get("outputs") or {}).get(name)
         outputs[name] = {**output, "uri": made["uri"]} if made else output
     tracking = {"jobServiceType": "Tracking", "port": None, "endpoint": arm.tracking_uri(site.base_url)}

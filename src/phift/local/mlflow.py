@@ -11,7 +11,7 @@ from typing import Any
 from phift.local import history
 from phift.local.site import Site
 from phift.local.state import Document, Json
-from phift.local.wire import AT_WORKSPACE, WORKSPACE_ID, Call, Reply, Route, WireError
+from phift.local.wire import AT_WORKSPACE, WORKSPACE_ID, Call, Reply, Route, WireError, whole_number
 
 _API = f"/mlflow/{{version}}{AT_WORKSPACE}/api/2.0/mlflow"
 _STATUS = {"Completed": "FINISHED", "Failed": "FAILED", "Canceled": "KILLED"}
@@ -56,13 +56,6 @@ def _invalid(message: str) -> WireError:
 
 def _missing(message: str) -> WireError:
     return WireError(404, "RESOURCE_DOES_NOT_EXIST", message)
-
-
-def _number(value: Any, name: str) -> int:
-    try:
-        return int(value)
-    except (TypeError, ValueError) as error:
-        raise _invalid(f"{name} is not a whole number: {value!r}") from error
 
 
 def _experiment_by_name(site: Site, call: Call) -> Reply:
@@ -166,8 +159,8 @@ def _show_metric(key: str, value: float | None, step: int, time: int) -> Json:
 
 def _history(site: Site, call: Call) -> Reply:
     run = _found(site, call.query.get("run_id") or call.query.get("run_uuid"))
-    start = _number(call.query.get("page_token") or 0, "page_token")
-    size = _number(call.query.get("max_results") or _PAGE, "max_results")
+    start = whole_number(call.query.get("page_token") or 0, "page_token")
+    size = whole_number(call.query.get("max_results") or _PAGE, "max_results")
     metrics = site.documents.metrics(run.name, call.query.get("metric_key", ""))
     shown: Json = {"metrics": [_show_metric(*metric) for metric in metrics[start : start + size]]}
     if start + size < len(metrics):
@@ -179,8 +172,8 @@ def _runs(site: Site, call: Call) -> Reply:
     sent = call.json()
     wanted = sent.get("experiment_ids") or []
     clauses = _clauses(str(sent.get("filter") or ""))
-    size = _number(sent.get("max_results") or 1000, "max_results")
-    start = _number(sent.get("page_token") or 0, "page_token")
+    size = whole_number(sent.get("max_results") or 1000, "max_results")
+    start = whole_number(sent.get("page_token") or 0, "page_token")
     hidden = {"ACTIVE_ONLY": (False,), "DELETED_ONLY": (True,)}.get(str(sent.get("run_view_type")), (False, True))
     runs = [
         document

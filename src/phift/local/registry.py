@@ -11,7 +11,19 @@ import phift.facts
 from phift.local.identity import TENANT
 from phift.local.site import Site
 from phift.local.state import Json
-from phift.local.wire import AT_GROUP, GROUP, LOCATION, REGISTRY, SUBSCRIPTION, Call, Reply, Route, WireError, page
+from phift.local.wire import (
+    AT_GROUP,
+    GROUP,
+    LOCATION,
+    REGISTRY,
+    SUBSCRIPTION,
+    Call,
+    Reply,
+    Route,
+    WireError,
+    page,
+    whole_number,
+)
 
 _AT_REGISTRY = f"/mferp/managementfrontend{AT_GROUP}/registries/{{registry}}"
 _DISCOVERY = "/registrymanagement/v1.0/registries/{registry}/discovery"
@@ -124,7 +136,7 @@ def _show_container(kind: str, shown: Json) -> Json:
 
 def _versions(_site: Site, call: Call) -> Reply:
     # An unknown name is an empty list, as on Azure: the SDK makes its own error of it.
-    return page(_of_name(call)[: int(call.query.get("$top", "100"))])
+    return page(_of_name(call)[: whole_number(call.query.get("$top", "100"), "$top")])
 
 
 def _version(_site: Site, call: Call) -> Reply:

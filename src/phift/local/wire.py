@@ -64,6 +64,22 @@ def user_error(message: str) -> WireError:
     return WireError(400, "UserError", message)
 
 
+def section(body: Json, name: str) -> Json:
+    """Return an object inside a body without its nulls; empty where it is absent, an error where it is no object."""
+    value = body.get(name)
+    if not isinstance(value, dict | None):
+        raise WireError(400, "InvalidRequestContent", f"The property '{name}' must be a JSON object.")
+    return {key: item for key, item in (value or {}).items() if item is not None}
+
+
+def whole_number(value: Any, name: str) -> int:
+    """Return a number that a caller sent as such or as text."""
+    try:
+        return int(value)
+    except (TypeError, ValueError) as error:
+        raise WireError(400, "InvalidRequestContent", f"{name} is not a whole number: {value!r}") from error
+
+
 @dataclass(frozen=True)
 class Call:
     """One request."""

@@ -1,0 +1,135 @@
+"""Every example in the README and in `examples/`, as a reader would run it."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from phift import RunConfig, samples
+from phift.local import LocalWorkspace
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+
+
+def block(language: str, word: str) -> str:
+    found = [text for text in blocks(language) if word in text]
+    assert len(found) == 1, f"{len(found)} {language} blocks with {word}"
+    return found[0]
+
+
+class Reader:
+    """Somebody with a folder and a home of their own, and the README."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.home = folder / "home"
+        self.home.mkdir()
+        (folder / "finetune.yaml").write_text(block("yaml", "# finetune.yaml"))
+        unset = ("AZUREML_CURRENT_CLOUD", "REQUESTS_CA_BUNDLE")
+        environ = {name: value for name, value in os.environ.items() if name not in unset}
+        path = f"{Path(sys.executable).parent}{os.pathsep}{environ['PATH']}"
+        self.environ = {**environ, "HOME": str(self.home), "PATH": path, "PHIFT_LOCAL_HOME": str(self.home / "local")}
+
+    def run(self, *command: str, code: int = 0, folder: Path | None = None) -> str:
+        done = subprocess.run(  # noqa: S603 - what the README says
+            command,
+            cwd=folder or self.folder,
+            env=self.environ,
+            capture_output=True,
+            text=True,
+            timeout=600,
+        )
+        assert done.returncode == code, done.stdout + done.stderr
+        return done.stdout
+
+
+@pytest.fixture(scope="module")
+def reader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
+    """A reader who has done the steps of "Your own run" up to `phift run`."""
+    reader = Reader(tmp_path_factory.mktemp("reader"))
+    try:
+        *lines, run, down = block("sh", "phift check").splitlines()
+        assert run.startswith("phift run")
+        assert down == "phift local down"
+        for line in lines:
+            reader.run("sh", "-c", line)
+        (reader.folder / "said").write_text(reader.run("sh", "-c", run))
+        yield reader
+        assert "Stopped." in reader.run("sh", "-c", down)
+    finally:
+        LocalWorkspace(reader.home / "local").down()
+
+
+def test_the_commands_train_and_answer(reader: Reader) -> None:
+    assert "The atomic number of gold is 79." in (reader.folder / "said").read_text()
+
+
+def test_the_first_example_goes_on_with_the_run_and_answers(reader: Reader) -> None:
+    said = reader.run(sys.executable, "-c", block("python", "from phift import FineTuneRun, RunConfig"))
+    assert "eval_loss" in said
+    assert said.splitlines()[-1] == "The symbol of iron is Fe."
+
+
+def test_the_example_script_goes_on_with_the_run_and_answers(reader: Reader) -> None:
+    examples = reader.folder / "examples"
+    examples.mkdir()
+    for name in ("quickstart.py", "finetune_local.yaml"):
+        (examples / name).write_text((ROOT / "examples" / name).read_text())
+    reader.run("phift", "samples", "examples/elements")
+    said = reader.run(sys.executable, "examples/quickstart.py", "examples/finetune_local.yaml")
+    assert "going on" in said
+    assert "The symbol of iron is Fe." in said
+
+
+def test_the_quickstart_learns_and_leaves_nothing_running(tmp_path: Path) -> None:
+    reader = Reader(tmp_path)
+    said = reader.run("phift", "quickstart", "--folder", str(tmp_path / "state"))
+    losses = re.search(r"validation loss\s+([\d.]+) before, ([\d.]+) after", said)
+    shares = re.search(r"answered exactly\s+(\d+)% before, (\d+)% after", said)
+    assert losses
+    assert shares
+    assert float(losses[1]) > 5 > 0.5 > float(losses[2])
+    assert int(shares[1]) <= 5
+    assert int(shares[2]) >= 70
+    assert not LocalWorkspace(tmp_path / "state").status().running
+    assert str(tmp_path) not in _command_lines()
+
+
+def _command_lines() -> str:
+    files = Path("/proc").glob("[0-9]*/cmdline")
+    own = Path(f"/proc/{os.getpid()}/cmdline")
+    return "\n".join(_read(path) for path in files if path != own)
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+    except OSError:  # the process has ended meanwhile
+        return ""
+
+
+def test_the_run_files_for_azure_are_right() -> None:
+    here = RunConfig.from_dict(yaml.safe_load(block("yaml", "# azure.yaml")))
+    example = RunConfig.from_yaml(ROOT / "examples" / "finetune_azure.yaml")
+    assert here.compute.size == example.compute.size == "Standard_NC24ads_A100_v4"
+
+
+@pytest.mark.parametrize("file", ["finetune.yaml", "examples/finetune_local.yaml"])
+def test_the_local_run_files_have_the_parameters_of_the_sample_data(file: str) -> None:
+    text = block("yaml", "# finetune.yaml") if file == "finetune.yaml" else (ROOT / file).read_text()
+    written = {name: str(value).lower() for name, value in yaml.safe_load(text)["parameters"].items()}
+    assert written == {name: str(value).lower() for name, value in samples.PARAMETERS.items()}
