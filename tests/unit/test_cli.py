@@ -187,7 +187,8 @@ class Workspace:
         self._done.append(("reset", self._folder))
 
     def status(self) -> Any:
-        return SimpleNamespace(running=self._running)
+        there = {"jobs": {"Completed": 2}, "endpoints": {"phift-e": ("default",)}, "folder": self._folder}
+        return SimpleNamespace(running=self._running, address="https://localhost:1", pid=7, **there)
 
     def connection(self) -> Any:
         if not self._running:
@@ -217,12 +218,15 @@ def test_down_says_whether_it_ran(local: SimpleNamespace, running: bool, words: 
     assert local.done == [("down", None)]
 
 
-@pytest.mark.parametrize(("running", "code"), [(True, 0), (False, 1)])
-def test_status_has_an_exit_code(local: SimpleNamespace, running: bool, code: int) -> None:
+@pytest.mark.parametrize(
+    ("running", "code", "words"), [(True, 0, "at https://localhost:1, process 7"), (False, 1, "no")]
+)
+def test_status_has_an_exit_code(local: SimpleNamespace, running: bool, code: int, words: str) -> None:
     local.running = running
     result = invoke("local", "status")
     assert result.exit_code == code
-    assert f"running={running}" in result.output
+    assert f"running    {words}\n" in result.output
+    assert "jobs       2 Completed\nendpoint   phift-e: default\n" in result.output
 
 
 @pytest.mark.parametrize(
