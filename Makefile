@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: quickstart test check format clean
+.PHONY: quickstart test check format bench clean
 
 quickstart: $(VENV)/installed
 	$(BIN)/phift quickstart
@@ -15,6 +15,9 @@ check: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+bench: $(VENV)/installed
+	$(BIN)/python bench/check_latency.py
 
 format: $(VENV)/installed
 	$(BIN)/ruff check --fix .

@@ -41,11 +41,13 @@ class Row(NamedTuple):
     - **line**: the row as one line of JSON, newline included.
     - **digest**: equal for equal conversations, whatever their formatting, and only within one process.
     - **ignored**: the columns left out.
+    - **characters**: of what is said, tool calls as the JSON they are.
     """
 
     line: bytes
     digest: int
     ignored: tuple[str, ...]
+    characters: int
 
 
 class Message(msgspec.Struct):
@@ -116,9 +118,10 @@ def from_json(line: bytes) -> Row:
     if b"null" in text:
         text = _without_nulls(text)
     if len(columns) == 1:
-        return Row(b'{"messages":' + text + b"}\n", _digest(messages), ())
+        return Row(b'{"messages":' + text + b"}\n", _digest(messages), (), _characters(messages))
     ignored = tuple(column for column in columns if column not in KEPT)
-    return Row(_line(text, bytes(columns.get("tools", b"null"))), _digest(messages), ignored)
+    line = _line(text, bytes(columns.get("tools", b"null")))
+    return Row(line, _digest(messages), ignored, _characters(messages))
 
 
 def from_values(values: Mapping[str, Any]) -> Row:
@@ -139,7 +142,8 @@ def from_values(values: Mapping[str, Any]) -> Row:
     except (TypeError, ValueError, RecursionError) as error:
         # Arrow has types that JSON has not; the error's own text may quote the value.
         raise InvalidRow(f"it holds a value that JSON cannot hold ({type(error).__name__})") from None
-    return Row(line, _digest(messages), tuple(column for column in values if column not in KEPT))
+    ignored = tuple(column for column in values if column not in KEPT)
+    return Row(line, _digest(messages), ignored, _characters(messages))
 
 
 def _check_encoding(line: bytes) -> None:
@@ -171,6 +175,15 @@ def _digest(messages: Sequence[Message]) -> int:
     for message in messages:
         parts += (message.role, message.content or "", message.tool_calls and _encoder.encode(message.tool_calls))
     return hash(tuple(parts))
+
+
+def _characters(messages: Sequence[Message]) -> int:
+    count = 0
+    for message in messages:
+        count += len(message.content or "")
+        if message.tool_calls:
+            count += len(_encoder.encode(message.tool_calls).decode())
+    return count
 
 
 def _reason(error: Exception) -> str:

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from html import escape
+from typing import TYPE_CHECKING, Any, Literal
 
 from phift.errors import CheckFailed, ConfigError, DataError, PhiftError
+
+if TYPE_CHECKING:
+    from phift.cost import CostEstimate
+    from phift.memory import MemoryEstimate
 
 Severity = Literal["error", "warning", "note"]
 
@@ -38,15 +43,22 @@ class Finding:
 
 @dataclass(frozen=True)
 class CheckReport:
-    """Everything a check found; errors first."""
+    """Everything a check found, errors first, and what was estimated.
+
+    - **memory**, **cost**: None where something needed for the estimate is not known.
+    """
 
     findings: tuple[Finding, ...]
+    memory: MemoryEstimate | None = None
+    cost: CostEstimate | None = None
 
     @classmethod
-    def of(cls, findings: Iterable[Finding]) -> CheckReport:
+    def of(
+        cls, findings: Iterable[Finding], *, memory: MemoryEstimate | None = None, cost: CostEstimate | None = None
+    ) -> CheckReport:
         """Build a report with the gravest findings first; their order is kept otherwise."""
         rank = {"error": 0, "warning": 1, "note": 2}
-        return cls(tuple(sorted(findings, key=lambda finding: rank[finding.severity])))
+        return cls(tuple(sorted(findings, key=lambda finding: rank[finding.severity])), memory, cost)
 
     @property
     def errors(self) -> tuple[Finding, ...]:
@@ -64,13 +76,31 @@ class CheckReport:
         return 0 if self.ok else 1
 
     def __str__(self) -> str:
-        if not self.findings:
-            return "Nothing found that would stop this run."
-        return "\n".join(str(finding) for finding in self.findings)
+        lines = [str(finding) for finding in self.findings] or ["Nothing found that would stop this run."]
+        return "\n".join([*lines, *(str(estimate) for estimate in self.estimates)])
+
+    def _repr_html_(self) -> str:
+        """Show the report as a table in a notebook; everything in it is escaped, since tags are somebody's text."""
+        rows = "".join(_html_row(finding) for finding in self.findings)
+        head = "".join(f"<th>{title}</th>" for title in ("severity", "code", "where", "what", "way out", "source"))
+        table = f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>" if rows else ""
+        verdict = "Nothing stands in the way of submitting." if self.ok else "Nothing will be submitted."
+        estimates = "".join(f"<pre>{escape(str(estimate))}</pre>" for estimate in self.estimates)
+        return f"<p><b>{verdict}</b></p>{table}{estimates}"
+
+    @property
+    def estimates(self) -> tuple[MemoryEstimate | CostEstimate, ...]:
+        """What could be estimated."""
+        return tuple(estimate for estimate in (self.memory, self.cost) if estimate is not None)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as plain values, ready for JSON."""
-        return {"ok": self.ok, "findings": [asdict(finding) for finding in self.findings]}
+        return {
+            "ok": self.ok,
+            "findings": [asdict(finding) for finding in self.findings],
+            "memory": asdict(self.memory) if self.memory else None,
+            "cost": asdict(self.cost) if self.cost else None,
+        }
 
     def raise_for_errors(self, ignore: Collection[str] = ()) -> None:
         """Raise `phift.errors.CheckFailed` if an error stands whose code is not in ``ignore``."""
@@ -82,6 +112,11 @@ class CheckReport:
         what = f"{first.code}: {first.message}{more}"
         fix = first.fix or "see the report"
         raise CheckFailed(what, where=first.place, fix=fix, report=self)
+
+
+def _html_row(finding: Finding) -> str:
+    cells = (finding.severity, finding.code, finding.place, finding.message, finding.fix, finding.source)
+    return "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in cells) + "</tr>"
 
 
 def findings_from(error: PhiftError, place: str) -> list[Finding]:

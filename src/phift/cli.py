@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 import phift
-from phift.errors import CheckFailed, PhiftError
+from phift.errors import CheckFailed, ConfigError, PhiftError
 
 _FOLDER = click.option(
     "--folder",
@@ -27,7 +27,8 @@ _CONFIG = click.argument("config", type=click.Path(path_type=Path))
 def _console() -> Any:
     from rich.console import Console
 
-    return Console(soft_wrap=not sys.stdout.isatty())
+    # A log file has no width; 80 columns would fold every finding.
+    return Console(width=None if sys.stdout.isatty() else 160)
 
 
 def _reports_errors(command: Callable[..., None]) -> Callable[..., None]:
@@ -52,8 +53,14 @@ def _reports_errors(command: Callable[..., None]) -> Callable[..., None]:
             if tail := getattr(error, "log_tail", ""):
                 click.echo(f"log:\n{tail}", err=True)
             sys.exit(1)
-        except KeyboardInterrupt:
-            click.echo("Interrupted. A submitted job goes on; run the same command again to go on with it.", err=True)
+        except OSError as error:
+            click.echo(f"error: {error}", err=True)
+            sys.exit(1)
+        except KeyboardInterrupt as error:
+            notes = getattr(error, "__notes__", [])
+            click.echo(
+                "\n".join(["Interrupted. A submitted job goes on; the same command goes on with it.", *notes]), err=True
+            )
             sys.exit(130)
 
     return run
@@ -75,17 +82,22 @@ def main() -> None:
 @_reports_errors
 def check(config: Path, as_json: bool) -> None:
     """Look everything up and submit nothing; exits 1 if something would stop the run."""
+    from phift.checks import CheckReport, findings_from
     from phift.config import RunConfig
     from phift.run import FineTuneRun
     from phift.views import show_plan, show_report
 
-    run = FineTuneRun(RunConfig.from_yaml(config))
-    report = run.check()
+    report, run = CheckReport(()), None
+    try:
+        run = FineTuneRun(RunConfig.from_yaml(config))
+        report = run.check()
+    except ConfigError as error:
+        report = CheckReport.of(findings_from(error, str(config)))
     if as_json:
         click.echo(json.dumps(report.to_dict(), indent=2))
     else:
         show_report(_console(), report)
-        if report.ok:
+        if run and report.ok:
             show_plan(_console(), run.plan)
     sys.exit(report.exit_code)
 
@@ -98,12 +110,15 @@ def run_(config: Path, ask: tuple[str, ...]) -> None:
     """Do all of it: check, prepare, submit, wait, register, deploy; run it again to go on after an interruption."""
     from phift.config import RunConfig
     from phift.run import FineTuneRun
-    from phift.views import EventPrinter, show_plan
+    from phift.views import EventPrinter, show_plan, show_report
 
     console = _console()
     run = FineTuneRun(RunConfig.from_yaml(config), on_event=EventPrinter(console))
-    show_plan(console, run.plan)
-    result = run.execute()
+    report = run.check()
+    if report.ok:
+        show_report(console, report)
+        show_plan(console, run.plan)
+    result = run.execute()  # shows the report itself where an error stands in the way
     click.echo(f"model    {result.model.name} version {result.model.version}")
     click.echo(f"endpoint {result.endpoint.name} at {result.endpoint.scoring_uri}")
     if not ask:

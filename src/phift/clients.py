@@ -162,14 +162,16 @@ def workspace_address(
     Raises `phift.errors.ConfigError` naming what is missing and every place that was looked at.
     """
     environ = os.environ if environ is None else environ
-    file = _config_file(Path.cwd() if folder is None else folder)
-    from_file = _read_config_file(file) if file else {}
     found: dict[str, str] = {}
     for key, variables in _VARIABLES.items():
-        candidates = [getattr(workspace, key), *(environ.get(name) for name in variables), from_file.get(key)]
+        candidates = [getattr(workspace, key), *(environ.get(name) for name in variables)]
         value = next((text for text in candidates if text), None)
         if value:
             found[key] = value
+    file = None
+    if len(found) < len(_VARIABLES):  # a file that has no say cannot be wrong
+        file = _config_file(Path.cwd() if folder is None else folder)
+        found = {**(_read_config_file(file) if file else {}), **found}
     missing = [key for key in _VARIABLES if key not in found]
     if missing:
         looked = (

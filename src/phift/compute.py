@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from phift import facts
 from phift.checks import Finding
 from phift.clients import Clients
 from phift.config import ComputeConfig
 from phift.errors import ComputeError, NotFound, azure_errors
 from phift.models import AllowList, FoundationModel
 from phift.quiet import quiet_sdk
+from phift.sizes import VmSize, find_size, table_entry
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,35 +36,14 @@ class ComputeTarget:
     findings: tuple[Finding, ...] = ()
 
 
-def resolve_compute(clients: Clients, config: ComputeConfig, model: FoundationModel) -> ComputeTarget:
-    """Find the compute, its VM size and its GPUs, and hold it against the model's allow-list; creates nothing.
+def find_cluster(clients: Clients, config: ComputeConfig) -> Any:
+    """Return the cluster that ``config`` names as the SDK has it, or None for serverless or one to create.
 
-    What cannot work is an error finding of the returned value. Raises `phift.errors.NotFound` where the cluster does
-    not exist and no size to create it with is given, and `phift.errors.ComputeError` where the GPU count is unknown.
+    Raises `phift.errors.NotFound` where it does not exist and no size to create it with is given.
     """
-    findings: list[Finding] = []
-    cluster = None
     if config.serverless:
-        name, size = "serverless", config.serverless
-    else:
-        name = config.cluster or ""
-        cluster = _get_cluster(clients, name, config)
-        size = _cluster_size(cluster, config)
-    if cluster is not None:
-        findings += _cluster_findings(cluster, config)
-    findings += size_findings(size, model.finetune, model.name, "fine-tuning", config.allow_unlisted, f"compute {name}")
-    return ComputeTarget(
-        kind="serverless" if config.serverless else "cluster",
-        name=name,
-        size=size,
-        gpus_per_node=config.gpus_per_node or _gpus(clients, size),
-        nodes=config.nodes,
-        exists=bool(config.serverless) or cluster is not None,
-        findings=tuple(findings),
-    )
-
-
-def _get_cluster(clients: Clients, name: str, config: ComputeConfig) -> Any:
+        return None
+    name = config.cluster or ""
     place = f"compute {name}"
     try:
         with azure_errors(place):
@@ -77,6 +57,36 @@ def _get_cluster(clients: Clients, name: str, config: ComputeConfig) -> Any:
         fix = f"use one of {', '.join(sorted(names)) or '(there is none)'}, or add `size:` to have it created"
         fix = f"did you mean {near[0]}? Otherwise {fix}" if near else fix
         raise NotFound(f"There is no compute {name} in this workspace.", where="compute", fix=fix) from error
+
+
+def resolve_compute(
+    config: ComputeConfig, model: FoundationModel, cluster: Any, sizes: Mapping[str, VmSize]
+) -> ComputeTarget:
+    """Find the VM size and its GPUs, and hold them against the model's allow-list.
+
+    - **cluster**: what `find_cluster` returned.
+    - **sizes**: the region's VM sizes, see `phift.sizes.read_sizes`.
+
+    What cannot work is an error finding of the returned value. Raises `phift.errors.ComputeError` where the compute
+    has no VM size or the number of its GPUs is unknown.
+    """
+    findings: list[Finding] = []
+    name = "serverless" if config.serverless else config.cluster or ""
+    size = config.serverless or _cluster_size(cluster, config)
+    if cluster is not None:
+        findings += _cluster_findings(cluster, config)
+    findings += size_findings(size, model.finetune, model.name, "fine-tuning", config.allow_unlisted, f"compute {name}")
+    gpus, mismatch = _gpus(size, config, sizes)
+    findings += mismatch
+    return ComputeTarget(
+        kind="serverless" if config.serverless else "cluster",
+        name=name,
+        size=size,
+        gpus_per_node=gpus,
+        nodes=config.nodes,
+        exists=bool(config.serverless) or cluster is not None,
+        findings=tuple(findings),
+    )
 
 
 def _cluster_size(cluster: Any, config: ComputeConfig) -> str:
@@ -117,7 +127,8 @@ def size_findings(
     - **allow_unlisted**: the user's own word that the size will do; the finding is then a warning.
     """
     found = []
-    known = vm_size(size)
+    known = table_entry(size)
+    current = smallest_size(allowed) if allowed else None
     if known and known.get("retired_on"):
         found.append(
             Finding(
@@ -125,7 +136,7 @@ def size_findings(
                 severity="error",
                 place=place,
                 message=f"The VM size {size} was retired on {known['retired_on']}.",
-                fix="use a current size" + (f", such as {allowed.sizes[0]}" if allowed else ""),
+                fix="use a current size" + (f", such as {current}" if current else ""),
                 source=f"{known['source']}, {known['date']}",
             )
         )
@@ -146,39 +157,44 @@ def size_findings(
     return found
 
 
-def vm_size(name: str) -> dict[str, Any] | None:
-    """Return the built-in table's entry for a VM size, or None; upper and lower case are the same."""
-    for entry in facts.load("vm_sizes")["sizes"]:
-        if entry["name"].lower() == name.lower():
-            return dict(entry)
-    return None
-
-
 def smallest_size(allowed: AllowList) -> str | None:
     """Return the listed size with the fewest GPUs and cores that is not retired, as far as the table knows them."""
-    known = [entry for size in allowed.sizes if (entry := vm_size(size)) and not entry.get("retired_on")]
+    known = [entry for size in allowed.sizes if (entry := table_entry(size)) and not entry.get("retired_on")]
     usable = [entry for entry in known if entry.get("gpus") and entry.get("vcpus")]
     return min(usable, key=lambda entry: (entry["gpus"], entry["vcpus"]))["name"] if usable else None
 
 
-def _gpus(clients: Clients, size: str) -> int:
-    """Return the GPUs of one VM: as the service says, else as the built-in table does."""
-    with azure_errors("the region's VM sizes"):
-        listed = {str(entry.name).lower(): entry for entry in clients.workspace.compute.list_sizes()}
-    entry = listed.get(size.lower())
-    # `gpus` is spelled alike in the SDK's old and new models of a VM size, unlike its neighbours.
-    gpus = getattr(entry, "gpus", None) if entry is not None else None
-    if gpus is None:
-        gpus = (vm_size(size) or {}).get("gpus")
-    if gpus is None:
-        near = difflib.get_close_matches(size.lower(), listed, n=3, cutoff=0.6)
-        hint = f"; did you mean {' or '.join(str(listed[name].name) for name in near)}?" if near else ""
-        fix = f"check the VM size, or give `gpus_per_node`{hint}"
+def _gpus(size: str, config: ComputeConfig, sizes: Mapping[str, VmSize]) -> tuple[int, list[Finding]]:
+    """Return the GPUs of one VM, and what is to say of the user's own number.
+
+    The component starts one process a GPU and takes the number on trust: too few leave GPUs idle and paid for, too
+    many fail (azureml-assets pull request 1309).
+    """
+    known = find_size(size, sizes)
+    gpus = known.gpus if known else None
+    if gpus is None and config.gpus_per_node is None:
+        near = difflib.get_close_matches(size.lower(), sizes, n=3, cutoff=0.6)
+        hint = f"; did you mean {' or '.join(sizes[name].name for name in near)}?" if near else ""
         what = f"Neither this region nor the built-in table knows the VM size {size}."
-        raise ComputeError(what, where="compute", fix=fix)
-    if int(gpus) < 1:
+        raise ComputeError(what, where="compute", fix=f"check the VM size, or give `gpus_per_node`{hint}")
+    if gpus is not None and gpus < 1:
         raise ComputeError(f"The VM size {size} has no GPU.", where="compute", fix="use a GPU size")
-    return int(gpus)
+    if gpus is None or config.gpus_per_node in (None, gpus):
+        return config.gpus_per_node or gpus or 1, []
+    return config.gpus_per_node or gpus, [_gpu_mismatch(size, gpus, config.gpus_per_node or gpus)]
+
+
+def _gpu_mismatch(size: str, gpus: int, wanted: int) -> Finding:
+    too_many = wanted > gpus
+    message = f"{size} has {gpus} GPUs a node, and the run would use {wanted}"
+    message += ", which fails." if too_many else f": {gpus - wanted} would be paid for and idle."
+    return Finding(
+        code="COMPUTE_GPU_COUNT",
+        severity="error" if too_many else "warning",
+        place="compute.gpus_per_node",
+        message=message,
+        fix=f"leave `gpus_per_node` out, or set it to {gpus}",
+    )
 
 
 def ensure_cluster(clients: Clients, config: ComputeConfig, target: ComputeTarget) -> bool:

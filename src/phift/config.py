@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -17,6 +20,7 @@ from pydantic import (
     model_validator,
 )
 
+from phift import facts
 from phift.errors import ConfigError
 
 Name = Annotated[str, Field(min_length=1, pattern=r"^[^'\\\s]+$")]
@@ -27,7 +31,36 @@ EndpointName = Annotated[str, Field(min_length=3, max_length=32, pattern=r"^[A-Z
 
 Scalar = bool | int | float | str
 
-Folder = Annotated[Path, AfterValidator(Path.expanduser)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+def _expanded(path: Path) -> Path:
+    try:
+        return path.expanduser()
+    except RuntimeError as error:  # ~somebody, whom this machine does not know
+        raise ValueError(str(error)) from None
+
+
+Folder = Annotated[Path, AfterValidator(_expanded)]
+
+# Parameters of the component that are files, so that relative paths in a YAML file start from its folder.
+_FILE_PARAMETERS = ("deepspeed", "finetune_config_path")
+
+
+def local_file(text: str) -> Path | None:
+    """Return the path that a text names on this machine, or None if it names something in the cloud."""
+    # Two letters at least, so that C: is no scheme.
+    return None if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:", text) else Path(text)
+
+
+def _known_preset(name: str) -> str:
+    known = {entry["name"]: entry["values"] for entry in facts.load("presets")["presets"]}
+    if name not in known:
+        raise ValueError(f"there is no such preset; there is: {', '.join(known)}")
+    if not isinstance(known[name], dict):
+        what = "its entry in your own table of presets has no mapping of values"
+        raise ValueError(what)  # noqa: TRY004 - pydantic makes mistakes of a ValueError only
+    return name
 
 
 class _Section(BaseModel):
@@ -136,7 +169,8 @@ def _source(value: Any) -> Any:
         return value
     path = Path(value)
     looks_like_id = value.count("/") == 1 and not path.suffix and not value.startswith((".", "/", "~"))
-    return {"huggingface": value} if looks_like_id and not path.exists() else path.expanduser()
+    exists = os.path.exists(value)  # noqa: PTH110 - Path.exists raises where a name is too long for the file system
+    return {"huggingface": value} if looks_like_id and not exists else _expanded(path)
 
 
 def _source_kind(value: Any) -> str:
@@ -215,8 +249,14 @@ class RunConfig(_Section):
 
     - **workspace**: ``"local"``, ``{"local": folder}``, or an Azure workspace; left out, it comes from the
       environment (``AZURE_SUBSCRIPTION_ID``, ``AZURE_RESOURCE_GROUP``, ``AZUREML_WORKSPACE_NAME``) or ``config.json``.
-    - **parameters**: fine-tuning parameters; what is not given comes from the model's tags, then the component.
+    - **parameters**: fine-tuning parameters; what is not given comes from the preset, then the model's tags, then the
+      component.
+    - **preset**: a named set of parameters; ``safe`` needs the least GPU memory.
     - **work_dir**: where prepared data is written.
+    - **max_cost**: what the training may cost, in USD; a run that is estimated to cost more, or cannot be estimated,
+      is not submitted.
+    - **prices**: USD an hour by VM size, where the service's own are missing or not what you pay.
+    - **tokens_per_second**: the measured throughput of one GPU, for a better estimate of time and cost.
     """
 
     model: Annotated[ModelConfig, BeforeValidator(_model_from_text)]
@@ -226,18 +266,28 @@ class RunConfig(_Section):
     credential: Literal["default", "browser", "device_code"] = "default"
     component: ComponentConfig = ComponentConfig()
     parameters: dict[str, Scalar] = Field(default_factory=dict)
+    preset: Annotated[str, AfterValidator(_known_preset)] | None = None
     deployment: DeploymentConfig = DeploymentConfig()
     experiment: Name = "phift"
     registered_model_name: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=255)
     force_rerun: bool = False
     continue_on_step_failure: bool = False
     work_dir: Folder = Path(".phift")
+    max_cost: Positive | None = None
+    prices: dict[Name, Positive] = Field(default_factory=dict)
+    tokens_per_second: Positive | None = None
 
-    def __init__(self, **values: Any) -> None:
+    def __init__(self, /, **values: Any) -> None:
         try:
             super().__init__(**values)
         except ValidationError as error:
             raise _config_error(error, "RunConfig") from None
+
+    @property
+    def preset_values(self) -> Mapping[str, Any]:
+        """The parameters that the preset sets; none without a preset."""
+        presets = facts.load("presets")["presets"]
+        return next((dict(entry["values"]) for entry in presets if entry["name"] == self.preset), {})
 
     @classmethod
     def from_yaml(cls, path: str | Path) -> RunConfig:
@@ -252,7 +302,8 @@ class RunConfig(_Section):
             values = yaml.safe_load(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise ConfigError("There is no such configuration file.", where=str(path), fix="check the path") from None
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        # The loader lets through what it stumbles over in a scalar: an impossible date, `!!int x`, 5000 digits.
+        except (OSError, yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             fix = "mend the YAML: " + " ".join(str(error).split())
             raise ConfigError("The configuration file cannot be read.", where=str(path), fix=fix) from error
         return cls.from_dict(values, where=str(path), folder=path.parent)
@@ -261,7 +312,8 @@ class RunConfig(_Section):
     def from_dict(cls, values: Any, *, where: str = "RunConfig", folder: Path = Path()) -> RunConfig:
         """Build a configuration from plain values, as YAML or JSON give them.
 
-        - **folder**: what relative paths of data files, ``work_dir`` and a local workspace's folder start from.
+        - **folder**: what relative paths start from: data files, parameters that are files, ``work_dir`` and a local
+          workspace's folder.
         """
         if not isinstance(values, dict):
             raise ConfigError(
@@ -279,7 +331,13 @@ class RunConfig(_Section):
             return self
         sources = ("train", "validation", "test")
         moved = {k: folder / v for k in sources if isinstance(v := getattr(self.data, k), Path)}
-        update: dict[str, Any] = {"data": self.data.model_copy(update=moved), "work_dir": folder / self.work_dir}
+        own = {k: local_file(v) for k in _FILE_PARAMETERS if isinstance(v := self.parameters.get(k), str)}
+        files = {k: str(folder / path) for k, path in own.items() if path is not None}
+        update: dict[str, Any] = {
+            "data": self.data.model_copy(update=moved),
+            "work_dir": folder / self.work_dir,
+            "parameters": {**self.parameters, **files},
+        }
         if isinstance(self.workspace, LocalWorkspaceFolder) and self.workspace.local:
             update["workspace"] = LocalWorkspaceFolder(local=folder / self.workspace.local)
         return self.model_copy(update=update)

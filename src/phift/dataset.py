@@ -50,6 +50,8 @@ class PreparedDataset:
 
     - **folder**: where the files are.
     - **rows**: rows of each split.
+    - **characters**: characters of what is said in each split, tool calls included; roles and keys are not.
+    - **longest_row**: characters of the longest training row.
     - **content_hash**: SHA-256 over the three files' SHA-256, so equal data has an equal name.
     - **name**: the training data's name, for display.
     - **notes**: what the user should know, such as columns that were left out.
@@ -60,6 +62,8 @@ class PreparedDataset:
     validation: Path
     test: Path
     rows: Mapping[str, int]
+    characters: Mapping[str, int]
+    longest_row: int
     content_hash: str
     name: str
     notes: tuple[str, ...] = ()
@@ -118,6 +122,8 @@ def prepare_dataset(
         validation=target / "validation.jsonl",
         test=target / "test.jsonl",
         rows=manifest["rows"],
+        characters=manifest["characters"],
+        longest_row=manifest["longest_row"],
         content_hash=manifest["content_hash"],
         name=manifest["name"],
         notes=notes,
@@ -125,22 +131,28 @@ def prepare_dataset(
 
 
 class _File:
-    """A JSONL file being written: its rows, its hash, and a digest of each conversation."""
+    """A JSONL file being written: its rows, its hash, and the digest and the length of each conversation."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.rows = 0
         self.bytes = 0
         self.digests = array("q")
+        self.lengths = array("I")
         self._hash = hashlib.sha256()
         self._file = path.open("xb", buffering=1 << 20)
 
-    def write(self, line: bytes, digest: int) -> None:
+    def write(self, line: bytes, digest: int, characters: int) -> None:
         self._file.write(line)
         self._hash.update(line)
         self.digests.append(digest)
+        self.lengths.append(characters)
         self.rows += 1
         self.bytes += len(line)
+
+    @property
+    def characters(self) -> int:
+        return sum(self.lengths)
 
     @property
     def sha256(self) -> str:
@@ -173,7 +185,7 @@ def _write(readings: Mapping[str, Reading], split: SplitConfig, scratch: Path) -
 
 def _copy(reading: Reading, file: _File) -> None:
     for row in sources.rows(reading):
-        file.write(row.line, row.digest)
+        file.write(row.line, row.digest, row.characters)
 
 
 def _deal(pool: _File, wanted: Mapping[str, int], seed: int, files: Mapping[str, _File]) -> None:
@@ -191,7 +203,7 @@ def _deal(pool: _File, wanted: Mapping[str, int], seed: int, files: Mapping[str,
                     left[name] -= 1
                     break
                 ticket -= count
-            files[chosen].write(line, pool.digests[index])
+            files[chosen].write(line, pool.digests[index], pool.lengths[index])
 
 
 def _raise_problems(readings: Mapping[str, Reading]) -> None:
@@ -246,6 +258,8 @@ def _manifest(data: DataConfig, name: str, files: Mapping[str, _File]) -> dict[s
         "name": name if isinstance(data.train, HuggingFaceSource) else Path(name).stem,
         "content_hash": hashlib.sha256(listed.encode()).hexdigest(),
         "rows": {split: files[split].rows for split in SPLITS},
+        "characters": {split: files[split].characters for split in SPLITS},
+        "longest_row": max(files["train"].lengths),
         "bytes": {split: files[split].bytes for split in SPLITS},
         "sha256": {split: files[split].sha256 for split in SPLITS},
         "split": data.split.model_dump(),
@@ -274,6 +288,8 @@ def _scratch(folder: Path) -> Iterator[Path]:
 def _settle(scratch: Path, target: Path, manifest: Mapping[str, Any]) -> None:
     """Move the files to their place, unless the same ones are there already."""
     if _whole(target, manifest):
+        # The manifest alone is renewed: an older release's says less.
+        (scratch / "manifest.json").replace(target / "manifest.json")
         return
     if target.exists():
         shutil.rmtree(target)  # named by a content that it no longer has

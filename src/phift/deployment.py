@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
@@ -33,12 +32,15 @@ from phift.errors import (
 from phift.models import FoundationModel
 from phift.quiet import quiet_sdk
 
-logger = logging.getLogger(__name__)
+
+def deployment_size(model: FoundationModel, config: DeploymentConfig) -> str | None:
+    """Return the VM size to deploy on: the configured one, else the smallest allowed one that the table knows."""
+    return config.instance_type or (smallest_size(model.inference) if model.inference else None)
 
 
 def instance_findings(model: FoundationModel, config: DeploymentConfig) -> list[Finding]:
     """Hold the deployment's VM size against the model's inference allow-list."""
-    size = config.instance_type or (smallest_size(model.inference) if model.inference else None)
+    size = deployment_size(model, config)
     if size is None:
         message = f"No source says which VM sizes can serve {model.name}."
         if model.inference:
@@ -56,7 +58,7 @@ def instance_type(model: FoundationModel, config: DeploymentConfig) -> str:
     for finding in instance_findings(model, config):
         if finding.severity == "error":
             raise ComputeError(finding.message, where=finding.place, fix=finding.fix)
-    return str(config.instance_type or (model.inference and smallest_size(model.inference)))
+    return str(deployment_size(model, config))
 
 
 def deploy_model(
@@ -85,16 +87,19 @@ def deploy_model(
             _ensure_endpoint(clients, name, tags, made, emit)
             _ensure_deployment(clients, name, model_id, size, config, made, emit)
             _ensure_traffic(clients, name, config.deployment_name, emit)
+        endpoint = Endpoint(clients, name, config, emit)
+        emit(DeploymentEvent("ready", name))
     except BaseException as error:
         tail = _log_tail(clients, name, config.deployment_name) if isinstance(error, PhiftError) else ""
         left = _roll_back(clients, name, config.deployment_name, made, emit)
         if isinstance(error, AuthenticationError | Conflict) or not isinstance(error, PhiftError):
+            if left:
+                error.add_note(left)
             raise
-        fix = f"the end of the container's log is in `log_tail`; {left or 'what was made is deleted again'}"
+        fix = f"{f'{error.fix}; ' if error.fix else ''}the end of the container's log is in `log_tail`; "
+        fix += left or "what was made is deleted again"
         what = f"The deployment did not come up: {error.what}"
         raise DeploymentFailed(what, where=f"endpoint {name}", fix=fix, log_tail=tail) from error
-    endpoint = Endpoint(clients, name, config, emit)
-    emit(DeploymentEvent("ready", name))
     return endpoint
 
 
@@ -103,7 +108,7 @@ def _ensure_endpoint(clients: Clients, name: str, tags: Mapping[str, str], made:
 
     existing = settled(clients, lambda: clients.workspace.online_endpoints.get(name), f"endpoint {name}")
     if existing is not None:
-        _check_ours(existing, name)
+        _check_ours(existing, name, tags)
         if provisioning_state(existing) == "succeeded":
             return
         delete_endpoint(clients, name, emit)
@@ -114,11 +119,29 @@ def _ensure_endpoint(clients: Clients, name: str, tags: Mapping[str, str], made:
         clients.workspace.online_endpoints.begin_create_or_update(endpoint).result()
 
 
-def _check_ours(endpoint: Any, name: str) -> None:
-    if not any(str(key).startswith("phift.") for key in endpoint.tags or {}):
-        what = f"There is an endpoint {name} that phift did not make."
+def _check_ours(endpoint: Any, name: str, tags: Mapping[str, str]) -> None:
+    """Refuse to touch an endpoint that somebody else, or another run, made."""
+    found = {str(key): str(value) for key, value in (endpoint.tags or {}).items()}
+    if any(found.get(key) != value for key, value in tags.items()):
+        model = found.get("phift.model")
+        maker = f"for {model}" if model else "and phift did not make it"
+        what = f"There is an endpoint {name} already, {maker}."
         fix = "set `deployment.endpoint_name` to another name, or delete that endpoint"
         raise Conflict(what, where=f"endpoint {name}", fix=fix)
+
+
+def remove_endpoint(clients: Clients, name: str, tags: Mapping[str, str], on_event: OnEvent | None = None) -> None:
+    """Delete an endpoint that has these tags; one that is not there is no error.
+
+    Raises `phift.errors.Conflict` where somebody else, or another run, made it.
+    """
+    place = f"endpoint {name}"
+    existing = settled(clients, lambda: clients.workspace.online_endpoints.get(name), place)
+    if existing is None:
+        return
+    _check_ours(existing, name, tags)
+    with quiet_sdk():
+        delete_endpoint(clients, name, on_event or ignore_event)
 
 
 def _ensure_deployment(
@@ -133,13 +156,14 @@ def _ensure_deployment(
     deployments = clients.workspace.online_deployments
     place = f"deployment {config.deployment_name} of endpoint {name}"
     existing = settled(clients, lambda: deployments.get(config.deployment_name, name), place)
-    if existing is not None and provisioning_state(existing) == "succeeded" and _same_model(existing.model, model_id):
+    wanted = _deployment(name, model_id, size, config)
+    if existing is not None and provisioning_state(existing) == "succeeded" and _same(existing, wanted):
         return
     if existing is None:
         made.append("deployment")
     emit(DeploymentEvent("deployment", config.deployment_name))
     with azure_errors(place):
-        deployments.begin_create_or_update(_deployment(name, model_id, size, config)).result()
+        deployments.begin_create_or_update(wanted).result()
         state = provisioning_state(deployments.get(config.deployment_name, name))
     if state != "succeeded":
         raise DeploymentFailed(f"it ended as {state}.", where=place)
@@ -172,10 +196,25 @@ def _deployment(name: str, model_id: str, size: str, config: DeploymentConfig) -
     )
 
 
-def _same_model(model: Any, wanted: str) -> bool:
-    """Compare ids; the service may spell a workspace model's id with a leading ``azureml:`` or another case."""
-    have = str(getattr(model, "id", None) or model or "")
-    return have.lower().removeprefix("azureml:") == wanted.lower().removeprefix("azureml:")
+def _same(existing: Any, wanted: Any) -> bool:
+    """Whether a deployment is as it should be; one with other settings is brought up to date."""
+    return _settings(existing) == _settings(wanted)
+
+
+def _settings(deployment: Any) -> tuple[Any, ...]:
+    """Return what a deployment is compared by.
+
+    The service may spell a workspace model's id with a leading ``azureml:``, and everything in another case.
+    """
+    model = str(getattr(deployment.model, "id", None) or deployment.model or "")
+    requests = deployment.request_settings
+    return (
+        model.lower().removeprefix("azureml:"),
+        str(deployment.instance_type or "").lower(),
+        deployment.instance_count,
+        getattr(requests, "request_timeout_ms", None),
+        getattr(requests, "max_concurrent_requests_per_instance", None),
+    )
 
 
 def _ensure_traffic(clients: Clients, name: str, deployment: str, emit: OnEvent) -> None:
@@ -188,6 +227,14 @@ def _ensure_traffic(clients: Clients, name: str, deployment: str, emit: OnEvent)
         emit(DeploymentEvent("traffic", name))
         endpoint.traffic = wanted
         endpoints.begin_create_or_update(endpoint).result()
+
+
+def _withdraw_traffic(clients: Clients, name: str, deployment: str) -> None:
+    """Take a deployment out of the traffic rules; the service deletes none that has live traffic."""
+    endpoint = clients.workspace.online_endpoints.get(name)
+    if (endpoint.traffic or {}).get(deployment):
+        endpoint.traffic = {key: share for key, share in endpoint.traffic.items() if key != deployment}
+        clients.workspace.online_endpoints.begin_create_or_update(endpoint).result()
 
 
 def _log_tail(clients: Clients, name: str, deployment: str, lines: int = 50) -> str:
@@ -214,8 +261,13 @@ def _roll_back(clients: Clients, name: str, deployment: str, made: Sequence[str]
                 delete_endpoint(clients, name, emit)
             else:
                 with suppress(NotFound), azure_errors(f"deployment {deployment} of endpoint {name}"):
+                    _withdraw_traffic(clients, name, deployment)
                     clients.workspace.online_deployments.begin_delete(deployment, name).result()
-    except PhiftError as error:
-        logger.error("The endpoint %s could not be deleted and costs money: %s", name, error.what)  # noqa: TRY400 - the trace says no more
-        return f"endpoint {name} could not be deleted ({error.what}): delete it by hand, it costs money"
+    except BaseException as error:
+        why = error.what if isinstance(error, PhiftError) else type(error).__name__
+        left = f"endpoint {name} could not be deleted ({why}): delete it by hand, it costs money"
+        if not isinstance(error, PhiftError):  # a second Ctrl-C
+            error.add_note(left)
+            raise
+        return left
     return ""

@@ -25,8 +25,8 @@ from phift.errors import (
 from phift.quiet import quiet_sdk
 
 Message = Mapping[str, Any]
-# States in which a create or an update is still under way, as both kinds of resource name them.
 _LONGEST_OPERATION = 3600.0  # seconds; the service gives an endpoint's operations 30 minutes
+# States in which a create or an update is still under way, as both kinds of resource name them.
 _UNDER_WAY = frozenset({"creating", "updating", "provisioning", "scaling", "deleting"})
 
 
@@ -154,7 +154,9 @@ def _raise_for_status(response: Any, place: str) -> None:
         return
     if status in (401, 403):
         what = "The endpoint refused the key."
-        raise AuthenticationError(what, where=place, fix="the keys may have been regenerated: attach again")
+        raise AuthenticationError(
+            what, where=place, fix="the keys may have been regenerated: call deploy() again, which reads the keys"
+        )
     if status == 404:
         raise NotFound("No deployment takes traffic here.", where=place, fix="give a deployment traffic", status=404)
     if status == 408:

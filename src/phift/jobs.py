@@ -60,6 +60,22 @@ class JobEvent:
     metric: MetricPoint | None = None
 
 
+@dataclass(frozen=True)
+class _Look:
+    """What a job looked like at one moment: its status, its steps' statuses, and how many points of each metric."""
+
+    status: str
+    steps: dict[str, str]
+    points: dict[str, int]
+
+    @property
+    def queued(self) -> bool:
+        """Whether no node works on it yet; the job itself may count as running while its first step is in the queue."""
+        if not self.steps:
+            return self.status in _WAITING
+        return all(status in _WAITING for status in self.steps.values())
+
+
 class FineTuneJob:
     """A fine-tuning job, by name; it lives in the workspace, so any process can attach to it.
 
@@ -126,11 +142,12 @@ class FineTuneJob:
         A service that does not answer is put up with for ten minutes.
         """
         started = heard = time.monotonic()
-        seen: dict[str, Any] = {}
+        seen = _Look("", {}, {})
         while True:
             try:
                 status = self.status()
-                events = self._changes(status, seen)
+                # A look that fails half-way must not count as seen.
+                events, seen = self._changes(status, seen)
                 heard = time.monotonic()
             except ServiceError as error:
                 if not _passing(error) or time.monotonic() - heard > _PATIENCE:
@@ -139,36 +156,36 @@ class FineTuneJob:
             yield from events
             if status in ENDED:
                 return
-            self._check_time(started, status, timeout, queue_timeout)
+            self._check_time(started, seen, timeout, queue_timeout)
             time.sleep(self._clients.poll_seconds)
 
-    def _changes(self, status: str, seen: dict[str, Any]) -> list[JobEvent]:
-        """Return what is new since the last look, and remember it in ``seen``."""
-        events = []
-        for step in self.steps():
-            if seen.get(step.run_id) != step.status:
-                seen[step.run_id] = step.status
-                events.append(JobEvent(kind="step", job=self.name, step=step.name, status=step.status))
-        if status not in _WAITING:
-            for name in _LIVE_METRICS:
-                points = self.tracking.metric_history(self.name, name)
-                new = points[seen.get(f"metric {name}", 0) :]
-                seen[f"metric {name}"] = len(points)
-                events += [JobEvent(kind="metric", job=self.name, metric=point) for point in new]
-        if seen.get("status") != status:
-            seen["status"] = status
+    def _changes(self, status: str, before: _Look) -> tuple[list[JobEvent], _Look]:
+        """Return what is new since the look before, and this look."""
+        steps = self.steps()
+        now = _Look(status, {step.run_id: step.status for step in steps}, dict(before.points))
+        events = [
+            JobEvent(kind="step", job=self.name, step=step.name, status=step.status)
+            for step in steps
+            if before.steps.get(step.run_id) != step.status
+        ]
+        for name in _LIVE_METRICS if status not in _WAITING else ():
+            points = self.tracking.metric_history(self.name, name)
+            new = points[before.points.get(name, 0) :]
+            now.points[name] = len(points)
+            events += [JobEvent(kind="metric", job=self.name, metric=point) for point in new]
+        if before.status != status:
             # The end comes after what led to it, everything else before what follows from it.
             event = JobEvent(kind="status", job=self.name, status=status)
             events = [*events, event] if status in ENDED else [event, *events]
-        return events
+        return events, now
 
-    def _check_time(self, started: float, status: str, timeout: float | None, queue_timeout: float | None) -> None:
+    def _check_time(self, started: float, seen: _Look, timeout: float | None, queue_timeout: float | None) -> None:
         waited = time.monotonic() - started
         fix = "wait again later: the job goes on; or cancel it"
         if timeout is not None and waited > timeout:
             raise WaitTimeout(f"The job has not ended after {waited:.0f} s.", where=f"job {self.name}", fix=fix)
-        if queue_timeout is not None and status in _WAITING and waited > queue_timeout:
-            what = f"No node works on the job after {waited:.0f} s (status {status})."
+        if queue_timeout is not None and seen.queued and waited > queue_timeout:
+            what = f"No node works on the job after {waited:.0f} s (status {seen.status})."
             fix = "a queue this long usually means no capacity: " + fix
             raise WaitTimeout(what, where=f"job {self.name}", fix=fix)
 
@@ -202,15 +219,15 @@ class FineTuneJob:
             raise WaitTimeout(f"The job has not ended; it is {status}.", where=where, fix=fix)
 
     def _failure(self, where: str) -> JobFailed:
-        failed = next((step for step in self.steps() if step.status == "Failed"), None)
-        if failed is None:
-            what = self.tracking.error(self.name) or "The job failed."
-            return JobFailed(what, where=where, fix="look at the job's page in the studio", job=self.name)
-        reason = self.tracking.error(failed.run_id) or "no reason given"
         try:
-            tail = self.tracking.log_tail(failed.run_id)
-        except PhiftError as error:  # the failure is the news, not that its log is out of reach
-            tail = f"(the log could not be read: {error.what})"
+            failed = next((step for step in self.steps() if step.status == "Failed"), None)
+        except PhiftError:  # that the job failed is the news, not that its steps are out of reach
+            failed = None
+        if failed is None:
+            what = _readable(lambda: self.tracking.error(self.name)) or "The job failed."
+            return JobFailed(what, where=where, fix="look at the job's page in the studio", job=self.name)
+        reason = _readable(lambda: self.tracking.error(failed.run_id)) or "no reason given"
+        tail = _readable(lambda: self.tracking.log_tail(failed.run_id))
         what = f"The step {failed.name} failed: {reason}"
         fix = "the end of the step's log is in `log_tail`; mend the cause and submit again"
         return JobFailed(what, where=where, fix=fix, job=self.name, step=failed.name, log_tail=tail)
@@ -239,6 +256,14 @@ class FineTuneJob:
             columns=["metric", "step", "value", "time"],
         )
         return frame.assign(time=pd.to_datetime(frame["time"], unit="ms", utc=True))
+
+
+def _readable(read: Callable[[], str]) -> str:
+    """Return what a look at the failure says, or why it says nothing; it must not hide the failure."""
+    try:
+        return read()
+    except PhiftError as error:
+        return f"(it could not be read: {error.what})"
 
 
 def _text(status: Any) -> str:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ast
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from datetime import date
 from typing import Any
 
 from phift import facts
@@ -13,13 +15,11 @@ from phift.checks import Finding
 from phift.clients import Clients
 from phift.config import ModelConfig
 from phift.errors import NotFound, PhiftError, ServiceError, azure_errors
+from phift.registry import ModelRecord, fetch_record, mapping
 
 _LONGEST_TAG = 20_000  # characters; a registry's tags are somebody else's text
-
-# Where an allow-list may stand, newest habit last: tag, then property, then the raw system metadata
-# (azureml-assets pull requests 5150 and 5190, 2026-06 and 2026-07, moved them from the first to the last).
-_FINETUNE = ("finetune_compute_allow_list", "finetune-recommended-sku", "finetuneComputes")
-_INFERENCE = ("inference_compute_allow_list", "inference-recommended-sku", "inferenceComputes")
+_MOST_SIZES = 200
+_TASK = "chat-completion"
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,23 @@ class FoundationModel:
     inference: AllowList | None = None
     findings: tuple[Finding, ...] = ()
 
+    @property
+    def stand_in(self) -> bool:
+        """Whether its weights are a small stand-in, as in a local workspace, so that nothing follows from its name."""
+        return self.tags.get("phift.standin") == "true"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Sources:
+    """All that is said of one model version, by where it stands."""
+
+    name: str
+    tags: Mapping[str, str]
+    properties: Mapping[str, str]
+    system: Mapping[str, Any]
+    table: Mapping[str, Any]
+    findings: list[Finding]
+
 
 def find_model(clients: Clients, config: ModelConfig) -> FoundationModel:
     """Return the model that ``config`` names, in its pinned or its newest version.
@@ -62,26 +79,39 @@ def find_model(clients: Clients, config: ModelConfig) -> FoundationModel:
     Raises `phift.errors.NotFound` where the registry has no such model or version, with near names.
     """
     place = f"model {config.name} in registry {config.registry}"
-    entity = _get(clients, config, place)
-    tags = {str(key): str(value) for key, value in (entity.tags or {}).items()}
-    properties = {str(key): str(value) for key, value in (entity.properties or {}).items()}
     findings: list[Finding] = []
-    defaults = _literal(tags.get("model_specific_defaults"), dict, "model_specific_defaults", findings)
-    known = _known(config.name)
-    raw = _Raw(clients, config.registry, entity.name, str(entity.version), findings)
-    finetune = _allow_list(_FINETUNE, tags, properties, raw, known, findings)
-    inference = _allow_list(_INFERENCE, tags, properties, raw, known, findings)
-    findings += _life(config.name, known)
+    with ThreadPoolExecutor(max_workers=3) as pool:
+        asked = pool.submit(_get, clients, config, place)
+        fetched = pool.submit(_fetch, clients, config, config.version)
+        newest = pool.submit(_fetch, clients, config, None) if config.version else fetched
+    record = _known_record(fetched.result(), place, findings)
+    entity = _entity(asked.result, record)
+    if record and record.version != str(entity.version):  # a version was published between the two looks
+        record = _known_record(_fetch(clients, config, str(entity.version)), place, findings)
+    sources = _Sources(
+        name=config.name,
+        tags={str(key): str(value) for key, value in (entity.tags or {}).items()},
+        properties={str(key): str(value) for key, value in (entity.properties or {}).items()},
+        system=record.system if record else {},
+        table=_table(config.name),
+        findings=findings,
+    )
+    finetune = _allow_list(sources, "finetune_compute_allow_list", "finetune")
+    inference = _allow_list(sources, "inference_compute_allow_list", "inference")
     if finetune is None:
         message = "No source says which VM sizes may fine-tune this model."
         findings.append(Finding(code="MODEL_NO_ALLOW_LIST", severity="note", place=place, message=message))
+    findings += _task_findings(sources)
+    findings += _life_findings(sources, archived=bool(record and record.archived))
+    findings += _newer(newest.result(), str(entity.version), place) if config.version else []
+    defaults = _literal(sources, "model_specific_defaults", dict)
     return FoundationModel(
         id=str(entity.id),
-        name=entity.name,
+        name=config.name,
         version=str(entity.version),
         registry=config.registry,
         description=entity.description or "",
-        tags=tags,
+        tags=sources.tags,
         defaults={str(key): value for key, value in (defaults or {}).items()},
         finetune=finetune,
         inference=inference,
@@ -105,81 +135,62 @@ def _get(clients: Clients, config: ModelConfig, place: str) -> Any:
         raise NotFound(f"There is no model {config.name}{version}.", where=place, fix=fix) from error
 
 
-def _known(name: str) -> dict[str, Any] | None:
-    """Return the built-in table's entry for a model, with the table's source and date."""
-    for entry in facts.load("models")["models"]:
-        if entry["name"].lower() == name.lower():
-            return dict(entry)
+def _fetch(clients: Clients, config: ModelConfig, version: str | None) -> ModelRecord | PhiftError:
+    """Return the registry's record, or the error why not: the SDK's answer and the table may do without it."""
+    try:
+        return fetch_record(clients, config.registry, config.name, version)
+    except PhiftError as error:
+        return error
+
+
+def _known_record(fetched: ModelRecord | PhiftError, place: str, findings: list[Finding]) -> ModelRecord | None:
+    if isinstance(fetched, ModelRecord):
+        return fetched
+    message = f"The registry's own record of the model could not be read, so less is known of it: {fetched.what}"
+    findings.append(Finding(code="MODEL_METADATA_UNREAD", severity="warning", place=place, message=message))
     return None
 
 
-class _Raw:
-    """A model version as the registry sends it: the SDK drops ``systemMetadata``. Fetched once, and only if needed."""
+def _entity(asked: Any, record: ModelRecord | None) -> Any:
+    """Return the SDK's model, or the record where the SDK breaks on it.
 
-    def __init__(self, clients: Clients, registry: str, name: str, version: str, findings: list[Finding]) -> None:
-        self._clients, self._registry, self._name, self._version = clients, registry, name, version
-        self._findings = findings
-        self._computes: dict[str, Any] | None = None
-
-    def computes(self) -> dict[str, Any]:
-        """Return ``systemMetadata.supportedComputes``, or an empty mapping."""
-        if self._computes is None:
-            try:
-                found = self._fetch()
-            except PhiftError as error:  # the built-in table can still answer
-                self._computes = {}
-                message = f"The registry's own record of the model could not be read: {error.what}"
-                place = f"model {self._name}"
-                finding = Finding(code="MODEL_METADATA_UNREAD", severity="warning", place=place, message=message)
-                self._findings.append(finding)
-                return self._computes
-            value: Any = found
-            for key in ("properties", "systemMetadata", "supportedComputes"):
-                value = value.get(key) if isinstance(value, dict) else None
-            self._computes = value if isinstance(value, dict) else {}
-        return self._computes
-
-    def _fetch(self) -> dict[str, Any]:
-        rest, registry = self._clients.rest, self._registry
-        found = rest.get(f"{self._clients.registry_discovery}registrymanagement/v1.0/registries/{registry}/discovery")
-        missing = {"subscriptionId", "resourceGroup", "primaryRegionResourceProviderUri"} - found.keys()
-        if missing:
-            what = f"The discovery of registry {registry} answered without {', '.join(sorted(missing))}."
-            raise ServiceError(what, where=f"registry {registry}")
-        scope = f"subscriptions/{found['subscriptionId']}/resourceGroups/{found['resourceGroup']}"
-        path = f"providers/Microsoft.MachineLearningServices/registries/{registry}/models/{self._name}"
-        base = f"{found['primaryRegionResourceProviderUri']}mferp/managementfrontend"
-        url = f"{base}/{scope}/{path}/versions/{self._version}"
-        return rest.get(url, {"api-version": "2021-10-01-dataplanepreview"})
+    ``Model._from_rest_object`` raises ``AttributeError`` where the service sends no ``flavors`` (azure-ai-ml 1.35.2).
+    """
+    try:
+        return asked()
+    except ServiceError as error:
+        if error.code != "AttributeError" or record is None:
+            raise
+        return record
 
 
-def _allow_list(
-    keys: tuple[str, str, str],
-    tags: Mapping[str, str],
-    properties: Mapping[str, str],
-    raw: _Raw,
-    known: dict[str, Any] | None,
-    findings: list[Finding],
-) -> AllowList | None:
-    """Return the first allow-list found: tags, properties, raw metadata, the built-in table."""
-    tag, recommended, computes = keys
-    sizes = _literal(tags.get(tag), list, tag, findings)
+def _table(name: str) -> dict[str, Any]:
+    """Return the built-in table's entry for a model, or an empty one."""
+    entries = facts.load("models")["models"]
+    return next((dict(entry) for entry in entries if entry["name"].lower() == name.lower()), {})
+
+
+def _allow_list(sources: _Sources, tag: str, purpose: str) -> AllowList | None:
+    """Return the first list found: tag, property, raw metadata (computes, then recommended sizes), built-in table."""
+    sizes = _literal(sources, tag, list)
     if sizes:
-        return AllowList(tuple(map(str, sizes)), f"tag {tag}")
-    text = properties.get(recommended, "")
+        return AllowList(tuple(map(str, sizes[:_MOST_SIZES])), f"tag {tag}")
+    recommended = f"{purpose}-recommended-sku"
+    text = sources.properties.get(recommended, "")
     if text and len(text) <= _LONGEST_TAG:
         return AllowList(tuple(part.strip() for part in text.split(",") if part.strip()), f"property {recommended}")
-    listed = raw.computes().get(computes)
-    if isinstance(listed, list) and listed:
-        return AllowList(tuple(map(str, listed)), f"systemMetadata.supportedComputes.{computes}")
-    table = (known or {}).get("finetune_skus" if computes == "finetuneComputes" else "inference_skus")
-    if known and table:
-        return AllowList(tuple(table), f"built-in table of {known['date']}")
-    return None
+    places = (("supportedComputes", f"{purpose}Computes"), ("SKU", f"{purpose}RecommendedSkus"))
+    for section, key in places:
+        listed = mapping(sources.system.get(section)).get(key)
+        if isinstance(listed, list) and listed:
+            return AllowList(tuple(map(str, listed[:_MOST_SIZES])), f"systemMetadata.{section}.{key}")
+    listed = sources.table.get(f"{purpose}_skus")
+    return AllowList(tuple(listed), f"built-in table of {sources.table['date']}") if listed else None
 
 
-def _literal(text: str | None, kind: type, tag: str, findings: list[Finding]) -> Any:
+def _literal(sources: _Sources, tag: str, kind: type) -> Any:
     """Read a tag that holds a Python literal; a broken one is a finding, and never code that runs."""
+    text = sources.tags.get(tag)
     if not text:
         return None
     reason = f"it is longer than {_LONGEST_TAG} characters"
@@ -193,22 +204,82 @@ def _literal(text: str | None, kind: type, tag: str, findings: list[Finding]) ->
                 return value
             reason = f"it is a {type(value).__name__}, not a {kind.__name__}"
     message = f"The tag cannot be read, so it is ignored: {reason}."
-    findings.append(Finding(code="MODEL_TAG_BROKEN", severity="warning", place=f"model tag {tag}", message=message))
+    place = f"model tag {tag}"
+    sources.findings.append(Finding(code="MODEL_TAG_BROKEN", severity="warning", place=place, message=message))
     return None
 
 
-def _life(name: str, known: dict[str, Any] | None) -> list[Finding]:
-    """Name a retired model and its replacement."""
-    if not known or not known.get("retired_on"):
+def _task_findings(sources: _Sources) -> list[Finding]:
+    """Refuse a model that is known not to be made for this component.
+
+    Without chat special tokens in its fine-tuning configuration the job dies in preprocessing
+    (azureml-acft-contrib-hf-nlp 0.0.91, preprocess).
+    """
+    place = f"model {sources.name}"
+    said: Any = mapping(sources.system.get("tasks")).get("fineTuningTasks")
+    source = "systemMetadata.tasks.fineTuningTasks"
+    if not said and sources.properties.get("finetuning-tasks"):
+        said, source = sources.properties["finetuning-tasks"].split(","), "property finetuning-tasks"
+    if not said:
+        said, source = sources.table.get("finetuning_tasks"), f"built-in table of {sources.table.get('date')}"
+    if not isinstance(said, list):
+        message = f"No source says whether this model can be fine-tuned for {_TASK}."
+        return [Finding(code="MODEL_TASK_UNKNOWN", severity="note", place=place, message=message)]
+    tasks = [str(task).strip() for task in said[:_MOST_SIZES]]
+    if _TASK in tasks:
         return []
-    replacement = known.get("replacement")
-    return [
-        Finding(
-            code="MODEL_RETIRED",
-            severity="warning",
-            place=f"model {name}",
-            message=f"It was retired for fine-tuning and inference on {known['retired_on']}.",
-            fix=f"use {replacement}" if replacement else "use a current model",
-            source=f"{known['source']}, {known['date']}",
-        )
-    ]
+    message = f"It can be fine-tuned for {', '.join(tasks) or 'nothing'}, not for {_TASK}."
+    fix = f"use a model with {_TASK} among its fine-tuning tasks"
+    return [Finding(code="MODEL_TASK", severity="error", place=place, message=message, fix=fix, source=source)]
+
+
+def _life_findings(sources: _Sources, *, archived: bool) -> list[Finding]:
+    """Say whether the model is archived, retired or soon to be, or a preview, and what replaces it."""
+    place = f"model {sources.name}"
+    replacement = sources.table.get("replacement")
+    fix = f"use {replacement}" if replacement else "use a current model"
+    findings = []
+    retired, source = _retirement(sources)
+    if retired:
+        past = retired <= date.today().isoformat()
+        code, verb = ("MODEL_RETIRED", "was") if past else ("MODEL_RETIRES", "will be")
+        message = f"It {verb} retired on {retired}."
+        findings.append(Finding(code=code, severity="warning", place=place, message=message, fix=fix, source=source))
+    if archived:
+        message = "This version is archived in the registry."
+        findings.append(Finding(code="MODEL_ARCHIVED", severity="warning", place=place, message=message, fix=fix))
+    if "preview" in {key.lower() for key in sources.tags} or sources.system.get("lifecycle") == "preview":
+        message = "It is a preview: it may change or go without notice."
+        findings.append(Finding(code="MODEL_PREVIEW", severity="note", place=place, message=message))
+    return findings
+
+
+def _retirement(sources: _Sources) -> tuple[str | None, str]:
+    """Return the earliest retirement date and its source: raw metadata, then tags and properties, then the table."""
+    places = (
+        ("systemMetadata.deprecation", mapping(sources.system.get("deprecation"))),
+        ("the model's tags", sources.tags),
+        ("the model's properties", sources.properties),
+    )
+    for source, values in places:
+        dates = sorted(_dates(values))
+        if dates:
+            return dates[0], source
+    table = sources.table
+    return table.get("retired_on"), f"{table.get('source')}, {table.get('date')}"
+
+
+def _dates(values: Mapping[str, Any]) -> Iterator[str]:
+    for key, value in values.items():
+        if "retirement" in key.lower() and isinstance(value, str):
+            try:
+                yield date.fromisoformat(value[:10]).isoformat()
+            except ValueError:
+                continue  # an unreadable date says nothing; the next source may
+
+
+def _newer(newest: ModelRecord | PhiftError, version: str, place: str) -> list[Finding]:
+    if isinstance(newest, PhiftError) or newest.version == version:
+        return []
+    message = f"Version {version} is pinned; the registry's newest is {newest.version}."
+    return [Finding(code="MODEL_NEWER", severity="note", place=place, message=message)]

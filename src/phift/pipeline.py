@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from phift.checks import Finding
 from phift.clients import Clients
 from phift.config import ComponentConfig
 from phift.errors import NotFound, ServiceError, azure_errors
@@ -35,6 +36,17 @@ def find_component(clients: Clients, config: ComponentConfig) -> Component:
         version = f" version {config.version}" if config.version else ""
         fix = "check `component.name`, `component.version` and `component.registry`"
         raise NotFound(f"There is no component {config.name}{version}.", where=place, fix=fix) from error
+
+
+def component_findings(clients: Clients, config: ComponentConfig) -> list[Finding]:
+    """Say whether the registry has a newer component than the pinned one; without a pin there is nothing to say."""
+    if config.version is None:
+        return []
+    newest = find_component(clients, config.model_copy(update={"version": None}))
+    if str(newest.version) == config.version:
+        return []
+    message = f"Version {config.version} is pinned; the registry's newest is {newest.version}."
+    return [Finding(code="COMPONENT_NEWER", severity="note", place=f"component {config.name}", message=message)]
 
 
 def build_pipeline(

@@ -65,8 +65,8 @@ def demonstrate(console: Console, folder: Path, *, fresh: bool = False) -> int:
     if fresh:
         workspace.reset()
     _title(console, "Local workspace")
+    connection = workspace.up(on_event=lambda text: console.print(f"  {text}", highlight=False))
     try:
-        connection = workspace.up(on_event=lambda text: console.print(f"  {text}", highlight=False))
         console.print(f"  {connection.base_url} speaks Azure ML; the client is the unmodified azure-ai-ml SDK.")
         return _run(console, folder)
     finally:

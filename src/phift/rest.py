@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from phift.errors import ServiceError, azure_errors
+from phift.errors import PhiftError, ServiceError, azure_errors
 
 if TYPE_CHECKING:
     from azure.core import PipelineClient
@@ -35,7 +35,10 @@ class Rest:
 
     def text(self, url: str) -> str:
         """Return the text behind a signed URL; no token is sent there."""
-        return str(self._send(self._anonymous, "GET", url).text())
+        try:
+            return str(self._send(self._anonymous, "GET", url).text())
+        except PhiftError as error:
+            raise error from None  # the cause quotes the address with its signature
 
     def _json(self, client: PipelineClient[Any, Any], method: str, url: str, **kwargs: Any) -> dict[str, Any]:
         response = self._send(client, method, url, **kwargs)
@@ -75,4 +78,5 @@ def _client(credential: TokenCredential | None, scope: str) -> PipelineClient[An
     ]
     if credential is not None:
         chain.append(policies.BearerTokenCredentialPolicy(credential, scope))
+    chain.append(policies.SensitiveHeaderCleanupPolicy())  # a redirect to another host gets no token
     return PipelineClient(base_url="", policies=chain)

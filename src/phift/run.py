@@ -2,54 +2,29 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import re
 from collections.abc import Callable, Collection
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from phift.checks import CheckReport, Finding, findings_from
+from phift.checks import CheckReport, findings_from
 from phift.clients import Clients, connect
-from phift.compute import ComputeTarget, ensure_cluster, resolve_compute
+from phift.compute import ensure_cluster
 from phift.config import RunConfig
 from phift.dataset import PreparedDataset, prepare_dataset
-from phift.deployment import deploy_model, instance_findings, instance_type
-from phift.endpoint import Endpoint, delete_endpoint
-from phift.errors import CheckFailed, NotFound, PhiftError, azure_errors
+from phift.deployment import deploy_model, instance_type, remove_endpoint
+from phift.endpoint import Endpoint
+from phift.errors import CheckFailed, NotFound, PhiftError
 from phift.jobs import FineTuneJob, find_job, submit_job
-from phift.models import FoundationModel, find_model
-from phift.parameters import Parameters, display_name, resolve_parameters
-from phift.pipeline import build_pipeline, find_component
-from phift.quiet import quiet_sdk
+from phift.parameters import display_name
+from phift.pipeline import build_pipeline
+from phift.plan import Plan, digest, make_plan, slug
 from phift.registration import RegisteredModel, register_model
 
 if TYPE_CHECKING:
     import pandas as pd
 
 OnEvent = Callable[[Any], None]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-    """What a run will do, with everything looked up.
-
-    - **fingerprint**: 12 hex digits over model, component, parameters, data and compute; every name comes from it.
-    """
-
-    model: FoundationModel
-    component: Any
-    target: ComputeTarget
-    parameters: Parameters
-    dataset: PreparedDataset
-    fingerprint: str
-
-    @property
-    def job_name(self) -> str:
-        """The name of the job's first attempt."""
-        return f"phift-{_slug(self.model.name)}-{self.fingerprint}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,67 +85,12 @@ class FineTuneRun:
 
     def check(self) -> CheckReport:
         """Look everything up, submit nothing, and report all that was found at once."""
-        findings: list[Finding] = []
         try:
             clients = self.clients
         except PhiftError as error:
             return CheckReport.of(findings_from(error, "workspace"))
-        with ThreadPoolExecutor(max_workers=4) as pool:  # they do not depend on each other
-            workspace = pool.submit(_get_workspace, clients)
-            model = pool.submit(find_model, clients, self.config.model)
-            component = pool.submit(find_component, clients, self.config.component)
-            dataset = pool.submit(self.prepare)
-        _take(workspace, "workspace", findings)
-        found_model = _take(model, "model", findings)
-        found_component = _take(component, "component", findings)
-        found_dataset = _take(dataset, "data", findings)
-        target = self._check_compute(clients, found_model, findings)
-        parameters = self._check_parameters(found_component, found_model, target, findings)
-        if found_dataset:
-            findings += [
-                Finding(code="DATA_NOTE", severity="note", place="data", message=note) for note in found_dataset.notes
-            ]
-        if found_model and target and parameters and found_dataset:
-            fingerprint = _fingerprint(found_model, found_component, target, parameters, found_dataset)
-            self._plan = Plan(
-                model=found_model,
-                component=found_component,
-                target=target,
-                parameters=parameters,
-                dataset=found_dataset,
-                fingerprint=fingerprint,
-            )
-        return CheckReport.of(findings)
-
-    def _check_compute(
-        self, clients: Clients, model: FoundationModel | None, findings: list[Finding]
-    ) -> ComputeTarget | None:
-        if model is not None:
-            findings += model.findings
-            findings += instance_findings(model, self.config.deployment)
-        # A wrong model must not hide a wrong cluster; without the model's allow-list there is just less to check.
-        known = model or FoundationModel(id="", name=self.config.model.name, version="", registry="")
-        try:
-            target = resolve_compute(clients, self.config.compute, known)
-        except PhiftError as error:
-            findings += findings_from(error, "compute")
-            return None
-        findings += target.findings
-        return target
-
-    def _check_parameters(
-        self, component: Any, model: FoundationModel | None, target: ComputeTarget | None, findings: list[Finding]
-    ) -> Parameters | None:
-        if component is None:
-            return None
-        defaults = model.defaults if model else {}
-        # The names and values of the user's parameters can be checked before the compute is known.
-        somewhere = target or ComputeTarget(
-            kind="cluster", name="unknown", size="", gpus_per_node=1, nodes=1, exists=False
-        )
-        parameters = resolve_parameters(component.inputs, defaults, self.config.parameters, somewhere)
-        findings += parameters.findings
-        return parameters if target else None
+        self._plan, report = make_plan(self.config, clients, self.prepare)
+        return report
 
     def submit(self, *, ignore: Collection[str] = (), fresh: bool = False) -> FineTuneJob:
         """Check, then submit the job; the same run submitted before is found instead.
@@ -180,10 +100,12 @@ class FineTuneRun:
 
         Raises `phift.errors.CheckFailed` while an error finding stands.
         """
-        self.check().raise_for_errors(ignore)
-        plan = self.plan
-        existing = None if fresh else find_job(self.clients, plan.job_name)
+        report = self.check()
+        # A job that is there already costs nothing more; by now its own nodes may have used up the quota.
+        existing = find_job(self.clients, self._plan.job_name) if self._plan and not fresh else None
         if existing is None:
+            report.raise_for_errors(ignore)
+            plan = self.plan
             ensure_cluster(self.clients, self.config.compute, plan.target)
             existing = submit_job(self.clients, self._pipeline(plan), fresh=fresh)
         self._job = existing
@@ -241,7 +163,7 @@ class FineTuneRun:
         return register_model(
             self.clients,
             job,
-            name=self.config.registered_model_name or f"{_slug(plan.model.name)}-finetuned",
+            name=self.config.registered_model_name or f"{slug(plan.model.name)}-finetuned",
             version=plan.fingerprint + job.name.removeprefix(plan.job_name),
             tags={**self._lineage(plan), "phift.job": job.name},
             description=f"{plan.model.name} version {plan.model.version}, fine-tuned on {plan.dataset.name}.",
@@ -275,7 +197,7 @@ class FineTuneRun:
             return self.config.deployment.endpoint_name
         workspace = self.clients.workspace
         parts = [workspace.subscription_id, workspace.resource_group_name, workspace.workspace_name, self.job.name]
-        return f"phift-{_digest(parts)}"
+        return f"phift-{digest(parts)}"
 
     def execute(self) -> RunResult:
         """Do all of it: check, prepare, submit, wait, metrics, register, deploy.
@@ -289,43 +211,16 @@ class FineTuneRun:
         return RunResult(job=job, metrics=metrics, model=model, endpoint=self.deploy())
 
     def cleanup(self) -> None:
-        """Delete this run's endpoint; its job and model stay. Without an endpoint there is nothing to do."""
-        with quiet_sdk():
-            delete_endpoint(self.clients, self.endpoint_name, self._on_event)
+        """Delete this run's endpoint; its job and model stay. Without an endpoint there is nothing to do.
+
+        Raises `phift.errors.Conflict` where an endpoint of that name is somebody else's.
+        """
+        try:
+            name, tags = self.endpoint_name, {"phift.job": self.job.name}
+        except NotFound:  # it was never submitted, so there is no endpoint either
+            return
+        remove_endpoint(self.clients, name, tags, self._on_event)
 
 
 def _ignore(_event: Any) -> None:
     pass
-
-
-def _get_workspace(clients: Clients) -> Any:
-    name = clients.workspace.workspace_name
-    with azure_errors(f"workspace {name}"):
-        return clients.workspace.workspaces.get(name)
-
-
-def _take(future: Future[Any], place: str, findings: list[Finding]) -> Any:
-    """Return a look-up's result, or None with the error among the findings."""
-    try:
-        return future.result()
-    except PhiftError as error:
-        findings += findings_from(error, place)
-        return None
-
-
-def _fingerprint(
-    model: FoundationModel, component: Any, target: ComputeTarget, parameters: Parameters, dataset: PreparedDataset
-) -> str:
-    compute = [target.kind, target.name, target.size.lower(), target.nodes, target.gpus_per_node]
-    # All values, the component's own defaults too: to spell one out does not make another run.
-    values = {name: parameter.value for name, parameter in parameters.values.items()}
-    return _digest([model.id, str(component.id), values, dataset.content_hash, compute])
-
-
-def _digest(parts: list[Any]) -> str:
-    text = json.dumps(parts, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
-def _slug(name: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:40]

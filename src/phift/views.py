@@ -12,7 +12,7 @@ from phift.checks import CheckReport
 from phift.dataset import Progress
 from phift.endpoint import DeploymentEvent
 from phift.jobs import JobEvent
-from phift.run import Plan
+from phift.plan import Plan
 
 _COLOURS = {"error": "bold red", "warning": "yellow", "note": "dim"}
 _STAGES = {
@@ -27,10 +27,16 @@ _SECONDS_BETWEEN_LINES = 2.0
 
 
 def show_report(console: Console, report: CheckReport) -> None:
-    """Print every finding of a report, or that there is none."""
+    """Print every finding of a report, or that there is none, and the estimates."""
     if not report.findings:
         console.print("Nothing found that would stop this run.")
-        return
+    else:
+        _show_findings(console, report)
+    for estimate in report.estimates:
+        console.print(str(estimate), highlight=False, markup=False)
+
+
+def _show_findings(console: Console, report: CheckReport) -> None:
     table = Table(box=None, pad_edge=False)
     for column in ("severity", "code", "where", "what, and the way out"):
         table.add_column(column, overflow="fold")

@@ -62,7 +62,8 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
     """A reader who has done the steps of "Your own run" up to `phift run`."""
     reader = Reader(tmp_path_factory.mktemp("reader"))
     try:
-        *lines, run, down = block("sh", "phift check").splitlines()
+        activate, *lines, run, down = block("sh", "phift check").splitlines()
+        assert activate == ". .venv/bin/activate"  # this environment is another one, on the PATH
         assert run.startswith("phift run")
         assert down == "phift local down"
         for line in lines:

@@ -22,8 +22,10 @@ from azure.ai.ml.entities import (
     ManagedOnlineDeployment,
     ManagedOnlineEndpoint,
     Model,
+    OnlineRequestSettings,
     PipelineComponent,
     PipelineJob,
+    Usage,
     VmSize,
     Workspace,
 )
@@ -36,6 +38,7 @@ from phift.checks import Finding
 from phift.clients import Clients
 from phift.compute import ComputeTarget
 from phift.config import RunConfig
+from phift.errors import NotFound
 from phift.models import AllowList, FoundationModel
 from phift.parameters import Parameters, resolve_parameters
 from phift.rest import Rest
@@ -132,6 +135,13 @@ class Assets:
         (folder / "MLmodel").write_text("flavors: {}")
 
 
+def usage(family: str, used: int, limit: int) -> Any:
+    """Return a family's quota as azure-ai-ml 1.35 gives it: in the service's own keys."""
+    found = Usage()
+    found.__dict__.update({"name": {"value": family}, "currentValue": used, "limit": limit, "unit": "Count"})
+    return found
+
+
 class Computes:
     """Clusters, and the VM sizes of the region."""
 
@@ -139,6 +149,7 @@ class Computes:
         self._record = record
         self.known: dict[str, Any] = {}
         self.sizes: list[Any] = [VmSize(name=A100, gpus=1), VmSize(name=FOUR_A100, gpus=4)]
+        self.usages: list[Any] = [usage("Standard NCADSA100v4 Family", 0, 1000)]
         self.created_as = "Succeeded"
 
     def add(self, name: str, size: str = A100, **settings: Any) -> Any:
@@ -158,6 +169,10 @@ class Computes:
     def list_sizes(self) -> Iterator[Any]:
         self._record("compute.list_sizes")
         return iter(self.sizes)
+
+    def list_usage(self) -> Iterator[Any]:
+        self._record("compute.list_usage")
+        return iter(self.usages)
 
     def begin_create_or_update(self, cluster: Any) -> Poller:
         self._record("compute.begin_create_or_update", cluster.name)
@@ -265,7 +280,15 @@ class Deployments:
         self.log = "a line of the log"
 
     def add(self, name: str, endpoint: str, model: str, state: str = "Succeeded") -> None:
-        made = ManagedOnlineDeployment(name=name, endpoint_name=endpoint, model=model, instance_type=A100)
+        settings = OnlineRequestSettings(request_timeout_ms=180_000, max_concurrent_requests_per_instance=1)
+        made = ManagedOnlineDeployment(
+            name=name,
+            endpoint_name=endpoint,
+            model=model,
+            instance_type=A100.upper(),
+            instance_count=1,
+            request_settings=settings,
+        )
         made._provisioning_state = DeploymentProvisioningState(state)
         self.known[endpoint, name] = made
 
@@ -324,10 +347,23 @@ class FakeMLClient:
         self.workspaces = Workspaces(self.record)
 
 
-class FakeRest:
-    """Stands for `phift.rest.Rest`: answers the first canned reply all of whose words are in the address."""
+DISCOVERY = {
+    "subscriptionId": "registry-subscription",
+    "resourceGroup": "registry-group",
+    "primaryRegionResourceProviderUri": "https://region.test/",
+}
 
-    def __init__(self) -> None:
+
+class FakeRest:
+    """Stands for `phift.rest.Rest`: answers the first canned reply all of whose words are in the address.
+
+    Without one, a registry's models are answered as the raw records of ``models``.
+    """
+
+    def __init__(self, models: Assets | None = None) -> None:
+        self.models = models or Assets(Record(), "models")
+        self.system: Any = {}
+        self.archived = False
         self.addresses: list[str] = []
         self._canned: list[tuple[tuple[str, ...], Any]] = []
 
@@ -350,16 +386,35 @@ class FakeRest:
                 if isinstance(answer, Exception):
                     raise answer
                 return answer
+        if url.endswith("/discovery"):
+            return DISCOVERY
+        if "/models/" in url:
+            return self._models(*url.partition("/models/")[2].split("/"))
         return {"run": {"data": {}}} if url.endswith("/runs/get") else {}
 
     text = get
+
+    def _models(self, name: str, _versions: str, version: str | None = None) -> Any:
+        found = [model for key, model in self.models.known.items() if key[0] == name and version in (None, key[1])]
+        if version is None:
+            return {"value": [self._raw(model) for model in found[-1:]]}
+        if not found:
+            raise NotFound("There is none.", status=404)
+        return self._raw(found[0])
+
+    def _raw(self, model: Any) -> dict[str, Any]:
+        """Return a record as the registry sends it."""
+        body = {"tags": model.tags, "properties": model.properties, "systemMetadata": self.system}
+        identifier = f"azureml://registries/azureml/models/{model.name}/versions/{model.version}"
+        return {"id": identifier, "properties": {**body, "isArchived": self.archived}}
 
 
 class Fakes:
     """A workspace with one cluster, a registry with Phi-4 and the component, and clients of them that do not wait."""
 
     def __init__(self) -> None:
-        self.workspace, self.registry, self.rest = FakeMLClient(), FakeMLClient(), FakeRest()
+        self.workspace, self.registry = FakeMLClient(), FakeMLClient()
+        self.rest = FakeRest(self.registry.models)
         self.workspace.compute.add("gpu-cluster")
         self.registry.models.add(phi_4())
         self.registry.components.add(component())

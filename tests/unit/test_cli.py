@@ -16,7 +16,7 @@ from click.testing import CliRunner, Result
 import phift
 from phift.cli import main
 from phift.errors import LocalWorkspaceNotRunning
-from unit.fakes import Fakes, http_error, write_rows
+from unit.fakes import Fakes, write_rows
 from unit.loopback import Reply, Script
 
 YAML = """
@@ -126,7 +126,7 @@ def test_an_interrupt_says_how_to_go_on(fakes: Fakes, config: Path) -> None:
     fakes.workspace.record.fail("jobs.list", KeyboardInterrupt())
     result = invoke("run", config)
     assert result.exit_code == 130
-    assert "run the same command again" in result.stderr
+    assert "the same command goes on with it" in result.stderr
     assert len(fakes.workspace.jobs.submitted) == 1
 
 
@@ -142,7 +142,14 @@ def test_a_termination_is_an_interrupt_so_that_blocks_clean_up(fakes: Fakes, con
 def test_a_mistake_in_the_configuration_is_shown(tmp_path: Path) -> None:
     result = invoke("check", tmp_path / "none.yaml")
     assert result.exit_code == 1
-    assert result.stderr.startswith("error: There is no such configuration file.\n")
+    assert "There is no such configuration file." in result.output
+
+
+def test_every_mistake_in_the_configuration_is_in_the_report(tmp_path: Path) -> None:
+    (tmp_path / "run.yaml").write_text("model: 3\ndatas: {}\n")
+    report = json.loads(invoke("check", tmp_path / "run.yaml", "--json").stdout)
+    places = {finding["place"] for finding in report["findings"]}
+    assert (report["ok"], places) == (False, {"model", "datas", "data", "compute"})
 
 
 def test_cleaning_up_deletes_the_endpoint(fakes: Fakes, config: Path) -> None:
@@ -153,11 +160,11 @@ def test_cleaning_up_deletes_the_endpoint(fakes: Fakes, config: Path) -> None:
     assert fakes.workspace.online_endpoints.known == {}
 
 
-def test_cleaning_up_a_run_that_never_was_says_so(fakes: Fakes, config: Path) -> None:
-    fakes.workspace.record.fail("jobs.get", http_error(404))
+def test_cleaning_up_a_run_that_never_was_has_nothing_to_do(fakes: Fakes, config: Path) -> None:
+    fakes.workspace.online_endpoints.add("phift-other")
     result = invoke("cleanup", config)
-    assert result.exit_code == 1
-    assert "has not been submitted" in result.stderr
+    assert result.exit_code == 0
+    assert set(fakes.workspace.online_endpoints.known) == {"phift-other"}
 
 
 def test_samples_are_written(tmp_path: Path) -> None:

@@ -81,8 +81,9 @@ def test_a_missing_file_is_said_to_be_missing(tmp_path: Path) -> None:
 def test_a_broken_file_is_an_error(tmp_path: Path, content: str) -> None:
     (tmp_path / "config.json").write_text(content)
     with pytest.raises(ConfigError, match="cannot be read as a JSON object") as caught:
-        workspace_address(AzureWorkspace(**NAMED), {}, tmp_path)
+        workspace_address(AzureWorkspace(), {}, tmp_path)
     assert caught.value.where == str(tmp_path / "config.json")
+    assert workspace_address(AzureWorkspace(**NAMED), {}, tmp_path) == ("s", "g", "w")  # it has no say in this
 
 
 def test_a_file_with_a_byte_order_mark_is_read(tmp_path: Path) -> None:

@@ -5,18 +5,21 @@ from typing import Any
 import pytest
 from azure.ai.ml.entities import VirtualMachineCompute, VmSize
 
-from phift.compute import ComputeTarget, ensure_cluster, resolve_compute, size_findings, smallest_size, vm_size
+from phift.compute import ComputeTarget, ensure_cluster, find_cluster, resolve_compute, size_findings, smallest_size
 from phift.config import ComputeConfig
 from phift.errors import AccessDenied, ComputeError, NotFound
 from phift.models import AllowList
+from phift.sizes import read_sizes
 from unit.fakes import A100, FOUR_A100, Fakes, codes, foundation_model, http_error, target
 
 LISTED = foundation_model(A100, FOUR_A100)
 RETIRED = "Standard_NC24rs_v3"
 
 
-def resolve(fakes: Fakes, **config: Any) -> ComputeTarget:
-    return resolve_compute(fakes.clients, ComputeConfig(**config), LISTED)
+def resolve(fakes: Fakes, **values: Any) -> ComputeTarget:
+    config = ComputeConfig(**values)
+    sizes = read_sizes(fakes.workspace.compute.list_sizes())
+    return resolve_compute(config, LISTED, find_cluster(fakes.clients, config), sizes)
 
 
 def test_an_existing_cluster_tells_its_size_and_gpus() -> None:
@@ -135,10 +138,18 @@ def test_the_services_gpu_count_goes_before_the_tables() -> None:
     assert resolve(fakes, serverless=FOUR_A100.lower()).gpus_per_node == 2
 
 
-def test_a_given_gpu_count_needs_no_look_up() -> None:
-    fakes = Fakes()
-    assert resolve(fakes, serverless="Standard_New", gpus_per_node=8, allow_unlisted=True).gpus_per_node == 8
-    assert fakes.workspace.record.count("compute.list_sizes") == 0
+def test_a_given_gpu_count_is_taken_for_a_size_that_nobody_knows() -> None:
+    found = resolve(Fakes(), serverless="Standard_New", gpus_per_node=8, allow_unlisted=True)
+    assert (found.gpus_per_node, codes(found.findings)) == (8, ["COMPUTE_SIZE_NOT_ALLOWED"])
+
+
+@pytest.mark.parametrize(("given", "severity", "says"), [(8, "error", "fails"), (1, "warning", "3 would be paid for")])
+def test_another_gpu_count_than_the_size_has_is_a_finding(given: int, severity: str, says: str) -> None:
+    found = resolve(Fakes(), serverless=FOUR_A100, gpus_per_node=given)
+    (finding,) = found.findings
+    assert (found.gpus_per_node, finding.code, finding.severity) == (given, "COMPUTE_GPU_COUNT", severity)
+    assert says in finding.message
+    assert resolve(Fakes(), serverless=FOUR_A100, gpus_per_node=4).findings == ()
 
 
 def test_an_unknown_size_names_near_ones() -> None:
@@ -156,13 +167,6 @@ def test_an_unknown_size_like_no_other_gets_no_guess() -> None:
 def test_a_size_without_a_gpu_is_refused() -> None:
     with pytest.raises(ComputeError, match="has no GPU"):
         resolve(Fakes(), serverless="Standard_D12_v2")
-
-
-def test_the_table_does_not_care_for_case() -> None:
-    entry = vm_size(A100.lower())
-    assert entry is not None
-    assert entry["name"] == A100
-    assert vm_size("Standard_None") is None
 
 
 def test_the_smallest_size_is_current_and_has_a_gpu() -> None:

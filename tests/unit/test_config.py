@@ -146,6 +146,64 @@ def test_home_is_expanded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert config.workspace == LocalWorkspaceFolder(local=Path("/home/made-up/l"))
 
 
+def test_what_a_run_may_cost() -> None:
+    assert RunConfig(**LEAST).max_cost is None
+    config = RunConfig(**LEAST, max_cost=20, prices={"Standard_NC24ads_A100_v4": 3.5}, tokens_per_second=1500)
+    assert (config.max_cost, config.tokens_per_second) == (20, 1500)
+    assert config.prices == {"Standard_NC24ads_A100_v4": 3.5}
+
+
+@pytest.mark.parametrize("amount", [0, -1, float("nan"), float("inf"), "much", None])
+def test_amounts_are_positive_and_finite(amount: Any) -> None:
+    wrong = mistakes(max_cost=amount or 0, tokens_per_second=amount or 0, prices={"Standard_X": amount})
+    assert list(wrong) == ["max_cost", "prices.Standard_X", "tokens_per_second"]
+
+
+def test_a_preset_is_known_by_name() -> None:
+    assert RunConfig(**LEAST).preset_values == {}
+    assert RunConfig(**LEAST, preset="safe").preset_values["apply_lora"] == "true"
+    assert mistakes(preset="fast") == {"preset": "Value error, there is no such preset; there is: safe"}
+
+
+def test_a_preset_of_the_users_own_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = '{"presets": [{"name": "mine", "values": {"seed": 7}}, {"name": "broken"}]}'
+    (tmp_path / "presets.json").write_text(own)
+    monkeypatch.setenv("PHIFT_FACTS", str(tmp_path))
+    assert RunConfig(**LEAST, preset="mine").preset_values == {"seed": 7}
+    assert "no mapping of values" in mistakes(preset="broken")["preset"]
+
+
+@pytest.mark.parametrize("place", ["work_dir", "workspace.local", "data.train"])
+def test_the_home_of_somebody_unknown_is_a_mistake(place: str) -> None:
+    section, _, key = place.partition(".")
+    wrong = mistakes(**{section: {key: "~nobody-of-that-name/x"} if key else "~nobody-of-that-name/x"})
+    assert list(wrong) == [place]
+
+
+def test_a_name_too_long_for_the_file_system_is_no_file() -> None:
+    train = RunConfig(**{**LEAST, "data": {"train": "owner/" + "n" * 300}}).data.train
+    assert isinstance(train, HuggingFaceSource)
+
+
+def test_a_key_called_self_is_no_such_key() -> None:
+    with pytest.raises(ConfigError, match="self: no such key"):
+        RunConfig.from_dict({**LEAST, "self": 1})
+
+
+@pytest.mark.parametrize("scalar", ["2001-99-99", "!!int x", "!!bool x", "!!timestamp x", "9" * 5000, "[" * 5000])
+def test_a_scalar_that_the_yaml_loader_stumbles_over_is_a_config_error(tmp_path: Path, scalar: str) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text(f"model: {scalar}")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        RunConfig.from_yaml(path)
+
+
+def test_parameters_that_are_files_start_from_the_configurations_folder() -> None:
+    own = {"deepspeed": "ds.json", "finetune_config_path": "azureml:own:1", "shm_size_finetune": "5g"}
+    parameters = RunConfig.from_dict({**LEAST, "parameters": own}, folder=Path("/home/me")).parameters
+    assert parameters == {**own, "deepspeed": "/home/me/ds.json"}
+
+
 def test_a_configuration_is_frozen() -> None:
     with pytest.raises(ValueError, match="frozen"):
         RunConfig(**LEAST).experiment = "other"

@@ -344,6 +344,51 @@ def test_an_endless_line_is_refused(tmp_path: Path, out: Path, monkeypatch: pyte
 # ---------------------------------------------------------------- writing
 
 
+def content(path: Path) -> int:
+    return sum(len(message.get("content") or "") for row in read(path) for message in row["messages"])
+
+
+def test_the_characters_of_each_split_are_counted_as_they_are_written(tmp_path: Path, out: Path) -> None:
+    rows = [chat_row(number) | {"tools": [], "other": "x" * 1000} for number in range(50)]
+    rows[7]["messages"][1]["content"] = "Ünï🎉" * 10
+    source, parquet = write_jsonl(tmp_path / "rows.jsonl", rows), tmp_path / "rows.parquet"
+    write_parquet(parquet, [chat_row(number) for number in range(5)])
+    prepared = prepare(out, train=source, test=parquet)
+    assert prepared.characters == {name: content(prepared.folder / f"{name}.jsonl") for name in prepared.rows}
+    assert sum(prepared.characters.values()) > 100
+
+
+def test_the_longest_training_row_is_known(tmp_path: Path, out: Path) -> None:
+    rows = [chat_row(number) for number in range(20)]
+    rows[3]["messages"][0]["content"] = "é" * 777
+    longest = write_jsonl(
+        tmp_path / "held.jsonl", [{"messages": [{"role": "user", "content": "x" * 5000}, *rows[0]["messages"][1:]]}]
+    )
+    source = write_jsonl(tmp_path / "rows.jsonl", rows)
+    assert prepare(out, train=source, validation=longest, test=longest).longest_row == 777 + len("Answer 3.")
+
+
+def test_tool_calls_are_characters_too(tmp_path: Path, out: Path) -> None:
+    calls = [{"id": "é"}]
+    turns = [{"role": "user", "content": "abc"}, {"role": "assistant", "tool_calls": calls}]
+    turns += [{"role": "tool", "content": "12"}, {"role": "assistant", "content": "12345"}]
+    source = write_jsonl(tmp_path / "rows.jsonl", [{"messages": turns}] * 20)
+    assert prepare(out, train=source, test=source).characters["test"] == 20 * (3 + 2 + 5 + len('[{"id":"é"}]'))
+
+
+def test_an_older_releases_manifest_is_renewed_and_its_files_stay(train: Path, out: Path) -> None:
+    prepared = prepare(out, train=train)
+    manifest = prepared.folder / "manifest.json"
+    older = json.loads(manifest.read_text())
+    assert older.pop("characters") == prepared.characters
+    manifest.write_text(json.dumps(older))
+    files = [path.stat().st_ino for path in (prepared.train, prepared.validation, prepared.test)]
+    again = prepare(out, train=train)
+    assert again == prepared
+    assert json.loads(manifest.read_text())["characters"] == prepared.characters
+    assert [path.stat().st_ino for path in (again.train, again.validation, again.test)] == files
+
+
 def test_the_folder_is_named_by_its_content_and_has_a_manifest(train: Path, out: Path) -> None:
     prepared = prepare(out, train=train)
     assert prepared.folder == out / prepared.content_hash[:16]

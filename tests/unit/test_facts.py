@@ -12,9 +12,22 @@ from phift import facts
 COMPONENT: dict[str, Any] = facts.load("chat_completion_pipeline")
 MODELS: list[dict[str, Any]] = facts.load("models")["models"]
 SIZES: list[dict[str, Any]] = facts.load("vm_sizes")["sizes"]
+ARCHITECTURES: list[dict[str, Any]] = facts.load("architectures")["models"]
 
 INPUT_KEYS = {"type", "default", "enum", "min", "optional", "mode", "dead", "dead_because"}
-SIZE_KEYS = {"name", "gpu", "gpus", "gpu_memory_gb", "vcpus", "memory_gb", "family", "retired_on", "source", "date"}
+SIZE_KEYS = {
+    "name",
+    "gpu",
+    "gpus",
+    "gpu_memory_gb",
+    "peak_tflops_16",
+    "vcpus",
+    "memory_gb",
+    "family",
+    "retired_on",
+    "source",
+    "date",
+}
 MODEL_KEYS = {
     "name",
     "registry",
@@ -48,13 +61,13 @@ def test_every_table_has_a_loader_and_is_read_once() -> None:
     assert facts.load("models") is facts.load("models")
 
 
-@pytest.mark.parametrize("entry", [COMPONENT, *MODELS, *SIZES], ids=lambda entry: entry["name"])
+@pytest.mark.parametrize("entry", [COMPONENT, *MODELS, *SIZES, *ARCHITECTURES], ids=lambda entry: entry["name"])
 def test_every_entry_names_its_source_and_date(entry: dict[str, Any]) -> None:
     assert entry["source"]
     assert re.fullmatch(r"20\d\d-\d\d(-\d\d)?", entry["date"])
 
 
-@pytest.mark.parametrize("entries", [MODELS, SIZES], ids=["models", "sizes"])
+@pytest.mark.parametrize("entries", [MODELS, SIZES, ARCHITECTURES], ids=["models", "sizes", "architectures"])
 def test_no_name_comes_twice(entries: list[dict[str, Any]]) -> None:
     lowered = [name.lower() for name in names(entries)]
     assert len(lowered) == len(set(lowered))
@@ -91,14 +104,23 @@ def test_the_inputs_that_nothing_reads_are_marked() -> None:
 @pytest.mark.parametrize("entry", SIZES, ids=lambda entry: entry["name"])
 def test_a_vm_size_is_complete(entry: dict[str, Any]) -> None:
     assert set(entry) >= SIZE_KEYS
-    assert set(entry) <= SIZE_KEYS | {"retires_on", "unsupported", "note"}
+    assert set(entry) <= SIZE_KEYS | {"retires_on", "unsupported", "note", "reservation_exempt"}
     assert entry["name"].startswith("Standard_")
     assert entry["vcpus"] > 0
     assert entry["memory_gb"] > 0
     assert (entry["gpus"] > 0) == bool(entry["gpu"]) == bool(entry["gpu_memory_gb"])
+    assert entry["peak_tflops_16"] is None or 50 < entry["peak_tflops_16"] < 1000
     for key in ("retired_on", "retires_on"):
         if entry.get(key):
             date.fromisoformat(entry[key])
+
+
+def test_the_sizes_without_a_reserve_at_deployment_are_the_listed_ones() -> None:
+    exempt = {entry["name"] for entry in SIZES if entry.get("reservation_exempt")}
+    listed = r"Standard_(NC\d+ads_A100_v4|NC(40ads|80adis)_H100_v5|ND96(asr|amsr_A100)_v4|ND96isr_H100_v5|ND40rs_v2)"
+    assert exempt == {name for name in names(SIZES) if re.fullmatch(listed, name)}
+    assert len(exempt) == 9
+    assert facts.load("vm_sizes")["reservation_source"]
 
 
 def test_only_the_k80_sizes_are_unsupported() -> None:
@@ -139,3 +161,16 @@ def test_a_learning_rate_lies_in_its_range() -> None:
     for entry in ranged:
         least, most = entry["learning_rate_range"]
         assert least <= entry["defaults"]["learning_rate"] <= most
+
+
+@pytest.mark.parametrize("entry", ARCHITECTURES, ids=lambda entry: entry["name"])
+def test_an_architecture_is_complete(entry: dict[str, Any]) -> None:
+    sizes = {"parameters", "hidden", "layers", "heads", "kv_heads", "intermediate", "vocabulary", "max_positions"}
+    assert set(entry) - {"note"} == {"name", "source", "date"} | sizes
+    assert all(type(entry[key]) is int and entry[key] > 0 for key in sizes)
+    assert entry["heads"] % entry["kv_heads"] == entry["hidden"] % entry["heads"] == 0
+
+
+def test_every_phi_3_and_phi_4_model_has_its_architecture() -> None:
+    phi = {name for name in names(MODELS) if name.startswith("Phi-")}
+    assert phi <= set(names(ARCHITECTURES))

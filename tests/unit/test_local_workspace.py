@@ -22,6 +22,12 @@ def test_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert LocalWorkspace().folder.parts[-2:] == ("phift", "local")
 
 
+@pytest.mark.parametrize("delay", [-0.1, 61, float("nan"), float("inf")])
+def test_a_delay_that_makes_no_sense_is_refused(tmp_path: Path, delay: float) -> None:
+    with pytest.raises(errors.LocalWorkspaceError, match="between 0 and 60 s"):
+        LocalWorkspace(tmp_path, delay=delay)
+
+
 def test_nothing_runs(tmp_path: Path) -> None:
     workspace = LocalWorkspace(tmp_path / "none")
     status = workspace.status()
@@ -58,7 +64,7 @@ def test_missing_packages_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         return None if name == "torch" else find(name, package)
 
     monkeypatch.setattr(importlib.util, "find_spec", without_torch)
-    with pytest.raises(errors.MissingDependency, match=r"torch.*\n.*phift\[local\]"):
+    with pytest.raises(errors.MissingDependency, match=r"torch.*\n.*\.\[local\]"):
         LocalWorkspace(tmp_path).up()
 
 

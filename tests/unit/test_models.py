@@ -12,12 +12,6 @@ from phift.errors import AccessDenied, NotFound, ServiceError
 from phift.models import AllowList, FoundationModel, find_model
 from unit.fakes import A100, FOUR_A100, PHI_4, Fakes, codes, http_error, phi_4
 
-DISCOVERY = {
-    "subscriptionId": "registry-subscription",
-    "resourceGroup": "registry-group",
-    "primaryRegionResourceProviderUri": "https://region.test/",
-}
-
 
 def find(name: str = "Phi-4", version: str | None = None, **changes: Any) -> FoundationModel:
     """Return what is found of a model that the registry has with these changes."""
@@ -50,25 +44,97 @@ def test_recommended_sizes_in_properties_come_next() -> None:
     assert model.inference == AllowList((A100,), "property inference-recommended-sku")
 
 
-def raw(fakes: Fakes, metadata: Any) -> FoundationModel:
-    fakes.registry.models.add(phi_4(tags=None))
-    fakes.rest.on(DISCOVERY, "registries/azureml/discovery")
-    fakes.rest.on({"properties": {"systemMetadata": metadata}}, "/models/Phi-4/versions/8")
-    return find_model(fakes.clients, ModelConfig(name="Phi-4"))
+def raw(fakes: Fakes, metadata: Any, name: str = "Phi-4", version: str | None = None) -> FoundationModel:
+    """Return what is found of a model of which nothing is said but in its system metadata."""
+    fakes.registry.models.add(phi_4(name=name, tags=None))
+    fakes.rest.system = metadata
+    return find_model(fakes.clients, ModelConfig(name=name, version=version))
 
 
-def test_the_raw_metadata_comes_next_and_is_fetched_once() -> None:
+def test_the_raw_metadata_comes_next() -> None:
     fakes = Fakes()
     model = raw(fakes, {"supportedComputes": {"finetuneComputes": [A100], "inferenceComputes": [FOUR_A100]}})
     assert model.finetune == AllowList((A100,), "systemMetadata.supportedComputes.finetuneComputes")
     assert model.inference == AllowList((FOUR_A100,), "systemMetadata.supportedComputes.inferenceComputes")
-    discovery, version = fakes.rest.addresses
+    discovery, newest = fakes.rest.addresses
     assert discovery == "https://discovery.test/registrymanagement/v1.0/registries/azureml/discovery?"
-    assert version == (
+    assert newest == (
         "https://region.test/mferp/managementfrontend/subscriptions/registry-subscription/resourceGroups/registry-group"
-        "/providers/Microsoft.MachineLearningServices/registries/azureml/models/Phi-4/versions/8"
-        "?api-version=2021-10-01-dataplanepreview"
+        "/providers/Microsoft.MachineLearningServices/registries/azureml/models/Phi-4/versions"
+        "?api-version=2021-10-01-dataplanepreview&%24orderBy=createdtime+desc&%24top=1"
     )
+
+
+def test_recommended_sizes_in_the_raw_metadata_will_do() -> None:
+    model = raw(Fakes(), {"SKU": {"finetuneRecommendedSkus": [A100], "inferenceRecommendedSkus": [FOUR_A100]}})
+    assert model.finetune == AllowList((A100,), "systemMetadata.SKU.finetuneRecommendedSkus")
+    assert model.inference == AllowList((FOUR_A100,), "systemMetadata.SKU.inferenceRecommendedSkus")
+
+
+def test_a_pinned_version_that_is_not_the_newest_is_noted() -> None:
+    fakes = Fakes()
+    fakes.registry.models.add(phi_4(version="9"))
+    (finding,) = find_model(fakes.clients, ModelConfig(name="Phi-4", version="8")).findings
+    assert (finding.code, finding.severity) == ("MODEL_NEWER", "note")
+    assert "newest is 9" in finding.message
+
+
+def test_a_version_published_between_two_looks_is_read_again() -> None:
+    fakes = Fakes()
+    stale = {"id": "azureml://registries/azureml/models/Phi-4/versions/7", "properties": {"isArchived": True}}
+    fakes.rest.on({"value": [stale]}, "/versions?")
+    model = find_model(fakes.clients, ModelConfig(name="Phi-4"))
+    assert (model.version, codes(model.findings)) == ("8", [])
+
+
+@pytest.mark.parametrize(
+    ("where", "values"),
+    [
+        ("system", {"tasks": {"fineTuningTasks": ["text-classification"]}}),
+        ("properties", {"finetuning-tasks": "text-classification, translation"}),
+    ],
+)
+def test_a_model_that_is_not_made_for_chat_is_refused(where: str, values: dict[str, Any]) -> None:
+    fakes = Fakes()
+    fakes.registry.models.add(phi_4(properties=values if where == "properties" else {}))
+    fakes.rest.system = values if where == "system" else {}
+    (finding,) = find_model(fakes.clients, ModelConfig(name="Phi-4")).findings
+    assert (finding.code, finding.severity) == ("MODEL_TASK", "error")
+    assert "text-classification" in finding.message
+
+
+def test_the_registrys_own_retirement_date_comes_before_the_table() -> None:
+    model = raw(Fakes(), {"deprecation": {"finetuneRetirementDate": "2099-01-01T00:00:00Z", "other": "2000-01-01"}})
+    (finding,) = model.findings
+    assert (finding.code, finding.message) == ("MODEL_RETIRES", "It will be retired on 2099-01-01.")
+    assert finding.source == "systemMetadata.deprecation"
+
+
+def test_a_date_that_cannot_be_read_says_nothing() -> None:
+    assert codes(raw(Fakes(), {"deprecation": {"RetirementDate": "soon"}}).findings) == []
+
+
+def test_an_archived_or_preview_model_is_told() -> None:
+    fakes = Fakes()
+    fakes.rest.archived = True
+    assert codes(raw(fakes, {"lifecycle": "preview"}).findings) == ["MODEL_ARCHIVED", "MODEL_PREVIEW"]
+
+
+def test_a_model_the_sdk_breaks_on_is_read_from_the_registrys_record() -> None:
+    """The SDK raises AttributeError where the service sends no flavors."""
+    fakes = Fakes()
+    fakes.registry.record.fail("models.get", AttributeError("'NoneType' object has no attribute 'items'"))
+    model = find_model(fakes.clients, ModelConfig(name="Phi-4"))
+    assert (model.id, model.version) == (PHI_4, "8")
+    assert model.finetune == AllowList((A100, FOUR_A100), "tag finetune_compute_allow_list")
+
+
+def test_a_model_the_sdk_breaks_on_without_a_record_is_an_error() -> None:
+    fakes = Fakes()
+    fakes.registry.record.fail("models.get", AttributeError("'NoneType' object has no attribute 'items'"))
+    fakes.rest.on(ServiceError("down", status=503), "discovery")
+    with pytest.raises(ServiceError, match="NoneType"):
+        find_model(fakes.clients, ModelConfig(name="Phi-4"))
 
 
 @pytest.mark.parametrize("metadata", [None, "text", {}, {"supportedComputes": "text"}, {"supportedComputes": {}}])
@@ -94,16 +160,14 @@ def test_a_registry_whose_record_cannot_be_read_leaves_the_table_and_a_warning(a
 def test_a_model_that_nothing_is_known_of_is_noted() -> None:
     fakes = Fakes()
     fakes.registry.models.add(phi_4(name="own-model", tags={}))
-    fakes.rest.on(DISCOVERY, "discovery")
     model = find_model(fakes.clients, ModelConfig(name="own-model"))
     assert (model.finetune, model.inference, model.defaults) == (None, None, {})
-    assert codes(model.findings) == ["MODEL_NO_ALLOW_LIST"]
+    assert codes(model.findings) == ["MODEL_NO_ALLOW_LIST", "MODEL_TASK_UNKNOWN"]
 
 
 def test_an_overlong_property_is_not_read() -> None:
     fakes = Fakes()
     fakes.registry.models.add(phi_4(tags={}, properties={"finetune-recommended-sku": "x," * 10_001}))
-    fakes.rest.on(DISCOVERY, "discovery")
     model = find_model(fakes.clients, ModelConfig(name="Phi-4"))
     assert model.finetune is not None
     assert model.finetune.source.startswith("built-in table")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import re
@@ -9,7 +10,6 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
@@ -33,8 +33,11 @@ METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"]
 LARGEST_BODY = 257 * 1024 * 1024
 
 
-def create_app(site: Site) -> Starlette:
-    """Return the application that serves ``site``, with its background work tied to the application's life."""
+def create_app(site: Site, delay: float = 0) -> Starlette:
+    """Return the application that serves ``site``, with its background work tied to the application's life.
+
+    - **delay**: seconds that every request waits before anything is done for it.
+    """
     site.operations = Operations(site.documents)
     site.scorers = Scorers(site)
     site.training = Training(site)
@@ -52,6 +55,9 @@ def create_app(site: Site) -> Starlette:
 
     async def answer(request: Request) -> Response:
         started = time.perf_counter()
+        if delay:
+            # In the event loop and not in a thread of the pool: any number of requests wait at once, as in a network.
+            await asyncio.sleep(delay)
         response = await _respond(site, table, request)
         milliseconds = (time.perf_counter() - started) * 1000
         logger.info("%s %s %d %.1f ms", request.method, _path(request), response.status_code, milliseconds)
@@ -119,10 +125,12 @@ def _authorize(site: Site, headers: Mapping[str, str]) -> None:
         message = "Authentication failed. The 'Authorization' header is missing."
         raise WireError(401, "AuthenticationFailed", message, challenge)
     try:
-        site.identity.claims(token)
+        claims = site.identity.claims(token)
     except InvalidToken as error:
         code = "ExpiredAuthenticationToken" if "expiry" in str(error) else "InvalidAuthenticationToken"
         raise WireError(401, code, str(error), {**challenge, "x-ms-failure-cause": "gateway"}) from error
+    if str(claims["aud"]).startswith("endpoint/"):
+        raise WireError(401, "InvalidAuthenticationTokenAudience", "The token is for scoring only.", challenge)
 
 
 def _check_scope(params: Mapping[str, str | None]) -> None:
@@ -165,9 +173,3 @@ def configure_logging() -> None:
     """Send this process's log to its output; only the server process calls this."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
-
-
-def secure(folder: Path) -> None:
-    """Make a folder that only its owner can enter."""
-    folder.mkdir(parents=True, exist_ok=True)
-    folder.chmod(0o700)

@@ -71,13 +71,19 @@ def work(site: Site) -> dict[str, Callable[[str], None]]:
             _set_state(site, key, "Failed")
             message = f"User container has crashed or terminated: {error} The deployment's log says more."
             raise WireError(400, "ResourceNotReady", message) from error
+        if site.documents.get(key) is None:  # deleted while the model was loaded
+            forget(endpoint, name)
+            return
         _set_state(site, key, "Succeeded")
+
+    def forget(endpoint: str, name: str) -> None:
+        site.scorers.end(endpoint, name)
+        shutil.rmtree(site.folder.deployment(endpoint, name), ignore_errors=True)
 
     def remove_deployment(key: str) -> None:
         _, endpoint, _, name = key.split("/")
-        site.scorers.end(endpoint, name)
-        shutil.rmtree(site.folder.deployment(endpoint, name), ignore_errors=True)
-        site.documents.delete(key)
+        site.documents.delete(key)  # first: a creation that ends meanwhile looks here, and cleans up after itself
+        forget(endpoint, name)
 
     def remove_endpoint(key: str) -> None:
         for deployment in site.documents.children(f"{key}/deployments"):

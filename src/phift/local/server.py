@@ -1,7 +1,11 @@
-"""The server process of a local workspace: ``python -m phift.local.server FOLDER``; `LocalWorkspace.up` starts it."""
+"""The server process of a local workspace: ``python -m phift.local.server FOLDER``; `LocalWorkspace.up` starts it.
+
+With ``--delay 0.2`` every request waits 0.2 s before it is answered, as if the service were far away.
+"""
 
 from __future__ import annotations
 
+import argparse
 import fcntl
 import json
 import logging
@@ -27,8 +31,11 @@ HOST = "127.0.0.1"
 GRACE_SECONDS = 1
 
 
-def serve(folder: Path, programs: Programs | None = None) -> int:
-    """Serve a folder until SIGTERM or SIGINT; returns the exit code, 3 where another process serves it already."""
+def serve(folder: Path, programs: Programs | None = None, delay: float = 0) -> int:
+    """Serve a folder until SIGTERM or SIGINT; returns the exit code, 3 where another process serves it already.
+
+    - **delay**: seconds that every request waits before it is answered.
+    """
     os.umask(0o077)
     place = Folder(folder)
     place.root.mkdir(parents=True, exist_ok=True)
@@ -41,12 +48,12 @@ def serve(folder: Path, programs: Programs | None = None) -> int:
             logger.error("another process serves %s", folder)  # noqa: TRY400 - the traceback would say nothing more
             return 3
         place.server_file.unlink(missing_ok=True)
-        served = _serve(place, programs or Programs())
+        served = _serve(place, programs or Programs(), delay)
         place.server_file.unlink(missing_ok=True)
     return 0 if served else 1
 
 
-def _serve(place: Folder, programs: Programs) -> bool:
+def _serve(place: Folder, programs: Programs, delay: float) -> bool:
     certificates.ensure(place.root)
     certificates.write_bundle(place.root, os.environ.get("REQUESTS_CA_BUNDLE"))
     documents = Documents(place.database)
@@ -57,7 +64,7 @@ def _serve(place: Folder, programs: Programs) -> bool:
     site = Site(place, documents, identity.Identity(secret), f"https://localhost:{port}", programs)
     computes.seed(site)
     config = uvicorn.Config(
-        create_app(site),
+        create_app(site, delay),
         access_log=False,  # app.py writes one line a request, without the query, where signatures travel
         log_config=None,
         ssl_certfile=str(place.root / "server.pem"),
@@ -141,13 +148,18 @@ def process_start(pid: int) -> float | None:
     return int(boot.split()[1]) + int(fields[19]) / os.sysconf("SC_CLK_TCK")
 
 
-def main() -> None:
-    """Run the server for the folder on the command line."""
-    if len(sys.argv) != 2:
-        sys.exit("usage: python -m phift.local.server FOLDER")
+def main(programs: Programs | None = None) -> None:
+    """Run the server for the folder on the command line.
+
+    - **programs**: the commands of the other processes, for tests.
+    """
+    parser = argparse.ArgumentParser(prog="python -m phift.local.server", description="Serve a local workspace.")
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--delay", type=float, default=0, help="seconds that every request waits")
+    arguments = parser.parse_args()
     configure_logging()
     logging.Formatter.converter = time.gmtime
-    sys.exit(serve(Path(sys.argv[1])))
+    sys.exit(serve(arguments.folder, programs, arguments.delay))
 
 
 if __name__ == "__main__":

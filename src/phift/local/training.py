@@ -39,13 +39,17 @@ class Training:
 
     def start(self) -> None:
         """Take up what a server before us left, then run what waits."""
+        self._recover()
+        self._thread.start()
+
+    def _recover(self) -> None:
+        """Give every job that nobody works on an end or a place in the queue."""
         for job in self._site.documents.children("jobs"):
             status = self._status(job.name)
             if status == "CancelRequested":
                 self._end(job.name, "Canceled")
             elif status not in (*history.ENDED, *_WAITING):
                 self._put_back(job.name)
-        self._thread.start()
 
     def submitted(self, name: str) -> None:
         """Take a new job into the queue."""
@@ -74,15 +78,29 @@ class Training:
             self._ended.wait_for(lambda: self._job != name, timeout=_PATIENCE * 4)
 
     def _loop(self) -> None:
+        healthy = True
         while not self._stopping.is_set():
-            self._wake.clear()
-            waiting = self._waiting()
-            if not waiting:
-                self._wake.wait()
-                continue
-            for job in waiting[1:]:
-                history.set_status(self._site, job.name, "Queued")
-            self._take(waiting[0])
+            try:
+                if not healthy:
+                    self._recover()
+                    healthy = True
+                self._turn()
+            except Exception:  # a full disk, above all: the queue must outlive it
+                logger.exception("the queue of jobs failed; it is tried again in %.0f s", _PATIENCE)
+                healthy = False
+                self._stop_engine()
+                self._stopping.wait(_PATIENCE)
+
+    def _turn(self) -> None:
+        """Run the job whose turn it is, or wait for one."""
+        self._wake.clear()
+        waiting = self._waiting()
+        if not waiting:
+            self._wake.wait()
+            return
+        for job in waiting[1:]:
+            history.set_status(self._site, job.name, "Queued")
+        self._take(waiting[0])
 
     def _waiting(self) -> list[Document]:
         return [job for job in self._site.documents.children("jobs") if self._status(job.name) in _WAITING]

@@ -11,7 +11,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 # What the extra "local" brings; asked for by name, so that nothing of it is imported here.
 _NEEDED = ("cryptography", "starlette", "uvicorn", "torch", "transformers", "peft")
 _LOG_TAIL = 30
+_LONGEST_DELAY = 60  # clients give up after as long
 _START_LOCK = "start.lock"
 
 
@@ -103,10 +104,16 @@ class LocalWorkspace:
     """A local workspace: a folder and the server process that serves it.
 
     - **folder**: where its state lives; by default ``$PHIFT_LOCAL_HOME``, else the user's data folder.
+    - **delay**: seconds that the server waits before it answers a request, to see what latency does to a program; a
+      server that runs already keeps the delay it was started with.
     - **programs**: the commands of its processes, for tests.
     """
 
-    def __init__(self, folder: Path | None = None, *, programs: Programs | None = None) -> None:
+    def __init__(self, folder: Path | None = None, *, delay: float = 0, programs: Programs | None = None) -> None:
+        if not 0 <= delay <= _LONGEST_DELAY:
+            what = f"The delay of {delay} s is not between 0 and {_LONGEST_DELAY} s."
+            raise errors.LocalWorkspaceError(what, where="LocalWorkspace", fix="give a number of seconds, such as 0.2")
+        self._delay = delay
         self.folder = (folder or _default_folder()).expanduser().absolute()
         self._programs = programs
         self._place = Folder(self.folder)
@@ -153,6 +160,8 @@ class LocalWorkspace:
             if not self._wait_stopped(timeout):
                 _signal(pid, signal.SIGKILL)
                 self._wait_stopped(5)
+            with suppress(ChildProcessError):  # it is a child only of the process that started it
+                os.waitpid(pid, 0)
             return True
 
     def status(self) -> LocalStatus:
@@ -170,13 +179,13 @@ class LocalWorkspace:
 
         Raises `phift.errors.LocalWorkspaceError` for a folder that is not a local workspace's.
         """
-        if not self.folder.exists():
+        if not self.folder.exists() or not any(self.folder.iterdir()):
             return
         if not (self._place.secret.is_file() and (self.folder / _START_LOCK).is_file()):
             what = "This folder is not a local workspace's; nothing was deleted."
             raise errors.LocalWorkspaceError(what, where=str(self.folder), fix="name the right folder")
         self.down()
-        shutil.rmtree(self.folder)
+        shutil.rmtree(self.folder.resolve())
 
     def connection(self) -> Connection:
         """Return how to reach the running server; raises `phift.errors.LocalWorkspaceNotRunning` where none runs."""
@@ -190,7 +199,7 @@ class LocalWorkspace:
         missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
         if missing:
             what = f"The local workspace needs packages that are not installed: {', '.join(missing)}."
-            raise errors.MissingDependency(what, fix="pip install 'phift[local]'")
+            raise errors.MissingDependency(what, fix="in the folder of phift's source: pip install '.[local]'")
 
     def _make_folder(self) -> None:
         others = {path.name for path in self.folder.iterdir()} - {_START_LOCK} if self.folder.is_dir() else set()
@@ -222,6 +231,8 @@ class LocalWorkspace:
 
     def _start(self, timeout: float) -> None:
         command = [*self._commands().server, str(self.folder)]
+        if self._delay:
+            command += ["--delay", str(self._delay)]
         with self._place.log.open("ab") as log:
             self._place.log.chmod(0o600)
             server = subprocess.Popen(  # noqa: S603 - our own program and a folder's path

@@ -3,8 +3,7 @@
 import sys
 from pathlib import Path
 
-from phift.local.app import configure_logging
-from phift.local.server import serve
+from phift.local.server import main
 from phift.local.site import Programs
 
 HERE = Path(__file__).parent
@@ -16,5 +15,4 @@ def programs() -> Programs:
 
 
 if __name__ == "__main__":
-    configure_logging()
-    sys.exit(serve(Path(sys.argv[1]), programs()))
+    main(programs())

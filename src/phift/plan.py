@@ -1,0 +1,273 @@
+"""What a run will do: everything looked up at once, checked, and named."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from phift.checks import CheckReport, Finding, findings_from
+from phift.clients import Clients
+from phift.compute import ComputeTarget, find_cluster, resolve_compute
+from phift.config import RunConfig
+from phift.cost import CHARACTERS_PER_TOKEN, CostEstimate, estimate_cost
+from phift.dataset import PreparedDataset
+from phift.deployment import deployment_size, instance_findings
+from phift.errors import PhiftError, azure_errors
+from phift.memory import MemoryEstimate, memory_findings, model_shape
+from phift.models import FoundationModel, find_model
+from phift.parameters import Parameters, resolve_parameters
+from phift.pipeline import component_findings, find_component
+from phift.quota import Usage, quota_findings, read_usages
+from phift.sizes import VmSize, read_sizes, table_entry
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a run will do, with everything looked up.
+
+    - **fingerprint**: 12 hex digits over model, component, parameters, data and compute; every name comes from it.
+    - **memory**, **cost**: estimates with their assumptions; None where the model is not known well enough.
+    """
+
+    model: FoundationModel
+    component: Any
+    target: ComputeTarget
+    parameters: Parameters
+    dataset: PreparedDataset
+    memory: MemoryEstimate | None
+    cost: CostEstimate | None
+    fingerprint: str
+
+    @property
+    def job_name(self) -> str:
+        """The name of the job's first attempt."""
+        return f"phift-{slug(self.model.name)}-{self.fingerprint}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Found:
+    """The results of the look-ups; None where one failed."""
+
+    model: FoundationModel | None
+    component: Any
+    cluster: Any
+    compute_known: bool
+    sizes: Mapping[str, VmSize]
+    usages: Sequence[Usage] | None
+    dataset: PreparedDataset | None
+
+
+def make_plan(
+    config: RunConfig, clients: Clients, prepare: Callable[[], PreparedDataset]
+) -> tuple[Plan | None, CheckReport]:
+    """Look everything up at once and return the plan, if there can be one, and the report; submits nothing.
+
+    - **prepare**: prepares the data; it runs beside the look-ups.
+    """
+    findings: list[Finding] = []
+    found = _look_up(config, clients, prepare, findings)
+    target = _target(config, found, findings)
+    parameters = _parameters(config, found, target, findings)
+    if found.model:
+        findings += found.model.findings
+        findings += instance_findings(found.model, config.deployment)
+    memory, cost = _estimates(config, found, target, parameters, findings)
+    report = CheckReport.of(findings, memory=memory, cost=cost)
+    if not (found.model and found.component and target and parameters and found.dataset):
+        return None, report
+    return Plan(
+        model=found.model,
+        component=found.component,
+        target=target,
+        parameters=parameters,
+        dataset=found.dataset,
+        memory=memory,
+        cost=cost,
+        fingerprint=_fingerprint(found.model, found.component, target, parameters, found.dataset),
+    ), report
+
+
+def _look_up(
+    config: RunConfig, clients: Clients, prepare: Callable[[], PreparedDataset], findings: list[Finding]
+) -> _Found:
+    """Ask everything at once: no answer is needed for another question."""
+    with ThreadPoolExecutor(max_workers=8) as pool:
+        workspace = pool.submit(_get_workspace, clients)
+        model = pool.submit(find_model, clients, config.model)
+        component = pool.submit(find_component, clients, config.component)
+        newer = pool.submit(component_findings, clients, config.component)
+        cluster = pool.submit(find_cluster, clients, config.compute)
+        sizes = pool.submit(_list_sizes, clients)
+        usages = pool.submit(_list_usages, clients)
+        dataset = pool.submit(prepare)
+    _take(workspace, "workspace", findings)
+    findings += _take_or_note(newer, "COMPONENT_NEWER_UNKNOWN", "component", findings) or []
+    before = len(findings)
+    found_cluster = _take(cluster, "compute", findings)
+    compute_known = len(findings) == before
+    found_dataset = _take(dataset, "data", findings)
+    if found_dataset:
+        findings += [_note("DATA_NOTE", "data", note) for note in found_dataset.notes]
+    return _Found(
+        model=_take(model, "model", findings),
+        component=_take(component, "component", findings),
+        cluster=found_cluster,
+        compute_known=compute_known,
+        sizes=_take_or_note(sizes, "COMPUTE_SIZES_UNREAD", "compute", findings) or {},
+        usages=_take_or_note(usages, "QUOTA_UNREAD", "quota", findings),
+        dataset=found_dataset,
+    )
+
+
+def _get_workspace(clients: Clients) -> Any:
+    name = clients.workspace.workspace_name
+    with azure_errors(f"workspace {name}"):
+        return clients.workspace.workspaces.get(name)
+
+
+def _list_sizes(clients: Clients) -> dict[str, VmSize]:
+    with azure_errors("the region's VM sizes"):
+        return read_sizes(clients.workspace.compute.list_sizes())
+
+
+def _list_usages(clients: Clients) -> list[Usage]:
+    with azure_errors("the region's quota"):
+        return read_usages(clients.workspace.compute.list_usage())
+
+
+def _take(future: Future[Any], place: str, findings: list[Finding]) -> Any:
+    """Return a look-up's result, or None with the error among the findings."""
+    try:
+        return future.result()
+    except PhiftError as error:
+        findings += findings_from(error, place)
+        return None
+
+
+def _take_or_note(future: Future[Any], code: str, place: str, findings: list[Finding]) -> Any:
+    """Return a look-up's result, or None with a note: the run can do without it."""
+    try:
+        return future.result()
+    except PhiftError as error:
+        findings.append(_note(code, place, f"It could not be looked up: {error.what}"))
+        return None
+
+
+def _note(code: str, place: str, message: str) -> Finding:
+    return Finding(code=code, severity="note", place=place, message=message)
+
+
+def _target(config: RunConfig, found: _Found, findings: list[Finding]) -> ComputeTarget | None:
+    if not found.compute_known:
+        return None
+    # A wrong model must not hide a wrong compute; without the model's allow-list there is just less to check.
+    model = found.model or FoundationModel(id="", name=config.model.name, version="", registry="")
+    with _collected("compute", findings):
+        target = resolve_compute(config.compute, model, found.cluster, found.sizes)
+        findings += target.findings
+        return target
+    return None
+
+
+@contextmanager
+def _collected(place: str, findings: list[Finding]) -> Iterator[None]:
+    try:
+        yield
+    except PhiftError as error:
+        findings += findings_from(error, place)
+
+
+def _parameters(
+    config: RunConfig, found: _Found, target: ComputeTarget | None, findings: list[Finding]
+) -> Parameters | None:
+    if found.component is None:
+        return None
+    # The names and values of the user's parameters can be checked before the compute is known.
+    nowhere = ComputeTarget(kind="cluster", name="unknown", size="", gpus_per_node=1, nodes=1, exists=False)
+    known = table_entry(target.size) if target else None
+    parameters = resolve_parameters(
+        found.component.inputs,
+        found.model.defaults if found.model else {},
+        config.parameters,
+        target or nowhere,
+        preset=config.preset_values,
+        gpu=known.get("gpu") if known else None,
+    )
+    findings += parameters.findings
+    return parameters if target else None
+
+
+def _estimates(
+    config: RunConfig,
+    found: _Found,
+    target: ComputeTarget | None,
+    parameters: Parameters | None,
+    findings: list[Finding],
+) -> tuple[MemoryEstimate | None, CostEstimate | None]:
+    """Hold quota, memory and cost against what there is, as far as enough is known."""
+    model, dataset = found.model, found.dataset
+    if not (model and target and parameters):
+        return None, None
+    size, instances = deployment_size(model, config.deployment), config.deployment.instance_count
+    if found.usages is not None:
+        tier = str(getattr(found.cluster, "tier", "") or "").lower()
+        low = tier == "low_priority" if found.cluster else config.compute.low_priority
+        findings += quota_findings(target, size, instances, found.usages, found.sizes, low_priority=low)
+    if model.stand_in and config.max_cost is None:
+        message = "Its weights are a small stand-in, so memory, time and cost of the real model say nothing here."
+        findings.append(_note("MODEL_STAND_IN", f"model {model.name}", message))
+        return None, None
+    values = {name: parameter.value for name, parameter in parameters.values.items()}
+    memory, more = memory_findings(
+        model.name,
+        values,
+        target.gpus_per_node,
+        target.nodes,
+        target.size,
+        model.finetune,
+        longest=dataset.longest_row // CHARACTERS_PER_TOKEN + 1 if dataset else None,
+    )
+    findings += more
+    if dataset is None:
+        return memory, None
+    shape = model_shape(model.name)
+    cost, more = estimate_cost(
+        dataset,
+        values,
+        target,
+        found.sizes,
+        model_parameters=shape.parameters if shape and not model.stand_in else None,
+        deployment_size=size,
+        instances=instances,
+        prices=config.prices,
+        tokens_per_second=config.tokens_per_second,
+        max_cost=config.max_cost,
+    )
+    findings += more
+    return memory, cost
+
+
+def _fingerprint(
+    model: FoundationModel, component: Any, target: ComputeTarget, parameters: Parameters, dataset: PreparedDataset
+) -> str:
+    compute = [target.kind, target.name, target.size.lower(), target.nodes, target.gpus_per_node]
+    # All values, the component's own defaults too: to spell one out does not make another run.
+    values = {name: parameter.value for name, parameter in parameters.values.items()}
+    return digest([model.id, str(component.id), values, dataset.content_hash, compute])
+
+
+def digest(parts: list[Any]) -> str:
+    """Return 12 hex digits of a SHA-256 over plain values."""
+    text = json.dumps(parts, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def slug(name: str) -> str:
+    """Return a name in the letters, digits and dashes that every kind of Azure resource takes."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:40]

@@ -1,0 +1,36 @@
+"""What the documents say of the code is what the code does."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+CODE = re.compile(r"\b(?:MODEL|COMPUTE|COMPONENT|PARAMETER|QUOTA|COST|MEMORY|DATA|DEPLOYMENT)(?:_[A-Z]+)+\b")
+
+
+def codes_of_the_source() -> set[str]:
+    texts = [path.read_text(encoding="utf-8") for path in (ROOT / "src" / "phift").glob("*.py")]
+    return {code for text in texts for quoted in re.findall(r'"([A-Z_]+)"', text) for code in CODE.findall(quoted)}
+
+
+def rows(document: str) -> list[str]:
+    text = (ROOT / "docs" / document).read_text(encoding="utf-8")
+    return [line for line in text.splitlines() if line.startswith("| ")]
+
+
+def test_the_table_of_findings_names_every_code_and_no_other() -> None:
+    documented = [match[1] for row in rows("findings.md") if (match := re.match(r"\| `([A-Z_]+)` \|", row))]
+    assert len(documented) == len(set(documented))
+    assert set(documented) == codes_of_the_source()
+
+
+def test_the_table_of_traps_names_findings_that_there_are() -> None:
+    named = {code for row in rows("traps.md") for code in CODE.findall(row)}
+    assert named
+    assert named <= codes_of_the_source()
+
+
+def test_every_document_is_linked_from_the_readme() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert [path.name for path in (ROOT / "docs").glob("*.md") if f"docs/{path.name}" not in readme] == []
