@@ -6,7 +6,7 @@ import pytest
 from azure.core.exceptions import ServiceRequestError
 
 from phift.config import DeploymentConfig
-from phift.deployment import deploy_model, instance_findings, instance_type
+from phift.deployment import deploy_model, instance_findings, instance_type, remove_endpoint
 from phift.endpoint import DeploymentEvent, Endpoint
 from phift.errors import AuthenticationError, ComputeError, Conflict, DeploymentFailed, ServiceError
 from unit.fakes import A100, FOUR_A100, Fakes, codes, foundation_model, http_error
@@ -238,3 +238,53 @@ def test_an_unlisted_size_is_refused_unless_allowed() -> None:
     with pytest.raises(ComputeError, match="does not list Standard_NC4as_T4_v3 for inference"):
         instance_type(model, DeploymentConfig(instance_type=size))
     assert instance_type(model, DeploymentConfig(instance_type=size, allow_unlisted=True)) == size
+
+
+@pytest.mark.parametrize("trouble", [http_error(500), KeyboardInterrupt()])
+def test_a_failure_after_the_traffic_is_rolled_back_too(trouble: BaseException) -> None:
+    fakes = Fakes()
+    fakes.workspace.record.fail("online_endpoints.get_keys", trouble)
+    with pytest.raises((DeploymentFailed, KeyboardInterrupt)):
+        deploy(fakes)
+    assert left(fakes) == (0, 0)
+
+
+def test_an_endpoint_of_another_run_is_left_alone() -> None:
+    fakes = Fakes()
+    fakes.workspace.online_endpoints.add(NAME, tags={"phift.job": "another", "phift.model": "m:1"})
+    error = refused(fakes, Conflict)
+    assert error.what == f"There is an endpoint {NAME} already, for m:1."
+    assert left(fakes) == (1, 0)
+
+
+def test_an_endpoint_that_is_not_ours_is_not_removed() -> None:
+    fakes = Fakes()
+    fakes.workspace.online_endpoints.add(NAME, tags={"team": "payments"})
+    with pytest.raises(Conflict, match="phift did not make it"):
+        remove_endpoint(fakes.clients, NAME, {"phift.job": "job"})
+    assert left(fakes) == (1, 0)
+
+
+def test_removing_what_is_not_there_does_nothing() -> None:
+    fakes = Fakes()
+    remove_endpoint(fakes.clients, NAME, {"phift.job": "job"})
+    assert fakes.workspace.record.count("online_endpoints.begin_delete") == 0
+
+
+@pytest.mark.parametrize("change", [{"instance_count": 3}, {"request_timeout_ms": 90_000}])
+def test_changed_settings_reach_a_deployment_that_is_there(change: dict[str, Any]) -> None:
+    fakes = Fakes()
+    deploy(fakes)
+    deploy(fakes)
+    assert fakes.workspace.record.count("online_deployments.begin_create_or_update") == 1
+    deploy(fakes, **change)
+    assert fakes.workspace.record.count("online_deployments.begin_create_or_update") == 2
+
+
+def test_a_second_interrupt_during_the_rollback_says_what_is_left() -> None:
+    fakes = Fakes()
+    fakes.workspace.online_deployments.outcomes = ["Failed"]
+    fakes.workspace.record.fail("online_endpoints.begin_delete", KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt) as caught:
+        deploy(fakes)
+    assert "delete it by hand, it costs money" in caught.value.__notes__[0]

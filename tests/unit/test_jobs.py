@@ -18,6 +18,7 @@ from phift.errors import (
     WaitTimeout,
 )
 from phift.jobs import FineTuneJob, JobEvent, Step, find_job, submit_job
+from phift.tracking import MetricPoint, Tracking
 from unit.fakes import Fakes, http_error
 
 STEPS = [("preprocess", "run-1", "Completed"), ("finetune", "run-2", "Failed")]
@@ -326,3 +327,26 @@ def test_a_submission_that_is_refused_maps() -> None:
     fakes.workspace.record.fail("jobs.create_or_update", http_error(409))
     with pytest.raises(Conflict):
         submit_job(fakes.clients, PipelineJob(name="job"))
+
+
+def test_a_look_that_fails_half_way_loses_no_event(monkeypatch: pytest.MonkeyPatch) -> None:
+    fakes = Fakes()
+    fakes.workspace.jobs.children["job"] = [("finetune", "child", "Running")]
+    troubles = [ServiceError("busy", status=503)]
+
+    def once_busy(_tracking: Tracking, _run: str, _name: str) -> list[MetricPoint]:
+        if troubles:
+            raise troubles.pop()
+        return []
+
+    monkeypatch.setattr(Tracking, "metric_history", once_busy)
+    steps = [value for kind, value in seen(job(fakes, "Running", "Running", "Completed").follow()) if kind == "step"]
+    assert steps == [("finetune", "Running")]
+
+
+@pytest.mark.usefixtures("clock")
+def test_a_running_job_whose_steps_wait_counts_as_queued() -> None:
+    fakes = Fakes()
+    fakes.workspace.jobs.children["job"] = [("finetune", "child", "Queued")]
+    with pytest.raises(WaitTimeout, match="No node works on the job"):
+        job(fakes, "Running").wait(queue_timeout=150)

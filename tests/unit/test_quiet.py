@@ -59,3 +59,22 @@ def test_a_stream_stays_a_stream_inside_and_is_restored(capsys: pytest.CaptureFi
         assert sys.stdout.encoding == before[0].encoding
     assert (sys.stdout, sys.stderr) == before
     assert capsys.readouterr() == ("", "")
+
+
+def test_two_threads_at_once_leave_the_streams_as_they_were() -> None:
+    before = sys.stdout, sys.stderr
+    inside, leave = threading.Event(), threading.Event()
+
+    def stay() -> None:
+        with quiet_sdk():
+            inside.set()
+            leave.wait(10)
+
+    thread = threading.Thread(target=stay)
+    with quiet_sdk():
+        thread.start()
+        inside.wait(10)
+    assert (sys.stdout, sys.stderr) != before
+    leave.set()
+    thread.join()
+    assert (sys.stdout, sys.stderr) == before

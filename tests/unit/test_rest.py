@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import traceback
 from typing import Any
 
 import pytest
@@ -132,3 +133,20 @@ def test_what_is_no_json_object_is_a_service_error(server: Script, body: bytes, 
     with pytest.raises(ServiceError, match=words) as caught:
         rest().get(f"{server.url}/x", {"a": 1})
     assert caught.value.where == f"{server.url}/x"
+
+
+def test_the_cause_of_an_error_does_not_quote_a_signed_url(server: Script) -> None:
+    address = f"{server.url}/log?sv=1&sig=SECRET"
+    server.answers(Reply(b"", 404))
+    with pytest.raises(NotFound) as caught:
+        rest().text(address)
+    assert "SECRET" not in "".join(traceback.format_exception(caught.value))
+
+
+def test_a_redirect_to_another_host_gets_no_token(server: Script) -> None:
+    elsewhere = server.url.replace("127.0.0.1", "localhost")
+    assert elsewhere != server.url
+    server.answers(Reply(status=302, headers={"Location": f"{elsewhere}/other"}), Reply({}))
+    rest().get(f"{server.url}/one")
+    assert "Authorization" in server.requests[0].headers
+    assert "Authorization" not in server.requests[1].headers
