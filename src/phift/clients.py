@@ -185,9 +185,18 @@ def workspace_address(
 def _config_file(start: Path) -> Path | None:
     for folder in [start, *start.resolve().parents]:
         for candidate in (folder / "config.json", folder / ".azureml" / "config.json"):
-            if candidate.is_file():
+            if candidate.is_file() and _has_a_say(candidate):
                 return candidate
     return None
+
+
+def _has_a_say(path: Path) -> bool:
+    """Whether a file may be a workspace's; a model's ``config.json`` is a JSON object too, with none of the keys."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError):
+        return True  # it cannot be read, which is reported and not passed over
+    return not isinstance(values, dict) or not values or bool(values.keys() & _VARIABLES.keys())
 
 
 def _read_config_file(path: Path) -> dict[str, str]:

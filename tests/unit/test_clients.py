@@ -86,6 +86,14 @@ def test_a_broken_file_is_an_error(tmp_path: Path, content: str) -> None:
     assert workspace_address(AzureWorkspace(**NAMED), {}, tmp_path) == ("s", "g", "w")  # it has no say in this
 
 
+def test_a_models_config_file_does_not_hide_the_workspaces(tmp_path: Path) -> None:
+    below = tmp_path / "checkpoint"
+    below.mkdir()
+    (below / "config.json").write_text('{"model_type": "phi3"}')
+    (tmp_path / "config.json").write_text(json.dumps(NAMED))
+    assert workspace_address(AzureWorkspace(), {}, below) == ("s", "g", "w")
+
+
 def test_a_file_with_a_byte_order_mark_is_read(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(NAMED), encoding="utf-8-sig")
     assert workspace_address(AzureWorkspace(), {}, tmp_path) == ("s", "g", "w")

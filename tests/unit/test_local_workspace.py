@@ -112,3 +112,14 @@ def test_import_is_light() -> None:
     command = [sys.executable, "-c", program]
     done = subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603 - the text above
     assert done.stdout.strip() == "[]"
+
+
+def test_a_corrupt_database_is_told_with_the_way_out(tmp_path: Path) -> None:
+    (tmp_path / "state.db").write_bytes(b"no database at all " * 500)
+    with pytest.raises(errors.LocalWorkspaceError, match="phift local reset"):
+        LocalWorkspace(tmp_path).status()
+
+
+def test_an_empty_folder_has_nothing_to_reset(tmp_path: Path) -> None:
+    LocalWorkspace(tmp_path).reset()
+    assert tmp_path.is_dir()

@@ -11,6 +11,8 @@ import uuid
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
+import anyio
+import anyio.to_thread
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect, Request
@@ -31,6 +33,7 @@ logger = logging.getLogger(__name__)
 METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"]
 # The largest upload in one piece: the storage client cuts into blocks above 64 MiB, older ones above 256 MiB.
 LARGEST_BODY = 257 * 1024 * 1024
+_SCORING_THREADS = 40
 
 
 def create_app(site: Site, delay: float = 0) -> Starlette:
@@ -45,6 +48,8 @@ def create_app(site: Site, delay: float = 0) -> Starlette:
     table = [(route, route.pattern()) for part in parts for route in part.routes()]
     site.operations.work = {**computes.work(site), **endpoints.work(site), **jobs.work(site)}
 
+    scoring_threads = anyio.CapacityLimiter(_SCORING_THREADS)
+
     @asynccontextmanager
     async def life(_app: Starlette) -> AsyncIterator[None]:
         site.operations.resume()
@@ -58,7 +63,7 @@ def create_app(site: Site, delay: float = 0) -> Starlette:
         if delay:
             # In the event loop and not in a thread of the pool: any number of requests wait at once, as in a network.
             await asyncio.sleep(delay)
-        response = await _respond(site, table, request)
+        response = await _respond(site, table, request, scoring_threads)
         milliseconds = (time.perf_counter() - started) * 1000
         logger.info("%s %s %d %.1f ms", request.method, _path(request), response.status_code, milliseconds)
         return response
@@ -66,13 +71,20 @@ def create_app(site: Site, delay: float = 0) -> Starlette:
     return Starlette(routes=[StarletteRoute("/{path:path}", answer, methods=METHODS)], lifespan=life)
 
 
-async def _respond(site: Site, table: list[tuple[Route, re.Pattern[str]]], request: Request) -> Response:
+async def _respond(
+    site: Site,
+    table: list[tuple[Route, re.Pattern[str]]],
+    request: Request,
+    scoring_threads: anyio.CapacityLimiter,
+) -> Response:
     common = {"x-ms-request-id": str(uuid.uuid4())}
     if "x-ms-client-request-id" in request.headers:
         common["x-ms-client-request-id"] = request.headers["x-ms-client-request-id"]
     try:
         call = Call(request.method, _path(request), request.query_params, request.headers, await _body(request))
-        reply = await run_in_threadpool(_dispatch, site, table, call)
+        # Scoring may take minutes; with threads of its own it cannot hold up everything else.
+        limiter = scoring_threads if call.path.startswith("/inference/") else None
+        reply = await anyio.to_thread.run_sync(_dispatch, site, table, call, limiter=limiter)
     except WireError as error:
         reply = _error(error, _path(request))
     except ClientDisconnect:

@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import IO
 
 import uvicorn
 
@@ -41,16 +42,26 @@ def serve(folder: Path, programs: Programs | None = None, delay: float = 0) -> i
     place.root.mkdir(parents=True, exist_ok=True)
     place.root.chmod(0o700)
     with place.server_lock.open("a") as lock:
-        try:
-            # Held as long as this process lives, so a dead server never looks alive, whatever its pid is now.
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            logger.error("another process serves %s", folder)  # noqa: TRY400 - the traceback would say nothing more
+        # Held as long as this process lives, so a dead server never looks alive, whatever its pid is now.
+        if not _acquired(lock):
+            logger.error("another process serves %s", folder)
             return 3
         place.server_file.unlink(missing_ok=True)
         served = _serve(place, programs or Programs(), delay)
         place.server_file.unlink(missing_ok=True)
     return 0 if served else 1
+
+
+def _acquired(lock: IO[str]) -> bool:
+    """Take the lock; somebody who only looks whether it is held has it for a moment, so once is not enough."""
+    for _ in range(50):
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(0.02)
+        else:
+            return True
+    return False
 
 
 def _serve(place: Folder, programs: Programs, delay: float) -> bool:

@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -288,7 +289,12 @@ class LocalWorkspace:
     def _contents(self) -> tuple[dict[str, int], dict[str, tuple[str, ...]]]:
         if not self._place.database.exists():
             return {}, {}
-        documents = Documents(self._place.database)
+        try:
+            documents = Documents(self._place.database)
+        except sqlite3.DatabaseError as error:
+            what = f"The workspace's database cannot be read ({error})."
+            fix = "phift local reset deletes this workspace's state; copy what you want to keep first"
+            raise errors.LocalWorkspaceError(what, where=str(self._place.database), fix=fix) from error
         try:
             runs = (documents.get(f"runs/{job.name}") for job in documents.children("jobs"))
             jobs: dict[str, int] = {}
