@@ -98,7 +98,7 @@ class CheckReport:
         return {
             "ok": self.ok,
             "findings": [asdict(finding) for finding in self.findings],
-            "memory": asdict(self.memory) if self.memory else None,
+            "memory": {**asdict(self.memory), "total_gb": self.memory.total_gb} if self.memory else None,
             "cost": asdict(self.cost) if self.cost else None,
         }
 

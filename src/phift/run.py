@@ -16,7 +16,7 @@ from phift.deployment import deploy_model, instance_type, remove_endpoint
 from phift.endpoint import Endpoint
 from phift.errors import CheckFailed, NotFound, PhiftError
 from phift.jobs import FineTuneJob, find_job, submit_job
-from phift.parameters import display_name
+from phift.parameters import Parameters, display_name
 from phift.pipeline import build_pipeline
 from phift.plan import Plan, digest, make_plan, slug
 from phift.registration import RegisteredModel, register_model
@@ -74,6 +74,11 @@ class FineTuneRun:
             report.raise_for_errors()
             raise CheckFailed("There is no plan.", where="check", fix="run check() and see its report")
         return self._plan
+
+    @property
+    def parameters(self) -> Parameters:
+        """Every fine-tuning parameter with its origin; ``run.parameters.explain()`` shows what overrode what."""
+        return self.plan.parameters
 
     @cached_property
     def _dataset(self) -> PreparedDataset:

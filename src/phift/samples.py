@@ -195,7 +195,6 @@ PARAMETERS: Mapping[str, str | int | float] = MappingProxyType(
         "save_total_limit": 1,
         "apply_lora": "false",
         "apply_deepspeed": "false",
-        "precision": "32",
     }
 )
 

@@ -85,6 +85,12 @@ def test_the_first_example_goes_on_with_the_run_and_answers(reader: Reader) -> N
     assert said.splitlines()[-1] == "The symbol of iron is Fe."
 
 
+def test_the_example_of_the_local_workspace_runs(reader: Reader) -> None:
+    document = (ROOT / "docs" / "local-workspace.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```python\n(.*?)```", document, flags=re.DOTALL)
+    assert reader.run(sys.executable, "-c", example) == "True\n"
+
+
 def test_the_example_script_goes_on_with_the_run_and_answers(reader: Reader) -> None:
     examples = reader.folder / "examples"
     examples.mkdir()

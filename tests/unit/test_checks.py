@@ -5,6 +5,7 @@ import json
 import pytest
 
 from phift.checks import CheckReport, Finding, Severity, findings_from
+from phift.cost import CostEstimate
 from phift.errors import CheckFailed, ComputeError, ConfigError, DataError, NotFound
 
 
@@ -82,3 +83,19 @@ def test_an_error_without_a_place_gets_the_given_one() -> None:
 def test_an_error_that_lists_becomes_a_finding_each(error: ConfigError | DataError) -> None:
     found = findings_from(error, "elsewhere")
     assert [(f.place, f.message, f.fix) for f in found] == [("a", "first", "mend"), ("b", "second", "mend")]
+
+
+def test_a_notebook_shows_a_table_and_nothing_in_it_runs() -> None:
+    finding = Finding(code="MODEL_TASK", severity="error", place="model <b>", message="<script>x</script>", fix="&")
+    html = CheckReport.of([finding])._repr_html_()
+    assert "<td>model &lt;b&gt;</td><td>&lt;script&gt;x&lt;/script&gt;</td><td>&amp;</td>" in html
+    assert "Nothing will be submitted." in html
+    assert "<table>" not in CheckReport.of([])._repr_html_()
+
+
+def test_estimates_are_shown_in_every_form() -> None:
+    cost = CostEstimate(tokens=10, hours=0.5, training=2.0, endpoint_per_day=None, assumptions=("made up",))
+    report = CheckReport.of([], cost=cost)
+    assert "2.00 USD" in str(report)
+    assert "2.00 USD" in report._repr_html_()
+    assert json.loads(json.dumps(report.to_dict()))["cost"]["training"] == 2.0

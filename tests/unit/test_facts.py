@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+import json
 import re
 from datetime import date
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from phift import facts
+from phift.errors import ConfigError
 
 COMPONENT: dict[str, Any] = facts.load("chat_completion_pipeline")
 MODELS: list[dict[str, Any]] = facts.load("models")["models"]
@@ -174,3 +177,33 @@ def test_an_architecture_is_complete(entry: dict[str, Any]) -> None:
 def test_every_phi_3_and_phi_4_model_has_its_architecture() -> None:
     phi = {name for name in names(MODELS) if name.startswith("Phi-")}
     assert phi <= set(names(ARCHITECTURES))
+
+
+def own_table(folder: Path, name: str, content: str) -> None:
+    (folder / f"{name}.json").write_text(content)
+
+
+def test_a_users_own_table_goes_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = [{"name": "standard_nc24ads_a100_v4", "retired_on": "2026-01-01"}, {"name": "Standard_Own", "gpus": 2}]
+    own_table(tmp_path, "vm_sizes", json.dumps({"sizes": sizes}))
+    monkeypatch.setenv("PHIFT_FACTS", str(tmp_path))
+    found = {entry["name"].lower(): entry for entry in facts.load("vm_sizes")["sizes"]}
+    changed, added = found["standard_nc24ads_a100_v4"], found["standard_own"]
+    assert (changed["retired_on"], changed["gpus"]) == ("2026-01-01", 1)
+    assert (added["gpus"], added["vcpus"]) == (2, None)
+    assert added["source"] == changed["source"] == str(tmp_path / "vm_sizes.json")
+    assert len(found) == len(SIZES) + 1
+
+
+def test_without_a_table_of_that_name_the_built_in_one_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PHIFT_FACTS", str(tmp_path))
+    assert facts.load("vm_sizes")["sizes"] == SIZES
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"sizes": 3}', '{"sizes": [{"gpus": 1}]}', "[" * 100_000])
+def test_a_broken_table_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str) -> None:
+    own_table(tmp_path, "vm_sizes", content)
+    monkeypatch.setenv("PHIFT_FACTS", str(tmp_path))
+    with pytest.raises(ConfigError) as caught:
+        facts.load("vm_sizes")
+    assert caught.value.where == str(tmp_path / "vm_sizes.json")
