@@ -1,0 +1,60 @@
+"""Deployments through phift and the real SDK, against a local workspace whose model servers are fakes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from running import Local
+
+from phift import RunConfig, connect
+from phift.clients import Clients
+from phift.config import DeploymentConfig
+from phift.deployment import deploy_model, remove_endpoint
+from phift.endpoint import DeploymentEvent, Endpoint
+from phift.errors import Conflict
+
+pytestmark = pytest.mark.slow
+
+TAGS = {"phift.model": "made-up:1"}
+
+
+@pytest.fixture
+def clients(local: Local, tmp_path: Path) -> Clients:
+    where = {"local": local.connection.folder}
+    data = {"train": tmp_path / "train.jsonl"}
+    return connect(RunConfig(workspace=where, model="Phi-4-mini-instruct", compute="gpu-cluster", data=data))
+
+
+def deploy(clients: Clients, stages: list[str], tags: dict[str, str], **config: int) -> Endpoint:
+    def note(event: DeploymentEvent) -> None:
+        stages.append(event.stage)
+
+    return deploy_model(
+        clients,
+        model_id="azureml://registries/azureml/models/Phi-4-mini-instruct/versions/1",
+        name="phift-twice",
+        size="Standard_NC24ads_A100_v4",
+        config=DeploymentConfig.model_validate(config),
+        tags=tags,
+        on_event=note,
+    )
+
+
+def test_a_second_deployment_changes_nothing_and_another_owner_is_refused(clients: Clients) -> None:
+    first: list[str] = []
+    again: list[str] = []
+    changed: list[str] = []
+    endpoint = deploy(clients, first, TAGS)
+    try:
+        deploy(clients, again, TAGS)
+        deploy(clients, changed, TAGS, request_timeout_ms=90_000)
+        with pytest.raises(Conflict):
+            deploy(clients, [], {"phift.model": "other:1"})
+        with pytest.raises(Conflict):
+            remove_endpoint(clients, endpoint.name, {"phift.model": "other:1"})
+    finally:
+        remove_endpoint(clients, endpoint.name, TAGS)
+    assert first == ["endpoint", "deployment", "traffic", "ready"]
+    assert again == ["ready"]
+    assert changed == ["deployment", "ready"]
