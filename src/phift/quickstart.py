@@ -137,8 +137,7 @@ def _base_endpoint(run: FineTuneRun) -> Endpoint:
 def ask_held_out(endpoint: Endpoint, test_file: Path, count: int = _QUESTIONS, seed: int = 0) -> Exam:
     """Ask an endpoint questions of a prepared test file, the same ones for the same seed."""
     rows = [json.loads(line)["messages"] for line in test_file.read_text(encoding="utf-8").splitlines()]
-    # A choice for a demonstration, not for cryptography.
-    rows = random.Random(seed).sample(rows, min(count, len(rows)))  # noqa: S311
+    rows = random.Random(seed).sample(rows, min(count, len(rows)))  # noqa: S311 - a choice, no secret
     return Exam(
         questions=tuple(str(messages[-2]["content"]) for messages in rows),
         expected=tuple(str(messages[-1]["content"]) for messages in rows),
