@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from phift.jobs import FineTuneJob
     from phift.registration import RegisteredModel
     from phift.run import FineTuneRun, RunResult
+    from phift.views import EventPrinter
 
 __version__ = "0.1.0"
 
@@ -22,6 +23,7 @@ _PLACES = {
     "CheckReport": "checks",
     "Clients": "clients",
     "Endpoint": "endpoint",
+    "EventPrinter": "views",
     "FineTuneJob": "jobs",
     "FineTuneRun": "run",
     "Finding": "checks",
@@ -36,6 +38,7 @@ __all__ = [
     "CheckReport",
     "Clients",
     "Endpoint",
+    "EventPrinter",
     "Finding",
     "FineTuneJob",
     "FineTuneRun",

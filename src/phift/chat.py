@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, TypeVar
 
 import msgspec
 
@@ -24,172 +24,156 @@ KEPT = ("messages", "tools")
 
 
 class InvalidRow(ValueError):
-    """A row that cannot be trained on; its text is the reason."""
+    """A row that cannot be trained on; its text is the reason.
 
-
-class MissingMessages(InvalidRow):
-    """A row without ``messages``; ``columns`` are those it has."""
-
-    def __init__(self, columns: Sequence[str]) -> None:
-        super().__init__("it has no `messages`")
-        self.columns = tuple(columns)
-
-
-class Row(NamedTuple):
-    """A checked row.
-
-    - **line**: the row as one line of JSON, newline included.
-    - **digest**: equal for equal conversations, whatever their formatting, and only within one process.
-    - **ignored**: the columns left out.
-    - **characters**: of what is said, tool calls as the JSON they are.
+    - **row**: what there is of it, where whoever raises this is the last to have it.
     """
 
-    line: bytes
-    digest: int
-    ignored: tuple[str, ...]
-    characters: int
+    def __init__(self, reason: str, row: Any = None) -> None:
+        super().__init__(reason)
+        self.row = row
 
 
-class Message(msgspec.Struct):
-    """One turn; keys that are not named here are kept when the row is written, unless they are null."""
+class Message(msgspec.Struct, gc=False, omit_defaults=True, forbid_unknown_fields=True):
+    """One turn, with no more keys than these; they are written again without the null ones."""
+
+    role: Literal["system", "user", "assistant", "tool"]
+    content: str | None = None
+    tool_calls: list[msgspec.Raw] | None = None
+
+
+class Conversation(msgspec.Struct, gc=False, omit_defaults=True):
+    """What is written of a row; where a message has other keys too, `from_values` makes all of them mappings."""
+
+    messages: list[Message]
+    tools: list[msgspec.Raw] | None = None
+
+
+class _AnyMessage(msgspec.Struct):
+    """One turn that may have other keys too."""
 
     role: Literal["system", "user", "assistant", "tool"]
     content: str | None = None
     tool_calls: list[Any] | None = None
 
 
-# Two steps, so that the messages can be written as they came: the outer one finds where they start and end.
+_plain = msgspec.json.Decoder(Conversation)
+_values = msgspec.json.Decoder(dict[str, Any])
 _columns = msgspec.json.Decoder(dict[str, msgspec.Raw])
-_messages = msgspec.json.Decoder(list[Message])
-_plain_messages = msgspec.json.Decoder(list[dict[str, msgspec.Raw]])
-_encoder = msgspec.json.Encoder()
 
-_TURNS = {
-    "": ("system", "user"),
+_NEXT: Mapping[str, tuple[str, ...]] = {
     "system": ("user",),
     "user": ("assistant",),
     "assistant": ("user",),
     "tool call": ("tool",),
     "tool": ("tool", "assistant"),
 }
+_FIRST: tuple[str, ...] = ("system", "user")
+_PLAIN = frozenset(Message.__struct_fields__)
+
+_Turn = TypeVar("_Turn", Message, _AnyMessage)
 
 
-def check(messages: Sequence[Message]) -> str | None:
-    """Return why a conversation cannot be trained on, or None if it can."""
+def check(messages: Sequence[_Turn]) -> int:
+    """Return how many characters are said in a conversation, tool calls as the JSON they are.
+
+    Raises `InvalidRow` where it cannot be trained on.
+    """
     if len(messages) < 2:
-        return f"it has {len(messages)} message{'' if len(messages) == 1 else 's'}; at least 2 are needed"
-    before = ""
+        raise InvalidRow(f"it has {len(messages)} message{'' if len(messages) == 1 else 's'}; at least 2 are needed")
+    characters = 0
+    expected, role = _FIRST, ""
+    for message in messages:
+        content, role = message.content, message.role
+        if role not in expected or message.tool_calls or not content or content.isspace():
+            return _check_closely(messages)
+        characters += len(content)
+        expected = _NEXT[role]
+    return characters if role == "assistant" else _check_closely(messages)
+
+
+def _check_closely(messages: Sequence[_Turn]) -> int:
+    """Do what `check` does for a conversation with tool calls, or with a mistake to be named."""
+    characters, before, expected = 0, "", _FIRST
     for index, message in enumerate(messages):
         role, content = message.role, message.content
-        if role not in _TURNS[before]:
-            return f"messages[{index}]: {_wrong_turn(before, role)}"
+        if role not in expected:
+            place = f"after {before} comes" if before else "a conversation starts with"
+            raise InvalidRow(f"messages[{index}]: {place} {' or '.join(expected)}, not {role}")
         if (not content or content.isspace()) and not (message.tool_calls and role == "assistant"):
-            return f"messages[{index}]: the {role} message has no text"
+            raise InvalidRow(f"messages[{index}]: the {role} message has no text")
         if message.tool_calls and role != "assistant":
-            return f"messages[{index}]: only the assistant calls tools, not {role}"
+            raise InvalidRow(f"messages[{index}]: only the assistant calls tools, not {role}")
+        characters += len(content or "")
+        if message.tool_calls:
+            characters += len(msgspec.json.encode(message.tool_calls).decode())
         before = "tool call" if message.tool_calls else role
+        expected = _NEXT[before]
     if messages[-1].role != "assistant":
-        return f"the last message is from {messages[-1].role}, not from assistant"
-    return None
+        raise InvalidRow(f"the last message is from {messages[-1].role}, not from assistant")
+    return characters
 
 
-def _wrong_turn(before: str, role: str) -> str:
-    expected = " or ".join(_TURNS[before])
-    place = f"after {before} comes" if before else "a conversation starts with"
-    return f"{place} {expected}, not {role}"
-
-
-def from_json(line: bytes) -> Row:
-    """Check one line of JSON; raises `InvalidRow`."""
-    if not line.isascii():
-        _check_encoding(line)
+def from_lines(block: bytes) -> list[Conversation] | None:
+    """Return the rows of whole lines of JSON at once, not yet checked; None where one of them needs a closer look."""
     try:
-        columns = _columns.decode(line)
-        raw = columns["messages"]
-        messages = _messages.decode(raw)
-    except KeyError:
-        raise MissingMessages(tuple(columns)) from None
+        rows = _plain.decode_lines(block)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    if len(rows) != block.count(b"\n"):  # blank lines, or a row over several lines
+        return None
+    for row in rows:
+        if row.tools is not None and not row.tools:
+            row.tools = None
+    return rows
+
+
+def columns(line: bytes) -> dict[str, msgspec.Raw]:
+    """Return the columns of a line of JSON, not yet decoded; raises `InvalidRow`."""
+    try:
+        return _columns.decode(line)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise InvalidRow(_reason(error)) from None
+
+
+def values_of(line: bytes) -> dict[str, Any]:
+    """Return a line of JSON as plain values; raises `InvalidRow`."""
+    try:
+        line.decode("utf-8")
+        return _values.decode(line)
+    except UnicodeDecodeError as error:
+        raise InvalidRow(f"it is not UTF-8 (byte {error.start})") from None
     except (msgspec.DecodeError, RecursionError) as error:
         raise InvalidRow(_reason(error)) from None
-    reason = check(messages)
-    if reason:
-        raise InvalidRow(reason)
-    text = bytes(raw)
-    if b"null" in text:
-        text = _without_nulls(text)
-    if len(columns) == 1:
-        return Row(b'{"messages":' + text + b"}\n", _digest(messages), (), _characters(messages))
-    ignored = tuple(column for column in columns if column not in KEPT)
-    line = _line(text, bytes(columns.get("tools", b"null")))
-    return Row(line, _digest(messages), ignored, _characters(messages))
 
 
-def from_values(values: Mapping[str, Any]) -> Row:
-    """Check a row of plain values, as Parquet and Hugging Face data sets give it; raises `InvalidRow`."""
-    if "messages" not in values:
-        raise MissingMessages(tuple(values))
-    given = values["messages"]
+def from_values(values: Mapping[str, Any]) -> tuple[Conversation, int]:
+    """Check ``messages`` and ``tools`` of plain values, and count the characters; raises `InvalidRow`."""
+    given, tools = values["messages"], values.get("tools")
     try:
-        messages = msgspec.convert(given, list[Message])
+        messages = msgspec.convert(given, list[_AnyMessage])
     except (msgspec.ValidationError, RecursionError) as error:
         raise InvalidRow(_reason(error)) from None
-    reason = check(messages)
-    if reason:
-        raise InvalidRow(reason)
-    kept = [{key: value for key, value in message.items() if value is not None} for message in given]
+    if tools is not None and not isinstance(tools, list):
+        raise InvalidRow("`tools` is not a list")
+    characters = check(messages)
+    kept: Any = [{key: value for key, value in message.items() if value is not None} for message in given]
+    if all(message.keys() <= _PLAIN for message in kept):
+        kept = [Message(**message) for message in kept]  # so that equal rows are written equally, whatever they were
     try:
-        line = _line(_encoder.encode(kept), _encoder.encode(values.get("tools")))
+        msgspec.json.encode((kept, tools))
     except (TypeError, ValueError, RecursionError) as error:
         # Arrow has types that JSON has not; the error's own text may quote the value.
         raise InvalidRow(f"it holds a value that JSON cannot hold ({type(error).__name__})") from None
-    ignored = tuple(column for column in values if column not in KEPT)
-    return Row(line, _digest(messages), ignored, _characters(messages))
-
-
-def _check_encoding(line: bytes) -> None:
-    try:
-        line.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise InvalidRow(f"it is not UTF-8 (byte {error.start})") from None
-
-
-def _line(messages: bytes, tools: bytes) -> bytes:
-    if tools == b"null":
-        return b'{"messages":' + messages + b"}\n"
-    if not tools.startswith(b"["):
-        raise InvalidRow("`tools` is not a list")
-    return b'{"messages":' + messages + b',"tools":' + tools + b"}\n"
-
-
-def _without_nulls(messages: bytes) -> bytes:
-    kept = [
-        {key: value for key, value in message.items() if bytes(value) != b"null"}
-        for message in _plain_messages.decode(messages)
-    ]
-    return _encoder.encode(kept)
-
-
-def _digest(messages: Sequence[Message]) -> int:
-    """Hash what is said and by whom; Python's own hash is fast, and it never leaves the process."""
-    parts: list[Any] = []
-    for message in messages:
-        parts += (message.role, message.content or "", message.tool_calls and _encoder.encode(message.tool_calls))
-    return hash(tuple(parts))
-
-
-def _characters(messages: Sequence[Message]) -> int:
-    count = 0
-    for message in messages:
-        count += len(message.content or "")
-        if message.tool_calls:
-            count += len(_encoder.encode(message.tool_calls).decode())
-    return count
+    return Conversation(kept, tools or None), characters
 
 
 def _reason(error: Exception) -> str:
     """Say what is wrong without quoting a value: msgspec quotes a role that it does not know."""
     if isinstance(error, RecursionError):
         return "it is nested too deeply"
+    if isinstance(error, UnicodeDecodeError):
+        return f"it is not UTF-8 (byte {error.start})"
     text, _, path = str(error).partition(" - at ")
     place = re.sub(r"^`\$|`$", "", path)
     if not isinstance(error, msgspec.ValidationError):

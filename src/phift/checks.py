@@ -12,6 +12,7 @@ from phift.errors import CheckFailed, ConfigError, DataError, PhiftError
 if TYPE_CHECKING:
     from phift.cost import CostEstimate
     from phift.memory import MemoryEstimate
+    from phift.token_report import TokenReport
 
 Severity = Literal["error", "warning", "note"]
 
@@ -46,19 +47,26 @@ class CheckReport:
     """Everything a check found, errors first, and what was estimated.
 
     - **memory**, **cost**: None where something needed for the estimate is not known.
+    - **tokens**: how long the conversations are; None for data that is not read here.
     """
 
     findings: tuple[Finding, ...]
     memory: MemoryEstimate | None = None
     cost: CostEstimate | None = None
+    tokens: TokenReport | None = None
 
     @classmethod
     def of(
-        cls, findings: Iterable[Finding], *, memory: MemoryEstimate | None = None, cost: CostEstimate | None = None
+        cls,
+        findings: Iterable[Finding],
+        *,
+        memory: MemoryEstimate | None = None,
+        cost: CostEstimate | None = None,
+        tokens: TokenReport | None = None,
     ) -> CheckReport:
         """Build a report with the gravest findings first; their order is kept otherwise."""
         rank = {"error": 0, "warning": 1, "note": 2}
-        return cls(tuple(sorted(findings, key=lambda finding: rank[finding.severity])), memory, cost)
+        return cls(tuple(sorted(findings, key=lambda finding: rank[finding.severity])), memory, cost, tokens)
 
     @property
     def errors(self) -> tuple[Finding, ...]:
@@ -77,7 +85,8 @@ class CheckReport:
 
     def __str__(self) -> str:
         lines = [str(finding) for finding in self.findings] or ["Nothing found that would stop this run."]
-        return "\n".join([*lines, *(str(estimate) for estimate in self.estimates)])
+        tokens = [self.tokens.summary] if self.tokens else []
+        return "\n".join([*lines, *tokens, *(str(estimate) for estimate in self.estimates)])
 
     def _repr_html_(self) -> str:
         """Show the report as a table in a notebook; everything in it is escaped, since tags are somebody's text."""
@@ -86,7 +95,8 @@ class CheckReport:
         table = f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>" if rows else ""
         verdict = "Nothing stands in the way of submitting." if self.ok else "Nothing will be submitted."
         estimates = "".join(f"<pre>{escape(str(estimate))}</pre>" for estimate in self.estimates)
-        return f"<p><b>{verdict}</b></p>{table}{estimates}"
+        tokens = self.tokens._repr_html_() if self.tokens else ""
+        return f"<p><b>{verdict}</b></p>{table}{tokens}{estimates}"
 
     @property
     def estimates(self) -> tuple[MemoryEstimate | CostEstimate, ...]:
@@ -100,6 +110,7 @@ class CheckReport:
             "findings": [asdict(finding) for finding in self.findings],
             "memory": {**asdict(self.memory), "total_gb": self.memory.total_gb} if self.memory else None,
             "cost": asdict(self.cost) if self.cost else None,
+            "tokens": self.tokens.to_dict() if self.tokens else None,
         }
 
     def raise_for_errors(self, ignore: Collection[str] = ()) -> None:

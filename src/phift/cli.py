@@ -131,6 +131,28 @@ def run_(config: Path, ask: tuple[str, ...]) -> None:
 
 @main.command()
 @_CONFIG
+@click.option("--row", type=click.IntRange(min=1), help="Show this row of the prepared data as the model sees it.")
+@click.option("--split", type=click.Choice(["train", "validation", "test"]), default="train", show_default=True)
+@_reports_errors
+def prepare(config: Path, row: int | None, split: str) -> None:
+    """Read, check, split and write the data, and say what became of every row; submits nothing."""
+    from phift.config import RunConfig
+    from phift.run import FineTuneRun
+    from phift.views import EventPrinter
+
+    run = FineTuneRun(RunConfig.from_yaml(config), on_event=EventPrinter(_console()))
+    data = run.prepare()
+    for account in data.accounts:
+        click.echo(str(account))
+    for finding in data.findings:
+        click.echo(str(finding))
+    click.echo(f"written to {data.folder}")
+    if row is not None:
+        click.echo(f"\n{run.conversation(row, split)}")
+
+
+@main.command()
+@_CONFIG
 @_reports_errors
 def cleanup(config: Path) -> None:
     """Delete the run's endpoint; its job and its model stay."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,9 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Discriminator,
     Field,
     Tag,
@@ -21,27 +18,14 @@ from pydantic import (
 )
 
 from phift import facts
+from phift.data_config import DataConfig, source_below
 from phift.errors import ConfigError
-
-Name = Annotated[str, Field(min_length=1, pattern=r"^[^'\\\s]+$")]
-"""A resource name; the component's command lines are single-quoted, so quotes and backslashes break them."""
-
-EndpointName = Annotated[str, Field(min_length=3, max_length=32, pattern=r"^[A-Za-z](-?[A-Za-z0-9])*$")]
-"""3 to 32 characters: a letter first, then letters, digits and single dashes (Microsoft Learn, 2026-07)."""
+from phift.section import EndpointName, Folder, Name, Section
 
 Scalar = bool | int | float | str
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
-
-def _expanded(path: Path) -> Path:
-    try:
-        return path.expanduser()
-    except RuntimeError as error:  # ~somebody, whom this machine does not know
-        raise ValueError(str(error)) from None
-
-
-Folder = Annotated[Path, AfterValidator(_expanded)]
 
 # Parameters of the component that are files, so that relative paths in a YAML file start from its folder.
 _FILE_PARAMETERS = ("deepspeed", "finetune_config_path")
@@ -63,13 +47,7 @@ def _known_preset(name: str) -> str:
     return name
 
 
-class _Section(BaseModel):
-    """A part of the configuration: frozen, and an unknown key is a mistake instead of a silent no-op."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
-
-
-class AzureWorkspace(_Section):
+class AzureWorkspace(Section):
     """An Azure ML workspace; what is left out comes from the environment, then from ``config.json``."""
 
     subscription_id: str | None = None
@@ -77,7 +55,7 @@ class AzureWorkspace(_Section):
     workspace_name: str | None = None
 
 
-class LocalWorkspaceFolder(_Section):
+class LocalWorkspaceFolder(Section):
     """A local workspace; without a folder, the one in the user's data directory."""
 
     local: Folder | None = None
@@ -103,7 +81,7 @@ def _model_from_text(value: Any) -> Any:
     return {"name": name, "version": version or None}
 
 
-class ModelConfig(_Section):
+class ModelConfig(Section):
     """The foundation model; without a version, the newest one."""
 
     name: Name
@@ -111,7 +89,7 @@ class ModelConfig(_Section):
     registry: Name = "azureml"
 
 
-class ComponentConfig(_Section):
+class ComponentConfig(Section):
     """The fine-tuning pipeline component; its registry may differ from the model's."""
 
     name: Name = "chat_completion_pipeline"
@@ -123,7 +101,7 @@ def _compute_from_text(value: Any) -> Any:
     return {"cluster": value} if isinstance(value, str) else value
 
 
-class ComputeConfig(_Section):
+class ComputeConfig(Section):
     """Where the job trains: an existing cluster, a cluster to create, or serverless compute.
 
     - **cluster**: name of the cluster. With **size**, it is created when it does not exist.
@@ -153,66 +131,14 @@ class ComputeConfig(_Section):
         return self
 
 
-class HuggingFaceSource(_Section):
-    """A split of a data set on the Hugging Face Hub, or the first **percent** of it."""
-
-    huggingface: str = Field(min_length=1)
-    name: str | None = None
-    split: str = "train"
-    percent: float = Field(default=100, gt=0, le=100)
-    revision: str | None = None
-
-
-def _source(value: Any) -> Any:
-    """Take a text for a file if it looks like one, else for a Hugging Face id (``owner/name``)."""
-    if not isinstance(value, str):
-        return value
-    path = Path(value)
-    looks_like_id = value.count("/") == 1 and not path.suffix and not value.startswith((".", "/", "~"))
-    exists = os.path.exists(value)  # noqa: PTH110 - Path.exists raises where a name is too long for the file system
-    return {"huggingface": value} if looks_like_id and not exists else _expanded(path)
-
-
-def _source_kind(value: Any) -> str:
-    return "<hub>" if isinstance(value, dict | HuggingFaceSource) else "<file>"
-
-
 Workspace = Annotated[
     Annotated[LocalWorkspaceFolder, Tag("<local>")] | Annotated[AzureWorkspace, Tag("<azure>")],
     Discriminator(_workspace_kind),
     BeforeValidator(_workspace_from_text),
 ]
-Source = Annotated[
-    Annotated[Path, Tag("<file>")] | Annotated[HuggingFaceSource, Tag("<hub>")],
-    Discriminator(_source_kind),
-    BeforeValidator(_source),
-]
 
 
-class SplitConfig(_Section):
-    """Shares of the rows that become the validation and test files when none are given."""
-
-    validation: float = Field(default=0.1, gt=0, lt=1)
-    test: float = Field(default=0.1, gt=0, lt=1)
-    seed: int = 42
-
-    @model_validator(mode="after")
-    def _leaves_training_rows(self) -> SplitConfig:
-        if self.validation + self.test >= 1:
-            raise ValueError("validation and test shares leave no rows for training")
-        return self
-
-
-class DataConfig(_Section):
-    """The chat data: a training source, and validation and test sources or shares to split off."""
-
-    train: Source
-    validation: Source | None = None
-    test: Source | None = None
-    split: SplitConfig = SplitConfig()
-
-
-class ProbeConfig(_Section):
+class ProbeConfig(Section):
     """How long the service waits for the model to load before it gives the container up, in seconds.
 
     Azure's default (first look after 10 s) kills containers that load a model of this size:
@@ -225,7 +151,7 @@ class ProbeConfig(_Section):
     failure_threshold: int = Field(default=30, ge=1)
 
 
-class DeploymentConfig(_Section):
+class DeploymentConfig(Section):
     """The online endpoint and its one deployment.
 
     - **instance_type**: VM size; without one, the cheapest allowed size the built-in table knows.
@@ -242,7 +168,7 @@ class DeploymentConfig(_Section):
     allow_unlisted: bool = False
 
 
-class RunConfig(_Section):
+class RunConfig(Section):
     """One fine-tuning run, from the foundation model to the endpoint.
 
     ``RunConfig(...)`` and the loaders raise `phift.errors.ConfigError`, which lists every mistake with its place.
@@ -329,8 +255,7 @@ class RunConfig(_Section):
     def _below(self, folder: Path) -> RunConfig:
         if folder == Path():
             return self
-        sources = ("train", "validation", "test")
-        moved = {k: folder / v for k in sources if isinstance(v := getattr(self.data, k), Path)}
+        moved = {k: source_below(getattr(self.data, k), folder) for k in ("train", "validation", "test")}
         own = {k: local_file(v) for k in _FILE_PARAMETERS if isinstance(v := self.parameters.get(k), str)}
         files = {k: str(folder / path) for k, path in own.items() if path is not None}
         update: dict[str, Any] = {

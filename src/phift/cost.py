@@ -20,6 +20,7 @@ from phift.checks import Finding
 from phift.compute import ComputeTarget
 from phift.dataset import PreparedDataset
 from phift.sizes import VmSize, find_size, number_of, table_entry
+from phift.token_report import TokenReport
 
 CHARACTERS_PER_TOKEN = 4
 
@@ -73,6 +74,12 @@ class _Gap(NamedTuple):
     remedy: str
 
 
+_UNREAD = _Gap(
+    "the rows are not read here, so their tokens are not counted",
+    "give the data as files or a Hugging Face id, so that it is read",
+)
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Work:
     """How much is to be computed."""
@@ -92,7 +99,7 @@ class _Work:
 
 
 def estimate_cost(
-    dataset: PreparedDataset,
+    dataset: PreparedDataset | None,
     parameters: Mapping[str, Any],
     target: ComputeTarget,
     sizes: Mapping[str, VmSize],
@@ -101,13 +108,16 @@ def estimate_cost(
     deployment_size: str | None,
     instances: int,
     prices: Mapping[str, float] | None = None,
+    tokens: TokenReport | None = None,
     tokens_per_second: float | None = None,
     max_cost: float | None = None,
 ) -> tuple[CostEstimate, list[Finding]]:
     """Estimate time and price of the training, and the price of a day of the endpoint.
 
+    - **dataset**: None for data that lies in Azure, whose rows are not read.
     - **parameters**: the component's inputs, name and value.
     - **sizes**: the region's VM sizes, see `phift.sizes.read_sizes`.
+    - **tokens**: what was counted of the data; without it, its characters make a guess.
     - **model_parameters**: how many the model has, where that is known.
     - **deployment_size**: the endpoint's VM size; None leaves the endpoint out.
     - **prices**: the user's own, USD an hour by VM size; they win.
@@ -116,14 +126,17 @@ def estimate_cost(
     """
     assumptions: list[str] = []
     missing: list[_Gap] = []
-    work = _work(dataset, parameters, target, assumptions)
-    if tokens_per_second:
+    work = _work(dataset, tokens, parameters, target, assumptions) if dataset else None
+    throughput: float | None = None
+    if work is None:
+        missing.append(_UNREAD)
+    elif tokens_per_second:
         assumptions.append(f"`tokens_per_second`: {tokens_per_second:g} for each GPU")
-        throughput: float | None = tokens_per_second
+        throughput = tokens_per_second
     else:
         throughput = _throughput(work, parameters, target.size, model_parameters, assumptions, missing)
     hours = None
-    if throughput:
+    if work and throughput:
         hours = work.training_tokens / (throughput * target.gpus_per_node * target.nodes) / 3600
         assumptions.append("the hours are those of the training step, not of node starts, import and conversion")
     price = _price(target.size, prices or {}, sizes, assumptions)
@@ -131,7 +144,7 @@ def estimate_cost(
         missing.append(_no_price(target.size))
     endpoint = _price(deployment_size, prices or {}, sizes, assumptions) if deployment_size else None
     estimate = CostEstimate(
-        tokens=round(work.tokens),
+        tokens=round(work.tokens) if work else None,
         hours=hours,
         training=None if hours is None or price is None else hours * target.nodes * price,
         endpoint_per_day=None if endpoint is None else endpoint * instances * 24,
@@ -144,7 +157,11 @@ def estimate_cost(
 
 
 def _work(
-    dataset: PreparedDataset, parameters: Mapping[str, Any], target: ComputeTarget, assumptions: list[str]
+    dataset: PreparedDataset,
+    tokens: TokenReport | None,
+    parameters: Mapping[str, Any],
+    target: ComputeTarget,
+    assumptions: list[str],
 ) -> _Work:
     """Count what is trained on and what is evaluated, in tokens."""
     batch = _whole(parameters, "per_device_train_batch_size", 1) * _whole(parameters, "gradient_accumulation_steps", 1)
@@ -159,17 +176,28 @@ def _work(
         seen, steps = float(rows * epochs), steps_per_epoch * epochs
         assumptions.append(f"{epochs} epoch{'s' * (epochs > 1)} of {rows} rows, without early stopping")
     longest = _whole(parameters, "max_seq_length", -1)
-    assumptions.append(f"{CHARACTERS_PER_TOKEN} characters a token, as in English; other languages have more tokens")
+    if tokens and tokens.counted != "estimate":
+        assumptions.append(f"tokens of {'all' if tokens.counted == 'exact' else 'some'} rows, by {tokens.source}")
+    else:
+        tokens = None
+        assumptions.append(
+            f"{CHARACTERS_PER_TOKEN} characters a token, as in English; other languages have more tokens"
+        )
     evaluations = _evaluations(parameters, steps, steps_per_epoch)
-    evaluated = evaluations * dataset.rows["validation"] * _row_tokens(dataset, "validation", longest)
+    evaluated = evaluations * dataset.rows["validation"] * _row_tokens(dataset, tokens, "validation", longest)
     assumptions.append(f"{evaluations} evaluation{'s' * (evaluations != 1)} of {dataset.rows['validation']} rows")
     return _Work(
-        tokens=seen * _row_tokens(dataset, "train", longest), evaluated=evaluated, lora=_is(parameters, "apply_lora")
+        tokens=seen * _row_tokens(dataset, tokens, "train", longest),
+        evaluated=evaluated,
+        lora=_is(parameters, "apply_lora"),
     )
 
 
-def _row_tokens(dataset: PreparedDataset, split: str, longest: int) -> float:
+def _row_tokens(dataset: PreparedDataset, tokens: TokenReport | None, split: str, longest: int) -> float:
     """Return the mean tokens of a row, as far as the component does not cut them off."""
+    if tokens:
+        counted = tokens.splits[split]
+        return (counted.tokens - counted.tokens_lost) / max(1, counted.rows_counted - counted.refused)
     mean = dataset.characters[split] / CHARACTERS_PER_TOKEN / max(1, dataset.rows[split])
     return min(mean, longest) if longest > 0 else mean
 

@@ -2,44 +2,59 @@
 
 Azure's preprocessing splits by itself whenever one of the three files is missing, drops what it does not like without
 a word, and keeps every training row only if it is given train, validation and test (Azure/azureml-assets,
-finetune_acft_hf_nlp, src/preprocess, 2026-07). So phift always writes all three, and refuses a row, never loses one.
+finetune_acft_hf_nlp, src/preprocess, 2026-07). So phift always writes all three, and accounts for every row: it is in
+one of the files, or among the rejects with its line and the reason, or the data is refused.
 
-**The split.** Rows keep their order. One pass over ``n`` rows draws exactly ``round(share * n)`` of them, at least
-one, for each missing file: of the ``k`` rows still to come, the next one is chosen with probability ``wanted / k``
-(selection sampling), from a generator seeded with ``split.seed``. The same rows and the same seed give the same bytes.
+**The way.** Sources are opened (`phift.sources`) and read in parts side by side (`phift.parts`, `phift.workers`) into
+spools; then it is known what there is, the split is drawn (`phift.split`), and the rows are dealt from the spools to
+the files (`phift.deal`). Rows keep their order, and the result does not depend on how many processes there were.
 
 **The folder.** ``<folder>/<first 16 digits of the content hash>/`` with ``train.jsonl``, ``validation.jsonl``,
-``test.jsonl`` and ``manifest.json``. It is built beside its place and renamed, so a folder that is there is whole.
+``test.jsonl``, ``manifest.json`` and, where rows were set aside, ``rejects.jsonl``. It is built beside its place and
+renamed, so a folder that is there is whole.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import random
 import shutil
-import tempfile
-from array import array
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib import import_module
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from phift import sources
-from phift.config import DataConfig, HuggingFaceSource, SplitConfig
-from phift.errors import DataError, PhiftError
-from phift.sources import Progress, Reading
+from phift import files
+from phift.account import ASIDE, LEAKED, Account, draw_up
+from phift.checks import Finding
+from phift.data_config import DataConfig
+from phift.deal import Deal
+from phift.errors import DataError
+from phift.parts import HASH
+from phift.reading import Reading, read_sources
+from phift.scratch import scratch_folder
+from phift.sources import Opened, Progress, files_of, open_source
+from phift.split import SPLITS, draw_split
+from phift.table import Table, tabulate
+from phift.workers import LARGE, Workers
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
     import pandas as pd
 
-__all__ = ["PreparedDataset", "Progress", "prepare_dataset"]
-
-SPLITS = ("train", "validation", "test")
+__all__ = ["Account", "PreparedDataset", "Progress", "prepare_dataset"]
 
 LEAST_TRAINING_ROWS = 10
 """The component stops below it (finetune_acft_hf_nlp, MIN_TRAINING_SAMPLE_GENERATIVE_TASKS, 2026-07)."""
+
+MOST_PROBLEMS = 20
+"""Refused rows that an error lists; the others are counted."""
+
+NEAR_EMPTY = 10
+"""Characters of a whole conversation; one with fewer is probably a mistake."""
 
 _SHOWN = 80  # characters of a text in a preview
 
@@ -52,9 +67,12 @@ class PreparedDataset:
     - **rows**: rows of each split.
     - **characters**: characters of what is said in each split, tool calls included; roles and keys are not.
     - **longest_row**: characters of the longest training row.
-    - **content_hash**: SHA-256 over the three files' SHA-256, so equal data has an equal name.
+    - **hashes**: of each split: SHA-256 over its rows' hashes, 128 bits of XXH3 over each line.
+    - **content_hash**: SHA-256 over the splits' hashes, so equal data has an equal name.
     - **name**: the training data's name, for display.
-    - **notes**: what the user should know, such as columns that were left out.
+    - **accounts**: what became of the rows of each source.
+    - **rejects**: the file of rows set aside, one JSON object each: source, line, reason, row; None if there is none.
+    - **findings**: what the user should know, such as duplicates and columns that were left out.
     """
 
     folder: Path
@@ -64,9 +82,17 @@ class PreparedDataset:
     rows: Mapping[str, int]
     characters: Mapping[str, int]
     longest_row: int
+    hashes: Mapping[str, str]
     content_hash: str
     name: str
-    notes: tuple[str, ...] = ()
+    accounts: tuple[Account, ...] = ()
+    rejects: Path | None = None
+    findings: tuple[Finding, ...] = ()
+
+    @property
+    def files(self) -> dict[str, Path]:
+        """The file of each split."""
+        return {"train": self.train, "validation": self.validation, "test": self.test}
 
     def preview(self, rows: int = 5, split: str = "train") -> pd.DataFrame:
         """Return the first rows of a split: how many messages, whose, and how they begin and end."""
@@ -98,24 +124,40 @@ def prepare_dataset(
 ) -> PreparedDataset:
     """Read, check, split and write the data; where the same data has been prepared before, its files are used.
 
-    Raises `phift.errors.DataError` where rows cannot be trained on (``refused`` says how many, ``problems`` lists the
-    first 20), and `phift.errors.DataNotFound` where a file or data set is not there. No file is left behind then.
+    Raises `phift.errors.DataError` where rows cannot be trained on and are not to be set aside (``refused`` says how
+    many, ``problems`` lists the first 20), and `phift.errors.DataNotFound` where a file or data set is not there. No
+    file is left behind then.
 
     - **folder**: where prepared data sets are kept, each in a folder of its own.
-    - **on_progress**: called now and then with how far the reading has come.
+    - **on_progress**: called now and then with how far the work has come.
     """
-    given = {split: source for split in SPLITS if (source := getattr(data, split)) is not None}
-    sources.check_path(folder)
-    for source in given.values():
-        sources.check_source(source)
-    readings = {split: Reading(source, on_progress) for split, source in given.items()}
-    with _scratch(folder) as scratch:
-        written = _write(readings, data.split, scratch)
-        notes = _notes(readings, written)
-        manifest = _manifest(data, readings["train"].label, written)
-        (scratch / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+    tell = on_progress or _ignore
+    files.check_path(folder)
+    paths = [path for given in data.sources.values() for source in given for path in files_of(source)]
+    # A text of parquet is packed, so it can be of any size, and is read where memory is limited.
+    parquet = any(files.kind(path) == "parquet" for path in paths)
+    side_by_side = parquet or sum(path.stat().st_size for path in paths) > LARGE
+    with scratch_folder(folder) as scratch, Workers(scratch) as workers:
+        if side_by_side:
+            workers.start(*(["pyarrow.parquet"] if parquet else []))
+            import_module("numpy")  # while they start; it is needed when they have read everything
+        readings = read_sources(list(_open(data)), workers, tell, side_by_side=side_by_side)
+        table = tabulate(readings)
+        if data.bad_rows == "refuse":
+            _raise_problems(readings)
+        chosen = _choose(data, readings, table)
+        built = scratch / "built"
+        _write(readings, table, chosen, built, workers, tell)
+        accounts = draw_up(readings, table, chosen, built / "rejects.jsonl", built / "aside")
+        (built / "aside").unlink()
+        if not any(account.aside for account in accounts):
+            (built / "rejects.jsonl").unlink()
+        manifest = _manifest(data, readings, table, chosen, accounts)
+        (built / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
         target = folder / manifest["content_hash"][:16]
-        _settle(scratch, target, manifest)
+        _settle(built, target, manifest)
+        findings = tuple(_findings(readings, table, chosen, accounts))
+    rejects = target / "rejects.jsonl"
     return PreparedDataset(
         folder=target,
         train=target / "train.jsonl",
@@ -124,177 +166,213 @@ def prepare_dataset(
         rows=manifest["rows"],
         characters=manifest["characters"],
         longest_row=manifest["longest_row"],
+        hashes=manifest["hashes"],
         content_hash=manifest["content_hash"],
         name=manifest["name"],
-        notes=notes,
+        accounts=accounts,
+        rejects=rejects if rejects.exists() else None,
+        findings=findings,
     )
 
 
-class _File:
-    """A JSONL file being written: its rows, its hash, and the digest and the length of each conversation."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.rows = 0
-        self.bytes = 0
-        self.digests = array("q")
-        self.lengths = array("I")
-        self._hash = hashlib.sha256()
-        self._file = path.open("xb", buffering=1 << 20)
-
-    def write(self, line: bytes, digest: int, characters: int) -> None:
-        self._file.write(line)
-        self._hash.update(line)
-        self.digests.append(digest)
-        self.lengths.append(characters)
-        self.rows += 1
-        self.bytes += len(line)
-
-    @property
-    def characters(self) -> int:
-        return sum(self.lengths)
-
-    @property
-    def sha256(self) -> str:
-        return self._hash.hexdigest()
-
-    def __enter__(self) -> _File:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
+def _ignore(_progress: Progress) -> None:
+    pass
 
 
-def _write(readings: Mapping[str, Reading], split: SplitConfig, scratch: Path) -> dict[str, _File]:
-    """Check every row of every source, and only then deal them out to the three files."""
-    missing = tuple(name for name in SPLITS if name not in readings)
-    with ExitStack() as stack:
-        files = {name: stack.enter_context(_File(scratch / f"{name}.jsonl")) for name in SPLITS}
-        # Training rows wait in a file of their own while some are still to become validation or test rows.
-        with _File(scratch / "rows.jsonl") if missing else files["train"] as pool:
-            for name, reading in readings.items():
-                _copy(reading, pool if name == "train" else files[name])
-        _raise_problems(readings)
-        wanted = {name: max(1, round(getattr(split, name) * pool.rows)) for name in missing}
-        _raise_if_few(readings["train"], pool.rows, sum(wanted.values()))
-        if missing:
-            _deal(pool, wanted, split.seed, files)
-            pool.path.unlink()
-    return files
+def _open(data: DataConfig) -> Iterator[tuple[str, Opened]]:
+    """Yield every file and other source with its split; the strata are numbered over all of them."""
+    stratum = 0
+    for split, given in data.sources.items():
+        for source in given:
+            group_by, keep = data.split.group_by, data.bad_rows == "set_aside"
+            for opened in open_source(source, stratum, group_by=group_by, keep=keep):
+                yield split, opened
+            stratum += 1
 
 
-def _copy(reading: Reading, file: _File) -> None:
-    for row in sources.rows(reading):
-        file.write(row.line, row.digest, row.characters)
-
-
-def _deal(pool: _File, wanted: Mapping[str, int], seed: int, files: Mapping[str, _File]) -> None:
-    """Write each row to the file it is drawn for, else to training; see the module's text for how it is drawn."""
-    draw = random.Random(seed).random  # noqa: S311 - a reproducible split, no secret
-    left = dict(wanted)
-    with pool.path.open("rb", buffering=1 << 20) as lines:
-        for index, line in enumerate(lines):
-            # Of Python's generator only random() is promised to stay the same from version to version.
-            ticket = int(draw() * (pool.rows - index))
-            chosen = "train"
-            for name, count in left.items():
-                if ticket < count:
-                    chosen = name
-                    left[name] -= 1
-                    break
-                ticket -= count
-            files[chosen].write(line, pool.digests[index], pool.lengths[index])
-
-
-def _raise_problems(readings: Mapping[str, Reading]) -> None:
-    problems = tuple(problem for reading in readings.values() for problem in reading.problems)[: Reading.MOST_PROBLEMS]
-    if problems:
-        refused = sum(reading.refused for reading in readings.values())
-        rows = sum(reading.rows for reading in readings.values())
-        place, reason = problems[0]
-        what = f"{refused} of {rows} rows cannot be trained on. The first: {place}: {reason}"
-        fix = "correct or remove them; the component would drop them without a word, or fail on the GPU"
-        raise DataError(what, where=place, fix=fix, problems=problems, refused=refused)
-    for reading in readings.values():
-        if not reading.rows:
-            raise DataError("The data has no rows.", where=reading.label, fix="give data with rows")
-
-
-def _raise_if_few(reading: Reading, rows: int, dealt: int) -> None:
-    if rows - dealt >= LEAST_TRAINING_ROWS:
+def _raise_problems(readings: Sequence[Reading], more: Sequence[tuple[str, str]] = ()) -> None:
+    refused = sum(reading.sum("refused") for reading in readings) + len(more)
+    if not refused:
         return
-    what = f"{max(0, rows - dealt)} rows are left for training; the component wants at least {LEAST_TRAINING_ROWS}."
-    where = f"{reading.label}, {rows} rows"
+    listed = chain((problem for reading in readings for problem in reading.problems()), more)
+    problems = tuple(islice(listed, MOST_PROBLEMS))
+    rows = sum(reading.sum("rows") for reading in readings)
+    place, reason = problems[0]
+    what = f"{refused} of {rows} rows cannot be trained on. The first: {place}: {reason}"
+    fix = "correct them, or write `bad_rows: set_aside` to leave them out and keep them in a file of their own"
+    raise DataError(what, where=place, fix=fix, problems=problems, refused=refused)
+
+
+def _choose(data: DataConfig, readings: Sequence[Reading], table: Table) -> npt.NDArray[np.int8]:
+    """Return the index of each row's split, or `ASIDE`."""
+    import numpy as np
+
+    for split, sources in data.sources.items():
+        if not (table.given == SPLITS.index(split)).any():
+            where = ", ".join(reading.opened.label for reading in readings if reading.split == split) or str(sources)
+            raise DataError(f"There are no rows for {split}.", where=where, fix="give data with rows")
+    chosen = table.given.copy()
+    shares = {split: getattr(data.split, split) for split in SPLITS if split not in data.sources}
+    pool = table.given == 0
+    if shares:
+        keys = table.groups if data.split.group_by else table.keys
+        _raise_if_few(readings, int(pool.sum()), shares)
+        chosen[pool] = draw_split(keys[pool], table.stratum[pool], shares, data.split.seed)
+    leaked = table.given != 0
+    if leaked.any():
+        leaked[leaked] = np.isin(table.keys[leaked], table.keys[chosen == 0])
+    if leaked.any():
+        if data.bad_rows == "refuse":
+            rows = np.flatnonzero(leaked)
+            places = [(readings[table.reading[row]].place(int(table.numbers[row])), LEAKED) for row in rows]
+            _raise_problems(readings, places)
+        chosen[leaked] = ASIDE
+    counts = np.bincount(chosen, minlength=ASIDE + 1)
+    if counts[0] < LEAST_TRAINING_ROWS:
+        _raise_few(readings, int(counts[0]), int(pool.sum() - counts[0]))
+    for index, split in enumerate(SPLITS):
+        if not counts[index]:
+            what = f"Every {split} row stands in the training data too."
+            raise DataError(what, where=f"data.{split}", fix="give other rows, or none, so that some are split off")
+    return chosen
+
+
+def _raise_if_few(readings: Sequence[Reading], rows: int, shares: Mapping[str, float]) -> None:
+    dealt = sum(max(1, round(share * rows)) for share in shares.values())
+    if rows - dealt < LEAST_TRAINING_ROWS:
+        _raise_few(readings, max(0, rows - dealt), dealt)
+
+
+def _raise_few(readings: Sequence[Reading], left: int, dealt: int) -> None:
+    what = f"{left} rows are left for training; the component wants at least {LEAST_TRAINING_ROWS}."
+    train = [reading for reading in readings if reading.split == "train"]
+    where = f"{', '.join(reading.opened.label for reading in train)}, {sum(r.good for r in train)} usable rows"
     split = f", or smaller shares: {dealt} went to validation and test" if dealt else ""
     raise DataError(what, where=where, fix=f"give more rows{split}")
 
 
-def _notes(readings: Mapping[str, Reading], files: Mapping[str, _File]) -> tuple[str, ...]:
-    notes = []
-    for reading in readings.values():
-        notes += reading.notes
-        if reading.ignored:
-            notes.append(f"{reading.label}: columns left out: {', '.join(sorted(reading.ignored))}")
-        if reading.blank:
-            notes.append(f"{reading.label}: {reading.blank} blank line{'s' if reading.blank > 1 else ''} skipped")
-    for name in SPLITS[1:]:
-        count = _shared(files[name].digests, files["train"].digests)
-        if count:
-            each = "s stand" if count > 1 else " stands"
-            notes.append(f"{count} {name} row{each} in the training data too; scores on them mean nothing")
-    return tuple(notes)
+def _write(
+    readings: Sequence[Reading],
+    table: Table,
+    chosen: npt.NDArray[np.int8],
+    folder: Path,
+    workers: Workers,
+    tell: Callable[[Progress], None],
+) -> None:
+    """Deal every row to its file; those set aside wait in a file of their own until they are accounted for."""
+    import numpy as np
+
+    folder.mkdir(mode=0o700)  # it is renamed, and user text is nobody else's business
+    paths = [folder / name for name in (*(f"{split}.jsonl" for split in SPLITS), "aside")]
+    for path in paths:
+        path.touch()
+    deals, offsets, start = [], [0] * len(paths), 0
+    for tally in (tally for reading in readings for tally in reading.tallies):
+        end = start + len(tally.hashes) // HASH
+        deals.append(
+            Deal(
+                spool=tally.spool,
+                offset=tally.offset,
+                lengths=tally.lengths,
+                chosen=chosen[start:end].tobytes(),
+                files=tuple(map(str, paths)),
+                offsets=tuple(offsets),
+            )
+        )
+        sizes = np.bincount(chosen[start:end], weights=table.lengths[start:end], minlength=len(paths))
+        offsets = [offset + int(size) for offset, size in zip(offsets, sizes, strict=True)]
+        start = end
+    total, written = sum(offsets), 0
+    for _, size in workers.run(deals, side_by_side=total > LARGE):
+        written += size
+        tell(
+            Progress(stage="write", source="train, validation, test", rows=len(table), bytes=written, total_bytes=total)
+        )
 
 
-def _shared(some: array[int], others: array[int]) -> int:
-    """Return how many of ``some`` are among ``others``."""
-    import numpy as np  # a set of Python numbers would take ten times the memory
-
-    return int(np.isin(np.frombuffer(some, np.int64), np.frombuffer(others, np.int64)).sum())
-
-
-def _manifest(data: DataConfig, name: str, files: Mapping[str, _File]) -> dict[str, Any]:
-    listed = "".join(f"{split} {files[split].sha256}\n" for split in SPLITS)
+def _manifest(
+    data: DataConfig,
+    readings: Sequence[Reading],
+    table: Table,
+    chosen: npt.NDArray[np.int8],
+    accounts: Sequence[Account],
+) -> dict[str, Any]:
+    of = {split: chosen == index for index, split in enumerate(SPLITS)}
+    hashes = {split: hashlib.sha256(table.hashes[rows].tobytes()).hexdigest() for split, rows in of.items()}
+    listed = "".join(f"{split} {hashes[split]}\n" for split in SPLITS)
+    first = readings[0].opened
     return {
-        "name": name if isinstance(data.train, HuggingFaceSource) else Path(name).stem,
+        "name": first.place if first.bytes is None else Path(first.place).name.partition(".")[0],
         "content_hash": hashlib.sha256(listed.encode()).hexdigest(),
-        "rows": {split: files[split].rows for split in SPLITS},
-        "characters": {split: files[split].characters for split in SPLITS},
-        "longest_row": max(files["train"].lengths),
-        "bytes": {split: files[split].bytes for split in SPLITS},
-        "sha256": {split: files[split].sha256 for split in SPLITS},
+        "rows": {split: int(rows.sum()) for split, rows in of.items()},
+        "characters": {split: int(table.characters[rows].sum()) for split, rows in of.items()},
+        "longest_row": int(table.characters[of["train"]].max()),
+        "bytes": {split: int(table.lengths[rows].sum()) for split, rows in of.items()},
+        "hashes": hashes,
         "split": data.split.model_dump(),
+        "sources": [asdict(account) for account in accounts],
     }
 
 
-@contextmanager
-def _scratch(folder: Path) -> Iterator[Path]:
-    """Give a new folder inside ``folder``, and remove it if it is still there at the end."""
-    scratch = None
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=".preparing-", dir=folder))
-        yield scratch
-    except PhiftError:
-        raise  # some of ours are OSErrors too
-    except OSError as error:
-        what = f"A file could not be read or written: {error.strerror}."
-        where = str(error.filename or folder)
-        raise DataError(what, where=where, fix="check the permissions and the free space") from error
-    finally:
-        if scratch:
-            shutil.rmtree(scratch, ignore_errors=True)
+def _findings(
+    readings: Sequence[Reading], table: Table, chosen: npt.NDArray[np.int8], accounts: Sequence[Account]
+) -> Iterator[Finding]:
+    import numpy as np
+
+    for reading, account in zip(readings, accounts, strict=True):
+        place = reading.opened.label
+        yield from (_note("DATA_NOTE", place, note) for note in reading.opened.notes)
+        layout = reading.opened.layout
+        renamed = ", ".join(f"{own} as {name}" for name, own in layout.columns.items() if own != name)
+        if layout.format != "messages" or renamed:
+            message = f"Its rows were taken for the format {layout.format}{renamed and f', {renamed}'}."
+            yield _note("DATA_FORMAT", place, message)
+        if reading.ignored:
+            yield _note("DATA_COLUMNS_LEFT_OUT", place, f"Columns left out: {', '.join(reading.ignored)}.")
+        if account.blank:
+            yield _note("DATA_BLANK_LINES", place, f"{_counted(account.blank, 'blank line')} skipped.")
+        if account.aside:
+            reasons = "; ".join(f"{count} times {reason}" for reason, count in islice(account.reasons.items(), 3))
+            message = f"{account.aside} of {account.rows} rows were set aside: {reasons}."
+            fix = "see rejects.jsonl in the folder of the prepared data"
+            yield Finding(code="DATA_SET_ASIDE", severity="warning", place=place, message=message, fix=fix)
+    for index, split in enumerate(SPLITS):
+        rows = chosen == index
+        again = int(rows.sum()) - len(np.unique(table.keys[rows]))
+        if again:
+            message = f"{_counted(again, 'row')} of {int(rows.sum())} say what an earlier one says."
+            fix = "remove them, unless their weight is meant"
+            yield Finding(code="DATA_DUPLICATES", severity="warning", place=split, message=message, fix=fix)
+        short = np.flatnonzero(rows & (table.characters < NEAR_EMPTY))
+        if len(short):
+            first = readings[table.reading[short[0]]].place(int(table.numbers[short[0]]))
+            message = f"{_counted(len(short), 'conversation')} of fewer than {NEAR_EMPTY} characters, first {first}."
+            fix = "look at them"
+            yield Finding(code="DATA_NEAR_EMPTY", severity="warning", place=split, message=message, fix=fix)
 
 
-def _settle(scratch: Path, target: Path, manifest: Mapping[str, Any]) -> None:
+def _note(code: str, place: str, message: str) -> Finding:
+    return Finding(code=code, severity="note", place=place, message=message)
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}{'s' if count > 1 else ''}"
+
+
+def _settle(built: Path, target: Path, manifest: Mapping[str, Any]) -> None:
     """Move the files to their place, unless the same ones are there already."""
     if _whole(target, manifest):
-        # The manifest alone is renewed: an older release's says less.
-        (scratch / "manifest.json").replace(target / "manifest.json")
+        # The same rows can have come from other sources, so what is said of those is renewed.
+        (built / "manifest.json").replace(target / "manifest.json")
+        if (built / "rejects.jsonl").exists():
+            (built / "rejects.jsonl").replace(target / "rejects.jsonl")
+        else:
+            (target / "rejects.jsonl").unlink(missing_ok=True)
         return
     if target.exists():
         shutil.rmtree(target)  # named by a content that it no longer has
     try:
-        scratch.rename(target)
+        built.rename(target)
     except OSError:
         # Somebody prepared the same data meanwhile; equal bytes, so theirs will do.
         if not _whole(target, manifest):
@@ -305,5 +383,5 @@ def _whole(target: Path, manifest: Mapping[str, Any]) -> bool:
     """Whether a folder has the files that the manifest lists, as far as their sizes say."""
     if not (target / "manifest.json").is_file():
         return False
-    files = {split: target / f"{split}.jsonl" for split in SPLITS}
-    return all(file.is_file() and file.stat().st_size == manifest["bytes"][split] for split, file in files.items())
+    paths = {split: target / f"{split}.jsonl" for split in SPLITS}
+    return all(path.is_file() and path.stat().st_size == manifest["bytes"][split] for split, path in paths.items())

@@ -122,9 +122,9 @@ class FineTuneJob:
     def steps(self) -> tuple[Step, ...]:
         """Return the component's steps, in the order the service lists them."""
         steps = self._children(self.name)
-        # The component is itself a pipeline, so its steps may lie one level down.
-        if len(steps) == 1:
-            steps = self._children(steps[0].run_id) or steps
+        # The component is itself a pipeline, so its steps may lie one level down, beside the one that prepares the data.
+        if len(steps) <= 2:
+            return tuple(inner for step in steps for inner in (self._children(step.run_id) or (step,)))
         return steps
 
     def _children(self, run_id: str) -> tuple[Step, ...]:

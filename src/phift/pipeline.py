@@ -6,11 +6,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from phift.assets import DataInput
 from phift.checks import Finding
 from phift.clients import Clients
 from phift.config import ComponentConfig
 from phift.errors import NotFound, ServiceError, azure_errors
 from phift.parameters import Parameters
+from phift.preparation import REPORT, DataOnCluster, preparation_step
+from phift.split import SPLITS
 
 if TYPE_CHECKING:
     from azure.ai.ml.entities import Component, PipelineJob
@@ -53,7 +56,7 @@ def build_pipeline(
     component: Component,
     *,
     model_id: str,
-    files: Mapping[str, Path],
+    data: Mapping[str, DataInput] | DataOnCluster,
     parameters: Parameters,
     name: str,
     display_name: str,
@@ -61,24 +64,33 @@ def build_pipeline(
     tags: Mapping[str, str],
     force_rerun: bool = False,
     continue_on_step_failure: bool = False,
+    code: Path | None = None,
 ) -> PipelineJob:
     """Return the job, ready to submit; its output is called `OUTPUT`.
 
-    - **files**: the ``train``, ``validation`` and ``test`` files. All three are always given: with fewer, Azure's
-      preprocessing splits again by position and drops a fifth of the rows (azureml-assets, preprocess.py, 2026-07-23).
+    - **data**: what ``train``, ``validation`` and ``test`` are. With fewer than these three, Azure's preprocessing
+      splits again by position and drops a fifth of the rows (azureml-assets, preprocess.py, 2026-07-23).
     - **force_rerun**: run steps again whose inputs have not changed.
+    - **code**: for data that a cluster prepares, a folder from `phift.preparation.source_code`.
     """
     from azure.ai.ml import Input
     from azure.ai.ml.dsl import pipeline
 
     arguments: dict[str, Any] = dict(parameters.arguments())
-    for split, path in files.items():
-        arguments[f"{split}_file_path"] = Input(type="uri_file", path=str(path))
+    for split, given in data.items() if not isinstance(data, DataOnCluster) else ():
+        kind = "mltable" if given.type == "mltable" else "file"
+        arguments[f"{split}_{kind}_path"] = Input(type=given.type, path=given.address)
     arguments["mlflow_model_path"] = Input(type="mlflow_model", path=model_id)
 
     def fine_tune() -> dict[str, Any]:
-        step = component(**arguments)
-        return {OUTPUT: step.outputs.mlflow_model_folder}
+        if not (isinstance(data, DataOnCluster) and code):
+            step = component(**arguments)
+            return {OUTPUT: step.outputs.mlflow_model_folder}
+        # The SDK names a step by the variable that holds it.
+        prepare_data = preparation_step(data, code)
+        prepared = {f"{split}_file_path": prepare_data.outputs[split] for split in SPLITS}
+        step = component(**arguments, **prepared)
+        return {OUTPUT: step.outputs.mlflow_model_folder, REPORT: prepare_data.outputs[REPORT]}
 
     with azure_errors("pipeline"):
         # Called instead of written as a decorator, since the SDK's decorator has no types.

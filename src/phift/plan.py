@@ -11,10 +11,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from phift.assets import DataInAzure, find_data
 from phift.checks import CheckReport, Finding, findings_from
 from phift.clients import Clients
 from phift.compute import ComputeTarget, find_cluster, resolve_compute
-from phift.config import RunConfig
+from phift.config import RunConfig, local_file
 from phift.cost import CHARACTERS_PER_TOKEN, CostEstimate, estimate_cost
 from phift.dataset import PreparedDataset
 from phift.deployment import deployment_size, instance_findings
@@ -23,8 +24,14 @@ from phift.memory import MemoryEstimate, memory_findings, model_shape
 from phift.models import FoundationModel, find_model
 from phift.parameters import Parameters, resolve_parameters
 from phift.pipeline import component_findings, find_component
+from phift.preparation import DataOnCluster, find_preparation
 from phift.quota import Usage, quota_findings, read_usages
 from phift.sizes import VmSize, read_sizes, table_entry
+from phift.token_report import TokenReport
+from phift.tokenizer import ChatTokenizer, find_tokenizer
+from phift.tokens import Counted, measure, token_findings
+
+Dataset = PreparedDataset | DataInAzure | DataOnCluster
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +39,8 @@ class Plan:
     """What a run will do, with everything looked up.
 
     - **fingerprint**: 12 hex digits over model, component, parameters, data and compute; every name comes from it.
+    - **tokens**: how long the conversations are; None for data that is not read here.
+    - **tokenizer**: the model's, if there is one to be had.
     - **memory**, **cost**: estimates with their assumptions; None where the model is not known well enough.
     """
 
@@ -39,7 +48,9 @@ class Plan:
     component: Any
     target: ComputeTarget
     parameters: Parameters
-    dataset: PreparedDataset
+    dataset: Dataset
+    tokens: TokenReport | None
+    tokenizer: ChatTokenizer | None
     memory: MemoryEstimate | None
     cost: CostEstimate | None
     fingerprint: str
@@ -60,15 +71,20 @@ class _Found:
     compute_known: bool
     sizes: Mapping[str, VmSize]
     usages: Sequence[Usage] | None
-    dataset: PreparedDataset | None
+    dataset: Dataset | None
+    tokenizer: tuple[ChatTokenizer | None, str]
 
 
 def make_plan(
-    config: RunConfig, clients: Clients, prepare: Callable[[], PreparedDataset]
+    config: RunConfig,
+    clients: Clients,
+    prepare: Callable[[], PreparedDataset],
+    on_progress: Callable[[Counted], None] | None = None,
 ) -> tuple[Plan | None, CheckReport]:
     """Look everything up at once and return the plan, if there can be one, and the report; submits nothing.
 
-    - **prepare**: prepares the data; it runs beside the look-ups.
+    - **on_progress**: called with how far the counting of tokens has come.
+    - **prepare**: prepares the data; it runs beside the look-ups. Data that is not read here is looked up instead.
     """
     findings: list[Finding] = []
     found = _look_up(config, clients, prepare, findings)
@@ -77,8 +93,9 @@ def make_plan(
     if found.model:
         findings += found.model.findings
         findings += instance_findings(found.model, config.deployment)
-    memory, cost = _estimates(config, found, target, parameters, findings)
-    report = CheckReport.of(findings, memory=memory, cost=cost)
+    tokens = _tokens(config, found, parameters, findings, on_progress)
+    memory, cost = _estimates(config, found, target, parameters, tokens, findings)
+    report = CheckReport.of(findings, memory=memory, cost=cost, tokens=tokens)
     if not (found.model and found.component and target and parameters and found.dataset):
         return None, report
     return Plan(
@@ -87,6 +104,8 @@ def make_plan(
         target=target,
         parameters=parameters,
         dataset=found.dataset,
+        tokens=tokens,
+        tokenizer=found.tokenizer[0],
         memory=memory,
         cost=cost,
         fingerprint=_fingerprint(found.model, found.component, target, parameters, found.dataset),
@@ -97,7 +116,7 @@ def _look_up(
     config: RunConfig, clients: Clients, prepare: Callable[[], PreparedDataset], findings: list[Finding]
 ) -> _Found:
     """Ask everything at once: no answer is needed for another question."""
-    with ThreadPoolExecutor(max_workers=8) as pool:
+    with ThreadPoolExecutor(max_workers=9) as pool:
         workspace = pool.submit(_get_workspace, clients)
         model = pool.submit(find_model, clients, config.model)
         component = pool.submit(find_component, clients, config.component)
@@ -105,7 +124,8 @@ def _look_up(
         cluster = pool.submit(find_cluster, clients, config.compute)
         sizes = pool.submit(_list_sizes, clients)
         usages = pool.submit(_list_usages, clients)
-        dataset = pool.submit(prepare)
+        dataset = pool.submit(_data, config, clients, prepare)
+        tokenizer = pool.submit(_tokenizer, config, clients, model)
     _take(workspace, "workspace", findings)
     findings += _take_or_note(newer, "COMPONENT_NEWER_UNKNOWN", "component", findings) or []
     before = len(findings)
@@ -113,7 +133,7 @@ def _look_up(
     compute_known = len(findings) == before
     found_dataset = _take(dataset, "data", findings)
     if found_dataset:
-        findings += [_note("DATA_NOTE", "data", note) for note in found_dataset.notes]
+        findings += found_dataset.findings
     return _Found(
         model=_take(model, "model", findings),
         component=_take(component, "component", findings),
@@ -122,7 +142,58 @@ def _look_up(
         sizes=_take_or_note(sizes, "COMPUTE_SIZES_UNREAD", "compute", findings) or {},
         usages=_take_or_note(usages, "QUOTA_UNREAD", "quota", findings),
         dataset=found_dataset,
+        tokenizer=tokenizer.result(),
     )
+
+
+def _data(config: RunConfig, clients: Clients, prepare: Callable[[], PreparedDataset]) -> Dataset:
+    if config.data.prepare_on:
+        new_cluster = config.compute.cluster if config.compute.size else None
+        return find_preparation(clients, config.data, new_cluster)
+    return find_data(clients, config.data) if config.data.in_azure else prepare()
+
+
+def _tokenizer(config: RunConfig, clients: Clients, model: Future[FoundationModel]) -> tuple[ChatTokenizer | None, str]:
+    """Return the model's tokenizer, or why there is none; it is not worth an error, since tokens can be estimated."""
+    if config.data.in_azure or config.data.prepare_on:
+        return None, ""
+    own = config.parameters.get("finetune_config_path")
+    try:
+        return find_tokenizer(
+            config.data.tokenizer,
+            clients,
+            model.result(),
+            config.work_dir / "tokenizers",
+            finetune_config=local_file(own) if isinstance(own, str) else None,
+        )
+    except PhiftError as error:
+        return None, error.what
+
+
+def _tokens(
+    config: RunConfig,
+    found: _Found,
+    parameters: Parameters | None,
+    findings: list[Finding],
+    on_progress: Callable[[Counted], None] | None,
+) -> TokenReport | None:
+    """Count the tokens of the prepared data, as far as there is any and the job's limit is known."""
+    if not (isinstance(found.dataset, PreparedDataset) and parameters):
+        return None
+    tokenizer, missing = found.tokenizer
+    limit = parameters.get("max_seq_length")
+    with _collected("data", findings):
+        report = measure(
+            found.dataset.files,
+            tokenizer,
+            max_seq_length=int(limit) if isinstance(limit, int) else -1,
+            exact=config.data.count_tokens == "exact",
+            reason=missing,
+            on_progress=on_progress,
+        )
+        findings += token_findings(report)
+        return report
+    return None
 
 
 def _get_workspace(clients: Clients) -> Any:
@@ -208,6 +279,7 @@ def _estimates(
     found: _Found,
     target: ComputeTarget | None,
     parameters: Parameters | None,
+    tokens: TokenReport | None,
     findings: list[Finding],
 ) -> tuple[MemoryEstimate | None, CostEstimate | None]:
     """Hold quota, memory and cost against what there is, as far as enough is known."""
@@ -224,6 +296,7 @@ def _estimates(
         findings.append(_note("MODEL_STAND_IN", f"model {model.name}", message))
         return None, None
     values = {name: parameter.value for name, parameter in parameters.values.items()}
+    prepared = dataset if isinstance(dataset, PreparedDataset) else None
     memory, more = memory_findings(
         model.name,
         values,
@@ -231,14 +304,14 @@ def _estimates(
         target.nodes,
         target.size,
         model.finetune,
-        longest=dataset.longest_row // CHARACTERS_PER_TOKEN + 1 if dataset else None,
+        longest=_longest(prepared, tokens) if prepared else None,
     )
     findings += more
     if dataset is None:
         return memory, None
     shape = model_shape(model.name)
     cost, more = estimate_cost(
-        dataset,
+        prepared,
         values,
         target,
         found.sizes,
@@ -246,6 +319,7 @@ def _estimates(
         deployment_size=size,
         instances=instances,
         prices=config.prices,
+        tokens=tokens,
         tokens_per_second=config.tokens_per_second,
         max_cost=config.max_cost,
     )
@@ -253,8 +327,23 @@ def _estimates(
     return memory, cost
 
 
+def _longest(dataset: PreparedDataset, tokens: TokenReport | None) -> int:
+    """Return the tokens of the longest training row; of a sample's, at least what its characters make likely."""
+    counted = tokens.splits["train"] if tokens and tokens.counted != "estimate" else None
+    if counted is None:
+        return dataset.longest_row // CHARACTERS_PER_TOKEN + 1
+    if counted.whole:
+        return counted.longest
+    of_character = counted.mean * dataset.rows["train"] / max(1, dataset.characters["train"])
+    return max(counted.longest, round(dataset.longest_row * of_character))
+
+
 def _fingerprint(
-    model: FoundationModel, component: Any, target: ComputeTarget, parameters: Parameters, dataset: PreparedDataset
+    model: FoundationModel,
+    component: Any,
+    target: ComputeTarget,
+    parameters: Parameters,
+    dataset: Dataset,
 ) -> str:
     compute = [target.kind, target.name, target.size.lower(), target.nodes, target.gpus_per_node]
     # All values, the component's own defaults too: to spell one out does not make another run.

@@ -10,7 +10,7 @@ from urllib.parse import quote
 from phift.clients import Clients
 from phift.errors import NotFound, ServiceError
 
-_API = "2021-10-01-dataplanepreview"  # what azure-ai-ml 1.35.2 asks registries for
+API = "2021-10-01-dataplanepreview"  # what azure-ai-ml 1.35.2 asks registries for
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,18 +36,19 @@ def fetch_record(clients: Clients, registry: str, name: str, version: str | None
     Raises `phift.errors.NotFound` where there is none, `phift.errors.ServiceError` where the registry answers in a
     form that is not known.
     """
-    versions = f"{_address(clients, registry)}/models/{quote(name, safe='')}/versions"
+    versions = f"{registry_address(clients, registry)}/models/{quote(name, safe='')}/versions"
     if version is not None:
-        answer = clients.rest.get(f"{versions}/{quote(version, safe='')}", {"api-version": _API})
+        answer = clients.rest.get(f"{versions}/{quote(version, safe='')}", {"api-version": API})
         return _record(answer, name)
-    query = {"api-version": _API, "$orderBy": "createdtime desc", "$top": 1}
+    query = {"api-version": API, "$orderBy": "createdtime desc", "$top": 1}
     found = clients.rest.get(versions, query).get("value")
     if not isinstance(found, list) or not found:
         raise NotFound(f"There is no model {name}.", where=f"registry {registry}", fix="check the name")
     return _record(found[0], name)
 
 
-def _address(clients: Clients, registry: str) -> str:
+def registry_address(clients: Clients, registry: str) -> str:
+    """Return the URL that a registry's assets stand below, as its discovery gives it."""
     discovery = f"{clients.registry_discovery}registrymanagement/v1.0/registries/{quote(registry, safe='')}/discovery"
     found = clients.rest.get(discovery)
     keys = ("primaryRegionResourceProviderUri", "subscriptionId", "resourceGroup")

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from phift.checks import CheckReport, findings_from
+from phift.assets import DataInAzure, DataInput, register_assets
+from phift.checks import CheckReport, Finding, findings_from
 from phift.clients import Clients, connect
 from phift.compute import ensure_cluster
 from phift.config import RunConfig
+from phift.conversation import Conversation
 from phift.dataset import PreparedDataset, prepare_dataset
 from phift.deployment import deploy_model, instance_type, remove_endpoint
 from phift.endpoint import Endpoint
-from phift.errors import CheckFailed, NotFound, PhiftError
+from phift.errors import CheckFailed, ConfigError, DataError, NotFound, PhiftError
 from phift.jobs import FineTuneJob, find_job, submit_job
 from phift.parameters import Parameters, display_name
 from phift.pipeline import build_pipeline
 from phift.plan import Plan, digest, make_plan, slug
+from phift.preparation import DataOnCluster, source_code
 from phift.registration import RegisteredModel, register_model
+from phift.split import SPLITS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -85,17 +91,49 @@ class FineTuneRun:
         return prepare_dataset(self.config.data, self.config.work_dir / "data", on_progress=self._on_event)
 
     def prepare(self) -> PreparedDataset:
-        """Read, check, split and write the data; see `phift.dataset.prepare_dataset`."""
+        """Read, check, split and write the data; see `phift.dataset.prepare_dataset`.
+
+        Raises `phift.errors.ConfigError` for data that is not read on this machine: see ``plan.dataset``.
+        """
+        if self.config.data.prepare_on:
+            what = f"The job's first step prepares the data, on {self.config.data.prepare_on}."
+            fix = "leave `prepare_on` out to have it prepared here, if it can be read here"
+            raise ConfigError(what, where="data.prepare_on", fix=fix)
+        if self.config.data.in_azure:
+            what = "The data lies in Azure and is used there, so nothing is prepared on this machine."
+            fix = "see `run.plan.dataset` for what is used; to have rows read, give files or a Hugging Face id"
+            raise ConfigError(what, where="data.train", fix=fix)
         return self._dataset
+
+    def conversation(self, number: int, split: str = "train") -> Conversation:
+        """Return a row of the prepared data as the model sees it, with the tokens marked that are trained on.
+
+        - **number**: the row's line in the split's file, from 1.
+        """
+        prepared, plan = self.prepare(), self.plan
+        path = prepared.files.get(split)
+        if path is None:
+            raise DataError(f"There is no split {split}.", where="conversation", fix=f"use one of {', '.join(SPLITS)}")
+        limit = plan.tokens.max_seq_length if plan.tokens else -1
+        return Conversation.show(path, number, plan.tokenizer, max_seq_length=limit)
 
     def check(self) -> CheckReport:
         """Look everything up, submit nothing, and report all that was found at once."""
         try:
             clients = self.clients
         except PhiftError as error:
-            return CheckReport.of(findings_from(error, "workspace"))
-        self._plan, report = make_plan(self.config, clients, self.prepare)
+            return CheckReport.of([*findings_from(error, "workspace"), *self._data_findings()])
+        self._plan, report = make_plan(self.config, clients, self.prepare, self._on_event)
         return report
+
+    def _data_findings(self) -> list[Finding]:
+        """Return what there is to say of the data, which needs nobody's credentials where it lies on this machine."""
+        if self.config.data.in_azure or self.config.data.prepare_on:
+            return []
+        try:
+            return list(self.prepare().findings)
+        except PhiftError as error:
+            return findings_from(error, "data")
 
     def submit(self, *, ignore: Collection[str] = (), fresh: bool = False) -> FineTuneJob:
         """Check, then submit the job; the same run submitted before is found instead.
@@ -111,24 +149,36 @@ class FineTuneRun:
         if existing is None:
             report.raise_for_errors(ignore)
             plan = self.plan
+            data = self._inputs(plan)
             ensure_cluster(self.clients, self.config.compute, plan.target)
-            existing = submit_job(self.clients, self._pipeline(plan), fresh=fresh)
+            on_cluster = isinstance(plan.dataset, DataOnCluster)
+            with source_code() if on_cluster else nullcontext() as code:
+                existing = submit_job(self.clients, self._pipeline(plan, data, code), fresh=fresh)
         self._job = existing
         return existing
 
-    def _pipeline(self, plan: Plan) -> Any:
+    def _inputs(self, plan: Plan) -> Mapping[str, DataInput] | DataOnCluster:
+        """Return the job's data, uploaded and registered where it is not in Azure yet."""
         dataset = plan.dataset
+        if isinstance(dataset, DataOnCluster):
+            return dataset
+        if isinstance(dataset, DataInAzure):
+            return dataset.inputs
+        return register_assets(self.clients, dataset, self.config.data.asset_name or slug(dataset.name))
+
+    def _pipeline(self, plan: Plan, data: Mapping[str, DataInput] | DataOnCluster, code: Path | None) -> Any:
         return build_pipeline(
             plan.component,
             model_id=plan.model.id,
-            files={"train": dataset.train, "validation": dataset.validation, "test": dataset.test},
+            data=data,
             parameters=plan.parameters,
             name=plan.job_name,
-            display_name=display_name(plan.model.name, dataset.name, plan.parameters, plan.target),
+            display_name=display_name(plan.model.name, plan.dataset.name, plan.parameters, plan.target),
             experiment=self.config.experiment,
             tags=self._lineage(plan),
             force_rerun=self.config.force_rerun,
             continue_on_step_failure=self.config.continue_on_step_failure,
+            code=code,
         )
 
     def _lineage(self, plan: Plan) -> dict[str, str]:

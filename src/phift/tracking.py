@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,14 +28,14 @@ class MetricPoint:
 class Tracking:
     """Reads what runs of one workspace recorded.
 
-    - **uri**: the workspace's ``mlflow_tracking_uri`` (``azureml://<host>/mlflow/v1.0/subscriptions/...``); the
-      run-history service is on the same host.
+    - **uri**: the workspace's ``mlflow_tracking_uri`` (``azureml://<host>/mlflow/v1.0/subscriptions/...``, or v2.0
+      where azureml-mlflow is installed); the run-history service is on the same host.
     """
 
     def __init__(self, rest: Rest, uri: str) -> None:
         self._rest = rest
         base = uri.replace("azureml://", "https://", 1).partition("?")[0].rstrip("/")
-        host, _, workspace = base.partition("/mlflow/v1.0")
+        host, workspace = re.split(r"/mlflow/v\d\.\d", base, maxsplit=1)
         self._mlflow = f"{base}/api/2.0/mlflow"
         self._history = f"{host}/history/v1.0{workspace}"
 

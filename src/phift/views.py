@@ -6,13 +6,18 @@ import time
 from typing import Any
 
 from rich.console import Console
+from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
 from rich.table import Table
 
+from phift.assets import DataInAzure
 from phift.checks import CheckReport
 from phift.dataset import Progress
 from phift.endpoint import DeploymentEvent
 from phift.jobs import JobEvent
 from phift.plan import Plan
+from phift.preparation import DataOnCluster
+from phift.tokens import Counted
 
 _COLOURS = {"error": "bold red", "warning": "yellow", "note": "dim"}
 _STAGES = {
@@ -32,6 +37,8 @@ def show_report(console: Console, report: CheckReport) -> None:
         console.print("Nothing found that would stop this run.")
     else:
         _show_findings(console, report)
+    if report.tokens:
+        console.print(report.tokens.summary, highlight=False, markup=False)
     for estimate in report.estimates:
         console.print(str(estimate), highlight=False, markup=False)
 
@@ -49,33 +56,79 @@ def _show_findings(console: Console, report: CheckReport) -> None:
 
 def show_plan(console: Console, plan: Plan) -> None:
     """Print what a run will do."""
-    target, rows = plan.target, plan.dataset.rows
+    target = plan.target
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_row("model", f"{plan.model.name} version {plan.model.version} ({plan.model.registry})")
     table.add_row("component", f"{plan.component.name} version {plan.component.version}")
     table.add_row("compute", f"{target.nodes} x {target.size}, {target.gpus_per_node} GPU each ({target.name})")
-    table.add_row("data", ", ".join(f"{count} {split}" for split, count in rows.items()) + " rows")
+    table.add_row("data", _data(plan))
     mine = [f"{name}={p.value}" for name, p in plan.parameters.values.items() if p.origin == "user"]
     table.add_row("parameters", ", ".join(mine) or "all from the model and the component")
     table.add_row("job", plan.job_name)
     console.print(table)
 
 
-class EventPrinter:
-    """Prints events as lines: every change of a state, and losses as they come, at most one line in two seconds."""
+def _how_far(event: Progress | Counted) -> tuple[str, float, float]:
+    """Return what is done, how much of it has been done, and of how much; 0 where that is not known."""
+    if isinstance(event, Counted):
+        return f"counting tokens, {event.split}", event.share, 1.0
+    verb = "writing" if event.stage == "write" else "reading"
+    return f"{verb} {event.source}", event.bytes or 0, event.total_bytes or 0
 
-    def __init__(self, console: Console) -> None:
-        self._console = console
+
+def _data(plan: Plan) -> str:
+    dataset = plan.dataset
+    if isinstance(dataset, DataInAzure):
+        return ", ".join(f"{split} {given}" for split, given in dataset.inputs.items()) + " (not read here)"
+    if isinstance(dataset, DataOnCluster):
+        return f"{dataset.name}, prepared by the job on {dataset.compute}"
+    return ", ".join(f"{count} {split}" for split, count in dataset.rows.items()) + " rows"
+
+
+class EventPrinter:
+    """Shows events: every change of a state as a line, losses as they come, work on the data as a bar.
+
+    It is for ``FineTuneRun(..., on_event=EventPrinter())``, in a terminal and in a notebook. Where neither is at the
+    other end, there are lines only, at most one in two seconds.
+    """
+
+    def __init__(self, console: Console | None = None) -> None:
+        self._console = console or Console()
         self._last_line = 0.0
+        self._bar: Bars | None = None
+        self._tasks: dict[str, TaskID] = {}
 
     def __call__(self, event: Any) -> None:
-        """Print one event."""
+        """Show one event."""
+        if isinstance(event, Progress | Counted):
+            self._work(event)
+            return
+        self._end_bars()
         if isinstance(event, JobEvent):
             self._job(event)
         elif isinstance(event, DeploymentEvent):
             self._line(f"{event.name}: {_STAGES[event.stage]}")
-        elif isinstance(event, Progress) and self._due():
-            self._line(f"{event.rows:,} rows read")
+
+    def _work(self, event: Progress | Counted) -> None:
+        what, done, total = _how_far(event)
+        if not (self._console.is_terminal or self._console.is_jupyter):
+            if self._due():
+                self._line(f"{what}: {event.rows:,} rows" + (f", {done / total:.0%}" if total else ""))
+            return
+        if self._bar is None:
+            columns = (TextColumn("  {task.description}"), BarColumn(), TextColumn("{task.fields[rows]:,} rows"))
+            self._bar = Bars(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=self._console)
+            self._bar.start()
+        if what not in self._tasks:
+            self._tasks[what] = self._bar.add_task(what, total=total or None, rows=0)
+        self._bar.update(self._tasks[what], completed=done, total=total or None, rows=event.rows)
+        if total and all(task.finished for task in self._bar.tasks):
+            self._end_bars()
+
+    def _end_bars(self) -> None:
+        if self._bar:
+            self._bar.stop()
+            self._bar, self._tasks = None, {}
 
     def _job(self, event: JobEvent) -> None:
         if event.kind == "status":

@@ -17,6 +17,7 @@ from urllib.parse import urlencode
 from azure.ai.ml._restclient.arm_ml_service.models import DeploymentProvisioningState, JobStatus
 from azure.ai.ml.entities import (
     AmlCompute,
+    Data,
     EndpointAuthKeys,
     JobService,
     ManagedOnlineDeployment,
@@ -133,6 +134,40 @@ class Assets:
         folder = Path(download_path) / name / "mlflow_model_folder"
         folder.mkdir(parents=True)
         (folder / "MLmodel").write_text("flavors: {}")
+
+
+class DataAssets(Assets):
+    """Data assets, which can be archived."""
+
+    def __init__(self, record: Record) -> None:
+        super().__init__(record, "data")
+        self.archived: set[tuple[str, str]] = set()
+
+    def create_or_update(self, asset: Any) -> Any:
+        self._record("data.create_or_update", asset.name, str(asset.version))
+        made = copy.deepcopy(asset)
+        made._id = data_id(asset.name, asset.version)
+        self.add(made)
+        return made
+
+    def list(self, name: str, *, list_view_type: str) -> list[Any]:
+        self._record("data.list", name, list_view_type)
+        return [self.known[key] for key in self.archived if key[0] == name]
+
+    def restore(self, name: str, version: str) -> None:
+        self._record("data.restore", name, version)
+        self.archived.remove((name, version))
+
+
+def data_id(name: str, version: str) -> str:
+    provider = "Microsoft.MachineLearningServices/workspaces/workspace"
+    return f"/subscriptions/s/resourceGroups/group/providers/{provider}/data/{name}/versions/{version}"
+
+
+def data_asset(name: str, version: str, **changes: Any) -> Any:
+    """Return a data asset of the workspace: a JSONL file in its storage."""
+    values = {"type": "uri_file", "path": "azureml://datastores/store/paths/chat.jsonl", **changes}
+    return Data(name=name, version=version, id=data_id(name, version), **values)
 
 
 def usage(family: str, used: int, limit: int) -> Any:
@@ -340,6 +375,7 @@ class FakeMLClient:
         self.record = Record()
         self.models = Assets(self.record, "models")
         self.components = Assets(self.record, "components")
+        self.data = DataAssets(self.record)
         self.compute = Computes(self.record)
         self.jobs = Jobs(self.record)
         self.online_deployments = Deployments(self.record)

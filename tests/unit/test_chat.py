@@ -4,6 +4,7 @@ import datetime
 import json
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,6 +15,7 @@ USER = {"role": "user", "content": "What is the symbol of gold?"}
 ASSISTANT = {"role": "assistant", "content": "Au"}
 SYSTEM = {"role": "system", "content": "You are brief."}
 CALL = {"role": "assistant", "content": None, "tool_calls": [{"id": "1", "function": {"name": "look_up"}}]}
+CALL_2 = {"role": "assistant", "tool_calls": [{"a": 1}]}
 TOOL = {"role": "tool", "content": "79", "tool_call_id": "1"}
 
 
@@ -21,8 +23,13 @@ def row(*messages: Any, **columns: Any) -> bytes:
     return json.dumps({"messages": list(messages), **columns}).encode()
 
 
-def written(line: bytes) -> Any:
-    return json.loads(chat.from_json(line).line)
+def written(values: dict[str, Any]) -> Any:
+    conversation, _ = chat.from_values(values)
+    return json.loads(msgspec.json.encode(conversation))
+
+
+def written_from(line: bytes) -> Any:
+    return written({"messages": None, **chat.values_of(line)})
 
 
 @pytest.mark.parametrize(
@@ -39,8 +46,38 @@ def written(line: bytes) -> Any:
 )
 def test_a_good_conversation_is_kept(messages: tuple[dict[str, Any], ...]) -> None:
     kept = [{key: value for key, value in message.items() if value is not None} for message in messages]
-    assert written(row(*messages)) == {"messages": kept}
-    assert json.loads(chat.from_values({"messages": list(messages)}).line) == {"messages": kept}
+    assert written_from(row(*messages)) == {"messages": kept}
+
+
+def test_plain_lines_are_read_at_once_and_come_out_the_same() -> None:
+    lines = [row(USER, ASSISTANT), row(SYSTEM, USER, ASSISTANT, id=7), row(USER, CALL_2, tools=[{"name": "f"}], x=None)]
+    rows = chat.from_lines(b"\n".join([*lines, b""]))
+    assert rows is not None
+    assert [chat.check(read.messages) for read in rows] == [29, 43, 27 + len('[{"a": 1}]')]
+    encoded = [json.loads(msgspec.json.encode(read)) for read in rows]
+    assert encoded == [written_from(line) for line in lines]
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        b"\n" + row(USER, ASSISTANT) + b"\n",
+        row(USER, {**ASSISTANT, "name": "x"}) + b"\n",
+        row(USER, {**ASSISTANT, "role": "bot"}) + b"\n",
+        row(USER, ASSISTANT)[:-1] + b"\n",
+        b'{"messages":[],"x":' + b"[" * 100_000 + b"]" * 100_000 + b"}\n",
+        b"\xff\n",
+    ],
+)
+def test_what_is_not_plain_is_left_to_a_closer_look(block: bytes) -> None:
+    assert chat.from_lines(block) is None
+
+
+@pytest.mark.parametrize("messages", [[USER, ASSISTANT], [USER, {**CALL, "content": "a"}, TOOL, ASSISTANT]])
+def test_the_characters_are_those_of_what_is_said(messages: list[dict[str, Any]]) -> None:
+    _, characters = chat.from_values({"messages": messages})
+    calls = [json.dumps(m["tool_calls"], separators=(",", ":")) for m in messages if m.get("tool_calls")]
+    assert characters == sum(len(m["content"]) for m in messages) + sum(map(len, calls))
 
 
 SECRET = "my own words"
@@ -70,7 +107,6 @@ BAD = [
     (row(USER, SECRET), "messages[1]: Expected `object`, got `str`"),
     (json.dumps({"messages": SECRET}).encode(), "Expected `array`, got `str`"),
     (json.dumps([USER, ASSISTANT]).encode(), "Expected `object`, got `array`"),
-    (json.dumps({"text": SECRET}).encode(), "it has no `messages`"),
     (row(USER, ASSISTANT)[:-1], "it is not JSON: Input data was truncated"),
     (row(USER, ASSISTANT) + b"}", "it is not JSON: JSON is malformed: trailing characters"),
     (row(USER, {"role": "assistant", "content": "caf\xe9"}, x="\xe9").replace(b"\\u00e9", b"\xe9"), "it is not UTF-8"),
@@ -83,7 +119,7 @@ BAD = [
 @pytest.mark.parametrize(("line", "reason"), BAD, ids=[reason for _, reason in BAD])
 def test_a_bad_row_is_refused_with_a_reason_that_quotes_nothing(line: bytes, reason: str) -> None:
     with pytest.raises(chat.InvalidRow) as caught:
-        chat.from_json(line)
+        written_from(line)
     assert str(caught.value).startswith(reason)
     assert SECRET not in str(caught.value)
 
@@ -96,7 +132,6 @@ def test_a_bad_row_is_refused_with_a_reason_that_quotes_nothing(line: bytes, rea
         ({"messages": [USER, {"role": SECRET, "content": "a"}]}, "messages[1].role: the role is none of"),
         ({"messages": [USER]}, "it has 1 message"),
         ({"messages": [USER, {**ASSISTANT, "extra": object()}]}, "it holds a value that JSON cannot hold (TypeError)"),
-        ({"text": SECRET}, "it has no `messages`"),
     ],
 )
 def test_bad_values_are_refused(values: dict[str, Any], reason: str) -> None:
@@ -106,30 +141,27 @@ def test_bad_values_are_refused(values: dict[str, Any], reason: str) -> None:
     assert SECRET not in str(caught.value)
 
 
-def test_a_row_without_messages_tells_its_columns() -> None:
-    with pytest.raises(chat.MissingMessages) as caught:
-        chat.from_json(b'{"prompt": "a", "completion": "b"}')
-    assert caught.value.columns == ("prompt", "completion")
-
-
 def test_only_messages_and_tools_are_written() -> None:
     tools = [{"type": "function", "function": {"name": "look_up"}}]
-    checked = chat.from_json(row(USER, ASSISTANT, tools=tools, prompt_id="x"))
-    assert json.loads(checked.line) == {"messages": [USER, ASSISTANT], "tools": tools}
-    assert checked.ignored == ("prompt_id",)
-    values = chat.from_values({"messages": [USER, ASSISTANT], "tools": tools, "prompt_id": "x"})
-    assert json.loads(values.line) == json.loads(checked.line)
-    assert values.ignored == ("prompt_id",)
+    assert written_from(row(USER, ASSISTANT, tools=tools, prompt_id="x")) == {
+        "messages": [USER, ASSISTANT],
+        "tools": tools,
+    }
 
 
-def test_empty_tools_are_left_out() -> None:
-    assert written(row(USER, ASSISTANT, tools=None)) == {"messages": [USER, ASSISTANT]}
+@pytest.mark.parametrize("tools", [None, []])
+def test_empty_tools_are_left_out(tools: Any) -> None:
+    line = row(USER, ASSISTANT, tools=tools)
+    assert written_from(line) == {"messages": [USER, ASSISTANT]}
+    rows = chat.from_lines(line + b"\n")
+    assert rows is not None
+    assert json.loads(msgspec.json.encode(rows[0])) == {"messages": [USER, ASSISTANT]}
 
 
 def test_null_keys_of_a_message_go_and_other_nulls_stay() -> None:
     told = {"role": "assistant", "content": "null", "thinking": None, "name": "x"}
     called = {**CALL, "tool_calls": [{"id": None}]}
-    assert written(row(USER, called, TOOL, told)) == {
+    assert written_from(row(USER, called, TOOL, told)) == {
         "messages": [
             USER,
             {"role": "assistant", "tool_calls": [{"id": None}]},
@@ -139,18 +171,17 @@ def test_null_keys_of_a_message_go_and_other_nulls_stay() -> None:
     }
 
 
-def test_the_digest_is_of_the_words_and_not_of_the_formatting() -> None:
-    spaced = json.dumps({"messages": [USER, ASSISTANT]}, indent=1).replace("\n", " ").encode()
-    one = chat.from_json(row(USER, ASSISTANT)).digest
-    assert chat.from_json(spaced).digest == one
-    assert chat.from_values({"messages": [USER, ASSISTANT]}).digest == one
-    assert chat.from_json(row(USER, {**ASSISTANT, "content": "Ag"})).digest != one
-    assert chat.from_json(row(USER, CALL)).digest != chat.from_json(row(USER, {**CALL, "tool_calls": [1]})).digest
+def test_equal_rows_are_written_equally_whatever_the_order_of_their_keys() -> None:
+    turned = [dict(reversed(message.items())) for message in (USER, ASSISTANT)]
+    conversation, _ = chat.from_values({"messages": turned})
+    rows = chat.from_lines(row(USER, ASSISTANT) + b"\n")
+    assert rows is not None
+    assert msgspec.json.encode(conversation) == msgspec.json.encode(rows[0])
 
 
 def test_dates_from_arrow_become_text() -> None:
     told = {**ASSISTANT, "at": datetime.date(2026, 1, 2)}
-    assert json.loads(chat.from_values({"messages": [USER, told]}).line)["messages"][1]["at"] == "2026-01-02"
+    assert written({"messages": [USER, told]})["messages"][1]["at"] == "2026-01-02"
 
 
 TEXT = st.text(min_size=1).filter(lambda text: not text.isspace())
@@ -164,9 +195,12 @@ def test_any_text_comes_through_unchanged(pairs: list[tuple[str, str]], ascii_on
         for role, text in zip(("user", "assistant"), pair, strict=True)
     ]
     line = json.dumps({"messages": messages}, ensure_ascii=ascii_only).encode()
-    checked = chat.from_json(line)
-    assert json.loads(checked.line) == {"messages": messages}
-    assert checked.line.count(b"\n") == 1
+    assert written_from(line) == {"messages": messages}
+    rows = chat.from_lines(line + b"\n")
+    assert rows is not None
+    encoded = msgspec.json.encode(rows[0])
+    assert json.loads(encoded) == {"messages": messages}
+    assert b"\n" not in encoded
 
 
 JSON = st.recursive(
@@ -178,7 +212,7 @@ JSON = st.recursive(
 @given(st.fixed_dictionaries({"messages": JSON}))
 def test_anything_else_is_refused_and_never_breaks_the_reader(values: dict[str, Any]) -> None:
     with pytest.raises(chat.InvalidRow):
-        chat.from_json(json.dumps(values).encode())
+        written_from(json.dumps(values).encode())
     with pytest.raises(chat.InvalidRow):
         chat.from_values(values)
 
@@ -186,4 +220,4 @@ def test_anything_else_is_refused_and_never_breaks_the_reader(values: dict[str, 
 @given(st.binary())
 def test_no_bytes_break_the_reader(line: bytes) -> None:
     with pytest.raises(chat.InvalidRow):
-        chat.from_json(line)
+        written_from(line)

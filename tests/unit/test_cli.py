@@ -88,6 +88,16 @@ def test_a_check_prints_json_and_nothing_else(tmp_path: Path, compute: str, code
     assert result.exit_code == code
 
 
+@pytest.mark.usefixtures("fakes")
+def test_preparing_says_what_became_of_every_row_and_shows_one(config: Path) -> None:
+    result = invoke("prepare", config, "--row", 2, "--split", "test")
+    assert result.exit_code == 0, result.output
+    assert "rows.jsonl (messages): 30 rows = 24 train + 3 validation + 3 test\n" in result.output
+    (folder,) = (config.parent / ".phift" / "data").iterdir()
+    assert f"written to {folder}" in result.output
+    assert json.loads((folder / "test.jsonl").read_text().splitlines()[1])["messages"][0]["content"] in result.output
+
+
 def test_a_run_ends_with_the_model_and_the_endpoint(fakes: Fakes, config: Path) -> None:
     result = invoke("run", config)
     assert result.exit_code == 0, result.output

@@ -9,11 +9,10 @@ import pytest
 from phift.config import (
     AzureWorkspace,
     ComputeConfig,
-    HuggingFaceSource,
     LocalWorkspaceFolder,
     RunConfig,
-    SplitConfig,
 )
+from phift.data_config import HuggingFaceSource, SplitConfig
 from phift.errors import ConfigError
 
 LEAST: dict[str, Any] = {"model": "Phi-4", "compute": "gpu", "data": {"train": "train.jsonl"}}

@@ -40,6 +40,7 @@ def dataset(rows: int = 1000, characters: int = 4_000_000, validation: int = 100
         rows={"train": rows, "validation": validation, "test": 100},
         longest_row=4000,
         characters={"train": characters, "validation": 4000 * validation, "test": 400_000},
+        hashes={},
         content_hash="made up",
         name="made up",
     )

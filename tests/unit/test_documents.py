@@ -7,6 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import yaml
+
+from phift.data_config import DataConfig
+
 ROOT = Path(__file__).parents[2]
 CODE = re.compile(r"\b(?:MODEL|COMPUTE|COMPONENT|PARAMETER|QUOTA|COST|MEMORY|DATA|DEPLOYMENT)(?:_[A-Z]+)+\b")
 
@@ -36,6 +40,27 @@ def test_the_table_of_traps_names_findings_that_there_are() -> None:
 def test_every_document_is_linked_from_the_readme() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert [path.name for path in (ROOT / "docs").glob("*.md") if f"docs/{path.name}" not in readme] == []
+
+
+def test_the_example_on_data_prints_what_it_says(tmp_path: Path) -> None:
+    text = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
+    example, printed = re.findall(r"```(?:python)?\n(.*?)```", text, flags=re.DOTALL)[:2]
+    command = [sys.executable, "-c", example]
+    done = subprocess.run(  # noqa: S603 - our own words
+        command, capture_output=True, text=True, check=True, timeout=60, cwd=tmp_path
+    )
+    assert done.stdout == printed
+
+
+def test_every_source_and_setting_of_the_document_on_data_is_one() -> None:
+    text = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
+    first, *others = re.findall(r"```yaml\ndata:\n(.*?)```", text, flags=re.DOTALL)
+    lines = first.strip().splitlines()
+    assert len(lines) == 9
+    for line in lines:
+        DataConfig(**yaml.safe_load(line))
+    for block in others:
+        DataConfig(**yaml.safe_load(block))
 
 
 def test_the_example_on_memory_runs() -> None:

@@ -1,20 +1,21 @@
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 
+from phift.assets import DataInput
 from phift.config import ComponentConfig
 from phift.errors import AccessDenied, NotFound, ServiceError
 from phift.parameters import Parameter, Parameters
 from phift.pipeline import OUTPUT, build_pipeline, find_component
-from unit.fakes import COMPONENT, PHI_4, Fakes, component, http_error, parameters
+from phift.split import SPLITS
+from unit.fakes import COMPONENT, PHI_4, Fakes, component, data_id, http_error, parameters
 
 
 def build(resolved: Parameters | None = None, **changes: Any) -> Any:
-    files = {split: Path(f"/data/{split}.jsonl") for split in ("train", "validation", "test")}
-    settings: dict[str, Any] = {"model_id": PHI_4, "files": files, "name": "phift-phi-4-0", "display_name": "shown"}
+    data = {split: DataInput(name=split, version="1", address=data_id(split, "1")) for split in SPLITS}
+    settings: dict[str, Any] = {"model_id": PHI_4, "data": data, "name": "phift-phi-4-0", "display_name": "shown"}
     settings |= {"experiment": "phift", "tags": {"phift.data": "hash"}, **changes}
     return build_pipeline(component(), parameters=resolved or parameters(), **settings)
 
@@ -59,9 +60,16 @@ def test_the_job_calls_the_registrys_component() -> None:
 def test_model_and_all_three_files_are_inputs() -> None:
     (step,) = wire(build())["jobs"].values()
     assert step["inputs"]["mlflow_model_path"] == {"uri": PHI_4, "job_input_type": "mlflow_model"}
-    for split in ("train", "validation", "test"):
+    for split in SPLITS:
         given = step["inputs"][f"{split}_file_path"]
-        assert (given["uri"], given["job_input_type"]) == (f"/data/{split}.jsonl", "uri_file")
+        assert (given["uri"], given["job_input_type"]) == (data_id(split, "1"), "uri_file")
+
+
+def test_an_mltable_goes_into_the_input_for_tables() -> None:
+    table = DataInput(name="chat", version="3", address=data_id("chat", "3"), type="mltable")
+    (step,) = wire(build(data={"train": table}))["jobs"].values()
+    assert step["inputs"]["train_mltable_path"] == {"uri": data_id("chat", "3"), "job_input_type": "mltable"}
+    assert not [name for name in step["inputs"] if name.endswith("_file_path")]
 
 
 def test_parameters_travel_as_the_text_the_component_reads() -> None:

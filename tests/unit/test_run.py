@@ -8,10 +8,24 @@ import pytest
 
 from phift.dataset import Progress
 from phift.endpoint import DeploymentEvent
-from phift.errors import CheckFailed, ComputeError, JobFailed, NotFound, PhiftError
+from phift.errors import CheckFailed, ComputeError, ConfigError, JobFailed, NotFound, PhiftError
 from phift.jobs import JobEvent
 from phift.run import FineTuneRun
-from unit.fakes import A100, COMPONENT, FOUR_A100, PHI_4, Fakes, codes, http_error, phi_4, run_config, write_rows
+from phift.tokens import Counted
+from unit.fakes import (
+    A100,
+    COMPONENT,
+    FOUR_A100,
+    PHI_4,
+    Fakes,
+    codes,
+    data_asset,
+    data_id,
+    http_error,
+    phi_4,
+    run_config,
+    write_rows,
+)
 
 Start = Callable[..., FineTuneRun]
 
@@ -64,7 +78,7 @@ def test_a_missing_component_hides_nothing_else(start: Start) -> None:
     assert {finding.place for finding in report.errors} == {"component none in registry azureml", "compute"}
 
 
-def test_a_workspace_that_cannot_be_reached_is_the_only_finding(
+def test_a_workspace_that_cannot_be_reached_is_the_only_finding_on_good_data(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -82,9 +96,11 @@ def test_findings_of_model_compute_and_deployment_are_in_the_report(fakes: Fakes
 
 
 def test_the_plan_has_everything_looked_up(start: Start) -> None:
-    plan = start().plan
+    run = start()
+    plan = run.plan
     assert (plan.model.id, plan.component.id, plan.target.size) == (PHI_4, COMPONENT, A100)
-    assert plan.dataset.rows == {"train": 24, "validation": 3, "test": 3}
+    assert plan.dataset == run.prepare()
+    assert run.prepare().rows == {"train": 24, "validation": 3, "test": 3}
     assert len(plan.fingerprint) == 12
     assert plan.job_name == f"phift-phi-4-{plan.fingerprint}"
 
@@ -130,10 +146,12 @@ def test_spelling_out_a_default_does_not_make_another_run(start: Start) -> None:
     assert start(parameters={"seed": 42}).plan.fingerprint == start().plan.fingerprint
 
 
-def test_notes_on_the_data_are_in_the_report(start: Start, tmp_path: Path) -> None:
-    data = {"train": write_rows(tmp_path / "same.jsonl", 30), "test": tmp_path / "same.jsonl"}
-    notes = [finding for finding in start(data=data).check().findings if finding.code == "DATA_NOTE"]
-    assert [finding.severity for finding in notes] == ["note"]
+def test_findings_on_the_data_are_in_the_report(start: Start, tmp_path: Path) -> None:
+    twice = write_rows(tmp_path / "twice.jsonl", 30)
+    twice.write_text(twice.read_text() * 2)
+    run = start(data={"train": twice})
+    assert run.prepare().findings
+    assert set(run.prepare().findings) <= set(run.check().findings)
 
 
 def test_another_model_version_changes_the_fingerprint(fakes: Fakes, start: Start) -> None:
@@ -154,6 +172,8 @@ def test_the_job_is_submitted_with_its_lineage(fakes: Fakes, start: Start) -> No
     (sent,) = fakes.workspace.jobs.submitted
     assert (sent.name, sent.experiment_name, sent.settings.force_rerun) == (job.name, "mine", True)
     assert sent.display_name == "Phi-4-rows-bs1-linear-nods-lora-save-1-seq-1"
+    (step,) = sent.jobs.values()
+    assert step.inputs["train_file_path"].path.startswith(data_id("rows-train", ""))
     assert dict(sent.tags) == {
         "phift.fingerprint": run.plan.fingerprint,
         "phift.base_model": PHI_4,
@@ -181,6 +201,50 @@ def test_a_new_cluster_is_made_only_when_a_job_is_submitted(fakes: Fakes, start:
     assert "new" not in fakes.workspace.compute.known
     run.submit()
     assert "new" in fakes.workspace.compute.known
+
+
+def test_the_same_data_is_uploaded_once_whatever_is_trained_with_it(fakes: Fakes, start: Start) -> None:
+    start().submit()
+    start(parameters={"seed": 7}).submit()
+    assert len(fakes.workspace.jobs.submitted) == 2
+    assert fakes.workspace.record.count("data.create_or_update") == 3
+
+
+def test_data_that_lies_in_azure_is_used_there(fakes: Fakes, start: Start) -> None:
+    fakes.workspace.data.add(data_asset("chat", "3"))
+    run = start(data={"train": "azureml:chat:3"})
+    assert {"DATA_UNCHECKED", "DATA_SPLIT_BY_AZURE", "COST_UNKNOWN"} <= set(codes(run.check().findings))
+    run.submit()
+    (sent,) = fakes.workspace.jobs.submitted
+    (step,) = sent.jobs.values()
+    assert step.inputs["train_file_path"].path == data_id("chat", "3")
+    assert not {"validation_file_path", "test_file_path"} & step._build_inputs().keys()
+    assert sent.tags["phift.data"] == run.plan.dataset.content_hash
+    assert begun(fakes) == {"jobs.create_or_update"}
+
+
+def test_data_that_lies_in_azure_is_not_prepared(fakes: Fakes, start: Start) -> None:
+    with pytest.raises(ConfigError, match="nothing is prepared"):
+        start(data={"train": "azureml:chat:3"}).prepare()
+
+
+def test_a_limit_of_the_cost_cannot_be_kept_for_rows_that_are_not_read(fakes: Fakes, start: Start) -> None:
+    fakes.workspace.data.add(data_asset("chat", "3"))
+    data = dict.fromkeys(("train", "validation", "test"), "azureml:chat:3")
+    report = start(data=data, max_cost=10, tokens_per_second=1000, prices={A100: 3.6}).check()
+    assert [(finding.code, finding.place) for finding in report.errors] == [("COST_UNKNOWN", "max_cost")]
+    assert "the rows are not read here" in report.errors[0].message
+    assert report.cost is not None
+    assert (report.cost.tokens, report.cost.hours, report.cost.training) == (None, None, None)
+    assert report.cost.endpoint_per_day == pytest.approx(86.4)
+
+
+def test_another_version_in_azure_is_another_run_and_a_label_is_none(fakes: Fakes, start: Start) -> None:
+    fakes.workspace.data.add(data_asset("chat", "3"))
+    third = start(data={"train": "azureml:chat:3"}).plan.fingerprint
+    assert start(data={"train": "azureml:chat@latest"}).plan.fingerprint == third
+    fakes.workspace.data.add(data_asset("chat", "4"))
+    assert start(data={"train": "azureml:chat@latest"}).plan.fingerprint != third
 
 
 def test_errors_keep_a_run_from_being_submitted_unless_ignored(fakes: Fakes, start: Start) -> None:
@@ -215,14 +279,14 @@ def test_waiting_hands_on_the_events_of_the_job(start: Start) -> None:
     run.wait()
     kinds = [type(event) for event in events]
     assert kinds[-1] is JobEvent
-    assert set(kinds) == {Progress, JobEvent}
+    assert set(kinds) == {Progress, Counted, JobEvent}
 
 
 def test_a_failed_job_stops_the_run(fakes: Fakes, start: Start) -> None:
     fakes.workspace.jobs.next_script = ["Failed"]
     with pytest.raises(JobFailed):
         start().execute()
-    assert begun(fakes) == {"jobs.create_or_update"}
+    assert begun(fakes) == {"data.create_or_update", "jobs.create_or_update"}
 
 
 def test_the_model_is_registered_under_the_fingerprint(fakes: Fakes, start: Start) -> None:
@@ -246,7 +310,12 @@ def test_a_run_goes_all_the_way_and_again_without_making_anything(fakes: Fakes, 
     fakes.workspace.jobs.next_script = ["Queued", "Running", "Running", "Completed"]
     result = start().execute()
     assert (result.job.existed, result.model.existed, len(result.metrics)) == (False, False, 0)
-    made = {"jobs.create_or_update", "models.create_or_update", "online_endpoints.begin_create_or_update"}
+    made = {
+        "data.create_or_update",
+        "jobs.create_or_update",
+        "models.create_or_update",
+        "online_endpoints.begin_create_or_update",
+    }
     assert begun(fakes) == {*made, "online_deployments.begin_create_or_update"}
     calls = len(fakes.workspace.record.calls)
     again = start().execute()
@@ -271,7 +340,7 @@ def test_an_unlisted_size_is_refused_before_anything_is_made(fakes: Fakes, start
     run.submit(ignore=["COMPUTE_SIZE_NOT_ALLOWED"])
     with pytest.raises(ComputeError, match=f"does not list {FOUR_A100} for inference"):
         run.deploy()
-    assert begun(fakes) == {"jobs.create_or_update"}
+    assert begun(fakes) == {"data.create_or_update", "jobs.create_or_update"}
 
 
 def test_the_endpoint_has_the_configured_name_or_one_of_this_workspace(fakes: Fakes, start: Start) -> None:
@@ -322,3 +391,12 @@ def test_a_defect_among_the_look_ups_is_not_turned_into_a_finding(
     with pytest.raises(TypeError) as caught:
         start().check()
     assert not isinstance(caught.value, PhiftError)
+
+
+def test_the_data_is_checked_even_where_nobody_can_be_asked(tmp_path: Path) -> None:
+    (tmp_path / "train.jsonl").write_text('{"messages": []}\n' * 20)
+    run = FineTuneRun(
+        run_config(tmp_path, data={"train": tmp_path / "train.jsonl"}, workspace={"local": tmp_path / "no"})
+    )
+    report = run.check()
+    assert [finding.code for finding in report.errors] == ["LocalWorkspaceNotRunning", *["DataError"] * 20]

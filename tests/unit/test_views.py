@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from phift.dataset import Progress
 from phift.endpoint import DeploymentEvent
 from phift.jobs import JobEvent
 from phift.run import FineTuneRun
+from phift.tokens import Counted
 from phift.tracking import MetricPoint
 from phift.views import EventPrinter, show_plan, show_report
 from unit.fakes import Fakes, run_config
@@ -95,7 +97,21 @@ def test_losses_and_rows_are_printed_every_two_seconds(screen: Screen, monkeypat
     printer(metric("loss", 0.8))
     seconds = 102.0
     printer(progress(12345))
-    assert screen.lines == ["  step    10  loss 1.0000", "  12,345 rows read"]
+    assert screen.lines == ["  step    10  loss 1.0000", "  reading rows.jsonl: 12,345 rows"]
+
+
+def test_work_on_the_data_is_a_bar_in_a_terminal() -> None:
+    console = Console(file=StringIO(), force_terminal=True, width=100, color_system=None)
+    printer = EventPrinter(console)
+    for done in (0, 50, 100):
+        printer(Progress(source="rows.jsonl", rows=done * 10, bytes=done, total_bytes=100))
+    printer(Counted("train", 512, 0.5))
+    printer(JobEvent(kind="status", job="job", status="Running"))
+    shown = console.file.getvalue()  # type: ignore[attr-defined]  # it is the StringIO
+    assert "reading rows.jsonl" in shown
+    assert "1,000 rows" in shown
+    assert "counting tokens, train" in shown
+    assert shown.rstrip().endswith("job Running")
 
 
 @pytest.mark.parametrize("stage", ["endpoint", "deployment", "traffic", "ready", "rollback", "delete"])

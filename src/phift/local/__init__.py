@@ -19,14 +19,16 @@ What is covered, with the SDK 1.35.2's calls:
 - data assets and models: versions, labels, archiving, registration from a job's output, download
 - jobs: a pipeline of the one component, expanded into its five steps and really trained; get, list, children, stream,
   download, cancel, update, archive; one job trains at a time, the others wait; a restart of the server resumes
+- phift's own step that prepares data, before that pipeline: known by its exact command, and run with the phift that is
+  installed here; the code and the environment that come with it are kept, and never executed
 - MLflow tracking: experiments, runs, metrics, tags and parameters of those runs, reading and writing
 - online endpoints and deployments of MLflow models: keys, tokens, traffic, logs, scoring as Azure's MLflow server does
 - long-running operations without Retry-After, run history's own type names, strings for booleans: the service's habits
 
 What is not covered, and answers 501 with the method and path:
 
-- other jobs (command, sweep, AutoML, fine-tuning jobs), other components, pipelines of several nodes, schedules
-- environments, code, custom containers, batch and serverless endpoints, Kubernetes, mirrored traffic
+- other jobs (command, sweep, AutoML, fine-tuning jobs), other components and steps, schedules
+- custom containers, batch and serverless endpoints, Kubernetes, mirrored traffic
 - MLflow: making runs and experiments, artifacts, logged models
 - writing to the registry, other registries, connections, feature stores, roles, networks, prices
 - Studio: there is no web page

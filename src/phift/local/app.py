@@ -19,7 +19,20 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route as StarletteRoute
 
-from phift.local import arm, assets, blobs, computes, endpoints, history, jobs, mlflow, operations, registry, scoring
+from phift.local import (
+    arm,
+    assets,
+    blobs,
+    computes,
+    endpoints,
+    history,
+    jobs,
+    mlflow,
+    operations,
+    registry,
+    scoring,
+    step_assets,
+)
 from phift.local.identity import TENANT, InvalidToken
 from phift.local.operations import Operations
 from phift.local.scorers import Scorers
@@ -44,7 +57,7 @@ def create_app(site: Site, delay: float = 0) -> Starlette:
     site.operations = Operations(site.documents)
     site.scorers = Scorers(site)
     site.training = Training(site)
-    parts = (arm, assets, blobs, computes, endpoints, history, jobs, mlflow, operations, registry, scoring)
+    parts = (arm, assets, blobs, computes, endpoints, history, jobs, mlflow, operations, registry, scoring, step_assets)
     table = [(route, route.pattern()) for part in parts for route in part.routes()]
     site.operations.work = {**computes.work(site), **endpoints.work(site), **jobs.work(site)}
 

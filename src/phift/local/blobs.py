@@ -22,6 +22,9 @@ from phift.local.site import Site
 from phift.local.state import Json, UnsafePath, confined
 from phift.local.wire import Call, Handler, Reply, Route, WireError
 
+MODELS = "registry-models"
+"""The container that holds the registry's models; nobody is given the right to write there."""
+
 _CHUNK = 1024 * 1024
 _VERSION = {"x-ms-version": "2021-08-06"}
 
@@ -36,8 +39,9 @@ def routes() -> list[Route]:
 
 def path_of(site: Site, container: str, name: str) -> Path:
     """Return the file behind a blob; the file need not be there."""
+    base = site.folder.registry if container == MODELS else site.folder.blobs / "storage" / container
     try:
-        return confined(site.folder.blobs / "storage" / container, name.rstrip("/"))
+        return confined(base, name.rstrip("/"))
     except UnsafePath as error:
         raise _fault(400, "InvalidUri", "The requested URI does not represent a resource on the server.") from error
 
@@ -143,7 +147,7 @@ def _put(site: Site, call: Call) -> Reply:
         _existing(site, call)
         site.documents.put(_metadata_key(call["container"], call["name"]), _metadata(call))
     elif part in ("", "blocklist"):
-        _write(site, call, [call.body] if not part else _blocks(site, call))
+        _write(site, call)
     else:
         raise WireError(501, "NotImplemented", f"The local workspace does not serve PUT blob with comp={part}")
     properties = _properties(site, call["container"], call["name"], _existing(site, call))
@@ -158,13 +162,15 @@ def _metadata(call: Call) -> Json:
     return found
 
 
-def _write(site: Site, call: Call, parts: Iterator[bytes] | list[bytes]) -> None:
+def _write(site: Site, call: Call) -> None:
     """Write a blob beside its place and move it there, so that nobody ever reads half of one."""
     path = path_of(site, call["container"], call["name"])
     if path.exists() and call.headers.get("if-none-match") == "*":
         raise _fault(409, "BlobAlreadyExists", "The specified blob already exists.")
     if path.is_dir():
         raise _fault(409, "BlobTypeNotSupported", "A folder of this name holds other blobs.")
+    # The conditions come first: of two uploads at once, the slower one finds its blocks gone with the faster one's.
+    parts = _blocks(site, call) if call.query.get("comp") else iter([call.body])
     site.folder.staging.mkdir(exist_ok=True)
     temporary = site.folder.staging / uuid.uuid4().hex
     try:

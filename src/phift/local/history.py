@@ -28,7 +28,12 @@ ARTIFACTS = "azureml"  # the container behind the datastore workspaceartifactsto
 ROOT_LOG = "logs/azureml/executionlogs.txt"
 STEP_LOG = "user_logs/std_log.txt"
 # Run history's own names, which differ from the ones of the job API (see section 6 of the SDK's issue 48941).
-_OUTPUT_TYPES = {"pytorch_model_folder": "UriFolder", "mlflow_model_folder": "MLFlowModel"}
+_OUTPUT_TYPES = {
+    "pytorch_model_folder": "UriFolder",
+    "mlflow_model_folder": "MLFlowModel",
+    "report": "UriFolder",
+    **dict.fromkeys(("train", "validation", "test"), "UriFile"),
+}
 _ASSET = re.compile(r"azureml_(?P<job>.+)_output_(?:data|mlflow_model)_(?P<output>.+)")
 
 _HISTORY = f"/history/v1.0{AT_WORKSPACE}"

@@ -5,9 +5,8 @@ from __future__ import annotations
 import re
 import uuid
 from collections.abc import Callable
-from typing import Any
 
-from phift.local import arm, history, registry
+from phift.local import arm, history, preparing, registry
 from phift.local.operations import accepted_by_location
 from phift.local.site import Site
 from phift.local.state import Document, Json
@@ -22,13 +21,17 @@ from phift.local.wire import (
     page,
     resource,
     section,
+    sent_text,
     system_data,
     timestamp,
     user_error,
 )
+from phift.preparation import REPORT
+from phift.split import SPLITS
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,254}")
 _NAME_RULE = "letters, digits, '-' and '_', not starting with one of these two, at most 255."
+_STEP_OUTPUT = re.compile(r"\$\{\{\s*parent\.jobs\.([\w-]+)\.outputs\.([\w-]+)\s*\}\}")
 _BINDING = re.compile(r"\$\{\{\s*parent\.(inputs|outputs)\.([\w-]+)\s*\}\}")
 # What may change on a job that exists; everything else is what was paid for.
 _CHANGEABLE = ("description", "tags", "displayName", "isArchived")
@@ -60,8 +63,21 @@ def work(site: Site) -> dict[str, Callable[[str], None]]:
 
 def step_compute(plan: Json, step: str) -> tuple[str, str]:
     """Return the compute and, where that is serverless, the VM size that a step of a job asks for."""
+    if step == preparing.STEP:
+        return plan["preparation"]["compute"], ""
     compute, instance_type = _STEP_COMPUTES[step]
     return plan["inputs"][compute], plan["inputs"][instance_type]
+
+
+def steps(plan: Json) -> tuple[str, ...]:
+    """Return the steps that a job consists of, in their order."""
+    return (preparing.STEP, *registry.STEPS) if plan.get("preparation") else registry.STEPS
+
+
+def prepared_output(value: str) -> str | None:
+    """Return the output of the step that prepares data which an input is bound to, or None."""
+    bound = _STEP_OUTPUT.fullmatch(value)
+    return bound[2] if bound else None
 
 
 def _list(site: Site, call: Call) -> Reply:
@@ -135,22 +151,41 @@ def _plan(site: Site, sent: Json) -> Json:
         raise WireError(501, "NotImplemented", what)
     nodes = section(sent, "jobs")
     expected = registry.asset_id("components", registry.component()["name"], registry.component()["version"])
-    if len(nodes) != 1:
-        message = f"The local workspace runs pipelines of one node, {expected}; this one has {len(nodes)}"
+    mine = [name for name in nodes if str(section(nodes, name).get("componentId", "")).lower() == expected.lower()]
+    others = [name for name in nodes if name not in mine]
+    if len(mine) != 1 or len(others) > 1:
+        message = f"The local workspace runs {expected}, with phift's step that prepares data before it or without; "
+        asked = [str(section(nodes, name).get("componentId")) for name in others]
+        message += f"not {', '.join(asked)}" if others else f"this one has {len(nodes)} nodes"
         raise WireError(501, "NotImplemented", message)
-    [node_name] = nodes
-    node = section(nodes, node_name)
-    if str(node.get("componentId", "")).lower() != expected.lower():
-        message = f"The local workspace runs only the component {expected}, not {node.get('componentId')}"
-        raise WireError(501, "NotImplemented", message)
+    node = section(nodes, mine[0])
+    prepared = _preparation(site, section(nodes, others[0]), sent) if others else None
     inputs = _inputs(section(node, "inputs"), section(sent, "inputs"))
-    outputs = _bound_outputs(section(node, "outputs"), section(sent, "outputs"))
-    request: Json = {"component": expected, "node": node_name, "inputs": inputs, "outputs": outputs}
+    _check_bindings(inputs, prepared)
+    outputs = _bound_outputs(section(node, "outputs"), section(sent, "outputs"), registry.component()["outputs"])
+    request: Json = {"component": expected, "node": mine[0], "inputs": inputs, "outputs": outputs}
+    request["preparation"] = prepared
     request["experiment"] = str(sent.get("experimentName") or "Default")
     if not _NAME.fullmatch(request["experiment"]):
         raise user_error(f"The experiment name {request['experiment']} is not valid: {_NAME_RULE}")
-    plan = {"request": request, "inputs": {**_defaults(), **inputs}, "outputs": outputs}
+    plan = {"request": request, "inputs": {**_defaults(), **inputs}, "outputs": outputs, "preparation": prepared}
     return {**plan, "vm_size": _vm_size(site, plan)}
+
+
+def _preparation(site: Site, node: Json, sent: Json) -> Json:
+    asked = preparing.plan(site, node)
+    asked["inputs"] = {
+        name: _bound_value(name, value, section(sent, "inputs")) for name, value in asked["inputs"].items()
+    }
+    known = dict.fromkeys((*SPLITS, REPORT))
+    return {**asked, "bound": _bound_outputs(section(node, "outputs"), section(sent, "outputs"), known)}
+
+
+def _check_bindings(inputs: dict[str, str], prepared: Json | None) -> None:
+    for name, value in inputs.items():
+        bound = _STEP_OUTPUT.fullmatch(value)
+        if bound and not (prepared and bound[1] == prepared["node"] and bound[2] in SPLITS):
+            raise user_error(f"The input {name} is bound to {value}, which the pipeline does not have.")
 
 
 def _defaults() -> dict[str, str]:
@@ -171,33 +206,29 @@ def _inputs(node: Json, parent: Json) -> dict[str, str]:
     for name, sent in node.items():
         if name not in known:
             raise user_error(f"The component {registry.component()['name']} has no input named {name}.")
-        value = _value(sent)
-        bound = _BINDING.fullmatch(value or "")
-        if bound:
-            if bound[2] not in parent:
-                raise user_error(f"The input {name} is bound to {value}, which the pipeline does not have.")
-            value = _value(parent[bound[2]])
-        if value is not None:
-            values[name] = value
+        value = sent_text(sent)
+        bound = None if value is None else _bound_value(name, value, parent)
+        if bound is not None:
+            values[name] = bound
     return values
 
 
-def _value(sent: Any) -> str | None:
-    """Return the text of an input: nodes and pipelines spell its fields differently."""
-    if not isinstance(sent, dict):
-        return None if sent is None else str(sent)
-    value = sent.get("uri", sent.get("value"))
-    return None if value is None else str(value)
+def _bound_value(name: str, value: str, parent: Json) -> str | None:
+    bound = _BINDING.fullmatch(value)
+    if not bound:
+        return value
+    if bound[2] not in parent:
+        raise user_error(f"The input {name} is bound to {value}, which the pipeline does not have.")
+    return sent_text(parent[bound[2]])
 
 
-def _bound_outputs(node: Json, parent: Json) -> dict[str, str]:
-    """Return which output of the component each output of the pipeline is."""
-    known = registry.component()["outputs"]
+def _bound_outputs(node: Json, parent: Json, known: Json) -> dict[str, str]:
+    """Return which output of a node each output of the pipeline is."""
     outputs: dict[str, str] = {}
     for name, sent in node.items():
         if name not in known:
-            raise user_error(f"The component {registry.component()['name']} has no output named {name}.")
-        bound = _BINDING.fullmatch(_value(sent) or "")
+            raise user_error(f"There is no output named {name}, only {', '.join(known)}.")
+        bound = _BINDING.fullmatch(sent_text(sent) or "")
         if bound and bound[2] in parent:
             outputs[bound[2]] = name
     return outputs
@@ -217,10 +248,10 @@ def _start_runs(site: Site, name: str, sent: Json, plan: Json) -> None:
         "target": None,
         "status": "NotStarted",
         "createdUtc": timestamp(),
-        "children": [str(uuid.uuid5(uuid.UUID(experiment), f"{name}/{step}")) for step in registry.STEPS],
+        "children": [str(uuid.uuid5(uuid.UUID(experiment), f"{name}/{step}")) for step in steps(plan)],
     }
     site.documents.put(f"runs/{name}", root)
-    for number, (child, step) in enumerate(zip(root["children"], registry.STEPS, strict=True)):
+    for number, (child, step) in enumerate(zip(root["children"], steps(plan), strict=True)):
         kept = {
             **common,
             "runId": child,

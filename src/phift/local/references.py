@@ -37,6 +37,13 @@ def resolve(site: Site, reference: str) -> Path:
     return path
 
 
+def place(site: Site, uri: str) -> Path:
+    """Return the file or folder that an output's address means; it need not be there."""
+    if not _DATASTORE.fullmatch(uri):
+        raise user_error(f"The output path {uri} is not in a datastore.")
+    return _locate(site, uri)
+
+
 def datastore_uri(store: str, path: str) -> str:
     """Return the long form of a datastore address, as job outputs and models show it."""
     workspace = WORKSPACE_ID.replace("/providers/Microsoft.MachineLearningServices", "")

@@ -8,6 +8,8 @@ from importlib.resources import files
 from typing import Any
 
 import phift.facts
+from phift.local import blobs
+from phift.local.arm import ACCOUNT
 from phift.local.identity import TENANT
 from phift.local.site import Site
 from phift.local.state import Json
@@ -60,14 +62,14 @@ def asset_id(kind: str, name: str, version: str) -> str:
 def routes() -> list[Route]:
     """Return the registry's routes; it is read-only."""
     routes = [Route("GET", _DISCOVERY, _discovery)]
-    for kind in ("models", "components"):
+    for kind in ("models", "components", "data"):
         routes += [
             Route("GET", f"{_AT_REGISTRY}/{kind}", _containers),
             Route("GET", f"{_AT_REGISTRY}/{kind}/{{name}}", _container),
             Route("GET", f"{_AT_REGISTRY}/{kind}/{{name}}/versions", _versions),
             Route("GET", f"{_AT_REGISTRY}/{kind}/{{name}}/versions/{{version}}", _version),
         ]
-    return routes
+    return [*routes, Route("POST", f"{_AT_REGISTRY}/datarefs/{{name}}/versions/{{version}}", _data_reference)]
 
 
 def _check(call: Call) -> None:
@@ -91,29 +93,31 @@ def _discovery(site: Site, call: Call) -> Reply:
 
 
 def _kind(call: Call) -> str:
-    return "components" if "/components" in call.path.lower() else "models"
+    return call.path.lower().partition(f"/registries/{call['registry'].lower()}/")[2].partition("/")[0]
 
 
-def _all(kind: str) -> list[Json]:
+def _all(site: Site, kind: str) -> list[Json]:
     """Return every version of every asset of a kind, as the wire shows it."""
     if kind == "components":
         return [_show_component()]
-    return [_show_model(model) for model in catalog()["models"]]
+    if kind == "data":  # the routes are there so that the answer is "not found"
+        return []
+    return [_show_model(site, model) for model in catalog()["models"]]
 
 
-def _of_name(call: Call) -> list[Json]:
+def _of_name(site: Site, call: Call) -> list[Json]:
     _check(call)
     kind, name = _kind(call), call["name"]
-    return [shown for shown in _all(kind) if f"/{kind}/{name}/versions/".lower() in shown["id"].lower()]
+    return [shown for shown in _all(site, kind) if f"/{kind}/{name}/versions/".lower() in shown["id"].lower()]
 
 
-def _containers(_site: Site, call: Call) -> Reply:
+def _containers(site: Site, call: Call) -> Reply:
     _check(call)
-    return page([_show_container(_kind(call), shown) for shown in _all(_kind(call))])
+    return page([_show_container(_kind(call), shown) for shown in _all(site, _kind(call))])
 
 
-def _container(_site: Site, call: Call) -> Reply:
-    found = _of_name(call)
+def _container(site: Site, call: Call) -> Reply:
+    found = _of_name(site, call)
     if not found:
         raise _missing(call)
     return Reply(_show_container(_kind(call), found[0]))
@@ -134,16 +138,34 @@ def _show_container(kind: str, shown: Json) -> Json:
     return {"id": identity, "name": name, "type": kind, "properties": properties, "systemData": shown["systemData"]}
 
 
-def _versions(_site: Site, call: Call) -> Reply:
+def _versions(site: Site, call: Call) -> Reply:
     # An unknown name is an empty list, as on Azure: the SDK makes its own error of it.
-    return page(_of_name(call)[: whole_number(call.query.get("$top", "100"), "$top")])
+    return page(_of_name(site, call)[: whole_number(call.query.get("$top", "100"), "$top")])
 
 
-def _version(_site: Site, call: Call) -> Reply:
-    for shown in _of_name(call):
+def _version(site: Site, call: Call) -> Reply:
+    for shown in _of_name(site, call):
         if shown["name"] == call["version"]:
             return Reply(shown)
     raise _missing(call)
+
+
+def _data_reference(site: Site, call: Call) -> Reply:
+    """Give an address that reads and lists the container of the registry's models for a while."""
+    _check(call)
+    name, version = call["name"].lower(), call["version"]
+    if not any((model["name"].lower(), model["version"]) == (name, version) for model in catalog()["models"]):
+        what = f"models/{call['name']}/versions/{version}"
+        raise WireError(404, "UserError", f"Not found: {what} in registry {REGISTRY}.")
+    container = f"{ACCOUNT}/{blobs.MODELS}"
+    address = f"{site.base_url}/{container}"
+    signed = f"{address}?{site.identity.sas(container, 'rl')}"
+    reference = {
+        "blobUri": address,
+        "storageAccountArmId": None,
+        "credential": {"credentialType": "SAS", "sasUri": signed},
+    }
+    return Reply({"blobReferenceForConsumption": reference})
 
 
 def _missing(call: Call) -> WireError:
@@ -162,11 +184,11 @@ def _show(kind: str, name: str, version: str, created: str, properties: Json) ->
     }
 
 
-def _show_model(model: Json) -> Json:
+def _show_model(site: Site, model: Json) -> Json:
     name, version = model["name"], model["version"]
     properties = {
         "modelType": "mlflow_model",
-        "modelUri": asset_id("models", name, version),
+        "modelUri": f"{site.base_url}/{ACCOUNT}/{blobs.MODELS}/{name}",
         "description": model["description"],
         # Structured tags travel as Python literals in text; that is what users have to parse.
         "tags": {key: value if isinstance(value, str) else repr(value) for key, value in model["tags"].items()},

@@ -21,6 +21,7 @@ class Programs:
 
     server: tuple[str, ...] = (sys.executable, "-m", "phift.local.server")
     standin: tuple[str, ...] = (sys.executable, "-m", "phift.local.standin")
+    preparation: tuple[str, ...] = (sys.executable, "-m", "phift.local.preparing")
     engine: tuple[str, ...] = (sys.executable, "-m", "phift.local.engine")
     scorer: tuple[str, ...] = (sys.executable, "-m", "phift.local.scorer")
 

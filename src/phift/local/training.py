@@ -10,8 +10,8 @@ import subprocess
 import threading
 from pathlib import Path
 
-from phift.local import arm, blobs, computes, history, references, registry
-from phift.local.jobs import step_compute
+from phift.local import arm, blobs, computes, history, preparing, references, registry
+from phift.local.jobs import prepared_output, step_compute, steps
 from phift.local.site import Site
 from phift.local.state import Document, Json
 from phift.local.wire import LOCATION, WireError, timestamp
@@ -132,11 +132,13 @@ class Training:
             # Somebody canceled it between the look at the queue and now.
             self._end(name, "Canceled")
             return
-        self._log(name, f"The pipeline run {name} started with {len(registry.STEPS)} steps.")
+        self._log(name, f"The pipeline run {name} started with {len(steps(job.body['plan']))} steps.")
         plan = job.body["plan"]
         _check_computes(site, plan)
-        file = self._write_job(name, plan)
-        code = self._follow(name, file)
+        code, log = self._prepare(name, plan)
+        if code == 0:
+            file = self._write_job(name, plan)
+            code, log = self._follow(name, file, site.programs.engine), file.parent / "engine.log"
         if self._status(name) == "CancelRequested":
             self._end(name, "Canceled")
         elif code == 0:
@@ -146,35 +148,50 @@ class Training:
         elif code == 1:
             self._end(name, "Failed", _child_error(site, name))
         else:
-            message = f"The engine ended with exit code {code}. {_last_line(file.parent / 'engine.log')}"
+            message = f"The engine ended with exit code {code}. {_last_line(log)}"
             self._end(name, "Failed", {"code": "SystemError", "message": message.rstrip()})
+
+    def _prepare(self, name: str, plan: Json) -> tuple[int, Path]:
+        """Run the step that prepares the data, if the job has one that is not completed yet."""
+        site, folder = self._site, self._site.folder.job(name)
+        child, asked = history.children(site, name)[0], plan.get("preparation")
+        log, code = folder / "engine.log", 0
+        if asked and child.body["status"] != "Completed":
+            file = preparing.write_step(site, child, asked, folder)
+            code = self._follow(name, file, site.programs.preparation)
+        if asked and code == 0:
+            uris = preparing.output_uris(asked, child.name)
+            history.set_outputs(site, child.name, {key: {"from": key, "uri": uri} for key, uri in uris.items()})
+        return code, log
 
     def _write_job(self, name: str, plan: Json) -> Path:
         site = self._site
         folder = site.folder.job(name)
         (folder / "work").mkdir(parents=True, exist_ok=True)
-        steps = []
+        own = []
         for child in history.children(site, name):
+            if child.body["displayName"] == preparing.STEP:
+                continue
             log = blobs.path_of(site, history.ARTIFACTS, history.log_name(child.body))
             log.parent.mkdir(parents=True, exist_ok=True)
             kept = {"name": child.body["displayName"], "run_id": child.name, "status": child.body["status"]}
-            steps.append({**kept, "log": str(log)})
+            own.append({**kept, "log": str(log)})
         outputs = {key: str(path) for key, (_, path) in _outputs(site, name).items()}
         for path in outputs.values():
             Path(path).mkdir(parents=True, exist_ok=True)
         tracking = {"uri": arm.tracking_uri(site.base_url, "https"), "root_run_id": name}
-        description = {"job": name, "inputs": _located(site, plan["inputs"]), "outputs": outputs, "steps": steps}
+        description = {"job": name, "inputs": _located(site, name, plan), "outputs": outputs, "steps": own}
         description |= {"work": str(folder / "work"), "tracking": tracking}
         file = folder / "job.json"
         file.write_text(json.dumps(description, indent=1), encoding="utf-8")
         return file
 
-    def _follow(self, name: str, file: Path) -> int:
-        """Run the engine to its end and turn its events into states of the child runs."""
+    def _follow(self, name: str, file: Path, program: tuple[str, ...]) -> int:
+        """Run a program to its end and turn its events into states of the child runs."""
         site = self._site
         token, _ = site.identity.token("https://management.azure.com", _TOKEN_SECONDS)
         environment = {**os.environ, "MLFLOW_TRACKING_TOKEN": token, "REQUESTS_CA_BUNDLE": str(site.folder.bundle)}
-        command = [*site.programs.engine, str(file)]
+        command = [*program, str(file)]
         with (file.parent / "engine.log").open("ab") as errors, self._lock:
             if self._stopping.is_set():
                 return -signal.SIGTERM
@@ -230,6 +247,9 @@ class Training:
             root: {"from": output, "uri": _output_uri(made[output][0], output)}
             for root, output in plan["outputs"].items()
         }
+        if plan.get("preparation"):
+            prepared = history.children(site, name)[0].body["outputs"]
+            bound |= {root: prepared[output] for root, output in plan["preparation"]["bound"].items()}
         history.set_outputs(site, name, bound)
         self._end(name, "Completed")
 
@@ -278,7 +298,7 @@ class Training:
 
 def _check_computes(site: Site, plan: Json) -> None:
     """Fail a job whose steps name a compute or a VM size that is not there, or that cannot do the work."""
-    for step in registry.STEPS:
+    for step in steps(plan):
         compute, vm_size = step_compute(plan, step)
         if compute.lower() == "serverless":
             if computes.size(vm_size) is None:
@@ -302,8 +322,13 @@ def _check_gpus(plan: Json) -> None:
         raise WireError(400, "UserError", message)
 
 
-def _located(site: Site, inputs: Json) -> dict[str, str]:
-    """Return the engine's inputs: assets become absolute paths, the rest stays text."""
+def _located(site: Site, name: str, plan: Json) -> dict[str, str]:
+    """Return the engine's inputs: assets and what was prepared become absolute paths, the rest stays text."""
+    prepared = history.children(site, name)[0].body.get("outputs") or {}
+    inputs = {
+        key: prepared[output]["uri"] if (output := prepared_output(value)) else value
+        for key, value in plan["inputs"].items()
+    }
     kinds = {name: spec["type"] for name, spec in registry.component()["inputs"].items()}
     plain = ("string", "integer", "number", "boolean")
     return {

@@ -72,6 +72,14 @@ def section(body: Json, name: str) -> Json:
     return {key: item for key, item in (value or {}).items() if item is not None}
 
 
+def sent_text(sent: Any) -> str | None:
+    """Return the text of a job's input or output: nodes and pipelines spell its fields differently."""
+    if not isinstance(sent, dict):
+        return None if sent is None else str(sent)
+    value = sent.get("uri", sent.get("value"))
+    return None if value is None else str(value)
+
+
 def whole_number(value: Any, name: str) -> int:
     """Return a number that a caller sent as such or as text."""
     try:

@@ -25,6 +25,7 @@ _log = logging.getLogger(__name__)
 COUNTS = "counts.json"
 IGNORED = -100  # the label that torch's cross-entropy leaves out
 _MIN_TRAINING_ROWS = 10
+_COLUMNS = ("messages", "tools")  # the component removes every other one
 
 
 @dataclass
@@ -33,6 +34,7 @@ class Counts:
 
     - **read**: rows in the file that fell to this split.
     - **without_messages**, **too_short**: dropped, ``messages`` null or empty, or fewer than two.
+    - **without_tools**: dropped, ``tools`` null or empty although the file has that column.
     - **without_answer**: dropped, no assistant token left, mostly after truncation.
     - **truncated**: cut at ``max_seq_length``; counted whether or not the row was kept.
     - **kept**, **tokens**, **assistant_tokens**: what is trained or evaluated on.
@@ -41,6 +43,7 @@ class Counts:
     read: int = 0
     without_messages: int = 0
     too_short: int = 0
+    without_tools: int = 0
     without_answer: int = 0
     truncated: int = 0
     kept: int = 0
@@ -135,7 +138,7 @@ def _check(counts: Mapping[str, Counts], parameters: Parameters) -> None:
 def split_rows(job: Job) -> Iterator[tuple[str, list[Placed]]]:
     """Yield the rows of each split; what has no file of its own is cut from the training file, by position."""
     paths = {split: job.input_path(f"{split}_file_path") for split in SPLITS}
-    files = {split: list(rows.read(path)) for split, path in paths.items() if path}
+    files = {split: _as_table(list(rows.read(path))) for split, path in paths.items() if path}
     train = files["train"]
     if len(files) == len(SPLITS):
         yield from files.items()
@@ -152,6 +155,12 @@ def split_rows(job: Job) -> Iterator[tuple[str, list[Placed]]]:
         middle = round(0.9 * len(train))
         yield "validation", train[cut:middle]
         yield "test", train[middle:]
+
+
+def _as_table(placed: Sequence[Placed]) -> list[Placed]:
+    """Give every row the columns that any row of the file has, null where it had none: the component reads tables."""
+    columns = [name for name in _COLUMNS if any(name in row for _, row in placed)]
+    return [(place, {name: row.get(name) for name in columns}) for place, row in placed]
 
 
 def _write(placed: Sequence[Placed], encoder: Encoder, path: Path) -> Counts:
@@ -184,6 +193,9 @@ def _messages(row: rows.Row, where: str, counts: Counts) -> list[Any] | None:
     messages = row["messages"]
     if not messages:
         counts.without_messages += 1
+        return None
+    if "tools" in row and not row["tools"]:
+        counts.without_tools += 1
         return None
     if not isinstance(messages, list):
         what = f"messages is of type {type(messages).__name__}, not a list."

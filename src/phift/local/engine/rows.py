@@ -58,6 +58,8 @@ def _parse(content: bytes, place: str) -> Any:
         # Not the error's own text for bytes that are not UTF-8: it would quote them.
         reason = error.msg if isinstance(error, json.JSONDecodeError) else "not UTF-8"
         raise DataError(f"Not JSON: {reason}.", where=place, fix="mend or remove it") from None
+    except RecursionError:
+        raise DataError("It is nested too deeply.", where=place, fix="mend or remove it") from None
 
 
 def _parquet(path: Path) -> Iterator[Any]:

@@ -1,0 +1,122 @@
+"""The account: what became of every row of every source, and the file of those that were set aside."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from phift.parts import rejects_of
+from phift.split import SPLITS
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from phift.reading import Reading
+    from phift.table import Table
+
+ASIDE = len(SPLITS)
+"""The index of rows that are in none of the splits."""
+
+LEAKED = "it stands in the training data too"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Account:
+    """What became of the rows of one source: ``rows == train + validation + test + aside``, always.
+
+    - **source**: the file's path, or the data set's id.
+    - **format**: what its rows were taken for.
+    - **aside**: rows in ``rejects.jsonl``.
+    - **reasons**: how many rows were set aside for what; places within a row are left out.
+    - **blank**: blank lines, which are no rows.
+    """
+
+    source: str
+    format: str
+    rows: int
+    train: int
+    validation: int
+    test: int
+    aside: int
+    reasons: Mapping[str, int]
+    blank: int
+
+    def __str__(self) -> str:
+        parts = [f"{getattr(self, split):,} {split}" for split in SPLITS if getattr(self, split)]
+        parts += [f"{self.aside:,} set aside"] if self.aside else []
+        return f"{self.source} ({self.format}): {self.rows:,} rows = {' + '.join(parts) or '0'}"
+
+
+def draw_up(
+    readings: Sequence[Reading], table: Table, chosen: npt.NDArray[np.int8], rejects: Path, spool: Path
+) -> tuple[Account, ...]:
+    """Write the rejects, and return the account of each source.
+
+    - **chosen**: for each row of the table the index of its split, or `ASIDE`.
+    - **spool**: the lines of the rows that are set aside, though good in themselves.
+
+    The rows in come from the reading, the rows set aside from the lines written here, and the rows out from the deal;
+    where they do not add up, something is wrong with phift itself, and it says so.
+    """
+    import numpy as np
+
+    reasons: list[Counter[str]] = [Counter() for _ in readings]
+    with rejects.open("wb") as file:
+        for index, line in _rejected(readings, table, chosen, spool):
+            reasons[index][re.sub(r"\[\d+\]", "[]", line["reason"])] += 1
+            file.write(msgspec.json.encode(line) + b"\n")
+    accounts = []
+    for index, reading in enumerate(readings):
+        dealt = np.bincount(chosen[table.reading == index], minlength=ASIDE + 1)
+        account = Account(
+            source=reading.opened.place,
+            format=reading.opened.layout.format,
+            rows=reading.sum("rows"),
+            train=int(dealt[0]),
+            validation=int(dealt[1]),
+            test=int(dealt[2]),
+            aside=reasons[index].total(),
+            reasons=dict(reasons[index].most_common()),
+            blank=reading.sum("blank"),
+        )
+        if account.rows != account.train + account.validation + account.test + account.aside:
+            raise AssertionError(f"the rows of {account.source} do not add up: {account}; please report this")
+        accounts.append(account)
+    return tuple(accounts)
+
+
+def _rejected(
+    readings: Sequence[Reading], table: Table, chosen: npt.NDArray[np.int8], spool: Path
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield each row that is set aside, with the index of its source: the broken ones, then the leaked ones."""
+    import numpy as np
+
+    for index, reading in enumerate(readings):
+        for tally, before in zip(reading.tallies, reading.before, strict=True):
+            for line in _lines(rejects_of(Path(tally.spool)), tally.rejects_offset, tally.rejects_size):
+                kept = msgspec.json.decode(line)
+                yield index, _reject(reading, before + kept["number"], kept["reason"], kept["row"])
+    with spool.open("rb") as file:
+        for row, line in zip(np.flatnonzero(chosen == ASIDE), file, strict=True):
+            index = int(table.reading[row])
+            yield index, _reject(readings[index], int(table.numbers[row]), LEAKED, msgspec.json.decode(line))
+
+
+def _reject(reading: Reading, number: int, reason: str, row: Any) -> dict[str, Any]:
+    return {"source": reading.opened.place, "line": number, "reason": reason, "row": row}
+
+
+def _lines(path: Path, offset: int, size: int) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        file.seek(offset)
+        while size > 0:
+            line = file.readline()
+            size -= len(line)
+            yield line

@@ -1,0 +1,69 @@
+"""Dealing rows from the spools to the files they are for."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from phift.parts import BLOCK, Spool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Deal:
+    """Rows that lie together in a spool, and where each goes.
+
+    - **offset**: where the rows begin in the spool.
+    - **lengths**: of each row's line, in bytes; unsigned numbers of 4 bytes.
+    - **chosen**: the index in ``files`` for each row, a byte each.
+    - **files**, **offsets**: the files, which exist, and where the first row for each is written.
+    """
+
+    spool: str
+    offset: int
+    lengths: bytes
+    chosen: bytes
+    files: Sequence[str]
+    offsets: Sequence[int]
+
+    def perform(self, _: Spool) -> Iterator[int]:
+        """Write the rows, and yield how many bytes have been written, now and then."""
+        lengths = array("I", self.lengths)
+        with ExitStack() as stack:
+            source = stack.enter_context(Path(self.spool).open("rb", buffering=0))
+            source.seek(self.offset)
+            files = [stack.enter_context(Path(path).open("r+b", buffering=0)) for path in self.files]
+            for file, offset in zip(files, self.offsets, strict=True):
+                file.seek(offset)
+            start = 0
+            while start < len(lengths):
+                end, size = start, 0
+                while end < len(lengths) and size < BLOCK:
+                    size += lengths[end]
+                    end += 1
+                _deal(source.read(size), lengths[start:end], self.chosen[start:end], files)
+                start = end
+                yield size
+
+
+def _deal(block: bytes, lengths: Sequence[int], chosen: bytes, files: Sequence[BinaryIO]) -> None:
+    rows: list[list[memoryview]] = [[] for _ in files]
+    with memoryview(block) as view:
+        start = 0
+        for length, index in zip(lengths, chosen, strict=True):
+            end = start + length
+            rows[index].append(view[start:end])
+            start = end
+        for file, lines in zip(files, rows, strict=True):
+            _write(file, b"".join(lines))
+            for line in lines:
+                line.release()
+
+
+def _write(file: BinaryIO, block: bytes) -> None:
+    with memoryview(block) as left:
+        while written := file.write(left) if left else 0:
+            left = left[written:]

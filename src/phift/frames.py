@@ -1,0 +1,173 @@
+"""Rows that are in Python already: a data frame, a data set, an Arrow table, an iterable of mappings, or a function.
+
+What a value is, is told by the names of its types, so none of these libraries is imported for a value of another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from math import isnan
+from typing import Any
+from weakref import WeakSet
+
+from phift.chat import InvalidRow
+from phift.data_config import RowsSource
+from phift.errors import DataError
+
+Row = Mapping[str, Any] | InvalidRow
+"""A row, or what is wrong with an item that is none."""
+
+_BATCH = 128  # rows that become Python values at a time
+
+_TABLES = {
+    ("pandas", "DataFrame"),
+    ("datasets", "Dataset"),
+    ("datasets", "IterableDataset"),
+    ("datasets", "DatasetDict"),
+    ("datasets", "IterableDatasetDict"),
+    ("pyarrow", "Table"),
+    ("pyarrow", "RecordBatch"),
+    ("pyarrow", "RecordBatchReader"),
+    ("polars", "DataFrame"),
+}
+
+_begun: WeakSet[RowsSource] = WeakSet()  # sources whose rows come once and have been asked for
+
+
+def rows(source: RowsSource) -> Iterator[Row]:
+    """Yield the rows, a few made at a time.
+
+    What the user's own iterable or function raises goes through as it is.
+    """
+    value = source.rows
+    if _comes_once(value):
+        if source in _begun:
+            fix = "give a list, or a function that returns the rows anew"
+            raise DataError("The rows come from an iterator that has been read already.", where=label(source), fix=fix)
+        _begun.add(source)
+    if _is_function(value):
+        value = value()
+    yield from _rows(value, label(source))
+
+
+def label(source: RowsSource) -> str:
+    """Return what to call the rows."""
+    return (_table(source.rows) or ("", "rows from Python"))[1]
+
+
+def length(source: RowsSource) -> int | None:
+    """Return how many rows there are, where that is known without reading them."""
+    value = source.rows
+    return len(value) if isinstance(value, Sized) and not _is_function(value) else None
+
+
+def _table(value: Any) -> tuple[str, str] | None:
+    """Return the library and the name of the table that a value is, if it is one."""
+    for kind in type(value).__mro__:
+        name = (kind.__module__.partition(".")[0], kind.__name__)
+        if name in _TABLES:
+            return name
+    return None
+
+
+def _is_function(value: Any) -> bool:
+    return callable(value) and not isinstance(value, Iterable)
+
+
+def _comes_once(value: Any) -> bool:
+    return isinstance(value, Iterator) or _table(value) == ("pyarrow", "RecordBatchReader")
+
+
+def _rows(value: Any, where: str) -> Iterator[Row]:
+    match _table(value):
+        case ("pandas", "DataFrame"):
+            return _pandas(value, where)
+        case ("datasets", "DatasetDict" | "IterableDatasetDict"):
+            fix = f"give one of them, such as data[{next(iter(value), 'train')!r}]"
+            raise DataError("These are several splits, not one.", where=where, fix=fix)
+        case ("datasets", _):
+            rows: Iterator[Row] = iter(value.with_format(None))
+            return rows
+        case ("pyarrow", "Table" | "RecordBatch"):
+            return _arrow(value.schema, _batches(value), where)
+        case ("pyarrow", "RecordBatchReader"):
+            return _arrow(value.schema, value, where)
+    if hasattr(value, "__arrow_c_stream__"):
+        import pyarrow as pa
+
+        reader = pa.RecordBatchReader.from_stream(value)
+        return _arrow(reader.schema, reader, where)
+    if isinstance(value, str | bytes | Mapping) or not isinstance(value, Iterable):
+        what = f"These are no rows but {type(value).__name__}."
+        raise DataError(what, where=where, fix="give a data frame, or an iterable of mappings")
+    return (_row(item) for item in value)
+
+
+def _row(item: Any) -> Row:
+    return item if isinstance(item, Mapping) else InvalidRow(f"it is not a mapping but {type(item).__name__}")
+
+
+def _check_names(names: Sequence[str], where: str) -> None:
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        what = f"The column {twice[0]} is there more than once."
+        raise DataError(what, where=where, fix="give each column a name of its own")
+
+
+# ---------------------------------------------------------------- Arrow
+
+
+def _batches(table: Any) -> Iterable[Any]:
+    import pyarrow as pa
+
+    return table.to_batches() if isinstance(table, pa.Table) else [table]
+
+
+def _arrow(schema: Any, batches: Iterable[Any], where: str) -> Iterator[Row]:
+    _check_names(schema.names, where)
+    for batch in batches:
+        for start in range(0, batch.num_rows, _BATCH):
+            yield from batch.slice(start, _BATCH).to_pylist()
+
+
+# ---------------------------------------------------------------- pandas
+
+
+def _pandas(frame: Any, where: str) -> Iterator[Row]:
+    import pandas as pd
+
+    if isinstance(frame.columns, pd.MultiIndex):
+        fix = "give its columns plain names, with frame.columns = […]"
+        raise DataError("The data frame has columns of several levels.", where=where, fix=fix)
+    names = [str(name) for name in frame.columns]
+    if not names:
+        raise DataError("The data frame has no columns.", where=where, fix="give it a column `messages`")
+    _check_names(names, where)
+    for start in range(0, len(frame), _BATCH):
+        some = frame.iloc[start : start + _BATCH]
+        columns = [map(_cell, some.iloc[:, index].tolist()) for index in range(len(names))]
+        for values in zip(*columns, strict=True):
+            yield dict(zip(names, values, strict=True))
+
+
+def _cell(value: Any) -> Any:
+    """Return a cell as a plain value, None where pandas has nothing."""
+    import pandas as pd
+
+    value = _plain(value)
+    if value is pd.NA or value is pd.NaT or (isinstance(value, float) and isnan(value)):
+        return None
+    return value
+
+
+def _plain(value: Any) -> Any:
+    """Return lists for the arrays that pandas makes of the lists in a Parquet file, at any depth."""
+    import numpy as np
+
+    if isinstance(value, np.ndarray | np.generic):
+        value = value.tolist()
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return value

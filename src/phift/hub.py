@@ -1,0 +1,485 @@
+"""Data sets of the Hugging Face Hub: the rows that were asked for, without downloading all the others.
+
+The commit is looked up first and everything is read at it. Nothing of the data set is ever executed.
+
+How a part of a split (``percent``) is found depends on how its files are kept:
+
+- **Parquet**, which most are: the footers say how long the split is and where its row groups lie, so no more than the
+  row groups that are needed is fetched. ``first`` takes them in order. ``random`` draws row groups that hold
+  `SPREAD` times the rows wanted, or all there are, then the rows out of these; so rows that lie together
+  in a file stay together more often than chance would have it, and that is what half of the download buys.
+- **Anything else** is streamed from its beginning. How long the split is stands in the data set's card, or else the
+  split is streamed once to be counted. ``random`` puts the files in random order and draws out of the first rows,
+  `SPREAD` times as many as are wanted; so of a split in one file only the beginning is drawn from.
+
+The same seed and commit give the same rows on every machine. A request that fails is sent again by the Hub's client,
+five times within 23 seconds (``huggingface_hub`` 2.4); of a file that is streamed, all that `TRIES` times.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import time
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from itertools import compress, groupby, islice
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from phift.data_config import HuggingFaceSource
+from phift.errors import (
+    AccessDenied,
+    AuthenticationError,
+    DataError,
+    DataNotFound,
+    MissingDependency,
+    PhiftError,
+    ServiceError,
+    ServiceUnreachable,
+    Throttled,
+)
+
+SPREAD = 2
+"""How many times the rows wanted there are, at least, in what random rows are drawn from."""
+
+TRIES = 3
+"""How often a stream is taken up again; with the 20 times of ``datasets`` 5.2 a Hub that is gone takes nine minutes."""
+
+_BATCH = 128  # rows that become Python values at a time
+_AT_ONCE = (
+    32 << 20
+)  # bytes; a row group up to this size is fetched with as few requests as possible, a bigger in pieces
+_PIECE = 4 << 20  # bytes
+_READERS = 8  # footers fetched at the same time
+_WAITS = (1, 2, 4)  # seconds between two attempts to open a data set; the Hub's client does not repeat all its calls
+
+_REMOTE = "hf://"
+
+_Batch = tuple[list[dict[str, Any]], int, int]
+"""Rows, the bytes fetched for all the rows so far, and the bytes to fetch; zero where they are not known."""
+
+
+def rows(
+    source: HuggingFaceSource, notes: list[str], on_bytes: Callable[[int, int], None] | None = None
+) -> Iterator[Mapping[str, Any]]:
+    """Yield the rows of a split, or of the part of it that was asked for.
+
+    - **notes**: what the user should know about the reading is added to it.
+    - **on_bytes**: called with the bytes read and the bytes to read, where they are known.
+    """
+    if not _is_folder(source):
+        _refuse_offline(source)
+    opened = _opened(source)
+    _note_commit(source, opened.commit, notes)
+    with _asking(source):
+        batches = opened.batches(source, notes)
+    while True:
+        with _asking(source):
+            batch = next(batches, None)
+        if batch is None:
+            return
+        yield from batch[0]
+        if on_bytes and batch[2]:
+            on_bytes(batch[1], batch[2])
+
+
+# ---------------------------------------------------------------- opening
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """A data set at a commit (None for a local folder), and the names of the splits to read."""
+
+    builder: Any
+    commit: str | None
+    splits: list[str]
+
+    def batches(self, source: HuggingFaceSource, notes: list[str]) -> Iterator[_Batch]:
+        from datasets.packaged_modules.parquet.parquet import Parquet
+
+        files = [file for split in self.splits for file in self.builder.config.data_files[split]]
+        if isinstance(self.builder, Parquet) and all(map(_has_ranges, files)):
+            return _parquet_batches(files, source, notes)
+        return _streamed_batches(self, source, notes)
+
+    def length(self) -> int | None:
+        """How long the card says the splits are."""
+        known = self.builder.info.splits or {}
+        lengths: list[int] = [known[split].num_examples or 0 for split in self.splits if split in known]
+        return sum(lengths) if len(lengths) == len(self.splits) and all(lengths) else None
+
+
+def _opened(source: HuggingFaceSource) -> _Opened:
+    """Open a data set, again after a pause where the Hub is busy or does not answer."""
+    for wait in _WAITS:
+        try:
+            return _open(source)
+        except (Throttled, ServiceUnreachable):
+            time.sleep(wait)
+    return _open(source)
+
+
+def _open(source: HuggingFaceSource) -> _Opened:
+    import datasets
+
+    commit = None
+    if not _is_folder(source):
+        with _asking(source):
+            commit = _commit(source)
+    # The folder is empty, or `datasets` would take an older version that it finds there when the Hub fails.
+    with _asking(source), TemporaryDirectory(prefix="phift-") as folder:
+        load = partial(datasets.load_dataset_builder, revision=commit, cache_dir=folder)
+        try:
+            builder = load(source.huggingface, source.name)
+        except ValueError:
+            _check_name(source, datasets.get_dataset_config_names(source.huggingface, revision=commit))
+            raise
+    known = [str(split) for split in builder.config.data_files or {}]
+    splits = source.split.split("+")
+    missing = [split for split in splits if split not in known]
+    if missing:
+        what = f"There is no split {missing[0]}."
+        fix = f"`split` is one of: {', '.join(known)}" + ("; a part of it is `percent`" if "[" in source.split else "")
+        raise DataError(what, where=_place(source), fix=fix)
+    return _Opened(builder, commit, splits)
+
+
+def _commit(source: HuggingFaceSource) -> str:
+    from huggingface_hub import HfApi
+
+    found = HfApi(library_name="phift").dataset_info(
+        source.huggingface, revision=source.revision, expand=["sha"], timeout=30
+    )
+    if not found.sha:
+        fix = "check HF_ENDPOINT, if it is set"
+        raise ServiceError("The Hugging Face Hub names no commit.", where=_place(source), fix=fix)
+    return found.sha
+
+
+def _check_name(source: HuggingFaceSource, known: Sequence[str]) -> None:
+    """Raise if the trouble with a data set is which configuration is meant."""
+    fix = f"`name` is one of: {', '.join(known)}"
+    if source.name is None and len(known) > 1:
+        raise DataError("The data set has several configurations.", where=_place(source), fix=fix)
+    if source.name is not None and source.name not in known:
+        raise DataError(f"There is no configuration {source.name}.", where=_place(source), fix=fix)
+
+
+def _note_commit(source: HuggingFaceSource, commit: str | None, notes: list[str]) -> None:
+    if commit and commit != source.revision:
+        notes.append(
+            f"{source.huggingface} was read at revision {commit}; "
+            "pin it with `revision` to read the same data next time"
+        )
+
+
+def _is_folder(source: HuggingFaceSource) -> bool:
+    return os.path.isdir(source.huggingface)  # noqa: PTH112 - Path.is_dir raises where an id cannot be a path
+
+
+def _has_ranges(file: str) -> bool:
+    """Whether a part of a file can be fetched: not of one in an archive, nor of one that lies elsewhere."""
+    return "::" not in file and (file.startswith(_REMOTE) or Path(file).is_file())
+
+
+def _wanted(total: int, percent: float) -> int:
+    """How many rows are a part of a split: at least one, if there is one."""
+    return min(total, max(1, round(total * percent / 100)))
+
+
+# ---------------------------------------------------------------- Parquet
+
+
+@dataclass(frozen=True)
+class RowGroup:
+    """A run of rows in a Parquet file, the least of it that can be fetched."""
+
+    path: str
+    index: int
+    rows: int
+    bytes: int
+
+
+Chosen = tuple[RowGroup, Sequence[int]]
+"""A row group and which of its rows to take, in order."""
+
+
+def _parquet_batches(files: list[str], source: HuggingFaceSource, notes: list[str]) -> Iterator[_Batch]:
+    with ThreadPoolExecutor(_READERS) as pool:
+        groups = [group for found in pool.map(_row_groups, files) for group in found]
+    total = sum(group.rows for group in groups)
+    wanted = _wanted(total, source.percent)
+    if wanted < total and source.sample == "random":
+        draw = random.Random(source.seed)  # noqa: S311 - a draw that can be repeated, not a secret
+        some = drawn_groups(groups, wanted, draw)
+        notes.append(
+            f"{source.huggingface}: {wanted:,} of {total:,} rows, drawn with seed {source.seed} "
+            f"out of {len(some):,} of {len(groups):,} row groups"
+        )
+        chosen = drawn_rows(some, wanted, draw)
+    else:
+        some = [group for group, _ in first_rows(groups, wanted)]
+        chosen = first_rows(groups, wanted)
+    return _read(chosen, sum(group.bytes for group in some), max((group.bytes for group in some), default=0))
+
+
+def first_rows(groups: Sequence[RowGroup], wanted: int) -> Iterator[Chosen]:
+    """Yield the row groups that hold the first rows of a split, and which these are."""
+    for group in groups:
+        if wanted <= 0:
+            return
+        yield group, range(min(wanted, group.rows))
+        wanted -= group.rows
+
+
+def drawn_groups(groups: Sequence[RowGroup], wanted: int, draw: random.Random) -> list[RowGroup]:
+    """Draw row groups until they hold `SPREAD` times the rows wanted; they stay in the order of the split."""
+    # Only `random()` is sure to give the same numbers in every release of Python.
+    order = sorted(range(len(groups)), key=[draw.random() for _ in groups].__getitem__)
+    held, taken = 0, []
+    for index in order:
+        if held >= SPREAD * wanted:
+            break
+        taken.append(index)
+        held += groups[index].rows
+    return [groups[index] for index in sorted(taken)]
+
+
+def drawn_rows(groups: Sequence[RowGroup], wanted: int, draw: random.Random) -> Iterator[Chosen]:
+    """Draw exactly so many rows out of all rows of the groups, every set of that many being as likely."""
+    draws = _draws(wanted, sum(group.rows for group in groups), draw)
+    for group in groups:
+        taken = [index for index in range(group.rows) if next(draws)]
+        if taken:
+            yield group, taken
+
+
+def _draws(wanted: int, total: int, draw: random.Random) -> Iterator[bool]:
+    """Say of each of so many rows whether it is drawn."""
+    for left in range(total, 0, -1):
+        drawn = draw.random() * left < wanted  # its chance, given how many are still wanted and how many still come
+        wanted -= drawn
+        yield drawn
+
+
+def _row_groups(path: str) -> list[RowGroup]:
+    """Read where a file's row groups lie, which takes no more than its footer."""
+    with _parquet(path) as file:
+        found = [file.metadata.row_group(index) for index in range(file.metadata.num_row_groups)]
+    return [RowGroup(path, index, group.num_rows, _compressed(group)) for index, group in enumerate(found)]
+
+
+def _compressed(group: Any) -> int:
+    return sum(group.column(index).total_compressed_size for index in range(group.num_columns))
+
+
+@contextmanager
+def _parquet(path: str, **options: Any) -> Iterator[Any]:
+    import pyarrow.parquet as pq
+    from huggingface_hub import HfFileSystem
+
+    # Parquet says what it needs; a cache below it would fetch what lies around it too.
+    files = HfFileSystem() if path.startswith(_REMOTE) else None
+    opened = files.open(path, "rb", cache_type="none") if files else nullcontext(path)
+    with opened as file, pq.ParquetFile(file, **options) as parquet:
+        yield parquet
+
+
+def _read(chosen: Iterator[Chosen], total: int, biggest: int) -> Iterator[_Batch]:
+    """Read the chosen rows, each file opened once; ``biggest`` is the size of the biggest row group."""
+    whole = biggest <= _AT_ONCE
+    options = {"pre_buffer": True} if whole else {"pre_buffer": False, "buffer_size": _PIECE}
+    done = 0
+    for path, parts in groupby(chosen, key=lambda part: part[0].path):
+        with _parquet(path, **options) as file:
+            decoded = _decoder(file.schema_arrow)
+            for group, taken in parts:
+                for batch in _taken(file, group.index, taken):
+                    yield decoded(batch.to_pylist()), done, total
+                done += group.bytes
+                yield [], done, total
+
+
+def _taken(file: Any, index: int, taken: Sequence[int]) -> Iterator[Any]:
+    """Yield some rows of a row group, in batches."""
+    start = 0
+    # Threads of Arrow that read through a Python file can outlive the interpreter and hang it.
+    for batch in file.iter_batches(batch_size=_BATCH, row_groups=[index], use_threads=False):
+        end = start + batch.num_rows
+        here = taken[bisect_left(taken, start) : bisect_left(taken, end)]
+        if here:
+            yield batch if len(here) == batch.num_rows else batch.take([row - start for row in here])
+        if end > taken[-1]:
+            return
+        start = end
+
+
+def _decoder(schema: Any) -> Callable[[list[dict[str, Any]]], list[dict[str, Any]]]:
+    """Return what decodes the values that ``datasets`` keeps as JSON text."""
+    import datasets
+
+    if "json" not in str(schema).lower():
+        return lambda batch: batch
+    features = datasets.Features.from_arrow_schema(schema)
+    texts = datasets.Features({name: kind for name, kind in features.items() if "Json(" in repr(kind)})
+    return lambda batch: [row | texts.decode_example({name: row[name] for name in texts}) for row in batch]
+
+
+# ---------------------------------------------------------------- anything else
+
+
+def _streamed_batches(opened: _Opened, source: HuggingFaceSource, notes: list[str]) -> Iterator[_Batch]:
+    if source.percent == 100:
+        yield from _batches(opened.builder.as_streaming_dataset(split=source.split))
+        return
+    total = opened.length()
+    if total is None:
+        total = sum(1 for _ in opened.builder.as_streaming_dataset(split=source.split))
+        notes.append(
+            f"{source.huggingface} does not say how long {source.split} is and is not Parquet, "
+            "so all of it was downloaded once to count its rows"
+        )
+    wanted, found = _wanted(total, source.percent), 0
+    for batch in _batches(_part(opened, source, wanted, total, notes)):
+        found += len(batch[0])
+        yield batch
+    if found < wanted:
+        notes.append(f"{source.huggingface} has fewer rows in {source.split} than its card says")
+
+
+def _part(
+    opened: _Opened, source: HuggingFaceSource, wanted: int, total: int, notes: list[str]
+) -> Iterator[dict[str, Any]]:
+    """Return so many rows: the first, or random ones of the first once the files are in random order."""
+    if source.sample == "first":
+        return islice(opened.builder.as_streaming_dataset(split=source.split), wanted)
+    draw = random.Random(source.seed)  # noqa: S311 - a draw that can be repeated, not a secret
+    for split in opened.splits:
+        files = opened.builder.config.data_files[split]
+        files.sort(key={file: draw.random() for file in files}.__getitem__)
+    pool = min(total, SPREAD * wanted)
+    notes.append(
+        f"{source.huggingface}: {wanted:,} of {total:,} rows, drawn with seed {source.seed} "
+        f"out of the first {pool:,} with the files in random order"
+    )
+    return compress(opened.builder.as_streaming_dataset(split=source.split), _draws(wanted, pool, draw))
+
+
+def _batches(rows: Iterable[dict[str, Any]]) -> Iterator[_Batch]:
+    rows = iter(rows)
+    while batch := list(islice(rows, _BATCH)):
+        yield batch, 0, 0
+
+
+# ---------------------------------------------------------------- errors, and silence
+
+
+def _place(source: HuggingFaceSource) -> str:
+    return f"Hugging Face data set {source.huggingface}"
+
+
+def _refuse_offline(source: HuggingFaceSource) -> None:
+    import datasets
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE or datasets.config.HF_HUB_OFFLINE:
+        fix = "unset HF_HUB_OFFLINE, or give files that are on this machine"
+        raise ServiceUnreachable("HF_HUB_OFFLINE is set, so the Hub is not asked.", where=_place(source), fix=fix)
+
+
+@contextmanager
+def _asking(source: HuggingFaceSource) -> Iterator[None]:
+    """Keep the Hub's libraries quiet, and turn what they raise into our errors.
+
+    The cause is not kept: its text may hold rows, and the request that belongs to it holds the token.
+    """
+    try:
+        with _settings():
+            yield
+    except PhiftError:
+        raise
+    except Exception as error:  # noqa: BLE001 - readers of many formats raise what they like; all of it ends in ours
+        raise _failure(error, source) from None
+
+
+_LOG_IN = "log in with `hf auth login` or set HF_TOKEN"
+
+
+def _failure(error: Exception, source: HuggingFaceSource) -> PhiftError:
+    """Return our error for one of the libraries'; it quotes none of their text."""
+    from huggingface_hub import errors
+
+    where = _place(source)
+    if isinstance(error, errors.GatedRepoError) or (isinstance(error, FileNotFoundError) and "gated" in str(error)):
+        fix = f"ask for access on the data set's page, then {_LOG_IN}"
+        return AccessDenied("The data set is gated: it is for accounts that were let in.", where=where, fix=fix)
+    if isinstance(error, errors.RevisionNotFoundError):
+        return DataNotFound(f"There is no revision {source.revision}.", where=where, fix="check `revision`")
+    status = error.response.status_code if isinstance(error, errors.HfHubHTTPError) else None
+    if isinstance(error, errors.RepositoryNotFoundError):
+        fix = f"check the id; for a private data set {_LOG_IN}"
+        return DataNotFound("There is no such data set, or it is private.", where=where, fix=fix)
+    if isinstance(error, errors.EntryNotFoundError | FileNotFoundError):
+        fix = "check the id, and that the data set has files of a known format"
+        return DataNotFound("The data set has no data files.", where=where, fix=fix)
+    if status is not None:
+        return _refusal(status, where)
+    if isinstance(error, ConnectionError | TimeoutError) or type(error).__module__.startswith("httpx"):
+        what = f"The Hugging Face Hub did not answer ({type(error).__name__})."
+        return ServiceUnreachable(what, where=where, fix="check the network and the proxy; then run again")
+    if isinstance(error, ImportError):
+        what = f"A package that the data set needs is missing ({error.name or 'its name is not known'})."
+        return MissingDependency(what, where=where, fix="install it")
+    what = f"The data set cannot be read ({type(error).__name__})."
+    return DataError(what, where=where, fix="check on its page that the Hub's own viewer can read it")
+
+
+def _refusal(status: int, where: str) -> PhiftError:
+    """Return our error for an HTTP status of the Hub."""
+    if status == 401:
+        return AuthenticationError("The Hugging Face Hub refuses the token.", where=where, fix=_LOG_IN)
+    if status == 403:
+        fix = f"ask for access on the data set's page, then {_LOG_IN}"
+        return AccessDenied("The token may not read this data set.", where=where, fix=fix)
+    if status == 429:
+        fix = f"wait some minutes; the limit is higher for accounts: {_LOG_IN}"
+        return Throttled("The Hugging Face Hub takes no more requests from here for now.", where=where, fix=fix)
+    kind = ServiceUnreachable if status >= 500 else ServiceError
+    return kind(f"The Hugging Face Hub answered with status {status}.", where=where, fix="run again later")
+
+
+# Streaming imports torch, if it is there, and has no use for it here: 200 MB and two seconds (`datasets` 5.2).
+_SETTINGS = {"STREAMING_READ_MAX_RETRIES": TRIES, "TORCH_AVAILABLE": False}
+
+
+@contextmanager
+def _settings() -> Iterator[None]:
+    """Turn off the progress bars and the logging of the Hub's libraries, and limit their patience; then put all back.
+
+    Whoever calls shows the progress. The settings belong to the whole process, so they hold only while it is busy here.
+    """
+    import datasets
+    from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
+    with ExitStack() as stack:
+        if not datasets.are_progress_bars_disabled():
+            datasets.disable_progress_bars()
+            stack.callback(datasets.enable_progress_bars)
+        if not are_progress_bars_disabled():
+            disable_progress_bars()
+            stack.callback(enable_progress_bars)
+        for name in ("datasets", "huggingface_hub", "fsspec"):
+            logger = logging.getLogger(name)
+            stack.callback(logger.setLevel, logger.level)
+            logger.setLevel(logging.CRITICAL + 1)
+        for name, value in _SETTINGS.items():
+            stack.callback(setattr, datasets.config, name, getattr(datasets.config, name))
+            setattr(datasets.config, name, value)
+        yield

@@ -1,0 +1,408 @@
+"""A part of a source: read, converted, checked, and written to a spool in one go, with a tally of every row.
+
+Parts are what several processes work on at once, so a part and its tallies are small values that cross a pipe, and
+the rows themselves stay in files: the spool has every row that can be trained on, one line of JSON each, and a second
+file has the others with their numbers and reasons. In memory there is never more than a few megabytes of rows.
+"""
+
+from __future__ import annotations
+
+import base64
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import msgspec
+import xxhash
+
+from phift import chat, files, formats, parquet
+from phift.errors import DataError
+
+if TYPE_CHECKING:
+    from phift.chat import Conversation
+
+BLOCK = 1 << 20
+"""Bytes that are read and decoded at a time: with more, the rows no longer fit the processor's cache (a third slower
+at 16 MB than at 1 MB: 2 cores of an AMD EPYC, 2026-11-22)."""
+
+MOST_PROBLEMS = 20
+"""Refused rows that a tally names; the others are counted."""
+
+HASH = 16
+"""Bytes of a row's hash, XXH3 with 128 bits over its line of JSON."""
+
+_TALLY = 8 << 20  # bytes of rows between two tallies
+_FEW = 128  # rows of values that are converted at a time
+_encoder = msgspec.json.Encoder()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """A stretch of a file, and what its rows look like.
+
+    - **start**, **end**: bytes of a JSONL file, or row groups of a parquet file; any other file is one part, with 0.
+    - **size**: bytes of the row groups, for the progress.
+    - **keep**: write refused rows to the spool of rejects.
+    """
+
+    path: str
+    kind: str
+    start: int = 0
+    end: int = 0
+    size: int = 0
+    layout: formats.Layout
+    group_by: str | None = None
+    keep: bool = False
+
+    def perform(self, spool: Spool) -> Iterator[Tally]:
+        """Read the part to its end, and yield a tally now and then, the last one at the end.
+
+        Raises `phift.errors.DataError` where the file cannot be read on.
+        """
+        if self.kind == "parquet":
+            steps = _read_parquet(self, spool)
+        elif self.end:
+            steps = _read_lines(self, spool)
+        else:
+            steps = _read_file(self, spool)
+        return _tallies(steps, spool)
+
+
+@dataclass(kw_only=True)
+class Tally:
+    """What became of the rows read since the last tally.
+
+    - **last**: the number of the last line or row, counted from the part's start, blank lines too.
+    - **hashes**: of each good row, `HASH` bytes.
+    - **lengths**, **characters**, **numbers**: of each good row, unsigned numbers of 4 bytes; the row's own number
+      counts from the part's start.
+    - **groups**: of each good row, unsigned numbers of 8 bytes, where rows are grouped.
+    - **problems**: the first refused rows, each with its number, counted from the part's start, and the reason.
+    - **spool**, **offset**, **size**: where the good rows lie.
+    - **rejects_offset**, **rejects_size**: where the refused ones lie, in the file beside the spool.
+    - **position**: how far the reading has come, in bytes of the file.
+    """
+
+    rows: int = 0
+    last: int = 0
+    blank: int = 0
+    refused: int = 0
+    hashes: bytes = b""
+    lengths: bytes = b""
+    characters: bytes = b""
+    numbers: bytes = b""
+    groups: bytes = b""
+    problems: list[tuple[int, str]] = field(default_factory=list)
+    ignored: list[str] = field(default_factory=list)
+    spool: str = ""
+    offset: int = 0
+    size: int = 0
+    rejects_offset: int = 0
+    rejects_size: int = 0
+    position: int = 0
+
+
+class Spool:
+    """The files that one process writes its rows to, and the tally of what it has written."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._rows = path.open("xb", buffering=0)
+        self._rejects = rejects_of(path).open("xb")
+        self._begin()
+
+    def _begin(self) -> None:
+        self._tally = Tally(spool=str(self.path), offset=self._rows.tell(), rejects_offset=self._rejects.tell())
+        self._hashes = bytearray()
+        self._lengths, self._characters, self._numbers = array("I"), array("I"), array("I")
+        self._groups = array("Q")
+        self._ignored: set[str] = set()
+
+    def add(
+        self,
+        conversations: list[Conversation],
+        characters: Iterable[int],
+        numbers: Iterable[int],
+        groups: Iterable[int] = (),
+    ) -> None:
+        """Write rows that can be trained on."""
+        block = _encoder.encode_lines(conversations)
+        self._rows.write(block)
+        self._tally.size += len(block)
+        self._characters.extend(characters)
+        self._numbers.extend(numbers)
+        self._groups.extend(groups)
+        start = 0
+        with memoryview(block) as view:
+            for _ in conversations:
+                end = block.find(b"\n", start) + 1
+                self._hashes += xxhash.xxh3_128_digest(view[start:end])
+                self._lengths.append(end - start)
+                start = end
+
+    def refuse(self, number: int, reason: str, row: Any, *, keep: bool) -> None:
+        """Count a row that cannot be trained on, and write it to the rejects if told to."""
+        tally = self._tally
+        tally.refused += 1
+        if len(tally.problems) < MOST_PROBLEMS:
+            tally.problems.append((number, reason))
+        if keep:
+            line = _encoder.encode({"number": number, "reason": reason, "row": _kept(row)}) + b"\n"
+            self._rejects.write(line)
+            tally.rejects_size += len(line)
+
+    def count(self, *, rows: int = 0, blank: int = 0) -> None:
+        """Count rows that were read, and blank lines."""
+        self._tally.rows += rows
+        self._tally.blank += blank
+
+    def reach(self, last: int, position: int) -> None:
+        """Note how far the reading has come: the last line's or row's number, and bytes of the file."""
+        self._tally.last, self._tally.position = last, position
+
+    def ignore(self, columns: Iterable[str]) -> None:
+        """Note columns that are left out."""
+        self._ignored.update(columns)
+
+    @property
+    def full(self) -> bool:
+        """Whether it is time for a tally."""
+        return self._tally.size >= _TALLY
+
+    def tally(self) -> Tally:
+        """Return what has been written since the last tally."""
+        self._rejects.flush()
+        tally = self._tally
+        tally.hashes, tally.lengths = bytes(self._hashes), self._lengths.tobytes()
+        tally.characters, tally.numbers = self._characters.tobytes(), self._numbers.tobytes()
+        tally.groups = self._groups.tobytes()
+        tally.ignored = sorted(self._ignored)
+        self._begin()
+        return tally
+
+    def close(self) -> None:
+        """Close the files; they stay."""
+        self._rows.close()
+        self._rejects.close()
+
+
+def rejects_of(spool: Path) -> Path:
+    """Return the file beside a spool that has the refused rows."""
+    return spool.with_suffix(".rejects")
+
+
+def _kept(row: Any) -> Any:
+    """Return a refused row as JSON can hold it: as it is, else as text, else as Base64."""
+    if isinstance(row, bytes):
+        try:
+            return chat.values_of(row)
+        except chat.InvalidRow:
+            return _text(row)
+    if isinstance(row, chat.InvalidRow):
+        row = row.row
+    try:
+        _encoder.encode(row)
+    except (TypeError, ValueError, RecursionError):
+        return repr(row)
+    return row
+
+
+def _text(line: bytes) -> Any:
+    try:
+        return line.decode("utf-8")
+    except UnicodeDecodeError:
+        return {"base64": base64.b64encode(line).decode()}
+
+
+def read_rows(rows: Iterable[Any], part: Part, spool: Spool) -> Iterator[Tally]:
+    """Read rows that come from no file, as `Part.perform` does: values, or what is wrong with a row."""
+    return _tallies(_take_some(part, spool, enumerate(rows, start=1)), spool)
+
+
+def _tallies(steps: Iterable[None], spool: Spool) -> Iterator[Tally]:
+    """Yield a tally when the spool has had enough rows since the last one, and at the end."""
+    for _ in steps:
+        if spool.full:
+            yield spool.tally()
+    yield spool.tally()
+
+
+# ---------------------------------------------------------------- lines of JSON
+
+
+def _read_lines(part: Part, spool: Spool) -> Iterator[None]:
+    """Read the lines that begin between ``start`` and ``end``."""
+    path, number = Path(part.path), 0
+    with path.open("rb", buffering=0) as file:
+        position = _first_line(file, part.start, part.end)
+        file.seek(position)
+        while position < part.end:
+            block = _whole_lines(file, min(BLOCK, part.end - position))
+            if len(block) > BLOCK + files.LONGEST_LINE:
+                raise _too_long(path, part, number + block.count(b"\n") + 1, position)
+            start, position = position, position + len(block)
+            number = _take_lines(part, spool, files.without_mark(block, path) if start == 0 else block, number)
+            spool.reach(number, position - part.start)
+            yield
+
+
+def _first_line(file: BinaryIO, start: int, end: int) -> int:
+    """Return where the first line begins at or after ``start``; ``end`` if none does before it."""
+    if start == 0:
+        return 0
+    position = start - 1
+    file.seek(position)
+    while position < end and (block := file.read(min(BLOCK, end - position))):
+        found = block.find(b"\n") + 1
+        if found:
+            return position + found
+        position += len(block)
+    return end
+
+
+def _whole_lines(file: BinaryIO, size: int) -> bytes:
+    """Read ``size`` bytes and on to the end of the line they stop in, but not much further than a line may be long."""
+    blocks = [file.read(size)]
+    length = len(blocks[0])
+    while blocks[-1] and not blocks[-1].endswith(b"\n") and length <= BLOCK + files.LONGEST_LINE:
+        more = file.read(BLOCK)
+        end = more.find(b"\n") + 1
+        if end:
+            file.seek(end - len(more), 1)
+            more = more[:end]
+        blocks.append(more)
+        length += len(more)
+    return b"".join(blocks)
+
+
+def _too_long(path: Path, part: Part, number: int, position: int) -> DataError:
+    what = f"A line is longer than {files.LONGEST_LINE >> 20} MB."
+    # Only the first part knows its lines' numbers from the start of the file.
+    where = f"{path}:{number}" if part.start == 0 else f"{path}, near byte {position}"
+    return DataError(what, where=where, fix="write one conversation a line")
+
+
+def _take_lines(part: Part, spool: Spool, block: bytes, before: int) -> int:
+    """Take whole lines, all at once if each is plain and good; return the number of the last one."""
+    if not block.endswith(b"\n"):
+        block += b"\n"
+    if _is_plain(part):
+        rows = chat.from_lines(block)
+        characters = _characters(rows) if rows else None
+        if rows and characters:
+            spool.add(rows, characters, range(before + 1, before + len(rows) + 1))
+            spool.count(rows=len(rows))
+            spool.ignore(column for column in chat.columns(block[: block.find(b"\n")]) if column not in chat.KEPT)
+            return before + len(rows)
+    lines = block.split(b"\n")[:-1]
+    _take(part, spool, enumerate(lines, start=before + 1))
+    return before + len(lines)
+
+
+def _is_plain(part: Part) -> bool:
+    """Whether rows have their messages under their own name, and no other column matters."""
+    own = part.layout.columns
+    return part.group_by is None and own.get("messages") == "messages" and own.get("tools") == "tools"
+
+
+def _characters(rows: list[Conversation]) -> list[int] | None:
+    """Return the characters of each row; None where one of them cannot be trained on."""
+    try:
+        return [chat.check(row.messages) for row in rows]
+    except chat.InvalidRow:
+        return None
+
+
+# ---------------------------------------------------------------- parquet files
+
+
+def _read_parquet(part: Part, spool: Spool) -> Iterator[None]:
+    """Read the row groups from ``start`` to before ``end``."""
+    number = 0
+    for rows in parquet.batches(Path(part.path), part.start, part.end):
+        if _is_plain(part) and (plain := parquet.conversations(rows)) and (characters := _characters(plain)):
+            spool.add(plain, characters, range(number + 1, number + len(plain) + 1))
+            spool.count(rows=len(plain))
+            spool.ignore(name for name in rows.schema.names if name not in chat.KEPT)
+        else:
+            _take(part, spool, enumerate(rows.to_pylist(), start=number + 1))
+        number += rows.num_rows
+        spool.reach(number, 0)
+        yield
+    spool.reach(number, part.size)
+
+
+# ---------------------------------------------------------------- rows one by one
+
+
+def _read_file(part: Part, spool: Spool) -> Iterator[None]:
+    """Read a file that has to be read from its beginning to its end."""
+    path = Path(part.path)
+    with files.opened(path) as source:
+        rows = rows_of(source.stream, path, part.kind)
+        for _ in _take_some(part, spool, rows, source.position):
+            yield
+
+
+def rows_of(stream: BinaryIO, path: Path, kind: str) -> Iterator[tuple[int, Any]]:
+    """Yield the numbered rows of an open file: lines of JSON, values, or what is wrong with a row."""
+    if kind == "jsonl":
+        return files.lines(stream, path)
+    if kind == "json":
+        return files.json_rows(stream, path)
+    return files.csv_rows(stream, path, "\t" if kind == "tsv" else ",")
+
+
+def _take_some(
+    part: Part, spool: Spool, rows: Iterable[tuple[int, Any]], position: Callable[[], int] = int
+) -> Iterator[None]:
+    """Take numbered rows, a few at a time."""
+    numbered = iter(rows)
+    while few := list(islice(numbered, _FEW)):
+        _take(part, spool, few)
+        spool.reach(few[-1][0], position())
+        yield
+
+
+def _take(part: Part, spool: Spool, rows: Iterable[tuple[int, Any]]) -> None:
+    """Take numbered rows one by one: lines of JSON, values, or what is wrong with a row; blank lines are skipped."""
+    conversations: list[Conversation] = []
+    characters: list[int] = []
+    numbers: list[int] = []
+    groups: list[int] = []
+    for number, row in rows:
+        if isinstance(row, bytes) and not row.strip():
+            spool.count(blank=1)
+            continue
+        spool.count(rows=1)
+        try:
+            conversation, count, group = _checked(part, spool, row)
+        except chat.InvalidRow as error:
+            spool.refuse(number, str(error), row, keep=part.keep)
+            continue
+        conversations.append(conversation)
+        characters.append(count)
+        numbers.append(number)
+        groups += group
+    spool.add(conversations, characters, numbers, groups)
+
+
+def _checked(part: Part, spool: Spool, row: Any) -> tuple[Conversation, int, list[int]]:
+    """Return a row's conversation, its characters and its group, if rows are grouped; raises `InvalidRow`."""
+    if isinstance(row, chat.InvalidRow):
+        raise row
+    if isinstance(row, bytes) and _is_plain(part) and (plain := chat.from_lines(row + b"\n")):
+        return plain[0], chat.check(plain[0].messages), []
+    values = chat.values_of(row) if isinstance(row, bytes) else row
+    conversation, count = chat.from_values(part.layout.convert(values))
+    spool.ignore(column for column in values if column not in part.layout.used)
+    return conversation, count, [] if part.group_by is None else [_group(values, part.group_by)]
+
+
+def _group(values: Mapping[str, Any], column: str) -> int:
+    if values.get(column) is None:
+        raise chat.InvalidRow(f"it has no value in `{column}`, which rows are grouped by")
+    return xxhash.xxh3_64_intdigest(_encoder.encode(values[column]))

@@ -1,0 +1,83 @@
+"""The split: which rows become training, validation and test data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from phift.errors import DataError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+SPLITS = ("train", "validation", "test")
+
+
+def draw_split(
+    keys: npt.NDArray[np.uint64], strata: npt.NDArray[np.int64], shares: Mapping[str, float], seed: int
+) -> npt.NDArray[np.int8]:
+    """Return the index in `SPLITS` of each row, drawn with a seed: the same rows and seed give the same split.
+
+    Rows with equal keys stay together, so no conversation is in two splits. Where all keys differ, each split has
+    ``round(share * rows)`` rows, at least one, and each stratum gives its share of them, to within one row.
+
+    - **keys**: one for each row.
+    - **strata**: the number of the source that each row is from, not falling.
+    - **shares**: of all rows, for the splits to be drawn; the rest is training data.
+
+    Raises `phift.errors.DataError` where there are fewer different keys than splits.
+    """
+    import numpy as np
+
+    _, first, unit, sizes = np.unique(keys, return_index=True, return_inverse=True, return_counts=True)
+    if len(first) <= len(shares):
+        what = f"{len(keys)} rows, {len(first)} of them different, cannot be split {len(shares) + 1} ways."
+        raise DataError(what, where="data.split", fix="give more rows, or validation and test data of their own")
+    # Of numpy's generators this one is promised to stay the same from version to version.
+    lots = np.random.RandomState(seed % 2**32).random_sample(len(first))
+    by_appearance = np.argsort(first, kind="stable")
+    ticket = np.empty(len(first))
+    ticket[by_appearance] = lots
+    order = np.lexsort((ticket, strata[first]))
+    chosen = np.zeros(len(first), np.int8)
+    _choose(order, sizes[order], strata[first][order], shares, chosen)
+    _fill_empty(chosen, order, shares)
+    return chosen[unit.reshape(-1)]
+
+
+def _choose(
+    order: npt.NDArray[np.intp],
+    sizes: npt.NDArray[np.intp],
+    strata: npt.NDArray[np.int64],
+    shares: Mapping[str, float],
+    chosen: npt.NDArray[np.int8],
+) -> None:
+    """Give the first units of each stratum to the splits, as long as more than half of a unit is still wanted."""
+    import numpy as np
+
+    bounds = np.flatnonzero(np.diff(strata, prepend=strata[0] - 1))
+    seen = 0  # rows of earlier strata; what is wanted is rounded over all of them, so that no row is lost to rounding
+    for start, end in zip(bounds, [*bounds[1:], len(order)], strict=True):
+        rows = int(sizes[start:end].sum())
+        middles = np.cumsum(sizes[start:end]) - sizes[start:end] / 2
+        taken = 0
+        for split, share in shares.items():
+            wanted = _rounded(share, seen + rows) - _rounded(share, seen)
+            inside = (middles > taken) & (middles <= taken + wanted)
+            chosen[order[start:end][inside]] = SPLITS.index(split)
+            taken += wanted
+        seen += rows
+
+
+def _rounded(share: float, rows: int) -> int:
+    return max(1, round(share * rows)) if rows else 0
+
+
+def _fill_empty(chosen: npt.NDArray[np.int8], order: npt.NDArray[np.intp], shares: Mapping[str, float]) -> None:
+    """Give a split that got nothing, between large groups, one unit of the training data."""
+    for split in shares:
+        index = SPLITS.index(split)
+        if not (chosen == index).any():
+            training = [unit for unit in order if chosen[unit] == 0]
+            chosen[training[0]] = index

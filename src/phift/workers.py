@@ -1,0 +1,203 @@
+"""Processes that work on parts of the data side by side; small data is not worth one, and is worked on right here.
+
+Each is a plain ``python -m phift.workers`` with pipes, since the ways of `multiprocessing` run the user's script again
+or copy a process full of threads. It ends when its pipe ends, so none outlives the process that began it; it leaves
+Ctrl-C to that one; and its memory is limited, so that a hostile file ends in an error.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import queue
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from importlib import import_module
+from pathlib import Path
+from typing import IO, Any, Protocol
+
+from phift.errors import DataError, PhiftError
+from phift.parts import Spool
+
+MOST_MEMORY = 1 << 30
+"""Bytes of data that a process may have (``RLIMIT_DATA``); with ordinary files it has less than a tenth of it."""
+
+LARGE = 32 << 20
+"""Bytes; fewer are worked on sooner than processes start."""
+
+_MOST_PROCESSES = 8  # more would wait for the disk, and each takes memory
+
+
+class Task(Protocol):
+    """Something to be done to a part of the data."""
+
+    def perform(self, spool: Spool) -> Iterator[Any]:
+        """Do it, and yield results; they and the errors cross a pipe."""
+        ...
+
+
+class Workers:
+    """Works on tasks in this process, or in as many others as there are processors.
+
+    - **folder**: where each process keeps its spool.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.here = Spool(folder / "here.rows")
+        self._folder = folder
+        self._processes: list[_Process] = []
+
+    def start(self, *modules: str) -> None:
+        """Start the processes, which import what their tasks will need while this one has other things to do."""
+        if sys.executable and not self._processes:
+            for number in range(min(_processors(), _MOST_PROCESSES)):
+                self._processes.append(_Process(self._folder / f"worker-{number}.rows", modules))
+
+    def run(self, tasks: Sequence[Task], *, side_by_side: bool) -> Iterator[tuple[int, Any]]:
+        """Yield every result with its task's index; those of one task come in order.
+
+        Raises what a task raises; the tasks that are left are then not worked on.
+        """
+        if side_by_side:
+            self.start()
+        if side_by_side and self._processes:
+            yield from self._side_by_side(tasks)
+            return
+        for index, task in enumerate(tasks):
+            for result in task.perform(self.here):
+                yield index, result
+
+    def _side_by_side(self, tasks: Sequence[Task]) -> Iterator[tuple[int, Any]]:
+        waiting: queue.SimpleQueue[tuple[int, Task]] = queue.SimpleQueue()
+        for numbered in enumerate(tasks):
+            waiting.put(numbered)
+        results: queue.SimpleQueue[tuple[int, Any]] = queue.SimpleQueue()
+        busy = self._processes[: len(tasks)]
+        for process in busy:
+            threading.Thread(target=process.work, args=(waiting, results), daemon=True).start()
+        idle = 0
+        while idle < len(busy):
+            index, result = results.get()
+            if isinstance(result, BaseException):
+                raise result
+            if index < 0:
+                idle += 1
+            else:
+                yield index, result
+
+    def __enter__(self) -> Workers:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for process in self._processes:
+            process.kill()
+        self.here.close()
+
+
+def _processors() -> int:
+    """Return how many processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class _Process:
+    """One process, seen from the one that began it."""
+
+    def __init__(self, spool: Path, modules: Sequence[str]) -> None:
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        # Of pyarrow's allocators it gives back the most: 103 MB where the default keeps 159 (pyarrow 25, 2026-11-22).
+        environment.setdefault("ARROW_DEFAULT_MEMORY_POOL", "jemalloc")
+        self._process = subprocess.Popen(  # noqa: S603 - this module
+            [sys.executable, "-m", "phift.workers", str(spool), *modules],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=environment,
+        )
+
+    def work(self, waiting: queue.SimpleQueue[tuple[int, Task]], results: queue.SimpleQueue[tuple[int, Any]]) -> None:
+        """Hand over tasks until none is waiting, then report -1; what goes wrong is a result too."""
+        try:
+            while True:
+                index, task = waiting.get_nowait()
+                for result in self._answers(task):
+                    results.put((index, result))
+        except queue.Empty:
+            results.put((-1, None))
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is raised where the results are read
+            results.put((-1, error))
+
+    def _answers(self, task: Task) -> Iterator[Any]:
+        tasks, answers = self._process.stdin, self._process.stdout
+        assert tasks is not None and answers is not None  # noqa: S101, PT018 - both are pipes, see above
+        try:
+            _send(tasks, task)
+            while True:
+                kind, value = pickle.load(answers)  # noqa: S301 - our own process wrote it
+                if kind == "error":
+                    raise value
+                if kind == "end":
+                    return
+                yield value
+        except (EOFError, BrokenPipeError, pickle.UnpicklingError) as error:
+            code = self._process.wait()
+            what = f"A process that reads the data ended on its own (exit code {code})."
+            fix = "see its own message; where memory is short, prepare less data at a time"
+            raise DataError(what, where="data", fix=fix) from error
+
+    def kill(self) -> None:
+        """Stop it, whatever it is at, and wait until it is gone."""
+        self._process.kill()
+        self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe:
+                pipe.close()
+
+
+def _send(pipe: IO[bytes], value: Any) -> None:
+    pickle.dump(value, pipe, protocol=pickle.HIGHEST_PROTOCOL)
+    pipe.flush()
+
+
+def main() -> None:
+    """Work on the tasks that come in, until no more can come."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _limit_memory()
+    for module in sys.argv[2:]:
+        import_module(module)
+    tasks, answers = sys.stdin.buffer, os.fdopen(os.dup(sys.stdout.fileno()), "wb")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # a stray print must not end up among the answers
+    with closing(Spool(Path(sys.argv[1]))) as spool:
+        while True:
+            try:
+                task = pickle.load(tasks)  # noqa: S301 - the process that began this one wrote it
+            except EOFError:
+                return
+            try:
+                for result in task.perform(spool):
+                    _send(answers, ("result", result))
+                _send(answers, ("end", None))
+            except BrokenPipeError:
+                return
+            except (PhiftError, OSError) as error:
+                _send(answers, ("error", error))
+            except MemoryError:
+                what = f"A row or a batch of rows needs more than {MOST_MEMORY >> 30} GB of memory."
+                where = str(getattr(task, "path", "data"))
+                _send(answers, ("error", DataError(what, where=where, fix="write it in smaller rows")))
+
+
+def _limit_memory() -> None:
+    try:
+        import resource
+    except ImportError:  # not on this system
+        return
+    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    most = MOST_MEMORY if hard == resource.RLIM_INFINITY else min(MOST_MEMORY, hard)
+    resource.setrlimit(resource.RLIMIT_DATA, (most, hard))
+
+
+if __name__ == "__main__":
+    main()
