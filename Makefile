@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: quickstart test check format bench clean
+.PHONY: quickstart test check format bench bench-data clean
 
 quickstart: $(VENV)/installed
 	$(BIN)/phift quickstart
@@ -18,6 +18,10 @@ check: $(VENV)/installed
 
 bench: $(VENV)/installed
 	$(BIN)/python bench/check_latency.py
+
+# Needs 12 GB of disk; and 10 GB of memory for the way that phift is compared with.
+bench-data: $(VENV)/installed
+	$(BIN)/python bench/prepare_data.py
 
 format: $(VENV)/installed
 	$(BIN)/ruff check --fix .

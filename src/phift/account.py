@@ -70,7 +70,7 @@ def draw_up(
     reasons: list[Counter[str]] = [Counter() for _ in readings]
     with rejects.open("wb") as file:
         for index, line in _rejected(readings, table, chosen, spool):
-            reasons[index][re.sub(r"\[\d+\]", "[]", line["reason"])] += 1
+            reasons[index][re.sub(r"\[\d+\]| \(byte \d+\)", "", line["reason"])] += 1
             file.write(msgspec.json.encode(line) + b"\n")
     accounts = []
     for index, reading in enumerate(readings):

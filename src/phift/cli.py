@@ -142,10 +142,7 @@ def prepare(config: Path, row: int | None, split: str) -> None:
 
     run = FineTuneRun(RunConfig.from_yaml(config), on_event=EventPrinter(_console()))
     data = run.prepare()
-    for account in data.accounts:
-        click.echo(str(account))
-    for finding in data.findings:
-        click.echo(str(finding))
+    click.echo(str(data))
     click.echo(f"written to {data.folder}")
     if row is not None:
         click.echo(f"\n{run.conversation(row, split)}")

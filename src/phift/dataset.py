@@ -21,6 +21,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from html import escape
 from importlib import import_module
 from itertools import chain, islice
 from pathlib import Path
@@ -93,6 +94,18 @@ class PreparedDataset:
     def files(self) -> dict[str, Path]:
         """The file of each split."""
         return {"train": self.train, "validation": self.validation, "test": self.test}
+
+    def __str__(self) -> str:
+        return "\n".join([*map(str, self.accounts), *map(str, self.findings)])
+
+    def _repr_html_(self) -> str:
+        """Show the accounts in a notebook."""
+        columns = ("source", "format", "rows", *SPLITS, "aside")
+        head = "".join(f"<th>{column}</th>" for column in columns)
+        cells = [[escape(str(getattr(account, column))) for column in columns] for account in self.accounts]
+        rows = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in cells)
+        findings = "".join(f"<p>{escape(str(finding))}</p>" for finding in self.findings)
+        return f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>{findings}"
 
     def preview(self, rows: int = 5, split: str = "train") -> pd.DataFrame:
         """Return the first rows of a split: how many messages, whose, and how they begin and end."""
@@ -328,7 +341,7 @@ def _findings(
             message = f"Its rows were taken for the format {layout.format}{renamed and f', {renamed}'}."
             yield _note("DATA_FORMAT", place, message)
         if reading.ignored:
-            yield _note("DATA_COLUMNS_LEFT_OUT", place, f"Columns left out: {', '.join(reading.ignored)}.")
+            yield _note("DATA_COLUMNS_LEFT_OUT", place, f"Columns left out: {_listed(reading.ignored)}.")
         if account.blank:
             yield _note("DATA_BLANK_LINES", place, f"{_counted(account.blank, 'blank line')} skipped.")
         if account.aside:
@@ -353,6 +366,11 @@ def _findings(
 
 def _note(code: str, place: str, message: str) -> Finding:
     return Finding(code=code, severity="note", place=place, message=message)
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = ", ".join(name[:40] for name in names[:20])
+    return f"{shown} and more" if len(names) > 20 else shown
 
 
 def _counted(count: int, what: str) -> str:

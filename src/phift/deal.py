@@ -33,7 +33,7 @@ class Deal:
         """Write the rows, and yield how many bytes have been written, now and then."""
         lengths = array("I", self.lengths)
         with ExitStack() as stack:
-            source = stack.enter_context(Path(self.spool).open("rb", buffering=0))
+            source = stack.enter_context(Path(self.spool).open("rb"))
             source.seek(self.offset)
             files = [stack.enter_context(Path(path).open("r+b", buffering=0)) for path in self.files]
             for file, offset in zip(files, self.offsets, strict=True):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import base64
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -35,6 +35,7 @@ HASH = 16
 """Bytes of a row's hash, XXH3 with 128 bits over its line of JSON."""
 
 _TALLY = 8 << 20  # bytes of rows between two tallies
+_MOST_COLUMNS = 50
 _FEW = 128  # rows of values that are converted at a time
 _encoder = msgspec.json.Encoder()
 
@@ -110,7 +111,7 @@ class Spool:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._rows = path.open("xb", buffering=0)
+        self._rows = path.open("xb")
         self._rejects = rejects_of(path).open("xb")
         self._begin()
 
@@ -164,8 +165,9 @@ class Spool:
         self._tally.last, self._tally.position = last, position
 
     def ignore(self, columns: Iterable[str]) -> None:
-        """Note columns that are left out."""
-        self._ignored.update(columns)
+        """Note columns that are left out; of a great many, the first."""
+        if len(self._ignored) < _MOST_COLUMNS:
+            self._ignored.update(islice(columns, _MOST_COLUMNS))
 
     @property
     def full(self) -> bool:
@@ -174,6 +176,7 @@ class Spool:
 
     def tally(self) -> Tally:
         """Return what has been written since the last tally."""
+        self._rows.flush()
         self._rejects.flush()
         tally = self._tally
         tally.hashes, tally.lengths = bytes(self._hashes), self._lengths.tobytes()
@@ -292,10 +295,11 @@ def _take_lines(part: Part, spool: Spool, block: bytes, before: int) -> int:
     if _is_plain(part):
         rows = chat.from_lines(block)
         characters = _characters(rows) if rows else None
-        if rows and characters:
+        columns = _first_columns(block) if characters else None
+        if rows and characters and columns:
             spool.add(rows, characters, range(before + 1, before + len(rows) + 1))
             spool.count(rows=len(rows))
-            spool.ignore(column for column in chat.columns(block[: block.find(b"\n")]) if column not in chat.KEPT)
+            spool.ignore(column for column in columns if column not in chat.KEPT)
             return before + len(rows)
     lines = block.split(b"\n")[:-1]
     _take(part, spool, enumerate(lines, start=before + 1))
@@ -306,6 +310,14 @@ def _is_plain(part: Part) -> bool:
     """Whether rows have their messages under their own name, and no other column matters."""
     own = part.layout.columns
     return part.group_by is None and own.get("messages") == "messages" and own.get("tools") == "tools"
+
+
+def _first_columns(block: bytes) -> Collection[str]:
+    """Return the columns of the first line; none if it is no row by itself, and the lines have to be looked at."""
+    try:
+        return chat.columns(block[: block.find(b"\n")])
+    except chat.InvalidRow:
+        return ()
 
 
 def _characters(rows: list[Conversation]) -> list[int] | None:
@@ -405,4 +417,8 @@ def _checked(part: Part, spool: Spool, row: Any) -> tuple[Conversation, int, lis
 def _group(values: Mapping[str, Any], column: str) -> int:
     if values.get(column) is None:
         raise chat.InvalidRow(f"it has no value in `{column}`, which rows are grouped by")
-    return xxhash.xxh3_64_intdigest(_encoder.encode(values[column]))
+    try:
+        return xxhash.xxh3_64_intdigest(_encoder.encode(values[column]))
+    except (TypeError, ValueError, RecursionError) as error:
+        reason = f"`{column}`, which rows are grouped by, holds what JSON cannot hold ({type(error).__name__})"
+        raise chat.InvalidRow(reason) from None

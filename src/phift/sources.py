@@ -129,21 +129,21 @@ def _cut(path: Path, part: Part) -> Iterator[Part]:
         yield part
 
 
-def _first_columns(path: Path, kind: str) -> Collection[str] | None:
-    """Return the columns of the first usable row; None if none of the first rows is usable."""
+def _first_columns(path: Path, kind: str) -> Iterable[Collection[str]]:
+    """Yield the columns of the first rows that are rows at all."""
     if kind == "parquet":
-        return parquet.columns(path)
+        yield parquet.columns(path)
+        return
     with files.opened(path) as source:
-        return _columns(row for _, row in islice(rows_of(source.stream, path, kind), _LOOKED_AT))
+        yield from _columns(row for _, row in islice(rows_of(source.stream, path, kind), _LOOKED_AT))
 
 
-def _columns(rows: Iterable[Any]) -> Collection[str] | None:
+def _columns(rows: Iterable[Any]) -> Iterator[Collection[str]]:
     for row in rows:
         try:
-            return chat.values_of(row) if isinstance(row, bytes) else dict.fromkeys(row)
+            yield chat.columns(row) if isinstance(row, bytes) else dict.fromkeys(row)
         except (chat.InvalidRow, TypeError):
             continue  # it is refused, with its number, when it is read
-    return None
 
 
 def _open_rows(source: HuggingFaceSource | RowsSource, stratum: int, group_by: str | None, keep: bool) -> Opened:
@@ -161,13 +161,17 @@ def _open_rows(source: HuggingFaceSource | RowsSource, stratum: int, group_by: s
 
 
 def _layout(
-    place: str, columns: Collection[str] | None, source: Path | FileSource | HuggingFaceSource | RowsSource
+    place: str, rows: Iterable[Collection[str]], source: Path | FileSource | HuggingFaceSource | RowsSource
 ) -> Layout:
+    """Return the layout by the columns of the first row that has those of a format."""
     format_, own = (None, {}) if isinstance(source, Path) else (source.format, source.columns)
-    if columns is None:  # there is nothing to recognise a format by, and no row that could be converted
+    unknown: UnknownFormat | None = None
+    for columns in rows:
+        try:
+            return recognise(columns, format_, own)
+        except UnknownFormat as error:
+            unknown = unknown or error
+    if unknown is None:  # no row could be converted, so any layout will do to say so row by row
         return recognise(["messages"])
-    try:
-        return recognise(columns, format_, own)
-    except UnknownFormat as error:
-        fix = "rename them, or say what they are with `format` and `columns`"
-        raise DataError(f"The rows are of no known format: {error}.", where=place, fix=fix) from None
+    fix = "rename them, or say what they are with `format` and `columns`"
+    raise DataError(f"The rows are of no known format: {unknown}.", where=place, fix=fix)

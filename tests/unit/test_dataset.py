@@ -537,6 +537,28 @@ def test_bad_rows_are_set_aside_with_line_reason_and_row(tmp_path: Path, out: Pa
     assert mended.accounts[0].rows == 26
 
 
+def test_the_first_row_may_be_a_bad_one(tmp_path: Path, out: Path) -> None:
+    rows: list[Any] = [{}, {"note": 1}, *({"question": f"Question {n}?", "answer": "Yes."} for n in range(20))]
+    prepared = prepare(out, train=write_jsonl(tmp_path / "rows.jsonl", rows), bad_rows="set_aside")
+    assert (prepared.accounts[0].format, prepared.accounts[0].aside) == ("question_answer", 2)
+
+
+def test_a_row_over_lines_and_two_rows_in_one_are_refused(tmp_path: Path, out: Path) -> None:
+    one, two = json.dumps(chat_row(1)), json.dumps(chat_row(2))
+    source = tmp_path / "rows.jsonl"
+    source.write_text("\n" + one + two + "\n" + "".join(json.dumps(chat_row(n)) + "\n" for n in range(10, 40)))
+    prepared = prepare(out, train=source, bad_rows="set_aside")
+    assert (prepared.accounts[0].rows, prepared.accounts[0].aside) == (31, 1)
+
+
+def test_of_a_great_many_columns_the_first_are_told(tmp_path: Path, out: Path) -> None:
+    rows = [chat_row(n) | {f"column {n}-{i}": i for i in range(100)} for n in range(40)]
+    rows[0]["messages"][0]["name"] = "Ada"  # so that every row is looked at
+    message = found(prepare(out, train=write_jsonl(tmp_path / "rows.jsonl", rows)))["DATA_COLUMNS_LEFT_OUT"]
+    assert message.endswith(" and more.")
+    assert len(message) < 500
+
+
 def test_equal_conversations_are_told_and_stay_together(tmp_path: Path, out: Path) -> None:
     rows = [chat_row(number % 40) for number in range(120)]
     prepared = prepare(out, train=write_jsonl(tmp_path / "rows.jsonl", rows))
@@ -607,6 +629,14 @@ def test_what_the_processes_write_is_what_one_writes(tmp_path: Path, monkeypatch
 
 
 # ---------------------------------------------------------------- looking
+
+
+def test_a_notebook_shows_what_became_of_the_rows(tmp_path: Path, out: Path) -> None:
+    source = write_jsonl(tmp_path / "<b>.jsonl", [*map(chat_row, range(20)), {"messages": []}])
+    html = prepare(out, train=source, bad_rows="set_aside")._repr_html_()
+    assert "&lt;b&gt;.jsonl</td><td>messages</td><td>21</td><td>16</td><td>2</td><td>2</td><td>1</td>" in html
+    assert "DATA_SET_ASIDE" in html
+    assert "<b>" not in html
 
 
 def test_the_preview_is_short(tmp_path: Path, out: Path) -> None:

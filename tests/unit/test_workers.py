@@ -1,0 +1,140 @@
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from phift.errors import DataError
+from phift.parts import Spool
+from phift.workers import MOST_MEMORY, Workers
+
+PROCESSES = 3
+
+
+@dataclass(frozen=True)
+class Count:
+    """Yields numbers, each with the process that it comes from."""
+
+    numbers: int
+
+    def perform(self, spool: Spool) -> Iterator[tuple[int, int, str]]:
+        for number in range(self.numbers):
+            print("a stray word")  # noqa: T201 - it must not end up among the results
+            yield number, os.getpid(), spool.path.name
+
+
+@dataclass(frozen=True)
+class Kill:
+    """Ends its own process."""
+
+    def perform(self, _: Spool) -> Iterator[Any]:
+        yield "before"
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+@dataclass(frozen=True)
+class Refuse:
+    """Raises an error of ours, with everything that belongs to one."""
+
+    def perform(self, _: Spool) -> Iterator[Any]:
+        yield "before"
+        raise DataError("It is bad.", where="a.jsonl:7", fix="mend it", problems=(("a.jsonl:7", "bad"),), refused=1)
+
+
+@dataclass(frozen=True)
+class Hoard:
+    """Wants more memory than there is for it."""
+
+    path: str = "hoard.parquet"
+
+    def perform(self, _: Spool) -> Iterator[Any]:
+        yield len(bytearray(MOST_MEMORY))
+
+
+@dataclass(frozen=True)
+class Blunder:
+    """Raises what nobody expects."""
+
+    def perform(self, _: Spool) -> Iterator[Any]:
+        nothing: dict[str, int] = {}
+        yield nothing["missing"]
+
+
+@pytest.fixture
+def workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Workers]:
+    monkeypatch.setattr("phift.workers._processors", lambda: PROCESSES)
+    threads = threading.active_count()
+    with Workers(tmp_path) as running:
+        yield running
+        children = psutil.Process().children(recursive=True)
+    assert not any(child.is_running() for child in children)
+    for thread in threading.enumerate():
+        if thread is not threading.current_thread():
+            thread.join(timeout=5)
+    assert threading.active_count() == threads
+
+
+def test_every_result_comes_once_and_those_of_a_task_in_order(workers: Workers) -> None:
+    tasks = [Count(number) for number in range(20)]
+    found: dict[int, list[int]] = {index: [] for index in range(20)}
+    processes = set()
+    for index, (number, process, _) in workers.run(tasks, side_by_side=True):
+        found[index].append(number)
+        processes.add(process)
+    assert found == {index: list(range(index)) for index in range(20)}
+    assert os.getpid() not in processes
+    assert 1 <= len(processes) <= PROCESSES
+
+
+def test_the_same_processes_work_again(workers: Workers) -> None:
+    first = {result[1] for _, result in workers.run([Count(1)] * 9, side_by_side=True)}
+    again = {result[1] for _, result in workers.run([Count(1)] * 9, side_by_side=True)}
+    assert len(first | again) <= PROCESSES
+
+
+def test_little_is_done_right_here(workers: Workers) -> None:
+    results = list(workers.run([Count(2), Count(1)], side_by_side=False))
+    assert results == [
+        (0, (0, os.getpid(), "here.rows")),
+        (0, (1, os.getpid(), "here.rows")),
+        (1, (0, os.getpid(), "here.rows")),
+    ]
+
+
+@pytest.mark.parametrize("side_by_side", [True, False])
+def test_an_error_of_ours_comes_whole(workers: Workers, side_by_side: bool) -> None:
+    with pytest.raises(DataError, match="It is bad") as caught:
+        list(workers.run([Count(3), Refuse(), Count(3)], side_by_side=side_by_side))
+    assert (caught.value.where, caught.value.fix) == ("a.jsonl:7", "mend it")
+    assert vars(caught.value)["refused"] == 1
+    assert caught.value.problems == (("a.jsonl:7", "bad"),)
+
+
+def test_a_process_that_is_killed_is_told_at_once(workers: Workers) -> None:
+    with pytest.raises(DataError, match=r"ended on its own \(exit code -9\)"):
+        list(workers.run([Count(3), Kill(), Count(3)], side_by_side=True))
+
+
+def test_too_much_memory_is_an_error_with_its_place(workers: Workers) -> None:
+    with pytest.raises(DataError, match="needs more than 1 GB of memory") as caught:
+        list(workers.run([Hoard()], side_by_side=True))
+    assert caught.value.where == "hoard.parquet"
+
+
+def test_a_blunder_is_not_swallowed(workers: Workers, capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(DataError, match="ended on its own"):
+        list(workers.run([Blunder()], side_by_side=True))
+    assert "KeyError: 'missing'" in capfd.readouterr().err
+
+
+def test_results_that_nobody_takes_keep_nobody_waiting(workers: Workers) -> None:
+    for index, _ in workers.run([Count(1000)] * 20, side_by_side=True):
+        assert index < 20
+        break
