@@ -349,6 +349,7 @@ def _findings(
             message = f"{account.aside} of {account.rows} rows were set aside: {reasons}."
             fix = "see rejects.jsonl in the folder of the prepared data"
             yield Finding(code="DATA_SET_ASIDE", severity="warning", place=place, message=message, fix=fix)
+    yield from _mixed_tools(readings)
     for index, split in enumerate(SPLITS):
         rows = chosen == index
         again = int(rows.sum()) - len(np.unique(table.keys[rows]))
@@ -362,6 +363,20 @@ def _findings(
             message = f"{_counted(len(short), 'conversation')} of fewer than {NEAR_EMPTY} characters, first {first}."
             fix = "look at them"
             yield Finding(code="DATA_NEAR_EMPTY", severity="warning", place=split, message=message, fix=fix)
+
+
+def _mixed_tools(readings: Sequence[Reading]) -> Iterator[Finding]:
+    """Yield the splits of which the component would drop every row without tools, because others have some."""
+    for split in SPLITS:
+        rows = sum(reading.good for reading in readings if reading.split == split)
+        tools = sum(reading.sum("tools") for reading in readings if reading.split == split)
+        if 0 < tools < rows:
+            message = (
+                f"{_counted(tools, 'row')} of {rows} have tools; the component drops the other {rows - tools} without "
+                "a word, because in a file with the column tools it drops each row where that is null or empty."
+            )
+            fix = "give tools to every row or to none: what a row's tools are can also be told in a system message"
+            yield Finding(code="DATA_TOOLS_MIXED", severity="error", place=split, message=message, fix=fix)
 
 
 def _note(code: str, place: str, message: str) -> Finding:

@@ -77,6 +77,7 @@ class Tally:
     """What became of the rows read since the last tally.
 
     - **last**: the number of the last line or row, counted from the part's start, blank lines too.
+    - **tools**: good rows that have tools.
     - **hashes**: of each good row, `HASH` bytes.
     - **lengths**, **characters**, **numbers**: of each good row, unsigned numbers of 4 bytes; the row's own number
       counts from the part's start.
@@ -91,6 +92,7 @@ class Tally:
     last: int = 0
     blank: int = 0
     refused: int = 0
+    tools: int = 0
     hashes: bytes = b""
     lengths: bytes = b""
     characters: bytes = b""
@@ -133,6 +135,7 @@ class Spool:
         block = _encoder.encode_lines(conversations)
         self._rows.write(block)
         self._tally.size += len(block)
+        self._tally.tools += sum(row.tools is not None for row in conversations)
         self._characters.extend(characters)
         self._numbers.extend(numbers)
         self._groups.extend(groups)

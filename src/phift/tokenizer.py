@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 import logging
 import warnings
-from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -154,21 +153,27 @@ class ChatTokenizer:
         return found
 
     def spans(self, ids: Sequence[int]) -> list[tuple[int, int]]:
-        """Return from where to where the tokens are trained on, in order and apart; cut ``ids`` first."""
+        """Return from where to where the tokens are trained on, in order and apart; cut ``ids`` first.
+
+        As in the component the markers go in pairs: the n-th instruction hides everything up to the n-th response, and
+        one too many hides the rest. So a text that holds a marker hides answers.
+        """
         if not self.knows_markers:
             return []
         ids = list(ids)
         questions = list(_starts(ids, self.instruction))
-        if not questions:
+        answers = [start + len(self.response) for start in _starts(ids, self.response)]
+        if not questions or not answers:
             return []
-        found: list[tuple[int, int]] = []
-        for answer in _starts(ids, self.response):
-            start = answer + len(self.response)
-            following = bisect_left(questions, start)
-            end = questions[following] if following < len(questions) else len(ids)
-            # Two answers in a row end at the same question: the first span holds the second.
-            if start < end and not (found and start < found[-1][1]):
-                found.append((start, end))
+        if questions[0] > answers[0]:
+            questions.insert(0, 0)
+        hidden = list(zip([0, *questions[1:]], answers, strict=False))
+        hidden.append((questions[-1] if len(questions) > len(answers) else len(ids), len(ids)))
+        found, end = [], 0
+        for start, stop in hidden:
+            if end < start:
+                found.append((end, start))
+            end = max(end, start, stop)
         return found
 
     def trained(self, ids: Sequence[int]) -> list[bool]:

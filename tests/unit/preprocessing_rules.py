@@ -401,6 +401,14 @@ AZURE = (
         phift="finds DATA_NO_ANSWER_LEFT",
     ),
     Rule(
+        id="marker-in-a-text",
+        says="the n-th instruction marker hides all up to the n-th response marker, and one too many hides the rest",
+        source=PACKAGE,
+        content=beside_good(chat(user("what does <|user|> mean?"), assistant())),
+        engine="drops without_answer",
+        phift="finds DATA_NO_ANSWER_LEFT",
+    ),
+    Rule(
         id="end-cut",
         says="a row is cut at max_seq_length, and trained on if some of the answer is left",
         source=PACKAGE,

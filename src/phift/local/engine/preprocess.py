@@ -88,16 +88,21 @@ class Encoder:
 def assistant_labels(ids: Sequence[int], response: Sequence[int], instruction: Sequence[int]) -> list[int]:
     """Return the labels: ids after each ``response`` marker up to the next ``instruction`` marker, else ignored.
 
-    Ids that hold only one of the two markers have nothing to train on, as in the component.
+    As in the component, ids that hold only one of the two markers have nothing to train on, and markers go in pairs:
+    the n-th ``instruction`` hides everything up to the n-th ``response``, and one too many hides the rest. So a text
+    that holds a marker, or a user who speaks twice, hides answers.
     """
-    labels = [IGNORED] * len(ids)
     answers = list(_ends(ids, response))
     questions = [end - len(instruction) for end in _ends(ids, instruction)]
-    if not questions:
-        return labels
-    for start in answers:
-        end = next((question for question in questions if question >= start), len(ids))
-        labels[start:end] = ids[start:end]
+    if not answers or not questions:
+        return [IGNORED] * len(ids)
+    labels = list(ids)
+    if questions[0] > answers[0]:
+        questions.insert(0, 0)
+    for question, answer in zip([0, *questions[1:]], answers, strict=False):
+        labels[question:answer] = [IGNORED] * max(0, answer - question)
+    if len(questions) > len(answers):
+        labels[questions[-1] :] = [IGNORED] * (len(ids) - questions[-1])
     return labels
 
 
