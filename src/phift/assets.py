@@ -23,12 +23,12 @@ from urllib.parse import quote, urlsplit
 
 from phift.checks import Finding
 from phift.clients import Clients
+from phift.data.split import SPLITS
 from phift.data_config import AssetSource, DataConfig
 from phift.dataset import PreparedDataset
 from phift.errors import Conflict, DataError, NotFound, PhiftError, ServiceError, azure_errors
 from phift.quiet import quiet_sdk
 from phift.registry import API, mapping, registry_address
-from phift.split import SPLITS
 
 if TYPE_CHECKING:
     from azure.ai.ml.entities import Data

@@ -5,9 +5,9 @@ a word, and keeps every training row only if it is given train, validation and t
 finetune_acft_hf_nlp, src/preprocess, 2026-07). So phift always writes all three, and accounts for every row: it is in
 one of the files, or among the rejects with its line and the reason, or the data is refused.
 
-**The way.** Sources are opened (`phift.sources`) and read in parts side by side (`phift.parts`, `phift.workers`) into
-spools; then it is known what there is, the split is drawn (`phift.split`), and the rows are dealt from the spools to
-the files (`phift.deal`). Rows keep their order, and the result does not depend on how many processes there were.
+**The way**, in `phift.data`. Sources are opened (``sources``) and read in parts side by side (``parts``, ``workers``)
+into spools; then it is known what there is, the split is drawn (``split``), and the rows are dealt from the spools to
+the files (``deal``). Rows keep their order, and the result does not depend on how many processes there were.
 
 **The folder.** ``<folder>/<first 16 digits of the content hash>/`` with ``train.jsonl``, ``validation.jsonl``,
 ``test.jsonl``, ``manifest.json`` and, where rows were set aside, ``rejects.jsonl``. It is built beside its place and
@@ -27,19 +27,19 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from phift import files
-from phift.account import ASIDE, LEAKED, Account, draw_up
 from phift.checks import Finding
+from phift.data import files
+from phift.data.account import ASIDE, LEAKED, Account, draw_up
+from phift.data.deal import Deal
+from phift.data.parts import HASH
+from phift.data.reading import Reading, read_sources
+from phift.data.scratch import scratch_folder
+from phift.data.sources import Opened, Progress, files_of, open_source
+from phift.data.split import SPLITS, draw_split
+from phift.data.table import Table, tabulate
+from phift.data.workers import LARGE, Workers
 from phift.data_config import DataConfig
-from phift.deal import Deal
 from phift.errors import DataError
-from phift.parts import HASH
-from phift.reading import Reading, read_sources
-from phift.scratch import scratch_folder
-from phift.sources import Opened, Progress, files_of, open_source
-from phift.split import SPLITS, draw_split
-from phift.table import Table, tabulate
-from phift.workers import LARGE, Workers
 
 if TYPE_CHECKING:
     import numpy as np

@@ -122,7 +122,7 @@ class FineTuneJob:
     def steps(self) -> tuple[Step, ...]:
         """Return the component's steps, in the order the service lists them."""
         steps = self._children(self.name)
-        # The component is itself a pipeline, so its steps may lie one level down, beside the one that prepares the data.
+        # The component is itself a pipeline: its steps may lie one level down, beside the one that prepares the data.
         if len(steps) <= 2:
             return tuple(inner for step in steps for inner in (self._children(step.run_id) or (step,)))
         return steps

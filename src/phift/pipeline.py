@@ -10,10 +10,10 @@ from phift.assets import DataInput
 from phift.checks import Finding
 from phift.clients import Clients
 from phift.config import ComponentConfig
+from phift.data.split import SPLITS
 from phift.errors import NotFound, ServiceError, azure_errors
 from phift.parameters import Parameters
 from phift.preparation import REPORT, DataOnCluster, preparation_step
-from phift.split import SPLITS
 
 if TYPE_CHECKING:
     from azure.ai.ml.entities import Component, PipelineJob

@@ -26,12 +26,12 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote, urlsplit
 
 import phift
-from phift import files
 from phift.checks import Finding
+from phift.data import files
+from phift.data.split import SPLITS
 from phift.data_config import AssetSource, DataConfig, HuggingFaceSource
 from phift.dataset import PreparedDataset, Progress, prepare_dataset
 from phift.errors import ConfigError, DataError, NotFound, PhiftError, azure_errors
-from phift.split import SPLITS
 
 if TYPE_CHECKING:
     from azure.ai.ml.entities import Command, Environment

@@ -15,6 +15,7 @@ from phift.clients import Clients, connect
 from phift.compute import ensure_cluster
 from phift.config import RunConfig
 from phift.conversation import Conversation
+from phift.data.split import SPLITS
 from phift.dataset import PreparedDataset, prepare_dataset
 from phift.deployment import deploy_model, instance_type, remove_endpoint
 from phift.endpoint import Endpoint
@@ -25,7 +26,6 @@ from phift.pipeline import build_pipeline
 from phift.plan import Plan, digest, make_plan, slug
 from phift.preparation import DataOnCluster, source_code
 from phift.registration import RegisteredModel, register_model
-from phift.split import SPLITS
 
 if TYPE_CHECKING:
     import pandas as pd

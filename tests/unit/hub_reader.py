@@ -21,7 +21,7 @@ from typing import Any
 
 
 def _read(asked: dict[str, Any], slept: Counter[int]) -> dict[str, Any]:
-    from phift import hub
+    from phift.data import hub
     from phift.data_config import HuggingFaceSource
 
     notes: list[str] = []

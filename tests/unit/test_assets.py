@@ -8,11 +8,11 @@ import pytest
 from rich.console import Console
 
 from phift.assets import DataInAzure, DataInput, asset_name, find_data, register_assets
+from phift.data.split import SPLITS
 from phift.data_config import DataConfig
 from phift.dataset import PreparedDataset
 from phift.errors import AccessDenied, Conflict, DataError, NotFound, ServiceError
 from phift.run import FineTuneRun
-from phift.split import SPLITS
 from phift.views import show_plan
 from unit.fakes import Fakes, codes, data_asset, data_id, http_error, run_config
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from phift import chat
+from phift.data import chat
 
 USER = {"role": "user", "content": "What is the symbol of gold?"}
 ASSISTANT = {"role": "assistant", "content": "Au"}

@@ -15,7 +15,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from phift import dataset, files
+from phift import dataset
+from phift.data import files
 from phift.data_config import DataConfig, HuggingFaceSource, SplitConfig
 from phift.dataset import PreparedDataset, Progress, prepare_dataset
 from phift.errors import DataError, DataNotFound, ServiceUnreachable
@@ -474,7 +475,7 @@ def test_a_full_disk_is_a_data_error_and_leaves_nothing(
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("phift.deal._write", full)
+    monkeypatch.setattr("phift.data.deal._write", full)
     with pytest.raises(DataError, match="No space left on device") as caught:
         prepare(out, train=train)
     assert caught.value.where == str(out)
@@ -617,8 +618,8 @@ def test_what_the_processes_write_is_what_one_writes(tmp_path: Path, monkeypatch
     source.write_text("\n".join(lines))
     one = prepare(tmp_path / "one", train=source, bad_rows="set_aside")
     monkeypatch.setattr("phift.dataset.LARGE", 0)
-    monkeypatch.setattr("phift.sources.PART", 10_000)
-    monkeypatch.setattr("phift.workers._processors", lambda: 3)
+    monkeypatch.setattr("phift.data.sources.PART", 10_000)
+    monkeypatch.setattr("phift.data.workers._processors", lambda: 3)
     many = prepare(tmp_path / "many", train=source, bad_rows="set_aside")
     assert many.content_hash == one.content_hash
     for name in ("train.jsonl", "validation.jsonl", "test.jsonl", "rejects.jsonl", "manifest.json"):

@@ -16,7 +16,9 @@ CODE = re.compile(r"\b(?:MODEL|COMPUTE|COMPONENT|PARAMETER|QUOTA|COST|MEMORY|DAT
 
 
 def codes_of_the_source() -> set[str]:
-    texts = [path.read_text(encoding="utf-8") for path in (ROOT / "src" / "phift").glob("*.py")]
+    package = ROOT / "src" / "phift"
+    sources = [*package.glob("*.py"), *(package / "data").glob("*.py")]
+    texts = [path.read_text(encoding="utf-8") for path in sources]
     return {code for text in texts for quoted in re.findall(r'"([A-Z_]+)"', text) for code in CODE.findall(quoted)}
 
 

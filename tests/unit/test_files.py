@@ -16,8 +16,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from phift import files
-from phift.chat import InvalidRow
+from phift.data import files
+from phift.data.chat import InvalidRow
 from phift.errors import DataError, DataNotFound
 
 HERE = Path("data.test")
@@ -302,7 +302,7 @@ def test_one_row_is_a_row(row: dict[str, Any]) -> None:
 
 
 def test_rows_that_cross_what_is_read_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("phift.json_text._STEP", 3)
+    monkeypatch.setattr("phift.data.json_text._STEP", 3)
     monkeypatch.setattr(files, "_BUFFER", 2)
     objects = [{"a\\": 'q"\\\\{]', "n": -1.5, "t": True, "l": [[], {}, "é"]}, 12, "x\n", None, [1, [2]], {}]
     for indent in (None, 1):
@@ -480,7 +480,7 @@ READ = """
 import re, sys
 from pathlib import Path
 import pyarrow
-from phift import files
+from phift.data import files
 from phift.errors import DataError
 
 def peak():  # in MB; ru_maxrss would be that of the process that started this one, if that was larger

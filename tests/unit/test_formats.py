@@ -15,9 +15,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from phift import chat, formats
-from phift.chat import InvalidRow
-from phift.formats import UnknownFormat, recognise
+from phift.data import chat, formats
+from phift.data.chat import InvalidRow
+from phift.data.formats import UnknownFormat, recognise
 
 Messages = list[dict[str, Any]]
 

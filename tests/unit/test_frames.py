@@ -16,8 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from phift import frames
-from phift.chat import InvalidRow
+from phift.data import frames
+from phift.data.chat import InvalidRow
 from phift.data_config import DataConfig, RowsSource
 from phift.errors import DataError
 
@@ -242,7 +242,7 @@ def test_a_batch_reader_of_a_file_is_read_batch_by_batch(tmp_path: Any) -> None:
 def test_no_library_is_imported_for_rows_of_another() -> None:
     code = """
 import sys
-from phift import frames
+from phift.data import frames
 from phift.data_config import RowsSource
 assert list(frames.rows(RowsSource(rows=[{"a": 1}]))) == [{"a": 1}]
 print(sorted({"pandas", "pyarrow", "datasets", "numpy", "polars", "torch"} & set(sys.modules)))

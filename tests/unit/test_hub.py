@@ -18,10 +18,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from phift import hub
+from phift.data import hub
+from phift.data.hub import RowGroup, drawn_groups, drawn_rows, first_rows
 from phift.data_config import HuggingFaceSource
 from phift.errors import ServiceError
-from phift.hub import RowGroup, drawn_groups, drawn_rows, first_rows
 from unit.hub_server import COMMIT, OLDER, Fault, Hub, Repository, hub_server
 
 SECRET = "my own words"

@@ -29,7 +29,7 @@ from phift.data_config import DataConfig
 from phift.dataset import prepare_dataset
 
 # Small parts and no small data: all of the machinery is at work in a fraction of a second.
-with mock.patch("phift.dataset.LARGE", 0), mock.patch("phift.sources.PART", 1 << 20):
+with mock.patch("phift.dataset.LARGE", 0), mock.patch("phift.data.sources.PART", 1 << 20):
     print("go", flush=True)
     prepare_dataset(DataConfig(train=Path(sys.argv[1]), bad_rows="set_aside"), Path(sys.argv[2]))
 print("done", flush=True)

@@ -10,12 +10,14 @@ from pkgutil import iter_modules
 import pytest
 
 import phift
+import phift.data
 
 HEAVY = ("azure", "datasets", "pandas", "mlflow", "torch", "transformers", "pydantic", "requests")
 PROBE = """
 import json, sys, time
 before = time.perf_counter()
 import phift
+import phift.data
 seconds = time.perf_counter() - before
 print(json.dumps({"seconds": seconds, "modules": sorted({name.partition(".")[0] for name in sys.modules})}))
 """
@@ -49,7 +51,9 @@ def test_another_name_is_an_attribute_error() -> None:
 
 
 def test_every_value_is_frozen() -> None:
-    modules = [import_module(f"phift.{found.name}") for found in iter_modules(phift.__path__) if not found.ispkg]
+    packages = [("phift", phift.__path__), ("phift.data", phift.data.__path__)]
+    found = [f"{name}.{module.name}" for name, path in packages for module in iter_modules(path) if not module.ispkg]
+    modules = [import_module(name) for name in found]
     kinds = {kind for module in modules for kind in vars(module).values() if isinstance(kind, type)}
     values = {kind for kind in kinds if is_dataclass(kind) and kind.__module__.startswith("phift.")}
     assert {"Finding", "Plan", "Parameter", "RegisteredModel"} <= {kind.__name__ for kind in values}

@@ -6,10 +6,10 @@ import pytest
 
 from phift.assets import DataInput
 from phift.config import ComponentConfig
+from phift.data.split import SPLITS
 from phift.errors import AccessDenied, NotFound, ServiceError
 from phift.parameters import Parameter, Parameters
 from phift.pipeline import OUTPUT, build_pipeline, find_component
-from phift.split import SPLITS
 from unit.fakes import COMPONENT, PHI_4, Fakes, component, data_id, http_error, parameters
 
 

@@ -17,13 +17,13 @@ from rich.console import Console
 
 from phift import preparation
 from phift.assets import DataInput
+from phift.data.split import SPLITS
 from phift.data_config import DataConfig
 from phift.dataset import prepare_dataset
 from phift.errors import ConfigError, DataError, NotFound
 from phift.pipeline import build_pipeline
 from phift.preparation import PACKAGES, DataOnCluster, find_preparation, source_code
 from phift.run import FineTuneRun
-from phift.split import SPLITS
 from phift.views import show_plan
 from unit.fakes import A100, PHI_4, Fakes, codes, component, data_asset, data_id, parameters, run_config
 

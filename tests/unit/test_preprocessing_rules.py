@@ -13,6 +13,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from phift.data.split import SPLITS
 from phift.data_config import DataConfig
 from phift.dataset import PreparedDataset, prepare_dataset
 from phift.errors import DataError
@@ -20,7 +21,6 @@ from phift.local import standin
 from phift.local.engine import preprocess, validate
 from phift.local.engine.job import Job
 from phift.local.engine.preprocess import IGNORED
-from phift.split import SPLITS
 from phift.token_report import TokenReport
 from phift.tokenizer import ChatTokenizer, Refused
 from phift.tokens import measure, token_findings

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from phift.data.split import SPLITS, draw_split
 from phift.errors import DataError
-from phift.split import SPLITS, draw_split
 
 BOTH = {"validation": 0.1, "test": 0.1}
 

@@ -11,9 +11,9 @@ from typing import Any
 import psutil
 import pytest
 
+from phift.data.parts import Spool
+from phift.data.workers import MOST_MEMORY, Workers
 from phift.errors import DataError
-from phift.parts import Spool
-from phift.workers import MOST_MEMORY, Workers
 
 PROCESSES = 3
 
@@ -69,7 +69,7 @@ class Blunder:
 
 @pytest.fixture
 def workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Workers]:
-    monkeypatch.setattr("phift.workers._processors", lambda: PROCESSES)
+    monkeypatch.setattr("phift.data.workers._processors", lambda: PROCESSES)
     threads = threading.active_count()
     with Workers(tmp_path) as running:
         yield running

@@ -6,6 +6,7 @@ import re
 import uuid
 from collections.abc import Callable
 
+from phift.data.split import SPLITS
 from phift.local import arm, history, preparing, registry
 from phift.local.operations import accepted_by_location
 from phift.local.site import Site
@@ -27,7 +28,6 @@ from phift.local.wire import (
     user_error,
 )
 from phift.preparation import REPORT
-from phift.split import SPLITS
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,254}")
 _NAME_RULE = "letters, digits, '-' and '_', not starting with one of these two, at most 255."

@@ -19,11 +19,11 @@ import traceback
 from pathlib import Path
 
 from phift import preparation
+from phift.data.split import SPLITS
 from phift.local import blobs, history, references, step_assets
 from phift.local.site import Site
 from phift.local.state import Document, Json
 from phift.local.wire import WireError, section, sent_text, user_error
-from phift.split import SPLITS
 
 STEP = preparation.STEP
 

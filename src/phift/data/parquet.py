@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from phift.chat import Conversation, Message
+from phift.data.chat import Conversation, Message
 from phift.errors import DataError
 
 if TYPE_CHECKING:

@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import msgspec
 import xxhash
 
-from phift import chat, files, formats, parquet
+from phift.data import chat, files, formats, parquet
 from phift.errors import DataError
 
 if TYPE_CHECKING:
-    from phift.chat import Conversation
+    from phift.data.chat import Conversation
 
 BLOCK = 1 << 20
 """Bytes that are read and decoded at a time: with more, the rows no longer fit the processor's cache (a third slower

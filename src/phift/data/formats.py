@@ -12,7 +12,7 @@ ultrachat            ``data``: a list of texts, the user's and the assistant's i
 ===================  ========================================================================================
 
 Lists may be JSON text, as in CSV; None and NaN are what a missing cell is. Whether the conversation can be trained
-on is not decided here but in `phift.chat`. No reason given here quotes a cell.
+on is not decided here but in `phift.data.chat`. No reason given here quotes a cell.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
-from phift.chat import InvalidRow
+from phift.data.chat import InvalidRow
 
 if TYPE_CHECKING:
     from phift.data_config import Format

@@ -10,7 +10,7 @@ from math import isnan
 from typing import Any
 from weakref import WeakSet
 
-from phift.chat import InvalidRow
+from phift.data.chat import InvalidRow
 from phift.data_config import RowsSource
 from phift.errors import DataError
 

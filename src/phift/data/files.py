@@ -24,9 +24,9 @@ from typing import BinaryIO, Protocol
 
 import msgspec
 
-from phift.chat import InvalidRow
+from phift.data.chat import InvalidRow
+from phift.data.json_text import JsonText
 from phift.errors import DataError, DataNotFound
-from phift.json_text import JsonText
 
 SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
 """What can be read; all but parquet also with ``.gz`` or ``.zst`` behind. ``.ndjson`` is ``.jsonl``."""

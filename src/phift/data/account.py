@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from phift.parts import rejects_of
-from phift.split import SPLITS
+from phift.data.parts import rejects_of
+from phift.data.split import SPLITS
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from phift.reading import Reading
-    from phift.table import Table
+    from phift.data.reading import Reading
+    from phift.data.table import Table
 
 ASIDE = len(SPLITS)
 """The index of rows that are in none of the splits."""

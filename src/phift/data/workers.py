@@ -1,8 +1,8 @@
 """Processes that work on parts of the data side by side; small data is not worth one, and is worked on right here.
 
-Each is a plain ``python -m phift.workers`` with pipes, since the ways of `multiprocessing` run the user's script again
-or copy a process full of threads. It ends when its pipe ends, so none outlives the process that began it; it leaves
-Ctrl-C to that one; and its memory is limited, so that a hostile file ends in an error.
+Each is a plain ``python -m phift.data.workers`` with pipes, since the ways of `multiprocessing` run the user's script
+again or copy a process full of threads. It ends when its pipe ends, so none outlives the process that began it; it
+leaves Ctrl-C to that one; and its memory is limited, so that a hostile file ends in an error.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import IO, Any, Protocol
 
+from phift.data.parts import Spool
 from phift.errors import DataError, PhiftError
-from phift.parts import Spool
 
 MOST_MEMORY = 1 << 30
 """Bytes of data that a process may have (``RLIMIT_DATA``); with ordinary files it has less than a tenth of it."""
@@ -111,7 +111,7 @@ class _Process:
         # Of pyarrow's allocators it gives back the most: 103 MB where the default keeps 159 (pyarrow 25, 2026-11-22).
         environment.setdefault("ARROW_DEFAULT_MEMORY_POOL", "jemalloc")
         self._process = subprocess.Popen(  # noqa: S603 - this module
-            [sys.executable, "-m", "phift.workers", str(spool), *modules],
+            [sys.executable, "-m", "phift.data.workers", str(spool), *modules],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=environment,

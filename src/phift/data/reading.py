@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from phift.parts import HASH, Tally
-from phift.sources import Opened, Progress
-from phift.workers import Workers
+from phift.data.parts import HASH, Tally
+from phift.data.sources import Opened, Progress
+from phift.data.workers import Workers
 
 if TYPE_CHECKING:
     import numpy as np

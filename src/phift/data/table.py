@@ -6,14 +6,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from phift.parts import HASH
-from phift.split import SPLITS
+from phift.data.parts import HASH
+from phift.data.split import SPLITS
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from phift.reading import Reading
+    from phift.data.reading import Reading
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +24,7 @@ class Table:
     - **groups**: a number for each group; empty where rows are not grouped.
     - **lengths**, **characters**: of the line in bytes, of what is said in characters.
     - **numbers**: the line or row number in its source.
-    - **given**: the index in `phift.split.SPLITS` of the split that the row's source is for.
+    - **given**: the index in `phift.data.split.SPLITS` of the split that the row's source is for.
     - **reading**: the index of the row's source file or data set.
     - **stratum**: the index of the source that the user named; a folder's files are one.
     """

@@ -8,11 +8,11 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-from phift import chat, files, frames, hub, parquet
+from phift.data import chat, files, frames, hub, parquet
+from phift.data.formats import Layout, UnknownFormat, recognise
+from phift.data.parts import Part, Spool, Tally, read_rows, rows_of
 from phift.data_config import AssetSource, FileSource, HuggingFaceSource, RowsSource
 from phift.errors import DataError
-from phift.formats import Layout, UnknownFormat, recognise
-from phift.parts import Part, Spool, Tally, read_rows, rows_of
 
 Source = Path | FileSource | HuggingFaceSource | AssetSource | RowsSource
 
@@ -47,7 +47,7 @@ class Rows:
     part: Part
 
     def perform(self, spool: Spool) -> Iterator[Tally]:
-        """Read them; see `phift.parts.Part.perform`."""
+        """Read them; see `phift.data.parts.Part.perform`."""
         return read_rows(self.rows, self.part, spool)
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from phift.parts import BLOCK, Spool
+from phift.data.parts import BLOCK, Spool
 
 
 @dataclass(frozen=True, kw_only=True)
