@@ -128,14 +128,19 @@ ROADS = {
 }
 
 
-def measure(road: str, folder: Path) -> tuple[float, int]:
-    """Run a road in a process of its own; return its seconds, imports included, and its children's peak memory too."""
+def measure(road: str, folder: Path, *, look: bool) -> tuple[float, int]:
+    """Run a road in a process of its own; return its seconds, imports included, and what memory it took at most.
+
+    - **look**: look at the memory, of its children too, which takes time from it.
+    """
     out = folder / f"out-{road}"
     shutil.rmtree(out, ignore_errors=True)
     command = [sys.executable, __file__, "--road", road, "--folder", str(folder)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603 - this script
+    # As an installed package is: compiled already.
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:  # noqa: S603 - this script
         peak = 0
-        while process.poll() is None:
+        while look and process.poll() is None:
             peak = max(peak, memory(psutil.Process(process.pid)))
             time.sleep(TREE_EVERY)
         answer = process.stdout.read() if process.stdout else ""
@@ -188,10 +193,11 @@ def main() -> None:
         for road in ROADS:
             if road == "notebook" and number >= options.notebook_rounds:
                 continue
-            taken, peak = measure(road, folder)
+            taken, _ = measure(road, folder, look=False)
             seconds[road].append(taken)
-            peaks[road] = max(peaks[road], peak)
-            print(f"round {number + 1}: {road} {taken:.2f} s, {peak >> 20} MB", flush=True)
+            print(f"round {number + 1}: {road} {taken:.2f} s", flush=True)
+    for road in [road for road, taken in seconds.items() if taken]:
+        _, peaks[road] = measure(road, folder, look=True)
     report({road: taken for road, taken in seconds.items() if taken}, peaks, options.rows)
 
 

@@ -154,7 +154,7 @@ def prepare_dataset(
         if side_by_side:
             workers.start(*(["pyarrow.parquet"] if parquet else []))
             import_module("numpy")  # while they start; it is needed when they have read everything
-        readings = read_sources(list(_open(data)), workers, tell, side_by_side=side_by_side)
+        readings = read_sources(list(_open(data, workers)), workers, tell, side_by_side=side_by_side)
         table = tabulate(readings)
         if data.bad_rows == "refuse":
             _raise_problems(readings)
@@ -192,13 +192,13 @@ def _ignore(_progress: Progress) -> None:
     pass
 
 
-def _open(data: DataConfig) -> Iterator[tuple[str, Opened]]:
+def _open(data: DataConfig, workers: Workers) -> Iterator[tuple[str, Opened]]:
     """Yield every file and other source with its split; the strata are numbered over all of them."""
     stratum = 0
     for split, given in data.sources.items():
         for source in given:
             group_by, keep = data.split.group_by, data.bad_rows == "set_aside"
-            for opened in open_source(source, stratum, group_by=group_by, keep=keep):
+            for opened in open_source(source, stratum, workers, group_by=group_by, keep=keep):
                 yield split, opened
             stratum += 1
 
@@ -280,12 +280,11 @@ def _write(
     for path in paths:
         path.touch()
     deals, offsets, start = [], [0] * len(paths), 0
-    for tally in (tally for reading in readings for tally in reading.tallies):
+    for tally in (tally for reading in readings for tally in reading.tallies if tally.size):
         end = start + len(tally.hashes) // HASH
         deals.append(
             Deal(
                 spool=tally.spool,
-                offset=tally.offset,
                 lengths=tally.lengths,
                 chosen=chosen[start:end].tobytes(),
                 files=tuple(map(str, paths)),
@@ -350,9 +349,10 @@ def _findings(
             fix = "see rejects.jsonl in the folder of the prepared data"
             yield Finding(code="DATA_SET_ASIDE", severity="warning", place=place, message=message, fix=fix)
     yield from _mixed_tools(readings)
+    some_again = len(np.unique(table.keys)) < len(table)
     for index, split in enumerate(SPLITS):
         rows = chosen == index
-        again = int(rows.sum()) - len(np.unique(table.keys[rows]))
+        again = int(rows.sum()) - len(np.unique(table.keys[rows])) if some_again else 0
         if again:
             message = f"{_counted(again, 'row')} of {int(rows.sum())} say what an earlier one says."
             fix = "remove them, unless their weight is meant"

@@ -233,7 +233,8 @@ def test_a_hub_that_does_not_answer_is_unreachable(out: Path, monkeypatch: pytes
     def refuse(*_: object, **__: object) -> None:
         raise ConnectionError("no route")
 
-    monkeypatch.setattr("datasets.load_dataset", refuse)
+    monkeypatch.setattr("phift.data.hub._WAITS", ())
+    monkeypatch.setattr("datasets.load_dataset_builder", refuse)
     with pytest.raises(ServiceUnreachable, match="did not answer"):
         prepare(out, train=HuggingFaceSource(huggingface="owner/name"))
 

@@ -70,15 +70,14 @@ class Blunder:
 @pytest.fixture
 def workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Workers]:
     monkeypatch.setattr("phift.data.workers._processors", lambda: PROCESSES)
-    threads = threading.active_count()
+    before = set(threading.enumerate())
     with Workers(tmp_path) as running:
         yield running
         children = psutil.Process().children(recursive=True)
     assert not any(child.is_running() for child in children)
-    for thread in threading.enumerate():
-        if thread is not threading.current_thread():
-            thread.join(timeout=5)
-    assert threading.active_count() == threads
+    for thread in set(threading.enumerate()) - before:
+        thread.join(timeout=5)
+    assert set(threading.enumerate()) <= before
 
 
 def test_every_result_comes_once_and_those_of_a_task_in_order(workers: Workers) -> None:

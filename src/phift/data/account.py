@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from phift.data.parts import rejects_of
 from phift.data.split import SPLITS
 
 if TYPE_CHECKING:
@@ -100,7 +99,7 @@ def _rejected(
 
     for index, reading in enumerate(readings):
         for tally, before in zip(reading.tallies, reading.before, strict=True):
-            for line in _lines(rejects_of(Path(tally.spool)), tally.rejects_offset, tally.rejects_size):
+            for line in _lines(Path(tally.rejects), tally.rejects_offset, tally.rejects_size):
                 kept = msgspec.json.decode(line)
                 yield index, _reject(reading, before + kept["number"], kept["reason"], kept["row"])
     with spool.open("rb") as file:

@@ -14,27 +14,24 @@ from phift.data.parts import BLOCK, Spool
 
 @dataclass(frozen=True, kw_only=True)
 class Deal:
-    """Rows that lie together in a spool, and where each goes.
+    """The rows of one spool, and where each goes.
 
-    - **offset**: where the rows begin in the spool.
     - **lengths**: of each row's line, in bytes; unsigned numbers of 4 bytes.
     - **chosen**: the index in ``files`` for each row, a byte each.
     - **files**, **offsets**: the files, which exist, and where the first row for each is written.
     """
 
     spool: str
-    offset: int
     lengths: bytes
     chosen: bytes
     files: Sequence[str]
     offsets: Sequence[int]
 
     def perform(self, _: Spool) -> Iterator[int]:
-        """Write the rows, and yield how many bytes have been written, now and then."""
+        """Write the rows, yield how many bytes have been written, now and then, and delete the spool."""
         lengths = array("I", self.lengths)
         with ExitStack() as stack:
             source = stack.enter_context(Path(self.spool).open("rb"))
-            source.seek(self.offset)
             files = [stack.enter_context(Path(path).open("r+b", buffering=0)) for path in self.files]
             for file, offset in zip(files, self.offsets, strict=True):
                 file.seek(offset)
@@ -47,6 +44,7 @@ class Deal:
                 _deal(source.read(size), lengths[start:end], self.chosen[start:end], files)
                 start = end
                 yield size
+        Path(self.spool).unlink()
 
 
 def _deal(block: bytes, lengths: Sequence[int], chosen: bytes, files: Sequence[BinaryIO]) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,27 +15,33 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from pyarrow.parquet import FileMetaData
 
+    from phift.data.parts import Spool
+
 _BATCH = 500  # rows
 _BUFFER = 1 << 20  # bytes; without one, a whole column of a row group is read at a time
 _ROLES = frozenset({"system", "user", "assistant", "tool"})
 
 
-def metadata(path: Path) -> FileMetaData:
-    """Return what the file says of itself; raises `phift.errors.DataError` if it is no parquet file."""
-    import pyarrow.parquet as pq
+@dataclass(frozen=True)
+class Look:
+    """A look at a file's columns and row groups, which is a task since it is taken where memory is limited."""
 
-    with _errors(path):
-        return pq.read_metadata(path)
+    path: Path
+
+    def perform(self, _: Spool) -> Iterator[tuple[list[str], list[int]]]:
+        """Yield the names of the columns and the bytes of each row group.
+
+        Raises `phift.errors.DataError` if it is no parquet file.
+        """
+        import pyarrow.parquet as pq
+
+        with _errors(self.path):
+            metadata = pq.read_metadata(self.path)
+            yield list(metadata.schema.to_arrow_schema().names), _sizes(metadata, self.path)
 
 
-def columns(path: Path) -> list[str]:
-    """Return the names of the columns."""
-    return list(metadata(path).schema.to_arrow_schema().names)
-
-
-def row_group_sizes(path: Path) -> list[int]:
+def _sizes(groups: FileMetaData, path: Path) -> list[int]:
     """Return the bytes of each row group, as they lie in the file; what belongs to none counts for the last."""
-    groups = metadata(path)
     sizes = [
         sum(groups.row_group(group).column(column).total_compressed_size for column in range(groups.num_columns))
         for group in range(groups.num_row_groups)
@@ -42,12 +49,17 @@ def row_group_sizes(path: Path) -> list[int]:
     return [*sizes[:-1], path.stat().st_size - sum(sizes[:-1])] if sizes else []
 
 
-def batches(path: Path, start: int, end: int) -> Iterator[pa.RecordBatch]:
-    """Yield the rows of the row groups from ``start`` to before ``end``; they are never all in memory."""
+def batches(path: Path, start: int, end: int, columns: Collection[str]) -> Iterator[pa.RecordBatch]:
+    """Yield the rows of the row groups from ``start`` to before ``end``; they are never all in memory.
+
+    - **columns**: those to read, as far as the file has them.
+    """
     import pyarrow.parquet as pq
 
     with _errors(path), pq.ParquetFile(path, pre_buffer=False, buffer_size=_BUFFER) as file:
-        yield from file.iter_batches(batch_size=_BATCH, row_groups=list(range(start, end)), use_threads=False)
+        groups = list(range(start, end))
+        names = [name for name in file.schema_arrow.names if name in columns]
+        yield from file.iter_batches(batch_size=_BATCH, row_groups=groups, columns=names, use_threads=False)
 
 
 def conversations(rows: pa.RecordBatch) -> list[Conversation] | None:

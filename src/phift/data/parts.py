@@ -24,7 +24,7 @@ from phift.errors import DataError
 if TYPE_CHECKING:
     from phift.data.chat import Conversation
 
-BLOCK = 1 << 20
+BLOCK = 1 << 19
 """Bytes that are read and decoded at a time: with more, the rows no longer fit the processor's cache (a third slower
 at 16 MB than at 1 MB: 2 cores of an AMD EPYC, 2026-11-22)."""
 
@@ -35,6 +35,7 @@ HASH = 16
 """Bytes of a row's hash, XXH3 with 128 bits over its line of JSON."""
 
 _TALLY = 8 << 20  # bytes of rows between two tallies
+_LINE = 16 << 10  # bytes that are read at first to find the end of a line
 _MOST_COLUMNS = 50
 _FEW = 128  # rows of values that are converted at a time
 _encoder = msgspec.json.Encoder()
@@ -45,7 +46,7 @@ class Part:
     """A stretch of a file, and what its rows look like.
 
     - **start**, **end**: bytes of a JSONL file, or row groups of a parquet file; any other file is one part, with 0.
-    - **size**: bytes of the row groups, for the progress.
+    - **size**, **columns**: of a parquet file, the bytes of the row groups, for the progress, and all that it has.
     - **keep**: write refused rows to the spool of rejects.
     """
 
@@ -54,6 +55,7 @@ class Part:
     start: int = 0
     end: int = 0
     size: int = 0
+    columns: tuple[str, ...] = ()
     layout: formats.Layout
     group_by: str | None = None
     keep: bool = False
@@ -83,8 +85,8 @@ class Tally:
       counts from the part's start.
     - **groups**: of each good row, unsigned numbers of 8 bytes, where rows are grouped.
     - **problems**: the first refused rows, each with its number, counted from the part's start, and the reason.
-    - **spool**, **offset**, **size**: where the good rows lie.
-    - **rejects_offset**, **rejects_size**: where the refused ones lie, in the file beside the spool.
+    - **spool**, **size**: the file of the good rows, and its bytes; there is none without a good row.
+    - **rejects**, **rejects_offset**, **rejects_size**: where the refused ones lie.
     - **position**: how far the reading has come, in bytes of the file.
     """
 
@@ -101,24 +103,34 @@ class Tally:
     problems: list[tuple[int, str]] = field(default_factory=list)
     ignored: list[str] = field(default_factory=list)
     spool: str = ""
-    offset: int = 0
     size: int = 0
+    rejects: str = ""
     rejects_offset: int = 0
     rejects_size: int = 0
     position: int = 0
 
 
 class Spool:
-    """The files that one process writes its rows to, and the tally of what it has written."""
+    """The files that one process writes its rows to, and the tally of what it has written.
+
+    Each tally's good rows have a file of their own. Whoever deals them out deletes it then, so that no more than the
+    data's own size waits to be written to the disk.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._rows = path.open("xb")
-        self._rejects = rejects_of(path).open("xb")
+        self._tallies = 0
+        self._rows: BinaryIO | None = None
+        self._rejects = path.with_suffix(".rejects").open("xb")
         self._begin()
 
     def _begin(self) -> None:
-        self._tally = Tally(spool=str(self.path), offset=self._rows.tell(), rejects_offset=self._rejects.tell())
+        self._tally = Tally(
+            spool=str(self.path.with_suffix(f".{self._tallies}")),
+            rejects=str(self.path.with_suffix(".rejects")),
+            rejects_offset=self._rejects.tell(),
+        )
+        self._tallies += 1
         self._hashes = bytearray()
         self._lengths, self._characters, self._numbers = array("I"), array("I"), array("I")
         self._groups = array("Q")
@@ -133,6 +145,8 @@ class Spool:
     ) -> None:
         """Write rows that can be trained on."""
         block = _encoder.encode_lines(conversations)
+        if self._rows is None:
+            self._rows = Path(self._tally.spool).open("xb")  # noqa: SIM115 - open until the tally
         self._rows.write(block)
         self._tally.size += len(block)
         self._tally.tools += sum(row.tools is not None for row in conversations)
@@ -179,7 +193,7 @@ class Spool:
 
     def tally(self) -> Tally:
         """Return what has been written since the last tally."""
-        self._rows.flush()
+        self._close_rows()
         self._rejects.flush()
         tally = self._tally
         tally.hashes, tally.lengths = bytes(self._hashes), self._lengths.tobytes()
@@ -191,13 +205,13 @@ class Spool:
 
     def close(self) -> None:
         """Close the files; they stay."""
-        self._rows.close()
+        self._close_rows()
         self._rejects.close()
 
-
-def rejects_of(spool: Path) -> Path:
-    """Return the file beside a spool that has the refused rows."""
-    return spool.with_suffix(".rejects")
+    def _close_rows(self) -> None:
+        if self._rows:
+            self._rows.close()
+            self._rows = None
 
 
 def _kept(row: Any) -> Any:
@@ -273,8 +287,10 @@ def _whole_lines(file: BinaryIO, size: int) -> bytes:
     """Read ``size`` bytes and on to the end of the line they stop in, but not much further than a line may be long."""
     blocks = [file.read(size)]
     length = len(blocks[0])
+    step = _LINE
     while blocks[-1] and not blocks[-1].endswith(b"\n") and length <= BLOCK + files.LONGEST_LINE:
-        more = file.read(BLOCK)
+        more = file.read(step)
+        step = min(2 * step, BLOCK)
         end = more.find(b"\n") + 1
         if end:
             file.seek(end - len(more), 1)
@@ -337,11 +353,12 @@ def _characters(rows: list[Conversation]) -> list[int] | None:
 def _read_parquet(part: Part, spool: Spool) -> Iterator[None]:
     """Read the row groups from ``start`` to before ``end``."""
     number = 0
-    for rows in parquet.batches(Path(part.path), part.start, part.end):
+    read = part.columns if part.keep else {*part.layout.used, *([part.group_by] if part.group_by else [])}
+    spool.ignore(column for column in part.columns if column not in part.layout.used)
+    for rows in parquet.batches(Path(part.path), part.start, part.end, read):
         if _is_plain(part) and (plain := parquet.conversations(rows)) and (characters := _characters(plain)):
             spool.add(plain, characters, range(number + 1, number + len(plain) + 1))
             spool.count(rows=len(plain))
-            spool.ignore(name for name in rows.schema.names if name not in chat.KEPT)
         else:
             _take(part, spool, enumerate(rows.to_pylist(), start=number + 1))
         number += rows.num_rows

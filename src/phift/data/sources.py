@@ -11,6 +11,7 @@ from typing import Any
 from phift.data import chat, files, frames, hub, parquet
 from phift.data.formats import Layout, UnknownFormat, recognise
 from phift.data.parts import Part, Spool, Tally, read_rows, rows_of
+from phift.data.workers import Workers
 from phift.data_config import AssetSource, FileSource, HuggingFaceSource, RowsSource
 from phift.errors import DataError
 
@@ -86,7 +87,9 @@ def files_of(source: Source) -> list[Path]:
     return paths
 
 
-def open_source(source: Source, stratum: int, *, group_by: str | None, keep: bool) -> Iterator[Opened]:
+def open_source(
+    source: Source, stratum: int, workers: Workers, *, group_by: str | None, keep: bool
+) -> Iterator[Opened]:
     """Yield a source's files, or the source itself, each looked at as far as its columns.
 
     - **group_by**: the column that the split keeps together.
@@ -101,25 +104,34 @@ def open_source(source: Source, stratum: int, *, group_by: str | None, keep: boo
         return
     for path in files_of(source):
         kind = files.kind(path)
-        layout = _layout(str(path), _first_columns(path, kind), source)
-        part = Part(path=str(path), kind=kind, layout=layout, group_by=group_by, keep=keep)
+        columns: list[str] = []
+        groups: list[int] = []
+        if kind == "parquet":
+            columns, groups = workers.ask(parquet.Look(path))
+            layout = _layout(str(path), [columns], source)
+        else:
+            layout = _layout(str(path), _first_columns(path, kind), source)
+        part = Part(path=str(path), kind=kind, layout=layout, columns=tuple(columns), group_by=group_by, keep=keep)
         yield Opened(
             place=str(path),
             stratum=stratum,
             layout=layout,
-            tasks=list(_cut(path, part)),
+            tasks=list(_cut(path, part, groups)),
             bytes=path.stat().st_size,
         )
 
 
-def _cut(path: Path, part: Part) -> Iterator[Part]:
-    """Cut a file into parts, if it can be read from somewhere in the middle."""
+def _cut(path: Path, part: Part, groups: Sequence[int]) -> Iterator[Part]:
+    """Cut a file into parts, if it can be read from somewhere in the middle.
+
+    - **groups**: the bytes of a parquet file's row groups.
+    """
     if part.kind == "jsonl" and not files.compressed(path):
         size = path.stat().st_size
         for start in range(0, size, PART):
             yield replace(part, start=start, end=min(start + PART, size))
     elif part.kind == "parquet":
-        first, size, groups = 0, 0, parquet.row_group_sizes(path)
+        first, size = 0, 0
         for group, taken in enumerate(groups, start=1):
             size += taken
             if size >= PART or group == len(groups):
@@ -131,9 +143,6 @@ def _cut(path: Path, part: Part) -> Iterator[Part]:
 
 def _first_columns(path: Path, kind: str) -> Iterable[Collection[str]]:
     """Yield the columns of the first rows that are rows at all."""
-    if kind == "parquet":
-        yield parquet.columns(path)
-        return
     with files.opened(path) as source:
         yield from _columns(row for _, row in islice(rows_of(source.stream, path, kind), _LOOKED_AT))
 

@@ -71,6 +71,11 @@ class Workers:
             for result in task.perform(self.here):
                 yield index, result
 
+    def ask(self, task: Task) -> Any:
+        """Return the one result of a task, done in another process."""
+        ((_, result),) = self.run([task], side_by_side=True)
+        return result
+
     def _side_by_side(self, tasks: Sequence[Task]) -> Iterator[tuple[int, Any]]:
         waiting: queue.SimpleQueue[tuple[int, Task]] = queue.SimpleQueue()
         for numbered in enumerate(tasks):
