@@ -78,7 +78,7 @@ def measure(
     step, bars = _bins([tally.lengths for tally in tallies.values()])
     knows = tokenizer.knows_markers if tokenizer else True
     splits = {split: tally.result(step, bars, knows_markers=knows) for split, tally in tallies.items()}
-    source = f"{CHARACTERS_PER_TOKEN} characters a token" + (f"; {reason}" if reason else "")
+    source = f"{CHARACTERS_PER_TOKEN} characters a token" + (f" ({reason.rstrip('.')})" if reason else "")
     whole = all(tokens.whole for tokens in splits.values())
     return TokenReport(
         counted="estimate" if not tokenizer else "exact" if whole else "sample",

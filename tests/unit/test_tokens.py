@@ -154,7 +154,7 @@ def test_without_a_tokenizer_it_is_an_estimate_that_says_so(tmp_path: Path) -> N
     assert (tokens.assistant_tokens, tokens.tokens_lost) == (20 * 25, 20 * 45)
     findings = token_findings(report)
     assert codes(findings) == ["DATA_TOKENS_ESTIMATED", "DATA_NO_ANSWER_LEFT", "DATA_CUT"]
-    assert "4 characters a token; transformers is not installed" in findings[0].message
+    assert "4 characters a token (transformers is not installed)" in findings[0].message
     assert all("about 20 of 40" in finding.message for finding in findings[1:])
     assert "estimated" in str(report)
 

@@ -16,7 +16,7 @@ from phift.clients import _credential, workspace_address
 from phift.config import AzureWorkspace
 from phift.errors import CheckFailed, ComputeError, ConfigError, DeploymentFailed, ScoringError
 from phift.run import FineTuneRun
-from unit.fakes import A100, FOUR_A100, Fakes, phi_4, run_config, usage, write_rows
+from unit.fakes import A100, FOUR_A100, Fakes, data_asset, phi_4, run_config, usage, write_rows
 from unit.loopback import Reply, Script
 
 Start = Callable[..., FineTuneRun]
@@ -176,9 +176,30 @@ def test_c5_a_model_that_breaks_the_sdk_is_read_all_the_same(fakes: Fakes, start
     assert start().plan.model.version == "8"
 
 
+def test_d1_the_component_is_left_nothing_to_split(fakes: Fakes, start: Start) -> None:
+    run = start()
+    run.submit()
+    assert run.prepare().rows.keys() == {"train", "validation", "test"}
+    assert sum(run.prepare().rows.values()) == 30
+    fakes.workspace.data.add(data_asset("chat", "3"))
+    assert "80 %" in finding(start(data={"train": "azureml:chat:3"}), "DATA_SPLIT_BY_AZURE").message
+
+
+def test_d2_a_row_that_the_template_would_not_take_is_found_with_its_line(start: Start, tmp_path: Path) -> None:
+    rows = write_rows(tmp_path / "odd.jsonl", 30)
+    rows.write_text(rows.read_text() + '{"messages": [{"role": "assistant", "content": "a"}, {"role": "user"}]}\n')
+    assert finding(start(data={"train": rows}), "DataError").place == f"{rows}:31"
+
+
 def test_d3_too_few_rows_are_found_here_and_not_on_the_node(start: Start, tmp_path: Path) -> None:
     rows = write_rows(tmp_path / "few.jsonl", 9)
     assert "10" in finding(start(data={"train": rows}), "DataError").message
+
+
+def test_d4_what_is_cut_is_told(start: Start) -> None:
+    codes = {found.code: found for found in start(parameters={"max_seq_length": 2}).check().findings}
+    assert "longer than max_seq_length (2 tokens)" in codes["DATA_CUT"].message
+    assert "keep no assistant token" in codes["DATA_NO_ANSWER_LEFT"].message
 
 
 def test_d5_a_model_that_is_not_made_for_chat_is_refused(fakes: Fakes, start: Start) -> None:
