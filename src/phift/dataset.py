@@ -222,6 +222,7 @@ def _choose(data: DataConfig, readings: Sequence[Reading], table: Table) -> npt.
 
     for split, sources in data.sources.items():
         if not (table.given == SPLITS.index(split)).any():
+            _raise_problems(readings)
             where = ", ".join(reading.opened.label for reading in readings if reading.split == split) or str(sources)
             raise DataError(f"There are no rows for {split}.", where=where, fix="give data with rows")
     chosen = table.given.copy()

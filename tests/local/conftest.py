@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +25,16 @@ def quiet_sdk() -> Iterator[None]:
             os.environ.pop(name, None)
         else:
             os.environ[name] = value
+
+
+@pytest.fixture
+def quiet_log() -> Iterator[None]:
+    """Keep the SDK's own log to errors, as the command line does; it warns of its experimental classes, once each."""
+    log = logging.getLogger("azure")
+    before = log.level
+    log.setLevel(logging.ERROR)
+    yield
+    log.setLevel(before)
 
 
 def _running(folder: Path, workspace: LocalWorkspace) -> Iterator[Local]:

@@ -63,6 +63,7 @@ def versions(local: Local, name: str, view: str = "ActiveOnly") -> list[str]:
     return [found["name"] for found in answer.json()["value"]]
 
 
+@pytest.mark.usefixtures("quiet_log")
 def test_a_second_submit_of_the_same_data_uploads_nothing(
     local: Local, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -76,6 +76,7 @@ def check_same(local: Local, job: str, here: PreparedDataset) -> None:
     assert json.loads((report(local, job) / "manifest.json").read_text())["hashes"] == here.hashes
 
 
+@pytest.mark.usefixtures("quiet_log")
 def test_a_job_prepares_its_data_and_trains_on_it(
     local: Local, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -237,7 +238,11 @@ def test_a_stopped_server_does_not_prepare_twice(own_local: Local, tmp_path: Pat
     assert job.tracking.log_tail(job.steps()[0].run_id).count("rows written") == 1
 
 
-def test_the_engine_trains_on_what_the_step_wrote(workspace: Local, tmp_path: Path) -> None:
+def test_the_engine_trains_on_what_the_step_wrote(
+    workspace: Local, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Each workspace has a certificate of its own, and the last one that was started is in the environment.
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(workspace.connection.ca_bundle))
     data = samples.write(tmp_path / "elements")
     folder = {split: upload(workspace, getattr(data, split)) for split in SPLITS}
     run = on_cluster(workspace, tmp_path, folder["train"], validation=folder["validation"], test=folder["test"])

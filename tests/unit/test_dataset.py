@@ -553,6 +553,17 @@ def test_a_row_over_lines_and_two_rows_in_one_are_refused(tmp_path: Path, out: P
     assert (prepared.accounts[0].rows, prepared.accounts[0].aside) == (31, 1)
 
 
+def test_where_every_row_is_bad_the_reasons_are_told(tmp_path: Path, out: Path) -> None:
+    source = write_jsonl(tmp_path / "rows.jsonl", [{"messages": []}] * 20)
+    with pytest.raises(DataError, match=r"20 of 20 rows cannot be trained on.*it has 0 messages"):
+        prepare(out, train=source, bad_rows="set_aside")
+
+
+def test_names_of_columns_can_be_anything_in_python(out: Path) -> None:
+    rows = [{7: "x", **chat_row(number)} for number in range(20)]
+    assert found(prepare(out, train=rows)) == {"DATA_COLUMNS_LEFT_OUT": "Columns left out: 7."}
+
+
 def test_of_a_great_many_columns_the_first_are_told(tmp_path: Path, out: Path) -> None:
     rows = [chat_row(n) | {f"column {n}-{i}": i for i in range(100)} for n in range(40)]
     rows[0]["messages"][0]["name"] = "Ada"  # so that every row is looked at

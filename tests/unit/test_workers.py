@@ -74,7 +74,8 @@ def workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Workers
     with Workers(tmp_path) as running:
         yield running
         children = psutil.Process().children(recursive=True)
-    assert not any(child.is_running() for child in children)
+        mine = [child for child in children if any(str(tmp_path) in word for word in child.cmdline())]
+    assert not any(child.is_running() for child in mine)
     for thread in set(threading.enumerate()) - before:
         thread.join(timeout=5)
     assert set(threading.enumerate()) <= before

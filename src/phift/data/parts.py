@@ -184,7 +184,7 @@ class Spool:
     def ignore(self, columns: Iterable[str]) -> None:
         """Note columns that are left out; of a great many, the first."""
         if len(self._ignored) < _MOST_COLUMNS:
-            self._ignored.update(islice(columns, _MOST_COLUMNS))
+            self._ignored.update(map(str, islice(columns, _MOST_COLUMNS)))  # a name of Python's can be anything
 
     @property
     def full(self) -> bool:
