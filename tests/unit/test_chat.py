@@ -53,7 +53,7 @@ def test_plain_lines_are_read_at_once_and_come_out_the_same() -> None:
     lines = [row(USER, ASSISTANT), row(SYSTEM, USER, ASSISTANT, id=7), row(USER, CALL_2, tools=[{"name": "f"}], x=None)]
     rows = chat.from_lines(b"\n".join([*lines, b""]))
     assert rows is not None
-    assert [chat.check(read.messages) for read in rows] == [29, 43, 27 + len('[{"a": 1}]')]
+    assert [chat.check(read.messages) for read in rows] == [29, 43, 27 + len('[{"a":1}]')]
     encoded = [json.loads(msgspec.json.encode(read)) for read in rows]
     assert encoded == [written_from(line) for line in lines]
 
@@ -67,6 +67,12 @@ def test_plain_lines_are_read_at_once_and_come_out_the_same() -> None:
         row(USER, ASSISTANT)[:-1] + b"\n",
         b'{"messages":[],"x":' + b"[" * 100_000 + b"]" * 100_000 + b"}\n",
         b"\xff\n",
+        row(USER, ASSISTANT) + row(USER, ASSISTANT) + b"\n\n",
+        b"\n" + row(USER, ASSISTANT) + b" " + row(USER, ASSISTANT) + b"\n",
+        row(USER, ASSISTANT).replace(b", ", b",\n", 1) + row(USER, ASSISTANT) + b"\n",
+        row(USER, ASSISTANT, tools=["@"]).replace(b"@", b"\xff") + b"\n",
+        row(USER, {"role": "assistant", "tool_calls": ["@"]}).replace(b"@", b"\xff") + b"\n",
+        row(USER, ASSISTANT, tools=["@"]).replace(b'"@"', b"1e999") + b"\n",
     ],
 )
 def test_what_is_not_plain_is_left_to_a_closer_look(block: bytes) -> None:
@@ -131,6 +137,14 @@ def test_a_bad_row_is_refused_with_a_reason_that_quotes_nothing(line: bytes, rea
         ({"messages": [USER, None]}, "messages[1]: Expected `object`, got `null`"),
         ({"messages": [USER, {"role": SECRET, "content": "a"}]}, "messages[1].role: the role is none of"),
         ({"messages": [USER]}, "it has 1 message"),
+        (
+            {"messages": [USER, {"role": "assistant", "tool_calls": [{("a",): 1}]}]},
+            "messages[1].tool_calls holds what JSON cannot hold (TypeError)",
+        ),
+        (
+            {"messages": [USER, {"role": "assistant", "tool_calls": ["\ud800"]}]},
+            "messages[1].tool_calls holds what JSON cannot hold (Unicode",
+        ),
         ({"messages": [USER, {**ASSISTANT, "extra": object()}]}, "it holds a value that JSON cannot hold (TypeError)"),
     ],
 )
@@ -177,6 +191,15 @@ def test_equal_rows_are_written_equally_whatever_the_order_of_their_keys() -> No
     rows = chat.from_lines(row(USER, ASSISTANT) + b"\n")
     assert rows is not None
     assert msgspec.json.encode(conversation) == msgspec.json.encode(rows[0])
+
+
+class Text(str):
+    """As numpy has texts of its own."""
+
+
+def test_kinds_of_text_are_texts() -> None:
+    turned = [{"role": Text(turn["role"]), "content": Text(turn["content"])} for turn in (USER, ASSISTANT)]
+    assert written({"messages": turned}) == {"messages": [USER, ASSISTANT]}
 
 
 def test_dates_from_arrow_become_text() -> None:

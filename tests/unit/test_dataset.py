@@ -380,7 +380,7 @@ def test_tool_calls_are_characters_too(tmp_path: Path, out: Path) -> None:
     turns += [{"role": "tool", "content": "12"}, {"role": "assistant", "content": "12345"}]
     rows = [{"messages": [{"role": "user", "content": f"{number:03}"}, *turns[1:]]} for number in range(40)]
     characters = prepare(out, train=write_jsonl(tmp_path / "rows.jsonl", rows)).characters
-    assert sum(characters.values()) == 40 * (3 + 2 + 5 + len(json.dumps(calls)))
+    assert sum(characters.values()) == 40 * (3 + 2 + 5 + len('[{"id":"é"}]'))
 
 
 def test_an_older_releases_manifest_is_renewed_and_its_files_stay(train: Path, out: Path) -> None:
@@ -545,12 +545,42 @@ def test_the_first_row_may_be_a_bad_one(tmp_path: Path, out: Path) -> None:
     assert (prepared.accounts[0].format, prepared.accounts[0].aside) == ("question_answer", 2)
 
 
+def test_a_value_of_parquet_that_python_cannot_hold_is_one_bad_row(tmp_path: Path, out: Path) -> None:
+    rows = [chat_row(number)["messages"] for number in range(30)]
+    late = pa.array([*range(29), 10**15], pa.int64()).cast(pa.timestamp("ms"))  # the year 33658
+    table = pa.table({"messages": rows, "at": late})
+    pq.write_table(table, tmp_path / "late.parquet")
+    assert prepare(out, train=tmp_path / "late.parquet").accounts[0].aside == 0  # the column is not even read
+    kept = prepare(out, train=tmp_path / "late.parquet", split={"group_by": "at"}, bad_rows="set_aside")
+    assert [row["reason"] for row in read(kept.rejects or out)] == [
+        "it holds a value that Python cannot hold (OverflowError)"
+    ]
+
+
+def test_a_file_that_shrinks_while_it_is_read_is_an_error(
+    train: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    look = dataset.open_source
+
+    def cut(*arguments: Any, **options: Any) -> Any:
+        opened = list(look(*arguments, **options))
+        os.truncate(train, 100)
+        return opened
+
+    monkeypatch.setattr(dataset, "open_source", cut)
+    with pytest.raises(DataError, match="became shorter"):
+        prepare(out, train=train)
+
+
 def test_a_row_over_lines_and_two_rows_in_one_are_refused(tmp_path: Path, out: Path) -> None:
     one, two = json.dumps(chat_row(1)), json.dumps(chat_row(2))
     source = tmp_path / "rows.jsonl"
-    source.write_text("\n" + one + two + "\n" + "".join(json.dumps(chat_row(n)) + "\n" for n in range(10, 40)))
+    good = [json.dumps(chat_row(n)) for n in range(10, 40)]
+    source.write_text("\n".join([*good[:4], one + two, *good[4:20], "", *good[20:], ""]))
     prepared = prepare(out, train=source, bad_rows="set_aside")
-    assert (prepared.accounts[0].rows, prepared.accounts[0].aside) == (31, 1)
+    account = prepared.accounts[0]
+    assert (account.rows, account.aside, account.blank) == (31, 1, 1)
+    assert [row["line"] for row in read(prepared.rejects or out)] == [5]
 
 
 def test_where_every_row_is_bad_the_reasons_are_told(tmp_path: Path, out: Path) -> None:

@@ -62,6 +62,8 @@ class Hoard:
 class Blunder:
     """Raises what nobody expects."""
 
+    path: str = "blunder.jsonl"
+
     def perform(self, _: Spool) -> Iterator[Any]:
         nothing: dict[str, int] = {}
         yield nothing["missing"]
@@ -128,10 +130,27 @@ def test_too_much_memory_is_an_error_with_its_place(workers: Workers) -> None:
     assert caught.value.where == "hoard.parquet"
 
 
-def test_a_blunder_is_not_swallowed(workers: Workers, capfd: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(DataError, match="ended on its own"):
+def test_a_blunder_is_not_swallowed_and_says_where_it_is(workers: Workers) -> None:
+    with pytest.raises(DataError, match=r"failed with a KeyError in test_workers\.py, line \d+") as caught:
         list(workers.run([Blunder()], side_by_side=True))
-    assert "KeyError: 'missing'" in capfd.readouterr().err
+    assert caught.value.where == "blunder.jsonl"
+
+
+def test_an_idle_process_that_is_killed_is_told_and_the_others_go(workers: Workers) -> None:
+    list(workers.run([Count(1)] * 9, side_by_side=True))
+    victim, *_ = psutil.Process().children()
+    victim.kill()
+    victim.wait()
+    with pytest.raises(DataError, match="ended on its own"):
+        list(workers.run([Count(50)] * 99, side_by_side=True))
+
+
+def test_a_module_of_the_current_folder_is_not_taken_for_pythons(
+    workers: Workers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "csv.py").write_text("raise SystemExit('not this one')")
+    monkeypatch.chdir(tmp_path)
+    assert len(list(workers.run([Count(2)], side_by_side=True))) == 2
 
 
 def test_results_that_nobody_takes_keep_nobody_waiting(workers: Workers) -> None:

@@ -39,14 +39,14 @@ class Message(msgspec.Struct, gc=False, omit_defaults=True, forbid_unknown_field
 
     role: Literal["system", "user", "assistant", "tool"]
     content: str | None = None
-    tool_calls: list[msgspec.Raw] | None = None
+    tool_calls: list[Any] | None = None
 
 
 class Conversation(msgspec.Struct, gc=False, omit_defaults=True):
     """What is written of a row; where a message has other keys too, `from_values` makes all of them mappings."""
 
     messages: list[Message]
-    tools: list[msgspec.Raw] | None = None
+    tools: list[Any] | None = None
 
 
 class _AnyMessage(msgspec.Struct):
@@ -106,7 +106,7 @@ def _check_closely(messages: Sequence[_Turn]) -> int:
             raise InvalidRow(f"messages[{index}]: only the assistant calls tools, not {role}")
         characters += len(content or "")
         if message.tool_calls:
-            characters += len(msgspec.json.encode(message.tool_calls).decode())
+            characters += _length(message.tool_calls, f"messages[{index}].tool_calls")
         before = "tool call" if message.tool_calls else role
         expected = _NEXT[before]
     if messages[-1].role != "assistant":
@@ -114,13 +114,24 @@ def _check_closely(messages: Sequence[_Turn]) -> int:
     return characters
 
 
+def _length(calls: list[Any], place: str) -> int:
+    try:
+        return len(msgspec.json.encode(calls).decode())
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InvalidRow(f"{place} holds what JSON cannot hold ({type(error).__name__})") from None
+
+
 def from_lines(block: bytes) -> list[Conversation] | None:
-    """Return the rows of whole lines of JSON at once, not yet checked; None where one of them needs a closer look."""
+    """Return the rows of whole lines of JSON at once, not yet checked; None where one of them needs a closer look.
+
+    So that each line is one row, each line's end has to be a row's end: within JSON no brace opens right after one has
+    closed and a line has ended.
+    """
     try:
         rows = _plain.decode_lines(block)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
-    if len(rows) != _lines(block):  # blank lines, or a row over several lines
+    if len(rows) != _lines_of_rows(block):
         return None
     for row in rows:
         if row.tools is not None and not row.tools:
@@ -128,11 +139,20 @@ def from_lines(block: bytes) -> list[Conversation] | None:
     return rows
 
 
-def _lines(block: bytes) -> int:
-    """Count the lines; of long ones in a fifth of the time that ``bytes.count`` takes."""
-    count = end = 0
-    while end := block.find(b"\n", end) + 1:
-        count += 1
+_OPEN, _CLOSE, _RETURN = b"{}\r"
+
+
+def _lines_of_rows(block: bytes) -> int:
+    """Count the lines, or return -1 if one of them does not begin and end with a brace.
+
+    Of long lines this takes a fifth of the time of ``bytes.count``.
+    """
+    count = start = 0
+    while end := block.find(b"\n", start) + 1:
+        last = end - 3 if block[end - 2] == _RETURN else end - 2
+        if last <= start or block[start] != _OPEN or block[last] != _CLOSE:
+            return -1
+        count, start = count + 1, end
     return count
 
 
@@ -165,7 +185,7 @@ def from_values(values: Mapping[str, Any]) -> tuple[Conversation, int]:
     if tools is not None and not isinstance(tools, list):
         raise InvalidRow("`tools` is not a list")
     characters = check(messages)
-    kept: Any = [{key: value for key, value in message.items() if value is not None} for message in given]
+    kept: Any = [{key: _plain_text(value) for key, value in m.items() if value is not None} for m in given]
     if all(message.keys() <= _PLAIN for message in kept):
         kept = [Message(**message) for message in kept]  # so that equal rows are written equally, whatever they were
     try:
@@ -174,6 +194,11 @@ def from_values(values: Mapping[str, Any]) -> tuple[Conversation, int]:
         # Arrow has types that JSON has not; the error's own text may quote the value.
         raise InvalidRow(f"it holds a value that JSON cannot hold ({type(error).__name__})") from None
     return Conversation(kept, tools or None), characters
+
+
+def _plain_text(value: Any) -> Any:
+    """Return a text for a kind of text, such as numpy's."""
+    return str(value) if isinstance(value, str) and type(value) is not str else value
 
 
 def _reason(error: Exception) -> str:

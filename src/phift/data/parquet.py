@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from phift.data.chat import Conversation, Message
+from phift.data.chat import Conversation, InvalidRow, Message
 from phift.errors import DataError
 
 if TYPE_CHECKING:
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 _BATCH = 150  # rows; with 500 they no longer fit the cache, and it takes a tenth longer
 _BUFFER = 1 << 20  # bytes; without one, a whole column of a row group is read at a time
+# What pyarrow raises for a text that is not UTF-8, and for a time that Python's calendar has not.
+_NO_VALUE = (ValueError, ArithmeticError)
+
 _ROLES = frozenset({"system", "user", "assistant", "tool"})
 
 
@@ -37,7 +40,10 @@ class Look:
 
         with _errors(self.path):
             metadata = pq.read_metadata(self.path)
-            yield list(metadata.schema.to_arrow_schema().names), _sizes(metadata, self.path)
+            names = list(metadata.schema.to_arrow_schema().names)
+            if len(set(names)) < len(names):
+                raise DataError("Two columns have the same name.", where=str(self.path), fix="rename one of them")
+            yield names, _sizes(metadata, self.path)
 
 
 def _sizes(groups: FileMetaData, path: Path) -> list[int]:
@@ -80,7 +86,10 @@ def conversations(rows: pa.RecordBatch) -> list[Conversation] | None:
     role, content = turns.field("role"), turns.field("content")
     if turns.null_count or role.null_count or content.null_count or not _is_text(content.type):
         return None
-    roles, texts = role.to_pylist(), content.to_pylist()
+    try:
+        roles, texts = role.to_pylist(), content.to_pylist()
+    except ValueError:  # a text that is not UTF-8; which, a closer look will tell
+        return None
     if not _ROLES.issuperset(roles):
         return None
     messages = list(map(Message, roles, texts))
@@ -90,6 +99,18 @@ def conversations(rows: pa.RecordBatch) -> list[Conversation] | None:
         conversations.append(Conversation(messages[start : start + size]))
         start += size
     return conversations
+
+
+def values(rows: pa.RecordBatch) -> Iterator[dict[str, Any] | InvalidRow]:
+    """Yield the rows of a batch as Python values; one that cannot be is an `InvalidRow` instead."""
+    try:
+        yield from rows.to_pylist()
+    except _NO_VALUE:
+        for index in range(rows.num_rows):
+            try:
+                yield rows.slice(index, 1).to_pylist()[0]
+            except _NO_VALUE as error:
+                yield InvalidRow(f"it holds a value that Python cannot hold ({type(error).__name__})")
 
 
 def _is_text(kind: Any) -> bool:

@@ -226,8 +226,17 @@ def _kept(row: Any) -> Any:
     try:
         _encoder.encode(row)
     except (TypeError, ValueError, RecursionError):
-        return repr(row)
+        return _shown(row)
     return row
+
+
+def _shown(row: Any) -> str:
+    try:
+        shown = repr(row)
+        shown.encode()
+    except Exception as error:  # noqa: BLE001 - a value of the user's own kind may raise anything
+        return f"a {type(row).__name__} that cannot be shown ({type(error).__name__})"
+    return shown
 
 
 def _text(line: bytes) -> Any:
@@ -261,6 +270,9 @@ def _read_lines(part: Part, spool: Spool) -> Iterator[None]:
         file.seek(position)
         while position < part.end:
             block = _whole_lines(file, min(BLOCK, part.end - position))
+            if not block:
+                what = "The file became shorter while it was read."
+                raise DataError(what, where=str(path), fix="let nobody write to it meanwhile, and start again")
             if len(block) > BLOCK + files.LONGEST_LINE:
                 raise _too_long(path, part, number + block.count(b"\n") + 1, position)
             start, position = position, position + len(block)
@@ -360,7 +372,7 @@ def _read_parquet(part: Part, spool: Spool) -> Iterator[None]:
             spool.add(plain, characters, range(number + 1, number + len(plain) + 1))
             spool.count(rows=len(plain))
         else:
-            _take(part, spool, enumerate(rows.to_pylist(), start=number + 1))
+            _take(part, spool, enumerate(parquet.values(rows), start=number + 1))
         number += rows.num_rows
         spool.reach(number, 0)
         yield
@@ -426,7 +438,7 @@ def _checked(part: Part, spool: Spool, row: Any) -> tuple[Conversation, int, lis
     """Return a row's conversation, its characters and its group, if rows are grouped; raises `InvalidRow`."""
     if isinstance(row, chat.InvalidRow):
         raise row
-    if isinstance(row, bytes) and _is_plain(part) and (plain := chat.from_lines(row + b"\n")):
+    if isinstance(row, bytes) and _is_plain(part) and (plain := chat.from_lines(row.strip() + b"\n")):
         return plain[0], chat.check(plain[0].messages), []
     values = chat.values_of(row) if isinstance(row, bytes) else row
     conversation, count = chat.from_values(part.layout.convert(values))

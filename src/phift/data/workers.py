@@ -1,8 +1,8 @@
 """Processes that work on parts of the data side by side; small data is not worth one, and is worked on right here.
 
 Each is a plain ``python -m phift.data.workers`` with pipes, since the ways of `multiprocessing` run the user's script
-again or copy a process full of threads. It ends when its pipe ends, so none outlives the process that began it; it
-leaves Ctrl-C to that one; and its memory is limited, so that a hostile file ends in an error.
+again or copy a process full of threads. It ends when its pipe ends, so none outlives the process that began it; it is
+out of reach of that one's Ctrl-C; and its memory is limited, so that a hostile file ends in an error.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ from __future__ import annotations
 import os
 import pickle
 import queue
-import signal
 import subprocess
 import sys
 import threading
+import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from importlib import import_module
 from pathlib import Path
 from typing import IO, Any, Protocol
@@ -116,10 +116,11 @@ class _Process:
         # Of pyarrow's allocators it gives back the most: 103 MB where the default keeps 159 (pyarrow 25, 2026-11-22).
         environment.setdefault("ARROW_DEFAULT_MEMORY_POOL", "jemalloc")
         self._process = subprocess.Popen(  # noqa: S603 - this module
-            [sys.executable, "-m", "phift.data.workers", str(spool), *modules],
+            [sys.executable, "-P", "-m", "phift.data.workers", str(spool), *modules],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=environment,
+            start_new_session=True,
         )
 
     def work(self, waiting: queue.SimpleQueue[tuple[int, Task]], results: queue.SimpleQueue[tuple[int, Any]]) -> None:
@@ -158,7 +159,8 @@ class _Process:
         self._process.wait()
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe:
-                pipe.close()
+                with suppress(OSError):  # what could not be sent to a process that had ended
+                    pipe.close()
 
 
 def _send(pipe: IO[bytes], value: Any) -> None:
@@ -168,7 +170,6 @@ def _send(pipe: IO[bytes], value: Any) -> None:
 
 def main() -> None:
     """Work on the tasks that come in, until no more can come."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     _limit_memory()
     for module in sys.argv[2:]:
         import_module(module)
@@ -192,6 +193,16 @@ def main() -> None:
                 what = f"A row or a batch of rows needs more than {MOST_MEMORY >> 30} GB of memory."
                 where = str(getattr(task, "path", "data"))
                 _send(answers, ("error", DataError(what, where=where, fix="write it in smaller rows")))
+            except Exception as error:  # noqa: BLE001 - it is raised where the results are read
+                _send(answers, ("error", _unexpected(error, task)))
+
+
+def _unexpected(error: Exception, task: Task) -> DataError:
+    """Return an error for what nobody foresaw; not its text, which may quote the data."""
+    at = traceback.extract_tb(error.__traceback__)[-1]
+    what = f"phift failed with a {type(error).__name__} in {Path(at.filename).name}, line {at.lineno}."
+    where = str(getattr(task, "path", "data"))
+    return DataError(what, where=where, fix="please report this; converting the data to JSONL may avoid it")
 
 
 def _limit_memory() -> None:
