@@ -35,7 +35,7 @@ from phift.data.parts import HASH
 from phift.data.reading import Reading, read_sources
 from phift.data.scratch import scratch_folder
 from phift.data.sources import Opened, Progress, files_of, open_source
-from phift.data.split import SPLITS, draw_split
+from phift.data.split import SPLITS, draw_split, units
 from phift.data.table import Table, tabulate
 from phift.data.workers import LARGE, Workers
 from phift.data_config import DataConfig
@@ -228,13 +228,15 @@ def _choose(data: DataConfig, readings: Sequence[Reading], table: Table) -> npt.
     chosen = table.given.copy()
     shares = {split: getattr(data.split, split) for split in SPLITS if split not in data.sources}
     pool = table.given == 0
+    kinds = [table.keys, table.groups] if data.split.group_by else [table.keys]
     if shares:
-        keys = table.groups if data.split.group_by else table.keys
         _raise_if_few(readings, int(pool.sum()), shares)
-        chosen[pool] = draw_split(keys[pool], table.stratum[pool], shares, data.split.seed)
-    leaked = table.given != 0
+        together = units(*(kind[pool] for kind in kinds)) if len(kinds) > 1 else table.keys[pool]
+        chosen[pool] = draw_split(together, table.stratum[pool], shares, data.split.seed)
+    leaked = ~pool
     if leaked.any():
-        leaked[leaked] = np.isin(table.keys[leaked], table.keys[chosen == 0])
+        # The whole pool: what is split off from it for validation must not stand in the test data either.
+        leaked[leaked] = np.any([np.isin(kind[leaked], kind[pool]) for kind in kinds], axis=0)
     if leaked.any():
         if data.bad_rows == "refuse":
             rows = np.flatnonzero(leaked)
@@ -349,7 +351,14 @@ def _findings(
             message = f"{account.aside} of {account.rows} rows were set aside: {reasons}."
             fix = "see rejects.jsonl in the folder of the prepared data"
             yield Finding(code="DATA_SET_ASIDE", severity="warning", place=place, message=message, fix=fix)
-    yield from _mixed_tools(readings)
+    yield from _mixed_tools(table, chosen)
+    both = int(
+        np.isin(table.keys[chosen == SPLITS.index("test")], table.keys[chosen == SPLITS.index("validation")]).sum()
+    )
+    if both:
+        message = f"Also in the validation data: {_counted(both, 'test row')}."
+        fix = "give other rows, if scores on the test data are to tell more than those on the validation data"
+        yield Finding(code="DATA_TEST_IN_VALIDATION", severity="warning", place="test", message=message, fix=fix)
     some_again = len(np.unique(table.keys)) < len(table)
     for index, split in enumerate(SPLITS):
         rows = chosen == index
@@ -366,11 +375,10 @@ def _findings(
             yield Finding(code="DATA_NEAR_EMPTY", severity="warning", place=split, message=message, fix=fix)
 
 
-def _mixed_tools(readings: Sequence[Reading]) -> Iterator[Finding]:
+def _mixed_tools(table: Table, chosen: npt.NDArray[np.int8]) -> Iterator[Finding]:
     """Yield the splits of which the component would drop every row without tools, because others have some."""
-    for split in SPLITS:
-        rows = sum(reading.good for reading in readings if reading.split == split)
-        tools = sum(reading.sum("tools") for reading in readings if reading.split == split)
+    for index, split in enumerate(SPLITS):
+        rows, tools = int((chosen == index).sum()), int(table.tools[chosen == index].sum())
         if 0 < tools < rows:
             message = (
                 f"{_counted(tools, 'row')} of {rows} have tools; the component drops the other {rows - tools} without "

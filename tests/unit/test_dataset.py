@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from phift import dataset
-from phift.data import files
+from phift.data import files, sources
 from phift.data_config import DataConfig, HuggingFaceSource, SplitConfig
 from phift.dataset import PreparedDataset, Progress, prepare_dataset
 from phift.errors import DataError, DataNotFound, ServiceUnreachable
@@ -560,7 +560,7 @@ def test_a_value_of_parquet_that_python_cannot_hold_is_one_bad_row(tmp_path: Pat
 def test_a_file_that_shrinks_while_it_is_read_is_an_error(
     train: Path, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    look = dataset.open_source
+    look = sources.open_source
 
     def cut(*arguments: Any, **options: Any) -> Any:
         opened = list(look(*arguments, **options))
@@ -623,7 +623,9 @@ def test_conversations_of_hardly_any_text_are_told(tmp_path: Path, out: Path) ->
     source = write_jsonl(tmp_path / "rows.jsonl", rows)
     other = write_jsonl(tmp_path / "other.jsonl", [chat_row(99)])
     prepared = prepare(out, train=source, validation=other, test=other)
-    assert found(prepared) == {"DATA_NEAR_EMPTY": f"2 conversations of fewer than 10 characters, first {source}:5."}
+    told = found(prepared)
+    assert told.pop("DATA_TEST_IN_VALIDATION")
+    assert told == {"DATA_NEAR_EMPTY": f"2 conversations of fewer than 10 characters, first {source}:5."}
 
 
 def test_rows_of_a_group_stay_together(tmp_path: Path, out: Path) -> None:
@@ -635,6 +637,50 @@ def test_rows_of_a_group_stay_together(tmp_path: Path, out: Path) -> None:
     assert sum(map(len, groups)) == 40
     with pytest.raises(DataError, match="it has no value in `chapter`"):
         prepare(out, train=source, split={"group_by": "chapter"})
+
+
+def test_groups_and_conversations_stay_together_at_once(tmp_path: Path, out: Path) -> None:
+    rows = [chat_row(number % 80) | {"document": number // 2} for number in range(200)]
+    prepared = prepare(out, train=write_jsonl(tmp_path / "rows.jsonl", rows), split={"group_by": "document"})
+    sides = [set(texts(path)) for path in prepared.files.values()]
+    assert sum(map(len, sides)) == 80
+    assert min(map(len, sides)) > 0
+
+
+def test_given_test_data_shares_no_group_with_the_training_data(tmp_path: Path, out: Path) -> None:
+    train = write_jsonl(tmp_path / "a.jsonl", [chat_row(n) | {"document": n // 5} for n in range(100)])
+    test = write_jsonl(tmp_path / "b.jsonl", [chat_row(200 + n) | {"document": 15 + n} for n in range(10)])
+    with pytest.raises(DataError, match="5 of 110 rows") as caught:
+        prepare(out, train=train, test=test, split={"group_by": "document"})
+    assert [place for place, _ in caught.value.problems] == [f"{test}:{line}" for line in range(1, 6)]
+
+
+def test_given_test_data_shares_nothing_with_the_validation_data_split_off(train: Path, out: Path) -> None:
+    with pytest.raises(DataError, match="Every test row stands in the training data too"):
+        prepare(out, train=train, test=train, bad_rows="set_aside")
+
+
+def test_the_same_words_are_the_same_whatever_else_a_message_has(tmp_path: Path, out: Path) -> None:
+    rows = [chat_row(number % 50) for number in range(100)]
+    for number, row in enumerate(rows[50:]):
+        row["messages"][0]["at"] = number
+    prepared = prepare(out, train=write_jsonl(tmp_path / "rows.jsonl", rows))
+    assert sum(len(set(texts(path))) for path in prepared.files.values()) == 50
+
+
+def test_a_test_row_that_is_a_validation_row_is_told(train: Path, tmp_path: Path, out: Path) -> None:
+    other = write_jsonl(tmp_path / "other.jsonl", [chat_row(900)])
+    message = found(prepare(out, train=train, validation=other, test=other))["DATA_TEST_IN_VALIDATION"]
+    assert message == "Also in the validation data: 1 test row."
+
+
+def test_tools_are_counted_where_the_rows_have_gone(tmp_path: Path, out: Path) -> None:
+    rows = [chat_row(number) | ({"tools": [{"name": "f"}]} if number == 7 else {}) for number in range(50)]
+    prepared = prepare(out, train=write_jsonl(tmp_path / "rows.jsonl", rows))
+    (where,) = [split for split, path in prepared.files.items() if b"tools" in path.read_bytes()]
+    (mixed,) = [finding for finding in prepared.findings if finding.code == "DATA_TOOLS_MIXED"]
+    assert mixed.place == where
+    assert mixed.message.startswith(f"1 row of {prepared.rows[where]} have tools")
 
 
 def test_each_of_several_sources_gives_its_share(tmp_path: Path, out: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from phift.data.split import SPLITS, draw_split
+from phift.data.split import SPLITS, draw_split, units
 from phift.errors import DataError
 
 BOTH = {"validation": 0.1, "test": 0.1}
@@ -72,6 +72,16 @@ def test_a_source_of_a_hundred_rows_gives_ten_whatever_the_others_do() -> None:
     strata = [0] * 1000 + [1] * 100 + [2] * 500
     chosen = np.array(draw(list(range(1600)), strata))
     assert [int((chosen[np.array(strata) == source] == 1).sum()) for source in range(3)] == [100, 10, 50]
+
+
+def test_sources_of_one_row_each_give_all_splits_their_share() -> None:
+    chosen = draw(list(range(200)), list(range(200)))
+    assert [chosen.count(index) for index in range(3)] == [160, 20, 20]
+
+
+def test_units_are_linked_over_others() -> None:
+    groups, keys = np.array([1, 1, 2, 3, 3, 4], np.uint64), np.array([9, 8, 8, 7, 9, 6], np.uint64)
+    assert list(units(groups, keys)) == [0, 0, 0, 0, 0, 5]
 
 
 def test_large_groups_come_near_the_share() -> None:

@@ -196,6 +196,18 @@ def from_values(values: Mapping[str, Any]) -> tuple[Conversation, int]:
     return Conversation(kept, tools or None), characters
 
 
+def is_plain(conversation: Conversation) -> bool:
+    """Whether its messages have no other keys."""
+    return isinstance(conversation.messages[0], Message)
+
+
+def plain(conversation: Conversation) -> Conversation:
+    """Return a conversation without the other keys of its messages."""
+    turns: Any = conversation.messages
+    messages = [Message(**{key: turn[key] for key in turn.keys() & _PLAIN}) for turn in turns]
+    return Conversation(messages, conversation.tools)
+
+
 def _plain_text(value: Any) -> Any:
     """Return a text for a kind of text, such as numpy's."""
     return str(value) if isinstance(value, str) and type(value) is not str else value

@@ -79,8 +79,9 @@ class Tally:
     """What became of the rows read since the last tally.
 
     - **last**: the number of the last line or row, counted from the part's start, blank lines too.
-    - **tools**: good rows that have tools.
     - **hashes**: of each good row, `HASH` bytes.
+    - **tools**: of each good row, a byte: whether it has tools.
+    - **keys**: of each good row, an unsigned number of 8 bytes, equal where the same is said by the same.
     - **lengths**, **characters**, **numbers**: of each good row, unsigned numbers of 4 bytes; the row's own number
       counts from the part's start.
     - **groups**: of each good row, unsigned numbers of 8 bytes, where rows are grouped.
@@ -94,8 +95,9 @@ class Tally:
     last: int = 0
     blank: int = 0
     refused: int = 0
-    tools: int = 0
     hashes: bytes = b""
+    tools: bytes = b""
+    keys: bytes = b""
     lengths: bytes = b""
     characters: bytes = b""
     numbers: bytes = b""
@@ -131,7 +133,7 @@ class Spool:
             rejects_offset=self._rejects.tell(),
         )
         self._tallies += 1
-        self._hashes = bytearray()
+        self._hashes, self._tools, self._keys = bytearray(), bytearray(), bytearray()
         self._lengths, self._characters, self._numbers = array("I"), array("I"), array("I")
         self._groups = array("Q")
         self._ignored: set[str] = set()
@@ -149,15 +151,17 @@ class Spool:
             self._rows = Path(self._tally.spool).open("xb")  # noqa: SIM115 - open until the tally
         self._rows.write(block)
         self._tally.size += len(block)
-        self._tally.tools += sum(row.tools is not None for row in conversations)
+        self._tools += bytes(row.tools is not None for row in conversations)
         self._characters.extend(characters)
         self._numbers.extend(numbers)
         self._groups.extend(groups)
         start = 0
         with memoryview(block) as view:
-            for _ in conversations:
+            for row in conversations:
                 end = block.find(b"\n", start) + 1
-                self._hashes += xxhash.xxh3_128_digest(view[start:end])
+                digest = xxhash.xxh3_128_digest(view[start:end])
+                self._hashes += digest
+                self._keys += digest[:8] if chat.is_plain(row) else _key(row)
                 self._lengths.append(end - start)
                 start = end
 
@@ -196,7 +200,8 @@ class Spool:
         self._close_rows()
         self._rejects.flush()
         tally = self._tally
-        tally.hashes, tally.lengths = bytes(self._hashes), self._lengths.tobytes()
+        tally.hashes, tally.tools, tally.keys = bytes(self._hashes), bytes(self._tools), bytes(self._keys)
+        tally.lengths = self._lengths.tobytes()
         tally.characters, tally.numbers = self._characters.tobytes(), self._numbers.tobytes()
         tally.groups = self._groups.tobytes()
         tally.ignored = sorted(self._ignored)
@@ -212,6 +217,11 @@ class Spool:
         if self._rows:
             self._rows.close()
             self._rows = None
+
+
+def _key(row: Conversation) -> bytes:
+    """Return the key of a row with more in its messages than is said: it is that of the row without it."""
+    return xxhash.xxh3_128_digest(_encoder.encode(chat.plain(row)) + b"\n")[:8]
 
 
 def _kept(row: Any) -> Any:

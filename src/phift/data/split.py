@@ -46,6 +46,25 @@ def draw_split(
     return chosen[unit.reshape(-1)]
 
 
+def units(*kinds: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    """Return a number for each row, equal for rows that are linked by equal numbers of any kind, over others too.
+
+    - **kinds**: each with a number for each row, such as of its group and of its conversation.
+    """
+    import numpy as np
+
+    columns = [np.unique(kind, return_inverse=True)[1].reshape(-1) for kind in kinds]
+    least = np.arange(len(kinds[0]), dtype=np.uint64)
+    while True:
+        before = least
+        for column in columns:
+            of_number = np.full(column.max() + 1, len(column), np.uint64)
+            np.minimum.at(of_number, column, least)
+            least = of_number[column]
+        if (least == before).all():
+            return least
+
+
 def _choose(
     order: npt.NDArray[np.intp],
     sizes: npt.NDArray[np.intp],
@@ -57,15 +76,16 @@ def _choose(
     import numpy as np
 
     bounds = np.flatnonzero(np.diff(strata, prepend=strata[0] - 1))
-    seen = 0  # rows of earlier strata; what is wanted is rounded over all of them, so that no row is lost to rounding
+    seen, given = 0, dict.fromkeys(shares, 0)  # rows of earlier strata: what they gave too little the next ones give
     for start, end in zip(bounds, [*bounds[1:], len(order)], strict=True):
         rows = int(sizes[start:end].sum())
         middles = np.cumsum(sizes[start:end]) - sizes[start:end] / 2
         taken = 0
         for split, share in shares.items():
-            wanted = _rounded(share, seen + rows) - _rounded(share, seen)
+            wanted = max(0, _rounded(share, seen + rows) - given[split])
             inside = (middles > taken) & (middles <= taken + wanted)
             chosen[order[start:end][inside]] = SPLITS.index(split)
+            given[split] += int(sizes[start:end][inside].sum())
             taken += wanted
         seen += rows
 

@@ -21,6 +21,8 @@ class Table:
     """A column for each thing that is known of the good rows.
 
     - **hashes**: 128 bits of each row's line, as two numbers.
+    - **keys**: a number for each conversation; equal where the same is said by the same.
+    - **tools**: whether the row has tools.
     - **groups**: a number for each group; empty where rows are not grouped.
     - **lengths**, **characters**: of the line in bytes, of what is said in characters.
     - **numbers**: the line or row number in its source.
@@ -30,6 +32,8 @@ class Table:
     """
 
     hashes: npt.NDArray[np.uint64]
+    keys: npt.NDArray[np.uint64]
+    tools: npt.NDArray[np.bool_]
     groups: npt.NDArray[np.uint64]
     lengths: npt.NDArray[np.uint32]
     characters: npt.NDArray[np.uint32]
@@ -37,11 +41,6 @@ class Table:
     given: npt.NDArray[np.int8]
     reading: npt.NDArray[np.int64]
     stratum: npt.NDArray[np.int64]
-
-    @property
-    def keys(self) -> npt.NDArray[np.uint64]:
-        """A number for each conversation; equal ones are equal in it."""
-        return self.hashes[:, 0]
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -60,6 +59,8 @@ def tabulate(readings: Sequence[Reading]) -> Table:
     index = {id(reading): number for number, reading in enumerate(readings)}
     return Table(
         hashes=column("hashes", np.uint64).reshape(-1, HASH // 8),
+        keys=column("keys", np.uint64),
+        tools=column("tools", np.bool_),
         groups=column("groups", np.uint64),
         lengths=column("lengths", np.uint32),
         characters=column("characters", np.uint32),
