@@ -35,7 +35,7 @@ from phift.data.parts import HASH
 from phift.data.reading import Reading, read_sources
 from phift.data.scratch import scratch_folder
 from phift.data.sources import Opened, Progress, files_of, open_source
-from phift.data.split import SPLITS, draw_split, units
+from phift.data.split import LEAST_TRAINING_ROWS, SPLITS, draw_split, units
 from phift.data.table import Table, tabulate
 from phift.data.workers import LARGE, Workers
 from phift.data_config import DataConfig
@@ -47,9 +47,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = ["Account", "PreparedDataset", "Progress", "prepare_dataset"]
-
-LEAST_TRAINING_ROWS = 10
-"""The component stops below it (finetune_acft_hf_nlp, MIN_TRAINING_SAMPLE_GENERATIVE_TASKS, 2026-07)."""
 
 MOST_PROBLEMS = 20
 """Refused rows that an error lists; the others are counted."""

@@ -24,12 +24,10 @@ from typing import Any
 
 from phift.checks import Finding, Severity
 from phift.cost import CHARACTERS_PER_TOKEN
+from phift.data.split import LEAST_TRAINING_ROWS
 from phift.errors import DataError, DataNotFound
 from phift.token_report import MOST_PROBLEMS, QUANTILES, SAMPLE_ROWS, SplitTokens, TokenReport
 from phift.tokenizer import ChatTokenizer, Refused, Row
-
-LEAST_TRAINING_ROWS = 10
-"""The component stops below it (finetune_acft_hf_nlp, MIN_TRAINING_SAMPLE_GENERATIVE_TASKS, 2026-07)."""
 
 _BATCH_ROWS = 256
 _BATCH_BYTES = 2_000_000  # of JSON; a token's bookkeeping in the tokenizer takes far more than its text

@@ -86,14 +86,14 @@ def nul_bytes(path: Path) -> None:
     [
         ("line.jsonl", sparse_line, "A line is longer than"),
         ("bomb.jsonl.gz", zip_bomb, "A line is longer than"),
-        ("bomb.json", json_bomb, ""),
-        ("wide.csv", wide_csv, ""),
+        ("bomb.json", json_bomb, "nested too deeply"),
+        ("wide.csv", wide_csv, "is longer than 16 million characters"),
         ("nested.jsonl", nested, "nested too deeply"),
-        ("bomb.parquet", parquet_bomb, ""),
+        ("bomb.parquet", parquet_bomb, "do not fit into the memory allowed"),
         ("nul.jsonl", nul_bytes, "it is not JSON"),
-        ("nul.csv", nul_bytes, ""),
+        ("nul.csv", nul_bytes, "it has a NUL character"),
         ("nul.parquet", nul_bytes, "cannot be read"),
-        ("nul.jsonl.zst", nul_bytes, ""),
+        ("nul.jsonl.zst", nul_bytes, "cannot be unpacked"),
     ],
 )
 def test_it_ends_in_an_error_within_bounded_memory(

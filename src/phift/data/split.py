@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 
 SPLITS = ("train", "validation", "test")
 
+LEAST_TRAINING_ROWS = 10
+"""The component stops below it (finetune_acft_hf_nlp, MIN_TRAINING_SAMPLE_GENERATIVE_TASKS, 2026-07)."""
+
 
 def draw_split(
     keys: npt.NDArray[np.uint64], strata: npt.NDArray[np.int64], shares: Mapping[str, float], seed: int
