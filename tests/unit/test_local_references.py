@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from phift.local import references
+from phift.local.clock import Clock
 from phift.local.identity import Identity
 from phift.local.site import Programs, Site
 from phift.local.state import Documents, Folder
@@ -18,7 +19,7 @@ MODEL = "azureml/child/mlflow_model_folder"
 @pytest.fixture
 def site(tmp_path: Path) -> Iterator[Site]:
     documents = Documents(tmp_path / "state.db")
-    site = Site(Folder(tmp_path), documents, Identity("x"), "https://localhost:1", Programs())
+    site = Site(Folder(tmp_path), documents, Identity("x"), "https://localhost:1", Programs(), Clock())
     container = tmp_path / "blobs/storage/azureml-blobstore"
     (container / "LocalUpload/1").mkdir(parents=True)
     (container / "LocalUpload/1/train.jsonl").touch()

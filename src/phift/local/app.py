@@ -18,12 +18,15 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route as StarletteRoute
+from starlette.types import Receive, Scope, Send
 
 from phift.local import (
     arm,
     assets,
     blobs,
     computes,
+    connections,
+    control,
     endpoints,
     history,
     jobs,
@@ -33,13 +36,14 @@ from phift.local import (
     scoring,
     step_assets,
 )
+from phift.local.faults import Cut
 from phift.local.identity import TENANT, InvalidToken
 from phift.local.operations import Operations
 from phift.local.scorers import Scorers
 from phift.local.site import Site
 from phift.local.state import Json
 from phift.local.training import Training
-from phift.local.wire import GROUP, SUBSCRIPTION, WORKSPACE, Call, Reply, Route, WireError
+from phift.local.wire import GROUP, SUBSCRIPTION, WORKSPACE, Call, Reply, Route, WireError, place_of
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +51,21 @@ METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"]
 # The largest upload in one piece: the storage client cuts into blocks above 64 MiB, older ones above 256 MiB.
 LARGEST_BODY = 257 * 1024 * 1024
 _SCORING_THREADS = 40
+PARTS = (
+    arm,
+    assets,
+    blobs,
+    computes,
+    control,
+    endpoints,
+    history,
+    jobs,
+    mlflow,
+    operations,
+    registry,
+    scoring,
+    step_assets,
+)
 
 
 def create_app(site: Site, delay: float = 0) -> Starlette:
@@ -54,11 +73,10 @@ def create_app(site: Site, delay: float = 0) -> Starlette:
 
     - **delay**: seconds that every request waits before anything is done for it.
     """
-    site.operations = Operations(site.documents)
+    site.operations = Operations(site.documents, site.clock)
     site.scorers = Scorers(site)
     site.training = Training(site)
-    parts = (arm, assets, blobs, computes, endpoints, history, jobs, mlflow, operations, registry, scoring, step_assets)
-    table = [(route, route.pattern()) for part in parts for route in part.routes()]
+    table = [(route, route.pattern()) for part in PARTS for route in part.routes()]
     site.operations.work = {**computes.work(site), **endpoints.work(site), **jobs.work(site)}
 
     scoring_threads = anyio.CapacityLimiter(_SCORING_THREADS)
@@ -84,31 +102,107 @@ def create_app(site: Site, delay: float = 0) -> Starlette:
     return Starlette(routes=[StarletteRoute("/{path:path}", answer, methods=METHODS)], lifespan=life)
 
 
-async def _respond(
-    site: Site,
-    table: list[tuple[Route, re.Pattern[str]]],
-    request: Request,
-    scoring_threads: anyio.CapacityLimiter,
-) -> Response:
+_Table = list[tuple[Route, re.Pattern[str]]]
+
+
+async def _respond(site: Site, table: _Table, request: Request, scoring_threads: anyio.CapacityLimiter) -> Response:
+    """Answer a request, or do to it what has been ordered."""
+    path = _path(request)
+    place = place_of(request.method, path)
+    route, params = _found(table, request.method, path)
+    operation = route.operation if route else place
+    ours = path.startswith(f"{control.AT}/")
+    fault = None if ours else site.faults.strike(place)
+    if fault is None:
+        reply = await _reply(site, route, params, request, scoring_threads)
+        cut: Cut = ""
+    else:
+        await asyncio.sleep(fault.delay)
+        cut = fault.cut
+        if cut == "before":
+            reply = Reply()
+        elif fault.status:
+            await _body(request, fault.slow)  # to a client, an answer in the middle of its upload is a broken pipe
+            reply = _error(fault.error(), path)
+        else:
+            reply = await _reply(site, route, params, request, scoring_threads, fault.slow)
+    if not ours:
+        site.journal.note(operation, place, 0 if cut else reply.status)
+    return await _cut(reply, request, cut) if cut else _response(reply, _common(request))
+
+
+async def _cut(reply: Reply, request: Request, where: Cut) -> Response:
+    """Reset the connection, or send half of the answer and end it."""
+    if not request.client:
+        return Response(status_code=499)
+    client = (request.client.host, request.client.port)
+    if where != "half":
+        await connections.cut(client, reset=True)
+        return Response(status_code=499)
+    return _Half(client, _response(reply, _common(request)))
+
+
+class _Half(Response):
+    """An answer that breaks off in the middle of its body."""
+
+    def __init__(self, client: tuple[str, int], whole: Response) -> None:
+        super().__init__()
+        self._client = client
+        self._whole = whole
+        self.status_code = whole.status_code
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        whole = self._whole
+        body = await _content(whole)
+        headers = [(name, value) for name, value in whole.raw_headers if name != b"content-length"]
+        headers.append((b"content-length", str(max(2, len(body))).encode()))
+        await send({"type": "http.response.start", "status": whole.status_code, "headers": headers})
+        await send({"type": "http.response.body", "body": body[: len(body) // 2], "more_body": True})
+        await asyncio.sleep(0.05)  # for what has been written to leave
+        await connections.cut(self._client, reset=False)
+
+
+async def _content(response: Response) -> bytes:
+    if not isinstance(response, StreamingResponse):
+        return bytes(response.body)
+    chunks = [chunk async for chunk in response.body_iterator]
+    return b"".join(chunk if isinstance(chunk, bytes) else bytes(chunk) for chunk in chunks)  # type: ignore[arg-type]  # ours are bytes
+
+
+def _common(request: Request) -> dict[str, str]:
     common = {"x-ms-request-id": str(uuid.uuid4())}
     if "x-ms-client-request-id" in request.headers:
         common["x-ms-client-request-id"] = request.headers["x-ms-client-request-id"]
+    return common
+
+
+async def _reply(
+    site: Site,
+    route: Route | None,
+    params: Mapping[str, str],
+    request: Request,
+    scoring_threads: anyio.CapacityLimiter,
+    slow: int = 0,
+) -> Reply:
+    """Carry out a request; whatever goes wrong is an answer too.
+
+    - **slow**: bytes a second at which the body is taken; 0 as they come.
+    """
+    path = _path(request)
     try:
-        call = Call(request.method, _path(request), request.query_params, request.headers, await _body(request))
+        call = Call(request.method, path, request.query_params, request.headers, await _body(request, slow), params)
         # Scoring may take minutes; with threads of its own it cannot hold up everything else.
-        limiter = scoring_threads if call.path.startswith("/inference/") else None
-        reply = await anyio.to_thread.run_sync(_dispatch, site, table, call, limiter=limiter)
+        limiter = scoring_threads if path.startswith("/inference/") else None
+        return await anyio.to_thread.run_sync(_carry_out, site, route, call, limiter=limiter)
     except WireError as error:
-        reply = _error(error, _path(request))
+        return _error(error, path)
     except ClientDisconnect:
         # Nobody is left to read it; the number is the one that proxies log for this.
-        reply = Reply(None, 499)
+        return Reply(None, 499)
     except Exception:
-        logger.exception("%s %s failed", request.method, _path(request))
-        reply = _error(
-            WireError(500, "InternalServerError", "The local workspace failed; its server.log says why."), ""
-        )
-    return _response(reply, common)
+        logger.exception("%s %s failed", request.method, path)
+        message = "The local workspace failed; its server.log says why."
+        return _error(WireError(500, "InternalServerError", message), "")
 
 
 def _path(request: Request) -> str:
@@ -116,7 +210,7 @@ def _path(request: Request) -> str:
     return str(request.scope["path"])
 
 
-async def _body(request: Request) -> bytes:
+async def _body(request: Request, slow: int) -> bytes:
     chunks: list[bytes] = []
     size = 0
     async for chunk in request.stream():
@@ -124,22 +218,30 @@ async def _body(request: Request) -> bytes:
         if size > LARGEST_BODY:
             raise WireError(413, "RequestBodyTooLarge", f"The request is larger than {LARGEST_BODY} bytes.")
         chunks.append(chunk)
+        if slow:
+            await asyncio.sleep(len(chunk) / slow)
     return b"".join(chunks)
 
 
-def _dispatch(site: Site, table: list[tuple[Route, re.Pattern[str]]], call: Call) -> Reply:
+def _found(table: _Table, method: str, path: str) -> tuple[Route | None, Mapping[str, str]]:
+    """Return the route of a request with the parts of its path."""
     for route, pattern in table:
-        if route.method != call.method:
-            continue
-        match = pattern.fullmatch(call.path)
+        match = pattern.fullmatch(path) if route.method == method else None
         if match:
-            if not route.anonymous:
-                _authorize(site, call.headers)
-            _check_scope(match.groupdict())
-            return route.handler(site, Call(**{**vars(call), "params": match.groupdict()}))
-    message = f"The local workspace does not serve {call.method} {call.path}"
-    logger.warning("501: %s", message)
-    raise WireError(501, "NotImplemented", message)
+            return route, match.groupdict()
+    return None, {}
+
+
+def _carry_out(site: Site, route: Route | None, call: Call) -> Reply:
+    if route is None:
+        message = f"The local workspace does not serve {call.method} {call.path}"
+        logger.warning("501: %s", message)
+        site.journal.note_unserved(place_of(call.method, call.path))
+        raise WireError(501, "NotImplemented", message)
+    if not route.anonymous:
+        _authorize(site, call.headers)
+    _check_scope(call.params)
+    return route.handler(site, call)
 
 
 def _authorize(site: Site, headers: Mapping[str, str]) -> None:
@@ -158,7 +260,7 @@ def _authorize(site: Site, headers: Mapping[str, str]) -> None:
         raise WireError(401, "InvalidAuthenticationTokenAudience", "The token is for scoring only.", challenge)
 
 
-def _check_scope(params: Mapping[str, str | None]) -> None:
+def _check_scope(params: Mapping[str, str]) -> None:
     """Refuse another subscription, resource group or workspace than the one there is."""
     subscription, group, workspace = (params.get(name) for name in ("subscription", "group", "workspace"))
     if subscription is not None and subscription.lower() != SUBSCRIPTION:

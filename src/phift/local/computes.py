@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import time
 from collections.abc import Callable
 from functools import cache
 from importlib.resources import files
@@ -71,11 +70,9 @@ def work(site: Site) -> dict[str, Callable[[str], None]]:
     """Return what the operations on computes do."""
 
     def create(key: str) -> None:
-        time.sleep(0.2)
         site.documents.update(key, lambda body: body.update(provisioningState="Succeeded"))
 
     def delete(key: str) -> None:
-        time.sleep(0.2)
         site.documents.delete(key)
 
     return {"compute-create": create, "compute-delete": delete}
@@ -91,7 +88,7 @@ def seed(site: Site) -> None:
         }
         site.documents.put("computes/gpu-cluster", {"provisioningState": "Succeeded", "properties": cluster})
         # A cluster that the user deletes must not come back at the next start.
-        site.documents.put("seeded", {"at": timestamp()})
+        site.documents.put("seeded", {"at": timestamp(site.clock.now())})
 
 
 def usage(site: Site, apart_from: str | None = None) -> dict[str, int]:

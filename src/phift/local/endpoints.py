@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shutil
-import time
 import uuid
 from collections.abc import Callable
 from typing import Any
@@ -59,7 +58,6 @@ def work(site: Site) -> dict[str, Callable[[str], None]]:
     """Return what the operations on endpoints and deployments do; the target is a document's key."""
 
     def make_endpoint(key: str) -> None:
-        time.sleep(0.3)
         _set_state(site, key, "Succeeded")
 
     def make_deployment(key: str) -> None:
@@ -88,7 +86,6 @@ def work(site: Site) -> dict[str, Callable[[str], None]]:
     def remove_endpoint(key: str) -> None:
         for deployment in site.documents.children(f"{key}/deployments"):
             remove_deployment(deployment.key)
-        time.sleep(0.1)
         site.documents.delete(key)
 
     return {

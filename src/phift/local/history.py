@@ -92,9 +92,9 @@ def set_status(site: Site, name: str, status: str, *, error: Json | None = None)
             return
         body["status"] = status
         if status in ("Preparing", "Running"):
-            body.setdefault("startTimeUtc", timestamp())
+            body.setdefault("startTimeUtc", timestamp(site.clock.now()))
         if status in ENDED:
-            body["endTimeUtc"] = timestamp()
+            body["endTimeUtc"] = timestamp(site.clock.now())
         if error is not None:
             body["error"] = error
 

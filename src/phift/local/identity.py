@@ -10,7 +10,7 @@ import hashlib
 import hmac
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from urllib.parse import urlencode
 
@@ -42,8 +42,9 @@ def read_secret(path: Path) -> str:
 class Identity:
     """Makes and checks everything that proves who a caller is."""
 
-    def __init__(self, secret: str) -> None:
+    def __init__(self, secret: str, now: Callable[[], float] = time.time) -> None:
         self._secret = secret.encode()
+        self._now = now
 
     def is_secret(self, value: str) -> bool:
         """Tell whether ``value`` is the folder's secret."""
@@ -51,7 +52,7 @@ class Identity:
 
     def token(self, audience: str, seconds: float = TOKEN_SECONDS, **claims: str) -> tuple[str, int]:
         """Return a signed token and when it ends (seconds since 1970)."""
-        now = int(time.time())
+        now = int(self._now())
         end = now + int(seconds)
         payload = {
             "aud": audience,
@@ -77,13 +78,13 @@ class Identity:
             raise InvalidToken("The access token is invalid.") from error
         if not good:
             raise InvalidToken("The access token is invalid.")
-        if claims["exp"] <= time.time():
+        if claims["exp"] <= self._now():
             raise InvalidToken("The access token expiry is earlier than current time.")
         return claims
 
     def sas(self, path: str, permissions: str, *, blob: bool = False, seconds: float = SAS_SECONDS) -> str:
         """Return a shared-access signature for a container (``account/container``) or one blob in it."""
-        end = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + seconds))
+        end = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self._now() + seconds))
         query = {"sv": "2021-08-06", "sr": "b" if blob else "c", "sp": permissions, "se": end, "spr": "https"}
         return urlencode({**query, "sig": self._sas_signature(path, query)})
 
@@ -95,7 +96,7 @@ class Identity:
         if not hmac.compare_digest(query["sig"].encode(), self._sas_signature(scope, query).encode()):
             return False
         needed = "l" if query.get("comp") == "list" else _PERMISSIONS.get(method, "")
-        in_time = query["se"] > time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        in_time = query["se"] > time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self._now()))
         return bool(needed) and needed in query["sp"] and in_time
 
     def key(self, endpoint: str, generation: str) -> str:

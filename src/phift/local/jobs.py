@@ -247,7 +247,7 @@ def _start_runs(site: Site, name: str, sent: Json, plan: Json) -> None:
         "properties": {**section(sent, "properties"), "azureml.runsource": "azureml.PipelineRun"},
         "target": None,
         "status": "NotStarted",
-        "createdUtc": timestamp(),
+        "createdUtc": timestamp(site.clock.now()),
         "children": [str(uuid.uuid5(uuid.UUID(experiment), f"{name}/{step}")) for step in steps(plan)],
     }
     site.documents.put(f"runs/{name}", root)
@@ -262,7 +262,7 @@ def _start_runs(site: Site, name: str, sent: Json, plan: Json) -> None:
             "properties": {"azureml.moduleName": step, "azureml.pipelinerunid": name, "azureml.nodeid": str(number)},
             "target": step_compute(plan, step)[0],
             "status": "NotStarted",
-            "createdUtc": timestamp(),
+            "createdUtc": timestamp(site.clock.now()),
         }
         site.documents.put(f"runs/{child}", kept)
 

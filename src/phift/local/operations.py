@@ -7,12 +7,14 @@ import threading
 import uuid
 from collections.abc import Callable
 
+from phift.local.clock import Clock
 from phift.local.site import Site
 from phift.local.state import Documents, Json
 from phift.local.wire import AT_SUBSCRIPTION, LOCATION, SUBSCRIPTION, Call, Reply, Route, WireError, timestamp
 
 logger = logging.getLogger(__name__)
 
+_RETRY_MILLISECONDS = "50"
 _LOCATION = f"{AT_SUBSCRIPTION}/locations/{{location}}"
 
 
@@ -23,14 +25,16 @@ class Operations:
     dead server left behind is done again from its start.
     """
 
-    def __init__(self, documents: Documents) -> None:
+    def __init__(self, documents: Documents, clock: Clock) -> None:
         self._documents = documents
+        self._clock = clock
+        self._threads: set[threading.Thread] = set()
         self.work: dict[str, Callable[[str], None]] = {}
 
     def begin(self, kind: str, target: str) -> str:
         """Start an operation and return its id."""
         name = str(uuid.uuid4())
-        body = {"kind": kind, "target": target, "status": "InProgress", "startTime": timestamp()}
+        body = {"kind": kind, "target": target, "status": "InProgress", "startTime": timestamp(self._clock.now())}
         self._documents.put(f"operations/{name}", body)
         self._start(name, body)
         return name
@@ -42,10 +46,18 @@ class Operations:
                 self._start(document.name, document.body)
 
     def _start(self, name: str, body: Json) -> None:
-        threading.Thread(target=self._run, args=(name, body["kind"], body["target"]), daemon=True).start()
+        thread = threading.Thread(target=self._run, args=(name, body["kind"], body["target"]), daemon=True)
+        self._threads = {each for each in self._threads if each.is_alive()} | {thread}
+        thread.start()
+
+    def reset(self) -> None:
+        """Wait for what is at work; the caller has seen to it that nothing sleeps."""
+        for thread in self._threads:
+            thread.join()
 
     def _run(self, name: str, kind: str, target: str) -> None:
         try:
+            self._clock.spend(kind)
             self.work[kind](target)
         except WireError as error:
             self._finish(name, {"status": "Failed", "error": {"code": error.code, "message": error.message}})
@@ -57,26 +69,38 @@ class Operations:
             self._finish(name, {"status": "Succeeded"})
 
     def _finish(self, name: str, outcome: Json) -> None:
-        self._documents.update(f"operations/{name}", lambda body: body.update(outcome, endTime=timestamp()))
+        self._documents.update(
+            f"operations/{name}", lambda body: body.update(outcome, endTime=timestamp(self._clock.now()))
+        )
 
 
 def accepted(site: Site, operation: str, body: Json | None = None, *, status: int = 202, family: str = "mfe") -> Reply:
-    """Return the answer that starts a poller: no Retry-After, as the real service sends none."""
+    """Return the answer that starts a poller.
+
+    It has no Retry-After, as the real service sends none. Where the workspace is not to be slow it has the one form
+    that all of the SDK's pollers understand (azure-ai-ml 1.35.2 reads a plain Retry-After of a deletion as a whole
+    number, and takes 0 for none).
+    """
     base = f"{site.base_url}/subscriptions/{SUBSCRIPTION}/providers/Microsoft.MachineLearningServices"
     base = f"{base}/locations/{LOCATION}"
     headers = {
         "Azure-AsyncOperation": f"{base}/{family}OperationsStatus/{operation}?api-version=2023-04-01-preview",
         "x-ms-async-operation-timeout": "PT30M",
     }
+    headers |= _look_again(site)
     if status == 202:
         headers["Location"] = f"{base}/{family}OperationResults/{operation}?api-version=2023-04-01-preview"
     return Reply(body, status, headers)
 
 
+def _look_again(site: Site) -> dict[str, str]:
+    return {} if site.clock.speed == "real" else {"x-ms-retry-after-ms": _RETRY_MILLISECONDS}
+
+
 def accepted_by_location(site: Site, operation: str) -> Reply:
     """Return the answer of a call whose poller looks at ``Location`` only."""
-    reply = accepted(site, operation)
-    return Reply(None, 202, {"Location": reply.headers["Location"]})
+    headers = accepted(site, operation).headers
+    return Reply(None, 202, {name: value for name, value in headers.items() if name != "Azure-AsyncOperation"})
 
 
 def routes() -> list[Route]:
@@ -92,7 +116,8 @@ def _status(site: Site, call: Call) -> Reply:
     if found is None:
         raise WireError(404, "OperationNotFound", "The operation was not found.")
     shown = {key: found.body[key] for key in ("status", "error", "startTime", "endTime") if key in found.body}
-    return Reply({"id": call.path, "name": found.name, **shown})
+    headers = _look_again(site) if shown["status"] == "InProgress" else {}
+    return Reply({"id": call.path, "name": found.name, **shown}, 200, headers)
 
 
 def _result(site: Site, call: Call) -> Reply:
@@ -100,7 +125,8 @@ def _result(site: Site, call: Call) -> Reply:
     if found is None:
         raise WireError(404, "OperationNotFound", "The operation was not found.")
     if found.body["status"] == "InProgress":
-        return Reply(None, 202, {"Location": f"{site.base_url}{call.path}?api-version=2023-04-01-preview"})
+        location = f"{site.base_url}{call.path}?api-version=2023-04-01-preview"
+        return Reply(None, 202, {"Location": location, **_look_again(site)})
     if found.body["status"] == "Failed":
         raise WireError(400, found.body["error"]["code"], found.body["error"]["message"])
     return Reply(None, 204)

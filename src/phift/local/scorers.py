@@ -174,7 +174,7 @@ class Scorers:
         folder = self._site.folder.deployment(endpoint, name)
         folder.mkdir(parents=True, exist_ok=True)
         with (folder / "log.txt").open("a", encoding="utf-8") as file:
-            file.write(f"{timestamp()} | {text}\n")
+            file.write(f"{timestamp(self._site.clock.now())} | {text}\n")
 
     def _start(self, endpoint: str, name: str) -> Scorer:
         document = self._site.documents.get(f"onlineEndpoints/{endpoint}/deployments/{name}")

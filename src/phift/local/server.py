@@ -1,6 +1,7 @@
 """The server process of a local workspace: ``python -m phift.local.server FOLDER``; `LocalWorkspace.up` starts it.
 
-With ``--delay 0.2`` every request waits 0.2 s before it is answered, as if the service were far away.
+With ``--delay 0.2`` every request waits 0.2 s before it is answered, as if the service were far away; ``--engine`` and
+``--speed`` are those of `LocalWorkspace`.
 """
 
 from __future__ import annotations
@@ -16,13 +17,15 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import IO
+from typing import IO, get_args
 
 import uvicorn
 
 from phift.local import certificates, computes, identity
 from phift.local.app import configure_logging, create_app
-from phift.local.site import Programs, Site
+from phift.local.clock import Clock, Speed
+from phift.local.connections import Connection
+from phift.local.site import ENGINES, Programs, Site
 from phift.local.state import Documents, Folder
 
 logger = logging.getLogger(__name__)
@@ -32,7 +35,7 @@ HOST = "127.0.0.1"
 GRACE_SECONDS = 1
 
 
-def serve(folder: Path, programs: Programs | None = None, delay: float = 0) -> int:
+def serve(folder: Path, programs: Programs, speed: Speed = "real", delay: float = 0) -> int:
     """Serve a folder until SIGTERM or SIGINT; returns the exit code, 3 where another process serves it already.
 
     - **delay**: seconds that every request waits before it is answered.
@@ -47,7 +50,7 @@ def serve(folder: Path, programs: Programs | None = None, delay: float = 0) -> i
             logger.error("another process serves %s", folder)
             return 3
         place.server_file.unlink(missing_ok=True)
-        served = _serve(place, programs or Programs(), delay)
+        served = _serve(place, programs, Clock(speed), delay)
         place.server_file.unlink(missing_ok=True)
     return 0 if served else 1
 
@@ -64,18 +67,20 @@ def _acquired(lock: IO[str]) -> bool:
     return False
 
 
-def _serve(place: Folder, programs: Programs, delay: float) -> bool:
+def _serve(place: Folder, programs: Programs, clock: Clock, delay: float) -> bool:
     certificates.ensure(place.root)
     certificates.write_bundle(place.root, os.environ.get("REQUESTS_CA_BUNDLE"))
-    documents = Documents(place.database)
+    documents = Documents(place.database, clock.now)
     listener = _listen(documents)
     port = listener.getsockname()[1]
     documents.put("server", {"port": port})
     secret = identity.read_secret(place.secret)
-    site = Site(place, documents, identity.Identity(secret), f"https://localhost:{port}", programs)
+    owner = identity.Identity(secret, clock.now)
+    site = Site(place, documents, owner, f"https://localhost:{port}", programs, clock)
     computes.seed(site)
     config = uvicorn.Config(
         create_app(site, delay),
+        http=Connection,
         access_log=False,  # app.py writes one line a request, without the query, where signatures travel
         log_config=None,
         ssl_certfile=str(place.root / "server.pem"),
@@ -167,10 +172,12 @@ def main(programs: Programs | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m phift.local.server", description="Serve a local workspace.")
     parser.add_argument("folder", type=Path)
     parser.add_argument("--delay", type=float, default=0, help="seconds that every request waits")
+    parser.add_argument("--engine", choices=ENGINES, default="train")
+    parser.add_argument("--speed", choices=get_args(Speed), default="real")
     arguments = parser.parse_args()
     configure_logging()
     logging.Formatter.converter = time.gmtime
-    sys.exit(serve(arguments.folder, programs, arguments.delay))
+    sys.exit(serve(arguments.folder, programs or ENGINES[arguments.engine], arguments.speed, arguments.delay))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,10 @@ import sys
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from phift.local.clock import Clock
+from phift.local.faults import Faults
 from phift.local.identity import Identity
+from phift.local.journal import Journal
 from phift.local.state import Documents, Folder
 
 if TYPE_CHECKING:
@@ -26,6 +29,15 @@ class Programs:
     scorer: tuple[str, ...] = (sys.executable, "-m", "phift.local.scorer")
 
 
+_INSTANT = (sys.executable, "-m", "phift.local.instant")
+
+ENGINES = {
+    "train": Programs(),
+    "instant": Programs(standin=(*_INSTANT, "standin"), engine=(*_INSTANT, "engine"), scorer=(*_INSTANT, "scorer")),
+}
+"""The programs of each engine: ``train`` really trains, ``instant`` does nothing and says so in what it leaves."""
+
+
 @dataclass
 class Site:
     """The parts of a running local workspace.
@@ -38,6 +50,9 @@ class Site:
     identity: Identity
     base_url: str
     programs: Programs
+    clock: Clock
+    faults: Faults = field(default_factory=Faults)
+    journal: Journal = field(default_factory=Journal)
     operations: Operations = field(init=False)
     scorers: Scorers = field(init=False)
     training: Training = field(init=False)

@@ -6,7 +6,7 @@ import json
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -122,7 +122,8 @@ class Documents:
     process loses nothing that was acknowledged.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, now: Callable[[], float] = time.time) -> None:
+        self._now = now
         self._lock = threading.RLock()
         self._connection = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
         self._connection.execute("PRAGMA journal_mode=WAL")
@@ -159,7 +160,7 @@ class Documents:
 
     def put(self, key: str, body: Json) -> Document:
         """Store a document; the time of its first creation stays."""
-        now = time.time()
+        now = self._now()
         with self._lock:
             self._connection.execute(
                 "INSERT INTO documents VALUES (?, ?, ?, ?) "
@@ -178,6 +179,13 @@ class Documents:
                 return None
             change(found.body)
             return self.put(key, found.body)
+
+    def clear(self, keep: Collection[str] = ()) -> None:
+        """Delete everything but the documents with these keys."""
+        marks = ", ".join("?" * len(keep))
+        with self.transaction():
+            self._connection.execute(f"DELETE FROM documents WHERE key NOT IN ({marks})", tuple(keep))  # noqa: S608
+            self._connection.execute("DELETE FROM metrics")
 
     def delete(self, key: str) -> bool:
         """Delete a document and everything below it; False where it was not there."""

@@ -62,9 +62,19 @@ class Training:
         """Stop the engine; its job goes on at the next start."""
         self._stopping.set()
         self._wake.set()
+        self._site.clock.wake()
         self._stop_engine()
         if self._thread.is_alive():
             self._thread.join(_PATIENCE * 2)
+
+    def reset(self) -> None:
+        """Stop the engine and forget the queue; returns when nobody works on a job any more."""
+        for job in self._site.documents.children("jobs"):
+            history.set_status(self._site, job.name, "CancelRequested")
+        self._site.clock.wake()
+        self._stop_engine()
+        with self._ended:
+            self._ended.wait_for(lambda: self._job is None, timeout=_PATIENCE * 4)
 
     def cancel(self, name: str) -> None:
         """Cancel a job whose status is CancelRequested already, and wait until it has ended."""
@@ -73,6 +83,7 @@ class Training:
         if not running:
             self._end(name, "Canceled")
             return
+        self._site.clock.wake()
         self._stop_engine()
         with self._ended:
             self._ended.wait_for(lambda: self._job != name, timeout=_PATIENCE * 4)
@@ -128,6 +139,7 @@ class Training:
     def _run(self, job: Document) -> None:
         site, name = self._site, job.name
         history.set_status(site, name, "Preparing")
+        site.clock.spend("job-start", lambda: self._stopping.is_set() or self._status(name) != "Preparing")
         if self._status(name) != "Preparing":
             # Somebody canceled it between the look at the queue and now.
             self._end(name, "Canceled")
@@ -293,7 +305,7 @@ class Training:
         path = blobs.path_of(self._site, history.ARTIFACTS, history.log_name({"runId": name}))
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a", encoding="utf-8") as file:
-            file.write(f"[{timestamp()}] {text}\n")
+            file.write(f"[{timestamp(self._site.clock.now())}] {text}\n")
 
 
 def _check_computes(site: Site, plan: Json) -> None:

@@ -64,6 +64,19 @@ def user_error(message: str) -> WireError:
     return WireError(400, "UserError", message)
 
 
+_OWN_PATH = re.compile(
+    rf"/(?:mferp/managementfrontend/)?subscriptions/[^/]+(?:/resourceGroups/[^/]+)?/{re.escape(_PROVIDER)}"
+    r"(?:/workspaces/[^/]+)?",
+    re.IGNORECASE,
+)
+
+
+def place_of(method: str, path: str) -> str:
+    """Return a request, or a route, as people write it: ``PUT jobs/my-job``, without the workspace's own path."""
+    short = _OWN_PATH.sub("", path).strip("/").replace("storage.blob.phift.local", "blobs")
+    return f"{method} {short or 'workspace'}"
+
+
 def section(body: Json, name: str) -> Json:
     """Return an object inside a body without its nulls; empty where it is absent, an error where it is no object."""
     value = body.get(name)
@@ -140,6 +153,11 @@ class Route:
     handler: Handler
     anonymous: bool = False
 
+    @property
+    def operation(self) -> str:
+        """The route's name, ``PUT jobs/{name}``."""
+        return place_of(self.method, self.template)
+
     def pattern(self) -> re.Pattern[str]:
         """Return the compiled template: ``{name}`` is one segment, ``{name...}`` the rest of the path."""
         text = re.escape(self.template).replace(r"\{", "{").replace(r"\}", "}").replace(r"\.\.\.}", "...}")
@@ -147,9 +165,8 @@ class Route:
         return re.compile(re.sub(r"\{(\w+)\}", r"(?P<\1>[^/]+)", text) + "/?", re.IGNORECASE)
 
 
-def timestamp(seconds: float | None = None) -> str:
+def timestamp(seconds: float) -> str:
     """Return a time as Azure writes it."""
-    seconds = time.time() if seconds is None else seconds
     whole, fraction = divmod(seconds, 1)
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(whole)) + f".{int(fraction * 1e6):06d}+00:00"
 

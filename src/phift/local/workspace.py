@@ -15,17 +15,19 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from phift import errors
 from phift.local.state import Documents, Folder
 from phift.local.wire import GROUP, REGISTRY, SUBSCRIPTION, WORKSPACE, cloud_name
 
 if TYPE_CHECKING:
+    from phift.local.clock import Speed
     from phift.local.site import Programs
 
 # What the extra "local" brings; asked for by name, so that nothing of it is imported here.
-_NEEDED = ("cryptography", "starlette", "uvicorn", "torch", "transformers", "peft")
+_NEEDED = ("cryptography", "starlette", "uvicorn")
+_NEEDED_TO_TRAIN = ("torch", "transformers", "peft")
 _LOG_TAIL = 30
 _LONGEST_DELAY = 60  # clients give up after as long
 _START_LOCK = "start.lock"
@@ -105,16 +107,31 @@ class LocalWorkspace:
     """A local workspace: a folder and the server process that serves it.
 
     - **folder**: where its state lives; by default ``$PHIFT_LOCAL_HOME``, else the user's data folder.
-    - **delay**: seconds that the server waits before it answers a request, to see what latency does to a program; a
-      server that runs already keeps the delay it was started with.
+    - **engine**: ``train`` really trains; ``instant`` does nothing, says so in what it leaves, and needs no torch.
+    - **speed**: ``real`` answers long operations as Azure does, with which the SDK waits up to 30 s for each; ``fast``
+      asks it to look again at once; ``manual`` has a clock that stands still until a test moves it, see
+      `phift.local.clock`.
+    - **delay**: seconds that the server waits before it answers a request, to see what latency does to a program.
     - **programs**: the commands of its processes, for tests.
+
+    A server that runs already stays as it was started.
     """
 
-    def __init__(self, folder: Path | None = None, *, delay: float = 0, programs: Programs | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path | None = None,
+        *,
+        engine: Literal["train", "instant"] = "train",
+        speed: Speed = "real",
+        delay: float = 0,
+        programs: Programs | None = None,
+    ) -> None:
         if not 0 <= delay <= _LONGEST_DELAY:
             what = f"The delay of {delay} s is not between 0 and {_LONGEST_DELAY} s."
             raise errors.LocalWorkspaceError(what, where="LocalWorkspace", fix="give a number of seconds, such as 0.2")
         self._delay = delay
+        self._engine = engine
+        self._speed = speed
         self.folder = (folder or _default_folder()).expanduser().absolute()
         self._programs = programs
         self._place = Folder(self.folder)
@@ -197,7 +214,8 @@ class LocalWorkspace:
         return Connection(f"https://localhost:{running['port']}", self._place.bundle, self.folder)
 
     def _check_dependencies(self) -> None:
-        missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
+        needed = (*_NEEDED, *(_NEEDED_TO_TRAIN if self._engine == "train" and self._programs is None else ()))
+        missing = [name for name in needed if importlib.util.find_spec(name) is None]
         if missing:
             what = f"The local workspace needs packages that are not installed: {', '.join(missing)}."
             raise errors.MissingDependency(what, fix="in the folder of phift's source: pip install '.[local]'")
@@ -226,12 +244,12 @@ class LocalWorkspace:
             raise errors.LocalWorkspaceError(what, where=str(self._place.registry), fix="report this")
 
     def _commands(self) -> Programs:
-        from phift.local.site import Programs
+        from phift.local.site import ENGINES
 
-        return self._programs or Programs()
+        return self._programs or ENGINES[self._engine]
 
     def _start(self, timeout: float) -> None:
-        command = [*self._commands().server, str(self.folder)]
+        command = [*self._commands().server, str(self.folder), "--engine", self._engine, "--speed", self._speed]
         if self._delay:
             command += ["--delay", str(self._delay)]
         with self._place.log.open("ab") as log:

@@ -1,0 +1,90 @@
+"""What is done to a local workspace itself, for tests: begin anew, order faults, move the clock, see the requests.
+
+No Azure service has these routes. They want the folder's secret, so a program under test cannot use them by accident.
+"""
+
+from __future__ import annotations
+
+import shutil
+
+from phift.local import computes
+from phift.local.site import Site
+from phift.local.state import Json
+from phift.local.wire import Call, Handler, Reply, Route, WireError, whole_number
+
+AT = "/phift"
+HEADER = "x-identity-header"
+
+
+def routes() -> list[Route]:
+    """Return the routes."""
+    handlers = {
+        ("POST", "reset"): _reset,
+        ("GET", "faults"): _faults,
+        ("POST", "faults"): _order,
+        ("DELETE", "faults"): _clear,
+        ("GET", "requests"): _requests,
+        ("POST", "clock"): _clock,
+    }
+    return [
+        Route(method, f"{AT}/{name}", _owned(handler), anonymous=True) for (method, name), handler in handlers.items()
+    ]
+
+
+def _owned(handler: Handler) -> Handler:
+    def check(site: Site, call: Call) -> Reply:
+        if not site.identity.is_secret(call.headers.get(HEADER, "")):
+            raise WireError(401, "Unauthorized", "The header x-identity-header is missing or wrong.")
+        return handler(site, call)
+
+    return check
+
+
+def _reset(site: Site, _call: Call) -> Reply:
+    """Begin anew: no jobs, assets, endpoints, uploads or faults; the seeded computes and models are there again."""
+    site.faults.clear()
+    site.training.reset()
+    site.clock.reset()
+    site.operations.reset()
+    site.scorers.stop()
+    site.documents.clear(keep=["server"])
+    for folder in ("blobs", "jobs", "endpoints", "staging"):
+        shutil.rmtree(site.folder.root / folder, ignore_errors=True)
+    computes.seed(site)
+    site.journal.clear()
+    return Reply(None, 204)
+
+
+def _faults(site: Site, _call: Call) -> Reply:
+    return Reply({"value": site.faults.show()})
+
+
+def _order(site: Site, call: Call) -> Reply:
+    try:
+        site.faults.order(call.json()["value"])
+    except (KeyError, TypeError) as error:
+        raise WireError(400, "InvalidFault", f"This is no list of faults: {error}") from error
+    return Reply(None, 204)
+
+
+def _clear(site: Site, _call: Call) -> Reply:
+    site.faults.clear()
+    return Reply(None, 204)
+
+
+def _requests(site: Site, call: Call) -> Reply:
+    after = whole_number(call.query.get("after", "0"), "after")
+    return Reply({"value": site.journal.since(after), "unserved": site.journal.unserved()})
+
+
+def _clock(site: Site, call: Call) -> Reply:
+    sent: Json = call.json()
+    if site.clock.speed != "manual":
+        raise WireError(400, "InvalidClock", f"The clock is {site.clock.speed}; only a manual one can be moved.")
+    try:
+        seconds = float(sent["advance"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise WireError(400, "InvalidClock", "`advance` is not a number of seconds.") from error
+    if seconds < 0:
+        raise WireError(400, "InvalidClock", "Time does not go back.")
+    return Reply({"now": site.clock.advance(seconds)})
