@@ -130,8 +130,8 @@ def _tags(dataset: PreparedDataset, split: str) -> dict[str, str]:
 
 
 def asset_name(name: str, split: str) -> str:
-    """Return the name of a split's asset."""
-    return f"phift-{split}" if name in ("", split) else f"{name}-{split}"
+    """Return the name of a split's asset; data that is named after a split only, as ``train.jsonl``, has none."""
+    return f"{'phift' if name in ('', *SPLITS) else name}-{split}"
 
 
 def _register(clients: Clients, path: Path, name: str, tags: Mapping[str, str]) -> DataInput:

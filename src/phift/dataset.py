@@ -31,6 +31,7 @@ from phift.checks import Finding
 from phift.data import files
 from phift.data.account import ASIDE, LEAKED, Account, draw_up
 from phift.data.deal import Deal
+from phift.data.findings import findings_of
 from phift.data.parts import HASH
 from phift.data.reading import Reading, read_sources
 from phift.data.scratch import scratch_folder
@@ -50,9 +51,6 @@ __all__ = ["Account", "PreparedDataset", "Progress", "prepare_dataset"]
 
 MOST_PROBLEMS = 20
 """Refused rows that an error lists; the others are counted."""
-
-NEAR_EMPTY = 10
-"""Characters of a whole conversation; one with fewer is probably a mistake."""
 
 _SHOWN = 80  # characters of a text in a preview
 
@@ -166,7 +164,7 @@ def prepare_dataset(
         (built / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
         target = folder / manifest["content_hash"][:16]
         _settle(built, target, manifest)
-        findings = tuple(_findings(readings, table, chosen, accounts))
+        findings = tuple(findings_of(readings, table, chosen, accounts))
     rejects = target / "rejects.jsonl"
     return PreparedDataset(
         folder=target,
@@ -324,78 +322,6 @@ def _manifest(
         "split": data.split.model_dump(),
         "sources": [asdict(account) for account in accounts],
     }
-
-
-def _findings(
-    readings: Sequence[Reading], table: Table, chosen: npt.NDArray[np.int8], accounts: Sequence[Account]
-) -> Iterator[Finding]:
-    import numpy as np
-
-    for reading, account in zip(readings, accounts, strict=True):
-        place = reading.opened.label
-        yield from (_note("DATA_NOTE", place, note) for note in reading.opened.notes)
-        layout = reading.opened.layout
-        renamed = ", ".join(f"{own} as {name}" for name, own in layout.columns.items() if own != name)
-        if layout.format != "messages" or renamed:
-            message = f"Its rows were taken for the format {layout.format}{renamed and f', {renamed}'}."
-            yield _note("DATA_FORMAT", place, message)
-        if reading.ignored:
-            yield _note("DATA_COLUMNS_LEFT_OUT", place, f"Columns left out: {_listed(reading.ignored)}.")
-        if account.blank:
-            yield _note("DATA_BLANK_LINES", place, f"{_counted(account.blank, 'blank line')} skipped.")
-        if account.aside:
-            reasons = "; ".join(f"{count} times {reason}" for reason, count in islice(account.reasons.items(), 3))
-            message = f"{account.aside} of {account.rows} rows were set aside: {reasons}."
-            fix = "see rejects.jsonl in the folder of the prepared data"
-            yield Finding(code="DATA_SET_ASIDE", severity="warning", place=place, message=message, fix=fix)
-    yield from _mixed_tools(table, chosen)
-    both = int(
-        np.isin(table.keys[chosen == SPLITS.index("test")], table.keys[chosen == SPLITS.index("validation")]).sum()
-    )
-    if both:
-        message = f"Also in the validation data: {_counted(both, 'test row')}."
-        fix = "give other rows, if scores on the test data are to tell more than those on the validation data"
-        yield Finding(code="DATA_TEST_IN_VALIDATION", severity="warning", place="test", message=message, fix=fix)
-    some_again = len(np.unique(table.keys)) < len(table)
-    for index, split in enumerate(SPLITS):
-        rows = chosen == index
-        again = int(rows.sum()) - len(np.unique(table.keys[rows])) if some_again else 0
-        if again:
-            message = f"{_counted(again, 'row')} of {int(rows.sum())} say what an earlier one says."
-            fix = "remove them, unless their weight is meant"
-            yield Finding(code="DATA_DUPLICATES", severity="warning", place=split, message=message, fix=fix)
-        short = np.flatnonzero(rows & (table.characters < NEAR_EMPTY))
-        if len(short):
-            first = readings[table.reading[short[0]]].place(int(table.numbers[short[0]]))
-            message = f"{_counted(len(short), 'conversation')} of fewer than {NEAR_EMPTY} characters, first {first}."
-            fix = "look at them"
-            yield Finding(code="DATA_NEAR_EMPTY", severity="warning", place=split, message=message, fix=fix)
-
-
-def _mixed_tools(table: Table, chosen: npt.NDArray[np.int8]) -> Iterator[Finding]:
-    """Yield the splits of which the component would drop every row without tools, because others have some."""
-    for index, split in enumerate(SPLITS):
-        rows, tools = int((chosen == index).sum()), int(table.tools[chosen == index].sum())
-        if 0 < tools < rows:
-            message = (
-                f"{_counted(tools, 'row')} of {rows} have tools; the component drops the other {rows - tools} without "
-                "a word, because in a file with the column tools it drops each row where that is null or empty."
-            )
-            fix = "give tools to every row or to none: what a row's tools are can also be told in a system message"
-            yield Finding(code="DATA_TOOLS_MIXED", severity="error", place=split, message=message, fix=fix)
-
-
-def _note(code: str, place: str, message: str) -> Finding:
-    return Finding(code=code, severity="note", place=place, message=message)
-
-
-def _listed(names: Sequence[str]) -> str:
-    shown = ", ".join(name[:40] for name in names[:20])
-    return f"{shown} and more" if len(names) > 20 else shown
-
-
-def _counted(count: int, what: str) -> str:
-    return f"{count} {what}{'s' if count > 1 else ''}"
 
 
 def _settle(built: Path, target: Path, manifest: Mapping[str, Any]) -> None:

@@ -85,9 +85,20 @@ class CheckFailed(PhiftError, ValueError):
 
 
 class DataError(PhiftError, ValueError):
-    """Rows of the data set are not what the component takes; ``problems`` lists ``(place, reason)``, capped."""
+    """Rows of the data set are not what the component takes.
+
+    - **problems**: a ``(place, reason)`` for the first of them.
+    - **refused**: how many there are.
+    """
 
     problems: tuple[tuple[str, str], ...] = ()
+    refused: int = 0
+
+    def __str__(self) -> str:
+        others = [f"  also:  {place}: {reason}" for place, reason in self.problems[1:]]
+        if others and self.refused > len(self.problems):
+            others.append(f"  and {self.refused - len(self.problems)} more")
+        return "\n".join([super().__str__(), *others])
 
 
 class ParameterError(PhiftError, ValueError):

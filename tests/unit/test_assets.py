@@ -66,7 +66,7 @@ def test_what_is_registered_is_used(fakes: Fakes, dataset: PreparedDataset) -> N
 
 @pytest.mark.parametrize(
     ("name", "expected"),
-    [("rows", "rows-train"), ("train", "phift-train"), ("", "phift-train"), ("test", "test-train")],
+    [("rows", "rows-train"), ("train", "phift-train"), ("", "phift-train"), ("test", "phift-train")],
 )
 def test_no_name_says_the_split_twice(name: str, expected: str) -> None:
     assert asset_name(name, "train") == expected

@@ -268,7 +268,10 @@ def test_the_list_of_problems_is_capped_and_the_count_is_not(tmp_path: Path, out
     with pytest.raises(DataError, match="100 of 102 rows") as caught:
         prepare(out, train=source, test=source)
     assert len(caught.value.problems) == 20
-    assert vars(caught.value)["refused"] == 100
+    lines = str(caught.value).splitlines()
+    assert lines[3].startswith(f"  also:  {caught.value.problems[1][0]}: ")
+    assert lines[-1] == f"  and {caught.value.refused - 20} more"
+    assert caught.value.refused == 100
 
 
 def test_the_problems_of_all_sources_are_told_at_once(train: Path, tmp_path: Path, out: Path) -> None:
@@ -532,7 +535,7 @@ def test_bad_rows_are_set_aside_with_line_reason_and_row(tmp_path: Path, out: Pa
     assert base64.b64decode(rejects[2]["row"]["base64"]) == lines[9]
     reasons = ("it has 1 message; at least 2", "it is not JSON", "it is not UTF-8 (byte 14)", "it has no `messages`")
     assert all(row["reason"].startswith(reason) for row, reason in zip(rejects, reasons, strict=True))
-    assert found(prepared)["DATA_SET_ASIDE"].startswith("4 of 30 rows were set aside: 1 times it ")
+    assert found(prepared)["DATA_SET_ASIDE"].startswith("4 of 30 rows were set aside: 1 row: it ")
     mended = prepare(out, train=write_jsonl(source, [chat_row(n) for n in range(30) if n not in {3, 7, 9, 20}]))
     assert mended.content_hash == prepared.content_hash
     assert mended.rejects is None
