@@ -231,7 +231,7 @@ def listed(
     """
     size, at_most = _sizes(call)
     try:
-        found = site.documents.walk(parent, after=_skip_token(call), newest_first=newest_first)
+        found = site.documents.walk(parent, after=_skip_token(call), newest_first=newest_first, chunk=size + 1)
         shown = list(islice((document for document in found if wanted(document)), size + 1))
     except UnknownPosition as error:
         raise user_error("The continuation token is not valid.") from error
