@@ -17,10 +17,12 @@ pytestmark = pytest.mark.slow
 
 
 def _alive(pid: int) -> bool:
+    place = Path(f"/proc/{pid}")
     try:
-        # A zombie still has a pid; only its state tells.
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
+        # A zombie still has a pid; only its state tells, and that it is the last of its threads.
+        state = (place / "stat").read_text().rpartition(")")[2].split()[0]
+        return state != "Z" or len(list((place / "task").iterdir())) > 1
+    except (FileNotFoundError, ProcessLookupError):
         return False
 
 

@@ -19,7 +19,7 @@ from xml.sax.saxutils import escape
 
 from phift.local.arm import ACCOUNT
 from phift.local.site import Site
-from phift.local.state import Json, UnsafePath, confined
+from phift.local.state import Folder, Json, UnsafePath, confined
 from phift.local.wire import Call, Handler, Reply, Route, WireError, whole_number
 
 MODELS = "registry-models"
@@ -36,6 +36,13 @@ def routes() -> list[Route]:
     handlers = {"GET": _get, "HEAD": _head, "PUT": _put, "DELETE": _delete}
     blob = [Route(method, f"{container}/{{name...}}", _signed(handler), True) for method, handler in handlers.items()]
     return [Route("GET", container, _signed(_list), True), *blob]
+
+
+def clear_halves(folder: Folder) -> None:
+    """Delete what a killed server was writing; blocks that are whole stay, since their upload may go on."""
+    for half in (*folder.staging.glob("*"), *folder.staging.glob("blocks-*/*.*")):
+        if half.is_file():
+            half.unlink()
 
 
 def path_of(site: Site, container: str, name: str) -> Path:
@@ -207,8 +214,11 @@ def _put_block(site: Site, call: Call) -> Reply:
     file = _block_file(site, call, block)
     file.parent.mkdir(parents=True, exist_ok=True)
     temporary = file.with_suffix(f".{uuid.uuid4().hex}")
-    temporary.write_bytes(call.body)
-    temporary.replace(file)
+    try:
+        temporary.write_bytes(call.body)
+        temporary.replace(file)
+    finally:
+        temporary.unlink(missing_ok=True)  # half of one on a full disk
     return Reply(None, 201, _VERSION)
 
 

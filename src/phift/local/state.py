@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import errno
 import json
 import sqlite3
 import threading
@@ -42,6 +43,18 @@ CREATE INDEX IF NOT EXISTS metrics_by_step ON metrics (run, key, step DESC);
 _COLUMNS = "key, body, created, modified, rowid"
 # In the order of SQLite's types every number and text lies between these two.
 _FIRST, _LAST = float("-inf"), b""
+
+
+# SQLite's own codes for a write that finds no room: the file, its log, and the index of the log.
+_NO_ROOM_CODES = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_WRITE, sqlite3.SQLITE_IOERR_SHMSIZE)
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def found_no_room(error: BaseException) -> bool:
+    """Tell whether what failed is a write for which the disk, or the user's share of it, has no room."""
+    if isinstance(error, sqlite3.Error):
+        return getattr(error, "sqlite_errorcode", None) in _NO_ROOM_CODES
+    return isinstance(error, OSError) and error.errno in _NO_ROOM
 
 
 class UnsafePath(ValueError):
@@ -171,9 +184,20 @@ class Documents:
         self._now = now
         self._lock = threading.RLock()
         self._connection = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
-        self._connection.execute("PRAGMA journal_mode=WAL")
-        self._connection.execute("PRAGMA synchronous=NORMAL")
-        self._connection.executescript(_SCHEMA)
+        try:
+            self._connection.execute("PRAGMA journal_mode=WAL")
+            self._connection.execute("PRAGMA synchronous=NORMAL")
+            self._connection.executescript(_SCHEMA)
+        except sqlite3.Error:
+            self._connection.close()
+            raise
+
+    def check(self) -> None:
+        """Read the whole file; raises `sqlite3.DatabaseError` where a part of it is damaged."""
+        with self._lock:
+            found = [text for (text,) in self._connection.execute("PRAGMA quick_check(1)")]
+        if found != ["ok"]:
+            raise sqlite3.DatabaseError(found[0])
 
     def close(self) -> None:
         """Close the database."""
