@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: quickstart test check format bench bench-data clean
+.PHONY: quickstart test check format bench bench-data bench-local kill clean
 
 quickstart: $(VENV)/installed
 	$(BIN)/phift quickstart
@@ -23,6 +23,13 @@ bench: $(VENV)/installed
 bench-data: $(VENV)/installed
 	$(BIN)/python bench/prepare_data.py
 	$(BIN)/python bench/count_tokens.py
+
+bench-local: $(VENV)/installed
+	$(BIN)/python bench/local_scale.py
+
+# Kills the local workspace's server sixty times under load; PHIFT_KILL_SEED chooses other moments.
+kill: $(VENV)/installed
+	PHIFT_KILLS=60 $(BIN)/python -m pytest tests/local/test_server_kill.py -o log_cli=true --log-cli-level=INFO
 
 format: $(VENV)/installed
 	$(BIN)/ruff check --fix .

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import pickle
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -147,6 +149,55 @@ def test_what_cannot_be_answered_is_said_and_the_rest_is_answered(registry: Path
 
 def test_a_folder_without_a_model(tmp_path: Path) -> None:
     assert converse(tmp_path)[0]["error"]["message"].startswith("The folder is not an MLflow model")
+
+
+class Program:
+    """What a hostile pickle holds: reading it runs it."""
+
+    def __init__(self, canary: Path) -> None:
+        self.canary = canary
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Path.touch, (self.canary,))
+
+
+def _hostile(registry: Path, folder: Path, kind: str, canary: Path) -> Path:
+    """Return a model that somebody has uploaded."""
+    model = folder / "uploaded"
+    shutil.copytree(registry / NAMES[0], model)
+    weights, manifest = model / "model", model / "MLmodel"
+    code = f"from pathlib import Path\nPath({str(canary)!r}).touch()\n"
+    if kind == "python function":
+        manifest.write_text("flavors:\n  python_function:\n    loader_module: evil\n    python_model: model.pkl\n")
+        (model / "evil.py").write_text(code)
+        (model / "model.pkl").write_bytes(pickle.dumps(Program(canary)))
+    elif kind == "pickled weights":
+        (weights / "model.safetensors").unlink()
+        (weights / "pytorch_model.bin").write_bytes(pickle.dumps(Program(canary)))
+    elif kind == "code beside the weights":
+        config = json.loads((weights / "config.json").read_text())
+        config |= {"model_type": "evil", "auto_map": dict.fromkeys(("AutoConfig", "AutoModelForCausalLM"), "evil.Evil")}
+        (weights / "config.json").write_text(json.dumps(config))
+        (weights / "evil.py").write_text(code)
+    else:
+        written = manifest.read_text()
+        assert "model_binary: model" in written
+        manifest.write_text(written.replace("model_binary: model", f"model_binary: {folder / 'elsewhere'}"))
+        shutil.move(weights, folder / "elsewhere")
+    return model
+
+
+@pytest.mark.parametrize(
+    "kind", ["python function", "pickled weights", "code beside the weights", "weights somewhere else"]
+)
+def test_an_uploaded_model_runs_no_code(registry: Path, tmp_path: Path, kind: str) -> None:
+    canary = tmp_path / "ran"
+    pickle.loads(pickle.dumps(Program(canary)))  # noqa: S301 - shows that the canary sings
+    assert canary.exists()
+    canary.unlink()
+    (first,) = converse(_hostile(registry, tmp_path, kind, canary))
+    assert first.keys() == {"error"}, first
+    assert not canary.exists()
 
 
 @pytest.fixture

@@ -195,6 +195,19 @@ def test_blobs_by_the_storage_client(local: Local) -> None:
     assert not blob.exists()
 
 
+def test_blobs_page_by_page(local: Local) -> None:
+    names = [f"pages/{folder}/{number}" for folder in "abc" for number in range(3)] + ["pages/z&<"]
+    for name in names:
+        assert local.request("PUT", _blob(local, quote(name)), token="", data=b"1").status_code == 201
+    account = f"{local.connection.base_url}/storage.blob.phift.local/azureml-blobstore?{_sas(local)}"
+    container = ContainerClient.from_container_url(account)
+    pages = container.list_blobs(name_starts_with="pages/", results_per_page=4).by_page()
+    assert [[found.name for found in page] for page in pages] == [names[:4], names[4:8], names[8:]]
+    walked = container.walk_blobs(name_starts_with="pages/", delimiter="/", results_per_page=2)
+    assert [found.name for found in walked] == ["pages/a/", "pages/b/", "pages/c/", "pages/z&<"]
+    assert local.request("GET", f"{account}&restype=container&comp=list&maxresults=0", token="").status_code == 400
+
+
 def test_storage_wants_its_own_signature(local: Local) -> None:
     url = _blob(local, "x.txt")
     assert local.request("PUT", url, token="", data=b"1").status_code == 201

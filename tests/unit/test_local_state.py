@@ -1,15 +1,18 @@
 from __future__ import annotations
 
 import math
+import sqlite3
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import closing
+from itertools import islice
 from pathlib import Path
 
 import pytest
 
-from phift.local.state import Documents, Folder, Json, UnsafePath, confined
+from phift.local.state import Documents, Folder, Json, Metric, UnknownPosition, UnsafePath, confined
 
 
 @pytest.fixture
@@ -73,9 +76,110 @@ def test_a_transaction_is_all_or_nothing(documents: Documents) -> None:
 def test_metrics_keep_their_order_and_odd_numbers(documents: Documents) -> None:
     documents.add_metrics("r", [("loss", 2.0, 1, 10), ("loss", math.nan, 2, 20), ("other", math.inf, 0, 5)])
     documents.add_metrics("r", [("loss", 1.0, 1, 30)])
-    assert documents.metrics("r", "loss") == [("loss", 2.0, 1, 10), ("loss", None, 2, 20), ("loss", 1.0, 1, 30)]
-    assert documents.metrics("r")[2] == ("other", math.inf, 0, 5)
-    assert documents.metrics("s") == []
+    assert documents.metrics("r", "loss") == [
+        Metric("loss", 2.0, 1, 10, row=1),
+        Metric("loss", None, 2, 20, row=2),
+        Metric("loss", 1.0, 1, 30, row=4),
+    ]
+    assert [metric.row for metric in documents.metrics("r", "loss", after=1, limit=1)] == [2]
+    assert documents.metrics("s", "loss") == []
+
+
+def test_the_latest_metric_is_of_the_highest_step_and_logged_last(documents: Documents) -> None:
+    documents.add_metrics("r", [("loss", 2.0, 3, 10), ("loss", 1.0, 2, 20), ("acc", 0.1, 5, 5), ("acc", 0.2, 5, 5)])
+    documents.add_metrics("s", [("loss", 9.0, 9, 10)])
+    assert [(metric.key, metric.value) for metric in documents.latest_metrics("r")] == [("acc", 0.2), ("loss", 2.0)]
+    assert documents.latest_metrics("nobody") == []
+
+
+@pytest.mark.parametrize("newest_first", [False, True])
+def test_a_list_goes_on_where_it_was_though_more_comes_in(tmp_path: Path, newest_first: bool) -> None:
+    # Not even a clock that stands still shows anything twice.
+    documents = Documents(tmp_path / "state.db", lambda: 1.0)
+    for number in range(200):
+        documents.put(f"jobs/{number}", {})
+        documents.put(f"jobs/{number}/outputs/x", {})
+    seen: list[str] = []
+    after = ""
+    while True:
+        page = list(islice(documents.walk("jobs", after=after, newest_first=newest_first), 30))
+        if not page:
+            break
+        seen += [document.name for document in page]
+        after = page[-1].position
+        documents.delete(f"jobs/{seen[0]}")
+        if newest_first:
+            documents.put(f"jobs/new-{len(seen)}", {})
+    documents.close()
+    expected = [str(number) for number in range(200)]
+    assert seen == (expected[::-1] if newest_first else expected)
+
+
+@pytest.mark.parametrize("position", ["nonsense", "ä", "WzEsIDFd", "bnVsbA==", "WyJ4IiwgLTFd"])
+def test_a_position_that_is_none_is_refused(documents: Documents, position: str) -> None:
+    with pytest.raises(UnknownPosition):
+        list(documents.walk("jobs", after=position))
+
+
+def test_documents_by_status(documents: Documents) -> None:
+    documents.put("runs/b", {"status": "Queued"})
+    documents.put("runs/a", {"status": "Queued"})
+    documents.put("runs/c", {"status": "Queued", "parentRunId": "a"})
+    documents.put("runs/d", {"status": "Running"})
+    documents.put("operations/e", {"status": "Queued"})
+    assert [run.name for run in documents.in_status("runs", "Queued", chunk=1)] == ["b", "a"]
+    assert documents.count_by_status("runs") == {"Queued": 2, "Running": 1}
+    documents.update("runs/a", lambda body: body.update(status="Running"))
+    assert documents.count_by_status("runs") == {"Queued": 1, "Running": 2}
+
+
+def test_instances_are_the_deployments(documents: Documents) -> None:
+    documents.put("onlineEndpoints/e", {"properties": {"authMode": "Key"}})
+    documents.put("onlineEndpoints/e/deployments/d", {"properties": {"instanceType": "X"}, "sku": {"capacity": 3}})
+    documents.put("models/m", {"properties": {"instanceType": "Y"}, "sku": {"capacity": 1}})
+    assert documents.instances() == [("onlineEndpoints/e/deployments/d", "X", 3)]
+
+
+def test_a_workspace_of_an_older_phift_gets_the_indexes(tmp_path: Path) -> None:
+    with closing(sqlite3.connect(tmp_path / "old.db")) as old:
+        old.execute(
+            "CREATE TABLE documents (key TEXT PRIMARY KEY COLLATE NOCASE, body TEXT NOT NULL, created REAL NOT NULL, "
+            "modified REAL NOT NULL)"
+        )
+        old.execute("INSERT INTO documents VALUES ('jobs/one', '{}', 1, 1)")
+        old.commit()
+    documents = Documents(tmp_path / "old.db")
+    found = [document.name for document in documents.walk("JOBS")]
+    documents.close()
+    assert found == ["one"]
+
+
+def test_a_commit_that_fails_leaves_nothing_half_done(tmp_path: Path) -> None:
+    """What a full disk does: without the roll-back, whatever came after it would never have been committed."""
+    documents = Documents(tmp_path / "state.db")
+    documents.put("a", {"n": 1})
+    with closing(sqlite3.connect(tmp_path / "state.db")) as limited:
+        pages = int(limited.execute("PRAGMA page_count").fetchone()[0])
+    with documents._lock:
+        documents._connection.execute(f"PRAGMA max_page_count = {pages}")
+
+    def grow() -> None:
+        with documents.transaction():
+            documents.put("a", {"n": 2})
+            documents.put("big", {"text": "x" * 100_000})
+
+    with pytest.raises(sqlite3.OperationalError, match="full"):
+        grow()
+    found = documents.get("a")
+    assert found is not None
+    assert found.body == {"n": 1}
+    documents.put("a", {"n": 3})
+    documents.close()
+    again = Documents(tmp_path / "state.db")
+    kept = again.get("a")
+    again.close()
+    assert kept is not None
+    assert kept.body == {"n": 3}
 
 
 def test_a_killed_process_loses_nothing_it_was_told_is_stored(tmp_path: Path) -> None:

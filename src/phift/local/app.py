@@ -41,7 +41,7 @@ from phift.local.identity import TENANT, InvalidToken
 from phift.local.operations import Operations
 from phift.local.scorers import Scorers
 from phift.local.site import Site
-from phift.local.state import Json
+from phift.local.state import Json, found_no_room
 from phift.local.training import Training
 from phift.local.wire import GROUP, SUBSCRIPTION, WORKSPACE, Call, Reply, Route, WireError, place_of
 
@@ -199,7 +199,11 @@ async def _reply(
     except ClientDisconnect:
         # Nobody is left to read it; the number is the one that proxies log for this.
         return Reply(None, 499)
-    except Exception:
+    except Exception as error:
+        if found_no_room(error):
+            logger.warning("%s %s found no room: %s", request.method, path, error)
+            message = "The disk of the local workspace has no room for this. What was stored is kept; free some first."
+            return _error(WireError(507, "InsufficientStorage", message), "")
         logger.exception("%s %s failed", request.method, path)
         message = "The local workspace failed; its server.log says why."
         return _error(WireError(500, "InternalServerError", message), "")

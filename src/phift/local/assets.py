@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import yaml
@@ -15,13 +16,12 @@ from phift.local.wire import (
     Call,
     Reply,
     Route,
+    listed,
     not_found,
-    page,
     resource,
     section,
     system_data,
     user_error,
-    whole_number,
 )
 
 _URI = {"data": "dataUri", "models": "modelUri"}
@@ -53,16 +53,16 @@ def _key(call: Call) -> str:
     return f"{_kind(call)}/{call['name']}"
 
 
-def _visible(documents: list[Document], call: Call) -> list[Document]:
+def _visible(call: Call) -> Callable[[Document], bool]:
     """Leave archived ones out unless the caller asks for them."""
     view = call.query.get("listViewType", "ActiveOnly")
     wanted = {"ActiveOnly": (False,), "ArchivedOnly": (True,)}.get(view, (False, True))
-    return [document for document in documents if bool(document.body["properties"].get("isArchived")) in wanted]
+    return lambda document: bool(document.body["properties"].get("isArchived")) in wanted
 
 
 def _containers(site: Site, call: Call) -> Reply:
     kind = _kind(call)
-    return page([_show_container(site, kind, document) for document in _visible(site.documents.children(kind), call)])
+    return listed(site, call, kind, lambda document: _show_container(site, kind, document), wanted=_visible(call))
 
 
 def _container(site: Site, call: Call) -> Reply:
@@ -83,26 +83,30 @@ def _put_container(site: Site, call: Call) -> Reply:
 
 
 def _show_container(site: Site, kind: str, document: Document) -> Json:
-    versions = site.documents.children(f"{document.key}/versions")
-    numbers = [int(version.name) for version in versions if version.name.isdigit()]
+    versions = site.documents.names(f"{document.key}/versions")
+    numbers = [int(version) for version in versions if version.isdigit()]
     properties = {
         "description": None,
         "tags": {},
         "properties": {},
         "isArchived": False,
         **document.body["properties"],
-        "latestVersion": versions[-1].name if versions else None,
+        "latestVersion": versions[-1] if versions else None,
         "nextVersion": str(max(numbers, default=0) + 1),
     }
     return resource(document, kind, properties)
 
 
 def _versions(site: Site, call: Call) -> Reply:
-    documents = _visible(site.documents.children(f"{_key(call)}/versions"), call)
-    if call.query.get("$orderBy", "").lower() == "createdtime desc" or call.query.get("$orderBy") is None:
-        documents.reverse()
-    top = whole_number(call.query.get("$top", "100"), "$top")
-    return page([_show(_kind(call), document) for document in documents[:top]])
+    kind, newest_first = _kind(call), call.query.get("$orderBy", "createdtime desc").lower() == "createdtime desc"
+    return listed(
+        site,
+        call,
+        f"{_key(call)}/versions",
+        lambda document: _show(kind, document),
+        newest_first=newest_first,
+        wanted=_visible(call),
+    )
 
 
 def _version(site: Site, call: Call) -> Reply:

@@ -19,13 +19,14 @@ from xml.sax.saxutils import escape
 
 from phift.local.arm import ACCOUNT
 from phift.local.site import Site
-from phift.local.state import Json, UnsafePath, confined
-from phift.local.wire import Call, Handler, Reply, Route, WireError
+from phift.local.state import Folder, Json, UnsafePath, confined
+from phift.local.wire import Call, Handler, Reply, Route, WireError, whole_number
 
 MODELS = "registry-models"
 """The container that holds the registry's models; nobody is given the right to write there."""
 
 _CHUNK = 1024 * 1024
+_PAGE = 5000
 _VERSION = {"x-ms-version": "2021-08-06"}
 
 
@@ -35,6 +36,13 @@ def routes() -> list[Route]:
     handlers = {"GET": _get, "HEAD": _head, "PUT": _put, "DELETE": _delete}
     blob = [Route(method, f"{container}/{{name...}}", _signed(handler), True) for method, handler in handlers.items()]
     return [Route("GET", container, _signed(_list), True), *blob]
+
+
+def clear_halves(folder: Folder) -> None:
+    """Delete what a killed server was writing; blocks that are whole stay, since their upload may go on."""
+    for half in (*folder.staging.glob("*"), *folder.staging.glob("blocks-*/*.*")):
+        if half.is_file():
+            half.unlink()
 
 
 def path_of(site: Site, container: str, name: str) -> Path:
@@ -206,8 +214,11 @@ def _put_block(site: Site, call: Call) -> Reply:
     file = _block_file(site, call, block)
     file.parent.mkdir(parents=True, exist_ok=True)
     temporary = file.with_suffix(f".{uuid.uuid4().hex}")
-    temporary.write_bytes(call.body)
-    temporary.replace(file)
+    try:
+        temporary.write_bytes(call.body)
+        temporary.replace(file)
+    finally:
+        temporary.unlink(missing_ok=True)  # half of one on a full disk
     return Reply(None, 201, _VERSION)
 
 
@@ -231,28 +242,40 @@ def _delete(site: Site, call: Call) -> Reply:
 
 
 def _list(site: Site, call: Call) -> Reply:
-    """List blobs by prefix in one page; with a delimiter, folders are summed up as prefixes."""
+    """List blobs by prefix, 5000 on a page unless ``maxresults`` says less; a delimiter sums folders up as prefixes.
+
+    Microsoft Learn, "List Blobs", 2026-11: the marker is opaque, and ``NextMarker`` is empty on the last page.
+    """
     if call.query.get("comp") != "list":
         raise WireError(501, "NotImplemented", f"The local workspace does not serve GET {call.path} on a container")
-    prefix = call.query.get("prefix", "")
-    delimiter = call.query.get("delimiter", "")
-    blobs: list[str] = []
-    prefixes: list[str] = []
+    prefix, marker = call.query.get("prefix", ""), call.query.get("marker", "")
+    size = min(whole_number(call.query.get("maxresults") or _PAGE, "maxresults"), _PAGE)
+    if size < 1:
+        raise _fault(400, "OutOfRangeQueryParameterValue", "maxresults must be at least 1.")
+    shown: dict[str, str] = {}
+    following = ""
     for name in _names(site, call["container"], prefix):
-        rest = name[len(prefix) :]
-        if delimiter and delimiter in rest:
-            folder = prefix + rest.split(delimiter)[0] + delimiter
-            if not prefixes or prefixes[-1] != folder:
-                prefixes.append(folder)
-        else:
-            blobs.append(_blob_element(site, call["container"], name))
-    folders = [f"<BlobPrefix><Name>{escape(name)}</Name></BlobPrefix>" for name in prefixes]
+        folder = _folder(name, prefix, call.query.get("delimiter", ""))
+        if (folder or name) <= marker or folder in shown:
+            continue
+        if len(shown) == size:
+            following = list(shown)[-1]
+            break
+        element = f"<BlobPrefix><Name>{escape(folder)}</Name></BlobPrefix>" if folder else ""
+        shown[folder or name] = element or _blob_element(site, call["container"], name)
     address = f'ServiceEndpoint="{site.base_url}/{ACCOUNT}/" ContainerName="{escape(call["container"])}"'
     text = (
         f'<?xml version="1.0" encoding="utf-8"?><EnumerationResults {address}><Prefix>{escape(prefix)}</Prefix>'
-        f"<Blobs>{''.join(blobs)}{''.join(folders)}</Blobs><NextMarker /></EnumerationResults>"
+        f"<Marker>{escape(marker)}</Marker><MaxResults>{size}</MaxResults>"
+        f"<Blobs>{''.join(shown.values())}</Blobs><NextMarker>{escape(following)}</NextMarker></EnumerationResults>"
     )
     return Reply(text.encode(), 200, _VERSION, "application/xml")
+
+
+def _folder(name: str, prefix: str, delimiter: str) -> str:
+    """Return what a name is summed up as, or an empty text where it stands for itself."""
+    rest = name[len(prefix) :]
+    return prefix + rest.split(delimiter)[0] + delimiter if delimiter and delimiter in rest else ""
 
 
 def _names(site: Site, container: str, prefix: str) -> list[str]:

@@ -22,6 +22,7 @@ from phift.local.wire import (
     Reply,
     Route,
     WireError,
+    listed,
     not_found,
     page,
     resource,
@@ -94,15 +95,14 @@ def seed(site: Site) -> None:
 def usage(site: Site, apart_from: str | None = None) -> dict[str, int]:
     """Return the vCPUs in use, by family: deployments, apart from one that is to change, and jobs that run."""
     used = dict.fromkeys(quota()["limits"], 0)
-    for endpoint in site.documents.children("onlineEndpoints"):
-        for deployment in site.documents.children(f"{endpoint.key}/deployments"):
-            row = size(deployment.body["properties"].get("instanceType", ""))
-            if row and deployment.key != apart_from:
-                used[row["family"]] += row["vCPUs"] * int(deployment.body["sku"]["capacity"])
-    for job in site.documents.children("jobs"):
-        run = site.documents.get(f"runs/{job.name}")
-        row = size(job.body["plan"].get("vm_size") or "")
-        if row and run and run.body["status"] in RUNNING:
+    for key, instance_type, instances in site.documents.instances():
+        row = size(instance_type)
+        if row and key != apart_from:
+            used[row["family"]] += row["vCPUs"] * instances
+    for run in (run for status in RUNNING for run in site.documents.in_status("runs", status)):
+        job = site.documents.get(f"jobs/{run.name}")
+        row = size(job.body["plan"].get("vm_size") or "") if job else None
+        if row:
             used[row["family"]] += row["vCPUs"]
     return used
 
@@ -126,8 +126,8 @@ def check_quota(site: Site, vm_size: str, instances: int, *, apart_from: str | N
         raise WireError(400, "OutOfQuota", message)
 
 
-def _list(site: Site, _call: Call) -> Reply:
-    return page([_show(document) for document in site.documents.children("computes")])
+def _list(site: Site, call: Call) -> Reply:
+    return listed(site, call, "computes", _show)
 
 
 def _get(site: Site, call: Call) -> Reply:
@@ -161,8 +161,9 @@ def _put(site: Site, call: Call) -> Reply:
         "tags": section(call.json(), "tags"),
         "description": sent.get("description"),
     }
-    document = site.documents.put(key, body)
-    operation = site.operations.begin("compute-create", key)
+    with site.documents.transaction():
+        document = site.documents.put(key, body)
+        operation = site.operations.begin("compute-create", key)
     return accepted(site, operation, _show(document), status=200 if previous else 201, family="compute")
 
 
@@ -170,8 +171,10 @@ def _delete(site: Site, call: Call) -> Reply:
     document = site.documents.get(f"computes/{call['name']}")
     if document is None:
         return Reply(None, 204)
-    site.documents.update(document.key, lambda body: body.update(provisioningState="Deleting"))
-    return accepted(site, site.operations.begin("compute-delete", document.key), family="compute")
+    with site.documents.transaction():
+        site.documents.update(document.key, lambda body: body.update(provisioningState="Deleting"))
+        operation = site.operations.begin("compute-delete", document.key)
+    return accepted(site, operation, family="compute")
 
 
 def _show(document: Document) -> Json:

@@ -20,8 +20,8 @@ from phift.local.wire import (
     Reply,
     Route,
     WireError,
+    listed,
     not_found,
-    page,
     resource,
     section,
     user_error,
@@ -117,8 +117,8 @@ def _set_state(site: Site, key: str, state: str) -> None:
     site.documents.update(key, lambda body: body["properties"].update(provisioningState=state))
 
 
-def _list(site: Site, _call: Call) -> Reply:
-    return page([_show(site, document) for document in site.documents.children("onlineEndpoints")])
+def _list(site: Site, call: Call) -> Reply:
+    return listed(site, call, "onlineEndpoints", lambda document: _show(site, document))
 
 
 def _get(site: Site, call: Call) -> Reply:
@@ -169,8 +169,9 @@ def _store(site: Site, previous: Document | None, key: str, sent: Json, properti
         "kind": sent.get("kind") or "Managed",
         "keys": previous.body["keys"] if previous else {"Primary": uuid.uuid4().hex, "Secondary": uuid.uuid4().hex},
     }
-    document = site.documents.put(key, body)
-    operation = site.operations.begin("endpoint-create", key)
+    with site.documents.transaction():  # a killed server leaves nothing that is Creating and never made
+        document = site.documents.put(key, body)
+        operation = site.operations.begin("endpoint-create", key)
     return accepted(site, operation, _show(site, document), status=200 if previous else 201)
 
 
@@ -182,7 +183,7 @@ def _check_idle(document: Document | None) -> None:
 
 
 def _check_traffic(site: Site, key: str, traffic: Any) -> None:
-    names = {deployment.name.lower() for deployment in site.documents.children(f"{key}/deployments")}
+    names = {name.lower() for name in site.documents.names(f"{key}/deployments")}
     for name, share in traffic.items():
         if name.lower() not in names:
             raise user_error(f"Traffic cannot go to {name}: the endpoint has no such deployment.")
@@ -196,8 +197,13 @@ def _delete(site: Site, call: Call) -> Reply:
     document = site.documents.get(f"onlineEndpoints/{call['endpoint']}")
     if document is None:
         return Reply(None, 204)
-    _set_state(site, document.key, "Deleting")
-    return accepted(site, site.operations.begin("endpoint-delete", document.key))
+    return accepted(site, _delete_later(site, "endpoint-delete", document.key))
+
+
+def _delete_later(site: Site, kind: str, key: str) -> str:
+    with site.documents.transaction():
+        _set_state(site, key, "Deleting")
+        return site.operations.begin(kind, key)
 
 
 def _show(site: Site, document: Document) -> Json:
@@ -237,7 +243,7 @@ def _token(site: Site, call: Call) -> Reply:
 
 def _list_deployments(site: Site, call: Call) -> Reply:
     endpoint = find(site, call["endpoint"])
-    return page([_show_deployment(found) for found in site.documents.children(f"{endpoint.key}/deployments")])
+    return listed(site, call, f"{endpoint.key}/deployments", _show_deployment)
 
 
 def _found_deployment(site: Site, call: Call) -> Document:
@@ -278,8 +284,9 @@ def _put_deployment(site: Site, call: Call) -> Reply:
         raise user_error(f"The model {reference} is not an MLflow model.")
     _check_size(site, previous, str(properties.get("instanceType") or ""), instances)
     properties["provisioningState"] = "Updating" if previous else "Creating"
-    document = site.documents.put(key, {"properties": properties, "sku": sku, "tags": section(sent, "tags")})
-    operation = site.operations.begin("deployment-create", key)
+    with site.documents.transaction():
+        document = site.documents.put(key, {"properties": properties, "sku": sku, "tags": section(sent, "tags")})
+        operation = site.operations.begin("deployment-create", key)
     return accepted(site, operation, _show_deployment(document), status=200 if previous else 201)
 
 
@@ -298,8 +305,7 @@ def _delete_deployment(site: Site, call: Call) -> Reply:
     if endpoint.body["properties"]["traffic"].get(document.name):
         message = f"The deployment {document.name} has live traffic; set its traffic to 0 before you delete it."
         raise user_error(message)
-    _set_state(site, document.key, "Deleting")
-    return accepted(site, site.operations.begin("deployment-delete", document.key))
+    return accepted(site, _delete_later(site, "deployment-delete", document.key))
 
 
 def _show_deployment(document: Document) -> Json:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import uuid
 from typing import Any
+from urllib.parse import quote
 
 from phift.local import blobs, references
 from phift.local.identity import OBJECT, TENANT
@@ -13,6 +14,7 @@ from phift.local.state import Document, Json
 from phift.local.wire import (
     AT_WORKSPACE,
     LOCATION,
+    PAGE,
     SUBSCRIPTION,
     Call,
     Reply,
@@ -21,6 +23,7 @@ from phift.local.wire import (
     section,
     timestamp,
     user_error,
+    whole_number,
 )
 
 ENDED = ("Completed", "Failed", "Canceled")
@@ -64,10 +67,15 @@ def routes() -> list[Route]:
 
 def experiment(site: Site, name: str) -> str:
     """Return the id of the experiment called ``name``, making it where it is new."""
-    identity = str(uuid.uuid5(uuid.UUID(SUBSCRIPTION), f"experiment/{name}"))
+    identity = experiment_id(name)
     if site.documents.get(f"experiments/{identity}") is None:
         site.documents.put(f"experiments/{identity}", {"name": name})
     return identity
+
+
+def experiment_id(name: str) -> str:
+    """Return the id that the experiment called ``name`` has, or would have."""
+    return str(uuid.uuid5(uuid.UUID(SUBSCRIPTION), f"experiment/{name}"))
 
 
 def children(site: Site, root: str) -> list[Document]:
@@ -147,8 +155,21 @@ def _patch(site: Site, call: Call) -> Reply:
 
 
 def _children(site: Site, call: Call) -> Reply:
-    runs = children(site, _found(site, call["run"]).name)
-    return Reply({"value": [_show(run) for run in runs], "continuationToken": None, "nextLink": None})
+    """Return the child runs, 50 on a page unless ``$top`` says otherwise (azure-sdk-for-python issue 32440, 2023-10).
+
+    The SDK 1.35.2 reads the first page only; the token is for those who read on.
+    """
+    query = call.query
+    size = whole_number(query.get("$top", PAGE), "$top")
+    start = whole_number(query.get("$continuationtoken") or query.get("$continuationToken") or 0, "$continuationtoken")
+    if size < 1 or start < 0:
+        raise user_error("$top must be at least 1, and the continuation token one of ours.")
+    runs = children(site, _found(site, call["run"]).name)  # their number is that of the job's steps
+    shown: Json = {"value": [_show(run) for run in runs[start : start + size]], "continuationToken": None}
+    if start + size < len(runs):
+        shown["continuationToken"] = str(start + size)
+        shown["nextLink"] = f"{site.base_url}{quote(call.path)}?$top={size}&$continuationtoken={start + size}"
+    return Reply({"nextLink": None, **shown})
 
 
 def _details(site: Site, call: Call) -> Reply:

@@ -18,8 +18,8 @@ from phift.local.wire import (
     Reply,
     Route,
     WireError,
+    listed,
     not_found,
-    page,
     resource,
     section,
     sent_text,
@@ -82,13 +82,17 @@ def prepared_output(value: str) -> str | None:
 
 def _list(site: Site, call: Call) -> Reply:
     view = call.query.get("listViewType", "ActiveOnly")
-    wanted = {"ActiveOnly": (False,), "ArchivedOnly": (True,)}.get(view, (False, True))
-    shown = []
-    for document in reversed(site.documents.children("jobs")):
-        run = _run(site, document.name)
-        if bool(run.body.get("hidden")) in wanted:
-            shown.append(_show(site, document, run))
-    return page(shown)
+    hidden = {"ActiveOnly": (False,), "ArchivedOnly": (True,)}.get(view, (False, True))
+    kind, tag = call.query.get("jobType", "Pipeline"), call.query.get("tag")
+
+    def wanted(document: Document) -> bool:
+        run = _run(site, document.name).body
+        return bool(run.get("hidden")) in hidden and kind == "Pipeline" and (not tag or tag in (run.get("tags") or {}))
+
+    def show(document: Document) -> Json:
+        return _show(site, document, _run(site, document.name))
+
+    return listed(site, call, "jobs", show, newest_first=True, wanted=wanted)
 
 
 def _run(site: Site, name: str) -> Document:
@@ -273,8 +277,10 @@ def _cancel(site: Site, call: Call) -> Reply:
         raise user_error(f"{call['name']} is a child run; cancel the job {run.body['rootRunId']}.")
     if run.body["status"] in history.ENDED:
         return Reply(None, 200)
-    history.set_status(site, run.name, "CancelRequested")
-    return accepted_by_location(site, site.operations.begin("job-cancel", run.name))
+    with site.documents.transaction():  # a killed server leaves no job that is to be canceled and never is
+        history.set_status(site, run.name, "CancelRequested")
+        operation = site.operations.begin("job-cancel", run.name)
+    return accepted_by_location(site, operation)
 
 
 def _show(site: Site, document: Document, run: Document) -> Json:

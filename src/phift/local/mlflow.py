@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import heapq
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
+from itertools import islice
 from typing import Any
 
 from phift.local import history
 from phift.local.site import Site
-from phift.local.state import Document, Json
+from phift.local.state import Document, Json, Metric, UnknownPosition
 from phift.local.wire import AT_WORKSPACE, WORKSPACE_ID, Call, Reply, Route, WireError, whole_number
 
 _API = f"/mlflow/{{version}}{AT_WORKSPACE}/api/2.0/mlflow"
 _STATUS = {"Completed": "FINISHED", "Failed": "FAILED", "Canceled": "KILLED"}
 _SCHEDULED = ("NotStarted", "Queued", "Preparing")
+_OF_PARENT = ("t", "mlflow.parentRunId", "=")
 _PAGE = 25_000
+_PAGE_OF_RUNS = 1000
+_PAGE_OF_EXPERIMENTS = 1000
 _CLAUSE = re.compile(
     r"""(?P<kind>tags?|attributes?|params?|parameters|metrics?)\.["`]?(?P<key>[^"`=!<>\s]+)["`]?
         \s*(?P<operator>!=|>=|<=|=|<|>)\s*(?P<value>'[^']*'|"[^"]*"|[-+\d.eE]+)""",
@@ -60,10 +65,10 @@ def _missing(message: str) -> WireError:
 
 def _experiment_by_name(site: Site, call: Call) -> Reply:
     name = call.query.get("experiment_name", "")
-    for document in site.documents.children("experiments"):
-        if document.body["name"] == name:
-            return Reply({"experiment": _show_experiment(document)})
-    raise _missing(f"Could not find experiment with name '{name}'")
+    document = site.documents.get(f"experiments/{history.experiment_id(name)}")
+    if document is None:
+        raise _missing(f"Could not find experiment with name '{name}'")
+    return Reply({"experiment": _show_experiment(document)})
 
 
 def _experiment_by_id(site: Site, call: Call) -> Reply:
@@ -76,7 +81,29 @@ def _experiment_by_id(site: Site, call: Call) -> Reply:
 def _experiments(site: Site, call: Call) -> Reply:
     if call.json().get("filter") or call.query.get("filter"):
         raise WireError(501, "NotImplemented", "The local workspace does not filter experiments")
-    return Reply({"experiments": [_show_experiment(found) for found in site.documents.children("experiments")]})
+    sent = {**call.query, **call.json()}
+    token = str(sent.get("page_token") or "")
+    found = site.documents.walk("experiments", after=token)
+    return _page(found, _show_experiment, "experiments", _size(sent, _PAGE_OF_EXPERIMENTS))
+
+
+def _size(sent: Mapping[str, Any], default: int) -> int:
+    size = whole_number(sent.get("max_results") or default, "max_results")
+    if size < 1:
+        raise _invalid("max_results must be at least 1.")
+    return size
+
+
+def _page(found: Iterator[Document], show: Callable[[Document], Json], name: str, size: int) -> Reply:
+    """Return as many as fit on a page, and the token of the next one where there is one."""
+    try:
+        documents = list(islice(found, size + 1))
+    except UnknownPosition as error:
+        raise _invalid("The page_token is not valid.") from error
+    shown: Json = {name: [show(document) for document in documents[:size]]}
+    if len(documents) > size:
+        shown["next_page_token"] = documents[size - 1].position
+    return Reply(shown)
 
 
 def _show_experiment(document: Document) -> Json:
@@ -134,59 +161,53 @@ def _show(site: Site, document: Document) -> Json:
         "artifact_uri": f"azureml://artifacts{WORKSPACE_ID}/ExperimentRun/dcid.{document.name}",
         "lifecycle_stage": "deleted" if body.get("hidden") else "active",
     }
-    metrics = [_show_metric(*metric) for metric in _latest(site, document.name).values()]
+    metrics = [_show_metric(metric) for metric in site.documents.latest_metrics(document.name)]
     parameters = [{"key": key, "value": value} for key, value in (body.get("params") or {}).items()]
     tags = [{"key": key, "value": str(value)} for key, value in _tags(document).items()]
     return {"info": info, "data": {"metrics": metrics, "params": parameters, "tags": tags}}
 
 
-def _latest(site: Site, run: str) -> dict[str, tuple[str, float | None, int, int]]:
-    """Return each metric's point of the highest step, and of these the one logged last."""
-    latest: dict[str, tuple[str, float | None, int, int]] = {}
-    for metric in site.documents.metrics(run):
-        if metric[0] not in latest or metric[2] >= latest[metric[0]][2]:
-            latest[metric[0]] = metric
-    return latest
-
-
-def _show_metric(key: str, value: float | None, step: int, time: int) -> Json:
+def _show_metric(metric: Metric) -> Json:
     # What is no number travels as protobuf's JSON writes it.
-    shown: Any = "NaN" if value is None else value
-    if value is not None and math.isinf(value):
-        shown = "Infinity" if value > 0 else "-Infinity"
-    return {"key": key, "value": shown, "timestamp": time, "step": step}
+    shown: Any = "NaN" if metric.value is None else metric.value
+    if metric.value is not None and math.isinf(metric.value):
+        shown = "Infinity" if metric.value > 0 else "-Infinity"
+    return {"key": metric.key, "value": shown, "timestamp": metric.milliseconds, "step": metric.step}
 
 
 def _history(site: Site, call: Call) -> Reply:
     run = _found(site, call.query.get("run_id") or call.query.get("run_uuid"))
-    start = whole_number(call.query.get("page_token") or 0, "page_token")
-    size = whole_number(call.query.get("max_results") or _PAGE, "max_results")
-    metrics = site.documents.metrics(run.name, call.query.get("metric_key", ""))
-    shown: Json = {"metrics": [_show_metric(*metric) for metric in metrics[start : start + size]]}
-    if start + size < len(metrics):
-        shown["next_page_token"] = str(start + size)
+    after = whole_number(call.query.get("page_token") or 0, "page_token")
+    size = _size(call.query, _PAGE)
+    metrics = site.documents.metrics(run.name, call.query.get("metric_key", ""), after=after, limit=size + 1)
+    shown: Json = {"metrics": [_show_metric(metric) for metric in metrics[:size]]}
+    if len(metrics) > size:
+        shown["next_page_token"] = str(metrics[size - 1].row)
     return Reply(shown)
 
 
 def _runs(site: Site, call: Call) -> Reply:
     sent = call.json()
-    wanted = sent.get("experiment_ids") or []
     clauses = _clauses(str(sent.get("filter") or ""))
-    size = whole_number(sent.get("max_results") or 1000, "max_results")
-    start = whole_number(sent.get("page_token") or 0, "page_token")
     hidden = {"ACTIVE_ONLY": (False,), "DELETED_ONLY": (True,)}.get(str(sent.get("run_view_type")), (False, True))
-    runs = [
+    found = (
         document
-        for document in site.documents.children("runs")
-        if document.body["experimentId"] in wanted
-        and bool(document.body.get("hidden")) in hidden
-        and all(_holds(site, document, *clause) for clause in clauses)
-    ]
-    runs.sort(key=lambda document: str(document.body.get("startTimeUtc") or ""), reverse=_descending(sent))
-    shown: Json = {"runs": [_show(site, document) for document in runs[start : start + size]]}
-    if start + size < len(runs):
-        shown["next_page_token"] = str(start + size)
-    return Reply(shown)
+        for document in _candidates(site, sent, clauses)
+        if bool(document.body.get("hidden")) in hidden and all(_holds(site, document, *clause) for clause in clauses)
+    )
+    return _page(found, lambda document: _show(site, document), "runs", _size(sent, _PAGE_OF_RUNS))
+
+
+def _candidates(site: Site, sent: Json, clauses: list[tuple[str, str, str, str]]) -> Iterator[Document]:
+    """Yield the runs among which a search looks, sorted: those of its experiments, or one run's children of them."""
+    wanted = [str(name) for name in sent.get("experiment_ids") or []]
+    newest_first, after = _descending(sent), str(sent.get("page_token") or "")
+    parents = {value.strip("'\"") for kind, key, sign, value in clauses if (kind, key, sign) == _OF_PARENT}
+    if parents:
+        below = site.documents.runs_below(parents.pop(), after=after, newest_first=newest_first)
+        return (run for run in below if run.body["experimentId"] in wanted)
+    found = (site.documents.runs_of(name, after=after, newest_first=newest_first) for name in dict.fromkeys(wanted))
+    return heapq.merge(*found, key=lambda run: run.place, reverse=newest_first)
 
 
 def _descending(sent: Json) -> bool:
@@ -211,8 +232,8 @@ def _holds(site: Site, document: Document, kind: str, key: str, operator: str, v
     """Tell whether one clause of a filter is true of a run; ``kind`` is the first letter of its collection."""
     compare = _COMPARE[operator]
     if kind == "m":
-        metric = _latest(site, document.name).get(key)
-        return metric is not None and metric[1] is not None and compare(metric[1], float(value))
+        latest = {metric.key: metric.value for metric in site.documents.latest_metrics(document.name)}.get(key)
+        return latest is not None and compare(latest, float(value))
     info = {"status": _status(document.body), "run_id": document.name, "run_name": document.body.get("displayName")}
     found: Json = {"t": _tags(document), "p": document.body.get("params") or {}, "a": info}[kind]
     text = value.strip("'\"")

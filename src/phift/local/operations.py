@@ -41,9 +41,8 @@ class Operations:
 
     def resume(self) -> None:
         """Take up what a server before us left unfinished."""
-        for document in self._documents.children("operations"):
-            if document.body["status"] == "InProgress":
-                self._start(document.name, document.body)
+        for document in self._documents.in_status("operations", "InProgress"):
+            self._start(document.name, document.body)
 
     def _start(self, name: str, body: Json) -> None:
         thread = threading.Thread(target=self._run, args=(name, body["kind"], body["target"]), daemon=True)

@@ -82,8 +82,9 @@ class Scorer:
         config = folder / FILE_NAME
         self._system = FinetuneConfig.load(folder).system_role_supported if config.is_file() else True
         self._tokenizer = AutoTokenizer.from_pretrained(parts.tokenizer, padding_side="left", trust_remote_code=False)
+        # An uploaded model is data: no code of its own, no pickle.
         self._model = AutoModelForCausalLM.from_pretrained(
-            parts.weights, dtype=torch.float32, trust_remote_code=False
+            parts.weights, dtype=torch.float32, trust_remote_code=False, use_safetensors=True
         ).eval()
 
     def answer(self, conversations: Any, parameters: Any) -> list[str]:

@@ -21,7 +21,7 @@ from typing import IO, get_args
 
 import uvicorn
 
-from phift.local import certificates, computes, identity
+from phift.local import blobs, certificates, computes, identity
 from phift.local.app import configure_logging, create_app
 from phift.local.clock import Clock, Speed
 from phift.local.connections import Connection
@@ -70,6 +70,7 @@ def _acquired(lock: IO[str]) -> bool:
 def _serve(place: Folder, programs: Programs, clock: Clock, delay: float) -> bool:
     certificates.ensure(place.root)
     certificates.write_bundle(place.root, os.environ.get("REQUESTS_CA_BUNDLE"))
+    blobs.clear_halves(place)
     documents = Documents(place.database, clock.now)
     listener = _listen(documents)
     port = listener.getsockname()[1]

@@ -2,25 +2,59 @@
 
 from __future__ import annotations
 
+import base64
+import errno
 import json
 import sqlite3
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 Json = dict[str, Any]
 
-_SCHEMA = """
+# An index serves a query only where both spell an expression in the same way.
+_PARENT = "rtrim(key, replace(key, '/', '')) COLLATE NOCASE"  # "jobs/" of "jobs/one"
+_PARENT_RUN = "json_extract(body, '$.parentRunId')"
+_IS_ROOT = f"{_PARENT_RUN} IS NULL"
+_STATUS = "json_extract(body, '$.status')"
+_EXPERIMENT = "json_extract(body, '$.experimentId')"
+_START = "ifnull(json_extract(body, '$.startTimeUtc'), '')"
+_INSTANCE_TYPE = "json_extract(body, '$.properties.instanceType')"
+_CAPACITY = "json_extract(body, '$.sku.capacity')"
+
+_SCHEMA = f"""
 CREATE TABLE IF NOT EXISTS documents (
     key TEXT PRIMARY KEY COLLATE NOCASE, body TEXT NOT NULL, created REAL NOT NULL, modified REAL NOT NULL);
+CREATE INDEX IF NOT EXISTS documents_by_parent ON documents ({_PARENT}, created);
+CREATE INDEX IF NOT EXISTS documents_by_status ON documents ({_PARENT}, {_STATUS}, created) WHERE {_IS_ROOT};
+CREATE INDEX IF NOT EXISTS runs_by_experiment ON documents ({_EXPERIMENT}, {_START}) WHERE {_EXPERIMENT} IS NOT NULL;
+CREATE INDEX IF NOT EXISTS runs_by_parent ON documents ({_PARENT_RUN}, {_START}) WHERE {_PARENT_RUN} IS NOT NULL;
+CREATE INDEX IF NOT EXISTS instances ON documents (key, {_INSTANCE_TYPE}, {_CAPACITY})
+    WHERE {_INSTANCE_TYPE} IS NOT NULL;
 CREATE TABLE IF NOT EXISTS metrics (
     run TEXT NOT NULL, key TEXT NOT NULL, value REAL, step INTEGER NOT NULL, time INTEGER NOT NULL);
 CREATE INDEX IF NOT EXISTS metrics_by_run ON metrics (run, key);
+CREATE INDEX IF NOT EXISTS metrics_by_step ON metrics (run, key, step DESC);
 """
+_COLUMNS = "key, body, created, modified, rowid"
+# In the order of SQLite's types every number and text lies between these two.
+_FIRST, _LAST = float("-inf"), b""
+
+
+# SQLite's own codes for a write that finds no room: the file, its log, and the index of the log.
+_NO_ROOM_CODES = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_WRITE, sqlite3.SQLITE_IOERR_SHMSIZE)
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def found_no_room(error: BaseException) -> bool:
+    """Tell whether what failed is a write for which the disk, or the user's share of it, has no room."""
+    if isinstance(error, sqlite3.Error):
+        return getattr(error, "sqlite_errorcode", None) in _NO_ROOM_CODES
+    return isinstance(error, OSError) and error.errno in _NO_ROOM
 
 
 class UnsafePath(ValueError):
@@ -100,14 +134,27 @@ class Folder:
         return confined(self.root / "endpoints", f"{endpoint}/{name}")
 
 
+class UnknownPosition(ValueError):
+    """A text that is no place in a list."""
+
+
 @dataclass(frozen=True)
 class Document:
-    """One stored JSON object with its key and times (seconds since 1970)."""
+    """One stored JSON object with its key and times (seconds since 1970).
+
+    - **place**: for one out of a list, what the list is sorted by, and the row.
+    """
 
     key: str
     body: Json
     created: float
     modified: float
+    place: tuple[Any, int] = field(default=("", 0), compare=False)
+
+    @property
+    def position(self) -> str:
+        """For one out of a list, the text with which the list goes on behind it."""
+        return base64.urlsafe_b64encode(json.dumps(self.place).encode()).decode()
 
     @property
     def name(self) -> str:
@@ -115,20 +162,42 @@ class Document:
         return self.key.rpartition("/")[2]
 
 
+class Metric(NamedTuple):
+    """One logged point; a value that is not a number is None, and ``row`` grows with every point."""
+
+    key: str
+    value: float | None
+    step: int
+    milliseconds: int
+    row: int
+
+
 class Documents:
     """JSON objects by path-like key, and the metrics of runs, in one SQLite file.
 
     Keys compare without regard to case, as Azure's resource ids do. Every write is one transaction, so killing the
-    process loses nothing that was acknowledged.
+    process loses nothing that was acknowledged. A power cut may lose the last writes, never a part of one: the file is
+    synchronized at checkpoints only (https://www.sqlite.org/pragma.html#pragma_synchronous, 2026-11).
     """
 
     def __init__(self, path: Path, now: Callable[[], float] = time.time) -> None:
         self._now = now
         self._lock = threading.RLock()
         self._connection = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
-        self._connection.execute("PRAGMA journal_mode=WAL")
-        self._connection.execute("PRAGMA synchronous=NORMAL")
-        self._connection.executescript(_SCHEMA)
+        try:
+            self._connection.execute("PRAGMA journal_mode=WAL")
+            self._connection.execute("PRAGMA synchronous=NORMAL")
+            self._connection.executescript(_SCHEMA)
+        except sqlite3.Error:
+            self._connection.close()
+            raise
+
+    def check(self) -> None:
+        """Read the whole file; raises `sqlite3.DatabaseError` where a part of it is damaged."""
+        with self._lock:
+            found = [text for (text,) in self._connection.execute("PRAGMA quick_check(1)")]
+        if found != ["ok"]:
+            raise sqlite3.DatabaseError(found[0])
 
     def close(self) -> None:
         """Close the database."""
@@ -145,17 +214,17 @@ class Documents:
             self._connection.execute("BEGIN IMMEDIATE")
             try:
                 yield
+                self._connection.execute("COMMIT")
             except BaseException:
-                self._connection.execute("ROLLBACK")
+                # On a full disk it is the COMMIT that fails, and SQLite may have rolled back by itself.
+                if self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
                 raise
-            self._connection.execute("COMMIT")
 
     def get(self, key: str) -> Document | None:
         """Return the document, or None."""
         with self._lock:
-            row = self._connection.execute(
-                "SELECT key, body, created, modified FROM documents WHERE key = ?", (key,)
-            ).fetchone()
+            row = self._connection.execute(f"SELECT {_COLUMNS} FROM documents WHERE key = ?", (key,)).fetchone()  # noqa: S608 - our own names
         return Document(row[0], json.loads(row[1]), row[2], row[3]) if row else None
 
     def put(self, key: str, body: Json) -> Document:
@@ -197,13 +266,78 @@ class Documents:
 
     def children(self, parent: str) -> list[Document]:
         """Return the documents directly below ``parent``, oldest first."""
+        return list(self.walk(parent))
+
+    def walk(self, parent: str, *, after: str = "", newest_first: bool = False, chunk: int = 64) -> Iterator[Document]:
+        """Yield the documents directly below ``parent``, oldest first or newest first.
+
+        Those that are made meanwhile shift nothing: each that was there at the beginning comes once.
+
+        - **after**: the `Document.position` of the last one that is known already.
+        - **chunk**: how many are read at once.
+
+        Raises `UnknownPosition`.
+        """
+        return self._walk(f"{_PARENT} = ?", (f"{parent}/",), "created", after, newest_first, chunk)
+
+    def in_status(self, parent: str, status: str, *, chunk: int = 64) -> Iterator[Document]:
+        """Yield the documents directly below ``parent`` whose status this is, oldest first; of runs, the jobs' own."""
+        where = f"{_PARENT} = ? AND {_IS_ROOT} AND {_STATUS} = ?"
+        return self._walk(where, (f"{parent}/", status), "created", "", False, chunk)
+
+    def runs_of(self, experiment: str, *, after: str = "", newest_first: bool = True) -> Iterator[Document]:
+        """Yield an experiment's runs in the order of their starts; those that have not started are the oldest."""
+        return self._walk(f"{_EXPERIMENT} = ?", (experiment,), _START, after, newest_first, 64)
+
+    def runs_below(self, parent: str, *, after: str = "", newest_first: bool = True) -> Iterator[Document]:
+        """Yield a run's child runs in the order of their starts; those that have not started are the oldest."""
+        return self._walk(f"{_PARENT_RUN} = ?", (parent,), _START, after, newest_first, 64)
+
+    def _walk(
+        self, where: str, values: tuple[str, ...], by: str, after: str, newest_first: bool, chunk: int
+    ) -> Iterator[Document]:
+        sign, order = ("<", "DESC") if newest_first else (">", "ASC")
+        place: Any = _place(after) if after else (_LAST if newest_first else _FIRST, 0)
+        query = (
+            f"SELECT {_COLUMNS}, {by} FROM documents WHERE {where} AND ({by}, rowid) {sign} (?, ?) "  # noqa: S608 - ours
+            f"ORDER BY {by} {order}, rowid {order} LIMIT {chunk}"
+        )
+        while True:
+            with self._lock:
+                rows = self._connection.execute(query, (*values, *place)).fetchall()
+            for row in rows:
+                yield Document(row[0], json.loads(row[1]), row[2], row[3], (row[5], row[4]))
+            if len(rows) < chunk:
+                return
+            place = (rows[-1][5], rows[-1][4])
+
+    def names(self, parent: str) -> list[str]:
+        """Return the names of the documents directly below ``parent``, oldest first."""
         with self._lock:
             rows = self._connection.execute(
-                "SELECT key, body, created, modified FROM documents "
-                "WHERE key >= ? AND key < ? AND instr(substr(key, ?), '/') = 0 ORDER BY created, rowid",
-                (*_below(parent), len(parent) + 2),
+                f"SELECT key FROM documents WHERE {_PARENT} = ? ORDER BY created, rowid",  # noqa: S608 - our own names
+                (f"{parent}/",),
             ).fetchall()
-        return [Document(row[0], json.loads(row[1]), row[2], row[3]) for row in rows]
+        return [str(key).rpartition("/")[2] for (key,) in rows]
+
+    def count_by_status(self, parent: str) -> dict[str, int]:
+        """Return how many documents directly below ``parent`` have which status; of runs, only the jobs' own count."""
+        with self._lock:
+            rows = self._connection.execute(
+                f"SELECT {_STATUS}, count(*) FROM documents WHERE {_PARENT} = ? AND {_IS_ROOT} GROUP BY {_STATUS}",  # noqa: S608 - our own names
+                (f"{parent}/",),
+            ).fetchall()
+        return dict(rows)
+
+    def instances(self) -> list[tuple[str, str, int]]:
+        """Return key, instance type and number of instances of every deployment."""
+        with self._lock:
+            rows = self._connection.execute(
+                f"SELECT key, {_INSTANCE_TYPE}, {_CAPACITY} FROM documents "  # noqa: S608 - our own names
+                f"WHERE key >= ? AND key < ? AND {_INSTANCE_TYPE} IS NOT NULL",
+                _below("onlineEndpoints"),
+            ).fetchall()
+        return [(str(row[0]), str(row[1]), int(row[2])) for row in rows]
 
     def add_metrics(self, run: str, metrics: Iterable[tuple[str, float, int, int]]) -> None:
         """Append ``(key, value, step, milliseconds)`` rows to a run's metrics."""
@@ -212,14 +346,45 @@ class Documents:
                 "INSERT INTO metrics VALUES (?, ?, ?, ?, ?)", [(run, *metric) for metric in metrics]
             )
 
-    def metrics(self, run: str, key: str | None = None) -> list[tuple[str, float | None, int, int]]:
-        """Return a run's metrics in the order they were logged; a value that is not a number is None."""
+    def metrics(self, run: str, key: str, *, after: int = 0, limit: int = -1) -> list[Metric]:
+        """Return a metric's points in the order they were logged.
+
+        - **after**: the ``row`` of the last one that is known already.
+        - **limit**: how many at most; all of them if negative.
+        """
         with self._lock:
             rows = self._connection.execute(
-                "SELECT key, value, step, time FROM metrics WHERE run = ?1 AND (?2 IS NULL OR key = ?2) ORDER BY rowid",
-                (run, key),
+                "SELECT key, value, step, time, rowid FROM metrics WHERE run = ? AND key = ? AND rowid > ? "
+                "ORDER BY rowid LIMIT ?",
+                (run, key, after, limit),
             ).fetchall()
-        return [(row[0], row[1], row[2], row[3]) for row in rows]
+        return [Metric(*row) for row in rows]
+
+    def latest_metrics(self, run: str) -> list[Metric]:
+        """Return each metric's point of the highest step, and of these the one logged last."""
+        latest: list[Metric] = []
+        while True:
+            # One look into the index for each metric, however many points it has.
+            known = latest[-1].key if latest else _FIRST
+            with self._lock:
+                row = self._connection.execute(
+                    "SELECT key, value, step, time, rowid FROM metrics WHERE run = ? AND key > ? "
+                    "ORDER BY key, step DESC, rowid DESC LIMIT 1",
+                    (run, known),
+                ).fetchone()
+            if row is None:
+                return latest
+            latest.append(Metric(*row))
+
+
+def _place(position: str) -> tuple[Any, int]:
+    try:
+        value, row = json.loads(base64.urlsafe_b64decode(position.encode()))
+        if isinstance(value, str | float) and isinstance(row, int) and 0 <= row < 2**63:
+            return value, row
+    except (ValueError, TypeError):
+        pass
+    raise UnknownPosition(f"not a place in a list: {position!r}")
 
 
 def _below(parent: str) -> tuple[str, str]:

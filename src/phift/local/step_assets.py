@@ -16,6 +16,7 @@ from phift.local.wire import (
     Call,
     Reply,
     Route,
+    listed,
     not_found,
     page,
     section,
@@ -60,7 +61,7 @@ def _list(site: Site, call: Call) -> Reply:
         same = site.documents.get(f"code-hashes/{call.query['hash']}")
         code = site.documents.get(same.body["key"]) if same else None
         return page([_show(site, code)] if code else [])
-    return page([_show(site, document) for document in site.documents.children(_key(call))])
+    return listed(site, call, _key(call), lambda document: _show(site, document))
 
 
 def _get(site: Site, call: Call) -> Reply:

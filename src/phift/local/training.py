@@ -44,12 +44,12 @@ class Training:
 
     def _recover(self) -> None:
         """Give every job that nobody works on an end or a place in the queue."""
-        for job in self._site.documents.children("jobs"):
-            status = self._status(job.name)
-            if status == "CancelRequested":
-                self._end(job.name, "Canceled")
-            elif status not in (*history.ENDED, *_WAITING):
-                self._put_back(job.name)
+        for status in computes.RUNNING:
+            for run in list(self._site.documents.in_status("runs", status)):
+                if status == "CancelRequested":
+                    self._end(run.name, "Canceled")
+                else:
+                    self._put_back(run.name)
 
     def submitted(self, name: str) -> None:
         """Take a new job into the queue."""
@@ -69,8 +69,9 @@ class Training:
 
     def reset(self) -> None:
         """Stop the engine and forget the queue; returns when nobody works on a job any more."""
-        for job in self._site.documents.children("jobs"):
-            history.set_status(self._site, job.name, "CancelRequested")
+        for status in (*computes.RUNNING, *_WAITING):
+            for run in list(self._site.documents.in_status("runs", status)):
+                history.set_status(self._site, run.name, "CancelRequested")
         self._site.clock.wake()
         self._stop_engine()
         with self._ended:
@@ -105,16 +106,20 @@ class Training:
     def _turn(self) -> None:
         """Run the job whose turn it is, or wait for one."""
         self._wake.clear()
-        waiting = self._waiting()
-        if not waiting:
+        job = self._next()
+        if job is None:
             self._wake.wait()
             return
-        for job in waiting[1:]:
-            history.set_status(self._site, job.name, "Queued")
-        self._take(waiting[0])
+        for run in list(self._site.documents.in_status("runs", "NotStarted")):
+            if run.name != job.name:
+                history.set_status(self._site, run.name, "Queued")
+        self._take(job)
 
-    def _waiting(self) -> list[Document]:
-        return [job for job in self._site.documents.children("jobs") if self._status(job.name) in _WAITING]
+    def _next(self) -> Document | None:
+        """Return the oldest of the jobs that wait."""
+        oldest = (next(self._site.documents.in_status("runs", status, chunk=1), None) for status in _WAITING)
+        waiting = [run for run in oldest if run is not None]
+        return self._site.documents.get(f"jobs/{min(waiting, key=lambda run: run.place).name}") if waiting else None
 
     def _status(self, name: str) -> str:
         run = self._site.documents.get(f"runs/{name}")
@@ -267,20 +272,22 @@ class Training:
 
     def _end(self, name: str, status: str, error: Json | None = None) -> None:
         """End a job: what still ran failed with it, what never ran is canceled."""
-        for child in history.children(self._site, name):
-            if status == "Failed" and child.body["status"] == "Running":
-                history.set_status(self._site, child.name, "Failed", error=error)
-            else:
-                history.set_status(self._site, child.name, "Canceled")
-        history.set_status(self._site, name, status, error=error)
+        with self._site.documents.transaction():  # a killed server leaves no job half ended
+            for child in history.children(self._site, name):
+                if status == "Failed" and child.body["status"] == "Running":
+                    history.set_status(self._site, child.name, "Failed", error=error)
+                else:
+                    history.set_status(self._site, child.name, "Canceled")
+            history.set_status(self._site, name, status, error=error)
         self._log(name, f"The pipeline run {name} is {status}." + (f" {error['message']}" if error else ""))
 
     def _put_back(self, name: str) -> None:
         """Put an interrupted job back into the queue; steps that were completed stay so."""
-        for child in history.children(self._site, name):
-            if child.body["status"] not in history.ENDED:
-                self._site.documents.update(f"runs/{child.name}", lambda body: body.update(status="NotStarted"))
-        self._site.documents.update(f"runs/{name}", lambda body: body.update(status="Queued"))
+        with self._site.documents.transaction():
+            for child in history.children(self._site, name):
+                if child.body["status"] != "Completed":  # one that failed, too: the job it would have failed goes on
+                    self._site.documents.update(f"runs/{child.name}", _begin_anew)
+            self._site.documents.update(f"runs/{name}", lambda body: body.update(status="Queued"))
         self._log(name, "The local workspace stopped; the job goes on when it runs again.")
 
     def _stop_engine(self) -> None:
@@ -306,6 +313,13 @@ class Training:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a", encoding="utf-8") as file:
             file.write(f"[{timestamp(self._site.clock.now())}] {text}\n")
+
+
+def _begin_anew(body: Json) -> None:
+    """Make a step what it was before it began."""
+    body["status"] = "NotStarted"
+    for key in ("startTimeUtc", "endTimeUtc", "error"):
+        body.pop(key, None)
 
 
 def _check_computes(site: Site, plan: Json) -> None:

@@ -156,6 +156,7 @@ class LocalWorkspace:
         with self._start_lock():
             read_secret(self._place.secret)
             if self._running() is None:
+                self._check_database()
                 self._make_models(say)
                 say("starting the local workspace")
                 self._start(timeout)
@@ -307,25 +308,33 @@ class LocalWorkspace:
     def _contents(self) -> tuple[dict[str, int], dict[str, tuple[str, ...]]]:
         if not self._place.database.exists():
             return {}, {}
+        with self._documents() as documents:
+            jobs = documents.count_by_status("runs")
+            endpoints = {
+                name: tuple(documents.names(f"onlineEndpoints/{name}/deployments"))
+                for name in documents.names("onlineEndpoints")
+            }
+        return jobs, endpoints
+
+    def _check_database(self) -> None:
+        """Refuse to start on a damaged database, before anything is written to it."""
+        if self._place.database.exists():
+            with self._documents() as documents:
+                documents.check()
+
+    @contextmanager
+    def _documents(self) -> Iterator[Documents]:
         try:
             documents = Documents(self._place.database)
+            try:
+                yield documents
+            finally:
+                documents.close()
         except sqlite3.DatabaseError as error:
-            what = f"The workspace's database cannot be read ({error})."
-            fix = "phift local reset deletes this workspace's state; copy what you want to keep first"
+            what = f"The workspace's database cannot be read or is damaged ({error}). Nothing was deleted."
+            fix = "put a copy of the file back; or copy what you want to keep (uploads and models lie in "
+            fix += f"{self._place.blobs}), then phift local reset, which deletes this workspace's state"
             raise errors.LocalWorkspaceError(what, where=str(self._place.database), fix=fix) from error
-        try:
-            runs = (documents.get(f"runs/{job.name}") for job in documents.children("jobs"))
-            jobs: dict[str, int] = {}
-            for run in runs:
-                if run is not None:
-                    jobs[run.body["status"]] = jobs.get(run.body["status"], 0) + 1
-            endpoints = {
-                endpoint.name: tuple(found.name for found in documents.children(f"{endpoint.key}/deployments"))
-                for endpoint in documents.children("onlineEndpoints")
-            }
-        finally:
-            documents.close()
-        return jobs, endpoints
 
 
 def _default_folder() -> Path:

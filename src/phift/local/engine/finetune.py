@@ -128,6 +128,7 @@ def _model(
         dtype=torch.float32,
         ignore_mismatched_sizes=parameters.ignore_mismatched_sizes,
         trust_remote_code=False,
+        use_safetensors=True,  # a pickle could be a program
     )
     if len(tokenizer) > model.get_input_embeddings().num_embeddings:
         model.resize_token_embeddings(len(tokenizer), mean_resizing=False)

@@ -13,6 +13,7 @@ import yaml
 
 from phift.errors import ModelError
 from phift.local.engine import finetune_config
+from phift.local.state import UnsafePath, confined
 
 # Stated, so that MLflow does not load the model in a second process to find out what it imports.
 _REQUIREMENTS = ("mlflow", "torch", "transformers", "accelerate")
@@ -44,7 +45,7 @@ class MlflowModel:
         if flavor is None:
             what = "The MLflow model has no transformers flavor."
             raise ModelError(what, where=str(manifest), fix="use a model saved with mlflow.transformers")
-        weights = folder / flavor.get("model_binary", "model")
+        weights = _inside(folder, str(flavor.get("model_binary", "model")))
         tokenizer = folder / "components" / "tokenizer"
         name = (document.get("metadata") or {}).get("base_model_name") or folder.name
         return cls(folder, weights, tokenizer if tokenizer.is_dir() else weights, name)
@@ -59,6 +60,15 @@ class MlflowModel:
             shutil.copy2(config, target)
 
 
+def _inside(folder: Path, name: str) -> Path:
+    """Return the place of a part; a manifest that comes with a model must not name one outside of it."""
+    try:
+        return confined(folder, name)
+    except UnsafePath as error:
+        what, fix = "The MLflow model names a folder outside itself.", "use a model saved with mlflow.transformers"
+        raise ModelError(what, where=str(folder / "MLmodel"), fix=fix) from error
+
+
 def write(checkpoint: Path, folder: Path, metadata: Mapping[str, str]) -> None:
     """Write the model in ``checkpoint`` (weights, tokenizer, finetune config) to ``folder`` as an MLflow model.
 
@@ -71,7 +81,7 @@ def write(checkpoint: Path, folder: Path, metadata: Mapping[str, str]) -> None:
 
     # It warns that there is no model card to copy, which a model trained here cannot have.
     logging.getLogger("mlflow.transformers").setLevel(logging.ERROR)
-    model = AutoModelForCausalLM.from_pretrained(checkpoint, trust_remote_code=False)
+    model = AutoModelForCausalLM.from_pretrained(checkpoint, trust_remote_code=False, use_safetensors=True)
     model.name_or_path = metadata["base_model_name"]
     tokenizer = AutoTokenizer.from_pretrained(checkpoint, trust_remote_code=False)
     mlflow.transformers.save_model(

@@ -1,0 +1,214 @@
+"""Many jobs in one workspace: a request about one thing does not care, and lists come whole, in order, once each."""
+
+from __future__ import annotations
+
+import json
+import re
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from running import Local
+from wire_jobs import MODEL, body, put_training_file
+
+from phift.local import computes, history
+from phift.local.app import PARTS
+from phift.local.clock import Clock
+from phift.local.identity import Identity
+from phift.local.operations import Operations
+from phift.local.site import Programs, Site
+from phift.local.state import Documents, Folder
+from phift.local.training import Training
+from phift.local.wire import WORKSPACE_ID, Call, Reply
+
+FEW, MANY = 10, 1000
+TABLE = [(route, route.pattern()) for part in PARTS for route in part.routes()]
+
+
+def ask(site: Site, method: str, path: str, sent: object = None, **query: str) -> Reply:
+    """Carry out a request in this process."""
+    path = path.replace("{ws}", WORKSPACE_ID)
+    for route, pattern in TABLE:
+        match = pattern.fullmatch(path) if route.method == method else None
+        if match:
+            call = Call(method, path, query, {}, json.dumps(sent or {}).encode(), match.groupdict())
+            reply: Reply = route.handler(site, call)
+            return reply
+    raise AssertionError(f"no route for {method} {path}")
+
+
+def fill(folder: Path, jobs: int) -> Site:
+    """Return a workspace with jobs that are completed, a few that wait, and one whose metrics are asked for."""
+    documents = Documents(folder / "state.db")
+    site = Site(Folder(folder), documents, Identity("x"), "https://localhost:1", Programs(), Clock("fast"))
+    site.operations = Operations(documents, site.clock)
+    site.training = Training(site)
+    computes.seed(site)
+    with documents.transaction():
+        for number in range(jobs):
+            ask(site, "PUT", f"{{ws}}/jobs/job-{number}", body())
+            for run in (*history.children(site, f"job-{number}"), documents.get(f"runs/job-{number}")):
+                assert run is not None
+                history.set_status(site, run.name, "Completed")
+                documents.add_metrics(run.name, [("loss", 1.0, step, step) for step in range(2)])
+    for name in ("waiting-1", "waiting-2"):
+        ask(site, "PUT", f"{{ws}}/jobs/{name}", body())
+    documents.add_metrics("job-1", [("loss", 1.0, step, step) for step in range(100)])
+    documents.put("onlineEndpoints/one", {"properties": {"authMode": "Key", "provisioningState": "Succeeded"}})
+    documents.update("onlineEndpoints/one", lambda kept: kept.update(tags={}, identity={}, kind="Managed"))
+    container = folder / "blobs/storage/azureml-blobstore/tests"
+    container.mkdir(parents=True)
+    (container / "train.jsonl").touch()
+    return site
+
+
+@pytest.fixture(scope="module")
+def sites(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Site, Site]]:
+    few, many = (fill(tmp_path_factory.mktemp("scale"), jobs) for jobs in (FEW, MANY))
+    yield few, many
+    few.documents.close()
+    many.documents.close()
+
+
+_MLFLOW = "/mlflow/v1.0{ws}/api/2.0/mlflow"
+_METRIC = {"key": "loss", "value": 1.0, "step": 1, "timestamp": 1}
+
+
+def _search(site: Site) -> object:
+    experiment = history.experiment_id("tests")
+    return ask(site, "POST", f"{_MLFLOW}/runs/search", {"experiment_ids": [experiment], "max_results": 5})
+
+
+def _search_children(site: Site) -> object:
+    clause = "tags.mlflow.parentRunId = 'job-1'"
+    sent = {"experiment_ids": [history.experiment_id("tests")], "filter": clause}
+    found = ask(site, "POST", f"{_MLFLOW}/runs/search", sent).body["runs"]
+    assert len(found) == 5
+    return found
+
+
+def _turn(site: Site) -> object:
+    waiting = site.training._next()
+    assert waiting is not None
+    assert waiting.name == "waiting-1"
+    return list(site.documents.in_status("runs", "Running"))
+
+
+def _data(site: Site) -> object:
+    uri = "azureml://datastores/workspaceblobstore/paths/tests/train.jsonl"
+    sent = {"properties": {"dataUri": uri, "dataType": "uri_file"}}
+    return ask(site, "PUT", f"{{ws}}/data/some/versions/{uuid.uuid4()}", sent)
+
+
+REQUESTS: dict[str, Callable[[Site], object]] = {
+    "get job": lambda site: ask(site, "GET", "{ws}/jobs/job-1"),
+    "submit": lambda site: ask(site, "PUT", f"{{ws}}/jobs/{uuid.uuid4()}", body()),
+    "submit again": lambda site: ask(site, "PUT", "{ws}/jobs/job-1", body()),
+    "get run": lambda site: ask(site, "GET", "/history/v1.0{ws}/runs/job-1"),
+    "run data": lambda site: ask(site, "POST", "/history/v1.0{ws}/rundata", {"runId": "job-1"}),
+    "children": lambda site: ask(site, "GET", "/history/v1.0{ws}/runs/job-1/children"),
+    "page of jobs": lambda site: ask(site, "GET", "{ws}/jobs", **{"$top": "5"}),
+    "MLflow: get run": lambda site: ask(site, "GET", f"{_MLFLOW}/runs/get", run_id="job-1"),
+    "MLflow: metric history": lambda site: ask(
+        site, "GET", f"{_MLFLOW}/metrics/get-history", run_id="job-1", metric_key="loss"
+    ),
+    "MLflow: page of runs": _search,
+    "MLflow: children of a run": _search_children,
+    "MLflow: experiment by name": lambda site: ask(
+        site, "GET", f"{_MLFLOW}/experiments/get-by-name", experiment_name="tests"
+    ),
+    "MLflow: log": lambda site: ask(
+        site, "POST", f"{_MLFLOW}/runs/log-batch", {"run_id": "job-2", "metrics": [_METRIC]}
+    ),
+    "MLflow: tag": lambda site: ask(site, "POST", f"{_MLFLOW}/runs/set-tag", {"run_id": "job-2", "key": "a"}),
+    "get endpoint": lambda site: ask(site, "GET", "{ws}/onlineEndpoints/one"),
+    "usage": computes.usage,
+    "turn of the queue": _turn,
+    "recovery": lambda site: site.training._recover(),
+    "data asset": _data,
+}
+
+
+def steps(site: Site, request: Callable[[Site], object]) -> int:
+    """Count what SQLite's machine executes for a request: it grows with every row that is touched."""
+    count = 0
+
+    def tick() -> int:
+        nonlocal count
+        count += 1
+        return 0
+
+    connection: Any = site.documents._connection
+    connection.set_progress_handler(tick, 1)
+    try:
+        request(site)
+    finally:
+        connection.set_progress_handler(None, 0)
+    return count
+
+
+@pytest.mark.parametrize("name", REQUESTS)
+def test_a_hundred_times_the_jobs_are_no_more_work(sites: tuple[Site, Site], name: str) -> None:
+    few, many = (steps(site, REQUESTS[name]) for site in sites)
+    assert few > 0
+    assert many <= 1.5 * few + 20, (few, many)
+
+
+def test_the_measure_measures(sites: tuple[Site, Site]) -> None:
+    few, many = (steps(site, lambda site: list(site.documents.walk("jobs"))) for site in sites)
+    assert many > 50 * few
+
+
+def test_every_page_of_jobs(sites: tuple[Site, Site]) -> None:
+    _, site = sites
+    seen: list[str] = []
+    sizes = set()
+    query: dict[str, str] = {"api-version": "2025-12-01"}
+    while True:
+        answer = ask(site, "GET", "{ws}/jobs", **query).body
+        seen += [job["name"] for job in answer["value"]]
+        if "nextLink" not in answer:
+            break
+        sizes.add(len(answer["value"]))
+        found = re.search(r"api-version=2025-12-01&\$skipToken=([\w%-]+)$", answer["nextLink"])
+        assert found, answer["nextLink"]
+        query["$skipToken"] = found[1].replace("%3D", "=")
+        ask(site, "PUT", f"{{ws}}/jobs/{uuid.uuid4()}", body())
+    old = [name for name in seen if name.startswith("job-")]
+    assert old == [f"job-{number}" for number in reversed(range(MANY))]
+    assert len(set(seen)) == len(seen)
+    assert sizes == {50}
+
+
+def test_filters_of_the_list_of_jobs(sites: tuple[Site, Site]) -> None:
+    site, _ = sites
+    history.change(site, "job-3", {"tags": {"mine": "yes"}})
+    history.change(site, "job-4", {"isArchived": True})
+
+    def names(**query: str) -> list[str]:
+        return [job["name"] for job in ask(site, "GET", "{ws}/jobs", **query).body["value"]]
+
+    assert names(tag="mine") == ["job-3"]
+    assert names(listViewType="ArchivedOnly") == ["job-4"]
+    assert "job-4" not in names()
+    assert names(jobType="Command") == []
+
+
+@pytest.mark.slow
+def test_the_sdk_lists_a_thousand_jobs_once_each_and_in_order(own_local: Local) -> None:
+    own_local.workspace.down()
+    fill(own_local.connection.folder, MANY).documents.close()
+    own_local.workspace.up()
+    put_training_file(own_local)
+    seen: list[str] = []
+    for job in own_local.client.jobs.list():
+        seen.append(job.name)
+        if len(seen) % 200 == 0:  # while the list is read, another job comes in
+            sent = {"properties": {**body(model=MODEL)["properties"], "experimentName": "meanwhile"}}
+            path = f"{own_local.arm}/jobs/late-{len(seen)}"
+            assert own_local.request("PUT", path, json=sent).status_code == 201
+    assert [name for name in seen if name.startswith("job-")] == [f"job-{number}" for number in reversed(range(MANY))]
+    assert len(set(seen)) == len(seen)
+    assert own_local.workspace.status().jobs["Completed"] >= MANY
