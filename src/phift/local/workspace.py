@@ -26,7 +26,9 @@ if TYPE_CHECKING:
     from phift.local.clock import Speed
     from phift.local.site import Programs
 
-# What the extra "local" brings; asked for by name, so that nothing of it is imported here.
+Engine = Literal["train", "instant"]
+
+# What the extras "testing" and "local" bring; asked for by name, so that nothing of it is imported here.
 _NEEDED = ("cryptography", "starlette", "uvicorn")
 _NEEDED_TO_TRAIN = ("torch", "transformers", "peft")
 _LOG_TAIL = 30
@@ -131,7 +133,7 @@ class LocalWorkspace:
         self,
         folder: Path | None = None,
         *,
-        engine: Literal["train", "instant"] = "train",
+        engine: Engine = "train",
         speed: Speed = "real",
         delay: float = 0,
         lasting: bool = True,

@@ -26,7 +26,8 @@ def forbid_azure() -> Ban:
 
     Python's own sockets are watched, and with them all HTTP clients of the Azure SDK, by an audit hook
     (https://docs.python.org/3/library/audit_events.html, 3.11). Not reached: other processes, a proxy that listens on
-    this machine, and extensions in C that open sockets of their own, as grpc and uvloop do.
+    this machine, and extensions in C that open sockets of their own, as grpc and uvloop do. A name that is handed to
+    ``socket.connect`` itself, which HTTP clients do not do, is looked up before it is refused.
     """
     global _watching
     if not _watching:

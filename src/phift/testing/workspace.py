@@ -10,20 +10,20 @@ from dataclasses import asdict
 from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self, get_args
+from typing import TYPE_CHECKING, Any, Self, get_args
 
 from phift.errors import LocalWorkspaceError, LocalWorkspaceNotRunning
 from phift.local import Connection, LocalCredential, LocalWorkspace
 from phift.local.clock import Speed
 from phift.local.faults import Fault, Scripted
 from phift.local.journal import Entry
+from phift.local.workspace import Engine
 from phift.testing.control import Control
 from phift.testing.environment import pointed_at
 
 if TYPE_CHECKING:
     from azure.ai.ml import MLClient
 
-Engine = Literal["instant", "train"]
 _POLL_SECONDS = 0.05
 
 
