@@ -190,8 +190,12 @@ def test_started_and_stopped_by_hand() -> None:
     workspace = TestWorkspace().start()
     try:
         assert workspace.start() is workspace  # it runs already
+        with pytest.raises(errors.LocalWorkspaceError, match="already uses another test workspace"):
+            TestWorkspace().start()
         workspace.detach()
         assert dict(os.environ) == before
+        with pytest.raises(errors.LocalWorkspaceError, match=r"call attach\(\) first"):
+            workspace.client  # noqa: B018 - the access is the test
         workspace.attach()
         assert list(workspace.client.jobs.list()) == []
     finally:

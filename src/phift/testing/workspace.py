@@ -10,7 +10,7 @@ from dataclasses import asdict
 from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Self, get_args
 
 from phift.errors import LocalWorkspaceError, LocalWorkspaceNotRunning
 from phift.local import Connection, LocalCredential, LocalWorkspace
@@ -40,6 +40,7 @@ class TestWorkspace:
     """
 
     __test__ = False  # pytest would take a class of this name for tests
+    _in_use: ClassVar[TestWorkspace | None] = None  # the one that this process is pointed at
 
     def __init__(self, *, engine: Engine = "instant", speed: Speed = "fast") -> None:
         for name, value, known in (("engine", engine, get_args(Engine)), ("speed", speed, get_args(Speed))):
@@ -72,6 +73,7 @@ class TestWorkspace:
         Raises `phift.errors.MissingDependency` where the extra ``testing``, or ``local`` for training, is missing.
         """
         if self._connection is None:
+            self._refuse_a_second()
             with ExitStack() as started:
                 temporary = tempfile.TemporaryDirectory(prefix="phift-", ignore_cleanup_errors=True)
                 folder = Path(started.enter_context(temporary)) / "workspace"
@@ -91,14 +93,22 @@ class TestWorkspace:
         self._server.close()
 
     def attach(self) -> None:
-        """Point this process at the workspace, which `start` has done already."""
+        """Point this process at the workspace, which `start` has done already.
+
+        Raises `phift.errors.LocalWorkspaceError` while it is pointed at another one: the SDK keeps its cloud in a
+        variable of the whole process, so the clients of the other one would turn to this one half-way.
+        """
         self.detach()
+        self._refuse_a_second()
         self._attached.enter_context(pointed_at(self.environment()))
+        TestWorkspace._in_use = self
 
     def detach(self) -> None:
         """Put the process's environment back as it was; the server goes on, `client` and `registry` are forgotten."""
         self._forget_clients()
-        self._attached.close()
+        if TestWorkspace._in_use is self:
+            self._attached.close()
+            TestWorkspace._in_use = None
 
     @property
     def connection(self) -> Connection:
@@ -204,8 +214,16 @@ class TestWorkspace:
         self._server.callback(control.close)
         return control
 
+    def _refuse_a_second(self) -> None:
+        if TestWorkspace._in_use not in (None, self):
+            what = f"This process already uses another test workspace: {TestWorkspace._in_use}."
+            raise LocalWorkspaceError(what, where="TestWorkspace", fix="stop() or detach() that one first")
+
     def _options(self) -> dict[str, Any]:
         connection = self.connection
+        if TestWorkspace._in_use is not self:
+            what = "This process is not pointed at this test workspace, so a client could not reach it."
+            raise LocalWorkspaceError(what, where="TestWorkspace", fix="call attach() first")
         cloud = {"cloud": connection.cloud_name, "cloud_metadata": connection.cloud_metadata}
         return {**cloud, "polling_interval": _POLL_SECONDS, "enable_telemetry": False, "show_progress": False}
 
