@@ -9,12 +9,16 @@ import sys
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 import phift
 from phift.errors import CheckFailed, ConfigError, PhiftError
+
+if TYPE_CHECKING:
+    from phift.local.clock import Speed
+    from phift.local.workspace import Engine
 
 _FOLDER = click.option(
     "--folder",
@@ -190,12 +194,26 @@ def local() -> None:
 
 @local.command()
 @_FOLDER
+@click.option(
+    "--engine",
+    type=click.Choice(["train", "instant"]),
+    default="train",
+    show_default=True,
+    help="What runs jobs; instant completes them at once with outputs that say they are empty, and needs no torch.",
+)
+@click.option(
+    "--speed",
+    type=click.Choice(["real", "fast", "manual"]),
+    default="real",
+    show_default=True,
+    help="How long operations seem to take: as on Azure, no time, or until a test moves the clock.",
+)
 @_reports_errors
-def up(folder: Path | None) -> None:
+def up(folder: Path | None, engine: Engine, speed: Speed) -> None:
     """Start the local workspace; one that runs already is left as it is."""
     from phift.local import LocalWorkspace
 
-    workspace = LocalWorkspace(folder)
+    workspace = LocalWorkspace(folder, engine=engine, speed=speed)
     connection = workspace.up(on_event=lambda text: click.echo(f"  {text}"))
     click.echo(f"The local workspace is up at {connection.base_url}; its state is in {connection.folder}.")
 
@@ -253,3 +271,13 @@ def env(folder: Path | None) -> None:
 
     for name, value in LocalWorkspace(folder).connection().environment().items():
         click.echo(f"export {name}={shlex.quote(value)}")
+
+
+@local.command()
+@_FOLDER
+@_reports_errors
+def config(folder: Path | None) -> None:
+    """Print the config.json that MLClient.from_config reads; where the workspace is served is in `phift local env`."""
+    from phift.local import LocalWorkspace
+
+    click.echo(json.dumps(LocalWorkspace(folder).connection().config(), indent=2))

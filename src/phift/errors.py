@@ -24,6 +24,7 @@ Each error is also the built-in type a caller would expect, pickles, and says wh
     │   ├── Conflict                             409 or 412: the thing exists or has changed
     │   ├── Throttled                            429
     │   └── ServiceUnreachable (ConnectionError) no answer at all
+    ├── ForbiddenConnection (RuntimeError)       a connection beyond this machine, while those are forbidden
     └── LocalWorkspaceError (RuntimeError)
         └── LocalWorkspaceNotRunning (ConnectionError)
 
@@ -183,6 +184,15 @@ class Throttled(ServiceError):
 
 class ServiceUnreachable(ServiceError, ConnectionError):
     """The service gave no answer at all."""
+
+
+class ForbiddenConnection(PhiftError, RuntimeError):
+    """Something asked for a host beyond this machine, inside `phift.testing.forbid_azure`; ``host`` names it.
+
+    It is no ``OSError``: HTTP clients would try again, and call it a network failure in the end.
+    """
+
+    host: str = ""
 
 
 class LocalWorkspaceError(PhiftError, RuntimeError):

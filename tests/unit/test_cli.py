@@ -188,11 +188,11 @@ def test_samples_are_written(tmp_path: Path) -> None:
 class Workspace:
     """Stands for `phift.local.LocalWorkspace`; remembers what was done to which folder."""
 
-    def __init__(self, done: list[tuple[str, Path | None]], running: bool, folder: Path | None) -> None:
-        self._done, self._running, self._folder = done, running, folder
+    def __init__(self, done: list[Any], running: bool, folder: Path | None, **options: str) -> None:
+        self._done, self._running, self._folder, self._options = done, running, folder, options
 
     def up(self, on_event: Any) -> Any:
-        self._done.append(("up", self._folder))
+        self._done.append(("up", self._folder, self._options))
         on_event("starting")
         return SimpleNamespace(base_url="https://localhost:1", folder=self._folder)
 
@@ -210,14 +210,18 @@ class Workspace:
     def connection(self) -> Any:
         if not self._running:
             raise LocalWorkspaceNotRunning("No local workspace is running.", fix="phift local up")
-        return SimpleNamespace(environment=lambda: {"A": "1", "B": "two words"})
+        return SimpleNamespace(environment=lambda: {"A": "1", "B": "two words"}, config=lambda: {"workspace_name": "a"})
 
 
 @pytest.fixture
 def local(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """A local workspace in the place of the real one; it runs until ``running`` is set to False."""
     state = SimpleNamespace(done=[], running=True)
-    module = SimpleNamespace(LocalWorkspace=lambda folder: Workspace(state.done, state.running, folder))
+
+    def workspace(folder: Path | None, **options: str) -> Workspace:
+        return Workspace(state.done, state.running, folder, **options)
+
+    module = SimpleNamespace(LocalWorkspace=workspace)
     monkeypatch.setitem(sys.modules, "phift.local", module)
     return state
 
@@ -225,7 +229,13 @@ def local(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 def test_up_starts_the_local_workspace_in_the_folder(local: SimpleNamespace, tmp_path: Path) -> None:
     result = invoke("local", "up", "--folder", tmp_path)
     assert result.output.startswith("  starting\nThe local workspace is up at https://localhost:1")
-    assert local.done == [("up", tmp_path)]
+    assert local.done == [("up", tmp_path, {"engine": "train", "speed": "real"})]
+
+
+def test_up_takes_an_engine_and_a_speed(local: SimpleNamespace) -> None:
+    assert invoke("local", "up", "--engine", "instant", "--speed", "fast").exit_code == 0
+    assert local.done == [("up", None, {"engine": "instant", "speed": "fast"})]
+    assert "'warp' is not one of 'real', 'fast', 'manual'" in invoke("local", "up", "--speed", "warp").output
 
 
 @pytest.mark.parametrize(("running", "words"), [(True, "Stopped.\n"), (False, "It was not running.\n")])
@@ -261,9 +271,15 @@ def test_the_environment_is_printed_for_a_shell() -> None:
     assert invoke("local", "env").output == "export A=1\nexport B='two words'\n"
 
 
-def test_a_workspace_that_does_not_run_is_an_error(local: SimpleNamespace) -> None:
+@pytest.mark.usefixtures("local")
+def test_the_config_is_printed_as_json() -> None:
+    assert json.loads(invoke("local", "config").output) == {"workspace_name": "a"}
+
+
+@pytest.mark.parametrize("command", ["env", "config"])
+def test_a_workspace_that_does_not_run_is_an_error(local: SimpleNamespace, command: str) -> None:
     local.running = False
-    result = invoke("local", "env")
+    result = invoke("local", command)
     assert (result.exit_code, result.stdout) == (1, "")
     assert result.stderr == "error: No local workspace is running.\n  fix:   phift local up\n"
 

@@ -234,7 +234,7 @@ def test_a_hub_that_does_not_answer_is_unreachable(out: Path, monkeypatch: pytes
         raise ConnectionError("no route")
 
     monkeypatch.setattr("phift.data.hub._WAITS", ())
-    monkeypatch.setattr("datasets.load_dataset_builder", refuse)
+    monkeypatch.setattr("huggingface_hub.HfApi.dataset_info", refuse)  # what is asked first
     with pytest.raises(ServiceUnreachable, match="did not answer"):
         prepare(out, train=HuggingFaceSource(huggingface="owner/name"))
 

@@ -68,6 +68,12 @@ def test_missing_packages_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         LocalWorkspace(tmp_path).up()
 
 
+def test_without_training_the_smaller_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _name, _package=None: None)
+    with pytest.raises(errors.MissingDependency, match=r"cryptography, starlette, uvicorn\.\n.*\.\[testing\]"):
+        LocalWorkspace(tmp_path, engine="instant").up()
+
+
 def _programs(server: str, standin: str = "") -> Programs:
     return Programs(server=(sys.executable, "-c", server), standin=(sys.executable, "-c", standin))
 
@@ -102,6 +108,8 @@ def test_connection(tmp_path: Path) -> None:
     assert environment["ARM_CLOUD_METADATA_URL"].startswith(connection.cloud_metadata["resource_manager"])
     assert environment["IDENTITY_HEADER"] == "hidden"
     assert "hidden" not in repr(connection)
+    assert list(connection.config()) == ["subscription_id", "resource_group", "workspace_name"]
+    assert set(connection.config().values()) < set(environment.values())
 
 
 def test_import_is_light() -> None:

@@ -42,6 +42,7 @@ class Clock:
         self._moved = threading.Condition()
         self._still = time.time()
         self._generation = 0
+        self._sleepers: dict[threading.Thread, float] = {}
 
     def now(self) -> float:
         """Return the seconds since 1970."""
@@ -64,6 +65,11 @@ class Clock:
         elif self.speed == "manual":
             self._sleep(DURATIONS[kind], given_up)
 
+    def holds(self, thread: threading.Thread) -> bool:
+        """Tell whether a thread sleeps on this clock and has not been waited for long enough."""
+        with self._moved:
+            return self._sleepers.get(thread, 0) > self._still
+
     def wake(self) -> None:
         """Let whoever waits look whether it has been given up."""
         with self._moved:
@@ -79,4 +85,6 @@ class Clock:
     def _sleep(self, seconds: float, given_up: Callable[[], bool]) -> None:
         with self._moved:
             end, generation = self._still + seconds, self._generation
+            self._sleepers[threading.current_thread()] = end
             self._moved.wait_for(lambda: self._still >= end or self._generation != generation or given_up())
+            del self._sleepers[threading.current_thread()]

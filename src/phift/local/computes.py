@@ -82,14 +82,41 @@ def work(site: Site) -> dict[str, Callable[[str], None]]:
 def seed(site: Site) -> None:
     """Make the cluster that every new workspace has."""
     if site.documents.get("computes/gpu-cluster") is None and site.documents.get("seeded") is None:
-        cluster = {
-            "vmSize": "STANDARD_NC24ADS_A100_V4",
-            "vmPriority": "Dedicated",
-            "scaleSettings": {"minNodeCount": 0, "maxNodeCount": 1, "nodeIdleTimeBeforeScaleDown": "PT2M"},
-        }
-        site.documents.put("computes/gpu-cluster", {"provisioningState": "Succeeded", "properties": cluster})
+        add(site, "gpu-cluster", "Standard_NC24ads_A100_v4", 1)
         # A cluster that the user deletes must not come back at the next start.
         site.documents.put("seeded", {"at": timestamp(site.clock.now())})
+
+
+def add(site: Site, name: str, vm_size: str, nodes: int) -> None:
+    """Make a cluster at once, of a VM size that there is."""
+    if size(vm_size) is None:
+        raise user_error(f"The specified vmSize {vm_size} is not supported in the region {LOCATION}.")
+    cluster = {
+        "vmSize": vm_size.upper(),
+        "vmPriority": "Dedicated",
+        "scaleSettings": {"minNodeCount": 0, "maxNodeCount": nodes, "nodeIdleTimeBeforeScaleDown": "PT2M"},
+    }
+    site.documents.put(f"computes/{name}", {"provisioningState": "Succeeded", "properties": cluster})
+
+
+def limits(site: Site) -> dict[str, int]:
+    """Return how many vCPUs may be used, by family."""
+    changed = site.documents.get("quota")
+    return {**quota()["limits"], **(changed.body if changed else {})}
+
+
+def set_limit(site: Site, family: str, vcpus: int) -> None:
+    """Change how many vCPUs of a family may be used.
+
+    - **family**: its name, or a VM size in it.
+    """
+    row = size(family)
+    known = {name.lower(): name for name in quota()["limits"]}
+    name = row["family"] if row else known.get(family.lower())
+    if name is None:
+        raise user_error(f"There is no VM size or family {family}; the families are {', '.join(known.values())}.")
+    changed = site.documents.get("quota")
+    site.documents.put("quota", {**(changed.body if changed else {}), name: vcpus})
 
 
 def usage(site: Site, apart_from: str | None = None) -> dict[str, int]:
@@ -117,7 +144,7 @@ def check_quota(site: Site, vm_size: str, instances: int, *, apart_from: str | N
         raise WireError(400, "BadRequest", f"The instance type {vm_size} is not supported in {LOCATION}.")
     reserved = instances if row["family"] in quota()["without_reserve"] else math.ceil(1.2 * instances)
     needed = reserved * row["vCPUs"]
-    used, limit = usage(site, apart_from)[row["family"]], quota()["limits"][row["family"]]
+    used, limit = usage(site, apart_from)[row["family"]], limits(site)[row["family"]]
     if used + needed > limit:
         message = (
             f"Not enough quota available for {vm_size} in SubscriptionId {SUBSCRIPTION}. "
@@ -223,6 +250,6 @@ def _usages(site: Site, call: Call) -> Reply:
             "limit": limit,
             "name": {"value": family, "localizedValue": f"{family} Cluster Dedicated vCPUs"},
         }
-        for family, limit in quota()["limits"].items()
+        for family, limit in limits(site).items()
     ]
     return page(rows)

@@ -1,4 +1,4 @@
-"""What is done to a local workspace itself, for tests: begin anew, order faults, move the clock, see the requests.
+"""What is done to a local workspace itself, for tests: begin anew, seed, order faults, move the clock, see requests.
 
 No Azure service has these routes. They want the folder's secret, so a program under test cannot use them by accident.
 """
@@ -6,6 +6,7 @@ No Azure service has these routes. They want the folder's secret, so a program u
 from __future__ import annotations
 
 import shutil
+import time
 
 from phift.local import computes
 from phift.local.site import Site
@@ -14,12 +15,14 @@ from phift.local.wire import Call, Handler, Reply, Route, WireError, whole_numbe
 
 AT = "/phift"
 HEADER = "x-identity-header"
+_SETTLING = 5.0  # seconds; a real training goes on for longer
 
 
 def routes() -> list[Route]:
     """Return the routes."""
     handlers = {
         ("POST", "reset"): _reset,
+        ("POST", "seed"): _seed,
         ("GET", "faults"): _faults,
         ("POST", "faults"): _order,
         ("DELETE", "faults"): _clear,
@@ -55,6 +58,19 @@ def _reset(site: Site, _call: Call) -> Reply:
     return Reply(None, 204)
 
 
+def _seed(site: Site, call: Call) -> Reply:
+    """Put clusters there and set quota, both at once."""
+    sent: Json = call.json()
+    try:
+        for cluster in sent.get("computes", []):
+            computes.add(site, str(cluster["name"]), str(cluster["size"]), whole_number(cluster["nodes"], "nodes"))
+        for family, vcpus in sent.get("quota", {}).items():
+            computes.set_limit(site, family, whole_number(vcpus, "quota"))
+    except (AttributeError, KeyError, TypeError) as error:
+        raise WireError(400, "InvalidSeed", f"This is nothing to seed: {error}") from error
+    return Reply(None, 204)
+
+
 def _faults(site: Site, _call: Call) -> Reply:
     return Reply({"value": site.faults.show()})
 
@@ -87,4 +103,14 @@ def _clock(site: Site, call: Call) -> Reply:
         raise WireError(400, "InvalidClock", "`advance` is not a number of seconds.") from error
     if seconds < 0:
         raise WireError(400, "InvalidClock", "Time does not go back.")
-    return Reply({"now": site.clock.advance(seconds)})
+    _settle(site)  # what has begun must sleep before the clock moves, or it would sleep past its end
+    now = site.clock.advance(seconds)
+    _settle(site)
+    return Reply({"now": now})
+
+
+def _settle(site: Site) -> None:
+    """Wait until all that is at work has ended or waits for the clock."""
+    end = time.monotonic() + _SETTLING
+    while (site.operations.at_work() or site.training.at_work()) and time.monotonic() < end:
+        time.sleep(0.005)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 NOTE = "This is empty: the local workspace's engine is 'instant', and no model has been trained."
+EMPTY = "EMPTY.txt"  # the file that says it, in every folder
 _ABANDONED = 75
 _MLMODEL = """\
 flavors:
@@ -61,7 +62,7 @@ def standin(arguments: list[str]) -> None:
 
 def _leave(folder: Path, *, model: bool) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "EMPTY.txt").write_text(f"{NOTE}\n", encoding="utf-8")
+    (folder / EMPTY).write_text(f"{NOTE}\n", encoding="utf-8")
     if model:
         (folder / "MLmodel").write_text(_MLMODEL, encoding="utf-8")
 

@@ -49,10 +49,16 @@ class Operations:
         self._threads = {each for each in self._threads if each.is_alive()} | {thread}
         thread.start()
 
+    def at_work(self) -> bool:
+        """Tell whether one of them goes on without the clock being moved."""
+        return any(thread.is_alive() and not self._clock.holds(thread) for thread in tuple(self._threads))
+
     def reset(self) -> None:
-        """Wait for what is at work; the caller has seen to it that nothing sleeps."""
-        for thread in self._threads:
-            thread.join()
+        """Wake what sleeps, and wait for all that is at work."""
+        for thread in tuple(self._threads):
+            while thread.is_alive():
+                self._clock.reset()  # again and again: what had only begun falls asleep after the first time
+                thread.join(0.02)
 
     def _run(self, name: str, kind: str, target: str) -> None:
         try:

@@ -1,7 +1,7 @@
 """The server process of a local workspace: ``python -m phift.local.server FOLDER``; `LocalWorkspace.up` starts it.
 
 With ``--delay 0.2`` every request waits 0.2 s before it is answered, as if the service were far away; ``--engine`` and
-``--speed`` are those of `LocalWorkspace`.
+``--speed`` are those of `LocalWorkspace`; with ``--while-input`` it ends when its standard input does.
 """
 
 from __future__ import annotations
@@ -175,10 +175,19 @@ def main(programs: Programs | None = None) -> None:
     parser.add_argument("--delay", type=float, default=0, help="seconds that every request waits")
     parser.add_argument("--engine", choices=ENGINES, default="train")
     parser.add_argument("--speed", choices=get_args(Speed), default="real")
+    parser.add_argument("--while-input", action="store_true", help="end when the standard input does")
     arguments = parser.parse_args()
     configure_logging()
     logging.Formatter.converter = time.gmtime
+    if arguments.while_input:
+        threading.Thread(target=_end_with_input, daemon=True).start()
     sys.exit(serve(arguments.folder, programs or ENGINES[arguments.engine], arguments.speed, arguments.delay))
+
+
+def _end_with_input() -> None:
+    while os.read(sys.stdin.fileno(), 1024):
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 if __name__ == "__main__":

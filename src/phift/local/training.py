@@ -77,6 +77,10 @@ class Training:
         with self._ended:
             self._ended.wait_for(lambda: self._job is None, timeout=_PATIENCE * 4)
 
+    def at_work(self) -> bool:
+        """Tell whether a job goes on without the clock being moved."""
+        return (self._job is not None or bool(self._waiting())) and not self._site.clock.holds(self._thread)
+
     def cancel(self, name: str) -> None:
         """Cancel a job whose status is CancelRequested already, and wait until it has ended."""
         with self._lock:

@@ -15,9 +15,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import IO, TYPE_CHECKING, Any, Literal
 
 from phift import errors
+from phift.local.instant import EMPTY
 from phift.local.state import Documents, Folder
 from phift.local.wire import GROUP, REGISTRY, SUBSCRIPTION, WORKSPACE, cloud_name
 
@@ -25,7 +26,9 @@ if TYPE_CHECKING:
     from phift.local.clock import Speed
     from phift.local.site import Programs
 
-# What the extra "local" brings; asked for by name, so that nothing of it is imported here.
+Engine = Literal["train", "instant"]
+
+# What the extras "testing" and "local" bring; asked for by name, so that nothing of it is imported here.
 _NEEDED = ("cryptography", "starlette", "uvicorn")
 _NEEDED_TO_TRAIN = ("torch", "transformers", "peft")
 _LOG_TAIL = 30
@@ -65,6 +68,14 @@ class Connection:
     def secret(self) -> str:
         """Return the value of the identity header, read anew; it is never part of this object's repr."""
         return Folder(self.folder).secret.read_text(encoding="ascii").strip()
+
+    def config(self) -> dict[str, str]:
+        """Return what a ``config.json`` of this workspace holds, for ``MLClient.from_config``."""
+        return {
+            "subscription_id": self.subscription_id,
+            "resource_group": self.resource_group,
+            "workspace_name": self.workspace_name,
+        }
 
     def environment(self) -> dict[str, str]:
         """Return the variables with which unmodified Azure ML programs talk to this workspace.
@@ -112,6 +123,7 @@ class LocalWorkspace:
       asks it to look again at once; ``manual`` has a clock that stands still until a test moves it, see
       `phift.local.clock`.
     - **delay**: seconds that the server waits before it answers a request, to see what latency does to a program.
+    - **lasting**: whether the server outlives the process that starts it; False ends it also when that is killed.
     - **programs**: the commands of its processes, for tests.
 
     A server that runs already stays as it was started.
@@ -121,9 +133,10 @@ class LocalWorkspace:
         self,
         folder: Path | None = None,
         *,
-        engine: Literal["train", "instant"] = "train",
+        engine: Engine = "train",
         speed: Speed = "real",
         delay: float = 0,
+        lasting: bool = True,
         programs: Programs | None = None,
     ) -> None:
         if not 0 <= delay <= _LONGEST_DELAY:
@@ -132,6 +145,8 @@ class LocalWorkspace:
         self._delay = delay
         self._engine = engine
         self._speed = speed
+        self._lasting = lasting
+        self._lifeline: IO[bytes] | None = None
         self.folder = (folder or _default_folder()).expanduser().absolute()
         self._programs = programs
         self._place = Folder(self.folder)
@@ -181,6 +196,7 @@ class LocalWorkspace:
                 self._wait_stopped(5)
             with suppress(ChildProcessError):  # it is a child only of the process that started it
                 os.waitpid(pid, 0)
+            self._close_lifeline()
             return True
 
     def status(self) -> LocalStatus:
@@ -215,11 +231,13 @@ class LocalWorkspace:
         return Connection(f"https://localhost:{running['port']}", self._place.bundle, self.folder)
 
     def _check_dependencies(self) -> None:
-        needed = (*_NEEDED, *(_NEEDED_TO_TRAIN if self._engine == "train" and self._programs is None else ()))
+        trains = self._engine == "train" and self._programs is None
+        needed = (*_NEEDED, *(_NEEDED_TO_TRAIN if trains else ()))
         missing = [name for name in needed if importlib.util.find_spec(name) is None]
         if missing:
             what = f"The local workspace needs packages that are not installed: {', '.join(missing)}."
-            raise errors.MissingDependency(what, fix="in the folder of phift's source: pip install '.[local]'")
+            extra = "local" if trains else "testing"
+            raise errors.MissingDependency(what, fix=f"in the folder of phift's source: pip install '.[{extra}]'")
 
     def _make_folder(self) -> None:
         others = {path.name for path in self.folder.iterdir()} - {_START_LOCK} if self.folder.is_dir() else set()
@@ -232,7 +250,7 @@ class LocalWorkspace:
     def _make_models(self, say: Callable[[str], None]) -> None:
         from phift.local.registry import standins
 
-        missing = [name for name in standins() if not (self._place.registry / name).is_dir()]
+        missing = [name for name in standins() if not self._has_model(self._place.registry / name)]
         if not missing:
             return
         say(f"making the stand-in models {', '.join(missing)} (once, some ten seconds)")
@@ -244,6 +262,12 @@ class LocalWorkspace:
             what = f"The stand-in models could not be made:\n{_tail(made.stderr)}"
             raise errors.LocalWorkspaceError(what, where=str(self._place.registry), fix="report this")
 
+    def _has_model(self, folder: Path) -> bool:
+        """Tell whether a stand-in model is there; what the engine ``instant`` left is none to train."""
+        if self._engine == "train" and (folder / EMPTY).is_file():
+            shutil.rmtree(folder)
+        return folder.is_dir()
+
     def _commands(self) -> Programs:
         from phift.local.site import ENGINES
 
@@ -253,11 +277,15 @@ class LocalWorkspace:
         command = [*self._commands().server, str(self.folder), "--engine", self._engine, "--speed", self._speed]
         if self._delay:
             command += ["--delay", str(self._delay)]
+        if not self._lasting:
+            command.append("--while-input")
         with self._place.log.open("ab") as log:
             self._place.log.chmod(0o600)
+            stdin = subprocess.DEVNULL if self._lasting else subprocess.PIPE
             server = subprocess.Popen(  # noqa: S603 - our own program and a folder's path
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, cwd=self.folder
+                command, stdin=stdin, stdout=log, stderr=log, start_new_session=True, cwd=self.folder
             )
+        self._lifeline = server.stdin  # open as long as this process lives
         deadline = time.monotonic() + timeout
         while time.monotonic() < deadline:
             if self._running() is not None:
@@ -271,7 +299,12 @@ class LocalWorkspace:
         server.wait()
         raise self._not_started(f"The local workspace did not answer within {timeout:.0f} s.")
 
+    def _close_lifeline(self) -> None:
+        if self._lifeline is not None:
+            self._lifeline.close()
+
     def _not_started(self, what: str) -> errors.LocalWorkspaceError:
+        self._close_lifeline()
         tail = _tail(self._place.log.read_text(encoding="utf-8", errors="replace"))
         return errors.LocalWorkspaceError(
             f"{what} The end of its log:\n{tail}", where=str(self._place.log), fix="read the log, then try again"

@@ -1,0 +1,44 @@
+"""What a test suite needs to test code for Azure ML without Azure.
+
+    from phift.testing import Fault, TestWorkspace
+
+    with TestWorkspace() as workspace:
+        workspace.order(Fault("PUT jobs/*", status=503))
+        submit(workspace.client)
+
+- `TestWorkspace`: a local workspace on a server of its own, for the real ``azure-ai-ml``
+- `Fault`: something that goes wrong there, to order
+- `forbid_azure`: nothing in this process reaches another machine
+- `FakeMLClient`: a client in memory, for tests that must take milliseconds
+- ``phift_workspace``: the pytest fixture, see `phift.testing.plugin`
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from phift.local.faults import Fault
+    from phift.testing.network import forbid_azure
+    from phift.testing.workspace import TestWorkspace
+
+# Loaded when first used: pytest imports this package in every session, also in those that do not need it.
+_PLACES = {
+    "FakeMLClient": "phift.testing.fake",
+    "Fault": "phift.local.faults",
+    "TestWorkspace": "phift.testing.workspace",
+    "forbid_azure": "phift.testing.network",
+}
+
+__all__ = ["FakeMLClient", "Fault", "TestWorkspace", "forbid_azure"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PLACES:
+        raise AttributeError(f"module 'phift.testing' has no attribute {name!r}")
+    return getattr(import_module(_PLACES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

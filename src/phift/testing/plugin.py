@@ -1,0 +1,89 @@
+"""The pytest plugin: ``phift_workspace``, a clean workspace for each test, on one server a session.
+
+    def test_it_is_submitted(phift_workspace):
+        submit(phift_workspace.client)
+        assert len(phift_workspace.requests("PUT jobs/*")) == 1
+
+In the ini file, or with ``-o`` on the command line:
+
+- ``phift_engine``: ``instant`` or ``train``; ``phift_speed``: ``fast``, ``real`` or ``manual``
+- ``phift_forbid_azure = true``: nothing in the session reaches another machine, see `phift.testing.forbid_azure`
+
+``@pytest.mark.phift(speed="manual")`` chooses for one test, class or module; each combination that is asked for has
+a server. A test fails if a fault that it ordered did not strike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from phift.testing.workspace import TestWorkspace
+
+_WORKSPACE = pytest.StashKey["TestWorkspace"]()
+_Servers = dict[tuple[str, str], "TestWorkspace"]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the settings."""
+    parser.addini("phift_engine", "what runs jobs in phift_workspace: instant or train", default="instant")
+    parser.addini("phift_speed", "time in phift_workspace: fast, real or manual", default="fast")
+    parser.addini("phift_forbid_azure", "forbid connections to other machines", type="bool", default=False)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Announce the marker, and forbid what is to be forbidden."""
+    config.addinivalue_line("markers", "phift(engine=..., speed=...): the kind of workspace in phift_workspace")
+    if config.getini("phift_forbid_azure"):
+        from phift.testing.network import forbid_azure
+
+        config.add_cleanup(forbid_azure().lift)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
+    """Let a test that went well fail after all if one of its ordered faults did not strike."""
+    result = yield
+    workspace = item.stash.get(_WORKSPACE, None)
+    if workspace is not None:
+        workspace.verify()
+    return result
+
+
+@pytest.fixture(scope="session")
+def _phift_servers() -> Iterator[_Servers]:
+    servers: _Servers = {}
+    yield servers
+    for workspace in servers.values():
+        workspace.stop()
+
+
+@pytest.fixture
+def phift_workspace(request: pytest.FixtureRequest, _phift_servers: _Servers) -> Iterator[TestWorkspace]:
+    """Give a test a clean `phift.testing.TestWorkspace`, and point this process at it until the test ends."""
+    from phift.testing.workspace import TestWorkspace
+
+    asked = _asked(request)
+    kind = (asked["engine"], asked["speed"])
+    workspace = _phift_servers.get(kind)
+    if workspace is None:
+        _phift_servers[kind] = workspace = TestWorkspace(**asked).start()
+    else:
+        workspace.attach()
+        workspace.reset()
+    request.node.stash[_WORKSPACE] = workspace
+    yield workspace
+    workspace.detach()
+
+
+def _asked(request: pytest.FixtureRequest) -> dict[str, Any]:
+    config = request.config
+    asked = {"engine": config.getini("phift_engine"), "speed": config.getini("phift_speed")}
+    for marker in reversed(list(request.node.iter_markers("phift"))):  # the closest one last
+        if marker.args or marker.kwargs.keys() - asked.keys():
+            raise pytest.UsageError("pytest.mark.phift takes engine=... and speed=..., nothing else")
+        asked |= marker.kwargs
+    return asked

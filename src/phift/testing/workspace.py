@@ -1,0 +1,247 @@
+"""A workspace for a test suite: the real SDK's clients, and what a test does to the service behind them."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import warnings
+from contextlib import ExitStack
+from dataclasses import asdict
+from fnmatch import fnmatchcase
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Self, get_args
+
+from phift.errors import LocalWorkspaceError, LocalWorkspaceNotRunning
+from phift.local import Connection, LocalCredential, LocalWorkspace
+from phift.local.clock import Speed
+from phift.local.faults import Fault, Scripted
+from phift.local.journal import Entry
+from phift.local.workspace import Engine
+from phift.testing.control import Control
+from phift.testing.environment import pointed_at
+
+if TYPE_CHECKING:
+    from azure.ai.ml import MLClient
+
+_POLL_SECONDS = 0.05
+
+
+class TestWorkspace:
+    """A local workspace on a temporary folder, with a server of its own; both are gone after `stop`.
+
+    - **engine**: ``instant`` completes every job at once, and its outputs say that they are empty; ``train`` really
+      trains a small model, and needs the extra ``local``.
+    - **speed**: ``fast`` lets nothing wait; ``real`` answers long operations as Azure does, with which the SDK waits up
+      to 30 s for each; ``manual`` has a clock that stands still until `advance` moves it.
+
+    In a ``with`` block, or between `start` and `stop`, this process is pointed at it by environment variables, so that
+    any client made meanwhile reaches it, ``MLClient(DefaultAzureCredential(), ...)`` included.
+    """
+
+    __test__ = False  # pytest would take a class of this name for tests
+    _in_use: ClassVar[TestWorkspace | None] = None  # the one that this process is pointed at
+
+    def __init__(self, *, engine: Engine = "instant", speed: Speed = "fast") -> None:
+        for name, value, known in (("engine", engine, get_args(Engine)), ("speed", speed, get_args(Speed))):
+            if value not in known:
+                what = f"There is no {name} {value!r}."
+                raise LocalWorkspaceError(what, where="TestWorkspace", fix=f"use one of {', '.join(known)}")
+        self.engine = engine
+        self.speed = speed
+        self._connection: Connection | None = None
+        self._server = ExitStack()
+        self._attached = ExitStack()
+
+    def __repr__(self) -> str:
+        state = f"at {self._connection.base_url}" if self._connection else "not running"
+        return f"<TestWorkspace engine={self.engine} speed={self.speed} {state}>"
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, kind: type[BaseException] | None, *_error: object) -> None:
+        try:
+            if kind is None:  # what failed already is not made to look like something else
+                self.verify()
+        finally:
+            self.stop()
+
+    def start(self) -> Self:
+        """Start the server, and point this process at it.
+
+        Raises `phift.errors.MissingDependency` where the extra ``testing``, or ``local`` for training, is missing.
+        """
+        if self._connection is None:
+            self._refuse_a_second()
+            with ExitStack() as started:
+                temporary = tempfile.TemporaryDirectory(prefix="phift-", ignore_cleanup_errors=True)
+                folder = Path(started.enter_context(temporary)) / "workspace"
+                local = LocalWorkspace(folder, engine=self.engine, speed=self.speed, lasting=False)
+                # Nothing of it is kept, so a server that trains nothing need not end in order, which takes a second.
+                started.callback(local.down, timeout=0 if self.engine == "instant" else 20)
+                self._connection = local.up()
+                self._server = started.pop_all()
+        self.attach()
+        return self
+
+    def stop(self) -> None:
+        """Put this process back, stop the server and delete its folder."""
+        self.detach()
+        self.__dict__.pop("_control", None)
+        self._connection = None
+        self._server.close()
+
+    def attach(self) -> None:
+        """Point this process at the workspace, which `start` has done already.
+
+        Raises `phift.errors.LocalWorkspaceError` while it is pointed at another one: the SDK keeps its cloud in a
+        variable of the whole process, so the clients of the other one would turn to this one half-way.
+        """
+        self.detach()
+        self._refuse_a_second()
+        self._attached.enter_context(pointed_at(self.environment()))
+        TestWorkspace._in_use = self
+
+    def detach(self) -> None:
+        """Put the process's environment back as it was; the server goes on, `client` and `registry` are forgotten."""
+        self._forget_clients()
+        if TestWorkspace._in_use is self:
+            self._attached.close()
+            TestWorkspace._in_use = None
+
+    @property
+    def connection(self) -> Connection:
+        """How to reach it; raises `phift.errors.LocalWorkspaceNotRunning` before `start` and after `stop`."""
+        if self._connection is None:
+            what = "This test workspace is not running."
+            raise LocalWorkspaceNotRunning(what, where="TestWorkspace", fix="use it in a with block, or call start()")
+        return self._connection
+
+    @cached_property
+    def client(self) -> MLClient:
+        """The SDK's client of the workspace."""
+        connection = self.connection
+        names = (connection.subscription_id, connection.resource_group, connection.workspace_name)
+        return _sdk_client()(LocalCredential(connection), *names, **self._options())
+
+    @cached_property
+    def registry(self) -> MLClient:
+        """The SDK's client of the registry ``azureml``."""
+        connection = self.connection
+        return _sdk_client()(LocalCredential(connection), registry_name=connection.registry_name, **self._options())
+
+    def environment(self) -> dict[str, str]:
+        """Return the variables that point other programs at it; a child process of this one inherits them."""
+        return self.connection.environment()
+
+    def write_config(self, folder: Path) -> Path:
+        """Write the ``config.json`` that ``MLClient.from_config(credential, path=...)`` reads, and return its path."""
+        path = folder / "config.json"
+        path.write_text(json.dumps(self.connection.config(), indent=2) + "\n", encoding="utf-8")
+        return path
+
+    def reset(self) -> None:
+        """Begin anew: no jobs, assets, endpoints, faults or requests; models, ``gpu-cluster`` and quota as at first."""
+        self._control.call("POST", "reset")
+        self._forget_clients()
+
+    def add_compute(self, name: str, size: str, *, instances: int = 1) -> None:
+        """Put an AmlCompute cluster there, at once.
+
+        - **size**: a VM size, such as ``Standard_NC24ads_A100_v4``.
+        - **instances**: how many nodes it may have.
+        """
+        self._control.call("POST", "seed", {"computes": [{"name": name, "size": size, "nodes": instances}]})
+
+    def set_quota(self, size: str, vcpus: int) -> None:
+        """Set how many vCPUs the subscription may use, of a family of VM sizes.
+
+        - **size**: the family's name, or a VM size in it.
+        """
+        self._control.call("POST", "seed", {"quota": {size: vcpus}})
+
+    def order(self, *faults: Fault) -> None:
+        """Order things to go wrong; the first one that strikes at a request counts."""
+        self._control.call("POST", "faults", {"value": [asdict(fault) for fault in faults]})
+
+    def clear_faults(self) -> None:
+        """Forget the ordered faults."""
+        self._control.call("DELETE", "faults")
+
+    def faults(self) -> list[Scripted]:
+        """Return the ordered faults, each with how often its place was ``seen`` and how often it ``hits``."""
+        shown = self._control.call("GET", "faults")["value"]
+        return [
+            Scripted(seen=each.pop("seen"), hits=each.pop("hits"), fault=Fault(**each))  # in this order
+            for each in shown
+        ]
+
+    def verify(self) -> None:
+        """Raise `AssertionError` unless every ordered fault struck as often as was ordered, one for good at least once.
+
+        The end of the ``with`` block does it, and the fixture at the end of each test.
+        """
+        missed = [each for each in self.faults() if each.hits < (each.fault.times or 1)]
+        if missed:
+            lines = [f"\n  {_told(each)}" for each in missed]
+            raise AssertionError(f"{len(missed)} of the ordered faults did not strike as ordered:{''.join(lines)}")
+
+    def requests(self, on: str = "*") -> list[Entry]:
+        """Return the requests that were answered since the last reset: operation, place and status, the last 20,000.
+
+        - **on**: only those whose place matches, written as in `Fault`: ``PUT jobs/*``.
+        """
+        shown = [Entry(**each) for each in self._control.call("GET", "requests")["value"]]
+        return [each for each in shown if fnmatchcase(each.place.lower(), on.lower())]
+
+    def unserved(self) -> dict[str, int]:
+        """Return the requests that the local workspace does not serve and answers 501, with how often each came."""
+        unserved: dict[str, int] = self._control.call("GET", "requests")["unserved"]
+        return unserved
+
+    def advance(self, seconds: float) -> float:
+        """Move a manual clock on, and return the seconds since 1970 that it shows then.
+
+        Returns when what was due is done; a real training goes on after five seconds. How long things take is in
+        `phift.local.clock.DURATIONS`. Raises `phift.errors.LocalWorkspaceError` where the speed is not ``manual``.
+        """
+        return float(self._control.call("POST", "clock", {"advance": seconds})["now"])
+
+    @cached_property
+    def _control(self) -> Control:
+        control = Control(self.connection)
+        self._server.callback(control.close)
+        return control
+
+    def _refuse_a_second(self) -> None:
+        if TestWorkspace._in_use not in (None, self):
+            what = f"This process already uses another test workspace: {TestWorkspace._in_use}."
+            raise LocalWorkspaceError(what, where="TestWorkspace", fix="stop() or detach() that one first")
+
+    def _options(self) -> dict[str, Any]:
+        connection = self.connection
+        if TestWorkspace._in_use is not self:
+            what = "This process is not pointed at this test workspace, so a client could not reach it."
+            raise LocalWorkspaceError(what, where="TestWorkspace", fix="call attach() first")
+        cloud = {"cloud": connection.cloud_name, "cloud_metadata": connection.cloud_metadata}
+        return {**cloud, "polling_interval": _POLL_SECONDS, "enable_telemetry": False, "show_progress": False}
+
+    def _forget_clients(self) -> None:
+        for name in ("client", "registry"):
+            self.__dict__.pop(name, None)
+
+
+def _sdk_client() -> Any:
+    with warnings.catch_warnings():
+        # Its libraries warn about themselves when they are first imported; a suite may take warnings for errors.
+        warnings.simplefilter("ignore")
+        from azure.ai.ml import MLClient
+    return MLClient
+
+
+def _told(scripted: Scripted) -> str:
+    fault = scripted.fault
+    wanted = "for good" if fault.times is None else f"{fault.times} time(s)"
+    seen = f"its place was passed {scripted.seen} time(s)" + (f", {fault.after} of them free" if fault.after else "")
+    return f"{fault.on}: ordered {wanted}, struck {scripted.hits} time(s); {seen}"
