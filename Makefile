@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: quickstart test check format bench bench-data bench-local kill clean
+.PHONY: quickstart test check versions format bench bench-data bench-local kill clean
 
 quickstart: $(VENV)/installed
 	$(BIN)/phift quickstart
@@ -15,6 +15,10 @@ check: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# Each version of azure-ai-ml in an environment of its own, which takes a minute to make and then stays.
+versions:
+	$(PYTHON) tests/versions/versions.py
 
 bench: $(VENV)/installed
 	$(BIN)/python bench/check_latency.py
@@ -36,7 +40,7 @@ format: $(VENV)/installed
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) dist .mypy_cache .pytest_cache .ruff_cache .coverage .phift
+	rm -rf $(VENV) .versions dist .mypy_cache .pytest_cache .ruff_cache .coverage .phift
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

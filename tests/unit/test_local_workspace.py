@@ -4,6 +4,7 @@ import fcntl
 import importlib.util
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 
 from phift import errors
 from phift.local import Connection, LocalWorkspace
+from phift.local.identity import Identity
 from phift.local.site import Programs
 
 
@@ -91,7 +93,9 @@ def test_a_server_that_does_not_come_up(tmp_path: Path) -> None:
         modelless.up()
 
 
-def test_connection(tmp_path: Path) -> None:
+def test_connection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_PROXY", "example.com, ")
+    monkeypatch.delenv("no_proxy", raising=False)
     (tmp_path / "secret").write_text("hidden")
     connection = Connection("https://localhost:8443", tmp_path / "bundle.pem", tmp_path)
     assert connection.cloud_name == "PhiftLocal8443"
@@ -110,6 +114,21 @@ def test_connection(tmp_path: Path) -> None:
     assert "hidden" not in repr(connection)
     assert list(connection.config()) == ["subscription_id", "resource_group", "workspace_name"]
     assert set(connection.config().values()) < set(environment.values())
+    assert environment["AZUREML_CURRENT_CLOUD"] == connection.cloud_name
+    assert environment["NO_PROXY"] == environment["no_proxy"] == "example.com,localhost"
+    assert environment["MLFLOW_TRACKING_URI"].startswith("https://localhost:8443/mlflow/v1.0/subscriptions/")
+    claims = Identity("hidden").claims(environment["MLFLOW_TRACKING_TOKEN"])
+    assert claims["exp"] - time.time() > 23 * 3600
+
+
+@pytest.mark.parametrize("named", ["*", "localhost", "127.0.0.1,localhost"])
+def test_hosts_that_go_past_a_proxy_already_stay_as_they_are(
+    named: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "secret").write_text("hidden")
+    monkeypatch.setenv("no_proxy", named)
+    connection = Connection("https://localhost:8443", tmp_path / "bundle.pem", tmp_path)
+    assert connection.environment()["NO_PROXY"] == named
 
 
 def test_import_is_light() -> None:

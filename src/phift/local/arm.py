@@ -28,6 +28,8 @@ PORTAL = "https://portal.phift.local/"
 LOGIN = "https://login.phift.local"
 # What the SDK derives from the portal's host when it reads the metadata document itself.
 ML_RESOURCE = "https://ml.azure.local"
+# Whom bearer tokens are for, as a program for Azure asks.
+ARM_RESOURCE = "https://management.azure.com"
 STORAGE_SUFFIX = "phift.local"
 ACCOUNT = f"storage.blob.{STORAGE_SUFFIX}"
 DATASTORES = {"workspaceblobstore": "azureml-blobstore", "workspaceartifactstore": "azureml"}

@@ -12,6 +12,7 @@ import re
 import shutil
 import uuid
 from collections.abc import Iterator
+from dataclasses import replace
 from email.utils import formatdate
 from pathlib import Path
 from xml.etree import ElementTree
@@ -35,7 +36,18 @@ def routes() -> list[Route]:
     container = f"/{ACCOUNT}/{{container}}"
     handlers = {"GET": _get, "HEAD": _head, "PUT": _put, "DELETE": _delete}
     blob = [Route(method, f"{container}/{{name...}}", _signed(handler), True) for method, handler in handlers.items()]
-    return [Route("GET", container, _signed(_list), True), *blob]
+    # The SDK takes the first segment of a registry model's address for the container and the rest for the blob's name,
+    # so the registry's container has to lie at the top.
+    models = [
+        Route("GET", f"/{MODELS}", _of_registry(_signed(_list)), True),
+        Route("GET", f"/{MODELS}/{{name...}}", _of_registry(_signed(_get)), True),
+        Route("HEAD", f"/{MODELS}/{{name...}}", _of_registry(_signed(_head)), True),
+    ]
+    return [Route("GET", container, _signed(_list), True), *blob, *models]
+
+
+def _of_registry(handler: Handler) -> Handler:
+    return lambda site, call: handler(site, replace(call, params={**call.params, "container": MODELS}))
 
 
 def clear_halves(folder: Folder) -> None:

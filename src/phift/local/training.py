@@ -210,7 +210,7 @@ class Training:
     def _follow(self, name: str, file: Path, program: tuple[str, ...]) -> int:
         """Run a program to its end and turn its events into states of the child runs."""
         site = self._site
-        token, _ = site.identity.token("https://management.azure.com", _TOKEN_SECONDS)
+        token, _ = site.identity.token(arm.ARM_RESOURCE, _TOKEN_SECONDS)
         environment = {**os.environ, "MLFLOW_TRACKING_TOKEN": token, "REQUESTS_CA_BUNDLE": str(site.folder.bundle)}
         command = [*program, str(file)]
         with (file.parent / "engine.log").open("ab") as errors, self._lock:

@@ -11,7 +11,7 @@ import signal
 import sqlite3
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,6 +34,7 @@ _NEEDED_TO_TRAIN = ("torch", "transformers", "peft")
 _LOG_TAIL = 30
 _LONGEST_DELAY = 60  # clients give up after as long
 _START_LOCK = "start.lock"
+_MLFLOW_TOKEN_SECONDS = 24 * 3600
 
 
 @dataclass(frozen=True)
@@ -80,21 +81,44 @@ class Connection:
     def environment(self) -> dict[str, str]:
         """Return the variables with which unmodified Azure ML programs talk to this workspace.
 
-        ``IDENTITY_HEADER`` is a secret: whoever has it may do everything in the workspace.
+        ``IDENTITY_HEADER`` and ``MLFLOW_TRACKING_TOKEN`` are secrets: whoever has one may do everything in the
+        workspace. The token is for MLflow alone, which cannot ask for a new one; it is good for 24 hours, and the other
+        clients renew theirs.
         """
-        from phift.local.arm import tracking_uri
+        from phift.local.arm import ARM_RESOURCE, tracking_uri
+        from phift.local.identity import Identity
 
+        secret = self.secret()
+        token, _ = Identity(secret).token(ARM_RESOURCE, _MLFLOW_TOKEN_SECONDS)
+        names = _without_proxy(os.environ)
         return {
+            # It would win over the address below, if the shell had it from somewhere else.
+            "AZUREML_CURRENT_CLOUD": self.cloud_name,
             "ARM_CLOUD_METADATA_URL": f"{self.base_url}/metadata/endpoints?api-version=2019-05-01",
             "REGISTRY_DISCOVERY_ENDPOINT_URL": f"{self.base_url}/",
             "REQUESTS_CA_BUNDLE": str(self.ca_bundle),
             "IDENTITY_ENDPOINT": f"{self.base_url}/msi/token",
-            "IDENTITY_HEADER": self.secret(),
+            "IDENTITY_HEADER": secret,
+            # Else a service principal in the environment comes first, and Azure itself would be asked (read by
+            # azure-identity 1.24 and newer, its change log of 2025-08).
+            "AZURE_TOKEN_CREDENTIALS": "ManagedIdentityCredential",
             "AZURE_SUBSCRIPTION_ID": self.subscription_id,
             "AZURE_RESOURCE_GROUP": self.resource_group,
             "AZUREML_WORKSPACE_NAME": self.workspace_name,
-            "MLFLOW_TRACKING_URI": tracking_uri(self.base_url),
+            # With https, MLflow needs no plugin; where the plugin is meant, the workspace itself names its address.
+            "MLFLOW_TRACKING_URI": tracking_uri(self.base_url, "https"),
+            "MLFLOW_TRACKING_TOKEN": token,
+            # requests reads the name in small letters first.
+            "NO_PROXY": names,
+            "no_proxy": names,
         }
+
+
+def _without_proxy(environ: Mapping[str, str]) -> str:
+    """Return the hosts to reach without a proxy: those that are named already, and this machine."""
+    named = environ.get("no_proxy") or environ.get("NO_PROXY") or ""
+    hosts = [host.strip() for host in named.split(",") if host.strip()]
+    return ",".join(hosts if {"*", "localhost"} & set(hosts) else [*hosts, "localhost"])
 
 
 @dataclass(frozen=True)
