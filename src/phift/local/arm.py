@@ -50,6 +50,11 @@ def tracking_uri(base_url: str, scheme: str = "azureml") -> str:
     return f"{base_url.replace('https', scheme, 1)}/mlflow/v1.0{WORKSPACE_ID}"
 
 
+def manages(path: str) -> bool:
+    """Tell whether a path is one of Azure Resource Manager's, or of Azure ML's copy of it for registries."""
+    return path.lower().startswith(("/subscriptions/", "/mferp/managementfrontend/subscriptions/"))
+
+
 def routes() -> list[Route]:
     """Return the routes of the workspace itself."""
     return [
