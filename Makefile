@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: quickstart test check format bench bench-data clean
+.PHONY: quickstart test check format routes bench bench-data clean
 
 quickstart: $(VENV)/installed
 	$(BIN)/phift quickstart
@@ -27,6 +27,9 @@ bench-data: $(VENV)/installed
 format: $(VENV)/installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+routes: $(VENV)/installed
+	$(BIN)/python tests/fidelity/render_routes.py
 
 clean:
 	rm -rf $(VENV) dist .mypy_cache .pytest_cache .ruff_cache .coverage .phift

@@ -21,6 +21,7 @@ from phift.local.wire import (
     cloud_name,
     not_found,
     page,
+    system_data,
 )
 
 PORTAL = "https://portal.phift.local/"
@@ -121,6 +122,11 @@ def _show_workspace(site: Site) -> Json:
         "keyVault": f"{group}/Microsoft.KeyVault/vaults/none",
         "applicationInsights": f"{group}/Microsoft.Insights/components/none",
         "hbiWorkspace": False,
+        "storageHnsEnabled": False,
+        "notebookInfo": None,
+        "privateEndpointConnections": [],
+        "privateLinkCount": 0,
+        "serviceProvisionedResourceGroup": None,
         "publicNetworkAccess": "Disabled",
         "tenantId": TENANT,
     }
@@ -134,7 +140,16 @@ def _show_workspace(site: Site) -> Json:
         "tags": {},
         "identity": {"type": "SystemAssigned", "principalId": TENANT, "tenantId": TENANT},
         "properties": properties,
+        "systemData": _made(site),
     }
+
+
+def _made(site: Site) -> Json:
+    """Return who made the workspace and when: it was there when its folder was first served."""
+    first = site.documents.get("server")
+    if first is None:
+        raise AssertionError("the server notes its port before it answers")
+    return system_data(first)
 
 
 def _discovery(site: Site, _call: Call) -> Reply:
@@ -183,4 +198,5 @@ def _show_datastore(site: Site, name: str) -> Json:
         "name": name,
         "type": "Microsoft.MachineLearningServices/workspaces/datastores",
         "properties": properties,
+        "systemData": _made(site),
     }
