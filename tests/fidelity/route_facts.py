@@ -163,7 +163,7 @@ FACTS: dict[str, Fact] = {
         _V2022,
         _both("OnlineEndpoint"),
         _both("OnlineEndpoint"),
-        differs="201 has no `Location`; a change answers 200 and a poller, as Azure does",
+        differs="what `Location` and `Azure-AsyncOperation` name has one api-version, whichever was asked with",
         left_out="Kubernetes: 501; mirrored traffic is stored only",
     ),
     "PATCH onlineEndpoints/{endpoint}": Fact(
@@ -443,7 +443,7 @@ def _operations() -> None:
             "the status; without Retry-After at speed real, with `x-ms-retry-after-ms` at speed fast",
             _V202304,
             why=_POLLED,
-            differs="InProgress where Azure says Creating, Updating or Deleting; no `percentComplete`",
+            differs="" if family == "mfe" else "InProgress until it ends; what Azure says meanwhile is not known",
         )
         FACTS[f"GET locations/{{location}}/{family}OperationResults/{{operation}}"] = Fact(
             "pollers of deletions and cancellations",

@@ -261,10 +261,28 @@ def test_at_real_speed_nobody_is_told_when_to_look_again(served: tuple[LocalWork
     begun = [exchange for exchange in traffic.exchanges if "azure-asyncoperation" in exchange.headers]
     assert [exchange.status for exchange in begun] == [201, 201, 202]
     assert {exchange.headers["x-ms-async-operation-timeout"] for exchange in begun} == {"PT30M"}
+    endpoint = f"{served[1].connection.base_url}{WORKSPACE_ID}/onlineEndpoints/quick?"
+    assert begun[1].headers["location"].startswith(endpoint)
     told = [exchange.route for exchange in traffic.exchanges if any("retry-after" in name for name in exchange.headers)]
     assert told == []
     # The SDK looks at a deletion every 5 s, whatever it was asked to do.
     assert took > 5
+
+
+@pytest.mark.parametrize("served", ["manual"], indirect=True)
+def test_an_endpoint_is_updating_until_it_is_made(served: tuple[LocalWorkspace, Clients]) -> None:
+    clients = served[1]
+    made = clients.plain("PUT", f"{WORKSPACE_ID}/onlineEndpoints/slow", json={"properties": {"authMode": "Key"}})
+    operation = made.headers["Azure-AsyncOperation"].removeprefix(clients.connection.base_url)
+    status = clients.plain("GET", operation).json()
+    assert (status["status"], status["percentComplete"]) == ("Updating", 0.0)
+    assert clients.plain("GET", f"{WORKSPACE_ID}/onlineEndpoints/slow").json()["properties"]["scoringUri"] is None
+    secret = {"X-IDENTITY-HEADER": clients.connection.secret()}
+    assert clients.plain("POST", "/phift/clock", headers=secret, json={"advance": 60}).ok
+    end = time.monotonic() + 10
+    while status["status"] == "Updating" and time.monotonic() < end:
+        status = clients.plain("GET", operation).json()
+    assert status["status"] == "Succeeded"
 
 
 @pytest.mark.parametrize("served", ["fast"], indirect=True)
