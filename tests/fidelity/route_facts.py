@@ -334,6 +334,9 @@ def _assets() -> None:
         FACTS[f"DELETE {kind}/{{name}}/versions/{{version}}"] = Fact(
             "the management client's `delete`", "deletes a version", why=_NO_BODY
         )
+
+
+def _own_steps() -> None:
     own = {
         "codes": ("CodeVersion", "components with code", ("2023-04-01",)),
         "environments": ("EnvironmentVersion", "`environments`", _V202304),
@@ -453,7 +456,7 @@ def _operations() -> None:
         )
 
 
-for _fill in (_assets, _registry, _history, _tracking, _operations):
+for _fill in (_assets, _own_steps, _registry, _history, _tracking, _operations):
     _fill()
 
 _SECRETS = "never shown; listSecrets gives them, as the specification says"

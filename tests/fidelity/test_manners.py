@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
 import time
@@ -193,6 +194,16 @@ def test_blobs_honour_etags(said: Said) -> None:
         assert blob.download_blob().readall() == b"three"
     blob.delete_blob(etag=second["etag"], match_condition=MatchConditions.IfNotModified)
     assert not blob.exists()
+
+
+@pytest.mark.parametrize(
+    "package", ["azure.ai.ml._restclient.arm_ml_service.operations", "azure.mgmt.machinelearningservices.operations"]
+)
+def test_no_operation_on_azure_ml_has_an_etag(package: str) -> None:
+    operations = Path(str(importlib.import_module(package).__file__)).parent
+    texts = [file.read_text(encoding="utf-8") for file in operations.glob("*.py")]
+    assert any("api-version" in text for text in texts)
+    assert not any("If-Match" in text or "If-None-Match" in text for text in texts)
 
 
 @pytest.fixture
