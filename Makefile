@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: quickstart test check versions format bench bench-data bench-local kill clean
+.PHONY: quickstart test check routes versions format bench bench-data bench-local kill clean
 
 quickstart: $(VENV)/installed
 	$(BIN)/phift quickstart
@@ -38,6 +38,9 @@ kill: $(VENV)/installed
 format: $(VENV)/installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+routes: $(VENV)/installed
+	$(BIN)/python tests/fidelity/render_routes.py
 
 clean:
 	rm -rf $(VENV) .versions dist .mypy_cache .pytest_cache .ruff_cache .coverage .phift

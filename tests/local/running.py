@@ -63,6 +63,8 @@ class Local:
         token = self.token if token is None else token
         headers = {**({"Authorization": f"Bearer {token}"} if token else {}), **options.pop("headers", {})}
         url = path if path.startswith("https:") else self.connection.base_url + path
+        if path.startswith(("/subscriptions/", "/mferp/")) and "api-version=" not in path:
+            options["params"] = {"api-version": "2023-10-01", **(options.get("params") or {})}
         return self.session.request(method, url, headers=headers, timeout=30, **options)
 
     def wait(self, job: str, *statuses: str, seconds: float = 20) -> str:

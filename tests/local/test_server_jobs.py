@@ -156,7 +156,8 @@ def test_another_job_under_the_same_name_is_refused(local: Local) -> None:
     answer = local.request("PUT", f"{local.arm}/jobs/{name}", json=body(epochs=3))
     assert (answer.status_code, answer.json()["error"]["code"]) == (400, "UserError")
     assert "The existing job's inputs cannot be changed" in answer.json()["error"]["message"]
-    assert answer.json()["error"]["additionalInfo"][0]["info"]["value"]["code"] == "JobPropertyImmutable"
+    more = {entry["type"]: entry["info"]["value"] for entry in answer.json()["error"]["additionalInfo"]}
+    assert more["InnerError"]["code"] == "JobPropertyImmutable"
 
 
 def test_a_stopped_server_goes_on_with_the_job_where_it_was(own_local: Local) -> None:

@@ -20,7 +20,7 @@ def _ended(local: Local, answer: requests.Response) -> dict[str, Any]:
     assert "Retry-After" not in answer.headers
     while True:
         status: dict[str, Any] = local.request("GET", answer.headers["Azure-AsyncOperation"]).json()
-        if status["status"] != "InProgress":
+        if status["status"] not in ("InProgress", "Updating"):
             return status
         time.sleep(0.02)
 

@@ -10,6 +10,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from datetime import date
 
 import anyio
 import anyio.to_thread
@@ -28,6 +29,7 @@ from phift.local import (
     connections,
     control,
     endpoints,
+    error_bodies,
     history,
     jobs,
     mlflow,
@@ -41,9 +43,20 @@ from phift.local.identity import TENANT, InvalidToken
 from phift.local.operations import Operations
 from phift.local.scorers import Scorers
 from phift.local.site import Site
-from phift.local.state import Json, found_no_room
+from phift.local.state import found_no_room
 from phift.local.training import Training
-from phift.local.wire import GROUP, SUBSCRIPTION, WORKSPACE, Call, Reply, Route, WireError, place_of
+from phift.local.wire import (
+    API_VERSIONS,
+    GROUP,
+    LOCATION,
+    SUBSCRIPTION,
+    WORKSPACE,
+    Call,
+    Reply,
+    Route,
+    WireError,
+    place_of,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +64,7 @@ METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"]
 # The largest upload in one piece: the storage client cuts into blocks above 64 MiB, older ones above 256 MiB.
 LARGEST_BODY = 257 * 1024 * 1024
 _SCORING_THREADS = 40
+_REMAINING = {"GET": ("reads", "11999"), "HEAD": ("reads", "11999"), "DELETE": ("deletes", "14999")}
 PARTS = (
     arm,
     assets,
@@ -170,10 +184,30 @@ async def _content(response: Response) -> bytes:
 
 
 def _common(request: Request) -> dict[str, str]:
+    """Return the headers that every answer has; those of Resource Manager are as the SDK's tests recorded them.
+
+    Nothing is throttled here, so the requests that remain are always those after the first one of an hour (Microsoft
+    Learn, "Request limits and throttling", 2024-06-27; recordings of azure-sdk-for-python, 2022-10-28).
+    """
     common = {"x-ms-request-id": str(uuid.uuid4())}
     if "x-ms-client-request-id" in request.headers:
         common["x-ms-client-request-id"] = request.headers["x-ms-client-request-id"]
-    return common
+    if not arm.manages(_path(request)):
+        return common
+    kind, remaining = _REMAINING.get(request.method, ("writes", "1199"))
+    correlation = str(uuid.uuid4())
+    stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+    return {
+        **common,
+        "Cache-Control": "no-cache",
+        "Expires": "-1",
+        "Pragma": "no-cache",
+        "X-Content-Type-Options": "nosniff",
+        "x-ms-correlation-request-id": correlation,
+        f"x-ms-ratelimit-remaining-subscription-{kind}": remaining,
+        "x-ms-response-type": "standard",
+        "x-ms-routing-request-id": f"{LOCATION.upper()}:{stamp}:{correlation}",
+    }
 
 
 async def _reply(
@@ -242,10 +276,39 @@ def _carry_out(site: Site, route: Route | None, call: Call) -> Reply:
         logger.warning("501: %s", message)
         site.journal.note_unserved(place_of(call.method, call.path))
         raise WireError(501, "NotImplemented", message)
+    _check_version(call)
     if not route.anonymous:
         _authorize(site, call.headers)
     _check_scope(call.params)
     return route.handler(site, call)
+
+
+def _check_version(call: Call) -> None:
+    """Ask for an api-version on what Resource Manager serves; any date will do, as each release of the SDK has its own.
+
+    The codes and words are Resource Manager's (hashicorp/vault-plugin-secrets-azure issue 13, 2018-09-07; Azure's REST
+    guidelines, 2023-05-12).
+    """
+    if not arm.manages(call.path):
+        return
+    version = call.query.get("api-version", "")
+    if not version:
+        message = "The api-version query parameter (?api-version=) is required for all requests."
+        raise WireError(400, "MissingApiVersionParameter", message)
+    if not _is_version(version):
+        message = f"The api-version '{version}' is invalid. The supported versions are '{','.join(API_VERSIONS)}'."
+        raise WireError(400, "InvalidApiVersionParameter", message)
+
+
+def _is_version(text: str) -> bool:
+    """Tell whether this is a date, with a word behind it or without."""
+    if not re.fullmatch(r"\d{4}-\d{2}-\d{2}(-[a-z]+)?", text):
+        return False
+    try:
+        date.fromisoformat(text[:10])
+    except ValueError:
+        return False
+    return True
 
 
 def _authorize(site: Site, headers: Mapping[str, str]) -> None:
@@ -259,7 +322,7 @@ def _authorize(site: Site, headers: Mapping[str, str]) -> None:
         claims = site.identity.claims(token)
     except InvalidToken as error:
         code = "ExpiredAuthenticationToken" if "expiry" in str(error) else "InvalidAuthenticationToken"
-        raise WireError(401, code, str(error), {**challenge, "x-ms-failure-cause": "gateway"}) from error
+        raise WireError(401, code, str(error), challenge) from error
     if str(claims["aud"]).startswith("endpoint/"):
         raise WireError(401, "InvalidAuthenticationTokenAudience", "The token is for scoring only.", challenge)
 
@@ -278,16 +341,7 @@ def _check_scope(params: Mapping[str, str]) -> None:
 
 
 def _error(error: WireError, path: str) -> Reply:
-    headers = {"x-ms-error-code": error.code, **error.headers}
-    if path.startswith("/inference/"):
-        # Endpoints answer errors in plain text.
-        return Reply(error.message.encode(), error.status, headers, "text/plain; charset=utf-8")
-    inner = [{"type": "InnerError", "info": {"value": {"code": error.inner}}}] if error.inner else []
-    body: Json = {"error": {"code": error.code, "message": error.message, "details": [], "additionalInfo": inner}}
-    if path.startswith("/mlflow/"):
-        # MLflow's client looks for its own two fields.
-        body |= {"error_code": error.code, "message": error.message}
-    return Reply(body, error.status, headers)
+    return error_bodies.reply(error, path)
 
 
 def _response(reply: Reply, common: Mapping[str, str]) -> Response:

@@ -21,6 +21,7 @@ from phift.local.wire import (
     cloud_name,
     not_found,
     page,
+    system_data,
 )
 
 PORTAL = "https://portal.phift.local/"
@@ -50,6 +51,11 @@ def cloud_metadata(base_url: str) -> dict[str, str]:
 def tracking_uri(base_url: str, scheme: str = "azureml") -> str:
     """Return the MLflow tracking URI; ``https`` is for MLflow without the azureml plugin."""
     return f"{base_url.replace('https', scheme, 1)}/mlflow/v1.0{WORKSPACE_ID}"
+
+
+def manages(path: str) -> bool:
+    """Tell whether a path is one of Azure Resource Manager's, or of Azure ML's copy of it for registries."""
+    return path.lower().startswith(("/subscriptions/", "/mferp/managementfrontend/subscriptions/"))
 
 
 def routes() -> list[Route]:
@@ -118,6 +124,11 @@ def _show_workspace(site: Site) -> Json:
         "keyVault": f"{group}/Microsoft.KeyVault/vaults/none",
         "applicationInsights": f"{group}/Microsoft.Insights/components/none",
         "hbiWorkspace": False,
+        "storageHnsEnabled": False,
+        "notebookInfo": None,
+        "privateEndpointConnections": [],
+        "privateLinkCount": 0,
+        "serviceProvisionedResourceGroup": None,
         "publicNetworkAccess": "Disabled",
         "tenantId": TENANT,
     }
@@ -131,7 +142,16 @@ def _show_workspace(site: Site) -> Json:
         "tags": {},
         "identity": {"type": "SystemAssigned", "principalId": TENANT, "tenantId": TENANT},
         "properties": properties,
+        "systemData": _made(site),
     }
+
+
+def _made(site: Site) -> Json:
+    """Return who made the workspace and when: it was there when its folder was first served."""
+    first = site.documents.get("server")
+    if first is None:
+        raise AssertionError("the server notes its port before it answers")
+    return system_data(first)
 
 
 def _discovery(site: Site, _call: Call) -> Reply:
@@ -180,4 +200,5 @@ def _show_datastore(site: Site, name: str) -> Json:
         "name": name,
         "type": "Microsoft.MachineLearningServices/workspaces/datastores",
         "properties": properties,
+        "systemData": _made(site),
     }

@@ -26,6 +26,7 @@ from phift.local.wire import (
 
 _URI = {"data": "dataUri", "models": "modelUri"}
 _TYPE = {"data": "dataType", "models": "modelType"}
+_MADE: dict[str, Json] = {"data": {}, "models": {"provisioningState": "Succeeded"}}
 
 
 def routes() -> list[Route]:
@@ -94,6 +95,9 @@ def _show_container(site: Site, kind: str, document: Document) -> Json:
         "latestVersion": versions[-1] if versions else None,
         "nextVersion": str(max(numbers, default=0) + 1),
     }
+    if kind == "models":  # each version of a model has a type of its own, and a model none
+        del properties["modelType"]
+        properties["provisioningState"] = "Succeeded"
     return resource(document, kind, properties)
 
 
@@ -176,6 +180,6 @@ def _show(kind: str, document: Document) -> Json:
         "id": f"{WORKSPACE_ID}/{document.key}",
         "name": document.name,
         "type": f"Microsoft.MachineLearningServices/workspaces/{kind}/versions",
-        "properties": document.body["properties"],
+        "properties": {**_MADE[kind], **document.body["properties"]},
         "systemData": system_data(document),
     }

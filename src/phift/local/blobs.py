@@ -86,7 +86,7 @@ def _signed(handler: Handler) -> Handler:
 
 
 def _fault(status: int, code: str, message: str) -> WireError:
-    # A HEAD answer has no body, so the storage client reads the code from the header; app.py sets it for all errors.
+    # A HEAD answer has no body, so the storage client reads the code from the header, which all errors have.
     return WireError(status, code, message, _VERSION)
 
 
@@ -124,7 +124,28 @@ def _blob_headers(properties: Json) -> dict[str, str]:
     }
 
 
+def _check_conditions(site: Site, call: Call, path: Path) -> None:
+    """Refuse a request whose If-Match or If-None-Match does not hold, as storage does.
+
+    304 for reading what the caller has already, 409 for a blob that was not to be there, else 412 (Microsoft Learn,
+    "Specifying conditional headers for Blob service operations", read 2026-11). Two writers at the same moment may
+    both be let through.
+    """
+    message = "The condition specified using HTTP conditional header(s) is not met."
+    etag = _properties(site, call["container"], call["name"], path)["etag"].strip('"') if path.is_file() else None
+    wanted, unwanted = (call.headers.get(name, "").strip('"') for name in ("if-match", "if-none-match"))
+    if wanted and (etag is None or wanted not in ("*", etag)):
+        raise _fault(412, "ConditionNotMet", message)
+    if unwanted and etag is not None and unwanted in ("*", etag):
+        if call.method in ("GET", "HEAD"):
+            raise _fault(304, "ConditionNotMet", message)
+        if unwanted == "*":
+            raise _fault(409, "BlobAlreadyExists", "The specified blob already exists.")
+        raise _fault(412, "ConditionNotMet", message)
+
+
 def _head(site: Site, call: Call) -> Reply:
+    _check_conditions(site, call, _existing(site, call))
     properties = _properties(site, call["container"], call["name"], _existing(site, call))
     headers = {**_blob_headers(properties), "Content-Length": str(properties["size"])}
     return Reply(None, 200, headers, "application/octet-stream")
@@ -132,6 +153,7 @@ def _head(site: Site, call: Call) -> Reply:
 
 def _get(site: Site, call: Call) -> Reply:
     path = _existing(site, call)
+    _check_conditions(site, call, path)
     properties = _properties(site, call["container"], call["name"], path)
     # A log file grows while it is read: only what was there when the answer began is promised and sent.
     size = properties["size"]
@@ -185,8 +207,7 @@ def _metadata(call: Call) -> Json:
 def _write(site: Site, call: Call) -> None:
     """Write a blob beside its place and move it there, so that nobody ever reads half of one."""
     path = path_of(site, call["container"], call["name"])
-    if path.exists() and call.headers.get("if-none-match") == "*":
-        raise _fault(409, "BlobAlreadyExists", "The specified blob already exists.")
+    _check_conditions(site, call, path)
     if path.is_dir():
         raise _fault(409, "BlobTypeNotSupported", "A folder of this name holds other blobs.")
     # The conditions come first: of two uploads at once, the slower one finds its blocks gone with the faster one's.
@@ -248,7 +269,9 @@ def _blocks(site: Site, call: Call) -> Iterator[bytes]:
 
 
 def _delete(site: Site, call: Call) -> Reply:
-    _existing(site, call).unlink()
+    path = _existing(site, call)
+    _check_conditions(site, call, path)
+    path.unlink()
     site.documents.delete(_metadata_key(call["container"], call["name"]))
     return Reply(None, 202, _VERSION)
 

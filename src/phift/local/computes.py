@@ -53,6 +53,9 @@ def size(name: str) -> Json | None:
     return next((row for row in sizes() if row["name"].lower() == name.lower()), None)
 
 
+_NODE_STATES = [f"{state}NodeCount" for state in ("idle", "running", "preparing", "unusable", "leaving", "preempted")]
+
+
 def routes() -> list[Route]:
     """Return the routes of computes and of what the subscription offers."""
     compute = f"{AT_WORKSPACE}/computes"
@@ -213,6 +216,8 @@ def _show(document: Document) -> Json:
         "allocationStateTransitionTime": timestamp(document.modified),
         "currentNodeCount": 0,
         "targetNodeCount": 0,
+        "errors": None,
+        "nodeStateCounts": dict.fromkeys(_NODE_STATES, 0),
         "remoteLoginPortPublicAccess": "NotSpecified",
         "scaleSettings": {"minNodeCount": 0, "maxNodeCount": 1, "nodeIdleTimeBeforeScaleDown": "PT2M"},
         **{key: value for key, value in sent.items() if value is not None},

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from phift.local import computes, references
+from phift.local.identity import TENANT
 from phift.local.operations import accepted
 from phift.local.scorers import ScorerFailed
 from phift.local.site import Site
@@ -144,10 +145,10 @@ def _put(site: Site, call: Call) -> Reply:
 
 
 def _patch(site: Site, call: Call) -> Reply:
-    previous = find(site, call["endpoint"])
-    sent = call.json()
-    properties = {**previous.body["properties"], **section(sent, "properties")}
-    return _store(site, previous, previous.key, {**previous.body, **sent}, properties)
+    """Change tags and identity, which is all that the API lets be changed in part."""
+    previous, sent = find(site, call["endpoint"]), call.json()
+    changed = {name: sent[name] for name in ("tags", "identity") if sent.get(name) is not None}
+    return _store(site, previous, previous.key, {**previous.body, **changed}, previous.body["properties"])
 
 
 def _store(site: Site, previous: Document | None, key: str, sent: Json, properties: Json) -> Reply:
@@ -215,7 +216,9 @@ def _show(site: Site, document: Document) -> Json:
         "scoringUri": f"{base}/score" if made else None,
         "swaggerUri": f"{base}/swagger.json" if made else None,
     }
-    more = {key: document.body[key] for key in ("tags", "identity", "kind")}
+    who = {"principalId": str(uuid.uuid5(uuid.UUID(TENANT), document.key)), "tenantId": TENANT}
+    identity = {**who, **document.body["identity"]}
+    more = {"tags": document.body["tags"], "kind": document.body["kind"], "identity": identity}
     return resource(document, "onlineEndpoints", {**stored, **addresses}, location=LOCATION, **more)
 
 

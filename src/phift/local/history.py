@@ -39,6 +39,27 @@ _OUTPUT_TYPES = {
 }
 _ASSET = re.compile(r"azureml_(?P<job>.+)_output_(?:data|mlflow_model)_(?P<output>.+)")
 
+# What the details of a run have of it.
+_IN_DETAILS = (
+    "runId",
+    "rootRunId",
+    "parentRunId",
+    "status",
+    "startTimeUtc",
+    "endTimeUtc",
+    "createdBy",
+    "lastModifiedUtc",
+    "error",
+    "warnings",
+    "tags",
+    "properties",
+    "parameters",
+    "inputs",
+    "outputs",
+    "compute",
+    "services",
+)
+
 _HISTORY = f"/history/v1.0{AT_WORKSPACE}"
 _RUN = f"{_HISTORY}/runs/{{run}}"
 
@@ -180,18 +201,20 @@ def _details(site: Site, call: Call) -> Reply:
     if blobs.path_of(site, ARTIFACTS, name).is_file():
         short = name.partition(f"dcid.{run.name}/")[2]
         logs[short] = blobs.signed_url(site, ARTIFACTS, name)
-    return Reply({**shown, "createdTimeUtc": run.body["createdUtc"], "logFiles": logs, "runDefinition": None})
+    kept = {name: shown[name] for name in _IN_DETAILS if name in shown}
+    more = {"target": run.body.get("target"), "createdTimeUtc": run.body["createdUtc"], "runDefinition": None}
+    return Reply({**kept, **more, "logFiles": logs})
 
 
 def _run_data(site: Site, call: Call) -> Reply:
     run = _found(site, str(call.json().get("runId") or ""))
-    return Reply({"runMetadata": _show(run), "runDefinition": None, "jobSpecification": None, "systemSettings": None})
+    return Reply({"runMetadata": _show(run), "runDefinition": None, "jobSpecification": None})
 
 
 def _show(run: Document) -> Json:
     body = run.body
     user = {"userObjectId": OBJECT, "userPuId": None, "userTenantId": TENANT, "userName": "local user"}
-    hidden = ("error", "outputs", "experimentName", "target", "children")
+    hidden = ("error", "outputs", "experimentName", "target", "children", "params")
     shown: Json = {key: value for key, value in body.items() if key not in hidden}
     shown |= {
         "dataContainerId": f"dcid.{run.name}",
@@ -201,6 +224,7 @@ def _show(run: Document) -> Json:
         "lastModifiedUtc": timestamp(run.modified),
         "error": _show_error(body),
         "warnings": None,
+        "parameters": body.get("params") or {},
         "inputs": {},
         "outputs": {name: _show_output(body, name, made) for name, made in (body.get("outputs") or {}).items()},
         "compute": {"target": body["target"], "targetType": "amlcompute"} if body.get("target") else None,

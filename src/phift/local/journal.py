@@ -35,6 +35,7 @@ class Journal:
         self._number = 0
         self._entries: deque[Entry] = deque(maxlen=_KEPT)
         self._unserved: Counter[str] = Counter()
+        self._ever_unserved: Counter[str] = Counter()
 
     def note(self, operation: str, place: str, status: int) -> None:
         """Add a request."""
@@ -46,6 +47,7 @@ class Journal:
         """Count a request that no route serves."""
         with self._lock:
             self._unserved[place] += 1
+            self._ever_unserved[place] += 1
 
     def since(self, number: int) -> list[Json]:
         """Return the requests after the one with this number."""
@@ -56,6 +58,11 @@ class Journal:
         """Return the requests that no route serves, each with how often it came."""
         with self._lock:
             return dict(self._unserved)
+
+    def ever_unserved(self) -> dict[str, int]:
+        """Return the same since the server's start, whatever was forgotten meanwhile."""
+        with self._lock:
+            return dict(self._ever_unserved)
 
     def clear(self) -> None:
         """Forget the requests; the numbers go on."""

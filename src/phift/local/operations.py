@@ -93,6 +93,8 @@ def accepted(site: Site, operation: str, body: Json | None = None, *, status: in
         "x-ms-async-operation-timeout": "PT30M",
     }
     headers |= _look_again(site)
+    if status == 201 and body and family == "mfe":
+        headers["Location"] = f"{site.base_url}{body['id']}?api-version=2023-04-01-preview"
     if status == 202:
         headers["Location"] = f"{base}/{family}OperationResults/{operation}?api-version=2023-04-01-preview"
     return Reply(body, status, headers)
@@ -120,8 +122,11 @@ def _status(site: Site, call: Call) -> Reply:
     found = site.documents.get(f"operations/{call['operation']}")
     if found is None:
         raise WireError(404, "OperationNotFound", "The operation was not found.")
-    shown = {key: found.body[key] for key in ("status", "error", "startTime", "endTime") if key in found.body}
+    shown: Json = {key: found.body[key] for key in ("status", "error", "startTime", "endTime") if key in found.body}
     headers = _look_again(site) if shown["status"] == "InProgress" else {}
+    if shown["status"] == "InProgress" and found.body["kind"].startswith(("endpoint-", "deployment-")):
+        # As recorded for endpoints and deployments, made and deleted (`test_online_deployment`, 2022-10-28).
+        shown |= {"status": "Updating", "percentComplete": 0.0}
     return Reply({"id": call.path, "name": found.name, **shown}, 200, headers)
 
 

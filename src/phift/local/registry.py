@@ -84,9 +84,9 @@ def _discovery(site: Site, call: Call) -> Reply:
         "subscriptionId": SUBSCRIPTION,
         "resourceGroup": GROUP,
         "tenantId": TENANT,
-        "location": LOCATION,
+        "primaryRegion": LOCATION,
         "regions": [LOCATION],
-        "workspaceRegion": LOCATION,
+        "workspaceName": None,
         "primaryRegionResourceProviderUri": f"{site.base_url}/",
     }
     return Reply(shown)
@@ -132,6 +132,7 @@ def _show_container(kind: str, shown: Json) -> Json:
         "tags": shown["properties"]["tags"],
         "properties": {},
         "isArchived": False,
+        "provisioningState": "Succeeded",
     }
     kind = f"Microsoft.MachineLearningServices/registries/{kind}"
     name = identity.rpartition("/")[2]
@@ -178,7 +179,7 @@ def _show(kind: str, name: str, version: str, created: str, properties: Json) ->
         "id": asset_id(kind, name, version),
         "name": version,
         "type": f"Microsoft.MachineLearningServices/registries/{kind}/versions",
-        "properties": {"isAnonymous": False, "isArchived": False, "stage": None, **properties},
+        "properties": {"isAnonymous": False, "isArchived": False, "provisioningState": "Succeeded", **properties},
         "systemData": {**made, "lastModifiedAt": made["createdAt"]},
     }
 
@@ -193,7 +194,7 @@ def _show_model(site: Site, model: Json) -> Json:
         "tags": {key: value if isinstance(value, str) else repr(value) for key, value in model["tags"].items()},
         "properties": model["properties"],
         "flavors": {"transformers": {"data": {"task": "llm/v1/chat"}}},
-        "provisioningState": "Succeeded",
+        "stage": None,
     }
     if model["systemMetadata"]:
         properties["systemMetadata"] = model["systemMetadata"]

@@ -93,6 +93,7 @@ def _serve(place: Folder, programs: Programs, clock: Clock, delay: float) -> boo
     try:
         return _run(site, uvicorn.Server(config), listener)
     finally:
+        _tell_unserved(site)
         listener.close()
         documents.close()
 
@@ -124,6 +125,16 @@ def _run(site: Site, server: uvicorn.Server, listener: socket.socket) -> bool:
     server.should_exit = True
     thread.join()
     return server.started
+
+
+def _tell_unserved(site: Site) -> None:
+    """Close the log with what was asked for and is not served, the most frequent first."""
+    unserved = sorted(site.journal.ever_unserved().items(), key=lambda item: (-item[1], item[0]))
+    if not unserved:
+        logger.info("every request had a route")
+        return
+    lines = "".join(f"\n  {count} x {place}" for place, count in unserved)
+    logger.warning("requests without a route, answered 501:%s", lines)
 
 
 def _announce(site: Site, port: int) -> None:

@@ -75,6 +75,8 @@ def _put(site: Site, call: Call) -> Reply:
     sent, key = section(call.json(), "properties"), f"{_key(call)}/{call['version']}"
     if "codeUri" in sent:  # the next server may have another port
         sent["codeUri"] = str(sent["codeUri"]).removeprefix(site.base_url)
+    if "properties" in sent:  # the SDK sends the version of its hash as a number
+        sent["properties"] = {name: str(value) for name, value in section(sent, "properties").items()}
     with site.documents.transaction():
         previous = site.documents.get(key)
         stored = previous.body["properties"] if previous else sent
@@ -106,7 +108,9 @@ def _upload(site: Site, call: Call) -> Reply:
 
 def _show(site: Site, document: Document) -> Json:
     kind = document.key.partition("/")[0]
-    properties = {"isAnonymous": False, "isArchived": False, **document.body["properties"]}
+    own = {"environmentType": "UserCreated"} if kind == "environments" else {}
+    standard = {"isAnonymous": False, "isArchived": False, "provisioningState": "Succeeded"}
+    properties = {**standard, **own, **document.body["properties"]}
     if "codeUri" in properties:
         properties["codeUri"] = site.base_url + properties["codeUri"]
     return {

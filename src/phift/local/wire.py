@@ -24,6 +24,25 @@ REGISTRY = "azureml"
 LOCATION = "westus2"
 PAGE = 50
 
+API_VERSIONS = (
+    "2021-10-01-dataplanepreview",
+    "2022-02-01-preview",
+    "2022-05-01",
+    "2022-10-01",
+    "2022-10-01-preview",
+    "2023-02-01-preview",
+    "2023-04-01",
+    "2023-04-01-preview",
+    "2023-06-01-preview",
+    "2023-08-01-preview",
+    "2023-10-01",
+    "2024-01-01-preview",
+    "2024-04-01-preview",
+    "2024-07-01-preview",
+    "2024-10-01-preview",
+)
+"""The api-versions of azure-ai-ml and of Azure's own management client, for the error that names some."""
+
 _PROVIDER = "providers/Microsoft.MachineLearningServices"
 # Path templates; matching ignores case, as Azure Resource Manager does.
 AT_SUBSCRIPTION = f"/subscriptions/{{subscription}}/{_PROVIDER}"
@@ -147,7 +166,7 @@ class Reply:
     body: Any = None
     status: int = 200
     headers: Mapping[str, str] = field(default_factory=dict)
-    media_type: str = "application/json"
+    media_type: str = "application/json; charset=utf-8"
     stream: Iterator[bytes] | None = None
 
 

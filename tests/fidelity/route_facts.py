@@ -1,0 +1,485 @@
+"""What is known of each route: who calls it, which generated models its bodies are, what differs, what is left out.
+
+`docs/routes.md` is made of this, and the tests hold the running server against it, so that neither can go stale.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Fact:
+    """One route.
+
+    - **calls**: what uses it: calls of `azure-ai-ml` unless said otherwise.
+    - **does**: what is done, for people.
+    - **versions**: the api-versions with which azure-ai-ml 1.35.2 asks.
+    - **answer**, **body**: the models of the answer and of the request in the two clients, ``client:Class``; in
+      brackets a page of them.
+    - **why**: where there is no model for an answer, the reason, and what checks it instead.
+    - **differs**, **left_out**: for people.
+    """
+
+    calls: str
+    does: str
+    versions: tuple[str, ...] = ()
+    answer: tuple[str, ...] = ()
+    body: tuple[str, ...] = ()
+    why: str = ""
+    differs: str = ""
+    left_out: str = ""
+
+
+def _both(name: str) -> tuple[str, ...]:
+    """Return a model that has one name in both management clients."""
+    if name.startswith("["):
+        return tuple(f"[{client}:{name[1:-1]}]" for client in ("arm", "mgmt"))
+    return tuple(f"{client}:{name}" for client in ("arm", "mgmt"))
+
+
+def _sdk(name: str) -> tuple[str, ...]:
+    return (f"[arm:{name[1:-1]}]",) if name.startswith("[") else (f"arm:{name}",)
+
+
+_V2021, _V2022, _V202304 = ("2021-10-01-dataplanepreview",), ("2022-02-01-preview",), ("2023-04-01-preview",)
+_V202308, _V2024, _V202410 = ("2023-08-01-preview",), ("2024-01-01-preview",), ("2024-10-01-preview",)
+_ONE_PAGE = "everything is one page"
+_NO_BODY = "the answer has no body"
+_POLLED = "pollers read it; no model is generated for it; held against azure-core's own names by hand"
+_SIGNED = "storage has its own client, which is used on it; a shared-access signature stands in for a token"
+
+FACTS: dict[str, Fact] = {
+    # The workspace itself
+    "GET health": Fact("`phift local up`", "version of the server", why="ours, not Azure's"),
+    "GET metadata/endpoints": Fact(
+        "every client that reads `ARM_CLOUD_METADATA_URL`", "addresses of this cloud", why="read by the SDK by hand"
+    ),
+    "GET msi/token": Fact(
+        "`ManagedIdentityCredential`, `DefaultAzureCredential`",
+        "tokens for any audience, for one hour",
+        ("2019-08-01",),
+        why="azure-identity reads it, and is used on it",
+        differs="the header's secret is the folder's own",
+    ),
+    "GET discovery": Fact("`jobs.stream`", "addresses of the services", why="read by the SDK by hand"),
+    "GET workspace": Fact(
+        "`workspaces.get`, and before most creations",
+        "the one workspace",
+        ("2023-08-01-preview", "2024-10-01-preview"),
+        _both("Workspace"),
+        differs="key vault, application insights and storage account are names only",
+        left_out="making, changing and deleting workspaces, hubs, projects",
+    ),
+    "GET workspaces": Fact(
+        "`workspaces.list`", "the one workspace", _V202410, _both("[Workspace]"), differs="`kind` is always shown"
+    ),
+    "GET datastores": Fact(
+        "`datastores.list`, `get_default`", "the two that every workspace has", _V202410, _both("[Datastore]")
+    ),
+    "GET datastores/{name}": Fact(
+        "`datastores.get`, every upload and download",
+        "the same",
+        _V202410,
+        _both("Datastore"),
+        differs="`accountName` holds host, port and path, so that the SDK's storage address leads here",
+        left_out="making datastores; those on other storage",
+    ),
+    "POST datastores/{name}/listSecrets": Fact(
+        "every upload and download",
+        "a signature for the container, for one day",
+        _V202410,
+        _both("DatastoreSecrets"),
+        differs="never an account key",
+    ),
+    # Computes and quota
+    "GET computes": Fact("`compute.list`", "clusters", _V202308, _both("[ComputeResource]"), differs=_ONE_PAGE),
+    "GET computes/{name}": Fact(
+        "`compute.get`", "a cluster", _V202308, _both("ComputeResource"), differs="node counts are always 0"
+    ),
+    "PUT computes/{name}": Fact(
+        "`compute.begin_create_or_update`",
+        "makes or changes an AmlCompute cluster, on paper",
+        _V202308,
+        _both("ComputeResource"),
+        _both("ComputeResource"),
+        left_out="compute instances, Kubernetes, attached machines, Spark: 501",
+    ),
+    "DELETE computes/{name}": Fact(
+        "`compute.begin_delete`", "deletes a cluster", _V202308, why=_NO_BODY, differs="204 where there is none"
+    ),
+    "GET locations/{location}/vmSizes": Fact(
+        "`compute.list_sizes`",
+        "the sizes that the models allow",
+        _V202308,
+        _both("VirtualMachineSizeListResult"),
+        left_out="prices, disk sizes",
+    ),
+    "GET locations/{location}/usages": Fact(
+        "`compute.list_usage`",
+        "vCPUs in use and their limit, by family",
+        _V202308,
+        _both("[Usage]"),
+        differs="limits are made up",
+        left_out="low-priority cores, the quota of a single workspace",
+    ),
+    # Jobs
+    "GET jobs": Fact(
+        "`jobs.list`", "jobs, newest first, by `listViewType`", _V2024, _both("[JobBase]"), differs=_ONE_PAGE
+    ),
+    "GET jobs/{name}": Fact(
+        "`jobs.get`, `stream`, `download`",
+        "a pipeline job; a child run with null properties, as the SDK expects it",
+        ("2023-10-01", "2024-01-01-preview"),
+        _both("JobBase"),
+        differs="no link to a studio",
+    ),
+    "PUT jobs/{name}": Fact(
+        "`jobs.create_or_update`, `update`, `archive`",
+        "submits a pipeline of the one component; changes name, tags, description",
+        _V2024,
+        _both("JobBase"),
+        _both("JobBase"),
+        differs="the same job again is answered with the one that is there",
+        left_out="command, sweep, AutoML, Spark and fine-tuning jobs, schedules: 501",
+    ),
+    "POST jobs/{name}/cancel": Fact(
+        "`jobs.begin_cancel`", "cancels a job and its engine", _V202304, why=_NO_BODY, differs="a child run: 400"
+    ),
+    # Endpoints
+    "GET onlineEndpoints": Fact(
+        "`online_endpoints.list`", "endpoints", _V2022, _both("[OnlineEndpoint]"), differs=_ONE_PAGE
+    ),
+    "GET onlineEndpoints/{endpoint}": Fact(
+        "`online_endpoints.get`, `invoke`",
+        "an endpoint; no `scoringUri` before it is made",
+        ("2022-02-01-preview", "2023-04-01-preview"),
+        _both("OnlineEndpoint"),
+        differs="the properties `azureml.onlineendpointid` and `AzureAsyncOperationUri` are not there",
+    ),
+    "PUT onlineEndpoints/{endpoint}": Fact(
+        "`online_endpoints.begin_create_or_update`",
+        "makes an endpoint, sets its traffic",
+        _V2022,
+        _both("OnlineEndpoint"),
+        _both("OnlineEndpoint"),
+        differs="what `Location` and `Azure-AsyncOperation` name has one api-version, whichever was asked with",
+        left_out="Kubernetes: 501; mirrored traffic is stored only",
+    ),
+    "PATCH onlineEndpoints/{endpoint}": Fact(
+        "the management client's `begin_update`",
+        "changes tags and identity",
+        answer=_both("OnlineEndpoint"),
+        body=_both("PartialMinimalTrackedResourceWithIdentity"),
+    ),
+    "DELETE onlineEndpoints/{endpoint}": Fact(
+        "`online_endpoints.begin_delete`", "deletes it with its deployments", _V2022, why=_NO_BODY
+    ),
+    "POST onlineEndpoints/{endpoint}/listKeys": Fact(
+        "`online_endpoints.get_keys`, `invoke`", "both keys", _V2022, _both("EndpointAuthKeys")
+    ),
+    "POST onlineEndpoints/{endpoint}/regenerateKeys": Fact(
+        "`online_endpoints.begin_regenerate_keys`",
+        "makes one key anew",
+        _V2022,
+        body=_both("RegenerateEndpointKeysRequest"),
+        why=_NO_BODY,
+        differs="done at once; Azure answers 202",
+        left_out="a key of one's own (`keyValue`)",
+    ),
+    "POST onlineEndpoints/{endpoint}/token": Fact(
+        "`online_endpoints.get_keys` of an endpoint with tokens",
+        "a token for scoring",
+        _V2022,
+        _both("EndpointAuthToken"),
+    ),
+    "GET onlineEndpoints/{endpoint}/deployments": Fact(
+        "`online_deployments.list`, `invoke`", "deployments", _V202304, _both("[OnlineDeployment]"), differs=_ONE_PAGE
+    ),
+    "GET onlineEndpoints/{endpoint}/deployments/{deployment}": Fact(
+        "`online_deployments.get`", "a deployment", _V202304, _both("OnlineDeployment")
+    ),
+    "PUT onlineEndpoints/{endpoint}/deployments/{deployment}": Fact(
+        "`online_deployments.begin_create_or_update`",
+        "loads an MLflow model in a process of its own; checks quota",
+        _V202304,
+        _both("OnlineDeployment"),
+        _both("OnlineDeployment"),
+        left_out="scoring code, environments: 501; scale rules, probes and collectors are stored only",
+    ),
+    "DELETE onlineEndpoints/{endpoint}/deployments/{deployment}": Fact(
+        "`online_deployments.begin_delete`", "deletes it, unless it has traffic", _V202304, why=_NO_BODY
+    ),
+    "POST onlineEndpoints/{endpoint}/deployments/{deployment}/getLogs": Fact(
+        "`online_deployments.get_logs`",
+        "the last lines of the scorer",
+        _V202304,
+        _both("DeploymentLogs"),
+        _both("DeploymentLogsRequest"),
+    ),
+    "POST inference/{endpoint}/score": Fact(
+        "`online_endpoints.invoke`, HTTP clients",
+        "scores as Azure's MLflow server does; traffic rules, keys, tokens, time limit",
+        why="the model's own form",
+        left_out="`swagger.json`",
+    ),
+    # Code, environments, components of one's own
+    "POST codes/{name}/versions/{version}/startPendingUpload": Fact(
+        "components and jobs with code",
+        "a container of its own and a signature for it",
+        ("2023-04-01",),
+        _both("PendingUploadResponseDto"),
+        _both("PendingUploadRequestDto"),
+    ),
+    # Run history and its neighbours
+    "POST history/v1.0/rundata": Fact(
+        "`jobs.download`",
+        "a run with its outputs",
+        ("v1.0",),
+        ("history:GetRunDataResult",),
+        ("history:GetRunDataRequest",),
+        left_out="the run's definition, job specification",
+    ),
+    "POST data/v1.0/dataversion/batchGetResolvedUris": Fact(
+        "`jobs.download` of a data output",
+        "addresses of outputs",
+        answer=("datasets:BatchDataUriResponse",),
+        body=("datasets:BatchGetResolvedURIs",),
+    ),
+    "POST modelregistry/v1.0/models/batchGetResolvedUris": Fact(
+        "`jobs.download` of a model output (a defect of SDK 1.35.2 stops it before it asks)",
+        "addresses of outputs",
+        answer=("modeldata:BatchModelPathResponseDto",),
+        body=("modeldata:BatchGetResolvedUrisDto",),
+    ),
+    # The registry
+    "GET registrymanagement/v1.0/registries/{registry}/discovery": Fact(
+        "`MLClient(registry_name=...)`",
+        "where the registry is",
+        ("v1.0",),
+        ("registries:RegistryDiscoveryDto",),
+        left_out="registries other than `azureml`: 404",
+    ),
+    "POST registries/{registry}/datarefs/{name}/versions/{version}": Fact(
+        "`models.download` from the registry",
+        "a signature that reads the registry's container",
+        _V2021,
+        _sdk("GetBlobReferenceSASResponseDto"),
+        _sdk("GetBlobReferenceSASRequestDto"),
+        differs="for models only",
+    ),
+    # Storage
+    "GET blobs/{container}": Fact(
+        "`download`s (`BlobServiceClient`)",
+        "lists blobs by prefix, with and without a delimiter",
+        why=_SIGNED,
+        differs=f"{_ONE_PAGE}; a blob and a folder cannot share a name",
+        left_out="other operations on containers and accounts: 501",
+    ),
+    "GET blobs/{container}/{name...}": Fact(
+        "`download`s, `jobs.stream`", "reads a blob or a range; If-Match, If-None-Match", why=_SIGNED
+    ),
+    "HEAD blobs/{container}/{name...}": Fact("uploads, downloads", "size, ETag, metadata; the same", why=_SIGNED),
+    "PUT blobs/{container}/{name...}": Fact(
+        "uploads",
+        "blob, block, list of blocks, metadata; If-Match, If-None-Match",
+        why=_SIGNED,
+        differs="conditions are checked before the write and not with it; content hashes are not checked",
+        left_out="append and page blobs, copies, leases, tiers, snapshots, tags: 501",
+    ),
+    "DELETE blobs/{container}/{name...}": Fact(
+        "the storage client's `delete_blob`", "deletes a blob; If-Match, If-None-Match", why=_SIGNED
+    ),
+}
+
+
+def _assets() -> None:
+    both = {
+        "data": ("DataContainer", "DataVersionBase", _V202304),
+        "models": ("ModelContainer", "ModelVersion", _V202308),
+    }
+    for kind, (container, version, versions) in both.items():
+        word = "data assets" if kind == "data" else "models"
+        FACTS[f"GET {kind}"] = Fact(f"`{kind}.list()`", word, versions, _both(f"[{container}]"), differs=_ONE_PAGE)
+        FACTS[f"GET {kind}/{{name}}"] = Fact(
+            f"`{kind}.create_or_update` without a version, `archive`", "next version", versions, _both(container)
+        )
+        FACTS[f"PUT {kind}/{{name}}"] = Fact(
+            f"`{kind}.archive`, `restore` without a version",
+            "changes tags, description, archives",
+            versions,
+            _both(container),
+            _both(container),
+            left_out="making a container without a version: 404",
+        )
+        FACTS[f"GET {kind}/{{name}}/versions"] = Fact(
+            f'`{kind}.list(name)`, `get(label="latest")`',
+            "versions, newest first; `$top`, `listViewType`",
+            versions,
+            _both(f"[{version}]"),
+            differs=_ONE_PAGE,
+        )
+        FACTS[f"GET {kind}/{{name}}/versions/{{version}}"] = Fact(
+            f"`{kind}.get`, `download`", "a version", versions, _both(version)
+        )
+        FACTS[f"PUT {kind}/{{name}}/versions/{{version}}"] = Fact(
+            f"`{kind}.create_or_update`, `archive`",
+            "makes a version; what it points to never changes",
+            versions,
+            _both(version),
+            _both(version),
+            differs="an MLflow model is opened, and refused without its MLmodel file" if kind == "models" else "",
+            left_out="" if kind == "models" else "MLTable's own lists, imports",
+        )
+        FACTS[f"DELETE {kind}/{{name}}/versions/{{version}}"] = Fact(
+            "the management client's `delete`", "deletes a version", why=_NO_BODY
+        )
+
+
+def _own_steps() -> None:
+    own = {
+        "codes": ("CodeVersion", "components with code", ("2023-04-01",)),
+        "environments": ("EnvironmentVersion", "`environments`", _V202304),
+        "components": ("ComponentVersion", "`components`", _V2024),
+    }
+    for kind, (version, calls, versions) in own.items():
+        FACTS[f"GET {kind}/{{name}}/versions"] = Fact(
+            f"{calls}: list, look for the same content",
+            "versions",
+            versions,
+            _both(f"[{version}]"),
+            differs=_ONE_PAGE,
+        )
+        FACTS[f"GET {kind}/{{name}}/versions/{{version}}"] = Fact(
+            f"{calls}: get", "a version", () if kind == "codes" else versions, _both(version)
+        )
+        FACTS[f"PUT {kind}/{{name}}/versions/{{version}}"] = Fact(
+            f"{calls}: create",
+            "keeps it as it was sent",
+            versions,
+            _both(version),
+            _both(version),
+            differs="never built, never executed",
+            left_out="containers without a version, archiving by container",
+        )
+
+
+def _registry() -> None:
+    kinds = {"models": "ModelContainer", "components": "ComponentContainer", "data": "DataContainer"}
+    at = "registries/{registry}"
+    for kind, container in kinds.items():
+        version = container.replace("Container", "VersionBase" if kind == "data" else "Version")
+        word = "never any" if kind == "data" else f"the {kind} there are"
+        asked = kind != "data"
+        FACTS[f"GET {at}/{kind}"] = Fact(f"`{kind}.list()`", word, _V2021, _both(f"[{container}]"), differs=_ONE_PAGE)
+        FACTS[f"GET {at}/{kind}/{{name}}"] = Fact(
+            "scripts", word, answer=_both(container) if asked else (), why="" if asked else "always 404"
+        )
+        FACTS[f"GET {at}/{kind}/{{name}}/versions"] = Fact(
+            f'`{kind}.get(label="latest")`, `list(name)`', word, _V2021 if asked else (), _both(f"[{version}]")
+        )
+        FACTS[f"GET {at}/{kind}/{{name}}/versions/{{version}}"] = Fact(
+            f"`{kind}.get`, `download`",
+            word,
+            _V2021 if asked else (),
+            _both(version) if asked else (),
+            why="" if asked else "always 404",
+            differs="stand-ins without training" if kind == "models" else "",
+            left_out="writing to the registry: 501",
+        )
+
+
+def _history() -> None:
+    run = {
+        ("GET", ""): ("history:Run", "a run", "`jobs.get` of a child"),
+        ("PATCH", ""): ("history:Run", "changes name, tags, description, archives", "`jobs.update`, `archive`"),
+        ("GET", "/details"): ("history:RunDetails", "status, error, addresses of logs", "`jobs.stream`"),
+        ("GET", "/children"): ("history:PaginatedRunList", "child runs", "`jobs.list(parent_job_name=)`"),
+    }
+    for place in ("runs/{run}", "experiments/{experiment}/runs/{run}", "experimentids/{experiment}/runs/{run}"):
+        for (method, end), (model, does, calls) in run.items():
+            by_sdk = place.startswith("experiments/" if method == "PATCH" else "runs/")
+            FACTS[f"{method} history/v1.0/{place}{end}"] = Fact(
+                calls if by_sdk else "MLflow's azureml plugin, scripts",
+                does,
+                ("v1.0",) if by_sdk else (),
+                (model,),
+                ("history:CreateRun",) if method == "PATCH" else (),
+                differs=_ONE_PAGE if end == "/children" else "",
+                left_out="revisions, durations, compute times" if end == "" else "",
+            )
+
+
+def _tracking() -> None:
+    api = "mlflow/{version}/api/2.0/mlflow"
+    calls = {
+        "GET experiments/get-by-name": ("GetExperimentByName", "`get_experiment_by_name`"),
+        "GET experiments/get": ("GetExperiment", "`get_experiment`"),
+        "POST experiments/search": ("SearchExperiments", "`search_experiments`"),
+        "GET experiments/search": ("SearchExperiments", "older clients"),
+        "GET runs/get": ("GetRun", "`get_run`"),
+        "POST runs/search": ("SearchRuns", "`search_runs`"),
+        "POST runs/update": ("UpdateRun", "`update_run`"),
+        "POST runs/log-metric": ("LogMetric", "`log_metric`"),
+        "POST runs/log-parameter": ("LogParam", "`log_param`"),
+        "POST runs/log-batch": ("LogBatch", "`log_batch`"),
+        "POST runs/set-tag": ("SetTag", "`set_tag`"),
+        "GET metrics/get-history": ("GetMetricHistory", "`get_metric_history`"),
+    }
+    left_out = {"SearchRuns": "orders other than by start", "SearchExperiments": "filters: 501"}
+    for route, (message, call) in calls.items():
+        method, _, path = route.partition(" ")
+        FACTS[f"{method} {api}/{path}"] = Fact(
+            f"MLflow: {call}",
+            "runs of jobs",
+            answer=(f"mlflow:{message}.Response",),
+            body=(f"mlflow:{message}",) if method == "POST" else (),
+            differs="the status is the server's own" if message == "UpdateRun" else "",
+            left_out=left_out.get(message, ""),
+        )
+
+
+def _operations() -> None:
+    for family in ("mfe", "compute"):
+        FACTS[f"GET locations/{{location}}/{family}OperationsStatus/{{operation}}"] = Fact(
+            "every poller (azure-core)",
+            "the status; without Retry-After at speed real, with `x-ms-retry-after-ms` at speed fast",
+            _V202304,
+            why=_POLLED,
+            differs="" if family == "mfe" else "InProgress until it ends; what Azure says meanwhile is not known",
+        )
+        FACTS[f"GET locations/{{location}}/{family}OperationResults/{{operation}}"] = Fact(
+            "pollers of deletions and cancellations",
+            "202 with `Location` until it is done, then 204",
+            _V202304 if family == "mfe" else (),
+            why=_NO_BODY,
+        )
+
+
+for _fill in (_assets, _own_steps, _registry, _history, _tracking, _operations):
+    _fill()
+
+_SECRETS = "never shown; listSecrets gives them, as the specification says"
+_METADATA = "the registry sends it, and no generated client knows it: the SDK drops it"
+_SIZES = "there are no disks to tell the truth about"
+_HASH = "azure-ai-ml 1.35.2 sends the version of its hash as a number; it is kept as text"
+_USAGE = "only for the quota of a single workspace"
+_CHILD = "the SDK knows a child run by this null"
+_KIND = "newer than the management client"
+
+EXPECTED: dict[str, dict[str, str]] = {
+    "GET datastores": {"credentials.secrets: required": _SECRETS},
+    "GET datastores/{name}": {"credentials.secrets: required": _SECRETS},
+    "GET jobs/{name}": {"body.properties: required": _CHILD},
+    "GET locations/{location}/usages": {"amlWorkspaceLocation: always sent": _USAGE},
+    "GET locations/{location}/vmSizes": {
+        "maxResourceVolumeMB: always sent": _SIZES,
+        "osVhdSizeMB: always sent": _SIZES,
+    },
+    "GET registries/{registry}/models/{name}/versions": {"properties.systemMetadata": _METADATA},
+    "GET registries/{registry}/models/{name}/versions/{version}": {"properties.systemMetadata": _METADATA},
+    "GET workspace": {"body.kind": _KIND},
+    "GET workspaces": {"body.kind": _KIND},
+    "PUT codes/{name}/versions/{version}": {"202208": _HASH},
+}
+"""What a route's models complain of, and why it is right as it is."""
