@@ -79,7 +79,7 @@ class Training:
 
     def at_work(self) -> bool:
         """Tell whether a job goes on without the clock being moved."""
-        return (self._job is not None or bool(self._waiting())) and not self._site.clock.holds(self._thread)
+        return (self._job is not None or self._next() is not None) and not self._site.clock.holds(self._thread)
 
     def cancel(self, name: str) -> None:
         """Cancel a job whose status is CancelRequested already, and wait until it has ended."""
