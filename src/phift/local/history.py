@@ -158,7 +158,7 @@ def _details(site: Site, call: Call) -> Reply:
     logs = {}
     if blobs.path_of(site, ARTIFACTS, name).is_file():
         short = name.partition(f"dcid.{run.name}/")[2]
-        logs[short] = blobs.signed_url(site, ARTIFACTS, name)
+        logs[short] = site.storage.url(ARTIFACTS, name)
     return Reply({**shown, "createdTimeUtc": run.body["createdUtc"], "logFiles": logs, "runDefinition": None})
 
 

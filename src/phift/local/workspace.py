@@ -22,6 +22,7 @@ from phift.local.state import Documents, Folder
 from phift.local.wire import GROUP, REGISTRY, SUBSCRIPTION, WORKSPACE, cloud_name
 
 if TYPE_CHECKING:
+    from phift.local.account import StorageAccount
     from phift.local.clock import Speed
     from phift.local.site import Programs
 
@@ -112,6 +113,8 @@ class LocalWorkspace:
       asks it to look again at once; ``manual`` has a clock that stands still until a test moves it, see
       `phift.local.clock`.
     - **delay**: seconds that the server waits before it answers a request, to see what latency does to a program.
+    - **storage**: a storage account on this machine, such as azurite's, that takes the place of the built-in one; a
+      workspace is given it before its first start, and keeps it.
     - **programs**: the commands of its processes, for tests.
 
     A server that runs already stays as it was started.
@@ -124,6 +127,7 @@ class LocalWorkspace:
         engine: Literal["train", "instant"] = "train",
         speed: Speed = "real",
         delay: float = 0,
+        storage: StorageAccount | None = None,
         programs: Programs | None = None,
     ) -> None:
         if not 0 <= delay <= _LONGEST_DELAY:
@@ -132,6 +136,7 @@ class LocalWorkspace:
         self._delay = delay
         self._engine = engine
         self._speed = speed
+        self._storage = storage
         self.folder = (folder or _default_folder()).expanduser().absolute()
         self._programs = programs
         self._place = Folder(self.folder)
@@ -156,6 +161,7 @@ class LocalWorkspace:
         with self._start_lock():
             read_secret(self._place.secret)
             if self._running() is None:
+                self._keep_storage()
                 self._make_models(say)
                 say("starting the local workspace")
                 self._start(timeout)
@@ -227,6 +233,16 @@ class LocalWorkspace:
             raise errors.LocalWorkspaceError(what, where=str(self.folder), fix="name another folder")
         self.folder.mkdir(parents=True, exist_ok=True)
         self.folder.chmod(0o700)
+
+    def _keep_storage(self) -> None:
+        from phift.local.account import StorageAccount
+
+        if self._storage is None:
+            return
+        if self._place.database.exists() and StorageAccount.of(self.folder) is None:
+            what = "This workspace keeps its blobs in its own folder already."
+            raise errors.LocalWorkspaceError(what, where=str(self.folder), fix="name another folder, or reset this one")
+        self._storage.save(self.folder)
 
     def _make_models(self, say: Callable[[str], None]) -> None:
         from phift.local.registry import standins
