@@ -177,6 +177,8 @@ class Mirrored:
             kept = {self._pull(container, blob) for blob in found}
             for file in set(_files(place)) - kept:
                 file.unlink()
+            if not kept:  # nor is there a folder in an account where nothing is in it
+                shutil.rmtree(place, ignore_errors=True)
         return place
 
     def publish(self, container: str, name: str) -> None:
