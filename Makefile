@@ -2,14 +2,18 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+# Microsoft's storage emulator, for tests; 3.36 and newer want Node.js 21.
+AZURITE := 3.35.0
 
-.PHONY: quickstart test check format bench bench-data clean
+.PHONY: quickstart test azurite check format bench bench-data clean
 
 quickstart: $(VENV)/installed
 	$(BIN)/phift quickstart
 
 test: $(VENV)/installed
 	$(BIN)/python -m pytest
+
+azurite: .azurite/$(AZURITE)
 
 check: $(VENV)/installed
 	$(BIN)/ruff check .
@@ -29,9 +33,14 @@ format: $(VENV)/installed
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) dist .mypy_cache .pytest_cache .ruff_cache .coverage .phift
+	rm -rf $(VENV) dist .mypy_cache .pytest_cache .ruff_cache .coverage .phift .azurite
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[local,dev]'
+	touch $@
+
+.azurite/$(AZURITE):
+	rm -rf .azurite
+	npm install --no-save --no-audit --no-fund --ignore-scripts --prefix .azurite azurite@$(AZURITE)
 	touch $@

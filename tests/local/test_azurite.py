@@ -161,6 +161,7 @@ def test_a_folder_comes_back_as_it_went(stored: Local, folder: Path, tmp_path: P
     place = stored.client.models.create_or_update(model).path.partition("/paths/")[2].rstrip("/")
     container = _container(stored)
     before = {blob.name: blob.etag for blob in container.list_blobs(place)}
+    assert [blob.name for blob in container.list_blobs(place, results_per_page=1)] == list(before), "page by page"
     notes = [blob.metadata for blob in container.list_blobs(place, include="metadata") if blob.metadata]
     assert [note["upload_status"] for note in notes] == ["completed"], "one blob says that all are there"
     if _on_azurite(stored):
