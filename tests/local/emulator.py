@@ -34,6 +34,12 @@ class Emulator:
 
     account: StorageAccount
     ca_bundle: Path
+    process: subprocess.Popen[bytes]
+
+    def stop(self) -> None:
+        """End it; what was stored is gone."""
+        self.process.terminate()
+        self.process.wait(10)
 
 
 def program() -> list[str]:
@@ -67,7 +73,9 @@ def running(folder: Path) -> Iterator[Emulator]:
             stderr=file,
         )
     try:
-        yield Emulator(StorageAccount(f"{_address(process, output)}/{_ACCOUNT}", key), bundle)
+        yield Emulator(
+            StorageAccount(f"{_address(process, output)}/{_ACCOUNT}", key, folder / "ca.pem"), bundle, process
+        )
     finally:
         process.terminate()
         process.wait(10)

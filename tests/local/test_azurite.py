@@ -6,14 +6,16 @@ import filecmp
 import json
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 from azure.ai.ml.entities import Data, Model
 from azure.storage.blob import ContainerClient
-from emulator import Emulator
+from emulator import Emulator, running
 from fakes.server import programs
 from running import Local
 
@@ -21,6 +23,7 @@ from phift import FineTuneRun, RunConfig, samples
 from phift.clients import connect
 from phift.errors import LocalWorkspaceError, NotFound
 from phift.local import LocalWorkspace
+from phift.local.account import Secrets
 from phift.local.instant import NOTE
 
 pytestmark = [
@@ -36,39 +39,35 @@ STORES = "azureml-blobstore"
 LARGE = 65 * 1024 * 1024
 
 
-def _up(folder: Path, kind: str, request: pytest.FixtureRequest, **options: Any) -> Iterator[Local]:
-    before = os.environ.get("REQUESTS_CA_BUNDLE")
-    if kind != "built-in":
-        azurite: Emulator = request.getfixturevalue("azurite")
-        # The workspace's list of authorities is made of this one and its own.
-        os.environ["REQUESTS_CA_BUNDLE"] = str(azurite.ca_bundle)
-        options["storage"] = replace(azurite.account, secrets="AccountKey" if kind == "azurite with its key" else "Sas")
-    workspace = LocalWorkspace(folder, speed="fast", **options)
-    try:
-        connection = workspace.up()
-        os.environ["REQUESTS_CA_BUNDLE"] = str(connection.ca_bundle)
-        local = Local(workspace, connection)
-        yield local
-        local.session.close()
-    finally:
-        workspace.down()
-        os.environ.pop("REQUESTS_CA_BUNDLE")
-        if before is not None:
-            os.environ["REQUESTS_CA_BUNDLE"] = before
+@contextmanager
+def _up(folder: Path, azurite: Emulator | None, secrets: Secrets = "Sas", **options: Any) -> Iterator[Local]:
+    """Start a local workspace on azurite, or with None on the built-in routes."""
+    with pytest.MonkeyPatch.context() as environment:
+        if azurite:
+            options["storage"] = replace(azurite.account, secrets=secrets)
+        workspace = LocalWorkspace(folder, speed="fast", **options)
+        try:
+            connection = workspace.up()
+            environment.setenv("REQUESTS_CA_BUNDLE", str(connection.ca_bundle))
+            local = Local(workspace, connection)
+            yield local
+            local.session.close()
+        finally:
+            workspace.down()
 
 
-@pytest.fixture(scope="module", params=["built-in", "azurite", "azurite with its key"])
-def stored(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, quiet_sdk: None
-) -> Iterator[Local]:
+@pytest.fixture(scope="module", params=["built-in", "azurite"])
+def emulator(request: pytest.FixtureRequest) -> Emulator | None:
+    """Each kind of storage: azurite, or None for the built-in routes."""
+    found: Emulator | None = request.getfixturevalue("azurite") if request.param == "azurite" else None
+    return found
+
+
+@pytest.fixture(scope="module")
+def stored(emulator: Emulator | None, tmp_path_factory: pytest.TempPathFactory, quiet_sdk: None) -> Iterator[Local]:
     """A local workspace on each kind of storage."""
-    yield from _up(tmp_path_factory.mktemp("stored") / "workspace", request.param, request, engine="instant")
-
-
-@pytest.fixture(params=["built-in", "azurite"])
-def slow_engine(request: pytest.FixtureRequest, tmp_path: Path, quiet_sdk: None) -> Iterator[Local]:
-    """A local workspace whose engine takes as long as a job asks it to."""
-    yield from _up(tmp_path / "workspace", request.param, request, programs=programs())
+    with _up(tmp_path_factory.mktemp("stored") / "workspace", emulator, engine="instant") as local:
+        yield local
 
 
 def _run(local: Local, folder: Path, **data: Any) -> FineTuneRun:
@@ -156,23 +155,34 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_folder_comes_back_as_it_went(stored: Local, folder: Path, tmp_path: Path) -> None:
+def _check_round_trip(local: Local, folder: Path, target: Path) -> None:
     model = Model(name="folder", version="1", path=str(folder), type="custom_model")
-    place = stored.client.models.create_or_update(model).path.partition("/paths/")[2].rstrip("/")
-    container = _container(stored)
+    place = local.client.models.create_or_update(model).path.partition("/paths/")[2].rstrip("/")
+    container = _container(local)
     before = {blob.name: blob.etag for blob in container.list_blobs(place)}
     assert [blob.name for blob in container.list_blobs(place, results_per_page=1)] == list(before), "page by page"
     notes = [blob.metadata for blob in container.list_blobs(place, include="metadata") if blob.metadata]
     assert [note["upload_status"] for note in notes] == ["completed"], "one blob says that all are there"
-    if _on_azurite(stored):
+    if _on_azurite(local):
         committed, uncommitted = container.get_blob_client(f"{place}/large.bin").get_block_list("all")
         assert (len(committed), uncommitted) == (17, [])
     again = Model(name="folder", version="2", path=str(folder), type="custom_model")
-    assert stored.client.models.create_or_update(again).path.partition("/paths/")[2].rstrip("/") == place
+    assert local.client.models.create_or_update(again).path.partition("/paths/")[2].rstrip("/") == place
     after = {blob.name: blob.etag for blob in container.list_blobs(place)}
     assert after == before, "the second time nothing is written"
-    stored.client.models.download("folder", version="2", download_path=str(tmp_path))
-    assert _same(folder, tmp_path / "folder" / "model")
+    local.client.models.download("folder", version="2", download_path=str(target))
+    assert _same(folder, target / "folder" / "model")
+
+
+def test_a_folder_comes_back_as_it_went(stored: Local, folder: Path, tmp_path: Path) -> None:
+    _check_round_trip(stored, folder, tmp_path)
+
+
+def test_a_folder_comes_back_with_the_accounts_key(
+    azurite: Emulator, folder: Path, tmp_path: Path, quiet_sdk: None
+) -> None:
+    with _up(tmp_path / "workspace", azurite, "AccountKey", engine="instant") as local:
+        _check_round_trip(local, folder, tmp_path)
 
 
 def test_a_model_and_logs_are_downloaded(stored: Local, finished: FineTuneRun, tmp_path: Path) -> None:
@@ -187,11 +197,23 @@ def test_a_model_and_logs_are_downloaded(stored: Local, finished: FineTuneRun, t
     assert (tmp_path / "step/artifacts/user_logs/std_log.txt").read_text() == f"{NOTE}\n"
 
 
-def test_a_log_grows_while_it_is_read(slow_engine: Local, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    local, run = slow_engine, _run(slow_engine, tmp_path)
-    slow = run.config.model_copy(update={"parameters": {"num_train_epochs": 30}})
-    job = FineTuneRun(slow, run.clients).submit().name
+def test_a_log_grows_while_it_is_read(
+    emulator: Emulator | None, tmp_path: Path, quiet_sdk: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with _up(tmp_path / "workspace", emulator, programs=programs()) as local:
+        _check_streaming(local, _submit_slow(local, tmp_path, epochs=30), capsys)
+
+
+def _submit_slow(local: Local, folder: Path, epochs: int) -> str:
+    """Submit a job that trains for so many tenths of a second, and wait until it does."""
+    run = _run(local, folder)
+    config = run.config.model_copy(update={"parameters": {"num_train_epochs": epochs}})
+    job = FineTuneRun(config, run.clients).submit().name
     local.wait(job, "Running")
+    return job
+
+
+def _check_streaming(local: Local, job: str, capsys: pytest.CaptureFixture[str]) -> None:
     first = _log(local, job)
     capsys.readouterr()
     local.client.jobs.stream(job)
@@ -209,42 +231,54 @@ def _log(local: Local, job: str) -> str:
     return local.request("GET", details["logFiles"]["logs/azureml/executionlogs.txt"], token="").text
 
 
-def test_what_changes_outside_is_seen(azurite: Emulator, tmp_path: Path, request: pytest.FixtureRequest) -> None:
-    for local in _up(tmp_path / "workspace", "azurite", request, programs=programs()):
+def test_what_changes_outside_is_seen(azurite: Emulator, tmp_path: Path) -> None:
+    with _up(tmp_path / "workspace", azurite, programs=programs()) as local:
         container = _container(local)
+        copy = local.connection.folder / "mirror" / STORES / "data"
         for name in ("data/one.jsonl", "data/two.jsonl"):
             container.upload_blob(name, b"{}\n", overwrite=True)
-        asset = {"dataType": "uri_folder", "dataUri": "azureml://datastores/workspaceblobstore/paths/data"}
-        put = f"{local.arm}/data/outside/versions/1"
-        assert local.request("PUT", put, json={"properties": asset}).status_code == 201
-        copy = local.connection.folder / "mirror" / STORES / "data"
+        assert _register(local, "1").status_code == 201
         assert sorted(path.name for path in copy.iterdir()) == ["one.jsonl", "two.jsonl"]
         container.upload_blob("data/one.jsonl", b'{"a": 1}\n', overwrite=True)
         container.delete_blob("data/two.jsonl")
-        assert local.request("PUT", put.replace("/1", "/2"), json={"properties": asset}).status_code == 201
+        assert _register(local, "2").status_code == 201
         assert {path.name: path.read_bytes() for path in copy.iterdir()} == {"one.jsonl": b'{"a": 1}\n'}
         container.delete_blob("data/one.jsonl")
-        answer = local.request("PUT", put.replace("/1", "/3"), json={"properties": asset})
-        assert (answer.status_code, "nothing is stored there" in answer.text) == (400, True)
+        assert "nothing is stored there" in _register(local, "3").json()["error"]["message"]
+        container.upload_blob("data/..\\..\\secret", b"1", overwrite=True)
+        assert "a name that cannot be a file's" in _register(local, "4").json()["error"]["message"]
+        secret = {"X-IDENTITY-HEADER": local.connection.secret()}
+        assert local.request("POST", "/phift/reset", token="", headers=secret).text == ""
+        assert list(container.list_blobs()) == []
+        assert not copy.exists()
 
 
-def test_an_account_that_is_gone_is_named(azurite: Emulator, tmp_path: Path, request: pytest.FixtureRequest) -> None:
-    gone = replace(azurite.account, url="https://127.0.0.1:1/phift")
-    workspace = LocalWorkspace(tmp_path / "workspace", programs=programs(), storage=gone)
-    local = Local(workspace, workspace.up())
-    try:
-        answer = local.request("POST", f"{local.arm}/datastores/workspaceblobstore/listSecrets")
-        assert answer.status_code == 400
-        assert "https://127.0.0.1:1/phift did not do as asked" in answer.json()["error"]["message"]
-        log = (tmp_path / "workspace" / "server.log").read_text()
-        assert gone.key not in log + answer.text + repr(gone) + repr(workspace)
-    finally:
-        local.session.close()
-        workspace.down()
+def _register(local: Local, version: str) -> requests.Response:
+    asset = {"dataType": "uri_folder", "dataUri": "azureml://datastores/workspaceblobstore/paths/data"}
+    return local.request("PUT", f"{local.arm}/data/outside/versions/{version}", json={"properties": asset})
 
 
-def test_a_workspace_keeps_its_storage(tmp_path: Path, azurite: Emulator, quiet_sdk: None) -> None:
-    LocalWorkspace(tmp_path / "workspace", programs=programs()).up()
-    LocalWorkspace(tmp_path / "workspace").down()
-    with pytest.raises(LocalWorkspaceError, match="in its own folder already"):
-        LocalWorkspace(tmp_path / "workspace", programs=programs(), storage=azurite.account).up()
+def test_a_job_whose_storage_goes_away_fails_by_its_name(tmp_path: Path, quiet_sdk: None) -> None:
+    (tmp_path / "azurite").mkdir()
+    with running(tmp_path / "azurite") as own, _up(tmp_path / "workspace", own, programs=programs()) as local:
+        address = own.account.url
+        job = _submit_slow(local, tmp_path, epochs=5)
+        own.stop()
+        assert local.wait(job) == "Failed"
+        error = local.request("GET", f"/history/v1.0{local.arm}/runs/{job}").json()["error"]["error"]
+        assert f"The storage account {address} did not do as asked" in error["message"]
+        answer = _register(local, "1")
+        assert (answer.status_code, address in answer.json()["error"]["message"]) == (400, True)
+        log = (local.connection.folder / "server.log").read_text()
+        assert own.account.key not in log + answer.text + repr(own.account) + repr(local.workspace)
+
+
+def test_a_workspace_keeps_its_storage(tmp_path: Path, azurite: Emulator) -> None:
+    with _up(tmp_path / "workspace", azurite, programs=programs()) as local:
+        local.workspace.down()
+        again = LocalWorkspace(local.workspace.folder, programs=programs())
+        _container(Local(again, again.up())).upload_blob("again", b"1")
+    with _up(tmp_path / "other", None, programs=programs()) as local:
+        local.workspace.down()
+        with pytest.raises(LocalWorkspaceError, match="in its own folder already"):
+            LocalWorkspace(local.workspace.folder, programs=programs(), storage=azurite.account).up()

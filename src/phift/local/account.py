@@ -24,6 +24,7 @@ class StorageAccount:
 
     - **url**: its address, with its name as the path: ``https://127.0.0.1:10000/devstoreaccount1``.
     - **key**: its key in base64; it is never part of this object's repr.
+    - **ca**: the file of the authorities to trust for it, where the machine's are not enough.
     - **secrets**: what a datastore hands out: ``Sas``, a signature for one container, or ``AccountKey``, the key.
 
     Raises `phift.errors.LocalWorkspaceError` for another form of address, another machine, or a key that is none.
@@ -31,6 +32,7 @@ class StorageAccount:
 
     url: str
     key: str = field(repr=False)
+    ca: Path | None = None
     secrets: Secrets = "Sas"
 
     def __post_init__(self) -> None:
@@ -57,10 +59,14 @@ class StorageAccount:
         """Keep the account in a workspace's folder, where its server looks for it."""
         from phift.local.certificates import write_private
 
-        write_private(folder / _FILE, json.dumps(asdict(self)).encode())
+        kept = {**asdict(self), "ca": str(self.ca.absolute()) if self.ca else None}
+        write_private(folder / _FILE, json.dumps(kept).encode())
 
     @classmethod
     def of(cls, folder: Path) -> StorageAccount | None:
         """Return the account that a workspace's folder was given, or None."""
         file = folder / _FILE
-        return cls(**json.loads(file.read_text(encoding="utf-8"))) if file.exists() else None
+        if not file.exists():
+            return None
+        kept = json.loads(file.read_text(encoding="utf-8"))
+        return cls(**{**kept, "ca": Path(kept["ca"]) if kept["ca"] else None})

@@ -198,12 +198,13 @@ class Mirrored:
                     self._published[file] = state
 
     def reset(self) -> None:
-        """Delete the blobs in the datastores' containers, and what was copied and written."""
+        """Empty the datastores' containers, and forget what was copied and written."""
         with self._asking():
             for container in DATASTORES.values():
-                client = self._container(container)
-                for blob in client.list_blobs():
-                    client.delete_blob(blob.name)
+                # Not blob by blob: azurite does not delete one whose name has dots for folders.
+                self._container(container).delete_container()
+                del self._containers[container]
+                self._container(container)
             for folder in (self._mirror, self._site.folder.blobs):
                 shutil.rmtree(folder, ignore_errors=True)
             self._etags.clear()
