@@ -2,14 +2,18 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+# Microsoft's storage emulator, for tests; 3.36 and newer want Node.js 21.
+AZURITE := 3.35.0
 
-.PHONY: quickstart test check routes versions format bench bench-data bench-local kill clean
+.PHONY: quickstart test azurite check routes versions format bench bench-data bench-local kill clean
 
 quickstart: $(VENV)/installed
 	$(BIN)/phift quickstart
 
 test: $(VENV)/installed
 	$(BIN)/python -m pytest
+
+azurite: .azurite/$(AZURITE)
 
 check: $(VENV)/installed
 	$(BIN)/ruff check .
@@ -43,9 +47,14 @@ routes: $(VENV)/installed
 	$(BIN)/python tests/fidelity/render_routes.py
 
 clean:
-	rm -rf $(VENV) .versions dist .mypy_cache .pytest_cache .ruff_cache .coverage .phift
+	rm -rf $(VENV) .versions .azurite dist .mypy_cache .pytest_cache .ruff_cache .coverage .phift
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[local,dev]'
+	touch $@
+
+.azurite/$(AZURITE):
+	rm -rf .azurite
+	npm install --no-save --no-audit --no-fund --ignore-scripts --prefix .azurite azurite@$(AZURITE)
 	touch $@

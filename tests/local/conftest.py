@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import emulator
 import pytest
 from fakes.server import programs
 from running import Local
@@ -70,3 +71,10 @@ def own_local(tmp_path: Path, quiet_sdk: None) -> Iterator[Local]:
     yield from _running(folder, LocalWorkspace(folder, programs=programs()))
     if before is not None:
         os.environ["REQUESTS_CA_BUNDLE"] = before
+
+
+@pytest.fixture(scope="session")
+def azurite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[emulator.Emulator]:
+    """Microsoft's storage emulator; where it is not installed the test is skipped, or fails in CI."""
+    with emulator.running(tmp_path_factory.mktemp("azurite")) as running:
+        yield running

@@ -210,7 +210,8 @@ def test_blobs_page_by_page(local: Local) -> None:
 
 def test_storage_wants_its_own_signature(local: Local) -> None:
     url = _blob(local, "x.txt")
-    assert local.request("PUT", url, token="", data=b"1").status_code == 201
+    block = {"x-ms-blob-type": "BlockBlob"}
+    assert local.request("PUT", url, token="", data=b"1", headers=block).status_code == 201
     plain = url.partition("?")[0]
     assert local.request("GET", plain, token="").status_code == 403
     # A bearer token is not a signature, and one container's signature is not another's.

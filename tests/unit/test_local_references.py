@@ -10,6 +10,7 @@ from phift.local.clock import Clock
 from phift.local.identity import Identity
 from phift.local.site import Programs, Site
 from phift.local.state import Documents, Folder
+from phift.local.storage import Files
 from phift.local.wire import WORKSPACE_ID, WireError
 
 STORED = "azureml://datastores/workspaceblobstore/paths/LocalUpload/1/train.jsonl"
@@ -20,6 +21,7 @@ MODEL = "azureml/child/mlflow_model_folder"
 def site(tmp_path: Path) -> Iterator[Site]:
     documents = Documents(tmp_path / "state.db")
     site = Site(Folder(tmp_path), documents, Identity("x"), "https://localhost:1", Programs(), Clock())
+    site.storage = Files(site)
     container = tmp_path / "blobs/storage/azureml-blobstore"
     (container / "LocalUpload/1").mkdir(parents=True)
     (container / "LocalUpload/1/train.jsonl").touch()

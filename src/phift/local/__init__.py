@@ -46,7 +46,8 @@ What differs from Azure:
 
 from __future__ import annotations
 
+from phift.local.account import StorageAccount
 from phift.local.credential import LocalCredential
 from phift.local.workspace import Connection, LocalStatus, LocalWorkspace
 
-__all__ = ["Connection", "LocalCredential", "LocalStatus", "LocalWorkspace"]
+__all__ = ["Connection", "LocalCredential", "LocalStatus", "LocalWorkspace", "StorageAccount"]

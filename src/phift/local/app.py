@@ -37,6 +37,7 @@ from phift.local import (
     registry,
     scoring,
     step_assets,
+    storage,
 )
 from phift.local.faults import Cut
 from phift.local.identity import TENANT, InvalidToken
@@ -87,6 +88,7 @@ def create_app(site: Site, delay: float = 0) -> Starlette:
 
     - **delay**: seconds that every request waits before anything is done for it.
     """
+    site.storage = storage.of(site)
     site.operations = Operations(site.documents, site.clock)
     site.scorers = Scorers(site)
     site.training = Training(site)
@@ -357,4 +359,5 @@ def _response(reply: Reply, common: Mapping[str, str]) -> Response:
 def configure_logging() -> None:
     """Send this process's log to its output; only the server process calls this."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
+    for name in ("uvicorn.error", "azure"):
+        logging.getLogger(name).setLevel(logging.WARNING)

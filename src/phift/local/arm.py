@@ -170,8 +170,7 @@ def _datastore(site: Site, call: Call) -> Reply:
 
 
 def _secrets(site: Site, call: Call) -> Reply:
-    container = f"{ACCOUNT}/{DATASTORES[_datastore_name(call)]}"
-    return Reply({"secretsType": "Sas", "sasToken": site.identity.sas(container, "rwdl")})
+    return Reply(site.storage.secret(DATASTORES[_datastore_name(call)]))
 
 
 def _datastore_name(call: Call) -> str:
@@ -187,13 +186,12 @@ def _show_datastore(site: Site, name: str) -> Json:
         "tags": {},
         "properties": {},
         "isDefault": name == "workspaceblobstore",
-        # The SDK writes https://{account}.blob.{suffix}; a host with port and path as the account leads it back here.
-        "accountName": f"{site.host}/storage",
+        "accountName": site.storage.account_name,
         "containerName": DATASTORES[name],
         "endpoint": STORAGE_SUFFIX,
         "protocol": "https",
         "serviceDataAccessAuthIdentity": "WorkspaceSystemAssignedIdentity",
-        "credentials": {"credentialsType": "Sas"},
+        "credentials": {"credentialsType": site.storage.secrets},
     }
     return {
         "id": f"{WORKSPACE_ID}/datastores/{name}",

@@ -27,7 +27,8 @@ MODELS = "registry-models"
 """The container that holds the registry's models; nobody is given the right to write there."""
 
 _CHUNK = 1024 * 1024
-_PAGE = 5000
+_BYTES = "application/octet-stream"
+_PAGE = 5000  # the most that one answer lists, as in Azure
 _VERSION = {"x-ms-version": "2021-08-06"}
 
 
@@ -77,9 +78,12 @@ def signed_url(site: Site, container: str, name: str) -> str:
 def _signed(handler: Handler) -> Handler:
     def check(site: Site, call: Call) -> Reply:
         path = "/".join(part for part in (ACCOUNT, call["container"], call["name"]) if part)
-        if not site.identity.sas_allows(call.method, path, call.query):
+        if not site.identity.sas_is_good(path, call.query):
             message = "Server failed to authenticate the request. Make sure the signature is formed correctly."
             raise _fault(403, "AuthenticationFailed", message)
+        if not site.identity.sas_allows(call.method, path, call.query):
+            message = "This request is not authorized to perform this operation using this permission."
+            raise _fault(403, "AuthorizationPermissionMismatch", message)
         return handler(site, call)
 
     return check
@@ -97,29 +101,47 @@ def _existing(site: Site, call: Call) -> Path:
     return path
 
 
-def _metadata_key(container: str, name: str) -> str:
+def _key(container: str, name: str) -> str:
     # Document keys do not tell upper from lower case and blob names do, so the name goes in as a hash.
     return f"blobs/{hashlib.sha256(f'{container}/{name}'.encode()).hexdigest()}"
 
 
 def _properties(site: Site, container: str, name: str, path: Path) -> Json:
     stat = path.stat()
-    stored = site.documents.get(_metadata_key(container, name))
+    stored = site.documents.get(_key(container, name))
+    # What our own programs wrote is a file and no more.
+    kind = "text/plain; charset=utf-8" if path.suffix in (".txt", ".log") else _BYTES
     return {
+        "metadata": {},
+        "type": kind,
+        "md5": None,
+        **(stored.body if stored else {}),
         "size": stat.st_size,
+        "created": formatdate(stored.created if stored else stat.st_mtime, usegmt=True),
         "modified": formatdate(stat.st_mtime, usegmt=True),
-        "etag": f'"0x{stat.st_mtime_ns:X}{stat.st_size:X}"',
-        "metadata": stored.body if stored else {},
+        "etag": f"0x{stat.st_mtime_ns:X}{stat.st_size:X}",
     }
 
 
-def _blob_headers(properties: Json) -> dict[str, str]:
+def _written(properties: Json) -> dict[str, str]:
+    """Return the headers of an answer to a blob's change."""
+    etag = f'"{properties["etag"]}"'
+    return {**_VERSION, "ETag": etag, "Last-Modified": properties["modified"], "x-ms-request-server-encrypted": "true"}
+
+
+def _described(properties: Json) -> dict[str, str]:
+    """Return the headers that say what a blob is."""
     return {
         **_VERSION,
-        "ETag": properties["etag"],
+        "ETag": f'"{properties["etag"]}"',
         "Last-Modified": properties["modified"],
         "Accept-Ranges": "bytes",
+        "Content-Type": properties["type"],
         "x-ms-blob-type": "BlockBlob",
+        "x-ms-creation-time": properties["created"],
+        "x-ms-lease-state": "available",
+        "x-ms-lease-status": "unlocked",
+        "x-ms-server-encrypted": "true",
         **{f"x-ms-meta-{key}": value for key, value in properties["metadata"].items()},
     }
 
@@ -147,8 +169,13 @@ def _check_conditions(site: Site, call: Call, path: Path) -> None:
 def _head(site: Site, call: Call) -> Reply:
     _check_conditions(site, call, _existing(site, call))
     properties = _properties(site, call["container"], call["name"], _existing(site, call))
-    headers = {**_blob_headers(properties), "Content-Length": str(properties["size"])}
-    return Reply(None, 200, headers, "application/octet-stream")
+    headers = {**_described(properties), "Content-Length": str(properties["size"]), **_md5(properties["md5"])}
+    headers |= {"x-ms-access-tier": "Hot", "x-ms-access-tier-inferred": "true"}
+    return Reply(None, 200, headers)
+
+
+def _md5(value: str | None, header: str = "Content-MD5") -> dict[str, str]:
+    return {header: value} if value else {}
 
 
 def _get(site: Site, call: Call) -> Reply:
@@ -159,15 +186,16 @@ def _get(site: Site, call: Call) -> Reply:
     size = properties["size"]
     first, last, status = 0, size - 1, 200
     wanted = re.fullmatch(r"bytes=(\d+)-(\d*)", call.headers.get("x-ms-range") or call.headers.get("range", ""))
-    headers = _blob_headers(properties)
+    headers = _described(properties)
     if wanted:
         first, last, status = int(wanted[1]), min(int(wanted[2] or last), last), 206
         if first >= size:
-            raise _fault(416, "InvalidRange", "The range specified is invalid for the current size of the resource.")
+            message = "The range specified is invalid for the current size of the resource."
+            raise WireError(416, "InvalidRange", message, {**_VERSION, "Content-Range": f"bytes */{size}"})
         headers["Content-Range"] = f"bytes {first}-{last}/{size}"
+    headers |= _md5(properties["md5"], "x-ms-blob-content-md5" if wanted else "Content-MD5")
     headers["Content-Length"] = str(last - first + 1)
-    kind = "text/plain; charset=utf-8" if path.suffix in (".txt", ".log") else "application/octet-stream"
-    return Reply(None, status, headers, kind, _read(path, first, last - first + 1))
+    return Reply(None, status, headers, properties["type"], _read(path, first, last - first + 1))
 
 
 def _read(path: Path, start: int, length: int) -> Iterator[bytes]:
@@ -186,14 +214,26 @@ def _put(site: Site, call: Call) -> Reply:
     if part == "block":
         return _put_block(site, call)
     if part == "metadata":
-        _existing(site, call)
-        site.documents.put(_metadata_key(call["container"], call["name"]), _metadata(call))
+        _set_metadata(site, call)
     elif part in ("", "blocklist"):
         _write(site, call)
     else:
         raise WireError(501, "NotImplemented", f"The local workspace does not serve PUT blob with comp={part}")
-    properties = _properties(site, call["container"], call["name"], _existing(site, call))
-    return Reply(None, 200 if part == "metadata" else 201, _blob_headers(properties))
+    headers = _written(_properties(site, call["container"], call["name"], _existing(site, call)))
+    if part == "metadata":
+        return Reply(None, 200, headers)
+    return Reply(None, 201, {**headers, **_md5(_hash(call.body))})
+
+
+def _set_metadata(site: Site, call: Call) -> None:
+    path, key = _existing(site, call), _key(call["container"], call["name"])
+    stored, metadata = site.documents.get(key), _metadata(call)
+    site.documents.put(key, {**(stored.body if stored else {}), "metadata": metadata})
+    os.utime(path)  # it is another state of the blob, with an ETag of its own
+
+
+def _hash(content: bytes) -> str:
+    return base64.b64encode(hashlib.md5(content, usedforsecurity=False).digest()).decode()
 
 
 def _metadata(call: Call) -> Json:
@@ -210,8 +250,11 @@ def _write(site: Site, call: Call) -> None:
     _check_conditions(site, call, path)
     if path.is_dir():
         raise _fault(409, "BlobTypeNotSupported", "A folder of this name holds other blobs.")
+    whole = not call.query.get("comp")
+    if whole and call.headers.get("x-ms-blob-type") != "BlockBlob":
+        raise _fault(400, "MissingRequiredHeader", "The header x-ms-blob-type is not BlockBlob; no others are served.")
     # The conditions come first: of two uploads at once, the slower one finds its blocks gone with the faster one's.
-    parts = _blocks(site, call) if call.query.get("comp") else iter([call.body])
+    parts = iter([call.body]) if whole else _blocks(site, call)
     site.folder.staging.mkdir(exist_ok=True)
     temporary = site.folder.staging / uuid.uuid4().hex
     try:
@@ -223,8 +266,15 @@ def _write(site: Site, call: Call) -> None:
         raise _fault(409, "BlobTypeNotSupported", "A part of this name is itself a blob.") from error
     finally:
         temporary.unlink(missing_ok=True)
-    site.documents.put(_metadata_key(call["container"], call["name"]), _metadata(call))
+    site.documents.put(_key(call["container"], call["name"]), _stored(call, whole=whole))
     shutil.rmtree(_block_folder(site, call), ignore_errors=True)
+
+
+def _stored(call: Call, *, whole: bool) -> Json:
+    """Return what is kept of a new blob; storage works out the hash of one that comes in one piece, and of no other."""
+    kind = call.headers.get("x-ms-blob-content-type") or (call.headers.get("content-type") if whole else None)
+    md5 = call.headers.get("x-ms-blob-content-md5") or (_hash(call.body) if whole else None)
+    return {"metadata": _metadata(call), "type": kind or _BYTES, "md5": md5}
 
 
 def _block_folder(site: Site, call: Call) -> Path:
@@ -252,7 +302,7 @@ def _put_block(site: Site, call: Call) -> Reply:
         temporary.replace(file)
     finally:
         temporary.unlink(missing_ok=True)  # half of one on a full disk
-    return Reply(None, 201, _VERSION)
+    return Reply(None, 201, {**_VERSION, "x-ms-request-server-encrypted": "true"})
 
 
 def _blocks(site: Site, call: Call) -> Iterator[bytes]:
@@ -272,45 +322,46 @@ def _delete(site: Site, call: Call) -> Reply:
     path = _existing(site, call)
     _check_conditions(site, call, path)
     path.unlink()
-    site.documents.delete(_metadata_key(call["container"], call["name"]))
-    return Reply(None, 202, _VERSION)
+    site.documents.delete(_key(call["container"], call["name"]))
+    return Reply(None, 202, {**_VERSION, "x-ms-delete-type-permanent": "true"})
 
 
 def _list(site: Site, call: Call) -> Reply:
-    """List blobs by prefix, 5000 on a page unless ``maxresults`` says less; a delimiter sums folders up as prefixes.
+    """List blobs by prefix, page by page; with a delimiter, folders are summed up as prefixes.
 
-    Microsoft Learn, "List Blobs", 2026-11: the marker is opaque, and ``NextMarker`` is empty on the last page.
+    The marker of the next page is the last name of this one; in Azure it is a text that means nothing to the reader
+    (Microsoft Learn, "List Blobs", 2026-11).
     """
     if call.query.get("comp") != "list":
         raise WireError(501, "NotImplemented", f"The local workspace does not serve GET {call.path} on a container")
-    prefix, marker = call.query.get("prefix", ""), call.query.get("marker", "")
-    size = min(whole_number(call.query.get("maxresults") or _PAGE, "maxresults"), _PAGE)
-    if size < 1:
+    container, prefix, marker = call["container"], call.query.get("prefix", ""), call.query.get("marker", "")
+    most = min(whole_number(call.query.get("maxresults") or _PAGE, "maxresults"), _PAGE)
+    if most < 1:
         raise _fault(400, "OutOfRangeQueryParameterValue", "maxresults must be at least 1.")
-    shown: dict[str, str] = {}
-    following = ""
-    for name in _names(site, call["container"], prefix):
-        folder = _folder(name, prefix, call.query.get("delimiter", ""))
-        if (folder or name) <= marker or folder in shown:
-            continue
-        if len(shown) == size:
-            following = list(shown)[-1]
-            break
-        element = f"<BlobPrefix><Name>{escape(folder)}</Name></BlobPrefix>" if folder else ""
-        shown[folder or name] = element or _blob_element(site, call["container"], name)
-    address = f'ServiceEndpoint="{site.base_url}/{ACCOUNT}/" ContainerName="{escape(call["container"])}"'
+    entries = [entry for entry in _entries(site, call, prefix) if entry[0] > marker]
+    with_metadata = "metadata" in call.query.get("include", "").split(",")
+    listed = [
+        f"<BlobPrefix><Name>{escape(name)}</Name></BlobPrefix>"
+        if folder
+        else _blob_element(site, container, name, with_metadata=with_metadata)
+        for name, folder in entries[:most]
+    ]
     text = (
-        f'<?xml version="1.0" encoding="utf-8"?><EnumerationResults {address}><Prefix>{escape(prefix)}</Prefix>'
-        f"<Marker>{escape(marker)}</Marker><MaxResults>{size}</MaxResults>"
-        f"<Blobs>{''.join(shown.values())}</Blobs><NextMarker>{escape(following)}</NextMarker></EnumerationResults>"
+        f'<?xml version="1.0" encoding="utf-8"?><EnumerationResults ServiceEndpoint="{site.base_url}/{ACCOUNT}/" '
+        f'ContainerName="{escape(container)}"><Prefix>{escape(prefix)}</Prefix><Marker>{escape(marker)}</Marker>'
+        f"<MaxResults>{most}</MaxResults><Blobs>{''.join(listed)}</Blobs>"
+        f"<NextMarker>{escape(entries[most - 1][0]) if len(entries) > most else ''}</NextMarker></EnumerationResults>"
     )
     return Reply(text.encode(), 200, _VERSION, "application/xml")
 
 
-def _folder(name: str, prefix: str, delimiter: str) -> str:
-    """Return what a name is summed up as, or an empty text where it stands for itself."""
-    rest = name[len(prefix) :]
-    return prefix + rest.split(delimiter)[0] + delimiter if delimiter and delimiter in rest else ""
+def _entries(site: Site, call: Call, prefix: str) -> list[tuple[str, bool]]:
+    """Return what to list: a name, and whether it is not a blob's but the part up to the delimiter of others."""
+    names, delimiter = _names(site, call["container"], prefix), call.query.get("delimiter")
+    if not delimiter:
+        return [(name, False) for name in names]
+    cut = (name[len(prefix) :].partition(delimiter) for name in names)
+    return sorted({(prefix + head + found, bool(found)) for head, found, _ in cut})
 
 
 def _names(site: Site, container: str, prefix: str) -> list[str]:
@@ -322,12 +373,15 @@ def _names(site: Site, container: str, prefix: str) -> list[str]:
     return sorted(name for name in names if name.startswith(prefix))
 
 
-def _blob_element(site: Site, container: str, name: str) -> str:
+def _blob_element(site: Site, container: str, name: str, *, with_metadata: bool) -> str:
     properties = _properties(site, container, name, path_of(site, container, name))
     metadata = "".join(f"<{key}>{escape(value)}</{key}>" for key, value in properties["metadata"].items())
+    md5 = f"<Content-MD5>{properties['md5']}</Content-MD5>" if properties["md5"] else ""
     return (
-        f"<Blob><Name>{escape(name)}</Name><Properties>"
-        f"<Last-Modified>{properties['modified']}</Last-Modified><Etag>{escape(properties['etag'])}</Etag>"
-        f"<Content-Length>{properties['size']}</Content-Length><BlobType>BlockBlob</BlobType>"
-        f"</Properties><Metadata>{metadata}</Metadata></Blob>"
+        f"<Blob><Name>{escape(name)}</Name><Properties><Creation-Time>{properties['created']}</Creation-Time>"
+        f"<Last-Modified>{properties['modified']}</Last-Modified><Etag>{properties['etag']}</Etag>"
+        f"<Content-Length>{properties['size']}</Content-Length><Content-Type>{escape(properties['type'])}</Content-Type>"
+        f"{md5}<BlobType>BlockBlob</BlobType><AccessTier>Hot</AccessTier><AccessTierInferred>true</AccessTierInferred>"
+        f"<LeaseStatus>unlocked</LeaseStatus><LeaseState>available</LeaseState><ServerEncrypted>true</ServerEncrypted>"
+        f"</Properties>{f'<Metadata>{metadata}</Metadata>' if with_metadata else ''}</Blob>"
     )

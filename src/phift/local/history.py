@@ -200,7 +200,7 @@ def _details(site: Site, call: Call) -> Reply:
     logs = {}
     if blobs.path_of(site, ARTIFACTS, name).is_file():
         short = name.partition(f"dcid.{run.name}/")[2]
-        logs[short] = blobs.signed_url(site, ARTIFACTS, name)
+        logs[short] = site.storage.url(ARTIFACTS, name)
     kept = {name: shown[name] for name in _IN_DETAILS if name in shown}
     more = {"target": run.body.get("target"), "createdTimeUtc": run.body["createdUtc"], "runDefinition": None}
     return Reply({**kept, **more, "logFiles": logs})

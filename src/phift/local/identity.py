@@ -89,15 +89,18 @@ class Identity:
         return urlencode({**query, "sig": self._sas_signature(path, query)})
 
     def sas_allows(self, method: str, path: str, query: Mapping[str, str]) -> bool:
-        """Tell whether the signature in ``query`` is ours and allows ``method`` on the blob or container ``path``."""
+        """Tell whether the signature in ``query`` is good and allows ``method`` on the blob or container ``path``."""
+        needed = "l" if query.get("comp") == "list" else _PERMISSIONS.get(method, "")
+        return self.sas_is_good(path, query) and bool(needed) and needed in query["sp"]
+
+    def sas_is_good(self, path: str, query: Mapping[str, str]) -> bool:
+        """Tell whether the signature in ``query`` is ours, for the blob or container ``path``, and not over."""
         if not {"sr", "sp", "se", "sig"} <= query.keys():
             return False
         scope = path if query["sr"] == "b" else "/".join(path.split("/")[:2])
         if not hmac.compare_digest(query["sig"].encode(), self._sas_signature(scope, query).encode()):
             return False
-        needed = "l" if query.get("comp") == "list" else _PERMISSIONS.get(method, "")
-        in_time = query["se"] > time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self._now()))
-        return bool(needed) and needed in query["sp"] and in_time
+        return query["se"] > time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self._now()))
 
     def key(self, endpoint: str, generation: str) -> str:
         """Return an endpoint's key; a new ``generation`` makes a new one."""

@@ -31,17 +31,22 @@ _JOB_OUTPUT = re.compile(
 
 def resolve(site: Site, reference: str) -> Path:
     """Return the file or folder that a reference means; raises a user error where there is none."""
-    path = _locate(site, reference)
+    path = site.storage.fetch(*_address(site, reference))
     if not path.exists():
         raise user_error(f"The asset {reference} does not exist: nothing is stored there.")
     return path
 
 
 def place(site: Site, uri: str) -> Path:
-    """Return the file or folder that an output's address means; it need not be there."""
+    """Return the file or folder to write for an output's address; it need not be there."""
     if not _DATASTORE.fullmatch(uri):
         raise user_error(f"The output path {uri} is not in a datastore.")
-    return _locate(site, uri)
+    return blobs.path_of(site, *_address(site, uri))
+
+
+def publish(site: Site, uri: str) -> None:
+    """Store what has been written for an output's address."""
+    site.storage.publish(*_address(site, uri))
 
 
 def datastore_uri(store: str, path: str) -> str:
@@ -74,22 +79,23 @@ def job_of(uri: str) -> str | None:
     return found["job"] if found else None
 
 
-def _locate(site: Site, reference: str) -> Path:
+def _address(site: Site, reference: str) -> tuple[str, str]:
+    """Return the container and the name of the blob or folder that a reference means."""
     if found := _DATASTORE.fullmatch(reference):
         if found["store"] not in arm.DATASTORES:
             raise user_error(f"The datastore {found['store']} was not found.")
-        return blobs.path_of(site, arm.DATASTORES[found["store"]], found["path"])
+        return arm.DATASTORES[found["store"]], found["path"]
     if found := _REGISTRY_MODEL.fullmatch(reference):
-        return _registry_model(site, found["registry"], found["name"], found["version"])
+        return _registry_model(found["registry"], found["name"], found["version"])
     if found := _JOB_OUTPUT.fullmatch(reference):
-        return _locate(site, output_uri(site, found["job"], found["output"]))
+        return _address(site, output_uri(site, found["job"], found["output"]))
     if found := _WORKSPACE_ASSET.fullmatch(reference):
         document = site.documents.get(f"{found['kind']}/{found['name']}/versions/{found['version']}")
-        return _locate(site, _stored_uri(document, reference))
+        return _address(site, _stored_uri(document, reference))
     if found := _SHORT_ASSET.fullmatch(reference):
         keys = (f"{kind}/{found['name']}/versions/{found['version']}" for kind in ("data", "models"))
         documents = (site.documents.get(key) for key in keys)
-        return _locate(site, _stored_uri(next(filter(None, documents), None), reference))
+        return _address(site, _stored_uri(next(filter(None, documents), None), reference))
     raise user_error(f"The local workspace cannot read from {reference}: it has no such place.")
 
 
@@ -100,9 +106,9 @@ def _stored_uri(document: Document | None, reference: str) -> str:
     return str(properties.get("modelUri") or properties.get("dataUri") or "")
 
 
-def _registry_model(site: Site, name_of_registry: str, name: str, version: str) -> Path:
+def _registry_model(name_of_registry: str, name: str, version: str) -> tuple[str, str]:
     known = {(model["name"].lower(), model["version"]): model["name"] for model in registry.catalog()["models"]}
     found = known.get((name.lower(), version))
     if name_of_registry.lower() != REGISTRY or found is None:
         raise user_error(f"The model {name} version {version} was not found in registry {name_of_registry}.")
-    return site.folder.registry / str(found)
+    return blobs.MODELS, str(found)

@@ -22,6 +22,7 @@ from typing import IO, get_args
 import uvicorn
 
 from phift.local import blobs, certificates, computes, identity
+from phift.local.account import StorageAccount
 from phift.local.app import configure_logging, create_app
 from phift.local.clock import Clock, Speed
 from phift.local.connections import Connection
@@ -69,7 +70,8 @@ def _acquired(lock: IO[str]) -> bool:
 
 def _serve(place: Folder, programs: Programs, clock: Clock, delay: float) -> bool:
     certificates.ensure(place.root)
-    certificates.write_bundle(place.root, os.environ.get("REQUESTS_CA_BUNDLE"))
+    account = StorageAccount.of(place.root)
+    certificates.write_bundle(place.root, os.environ.get("REQUESTS_CA_BUNDLE"), account.ca if account else None)
     blobs.clear_halves(place)
     documents = Documents(place.database, clock.now)
     listener = _listen(documents)

@@ -15,6 +15,7 @@ from phift.local.state import Documents, Folder
 if TYPE_CHECKING:
     from phift.local.operations import Operations
     from phift.local.scorers import Scorers
+    from phift.local.storage import Storage
     from phift.local.training import Training
 
 
@@ -55,6 +56,7 @@ class Site:
     journal: Journal = field(default_factory=Journal)
     operations: Operations = field(init=False)
     scorers: Scorers = field(init=False)
+    storage: Storage = field(init=False)
     training: Training = field(init=False)
 
     @property

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import uuid
 
-from phift.local.arm import ACCOUNT
 from phift.local.site import Site
 from phift.local.state import Document, Json
 from phift.local.wire import (
@@ -95,8 +94,8 @@ def _put(site: Site, call: Call) -> Reply:
 def _upload(site: Site, call: Call) -> Reply:
     """Return a container of its own for the files of a code asset, with the right to write there."""
     container = f"code-{uuid.uuid4()}"
-    place = f"{site.base_url}/{ACCOUNT}/{container}"
-    signature = site.identity.sas(f"{ACCOUNT}/{container}", "rwl")
+    place = f"{site.storage.address}/{container}"
+    signature = site.storage.sas(container, "rwl")
     reference = {
         "blobUri": place,
         "storageAccountArmId": None,
@@ -112,7 +111,8 @@ def _show(site: Site, document: Document) -> Json:
     standard = {"isAnonymous": False, "isArchived": False, "provisioningState": "Succeeded"}
     properties = {**standard, **own, **document.body["properties"]}
     if "codeUri" in properties:
-        properties["codeUri"] = site.base_url + properties["codeUri"]
+        uri = properties["codeUri"]
+        properties["codeUri"] = site.base_url + uri if uri.startswith("/") else uri
     return {
         "id": f"{WORKSPACE_ID}/{document.key}",
         "name": document.name,

@@ -182,6 +182,8 @@ class Training:
             code = self._follow(name, file, site.programs.preparation)
         if asked and code == 0:
             uris = preparing.output_uris(asked, child.name)
+            for uri in uris.values():
+                references.publish(site, uri)
             history.set_outputs(site, child.name, {key: {"from": key, "uri": uri} for key, uri in uris.items()})
         return code, log
 
@@ -251,6 +253,8 @@ class Training:
             return
         if status == "Running":
             history.set_status(self._site, name, "Running")
+        if status in history.ENDED:
+            self._site.storage.publish(history.ARTIFACTS, history.log_name(child.body))
         history.set_status(self._site, child.name, status, error=event.get("error"))
         self._log(name, f"The step {step} is {status}.")
 
@@ -263,7 +267,9 @@ class Training:
                 message = f"The engine ended well but left the output {output} empty."
                 self._end(name, "Failed", {"code": "SystemError", "message": message})
                 return
-            history.set_outputs(site, child, {output: {"from": output, "uri": _output_uri(child, output)}})
+            uri = _output_uri(child, output)
+            references.publish(site, uri)
+            history.set_outputs(site, child, {output: {"from": output, "uri": uri}})
         bound = {
             root: {"from": output, "uri": _output_uri(made[output][0], output)}
             for root, output in plan["outputs"].items()
@@ -313,10 +319,12 @@ class Training:
             return
 
     def _log(self, name: str, text: str) -> None:
-        path = blobs.path_of(self._site, history.ARTIFACTS, history.log_name({"runId": name}))
+        blob = history.log_name({"runId": name})
+        path = blobs.path_of(self._site, history.ARTIFACTS, blob)
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a", encoding="utf-8") as file:
             file.write(f"[{timestamp(self._site.clock.now())}] {text}\n")
+        self._site.storage.publish(history.ARTIFACTS, blob)
 
 
 def _begin_anew(body: Json) -> None:
