@@ -189,6 +189,16 @@ def test_a_killed_server_leaves_no_process_and_loses_no_job(own_local: Local) ->
     assert own_local.wait(name) == "Completed"
 
 
+def test_a_server_that_was_killed_a_moment_ago_is_no_server(own_local: Local) -> None:
+    for _ in range(3):
+        server = own_local.workspace.status().pid
+        assert server is not None
+        os.kill(server, signal.SIGKILL)
+        own_local.workspace.up()
+        assert own_local.request("GET", "/health").status_code == 200
+        assert own_local.workspace.status().pid != server
+
+
 def _all_of(server: int) -> list[int]:
     """Return the children of a process whichever of its threads started them."""
     tasks = Path(f"/proc/{server}/task").iterdir()
