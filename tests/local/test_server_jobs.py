@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import threading
 import time
 from pathlib import Path
@@ -188,6 +189,27 @@ def test_a_killed_server_leaves_no_process_and_loses_no_job(own_local: Local) ->
     assert not own_local.workspace.status().running
     own_local.workspace.up()
     assert own_local.wait(name) == "Completed"
+
+
+def test_a_server_that_was_killed_a_moment_ago_is_no_server(own_local: Local) -> None:
+    for _ in range(3):
+        server = own_local.workspace.status().pid
+        assert server is not None
+        os.kill(server, signal.SIGKILL)
+        _wait_refused(own_local)  # its lock may live on for a moment
+        own_local.workspace.up()
+        assert own_local.request("GET", "/health").status_code == 200
+        assert own_local.workspace.status().pid != server
+
+
+def _wait_refused(local: Local) -> None:
+    port = int(local.connection.base_url.rpartition(":")[2])
+    end = time.monotonic() + 5
+    while time.monotonic() < end:
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) != 0:
+                return
+    raise AssertionError("the dead server's port is open")
 
 
 def _all_of(server: int) -> list[int]:

@@ -21,9 +21,15 @@ from phift.local.operations import Operations
 from phift.local.site import Programs, Site
 from phift.local.state import Documents, Folder
 from phift.local.training import Training
-from phift.local.wire import WORKSPACE_ID, Call, Reply
+from phift.local.wire import WORKSPACE_ID, Call, Reply, WireError
 
 FEW, MANY = 10, 1000
+ENDPOINT = {
+    "properties": {"authMode": "Key", "provisioningState": "Succeeded", "properties": {}, "traffic": {}},
+    "tags": {},
+    "identity": {},
+    "kind": "Managed",
+}
 TABLE = [(route, route.pattern()) for part in PARTS for route in part.routes()]
 
 
@@ -56,8 +62,7 @@ def fill(folder: Path, jobs: int) -> Site:
     for name in ("waiting-1", "waiting-2"):
         ask(site, "PUT", f"{{ws}}/jobs/{name}", body())
     documents.add_metrics("job-1", [("loss", 1.0, step, step) for step in range(100)])
-    documents.put("onlineEndpoints/one", {"properties": {"authMode": "Key", "provisioningState": "Succeeded"}})
-    documents.update("onlineEndpoints/one", lambda kept: kept.update(tags={}, identity={}, kind="Managed"))
+    documents.put("onlineEndpoints/one", ENDPOINT)
     container = folder / "blobs/storage/azureml-blobstore/tests"
     container.mkdir(parents=True)
     (container / "train.jsonl").touch()
@@ -72,6 +77,7 @@ def sites(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Site, Site
     many.documents.close()
 
 
+_TRAIN = "azureml://datastores/workspaceblobstore/paths/tests/train.jsonl"
 _MLFLOW = "/mlflow/v1.0{ws}/api/2.0/mlflow"
 _METRIC = {"key": "loss", "value": 1.0, "step": 1, "timestamp": 1}
 
@@ -97,8 +103,7 @@ def _turn(site: Site) -> object:
 
 
 def _data(site: Site) -> object:
-    uri = "azureml://datastores/workspaceblobstore/paths/tests/train.jsonl"
-    sent = {"properties": {"dataUri": uri, "dataType": "uri_file"}}
+    sent = {"properties": {"dataUri": _TRAIN, "dataType": "uri_file"}}
     return ask(site, "PUT", f"{{ws}}/data/some/versions/{uuid.uuid4()}", sent)
 
 
@@ -196,10 +201,85 @@ def test_filters_of_the_list_of_jobs(sites: tuple[Site, Site]) -> None:
     assert names(jobType="Command") == []
 
 
+def _pages(site: Site, sent: dict[str, object], path: str, kind: str) -> list[list[dict[str, Any]]]:
+    """Read every page of one of MLflow's lists, with a new job between any two."""
+    found: list[list[dict[str, Any]]] = []
+    while True:
+        answer = ask(site, "POST", f"{_MLFLOW}/{path}", sent).body
+        found.append(answer[kind])
+        if "next_page_token" not in answer:
+            return found
+        sent = {**sent, "page_token": answer["next_page_token"]}
+        ask(site, "PUT", f"{{ws}}/jobs/{uuid.uuid4()}", body())
+
+
+def test_every_page_of_runs(sites: tuple[Site, Site]) -> None:
+    site, _ = sites
+    before = {run.name for run in site.documents.runs_of(history.experiment_id("tests"))}
+    sent = {"experiment_ids": [history.experiment_id("tests"), "another"], "max_results": 7}
+    pages = _pages(site, sent, "runs/search", "runs")
+    runs = [run["info"]["run_id"] for page in pages for run in page]
+    assert {len(page) for page in pages[:-1]} == {7}
+    assert len(set(runs)) == len(runs)
+    assert before <= set(runs)
+    ended = {"experiment_ids": sent["experiment_ids"], "filter": "attributes.status = 'FINISHED'", "max_results": 11}
+    assert len([run for page in _pages(site, ended, "runs/search", "runs") for run in page]) == 6 * FEW
+
+
+def test_every_page_of_experiments_and_points(sites: tuple[Site, Site]) -> None:
+    site, _ = sites
+    for number in range(5):
+        history.experiment(site, f"experiment-{number}")
+    pages = _pages(site, {"max_results": 2}, "experiments/search", "experiments")
+    names = [found["name"] for page in pages for found in page]
+    assert names == ["tests", *(f"experiment-{number}" for number in range(5))]
+    points: list[int] = []
+    token = "0"
+    while token:
+        query = {"run_id": "job-1", "metric_key": "loss", "max_results": "40", "page_token": token}
+        answer = ask(site, "GET", f"{_MLFLOW}/metrics/get-history", **query).body
+        points += [point["step"] for point in answer["metrics"]]
+        token = answer.get("next_page_token", "")
+        site.documents.add_metrics("job-1", [("other", 1.0, 1, 1)])
+    assert points == [0, 1, *range(100)]
+
+
+def test_every_page_of_child_runs(sites: tuple[Site, Site]) -> None:
+    site, _ = sites
+    path = "/history/v1.0{ws}/runs/job-1/children"
+    first = ask(site, "GET", path, **{"$top": "3"}).body
+    second = ask(site, "GET", path, **{"$top": "3", "$continuationtoken": first["continuationToken"]}).body
+    names = [run["runId"] for run in (*first["value"], *second["value"])]
+    assert names == [run.name for run in history.children(site, "job-1")]
+    assert (second["continuationToken"], second["nextLink"]) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("path", "query"),
+    [
+        ("{ws}/jobs", {"$skipToken": "nonsense"}),
+        ("{ws}/jobs", {"$top": "0"}),
+        ("{ws}/onlineEndpoints", {"count": "many"}),
+        ("/history/v1.0{ws}/runs/job-1/children", {"$continuationtoken": "-1"}),
+        (f"{_MLFLOW}/metrics/get-history", {"run_id": "job-1", "max_results": "-1"}),
+    ],
+)
+def test_a_page_that_is_none_is_the_callers_mistake(sites: tuple[Site, Site], path: str, query: dict[str, str]) -> None:
+    with pytest.raises(WireError) as told:
+        ask(sites[0], "GET", path, **query)
+    assert told.value.status == 400
+
+
 @pytest.mark.slow
 def test_the_sdk_lists_a_thousand_jobs_once_each_and_in_order(own_local: Local) -> None:
     own_local.workspace.down()
-    fill(own_local.connection.folder, MANY).documents.close()
+    documents = fill(own_local.connection.folder, MANY).documents
+    for number in range(120):
+        documents.put(f"onlineEndpoints/end-{number}", ENDPOINT)
+    documents.put("data/many", {"properties": {"dataType": "uri_file"}})
+    for number in range(120):
+        documents.put(f"data/many/versions/{number}", {"properties": {"dataType": "uri_file", "dataUri": _TRAIN}})
+    documents.close()
     own_local.workspace.up()
     put_training_file(own_local)
     seen: list[str] = []
@@ -212,3 +292,8 @@ def test_the_sdk_lists_a_thousand_jobs_once_each_and_in_order(own_local: Local) 
     assert [name for name in seen if name.startswith("job-")] == [f"job-{number}" for number in reversed(range(MANY))]
     assert len(set(seen)) == len(seen)
     assert own_local.workspace.status().jobs["Completed"] >= MANY
+    names = [endpoint.name for endpoint in own_local.client.online_endpoints.list()]
+    assert names == ["one", *(f"end-{number}" for number in range(120))]
+    versions = [asset.version for asset in own_local.client.data.list("many")]
+    assert versions == [str(number) for number in reversed(range(120))]
+    assert own_local.client.data.get("many", label="latest").version == "119"

@@ -37,6 +37,7 @@ What is not covered, and answers 501 with the method and path:
 What differs from Azure:
 
 - the same job submitted again is accepted and answered with the job that is there; another one of its name is refused
+- a list's continuation token names the last thing shown, so that nothing comes twice; Azure's counts what was shown
 - the step that ran when the server stopped begins anew, and logs its metrics again
 - GPUs, nodes and VM sizes are names and quota only; training and scoring run on this machine's CPU
 - the models' weights are small and untrained (tag ``phift.standin``)

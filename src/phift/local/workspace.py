@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import sqlite3
 import subprocess
 import time
@@ -199,7 +200,11 @@ class LocalWorkspace:
         self._make_folder()
         with self._start_lock():
             read_secret(self._place.secret)
-            if self._running() is None:
+            running = self._running()
+            if running is not None and not _listens(running["port"]):
+                self._wait_stopped(5)  # it was killed a moment ago, and its last thread still holds the lock
+                running = self._running()
+            if running is None:
                 self._check_database()
                 self._keep_storage()
                 self._make_models(say)
@@ -425,6 +430,11 @@ def _locked(path: Path) -> bool:
         except BlockingIOError:
             return True
         return False
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def _signal(pid: int, number: signal.Signals) -> None:
