@@ -100,7 +100,7 @@ def ask(client: Any, name: str, question: str, sleep: Callable[[float], None] = 
             break
         sleep(float(answer.headers.get("Retry-After", 1)))
     answer.raise_for_status()
-    return str(answer.json()[0])
+    return str(answer.json()[0]["0"])
 
 
 def main(train: str, question: str, pause: float = 30) -> None:
