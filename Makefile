@@ -22,7 +22,7 @@ check: $(VENV)/installed
 
 # Each version of azure-ai-ml in an environment of its own, which takes a minute to make and then stays.
 versions:
-	$(PYTHON) tests/versions/versions.py
+	$(PYTHON) tests/versions/matrix.py
 
 bench: $(VENV)/installed
 	$(BIN)/python bench/check_latency.py

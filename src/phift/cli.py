@@ -40,8 +40,10 @@ def _reports_errors(command: Callable[..., None]) -> Callable[..., None]:
 
     @wraps(command)
     def run(*args: Any, **kwargs: Any) -> None:
-        # The SDK warns of its own experimental classes, which tells a user of this program nothing.
-        logging.getLogger("azure").setLevel(logging.ERROR)
+        # The SDK warns of its own experimental classes, and up to 1.34 of fields that it does not know itself, which
+        # tells a user of this program nothing.
+        for name in ("azure", "msrest"):
+            logging.getLogger(name).setLevel(logging.ERROR)
         signal.signal(signal.SIGTERM, _terminated)  # so that `with` blocks clean up
         try:
             command(*args, **kwargs)
@@ -264,7 +266,10 @@ def reset(folder: Path | None, yes: bool) -> None:
 @_FOLDER
 @_reports_errors
 def env(folder: Path | None) -> None:
-    """Print, as export lines, what points any program that uses the Azure ML SDK at the local workspace."""
+    """Print, as export lines, what points any program that uses the Azure ML SDK or MLflow at the local workspace.
+
+    Two of the values are secrets, good for this workspace alone: whoever has one may do everything in it.
+    """
     import shlex
 
     from phift.local import LocalWorkspace

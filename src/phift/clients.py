@@ -76,7 +76,7 @@ def _connect_azure(config: RunConfig, workspace: AzureWorkspace) -> Clients:
     cloud = os.environ.get(_CLOUD, "AzureCloud")
     if cloud not in _CLOUDS:
         what = f"This process already talks to the cloud {cloud}, and the Azure ML SDK knows one cloud a process."
-        fix = f"start a new process for Azure, or unset {_CLOUD}"
+        fix = f"start a new process for Azure, from a shell without {_CLOUD}; a local workspace is `workspace: local`"
         raise ConfigError(what, where="workspace", fix=fix)
     where = workspace_address(workspace)
     scope, discovery = _CLOUDS[cloud]

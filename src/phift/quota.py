@@ -83,7 +83,7 @@ def read_usages(listed: Iterable[Any]) -> list[Usage]:
 
 
 def _usage(entry: Any) -> Usage | None:
-    name = field_of(entry, "name")  # a dict in the SDK 1.35, an object before
+    name = field_of(entry, "name")  # a dict: with localizedValue in the SDK 1.35, with localized_value before
     localized = text_of(name, "localized_value", "localizedValue")
     family = text_of(name, "value") or localized
     used, limit = count_of(entry, "current_value", "currentValue"), count_of(entry, "limit")

@@ -45,8 +45,8 @@ NOT_USED = {
     "GET registries/{registry}/data/{name}": "the SDK asks for versions only; for the management client",
     "GET codes/{name}/versions/{version}": "asked by components.download, which then refuses every storage host but "
     "blob.core.windows.net (azure-ai-ml 1.35.2)",
-    "POST data/v1.0/dataversion/batchGetResolvedUris": "azure-ai-ml 1.35.2 takes no output for a folder (issue 48941)",
-    "POST modelregistry/v1.0/models/batchGetResolvedUris": "azure-ai-ml 1.35.2 raises TypeError before it asks",
+    "POST data/v1.0/dataversion/batchGetResolvedUris": "by azure-ai-ml 1.26.3; 1.35.2 takes no output for a folder",
+    "POST modelregistry/v1.0/models/batchGetResolvedUris": "by azure-ai-ml 1.26.3; 1.35.2 raises before it asks",
     "GET mlflow/{version}/api/2.0/mlflow/experiments/search": "MLflow's client searches by POST",
     "PATCH history/v1.0/runs/{run}": "the SDK names the experiment too",
     "GET history/v1.0/experiments/{experiment}/runs/{run}": BY_ID,
@@ -71,7 +71,7 @@ class Shell:
         """Run a Python program, and return what it has printed."""
         lines = self.folder / "env.sh"
         lines.write_text(_phift("local", "env", "--folder", str(self.workspace.folder)), encoding="utf-8")
-        script = '. ./env.sh && exec "$@"'
+        script = 'eval "$(cat env.sh)"; exec "$@"'
         found = subprocess.run(  # noqa: S603 - our own programs
             ["/bin/sh", "-euc", script, "sh", sys.executable, *command],
             cwd=self.folder,

@@ -37,9 +37,20 @@ def new(*arguments: Any, **options: Any) -> Any:
 
 
 def old(value: str, used: Any, limit: Any, localized: str = "") -> Any:
-    """Return what an azure-ai-ml with the msrest models makes of it."""
-    name = SimpleNamespace(value=value, localized_value=localized)
-    return SimpleNamespace(id="/subscriptions/s/usages", type="x/usages", name=name, current_value=used, limit=limit)
+    """Return what azure-ai-ml 1.26.3 to 1.34.1 make of it: the names as their msrest models write them."""
+    usage = SdkUsage()
+    usage.__dict__.update(
+        {
+            "id": f"/subscriptions/s/providers/{PROVIDER}/usages/{value}",
+            "aml_workspace_location": None,
+            "type": f"{PROVIDER}/vmFamily/usages",
+            "unit": "Count",
+            "current_value": used,
+            "limit": limit,
+            "name": {"value": value, "localized_value": localized or value},
+        }
+    )
+    return usage
 
 
 def family(limit: int, used: int = 0, name: str = FAMILY, low_priority: bool = False) -> Usage:
@@ -66,9 +77,10 @@ def test_the_new_sdk_really_hides_what_it_read() -> None:
     assert new(FAMILY, 24, 96).current_value is None
 
 
-def test_the_familys_two_quotas_are_told_apart_by_the_localized_name() -> None:
-    dedicated = new(FAMILY, 1, 96, localized="Standard NCADSA100v4 Family Cluster Dedicated vCPUs")
-    low = new(FAMILY, 2, -1, localized="Standard NCADSA100v4 Family Cluster LowPriority vCPUs")
+@pytest.mark.parametrize("make", [new, old])
+def test_the_familys_two_quotas_are_told_apart_by_the_localized_name(make: Any) -> None:
+    dedicated = make(FAMILY, 1, 96, localized="Standard NCADSA100v4 Family Cluster Dedicated vCPUs")
+    low = make(FAMILY, 2, -1, localized="Standard NCADSA100v4 Family Cluster LowPriority vCPUs")
     assert [(usage.used, usage.low_priority) for usage in read_usages([dedicated, low])] == [(1, False), (2, True)]
 
 

@@ -38,14 +38,16 @@ def new(**changes: Any) -> Any:
 
 
 def old(**changes: Any) -> Any:
-    """Return what an azure-ai-ml with the msrest models makes of it."""
+    """Return what azure-ai-ml 1.26.3 to 1.34.1 make of it: the names as their msrest models write them."""
     listed = {
         "billing_currency": "USD",
         "unit_of_measure": "OneHour",
         "values": [{"retail_price": 3.67, "os_type": "Linux", "vm_tier": "Standard"}],
     }
     values = {"name": A100, "family": FAMILY, "v_cp_us": 24, "gpus": 1, "memory_gb": 220.5}
-    return SimpleNamespace(**{**values, "estimated_vm_prices": listed, **changes})
+    size = SdkVmSize()
+    size.__dict__.update({**values, "estimated_vm_prices": listed, **changes})
+    return size
 
 
 def read(entry: Any) -> VmSize:

@@ -41,6 +41,7 @@ What differs from Azure:
 - the step that ran when the server stopped begins anew, and logs its metrics again
 - GPUs, nodes and VM sizes are names and quota only; training and scoring run on this machine's CPU
 - the models' weights are small and untrained (tag ``phift.standin``)
+- ``components.download`` fails: the SDK wants its code on ``blob.core.windows.net``
 - a blob and a folder cannot share a name
 - whoever holds the folder's secret is the workspace's owner; there are no roles
 """

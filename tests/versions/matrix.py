@@ -1,6 +1,6 @@
-"""Run the chain with several versions of azure-ai-ml, each in an environment of its own: ``python versions.py``.
+"""Run the chain with several versions of azure-ai-ml, each in an environment of its own: ``python matrix.py``.
 
-``python versions.py oldest between`` runs those only. The environments stay in ``.versions`` and are used again. Needs
+``python matrix.py oldest between`` runs those only. The environments stay in ``.versions`` and are used again. Needs
 nothing but Python itself.
 """
 
@@ -44,7 +44,7 @@ def environment(version: str) -> Path:
     pins = folder / "constraints.txt"
     pins.write_text(constraints, encoding="utf-8")
     what = ["--constraint", str(pins), "-r", str(HERE / "requirements.txt"), f"{PACKAGE}=={version}"]
-    command = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *what]
+    command = [str(python), "-m", "pip", "install", "--quiet", "--no-compile", "--disable-pip-version-check", *what]
     subprocess.run(command, check=True)  # noqa: S603 - pip, with our own lists
     kept.write_text(wanted, encoding="utf-8")
     return python
