@@ -205,17 +205,32 @@ def from_azure(error: Exception, where: str) -> PhiftError:
 
     if isinstance(error, core.ClientAuthenticationError):
         return _authentication(error, where)
-    if isinstance(error, core.HttpResponseError) and error.status_code:
-        return _http(error, error.status_code, where)
-    if isinstance(error, core.ServiceRequestError | core.ServiceResponseError | ConnectionError | TimeoutError):
+    if isinstance(error, _unanswered()):
         fix = "check the network, the proxy, and that the address is right; then run again"
         return ServiceUnreachable(f"No answer from the service: {_first_line(error)}", where=where, fix=fix)
+    if isinstance(error, core.HttpResponseError) and error.status_code:
+        return _http(error, error.status_code, where)
     if isinstance(error, FileNotFoundError):
         return DataNotFound(_first_line(error), where=where, fix="check the path")
     what = _first_line(error)
     if isinstance(error, core.AzureError):
         return ServiceError(what, where=where, code=type(error).__name__)
     return ServiceError(f"The Azure SDK raised {type(error).__name__}: {what}", where=where, code=type(error).__name__)
+
+
+def _unanswered() -> tuple[type[Exception], ...]:
+    """Return what says that no answer came, or not all of one.
+
+    Half an answer is ``IncompleteReadError`` in azure-core, which takes it for an answer with a status. The SDK asks
+    some things with requests alone; its errors are no ``ConnectionError`` of Python's.
+    """
+    import requests
+    import urllib3
+    from azure.core import exceptions as core
+
+    incomplete = (core.IncompleteReadError, requests.exceptions.ChunkedEncodingError, urllib3.exceptions.HTTPError)
+    sent = (core.ServiceRequestError, core.ServiceResponseError, requests.ConnectionError, requests.Timeout)
+    return (*sent, *incomplete, ConnectionError, TimeoutError)
 
 
 def _authentication(error: Exception, where: str) -> PhiftError:

@@ -12,6 +12,8 @@ import azure.storage.blob
 import azure.storage.filedatalake
 import azure.storage.fileshare
 import pytest
+import requests
+import urllib3
 from azure.core import exceptions as core
 from hypothesis import given
 from hypothesis import strategies as st
@@ -84,6 +86,12 @@ def test_every_azure_error_becomes_one_of_ours(kind: type[Any]) -> None:
         (core.ServiceRequestError("x"), errors.ServiceUnreachable),
         (core.ServiceRequestTimeoutError("x"), errors.ServiceUnreachable),
         (core.ServiceResponseError("x"), errors.ServiceUnreachable),
+        (core.IncompleteReadError("x"), errors.ServiceUnreachable),
+        (core.IncompleteReadError("x", response=Response()), errors.ServiceUnreachable),
+        (requests.ConnectionError("x"), errors.ServiceUnreachable),
+        (requests.ReadTimeout("x"), errors.ServiceUnreachable),
+        (requests.exceptions.ChunkedEncodingError("x"), errors.ServiceUnreachable),
+        (urllib3.exceptions.ProtocolError("x"), errors.ServiceUnreachable),
         (ConnectionResetError("x"), errors.ServiceUnreachable),
         (TimeoutError("x"), errors.ServiceUnreachable),
         (FileNotFoundError("x"), errors.DataNotFound),
