@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: quickstart test check format bench bench-data clean
+.PHONY: quickstart test check faults format bench bench-data clean
 
 quickstart: $(VENV)/installed
 	$(BIN)/phift quickstart
@@ -15,6 +15,10 @@ check: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# Every request of a chain with every fault, and the table in docs/faults.md: half an hour on two idle cores.
+faults: $(VENV)/installed
+	cd tests && $(abspath $(BIN))/python -m faults.exhaustive
 
 bench: $(VENV)/installed
 	$(BIN)/python bench/check_latency.py

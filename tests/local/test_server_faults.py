@@ -126,6 +126,20 @@ def tokens(local: Local) -> list[dict[str, Any]]:
     return [entry for entry in entries if entry["operation"] == "GET msi/token"]
 
 
+@pytest.mark.parametrize("fault", [{"status": 500}, {"status": 429}, {"cut": "before"}, {"cut": "after"}], ids=str)
+def test_the_credential_asks_again(hostile: Local, fault: dict[str, Any]) -> None:
+    order(hostile, "GET msi/token", **fault)
+    assert LocalCredential(hostile.connection).get_token("https://management.azure.com/.default").token
+    assert hits(hostile) == [1]
+
+
+def test_the_credential_gives_up_in_the_end(hostile: Local) -> None:
+    order(hostile, "GET msi/token", status=503, times=None)
+    with pytest.raises(AuthenticationError, match="503"):
+        LocalCredential(hostile.connection).get_token("https://management.azure.com/.default")
+    assert hits(hostile) == [4]
+
+
 def http_date(seconds: float) -> str:
     # A date has whole seconds, so it is rounded up.
     return format_datetime(datetime.now(UTC) + timedelta(seconds=seconds + 1), usegmt=True)
