@@ -26,6 +26,7 @@ from phift.errors import (
     DeploymentFailed,
     NotFound,
     PhiftError,
+    ServiceUnreachable,
     azure_errors,
     redact,
 )
@@ -129,17 +130,25 @@ def _ensure_endpoint(clients: Clients, name: str, tags: Mapping[str, str], made:
         _check_succeeded(found, f"endpoint {name}")
 
 
-def _finished(clients: Clients, make: Callable[[], Any], get: Callable[[], Any], place: str) -> Any:
-    """Make or change something; where that is under way already, wait for it and return what is there then, else None.
+def _finished(
+    clients: Clients,
+    make: Callable[[], Any],
+    get: Callable[[], Any],
+    place: str,
+    right: Callable[[Any], bool] = lambda _found: True,
+) -> Any:
+    """Make or change something; where the answer was lost, wait for what is there and return it, else None.
 
     azure-core sends a PUT again whose answer was lost, and the service refuses to change what it is making.
+
+    - **right**: whether what is there is what was to be; if it is not, the error stands.
     """
     try:
         with azure_errors(place):
             make()
-    except Conflict:
+    except (Conflict, ServiceUnreachable):
         found = settled(clients, get, place)
-        if found is None:
+        if found is None or not right(found):
             raise
         return found
     return None
@@ -194,17 +203,15 @@ def _ensure_deployment(
     if existing is None:
         made.append("deployment")
     emit(DeploymentEvent("deployment", config.deployment_name))
-    found = _finished(
+    _finished(
         clients,
         lambda: deployments.begin_create_or_update(wanted).result(),
         lambda: deployments.get(config.deployment_name, name),
         place,
+        lambda found: _same(found, wanted),
     )
     with azure_errors(place):
         _check_succeeded(deployments.get(config.deployment_name, name), place)
-    if found is not None and not _same(found, wanted):
-        what = "Somebody else changed it at the same time."
-        raise Conflict(what, where=place, fix="run again, or set `deployment.deployment_name` to another name")
 
 
 def _deployment(name: str, model_id: str, size: str, config: DeploymentConfig) -> Any:
@@ -264,15 +271,13 @@ def _ensure_traffic(clients: Clients, name: str, deployment: str, emit: OnEvent)
             return
     emit(DeploymentEvent("traffic", name))
     endpoint.traffic = wanted
-    found = _finished(
+    _finished(
         clients,
         lambda: endpoints.begin_create_or_update(endpoint).result(),
         lambda: endpoints.get(name),
         f"endpoint {name}",
+        lambda found: dict(found.traffic or {}) == wanted,
     )
-    if found is not None and dict(found.traffic or {}) != wanted:
-        what = "Somebody else changed its traffic at the same time."
-        raise Conflict(what, where=f"endpoint {name}", fix="run again")
 
 
 def _withdraw_traffic(clients: Clients, name: str, deployment: str) -> None:

@@ -48,10 +48,15 @@ def rows_of(folder: Path) -> list[Row]:
 
 
 def cells_of(rows: list[Row]) -> list[Cell]:
-    """Return all that there is to try: each operation's first request first, and last what only asks for tokens."""
+    """Return all that there is to try: each operation's first request first, then changes, and tokens last."""
     firsts = {row.operation: row for row in reversed(rows)}.values()
     cells = [(row, fault) for row in rows for fault in FAULTS]
-    return sorted(cells, key=lambda cell: (cell[0] not in firsts, "msi/token" in cell[0].operation))
+
+    def rank(cell: Cell) -> tuple[bool, ...]:
+        operation = cell[0].operation
+        return cell[0] not in firsts, "msi/token" in operation, operation.startswith("GET")
+
+    return sorted(cells, key=rank)
 
 
 def work(cells: list[Cell], folder: Path, out: Path, end: float) -> None:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 from unittest import mock
 
-from azure.core.pipeline.transport import RequestsTransport
+from azure.core.pipeline.transport import HttpTransport
 from requests.adapters import HTTPAdapter
 from urllib3.util import Retry
 
@@ -41,7 +41,7 @@ def impatient() -> Iterator[None]:
     """
     with (
         mock.patch.object(HTTPAdapter, "send", _send_soon),
-        mock.patch.object(RequestsTransport, "sleep", _sleep_short),
+        mock.patch.object(HttpTransport, "sleep", _sleep_short),
         mock.patch.object(Retry, "sleep", _retry_soon),
     ):
         yield

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from itertools import cycle
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -60,6 +61,37 @@ def test_every_step_of_the_chain_asks_something(rows: list[Row]) -> None:
     assert {row.step for row in rows} == set(STEPS)
     assert len(rows) == len(set(rows))
     assert len(cells_of(rows)) == len(rows) * len(FAULTS)
+
+
+# What goes wrong behind the requests, and half answers
+
+
+@pytest.mark.parametrize(
+    ("step", "on", "fault", "error"),
+    [
+        ("submit", "step chat_completion_finetune", {}, ""),
+        ("deploy", "operation endpoint-create", {}, "DeploymentFailed"),
+        ("deploy", "operation deployment-create", {"code": "ResourceNotReady"}, "DeploymentFailed"),
+        ("delete", "operation endpoint-delete", {}, "ServiceError"),
+        ("submit", "PUT jobs/{name}", {"cut": "half"}, ""),
+        ("register", "PUT models/{name}/versions/{version}", {"cut": "half"}, ""),
+        ("deploy", "PUT onlineEndpoints/{endpoint}", {"cut": "half"}, ""),
+        ("deploy", "PUT onlineEndpoints/{endpoint}/deployments/{deployment}", {"cut": "half"}, ""),
+        ("submit", "PUT blobs/{container}/{name...}", {"slow": 1000}, ""),
+    ],
+)
+@pytest.mark.filterwarnings("ignore")  # a failure that was ordered leaves connections behind
+def test_a_chain_survives_what_fails_elsewhere(
+    place: Ground, step: str, on: str, fault: dict[str, Any], error: str
+) -> None:
+    assert try_fault(place, Row(step, on, 1), fault) == Outcome(error)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_step_that_fails_costs_a_second_job(place: Ground) -> None:
+    # A job that failed keeps its name, so the second call submits another attempt, and that one is all that it takes.
+    outcome = try_fault(place, Row("submit", "step chat_completion_finetune", 1), {"status": 400})
+    assert outcome == Outcome("JobFailed", True, ["2 jobs, not 1"] * 2)
 
 
 # What finds failures must not overlook them

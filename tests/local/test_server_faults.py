@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import ssl
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -444,6 +446,15 @@ def test_what_is_no_fault_is_refused_by_name(hostile: Local, fault: Any, message
     assert answer.json()["error"]["code"] == "InvalidFault"
     assert message in answer.json()["error"]["message"]
     assert hits(hostile) == []  # none of the list was taken
+
+
+def test_the_example_of_the_document_orders_what_it_says(hostile: Local) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "faults.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    # No program runs in between, so the first of its faults is found never to have struck.
+    with pytest.raises(AssertionError, match=r"PUT jobs/\* never struck"):
+        exec(example, {"folder": hostile.connection.folder})  # noqa: S102 - our own words
+    assert hits(hostile) == [0] * 5
 
 
 @pytest.mark.parametrize("sent", [{}, {"value": {}}, {"value": 1}])

@@ -3,7 +3,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from azure.core.exceptions import ServiceRequestError
+from azure.core.exceptions import IncompleteReadError, ServiceRequestError, ServiceResponseError
 
 from phift.config import DeploymentConfig
 from phift.deployment import deploy_model, instance_findings, instance_type, remove_endpoint
@@ -208,8 +208,11 @@ def test_a_lost_login_and_a_conflict_keep_their_kind(status: int, kind: type[Exc
     assert left(fakes) == (0, 0)
 
 
-def unheard(operations: Any, **states: Any) -> None:
-    """Have a service lose its first answer, so that azure-core asks again and is told that it is being done."""
+def unheard(operations: Any, error: Exception | None = None, **states: Any) -> None:
+    """Have a service lose its first answer, so that azure-core asks again and is told that it is being done.
+
+    - **error**: what comes instead, where azure-core does not ask again.
+    """
     begin = operations.begin_create_or_update
 
     def begin_unheard(entity: Any) -> Any:
@@ -217,7 +220,7 @@ def unheard(operations: Any, **states: Any) -> None:
         operations.begin_create_or_update = begin
         for name, value in states.items():
             setattr(operations, name, value)
-        raise http_error(409, "it is Creating; wait until that is done")
+        raise error or http_error(409, "it is Creating; wait until that is done")
 
     operations.begin_create_or_update = begin_unheard
 
@@ -231,9 +234,10 @@ def test_an_endpoint_whose_creation_was_not_answered_is_waited_for(sleeps: list[
     assert fakes.workspace.record.count("online_endpoints.begin_delete") == 0
 
 
-def test_a_deployment_whose_creation_was_not_answered_is_found() -> None:
+@pytest.mark.parametrize("error", [None, IncompleteReadError("half"), ServiceResponseError("reset")], ids=repr)
+def test_a_deployment_whose_creation_was_not_answered_is_found(error: Exception | None) -> None:
     fakes = Fakes()
-    unheard(fakes.workspace.online_deployments)
+    unheard(fakes.workspace.online_deployments, error)
     deploy(fakes)
     assert left(fakes) == (1, 1)
     assert fakes.workspace.record.count("online_deployments.begin_create_or_update") == 1
@@ -277,7 +281,8 @@ def test_a_deployment_that_somebody_else_changes_at_the_same_time_is_a_conflict(
         raise http_error(409)
 
     deployments.begin_create_or_update = begin_late  # type: ignore[assignment, method-assign]  # a race, lost
-    assert refused(fakes, Conflict).what == "Somebody else changed it at the same time."
+    refused(fakes, Conflict)
+    assert fakes.workspace.online_deployments.known == {}  # the endpoint was made by this call, and goes with it
 
 
 def test_a_first_look_that_fails_makes_and_removes_nothing() -> None:
