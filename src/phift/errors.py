@@ -237,8 +237,12 @@ def _authentication(error: Exception, where: str) -> PhiftError:
     status = getattr(error, "status_code", None)
     if status == 403:
         return _denied(error, where)
+    said = _first_line(error)
+    if "ExpiredAuthenticationToken" in said:  # azure-core has thrown it away by now, and asks for another next time
+        fix = "run again: a new token is asked for; if that one has expired too, run `az login` and look at the clock"
+        return AuthenticationError(f"The service takes the token for expired: {said}", where=where, fix=fix)
     fix = "run `az login`, or set `credential:` to browser or device_code, or set AZURE_CLIENT_ID and its companions"
-    return AuthenticationError(f"No credential worked: {_first_line(error)}", where=where, fix=fix)
+    return AuthenticationError(f"No credential worked: {said}", where=where, fix=fix)
 
 
 def _denied(error: Exception, where: str) -> PhiftError:

@@ -122,6 +122,13 @@ def test_statuses_map(status: int, ours: type[PhiftError]) -> None:
     assert type(from_azure(http_error(status), "here")) is ours
 
 
+def test_an_expired_token_asks_for_no_login() -> None:
+    error = from_azure(http_error(401, "(ExpiredAuthenticationToken) The access token expiry is earlier."), "here")
+    assert type(error) is errors.AuthenticationError
+    assert error.what.startswith("The service takes the token for expired")
+    assert str(error.fix).startswith("run again")
+
+
 def test_a_plain_401_is_an_authentication_error() -> None:
     error = core.HttpResponseError("x")
     error.status_code = 401
