@@ -113,13 +113,13 @@ def summary(rows: list[Row], found: Mapping[Cell, Outcome]) -> str:
     named = ", ".join(f"{count} `{name}`" for name, count in errors.most_common())
     lines = [
         f"{time.strftime('%Y-%m-%d', time.gmtime())}, {os.cpu_count()} cores, Python {platform.python_version()}: "
-        f"{len(rows)} requests, {len(FAULTS)} faults, {len(outcomes)} runs.",
+        f"{len(rows)} requests with {len(FAULTS)} faults each. Of these {len(outcomes)} runs",
         "",
         f"- {sum(say(outcome) == 'completes' for outcome in run)} complete in spite of it",
         f"- {sum(errors.values())} end in an error of phift, and a second call completes them: {named}",
         f"- {sum(not outcome.hit for outcome in run)} complete because the fault was not hit: the request did not come "
         "as often this time",
-        f"- {sum(bool(outcome.defects) for outcome in run)} do anything else",
+        f"- {sum(bool(outcome.defects) for outcome in run)} end in anything else",
         f"- {len(outcomes) - len(run)} were not run",
     ]
     return "\n".join(lines)

@@ -153,5 +153,5 @@ def test_the_table_says_what_became_of_each_run() -> None:
     said = summary([one, two], found)
     assert "- 1 complete in spite of it" in said
     assert "- 1 end in an error of phift, and a second call completes them: 1 `ServiceError`" in said
-    assert "- 1 do anything else" in said
+    assert "- 1 end in anything else" in said
     assert "- 8 were not run" in said
