@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # Microsoft's storage emulator, for tests; 3.36 and newer want Node.js 21.
 AZURITE := 3.35.0
 
-.PHONY: quickstart test azurite check routes versions format bench bench-data bench-local kill clean
+.PHONY: quickstart test azurite check routes versions faults format bench bench-data bench-local kill clean
 
 quickstart: $(VENV)/installed
 	$(BIN)/phift quickstart
@@ -23,6 +23,10 @@ check: $(VENV)/installed
 # Each version of azure-ai-ml in an environment of its own, which takes a minute to make and then stays.
 versions:
 	$(PYTHON) tests/versions/matrix.py
+
+# Every request of a chain with every fault, and the table in docs/faults.md: half an hour on two idle cores.
+faults: $(VENV)/installed
+	cd tests && $(abspath $(BIN))/python -m faults.exhaustive
 
 bench: $(VENV)/installed
 	$(BIN)/python bench/check_latency.py

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -26,6 +26,7 @@ from phift.errors import (
     DeploymentFailed,
     NotFound,
     PhiftError,
+    ServiceUnreachable,
     azure_errors,
     redact,
 )
@@ -115,8 +116,48 @@ def _ensure_endpoint(clients: Clients, name: str, tags: Mapping[str, str], made:
     made.append("endpoint")
     emit(DeploymentEvent("endpoint", name))
     endpoint = ManagedOnlineEndpoint(name=name, auth_mode="key", tags=dict(tags))
-    with azure_errors(f"endpoint {name}"):
-        clients.workspace.online_endpoints.begin_create_or_update(endpoint).result()
+    endpoints = clients.workspace.online_endpoints
+    found = _finished(
+        clients,
+        lambda: endpoints.begin_create_or_update(endpoint).result(),
+        lambda: endpoints.get(name),
+        f"endpoint {name}",
+    )
+    if found is not None:
+        made.remove("endpoint")  # until it is known to be ours, and no longer than that
+        _check_ours(found, name, tags)
+        made.append("endpoint")
+        _check_succeeded(found, f"endpoint {name}")
+
+
+def _finished(
+    clients: Clients,
+    make: Callable[[], Any],
+    get: Callable[[], Any],
+    place: str,
+    right: Callable[[Any], bool] = lambda _found: True,
+) -> Any:
+    """Make or change something; where the answer was lost, wait for what is there and return it, else None.
+
+    azure-core sends a PUT again whose answer was lost, and the service refuses to change what it is making.
+
+    - **right**: whether what is there is what was to be; if it is not, the error stands.
+    """
+    try:
+        with azure_errors(place):
+            make()
+    except (Conflict, ServiceUnreachable):
+        found = settled(clients, get, place)
+        if found is None or not right(found):
+            raise
+        return found
+    return None
+
+
+def _check_succeeded(resource: Any, place: str) -> None:
+    state = provisioning_state(resource)
+    if state != "succeeded":
+        raise DeploymentFailed(f"it ended as {state}.", where=place)
 
 
 def _check_ours(endpoint: Any, name: str, tags: Mapping[str, str]) -> None:
@@ -162,11 +203,15 @@ def _ensure_deployment(
     if existing is None:
         made.append("deployment")
     emit(DeploymentEvent("deployment", config.deployment_name))
+    _finished(
+        clients,
+        lambda: deployments.begin_create_or_update(wanted).result(),
+        lambda: deployments.get(config.deployment_name, name),
+        place,
+        lambda found: _same(found, wanted),
+    )
     with azure_errors(place):
-        deployments.begin_create_or_update(wanted).result()
-        state = provisioning_state(deployments.get(config.deployment_name, name))
-    if state != "succeeded":
-        raise DeploymentFailed(f"it ended as {state}.", where=place)
+        _check_succeeded(deployments.get(config.deployment_name, name), place)
 
 
 def _deployment(name: str, model_id: str, size: str, config: DeploymentConfig) -> Any:
@@ -224,9 +269,15 @@ def _ensure_traffic(clients: Clients, name: str, deployment: str, emit: OnEvent)
         endpoint = endpoints.get(name)  # a fresh one: an old copy would send old traffic rules back
         if dict(endpoint.traffic or {}) == wanted:
             return
-        emit(DeploymentEvent("traffic", name))
-        endpoint.traffic = wanted
-        endpoints.begin_create_or_update(endpoint).result()
+    emit(DeploymentEvent("traffic", name))
+    endpoint.traffic = wanted
+    _finished(
+        clients,
+        lambda: endpoints.begin_create_or_update(endpoint).result(),
+        lambda: endpoints.get(name),
+        f"endpoint {name}",
+        lambda found: dict(found.traffic or {}) == wanted,
+    )
 
 
 def _withdraw_traffic(clients: Clients, name: str, deployment: str) -> None:

@@ -226,11 +226,11 @@ def from_azure(error: Exception, where: str) -> PhiftError:
 
     if isinstance(error, core.ClientAuthenticationError):
         return _authentication(error, where)
-    if isinstance(error, core.HttpResponseError) and error.status_code:
-        return _http(error, error.status_code, where)
-    if isinstance(error, core.ServiceRequestError | core.ServiceResponseError | ConnectionError | TimeoutError):
+    if isinstance(error, _unanswered()):
         fix = "check the network, the proxy, and that the address is right; then run again"
         return ServiceUnreachable(f"No answer from the service: {_first_line(error)}", where=where, fix=fix)
+    if isinstance(error, core.HttpResponseError) and error.status_code:
+        return _http(error, error.status_code, where)
     if isinstance(error, FileNotFoundError):
         return DataNotFound(_first_line(error), where=where, fix="check the path")
     what = _first_line(error)
@@ -239,12 +239,31 @@ def from_azure(error: Exception, where: str) -> PhiftError:
     return ServiceError(f"The Azure SDK raised {type(error).__name__}: {what}", where=where, code=type(error).__name__)
 
 
+def _unanswered() -> tuple[type[Exception], ...]:
+    """Return what says that no answer came, or not all of one.
+
+    Half an answer is ``IncompleteReadError`` in azure-core, which takes it for an answer with a status. The SDK asks
+    some things with requests alone; its errors are no ``ConnectionError`` of Python's.
+    """
+    import requests
+    import urllib3
+    from azure.core import exceptions as core
+
+    incomplete = (core.IncompleteReadError, requests.exceptions.ChunkedEncodingError, urllib3.exceptions.HTTPError)
+    sent = (core.ServiceRequestError, core.ServiceResponseError, requests.ConnectionError, requests.Timeout)
+    return (*sent, *incomplete, ConnectionError, TimeoutError)
+
+
 def _authentication(error: Exception, where: str) -> PhiftError:
     status = getattr(error, "status_code", None)
     if status == 403:
         return _denied(error, where)
+    said = _first_line(error)
+    if "ExpiredAuthenticationToken" in said:  # azure-core has thrown it away by now, and asks for another next time
+        fix = "run again: a new token is asked for; if that one has expired too, run `az login` and look at the clock"
+        return AuthenticationError(f"The service takes the token for expired: {said}", where=where, fix=fix)
     fix = "run `az login`, or set `credential:` to browser or device_code, or set AZURE_CLIENT_ID and its companions"
-    return AuthenticationError(f"No credential worked: {_first_line(error)}", where=where, fix=fix)
+    return AuthenticationError(f"No credential worked: {said}", where=where, fix=fix)
 
 
 def _denied(error: Exception, where: str) -> PhiftError:

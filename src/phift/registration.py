@@ -48,8 +48,14 @@ def register_model(
         description=description,
         tags=dict(tags),
     )
-    with azure_errors(f"model {name}:{version}"):
-        made = clients.workspace.models.create_or_update(model)
+    try:
+        with azure_errors(f"model {name}:{version}"):
+            made = clients.workspace.models.create_or_update(model)
+    except Conflict:  # the answer to an earlier try was lost, or another process registers it at this moment
+        existing = _existing(clients, job, name, version)
+        if existing is None:
+            raise
+        return existing
     return RegisteredModel(name=made.name, version=str(made.version), id=str(made.id), tags=dict(tags), existed=False)
 
 

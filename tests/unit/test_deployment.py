@@ -3,7 +3,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from azure.core.exceptions import ServiceRequestError
+from azure.core.exceptions import IncompleteReadError, ServiceRequestError, ServiceResponseError
 
 from phift.config import DeploymentConfig
 from phift.deployment import deploy_model, instance_findings, instance_type, remove_endpoint
@@ -206,6 +206,83 @@ def test_a_lost_login_and_a_conflict_keep_their_kind(status: int, kind: type[Exc
     fakes.workspace.record.fail("online_endpoints.result", http_error(status))
     refused(fakes, kind)
     assert left(fakes) == (0, 0)
+
+
+def unheard(operations: Any, error: Exception | None = None, **states: Any) -> None:
+    """Have a service lose its first answer, so that azure-core asks again and is told that it is being done.
+
+    - **error**: what comes instead, where azure-core does not ask again.
+    """
+    begin = operations.begin_create_or_update
+
+    def begin_unheard(entity: Any) -> Any:
+        begin(entity).result()
+        operations.begin_create_or_update = begin
+        for name, value in states.items():
+            setattr(operations, name, value)
+        raise error or http_error(409, "it is Creating; wait until that is done")
+
+    operations.begin_create_or_update = begin_unheard
+
+
+def test_an_endpoint_whose_creation_was_not_answered_is_waited_for(sleeps: list[float]) -> None:
+    fakes = Fakes()
+    unheard(fakes.workspace.online_endpoints, states={NAME: ["Creating", "Creating"]})
+    deploy(fakes)
+    assert sleeps == [0, 0]
+    assert fakes.workspace.online_endpoints.known[NAME].traffic == {"default": 100}
+    assert fakes.workspace.record.count("online_endpoints.begin_delete") == 0
+
+
+@pytest.mark.parametrize("error", [None, IncompleteReadError("half"), ServiceResponseError("reset")], ids=repr)
+def test_a_deployment_whose_creation_was_not_answered_is_found(error: Exception | None) -> None:
+    fakes = Fakes()
+    unheard(fakes.workspace.online_deployments, error)
+    deploy(fakes)
+    assert left(fakes) == (1, 1)
+    assert fakes.workspace.record.count("online_deployments.begin_create_or_update") == 1
+
+
+def test_a_deployment_whose_creation_was_not_answered_and_failed_is_told_so() -> None:
+    fakes = Fakes()
+    fakes.workspace.online_deployments.outcomes = ["Failed"]
+    unheard(fakes.workspace.online_deployments)
+    assert refused(fakes).what == "The deployment did not come up: it ended as failed."
+    assert left(fakes) == (0, 0)
+
+
+def test_traffic_whose_change_was_not_answered_is_found() -> None:
+    fakes = Fakes()
+    fakes.workspace.online_endpoints.add(NAME)
+    unheard(fakes.workspace.online_endpoints)
+    deploy(fakes)
+    assert fakes.workspace.online_endpoints.known[NAME].traffic == {"default": 100}
+
+
+def test_an_endpoint_that_somebody_else_makes_at_the_same_time_is_left_alone() -> None:
+    fakes = Fakes()
+    endpoints = fakes.workspace.online_endpoints
+
+    def begin_late(_endpoint: Any) -> Any:
+        endpoints.add(NAME, tags={"phift.job": "another"})
+        raise http_error(409)
+
+    endpoints.begin_create_or_update = begin_late  # type: ignore[assignment, method-assign]  # a race, lost
+    refused(fakes, Conflict)
+    assert left(fakes) == (1, 0)
+
+
+def test_a_deployment_that_somebody_else_changes_at_the_same_time_is_a_conflict() -> None:
+    fakes = Fakes()
+    deployments = fakes.workspace.online_deployments
+
+    def begin_late(_deployment: Any) -> Any:
+        deployments.add("default", NAME, "another model")
+        raise http_error(409)
+
+    deployments.begin_create_or_update = begin_late  # type: ignore[assignment, method-assign]  # a race, lost
+    refused(fakes, Conflict)
+    assert fakes.workspace.online_deployments.known == {}  # the endpoint was made by this call, and goes with it
 
 
 def test_a_first_look_that_fails_makes_and_removes_nothing() -> None:

@@ -12,6 +12,8 @@ import azure.storage.blob
 import azure.storage.filedatalake
 import azure.storage.fileshare
 import pytest
+import requests
+import urllib3
 from azure.core import exceptions as core
 from hypothesis import given
 from hypothesis import strategies as st
@@ -84,6 +86,12 @@ def test_every_azure_error_becomes_one_of_ours(kind: type[Any]) -> None:
         (core.ServiceRequestError("x"), errors.ServiceUnreachable),
         (core.ServiceRequestTimeoutError("x"), errors.ServiceUnreachable),
         (core.ServiceResponseError("x"), errors.ServiceUnreachable),
+        (core.IncompleteReadError("x"), errors.ServiceUnreachable),
+        (core.IncompleteReadError("x", response=Response()), errors.ServiceUnreachable),
+        (requests.ConnectionError("x"), errors.ServiceUnreachable),
+        (requests.ReadTimeout("x"), errors.ServiceUnreachable),
+        (requests.exceptions.ChunkedEncodingError("x"), errors.ServiceUnreachable),
+        (urllib3.exceptions.ProtocolError("x"), errors.ServiceUnreachable),
         (ConnectionResetError("x"), errors.ServiceUnreachable),
         (TimeoutError("x"), errors.ServiceUnreachable),
         (FileNotFoundError("x"), errors.DataNotFound),
@@ -112,6 +120,13 @@ def test_what_has_no_status_maps_by_its_kind(error: Exception, ours: type[PhiftE
 )
 def test_statuses_map(status: int, ours: type[PhiftError]) -> None:
     assert type(from_azure(http_error(status), "here")) is ours
+
+
+def test_an_expired_token_asks_for_no_login() -> None:
+    error = from_azure(http_error(401, "(ExpiredAuthenticationToken) The access token expiry is earlier."), "here")
+    assert type(error) is errors.AuthenticationError
+    assert error.what.startswith("The service takes the token for expired")
+    assert str(error.fix).startswith("run again")
 
 
 def test_a_plain_401_is_an_authentication_error() -> None:

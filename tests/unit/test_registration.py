@@ -37,6 +37,27 @@ def test_a_model_is_registered_once() -> None:
     assert fakes.workspace.record.count("models.create_or_update") == 1
 
 
+def test_a_model_whose_registration_was_not_answered_is_found() -> None:
+    fakes = Fakes()
+    models = fakes.workspace.models
+    create = models.create_or_update
+
+    def create_unheard(model: Any) -> Any:
+        create(model)
+        raise http_error(409)  # azure-core asked again
+
+    models.create_or_update = create_unheard  # type: ignore[method-assign]  # a service that loses an answer
+    model = register(fakes)
+    assert (model.existed, model.id) == (True, models.known["mine", "1"].id)
+
+
+def test_a_conflict_over_a_model_that_is_not_there_is_one() -> None:
+    fakes = Fakes()
+    fakes.workspace.record.fail("models.create_or_update", http_error(409))
+    with pytest.raises(Conflict):
+        register(fakes)
+
+
 @pytest.mark.parametrize(("status", "kind"), [("Canceled", JobCanceled), ("Running", WaitTimeout)])
 def test_a_job_without_a_model_registers_nothing(status: str, kind: type[Exception]) -> None:
     fakes = Fakes()

@@ -19,7 +19,6 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route as StarletteRoute
-from starlette.types import Receive, Scope, Send
 
 from phift.local import (
     arm,
@@ -39,7 +38,7 @@ from phift.local import (
     step_assets,
     storage,
 )
-from phift.local.faults import Cut
+from phift.local.faults import Fault
 from phift.local.identity import TENANT, InvalidToken
 from phift.local.operations import Operations
 from phift.local.scorers import Scorers
@@ -89,7 +88,7 @@ def create_app(site: Site, delay: float = 0) -> Starlette:
     - **delay**: seconds that every request waits before anything is done for it.
     """
     site.storage = storage.of(site)
-    site.operations = Operations(site.documents, site.clock)
+    site.operations = Operations(site.documents, site.clock, site.faults)
     site.scorers = Scorers(site)
     site.training = Training(site)
     table = [(route, route.pattern()) for part in PARTS for route in part.routes()]
@@ -128,61 +127,19 @@ async def _respond(site: Site, table: _Table, request: Request, scoring_threads:
     route, params = _found(table, request.method, path)
     operation = route.operation if route else place
     ours = path.startswith(f"{control.AT}/")
-    fault = None if ours else site.faults.strike(place)
-    if fault is None:
-        reply = await _reply(site, route, params, request, scoring_threads)
-        cut: Cut = ""
-    else:
+    fault = None if ours else site.faults.strike(place, operation)
+    cut = fault.cut if fault else ""
+    if fault and cut == "before":
         await asyncio.sleep(fault.delay)
-        cut = fault.cut
-        if cut == "before":
-            reply = Reply()
-        elif fault.status:
-            await _body(request, fault.slow)  # to a client, an answer in the middle of its upload is a broken pipe
-            reply = _error(fault.error(), path)
-        else:
-            reply = await _reply(site, route, params, request, scoring_threads, fault.slow)
+        reply = Reply()
+    else:
+        reply = await _reply(site, route, params, request, scoring_threads, fault)
     if not ours:
         site.journal.note(operation, place, 0 if cut else reply.status)
-    return await _cut(reply, request, cut) if cut else _response(reply, _common(request))
-
-
-async def _cut(reply: Reply, request: Request, where: Cut) -> Response:
-    """Reset the connection, or send half of the answer and end it."""
-    if not request.client:
-        return Response(status_code=499)
-    client = (request.client.host, request.client.port)
-    if where != "half":
-        await connections.cut(client, reset=True)
-        return Response(status_code=499)
-    return _Half(client, _response(reply, _common(request)))
-
-
-class _Half(Response):
-    """An answer that breaks off in the middle of its body."""
-
-    def __init__(self, client: tuple[str, int], whole: Response) -> None:
-        super().__init__()
-        self._client = client
-        self._whole = whole
-        self.status_code = whole.status_code
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        whole = self._whole
-        body = await _content(whole)
-        headers = [(name, value) for name, value in whole.raw_headers if name != b"content-length"]
-        headers.append((b"content-length", str(max(2, len(body))).encode()))
-        await send({"type": "http.response.start", "status": whole.status_code, "headers": headers})
-        await send({"type": "http.response.body", "body": body[: len(body) // 2], "more_body": True})
-        await asyncio.sleep(0.05)  # for what has been written to leave
-        await connections.cut(self._client, reset=False)
-
-
-async def _content(response: Response) -> bytes:
-    if not isinstance(response, StreamingResponse):
-        return bytes(response.body)
-    chunks = [chunk async for chunk in response.body_iterator]
-    return b"".join(chunk if isinstance(chunk, bytes) else bytes(chunk) for chunk in chunks)  # type: ignore[arg-type]  # ours are bytes
+    if cut in ("before", "after"):
+        return connections.Reset(request)
+    response = _response(reply, _common(request))
+    return connections.Half(request, response) if cut else response
 
 
 def _common(request: Request) -> dict[str, str]:
@@ -218,15 +175,20 @@ async def _reply(
     params: Mapping[str, str],
     request: Request,
     scoring_threads: anyio.CapacityLimiter,
-    slow: int = 0,
+    fault: Fault | None = None,
 ) -> Reply:
     """Carry out a request; whatever goes wrong is an answer too.
 
-    - **slow**: bytes a second at which the body is taken; 0 as they come.
+    - **fault**: what has been ordered to happen to it.
     """
     path = _path(request)
     try:
-        call = Call(request.method, path, request.query_params, request.headers, await _body(request, slow), params)
+        # All of the body is taken in any case: to a client, an answer in the middle of its upload is a broken pipe.
+        body = await _body(request, fault.slow if fault else 0)
+        if fault:
+            await asyncio.sleep(fault.delay)
+            _fail(fault, path)
+        call = Call(request.method, path, request.query_params, request.headers, body, params)
         # Scoring may take minutes; with threads of its own it cannot hold up everything else.
         limiter = scoring_threads if path.startswith("/inference/") else None
         return await anyio.to_thread.run_sync(_carry_out, site, route, call, limiter=limiter)
@@ -243,6 +205,16 @@ async def _reply(
         logger.exception("%s %s failed", request.method, path)
         message = "The local workspace failed; its server.log says why."
         return _error(WireError(500, "InternalServerError", message), "")
+
+
+def _fail(fault: Fault, path: str) -> None:
+    """Raise the error that has been ordered, if one has been."""
+    if not fault.status:
+        return
+    error = fault.error(storage=_is_storage(path))
+    if fault.status == 401:
+        error.headers = {**_challenge(error.message), **error.headers}
+    raise error
 
 
 def _path(request: Request) -> str:
@@ -316,17 +288,28 @@ def _is_version(text: str) -> bool:
 def _authorize(site: Site, headers: Mapping[str, str]) -> None:
     """Ask for a bearer token of ours, with the words of Azure Resource Manager."""
     scheme, _, token = headers.get("authorization", "").partition(" ")
-    challenge = {"WWW-Authenticate": f'Bearer authorization_uri="{arm.LOGIN}/{TENANT}"'}
     if scheme.lower() != "bearer" or not token:
         message = "Authentication failed. The 'Authorization' header is missing."
+        challenge = _challenge("The authentication failed because of missing 'Authorization' header.")
         raise WireError(401, "AuthenticationFailed", message, challenge)
     try:
         claims = site.identity.claims(token)
     except InvalidToken as error:
         code = "ExpiredAuthenticationToken" if "expiry" in str(error) else "InvalidAuthenticationToken"
-        raise WireError(401, code, str(error), challenge) from error
+        raise WireError(401, code, str(error), _challenge(str(error))) from error
     if str(claims["aud"]).startswith("endpoint/"):
-        raise WireError(401, "InvalidAuthenticationTokenAudience", "The token is for scoring only.", challenge)
+        message = "The token is for scoring only."
+        raise WireError(401, "InvalidAuthenticationTokenAudience", message, _challenge(message))
+
+
+def _challenge(why: str) -> dict[str, str]:
+    """Return the header that goes with a 401, in Resource Manager's form.
+
+    The form: azure-sdk-for-go, the tests of its bearer token policy (sdk/azcore/arm/runtime, 2026-11).
+    """
+    authority = f"{arm.LOGIN}/{TENANT}"
+    value = f'Bearer authorization_uri="{authority}", error="invalid_token", error_description="{why}"'
+    return {"WWW-Authenticate": value}
 
 
 def _check_scope(params: Mapping[str, str]) -> None:
@@ -344,6 +327,10 @@ def _check_scope(params: Mapping[str, str]) -> None:
 
 def _error(error: WireError, path: str) -> Reply:
     return error_bodies.reply(error, path)
+
+
+def _is_storage(path: str) -> bool:
+    return path.startswith(f"/{arm.ACCOUNT}/")
 
 
 def _response(reply: Reply, common: Mapping[str, str]) -> Response:

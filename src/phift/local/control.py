@@ -79,8 +79,10 @@ def _faults(site: Site, _call: Call) -> Reply:
 def _order(site: Site, call: Call) -> Reply:
     try:
         site.faults.order(call.json()["value"])
-    except (KeyError, TypeError) as error:
-        raise WireError(400, "InvalidFault", f"This is no list of faults: {error}") from error
+    except KeyError as error:
+        raise WireError(400, "InvalidFault", 'Faults are sent as {"value": [{"on": "GET jobs/*", ...}]}.') from error
+    except (TypeError, ValueError) as error:
+        raise WireError(400, "InvalidFault", str(error)) from error
     return Reply(None, 204)
 
 

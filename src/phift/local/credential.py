@@ -9,6 +9,8 @@ if TYPE_CHECKING:
 
     from phift.local.workspace import Connection
 
+_AGAIN = (429, 500, 502, 503, 504)
+
 
 class LocalCredential:
     """A token credential: asks the local workspace's identity endpoint, as a managed identity would.
@@ -20,13 +22,15 @@ class LocalCredential:
         self._connection = connection
 
     def get_token(self, *scopes: str, **_options: Any) -> AccessToken:
-        """Return a token for the first scope.
+        """Return a token for the first scope; asks again as azure-identity does of a managed identity's endpoint.
 
         Raises `phift.errors.LocalWorkspaceNotRunning` where nobody answers, `phift.errors.AuthenticationError` where
         the answer is a refusal.
         """
         import requests
         from azure.core.credentials import AccessToken
+        from requests.adapters import HTTPAdapter
+        from urllib3.util import Retry
 
         from phift import errors
 
@@ -38,6 +42,9 @@ class LocalCredential:
             with requests.Session() as session:
                 # The environment could name another authority file or a proxy; ours is known.
                 session.trust_env = False
+                # Where nobody listens there is nobody to ask again.
+                again = Retry(total=3, connect=0, backoff_factor=0.2, status_forcelist=_AGAIN, raise_on_status=False)
+                session.mount("https://", HTTPAdapter(max_retries=again))
                 answer = session.get(url, params=query, headers=headers, verify=str(connection.ca_bundle), timeout=30)
         except OSError as error:  # requests' own errors are such too; so is a folder that was deleted
             what = "The local workspace does not answer."

@@ -8,6 +8,7 @@ import uuid
 from collections.abc import Callable
 
 from phift.local.clock import Clock
+from phift.local.faults import Faults
 from phift.local.site import Site
 from phift.local.state import Documents, Json
 from phift.local.wire import AT_SUBSCRIPTION, LOCATION, SUBSCRIPTION, Call, Reply, Route, WireError, timestamp
@@ -15,6 +16,7 @@ from phift.local.wire import AT_SUBSCRIPTION, LOCATION, SUBSCRIPTION, Call, Repl
 logger = logging.getLogger(__name__)
 
 _RETRY_MILLISECONDS = "50"
+_FAILED: Json = {"provisioningState": "Failed"}
 _LOCATION = f"{AT_SUBSCRIPTION}/locations/{{location}}"
 
 
@@ -25,9 +27,11 @@ class Operations:
     dead server left behind is done again from its start.
     """
 
-    def __init__(self, documents: Documents, clock: Clock) -> None:
+    def __init__(self, documents: Documents, clock: Clock, faults: Faults) -> None:
         self._documents = documents
         self._clock = clock
+        self._faults = faults
+        self._released = threading.Event()  # ends the delays of ordered failures
         self._threads: set[threading.Thread] = set()
         self.work: dict[str, Callable[[str], None]] = {}
 
@@ -55,14 +59,17 @@ class Operations:
 
     def reset(self) -> None:
         """Wake what sleeps, and wait for all that is at work."""
+        self._released.set()
         for thread in tuple(self._threads):
             while thread.is_alive():
                 self._clock.reset()  # again and again: what had only begun falls asleep after the first time
                 thread.join(0.02)
+        self._released.clear()
 
     def _run(self, name: str, kind: str, target: str) -> None:
         try:
             self._clock.spend(kind)
+            self._strike(kind, target)
             self.work[kind](target)
         except WireError as error:
             self._finish(name, {"status": "Failed", "error": {"code": error.code, "message": error.message}})
@@ -72,6 +79,18 @@ class Operations:
             self._finish(name, {"status": "Failed", "error": {"code": "InternalServerError", "message": message}})
         else:
             self._finish(name, {"status": "Succeeded"})
+
+    def _strike(self, kind: str, target: str) -> None:
+        """Fail an operation where that has been ordered: it ends Failed, and so does what it was to provision."""
+        fault = self._faults.strike(f"operation {kind}")
+        if fault is None:
+            return
+        self._released.wait(fault.delay)
+        # Computes hold their state one level above where endpoints and deployments do.
+        self._documents.update(
+            target, lambda body: (body if "provisioningState" in body else body["properties"]).update(_FAILED)
+        )
+        raise fault.error()
 
     def _finish(self, name: str, outcome: Json) -> None:
         self._documents.update(

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import threading
+import time
 from pathlib import Path
 
 from phift.local import arm, blobs, computes, history, preparing, references, registry
@@ -22,6 +23,10 @@ _WAITING = ("NotStarted", "Queued")
 # The engine ends by itself when its input closes; this is for one that does not.
 _PATIENCE = 2.0
 _TOKEN_SECONDS = 14 * 24 * 3600
+
+
+class _PreEmpted(Exception):
+    """The node was taken away, as has been ordered."""
 
 
 class Training:
@@ -49,7 +54,7 @@ class Training:
                 if status == "CancelRequested":
                     self._end(run.name, "Canceled")
                 else:
-                    self._put_back(run.name)
+                    self._put_back(run.name, "The local workspace stopped; the job goes on when it runs again.")
 
     def submitted(self, name: str) -> None:
         """Take a new job into the queue."""
@@ -134,6 +139,8 @@ class Training:
             self._job = job.name
         try:
             self._run(job)
+        except _PreEmpted:
+            self._requeue(job.name)
         except WireError as error:
             self._end(job.name, "Failed", {"code": error.code, "message": error.message})
         except Exception as error:
@@ -165,7 +172,7 @@ class Training:
         elif code == 0:
             self._finish(name, plan)
         elif self._stopping.is_set():
-            self._put_back(name)
+            self._put_back(name, "The local workspace stopped; the job goes on when it runs again.")
         elif code == 1:
             self._end(name, "Failed", _child_error(site, name))
         else:
@@ -230,14 +237,19 @@ class Training:
         if self._status(name) == "CancelRequested":
             self._stop_engine()
         assert engine.stdout is not None  # noqa: S101 - a pipe was asked for
-        with engine.stdout:
-            for line in engine.stdout:
-                self._event(name, line)
-        code = engine.wait()
-        with self._lock:
-            self._engine = None
-        if engine.stdin is not None:
-            engine.stdin.close()
+        try:
+            with engine.stdout:
+                for line in engine.stdout:
+                    self._event(name, line)
+        except Exception:
+            self._stop_engine()
+            raise
+        finally:
+            code = engine.wait()
+            with self._lock:
+                self._engine = None
+            if engine.stdin is not None:
+                engine.stdin.close()
         return code
 
     def _event(self, name: str, line: bytes) -> None:
@@ -257,6 +269,31 @@ class Training:
             self._site.storage.publish(history.ARTIFACTS, history.log_name(child.body))
         history.set_status(self._site, child.name, status, error=event.get("error"))
         self._log(name, f"The step {step} is {status}.")
+        if status == "Running":
+            self._strike(name, child)
+
+    def _strike(self, name: str, child: Document) -> None:
+        """Do to a step that has begun what has been ordered: fail it, or take its node away."""
+        step = child.body["displayName"]
+        fault = self._site.faults.strike(f"step {step}")
+        if fault is None:
+            return
+        end = time.monotonic() + fault.delay
+        while time.monotonic() < end and self._status(name) != "CancelRequested" and not self._stopping.wait(0.02):
+            pass
+        if not fault.status:
+            raise _PreEmpted
+        error = fault.error()
+        failed = {"code": error.code, "message": error.message}
+        history.set_status(self._site, child.name, "Failed", error=failed)
+        raise WireError(400, **_child_error(self._site, name))
+
+    def _requeue(self, name: str) -> None:
+        """Put a job back whose node was pre-empted, unless somebody has given it up meanwhile."""
+        if self._status(name) == "CancelRequested":
+            self._end(name, "Canceled")
+        else:
+            self._put_back(name, "The node was pre-empted; the job is in the queue again.")
 
     def _finish(self, name: str, plan: Json) -> None:
         site = self._site
@@ -291,14 +328,14 @@ class Training:
             history.set_status(self._site, name, status, error=error)
         self._log(name, f"The pipeline run {name} is {status}." + (f" {error['message']}" if error else ""))
 
-    def _put_back(self, name: str) -> None:
+    def _put_back(self, name: str, why: str) -> None:
         """Put an interrupted job back into the queue; steps that were completed stay so."""
         with self._site.documents.transaction():
             for child in history.children(self._site, name):
                 if child.body["status"] != "Completed":  # one that failed, too: the job it would have failed goes on
                     self._site.documents.update(f"runs/{child.name}", _begin_anew)
             self._site.documents.update(f"runs/{name}", lambda body: body.update(status="Queued"))
-        self._log(name, "The local workspace stopped; the job goes on when it runs again.")
+        self._log(name, why)
 
     def _stop_engine(self) -> None:
         """Close the engine's input, which ends it; kill its whole group if it stays."""

@@ -1,0 +1,275 @@
+"""One full chain of phift against a local workspace: its requests, and what becomes of it when one of them fails."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import threading
+import traceback
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import requests
+
+from phift import FineTuneRun, RunConfig
+from phift.clients import connect
+from phift.errors import PhiftError
+from phift.local import Connection, LocalCredential, LocalWorkspace
+
+from .impatience import READ_TIMEOUT
+
+STEPS = ("connect", "submit", "wait", "metrics", "register", "deploy", "chat", "delete")
+"""What a program does, in order; `submit` checks first."""
+
+FAULTS: dict[str, dict[str, Any]] = {
+    "500 once": {"status": 500},
+    "429 once": {"status": 429, "headers": {"Retry-After": "1"}},
+    "503 for good": {"status": 503, "times": None},
+    "reset once": {"cut": "after"},
+    "time-out once": {"delay": READ_TIMEOUT + 0.5},
+    "expired token once": {"status": 401},
+}
+"""What happens to a request. The connection is reset after the request was carried out, which is the worse case; and
+so is a request carried out whose answer comes too late."""
+
+_STATUS = "mfeOperationsStatus"
+_LONGEST_CHAIN = 90.0  # seconds until a chain counts as hanging; an undisturbed one takes two
+_LONGEST_JOB = 8.0  # seconds that a chain waits for the job, which takes none
+_ONE_OF_EACH = {"jobs": 1, "models": 1, "data": 3, "endpoints": 1, "deployments": 1}
+_NO_ENDPOINT = {**_ONE_OF_EACH, "endpoints": 0, "deployments": 0}
+
+
+@dataclass(frozen=True)
+class Row:
+    """A request of the chain: the ``number``-th of its operation in a step."""
+
+    step: str
+    operation: str
+    number: int
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a chain with one fault in it.
+
+    - **error**: the name of the error of phift it ended with; empty where it completed in spite of the fault.
+    - **hit**: whether the fault struck at all.
+    - **defects**: what must not be: an error of another kind, a chain that hangs or that a second call does not
+      complete, two jobs, an endpoint that is left and that no error tells of.
+    """
+
+    error: str = ""
+    hit: bool = True
+    defects: list[str] = field(default_factory=list)
+
+
+class Ground:
+    """A local workspace that trains nothing, with all that is done to it apart from the chain."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.workspace = LocalWorkspace(folder / "workspace", engine="instant", speed="fast")
+        self.connection: Connection = self.workspace.up()
+        # Without the machine's own authorities, which take longer to read than most answers, for every connection.
+        shutil.copyfile(self.workspace.folder / "ca.pem", self.connection.ca_bundle)
+        self._session = requests.Session()
+        self._session.trust_env = False
+        self._session.verify = str(self.connection.ca_bundle)
+        token = LocalCredential(self.connection).get_token("https://management.azure.com/.default").token
+        self._headers = {"Authorization": f"Bearer {token}", "X-IDENTITY-HEADER": self.connection.secret()}
+
+    def close(self) -> None:
+        self._session.close()
+        self.workspace.down()
+
+    def ask(self, method: str, path: str, **options: Any) -> Any:
+        answer = self._session.request(
+            method, f"{self.connection.base_url}{path}", headers=self._headers, timeout=30, **options
+        )
+        answer.raise_for_status()
+        return answer.json() if answer.content else None
+
+    def begin(self) -> Path:
+        """Empty the workspace, and return a folder for a chain to work in."""
+        self.ask("POST", "/phift/reset")
+        work = self.folder / "work"
+        shutil.rmtree(work, ignore_errors=True)
+        return work
+
+    def order(self, row: Row, fault: dict[str, Any]) -> None:
+        """Have a fault strike at a row, from the beginning of its step on."""
+        self.ask("POST", "/phift/faults", json={"value": [{"on": row.operation, "after": row.number - 1, **fault}]})
+
+    def hits(self) -> int:
+        return sum(fault["hits"] for fault in self.ask("GET", "/phift/faults")["value"])
+
+    def requests(self, after: int = 0) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = self.ask("GET", f"/phift/requests?after={after}")["value"]
+        return found
+
+    def there(self) -> dict[str, int]:
+        """Count what the chains have left in the workspace."""
+        connection = self.connection
+        group = f"/subscriptions/{connection.subscription_id}/resourceGroups/{connection.resource_group}"
+        base = f"{group}/providers/Microsoft.MachineLearningServices/workspaces/{connection.workspace_name}"
+
+        def names(what: str) -> list[str]:
+            return [str(each["name"]) for each in self.ask("GET", f"{base}/{what}")["value"]]
+
+        def versions(kind: str) -> int:
+            return sum(len(names(f"{kind}/{name}/versions")) for name in names(kind))
+
+        endpoints = names("onlineEndpoints")
+        deployments = sum(len(names(f"onlineEndpoints/{name}/deployments")) for name in endpoints)
+        counted = {"jobs": len(names("jobs?listViewType=All")), "models": versions("models"), "data": versions("data")}
+        return {**counted, "endpoints": len(endpoints), "deployments": deployments}
+
+
+@contextmanager
+def ground(folder: Path) -> Iterator[Ground]:
+    """Start a workspace; what its clients set in the environment is gone with it."""
+    names = ("AZUREML_CURRENT_CLOUD", "REQUESTS_CA_BUNDLE")
+    before = {name: os.environ.get(name) for name in names}
+    made = Ground(folder)
+    try:
+        yield made
+    finally:
+        made.close()
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            os.environ.update({name: value} if value is not None else {})
+
+
+def write_data(folder: Path) -> dict[str, Path]:
+    """Write the least data set that is one."""
+    files = {}
+    for split, count in (("train", 10), ("validation", 1), ("test", 1)):
+        files[split] = folder / f"{split}.jsonl"
+        asked = [[{"role": "user", "content": f"{split} {number}?"}] for number in range(count)]
+        rows = [{"messages": [*messages, {"role": "assistant", "content": "Yes."}]} for messages in asked]
+        files[split].write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
+    return files
+
+
+def run_chain(place: Ground, work: Path, before: Callable[[str], None]) -> None:
+    """Do what a user's program does, as a process of its own would: with new clients.
+
+    - **before**: called with the name of each step before it is done, and with an empty text when the endpoint has
+      answered.
+    """
+    config = RunConfig(
+        workspace={"local": place.workspace.folder},
+        model="Phi-4-mini-instruct",
+        compute="gpu-cluster",
+        data=write_data(place.folder),
+        work_dir=work,
+    )
+    before("connect")
+    run = FineTuneRun(config, replace(connect(config), poll_seconds=0.05))
+    before("submit")
+    run.submit()
+    before("wait")
+    run.wait(timeout=_LONGEST_JOB)
+    before("metrics")
+    run.metrics()
+    before("register")
+    run.register()
+    before("deploy")
+    with run.deploy() as endpoint:
+        before("chat")
+        endpoint.chat("Is this a chain?")
+        before("")
+        before("delete")
+
+
+def find_rows(place: Ground) -> list[Row]:
+    """List the requests of an undisturbed chain, of those that look again and again the first two only."""
+    marks: dict[str, int] = {}
+
+    def mark(step: str) -> None:
+        noted = place.requests()
+        marks[step] = noted[-1]["number"] if noted else 0
+
+    run_chain(place, place.begin(), mark)
+    rows: list[Row] = []
+    ends = [*(marks[step] for step in STEPS[1:]), float("inf")]
+    for step, end in zip(STEPS, ends, strict=True):
+        counted: Counter[str] = Counter()
+        looked: Counter[str] = Counter()
+        for entry in place.requests(marks[step]):
+            operation = entry["operation"]
+            if entry["number"] > end:
+                continue
+            counted[operation] += 1
+            # While it waits for the job, the chain asks the same things at every look.
+            repeated = entry["place"] if _STATUS in operation else operation if step == "wait" else ""
+            looked[repeated] += 1
+            if not repeated or looked[repeated] <= 2:
+                rows.append(Row(step, operation, counted[operation]))
+    return rows
+
+
+def try_fault(place: Ground, row: Row, fault: dict[str, Any]) -> Outcome:
+    """Run the chain with a fault in it, and once more without where that ended with an error of phift."""
+    work = place.begin()
+    defects: list[str] = []
+
+    def count(step: str) -> None:
+        if not step:
+            defects.extend(_wrong(place.there(), _ONE_OF_EACH))
+
+    def order(step: str) -> None:
+        if step == row.step:
+            place.order(row, fault)
+        count(step)
+
+    error = _attempt(place, work, order)
+    hit = place.hits() > 0
+    place.ask("DELETE", "/phift/faults")
+    if error is not None and not isinstance(error, PhiftError):
+        defects.append(f"{type(error).__name__}: {error}")
+    if error is not None:
+        left = place.there()["endpoints"]
+        told = "".join([str(error), *getattr(error, "__notes__", [])])
+        if left and "endpoint phift-" not in told:
+            defects.append("an endpoint is left, and the error does not say so")
+        again = _attempt(
+            place, work, lambda step: None if step else defects.extend(_wrong(place.there(), _ONE_OF_EACH))
+        )
+        if again is not None:
+            defects.append(f"the second call: {type(again).__name__}: {again}")
+    defects += _wrong(place.there(), _NO_ENDPOINT)
+    return Outcome(type(error).__name__ if error else "", hit, defects)
+
+
+def _wrong(found: dict[str, int], expected: dict[str, int]) -> list[str]:
+    return [f"{found[kind]} {kind}, not {number}" for kind, number in expected.items() if found[kind] != number]
+
+
+class Hangs(Exception):
+    """A chain that did not end."""
+
+
+def _attempt(place: Ground, work: Path, before: Callable[[str], None]) -> BaseException | None:
+    """Run a chain in a thread, so that one that hangs is found out; return what it raised."""
+    raised: list[BaseException] = []
+
+    def work_on() -> None:
+        try:
+            run_chain(place, work, before)
+        except BaseException as error:  # noqa: BLE001 - whatever it is, it is what is looked for here
+            raised.append(error)
+            if not isinstance(error, PhiftError):
+                traceback.print_exc()
+
+    thread = threading.Thread(target=work_on, daemon=True)
+    thread.start()
+    thread.join(_LONGEST_CHAIN)
+    if thread.is_alive():
+        return Hangs(f"it had not ended after {_LONGEST_CHAIN:.0f} s")
+    return raised[0] if raised else None

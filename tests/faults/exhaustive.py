@@ -1,0 +1,168 @@
+"""Every request of a chain with every fault, and the table of what became of it: ``python -m faults.exhaustive``.
+
+``make faults`` runs it. It takes as long as some 1,000 chains; what has been found stands in a file as it goes, and
+``--resume`` goes on from there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import multiprocessing
+import os
+import platform
+import sys
+import tempfile
+import time
+import warnings
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+
+from .chain import FAULTS, Outcome, Row, find_rows, ground, run_chain, try_fault
+from .impatience import impatient
+
+ROOT = Path(__file__).parents[2]
+DOCUMENT = ROOT / "docs" / "faults.md"
+BEGIN, END = "<!-- what `make faults` writes begins here -->", "<!-- and ends here -->"
+
+Cell = tuple[Row, str]
+
+
+def quiet() -> None:
+    """Keep what the SDK says of every failure out of the output: they are ordered."""
+    warnings.simplefilter("ignore")
+    logging.getLogger("azure").setLevel(logging.CRITICAL)
+    logging.getLogger("urllib3").setLevel(logging.CRITICAL)
+
+
+def rows_of(folder: Path) -> list[Row]:
+    """List a chain's requests; the first chain of a process asks more slowly, so it is the second that counts."""
+    quiet()
+    with ground(folder) as place, impatient():
+        run_chain(place, place.begin(), lambda _step: None)
+        return find_rows(place)
+
+
+def cells_of(rows: list[Row]) -> list[Cell]:
+    """Return all that there is to try: each operation's first request first, then changes, and tokens last."""
+    firsts = {row.operation: row for row in reversed(rows)}.values()
+    cells = [(row, fault) for row in rows for fault in FAULTS]
+
+    def rank(cell: Cell) -> tuple[bool, ...]:
+        operation = cell[0].operation
+        return cell[0] not in firsts, "msi/token" in operation, operation.startswith("GET")
+
+    return sorted(cells, key=rank)
+
+
+def work(cells: list[Cell], folder: Path, out: Path, end: float) -> None:
+    """Try cells until a time, and note what became of each.
+
+    - **end**: as ``time.time`` has it.
+    """
+    quiet()
+    with ground(folder) as place, impatient(), out.open("a", encoding="utf-8") as file:
+        run_chain(place, place.begin(), lambda _step: None)
+        for row, fault in cells:
+            if time.time() > end:
+                break
+            started = time.monotonic()
+            outcome = try_fault(place, row, FAULTS[fault])
+            seconds = round(time.monotonic() - started, 1)
+            file.write(json.dumps({"row": asdict(row), "fault": fault, **asdict(outcome), "seconds": seconds}) + "\n")
+            file.flush()
+            if any("Hangs" in defect for defect in outcome.defects):
+                raise RuntimeError(f"{row} with {fault} hangs, and may still disturb what would come after it")
+
+
+def read(out: Path) -> dict[Cell, Outcome]:
+    found = {}
+    for line in out.read_text(encoding="utf-8").splitlines() if out.exists() else ():
+        noted = json.loads(line)
+        found[Row(**noted["row"]), noted["fault"]] = Outcome(noted["error"], noted["hit"], noted["defects"])
+    return found
+
+
+def table(rows: Iterable[Row], found: Mapping[Cell, Outcome]) -> str:
+    head = ["step", "request", "no.", *FAULTS]
+    lines = [head, ["---"] * len(head)]
+    for row in rows:
+        said = [say(found.get((row, fault))) for fault in FAULTS]
+        lines.append([row.step, f"`{row.operation}`", str(row.number), *said])
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def say(outcome: Outcome | None) -> str:
+    if outcome is None:
+        return "not run"
+    if outcome.defects:
+        return f"**{'; '.join(outcome.defects)[:200]}**".replace("|", "/").replace("\n", " ")
+    if outcome.error:
+        return f"`{outcome.error}`, then completes"
+    return "completes" if outcome.hit else "completes, not hit"
+
+
+def summary(rows: list[Row], found: Mapping[Cell, Outcome]) -> str:
+    outcomes = [found.get((row, fault)) for row in rows for fault in FAULTS]
+    run = [outcome for outcome in outcomes if outcome is not None]
+    errors = Counter(outcome.error for outcome in run if outcome.error and not outcome.defects)
+    named = ", ".join(f"{count} `{name}`" for name, count in errors.most_common())
+    lines = [
+        f"{time.strftime('%Y-%m-%d', time.gmtime())}, {os.cpu_count()} cores, Python {platform.python_version()}: "
+        f"{len(rows)} requests with {len(FAULTS)} faults each. Of these {len(outcomes)} runs",
+        "",
+        f"- {sum(say(outcome) == 'completes' for outcome in run)} complete in spite of it",
+        f"- {sum(errors.values())} end in an error of phift, and a second call completes them: {named}",
+        f"- {sum(not outcome.hit for outcome in run)} complete because the fault was not hit: the request did not come "
+        "as often this time",
+        f"- {sum(bool(outcome.defects) for outcome in run)} end in anything else",
+        f"- {len(outcomes) - len(run)} were not run",
+    ]
+    return "\n".join(lines)
+
+
+def write(document: Path, rows: list[Row], found: Mapping[Cell, Outcome]) -> None:
+    text = document.read_text(encoding="utf-8")
+    before, after = text.partition(BEGIN)[0], text.partition(END)[2]
+    made = f"{BEGIN}\n\n{summary(rows, found)}\n\n{table(rows, found)}\n\n{END}"
+    document.write_text(f"{before}{made}{after}", encoding="utf-8")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--minutes", type=float, default=240, help="stop after so many, whatever is left")
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--resume", action="store_true", help="keep what an earlier call has found")
+    parser.add_argument("--notes", type=Path, default=ROOT / ".phift" / "faults.jsonl")
+    arguments = parser.parse_args()
+    notes, listed = arguments.notes, arguments.notes.with_suffix(".rows.json")
+    notes.parent.mkdir(parents=True, exist_ok=True)
+    if not arguments.resume:
+        notes.unlink(missing_ok=True)
+        listed.unlink(missing_ok=True)
+    end = time.time() + arguments.minutes * 60
+    with tempfile.TemporaryDirectory(prefix="phift-faults-") as temporary:
+        folder = Path(temporary)
+        if not listed.exists():
+            listed.write_text(json.dumps([asdict(row) for row in rows_of(folder / "rows")]), encoding="utf-8")
+        rows = [Row(**row) for row in json.loads(listed.read_text(encoding="utf-8"))]
+        left = [cell for cell in cells_of(rows) if cell not in read(notes)]
+        spawn = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(arguments.processes, mp_context=spawn) as pool:
+            shards = [left[number :: arguments.processes] for number in range(arguments.processes)]
+            futures = [pool.submit(work, cells, folder / str(n), notes, end) for n, cells in enumerate(shards)]
+        failed = [error for future in futures if (error := future.exception())]
+    found = read(notes)
+    write(DOCUMENT, rows, found)
+    sys.stdout.write(f"{summary(rows, found)}\n")
+    for error in failed:
+        sys.stderr.write(f"A process ended: {error}\n")
+    return 1 if failed or any(outcome.defects for outcome in found.values()) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,157 @@
+"""A sample of what `make faults` does in full: each operation of a chain fails once, in one way or another."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Callable, Iterator
+from itertools import cycle
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from faults import chain
+from faults.chain import FAULTS, STEPS, Ground, Outcome, Row, find_rows, ground, run_chain, try_fault
+from faults.exhaustive import DOCUMENT, cells_of, quiet, say, summary, table
+from faults.impatience import impatient
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:
+    quiet()
+    with ground(tmp_path_factory.mktemp("faults")) as made, impatient():
+        run_chain(made, made.begin(), lambda _step: None)  # the first one reads all of the SDK
+        yield made
+
+
+@pytest.fixture(scope="module")
+def rows(place: Ground) -> list[Row]:
+    return find_rows(place)
+
+
+def firsts(rows: list[Row]) -> list[Row]:
+    """Return the first request of each operation."""
+    found: dict[str, Row] = {}
+    for row in rows:
+        found.setdefault(row.operation, row)
+    return list(found.values())
+
+
+@pytest.mark.filterwarnings("ignore")  # a failure that was ordered leaves connections behind
+def test_a_chain_survives_a_failure_of_each_operation(place: Ground, rows: list[Row]) -> None:
+    sample = list(zip(firsts(rows), cycle(FAULTS), strict=False))
+    # A change whose answer is lost is what could be made twice.
+    sample += [(row, "reset once") for row in firsts(rows) if row.operation.split()[0] in ("PUT", "DELETE")]
+    outcomes = {(row, fault): try_fault(place, row, FAULTS[fault]) for row, fault in dict.fromkeys(sample)}
+    assert len(outcomes) > 35
+    assert {cell: outcome for cell, outcome in outcomes.items() if outcome.defects or not outcome.hit} == {}
+    assert {outcome.error for outcome in outcomes.values()} > {""}  # some complete, some do not
+
+
+def test_every_operation_of_the_chain_is_in_the_document(rows: list[Row]) -> None:
+    lines = DOCUMENT.read_text(encoding="utf-8").splitlines()
+    documented = {match[1] for line in lines if (match := re.match(r"\| \w+ \| `([^`]+)` \| \d+ \|", line))}
+    assert {row.operation for row in rows} == documented
+
+
+def test_every_step_of_the_chain_asks_something(rows: list[Row]) -> None:
+    assert {row.step for row in rows} == set(STEPS)
+    assert len(rows) == len(set(rows))
+    assert len(cells_of(rows)) == len(rows) * len(FAULTS)
+
+
+# What goes wrong behind the requests, and half answers
+
+
+@pytest.mark.parametrize(
+    ("step", "on", "fault", "error"),
+    [
+        ("submit", "step chat_completion_finetune", {}, ""),
+        ("deploy", "operation endpoint-create", {}, "DeploymentFailed"),
+        ("deploy", "operation deployment-create", {"code": "ResourceNotReady"}, "DeploymentFailed"),
+        ("delete", "operation endpoint-delete", {}, "ServiceError"),
+        ("submit", "PUT jobs/{name}", {"cut": "half"}, ""),
+        ("register", "PUT models/{name}/versions/{version}", {"cut": "half"}, ""),
+        ("deploy", "PUT onlineEndpoints/{endpoint}", {"cut": "half"}, ""),
+        ("deploy", "PUT onlineEndpoints/{endpoint}/deployments/{deployment}", {"cut": "half"}, ""),
+        ("submit", "PUT blobs/{container}/{name...}", {"slow": 1000}, ""),
+    ],
+)
+@pytest.mark.filterwarnings("ignore")  # a failure that was ordered leaves connections behind
+def test_a_chain_survives_what_fails_elsewhere(
+    place: Ground, step: str, on: str, fault: dict[str, Any], error: str
+) -> None:
+    assert try_fault(place, Row(step, on, 1), fault) == Outcome(error)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_step_that_fails_costs_a_second_job(place: Ground) -> None:
+    # A job that failed keeps its name, so the second call submits another attempt, and that one is all that it takes.
+    outcome = try_fault(place, Row("submit", "step chat_completion_finetune", 1), {"status": 400})
+    assert outcome == Outcome("JobFailed", True, ["2 jobs, not 1"] * 2)
+
+
+# What finds failures must not overlook them
+
+
+def outcome_of(place: Ground, monkeypatch: pytest.MonkeyPatch, run: Callable[..., None]) -> Outcome:
+    monkeypatch.setattr(chain, "run_chain", run)
+    return try_fault(place, Row("submit", "GET never", 1), {"status": 500})
+
+
+def test_an_error_that_is_not_ours_is_a_defect(place: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(_place: Ground, _work: Path, _before: Callable[[str], None]) -> None:
+        raise KeyError("surprise")
+
+    defects = outcome_of(place, monkeypatch, run).defects
+    assert "KeyError: 'surprise'" in defects
+    assert "the second call: KeyError: 'surprise'" in defects
+
+
+def test_what_is_made_twice_or_left_is_a_defect(place: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(place: Ground, work: Path, before: Callable[[str], None]) -> None:
+        run_chain(place, work, before)
+        monkeypatch.setattr(place, "there", lambda: {**chain._NO_ENDPOINT, "jobs": 2, "endpoints": 1})
+
+    assert outcome_of(place, monkeypatch, run).defects == ["2 jobs, not 1", "1 endpoints, not 0"]
+
+
+def test_a_chain_that_hangs_is_a_defect(place: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
+    free = threading.Event()
+
+    def run(_place: Ground, _work: Path, _before: Callable[[str], None]) -> None:
+        free.wait(10)
+
+    monkeypatch.setattr(chain, "_LONGEST_CHAIN", 0.1)
+    defects = outcome_of(place, monkeypatch, run).defects
+    free.set()
+    assert defects[0].startswith("Hangs: it had not ended")
+
+
+def test_a_fault_that_was_not_hit_is_told(place: Ground) -> None:
+    outcome = try_fault(place, Row("submit", "GET jobs/{name}", 99), {"status": 500})
+    assert (outcome.hit, outcome.error, outcome.defects) == (False, "", [])
+    assert say(outcome) == "completes, not hit"
+
+
+def test_the_table_says_what_became_of_each_run() -> None:
+    one, two = Row("submit", "PUT jobs/{name}", 1), Row("wait", "GET jobs/{name}", 2)
+    first, second, third, *_ = FAULTS
+    found = {
+        (one, first): Outcome(),
+        (one, second): Outcome("ServiceError"),
+        (one, third): Outcome("", True, ["2 jobs, not 1"]),
+        (two, first): Outcome("", False),
+    }
+    lines = table([one, two], found).splitlines()
+    cells = "completes | `ServiceError`, then completes | **2 jobs, not 1** | not run | not run | not run |"
+    assert lines[2] == f"| submit | `PUT jobs/{{name}}` | 1 | {cells}"
+    assert lines[3].startswith("| wait | `GET jobs/{name}` | 2 | completes, not hit | not run |")
+    said = summary([one, two], found)
+    assert "- 1 complete in spite of it" in said
+    assert "- 1 end in an error of phift, and a second call completes them: 1 `ServiceError`" in said
+    assert "- 1 end in anything else" in said
+    assert "- 8 were not run" in said
