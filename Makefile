@@ -3,13 +3,20 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: quickstart test check format bench bench-data clean
+.PHONY: quickstart test contract verified check format bench bench-data clean
 
 quickstart: $(VENV)/installed
 	$(BIN)/phift quickstart
 
 test: $(VENV)/installed
 	$(BIN)/python -m pytest
+
+contract: $(VENV)/installed
+	$(BIN)/python -m pytest tests/contract
+
+# With PHIFT_CONTRACT_AZURE=<subscription>/<group>/<workspace> on Azure too; writes docs/verified.md.
+verified: $(VENV)/installed
+	PHIFT_CONTRACT_RECORD=1 $(BIN)/python -m pytest tests/contract --deselect tests/contract/test_verified.py
 
 check: $(VENV)/installed
 	$(BIN)/ruff check .

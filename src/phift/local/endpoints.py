@@ -296,8 +296,8 @@ def _delete_deployment(site: Site, call: Call) -> Reply:
     if document is None:
         return Reply(None, 204)
     if endpoint.body["properties"]["traffic"].get(document.name):
-        message = f"The deployment {document.name} has live traffic; set its traffic to 0 before you delete it."
-        raise user_error(message)
+        # The words that users of the service quote; its status and code are not known from them.
+        raise user_error(f"Can't delete deployment [{document.name}] with non-zero traffic weight.")
     _set_state(site, document.key, "Deleting")
     return accepted(site, site.operations.begin("deployment-delete", document.key))
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from azure.core.polling import LROPoller
 
-    from phift.testing.fake_assets import Assets
+    from phift.testing.fake_assets import Components, DataAssets, Models
     from phift.testing.fake_computes import Computes
     from phift.testing.fake_endpoints import Deployments, Endpoints
     from phift.testing.fake_jobs import Jobs
@@ -57,9 +57,9 @@ class FakeMLClient:
     datastores: Datastores
     compute: Computes
     jobs: Jobs
-    data: Assets
-    models: Assets
-    components: Assets
+    data: DataAssets
+    models: Models
+    components: Components
     online_endpoints: Endpoints
     online_deployments: Deployments
 
@@ -71,7 +71,7 @@ class FakeMLClient:
         registry_name: str | None = None,
     ) -> None:
         # Importing the SDK takes seconds; who only imports this module does not wait for it.
-        from phift.testing.fake_assets import Assets
+        from phift.testing.fake_assets import Components, DataAssets, Models, Versions
         from phift.testing.fake_computes import Computes
         from phift.testing.fake_endpoints import Endpoints
         from phift.testing.fake_jobs import Jobs
@@ -85,8 +85,12 @@ class FakeMLClient:
         owner = f"/subscriptions/{subscription_id}/resourceGroups/{resource_group_name}/{_PROVIDER}/workspaces"
         owner = f"azureml://registries/{registry_name}" if registry_name else f"{owner}/{workspace_name}"
         jobs = Jobs(self.record, owner)
-        for kind in ("models", "data", "components"):
-            setattr(self, kind, Assets(self.record, kind, owner, jobs, registry=bool(registry_name)))
+
+        def versions(kind: str) -> Versions:
+            return Versions(self.record, kind, owner, jobs, registry=bool(registry_name))
+
+        self.models, self.data = Models(versions("models")), DataAssets(versions("data"))
+        self.components = Components(versions("components"))
         if registry_name:
             return
         self.jobs = jobs
@@ -115,21 +119,25 @@ class FakeMLClient:
         raise NotImplementedError(f"FakeMLClient does not cover {name}.")
 
     def create_or_update(self, entity: Any) -> Any:
-        """Create a job, a model or a data asset, as the operations of its kind do."""
+        """Create a job or a model, as the operations of its kind do; the SDK's client takes no data assets here."""
         from azure.ai.ml.entities import Data, Job, Model
 
-        for kind, operations in ((Model, "models"), (Data, "data"), (Job, "jobs")):
-            if isinstance(entity, kind) or (kind is Job and hasattr(entity, "_to_job")):
-                return getattr(self, operations).create_or_update(entity)
+        if isinstance(entity, Model):
+            return self.models.create_or_update(entity)
+        if isinstance(entity, Job) or hasattr(entity, "_to_job"):
+            return self.jobs.create_or_update(entity)
+        if isinstance(entity, Data):
+            raise TypeError("create_or_update takes no Data; use data.create_or_update.")
         raise NotImplementedError(f"FakeMLClient does not cover create_or_update of a {type(entity).__name__}.")
 
     def begin_create_or_update(self, entity: Any) -> LROPoller[Any]:
         """Create a cluster, an endpoint or a deployment, as the operations of its kind do."""
         from azure.ai.ml.entities import Compute, OnlineDeployment, OnlineEndpoint
 
-        kinds = {Compute: "compute", OnlineEndpoint: "online_endpoints", OnlineDeployment: "online_deployments"}
-        for kind, operations in kinds.items():
-            if isinstance(entity, kind):
-                begun: LROPoller[Any] = getattr(self, operations).begin_create_or_update(entity)
-                return begun
+        if isinstance(entity, Compute):
+            return self.compute.begin_create_or_update(entity)
+        if isinstance(entity, OnlineEndpoint):
+            return self.online_endpoints.begin_create_or_update(entity)
+        if isinstance(entity, OnlineDeployment):
+            return self.online_deployments.begin_create_or_update(entity)
         raise NotImplementedError(f"FakeMLClient does not cover begin_create_or_update of a {type(entity).__name__}.")

@@ -16,14 +16,13 @@ from azure.ai.ml.operations import ComponentOperations, DataOperations, ModelOpe
 from phift.testing.fake_jobs import Jobs
 from phift.testing.fake_service import Record, in_view, made_now, not_covered, not_found, service_error
 
-_OPERATIONS = {"models": ModelOperations, "data": DataOperations, "components": ComponentOperations}
 _ENTITIES = {"models": Model, "data": Data}
 _JOB_OUTPUT = re.compile(r"azureml:/+jobs/(?P<job>[^/]+)/outputs/(?P<output>[^/]+).*", re.IGNORECASE)
 _SHORT = re.compile(r"azureml:/+(?P<place>datastores/.+)", re.IGNORECASE)
 
 
-class Assets:
-    """The assets of one kind, ``models``, ``data`` or ``components``, in a workspace or a registry.
+class Versions:
+    """The assets of one kind, ``models``, ``data`` or ``components``, of a workspace or a registry.
 
     - **known**: by name and version, oldest first.
     - **archived**: names and versions; the version is None where the whole asset is archived.
@@ -34,16 +33,7 @@ class Assets:
         self.known: dict[tuple[str, str], Any] = {}
         self.archived: set[tuple[str, str | None]] = set()
 
-    def __getattr__(self, name: str) -> Any:
-        """Stand for the SDK's other operations."""
-        return not_covered(_OPERATIONS[self.__dict__["_kind"]], self._kind, name)
-
-    def add(self, asset: Any) -> Any:
-        """Store an asset as it is, for the start of a test."""
-        self.known[asset.name, str(asset.version)] = asset
-        return asset
-
-    def get(self, name: str, version: str | None = None, label: str | None = None) -> Any:
+    def get(self, name: str, version: str | None, label: str | None) -> Any:
         """Return an asset by its version, or by the label ``latest``: the one created last."""
         self._record(f"{self._kind}.get", name, version or f"@{label}")
         if bool(version) == bool(label):
@@ -74,7 +64,7 @@ class Assets:
         kind = MlException if self._kind == "data" else ValidationException
         return kind(message=message, no_personal_data_message=message, target=ErrorTarget.ASSET)
 
-    def list(self, name: str | None = None, *, list_view_type: Any = "ActiveOnly") -> Iterator[Any]:
+    def shown(self, name: str | None, list_view_type: Any) -> Iterator[Any]:
         """Return an asset's versions, newest first; without a name one entry for each asset, without a version."""
         self._record(f"{self._kind}.list", name or "")
         wanted = in_view(list_view_type)
@@ -91,7 +81,7 @@ class Assets:
         shown.latest_version = self._versions(name)[-1]
         return shown
 
-    def create_or_update(self, asset: Any) -> Any:
+    def register(self, asset: Any) -> Any:
         """Register an asset; of one that is there, tags and description change, and its path never does.
 
         A local file is hashed and goes nowhere. Without a version, the next number is taken.
@@ -101,7 +91,8 @@ class Assets:
         path = self._stored(asset)
         previous = self.known.get((asset.name, version))
         if previous is None:
-            return copy.deepcopy(self.add(self._made(asset, version, path)))
+            self.known[asset.name, version] = self._made(asset, version, path)
+            return copy.deepcopy(self.known[asset.name, version])
         if previous.path != path:
             raise service_error(400, "Asset paths cannot be updated.")
         previous.tags, previous.description = dict(asset.tags or {}), asset.description
@@ -136,12 +127,12 @@ class Assets:
             raise self._invalid(f"There is no such file or directory: {path}")
         return f"{workspace}/datastores/workspaceblobstore/paths/LocalUpload/{_hash(local)}/{local.name}"
 
-    def archive(self, name: str, version: str | None = None, label: str | None = None) -> None:
+    def archive(self, name: str, version: str | None, label: str | None) -> None:
         """Leave a version, or without one the whole asset, out of lists; it can still be had by its version."""
         self._record(f"{self._kind}.archive", name, version or f"@{label}")
         self.archived.add(self._key(name, version, label))
 
-    def restore(self, name: str, version: str | None = None, label: str | None = None) -> None:
+    def restore(self, name: str, version: str | None, label: str | None) -> None:
         """Take back an archiving."""
         self._record(f"{self._kind}.restore", name, version or f"@{label}")
         self.archived.discard(self._key(name, version, label))
@@ -151,6 +142,102 @@ class Assets:
         if not self._versions(name) or (version and (name, version) not in self.known):
             raise not_found(self._kind, f"{name}:{version}" if version else name)
         return name, version
+
+
+class Models:
+    """Models; ``known`` holds them by name and version."""
+
+    def __init__(self, versions: Versions) -> None:
+        self._versions, self.known, self.archived = versions, versions.known, versions.archived
+
+    def __getattr__(self, name: str) -> Any:
+        """Stand for the SDK's other operations."""
+        return not_covered(ModelOperations, "models", name)
+
+    def add(self, asset: Any) -> Any:
+        """Store a model as it is, for the start of a test."""
+        self.known[asset.name, str(asset.version)] = asset
+        return asset
+
+    def get(self, name: str, version: str | None = None, label: str | None = None) -> Any:
+        """Return a model by its version, or by the label ``latest``: the one created last."""
+        return self._versions.get(name, version, label)
+
+    def list(
+        self, name: str | None = None, stage: str | None = None, *, list_view_type: Any = "ActiveOnly"
+    ) -> Iterator[Any]:
+        """Return the versions, newest first; without a name one entry for each model, without a version."""
+        if stage is not None:
+            raise NotImplementedError("FakeMLClient does not cover models.list by stage.")
+        return self._versions.shown(name, list_view_type)
+
+    def create_or_update(self, model: Any) -> Any:
+        """Register a model; of one that is there, tags and description change, and its path never does."""
+        return self._versions.register(model)
+
+    def archive(self, name: str, version: str | None = None, label: str | None = None) -> None:
+        """Leave a version, or without one the whole model, out of lists; it can still be had by its version."""
+        self._versions.archive(name, version, label)
+
+    def restore(self, name: str, version: str | None = None, label: str | None = None) -> None:
+        """Take back an archiving."""
+        self._versions.restore(name, version, label)
+
+
+class DataAssets:
+    """Data assets; ``known`` holds them by name and version."""
+
+    def __init__(self, versions: Versions) -> None:
+        self._versions, self.known, self.archived = versions, versions.known, versions.archived
+
+    def __getattr__(self, name: str) -> Any:
+        """Stand for the SDK's other operations."""
+        return not_covered(DataOperations, "data", name)
+
+    def add(self, asset: Any) -> Any:
+        """Store a data asset as it is, for the start of a test."""
+        self.known[asset.name, str(asset.version)] = asset
+        return asset
+
+    def get(self, name: str, version: str | None = None, label: str | None = None) -> Any:
+        """Return a data asset by its version, or by the label ``latest``: the one created last."""
+        return self._versions.get(name, version, label)
+
+    def list(self, name: str | None = None, *, list_view_type: Any = "ActiveOnly") -> Iterator[Any]:
+        """Return the versions, newest first; without a name one entry for each data asset, without a version."""
+        return self._versions.shown(name, list_view_type)
+
+    def create_or_update(self, data: Any) -> Any:
+        """Register a data asset; of one that is there, tags and description change, and its path never does."""
+        return self._versions.register(data)
+
+    def archive(self, name: str, version: str | None = None, label: str | None = None) -> None:
+        """Leave a version, or without one the whole data asset, out of lists; it can still be had by its version."""
+        self._versions.archive(name, version, label)
+
+    def restore(self, name: str, version: str | None = None, label: str | None = None) -> None:
+        """Take back an archiving."""
+        self._versions.restore(name, version, label)
+
+
+class Components:
+    """Components; ``known`` holds them by name and version."""
+
+    def __init__(self, versions: Versions) -> None:
+        self._versions, self.known, self.archived = versions, versions.known, versions.archived
+
+    def __getattr__(self, name: str) -> Any:
+        """Stand for the SDK's other operations."""
+        return not_covered(ComponentOperations, "components", name)
+
+    def add(self, asset: Any) -> Any:
+        """Store a component as it is, for the start of a test."""
+        self.known[asset.name, str(asset.version)] = asset
+        return asset
+
+    def get(self, name: str, version: str | None = None, label: str | None = None) -> Any:
+        """Return a component by its version, or by the label ``latest``: the one created last."""
+        return self._versions.get(name, version, label)
 
 
 def _hash(path: Path) -> str:

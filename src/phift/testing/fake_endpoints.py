@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from azure.ai.ml.entities import EndpointAuthKeys, ManagedOnlineDeployment, ManagedOnlineEndpoint
+from azure.ai.ml.exceptions import MlException
 from azure.ai.ml.operations import OnlineDeploymentOperations, OnlineEndpointOperations
 from azure.core.polling import LROPoller
 
@@ -195,8 +196,9 @@ class Endpoints:
         if sum(traffic.values()) not in (0, 100):
             raise service_error(400, "The traffic of all deployments must sum to 0 or 100.")
 
-    def begin_delete(self, name: str) -> LROPoller[Any]:
+    def begin_delete(self, name: str | None = None) -> LROPoller[Any]:
         """Delete an endpoint with its deployments; one that is not there is no error."""
+        name = str(name)
         self._record("online_endpoints.begin_delete", name)
         error = self._record.ordered("online_endpoints.result")
         if not self.undeletable and not error:
@@ -209,4 +211,6 @@ class Endpoints:
 
 def _check_name(kind: str, name: str) -> None:
     if not (_NAME.fullmatch(name) and 3 <= len(name) <= 32):
-        raise service_error(400, f"The {kind} name {name} is not valid.")
+        # By the SDK itself (1.35.2), as advice that is an `MlException`.
+        message = f"The {kind} name {name} is not valid: 3 to 32 letters, digits and single dashes, a letter first."
+        raise MlException(message=message, no_personal_data_message=message)
