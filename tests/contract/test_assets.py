@@ -182,3 +182,14 @@ def test_an_mlflow_model_is_registered_from_a_folder(target: Target, mlflow_mode
     made = target.workspace.models.create_or_update(model)
     assert made.type == "mlflow_model"
     assert made.path.rstrip("/").endswith("/echo")
+
+
+# The SDK calls its storage client in a way that this one's newer versions warn of.
+@pytest.mark.filterwarnings("ignore:The use of a 'BlobProperties' instance:DeprecationWarning")
+def test_a_model_is_downloaded_as_it_was_registered(target: Target, mlflow_model: Path, tmp_path: Path) -> None:
+    name = target.fresh("models")
+    model = Model(name=name, version="1", path=str(mlflow_model), type="mlflow_model")
+    target.workspace.models.create_or_update(model)
+    target.workspace.models.download(name, "1", download_path=str(tmp_path))
+    for file in ("MLmodel", "code/echo.py"):
+        assert (tmp_path / name / "echo" / file).read_bytes() == (mlflow_model / file).read_bytes()

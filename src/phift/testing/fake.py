@@ -33,7 +33,8 @@ class FakeMLClient:
 
     - workspaces: get; datastores: get, get_default
     - compute: get, list, begin_create_or_update, begin_update, begin_delete, list_sizes, list_usage; AmlCompute only
-    - data and models: get, list, create_or_update, archive, restore; versions, the label ``latest``
+    - data and models: get, list, create_or_update, archive, restore; versions, the label ``latest``; models: download
+      of what was registered from a local folder
     - components: get
     - jobs: create_or_update, get, list with and without a parent, begin_cancel, archive, restore
     - online_endpoints: get, list, begin_create_or_update, begin_delete, get_keys, begin_regenerate_keys

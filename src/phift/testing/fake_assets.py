@@ -5,7 +5,9 @@ from __future__ import annotations
 import copy
 import hashlib
 import re
+import shutil
 from collections.abc import Iterator
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +28,14 @@ class Versions:
 
     - **known**: by name and version, oldest first.
     - **archived**: names and versions; the version is None where the whole asset is archived.
+    - **contents**: the local file or folder that a version was registered from.
     """
 
     def __init__(self, record: Record, kind: str, owner: str, jobs: Jobs, *, registry: bool) -> None:
         self._record, self._kind, self._owner, self._jobs, self._registry = record, kind, owner, jobs, registry
         self.known: dict[tuple[str, str], Any] = {}
         self.archived: set[tuple[str, str | None]] = set()
+        self.contents: dict[tuple[str, str], Path] = {}
 
     def get(self, name: str, version: str | None, label: str | None) -> Any:
         """Return an asset by its version, or by the label ``latest``: the one created last."""
@@ -92,6 +96,7 @@ class Versions:
         previous = self.known.get((asset.name, version))
         if previous is None:
             self.known[asset.name, version] = self._made(asset, version, path)
+            self.contents[asset.name, version] = Path(asset.path)
             return copy.deepcopy(self.known[asset.name, version])
         if previous.path != path:
             raise service_error(400, "Asset paths cannot be updated.")
@@ -127,6 +132,21 @@ class Versions:
             raise self._invalid(f"There is no such file or directory: {path}")
         return f"{workspace}/datastores/workspaceblobstore/paths/LocalUpload/{_hash(local)}/{local.name}"
 
+    def download(self, name: str, version: str, folder: str | PathLike[str]) -> None:
+        """Copy what a version was registered from to ``<folder>/<name>``."""
+        self._record(f"{self._kind}.download", name, version)
+        if (name, version) not in self.known:
+            raise not_found(self._kind, f"{name}:{version}")
+        source = self.contents.get((name, version))
+        if source is None or not source.exists():
+            raise NotImplementedError("FakeMLClient downloads only what was registered from a local file or folder.")
+        place = Path(folder) / name
+        if source.is_dir():
+            shutil.copytree(source, place / source.name, dirs_exist_ok=True)
+        else:
+            place.mkdir(parents=True, exist_ok=True)
+            shutil.copy(source, place)
+
     def archive(self, name: str, version: str | None, label: str | None) -> None:
         """Leave a version, or without one the whole asset, out of lists; it can still be had by its version."""
         self._record(f"{self._kind}.archive", name, version or f"@{label}")
@@ -148,7 +168,8 @@ class Models:
     """Models; ``known`` holds them by name and version."""
 
     def __init__(self, versions: Versions) -> None:
-        self._versions, self.known, self.archived = versions, versions.known, versions.archived
+        self._versions = versions
+        self.known, self.archived, self.contents = versions.known, versions.archived, versions.contents
 
     def __getattr__(self, name: str) -> Any:
         """Stand for the SDK's other operations."""
@@ -175,6 +196,10 @@ class Models:
         """Register a model; of one that is there, tags and description change, and its path never does."""
         return self._versions.register(model)
 
+    def download(self, name: str, version: str, download_path: str | PathLike[str] = ".") -> None:
+        """Copy what a model was registered from to ``<download_path>/<name>``; see ``contents``."""
+        self._versions.download(name, version, download_path)
+
     def archive(self, name: str, version: str | None = None, label: str | None = None) -> None:
         """Leave a version, or without one the whole model, out of lists; it can still be had by its version."""
         self._versions.archive(name, version, label)
@@ -188,7 +213,8 @@ class DataAssets:
     """Data assets; ``known`` holds them by name and version."""
 
     def __init__(self, versions: Versions) -> None:
-        self._versions, self.known, self.archived = versions, versions.known, versions.archived
+        self._versions = versions
+        self.known, self.archived, self.contents = versions.known, versions.archived, versions.contents
 
     def __getattr__(self, name: str) -> Any:
         """Stand for the SDK's other operations."""
@@ -224,7 +250,8 @@ class Components:
     """Components; ``known`` holds them by name and version."""
 
     def __init__(self, versions: Versions) -> None:
-        self._versions, self.known, self.archived = versions, versions.known, versions.archived
+        self._versions = versions
+        self.known, self.archived, self.contents = versions.known, versions.archived, versions.contents
 
     def __getattr__(self, name: str) -> Any:
         """Stand for the SDK's other operations."""

@@ -36,7 +36,7 @@ class Computes:
         """Stand for the SDK's other operations."""
         return not_covered(ComputeOperations, "compute", name)
 
-    def add(self, name: str, size: str, **settings: Any) -> Any:
+    def add(self, name: str, size: str = "Standard_NC24ads_A100_v4", **settings: Any) -> Any:
         """Store a cluster as it is, for the start of a test."""
         self.known[name] = AmlCompute(name=name, size=size, **settings)
         self.known[name]._provisioning_state = "Succeeded"

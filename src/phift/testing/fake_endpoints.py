@@ -21,6 +21,7 @@ from phift.testing.fake_service import (
     not_found,
     poller,
     service_error,
+    state,
 )
 
 _NAME = re.compile(r"[A-Za-z](?:-?[A-Za-z0-9])*")
@@ -44,10 +45,10 @@ class Deployments:
         """Stand for the SDK's other operations."""
         return not_covered(OnlineDeploymentOperations, "online_deployments", name)
 
-    def add(self, name: str, endpoint: str, model: str, state: str = "Succeeded", **settings: Any) -> Any:
+    def add(self, name: str, endpoint: str, model: str, provisioning_state: str = "Succeeded", **settings: Any) -> Any:
         """Store a deployment as it is, for the start of a test."""
         made = ManagedOnlineDeployment(name=name, endpoint_name=endpoint, model=model, **settings)
-        made._provisioning_state = DeploymentProvisioningState(state)
+        made._provisioning_state = state(DeploymentProvisioningState, provisioning_state)
         self.known[endpoint, name] = made
         return made
 
@@ -84,7 +85,7 @@ class Deployments:
         outcome = self.outcomes.pop(0) if self.outcomes else "Succeeded"
         error = self._record.ordered("online_deployments.result")
         made = copy.deepcopy(deployment)
-        made._provisioning_state = DeploymentProvisioningState("Failed" if error else outcome)
+        made._provisioning_state = state(DeploymentProvisioningState, "Failed" if error else outcome)
         made._id = f"{self._owner}/onlineEndpoints/{endpoint}/deployments/{made.name}"
         self.known[endpoint, made.name] = made
         return poller(copy.deepcopy(made), error)
@@ -112,6 +113,7 @@ class Endpoints:
     - **states**: what the next looks at an endpoint see, before its last state.
     - **undeletable**: deleting ends well and deletes nothing.
     - **scoring_uri**: where the next ones are.
+    - **next_keys**: what the next ones' two keys are, instead of random ones.
     """
 
     def __init__(self, record: Record, owner: str) -> None:
@@ -121,6 +123,7 @@ class Endpoints:
         self.states: dict[str, list[str]] = {}
         self.undeletable = False
         self.scoring_uri = "https://endpoint.test/score"
+        self.next_keys: tuple[str, str] | None = None
         self._keys: dict[str, dict[str, str]] = {}
 
     def __getattr__(self, name: str) -> Any:
@@ -129,15 +132,16 @@ class Endpoints:
 
     def add(self, name: str, **settings: Any) -> Any:
         """Store an endpoint as it is, for the start of a test."""
-        state = settings.pop("provisioning_state", "Succeeded")
+        now = settings.pop("provisioning_state", "Succeeded")
         endpoint = ManagedOnlineEndpoint(name=name, **{"auth_mode": "key", **settings})
-        return self._store(endpoint, state)
+        return self._store(endpoint, now)
 
-    def _store(self, endpoint: Any, state: str) -> Any:
-        endpoint._provisioning_state, endpoint._scoring_uri = EndpointProvisioningState(state), self.scoring_uri
+    def _store(self, endpoint: Any, now: str) -> Any:
+        endpoint._provisioning_state, endpoint._scoring_uri = state(EndpointProvisioningState, now), self.scoring_uri
         endpoint._id = f"{self._owner}/onlineEndpoints/{endpoint.name}"
         self.known[endpoint.name] = endpoint
-        self._keys.setdefault(endpoint.name, {"primary": uuid.uuid4().hex, "secondary": uuid.uuid4().hex})
+        primary, secondary = self.next_keys or (uuid.uuid4().hex, uuid.uuid4().hex)
+        self._keys.setdefault(endpoint.name, {"primary": primary, "secondary": secondary})
         return endpoint
 
     def _found(self, name: str) -> Any:
@@ -151,7 +155,7 @@ class Endpoints:
         endpoint = copy.deepcopy(self._found(name))
         endpoint.traffic = {**{found.name: 0 for found in self.deployments.of(name)}, **(endpoint.traffic or {})}
         if waiting := self.states.get(name):
-            endpoint._provisioning_state = EndpointProvisioningState(waiting.pop(0))
+            endpoint._provisioning_state = state(EndpointProvisioningState, waiting.pop(0))
         return endpoint
 
     def list(self) -> Iterator[Any]:

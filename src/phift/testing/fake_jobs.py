@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from azure.ai.ml.entities import JobService, PipelineJob
@@ -20,6 +20,7 @@ from phift.testing.fake_service import (
     not_found,
     poller,
     service_error,
+    state,
 )
 
 _ENDED = ("Completed", "Failed", "Canceled")
@@ -63,7 +64,7 @@ class Jobs:
             raise not_found("job", name)
         script = self.scripts[name]
         shown = copy.copy(self._jobs[name])
-        shown._status = JobStatus(script.pop(0) if len(script) > 1 else script[0])
+        shown._status = state(JobStatus, script.pop(0) if len(script) > 1 else script[0])
         shown.tags = dict(shown.tags or {})
         return shown
 
@@ -77,14 +78,18 @@ class Jobs:
         return iter([self._shown(name) for name in names])
 
     def _steps(self, parent: str) -> Iterator[Any]:
-        if parent not in self._jobs:
-            if any(parent == child[1] for steps in self.children.values() for child in steps):
-                return iter(())
-            raise not_found("job", parent)
-        status = self.scripts[parent][0]
-        nodes = getattr(self._jobs[parent], "jobs", None) or {}
-        rows = self.children.get(parent, [(label, f"{parent}_{label}", status) for label in nodes])
-        return iter([_BaseJob(name=run_id, display_name=label, status=state) for label, run_id, state in rows])
+        if parent not in self._jobs and parent not in self.children:
+            if not any(parent == child[1] for job in self._jobs for child in self._rows(job)):
+                raise not_found("job", parent)
+            return iter(())  # a step, which has none of its own
+        rows = self._rows(parent)
+        return iter([_BaseJob(name=run_id, display_name=label, status=status) for label, run_id, status in rows])
+
+    def _rows(self, job: str) -> Sequence[tuple[str, str, str]]:
+        if job in self.children:
+            return self.children[job]
+        nodes = getattr(self._jobs[job], "jobs", None) or {}
+        return [(label, f"{job}_{label}", self.scripts[job][0]) for label in nodes]
 
     def create_or_update(self, job: Any) -> Any:
         """Submit a job; of one that is there, tags and description change, and what it runs never does."""

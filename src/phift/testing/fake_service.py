@@ -40,6 +40,14 @@ def service_error(status: int, message: str = "This failure was ordered.", code:
     return error
 
 
+def state(kind: Any, text: str) -> Any:
+    """Return a state as the SDK gives it: a member of its enumeration, or the text where that does not know it."""
+    try:
+        return kind(text)
+    except ValueError:
+        return text
+
+
 def not_found(kind: str, name: str) -> core.HttpResponseError:
     """Return the error for something that is not there."""
     return service_error(404, f"The {kind} '{name}' was not found.", "ResourceNotFound")
