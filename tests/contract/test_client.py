@@ -26,7 +26,7 @@ def test_the_client_takes_no_data_assets(target: Target, train: Path) -> None:
 
 
 def test_the_client_begins_to_create_clusters_and_endpoints(target: Target) -> None:
-    cluster = AmlCompute(name=target.fresh("cluster")[:24], size=CLUSTER_SIZE, min_instances=0, max_instances=1)
+    cluster = AmlCompute(name=target.fresh("cluster"), size=CLUSTER_SIZE, min_instances=0, max_instances=1)
     endpoint = ManagedOnlineEndpoint(name=target.fresh("endpoint"), auth_mode="key")
     assert target.workspace.begin_create_or_update(cluster).result().name == cluster.name
     assert target.workspace.begin_create_or_update(endpoint).result().name == endpoint.name

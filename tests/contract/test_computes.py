@@ -17,7 +17,7 @@ def cluster(name: str, size: str = CLUSTER_SIZE, most: int = 1) -> AmlCompute:
 
 
 def test_a_cluster_is_created_found_and_listed(target: Target) -> None:
-    name, computes = target.fresh("cluster")[:24], target.workspace.compute
+    name, computes = target.fresh("cluster"), target.workspace.compute
     poller = computes.begin_create_or_update(cluster(name, most=2))
     assert isinstance(poller, LROPoller)
     made = poller.result()
@@ -31,14 +31,14 @@ def test_a_cluster_is_created_found_and_listed(target: Target) -> None:
 
 
 def test_the_same_cluster_again_is_the_same(target: Target) -> None:
-    name, computes = target.fresh("cluster")[:24], target.workspace.compute
+    name, computes = target.fresh("cluster"), target.workspace.compute
     first = computes.begin_create_or_update(cluster(name)).result()
     again = computes.begin_create_or_update(cluster(name)).result()
     assert (again.id, again.size, again.max_instances) == (first.id, first.size, first.max_instances)
 
 
 def test_the_number_of_nodes_of_a_cluster_may_change(target: Target) -> None:
-    name, computes = target.fresh("cluster")[:24], target.workspace.compute
+    name, computes = target.fresh("cluster"), target.workspace.compute
     made = computes.begin_create_or_update(cluster(name)).result()
     made.max_instances = 3
     computes.begin_update(made).result()
@@ -46,7 +46,7 @@ def test_the_number_of_nodes_of_a_cluster_may_change(target: Target) -> None:
 
 
 def test_the_size_of_a_cluster_never_changes(target: Target) -> None:
-    name, computes = target.fresh("cluster")[:24], target.workspace.compute
+    name, computes = target.fresh("cluster"), target.workspace.compute
     computes.begin_create_or_update(cluster(name)).result()
     with pytest.raises(HttpResponseError) as caught:
         computes.begin_create_or_update(cluster(name, OTHER_SIZE)).result()
@@ -55,14 +55,14 @@ def test_the_size_of_a_cluster_never_changes(target: Target) -> None:
 
 
 def test_an_unknown_size_is_refused(target: Target) -> None:
-    name, computes = target.fresh("cluster")[:24], target.workspace.compute
+    name, computes = target.fresh("cluster"), target.workspace.compute
     with pytest.raises(HttpResponseError) as caught:
         computes.begin_create_or_update(cluster(name, "Standard_Nope_v9")).result()
     assert caught.value.status_code == 400
 
 
 def test_a_deleted_cluster_is_gone(target: Target) -> None:
-    name, computes = target.fresh("cluster")[:24], target.workspace.compute
+    name, computes = target.fresh("cluster"), target.workspace.compute
     computes.begin_create_or_update(cluster(name)).result()
     poller = computes.begin_delete(name)
     poller.wait()

@@ -161,6 +161,8 @@ def test_the_same_deployment_again_is_the_same(target: Target, blue: ManagedOnli
 
 
 def test_a_deployment_with_traffic_is_not_deleted(target: Target, blue: ManagedOnlineDeployment) -> None:
+    # "Can't delete deployment [blue] with non-zero traffic weight": so quoted in the troubleshooting of public
+    # repositories that deploy to the service (2026); which status it comes with, none of them says.
     deployments, name = target.workspace.online_deployments, blue.endpoint_name
     assert give(target, name, blue=100).traffic == {"blue": 100}
     with pytest.raises(HttpResponseError, match="non-zero traffic") as caught:

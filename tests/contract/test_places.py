@@ -26,7 +26,8 @@ def test_a_missing_workspace_is_not_found(target: Target) -> None:
 
 def test_the_default_datastore_holds_blobs(target: Target) -> None:
     store = target.workspace.datastores.get_default()
-    assert (store.name, str(store.type)) == ("workspaceblobstore", "DatastoreType.AZURE_BLOB")
+    assert store.name == "workspaceblobstore"
+    assert str(store.type).replace("_", "").lower().endswith("azureblob")  # an enumeration's member or text
     assert target.workspace.datastores.get(store.name).container_name == store.container_name
 
 

@@ -296,7 +296,8 @@ def _delete_deployment(site: Site, call: Call) -> Reply:
     if document is None:
         return Reply(None, 204)
     if endpoint.body["properties"]["traffic"].get(document.name):
-        # The words that users of the service quote; its status and code are not known from them.
+        # The words are quoted in the troubleshooting of public repositories that deploy to the service (2026); which
+        # status and code they come with, none of them says.
         raise user_error(f"Can't delete deployment [{document.name}] with non-zero traffic weight.")
     _set_state(site, document.key, "Deleting")
     return accepted(site, site.operations.begin("deployment-delete", document.key))
