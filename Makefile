@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # Microsoft's storage emulator, for tests; 3.36 and newer want Node.js 21.
 AZURITE := 3.35.0
 
-.PHONY: quickstart test azurite check routes versions faults format bench bench-data bench-local kill clean
+.PHONY: quickstart test azurite contract verified check routes versions faults format bench bench-data bench-local kill clean
 
 quickstart: $(VENV)/installed
 	$(BIN)/phift quickstart
@@ -14,6 +14,13 @@ test: $(VENV)/installed
 	$(BIN)/python -m pytest
 
 azurite: .azurite/$(AZURITE)
+
+contract: $(VENV)/installed
+	$(BIN)/python -m pytest tests/contract
+
+# With PHIFT_CONTRACT_AZURE=<subscription>/<group>/<workspace> on Azure too; writes docs/verified.md.
+verified: $(VENV)/installed
+	PHIFT_CONTRACT_RECORD=1 $(BIN)/python -m pytest tests/contract --deselect tests/contract/test_verified.py
 
 check: $(VENV)/installed
 	$(BIN)/ruff check .

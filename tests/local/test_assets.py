@@ -200,11 +200,9 @@ def test_assets_are_used_where_they_lie(local: Local, tmp_path: Path, in_azure: 
 
 
 def test_a_place_in_a_datastore_is_used(local: Local, tmp_path: Path, in_azure: str) -> None:
-    place = str(local.client.data.get(f"{in_azure}-train", version="7").path)
-    long = (
-        f"azureml:/{local.arm.replace('/providers/Microsoft.MachineLearningServices', '')}" + place[len("azureml:/") :]
-    )
-    job = run_of(local, tmp_path, {"train": place, "validation": long}).submit()
+    long = str(local.client.data.get(f"{in_azure}-train", version="7").path)
+    short = "azureml://" + long[long.index("datastores/") :]
+    job = run_of(local, tmp_path, {"train": short, "validation": long}).submit()
     assert local.wait(job.name) == "Completed"
     given = json.loads((local.connection.folder / "jobs" / job.name / "job.json").read_text())["inputs"]
     assert given["train_file_path"] == given["validation_file_path"]

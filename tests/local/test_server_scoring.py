@@ -100,7 +100,7 @@ def test_traffic_and_the_deployment_header(local: Local, endpoint: str) -> None:
         sent = {"properties": {"authMode": "Key", "traffic": wrong}}
         assert local.request("PUT", f"{local.arm}/onlineEndpoints/{endpoint}", json=sent).status_code == 400
     live = local.request("DELETE", f"{local.arm}/onlineEndpoints/{endpoint}/deployments/blue")
-    assert (live.status_code, "live traffic" in live.text) == (400, True)
+    assert (live.status_code, "non-zero traffic" in live.text) == (400, True)
 
 
 def test_errors_of_the_model(local: Local, endpoint: str) -> None:

@@ -1,38 +1,18 @@
-"""In-memory doubles of what a run talks to, made of the Azure SDK's own entities and exceptions.
+"""What a unit test of a run starts from: fake clients of a workspace and a registry, and of plain calls.
 
-What is covered: the operations that phift calls, names and ids, settling states, scripted errors and statuses.
-What is not: HTTP, serialization, authentication, uploads; the local workspace is the double for those.
+The clients are `phift.testing.FakeMLClient`, with what these tests look at: one cluster, two sizes, Phi-4.
 """
 
 from __future__ import annotations
 
-import copy
 import json
-from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any, cast
 from urllib.parse import urlencode
 
-from azure.ai.ml._restclient.arm_ml_service.models import DeploymentProvisioningState, JobStatus
-from azure.ai.ml.entities import (
-    AmlCompute,
-    Data,
-    EndpointAuthKeys,
-    JobService,
-    ManagedOnlineDeployment,
-    ManagedOnlineEndpoint,
-    Model,
-    OnlineRequestSettings,
-    PipelineComponent,
-    PipelineJob,
-    Usage,
-    VmSize,
-    Workspace,
-)
-from azure.ai.ml.entities._job.base_job import _BaseJob
-from azure.ai.ml.exceptions import ErrorTarget, ValidationException
-from azure.core import exceptions as core
+from azure.ai.ml import MLClient
+from azure.ai.ml.entities import Data, Model, OnlineRequestSettings, PipelineComponent, VmSize
 
 from phift import facts
 from phift.checks import Finding
@@ -43,6 +23,10 @@ from phift.errors import NotFound
 from phift.models import AllowList, FoundationModel
 from phift.parameters import Parameters, resolve_parameters
 from phift.rest import Rest
+from phift.testing.fake import GROUP, SUBSCRIPTION, FakeMLClient
+from phift.testing.fake_assets import Models
+from phift.testing.fake_computes import usage
+from phift.testing.fake_service import service_error
 
 A100 = "Standard_NC24ads_A100_v4"
 FOUR_A100 = "Standard_NC96ads_A100_v4"
@@ -50,337 +34,18 @@ COMPONENT = "azureml://registries/azureml/components/chat_completion_pipeline/ve
 PHI_4 = "azureml://registries/azureml/models/Phi-4/versions/8"
 KEY = "made-up-endpoint-key"
 
-
-def http_error(status: int, message: str = "made up") -> core.HttpResponseError:
-    """Return the exception that the SDK's generated clients raise for a status."""
-    kinds = {
-        401: core.ClientAuthenticationError,
-        404: core.ResourceNotFoundError,
-        409: core.ResourceExistsError,
-        412: core.ResourceModifiedError,
-    }
-    error = kinds.get(status, core.HttpResponseError)(message=message)
-    error.status_code = status
-    return error
-
-
-class Record:
-    """Every call in order, and the errors that the next calls of a kind raise."""
-
-    def __init__(self) -> None:
-        self.calls: list[tuple[str, ...]] = []
-        self._errors: dict[str, list[BaseException]] = {}
-
-    def fail(self, operation: str, *errors: BaseException) -> None:
-        self._errors.setdefault(operation, []).extend(errors)
-
-    def count(self, operation: str) -> int:
-        return sum(call[0] == operation for call in self.calls)
-
-    def __call__(self, operation: str, *names: str) -> None:
-        self.calls.append((operation, *names))
-        if waiting := self._errors.get(operation):
-            raise waiting.pop(0)
-
-
-class Poller:
-    """A long-running operation; the work is done, or fails, when the result is asked for."""
-
-    def __init__(self, work: Callable[[], Any]) -> None:
-        self._work = work
-
-    def result(self) -> Any:
-        return self._work()
-
-
-class Assets:
-    """Models or components: by name and version, or by the label ``latest``."""
-
-    def __init__(self, record: Record, kind: str) -> None:
-        self._record, self._kind = record, kind
-        self.known: dict[tuple[str, str], Any] = {}
-
-    def add(self, asset: Any) -> None:
-        self.known[asset.name, str(asset.version)] = asset
-
-    def get(self, name: str, version: str | None = None, label: str | None = None) -> Any:
-        self._record(f"{self._kind}.get", name, version or f"@{label}")
-        versions = [key[1] for key in self.known if key[0] == name]
-        if label and not versions:  # the SDK does not pass the service's 404 on here
-            raise ValidationException(
-                message=f"Asset {name} does not exist.", no_personal_data_message="", target=ErrorTarget.ASSET
-            )
-        key = (name, version or versions[-1])
-        if key not in self.known:
-            raise http_error(404, f"Asset {name}:{version} not found.")
-        return copy.deepcopy(self.known[key])
-
-    def create_or_update(self, model: Any) -> Any:
-        self._record(f"{self._kind}.create_or_update", model.name, str(model.version))
-        made = Model(
-            name=model.name,
-            version=model.version,
-            path=model.path,
-            type=model.type,
-            tags=model.tags,
-            description=model.description,
-            id=f"/subscriptions/s/workspaces/w/models/{model.name}/versions/{model.version}",
-        )
-        self.add(made)
-        return made
-
-    def download(self, name: str, version: str, download_path: str) -> None:
-        self._record(f"{self._kind}.download", name, version)
-        folder = Path(download_path) / name / "mlflow_model_folder"
-        folder.mkdir(parents=True)
-        (folder / "MLmodel").write_text("flavors: {}")
-
-
-class DataAssets(Assets):
-    """Data assets, which can be archived."""
-
-    def __init__(self, record: Record) -> None:
-        super().__init__(record, "data")
-        self.archived: set[tuple[str, str]] = set()
-
-    def create_or_update(self, asset: Any) -> Any:
-        self._record("data.create_or_update", asset.name, str(asset.version))
-        made = copy.deepcopy(asset)
-        made._id = data_id(asset.name, asset.version)
-        self.add(made)
-        return made
-
-    def list(self, name: str, *, list_view_type: str) -> list[Any]:
-        self._record("data.list", name, list_view_type)
-        return [self.known[key] for key in self.archived if key[0] == name]
-
-    def restore(self, name: str, version: str) -> None:
-        self._record("data.restore", name, version)
-        self.archived.remove((name, version))
+http_error = service_error
 
 
 def data_id(name: str, version: str) -> str:
     provider = "Microsoft.MachineLearningServices/workspaces/workspace"
-    return f"/subscriptions/s/resourceGroups/group/providers/{provider}/data/{name}/versions/{version}"
+    return f"/subscriptions/{SUBSCRIPTION}/resourceGroups/{GROUP}/providers/{provider}/data/{name}/versions/{version}"
 
 
 def data_asset(name: str, version: str, **changes: Any) -> Any:
     """Return a data asset of the workspace: a JSONL file in its storage."""
     values = {"type": "uri_file", "path": "azureml://datastores/store/paths/chat.jsonl", **changes}
     return Data(name=name, version=version, id=data_id(name, version), **values)
-
-
-def usage(family: str, used: int, limit: int) -> Any:
-    """Return a family's quota as azure-ai-ml 1.35 gives it: in the service's own keys."""
-    found = Usage()
-    found.__dict__.update({"name": {"value": family}, "currentValue": used, "limit": limit, "unit": "Count"})
-    return found
-
-
-class Computes:
-    """Clusters, and the VM sizes of the region."""
-
-    def __init__(self, record: Record) -> None:
-        self._record = record
-        self.known: dict[str, Any] = {}
-        self.sizes: list[Any] = [VmSize(name=A100, gpus=1), VmSize(name=FOUR_A100, gpus=4)]
-        self.usages: list[Any] = [usage("Standard NCADSA100v4 Family", 0, 1000)]
-        self.created_as = "Succeeded"
-
-    def add(self, name: str, size: str = A100, **settings: Any) -> Any:
-        self.known[name] = AmlCompute(name=name, size=size, **settings)
-        return self.known[name]
-
-    def get(self, name: str) -> Any:
-        self._record("compute.get", name)
-        if name not in self.known:
-            raise http_error(404, f"Compute {name} not found.")
-        return self.known[name]
-
-    def list(self) -> Iterator[Any]:
-        self._record("compute.list")
-        return iter(self.known.values())
-
-    def list_sizes(self) -> Iterator[Any]:
-        self._record("compute.list_sizes")
-        return iter(self.sizes)
-
-    def list_usage(self) -> Iterator[Any]:
-        self._record("compute.list_usage")
-        return iter(self.usages)
-
-    def begin_create_or_update(self, cluster: Any) -> Poller:
-        self._record("compute.begin_create_or_update", cluster.name)
-        cluster._provisioning_state = self.created_as
-        self.known[cluster.name] = cluster
-        return Poller(lambda: cluster)
-
-
-class Jobs:
-    """Jobs whose status goes on along a script, one step a look, and stays at its last word."""
-
-    def __init__(self, record: Record) -> None:
-        self._record = record
-        self.scripts: dict[str, list[str]] = {}
-        self.children: dict[str, list[tuple[str, str, str]]] = {}
-        self.submitted: list[Any] = []
-        self.next_script = ["Completed"]
-
-    def add(self, name: str, *statuses: str) -> None:
-        self.scripts[name] = list(statuses)
-
-    def get(self, name: str) -> Any:
-        self._record("jobs.get", name)
-        if name not in self.scripts:
-            raise http_error(404, f"Run {name} not found.")
-        script = self.scripts[name]
-        status = script.pop(0) if len(script) > 1 else script[0]
-        studio = JobService(endpoint=f"https://studio.test/runs/{name}")
-        return PipelineJob(name=name, status=JobStatus(status), services={"Studio": studio})
-
-    def list(self, *, parent_job_name: str) -> list[Any]:
-        self._record("jobs.list", parent_job_name)
-        rows = self.children.get(parent_job_name, [])
-        return [_BaseJob(name=run_id, display_name=label, status=status) for label, run_id, status in rows]
-
-    def create_or_update(self, job: Any) -> Any:
-        self._record("jobs.create_or_update", job.name)
-        self.submitted.append(job)
-        self.add(job.name, *self.next_script)
-        return job
-
-    def begin_cancel(self, name: str) -> Poller:
-        self._record("jobs.begin_cancel", name)
-        self.add(name, "CancelRequested", "Canceled")
-        return Poller(lambda: None)
-
-
-class Endpoints:
-    """Online endpoints; like the service's, a get is a copy and an update replaces the traffic rules."""
-
-    def __init__(self, record: Record, deployments: Deployments) -> None:
-        self._record, self._deployments = record, deployments
-        self.known: dict[str, Any] = {}
-        self.states: dict[str, list[str]] = {}  # what the next looks see before the last state
-        self.undeletable = False
-        self.scoring_uri = "https://endpoint.test/score"
-
-    def add(self, name: str, **settings: Any) -> Any:
-        settings = {"auth_mode": "key", "tags": {"phift.job": "job"}, "provisioning_state": "Succeeded", **settings}
-        state = settings.pop("provisioning_state")
-        endpoint = ManagedOnlineEndpoint(name=name, scoring_uri=self.scoring_uri, **settings)
-        endpoint._provisioning_state = state
-        self.known[name] = endpoint
-        return endpoint
-
-    def get(self, name: str) -> Any:
-        self._record("online_endpoints.get", name)
-        if name not in self.known:
-            raise http_error(404, f"Endpoint {name} not found.")
-        endpoint = copy.deepcopy(self.known[name])
-        if waiting := self.states.get(name):
-            endpoint._provisioning_state = waiting.pop(0)
-        return endpoint
-
-    def get_keys(self, name: str) -> Any:
-        self._record("online_endpoints.get_keys", name)
-        return EndpointAuthKeys(primary_key=KEY, secondary_key="made-up-second-key")
-
-    def begin_create_or_update(self, endpoint: Any) -> Poller:
-        self._record("online_endpoints.begin_create_or_update", endpoint.name)
-
-        def work() -> Any:
-            self._record("online_endpoints.result", endpoint.name)
-            return self.add(endpoint.name, tags=endpoint.tags, traffic=endpoint.traffic, auth_mode=endpoint.auth_mode)
-
-        return Poller(work)
-
-    def begin_delete(self, name: str) -> Poller:
-        self._record("online_endpoints.begin_delete", name)
-        if name not in self.known:
-            raise http_error(404, f"Endpoint {name} not found.")
-        if not self.undeletable:
-            del self.known[name]
-            self._deployments.known = {key: d for key, d in self._deployments.known.items() if key[0] != name}
-        return Poller(lambda: None)
-
-
-class Deployments:
-    """Online deployments; ``outcomes`` holds the states the next ones end in."""
-
-    def __init__(self, record: Record) -> None:
-        self._record = record
-        self.known: dict[tuple[str, str], Any] = {}
-        self.outcomes: list[str] = []
-        self.log = "a line of the log"
-
-    def add(self, name: str, endpoint: str, model: str, state: str = "Succeeded") -> None:
-        settings = OnlineRequestSettings(request_timeout_ms=180_000, max_concurrent_requests_per_instance=1)
-        made = ManagedOnlineDeployment(
-            name=name,
-            endpoint_name=endpoint,
-            model=model,
-            instance_type=A100.upper(),
-            instance_count=1,
-            request_settings=settings,
-        )
-        made._provisioning_state = DeploymentProvisioningState(state)
-        self.known[endpoint, name] = made
-
-    def get(self, name: str, endpoint_name: str) -> Any:
-        self._record("online_deployments.get", name)
-        if (endpoint_name, name) not in self.known:
-            raise http_error(404, f"Deployment {name} not found.")
-        return self.known[endpoint_name, name]
-
-    def begin_create_or_update(self, deployment: Any) -> Poller:
-        self._record("online_deployments.begin_create_or_update", deployment.name)
-
-        def work() -> Any:
-            outcome = self.outcomes.pop(0) if self.outcomes else "Succeeded"
-            deployment._provisioning_state = DeploymentProvisioningState(outcome)
-            self.known[deployment.endpoint_name, deployment.name] = deployment
-            self._record("online_deployments.result", deployment.name)
-            return deployment
-
-        return Poller(work)
-
-    def begin_delete(self, name: str, endpoint_name: str) -> Poller:
-        self._record("online_deployments.begin_delete", name)
-        return Poller(lambda: self.known.pop((endpoint_name, name)))
-
-    def get_logs(self, name: str, endpoint_name: str, *, lines: int, container_type: str) -> str:
-        self._record("online_deployments.get_logs", name, container_type)
-        return f"{self.log} of {container_type}"
-
-
-class Workspaces:
-    def __init__(self, record: Record) -> None:
-        self._record = record
-
-    def get(self, name: str) -> Any:
-        self._record("workspaces.get", name)
-        uri = "azureml://tracking.test/mlflow/v1.0/subscriptions/s/workspaces/w"
-        return Workspace(name=name, mlflow_tracking_uri=uri)
-
-
-class FakeMLClient:
-    """Stands for ``MLClient``, of a workspace or of a registry."""
-
-    subscription_id = "00000000-0000-0000-0000-000000000000"
-    resource_group_name = "group"
-    workspace_name = "workspace"
-
-    def __init__(self) -> None:
-        self.record = Record()
-        self.models = Assets(self.record, "models")
-        self.components = Assets(self.record, "components")
-        self.data = DataAssets(self.record)
-        self.compute = Computes(self.record)
-        self.jobs = Jobs(self.record)
-        self.online_deployments = Deployments(self.record)
-        self.online_endpoints = Endpoints(self.record, self.online_deployments)
-        self.workspaces = Workspaces(self.record)
 
 
 DISCOVERY = {
@@ -396,8 +61,8 @@ class FakeRest:
     Without one, a registry's models are answered as the raw records of ``models``.
     """
 
-    def __init__(self, models: Assets | None = None) -> None:
-        self.models = models or Assets(Record(), "models")
+    def __init__(self, models: Models | None = None) -> None:
+        self.models = models or FakeMLClient().models
         self.system: Any = {}
         self.archived = False
         self.addresses: list[str] = []
@@ -449,19 +114,33 @@ class Fakes:
     """A workspace with one cluster, a registry with Phi-4 and the component, and clients of them that do not wait."""
 
     def __init__(self) -> None:
-        self.workspace, self.registry = FakeMLClient(), FakeMLClient()
+        self.workspace, self.registry = FakeMLClient(), FakeMLClient(registry_name="azureml")
+        self.workspace.jobs.next_script = ["Completed"]
+        self.workspace.online_endpoints.next_keys = (KEY, "made-up-second-key")
+        self.workspace.compute.sizes = [VmSize(name=A100, gpus=1), VmSize(name=FOUR_A100, gpus=4)]
+        self.workspace.compute.usages = [usage("Standard NCADSA100v4 Family", 0, 1000)]
         self.rest = FakeRest(self.registry.models)
         self.workspace.compute.add("gpu-cluster")
         self.registry.models.add(phi_4())
         self.registry.components.add(component())
         self.clients = Clients(
-            workspace=self.workspace,
-            registry=self.registry,
-            component_registry=self.registry,
+            workspace=cast(MLClient, self.workspace),
+            registry=cast(MLClient, self.registry),
+            component_registry=cast(MLClient, self.registry),
             rest=cast(Rest, self.rest),
             registry_discovery="https://discovery.test/",
             poll_seconds=0,
         )
+
+    def add_endpoint(self, name: str, **settings: Any) -> Any:
+        """Add an endpoint that a job of these tests has made."""
+        return self.workspace.online_endpoints.add(name, **{"tags": {"phift.job": "job"}, **settings})
+
+    def add_deployment(self, name: str, endpoint: str, model: str, state: str = "Succeeded") -> Any:
+        """Add a deployment with the settings that these tests ask for."""
+        requests = OnlineRequestSettings(request_timeout_ms=180_000, max_concurrent_requests_per_instance=1)
+        settings = {"instance_type": A100.upper(), "instance_count": 1, "request_settings": requests}
+        return self.workspace.online_deployments.add(name, endpoint, model, state, **settings)
 
 
 def phi_4(**changes: Any) -> Any:

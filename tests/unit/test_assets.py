@@ -48,7 +48,7 @@ def test_the_files_become_assets_in_versions_of_their_content(fakes: Fakes, data
     made = register_assets(fakes.clients, dataset, "mine")
     assert list(made) == list(SPLITS)
     train = fakes.workspace.data.known["mine-train", made["train"].version]
-    assert (train.type, train.path) == ("uri_file", str(dataset.train))
+    assert (train.type, fakes.workspace.data.contents["mine-train", train.version]) == ("uri_file", dataset.train)
     assert (made["train"].address, made["train"].existed) == (data_id("mine-train", train.version), False)
     assert re.fullmatch("[0-9a-f]{16}", train.version)
     assert train.tags["phift.hash"].startswith(train.version)

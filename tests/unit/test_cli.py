@@ -171,7 +171,7 @@ def test_cleaning_up_deletes_the_endpoint(fakes: Fakes, config: Path) -> None:
 
 
 def test_cleaning_up_a_run_that_never_was_has_nothing_to_do(fakes: Fakes, config: Path) -> None:
-    fakes.workspace.online_endpoints.add("phift-other")
+    fakes.add_endpoint("phift-other")
     result = invoke("cleanup", config)
     assert result.exit_code == 0
     assert set(fakes.workspace.online_endpoints.known) == {"phift-other"}

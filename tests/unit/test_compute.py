@@ -186,7 +186,7 @@ def test_a_new_cluster_scales_to_nothing() -> None:
     config = ComputeConfig(cluster="new", size=A100, nodes=2, idle_seconds=60)
     assert ensure_cluster(fakes.clients, config, target(name="new", exists=False)) is True
     made = fakes.workspace.compute.known["new"]
-    assert (made.size, made.min_instances, made.max_instances, made.tier) == (A100, 0, 2, "dedicated")
+    assert (made.size, made.min_instances, made.max_instances, made.tier) == (A100.upper(), 0, 2, "dedicated")
     assert made.idle_time_before_scale_down == 60
 
 

@@ -72,8 +72,8 @@ def test_a_second_call_finds_everything() -> None:
 @pytest.mark.parametrize("model", [f"azureml:{MODEL}", MODEL.upper()])
 def test_the_same_model_in_another_spelling_is_the_same(model: str) -> None:
     fakes = Fakes()
-    fakes.workspace.online_endpoints.add(NAME, traffic={"default": 100})
-    fakes.workspace.online_deployments.add("default", NAME, model)
+    fakes.add_endpoint(NAME, traffic={"default": 100})
+    fakes.add_deployment("default", NAME, model)
     deploy(fakes)
     assert fakes.workspace.record.count("online_deployments.begin_create_or_update") == 0
 
@@ -81,15 +81,15 @@ def test_the_same_model_in_another_spelling_is_the_same(model: str) -> None:
 @pytest.mark.parametrize(("model", "state"), [("other", "Succeeded"), (MODEL, "Failed")])
 def test_another_model_or_a_failed_deployment_is_replaced(model: str, state: str) -> None:
     fakes = Fakes()
-    fakes.workspace.online_endpoints.add(NAME)
-    fakes.workspace.online_deployments.add("default", NAME, model, state)
+    fakes.add_endpoint(NAME)
+    fakes.add_deployment("default", NAME, model, state)
     deploy(fakes)
     assert fakes.workspace.online_deployments.known[NAME, "default"].model == MODEL
 
 
 def test_a_failed_endpoint_is_deleted_and_made_again() -> None:
     fakes, events = Fakes(), list[DeploymentEvent]()
-    fakes.workspace.online_endpoints.add(NAME, provisioning_state="Failed")
+    fakes.add_endpoint(NAME, provisioning_state="Failed")
     deploy(fakes, events)
     assert [event.stage for event in events][:2] == ["delete", "endpoint"]
     assert fakes.workspace.online_endpoints.known[NAME].provisioning_state == "Succeeded"
@@ -97,7 +97,7 @@ def test_a_failed_endpoint_is_deleted_and_made_again() -> None:
 
 def test_an_endpoint_that_is_still_made_is_waited_for(sleeps: list[float]) -> None:
     fakes = Fakes()
-    fakes.workspace.online_endpoints.add(NAME)
+    fakes.add_endpoint(NAME)
     fakes.workspace.online_endpoints.states[NAME] = ["Creating", "Updating"]
     deploy(fakes)
     assert sleeps == [0, 0]
@@ -107,7 +107,7 @@ def test_an_endpoint_that_is_still_made_is_waited_for(sleeps: list[float]) -> No
 @pytest.mark.parametrize("tags", [{}, {"owner": "somebody"}])
 def test_somebody_elses_endpoint_is_left_alone(tags: dict[str, str]) -> None:
     fakes = Fakes()
-    fakes.workspace.online_endpoints.add(NAME, tags=tags)
+    fakes.add_endpoint(NAME, tags=tags)
     assert "phift did not make" in refused(fakes, Conflict).what
     assert left(fakes) == (1, 0)
 
@@ -116,7 +116,7 @@ def test_an_endpoint_that_cannot_be_made_is_removed() -> None:
     fakes = Fakes()
     fakes.workspace.record.fail("online_endpoints.result", http_error(400, "no quota"))
     error = refused(fakes)
-    assert error.what == "The deployment did not come up: no quota"
+    assert error.what == "The deployment did not come up: (UserError) no quota"
     assert left(fakes) == (0, 0)
 
 
@@ -157,7 +157,7 @@ def test_an_endpoint_that_cannot_be_removed_is_told_with_the_failure() -> None:
 
 def test_an_endpoint_that_was_there_stays_after_a_failure() -> None:
     fakes = Fakes()
-    fakes.workspace.online_endpoints.add(NAME)
+    fakes.add_endpoint(NAME)
     fakes.workspace.record.fail("online_deployments.result", http_error(400))
     refused(fakes)
     assert left(fakes) == (1, 0)
@@ -165,8 +165,8 @@ def test_an_endpoint_that_was_there_stays_after_a_failure() -> None:
 
 def test_a_deployment_that_was_there_stays_after_a_failure() -> None:
     fakes = Fakes()
-    fakes.workspace.online_endpoints.add(NAME)
-    fakes.workspace.online_deployments.add("default", NAME, "other")
+    fakes.add_endpoint(NAME)
+    fakes.add_deployment("default", NAME, "other")
     fakes.workspace.record.fail("online_deployments.result", http_error(400))
     refused(fakes)
     assert left(fakes) == (1, 1)
@@ -175,7 +175,7 @@ def test_a_deployment_that_was_there_stays_after_a_failure() -> None:
 
 def test_a_deployment_that_never_came_to_be_needs_no_deletion() -> None:
     fakes = Fakes()
-    fakes.workspace.online_endpoints.add(NAME)
+    fakes.add_endpoint(NAME)
     fakes.workspace.record.fail("online_deployments.begin_create_or_update", http_error(400, "no quota"))
     fakes.workspace.record.fail("online_deployments.begin_delete", http_error(404))
     assert "no quota" in refused(fakes).what
@@ -183,8 +183,7 @@ def test_a_deployment_that_never_came_to_be_needs_no_deletion() -> None:
 
 def test_traffic_that_cannot_be_set_removes_what_was_made() -> None:
     fakes = Fakes()
-    endpoints = fakes.workspace.online_endpoints
-    endpoints.add(NAME)
+    fakes.add_endpoint(NAME)
     fakes.workspace.record.fail("online_endpoints.begin_create_or_update", ServiceRequestError("no route"))
     assert "No answer from the service" in refused(fakes).what
     assert left(fakes) == (1, 0)
@@ -328,7 +327,7 @@ def test_a_failure_after_the_traffic_is_rolled_back_too(trouble: BaseException) 
 
 def test_an_endpoint_of_another_run_is_left_alone() -> None:
     fakes = Fakes()
-    fakes.workspace.online_endpoints.add(NAME, tags={"phift.job": "another", "phift.model": "m:1"})
+    fakes.add_endpoint(NAME, tags={"phift.job": "another", "phift.model": "m:1"})
     error = refused(fakes, Conflict)
     assert error.what == f"There is an endpoint {NAME} already, for m:1."
     assert left(fakes) == (1, 0)
@@ -336,7 +335,7 @@ def test_an_endpoint_of_another_run_is_left_alone() -> None:
 
 def test_an_endpoint_that_is_not_ours_is_not_removed() -> None:
     fakes = Fakes()
-    fakes.workspace.online_endpoints.add(NAME, tags={"team": "payments"})
+    fakes.add_endpoint(NAME, tags={"team": "payments"})
     with pytest.raises(Conflict, match="phift did not make it"):
         remove_endpoint(fakes.clients, NAME, {"phift.job": "job"})
     assert left(fakes) == (1, 0)

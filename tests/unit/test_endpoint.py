@@ -37,7 +37,7 @@ SECRET_QUESTION = "the user's own words"
 def endpoint_at(url: str, fakes: Fakes | None = None) -> Endpoint:
     fakes = fakes or Fakes()
     fakes.workspace.online_endpoints.scoring_uri = f"{url}/score"
-    fakes.workspace.online_endpoints.add("phift-e")
+    fakes.add_endpoint("phift-e")
     return Endpoint(fakes.clients, "phift-e", CONFIG)
 
 
@@ -254,7 +254,7 @@ def test_deleting_twice_does_no_harm() -> None:
 
 def test_a_deletion_that_left_the_endpoint_says_that_it_costs() -> None:
     fakes, events = Fakes(), list[DeploymentEvent]()
-    fakes.workspace.online_endpoints.add("phift-e")
+    fakes.add_endpoint("phift-e")
     fakes.workspace.online_endpoints.undeletable = True
     with pytest.raises(Conflict, match="costs money"):
         delete_endpoint(fakes.clients, "phift-e", events.append)
@@ -280,7 +280,7 @@ def test_what_is_under_way_is_waited_for(sleeps: list[float]) -> None:
 
 def test_an_operation_without_end_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     fakes = Fakes()
-    stuck = fakes.workspace.online_endpoints.add("phift-e")
+    stuck = fakes.add_endpoint("phift-e")
     monkeypatch.setattr("phift.endpoint._LONGEST_OPERATION", -1.0)
     stuck._provisioning_state = "Updating"
     with pytest.raises(WaitTimeout, match="under way for an hour"):

@@ -170,7 +170,7 @@ def test_an_interrupt_passes_unchanged() -> None:
 
 
 def test_only_the_first_line_that_says_something_is_kept() -> None:
-    assert from_azure(http_error(400, "\n  \n first \nsecond"), "here").what == "first"
+    assert from_azure(core.AzureError("\n  \n first \nsecond"), "here").what == "first"
     assert from_azure(ValueError(), "here").what.endswith("ValueError: ValueError")
     assert len(from_azure(http_error(400, "x" * 1000), "here").what) == 400
 

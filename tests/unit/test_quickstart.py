@@ -132,7 +132,7 @@ def test_an_exam_counts_exact_answers_only() -> None:
 
 def test_the_same_seed_asks_the_same_questions(fakes: Fakes, server: Script, tmp_path: Path) -> None:
     server.answers(Reply(["x"]))
-    fakes.workspace.online_endpoints.add("phift-e")
+    fakes.add_endpoint("phift-e")
     endpoint = Endpoint(fakes.clients, "phift-e", DeploymentConfig())
     test_file = samples.write(tmp_path).test
     first, again, other = (ask_held_out(endpoint, test_file, count=5, seed=seed) for seed in (1, 1, 2))

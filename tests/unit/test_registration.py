@@ -24,7 +24,8 @@ def test_the_jobs_output_is_registered_with_its_lineage() -> None:
     fakes = Fakes()
     model = register(fakes)
     made = fakes.workspace.models.known["mine", "1"]
-    assert (made.path, made.type) == ("azureml://jobs/job/outputs/trained_model", "mlflow_model")
+    assert (made.job_name, made.type) == ("job", "mlflow_model")
+    assert made.path.endswith("/job/trained_model/")
     assert (made.tags, made.description) == (TAGS, "made up")
     expected = RegisteredModel(name="mine", version="1", id=made.id, tags=TAGS, existed=False)
     assert model == expected
@@ -83,14 +84,25 @@ def test_a_look_up_that_is_refused_maps() -> None:
 
 def test_a_download_returns_the_mlflow_folder(tmp_path: Path) -> None:
     fakes = Fakes()
-    found = download_model(fakes.clients, register(fakes), tmp_path / "new" / "folder")
+    model = register(fakes)
+    fakes.workspace.models.contents["mine", "1"] = mlflow_folder(tmp_path)
+    found = download_model(fakes.clients, model, tmp_path / "new" / "folder")
     assert found == tmp_path / "new" / "folder" / "mine" / "mlflow_model_folder"
+
+
+def mlflow_folder(folder: Path) -> Path:
+    made = folder / "stored" / "mlflow_model_folder"
+    made.mkdir(parents=True)
+    (made / "MLmodel").write_text("flavors: {}")
+    return made
 
 
 def test_the_outermost_mlflow_folder_is_the_model(tmp_path: Path) -> None:
     fakes = Fakes()
+    model = register(fakes)
+    fakes.workspace.models.contents["mine", "1"] = mlflow_folder(tmp_path)
     (tmp_path / "MLmodel").write_text("flavors: {}")
-    assert download_model(fakes.clients, register(fakes), tmp_path) == tmp_path
+    assert download_model(fakes.clients, model, tmp_path) == tmp_path
 
 
 def test_a_download_without_a_model_is_not_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

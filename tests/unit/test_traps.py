@@ -16,7 +16,8 @@ from phift.clients import _credential, workspace_address
 from phift.config import AzureWorkspace
 from phift.errors import CheckFailed, ComputeError, ConfigError, DeploymentFailed, ScoringError
 from phift.run import FineTuneRun
-from unit.fakes import A100, FOUR_A100, Fakes, data_asset, phi_4, run_config, usage, write_rows
+from phift.testing.fake_computes import usage
+from unit.fakes import A100, FOUR_A100, Fakes, data_asset, phi_4, run_config, write_rows
 from unit.loopback import Reply, Script
 
 Start = Callable[..., FineTuneRun]

@@ -102,6 +102,10 @@ def _show_container(site: Site, kind: str, document: Document) -> Json:
 
 
 def _versions(site: Site, call: Call) -> Reply:
+    if site.documents.get(_key(call)) is None:
+        # 404 and not an empty list, unlike a registry: recorded traffic of the SDK's own tests (azure-sdk-assets,
+        # test_model, test_crud_file, 2026-03). That data's are the same is inferred.
+        raise not_found(_kind(call), call["name"])
     kind, newest_first = _kind(call), call.query.get("$orderBy", "createdtime desc").lower() == "createdtime desc"
     return listed(
         site,

@@ -306,8 +306,9 @@ def _delete_deployment(site: Site, call: Call) -> Reply:
     if document is None:
         return Reply(None, 204)
     if endpoint.body["properties"]["traffic"].get(document.name):
-        message = f"The deployment {document.name} has live traffic; set its traffic to 0 before you delete it."
-        raise user_error(message)
+        # The words are quoted in the troubleshooting of public repositories that deploy to the service (2026); which
+        # status and code they come with, none of them says.
+        raise user_error(f"Can't delete deployment [{document.name}] with non-zero traffic weight.")
     return accepted(site, _delete_later(site, "deployment-delete", document.key))
 
 

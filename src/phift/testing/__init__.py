@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from phift.local.faults import Fault
+    from phift.testing.fake import FakeMLClient
     from phift.testing.network import forbid_azure
     from phift.testing.workspace import TestWorkspace
 

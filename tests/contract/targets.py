@@ -1,0 +1,210 @@
+"""What the suite runs against: the fake, the real client on the local workspace, and the real client on Azure."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from contract.server import HELD, programs
+from phift.local import LocalCredential, LocalWorkspace
+
+NAMES: tuple[Literal["fake", "wire", "azure"], ...] = ("fake", "wire", "azure")
+AZURE = "PHIFT_CONTRACT_AZURE"
+REGISTRY = "azureml"
+MODEL, MODEL_VERSION = "Phi-4-mini-instruct", "1"
+COMPONENT, COMPONENT_VERSION = "chat_completion_pipeline", "0.0.82"
+# Small ones: on Azure a cluster without nodes costs nothing, and a deployment is up for the length of a test.
+CLUSTER_SIZE, OTHER_SIZE, INSTANCE_TYPE = "Standard_DS12_v2", "Standard_D4s_v3", "Standard_E4s_v3"
+ENDED = ("Completed", "Failed", "Canceled")
+OUTPUT = "trained_model"
+
+
+@dataclass
+class Target:
+    """Clients of a workspace and a registry, and what a test makes there; `clean` takes it away again.
+
+    - **jobs**: makes a job that ends by itself, or one that is held, from a seed and a training file.
+    - **patience**: seconds that a job may take.
+    """
+
+    name: str
+    workspace: Any
+    registry: Any
+    jobs: Callable[[int, Path], Any]
+    held: Callable[[Path], Any]
+    patience: float
+    _left: ExitStack = field(default_factory=ExitStack)
+
+    def fresh(self, kind: Literal["cluster", "endpoint", "data", "models", "job"]) -> str:
+        """Return a new name, and remember to take away what gets it."""
+        name = f"ct-{kind}-{uuid.uuid4().hex[:10]}"
+        self._left.callback(getattr(self, f"_remove_{kind}"), name)
+        return name
+
+    def clean(self) -> None:
+        self._left.close()
+
+    def _remove_cluster(self, name: str) -> None:
+        self.workspace.compute.begin_delete(name).wait()
+
+    def _remove_endpoint(self, name: str) -> None:
+        self.workspace.online_endpoints.begin_delete(name).wait()
+
+    def _remove_data(self, name: str) -> None:
+        self._archive("data", name)
+
+    def _remove_models(self, name: str) -> None:
+        self._archive("models", name)
+
+    def _archive(self, kind: str, name: str) -> None:
+        from azure.core.exceptions import ResourceNotFoundError
+
+        try:  # the SDK deletes no assets; archived, they are out of the way
+            getattr(self.workspace, kind).archive(name)
+        except ResourceNotFoundError:
+            return
+
+    def _remove_job(self, name: str) -> None:
+        from azure.core.exceptions import ResourceNotFoundError
+
+        try:
+            if self.workspace.jobs.get(name).status not in ENDED:
+                self.workspace.jobs.begin_cancel(name).result()
+            self.workspace.jobs.archive(name)
+        except ResourceNotFoundError:
+            return
+
+    def job(self, name: str, train: Path, *, seed: int = 1, held: bool = False) -> Any:
+        """Return a job that has not been submitted."""
+        job = self.held(train) if held else self.jobs(seed, train)
+        job.name, job.experiment_name, job.tags = name, "contract", {"purpose": "contract"}
+        return job
+
+    def ended(self, name: str) -> str:
+        """Wait until a job has ended, and return how."""
+        end = time.monotonic() + self.patience
+        while (status := self.workspace.jobs.get(name).status) not in ENDED:
+            assert time.monotonic() < end, f"{name} is still {status}"
+            time.sleep(0.02 if self.name != "azure" else 10)
+        return str(getattr(status, "value", status))
+
+
+@contextmanager
+def fake() -> Iterator[Target]:
+    from phift.testing.fake import FakeMLClient
+
+    workspace, registry = FakeMLClient(), FakeMLClient.registry()
+
+    def job(seed: int, train: Path) -> Any:
+        workspace.jobs.next_script = ["Running"] if seed == HELD else ["NotStarted", "Running", "Completed"]
+        return _fine_tuning(registry, seed, train)
+
+    yield Target("fake", workspace, registry, job, lambda train: job(HELD, train), 1)
+
+
+@contextmanager
+def wire(folder: Path) -> Iterator[Target]:
+    from azure.ai.ml import MLClient
+
+    local = LocalWorkspace(folder, programs=programs(), engine="instant", speed="fast")
+    connection = local.up()
+    names = (connection.subscription_id, connection.resource_group, connection.workspace_name)
+    cloud = {"cloud": connection.cloud_name, "cloud_metadata": connection.cloud_metadata, "polling_interval": 0.05}
+    quiet: dict[str, Any] = {"enable_telemetry": False, "show_progress": False}
+    try:
+        with _environment(REQUESTS_CA_BUNDLE=str(connection.ca_bundle)):
+            credential = LocalCredential(connection)
+            workspace = MLClient(credential, *names, **cloud, **quiet)
+            registry = MLClient(credential, registry_name=REGISTRY, **cloud, **quiet)
+
+            def job(seed: int, train: Path) -> Any:
+                return _fine_tuning(registry, seed, train)
+
+            yield Target("wire", workspace, registry, job, lambda train: job(HELD, train), 20)
+    finally:
+        local.down()
+
+
+@contextmanager
+def azure() -> Iterator[Target]:
+    """Connect to the workspace that the variable names, ``subscription/group/workspace``."""
+    from azure.ai.ml import MLClient
+    from azure.identity import DefaultAzureCredential
+
+    subscription, group, name = os.environ[AZURE].split("/")
+    credential = DefaultAzureCredential()
+    quiet: dict[str, Any] = {"enable_telemetry": False, "show_progress": False}
+    with _environment():
+        workspace = MLClient(credential, subscription, group, name, **quiet)
+        registry = MLClient(credential, registry_name=REGISTRY, **quiet)
+        job = _script("mkdir -p ${{outputs.trained_model}}; echo ${{inputs.seed}} > ${{outputs.trained_model}}/seed")
+        held = _script("sleep 3600")
+        yield Target("azure", workspace, registry, job, lambda train: held(HELD, train), 3600)
+
+
+@contextmanager
+def _environment(**variables: str) -> Iterator[None]:
+    """Keep what the SDK's clients set in the environment inside, and their log to errors."""
+    names = ("AZUREML_CURRENT_CLOUD", *variables)
+    before = {name: os.environ.get(name) for name in names}
+    log = logging.getLogger("azure")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    os.environ.pop("AZUREML_CURRENT_CLOUD", None)
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def _fine_tuning(registry: Any, seed: int, train: Path) -> Any:
+    """Return a pipeline of the one component that the local workspace has."""
+    from azure.ai.ml import Input, dsl
+
+    component = registry.components.get(COMPONENT, version=COMPONENT_VERSION)
+    model = registry.models.get(MODEL, version=MODEL_VERSION)
+    cluster = dict.fromkeys(("compute_finetune", "compute_model_import", "compute_preprocess"), "gpu-cluster")
+    given = Input(type="mlflow_model", path=model.id)
+    file = Input(type="uri_file", path=str(train))
+
+    @dsl.pipeline  # type: ignore[untyped-decorator]  # the SDK's
+    def contract() -> Any:
+        node = component(mlflow_model_path=given, train_file_path=file, seed=seed, **cluster)
+        return {OUTPUT: node.outputs.mlflow_model_folder}
+
+    return contract()
+
+
+def _script(text: str) -> Callable[[int, Path], Any]:
+    """Return what makes a pipeline of one small script, on serverless compute."""
+
+    def make(seed: int, train: Path) -> Any:
+        from azure.ai.ml import Input, Output, command, dsl
+
+        script = command(
+            command=text,
+            inputs={"seed": seed, "train": Input(type="uri_file", path=str(train))},
+            outputs={OUTPUT: Output(type="uri_folder")},
+            environment="azureml://registries/azureml/environments/sklearn-1.5/labels/latest",
+        )
+
+        @dsl.pipeline(default_compute="serverless")  # type: ignore[untyped-decorator]  # the SDK's
+        def contract() -> Any:
+            return {OUTPUT: script().outputs[OUTPUT]}
+
+        return contract()
+
+    return make

@@ -1,0 +1,62 @@
+"""The table of what is verified is that of the suite as it is."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Literal
+
+import pytest
+
+from contract import verified
+from contract.targets import NAMES
+
+HERE = Path(__file__).parent
+
+
+def rows() -> set[tuple[str, str]]:
+    """Return every test of the suite with every target, as pytest collects them."""
+    command = [sys.executable, "-m", "pytest", str(HERE), "--collect-only", "-q", "-p", "no:cacheprovider"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)  # noqa: S603 - ours
+    return {found for line in done.stdout.splitlines() if (found := verified.row(line)) is not None}
+
+
+def test_the_record_has_every_test_of_the_suite_and_no_other() -> None:
+    suite, known = rows(), verified.load()
+    tests = {name for name, _ in suite}
+    assert len(tests) > 50
+    assert {target for _, target in suite} == set(NAMES)
+    for target in ("fake", "wire"):
+        assert set(known[target]["results"]) == tests, f"make verified ({target})"
+        assert set(known[target]["results"].values()) == {"passed"}, target
+    assert set(known.get("azure", {}).get("results", {})) <= tests
+
+
+def test_the_table_is_that_of_the_record() -> None:
+    assert verified.TABLE.read_text(encoding="utf-8") == verified.render(verified.load())
+
+
+def test_the_document_says_plainly_that_nothing_is_verified_on_azure() -> None:
+    known = verified.load()
+    said = "Nothing has been verified on Azure yet" in verified.TABLE.read_text(encoding="utf-8")
+    assert said == ("azure" not in known)
+
+
+def test_a_skipped_target_leaves_no_record_and_a_failure_stays_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verified, "outcomes", {})
+
+    def note(when: Literal["setup", "call", "teardown"], outcome: Literal["passed", "failed", "skipped"]) -> None:
+        test = "tests/contract/test_a.py::test_b[azure-c]"
+        verified.note(pytest.TestReport(test, ("", 0, ""), {}, outcome, None, when))
+
+    note("setup", "skipped")
+    note("teardown", "passed")
+    assert verified.outcomes == {}
+    note("setup", "passed")
+    note("call", "passed")
+    assert verified.outcomes == {"azure": {"test_a.test_b[c]": "passed"}}
+    note("teardown", "failed")  # what was made could not be taken away
+    assert verified.outcomes == {"azure": {"test_a.test_b[c]": "failed"}}
+    known = {"azure": {"date": "2026-01-01", "sdk": "1.35.2", "results": verified.outcomes["azure"]}}
+    assert verified.render(known).endswith("| a: b (c) | unverified | unverified | failed |\n")

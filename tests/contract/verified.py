@@ -1,0 +1,108 @@
+"""The record of the suite's last run on each target, and the table in ``docs/verified.md``.
+
+    PHIFT_CONTRACT_RECORD=1 python -m pytest tests/contract    # or: make verified
+
+writes both. A target that was skipped keeps the record that it has.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import re
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from contract.targets import NAMES
+
+WANTED = "PHIFT_CONTRACT_RECORD"
+RECORD = Path(__file__).with_name("verified.json")
+TABLE = Path(__file__).parents[2] / "docs" / "verified.md"
+
+_ID = re.compile(r"(?:.*/)?(?P<file>\w+)\.py::(?P<name>\w+)\[(?P<given>[\w-]+)\]")
+outcomes: dict[str, dict[str, str]] = {}
+"""What this run has shown: by target and test."""
+
+_HEAD = """\
+# Verified on
+
+One suite of tests, `tests/contract`, is written with the Azure ML SDK's own calls and runs against three targets:
+
+- **fake**: `phift.testing.FakeMLClient`, in memory;
+- **wire**: the real `MLClient` against the local workspace, with the engine `instant`;
+- **azure**: the real `MLClient` against a workspace on Azure.
+
+{azure}
+
+`make contract` runs the suite on the first two. For Azure, sign in with `az login`, then
+
+```sh
+PHIFT_CONTRACT_AZURE=<subscription>/<resource group>/<workspace> make verified
+```
+
+runs it on the fake and on Azure, takes away what it made (data assets, models and jobs are archived: the SDK deletes
+none), and writes this table anew. It makes clusters without nodes, a handful of small jobs on serverless compute, and
+endpoints one after another, five of them with one small machine; it takes hours.
+
+"""
+
+
+def note(report: pytest.TestReport) -> None:
+    """Take down how a test went on its target; one that fails while it is set up or cleaned up has failed."""
+    found = row(report.nodeid)
+    if found is None or report.skipped:
+        return
+    name, target = found
+    if report.failed or report.when == "call":
+        results = outcomes.setdefault(target, {})
+        results[name] = "failed" if results.get(name) == "failed" else report.outcome
+
+
+def row(test: str) -> tuple[str, str] | None:
+    """Return the row and the target of a test, by its pytest id, or None for one that has no target."""
+    found = _ID.fullmatch(test)
+    given = found["given"].split("-") if found else []
+    target = next((name for name in NAMES if name in given), None)
+    if found is None or target is None:
+        return None
+    return f"{found['file']}.{found['name']}" + "".join(f"[{value}]" for value in given if value != target), target
+
+
+def save() -> None:
+    """Write the record and the table."""
+    known = load()
+    for target, results in outcomes.items():
+        date = datetime.datetime.now(datetime.UTC).date().isoformat()
+        known[target] = {"date": date, "sdk": version("azure-ai-ml"), "results": dict(sorted(results.items()))}
+    RECORD.write_text(json.dumps(known, indent=2) + "\n", encoding="utf-8")
+    TABLE.write_text(render(known), encoding="utf-8")
+
+
+def load() -> dict[str, Any]:
+    """Return the record: for each target date, SDK and results."""
+    known: dict[str, Any] = json.loads(RECORD.read_text(encoding="utf-8")) if RECORD.exists() else {}
+    return known
+
+
+def render(known: dict[str, Any]) -> str:
+    """Return the document."""
+    azure = "**Nothing has been verified on Azure yet**: nobody has run the suite there."
+    if "azure" in known:
+        azure = f"The last run on Azure was on {known['azure']['date']}."
+    lines = [_HEAD.format(azure=azure)]
+    runs = [f"{name}: {known[name]['date']}, azure-ai-ml {known[name]['sdk']}" for name in NAMES if name in known]
+    lines += [f"Last runs: {'; '.join(runs)}.\n\n", f"| test | {' | '.join(NAMES)} |\n", "|---|---|---|---|\n"]
+    tests = sorted({test for run in known.values() for test in run["results"]})
+    for test in tests:
+        cells = [known.get(name, {}).get("results", {}).get(test, "unverified") for name in NAMES]
+        lines.append(f"| {_words(test)} | {' | '.join(cells)} |\n")
+    return "".join(lines)
+
+
+def _words(test: str) -> str:
+    file, _, name = test.removeprefix("test_").partition(".test_")
+    name, _, kind = name.partition("[")
+    return f"{file}: {name.replace('_', ' ')}" + (f" ({kind.rstrip(']')})" if kind else "")
