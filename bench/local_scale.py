@@ -30,6 +30,7 @@ from phift.local.identity import Identity
 from phift.local.operations import Operations
 from phift.local.site import Programs, Site
 from phift.local.state import Documents, Folder
+from phift.local.storage import Files
 from phift.local.training import Training
 from phift.local.wire import WORKSPACE_ID, Call
 
@@ -61,7 +62,8 @@ def fill(folder: Path, count: dict[str, int]) -> None:
     """Write completed jobs with their metrics, and endpoints with a deployment, into a workspace that is down."""
     documents = Documents(folder / "state.db")
     site = Site(Folder(folder), documents, Identity("x"), "https://localhost:1", Programs(), Clock("fast"))
-    site.operations = Operations(documents, site.clock)
+    site.storage = Files(site)
+    site.operations = Operations(documents, site.clock, site.faults)
     site.operations.work = endpoints.work(site)
     site.training = Training(site)
     submit = next(route.handler for route in jobs.routes() if route.method == "PUT")

@@ -20,6 +20,7 @@ from phift.local.identity import Identity
 from phift.local.operations import Operations
 from phift.local.site import Programs, Site
 from phift.local.state import Documents, Folder
+from phift.local.storage import Files
 from phift.local.training import Training
 from phift.local.wire import WORKSPACE_ID, Call, Reply, WireError
 
@@ -49,7 +50,8 @@ def fill(folder: Path, jobs: int) -> Site:
     """Return a workspace with jobs that are completed, a few that wait, and one whose metrics are asked for."""
     documents = Documents(folder / "state.db")
     site = Site(Folder(folder), documents, Identity("x"), "https://localhost:1", Programs(), Clock("fast"))
-    site.operations = Operations(documents, site.clock)
+    site.storage = Files(site)
+    site.operations = Operations(documents, site.clock, site.faults)
     site.training = Training(site)
     computes.seed(site)
     with documents.transaction():
