@@ -34,7 +34,7 @@ def run(folder: Path, *command: str, **variables: str) -> str:
     environ = {name: value for name, value in os.environ.items() if name not in unset}
     environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environ['PATH']}"
     done = subprocess.run(  # noqa: S603 - what the document says
-        command, cwd=folder, env=environ | variables, capture_output=True, text=True, check=False, timeout=300
+        command, cwd=folder, env=environ | variables, capture_output=True, text=True, check=False, timeout=600
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
@@ -46,7 +46,7 @@ def test_the_tests_in_it_pass(tmp_path: Path) -> None:
     for example in examples:
         name, _, _ = example.removeprefix("# ").partition("\n")
         (tmp_path / name).write_text(example)
-    assert len(list(tmp_path.iterdir())) == len(examples) == 9
+    assert len(list(tmp_path.iterdir())) == len(examples) == 10
     tests = sum(example.count("\ndef test_") for example in examples)
     said = run(tmp_path, sys.executable, "-m", "pytest", "-p", "phift.testing.plugin", "-p", "no:cacheprovider")
     assert f"{tests} passed" in said
