@@ -7,6 +7,7 @@ from base64 import b64encode
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 from xml.etree import ElementTree
@@ -246,6 +247,13 @@ def test_the_answers_are_the_same(name: str, built_in: Answers, microsofts: Answ
         assert [ours[known], theirs[known]] == values
         theirs = {**theirs, known: values[0]}
     assert ours == theirs
+
+
+def test_the_document_says_how_many() -> None:
+    text = " ".join((Path(__file__).parents[2] / "docs/local-workspace.md").read_text(encoding="utf-8").split())
+    words = {10: "ten"}
+    assert f"answers to {len(ASKED)} requests" in text
+    assert f"for {words[len(DIFFERENT)]} answers" in text
 
 
 def test_the_requests_do_what_they_are_called_for(built_in: Answers) -> None:

@@ -14,6 +14,7 @@ Unmodified programs get there by environment variables: ``connection.environment
 What is covered, with the SDK 1.35.2's calls:
 
 - workspaces.get and list, datastores.get and list, uploads and downloads through the storage client (SAS)
+- another storage account on this machine, such as azurite's, in the place of the built-in one
 - registry ``azureml``: two stand-in models, the component chat_completion_pipeline 0.0.82
 - compute: AmlCompute clusters, VM sizes, usage; quota is checked at deployment, GPUs per node at the start of a job
 - data assets and models: versions, labels, archiving, registration from a job's output, download
