@@ -373,7 +373,7 @@ def by_hand(clients: Clients, job: str) -> None:
         time.sleep(0.01)
     secrets = plain("POST", f"{WORKSPACE_ID}/datastores/workspaceblobstore/listSecrets").json()
     blob = f"/storage.blob.phift.local/azureml-blobstore/by-hand.txt?{secrets['sasToken']}"
-    plain("PUT", blob, data=b"1").raise_for_status()
+    plain("PUT", blob, data=b"1", headers={"x-ms-blob-type": "BlockBlob"}).raise_for_status()
     plain("DELETE", blob).raise_for_status()
     plain("GET", "/health").raise_for_status()
     plain("GET", "/metadata/endpoints?api-version=2019-05-01").raise_for_status()

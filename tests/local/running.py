@@ -62,6 +62,8 @@ class Local:
         """Send a request with a bearer token of ours, or the one given; an empty one is left away."""
         token = self.token if token is None else token
         headers = {**({"Authorization": f"Bearer {token}"} if token else {}), **options.pop("headers", {})}
+        if method == "PUT" and "/storage.blob." in path:
+            headers.setdefault("x-ms-blob-type", "BlockBlob")  # storage wants to be told, and every client tells it
         url = path if path.startswith("https:") else self.connection.base_url + path
         if path.startswith(("/subscriptions/", "/mferp/")) and "api-version=" not in path:
             options["params"] = {"api-version": "2023-10-01", **(options.get("params") or {})}
