@@ -22,6 +22,8 @@ _PROVIDER = "providers/Microsoft.MachineLearningServices"
 class FakeMLClient:
     """Stands for ``azure.ai.ml.MLClient``, of a workspace or of a registry; what goes in and out are SDK entities.
 
+        from phift.testing.fake_service import service_error
+
         client = FakeMLClient()
         client.jobs.next_script = ["Running", "Failed"]            # what the next job goes through, one step a look
         client.record.fail("data.create_or_update", service_error(503))  # fails once
