@@ -89,6 +89,7 @@ def _connect_azure(config: RunConfig, workspace: AzureWorkspace) -> Clients:
 
 def _connect_local(config: RunConfig, folder: Path | None) -> Clients:
     from phift.local import LocalCredential, LocalWorkspace
+    from phift.local.workspace import without_proxy
 
     if os.environ.get(_CLOUD) in _CLOUDS:
         what = "This process already talks to Azure, and the Azure ML SDK knows one cloud a process."
@@ -96,6 +97,7 @@ def _connect_local(config: RunConfig, folder: Path | None) -> Clients:
     connection = LocalWorkspace(folder).connection()
     # The one switch that reaches every HTTP client under the SDK, the blob client included.
     os.environ["REQUESTS_CA_BUNDLE"] = str(connection.ca_bundle)
+    os.environ["NO_PROXY"] = os.environ["no_proxy"] = without_proxy(os.environ)
     metadata = connection.cloud_metadata
     scope = metadata["resource_manager"].rstrip("/") + "/.default"
     where = (connection.subscription_id, connection.resource_group, connection.workspace_name)

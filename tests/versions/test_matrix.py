@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
+import subprocess
+import sys
 import tomllib
 from importlib.metadata import version
 from pathlib import Path
@@ -34,3 +38,16 @@ def test_the_environments_have_nothing_that_phift_does_not_ask_for() -> None:
     lines = Path(HERE / "requirements.txt").read_text(encoding="utf-8").splitlines()
     installed = {line.lower() for line in lines if line and not line.startswith("#")}
     assert installed <= names
+
+
+@pytest.mark.slow
+def test_the_chain_passes_with_the_newest_and_goes_past_a_proxy() -> None:
+    """The proxy is none: whoever asks it for the local workspace fails."""
+    ours = ("no_proxy", "azureml_current_cloud", "requests_ca_bundle")
+    environ = {name: value for name, value in os.environ.items() if name.lower() not in ours}
+    environ |= {"https_proxy": "http://127.0.0.1:9", "HTTPS_PROXY": "http://127.0.0.1:9"}
+    command = [sys.executable, str(HERE / "chain.py")]
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=300)  # noqa: S603 - our script
+    assert done.returncode == 0, done.stderr[-4000:]
+    seen = json.loads(done.stdout.splitlines()[-1])
+    assert (seen["azure-ai-ml"], seen["unserved"]) == (versions()["newest"], {})

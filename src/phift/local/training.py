@@ -16,6 +16,7 @@ from phift.local.jobs import prepared_output, step_compute, steps
 from phift.local.site import Site
 from phift.local.state import Document, Json
 from phift.local.wire import LOCATION, WireError, timestamp
+from phift.local.workspace import without_proxy
 
 logger = logging.getLogger(__name__)
 
@@ -221,6 +222,7 @@ class Training:
         site = self._site
         token, _ = site.identity.token(arm.ARM_RESOURCE, _TOKEN_SECONDS)
         environment = {**os.environ, "MLFLOW_TRACKING_TOKEN": token, "REQUESTS_CA_BUNDLE": str(site.folder.bundle)}
+        environment["NO_PROXY"] = environment["no_proxy"] = without_proxy(os.environ)
         command = [*program, str(file)]
         with (file.parent / "engine.log").open("ab") as errors, self._lock:
             if self._stopping.is_set():

@@ -92,7 +92,7 @@ class Connection:
 
         secret = self.secret()
         token, _ = Identity(secret).token(ARM_RESOURCE, _MLFLOW_TOKEN_SECONDS)
-        names = _without_proxy(os.environ)
+        names = without_proxy(os.environ)
         return {
             # It would win over the address below, if the shell had it from somewhere else.
             "AZUREML_CURRENT_CLOUD": self.cloud_name,
@@ -116,7 +116,7 @@ class Connection:
         }
 
 
-def _without_proxy(environ: Mapping[str, str]) -> str:
+def without_proxy(environ: Mapping[str, str]) -> str:
     """Return the hosts to reach without a proxy: those that are named already, and this machine."""
     named = environ.get("no_proxy") or environ.get("NO_PROXY") or ""
     hosts = [host.strip() for host in named.split(",") if host.strip()]
