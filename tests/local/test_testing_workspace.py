@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -230,6 +231,7 @@ def test_a_killed_suite_leaves_no_server(killed: subprocess.Popen[str]) -> None:
     while LocalWorkspace(folder).status().running:
         assert time.monotonic() < end
         time.sleep(0.05)
+    shutil.rmtree(folder.parent)  # that nobody was left to do
 
 
 def test_a_server_without_torch_serves(tmp_path: Path) -> None:
