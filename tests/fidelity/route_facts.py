@@ -93,7 +93,7 @@ FACTS: dict[str, Fact] = {
         differs="never an account key",
     ),
     # Computes and quota
-    "GET computes": Fact("`compute.list`", "clusters", _V202308, _both("[ComputeResource]"), differs=_ONE_PAGE),
+    "GET computes": Fact("`compute.list`", "clusters", _V202308, _both("[ComputeResource]")),
     "GET computes/{name}": Fact(
         "`compute.get`", "a cluster", _V202308, _both("ComputeResource"), differs="node counts are always 0"
     ),
@@ -124,9 +124,7 @@ FACTS: dict[str, Fact] = {
         left_out="low-priority cores, the quota of a single workspace",
     ),
     # Jobs
-    "GET jobs": Fact(
-        "`jobs.list`", "jobs, newest first, by `listViewType`", _V2024, _both("[JobBase]"), differs=_ONE_PAGE
-    ),
+    "GET jobs": Fact("`jobs.list`", "jobs, newest first, by `listViewType`", _V2024, _both("[JobBase]")),
     "GET jobs/{name}": Fact(
         "`jobs.get`, `stream`, `download`",
         "a pipeline job; a child run with null properties, as the SDK expects it",
@@ -147,9 +145,7 @@ FACTS: dict[str, Fact] = {
         "`jobs.begin_cancel`", "cancels a job and its engine", _V202304, why=_NO_BODY, differs="a child run: 400"
     ),
     # Endpoints
-    "GET onlineEndpoints": Fact(
-        "`online_endpoints.list`", "endpoints", _V2022, _both("[OnlineEndpoint]"), differs=_ONE_PAGE
-    ),
+    "GET onlineEndpoints": Fact("`online_endpoints.list`", "endpoints", _V2022, _both("[OnlineEndpoint]")),
     "GET onlineEndpoints/{endpoint}": Fact(
         "`online_endpoints.get`, `invoke`",
         "an endpoint; no `scoringUri` before it is made",
@@ -194,7 +190,7 @@ FACTS: dict[str, Fact] = {
         _both("EndpointAuthToken"),
     ),
     "GET onlineEndpoints/{endpoint}/deployments": Fact(
-        "`online_deployments.list`, `invoke`", "deployments", _V202304, _both("[OnlineDeployment]"), differs=_ONE_PAGE
+        "`online_deployments.list`, `invoke`", "deployments", _V202304, _both("[OnlineDeployment]")
     ),
     "GET onlineEndpoints/{endpoint}/deployments/{deployment}": Fact(
         "`online_deployments.get`", "a deployment", _V202304, _both("OnlineDeployment")
@@ -273,7 +269,7 @@ FACTS: dict[str, Fact] = {
         "`download`s (`BlobServiceClient`)",
         "lists blobs by prefix, with and without a delimiter",
         why=_SIGNED,
-        differs=f"{_ONE_PAGE}; a blob and a folder cannot share a name",
+        differs="a blob and a folder cannot share a name",
         left_out="other operations on containers and accounts: 501",
     ),
     "GET blobs/{container}/{name...}": Fact(
@@ -287,6 +283,11 @@ FACTS: dict[str, Fact] = {
         differs="conditions are checked before the write and not with it; content hashes are not checked",
         left_out="append and page blobs, copies, leases, tiers, snapshots, tags: 501",
     ),
+    "GET registry-models": Fact(
+        "downloads of the registry's models", "lists them by prefix", why=_SIGNED, differs="one container for all"
+    ),
+    "GET registry-models/{name...}": Fact("the same", "reads a blob or a range", why=_SIGNED),
+    "HEAD registry-models/{name...}": Fact("the same", "size, ETag", why=_SIGNED),
     "DELETE blobs/{container}/{name...}": Fact(
         "the storage client's `delete_blob`", "deletes a blob; If-Match, If-None-Match", why=_SIGNED
     ),
@@ -300,7 +301,7 @@ def _assets() -> None:
     }
     for kind, (container, version, versions) in both.items():
         word = "data assets" if kind == "data" else "models"
-        FACTS[f"GET {kind}"] = Fact(f"`{kind}.list()`", word, versions, _both(f"[{container}]"), differs=_ONE_PAGE)
+        FACTS[f"GET {kind}"] = Fact(f"`{kind}.list()`", word, versions, _both(f"[{container}]"))
         FACTS[f"GET {kind}/{{name}}"] = Fact(
             f"`{kind}.create_or_update` without a version, `archive`", "next version", versions, _both(container)
         )
@@ -317,7 +318,6 @@ def _assets() -> None:
             "versions, newest first; `$top`, `listViewType`",
             versions,
             _both(f"[{version}]"),
-            differs=_ONE_PAGE,
         )
         FACTS[f"GET {kind}/{{name}}/versions/{{version}}"] = Fact(
             f"`{kind}.get`, `download`", "a version", versions, _both(version)
@@ -348,7 +348,6 @@ def _own_steps() -> None:
             "versions",
             versions,
             _both(f"[{version}]"),
-            differs=_ONE_PAGE,
         )
         FACTS[f"GET {kind}/{{name}}/versions/{{version}}"] = Fact(
             f"{calls}: get", "a version", () if kind == "codes" else versions, _both(version)
@@ -405,7 +404,6 @@ def _history() -> None:
                 ("v1.0",) if by_sdk else (),
                 (model,),
                 ("history:CreateRun",) if method == "PATCH" else (),
-                differs=_ONE_PAGE if end == "/children" else "",
                 left_out="revisions, durations, compute times" if end == "" else "",
             )
 

@@ -365,6 +365,12 @@ def by_hand(clients: Clients, job: str) -> None:
     registry = f"/mferp/managementfrontend{WORKSPACE_ID.replace('workspaces/local', 'registries/azureml')}"
     plain("GET", f"{registry}/models/Phi-4-mini-instruct").raise_for_status()
     plain("GET", f"{registry}/components/chat_completion_pipeline").raise_for_status()
+    reference = plain("POST", f"{registry}/datarefs/Phi-4-mini-instruct/versions/1", json={}).json()
+    signed = reference["blobReferenceForConsumption"]["credential"]["sasUri"].removeprefix(clients.connection.base_url)
+    container, _, signature = signed.partition("?")
+    plain("GET", f"{container}?restype=container&comp=list&{signature}").raise_for_status()
+    for method in ("HEAD", "GET"):
+        plain(method, f"{container}/Phi-4-mini-instruct/MLmodel?{signature}").raise_for_status()
     for path in ("", "/nope", "/nope/versions", "/nope/versions/1"):
         plain("GET", f"{registry}/data{path}")
     operation = plain("PUT", f"{WORKSPACE_ID}/computes/third", json=_CLUSTER).headers["Azure-AsyncOperation"]
