@@ -101,8 +101,8 @@ class Connection:
             "REQUESTS_CA_BUNDLE": str(self.ca_bundle),
             "IDENTITY_ENDPOINT": f"{self.base_url}/msi/token",
             "IDENTITY_HEADER": secret,
-            # Else a service principal in the environment comes first, and Azure itself would be asked (read by
-            # azure-identity 1.24 and newer, its change log of 2025-08).
+            # Else a service principal in the environment comes first, and Azure itself would be asked; read so by
+            # azure-identity 1.24.0 and newer (its source; 1.23.1 takes `dev` and `prod` only).
             "AZURE_TOKEN_CREDENTIALS": "ManagedIdentityCredential",
             "AZURE_SUBSCRIPTION_ID": self.subscription_id,
             "AZURE_RESOURCE_GROUP": self.resource_group,
