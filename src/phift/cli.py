@@ -28,11 +28,12 @@ _FOLDER = click.option(
 _CONFIG = click.argument("config", type=click.Path(path_type=Path))
 
 
-def _console() -> Any:
+def _console(*, stderr: bool = False) -> Any:
     from rich.console import Console
 
     # A log file has no width; 80 columns would fold every finding.
-    return Console(width=None if sys.stdout.isatty() else 160)
+    stream = sys.stderr if stderr else sys.stdout
+    return Console(stderr=stderr, width=None if stream.isatty() else 160)
 
 
 def _reports_errors(command: Callable[..., None]) -> Callable[..., None]:
@@ -91,11 +92,11 @@ def check(config: Path, as_json: bool) -> None:
     from phift.checks import CheckReport, findings_from
     from phift.config import RunConfig
     from phift.run import FineTuneRun
-    from phift.views import show_plan, show_report
+    from phift.views import EventPrinter, show_plan, show_report
 
     report, run = CheckReport(()), None
     try:
-        run = FineTuneRun(RunConfig.from_yaml(config))
+        run = FineTuneRun(RunConfig.from_yaml(config), on_event=EventPrinter(_console(stderr=True)))
         report = run.check()
     except ConfigError as error:
         report = CheckReport.of(findings_from(error, str(config)))

@@ -89,7 +89,7 @@ def test_a_reset_leaves_nothing_but_what_was_seeded(manual: Local) -> None:
     make_endpoint(manual)
     manual.request("PUT", f"{manual.arm}/computes/mine", json={"properties": {"computeType": "AmlCompute"}})
     manual.request("DELETE", f"{manual.arm}/computes/gpu-cluster")
-    control(manual, "POST", "faults", json={"value": [{"on": "GET nothing"}]})
+    control(manual, "POST", "faults", json={"value": [{"on": "GET nothing", "status": 500}]})
     assert control(manual, "POST", "reset").status_code == 204
     assert manual.request("GET", f"{manual.arm}/onlineEndpoints").json()["value"] == []
     found = manual.request("GET", f"{manual.arm}/computes").json()["value"]

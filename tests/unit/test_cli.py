@@ -84,7 +84,7 @@ def test_a_check_with_errors_exits_1_and_shows_no_plan(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("compute", "code"), [("gpu-cluster", 0), ("none", 1)])
 def test_a_check_prints_json_and_nothing_else(tmp_path: Path, compute: str, code: int) -> None:
     result = invoke("check", write_config(tmp_path, compute), "--json")
-    assert json.loads(result.output)["ok"] is (code == 0)
+    assert json.loads(result.stdout)["ok"] is (code == 0)
     assert result.exit_code == code
 
 

@@ -261,6 +261,8 @@ def _write(site: Site, call: Call) -> None:
         with temporary.open("wb") as file:
             file.writelines(parts)
         path.parent.mkdir(parents=True, exist_ok=True)
+        # First, or a server killed in between would leave new content that the old metadata calls complete.
+        site.documents.delete(_key(call["container"], call["name"]))
         temporary.replace(path)
     except (FileExistsError, NotADirectoryError) as error:
         raise _fault(409, "BlobTypeNotSupported", "A part of this name is itself a blob.") from error

@@ -298,7 +298,8 @@ class LocalWorkspace:
         missing = [name for name in standins() if not self._has_model(self._place.registry / name)]
         if not missing:
             return
-        say(f"making the stand-in models {', '.join(missing)} (once, some ten seconds)")
+        once = " (once, some ten seconds)" if self._engine == "train" else ""
+        say(f"making the stand-in models {', '.join(missing)}{once}")
         command = [*self._commands().standin, str(self._place.registry), *missing]
         made = subprocess.run(  # noqa: S603 - our own program and our own names
             command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 _CLOUD = "AZUREML_CURRENT_CLOUD"  # the SDK's clients set it themselves, see `phift.clients`
-_PROXIES = ("NO_PROXY", "no_proxy")
 
 # What DefaultAzureCredential of azure-identity 1.27 takes before the identity endpoint, or instead of it.
 _OTHER_IDENTITIES = (
@@ -26,14 +25,11 @@ _OTHER_IDENTITIES = (
 @contextmanager
 def pointed_at(variables: Mapping[str, str]) -> Iterator[None]:
     """Set a workspace's variables, take away those that lead elsewhere, and put all of them back at the end."""
-    names = (*variables, *_OTHER_IDENTITIES, *_PROXIES, _CLOUD)
+    names = (*variables, *_OTHER_IDENTITIES, _CLOUD)
     before = {name: os.environ.get(name) for name in names}
     for name in (*_OTHER_IDENTITIES, _CLOUD):
         os.environ.pop(name, None)
     os.environ.update(variables)
-    for name in _PROXIES:
-        direct = [text for text in (before[name], "localhost,127.0.0.1") if text]
-        os.environ[name] = ",".join(direct)
     try:
         yield
     finally:
