@@ -13,7 +13,7 @@ pytestmark = pytest.mark.slow
 PROJECT = Path(__file__).parents[2] / "examples" / "testing"
 
 
-def test_its_three_tests_pass(tmp_path: Path) -> None:
+def test_its_three_tests_pass(child_environment: None) -> None:
     # The plugin is named for an installation that was made before it had an entry point; twice is once.
     command = [sys.executable, "-m", "pytest", "-p", "phift.testing.plugin", "-p", "no:cacheprovider"]
     done = subprocess.run(  # noqa: S603 - our own project

@@ -80,7 +80,7 @@ def test_no_way_out():
 """
 
 
-def test_a_session(tmp_path: Path) -> None:
+def test_a_session(tmp_path: Path, child_environment: None) -> None:
     (tmp_path / "test_suite.py").write_text(SUITE)
     (tmp_path / "pytest.ini").write_text("[pytest]\nphift_forbid_azure = true\naddopts = --strict-markers\n")
     command = [sys.executable, "-m", "pytest", "-rA", "-p", "phift.testing.plugin", "-p", "no:cacheprovider"]

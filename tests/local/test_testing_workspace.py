@@ -207,7 +207,7 @@ def test_started_and_stopped_by_hand() -> None:
 
 
 @pytest.fixture
-def killed() -> Iterator[subprocess.Popen[str]]:
+def killed(child_environment: None) -> Iterator[subprocess.Popen[str]]:
     program = """
 import time
 from phift.testing import TestWorkspace
@@ -234,7 +234,7 @@ def test_a_killed_suite_leaves_no_server(killed: subprocess.Popen[str]) -> None:
     shutil.rmtree(folder.parent)  # that nobody was left to do
 
 
-def test_a_server_without_torch_serves(tmp_path: Path) -> None:
+def test_a_server_without_torch_serves(tmp_path: Path, child_environment: None) -> None:
     for name in ("torch", "transformers", "peft", "accelerate"):
         (tmp_path / f"{name}.py").write_text(f"raise ImportError('{name} is not here')\n")
     program = """
