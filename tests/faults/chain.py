@@ -88,9 +88,8 @@ class Ground:
         self.workspace.down()
 
     def ask(self, method: str, path: str, **options: Any) -> Any:
-        answer = self._session.request(
-            method, f"{self.connection.base_url}{path}", headers=self._headers, timeout=30, **options
-        )
+        url = f"{self.connection.base_url}{path}{'&' if '?' in path else '?'}api-version=2023-10-01"
+        answer = self._session.request(method, url, headers=self._headers, timeout=30, **options)
         answer.raise_for_status()
         return answer.json() if answer.content else None
 

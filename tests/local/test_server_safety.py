@@ -61,7 +61,7 @@ def test_no_route_answers_without_a_right_to_it(local: Local, route: Route) -> N
         if route.template.startswith("/inference/"):
             expected.add(404)  # no endpoint is called x, and that is all that is told
         assert answer.status_code in expected, (name, answer.status_code, answer.text)
-        assert "value" not in answer.text
+        assert '"value": [' not in answer.text
 
 
 def test_the_open_routes_tell_no_secret(local: Local) -> None:
@@ -157,6 +157,7 @@ import requests
 session = requests.Session()
 session.trust_env = False
 session.verify, session.headers["Authorization"] = sys.argv[2], "Bearer " + sys.argv[3]
+session.params = {"api-version": "2023-10-01"}
 for number in range(30):
     sent = {"properties": {"dataUri": sys.argv[5], "dataType": "uri_file", "tags": {"by": sys.argv[4]}}}
     for name in (f"{sys.argv[4]}-{number}", f"shared-{number}"):

@@ -202,7 +202,7 @@ def test_an_interrupt_removes_what_was_made_and_passes() -> None:
 @pytest.mark.parametrize(("status", "kind"), [(401, AuthenticationError), (409, Conflict)])
 def test_a_lost_login_and_a_conflict_keep_their_kind(status: int, kind: type[Exception]) -> None:
     fakes = Fakes()
-    fakes.workspace.record.fail("online_endpoints.result", http_error(status))
+    fakes.workspace.record.fail("online_endpoints.begin_create_or_update", http_error(status))
     refused(fakes, kind)
     assert left(fakes) == (0, 0)
 
@@ -252,7 +252,7 @@ def test_a_deployment_whose_creation_was_not_answered_and_failed_is_told_so() ->
 
 def test_traffic_whose_change_was_not_answered_is_found() -> None:
     fakes = Fakes()
-    fakes.workspace.online_endpoints.add(NAME)
+    fakes.workspace.online_endpoints.add(NAME, tags={"phift.job": "job"})
     unheard(fakes.workspace.online_endpoints)
     deploy(fakes)
     assert fakes.workspace.online_endpoints.known[NAME].traffic == {"default": 100}
