@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from contextlib import nullcontext
 
 import pytest
 
@@ -13,5 +15,6 @@ pytest_plugins = ["phift.testing.plugin"]
 
 @pytest.fixture(scope="session", autouse=True)
 def _no_azure() -> Iterator[None]:
-    with forbid_azure():
+    # One suite is meant for Azure too, where somebody asks for it by name; see docs/verified.md.
+    with nullcontext() if os.environ.get("PHIFT_CONTRACT_AZURE") else forbid_azure():
         yield
