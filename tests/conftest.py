@@ -18,3 +18,13 @@ def _no_azure() -> Iterator[None]:
     # One suite is meant for Azure too, where somebody asks for it by name; see docs/verified.md.
     with nullcontext() if os.environ.get("PHIFT_CONTRACT_AZURE") else forbid_azure():
         yield
+
+
+@pytest.fixture
+def child_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take away what the SDK's clients of other tests have set, for a process that imports the SDK for itself.
+
+    It would look up that cloud's addresses, which it does not know.
+    """
+    for name in ("AZUREML_CURRENT_CLOUD", "REQUESTS_CA_BUNDLE"):
+        monkeypatch.delenv(name, raising=False)

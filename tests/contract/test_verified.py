@@ -22,7 +22,7 @@ def rows() -> set[tuple[str, str]]:
     return {found for line in done.stdout.splitlines() if (found := verified.row(line)) is not None}
 
 
-def test_the_record_has_every_test_of_the_suite_and_no_other() -> None:
+def test_the_record_has_every_test_of_the_suite_and_no_other(child_environment: None) -> None:
     suite, known = rows(), verified.load()
     tests = {name for name, _ in suite}
     assert len(tests) > 50

@@ -29,16 +29,6 @@ def quiet_sdk() -> Iterator[None]:
 
 
 @pytest.fixture
-def child_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Take away what the SDK's clients of other tests have set, for a process that imports the SDK for itself.
-
-    It would look up that cloud's addresses, which it does not know.
-    """
-    for name in ("AZUREML_CURRENT_CLOUD", "REQUESTS_CA_BUNDLE"):
-        monkeypatch.delenv(name, raising=False)
-
-
-@pytest.fixture
 def quiet_log() -> Iterator[None]:
     """Keep the SDK's own log to errors, as the command line does; it warns of its experimental classes, once each."""
     log = logging.getLogger("azure")

@@ -248,7 +248,9 @@ def check_operations(local: Local, known: Acknowledged) -> None:
         found = []
         for endpoint in pages(local, "{ws}/onlineEndpoints"):
             found.append(endpoint)
-            found += get(local, f"{{ws}}/onlineEndpoints/{endpoint['name']}/deployments")["value"]
+            deployments = local.request("GET", f"{local.arm}/onlineEndpoints/{endpoint['name']}/deployments")
+            assert deployments.status_code in (200, 404), deployments.text  # it may go at this moment
+            found += deployments.json().get("value", [])
         states = [(each["name"], each["properties"]["provisioningState"]) for each in found]
         gone = [endpoint["name"] for endpoint in found if endpoint["name"] in known.deleted]
         return [f"{name} is {state}" for name, state in states if state not in ("Succeeded", "Failed")] + gone
