@@ -50,7 +50,8 @@ def test_the_block_gives_a_workspace_and_puts_the_process_back() -> None:
         assert workspace.registry.models.get("Phi-4-mini-instruct", label="latest").version == "1"
         assert os.environ["AZUREML_CURRENT_CLOUD"] == workspace.connection.cloud_name
         variables = workspace.environment()
-        variables.pop("MLFLOW_TRACKING_TOKEN")  # a new one each time
+        assert variables.pop("MLFLOW_TRACKING_TOKEN")  # a new one each time
+        assert os.environ["MLFLOW_TRACKING_TOKEN"]
         assert variables.items() <= os.environ.items()
         folder = workspace.connection.folder
         assert LocalWorkspace(folder).status().running

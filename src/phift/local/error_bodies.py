@@ -19,7 +19,7 @@ from xml.sax.saxutils import escape
 from phift.local.state import Json
 from phift.local.wire import LOCATION, Reply, WireError, timestamp
 
-_STORAGE = "/storage.blob."
+_STORAGE = ("/storage.blob.", "/registry-models")  # the registry keeps its models in a container of its own
 _SERVICES = {"/history/": "run-history", "/data/": "dataset", "/modelregistry/": "modelregistry"}
 _SERVICES |= {"/registrymanagement/": "registry", "/mlflow/": "run-history"}
 # What Resource Manager says before it asks Azure ML; it tells so in a header.
