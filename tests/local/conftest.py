@@ -15,7 +15,7 @@ from running import Local
 from phift.local import LocalWorkspace
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def quiet_sdk() -> Iterator[None]:
     """Keep what the SDK's clients set in the environment inside the tests."""
     names = ("AZUREML_CURRENT_CLOUD", "REQUESTS_CA_BUNDLE")
@@ -49,16 +49,16 @@ def _running(folder: Path, workspace: LocalWorkspace) -> Iterator[Local]:
         workspace.down()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def workspace(tmp_path_factory: pytest.TempPathFactory, quiet_sdk: None) -> Iterator[Local]:
-    """A running local workspace that really trains."""
+    """A running local workspace that really trains, one for each file of tests."""
     folder = tmp_path_factory.mktemp("local") / "workspace"
     yield from _running(folder, LocalWorkspace(folder))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def local(tmp_path_factory: pytest.TempPathFactory, quiet_sdk: None) -> Iterator[Local]:
-    """A running local workspace whose engine, scorer and models are fakes; everything else is real."""
+    """A running local workspace whose engine, scorer and models are fakes, one for each file of tests."""
     folder = tmp_path_factory.mktemp("fake") / "workspace"
     yield from _running(folder, LocalWorkspace(folder, programs=programs()))
 
