@@ -19,6 +19,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from html import escape
@@ -148,7 +149,8 @@ def prepare_dataset(
     with scratch_folder(folder) as scratch, Workers(scratch) as workers:
         if side_by_side:
             workers.start(*(["pyarrow.parquet"] if parquet else []))
-            import_module("numpy")  # while they start; it is needed when they have read everything
+            # Needed when they have read everything; they have something to read before it is there.
+            threading.Thread(target=import_module, args=("numpy",)).start()
         readings = read_sources(list(_open(data, workers)), workers, tell, side_by_side=side_by_side)
         table = tabulate(readings)
         if data.bad_rows == "refuse":

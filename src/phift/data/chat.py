@@ -85,7 +85,7 @@ def check(messages: Sequence[_Turn]) -> int:
     expected, role = _FIRST, ""
     for message in messages:
         content, role = message.content, message.role
-        if role not in expected or message.tool_calls or not content or content.isspace():
+        if role not in expected or not content or message.tool_calls or content.isspace():
             return _check_closely(messages)
         characters += len(content)
         expected = _NEXT[role]

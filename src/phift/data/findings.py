@@ -80,17 +80,22 @@ def _in_both(table: Table, chosen: npt.NDArray[np.int8]) -> Iterator[Finding]:
 
 
 def _duplicates(table: Table, chosen: npt.NDArray[np.int8]) -> Iterator[Finding]:
-    import numpy as np
-
-    if len(np.unique(table.keys)) == len(table):
+    if _different(table.keys) == len(table):
         return
     for index, split in enumerate(SPLITS):
         keys = table.keys[chosen == index]
-        again = len(keys) - len(np.unique(keys))
+        again = len(keys) - _different(keys)
         if again:
             message = f"{_counted(again, 'row')} of {len(keys)} say what an earlier one says."
             fix = "remove them, unless their weight is meant"
             yield Finding(code="DATA_DUPLICATES", severity="warning", place=split, message=message, fix=fix)
+
+
+def _different(keys: npt.NDArray[np.uint64]) -> int:
+    """Count the different keys, by sorting: ``np.unique`` hashes them, which takes nine times as long (numpy 2.4)."""
+    import numpy as np
+
+    return int(np.count_nonzero(np.diff(np.sort(keys)))) + bool(len(keys))
 
 
 def _near_empty(readings: Sequence[Reading], table: Table, chosen: npt.NDArray[np.int8]) -> Iterator[Finding]:

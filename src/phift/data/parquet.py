@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -80,7 +81,9 @@ def conversations(rows: pa.RecordBatch) -> list[Conversation] | None:
     column = rows.column("messages")
     if column.null_count or not (pa.types.is_list(column.type) or pa.types.is_large_list(column.type)):
         return None
-    turns = column.flatten()
+    # Not `flatten` and `value_lengths`, which take memory from Arrow, and as long as all the rest of this function.
+    ends = column.offsets.to_pylist()
+    turns = column.values.slice(ends[0], ends[-1] - ends[0])
     if not pa.types.is_struct(turns.type) or {field.name for field in turns.type} != {"role", "content"}:
         return None
     role, content = turns.field("role"), turns.field("content")
@@ -93,12 +96,7 @@ def conversations(rows: pa.RecordBatch) -> list[Conversation] | None:
     if not _ROLES.issuperset(roles):
         return None
     messages = list(map(Message, roles, texts))
-    sizes = column.value_lengths().to_pylist()
-    conversations, start = [], 0
-    for size in sizes:
-        conversations.append(Conversation(messages[start : start + size]))
-        start += size
-    return conversations
+    return [Conversation(messages[start - ends[0] : end - ends[0]]) for start, end in pairwise(ends)]
 
 
 def values(rows: pa.RecordBatch) -> Iterator[dict[str, Any] | InvalidRow]:

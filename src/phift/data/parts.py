@@ -151,19 +151,21 @@ class Spool:
             self._rows = Path(self._tally.spool).open("xb")  # noqa: SIM115 - open until the tally
         self._rows.write(block)
         self._tally.size += len(block)
-        self._tools += bytes(row.tools is not None for row in conversations)
+        self._tools += bytes([row.tools is not None for row in conversations])
         self._characters.extend(characters)
         self._numbers.extend(numbers)
         self._groups.extend(groups)
+        hashes = []
         start = 0
         with memoryview(block) as view:
-            for row in conversations:
+            for _ in conversations:
                 end = block.find(b"\n", start) + 1
-                digest = xxhash.xxh3_128_digest(view[start:end])
-                self._hashes += digest
-                self._keys += digest[:8] if chat.is_plain(row) else _key(row)
+                hashes.append(xxhash.xxh3_128_digest(view[start:end]))
                 self._lengths.append(end - start)
                 start = end
+        self._hashes += b"".join(hashes)
+        rows = zip(hashes, conversations, strict=True)
+        self._keys += b"".join([digest[:8] if chat.is_plain(row) else _key(row) for digest, row in rows])
 
     def refuse(self, number: int, reason: str, row: Any, *, keep: bool) -> None:
         """Count a row that cannot be trained on, and write it to the rejects if told to."""
@@ -275,51 +277,38 @@ def _tallies(steps: Iterable[None], spool: Spool) -> Iterator[Tally]:
 def _read_lines(part: Part, spool: Spool) -> Iterator[None]:
     """Read the lines that begin between ``start`` and ``end``."""
     path, number = Path(part.path), 0
-    with path.open("rb", buffering=0) as file:
-        position = _first_line(file, part.start, part.end)
-        file.seek(position)
+    with path.open("rb") as file:
+        position = min(_line_end(file, part.start - 1), part.end) if part.start else 0
         while position < part.end:
-            block = _whole_lines(file, min(BLOCK, part.end - position))
+            middle = min(position + BLOCK, part.end)
+            end = _line_end(file, middle - 1)
+            block = _read(file, position, end if end - middle <= files.LONGEST_LINE else middle)
             if not block:
                 what = "The file became shorter while it was read."
                 raise DataError(what, where=str(path), fix="let nobody write to it meanwhile, and start again")
-            if len(block) > BLOCK + files.LONGEST_LINE:
+            if end - middle > files.LONGEST_LINE:
                 raise _too_long(path, part, number + block.count(b"\n") + 1, position)
-            start, position = position, position + len(block)
-            number = _take_lines(part, spool, files.without_mark(block, path) if start == 0 else block, number)
+            number = _take_lines(part, spool, files.without_mark(block, path) if position == 0 else block, number)
+            position += len(block)
             spool.reach(number, position - part.start)
             yield
 
 
-def _first_line(file: BinaryIO, start: int, end: int) -> int:
-    """Return where the first line begins at or after ``start``; ``end`` if none does before it."""
-    if start == 0:
-        return 0
-    position = start - 1
+def _line_end(file: BinaryIO, position: int) -> int:
+    """Return where the line ends that has the byte at ``position``; it is not followed further than one may be long."""
     file.seek(position)
-    while position < end and (block := file.read(min(BLOCK, end - position))):
-        found = block.find(b"\n") + 1
-        if found:
-            return position + found
-        position += len(block)
+    size, end = _LINE, position
+    while end - position <= files.LONGEST_LINE + 1 and (block := file.read(size)):
+        if found := block.find(b"\n") + 1:
+            return end + found
+        end += len(block)
+        size = min(2 * size, BLOCK)
     return end
 
 
-def _whole_lines(file: BinaryIO, size: int) -> bytes:
-    """Read ``size`` bytes and on to the end of the line they stop in, but not much further than a line may be long."""
-    blocks = [file.read(size)]
-    length = len(blocks[0])
-    step = _LINE
-    while blocks[-1] and not blocks[-1].endswith(b"\n") and length <= BLOCK + files.LONGEST_LINE:
-        more = file.read(step)
-        step = min(2 * step, BLOCK)
-        end = more.find(b"\n") + 1
-        if end:
-            file.seek(end - len(more), 1)
-            more = more[:end]
-        blocks.append(more)
-        length += len(more)
-    return b"".join(blocks)
+def _read(file: BinaryIO, start: int, end: int) -> bytes:
+    file.seek(start)
+    return file.read(end - start)
 
 
 def _too_long(path: Path, part: Part, number: int, position: int) -> DataError:

@@ -39,9 +39,9 @@ def draw_split(
         raise DataError(what, where="data.split", fix="give more rows, or validation and test data of their own")
     # Of numpy's generators this one is promised to stay the same from version to version.
     lots = np.random.RandomState(seed % 2**32).random_sample(len(first))
-    by_appearance = np.argsort(first, kind="stable")
-    ticket = np.empty(len(first))
-    ticket[by_appearance] = lots
+    appears = np.zeros(len(keys), np.bool_)
+    appears[first] = True
+    ticket = lots[np.cumsum(appears)[first] - 1]
     order = np.lexsort((ticket, strata[first]))
     chosen = np.zeros(len(first), np.int8)
     _choose(order, sizes[order], strata[first][order], shares, chosen)
