@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from phift.data.parts import Spool
 
-_BATCH = 150  # rows; with 500 they no longer fit the cache, and it takes a tenth longer
+_BATCH = 100  # rows; with 500 they no longer fit the cache, and it takes a tenth longer
 _BUFFER = 1 << 20  # bytes; without one, a whole column of a row group is read at a time
 # What pyarrow raises for a text that is not UTF-8, and for a time that Python's calendar has not.
 _NO_VALUE = (ValueError, ArithmeticError)

@@ -35,10 +35,8 @@ _ENVIRONMENT = {
     # Of pyarrow's allocators it gives back the most: 103 MB where the default keeps 159 (pyarrow 25, 2026-11-22).
     "ARROW_DEFAULT_MEMORY_POOL": "jemalloc",
     # Block after block needs the same megabytes; glibc would give them back each time, and have them cleared again.
-    "MALLOC_MMAP_THRESHOLD_": str(16 << 20),
-    "MALLOC_TRIM_THRESHOLD_": str(16 << 20),
-    # pyarrow imports numpy, whose threads for linear algebra spin for a while with nothing to do.
-    "OPENBLAS_NUM_THREADS": "1",
+    "GLIBC_TUNABLES": "glibc.malloc.mmap_threshold=16777216:glibc.malloc.trim_threshold=16777216"
+    ":glibc.malloc.hugetlb=1",  # large pages, where there are some
 }
 """What processes have in their environment unless the user has set it."""
 
@@ -180,6 +178,7 @@ def _send(pipe: IO[bytes], value: Any) -> None:
 def main() -> None:
     """Work on the tasks that come in, until no more can come."""
     _limit_memory()
+    sys.modules["numpy"] = None  # type: ignore[assignment] # not to be had: pyarrow can do without, and starts sooner
     for module in sys.argv[2:]:
         import_module(module)
     tasks, answers = sys.stdin.buffer, os.fdopen(os.dup(sys.stdout.fileno()), "wb")
