@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from phift.clients import Clients
 from phift.errors import (
+    AuthenticationError,
     JobCanceled,
     JobFailed,
     NotFound,
@@ -139,16 +140,21 @@ class FineTuneJob:
         - **timeout**: seconds until `phift.errors.WaitTimeout`; the job goes on.
         - **queue_timeout**: the same, for the time until a node starts to work on it.
 
-        A service that does not answer is put up with for ten minutes.
+        A service that does not answer is put up with for ten minutes, and a credential that is refused for one look:
+        azure-core has thrown an expired token away by then, and asks for another.
         """
         started = heard = time.monotonic()
-        seen = _Look("", {}, {})
+        seen, refused = _Look("", {}, {}), False
         while True:
             try:
                 status = self.status()
                 # A look that fails half-way must not count as seen.
                 events, seen = self._changes(status, seen)
-                heard = time.monotonic()
+                heard, refused = time.monotonic(), False
+            except AuthenticationError:
+                if refused:
+                    raise
+                status, events, refused = "", [], True
             except ServiceError as error:
                 if not _passing(error) or time.monotonic() - heard > _PATIENCE:
                     raise

@@ -80,7 +80,7 @@ def test_a_status_has_the_error_body_of_azure(hostile: Local) -> None:
     assert (answer.status_code, answer.headers["Retry-After"]) == (429, "7")
     error = answer.json()["error"]
     assert error["code"] == "TooManyRequests"
-    assert {"code", "message", "details", "additionalInfo"} <= set(error)
+    assert error.keys() == {"code", "message", "details", "additionalInfo"}
     assert cluster(hostile).status_code == 200
     assert hits(hostile) == [1]
 
@@ -92,6 +92,13 @@ def test_a_failure_of_storage_is_in_storage_s_own_form(hostile: Local) -> None:
     answer = hostile.request("PUT", url, token="", data=b"x")
     assert (answer.status_code, answer.headers["x-ms-error-code"]) == (503, "ServerBusy")
     assert answer.headers["Content-Type"] == "application/xml"
+    assert b"<Error><Code>ServerBusy</Code>" in answer.content
+
+
+def test_the_registry_s_own_container_fails_as_storage_too(hostile: Local) -> None:
+    order(hostile, "GET registry-models/*", status=503)
+    answer = hostile.request("GET", "/registry-models/phi/1/MLmodel", token="")
+    assert (answer.status_code, answer.headers["x-ms-error-code"]) == (503, "ServerBusy")
     assert b"<Error><Code>ServerBusy</Code>" in answer.content
 
 

@@ -9,6 +9,7 @@ from azure.core.exceptions import ServiceRequestError
 
 from phift.errors import (
     AccessDenied,
+    AuthenticationError,
     Conflict,
     JobCanceled,
     JobFailed,
@@ -135,6 +136,23 @@ def test_a_trouble_that_will_not_pass_is_raised(error: Exception, kind: type[Exc
     found = job(fakes, "Completed")
     fakes.workspace.record.fail("jobs.get", error)
     with pytest.raises(kind):
+        list(found.follow())
+
+
+def test_a_token_that_has_expired_meanwhile_does_not_end_the_wait() -> None:
+    fakes = Fakes()
+    found = job(fakes, "Running", "Completed")
+    following = found.follow()
+    for status in ("Running", "Completed"):  # once for each: a token of an hour expires more than once a day
+        fakes.workspace.record.fail("jobs.get", http_error(401))
+        assert next(following).status == status
+
+
+def test_a_credential_that_is_refused_again_at_once_ends_the_wait() -> None:
+    fakes = Fakes()
+    found = job(fakes, "Completed")
+    fakes.workspace.record.fail("jobs.get", http_error(401), http_error(401))
+    with pytest.raises(AuthenticationError):
         list(found.follow())
 
 

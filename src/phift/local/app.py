@@ -193,7 +193,7 @@ async def _reply(
         limiter = scoring_threads if path.startswith("/inference/") else None
         return await anyio.to_thread.run_sync(_carry_out, site, route, call, limiter=limiter)
     except WireError as error:
-        return _error(error, path)
+        return error_bodies.reply(error, path)
     except ClientDisconnect:
         # Nobody is left to read it; the number is the one that proxies log for this.
         return Reply(None, 499)
@@ -201,17 +201,17 @@ async def _reply(
         if found_no_room(error):
             logger.warning("%s %s found no room: %s", request.method, path, error)
             message = "The disk of the local workspace has no room for this. What was stored is kept; free some first."
-            return _error(WireError(507, "InsufficientStorage", message), "")
+            return error_bodies.reply(WireError(507, "InsufficientStorage", message), "")
         logger.exception("%s %s failed", request.method, path)
         message = "The local workspace failed; its server.log says why."
-        return _error(WireError(500, "InternalServerError", message), "")
+        return error_bodies.reply(WireError(500, "InternalServerError", message), "")
 
 
 def _fail(fault: Fault, path: str) -> None:
     """Raise the error that has been ordered, if one has been."""
     if not fault.status:
         return
-    error = fault.error(storage=_is_storage(path))
+    error = fault.error(storage=error_bodies.is_storage(path))
     if fault.status == 401:
         error.headers = {**_challenge(error.message), **error.headers}
     raise error
@@ -323,14 +323,6 @@ def _check_scope(params: Mapping[str, str]) -> None:
         name = f"Microsoft.MachineLearningServices/workspaces/{workspace}"
         message = f"The Resource '{name}' under resource group '{GROUP}' was not found."
         raise WireError(404, "ResourceNotFound", message)
-
-
-def _error(error: WireError, path: str) -> Reply:
-    return error_bodies.reply(error, path)
-
-
-def _is_storage(path: str) -> bool:
-    return path.startswith(f"/{arm.ACCOUNT}/")
 
 
 def _response(reply: Reply, common: Mapping[str, str]) -> Response:

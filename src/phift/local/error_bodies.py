@@ -46,11 +46,16 @@ _MLFLOW_CODES = {
 _MISSING = "NotFoundError"
 
 
+def is_storage(path: str) -> bool:
+    """Whether Azure Storage answers at this path."""
+    return path.startswith(_STORAGE)
+
+
 def reply(error: WireError, path: str) -> Reply:
     """Return the answer for an error of the service that has this path."""
     if path.startswith("/inference/"):
         return Reply(error.message.encode(), error.status, error.headers, "text/plain; charset=utf-8")
-    if path.startswith(_STORAGE):
+    if is_storage(path):
         headers = {"x-ms-error-code": error.code, **error.headers}
         content = None if error.status == 304 else _xml(error).encode()
         return Reply(content, error.status, headers, "application/xml")
