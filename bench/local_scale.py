@@ -39,6 +39,7 @@ MODEL = "azureml://registries/azureml/models/Phi-3-mini-4k-instruct/versions/15"
 TRAIN = "azureml://datastores/workspaceblobstore/paths/train.jsonl"
 MLFLOW = "/mlflow/v1.0{ws}/api/2.0/mlflow"
 HISTORY = "/history/v1.0{ws}/runs"
+API_VERSION = "2024-10-01-preview"
 FEW = {"jobs": 10, "endpoints": 2}
 MANY = {"jobs": 1000, "endpoints": 200}
 METRICS_A_JOB = 10
@@ -109,8 +110,10 @@ class Client:
         blob.touch()
 
     def ask(self, method: str, path: str, sent: object = None, **query: str) -> Any:
-        url = self.connection.base_url + path.replace("{ws}", WORKSPACE_ID)
-        answer = self.session.request(method, url, json=sent, params=query, timeout=60)
+        path = path.replace("{ws}", WORKSPACE_ID)
+        if path.startswith("/subscriptions/") and "api-version=" not in path:
+            query["api-version"] = API_VERSION
+        answer = self.session.request(method, self.connection.base_url + path, json=sent, params=query, timeout=60)
         answer.raise_for_status()
         return answer.json() if answer.content else None
 

@@ -1,0 +1,30 @@
+"""The benchmarks run, on next to nothing; what they measure then says nothing."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.slow
+
+BENCH = Path(__file__).parents[2] / "bench"
+
+
+@pytest.mark.usefixtures("child_environment")
+@pytest.mark.parametrize(
+    ("script", "arguments", "said"),
+    [
+        ("prepare_data.py", ["--rows", "200", "--rounds", "1", "--folder", "."], "notebook"),
+        ("count_tokens.py", ["--rows", "20", "--rounds", "1"], "phift / encode_batch: "),
+        ("check_latency.py", ["1"], "ratio"),
+        ("local_scale.py", ["1"], "all 1001 jobs, page by page: "),
+    ],
+)
+def test_it_runs_to_its_end(script: str, arguments: list[str], said: str, tmp_path: Path) -> None:
+    command = [sys.executable, str(BENCH / script), *arguments]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=tmp_path, check=False)  # noqa: S603 - our own script
+    assert ended.returncode == 0, ended.stderr
+    assert said in ended.stdout
