@@ -282,11 +282,12 @@ def _read_lines(part: Part, spool: Spool) -> Iterator[None]:
         while position < part.end:
             middle = min(position + BLOCK, part.end)
             end = _line_end(file, middle - 1)
-            block = _read(file, position, end if end - middle <= files.LONGEST_LINE else middle)
+            too_long = end - middle > files.LONGEST_LINE
+            block = _read(file, position, middle if too_long else end)
             if not block:
                 what = "The file became shorter while it was read."
                 raise DataError(what, where=str(path), fix="let nobody write to it meanwhile, and start again")
-            if end - middle > files.LONGEST_LINE:
+            if too_long:
                 raise _too_long(path, part, number + block.count(b"\n") + 1, position)
             number = _take_lines(part, spool, files.without_mark(block, path) if position == 0 else block, number)
             position += len(block)
