@@ -78,6 +78,7 @@ def test_a_status_has_the_error_body_of_azure(hostile: Local) -> None:
     order(hostile, "GET computes/*", status=429, headers={"Retry-After": "7"})
     answer = cluster(hostile)
     assert (answer.status_code, answer.headers["Retry-After"]) == (429, "7")
+    assert answer.headers["x-ms-response-type"] == "error"
     error = answer.json()["error"]
     assert error["code"] == "TooManyRequests"
     assert error.keys() == {"code", "message", "details", "additionalInfo"}
