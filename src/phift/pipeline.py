@@ -11,15 +11,19 @@ from phift.checks import Finding
 from phift.clients import Clients
 from phift.config import ComponentConfig
 from phift.data.split import SPLITS
-from phift.errors import NotFound, ServiceError, azure_errors
+from phift.errors import NotFound, ParameterError, ServiceError, azure_errors
 from phift.parameters import Parameters
 from phift.preparation import REPORT, DataOnCluster, preparation_step
+from phift.preparation import STEP as PREPARATION
 
 if TYPE_CHECKING:
     from azure.ai.ml.entities import Component, PipelineJob
 
 OUTPUT = "trained_model"
 """The job's output: the fine-tuned model as an MLflow model folder."""
+
+STEP = "step"
+"""The node that is the component."""
 
 
 def find_component(clients: Clients, config: ComponentConfig) -> Component:
@@ -62,42 +66,91 @@ def build_pipeline(
     display_name: str,
     experiment: str,
     tags: Mapping[str, str],
+    properties: Mapping[str, str] | None = None,
     force_rerun: bool = False,
     continue_on_step_failure: bool = False,
     code: Path | None = None,
 ) -> PipelineJob:
     """Return the job, ready to submit; its output is called `OUTPUT`.
 
+    Its nodes are put together here and not by the SDK's ``dsl.pipeline``: that keeps one stack of open pipelines for
+    the whole process, so that a node made in one thread lands in the pipeline that another thread is building
+    (azure-ai-ml 1.35.2, dsl/_pipeline_component_builder.py).
+
     - **data**: what ``train``, ``validation`` and ``test`` are. With fewer than these three, Azure's preprocessing
       splits again by position and drops a fifth of the rows (azureml-assets, preprocess.py, 2026-07-23).
     - **force_rerun**: run steps again whose inputs have not changed.
     - **code**: for data that a cluster prepares, a folder from `phift.preparation.source_code`.
+
+    Raises `phift.errors.ServiceError` where the SDK makes another job of it than was asked for.
     """
-    from azure.ai.ml import Input
-    from azure.ai.ml.dsl import pipeline
+    from azure.ai.ml import Input, Output
+    from azure.ai.ml.entities import Pipeline, PipelineJob, PipelineJobSettings
 
-    arguments: dict[str, Any] = dict(parameters.arguments())
-    for split, given in data.items() if not isinstance(data, DataOnCluster) else ():
-        kind = "mltable" if given.type == "mltable" else "file"
-        arguments[f"{split}_{kind}_path"] = Input(type=given.type, path=given.address)
-    arguments["mlflow_model_path"] = Input(type="mlflow_model", path=model_id)
-
-    def fine_tune() -> dict[str, Any]:
-        if not (isinstance(data, DataOnCluster) and code):
-            step = component(**arguments)
-            return {OUTPUT: step.outputs.mlflow_model_folder}
-        # The SDK names a step by the variable that holds it.
-        prepare_data = preparation_step(data, code)
-        prepared = {f"{split}_file_path": prepare_data.outputs[split] for split in SPLITS}
-        step = component(**arguments, **prepared)
-        return {OUTPUT: step.outputs.mlflow_model_folder, REPORT: prepare_data.outputs[REPORT]}
-
+    inputs: dict[str, Any] = {**parameters.arguments(), "mlflow_model_path": Input(type="mlflow_model", path=model_id)}
+    outputs = {OUTPUT: Output(type="mlflow_model")}
+    nodes: dict[str, Any] = {}
     with azure_errors("pipeline"):
-        # Called instead of written as a decorator, since the SDK's decorator has no types.
-        job = pipeline(name=name, display_name=display_name, tags=dict(tags))(fine_tune)()
-        job.name = name
-        job.display_name = display_name
-        job.experiment_name = experiment
-        job.settings.force_rerun = force_rerun
-        job.settings.continue_on_step_failure = continue_on_step_failure
+        if isinstance(data, DataOnCluster):
+            nodes[PREPARATION] = preparation_step(data, code or Path())
+            outputs[REPORT] = Output(type="uri_folder")
+            inputs |= {f"{split}_file_path": _prepared(split) for split in SPLITS}
+        else:
+            for split, given in data.items():
+                kind = "mltable" if given.type == "mltable" else "file"
+                inputs[f"{split}_{kind}_path"] = Input(type=given.type, path=given.address)
+        _check_known(component, inputs)
+        step = Pipeline(component=component, inputs=inputs, outputs={"mlflow_model_folder": _bound_to(OUTPUT)})
+        step.name = STEP
+        nodes[STEP] = step
+        job = PipelineJob(
+            name=name,
+            display_name=display_name,
+            experiment_name=experiment,
+            tags=dict(tags),
+            properties=dict(properties or {}),
+            jobs=nodes,
+            outputs=outputs,
+            settings=PipelineJobSettings(force_rerun=force_rerun, continue_on_step_failure=continue_on_step_failure),
+        )
+        sent = job._to_rest_object().properties.jobs
+    _check_sent(sent, {STEP: inputs, **({PREPARATION: None} if isinstance(data, DataOnCluster) else {})})
     return job
+
+
+def _check_known(component: Component, inputs: Mapping[str, Any]) -> None:
+    """Refuse inputs that the component does not have; a node made by hand would take them, and the service not."""
+    unknown = ", ".join(sorted(inputs.keys() - component.inputs.keys()))
+    if unknown:
+        what = f"The component {component.name} version {component.version} has no input {unknown}."
+        raise ParameterError(what, where="pipeline", fix="leave it out, or use a version of the component that has it")
+
+
+def _bound_to(output: str) -> str:
+    """Return what binds a node's output to one of the job's."""
+    return f"${{{{parent.outputs.{output}}}}}"
+
+
+def _prepared(split: str) -> Any:
+    """Return the file that the job's own first step writes."""
+    from azure.ai.ml import Input
+
+    return Input(type="uri_file", path=f"${{{{parent.jobs.{PREPARATION}.outputs.{split}}}}}")
+
+
+def _check_sent(sent: Mapping[str, Any], meant: Mapping[str, Mapping[str, Any] | None]) -> None:
+    """Hold the nodes that will travel against those that were meant; a job that differs would train something else.
+
+    - **meant**: the inputs of each node, or None where only the node itself is looked at.
+    """
+    wrong = [f"node {name}" for name in sorted(set(sent) ^ set(meant))]
+    for name in set(sent) & set(meant):
+        inputs = meant[name]
+        if inputs is None:
+            continue
+        found = {key: str(value.get("uri", value.get("value"))) for key, value in sent[name]["inputs"].items()}
+        wanted = {key: str(getattr(value, "path", value)) for key, value in inputs.items()}
+        wrong += [f"{name}.{key}" for key in sorted(found.keys() | wanted) if found.get(key) != wanted.get(key)]
+    if wrong:
+        what = f"The SDK made another job than was asked for; different: {', '.join(wrong)}. Nothing was submitted."
+        raise ServiceError(what, where="pipeline", fix="please report this, with the versions of phift and azure-ai-ml")

@@ -176,12 +176,12 @@ def command_line(inputs: Iterable[str]) -> str:
 
 
 def preparation_step(data: DataOnCluster, code: Path) -> Command:
-    """Return the step; called inside a pipeline's function, it becomes a part of that pipeline.
+    """Return the step, a node for a pipeline job that calls it `STEP` and has an output `REPORT`.
 
     - **code**: a folder from `source_code`, which must be there until the job is submitted.
     """
-    from azure.ai.ml import Input
-    from azure.ai.ml.entities import CommandComponent
+    from azure.ai.ml import Input, Output
+    from azure.ai.ml.entities import Command, CommandComponent
 
     kinds = {name: {"type": found.type} for name, found in data.inputs.items()}
     component = CommandComponent(
@@ -195,14 +195,16 @@ def preparation_step(data: DataOnCluster, code: Path) -> Command:
         # Azure takes the outputs of an equal step run before, which is right only while the data cannot have changed.
         is_deterministic=not data.loose and all(found.version for found in data.inputs.values()),
     )
-    given = {name: Input(type=found.type, path=found.address) for name, found in data.inputs.items()}
-    # Percent-encoded, so that no shell finds anything to expand or to quote.
-    step: Command = component(settings=quote(_json(data.settings), safe=",:"), **given)
-    step.compute = data.compute
-    for split in SPLITS:
-        # The component's preprocessing goes by a file's suffix, and an output has none by itself. `name` is
-        # the step's; azureml-assets' benchmark tests name their files this way (read 2026-11-22).
-        step.outputs[split].path = f"azureml://datastores/workspaceblobstore/paths/azureml/${{{{name}}}}/{split}.jsonl"
+    # The settings are percent-encoded, so that no shell finds anything to expand or to quote.
+    given = {"settings": quote(_json(data.settings), safe=",:")}
+    files = {name: Input(type=found.type, path=found.address) for name, found in data.inputs.items()}
+    # The component's preprocessing goes by a file's suffix, and an output has none by itself. `name` is
+    # the step's; azureml-assets' benchmark tests name their files this way (read 2026-11-22).
+    place = "azureml://datastores/workspaceblobstore/paths/azureml/${{name}}"
+    written = {split: Output(type="uri_file", path=f"{place}/{split}.jsonl") for split in SPLITS}
+    report = f"${{{{parent.outputs.{REPORT}}}}}"
+    step = Command(component=component, inputs={**given, **files}, outputs={**written, REPORT: report})
+    step.name, step.compute = STEP, data.compute
     return step
 
 

@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from azure.ai.ml.dsl import pipeline
+from azure.ai.ml.entities import PipelineJob
 
 from phift.assets import DataInput
 from phift.config import ComponentConfig
 from phift.data.split import SPLITS
-from phift.errors import AccessDenied, NotFound, ServiceError
+from phift.errors import AccessDenied, NotFound, ParameterError, ServiceError
 from phift.parameters import Parameter, Parameters
 from phift.pipeline import OUTPUT, build_pipeline, find_component
 from unit.fakes import COMPONENT, PHI_4, Fakes, component, data_id, http_error, parameters
@@ -104,8 +107,39 @@ def test_by_default_steps_are_reused_and_a_failure_stops_the_job() -> None:
     assert (job.settings.force_rerun, job.settings.continue_on_step_failure) == (False, False)
 
 
-def test_what_the_sdk_refuses_is_our_error() -> None:
+def test_an_input_that_the_component_has_not_is_refused() -> None:
     unknown = Parameters(values={"learning_rate_min": Parameter("learning_rate_min", 1, "user")})
-    with pytest.raises(ServiceError, match="unexpected keyword argument 'learning_rate_min'") as caught:
+    with pytest.raises(ParameterError, match="has no input learning_rate_min"):
         build(unknown)
-    assert caught.value.code == "UnexpectedKeywordError"
+
+
+def test_a_job_that_is_not_the_one_that_was_meant_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = PipelineJob._to_rest_object
+
+    def mixed(job: PipelineJob) -> Any:
+        """Return the job as the SDK's dsl made it of two that were built at once."""
+        rest = real(job)
+        rest.properties.jobs = {**rest.properties.jobs, "step_1": rest.properties.jobs["step"]}
+        rest.properties.jobs["step"]["inputs"]["learning_rate"] = {"value": "0.5", "job_input_type": "literal"}
+        return rest
+
+    monkeypatch.setattr(PipelineJob, "_to_rest_object", mixed)
+    with pytest.raises(
+        ServiceError, match="another job than was asked for; different: node step_1, step.learning_rate"
+    ):
+        build()
+
+
+def test_pipelines_that_are_built_at_once_do_not_mix() -> None:
+    """Each thread's own, and none in a pipeline that somebody else builds with the SDK's dsl meanwhile."""
+
+    @pipeline()
+    def theirs() -> None:
+        with ThreadPoolExecutor(8) as pool:
+            built.extend(pool.map(lambda seed: build(parameters({"seed": seed}), name=f"job-{seed}"), range(40)))
+
+    built: list[Any] = []
+    assert theirs().jobs == {}
+    for seed, job in enumerate(built):
+        (step,) = wire(job)["jobs"].values()
+        assert (job.name, step["inputs"]["seed"]["value"]) == (f"job-{seed}", str(seed))
