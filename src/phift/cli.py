@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,13 +19,23 @@ import phift
 from phift.errors import CheckFailed, ConfigError, PhiftError
 
 if TYPE_CHECKING:
+    from phift.config import RunConfig
     from phift.local.clock import Speed
     from phift.local.workspace import Engine
+    from phift.run import FineTuneRun
+
+INTERRUPTED = 130
+"""The exit code of a command that Ctrl-C, SIGTERM or SIGHUP ended."""
 
 _FOLDER = click.option(
     "--folder",
     type=click.Path(file_okay=False, path_type=Path),
     help="Where the local workspace keeps its state; by default in the user's data directory.",
+)
+_WORKSPACE = click.option(
+    "--workspace",
+    metavar="WORKSPACE",
+    help="local, local:FOLDER or SUBSCRIPTION/GROUP/WORKSPACE; by default as the environment or config.json say.",
 )
 _CONFIG = click.argument("config", type=click.Path(path_type=Path))
 
@@ -37,7 +49,7 @@ def _console(*, stderr: bool = False) -> Any:
 
 
 def _reports_errors(command: Callable[..., None]) -> Callable[..., None]:
-    """Show our errors as text with the exit code 1, and Ctrl-C as 130."""
+    """Show our errors as text with the exit code 1, and an interruption as 130."""
 
     @wraps(command)
     def run(*args: Any, **kwargs: Any) -> None:
@@ -45,36 +57,120 @@ def _reports_errors(command: Callable[..., None]) -> Callable[..., None]:
         # tells a user of this program nothing.
         for name in ("azure", "msrest"):
             logging.getLogger(name).setLevel(logging.ERROR)
-        signal.signal(signal.SIGTERM, _terminated)  # so that `with` blocks clean up
+        _interrupt_on(signal.SIGTERM, signal.SIGHUP)
         try:
-            command(*args, **kwargs)
-        except CheckFailed as error:
-            from phift.views import show_report
+            try:
+                command(*args, **kwargs)
+            except CheckFailed as error:
+                from phift.views import show_report
 
-            if error.report is not None:
-                show_report(_console(), error.report)
-            click.echo("Nothing was submitted.", err=True)
-            sys.exit(1)
-        except PhiftError as error:
-            click.echo(f"error: {error}", err=True)
-            if tail := getattr(error, "log_tail", ""):
-                click.echo(f"log:\n{tail}", err=True)
-            sys.exit(1)
-        except OSError as error:
-            click.echo(f"error: {error}", err=True)
-            sys.exit(1)
-        except KeyboardInterrupt as error:
-            notes = getattr(error, "__notes__", [])
-            click.echo(
-                "\n".join(["Interrupted. A submitted job goes on; the same command goes on with it.", *notes]), err=True
-            )
-            sys.exit(130)
+                if error.report is not None:
+                    show_report(_console(), error.report)
+                click.echo("Nothing was submitted.", err=True)
+                sys.exit(1)
+            except PhiftError as error:
+                click.echo(f"error: {error}", err=True)
+                if tail := getattr(error, "log_tail", ""):
+                    click.echo(f"log:\n{tail}", err=True)
+                _say(_notes(error))
+                sys.exit(1)
+            except OSError as error:
+                click.echo(f"error: {error}", err=True)
+                sys.exit(1)
+            except KeyboardInterrupt:
+                _ignore_interruptions()
+                raise
+        except KeyboardInterrupt as error:  # two levels of it, since a second signal may strike inside of the first
+            _ignore_interruptions()
+            _say(["Interrupted.", *_notes(error)])
+            sys.exit(INTERRUPTED)
 
     return run
 
 
-def _terminated(_signal: int, _frame: object) -> None:
+def _interrupt_on(*signals: signal.Signals) -> None:
+    """Let signals that would end the process at once interrupt it, so that `with` blocks clean up."""
+    for each in signals:
+        if signal.getsignal(each) is not signal.SIG_IGN:  # nohup's wish counts
+            signal.signal(each, _interrupt)
+
+
+def _interrupt(_signal: int, _frame: object) -> None:
     raise KeyboardInterrupt
+
+
+def _ignore_interruptions() -> None:
+    """Let nothing keep the last words from being said; they take no time."""
+    for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(each, signal.SIG_IGN)
+
+
+def _notes(error: BaseException | None) -> list[str]:
+    """Return the notes of an error and of those that it came in between."""
+    notes: list[str] = []
+    while error is not None:
+        notes += getattr(error, "__notes__", [])
+        error = error.__context__
+    return notes
+
+
+def _say(lines: list[str]) -> None:
+    """Say last words, each once; where the terminal is gone, nobody reads them."""
+    with suppress(OSError):
+        for line in dict.fromkeys(lines):
+            click.echo(line, err=True)
+
+
+class _Leftovers:
+    """What of a run is still there, by its events: a job that goes on, and endpoints that cost money.
+
+    - **again**: the command that goes on with it.
+    - **workspace**: the option that names its workspace.
+    """
+
+    def __init__(self, again: str, workspace: str) -> None:
+        self._again, self.workspace = again, workspace
+        self._job, self._deploying = "", False
+        self.endpoints: list[str] = []
+
+    def __call__(self, event: Any) -> None:
+        from phift.jobs import ENDED, JobEvent
+        from phift.resource import DeploymentEvent
+
+        if isinstance(event, JobEvent):
+            self._job = "" if event.kind == "status" and event.status in ENDED else event.job
+        elif isinstance(event, DeploymentEvent):
+            self._deploying = True
+            if event.stage in ("endpoint", "ready", "stays") and event.name not in self.endpoints:
+                self.endpoints.append(event.name)
+            elif event.stage == "deleted" and event.name in self.endpoints:
+                self.endpoints.remove(event.name)
+
+    def submitted(self, job: str) -> None:
+        """Take note of a job that was submitted or found."""
+        self._job = job
+
+    @contextmanager
+    def told(self) -> Iterator[None]:
+        """Say in the notes of an interruption, and of an error, what is left."""
+        try:
+            yield
+        except BaseException as error:
+            for line in self.lines(interrupted=isinstance(error, KeyboardInterrupt)):
+                error.add_note(line)
+            raise
+
+    def lines(self, *, interrupted: bool) -> list[str]:
+        """Return what is to be said of it."""
+        lines = []
+        if interrupted:
+            job = f"The job {self._job} goes on" if self._job else "A job that was submitted goes on"
+            lines.append(f"{'Nothing goes on' if self._deploying else job}; the same command goes on from here:")
+            lines.append(f"  {self._again}")
+        for name in self.endpoints:
+            lines.append(f"The endpoint {name} is still up and costs money; to delete it:")
+            lines.append(f"  phift cleanup {name}{self.workspace}")
+        return lines
 
 
 @click.group()
@@ -114,26 +210,115 @@ def check(config: Path, as_json: bool) -> None:
 @click.option("--ask", multiple=True, metavar="QUESTION", help="Ask the endpoint this, then delete the endpoint.")
 @_reports_errors
 def run_(config: Path, ask: tuple[str, ...]) -> None:
-    """Do all of it: check, prepare, submit, wait, register, deploy; run it again to go on after an interruption."""
+    """Do all of it: check, prepare, submit, wait, register, deploy; run it again to go on after an interruption.
+
+    With --ask the endpoint is deleted at the end unless somebody else uses it or it was left up on purpose; without, it
+    stays up and costs money. Exits 1 on an error, and 130 when it is interrupted by Ctrl-C, SIGTERM or SIGHUP.
+    """
+    run, left = _open(config, "run")
+    with left.told():
+        _train(run, left, wait=True)
+        _deploy(run, left, ask, f"phift cleanup {config}")
+    _tell_of_earlier(run)
+
+
+@main.command()
+@_CONFIG
+@click.option("--wait/--no-wait", default=True, show_default=True, help="Wait for the job, and register its model.")
+@_reports_errors
+def submit(config: Path, wait: bool) -> None:
+    """Train, and deploy nothing: check, prepare, submit, wait, register."""
+    run, left = _open(config, "submit")
+    with left.told():
+        _train(run, left, wait=wait)
+    click.echo(f"Nothing is deployed; to do so: phift deploy {config}")
+
+
+@main.command()
+@click.argument("target", metavar="CONFIG|JOB")
+@_WORKSPACE
+@click.option("--ask", multiple=True, metavar="QUESTION", help="Ask the endpoint this, then delete the endpoint.")
+@_reports_errors
+def deploy(target: str, workspace: str | None, ask: tuple[str, ...]) -> None:
+    """Register and deploy the model of a completed job, by the configuration or the job's name."""
+    from phift.clients import connect
+    from phift.run import FineTuneRun
+    from phift.views import EventPrinter
+
+    if _is_config(target):
+        run, left = _open(Path(target), "deploy")
+    else:
+        option = f" --workspace {workspace}" if workspace else ""
+        left = _Leftovers(f"phift deploy {target}{option}", option)
+        run = FineTuneRun.attach(target, connect(workspace=workspace), on_event=_both(left, EventPrinter(_console())))
+    with left.told():
+        _deploy(run, left, ask, f"phift cleanup {target}{'' if _is_config(target) else left.workspace}")
+    _tell_of_earlier(run)
+
+
+def _open(config: Path, command: str) -> tuple[FineTuneRun, _Leftovers]:
+    """Return the run of a configuration, and what keeps count of what it leaves."""
     from phift.config import RunConfig
     from phift.run import FineTuneRun
-    from phift.views import EventPrinter, show_plan, show_report
+    from phift.views import EventPrinter
 
-    console = _console()
-    run = FineTuneRun(RunConfig.from_yaml(config), on_event=EventPrinter(console))
+    read = RunConfig.from_yaml(config)
+    left = _Leftovers(f"phift {command} {config}", _workspace_option(read))
+    return FineTuneRun(read, on_event=_both(left, EventPrinter(_console()))), left
+
+
+def _both(first: Callable[[Any], None], second: Callable[[Any], None]) -> Callable[[Any], None]:
+    def tell(event: Any) -> None:
+        first(event)
+        second(event)
+
+    return tell
+
+
+def _workspace_option(config: RunConfig) -> str:
+    """Return the option that names a configuration's workspace; none where the environment does."""
+    from phift.config import LocalWorkspaceFolder
+
+    place = config.workspace
+    if isinstance(place, LocalWorkspaceFolder):
+        return f" --workspace local{f':{place.local}' if place.local else ''}"
+    names = (place.subscription_id, place.resource_group, place.workspace_name)
+    return f" --workspace {'/'.join(map(str, names))}" if all(names) else ""
+
+
+def _train(run: FineTuneRun, left: _Leftovers, *, wait: bool) -> None:
+    from phift.views import show_plan, show_report
+
     report = run.check()
     if report.ok:
-        show_report(console, report)
-        show_plan(console, run.plan)
-    result = run.execute()  # shows the report itself where an error stands in the way
-    click.echo(f"model    {result.model.name} version {result.model.version}")
-    click.echo(f"endpoint {result.endpoint.name} at {result.endpoint.scoring_uri}")
+        show_report(_console(), report)
+        show_plan(_console(), run.plan)
+    job = run.submit()  # shows the report itself where an error stands in the way
+    left.submitted(job.name)
+    click.echo(f"job      {job.name}{' (submitted before)' if job.existed else ''}")
+    if wait:
+        run.wait()
+        model = run.register()
+        click.echo(f"model    {model.name} version {model.version}")
+
+
+def _deploy(run: FineTuneRun, left: _Leftovers, ask: tuple[str, ...], cleanup: str) -> None:
+    """Deploy the model; where there is something to ask, for as long as that takes."""
     if not ask:
-        click.echo(f"It costs money until you delete it: phift cleanup {config}")
+        endpoint = run.deploy()
+        click.echo(f"endpoint {endpoint.name} at {endpoint.scoring_uri}")
+        click.echo(f"It costs money until you delete it: {cleanup}")
         return
-    with result.endpoint as endpoint:
+    with run.deploy() as endpoint:
         for question in ask:
             click.echo(f"{question}\n  {endpoint.chat(question)}")
+    _say(left.lines(interrupted=False))
+
+
+def _tell_of_earlier(run: FineTuneRun) -> None:
+    """Warn of endpoints that earlier runs of this configuration left up."""
+    for each in run.earlier_endpoints():
+        click.echo(f"still up and costs money: endpoint {each}, of an earlier run of this configuration", err=True)
 
 
 @main.command()
@@ -156,15 +341,48 @@ def prepare(config: Path, row: int | None, split: str) -> None:
 
 
 @main.command()
-@_CONFIG
+@click.argument("target", metavar="CONFIG|JOB|ENDPOINT")
+@_WORKSPACE
 @_reports_errors
-def cleanup(config: Path) -> None:
-    """Delete the run's endpoint; its job and its model stay."""
-    from phift.config import RunConfig
-    from phift.run import FineTuneRun
+def cleanup(target: str, workspace: str | None) -> None:
+    """Delete the endpoints of a run, by its configuration, its job's name or an endpoint's; job and model stay.
+
+    Exits 1, and names it, if an endpoint of this run or of an earlier one of this configuration is still up.
+    """
+    from phift.clients import connect
+    from phift.run import remove_endpoints_of
     from phift.views import EventPrinter
 
-    FineTuneRun(RunConfig.from_yaml(config), on_event=EventPrinter(_console())).cleanup()
+    if _is_config(target):
+        run, left = _open(Path(target), "cleanup")
+        option, done = left.workspace, run.cleanup()
+    else:
+        option = f" --workspace {workspace}" if workspace else ""
+        done = remove_endpoints_of(connect(workspace=workspace), target, on_event=EventPrinter(_console()))
+    if not done.deleted:
+        click.echo("There was no endpoint to delete.")
+    for each in done.left:
+        click.echo(f"still up and costs money: endpoint {each}; to delete it:", err=True)
+        click.echo(f"  phift cleanup {each.name}{option}", err=True)
+    sys.exit(1 if done.left else 0)
+
+
+def _is_config(target: str) -> bool:
+    return target.endswith((".yaml", ".yml")) or Path(target).is_file()
+
+
+@main.command()
+@_WORKSPACE
+@_reports_errors
+def endpoints(workspace: str | None) -> None:
+    """List what phift has deployed in a workspace, with its job, age and traffic; each of them costs money."""
+    from phift.clients import connect
+    from phift.endpoint_list import deployed_endpoints, deployments_of
+    from phift.views import show_endpoints
+
+    clients = connect(workspace=workspace)
+    found = deployed_endpoints(clients)
+    show_endpoints(_console(), [(each, deployments_of(clients, each.name)) for each in found])
 
 
 @main.command()
@@ -287,3 +505,23 @@ def config(folder: Path | None) -> None:
     from phift.local import LocalWorkspace
 
     click.echo(json.dumps(LocalWorkspace(folder).connection().config(), indent=2))
+
+
+def program() -> None:
+    """Run the command line as a process of its own.
+
+    An interruption ends it at once: Python would wait for threads of the SDK that talk to the network.
+    """
+    try:
+        main()
+    except SystemExit as end:
+        if end.code == INTERRUPTED:
+            with suppress(OSError):
+                sys.stdout.flush()
+                sys.stderr.flush()
+            os._exit(INTERRUPTED)
+        raise
+
+
+if __name__ == "__main__":
+    program()

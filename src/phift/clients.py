@@ -6,12 +6,14 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
-from phift.config import AzureWorkspace, RunConfig
+from phift.config import AzureWorkspace, LocalWorkspaceFolder, RunConfig, read_workspace
 from phift.errors import AuthenticationError, ConfigError, azure_errors
 from phift.rest import Rest
 
@@ -45,12 +47,15 @@ _VARIABLES = {
 class Clients:
     """Everything a run talks to; a test hands in fakes.
 
+    One of these may be shared by all threads of a process, and by several runs.
+
     - **workspace**: an ``MLClient`` of the workspace.
     - **registry**: an ``MLClient`` of the registry that holds the foundation model.
     - **component_registry**: the one that holds the component; often the same.
     - **rest**: plain JSON calls, see `phift.rest.Rest`.
     - **registry_discovery**: where registries are looked up, a URL ending in a slash.
     - **poll_seconds**: how long to wait between two looks at a job or a deployment.
+    - **patience_seconds**: how long a wait puts up with a service that does not answer, in seconds.
     """
 
     workspace: MLClient = field(repr=False)
@@ -59,20 +64,52 @@ class Clients:
     rest: Rest = field(repr=False)
     registry_discovery: str
     poll_seconds: float = 15.0
+    patience_seconds: float = 600.0
 
 
-def connect(config: RunConfig) -> Clients:
-    """Return clients for the workspace and the registries that ``config`` names.
+def connect(
+    config: RunConfig | None = None,
+    *,
+    workspace: Any = None,
+    credential: str | TokenCredential = "default",
+    registry: str = "azureml",
+) -> Clients:
+    """Return clients for the workspace and the registries that ``config`` names, or for a workspace without one.
+
+        clients = connect(workspace="<subscription id>/<resource group>/<workspace>")
+        run = FineTuneRun.attach("phift-phi-4-5f2c9d0e7a31", clients)
+
+    The clients may be shared by threads; see `Clients`.
+
+    - **workspace**: as in `RunConfig`; left out, it comes from the environment or ``config.json``.
+    - **credential**: ``default``, ``browser``, ``device_code``, or any token credential of azure-identity's kind.
+    - **registry**: where foundation models and the component are looked up, at the first use.
 
     Raises `phift.errors.ConfigError` where the workspace is not fully named, `phift.errors.LocalWorkspaceNotRunning`
     where a local one is meant and none runs, and `phift.errors.AuthenticationError` where no credential works.
     """
-    if isinstance(config.workspace, AzureWorkspace):
-        return _connect_azure(config, config.workspace)
-    return _connect_local(config, config.workspace.local)
+    if config is None:
+        return _connect(read_workspace(workspace), credential, registry, registry)
+    if workspace is not None:
+        what = "Clients are for a configuration or for a workspace, not for both."
+        raise ConfigError(what, where="connect", fix="leave one of them out")
+    return _connect(config.workspace, config.credential, config.model.registry, config.component.registry)
 
 
-def _connect_azure(config: RunConfig, workspace: AzureWorkspace) -> Clients:
+def _connect(
+    workspace: AzureWorkspace | LocalWorkspaceFolder,
+    credential: str | TokenCredential,
+    registry: str,
+    component_registry: str,
+) -> Clients:
+    if isinstance(workspace, AzureWorkspace):
+        return _connect_azure(workspace, credential, registry, component_registry)
+    return _connect_local(workspace.local, registry, component_registry)
+
+
+def _connect_azure(
+    workspace: AzureWorkspace, kind: str | TokenCredential, registry: str, component_registry: str
+) -> Clients:
     cloud = os.environ.get(_CLOUD, "AzureCloud")
     if cloud not in _CLOUDS:
         what = f"This process already talks to the cloud {cloud}, and the Azure ML SDK knows one cloud a process."
@@ -80,14 +117,15 @@ def _connect_azure(config: RunConfig, workspace: AzureWorkspace) -> Clients:
         raise ConfigError(what, where="workspace", fix=fix)
     where = workspace_address(workspace)
     scope, discovery = _CLOUDS[cloud]
-    credential = _credential(config.credential)
+    credential = _credential(kind) if isinstance(kind, str) else kind
     _check_credential(credential, scope)
     # Endpoints and computes send no Retry-After; the SDK then looks every 30 s (its poller's default).
     options = {"polling_interval": 10}
-    return _clients(config, credential, where, scope, discovery, options, poll_seconds=15.0)
+    names = (registry, component_registry)
+    return _clients(names, credential, where, scope, discovery, options, poll_seconds=15.0)
 
 
-def _connect_local(config: RunConfig, folder: Path | None) -> Clients:
+def _connect_local(folder: Path | None, registry: str, component_registry: str) -> Clients:
     from phift.local import LocalCredential, LocalWorkspace
     from phift.local.workspace import without_proxy
 
@@ -103,11 +141,12 @@ def _connect_local(config: RunConfig, folder: Path | None) -> Clients:
     where = (connection.subscription_id, connection.resource_group, connection.workspace_name)
     options = {"cloud": connection.cloud_name, "cloud_metadata": metadata, "polling_interval": 1}
     discovery = metadata["registry_discovery_endpoint"]
-    return _clients(config, LocalCredential(connection), where, scope, discovery, options, poll_seconds=1.0)
+    names = (registry, component_registry)
+    return _clients(names, LocalCredential(connection), where, scope, discovery, options, poll_seconds=1.0)
 
 
 def _clients(
-    config: RunConfig,
+    registries: tuple[str, str],
     credential: TokenCredential,
     workspace: tuple[str, str, str],
     scope: str,
@@ -122,18 +161,39 @@ def _clients(
     subscription, group, name = workspace
     with azure_errors(f"workspace {name}"):
         workspace_client = client(credential, subscription, group, name, **options)
-    registries: dict[str, MLClient] = {}
-    for registry in {config.model.registry, config.component.registry}:
-        with azure_errors(f"registry {registry}"):
-            registries[registry] = client(credential, registry_name=registry, **options)
+    made = {name: _LazyClient(partial(_registry, client, credential, name, options)) for name in set(registries)}
     return Clients(
         workspace=workspace_client,
-        registry=registries[config.model.registry],
-        component_registry=registries[config.component.registry],
+        registry=cast("MLClient", made[registries[0]]),
+        component_registry=cast("MLClient", made[registries[1]]),
         rest=Rest(credential, scope),
         registry_discovery=discovery,
         poll_seconds=poll_seconds,
     )
+
+
+def _registry(client: Any, credential: TokenCredential, name: str, options: Mapping[str, Any]) -> MLClient:
+    with azure_errors(f"registry {name}"):
+        made: MLClient = client(credential, registry_name=name, **options)
+        return made
+
+
+class _LazyClient:
+    """A registry's client, made at its first use.
+
+    The SDK asks for the registry when its client is made, and nobody who looks after a job or an endpoint needs it.
+    """
+
+    def __init__(self, make: Callable[[], MLClient]) -> None:
+        self._make = make
+        self._client: MLClient | None = None
+        self._lock = threading.Lock()
+
+    def __getattr__(self, name: str) -> Any:
+        with self._lock:
+            if self._client is None:
+                self._client = self._make()
+        return getattr(self._client, name)
 
 
 def _sdk_client() -> Any:

@@ -13,6 +13,7 @@ from pydantic import (
     Discriminator,
     Field,
     Tag,
+    TypeAdapter,
     ValidationError,
     model_validator,
 )
@@ -62,9 +63,18 @@ class LocalWorkspaceFolder(Section):
 
 
 def _workspace_from_text(value: Any) -> Any:
-    if isinstance(value, str) and value != "local":
-        raise ValueError("write `local`, or a mapping of subscription_id, resource_group and workspace_name")
-    return {"local": None} if value == "local" else value
+    if not isinstance(value, str):
+        return value
+    kind, _, folder = value.partition(":")
+    if kind == "local":
+        return {"local": folder or None}
+    names = value.split("/")
+    if len(names) != 3 or not all(names):
+        raise ValueError(
+            "write `local`, `local:<folder>`, `<subscription id>/<resource group>/<workspace>`, or a mapping of "
+            "subscription_id, resource_group and workspace_name"
+        )
+    return dict(zip(("subscription_id", "resource_group", "workspace_name"), names, strict=True))
 
 
 def _workspace_kind(value: Any) -> str:
@@ -138,6 +148,18 @@ Workspace = Annotated[
 ]
 
 
+def read_workspace(value: Any) -> AzureWorkspace | LocalWorkspaceFolder:
+    """Return the workspace that a value names as `RunConfig` takes it; None is named by the environment.
+
+    Raises `phift.errors.ConfigError` where it names none.
+    """
+    try:
+        read: AzureWorkspace | LocalWorkspaceFolder = TypeAdapter(Workspace).validate_python(value or {})
+    except ValidationError as error:
+        raise _config_error(error, "workspace") from None
+    return read
+
+
 class ProbeConfig(Section):
     """How long the service waits for the model to load before it gives the container up, in seconds.
 
@@ -173,7 +195,8 @@ class RunConfig(Section):
 
     ``RunConfig(...)`` and the loaders raise `phift.errors.ConfigError`, which lists every mistake with its place.
 
-    - **workspace**: ``"local"``, ``{"local": folder}``, or an Azure workspace; left out, it comes from the
+    - **workspace**: ``"local"``, ``"local:<folder>"``, an Azure workspace as a mapping or as
+      ``"<subscription id>/<resource group>/<workspace>"``; left out, it comes from the
       environment (``AZURE_SUBSCRIPTION_ID``, ``AZURE_RESOURCE_GROUP``, ``AZUREML_WORKSPACE_NAME``) or ``config.json``.
     - **parameters**: fine-tuning parameters; what is not given comes from the preset, then the model's tags, then the
       component.

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import hashlib
+import logging
+from collections.abc import Mapping
 from contextlib import suppress
+from datetime import UTC, datetime
 from typing import Any
 
+from phift.answers import listed, texts
 from phift.checks import Finding
 from phift.clients import Clients
 from phift.compute import size_findings, smallest_size
 from phift.config import DeploymentConfig
-from phift.endpoint import (
-    DeploymentEvent,
-    Endpoint,
-    OnEvent,
-    delete_endpoint,
-    ignore_event,
-    provisioning_state,
-    settled,
-)
+from phift.endpoint import Endpoint
 from phift.errors import (
     AuthenticationError,
     ComputeError,
@@ -26,12 +22,35 @@ from phift.errors import (
     DeploymentFailed,
     NotFound,
     PhiftError,
-    ServiceUnreachable,
     azure_errors,
     redact,
 )
+from phift.events import isolated
+from phift.jobs import JOB_TAG, FineTuneJob
 from phift.models import FoundationModel
-from phift.quiet import quiet_sdk
+from phift.quiet import quiet
+from phift.resource import (
+    DeploymentEvent,
+    OnEvent,
+    changed,
+    delete_endpoint,
+    for_certain,
+    provisioning_state,
+    settled,
+    still_up,
+)
+from phift.uses import EndpointUse, State, forget_uses
+
+logger = logging.getLogger(__name__)
+
+_LEAVING: frozenset[State] = frozenset({"leaving"})
+_NOT_AT_WORK: frozenset[State] = frozenset({"leaving", "kept"})
+
+SERVES = "phift.serves"
+"""The tag that says which model an endpoint was made for, in digits."""
+
+CREATED = "phift.created"
+"""The tag that says when an endpoint was made: ISO 8601, UTC, to the microsecond, so that no two calls share it."""
 
 
 def deployment_size(model: FoundationModel, config: DeploymentConfig) -> str | None:
@@ -69,89 +88,191 @@ def deploy_model(
     name: str,
     size: str,
     config: DeploymentConfig,
-    tags: Mapping[str, str],
+    job: FineTuneJob | None = None,
+    tags: Mapping[str, str] | None = None,
     on_event: OnEvent | None = None,
 ) -> Endpoint:
     """Deploy a model behind a key-protected endpoint with all traffic on it, once: a second call finds what is there.
 
-    If it fails or is interrupted, what this call made is deleted again.
+    If it fails or is interrupted, what this call made is deleted again, unless somebody else uses it by then. An
+    earlier deployment of the same run under another name is deleted once the new one has the traffic.
 
     - **model_id**: a registered model's id, or a registry model's.
     - **size**: VM size, see `instance_type`.
+    - **job**: whose model it is. An endpoint is found again by its job's name, or without one by its model, both of
+      which are among its tags; and by the job's tags it is known who else uses it.
+    - **tags**: more tags of the endpoint and the deployment.
 
-    Raises `phift.errors.DeploymentFailed` with the end of the container's log.
+    Raises `phift.errors.DeploymentFailed` with the end of the container's log, and `phift.errors.Conflict` where an
+    endpoint of that name is another model's.
     """
-    emit = on_event or ignore_event
-    made: list[str] = []
+    emit = isolated(on_event)
+    own = {**(tags or {}), SERVES: _serves(model_id), CREATED: _now(), **({JOB_TAG: job.name} if job else {})}
+    use = EndpointUse.begin(clients, job, name, lambda: emit(DeploymentEvent("waits", name))) if job else None
+    attempt = _Attempt(clients, name, config.deployment_name, use, emit)
     try:
-        with quiet_sdk():
-            _ensure_endpoint(clients, name, tags, made, emit)
-            _ensure_deployment(clients, name, model_id, size, config, made, emit)
-            _ensure_traffic(clients, name, config.deployment_name, emit)
-        endpoint = Endpoint(clients, name, config, emit)
-        emit(DeploymentEvent("ready", name))
+        attempt.ensure_endpoint(own)
+        attempt.ensure_deployment(_deployment(name, model_id, size, config, own))
+        attempt.ensure_traffic()
+        endpoint = Endpoint(clients, name, config, emit, existed="endpoint" not in attempt.made, use=use)
+        if use:
+            use.keep()
     except BaseException as error:
         tail = _log_tail(clients, name, config.deployment_name) if isinstance(error, PhiftError) else ""
-        left = _roll_back(clients, name, config.deployment_name, made, emit)
+        left = attempt.roll_back(interrupted=not isinstance(error, Exception))
         if isinstance(error, AuthenticationError | Conflict) or not isinstance(error, PhiftError):
             if left:
                 error.add_note(left)
             raise
-        fix = f"{f'{error.fix}; ' if error.fix else ''}the end of the container's log is in `log_tail`; "
-        fix += left or "what was made is deleted again"
+        undone = left or ("what was made is deleted again" if attempt.made else "what was there stays as it was")
+        fix = f"{f'{error.fix}; ' if error.fix else ''}the end of the container's log is in `log_tail`; {undone}"
         what = f"The deployment did not come up: {error.what}"
         raise DeploymentFailed(what, where=f"endpoint {name}", fix=fix, log_tail=tail) from error
+    emit(DeploymentEvent("ready", name))
+    if endpoint.existed:
+        _retire_others(clients, name, config.deployment_name, own, emit)
     return endpoint
 
 
-def _ensure_endpoint(clients: Clients, name: str, tags: Mapping[str, str], made: list[str], emit: OnEvent) -> None:
-    from azure.ai.ml.entities import ManagedOnlineEndpoint
+class _Attempt:
+    """One attempt to deploy, and what it made; not at all or as a whole.
 
-    existing = settled(clients, lambda: clients.workspace.online_endpoints.get(name), f"endpoint {name}")
-    if existing is not None:
-        _check_ours(existing, name, tags)
-        if provisioning_state(existing) == "succeeded":
-            return
-        delete_endpoint(clients, name, emit)
-    made.append("endpoint")
-    emit(DeploymentEvent("endpoint", name))
-    endpoint = ManagedOnlineEndpoint(name=name, auth_mode="key", tags=dict(tags))
-    endpoints = clients.workspace.online_endpoints
-    found = _finished(
-        clients,
-        lambda: endpoints.begin_create_or_update(endpoint).result(),
-        lambda: endpoints.get(name),
-        f"endpoint {name}",
-    )
-    if found is not None:
-        made.remove("endpoint")  # until it is known to be ours, and no longer than that
-        _check_ours(found, name, tags)
-        made.append("endpoint")
-        _check_succeeded(found, f"endpoint {name}")
-
-
-def _finished(
-    clients: Clients,
-    make: Callable[[], Any],
-    get: Callable[[], Any],
-    place: str,
-    right: Callable[[Any], bool] = lambda _found: True,
-) -> Any:
-    """Make or change something; where the answer was lost, wait for what is there and return it, else None.
-
-    azure-core sends a PUT again whose answer was lost, and the service refuses to change what it is making.
-
-    - **right**: whether what is there is what was to be; if it is not, the error stands.
+    - **made**: ``endpoint`` and ``deployment``, as far as this attempt made them.
     """
-    try:
+
+    def __init__(self, clients: Clients, name: str, deployment: str, use: EndpointUse | None, emit: OnEvent) -> None:
+        self.made: list[str] = []
+        self._clients, self._name, self._deployment, self._use, self._emit = clients, name, deployment, use, emit
+        self._place = f"endpoint {name}"
+        self._endpoints = quiet(clients.workspace.online_endpoints)
+        self._deployments = quiet(clients.workspace.online_deployments)
+        self._traffic_before: dict[str, int] | None = None
+
+    def ensure_endpoint(self, tags: Mapping[str, str]) -> None:
+        from azure.ai.ml.entities import ManagedOnlineEndpoint
+
+        name, place = self._name, self._place
+        existing = settled(self._clients, lambda: self._endpoints.get(name), place)
+        if existing is not None:
+            _check_ours(existing, name, tags)
+        if self._use:
+            self._use.found(exists=existing is not None)
+        if existing is not None:
+            if provisioning_state(existing) == "succeeded":
+                return
+            delete_endpoint(self._clients, name, self._emit)
+        self._made("endpoint")
+        self._emit(DeploymentEvent("endpoint", name))
+        endpoint = ManagedOnlineEndpoint(name=name, auth_mode="key", tags=dict(tags))
+        found = changed(
+            self._clients,
+            lambda: self._endpoints.begin_create_or_update(endpoint).result(),
+            lambda: self._endpoints.get(name),
+            place,
+        )
+        if found is not None:
+            self._unmade("endpoint")  # until it is known to be ours, and no longer than that
+            _check_ours(found, name, tags)
+            if texts(found.tags, "endpoint.tags").get(CREATED) == tags[CREATED]:
+                self._made("endpoint")
+            _check_succeeded(found, place)
+
+    def ensure_deployment(self, wanted: Any) -> None:
+        deployment, name = self._deployment, self._name
+        place = f"deployment {deployment} of endpoint {name}"
+        existing = settled(self._clients, lambda: self._deployments.get(deployment, name), place)
+        if existing is not None and provisioning_state(existing) == "succeeded" and _same(existing, wanted):
+            return
+        if existing is None:
+            self._made("deployment")
+        self._emit(DeploymentEvent("deployment", deployment))
+        changed(
+            self._clients,
+            lambda: self._deployments.begin_create_or_update(wanted).result(),
+            lambda: self._deployments.get(deployment, name),
+            place,
+            lambda found: _same(found, wanted),
+        )
         with azure_errors(place):
-            make()
-    except (Conflict, ServiceUnreachable):
-        found = settled(clients, get, place)
-        if found is None or not right(found):
+            found = self._deployments.get(deployment, name)
+        _check_succeeded(found, place)
+
+    def ensure_traffic(self) -> None:
+        wanted = {self._deployment: 100}
+        with azure_errors(self._place):
+            endpoint = self._endpoints.get(self._name)  # a fresh one: an old copy would send old traffic rules back
+        before = _traffic(endpoint)
+        if before == wanted:
+            return
+        self._emit(DeploymentEvent("traffic", self._name))
+        self._traffic_before = before
+        self._set_traffic(wanted)
+
+    def _set_traffic(self, wanted: dict[str, int]) -> None:
+        def send() -> None:
+            endpoint = self._endpoints.get(self._name)
+            endpoint.traffic = wanted
+            self._endpoints.begin_create_or_update(endpoint).result()
+
+        changed(
+            self._clients,
+            send,
+            lambda: self._endpoints.get(self._name),
+            self._place,
+            lambda found: _traffic(found) == wanted,
+        )
+
+    def _made(self, what: str) -> None:
+        self.made.append(what)
+        if self._use and what == "endpoint":
+            self._use.made = True
+
+    def _unmade(self, what: str) -> None:
+        self.made.remove(what)
+        if self._use and what == "endpoint":
+            self._use.made = False
+
+    def roll_back(self, *, interrupted: bool) -> str:
+        """Delete what this attempt made; returns what is to be said of what is left, else an empty text."""
+        use, whole = self._use, "endpoint" in self.made
+        # What is kept has other deployments than the one that was made here.
+        needed = use is not None and bool(self.made) and not use.is_last(but=_LEAVING if whole else _NOT_AT_WORK)
+        if not self.made or needed:
+            if use:
+                use.end(deleted=False)
+            return f"The endpoint {self._name} stays up and costs money: somebody else uses it." if needed else ""
+        self._emit(DeploymentEvent("rollback", self._name))
+        try:
+            undo = self._delete_endpoint if whole else self._withdraw_deployment
+            undo() if interrupted else for_certain(undo, self._name)
+        except (PhiftError, KeyboardInterrupt, SystemExit) as error:
+            if use:
+                use.leave_behind()
+            why = error.what if isinstance(error, PhiftError) else type(error).__name__
+            left = f"{still_up(self._name)} It could not be deleted ({why}); delete it: phift cleanup {self._name}"
+            if isinstance(error, PhiftError):
+                return left
+            if interrupted:
+                error.add_note(left)
             raise
-        return found
-    return None
+        if use:
+            use.end(deleted=whole)
+        return ""
+
+    def _delete_endpoint(self) -> None:
+        delete_endpoint(self._clients, self._name, self._emit)
+
+    def _withdraw_deployment(self) -> None:
+        """Give the traffic back and delete the deployment; the service deletes none that has live traffic."""
+        with suppress(NotFound), azure_errors(f"deployment {self._deployment} of endpoint {self._name}"):
+            if self._traffic_before is not None:
+                self._set_traffic(self._traffic_before)
+            self._deployments.begin_delete(self._deployment, self._name).result()
+
+
+def _traffic(endpoint: Any) -> dict[str, int]:
+    """Return the deployments that get traffic; the SDK gives the others with 0."""
+    return {str(name): share for name, share in dict(endpoint.traffic or {}).items() if share}
 
 
 def _check_succeeded(resource: Any, place: str) -> None:
@@ -162,59 +283,93 @@ def _check_succeeded(resource: Any, place: str) -> None:
 
 def _check_ours(endpoint: Any, name: str, tags: Mapping[str, str]) -> None:
     """Refuse to touch an endpoint that somebody else, or another run, made."""
-    found = {str(key): str(value) for key, value in (endpoint.tags or {}).items()}
-    if any(found.get(key) != value for key, value in tags.items()):
-        model = found.get("phift.model")
-        maker = f"for {model}" if model else "and phift did not make it"
-        what = f"There is an endpoint {name} already, {maker}."
-        fix = "set `deployment.endpoint_name` to another name, or delete that endpoint"
-        raise Conflict(what, where=f"endpoint {name}", fix=fix)
+    found = texts(endpoint.tags, "endpoint.tags")
+    told_by = JOB_TAG if JOB_TAG in tags or JOB_TAG in found else SERVES
+    if found.get(told_by) == tags.get(told_by):
+        return
+    model = found.get("phift.model")
+    maker = f"for {model}" if model else "of another run" if is_made_by_phift(found) else "and phift did not make it"
+    what = f"There is an endpoint {name} already, {maker}."
+    fix = "set `deployment.endpoint_name` to another name, or delete that endpoint"
+    raise Conflict(what, where=f"endpoint {name}", fix=fix)
 
 
-def remove_endpoint(clients: Clients, name: str, tags: Mapping[str, str], on_event: OnEvent | None = None) -> None:
-    """Delete an endpoint that has these tags; one that is not there is no error.
+def remove_endpoint(
+    clients: Clients, name: str, tags: Mapping[str, str] | None = None, on_event: OnEvent | None = None
+) -> bool:
+    """Delete an endpoint that phift made; returns whether there was one.
 
-    Raises `phift.errors.Conflict` where somebody else, or another run, made it.
+    - **tags**: what it must be tagged with besides, such as ``{"phift.job": job.name}``.
+
+    Raises `phift.errors.Conflict` where somebody else made it or it has not these tags, and what the service said,
+    with the news that the endpoint is still up, where it cannot be deleted.
     """
     place = f"endpoint {name}"
     existing = settled(clients, lambda: clients.workspace.online_endpoints.get(name), place)
     if existing is None:
+        return False
+    found = texts(existing.tags, "endpoint.tags")
+    if not is_made_by_phift(found) or any(found.get(key) != value for key, value in (tags or {}).items()):
+        model = found.get("phift.model")
+        maker = (
+            f"is for {model}" if model else "is of another run" if is_made_by_phift(found) else "phift did not make it"
+        )
+        what = f"The endpoint {name} is not deleted: {'it ' if maker.startswith('is') else ''}{maker}."
+        raise Conflict(what, where=place, fix="delete it in the studio if nobody needs it")
+    emit = isolated(on_event)
+    for_certain(lambda: delete_endpoint(clients, name, emit), name)
+    if JOB_TAG in found:
+        forget_uses(FineTuneJob(found[JOB_TAG], clients), name)
+    return True
+
+
+def is_made_by_phift(tags: Mapping[str, str]) -> bool:
+    """Whether an endpoint's tags are some that phift writes."""
+    return not {JOB_TAG, SERVES, "phift.model"}.isdisjoint(tags)
+
+
+def _retire_others(clients: Clients, name: str, deployment: str, own: Mapping[str, str], emit: OnEvent) -> None:
+    """Delete earlier deployments of the same run, which would go on costing money without traffic; tell of others.
+
+    It is no reason to fail: the new deployment serves.
+    """
+    deployments = quiet(clients.workspace.online_deployments)
+    place = f"deployments of endpoint {name}"
+    try:
+        with azure_errors(place):
+            found = [each for each in listed(deployments.list(name), place) if each.name != deployment]
+            traffic = _traffic(clients.workspace.online_endpoints.get(name)) if found else {}
+    except PhiftError as error:
+        logger.warning("Whether endpoint %s has other deployments, which cost money, is unknown: %s", name, error.what)
         return
-    _check_ours(existing, name, tags)
-    with quiet_sdk():
-        delete_endpoint(clients, name, on_event or ignore_event)
+    for other in found:
+        if other.name in traffic:
+            continue
+        tags = texts(other.tags, "deployment.tags")
+        if tags.get(SERVES) is None or tags.get(JOB_TAG) != own.get(JOB_TAG):
+            emit(DeploymentEvent("idle", other.name))
+            logger.warning("The deployment %s of endpoint %s has no traffic and costs money.", other.name, name)
+            continue
+        try:
+            with azure_errors(f"deployment {other.name} of endpoint {name}"):
+                deployments.begin_delete(other.name, name).result()
+            emit(DeploymentEvent("replaced", other.name))
+        except PhiftError as error:
+            emit(DeploymentEvent("idle", other.name))
+            message = "The deployment %s of endpoint %s could not be deleted and costs money: %s"
+            logger.warning(message, other.name, name, error.what)
 
 
-def _ensure_deployment(
-    clients: Clients,
-    name: str,
-    model_id: str,
-    size: str,
-    config: DeploymentConfig,
-    made: list[str],
-    emit: OnEvent,
-) -> None:
-    deployments = clients.workspace.online_deployments
-    place = f"deployment {config.deployment_name} of endpoint {name}"
-    existing = settled(clients, lambda: deployments.get(config.deployment_name, name), place)
-    wanted = _deployment(name, model_id, size, config)
-    if existing is not None and provisioning_state(existing) == "succeeded" and _same(existing, wanted):
-        return
-    if existing is None:
-        made.append("deployment")
-    emit(DeploymentEvent("deployment", config.deployment_name))
-    _finished(
-        clients,
-        lambda: deployments.begin_create_or_update(wanted).result(),
-        lambda: deployments.get(config.deployment_name, name),
-        place,
-        lambda found: _same(found, wanted),
-    )
-    with azure_errors(place):
-        _check_succeeded(deployments.get(config.deployment_name, name), place)
+def _serves(model_id: str) -> str:
+    """Return digits for a model's id, whose spelling the service may change; an id is too long for a tag."""
+    return hashlib.sha256(model_id.lower().removeprefix("azureml:").encode()).hexdigest()[:12]
 
 
-def _deployment(name: str, model_id: str, size: str, config: DeploymentConfig) -> Any:
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="microseconds")
+
+
+def _deployment(name: str, model_id: str, size: str, config: DeploymentConfig, tags: Mapping[str, str]) -> Any:
     from azure.ai.ml.entities import ManagedOnlineDeployment, OnlineRequestSettings, ProbeSettings
 
     def probe() -> Any:
@@ -229,6 +384,7 @@ def _deployment(name: str, model_id: str, size: str, config: DeploymentConfig) -
     return ManagedOnlineDeployment(
         name=config.deployment_name,
         endpoint_name=name,
+        tags=dict(tags),
         model=model_id,
         instance_type=size,
         instance_count=config.instance_count,
@@ -262,32 +418,6 @@ def _settings(deployment: Any) -> tuple[Any, ...]:
     )
 
 
-def _ensure_traffic(clients: Clients, name: str, deployment: str, emit: OnEvent) -> None:
-    endpoints = clients.workspace.online_endpoints
-    wanted = {deployment: 100}
-    with azure_errors(f"endpoint {name}"):
-        endpoint = endpoints.get(name)  # a fresh one: an old copy would send old traffic rules back
-        if dict(endpoint.traffic or {}) == wanted:
-            return
-    emit(DeploymentEvent("traffic", name))
-    endpoint.traffic = wanted
-    _finished(
-        clients,
-        lambda: endpoints.begin_create_or_update(endpoint).result(),
-        lambda: endpoints.get(name),
-        f"endpoint {name}",
-        lambda found: dict(found.traffic or {}) == wanted,
-    )
-
-
-def _withdraw_traffic(clients: Clients, name: str, deployment: str) -> None:
-    """Take a deployment out of the traffic rules; the service deletes none that has live traffic."""
-    endpoint = clients.workspace.online_endpoints.get(name)
-    if (endpoint.traffic or {}).get(deployment):
-        endpoint.traffic = {key: share for key, share in endpoint.traffic.items() if key != deployment}
-        clients.workspace.online_endpoints.begin_create_or_update(endpoint).result()
-
-
 def _log_tail(clients: Clients, name: str, deployment: str, lines: int = 50) -> str:
     """Return the end of both containers' logs, as far as the service has any."""
     tails = []
@@ -299,26 +429,3 @@ def _log_tail(clients: Clients, name: str, deployment: str, lines: int = 50) -> 
             )
             tails.append(f"--- {container}\n{logs}")
     return redact("\n".join(tails))
-
-
-def _roll_back(clients: Clients, name: str, deployment: str, made: Sequence[str], emit: OnEvent) -> str:
-    """Delete what this call made; returns what the user must do if that fails too, else an empty text."""
-    if not made:
-        return ""
-    emit(DeploymentEvent("rollback", name))
-    try:
-        with quiet_sdk():
-            if "endpoint" in made:
-                delete_endpoint(clients, name, emit)
-            else:
-                with suppress(NotFound), azure_errors(f"deployment {deployment} of endpoint {name}"):
-                    _withdraw_traffic(clients, name, deployment)
-                    clients.workspace.online_deployments.begin_delete(deployment, name).result()
-    except BaseException as error:
-        why = error.what if isinstance(error, PhiftError) else type(error).__name__
-        left = f"endpoint {name} could not be deleted ({why}): delete it by hand, it costs money"
-        if not isinstance(error, PhiftError):  # a second Ctrl-C
-            error.add_note(left)
-            raise
-        return left
-    return ""

@@ -2,76 +2,90 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
+from phift.answers import text
 from phift.clients import Clients
 from phift.config import DeploymentConfig
 from phift.errors import (
     AuthenticationError,
-    Conflict,
     DataError,
     NotFound,
     ScoringError,
     ServiceUnreachable,
     Throttled,
-    WaitTimeout,
     azure_errors,
 )
-from phift.quiet import quiet_sdk
+from phift.events import isolated
+from phift.resource import DeploymentEvent, OnEvent, delete_endpoint, for_certain
+from phift.uses import EndpointUse
 
 Message = Mapping[str, Any]
-_LONGEST_OPERATION = 3600.0  # seconds; the service gives an endpoint's operations 30 minutes
-# States in which a create or an update is still under way, as both kinds of resource name them.
-_UNDER_WAY = frozenset({"creating", "updating", "provisioning", "scaling", "deleting"})
-
-
-@dataclass(frozen=True)
-class DeploymentEvent:
-    """A stage of a deployment: ``endpoint``, ``deployment``, ``traffic``, ``ready``, ``rollback``, ``delete``."""
-
-    stage: str
-    name: str
-
-
-OnEvent = Callable[[DeploymentEvent], None]
-
-
-def ignore_event(_event: DeploymentEvent) -> None:
-    """Do nothing; what an event goes to where nobody listens."""
 
 
 class Endpoint:
-    """A deployed model; as a context manager it is deleted at the end of the block.
+    """A deployed model.
+
+    As a context manager it is deleted at the end of the block if it was made for it: what an earlier call left up on
+    purpose, and what another block still uses, stays; see `phift.uses`.
 
     - **name**: of the endpoint.
     - **scoring_uri**: where requests go.
+    - **existed**: whether `phift.deployment.deploy_model` found it instead of making it.
     """
 
-    def __init__(self, clients: Clients, name: str, config: DeploymentConfig, on_event: OnEvent | None = None) -> None:
+    def __init__(
+        self,
+        clients: Clients,
+        name: str,
+        config: DeploymentConfig,
+        on_event: OnEvent | None = None,
+        *,
+        existed: bool = True,
+        use: EndpointUse | None = None,
+    ) -> None:
         self.name = name
+        self.existed = existed
         self._clients = clients
         self._config = config
-        self._emit = on_event or ignore_event
+        self._emit = isolated(on_event)
+        self._use = use
         with azure_errors(f"endpoint {name}"):
-            self.scoring_uri = str(clients.workspace.online_endpoints.get(name).scoring_uri)
-            self._key = str(clients.workspace.online_endpoints.get_keys(name).primary_key)
+            found = clients.workspace.online_endpoints.get(name)
+            keys = clients.workspace.online_endpoints.get_keys(name)
+        self.scoring_uri = text(found.scoring_uri, "endpoint.scoring_uri")
+        self._key = text(keys.primary_key, "keys.primary_key")
         self._session = _session()
 
     def __repr__(self) -> str:
         return f"<Endpoint {self.name}>"
 
     def __enter__(self) -> Self:
+        if self._use:
+            self._use.enter()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.delete()
+        for_certain(self._leave, self.name)
+
+    def _leave(self) -> None:
+        use = self._use
+        try:
+            ends_here = use.is_last() if use else not self.existed
+            if ends_here:
+                delete_endpoint(self._clients, self.name, self._emit)
+            else:
+                self._emit(DeploymentEvent("stays", self.name))
+        except BaseException:
+            if use:
+                use.leave_behind()
+            raise
+        if use:
+            use.end(deleted=ends_here)
 
     def chat(
         self,
@@ -122,9 +136,13 @@ class Endpoint:
             raise ScoringError("The answer is no JSON.", where=place, status=response.status_code) from None
 
     def delete(self) -> None:
-        """Delete the endpoint with its deployments and wait until it is gone; twice does no harm."""
-        with quiet_sdk():
-            delete_endpoint(self._clients, self.name, self._emit)
+        """Delete the endpoint with its deployments and wait until it is gone, whoever made it; twice does no harm.
+
+        Raises what the service said, with the news that the endpoint is still up and costs money.
+        """
+        for_certain(lambda: delete_endpoint(self._clients, self.name, self._emit), self.name)
+        if self._use:
+            self._use.end(deleted=True)
 
 
 def _session() -> Any:
@@ -175,56 +193,17 @@ def answer_text(reply: Any, place: str = "endpoint") -> str:
     ``[{"0": text}]`` from the MLflow server, ``{"output": text}`` from the vLLM container, and OpenAI's
     ``choices``. The container answers ``{}`` or ``{"output": null}`` with status 200 when it failed inside.
     """
-    text: Any = None
+    said: Any = None
     if isinstance(reply, list) and reply:
         first = reply[0]
-        text = next(iter(first.values()), None) if isinstance(first, dict) else first
+        said = next(iter(first.values()), None) if isinstance(first, dict) else first
     elif isinstance(reply, dict):
-        text = reply.get("output")
+        said = reply.get("output")
         choices = reply.get("choices")
         if isinstance(choices, list) and choices and isinstance(choices[0], dict):
             message = choices[0].get("message")
-            text = message.get("content") if isinstance(message, dict) else None
-    if not isinstance(text, str):
+            said = message.get("content") if isinstance(message, dict) else None
+    if not isinstance(said, str):
         what = "The endpoint answered without a text, as its container does when it fails inside."
         raise ScoringError(what, where=place, fix="look at the deployment's log", status=200)
-    return text
-
-
-def settled(clients: Clients, get: Callable[[], Any], place: str) -> Any:
-    """Return a resource once no operation is under way on it, or None if there is none.
-
-    An earlier process may have been killed while Azure went on creating. Raises `phift.errors.WaitTimeout` after an
-    hour.
-    """
-    end = time.monotonic() + _LONGEST_OPERATION
-    while True:
-        try:
-            with azure_errors(place):
-                found = get()
-        except NotFound:
-            return None
-        if provisioning_state(found) not in _UNDER_WAY:
-            return found
-        if time.monotonic() > end:
-            what = f"An operation on it has been under way for an hour ({provisioning_state(found)})."
-            raise WaitTimeout(what, where=place, fix="look at it in the studio, and run again")
-        time.sleep(clients.poll_seconds)
-
-
-def provisioning_state(resource: Any) -> str:
-    """Return a resource's provisioning state in lower case; deployments hold it as an enumeration."""
-    state = resource.provisioning_state
-    return str(getattr(state, "value", state) or "").lower()
-
-
-def delete_endpoint(clients: Clients, name: str, emit: OnEvent) -> None:
-    """Delete an endpoint with its deployments and look that it is gone; one that is not there is no error."""
-    emit(DeploymentEvent("delete", name))
-    endpoints = clients.workspace.online_endpoints
-    with suppress(NotFound), azure_errors(f"endpoint {name}"):
-        endpoints.begin_delete(name).result()
-    left = settled(clients, lambda: endpoints.get(name), f"endpoint {name}")
-    if left is not None:
-        what = "The endpoint is still there after its deletion, and costs money."
-        raise Conflict(what, where=f"endpoint {name}", fix="delete it in the studio")
+    return said

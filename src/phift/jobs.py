@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal
 
+from phift.answers import listed, text, texts
 from phift.clients import Clients
 from phift.errors import (
     AuthenticationError,
+    Conflict,
     JobCanceled,
     JobFailed,
     NotFound,
@@ -20,20 +25,28 @@ from phift.errors import (
     WaitTimeout,
     azure_errors,
 )
+from phift.events import isolated
 from phift.pipeline import OUTPUT
-from phift.quiet import quiet_sdk
+from phift.quiet import quiet_uploads
 from phift.tracking import MetricPoint, Tracking
 
 if TYPE_CHECKING:
     import pandas as pd
     from azure.ai.ml.entities import PipelineJob
 
+logger = logging.getLogger(__name__)
+
 # The states a run can end in; `jobs.stream` of the SDK returns silently for all but Failed.
 ENDED = frozenset({"Completed", "Failed", "Canceled"})
+# What a model and an endpoint are tagged with: the name of the job they come from.
+JOB_TAG = "phift.job"
 # Before a node works on the job.
 _WAITING = frozenset({"NotStarted", "Queued", "Preparing", "Provisioning", "Starting"})
-# How long a wait of hours puts up with a service that does not answer, in seconds.
-_PATIENCE = 600.0
+_LONGEST_CANCELLATION = 600.0  # seconds
+_MOST_ATTEMPTS = 200
+# A property that no two submissions have in common: it tells whose job has the name.
+_SUBMISSION = "phift.submission"
+_WORTH_A_WORD = 10.0  # seconds of silence; a shorter one passes unnoticed
 _LIVE_METRICS = ("loss", "eval_loss")
 
 
@@ -50,11 +63,12 @@ class Step:
 class JobEvent:
     """Something that happened to a job since the last look.
 
-    - **status**: of the job, or of the step, for those kinds.
+    - **status**: of the job, or of the step, for those kinds; for ``unreachable``, which the service does not answer,
+      what went wrong.
     - **metric**: for ``kind="metric"``.
     """
 
-    kind: Literal["status", "step", "metric"]
+    kind: Literal["status", "step", "metric", "unreachable"]
     job: str
     status: str = ""
     step: str = ""
@@ -88,6 +102,7 @@ class FineTuneJob:
         self.existed = existed
         self._clients = clients
         self._tracking: Tracking | None = None
+        self._live_failed = False
 
     def __repr__(self) -> str:
         return f"<FineTuneJob {self.name}>"
@@ -104,7 +119,7 @@ class FineTuneJob:
             workspaces = self._clients.workspace.workspaces
             with azure_errors("workspace"):
                 uri = workspaces.get(self._clients.workspace.workspace_name).mlflow_tracking_uri
-            self._tracking = Tracking(self._clients.rest, str(uri))
+            self._tracking = Tracking(self._clients.rest, text(uri, "workspace.mlflow_tracking_uri"))
         return self._tracking
 
     def entity(self) -> Any:
@@ -114,7 +129,7 @@ class FineTuneJob:
 
     def status(self) -> str:
         """Return the job's status now."""
-        return _text(self.entity().status)
+        return text(self.entity().status, "job.status")
 
     def studio_url(self) -> str:
         """Return the address of the job's page, or an empty text where there is none."""
@@ -131,8 +146,12 @@ class FineTuneJob:
     def _children(self, run_id: str) -> tuple[Step, ...]:
         with azure_errors(f"job {run_id}"):
             # The SDK lists a child that it cannot read as None.
-            children = [job for job in self._clients.workspace.jobs.list(parent_job_name=run_id) if job is not None]
-        return tuple(Step(child.display_name or child.name, child.name, _text(child.status)) for child in children)
+            found = listed(self._clients.workspace.jobs.list(parent_job_name=run_id), f"steps of {run_id}")
+            children = [job for job in found if job is not None]
+        return tuple(
+            Step(text(child.display_name or child.name, "step.name"), child.name, text(child.status, "step.status"))
+            for child in children
+        )
 
     def follow(self, *, timeout: float | None = None, queue_timeout: float | None = None) -> Iterator[JobEvent]:
         """Yield what happens until the job has ended, however it ends.
@@ -140,25 +159,30 @@ class FineTuneJob:
         - **timeout**: seconds until `phift.errors.WaitTimeout`; the job goes on.
         - **queue_timeout**: the same, for the time until a node starts to work on it.
 
-        A service that does not answer is put up with for ten minutes, and a credential that is refused for one look:
-        azure-core has thrown an expired token away by then, and asks for another.
+        A service that does not answer is put up with for as long as the clients' ``patience_seconds`` say, and a
+        credential that is refused for one look: azure-core has thrown an expired token away by then, and asks for
+        another.
         """
         started = heard = time.monotonic()
-        seen, refused = _Look("", {}, {}), False
+        seen, refused, told = _Look("", {}, {}), False, False
         while True:
+            status, events = "", list[JobEvent]()
             try:
                 status = self.status()
                 # A look that fails half-way must not count as seen.
                 events, seen = self._changes(status, seen)
-                heard, refused = time.monotonic(), False
+                heard, refused, told = time.monotonic(), False, False
             except AuthenticationError:
                 if refused:
                     raise
-                status, events, refused = "", [], True
+                refused = True
             except ServiceError as error:
-                if not _passing(error) or time.monotonic() - heard > _PATIENCE:
+                silence = time.monotonic() - heard
+                if not _passing(error) or silence > self._clients.patience_seconds:
                     raise
-                status, events = "", []
+                status = ""
+                if silence > _WORTH_A_WORD and not told:
+                    events, told = [JobEvent(kind="unreachable", job=self.name, status=error.what)], True
             yield from events
             if status in ENDED:
                 return
@@ -175,15 +199,25 @@ class FineTuneJob:
             if before.steps.get(step.run_id) != step.status
         ]
         for name in _LIVE_METRICS if status not in _WAITING else ():
-            points = self.tracking.metric_history(self.name, name)
+            points = self._live(name)
             new = points[before.points.get(name, 0) :]
-            now.points[name] = len(points)
+            now.points[name] = max(len(points), before.points.get(name, 0))
             events += [JobEvent(kind="metric", job=self.name, metric=point) for point in new]
         if before.status != status:
             # The end comes after what led to it, everything else before what follows from it.
             event = JobEvent(kind="status", job=self.name, status=status)
             events = [*events, event] if status in ENDED else [event, *events]
         return events, now
+
+    def _live(self, name: str) -> list[MetricPoint]:
+        """Return a metric's points so far; none where they cannot be read, which is no reason to stop following."""
+        try:
+            return self.tracking.metric_history(self.name, name)
+        except PhiftError as error:
+            if not self._live_failed:
+                self._live_failed = True
+                logger.info("The metrics of the running job %s cannot be read: %s", self.name, error.what)
+            return []
 
     def _check_time(self, started: float, seen: _Look, timeout: float | None, queue_timeout: float | None) -> None:
         waited = time.monotonic() - started
@@ -207,9 +241,9 @@ class FineTuneJob:
         Ctrl-C detaches: the job goes on, and waiting again picks it up. Raises `phift.errors.JobFailed` with the
         failing step and the end of its log, `phift.errors.JobCanceled`, and `phift.errors.WaitTimeout`.
         """
+        tell = isolated(on_event)
         for event in self.follow(timeout=timeout, queue_timeout=queue_timeout):
-            if on_event is not None:
-                on_event(event)
+            tell(event)
         self.raise_for_end()
 
     def raise_for_end(self) -> None:
@@ -242,9 +276,9 @@ class FineTuneJob:
         """Cancel the job and wait until it has ended; one that has ended already stays as it is."""
         if self.status() in ENDED:
             return
-        with quiet_sdk(), azure_errors(f"job {self.name}"):
+        with azure_errors(f"job {self.name}"):
             self._clients.workspace.jobs.begin_cancel(self.name).result()
-        for _ in self.follow(timeout=_PATIENCE):
+        for _ in self.follow(timeout=_LONGEST_CANCELLATION):
             pass
 
     def metrics(self) -> pd.DataFrame:
@@ -272,58 +306,81 @@ def _readable(read: Callable[[], str]) -> str:
         return f"(it could not be read: {error.what})"
 
 
-def _text(status: Any) -> str:
-    """Return a status as text; the SDK gives some as members of an enumeration."""
-    return str(getattr(status, "value", status))
-
-
 def _passing(error: ServiceError) -> bool:
     """Whether waiting may help; a defect of the SDK or a refused request will not pass."""
     return isinstance(error, ServiceUnreachable | Throttled) or (error.status or 0) >= 500
 
 
+def list_jobs(clients: Clients, tag: str) -> list[Any]:
+    """Return the jobs that have a tag of this name, newest first, as the SDK's entities."""
+    with azure_errors("jobs"):
+        found = [job for job in listed(clients.workspace.jobs.list(tag=tag), "jobs") if job is not None]
+    return sorted(found, key=_created, reverse=True)
+
+
+def _created(job: Any) -> datetime:
+    made = getattr(job.creation_context, "created_at", None)
+    return made if isinstance(made, datetime) else datetime.min.replace(tzinfo=UTC)
+
+
 def find_job(clients: Clients, name: str) -> FineTuneJob | None:
     """Return the newest attempt of the job called ``name`` that is running or completed, or None."""
-    attempt, job = 1, None
-    while True:
-        candidate = FineTuneJob(_attempt_name(name, attempt), clients)
+    return _attempts(clients, name)[1]
+
+
+def _attempts(clients: Clients, name: str) -> tuple[str, FineTuneJob | None]:
+    """Return the first name of an attempt that no job has, and the newest attempt that is running or completed."""
+    job = None
+    for attempt in range(1, _MOST_ATTEMPTS + 1):
+        candidate = FineTuneJob(attempt_name(name, attempt), clients)
         try:
             status = candidate.status()
         except NotFound:
-            return job
+            return candidate.name, job
         if status not in {"Failed", "Canceled"}:
             job = candidate
-        attempt += 1
+    what = f"There are {_MOST_ATTEMPTS} attempts of this job already."
+    raise ServiceError(what, where=f"job {name}", fix="look at why they fail, and change the run")
+
+
+def attempt_name(name: str, attempt: int) -> str:
+    """Return the name of a job's attempt, counted from 1."""
+    return name if attempt == 1 else f"{name}-{attempt}"
 
 
 def submit_job(clients: Clients, job: PipelineJob, *, fresh: bool = False) -> FineTuneJob:
     """Submit a job under its name, once: the one that runs or has completed under that name is found instead.
 
     A job that failed or was cancelled keeps its name for ever, so the next attempt is called ``<name>-2`` and so on.
+    The attempt is chosen once: of two callers that choose the same one at the same time the slower one finds the
+    faster one's job.
 
     - **fresh**: submit a new attempt even if one is there.
     """
-    name = str(job.name)
-    if not fresh:
-        existing = find_job(clients, name)
-        if existing is not None:
-            return existing
-    job.name = _free_name(clients, name)
-    with quiet_sdk(), azure_errors(f"job {job.name}"):
-        clients.workspace.jobs.create_or_update(job)
-    return FineTuneJob(str(job.name), clients, existed=False)
+    free, existing = _attempts(clients, str(job.name))
+    if existing is not None and not fresh:
+        return existing
+    ticket = uuid.uuid4().hex
+    job.name, job.properties = free, {**(job.properties or {}), _SUBMISSION: ticket}
+    try:
+        with quiet_uploads(), azure_errors(f"job {free}"):
+            made = clients.workspace.jobs.create_or_update(job)
+    except ServiceError as error:
+        # A job's name used again with anything else in the body is 400 JobPropertyImmutable, and a property is never
+        # changed (azure-docs issue 122250; azure-ai-ml 1.35.2, _job_operations.py).
+        if not (isinstance(error, Conflict) or error.status == 400):
+            raise
+        return _winner(clients, free, job, error)
+    return FineTuneJob(free, clients, existed=texts(made.properties, "job.properties").get(_SUBMISSION) != ticket)
 
 
-def _free_name(clients: Clients, name: str) -> str:
-    attempt = 1
-    while True:
-        candidate = _attempt_name(name, attempt)
-        try:
-            FineTuneJob(candidate, clients).status()
-        except NotFound:
-            return candidate
-        attempt += 1
-
-
-def _attempt_name(name: str, attempt: int) -> str:
-    return name if attempt == 1 else f"{name}-{attempt}"
+def _winner(clients: Clients, name: str, job: PipelineJob, refused: ServiceError) -> FineTuneJob:
+    """Return the same job of another caller; raises the refusal where that is not what it was about."""
+    winner = FineTuneJob(name, clients)
+    try:
+        theirs = texts(winner.entity().tags, "job.tags")
+    except NotFound:
+        theirs = None
+    if theirs is None or theirs.get("phift.fingerprint") != texts(job.tags, "job.tags").get("phift.fingerprint"):
+        raise refused
+    return winner

@@ -5,10 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from phift.answers import text, texts
 from phift.clients import Clients
 from phift.errors import Conflict, NotFound, azure_errors
-from phift.jobs import FineTuneJob
+from phift.jobs import JOB_TAG, FineTuneJob
+
+if TYPE_CHECKING:
+    from azure.ai.ml.entities import Model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,9 +32,17 @@ class RegisteredModel:
 
 
 def register_model(
-    clients: Clients, job: FineTuneJob, *, name: str, version: str, tags: Mapping[str, str], description: str = ""
+    clients: Clients,
+    job: FineTuneJob,
+    *,
+    name: str,
+    version: str,
+    tags: Mapping[str, str] | None = None,
+    description: str = "",
 ) -> RegisteredModel:
-    """Register a completed job's model, once: a second call finds it.
+    """Register a completed job's model, once: a second call finds it, by the job's name in its tags.
+
+    - **tags**: more of them; ``phift.job`` is always the job's name.
 
     Raises `phift.errors.JobFailed` or `phift.errors.JobCanceled` for a job without a model, and
     `phift.errors.Conflict` where the name and version are taken by another job's model.
@@ -40,13 +53,9 @@ def register_model(
     job.raise_for_end()
     from azure.ai.ml.entities import Model
 
+    own = {**(tags or {}), JOB_TAG: job.name}
     model = Model(
-        path=job.model_path,
-        name=name,
-        version=version,
-        type="mlflow_model",
-        description=description,
-        tags=dict(tags),
+        path=job.model_path, name=name, version=version, type="mlflow_model", description=description, tags=own
     )
     try:
         with azure_errors(f"model {name}:{version}"):
@@ -56,7 +65,7 @@ def register_model(
         if existing is None:
             raise
         return existing
-    return RegisteredModel(name=made.name, version=str(made.version), id=str(made.id), tags=dict(tags), existed=False)
+    return _registered(made, own, existed=False)
 
 
 def _existing(clients: Clients, job: FineTuneJob, name: str, version: str) -> RegisteredModel | None:
@@ -65,12 +74,22 @@ def _existing(clients: Clients, job: FineTuneJob, name: str, version: str) -> Re
             found = clients.workspace.models.get(name, version=version)
     except NotFound:
         return None
-    tags = {str(key): str(value) for key, value in (found.tags or {}).items()}
-    if tags.get("phift.job") != job.name:
-        other = tags.get("phift.job", "elsewhere")
-        what = f"The version {version} of {name} does not come from this job but from {other}."
+    tags = texts(found.tags, "model.tags")
+    if tags.get(JOB_TAG) != job.name:
+        other = f"from {tags[JOB_TAG]}" if JOB_TAG in tags else "from elsewhere"
+        what = f"The version {version} of {name} does not come from this job but {other}."
         raise Conflict(what, where=f"model {name}", fix="set `registered_model_name` to another name")
-    return RegisteredModel(name=found.name, version=str(found.version), id=str(found.id), tags=tags, existed=True)
+    return _registered(found, tags, existed=True)
+
+
+def _registered(model: Model, tags: Mapping[str, str], *, existed: bool) -> RegisteredModel:
+    return RegisteredModel(
+        name=text(model.name, "model.name"),
+        version=text(model.version, "model.version"),
+        id=text(model.id, "model.id"),
+        tags=dict(tags),
+        existed=existed,
+    )
 
 
 def download_model(clients: Clients, model: RegisteredModel, folder: Path) -> Path:

@@ -2,35 +2,42 @@
 
 from __future__ import annotations
 
+import logging
+import threading
 from collections.abc import Callable, Collection, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
+from phift.answers import text
 from phift.assets import DataInAzure, DataInput, register_assets
 from phift.checks import CheckReport, Finding, findings_from
 from phift.clients import Clients, connect
 from phift.compute import ensure_cluster
-from phift.config import RunConfig
+from phift.config import DeploymentConfig, RunConfig
 from phift.conversation import Conversation
 from phift.data.split import SPLITS
 from phift.dataset import PreparedDataset, prepare_dataset
 from phift.deployment import deploy_model, instance_type, remove_endpoint
 from phift.endpoint import Endpoint
+from phift.endpoint_list import DeployedEndpoint, deployed_endpoints
 from phift.errors import CheckFailed, ConfigError, DataError, NotFound, PhiftError
-from phift.jobs import FineTuneJob, find_job, submit_job
+from phift.events import isolated
+from phift.jobs import JOB_TAG, FineTuneJob, find_job, list_jobs, submit_job
 from phift.parameters import Parameters, display_name
 from phift.pipeline import build_pipeline
 from phift.plan import Plan, digest, make_plan, slug
 from phift.preparation import DataOnCluster, source_code
+from phift.record import CONFIGURATION, SERIES, RunRecord, configuration_digest, data_is_named, series
 from phift.registration import RegisteredModel, register_model
 
 if TYPE_CHECKING:
     import pandas as pd
 
 OnEvent = Callable[[Any], None]
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,31 +50,89 @@ class RunResult:
     endpoint: Endpoint
 
 
+@dataclass(frozen=True, kw_only=True)
+class Cleanup:
+    """What `FineTuneRun.cleanup` did.
+
+    - **deleted**: names of endpoints that are gone.
+    - **left**: endpoints of earlier runs of this configuration, which are still up and cost money.
+    """
+
+    deleted: tuple[str, ...] = ()
+    left: tuple[DeployedEndpoint, ...] = ()
+
+    def __str__(self) -> str:
+        lines = [f"deleted endpoint {name}" for name in self.deleted] or ["There was no endpoint to delete."]
+        lines += [
+            f"still up and costs money: endpoint {each}; delete it: phift cleanup {each.name}" for each in self.left
+        ]
+        return "\n".join(lines)
+
+
 class FineTuneRun:
     """One fine-tuning run; every step is "get, else create", so running it again goes on where it stopped.
+
+    What comes after `submit` goes by the job, and asks neither the data nor the registry again: it works when a row was
+    added, a newer model published or the data moved away. `attach` goes on from a job's name alone.
+
+    One run may be used by several threads: `check`, `prepare` and `submit` wait for one another, and the other steps
+    are found or made once.
 
     - **config**: what to do.
     - **clients**: whom to talk to; left out, they are made from ``config`` when first needed.
     - **on_event**: called with what happens, a `phift.dataset.Progress`, `phift.jobs.JobEvent` or
-      `phift.endpoint.DeploymentEvent`.
+      `phift.resource.DeploymentEvent`. An error in it is logged once and changes nothing.
     """
 
     def __init__(self, config: RunConfig, clients: Clients | None = None, *, on_event: OnEvent | None = None) -> None:
-        self.config = config
+        self._begin(config, clients, on_event)
+
+    def _begin(self, config: RunConfig | None, clients: Clients | None, on_event: OnEvent | None) -> None:
+        self._config = config
         self._clients = clients
-        self._on_event = on_event or _ignore
+        self._on_event = isolated(on_event)
         self._plan: Plan | None = None
+        self._dataset: PreparedDataset | None = None
         self._job: FineTuneJob | None = None
+        self._record: RunRecord | None = None
+        self._lock, self._preparing = threading.RLock(), threading.Lock()
+
+    @classmethod
+    def attach(cls, job_name: str, clients: Clients, *, on_event: OnEvent | None = None) -> Self:
+        """Return the run of a job that phift submitted, from its name alone; see `phift.clients.connect`.
+
+        Its ``config`` is the one that was submitted. Raises `phift.errors.NotFound` where there is no such job, or
+        where phift did not submit it.
+        """
+        job = FineTuneJob(job_name, clients)
+        record = RunRecord.read(job.entity())
+        run = cls.__new__(cls)
+        run._begin(record.config(), clients, on_event)
+        run._job, run._record = job, record
+        return run
 
     def __repr__(self) -> str:
-        return f"<FineTuneRun of {self.config.model.name}>"
+        of = self._config.model.name if self._config else self._job
+        return f"<FineTuneRun of {of}>"
+
+    @property
+    def config(self) -> RunConfig:
+        """What to do.
+
+        Raises `phift.errors.ConfigError` for an attached run whose data came from Python.
+        """
+        if self._config is None:
+            what = "The configuration of this run cannot be made anew from its job: its rows came from Python."
+            raise ConfigError(what, where=f"{self._job}", fix="make a FineTuneRun of the configuration")
+        return self._config
 
     @property
     def clients(self) -> Clients:
         """The clients of this run; connects at the first use."""
-        if self._clients is None:
-            self._clients = connect(self.config)
-        return self._clients
+        with self._lock:
+            if self._clients is None:
+                self._clients = connect(self.config)
+            return self._clients
 
     @property
     def plan(self) -> Plan:
@@ -75,20 +140,17 @@ class FineTuneRun:
 
         Raises `phift.errors.CheckFailed` where something needed for the plan cannot be found.
         """
-        report = CheckReport(()) if self._plan else self.check()
-        if self._plan is None:
-            report.raise_for_errors()
-            raise CheckFailed("There is no plan.", where="check", fix="run check() and see its report")
-        return self._plan
+        with self._lock:
+            report = CheckReport(()) if self._plan else self.check()
+            if self._plan is None:
+                report.raise_for_errors()
+                raise CheckFailed("There is no plan.", where="check", fix="run check() and see its report")
+            return self._plan
 
     @property
     def parameters(self) -> Parameters:
         """Every fine-tuning parameter with its origin; ``run.parameters.explain()`` shows what overrode what."""
         return self.plan.parameters
-
-    @cached_property
-    def _dataset(self) -> PreparedDataset:
-        return prepare_dataset(self.config.data, self.config.work_dir / "data", on_progress=self._on_event)
 
     def prepare(self) -> PreparedDataset:
         """Read, check, split and write the data; see `phift.dataset.prepare_dataset`.
@@ -103,7 +165,11 @@ class FineTuneRun:
             what = "The data lies in Azure and is used there, so nothing is prepared on this machine."
             fix = "see `run.plan.dataset` for what is used; to have rows read, give files or a Hugging Face id"
             raise ConfigError(what, where="data.train", fix=fix)
-        return self._dataset
+        with self._preparing:
+            if self._dataset is None:
+                folder = self.config.work_dir / "data"
+                self._dataset = prepare_dataset(self.config.data, folder, on_progress=self._on_event)
+            return self._dataset
 
     def conversation(self, number: int, split: str = "train") -> Conversation:
         """Return a row of the prepared data as the model sees it, with the tokens marked that are trained on.
@@ -123,8 +189,9 @@ class FineTuneRun:
             clients = self.clients
         except PhiftError as error:
             return CheckReport.of([*findings_from(error, "workspace"), *self._data_findings()])
-        self._plan, report = make_plan(self.config, clients, self.prepare, self._on_event)
-        return report
+        with self._lock:
+            self._plan, report = make_plan(self.config, clients, self.prepare, self._on_event)
+            return report
 
     def _data_findings(self) -> list[Finding]:
         """Return what there is to say of the data, which needs nobody's credentials where it lies on this machine."""
@@ -143,19 +210,21 @@ class FineTuneRun:
 
         Raises `phift.errors.CheckFailed` while an error finding stands.
         """
-        report = self.check()
-        # A job that is there already costs nothing more; by now its own nodes may have used up the quota.
-        existing = find_job(self.clients, self._plan.job_name) if self._plan and not fresh else None
-        if existing is None:
-            report.raise_for_errors(ignore)
-            plan = self.plan
-            data = self._inputs(plan)
-            ensure_cluster(self.clients, self.config.compute, plan.target)
-            on_cluster = isinstance(plan.dataset, DataOnCluster)
-            with source_code() if on_cluster else nullcontext() as code:
-                existing = submit_job(self.clients, self._pipeline(plan, data, code), fresh=fresh)
-        self._job = existing
-        return existing
+        with self._lock:
+            report = self.check()
+            # A job that is there already costs nothing more; by now its own nodes may have used up the quota.
+            existing = find_job(self.clients, self._plan.job_name) if self._plan and not fresh else None
+            if existing is None:
+                report.raise_for_errors(ignore)
+                plan = self.plan
+                record = RunRecord.of(self.config, plan)
+                data = self._inputs(plan)
+                ensure_cluster(self.clients, self.config.compute, plan.target)
+                on_cluster = isinstance(plan.dataset, DataOnCluster)
+                with source_code() if on_cluster else nullcontext() as code:
+                    existing = submit_job(self.clients, self._pipeline(plan, record, data, code), fresh=fresh)
+            self._job, self._record = existing, None
+            return existing
 
     def _inputs(self, plan: Plan) -> Mapping[str, DataInput] | DataOnCluster:
         """Return the job's data, uploaded and registered where it is not in Azure yet."""
@@ -166,7 +235,9 @@ class FineTuneRun:
             return dataset.inputs
         return register_assets(self.clients, dataset, self.config.data.asset_name or slug(dataset.name))
 
-    def _pipeline(self, plan: Plan, data: Mapping[str, DataInput] | DataOnCluster, code: Path | None) -> Any:
+    def _pipeline(
+        self, plan: Plan, record: RunRecord, data: Mapping[str, DataInput] | DataOnCluster, code: Path | None
+    ) -> Any:
         return build_pipeline(
             plan.component,
             model_id=plan.model.id,
@@ -175,34 +246,57 @@ class FineTuneRun:
             name=plan.job_name,
             display_name=display_name(plan.model.name, plan.dataset.name, plan.parameters, plan.target),
             experiment=self.config.experiment,
-            tags=self._lineage(plan),
+            tags=record.tags,
+            properties=record.properties,
             force_rerun=self.config.force_rerun,
             continue_on_step_failure=self.config.continue_on_step_failure,
             code=code,
         )
 
-    def _lineage(self, plan: Plan) -> dict[str, str]:
-        """Return where the model comes from, as tags."""
-        parameters = {f"phift.parameter.{name}": str(plan.parameters.get(name)) for name in self.config.parameters}
-        return {
-            "phift.fingerprint": plan.fingerprint,
-            "phift.base_model": plan.model.id,
-            "phift.component": f"{self.config.component.registry}/{plan.component.name}:{plan.component.version}",
-            "phift.data": plan.dataset.content_hash,
-            **parameters,
-        }
-
     @property
     def job(self) -> FineTuneJob:
         """The job of this run, submitted now or before.
 
-        Raises `phift.errors.NotFound` where it was never submitted.
+        Where this process did not submit it, it is the newest one of this very configuration, whatever has become of
+        the data and the registry since; or else, with a warning in the log, the only one of its series: the same
+        experiment, foundation model and name of the training data. Raises `phift.errors.NotFound` where it was never
+        submitted, or where only the user can say which one is meant.
         """
-        if self._job is None:
-            self._job = find_job(self.clients, self.plan.job_name)
-        if self._job is None:
-            raise NotFound("This run has not been submitted.", where=self.plan.job_name, fix="call submit() first")
-        return self._job
+        with self._lock:
+            if self._job is None:
+                self._job = self._find_job()
+            return self._job
+
+    def _find_job(self) -> FineTuneJob:
+        config = self.config
+        found = [(job, RunRecord.read(job)) for job in list_jobs(self.clients, f"{SERIES}.{series(config)}")]
+        exact = [(job, record) for job, record in found if record.configuration_digest == configuration_digest(config)]
+        runs = {record.fingerprint for _, record in exact or found}
+        if not found:
+            older = find_job(self.clients, self._plan.job_name) if self._plan else None
+            if older:
+                return older
+            fix = "call submit() first, or attach to a job by its name: FineTuneRun.attach(name, clients)"
+            raise NotFound("This run has not been submitted.", where=repr(self), fix=fix)
+        # Rows from Python have no name, so that equal configurations may mean other rows.
+        if len(runs) > 1 and not (exact and data_is_named(config)):
+            names = ", ".join(str(job.name) for job, _ in exact or found)
+            what = f"This run has not been submitted as it stands, and there are several that it may be about: {names}."
+            raise NotFound(what, where=repr(self), fix="FineTuneRun.attach(name, clients) takes the one you mean")
+        job, record = (exact or found)[0]
+        newest = find_job(self.clients, job.name.partition(record.fingerprint)[0] + record.fingerprint)
+        if not exact:
+            message = "This configuration has not been submitted as it stands; going on with job %s of an earlier one."
+            logger.warning(message, newest.name if newest else job.name)
+        return newest or FineTuneJob(job.name, self.clients)
+
+    @property
+    def record(self) -> RunRecord:
+        """What was submitted, as it is kept with the job."""
+        with self._lock:
+            if self._record is None:
+                self._record = RunRecord.read(self.job.entity())
+            return self._record
 
     def wait(self, *, timeout: float | None = None, queue_timeout: float | None = None) -> None:
         """Wait until the job has completed; see `phift.jobs.FineTuneJob.wait`."""
@@ -214,33 +308,45 @@ class FineTuneRun:
 
     def register(self) -> RegisteredModel:
         """Register the completed job's model, once."""
-        plan, job = self.plan, self.job
+        job, record = self.job, self.record
+        attempt = job.name.rpartition(record.fingerprint)[2]
         return register_model(
             self.clients,
             job,
-            name=self.config.registered_model_name or f"{slug(plan.model.name)}-finetuned",
-            version=plan.fingerprint + job.name.removeprefix(plan.job_name),
-            tags={**self._lineage(plan), "phift.job": job.name},
-            description=f"{plan.model.name} version {plan.model.version}, fine-tuned on {plan.dataset.name}.",
+            name=(self._config and self._config.registered_model_name) or record.model_name,
+            version=record.fingerprint + attempt,
+            tags=record.lineage,
+            description=f"{record.model.name} version {record.model.version}, fine-tuned on {record.data_name}.",
         )
 
     def deploy(self) -> Endpoint:
-        """Deploy the registered model; as a context manager the endpoint is deleted at the end of the block.
+        """Deploy the registered model; as a context manager it is deleted at the end of the block.
 
-        Raises `phift.errors.ComputeError` before anything is made where the model's inference allow-list does not
-        have the VM size, and `phift.errors.DeploymentFailed` after what was made is deleted again.
+        What an earlier call left up on purpose, and what somebody else uses, is not: see `phift.uses`. Raises
+        `phift.errors.ComputeError` before anything is made where the model's inference allow-list does not have the VM
+        size, and `phift.errors.DeploymentFailed` after what was made is deleted again.
         """
-        size = instance_type(self.plan.model, self.config.deployment)
+        record = self.record
+        size = instance_type(record.model, self._deployment)
         model = self.register()
         return deploy_model(
             self.clients,
             model_id=model.id,
             name=self.endpoint_name,
             size=size,
-            config=self.config.deployment,
-            tags={"phift.model": f"{model.name}:{model.version}", "phift.job": self.job.name},
+            config=self._deployment,
+            job=self.job,
+            tags={
+                "phift.model": f"{model.name}:{model.version}",
+                SERIES: record.series,
+                CONFIGURATION: record.configuration_digest,
+            },
             on_event=self._on_event,
         )
+
+    @property
+    def _deployment(self) -> DeploymentConfig:
+        return self._config.deployment if self._config else self.record.deployment
 
     @property
     def endpoint_name(self) -> str:
@@ -248,11 +354,12 @@ class FineTuneRun:
 
         Names are shared by a whole region, so the workspace is in the hash.
         """
-        if self.config.deployment.endpoint_name:
-            return self.config.deployment.endpoint_name
+        if self._deployment.endpoint_name:
+            return self._deployment.endpoint_name
         workspace = self.clients.workspace
-        parts = [workspace.subscription_id, workspace.resource_group_name, workspace.workspace_name, self.job.name]
-        return f"phift-{digest(parts)}"
+        place = {key: getattr(workspace, key) for key in ("subscription_id", "resource_group_name", "workspace_name")}
+        parts = [text(value, f"workspace.{key}") for key, value in place.items()]
+        return f"phift-{digest([*parts, self.job.name])}"
 
     def execute(self) -> RunResult:
         """Do all of it: check, prepare, submit, wait, metrics, register, deploy.
@@ -265,17 +372,64 @@ class FineTuneRun:
         model = self.register()
         return RunResult(job=job, metrics=metrics, model=model, endpoint=self.deploy())
 
-    def cleanup(self) -> None:
-        """Delete this run's endpoint; its job and model stay. Without an endpoint there is nothing to do.
+    def cleanup(self) -> Cleanup:
+        """Delete this run's endpoints, found by their tags; its job and model stay.
 
-        Raises `phift.errors.Conflict` where an endpoint of that name is somebody else's.
+        Where this configuration was never submitted as it stands, it is the endpoint of the only earlier run of its
+        series that has one. Raises what the service said, with the news that the endpoint is still up, where one cannot
+        be deleted.
         """
+        there = deployed_endpoints(self.clients)
+        related = [each for each in there if each.series == self._series]
         try:
-            name, tags = self.endpoint_name, {"phift.job": self.job.name}
-        except NotFound:  # it was never submitted, so there is no endpoint either
-            return
-        remove_endpoint(self.clients, name, tags, self._on_event)
+            jobs = {self.job.name}
+        except NotFound:  # never submitted as it stands: what is there decides
+            jobs = {each.job for each in related} if len({each.job for each in related}) == 1 else set()
+        left = tuple(each for each in related if each.job not in jobs)
+        return _remove(self.clients, [each for each in there if each.job in jobs], left, self._on_event)
+
+    def earlier_endpoints(self) -> tuple[DeployedEndpoint, ...]:
+        """Return the endpoints that earlier runs of this configuration left up, and that cost money."""
+        found = deployed_endpoints(self.clients)
+        return tuple(each for each in found if each.series == self._series and each.job != self.job.name)
+
+    @property
+    def _series(self) -> str:
+        return series(self._config) if self._config else self.record.series
 
 
-def _ignore(_event: Any) -> None:
-    pass
+def remove_endpoints_of(clients: Clients, name: str, *, on_event: OnEvent | None = None) -> Cleanup:
+    """Delete an endpoint that phift made, or those of a job, by name.
+
+    Raises `phift.errors.NotFound` where phift has neither deployed an endpoint of this name nor submitted such a job,
+    and what the service said, with the news that the endpoint is still up, where one cannot be deleted.
+    """
+    there = deployed_endpoints(clients)
+    found = [each for each in there if each.name == name] or [each for each in there if each.job == name]
+    if not found:
+        try:
+            RunRecord.read(FineTuneJob(name, clients).entity())
+        except NotFound:
+            deployed = ", ".join(each.name for each in there) or "none"
+            what = f"There is neither an endpoint {name} that phift made nor a job {name} that it submitted."
+            fix = f"check the name and the workspace; endpoints that phift made here: {deployed}"
+            raise NotFound(what, where=f"workspace {clients.workspace.workspace_name}", fix=fix) from None
+    return _remove(clients, found, (), isolated(on_event))
+
+
+def _remove(
+    clients: Clients, endpoints: Collection[DeployedEndpoint], left: tuple[DeployedEndpoint, ...], emit: OnEvent
+) -> Cleanup:
+    """Delete all of them that can be deleted; raises the first refusal, which the others' notes follow."""
+    errors: list[PhiftError] = []
+    for each in endpoints:
+        try:
+            remove_endpoint(clients, each.name, {JOB_TAG: each.job} if each.job else None, emit)
+        except PhiftError as error:
+            errors.append(error)
+    if errors:
+        first, *others = errors
+        for other in others:
+            first.add_note(str(other))
+        raise first
+    return Cleanup(deleted=tuple(each.name for each in endpoints), left=left)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from phift.errors import redact
+from phift.errors import NotFound, redact
 from phift.rest import Rest
 
 _PAGE = 5_000  # points a page; MLflow's own limit is 25,000
@@ -56,6 +57,21 @@ class Tracking:
             if not token:
                 return points
             query = {**query, "page_token": token}
+
+    def tags(self, run_id: str) -> dict[str, str]:
+        """Return a run's tags."""
+        run = self._rest.get(f"{self._mlflow}/runs/get", {"run_id": run_id})
+        tags = run.get("run", {}).get("data", {}).get("tags", [])
+        return {str(tag["key"]): str(tag.get("value", "")) for tag in tags}
+
+    def set_tag(self, run_id: str, key: str, value: str) -> None:
+        """Write one tag of a run; the others stay as they are."""
+        self._rest.post(f"{self._mlflow}/runs/set-tag", {"run_id": run_id, "key": key, "value": value})
+
+    def delete_tag(self, run_id: str, key: str) -> None:
+        """Take one tag of a run away; one that is not there is no error."""
+        with suppress(NotFound):
+            self._rest.post(f"{self._mlflow}/runs/delete-tag", {"run_id": run_id, "key": key})
 
     def error(self, run_id: str) -> str:
         """Return what the service says went wrong in a run, or an empty text."""

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 from rich.table import Table
@@ -13,20 +16,26 @@ from rich.table import Table
 from phift.assets import DataInAzure
 from phift.checks import CheckReport
 from phift.dataset import Progress
-from phift.endpoint import DeploymentEvent
+from phift.endpoint_list import DeployedEndpoint
 from phift.jobs import JobEvent
 from phift.plan import Plan
 from phift.preparation import DataOnCluster
+from phift.resource import DeploymentEvent
 from phift.tokens import Counted
 
 _COLOURS = {"error": "bold red", "warning": "yellow", "note": "dim"}
 _STAGES = {
+    "waits": "waiting for somebody else who deploys or deletes it",
     "endpoint": "creating the endpoint",
     "deployment": "starting the model server",
     "traffic": "sending it all traffic",
     "ready": "ready",
+    "replaced": "deleted; another deployment took its place",
+    "idle": "has no traffic, and costs money",
     "rollback": "it failed; removing what was made",
     "delete": "deleting the endpoint",
+    "deleted": "deleted",
+    "stays": "stays up, and costs money: it was left up on purpose, or somebody else uses it",
 }
 _SECONDS_BETWEEN_LINES = 2.0
 
@@ -66,6 +75,30 @@ def show_plan(console: Console, plan: Plan) -> None:
     table.add_row("parameters", ", ".join(mine) or "all from the model and the component")
     table.add_row("job", plan.job_name)
     console.print(table)
+
+
+def show_endpoints(console: Console, found: Sequence[tuple[DeployedEndpoint, Mapping[str, str]]]) -> None:
+    """Print what is deployed in a workspace: endpoints with their deployments' instances."""
+    if not found:
+        console.print("phift has deployed nothing in this workspace.")
+        return
+    table = Table(box=None, pad_edge=False)
+    for column in ("endpoint", "job", "model", "age", "traffic"):
+        table.add_column(column, overflow="fold")
+    for each, deployments in found:
+        shares = [f"{name} {each.traffic.get(name, 0)} % ({instances})" for name, instances in deployments.items()]
+        row = (each.name, each.job or "-", each.model or "-", _age(each.age), "\n".join(shares) or "no deployment")
+        table.add_row(*map(escape, row))
+    console.print(table, highlight=False)
+
+
+def _age(age: timedelta | None) -> str:
+    """Return an age in its two largest units."""
+    if age is None:
+        return "unknown"
+    minutes = max(0, int(age.total_seconds() // 60))
+    hours, days = minutes // 60, minutes // (24 * 60)
+    return f"{days} d {hours % 24} h" if days else f"{hours} h {minutes % 60} min" if hours else f"{minutes} min"
 
 
 def _how_far(event: Progress | Counted) -> tuple[str, float, float]:
@@ -135,6 +168,8 @@ class EventPrinter:
             self._line(f"job {event.status}")
         elif event.kind == "step" and event.status != "NotStarted":
             self._line(f"step {event.step}: {event.status}")
+        elif event.kind == "unreachable":
+            self._line(f"no answer, asking again: {event.status}")
         elif event.metric is not None and (event.metric.name == "eval_loss" or self._due()):
             self._line(f"step {event.metric.step:>5}  {event.metric.name} {event.metric.value:.4f}")
 

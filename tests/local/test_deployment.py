@@ -11,8 +11,9 @@ from phift import RunConfig, connect
 from phift.clients import Clients
 from phift.config import DeploymentConfig
 from phift.deployment import deploy_model, remove_endpoint
-from phift.endpoint import DeploymentEvent, Endpoint
+from phift.endpoint import Endpoint
 from phift.errors import Conflict
+from phift.resource import DeploymentEvent
 
 pytestmark = pytest.mark.slow
 

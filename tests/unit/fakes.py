@@ -66,6 +66,7 @@ class FakeRest:
         self.system: Any = {}
         self.archived = False
         self.addresses: list[str] = []
+        self.tags: dict[str, dict[str, str]] = {}
         self._canned: list[tuple[tuple[str, ...], Any]] = []
 
     def on(self, answer: Any, *words: str) -> None:
@@ -91,9 +92,21 @@ class FakeRest:
             return DISCOVERY
         if "/models/" in url:
             return self._models(*url.partition("/models/")[2].split("/"))
-        return {"run": {"data": {}}} if url.endswith("/runs/get") else {}
+        tags = self.tags.get((params or {}).get("run_id", ""), {})
+        shown = [{"key": key, "value": value} for key, value in tags.items()]
+        return {"run": {"data": {"tags": shown}}} if url.endswith("/runs/get") else {}
 
     text = get
+
+    def post(self, url: str, body: dict[str, Any]) -> Any:
+        """Write and delete tags of runs, as MLflow's routes do."""
+        self.addresses.append(url)
+        tags = self.tags.setdefault(body["run_id"], {})
+        if url.endswith("/runs/set-tag"):
+            tags[body["key"]] = body["value"]
+        else:
+            tags.pop(body["key"], None)
+        return {}
 
     def _models(self, name: str, _versions: str, version: str | None = None) -> Any:
         found = [model for key, model in self.models.known.items() if key[0] == name and version in (None, key[1])]

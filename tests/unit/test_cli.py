@@ -136,8 +136,9 @@ def test_an_interrupt_says_how_to_go_on(fakes: Fakes, config: Path) -> None:
     fakes.workspace.record.fail("jobs.list", KeyboardInterrupt())
     result = invoke("run", config)
     assert result.exit_code == 130
-    assert "the same command goes on with it" in result.stderr
-    assert len(fakes.workspace.jobs.submitted) == 1
+    (job,) = fakes.workspace.jobs.submitted
+    said = f"The job {job.name} goes on; the same command goes on from here:\n  phift run {config}\n"
+    assert result.stderr.endswith(f"Interrupted.\n{said}")
 
 
 def test_a_termination_is_an_interrupt_so_that_blocks_clean_up(fakes: Fakes, config: Path, server: Script) -> None:

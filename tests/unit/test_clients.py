@@ -249,7 +249,7 @@ def test_a_process_that_talks_to_azure_cannot_turn_local(monkeypatch: pytest.Mon
 
 def test_clients_show_no_credentials() -> None:
     text = repr(Fakes().clients)
-    assert text == "Clients(registry_discovery='https://discovery.test/', poll_seconds=0)"
+    assert text == "Clients(registry_discovery='https://discovery.test/', poll_seconds=0, patience_seconds=600.0)"
 
 
 IMPORT = """

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -7,8 +8,9 @@ from azure.core.exceptions import IncompleteReadError, ServiceRequestError, Serv
 
 from phift.config import DeploymentConfig
 from phift.deployment import deploy_model, instance_findings, instance_type, remove_endpoint
-from phift.endpoint import DeploymentEvent, Endpoint
+from phift.endpoint import Endpoint
 from phift.errors import AuthenticationError, ComputeError, Conflict, DeploymentFailed, ServiceError
+from phift.resource import DeploymentEvent
 from unit.fakes import A100, FOUR_A100, Fakes, codes, foundation_model, http_error
 
 MODEL = "/subscriptions/s/workspaces/w/models/mine/versions/1"
@@ -43,7 +45,9 @@ def test_a_deployment_is_endpoint_deployment_and_traffic() -> None:
     endpoint = deploy(fakes, events)
     assert endpoint.name == NAME
     made = fakes.workspace.online_endpoints.known[NAME]
-    assert (made.auth_mode, made.tags, made.traffic) == ("key", {"phift.job": "job"}, {"default": 100})
+    assert (made.auth_mode, made.traffic) == ("key", {"default": 100})
+    assert made.tags["phift.job"] == "job"
+    assert datetime.now(UTC) - datetime.fromisoformat(made.tags["phift.created"]) < timedelta(minutes=1)
     assert [event.stage for event in events] == ["endpoint", "deployment", "traffic", "ready"]
 
 
@@ -91,7 +95,7 @@ def test_a_failed_endpoint_is_deleted_and_made_again() -> None:
     fakes, events = Fakes(), list[DeploymentEvent]()
     fakes.add_endpoint(NAME, provisioning_state="Failed")
     deploy(fakes, events)
-    assert [event.stage for event in events][:2] == ["delete", "endpoint"]
+    assert [event.stage for event in events][:3] == ["delete", "deleted", "endpoint"]
     assert fakes.workspace.online_endpoints.known[NAME].provisioning_state == "Succeeded"
 
 
@@ -151,7 +155,7 @@ def test_an_endpoint_that_cannot_be_removed_is_told_with_the_failure() -> None:
     fakes.workspace.online_deployments.outcomes = ["Failed"]
     fakes.workspace.online_endpoints.undeletable = True
     error = refused(fakes)
-    assert "delete it by hand, it costs money" in (error.fix or "")
+    assert f"The endpoint {NAME} is still up and costs money." in (error.fix or "")
     assert error.log_tail
 
 
@@ -195,7 +199,7 @@ def test_an_interrupt_removes_what_was_made_and_passes() -> None:
     with pytest.raises(KeyboardInterrupt):
         deploy(fakes, events)
     assert left(fakes) == (0, 0)
-    assert [event.stage for event in events] == ["endpoint", "deployment", "rollback", "delete"]
+    assert [event.stage for event in events] == ["endpoint", "deployment", "rollback", "delete", "deleted"]
     assert fakes.workspace.record.count("online_deployments.get_logs") == 0
 
 
@@ -357,10 +361,75 @@ def test_changed_settings_reach_a_deployment_that_is_there(change: dict[str, Any
     assert fakes.workspace.record.count("online_deployments.begin_create_or_update") == 2
 
 
-def test_a_second_interrupt_during_the_rollback_says_what_is_left() -> None:
+@pytest.mark.parametrize("interrupts", [1, 2])
+def test_an_interrupt_during_the_rollback_begins_it_again_and_a_second_one_says_what_is_left(interrupts: int) -> None:
     fakes = Fakes()
     fakes.workspace.online_deployments.outcomes = ["Failed"]
-    fakes.workspace.record.fail("online_endpoints.begin_delete", KeyboardInterrupt())
+    fakes.workspace.record.fail("online_endpoints.begin_delete", *[KeyboardInterrupt()] * interrupts)
     with pytest.raises(KeyboardInterrupt) as caught:
         deploy(fakes)
-    assert "delete it by hand, it costs money" in caught.value.__notes__[0]
+    assert left(fakes) == ((0, 0) if interrupts == 1 else (1, 1))
+    said = " ".join(getattr(caught.value, "__notes__", []))
+    assert ("still up and costs money" in said) == (interrupts == 2)
+
+
+def test_a_handler_that_fails_at_every_event_changes_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    fakes, heard = Fakes(), list[str]()
+
+    def fail(event: DeploymentEvent) -> None:
+        heard.append(event.stage)
+        raise RuntimeError("the handler's own")
+
+    endpoint = deploy_model(
+        fakes.clients, model_id=MODEL, name=NAME, size=A100, config=DeploymentConfig(), on_event=fail
+    )
+    assert (heard, left(fakes)) == (["endpoint", "deployment", "traffic", "ready"], (1, 1))
+    endpoint.delete()
+    assert left(fakes) == (0, 0)
+    assert [record.levelname for record in caplog.records] == ["ERROR"]
+
+
+def test_an_endpoint_without_a_job_is_found_again_by_its_model() -> None:
+    fakes = Fakes()
+    values: dict[str, Any] = {"name": NAME, "size": A100, "config": DeploymentConfig()}
+    first = deploy_model(fakes.clients, model_id=MODEL, **values)
+    again = deploy_model(fakes.clients, model_id=f"azureml:{MODEL.upper()}", tags={}, **values)
+    assert (first.existed, again.existed, left(fakes)) == (False, True, (1, 1))
+    with pytest.raises(Conflict, match="of another run"):
+        deploy_model(fakes.clients, model_id=MODEL.replace("mine", "another"), **values)
+
+
+def test_another_deployment_name_replaces_the_runs_earlier_deployment() -> None:
+    fakes, events = Fakes(), list[DeploymentEvent]()
+    deploy(fakes)
+    deploy(fakes, events, deployment_name="green")
+    assert [(event.stage, event.name) for event in events][-2:] == [("ready", NAME), ("replaced", "default")]
+    assert list(fakes.workspace.online_deployments.known) == [(NAME, "green")]
+
+
+def test_somebody_elses_idle_deployment_is_told_of_and_stays(caplog: pytest.LogCaptureFixture) -> None:
+    fakes, events = Fakes(), list[DeploymentEvent]()
+    deploy(fakes)
+    fakes.add_deployment("theirs", NAME, "another model")
+    deploy(fakes, events)
+    assert [(event.stage, event.name) for event in events] == [("ready", NAME), ("idle", "theirs")]
+    assert "theirs" in caplog.text
+    assert left(fakes) == (1, 2)
+
+
+def test_a_new_deployment_that_fails_gives_the_traffic_back() -> None:
+    fakes = Fakes()
+    deploy(fakes)
+    fakes.workspace.record.fail("online_endpoints.get_keys", http_error(500))
+    with pytest.raises(DeploymentFailed):
+        deploy(fakes, deployment_name="green")
+    assert fakes.workspace.online_endpoints.known[NAME].traffic == {"default": 100}
+    assert list(fakes.workspace.online_deployments.known) == [(NAME, "default")]
+
+
+def test_a_passing_conflict_does_not_end_the_deployment(sleeps: list[float]) -> None:
+    fakes = Fakes()
+    said = f"Cannot create a deployment in endpoint {NAME} because it is in Updating provisioning state."
+    fakes.workspace.record.fail("online_deployments.begin_create_or_update", http_error(409, said))
+    deploy(fakes)
+    assert left(fakes) == (1, 1)

@@ -7,26 +7,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from phift.config import DeploymentConfig
-from phift.endpoint import (
-    DeploymentEvent,
-    Endpoint,
-    answer_text,
-    delete_endpoint,
-    ignore_event,
-    settled,
-)
+from phift.endpoint import Endpoint, answer_text
 from phift.errors import (
     AccessDenied,
     AuthenticationError,
-    Conflict,
     DataError,
     NotFound,
     PhiftError,
     ScoringError,
     ServiceUnreachable,
     Throttled,
-    WaitTimeout,
 )
+from phift.resource import DeploymentEvent
 from unit.fakes import KEY, Fakes, http_error
 from unit.loopback import Reply, Script
 
@@ -34,11 +26,13 @@ CONFIG = DeploymentConfig(request_timeout_ms=5000)
 SECRET_QUESTION = "the user's own words"
 
 
-def endpoint_at(url: str, fakes: Fakes | None = None) -> Endpoint:
+def endpoint_at(url: str, fakes: Fakes | None = None, events: list[DeploymentEvent] | None = None) -> Endpoint:
+    """Return an endpoint as `deploy_model` returns one that it made, without a job."""
     fakes = fakes or Fakes()
     fakes.workspace.online_endpoints.scoring_uri = f"{url}/score"
     fakes.add_endpoint("phift-e")
-    return Endpoint(fakes.clients, "phift-e", CONFIG)
+    handler = None if events is None else events.append
+    return Endpoint(fakes.clients, "phift-e", CONFIG, handler, existed=False)
 
 
 @pytest.mark.parametrize(
@@ -252,41 +246,28 @@ def test_deleting_twice_does_no_harm() -> None:
     assert fakes.workspace.online_endpoints.known == {}
 
 
-def test_a_deletion_that_left_the_endpoint_says_that_it_costs() -> None:
+def test_the_end_of_the_block_leaves_what_the_block_did_not_make() -> None:
     fakes, events = Fakes(), list[DeploymentEvent]()
     fakes.add_endpoint("phift-e")
-    fakes.workspace.online_endpoints.undeletable = True
-    with pytest.raises(Conflict, match="costs money"):
-        delete_endpoint(fakes.clients, "phift-e", events.append)
-    assert events == [DeploymentEvent("delete", "phift-e")]
+    with Endpoint(fakes.clients, "phift-e", CONFIG, events.append):
+        pass
+    assert list(fakes.workspace.online_endpoints.known) == ["phift-e"]
+    assert events == [DeploymentEvent("stays", "phift-e")]
 
 
-def test_a_deletion_that_is_refused_maps() -> None:
+def test_an_interruption_while_it_is_deleted_finishes_the_deletion_and_passes() -> None:
+    fakes, events = Fakes(), list[DeploymentEvent]()
+    fakes.workspace.record.fail("online_endpoints.begin_delete", KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt) as caught, endpoint_at("https://e.test", fakes, events):
+        pass
+    assert fakes.workspace.online_endpoints.known == {}
+    assert [event.stage for event in events] == ["delete", "delete", "deleted"]
+    assert not getattr(caught.value, "__notes__", [])
+
+
+def test_a_second_interruption_says_that_it_is_still_up() -> None:
     fakes = Fakes()
-    fakes.workspace.record.fail("online_endpoints.begin_delete", http_error(403))
-    with pytest.raises(AccessDenied):
-        delete_endpoint(fakes.clients, "phift-e", ignore_event)
-
-
-def test_what_is_under_way_is_waited_for(sleeps: list[float]) -> None:
-    fakes = Fakes()
-    endpoints = fakes.workspace.online_endpoints
-    endpoints.add("phift-e", provisioning_state="Failed")
-    endpoints.states["phift-e"] = ["Deleting", "UPDATING"]
-    found = settled(fakes.clients, lambda: endpoints.get("phift-e"), "endpoint")
-    assert found.provisioning_state == "Failed"
-    assert sleeps == [0, 0]
-
-
-def test_an_operation_without_end_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    fakes = Fakes()
-    stuck = fakes.add_endpoint("phift-e")
-    monkeypatch.setattr("phift.endpoint._LONGEST_OPERATION", -1.0)
-    stuck._provisioning_state = "Updating"
-    with pytest.raises(WaitTimeout, match="under way for an hour"):
-        settled(fakes.clients, lambda: stuck, "endpoint phift-e")
-
-
-def test_what_is_not_there_is_settled() -> None:
-    fakes = Fakes()
-    assert settled(fakes.clients, lambda: fakes.workspace.online_endpoints.get("none"), "endpoint") is None
+    fakes.workspace.record.fail("online_endpoints.begin_delete", KeyboardInterrupt(), KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt) as caught, endpoint_at("https://e.test", fakes):
+        pass
+    assert caught.value.__notes__ == ["The endpoint phift-e is still up and costs money."]

@@ -125,7 +125,7 @@ def test_a_job_that_is_not_the_one_that_was_meant_is_refused(monkeypatch: pytest
 
     monkeypatch.setattr(PipelineJob, "_to_rest_object", mixed)
     with pytest.raises(
-        ServiceError, match="another job than was asked for; different: node step_1, step.learning_rate"
+        ServiceError, match=r"another job than was asked for; different: node step_1, step.learning_rate"
     ):
         build()
 
@@ -133,7 +133,7 @@ def test_a_job_that_is_not_the_one_that_was_meant_is_refused(monkeypatch: pytest
 def test_pipelines_that_are_built_at_once_do_not_mix() -> None:
     """Each thread's own, and none in a pipeline that somebody else builds with the SDK's dsl meanwhile."""
 
-    @pipeline()
+    @pipeline()  # type: ignore[untyped-decorator] # the SDK's
     def theirs() -> None:
         with ThreadPoolExecutor(8) as pool:
             built.extend(pool.map(lambda seed: build(parameters({"seed": seed}), name=f"job-{seed}"), range(40)))

@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from phift.dataset import Progress
-from phift.endpoint import DeploymentEvent
 from phift.errors import CheckFailed, ComputeError, ConfigError, JobFailed, NotFound, PhiftError
 from phift.jobs import JobEvent
+from phift.record import configuration_digest, series
+from phift.resource import DeploymentEvent
 from phift.run import FineTuneRun
 from phift.tokens import Counted
 from unit.fakes import (
@@ -175,6 +176,8 @@ def test_the_job_is_submitted_with_its_lineage(fakes: Fakes, start: Start) -> No
     (step,) = sent.jobs.values()
     assert step.inputs["train_file_path"].path.startswith(data_id("rows-train", ""))
     assert dict(sent.tags) == {
+        "phift.configuration": configuration_digest(run.config),
+        f"phift.series.{series(run.config)}": run.plan.fingerprint,
         "phift.fingerprint": run.plan.fingerprint,
         "phift.base_model": PHI_4,
         "phift.component": "azureml/chat_completion_pipeline:0.0.82",
@@ -360,7 +363,7 @@ def test_cleaning_up_deletes_the_endpoint_and_nothing_else(fakes: Fakes, start: 
     start(events.append).cleanup()
     assert fakes.workspace.online_endpoints.known == {}
     assert len(fakes.workspace.models.known) == 1
-    assert [event.stage for event in events if isinstance(event, DeploymentEvent)] == ["delete"]
+    assert [event.stage for event in events if isinstance(event, DeploymentEvent)] == ["delete", "deleted"]
     start().cleanup()
 
 

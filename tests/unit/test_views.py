@@ -3,15 +3,15 @@ from __future__ import annotations
 import io
 from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from rich.console import Console
 
 from phift.checks import CheckReport, Finding
 from phift.dataset import Progress
-from phift.endpoint import DeploymentEvent
 from phift.jobs import JobEvent
+from phift.resource import DeploymentEvent, Stage
 from phift.run import FineTuneRun
 from phift.tokens import Counted
 from phift.tracking import MetricPoint
@@ -114,8 +114,8 @@ def test_work_on_the_data_is_a_bar_in_a_terminal() -> None:
     assert shown.rstrip().endswith("job Running")
 
 
-@pytest.mark.parametrize("stage", ["endpoint", "deployment", "traffic", "ready", "rollback", "delete"])
-def test_every_stage_of_a_deployment_has_words(screen: Screen, stage: str) -> None:
+@pytest.mark.parametrize("stage", get_args(Stage))
+def test_every_stage_of_a_deployment_has_words(screen: Screen, stage: Stage) -> None:
     EventPrinter(screen.console)(DeploymentEvent(stage, "phift-e"))
     (line,) = screen.lines
     assert line.startswith("  phift-e: ")

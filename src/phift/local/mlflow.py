@@ -51,6 +51,7 @@ def routes() -> list[Route]:
         Route("POST", f"{_API}/runs/log-parameter", _log_parameter),
         Route("POST", f"{_API}/runs/log-batch", _log_batch),
         Route("POST", f"{_API}/runs/set-tag", _set_tag),
+        Route("POST", f"{_API}/runs/delete-tag", _delete_tag),
         Route("GET", f"{_API}/metrics/get-history", _history),
     ]
 
@@ -290,6 +291,15 @@ def _log_parameter(site: Site, call: Call) -> Reply:
 def _set_tag(site: Site, call: Call) -> Reply:
     sent = call.json()
     _write(site, _found(site, sent.get("run_id") or sent.get("run_uuid")).name, _pairs([sent]), {})
+    return Reply({})
+
+
+def _delete_tag(site: Site, call: Call) -> Reply:
+    sent = call.json()
+    run, key = _found(site, sent.get("run_id") or sent.get("run_uuid")), str(sent.get("key"))
+    if key not in (run.body.get("tags") or {}):
+        raise _missing(f"No tag with name: {key} in run with id {run.name}")
+    site.documents.update(f"runs/{run.name}", lambda body: body["tags"].pop(key, None))
     return Reply({})
 
 

@@ -68,14 +68,17 @@ class Jobs:
         shown.tags = dict(shown.tags or {})
         return shown
 
-    def list(self, *, parent_job_name: str | None = None, list_view_type: Any = "ActiveOnly") -> Iterator[Any]:
-        """Return the jobs, newest first, or the steps of one."""
+    def list(
+        self, *, parent_job_name: str | None = None, list_view_type: Any = "ActiveOnly", **kwargs: Any
+    ) -> Iterator[Any]:
+        """Return the jobs, newest first, or those with a tag of the name ``tag``, or the steps of one."""
+        tag = kwargs.pop("tag", None)
         self._record("jobs.list", parent_job_name or "")
         if parent_job_name is not None:
             return self._steps(parent_job_name)
         wanted = in_view(list_view_type)
         names = [name for name in reversed(self._jobs) if (name in self._archived) in wanted]
-        return iter([self._shown(name) for name in names])
+        return iter([self._shown(name) for name in names if not tag or tag in self._jobs[name].tags])
 
     def _steps(self, parent: str) -> Iterator[Any]:
         if parent not in self._jobs and parent not in self.children:

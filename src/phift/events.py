@@ -1,0 +1,39 @@
+"""Handlers of events: somebody is told what happens, and nothing that goes wrong there reaches the work."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import TypeVar
+
+logger = logging.getLogger(__name__)
+
+Event = TypeVar("Event", contravariant=True)
+
+
+def isolated(handler: Callable[[Event], None] | None) -> Callable[[Event], None]:
+    """Return a handler that never raises an error: the first one of ``handler`` is logged, the others pass.
+
+    An interruption, such as Ctrl-C while it prints, is none of its errors and goes through. None hears nothing.
+    """
+    if handler is None or isinstance(handler, _Isolated):
+        return handler or _Isolated(_ignore)
+    return _Isolated(handler)
+
+
+class _Isolated:
+    def __init__(self, handler: Callable[..., None]) -> None:
+        self._handler = handler
+        self._failed = False
+
+    def __call__(self, event: object) -> None:
+        try:
+            self._handler(event)
+        except Exception:
+            if not self._failed:
+                self._failed = True
+                logger.exception("A handler of events failed, and the work goes on. Its later errors are not logged.")
+
+
+def _ignore(_event: object) -> None:
+    pass
