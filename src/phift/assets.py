@@ -27,7 +27,7 @@ from phift.data.split import SPLITS
 from phift.data_config import AssetSource, DataConfig
 from phift.dataset import PreparedDataset
 from phift.errors import Conflict, DataError, NotFound, PhiftError, ServiceError, azure_errors
-from phift.quiet import quiet_sdk
+from phift.quiet import quiet_uploads
 from phift.registry import API, mapping, registry_address
 
 if TYPE_CHECKING:
@@ -182,7 +182,7 @@ def _upload(clients: Clients, path: Path, name: str, tags: Mapping[str, str]) ->
         description=description,
         tags=dict(tags),
     )
-    with quiet_sdk(), azure_errors(f"data asset {name}:{version}"):
+    with quiet_uploads(), azure_errors(f"data asset {name}:{version}"):
         made = clients.workspace.data.create_or_update(asset)
     return DataInput(name=name, version=version, address=str(made.id), existed=False)
 

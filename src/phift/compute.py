@@ -12,7 +12,6 @@ from phift.clients import Clients
 from phift.config import ComputeConfig
 from phift.errors import ComputeError, NotFound, azure_errors
 from phift.models import AllowList, FoundationModel
-from phift.quiet import quiet_sdk
 from phift.sizes import VmSize, find_size, table_entry
 
 
@@ -214,7 +213,7 @@ def ensure_cluster(clients: Clients, config: ComputeConfig, target: ComputeTarge
         idle_time_before_scale_down=config.idle_seconds,
         tier="low_priority" if config.low_priority else "dedicated",
     )
-    with quiet_sdk(), azure_errors(f"compute {target.name}"):
+    with azure_errors(f"compute {target.name}"):
         made = clients.workspace.compute.begin_create_or_update(cluster).result()
     if str(getattr(made, "provisioning_state", "")).lower() == "failed":
         what = f"The cluster {target.name} could not be created."
