@@ -6,8 +6,9 @@ import json
 import logging
 import os
 import sys
+import threading
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _CLOUD = "AZUREML_CURRENT_CLOUD"  # where the SDK keeps the cloud of the whole process
+
+_LOCAL_PATIENCE = 20.0  # seconds; a server on this machine that is silent for longer has ended
+_connecting = threading.Lock()
 
 # Management scope and registry discovery per cloud, as azure-ai-ml 1.35.2 has them (_azure_environments.py).
 _CLOUDS = {
@@ -51,6 +55,7 @@ class Clients:
     - **rest**: plain JSON calls, see `phift.rest.Rest`.
     - **registry_discovery**: where registries are looked up, a URL ending in a slash.
     - **poll_seconds**: how long to wait between two looks at a job or a deployment.
+    - **patience_seconds**: how long a wait puts up with a service that does not answer, in seconds.
     """
 
     workspace: MLClient = field(repr=False)
@@ -59,6 +64,7 @@ class Clients:
     rest: Rest = field(repr=False)
     registry_discovery: str
     poll_seconds: float = 15.0
+    patience_seconds: float = 600.0
 
 
 def connect(config: RunConfig) -> Clients:
@@ -89,21 +95,27 @@ def _connect_azure(config: RunConfig, workspace: AzureWorkspace) -> Clients:
 
 def _connect_local(config: RunConfig, folder: Path | None) -> Clients:
     from phift.local import LocalCredential, LocalWorkspace
+    from phift.local.process import tell_mlflow, trust
     from phift.local.workspace import without_proxy
 
     if os.environ.get(_CLOUD) in _CLOUDS:
         what = "This process already talks to Azure, and the Azure ML SDK knows one cloud a process."
         raise ConfigError(what, where="workspace", fix=f"start a new process, or unset {_CLOUD}")
     connection = LocalWorkspace(folder).connection()
-    # The one switch that reaches every HTTP client under the SDK, the blob client included.
-    os.environ["REQUESTS_CA_BUNDLE"] = str(connection.ca_bundle)
-    os.environ["NO_PROXY"] = os.environ["no_proxy"] = without_proxy(os.environ)
     metadata = connection.cloud_metadata
     scope = metadata["resource_manager"].rstrip("/") + "/.default"
     where = (connection.subscription_id, connection.resource_group, connection.workspace_name)
     options = {"cloud": connection.cloud_name, "cloud_metadata": metadata, "polling_interval": 1}
     discovery = metadata["registry_discovery_endpoint"]
-    return _clients(config, LocalCredential(connection), where, scope, discovery, options, poll_seconds=1.0)
+    credential = LocalCredential(connection)
+    # A registry is looked up in the cloud of the process, which a client for another workspace would set meanwhile.
+    with _connecting:
+        # The one switch that reaches every HTTP client under the SDK, the blob client included.
+        os.environ["REQUESTS_CA_BUNDLE"] = str(trust(connection.ca_bundle))
+        os.environ["NO_PROXY"] = os.environ["no_proxy"] = without_proxy(os.environ)
+        tell_mlflow(connection.base_url)
+        made = _clients(config, credential, where, scope, discovery, options, poll_seconds=1.0)
+    return replace(made, patience_seconds=_LOCAL_PATIENCE)
 
 
 def _clients(
