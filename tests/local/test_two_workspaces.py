@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -12,6 +13,8 @@ from typing import Any
 
 import pytest
 import requests
+from azure.ai.ml import _ml_client
+from azure.ai.ml._utils._registry_utils import get_registry_client
 from azure.ai.ml.entities import Data, ManagedOnlineEndpoint
 from fakes.server import programs
 
@@ -114,7 +117,14 @@ def test_a_workspace_that_is_gone_takes_nobodys_trust_away(both: tuple[Connectio
     assert first.workspace.compute.get("gpu-cluster").name == "gpu-cluster"
 
 
-def test_connecting_to_both_from_many_threads_at_once_mixes_nothing_up(both: tuple[Connection, Connection]) -> None:
+def test_connecting_to_both_from_many_threads_at_once_mixes_nothing_up(
+    both: tuple[Connection, Connection], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slowly(*arguments: Any, **options: Any) -> Any:
+        time.sleep(0.1)  # long enough for another thread to set the cloud that the SDK reads next
+        return get_registry_client(*arguments, **options)
+
+    monkeypatch.setattr(_ml_client, "get_registry_client", slowly)
     names = ["left", "right"]
     for name, connection in zip(names, both, strict=True):
         client = connected(connection).workspace

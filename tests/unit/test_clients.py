@@ -221,8 +221,8 @@ class Workspace:
 
 @pytest.fixture
 def local(azure: type[Credential], monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    module = SimpleNamespace(LocalWorkspace=Workspace, LocalCredential=lambda connection: connection)
-    monkeypatch.setitem(sys.modules, "phift.local", module)
+    monkeypatch.setattr("phift.local.LocalWorkspace", Workspace)
+    monkeypatch.setattr("phift.local.LocalCredential", lambda connection: connection)
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", "before")
     yield
     assert azure.made == []  # no Azure credential is ever asked
