@@ -8,7 +8,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _CLOUD = "AZUREML_CURRENT_CLOUD"  # where the SDK keeps the cloud of the whole process
+
+_LOCAL_PATIENCE = 20.0  # seconds; a server on this machine that is silent for longer has ended
+_connecting = threading.Lock()
 
 # Management scope and registry discovery per cloud, as azure-ai-ml 1.35.2 has them (_azure_environments.py).
 _CLOUDS = {
@@ -127,22 +130,26 @@ def _connect_azure(
 
 def _connect_local(folder: Path | None, registry: str, component_registry: str) -> Clients:
     from phift.local import LocalCredential, LocalWorkspace
+    from phift.local.process import tell_mlflow, trust
     from phift.local.workspace import without_proxy
 
     if os.environ.get(_CLOUD) in _CLOUDS:
         what = "This process already talks to Azure, and the Azure ML SDK knows one cloud a process."
         raise ConfigError(what, where="workspace", fix=f"start a new process, or unset {_CLOUD}")
     connection = LocalWorkspace(folder).connection()
-    # The one switch that reaches every HTTP client under the SDK, the blob client included.
-    os.environ["REQUESTS_CA_BUNDLE"] = str(connection.ca_bundle)
-    os.environ["NO_PROXY"] = os.environ["no_proxy"] = without_proxy(os.environ)
     metadata = connection.cloud_metadata
     scope = metadata["resource_manager"].rstrip("/") + "/.default"
     where = (connection.subscription_id, connection.resource_group, connection.workspace_name)
     options = {"cloud": connection.cloud_name, "cloud_metadata": metadata, "polling_interval": 1}
     discovery = metadata["registry_discovery_endpoint"]
-    names = (registry, component_registry)
-    return _clients(names, LocalCredential(connection), where, scope, discovery, options, poll_seconds=1.0)
+    credential, names = LocalCredential(connection), (registry, component_registry)
+    with _connecting:
+        # The one switch that reaches every HTTP client under the SDK, the blob client included.
+        os.environ["REQUESTS_CA_BUNDLE"] = str(trust(connection.ca_bundle))
+        os.environ["NO_PROXY"] = os.environ["no_proxy"] = without_proxy(os.environ)
+        tell_mlflow(connection.base_url)
+        made = _clients(names, credential, where, scope, discovery, options, poll_seconds=1.0)
+    return replace(made, patience_seconds=_LOCAL_PATIENCE)
 
 
 def _clients(
@@ -173,7 +180,8 @@ def _clients(
 
 
 def _registry(client: Any, credential: TokenCredential, name: str, options: Mapping[str, Any]) -> MLClient:
-    with azure_errors(f"registry {name}"):
+    # A registry is looked up in the cloud of the process, which a client for another workspace would set meanwhile.
+    with _connecting, azure_errors(f"registry {name}"):
         made: MLClient = client(credential, registry_name=name, **options)
         return made
 

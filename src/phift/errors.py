@@ -37,6 +37,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+from urllib.parse import urlsplit
 
 
 class PhiftError(Exception):
@@ -227,6 +228,12 @@ def from_azure(error: Exception, where: str) -> PhiftError:
     if isinstance(error, core.ClientAuthenticationError):
         return _authentication(error, where)
     if isinstance(error, _unanswered()):
+        here = _address_here(error)
+        if here is not None:
+            fix = "start it: phift local up; where it runs and hangs, phift local down comes first"
+            return ServiceUnreachable(
+                f"The local workspace at {here} does not answer: {_first_line(error)}", where=where, fix=fix
+            )
         fix = "check the network, the proxy, and that the address is right; then run again"
         return ServiceUnreachable(f"No answer from the service: {_first_line(error)}", where=where, fix=fix)
     if isinstance(error, core.HttpResponseError) and error.status_code:
@@ -252,6 +259,48 @@ def _unanswered() -> tuple[type[Exception], ...]:
     incomplete = (core.IncompleteReadError, requests.exceptions.ChunkedEncodingError, urllib3.exceptions.HTTPError)
     sent = (core.ServiceRequestError, core.ServiceResponseError, requests.ConnectionError, requests.Timeout)
     return (*sent, *incomplete, ConnectionError, TimeoutError)
+
+
+# As urllib3 2 writes a connection, and a pool of them.
+_CONNECTION = re.compile(r"(HTTPS?)Connection(?:Pool)?\(host='([^']+)', port=(\d+)")
+_THIS_MACHINE = ("localhost", "127.0.0.1", "::1")
+
+
+def _address_here(error: Exception) -> str | None:
+    """Return the address on this machine at which nobody answered; None for another machine's.
+
+    A proxy on this machine is not who was asked, and a certificate that is not trusted is an answer.
+    """
+    import ssl
+
+    import requests
+    import urllib3
+
+    others = (requests.exceptions.ProxyError, urllib3.exceptions.ProxyError, ssl.SSLCertVerificationError)
+    causes = list(_causes(error))
+    if any(isinstance(cause, others) for cause in causes):
+        return None
+    address, host = next(filter(None, map(_address, causes)), ("", ""))
+    return address if host in _THIS_MACHINE else None
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """Go from an error to what it comes from; azure-core keeps what it wraps in a place of its own."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = getattr(error, "inner_exception", None) or error.__cause__ or error.__context__
+
+
+def _address(error: BaseException) -> tuple[str, str] | None:
+    """Return scheme with host and port, and the host alone, where an error tells whom was asked."""
+    url = getattr(getattr(error, "request", None), "url", None)
+    if isinstance(url, str):
+        parts = urlsplit(url)
+        return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}", parts.hostname or ""
+    named = _CONNECTION.search(str(error))
+    return (f"{named[1].lower()}://{named[2]}:{named[3]}", named[2]) if named else None
 
 
 def _authentication(error: Exception, where: str) -> PhiftError:

@@ -135,6 +135,8 @@ def ground(folder: Path) -> Iterator[Ground]:
     names = ("AZUREML_CURRENT_CLOUD", "REQUESTS_CA_BUNDLE")
     before = {name: os.environ.get(name) for name in names}
     made = Ground(folder)
+    # The first whom this process trusts; else the machine's own would be trusted too, see `phift.local.process`.
+    os.environ["REQUESTS_CA_BUNDLE"] = str(made.connection.ca_bundle)
     try:
         yield made
     finally:

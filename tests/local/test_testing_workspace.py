@@ -43,7 +43,9 @@ def limits(client: Any) -> dict[str, int]:
     return {entry.__dict__["name"]["value"]: entry.__dict__["limit"] for entry in client.compute.list_usage()}
 
 
-def test_the_block_gives_a_workspace_and_puts_the_process_back() -> None:
+def test_the_block_gives_a_workspace_and_puts_the_process_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):  # whoever is trusted already goes into another file
+        monkeypatch.delenv(name, raising=False)
     before = dict(os.environ)
     with TestWorkspace() as workspace:
         assert workspace.client.compute.get("gpu-cluster").size == A100.upper()
@@ -207,6 +209,36 @@ def test_started_and_stopped_by_hand() -> None:
     workspace.stop()
     assert dict(os.environ) == before
     assert repr(workspace).endswith("not running>")
+
+
+MLFLOW = """
+import warnings; warnings.simplefilter("ignore")
+{before}
+from phift.testing import TestWorkspace, forbid_azure
+with forbid_azure() as ban:
+    for _ in range(2):
+        with TestWorkspace() as workspace:
+            import mlflow, azureml.mlflow
+            mlflow.set_tracking_uri(workspace.client.workspaces.get("local").mlflow_tracking_uri)
+            mlflow.search_experiments()
+            print(workspace.connection.cloud_name, len(workspace.requests("POST *experiments/search")))
+from azureml.mlflow._common._cloud.cloud import KNOWN_CLOUDS
+print(*KNOWN_CLOUDS)
+print(ban.refused)
+"""
+
+
+@pytest.mark.parametrize("before", ["import mlflow, azureml.mlflow", ""], ids=["before", "inside the first"])
+def test_mlflow_reaches_one_workspace_after_the_other_whenever_it_was_imported(
+    child_environment: None, before: str
+) -> None:
+    command = [sys.executable, "-c", MLFLOW.format(before=before)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - ours
+    assert done.returncode == 0, done.stderr
+    *workspaces, clouds, refused = done.stdout.splitlines()
+    assert [line.partition(" ")[2] for line in workspaces] == ["1", "1"]
+    assert clouds == "AzureCloud AzureChinaCloud AzureUSGovernment AzureGermanCloud"
+    assert refused == "[]"
 
 
 @pytest.fixture

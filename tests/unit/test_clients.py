@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
+import certifi
 import pytest
 from azure.core.credentials import AccessToken
 from azure.identity import CredentialUnavailableError
@@ -195,6 +196,9 @@ def test_the_device_code_is_a_warning_so_that_it_is_seen(caplog: pytest.LogCaptu
     assert caplog.record_tuples == [("phift.clients", logging.WARNING, expected)]
 
 
+BUNDLE = Path(certifi.where())  # what a workspace's file would say of the machine's own authorities
+
+
 class Workspace:
     """Stands for `phift.local.LocalWorkspace` with a server that runs in some folders only."""
 
@@ -205,7 +209,8 @@ class Workspace:
         if self.folder and self.folder.name == "stopped":
             raise LocalWorkspaceNotRunning("No local workspace is running.")
         return SimpleNamespace(
-            ca_bundle=Path("/state/bundle.pem"),
+            base_url="https://l:1",
+            ca_bundle=BUNDLE,
             cloud_name="PhiftLocal",
             cloud_metadata={"resource_manager": "https://l:1/", "registry_discovery_endpoint": "https://l:1/d/"},
             subscription_id="s",
@@ -216,8 +221,8 @@ class Workspace:
 
 @pytest.fixture
 def local(azure: type[Credential], monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    module = SimpleNamespace(LocalWorkspace=Workspace, LocalCredential=lambda connection: connection)
-    monkeypatch.setitem(sys.modules, "phift.local", module)
+    monkeypatch.setattr("phift.local.LocalWorkspace", Workspace)
+    monkeypatch.setattr("phift.local.LocalCredential", lambda connection: connection)
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", "before")
     yield
     assert azure.made == []  # no Azure credential is ever asked
@@ -231,7 +236,8 @@ def test_connecting_locally_trusts_the_servers_certificate(workspace: Any, folde
     assert made.workspace.options["cloud"] == "PhiftLocal"
     assert made.registry_discovery == "https://l:1/d/"
     assert made.poll_seconds == 1.0
-    assert os.environ["REQUESTS_CA_BUNDLE"] == "/state/bundle.pem"
+    assert made.patience_seconds == 20.0
+    assert os.environ["REQUESTS_CA_BUNDLE"] == str(BUNDLE)
 
 
 @pytest.mark.usefixtures("local")

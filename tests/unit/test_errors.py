@@ -3,7 +3,11 @@ from __future__ import annotations
 import inspect
 import pickle
 import re
+import socket
+import threading
 from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import azure.ai.ml.exceptions
@@ -14,13 +18,17 @@ import azure.storage.fileshare
 import pytest
 import requests
 import urllib3
+from azure.core import PipelineClient
 from azure.core import exceptions as core
+from azure.core.pipeline import policies
+from azure.core.rest import HttpRequest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from phift import errors
 from phift.errors import PhiftError, azure_errors, from_azure, redact
 from unit.fakes import http_error
+from unit.loopback import scripted_server
 
 
 def walk(kind: type[Any]) -> Iterator[type[Any]]:
@@ -195,6 +203,86 @@ def test_secrets_are_redacted(text: str, kept: str) -> None:
 def test_no_signature_gets_into_an_error(secret: str) -> None:
     mapped = from_azure(http_error(403, f"GET https://a.test/?sig=q{secret}q&x=1 failed"), "here")
     assert f"q{secret}q" not in str(mapped) + repr(mapped)
+
+
+def ask(url: str, by: str) -> None:
+    """Send a request, by azure-core or by requests alone."""
+    if by == "requests":
+        requests.get(url, timeout=0.5)
+    else:
+        client: PipelineClient[Any, Any] = PipelineClient("", policies=[policies.RetryPolicy(retry_total=0)])
+        client.send_request(HttpRequest("GET", url), connection_timeout=0.5, read_timeout=0.5)
+
+
+def unanswered(url: str, by: str) -> PhiftError:
+    with pytest.raises(errors.ServiceUnreachable) as caught, azure_errors("here"):
+        ask(url, by)
+    return caught.value
+
+
+def ends_at_once(listening: socket.socket) -> None:
+    with suppress(OSError):
+        while True:
+            listening.accept()[0].close()
+
+
+@pytest.fixture
+def listening() -> Iterator[socket.socket]:
+    """A socket on this machine that takes connections, and says nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as made:
+        yield made
+        with suppress(OSError):  # wakes the thread that waits for a connection
+            made.shutdown(socket.SHUT_RDWR)
+
+
+@pytest.fixture
+def closed() -> int:
+    """A port of this machine at which nobody listens."""
+    with socket.create_server(("127.0.0.1", 0)) as made:
+        return int(made.getsockname()[1])
+
+
+@pytest.mark.parametrize("by", ["azure-core", "requests"])
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1"])
+def test_where_nobody_listens_on_this_machine_the_local_workspace_is_to_be_started(
+    by: str, host: str, closed: int
+) -> None:
+    error = unanswered(f"https://{host}:{closed}/x?sig=SECRET", by)
+    assert error.what.startswith(f"The local workspace at https://{host}:{closed} does not answer: ")
+    assert str(error.fix).startswith("start it: phift local up")
+    assert "SECRET" not in str(error)
+
+
+@pytest.mark.parametrize("by", ["azure-core", "requests"])
+@pytest.mark.parametrize("ends", [True, False], ids=["ends at once", "says nothing"])
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_a_local_workspace_that_hangs_or_dies_is_named_too(
+    by: str, ends: bool, scheme: str, listening: socket.socket
+) -> None:
+    if ends:
+        threading.Thread(target=ends_at_once, args=(listening,), daemon=True).start()
+    address = f"{scheme}://127.0.0.1:{listening.getsockname()[1]}"
+    assert f"The local workspace at {address} does not answer" in unanswered(f"{address}/x", by).what
+
+
+@pytest.mark.parametrize("by", ["azure-core", "requests"])
+def test_a_proxy_on_this_machine_is_still_a_proxy(by: str, closed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("https_proxy", f"http://127.0.0.1:{closed}")
+    error = unanswered("https://azure.invalid/x", by)
+    assert error.what.startswith("No answer from the service: ")
+    assert "proxy" in str(error.fix)
+
+
+@pytest.mark.parametrize("by", ["azure-core", "requests"])
+def test_a_server_that_is_not_trusted_did_answer(by: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("REQUESTS_CA_BUNDLE", raising=False)
+    with scripted_server(tmp_path) as script:
+        assert "CERTIFICATE_VERIFY_FAILED" in unanswered(f"{script.url}/x", by).what
+
+
+def test_a_name_that_only_looks_like_this_machine_is_another_one() -> None:
+    failed = requests.ConnectionError("gone", request=requests.Request("GET", "https://localhost.test/x").prepare())
+    assert from_azure(failed, "here").what == "No answer from the service: gone"
 
 
 @pytest.mark.parametrize("kind", OURS, ids=lambda kind: kind.__name__)

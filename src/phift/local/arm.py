@@ -48,6 +48,19 @@ def cloud_metadata(base_url: str) -> dict[str, str]:
     }
 
 
+def cloud_documents(base_url: str) -> list[Json]:
+    """Return what ``ARM_CLOUD_METADATA_URL`` answers: the clouds that there are, which is one."""
+    login = {"loginEndpoint": LOGIN, "audiences": [base_url], "tenant": TENANT}
+    cloud = {
+        "name": cloud_name(base_url),
+        "portal": PORTAL,
+        "resourceManager": f"{base_url}/",
+        "authentication": login,
+        "suffixes": {"storage": STORAGE_SUFFIX},
+    }
+    return [cloud]
+
+
 def tracking_uri(base_url: str, scheme: str = "azureml") -> str:
     """Return the MLflow tracking URI; ``https`` is for MLflow without the azureml plugin."""
     return f"{base_url.replace('https', scheme, 1)}/mlflow/v1.0{WORKSPACE_ID}"
@@ -81,15 +94,7 @@ def _health(_site: Site, _call: Call) -> Reply:
 
 
 def _metadata(site: Site, _call: Call) -> Reply:
-    login = {"loginEndpoint": LOGIN, "audiences": [site.base_url], "tenant": TENANT}
-    cloud = {
-        "name": cloud_name(site.base_url),
-        "portal": PORTAL,
-        "resourceManager": f"{site.base_url}/",
-        "authentication": login,
-        "suffixes": {"storage": STORAGE_SUFFIX},
-    }
-    return Reply([cloud])
+    return Reply(cloud_documents(site.base_url))
 
 
 def _token(site: Site, call: Call) -> Reply:

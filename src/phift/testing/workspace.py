@@ -17,6 +17,7 @@ from phift.local import Connection, LocalCredential, LocalWorkspace
 from phift.local.clock import Speed
 from phift.local.faults import Fault, Scripted
 from phift.local.journal import Entry
+from phift.local.process import told_to_mlflow, trust
 from phift.local.workspace import Engine
 from phift.testing.control import Control
 from phift.testing.environment import pointed_at
@@ -100,7 +101,9 @@ class TestWorkspace:
         """
         self.detach()
         self._refuse_a_second()
-        self._attached.enter_context(pointed_at(self.environment()))
+        trusted = {"REQUESTS_CA_BUNDLE": str(trust(self.connection.ca_bundle))}
+        self._attached.enter_context(pointed_at(self.environment() | trusted))
+        self._attached.enter_context(told_to_mlflow(self.connection.base_url))
         TestWorkspace._in_use = self
 
     def detach(self) -> None:
