@@ -1,0 +1,49 @@
+"""What a client answers, read as what it should be: a mock that nobody gave an answer is no id, no name, no state.
+
+``str()`` would take anything, and a run would go on with ``<MagicMock name='...'>`` for a name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import Enum
+from typing import Any
+
+from phift.errors import ServiceError
+
+
+def text(value: Any, what: str) -> str:
+    """Return an id, a name, a state or an address of an answer; whole numbers and members of text enums are text too.
+
+    - **what**: which part of which answer it is, as in ``workspace.location``.
+
+    Raises `phift.errors.ServiceError` for anything else.
+    """
+    if isinstance(value, Enum):
+        value = value.value
+    if isinstance(value, str):
+        return str(value)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)  # a version is a number to whoever counts them
+    raise no_answer(value, what, "text")
+
+
+def texts(value: Any, what: str) -> dict[str, str]:
+    """Return an answer's tags or properties as texts; None has none.
+
+    - **what**: which part of which answer it is, as in ``job.tags``.
+
+    Raises `phift.errors.ServiceError` where it is no mapping.
+    """
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise no_answer(value, what, "a mapping")
+    return {str(key): str(entry) for key, entry in value.items()}
+
+
+def no_answer(value: Any, what: str, expected: str) -> ServiceError:
+    """Return the error for an answer that is of another kind than ``expected``."""
+    kind = "nothing" if value is None else f"a {type(value).__name__}"
+    fix = "hand in a client that answers; in a mock, give what is asked for a return_value of its own"
+    return ServiceError(f"The client answered with {kind} where {expected} was expected ({what}).", where=what, fix=fix)

@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+from enum import Enum
+from typing import Any
+from unittest.mock import MagicMock, Mock
+
+import pytest
+
+from phift.answers import text, texts
+from phift.errors import ServiceError
+
+
+class State(str, Enum):  # noqa: UP042 - as the SDK has its own
+    READY = "Ready"
+
+
+class Kind(Enum):
+    FILE = "uri_file"
+    NUMBERED = 1.5
+
+
+@pytest.mark.parametrize(
+    ("value", "read"), [("name", "name"), ("", ""), (State.READY, "Ready"), (Kind.FILE, "uri_file"), (8, "8")]
+)
+def test_texts_members_of_text_enums_and_whole_numbers_are_text(value: Any, read: str) -> None:
+    found = text(value, "model.version")
+    assert (found, type(found)) == (read, str)
+
+
+@pytest.mark.parametrize("value", [MagicMock(), Mock(), None, True, 1.5, ["name"], {"name": 1}, b"name", Kind.NUMBERED])
+def test_anything_else_is_no_answer(value: Any) -> None:
+    with pytest.raises(ServiceError, match=r"where text was expected \(workspace\.location\)"):
+        text(value, "workspace.location")
+
+
+def test_the_error_names_what_came_and_the_way_out() -> None:
+    with pytest.raises(ServiceError) as caught:
+        text(MagicMock(), "workspace.location")
+    assert caught.value.what == "The client answered with a MagicMock where text was expected (workspace.location)."
+    assert caught.value.where == "workspace.location"
+    assert "return_value" in (caught.value.fix or "")
+
+
+def test_tags_are_read_as_texts_and_none_are_none() -> None:
+    assert texts({"phift.rows": 3}, "asset.tags") == {"phift.rows": "3"}
+    assert texts(None, "asset.tags") == {}
+
+
+@pytest.mark.parametrize("value", [MagicMock(), "tags", ["a", "b"]])
+def test_what_is_no_mapping_is_no_answer(value: Any) -> None:
+    with pytest.raises(ServiceError, match=r"where a mapping was expected \(asset\.tags\)"):
+        texts(value, "asset.tags")
