@@ -15,7 +15,6 @@ import json
 import re
 import time
 from collections.abc import Collection, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -29,6 +28,7 @@ from phift.dataset import PreparedDataset
 from phift.errors import Conflict, DataError, NotFound, PhiftError, ServiceError, azure_errors
 from phift.quiet import quiet_sdk
 from phift.registry import API, mapping, registry_address
+from phift.threads import SideBySide
 
 if TYPE_CHECKING:
     from azure.ai.ml.entities import Data
@@ -110,9 +110,9 @@ def register_assets(clients: Clients, dataset: PreparedDataset, name: str) -> di
 
     Raises `phift.errors.Conflict` where an asset of that name and version is not of this file.
     """
-    with ThreadPoolExecutor(max_workers=len(SPLITS)) as pool:
+    with SideBySide(len(SPLITS)) as side:
         futures = {
-            split: pool.submit(_register, clients, path, asset_name(name, split), _tags(dataset, split))
+            split: side.begin(_register, clients, path, asset_name(name, split), _tags(dataset, split))
             for split, path in dataset.files.items()
         }
     return {split: future.result() for split, future in futures.items()}
@@ -197,8 +197,8 @@ def find_data(clients: Clients, data: DataConfig) -> DataInAzure:
     inputs: dict[str, DataInput] = {}
     findings = [_unchecked(), *_split_findings(sources)]
     errors: list[PhiftError] = []
-    with ThreadPoolExecutor(max_workers=len(SPLITS)) as pool:
-        futures = {split: pool.submit(_find, clients, split, source.asset) for split, source in sources.items()}
+    with SideBySide(len(SPLITS)) as side:
+        futures = {split: side.begin(_find, clients, split, source.asset) for split, source in sources.items()}
     for split, future in futures.items():
         try:
             inputs[split], more = future.result()

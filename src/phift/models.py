@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import difflib
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import date
 from typing import Any
@@ -16,6 +15,7 @@ from phift.clients import Clients
 from phift.config import ModelConfig
 from phift.errors import NotFound, PhiftError, ServiceError, azure_errors
 from phift.registry import ModelRecord, fetch_record, mapping
+from phift.threads import SideBySide
 
 _LONGEST_TAG = 20_000  # characters; a registry's tags are somebody else's text
 _MOST_SIZES = 200
@@ -80,10 +80,10 @@ def find_model(clients: Clients, config: ModelConfig) -> FoundationModel:
     """
     place = f"model {config.name} in registry {config.registry}"
     findings: list[Finding] = []
-    with ThreadPoolExecutor(max_workers=3) as pool:
-        asked = pool.submit(_get, clients, config, place)
-        fetched = pool.submit(_fetch, clients, config, config.version)
-        newest = pool.submit(_fetch, clients, config, None) if config.version else fetched
+    with SideBySide(3) as side:
+        asked = side.begin(_get, clients, config, place)
+        fetched = side.begin(_fetch, clients, config, config.version)
+        newest = side.begin(_fetch, clients, config, None) if config.version else fetched
     record = _known_record(fetched.result(), place, findings)
     entity = _entity(asked.result, record)
     if record and record.version != str(entity.version):  # a version was published between the two looks

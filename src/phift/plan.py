@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -27,6 +27,7 @@ from phift.pipeline import component_findings, find_component
 from phift.preparation import DataOnCluster, find_preparation
 from phift.quota import Usage, quota_findings, read_usages
 from phift.sizes import VmSize, read_sizes, table_entry
+from phift.threads import SideBySide
 from phift.token_report import TokenReport
 from phift.tokenizer import ChatTokenizer, find_tokenizer
 from phift.tokens import Counted, measure, token_findings
@@ -84,7 +85,8 @@ def make_plan(
     """Look everything up at once and return the plan, if there can be one, and the report; submits nothing.
 
     - **on_progress**: called with how far the counting of tokens has come.
-    - **prepare**: prepares the data; it runs beside the look-ups. Data that is not read here is looked up instead.
+    - **prepare**: prepares the data, in the caller's thread, so that Ctrl-C ends it; the look-ups run beside it. Data
+      that is not read here is looked up instead.
     """
     findings: list[Finding] = []
     found = _look_up(config, clients, prepare, findings)
@@ -116,16 +118,16 @@ def _look_up(
     config: RunConfig, clients: Clients, prepare: Callable[[], PreparedDataset], findings: list[Finding]
 ) -> _Found:
     """Ask everything at once: no answer is needed for another question."""
-    with ThreadPoolExecutor(max_workers=9) as pool:
-        workspace = pool.submit(_get_workspace, clients)
-        model = pool.submit(find_model, clients, config.model)
-        component = pool.submit(find_component, clients, config.component)
-        newer = pool.submit(component_findings, clients, config.component)
-        cluster = pool.submit(find_cluster, clients, config.compute)
-        sizes = pool.submit(_list_sizes, clients)
-        usages = pool.submit(_list_usages, clients)
-        dataset = pool.submit(_data, config, clients, prepare)
-        tokenizer = pool.submit(_tokenizer, config, clients, model)
+    with SideBySide(9) as side:
+        workspace = side.begin(_get_workspace, clients)
+        model = side.begin(find_model, clients, config.model)
+        component = side.begin(find_component, clients, config.component)
+        newer = side.begin(component_findings, clients, config.component)
+        cluster = side.begin(find_cluster, clients, config.compute)
+        sizes = side.begin(_list_sizes, clients)
+        usages = side.begin(_list_usages, clients)
+        tokenizer = side.begin(_tokenizer, config, clients, model)
+        dataset = side.begin(_find_data, config, clients) if _lies_elsewhere(config) else _prepared(prepare)
     _take(workspace, "workspace", findings)
     findings += _take_or_note(newer, "COMPONENT_NEWER_UNKNOWN", "component", findings) or []
     before = len(findings)
@@ -146,16 +148,30 @@ def _look_up(
     )
 
 
-def _data(config: RunConfig, clients: Clients, prepare: Callable[[], PreparedDataset]) -> Dataset:
+def _lies_elsewhere(config: RunConfig) -> bool:
+    return bool(config.data.in_azure or config.data.prepare_on)
+
+
+def _find_data(config: RunConfig, clients: Clients) -> DataInAzure | DataOnCluster:
     if config.data.prepare_on:
         new_cluster = config.compute.cluster if config.compute.size else None
         return find_preparation(clients, config.data, new_cluster)
-    return find_data(clients, config.data) if config.data.in_azure else prepare()
+    return find_data(clients, config.data)
+
+
+def _prepared(prepare: Callable[[], PreparedDataset]) -> Future[Any]:
+    """Prepare the data in this very thread, where an interrupt arrives; our errors are kept like a look-up's."""
+    future: Future[Any] = Future()
+    try:
+        future.set_result(prepare())
+    except PhiftError as error:
+        future.set_exception(error)
+    return future
 
 
 def _tokenizer(config: RunConfig, clients: Clients, model: Future[FoundationModel]) -> tuple[ChatTokenizer | None, str]:
     """Return the model's tokenizer, or why there is none; it is not worth an error, since tokens can be estimated."""
-    if config.data.in_azure or config.data.prepare_on:
+    if _lies_elsewhere(config):
         return None, ""
     own = config.parameters.get("finetune_config_path")
     try:
