@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from enum import Enum
 from typing import Any
 
@@ -40,6 +40,32 @@ def texts(value: Any, what: str) -> dict[str, str]:
     if not isinstance(value, Mapping):
         raise no_answer(value, what, "a mapping")
     return {str(key): str(entry) for key, entry in value.items()}
+
+
+def listed(value: Any, what: str) -> list[Any]:
+    """Return what an answer lists: a list, or something to iterate over as the SDK's pages are.
+
+    - **what**: which answer it is, as in ``workspace.compute.list``.
+
+    Raises `phift.errors.ServiceError` for anything else.
+    """
+    if isinstance(value, str) or not isinstance(value, Iterable):
+        raise no_answer(value, what, "a list")
+    entries = list(value)
+    # A mock can be iterated over; it is empty unless somebody gave it something.
+    if not entries and any(kind.__module__ == "unittest.mock" for kind in type(value).__mro__):
+        raise no_answer(value, what, "a list")
+    return entries
+
+
+def json_object(value: Any, what: str) -> dict[str, Any]:
+    """Return an answer that is a JSON object; raises `phift.errors.ServiceError` for anything else.
+
+    - **what**: which answer it is, or which part of one.
+    """
+    if not isinstance(value, dict):
+        raise no_answer(value, what, "a JSON object")
+    return value
 
 
 def no_answer(value: Any, what: str, expected: str) -> ServiceError:

@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from phift.answers import no_answer, text
+from phift.answers import json_object, no_answer, text
 from phift.errors import ServiceError, redact
 from phift.rest import Rest
 
@@ -97,11 +97,7 @@ def _endless(name: str, why: str) -> ServiceError:
 
 def _object(value: Any, what: str) -> dict[str, Any]:
     """Return a JSON object of an answer; what is left out is an empty one."""
-    if not value:
-        return {}
-    if not isinstance(value, dict):
-        raise no_answer(value, what, "a JSON object")
-    return value
+    return json_object(value or {}, what)
 
 
 def _list(value: Any, what: str) -> list[Any]:
