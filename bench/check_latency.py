@@ -3,7 +3,7 @@
     python bench/check_latency.py [rounds]
 
 Both go through the real Azure ML SDK to a local workspace that waits 200 ms before it answers each request. "One
-after another" runs the very same look-ups, with a pool of one worker.
+after another" runs the very same look-ups in one thread.
 """
 
 from __future__ import annotations
@@ -13,14 +13,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 from unittest import mock
 
 from phift import FineTuneRun, samples
 from phift.config import RunConfig
 from phift.local import LocalWorkspace
+from phift.threads import SideBySide
 
 DELAY = 0.2
 
@@ -31,15 +30,13 @@ def timed(run: FineTuneRun) -> float:
     return time.perf_counter() - started
 
 
-def one_worker(max_workers: int | None = None, **options: Any) -> ThreadPoolExecutor:
-    del max_workers
-    return ThreadPoolExecutor(max_workers=1, **options)
+def one_thread(_most: int) -> SideBySide:
+    return SideBySide(1)
 
 
 def one_after_another(measure: Callable[[], float]) -> float:
-    """Measure with every pool of the check cut down to one worker."""
-    pools = ("phift.plan.ThreadPoolExecutor", "phift.models.ThreadPoolExecutor")
-    with mock.patch(pools[0], one_worker), mock.patch(pools[1], one_worker):
+    """Measure with one thread for each part of the check that has several."""
+    with mock.patch("phift.plan.SideBySide", one_thread), mock.patch("phift.models.SideBySide", one_thread):
         return measure()
 
 

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from enum import Enum
 from typing import Any
 
@@ -45,31 +45,52 @@ def texts(value: Any, what: str) -> dict[str, str]:
     return {str(key): str(entry) for key, entry in value.items()}
 
 
-def listed(pager: Iterable[Any], what: str, most: int = MOST_LISTED) -> Iterator[Any]:
-    """Yield what a list of the SDK's has, page by page.
+def listed(value: Any, what: str) -> list[Any]:
+    """Return what an answer lists: a list, or something to iterate over as the SDK's pages are.
 
-    - **what**: what is listed, as in ``jobs``.
+    - **what**: which answer it is, as in ``workspace.compute.list``.
 
-    Raises `phift.errors.ServiceError` where the service names a page twice, so that the list would never end, or
-    where more than ``most`` things are listed; and for something that is no list.
+    Raises `phift.errors.ServiceError` for anything else, and where the list would never end: the service names a page
+    twice, or there are more than 100,000 entries.
     """
-    if not isinstance(pager, Iterator | list | tuple):
-        raise no_answer(pager, what, "a list")
-    by_page = getattr(pager, "by_page", None)
-    pages = by_page() if callable(by_page) else iter([pager])
+    if isinstance(value, str) or not isinstance(value, Iterable):
+        raise no_answer(value, what, "a list")
+    entries = _entries(value, what)
+    # A mock can be iterated over; it is empty unless somebody gave it something.
+    if not entries and _is_mock(value):
+        raise no_answer(value, what, "a list")
+    return entries
+
+
+def _entries(value: Iterable[Any], what: str) -> list[Any]:
+    pages = value.by_page() if hasattr(value, "by_page") and not _is_mock(value) else iter([value])
+    entries: list[Any] = []
     tokens: set[str] = set()
-    count = 0
     for page in pages:
         for entry in page:
-            count += 1
-            if count > most:
-                raise ServiceError(f"The list of {what} has more than {most:,} entries.", where=what)
-            yield entry
+            entries.append(entry)
+            if len(entries) > MOST_LISTED:
+                raise ServiceError(f"The list has more than {MOST_LISTED:,} entries ({what}).", where=what)
         token = getattr(pages, "continuation_token", None)
         if token in tokens:
-            raise ServiceError(f"The list of {what} does not end: the service names a page twice.", where=what)
+            raise ServiceError(f"The list does not end: the service names a page twice ({what}).", where=what)
         if isinstance(token, str):
             tokens.add(token)
+    return entries
+
+
+def _is_mock(value: Any) -> bool:
+    return any(kind.__module__ == "unittest.mock" for kind in type(value).__mro__)
+
+
+def json_object(value: Any, what: str) -> dict[str, Any]:
+    """Return an answer that is a JSON object; raises `phift.errors.ServiceError` for anything else.
+
+    - **what**: which answer it is, or which part of one.
+    """
+    if not isinstance(value, dict):
+        raise no_answer(value, what, "a JSON object")
+    return value
 
 
 def no_answer(value: Any, what: str, expected: str) -> ServiceError:

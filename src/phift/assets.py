@@ -15,12 +15,12 @@ import json
 import re
 import time
 from collections.abc import Collection, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePath, PurePosixPath
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
+from phift.answers import json_object, text, texts
 from phift.checks import Finding
 from phift.clients import Clients
 from phift.data.split import SPLITS
@@ -29,6 +29,7 @@ from phift.dataset import PreparedDataset
 from phift.errors import Conflict, DataError, NotFound, PhiftError, ServiceError, azure_errors
 from phift.quiet import quiet_uploads
 from phift.registry import API, mapping, registry_address
+from phift.threads import SideBySide
 
 if TYPE_CHECKING:
     from azure.ai.ml.entities import Data
@@ -110,9 +111,9 @@ def register_assets(clients: Clients, dataset: PreparedDataset, name: str) -> di
 
     Raises `phift.errors.Conflict` where an asset of that name and version is not of this file.
     """
-    with ThreadPoolExecutor(max_workers=len(SPLITS)) as pool:
+    with SideBySide(len(SPLITS)) as side:
         futures = {
-            split: pool.submit(_register, clients, path, asset_name(name, split), _tags(dataset, split))
+            split: side.begin(_register, clients, path, asset_name(name, split), _tags(dataset, split))
             for split, path in dataset.files.items()
         }
     return {split: future.result() for split, future in futures.items()}
@@ -159,14 +160,15 @@ def _registered(clients: Clients, name: str, content: str) -> DataInput | None:
             found = data.get(name, version=version)
     except NotFound:
         return None
-    if (found.tags or {}).get(_HASH) != content or found.type != "uri_file":
+    tags, kind = texts(found.tags, "data asset.tags"), text(found.type, "data asset.type")
+    if tags.get(_HASH) != content or kind != "uri_file":
         what = f"The data asset's tag {_HASH} does not name this file's content, so it may hold something else."
         raise Conflict(what, where=where, fix="set `data.asset_name` to another name")
     with azure_errors(where):
         # The SDK's entity does not say whether it is archived.
         if any(str(asset.version) == version for asset in data.list(name, list_view_type="ArchivedOnly")):
             data.restore(name, version=version)
-    return DataInput(name=name, version=version, address=str(found.id))
+    return DataInput(name=name, version=version, address=text(found.id, "data asset.id"))
 
 
 def _upload(clients: Clients, path: Path, name: str, tags: Mapping[str, str]) -> DataInput:
@@ -184,7 +186,7 @@ def _upload(clients: Clients, path: Path, name: str, tags: Mapping[str, str]) ->
     )
     with quiet_uploads(), azure_errors(f"data asset {name}:{version}"):
         made = clients.workspace.data.create_or_update(asset)
-    return DataInput(name=name, version=version, address=str(made.id), existed=False)
+    return DataInput(name=name, version=version, address=text(made.id, "data asset.id"), existed=False)
 
 
 def find_data(clients: Clients, data: DataConfig) -> DataInAzure:
@@ -197,8 +199,8 @@ def find_data(clients: Clients, data: DataConfig) -> DataInAzure:
     inputs: dict[str, DataInput] = {}
     findings = [_unchecked(), *_split_findings(sources)]
     errors: list[PhiftError] = []
-    with ThreadPoolExecutor(max_workers=len(SPLITS)) as pool:
-        futures = {split: pool.submit(_find, clients, split, source.asset) for split, source in sources.items()}
+    with SideBySide(len(SPLITS)) as side:
+        futures = {split: side.begin(_find, clients, split, source.asset) for split, source in sources.items()}
     for split, future in futures.items():
         try:
             inputs[split], more = future.result()
@@ -260,16 +262,24 @@ def _find_in_workspace(clients: Clients, place: str, address: re.Match[str]) -> 
         if isinstance(error, ServiceError) and not (label and error.code in ("MlException", "ValidationException")):
             raise
         raise _missing(place, name, f"version {version}" if version else f"label {label}", "this workspace") from error
-    asset = DataInput(name=name, version=str(found.version), address=str(found.id), type=str(found.type))
-    return asset, str(found.path or "")
+    asset = DataInput(
+        name=name,
+        version=text(found.version, "data asset.version"),
+        address=text(found.id, "data asset.id"),
+        type=text(found.type, "data asset.type"),
+    )
+    path = found.path or ""
+    return asset, str(path) if isinstance(path, PurePath) else text(path, "data asset.path")
 
 
 def _check_workspace(clients: Clients, place: str, parts: Mapping[str, Any]) -> None:
     """Refuse another workspace's asset: a job reads those of its own workspace and of registries."""
-    workspace = clients.workspace
-    ours = (workspace.subscription_id, workspace.resource_group_name, workspace.workspace_name)
+    keys = ("subscription_id", "resource_group_name", "workspace_name")
     theirs = tuple(parts.get(key) for key in ("subscription", "group", "workspace"))
-    if any(theirs) and [str(part).lower() for part in theirs] != [str(part).lower() for part in ours]:
+    if not any(theirs):
+        return
+    ours = [text(getattr(clients.workspace, key), f"workspace.{key}") for key in keys]
+    if [str(part).lower() for part in theirs] != [part.lower() for part in ours]:
         what = f"The data asset {parts['name']} is in another workspace, {theirs[2]}."
         fix = "share it through a registry, or name its place: azureml://datastores/<store>/paths/<file>"
         raise DataError(what, where=place, fix=fix)
@@ -282,7 +292,7 @@ def _find_in_registry(clients: Clients, place: str, address: re.Match[str]) -> t
         record = clients.rest.get(f"{registry_address(clients, registry)}/{path}", {"api-version": API})
     except NotFound as error:
         raise _missing(place, name, f"version {version}", f"registry {registry}") from error
-    body = mapping(mapping(record).get("properties"))
+    body = mapping(json_object(record, "the registry's record").get("properties"))
     identifier = f"azureml://registries/{registry}/data/{name}/versions/{version}"
     kind = _CAMEL.sub("_", str(body.get("dataType") or "")).lower()
     return DataInput(name=name, version=version, address=identifier, type=kind), str(body.get("dataUri") or "")

@@ -387,12 +387,13 @@ def endpoints(workspace: str | None) -> None:
 
 @main.command()
 @click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
+@click.option("--force", is_flag=True, help="Replace files of the same names that hold something else.")
 @_reports_errors
-def samples(folder: Path) -> None:
-    """Write the sample data set (questions on chemical elements) into FOLDER."""
+def samples(folder: Path, force: bool) -> None:
+    """Write the sample data set (questions on chemical elements) into FOLDER; no other file is overwritten."""
     from phift.samples import write
 
-    written = write(folder)
+    written = write(folder, overwrite=force)
     for path in (written.train, written.validation, written.test):
         click.echo(path)
 

@@ -7,12 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from phift.answers import listed, text
 from phift.checks import Finding
 from phift.clients import Clients
 from phift.config import ComputeConfig
 from phift.errors import ComputeError, NotFound, azure_errors
 from phift.models import AllowList, FoundationModel
-from phift.sizes import VmSize, find_size, table_entry
+from phift.sizes import VmSize, count_of, find_size, table_entry, text_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,16 +47,24 @@ def find_cluster(clients: Clients, config: ComputeConfig) -> Any:
     place = f"compute {name}"
     try:
         with azure_errors(place):
-            return clients.workspace.compute.get(name)
+            found = clients.workspace.compute.get(name)
     except NotFound as error:
         if config.size:
             return None
         with azure_errors("the workspace's computes"):
-            names = [compute.name for compute in clients.workspace.compute.list()]
+            answer = listed(clients.workspace.compute.list(), "workspace.compute.list")
+        names = [text(compute.name, "compute.name") for compute in answer]
         near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
         fix = f"use one of {', '.join(sorted(names)) or '(there is none)'}, or add `size:` to have it created"
         fix = f"did you mean {near[0]}? Otherwise {fix}" if near else fix
         raise NotFound(f"There is no compute {name} in this workspace.", where="compute", fix=fix) from error
+    _size_of(found)
+    return found
+
+
+def _size_of(cluster: Any) -> str:
+    """Return a compute's VM size; one that is no cluster of VMs has none."""
+    return text(getattr(cluster, "size", None) or "", "compute.size")
 
 
 def resolve_compute(
@@ -89,28 +98,29 @@ def resolve_compute(
 
 
 def _cluster_size(cluster: Any, config: ComputeConfig) -> str:
-    size = config.size if cluster is None else getattr(cluster, "size", None)
+    size = config.size if cluster is None else _size_of(cluster)
     if not size:
         what = f"The compute {config.cluster} has no VM size; only AmlCompute clusters can run this job."
         raise ComputeError(what, where="compute", fix="name an AmlCompute cluster, or use `serverless: <VM size>`")
-    return str(size)
+    return size
 
 
 def _cluster_findings(cluster: Any, config: ComputeConfig) -> list[Finding]:
-    place = f"compute {cluster.name}"
+    place = f"compute {config.cluster}"
     found = []
-    state = str(getattr(cluster, "provisioning_state", "") or "")
+    state = text_of(cluster, "provisioning_state") or ""
     if state.lower() == "failed":
-        reasons = "; ".join(str(error) for error in getattr(cluster, "provisioning_errors", None) or [])
+        errors = getattr(cluster, "provisioning_errors", None)
+        reasons = "; ".join(map(str, errors)) if isinstance(errors, list | tuple) else ""
         message = "The cluster is in a failed state" + (f": {reasons}." if reasons else ".")
         fix = "delete it and create it again, or name another one"
         found.append(Finding(code="COMPUTE_FAILED", severity="error", place=place, message=message, fix=fix))
-    most = getattr(cluster, "max_instances", None)
-    if most is not None and config.nodes > int(most):
+    most = count_of(cluster, "max_instances")
+    if most is not None and config.nodes > most:
         message = f"The job wants {config.nodes} nodes and the cluster has at most {most}."
         fix = f"lower `nodes` to {most}, or raise the cluster's max_instances"
         found.append(Finding(code="COMPUTE_TOO_FEW_NODES", severity="error", place=place, message=message, fix=fix))
-    existing = str(getattr(cluster, "size", "") or "")
+    existing = _size_of(cluster)
     if config.size and config.size.lower() != existing.lower():
         message = f"The cluster exists with size {existing}; `size: {config.size}` has no effect."
         found.append(Finding(code="COMPUTE_SIZE_IGNORED", severity="warning", place=place, message=message))
@@ -215,7 +225,7 @@ def ensure_cluster(clients: Clients, config: ComputeConfig, target: ComputeTarge
     )
     with azure_errors(f"compute {target.name}"):
         made = clients.workspace.compute.begin_create_or_update(cluster).result()
-    if str(getattr(made, "provisioning_state", "")).lower() == "failed":
+    if text(getattr(made, "provisioning_state", None) or "", "compute.provisioning_state").lower() == "failed":
         what = f"The cluster {target.name} could not be created."
         raise ComputeError(what, where="compute", fix="look at its page in the studio for the reason, usually quota")
     return True

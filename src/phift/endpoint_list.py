@@ -46,7 +46,7 @@ class DeployedEndpoint:
 def deployed_endpoints(clients: Clients) -> list[DeployedEndpoint]:
     """Return the endpoints in the workspace that phift made, the newest first."""
     with azure_errors("endpoints"):
-        found = list(listed(clients.workspace.online_endpoints.list(), "endpoints"))
+        found = listed(clients.workspace.online_endpoints.list(), "endpoints")
     made = [_deployed(each) for each in found if is_made_by_phift(texts(each.tags, "endpoint.tags"))]
     return sorted(made, key=lambda each: each.created or datetime.min.replace(tzinfo=UTC), reverse=True)
 
@@ -54,7 +54,7 @@ def deployed_endpoints(clients: Clients) -> list[DeployedEndpoint]:
 def deployments_of(clients: Clients, endpoint: str) -> dict[str, str]:
     """Return how many instances of which VM size each deployment of an endpoint has, as text."""
     with azure_errors(f"endpoint {endpoint}"):
-        found = list(listed(clients.workspace.online_deployments.list(endpoint), f"deployments of {endpoint}"))
+        found = listed(clients.workspace.online_deployments.list(endpoint), f"deployments of {endpoint}")
     return {
         text(each.name, "deployment.name"): f"{each.instance_count} x {text(each.instance_type, 'instance_type')}"
         for each in found

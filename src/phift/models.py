@@ -5,17 +5,19 @@ from __future__ import annotations
 import ast
 import difflib
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import date
 from typing import Any
 
 from phift import facts
+from phift.answers import text, texts
 from phift.checks import Finding
 from phift.clients import Clients
 from phift.config import ModelConfig
 from phift.errors import NotFound, PhiftError, ServiceError, azure_errors
 from phift.registry import ModelRecord, fetch_record, mapping
+from phift.sizes import text_of
+from phift.threads import SideBySide
 
 _LONGEST_TAG = 20_000  # characters; a registry's tags are somebody else's text
 _MOST_SIZES = 200
@@ -80,18 +82,19 @@ def find_model(clients: Clients, config: ModelConfig) -> FoundationModel:
     """
     place = f"model {config.name} in registry {config.registry}"
     findings: list[Finding] = []
-    with ThreadPoolExecutor(max_workers=3) as pool:
-        asked = pool.submit(_get, clients, config, place)
-        fetched = pool.submit(_fetch, clients, config, config.version)
-        newest = pool.submit(_fetch, clients, config, None) if config.version else fetched
+    with SideBySide(3) as side:
+        asked = side.begin(_get, clients, config, place)
+        fetched = side.begin(_fetch, clients, config, config.version)
+        newest = side.begin(_fetch, clients, config, None) if config.version else fetched
     record = _known_record(fetched.result(), place, findings)
     entity = _entity(asked.result, record)
-    if record and record.version != str(entity.version):  # a version was published between the two looks
-        record = _known_record(_fetch(clients, config, str(entity.version)), place, findings)
+    version = text(entity.version, "model.version")
+    if record and record.version != version:  # a version was published between the two looks
+        record = _known_record(_fetch(clients, config, version), place, findings)
     sources = _Sources(
         name=config.name,
-        tags={str(key): str(value) for key, value in (entity.tags or {}).items()},
-        properties={str(key): str(value) for key, value in (entity.properties or {}).items()},
+        tags=texts(entity.tags, "model.tags"),
+        properties=texts(entity.properties, "model.properties"),
         system=record.system if record else {},
         table=_table(config.name),
         findings=findings,
@@ -103,14 +106,14 @@ def find_model(clients: Clients, config: ModelConfig) -> FoundationModel:
         findings.append(Finding(code="MODEL_NO_ALLOW_LIST", severity="note", place=place, message=message))
     findings += _task_findings(sources)
     findings += _life_findings(sources, archived=bool(record and record.archived))
-    findings += _newer(newest.result(), str(entity.version), place) if config.version else []
+    findings += _newer(newest.result(), version, place) if config.version else []
     defaults = _literal(sources, "model_specific_defaults", dict)
     return FoundationModel(
-        id=str(entity.id),
+        id=text(entity.id, "model.id"),
         name=config.name,
-        version=str(entity.version),
+        version=version,
         registry=config.registry,
-        description=entity.description or "",
+        description=text_of(entity, "description") or "",
         tags=sources.tags,
         defaults={str(key): value for key, value in (defaults or {}).items()},
         finetune=finetune,

@@ -6,11 +6,12 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from phift.answers import listed, no_answer, text, texts
 from phift.assets import DataInAzure, find_data
 from phift.checks import CheckReport, Finding, findings_from
 from phift.clients import Clients
@@ -19,17 +20,20 @@ from phift.config import RunConfig, local_file
 from phift.cost import CHARACTERS_PER_TOKEN, CostEstimate, estimate_cost
 from phift.dataset import PreparedDataset
 from phift.deployment import deployment_size, instance_findings
-from phift.errors import PhiftError, azure_errors
+from phift.errors import NotFound, PhiftError, azure_errors
 from phift.memory import MemoryEstimate, memory_findings, model_shape
 from phift.models import FoundationModel, find_model
 from phift.parameters import Parameters, resolve_parameters
 from phift.pipeline import component_findings, find_component
 from phift.preparation import DataOnCluster, find_preparation
 from phift.quota import Usage, quota_findings, read_usages
-from phift.sizes import VmSize, read_sizes, table_entry
+from phift.sizes import VmSize, read_sizes, table_entry, text_of
+from phift.threads import SideBySide
 from phift.token_report import TokenReport
 from phift.tokenizer import ChatTokenizer, find_tokenizer
 from phift.tokens import Counted, measure, token_findings
+
+_NAME = "deployment.endpoint_name"
 
 Dataset = PreparedDataset | DataInAzure | DataOnCluster
 
@@ -63,7 +67,10 @@ class Plan:
 
 @dataclass(frozen=True, kw_only=True)
 class _Found:
-    """The results of the look-ups; None where one failed."""
+    """The results of the look-ups; None where one failed.
+
+    - **endpoint**: the tags of the endpoint that has the configured name; None where there is none.
+    """
 
     model: FoundationModel | None
     component: Any
@@ -73,6 +80,7 @@ class _Found:
     usages: Sequence[Usage] | None
     dataset: Dataset | None
     tokenizer: tuple[ChatTokenizer | None, str]
+    endpoint: Mapping[str, str] | None
 
 
 def make_plan(
@@ -84,7 +92,8 @@ def make_plan(
     """Look everything up at once and return the plan, if there can be one, and the report; submits nothing.
 
     - **on_progress**: called with how far the counting of tokens has come.
-    - **prepare**: prepares the data; it runs beside the look-ups. Data that is not read here is looked up instead.
+    - **prepare**: prepares the data, in the caller's thread, so that Ctrl-C ends it; the look-ups run beside it. Data
+      that is not read here is looked up instead.
     """
     findings: list[Finding] = []
     found = _look_up(config, clients, prepare, findings)
@@ -95,9 +104,21 @@ def make_plan(
         findings += instance_findings(found.model, config.deployment)
     tokens = _tokens(config, found, parameters, findings, on_progress)
     memory, cost = _estimates(config, found, target, parameters, tokens, findings)
-    report = CheckReport.of(findings, memory=memory, cost=cost, tokens=tokens)
+    plan = _plan(found, target, parameters, tokens, memory, cost)
+    findings += _name_findings(config, found, plan)
+    return plan, CheckReport.of(findings, memory=memory, cost=cost, tokens=tokens)
+
+
+def _plan(
+    found: _Found,
+    target: ComputeTarget | None,
+    parameters: Parameters | None,
+    tokens: TokenReport | None,
+    memory: MemoryEstimate | None,
+    cost: CostEstimate | None,
+) -> Plan | None:
     if not (found.model and found.component and target and parameters and found.dataset):
-        return None, report
+        return None
     return Plan(
         model=found.model,
         component=found.component,
@@ -109,23 +130,24 @@ def make_plan(
         memory=memory,
         cost=cost,
         fingerprint=_fingerprint(found.model, found.component, target, parameters, found.dataset),
-    ), report
+    )
 
 
 def _look_up(
     config: RunConfig, clients: Clients, prepare: Callable[[], PreparedDataset], findings: list[Finding]
 ) -> _Found:
     """Ask everything at once: no answer is needed for another question."""
-    with ThreadPoolExecutor(max_workers=9) as pool:
-        workspace = pool.submit(_get_workspace, clients)
-        model = pool.submit(find_model, clients, config.model)
-        component = pool.submit(find_component, clients, config.component)
-        newer = pool.submit(component_findings, clients, config.component)
-        cluster = pool.submit(find_cluster, clients, config.compute)
-        sizes = pool.submit(_list_sizes, clients)
-        usages = pool.submit(_list_usages, clients)
-        dataset = pool.submit(_data, config, clients, prepare)
-        tokenizer = pool.submit(_tokenizer, config, clients, model)
+    with SideBySide(10) as side:
+        workspace = side.begin(_get_workspace, clients)
+        model = side.begin(find_model, clients, config.model)
+        component = side.begin(_component, config, clients)
+        newer = side.begin(component_findings, clients, config.component)
+        cluster = side.begin(find_cluster, clients, config.compute)
+        sizes = side.begin(_list_sizes, clients)
+        usages = side.begin(_list_usages, clients)
+        endpoint = side.begin(_endpoint, config, clients)
+        tokenizer = side.begin(_tokenizer, config, clients, model)
+        dataset = side.begin(_find_data, config, clients) if _lies_elsewhere(config) else _prepared(prepare)
     _take(workspace, "workspace", findings)
     findings += _take_or_note(newer, "COMPONENT_NEWER_UNKNOWN", "component", findings) or []
     before = len(findings)
@@ -143,19 +165,57 @@ def _look_up(
         usages=_take_or_note(usages, "QUOTA_UNREAD", "quota", findings),
         dataset=found_dataset,
         tokenizer=tokenizer.result(),
+        endpoint=_take_or_note(endpoint, "DEPLOYMENT_NAME_UNREAD", _NAME, findings),
     )
 
 
-def _data(config: RunConfig, clients: Clients, prepare: Callable[[], PreparedDataset]) -> Dataset:
+def _component(config: RunConfig, clients: Clients) -> Any:
+    """Return the component, which has all that a plan reads of it."""
+    component = find_component(clients, config.component)
+    for key in ("id", "name", "version"):
+        text(getattr(component, key, None), f"component.{key}")
+    if not isinstance(component.inputs, Mapping):
+        raise no_answer(component.inputs, "component.inputs", "a mapping")
+    return component
+
+
+def _endpoint(config: RunConfig, clients: Clients) -> Mapping[str, str] | None:
+    """Return the tags of the endpoint that has the configured name, or None."""
+    name = config.deployment.endpoint_name
+    if name is None:
+        return None
+    try:
+        with azure_errors(f"endpoint {name}"):
+            found = clients.workspace.online_endpoints.get(name)
+    except NotFound:
+        return None
+    return texts(found.tags, "endpoint.tags")
+
+
+def _lies_elsewhere(config: RunConfig) -> bool:
+    return bool(config.data.in_azure or config.data.prepare_on)
+
+
+def _find_data(config: RunConfig, clients: Clients) -> DataInAzure | DataOnCluster:
     if config.data.prepare_on:
         new_cluster = config.compute.cluster if config.compute.size else None
         return find_preparation(clients, config.data, new_cluster)
-    return find_data(clients, config.data) if config.data.in_azure else prepare()
+    return find_data(clients, config.data)
+
+
+def _prepared(prepare: Callable[[], PreparedDataset]) -> Future[Any]:
+    """Prepare the data in this very thread, where an interrupt arrives; our errors are kept like a look-up's."""
+    future: Future[Any] = Future()
+    try:
+        future.set_result(prepare())
+    except PhiftError as error:
+        future.set_exception(error)
+    return future
 
 
 def _tokenizer(config: RunConfig, clients: Clients, model: Future[FoundationModel]) -> tuple[ChatTokenizer | None, str]:
     """Return the model's tokenizer, or why there is none; it is not worth an error, since tokens can be estimated."""
-    if config.data.in_azure or config.data.prepare_on:
+    if _lies_elsewhere(config):
         return None, ""
     own = config.parameters.get("finetune_config_path")
     try:
@@ -204,12 +264,12 @@ def _get_workspace(clients: Clients) -> Any:
 
 def _list_sizes(clients: Clients) -> dict[str, VmSize]:
     with azure_errors("the region's VM sizes"):
-        return read_sizes(clients.workspace.compute.list_sizes())
+        return read_sizes(listed(clients.workspace.compute.list_sizes(), "workspace.compute.list_sizes"))
 
 
 def _list_usages(clients: Clients) -> list[Usage]:
     with azure_errors("the region's quota"):
-        return read_usages(clients.workspace.compute.list_usage())
+        return read_usages(listed(clients.workspace.compute.list_usage(), "workspace.compute.list_usage"))
 
 
 def _take(future: Future[Any], place: str, findings: list[Finding]) -> Any:
@@ -288,7 +348,7 @@ def _estimates(
         return None, None
     size, instances = deployment_size(model, config.deployment), config.deployment.instance_count
     if found.usages is not None:
-        tier = str(getattr(found.cluster, "tier", "") or "").lower()
+        tier = (text_of(found.cluster, "tier") or "").lower()
         low = tier == "low_priority" if found.cluster else config.compute.low_priority
         findings += quota_findings(target, size, instances, found.usages, found.sizes, low_priority=low)
     if model.stand_in and config.max_cost is None:
@@ -327,6 +387,23 @@ def _estimates(
     return memory, cost
 
 
+def _name_findings(config: RunConfig, found: _Found, plan: Plan | None) -> list[Finding]:
+    """Refuse a configured name that another endpoint has; that of this very run's, made before, is used again."""
+    name, tags = config.deployment.endpoint_name, found.endpoint
+    if name is None or tags is None:
+        return []
+    job = tags.get("phift.job")
+    if job and (plan is None or re.fullmatch(rf"{re.escape(plan.job_name)}(-\d+)?", job)):
+        return []  # without a plan nothing says whether it is this run's
+    model = tags.get("phift.model")
+    told = [f"it serves {model}"] if model else []
+    told.append(f"it is of the job {job}" if job else "phift did not make it")
+    message = f"There is an endpoint {name} already: {' and '.join(told)}."
+    fix = "give another `deployment.endpoint_name`"
+    fix += f", or delete that endpoint: `phift cleanup {name}`" if job else ""
+    return [Finding(code="DEPLOYMENT_NAME_TAKEN", severity="error", place=_NAME, message=message, fix=fix)]
+
+
 def _longest(dataset: PreparedDataset, tokens: TokenReport | None) -> int:
     """Return the tokens of the longest training row; of a sample's, at least what its characters make likely."""
     counted = tokens.splits["train"] if tokens and tokens.counted != "estimate" else None
@@ -348,7 +425,7 @@ def _fingerprint(
     compute = [target.kind, target.name, target.size.lower(), target.nodes, target.gpus_per_node]
     # All values, the component's own defaults too: to spell one out does not make another run.
     values = {name: parameter.value for name, parameter in parameters.values.items()}
-    return digest([model.id, str(component.id), values, dataset.content_hash, compute])
+    return digest([model.id, text(component.id, "component.id"), values, dataset.content_hash, compute])
 
 
 def digest(parts: list[Any]) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote
 
+from phift.answers import json_object, no_answer, text
 from phift.clients import Clients
 from phift.errors import NotFound, ServiceError
 
@@ -41,8 +42,10 @@ def fetch_record(clients: Clients, registry: str, name: str, version: str | None
         answer = clients.rest.get(f"{versions}/{quote(version, safe='')}", {"api-version": API})
         return _record(answer, name)
     query = {"api-version": API, "$orderBy": "createdtime desc", "$top": 1}
-    found = clients.rest.get(versions, query).get("value")
-    if not isinstance(found, list) or not found:
+    found = json_object(clients.rest.get(versions, query), "the registry's versions").get("value") or []
+    if not isinstance(found, list):
+        raise no_answer(found, "the registry's versions", "a list")
+    if not found:
         raise NotFound(f"There is no model {name}.", where=f"registry {registry}", fix="check the name")
     return _record(found[0], name)
 
@@ -50,20 +53,20 @@ def fetch_record(clients: Clients, registry: str, name: str, version: str | None
 def registry_address(clients: Clients, registry: str) -> str:
     """Return the URL that a registry's assets stand below, as its discovery gives it."""
     discovery = f"{clients.registry_discovery}registrymanagement/v1.0/registries/{quote(registry, safe='')}/discovery"
-    found = clients.rest.get(discovery)
+    found = json_object(clients.rest.get(discovery), "the registry's discovery")
     keys = ("primaryRegionResourceProviderUri", "subscriptionId", "resourceGroup")
     missing = [key for key in keys if not found.get(key)]
     if missing:
         what = f"The discovery of registry {registry} answered without {', '.join(missing)}."
         raise ServiceError(what, where=f"registry {registry}")
-    uri, subscription, group = (str(found[key]) for key in keys)
+    uri, subscription, group = (text(found[key], f"the registry's discovery, {key}") for key in keys)
     scope = f"subscriptions/{subscription}/resourceGroups/{group}"
     return f"{uri}mferp/managementfrontend/{scope}/providers/Microsoft.MachineLearningServices/registries/{registry}"
 
 
 def _record(answer: Any, name: str) -> ModelRecord:
     """Read an answer; what has another form than expected is left out, since this is somebody else's text."""
-    record = mapping(answer)
+    record = json_object(answer, "the registry's record")
     body = mapping(record.get("properties"))
     identifier = record.get("id")
     if not isinstance(identifier, str) or not identifier:

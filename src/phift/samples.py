@@ -11,10 +11,14 @@ Names, symbols and atomic numbers: IUPAC Periodic Table of the Elements, release
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from secrets import token_hex
 from types import MappingProxyType
+
+from phift.errors import ConfigError
 
 # In the order of their atomic numbers, from 1.
 ELEMENTS: tuple[tuple[str, str], ...] = (
@@ -227,11 +231,49 @@ def _row(question: str, answer: str) -> Row:
     return {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]}
 
 
-def write(folder: Path) -> Samples:
-    """Write ``train.jsonl``, ``validation.jsonl`` and ``test.jsonl`` into ``folder``, which is made if need be."""
+def write(folder: Path, *, overwrite: bool = False) -> Samples:
+    """Write ``train.jsonl``, ``validation.jsonl`` and ``test.jsonl`` into ``folder``, which is made if need be.
+
+    Files that are there with this very content are left as they are.
+
+    - **overwrite**: replace files of these names that hold something else.
+
+    Raises `phift.errors.ConfigError` where there are such files and they are not to be replaced; nothing is written
+    then.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     paths = {split: folder / f"{split}.jsonl" for split in ("train", "validation", "test")}
-    for split, split_rows in rows().items():
-        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in split_rows)
-        paths[split].write_text(text, encoding="utf-8")
+    missing = {paths[split]: content for split, content in _contents().items() if not _holds(paths[split], content)}
+    taken = [str(path) for path in missing if os.path.lexists(path)]
+    if taken and not overwrite:
+        what = f"There is something else under the name of the samples: {', '.join(taken)}. Nothing was written."
+        raise ConfigError(
+            what, where=str(folder), fix="give another folder, or `--force` (`overwrite=True`) to replace"
+        )
+    for path, content in missing.items():
+        _put(path, content)
     return Samples(**paths)
+
+
+def _contents() -> dict[str, bytes]:
+    """Return what is in the file of each split."""
+    return {
+        split: "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in split_rows).encode()
+        for split, split_rows in rows().items()
+    }
+
+
+def _holds(path: Path, content: bytes) -> bool:
+    # The size first: what somebody keeps under this name may be large.
+    return path.is_file() and path.stat().st_size == len(content) and path.read_bytes() == content
+
+
+def _put(path: Path, content: bytes) -> None:
+    """Write a file beside its place and rename it, so that there is never half a one under its name."""
+    written = path.with_name(f".{path.name}-{token_hex(8)}")
+    try:
+        with written.open("xb") as file:
+            file.write(content)
+        written.replace(path)
+    finally:
+        written.unlink(missing_ok=True)

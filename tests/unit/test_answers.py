@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator
 from enum import Enum
 from typing import Any
 from unittest.mock import MagicMock, Mock
 
 import pytest
 
-from phift.answers import text, texts
+from phift.answers import json_object, listed, text, texts
 from phift.errors import ServiceError
 
 
@@ -50,3 +52,60 @@ def test_tags_are_read_as_texts_and_none_are_none() -> None:
 def test_what_is_no_mapping_is_no_answer(value: Any) -> None:
     with pytest.raises(ServiceError, match=r"where a mapping was expected \(asset\.tags\)"):
         texts(value, "asset.tags")
+
+
+@pytest.mark.parametrize("value", [["a", "b"], ("a", "b"), iter(["a", "b"]), {"a": 1, "b": 2}.keys()])
+def test_lists_and_pages_are_listed(value: Any) -> None:
+    assert listed(value, "workspace.compute.list") == ["a", "b"]
+
+
+def test_nothing_may_be_listed() -> None:
+    assert listed(iter([]), "workspace.compute.list") == []
+
+
+def test_a_mock_lists_what_it_was_given() -> None:
+    mock = MagicMock()
+    mock.__iter__.return_value = iter(["a"])
+    assert listed(mock, "workspace.compute.list") == ["a"]
+
+
+@pytest.mark.parametrize("value", [MagicMock(), Mock(), None, "list", 7])
+def test_what_is_no_list_is_no_answer(value: Any) -> None:
+    with pytest.raises(ServiceError, match=r"where a list was expected \(workspace\.compute\.list\)"):
+        listed(value, "workspace.compute.list")
+
+
+def test_a_json_object_is_a_dict() -> None:
+    assert json_object({"id": 1}, "the record") == {"id": 1}
+
+
+@pytest.mark.parametrize("value", [MagicMock(), None, [], "id"])
+def test_what_is_no_json_object_is_no_answer(value: Any) -> None:
+    with pytest.raises(ServiceError, match=r"where a JSON object was expected \(the record\)"):
+        json_object(value, "the record")
+
+
+class Pages:
+    """A list of the SDK's whose service names its second page again and again."""
+
+    continuation_token = "again"
+
+    def __iter__(self) -> Iterator[Any]:
+        return self
+
+    def __next__(self) -> list[str]:
+        return ["a"]
+
+    def by_page(self) -> Pages:
+        return self
+
+
+def test_a_list_that_does_not_end_is_an_error() -> None:
+    with pytest.raises(ServiceError, match="names a page twice"):
+        listed(Pages(), "jobs")
+
+
+def test_a_list_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("phift.answers.MOST_LISTED", 10)
+    with pytest.raises(ServiceError, match="more than 10 entries"):
+        listed(itertools.count(), "jobs")

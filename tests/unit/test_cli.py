@@ -186,6 +186,16 @@ def test_samples_are_written(tmp_path: Path) -> None:
     assert all(path.stat().st_size for path in written)
 
 
+def test_samples_overwrite_nothing_without_force(tmp_path: Path) -> None:
+    own = tmp_path / "train.jsonl"
+    own.write_text("mine\n", encoding="utf-8")
+    refused = invoke("samples", tmp_path)
+    assert (refused.exit_code, own.read_text(encoding="utf-8")) == (1, "mine\n")
+    assert "--force" in refused.output
+    assert invoke("samples", tmp_path, "--force").exit_code == 0
+    assert own.read_text(encoding="utf-8") != "mine\n"
+
+
 class Workspace:
     """Stands for `phift.local.LocalWorkspace`; remembers what was done to which folder."""
 

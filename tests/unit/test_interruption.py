@@ -1,9 +1,10 @@
-"""Being killed while preparing data: what is there afterwards is whole, and the next run goes on."""
+"""Being killed or interrupted: what is there afterwards is whole, the next run goes on, and Ctrl-C works at once."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 import random
 import signal
 import subprocess
@@ -127,3 +128,88 @@ def test_ctrl_c_leaves_no_mess(source: Path, tmp_path: Path) -> None:
     assert process.returncode != 0
     assert list(out.iterdir()) == []
     assert workers_in(out) == []
+
+
+CHECK = """
+import signal, sys, time
+from pathlib import Path
+from unittest import mock
+from phift.data.workers import Workers
+from phift.run import FineTuneRun
+from unit.fakes import Fakes, run_config
+
+sys.modules["transformers"] = None  # it takes seconds to import, and nothing is counted here
+folder, source, case = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
+fakes, begin = Fakes(), Workers.start
+
+def say(*_, **__):
+    sys.stdout.write("at work\\n")  # at once, so that lines of several threads stay whole
+    sys.stdout.flush()
+
+def hang(*_, **__):
+    say()
+    time.sleep(30)
+
+def start_and_stop(workers, *modules):
+    begin(workers, *modules)
+    for process in workers._processes:
+        process._process.send_signal(signal.SIGSTOP)
+    say()
+
+def stay(_event):
+    hang()
+
+if case == "look-ups":
+    fakes.workspace.workspaces.get = fakes.workspace.compute.get = hang
+    fakes.workspace.compute.list_sizes = fakes.workspace.compute.list_usage = hang
+    fakes.registry.models.get = fakes.registry.components.get = fakes.rest.get = fakes.rest.post = hang
+changes = {"data": {"train": source}} if case != "look-ups" else {}
+with mock.patch("phift.dataset.LARGE", 0), mock.patch("phift.data.sources.PART", 1 << 20):
+    if case == "workers":
+        Workers.start = start_and_stop
+    print("go", flush=True)
+    run = FineTuneRun(run_config(folder, **changes), fakes.clients, on_event=stay if case == "progress" else None)
+    try:
+        run.check()
+    except KeyboardInterrupt:
+        print("interrupted", flush=True)
+        sys.exit(130)
+"""
+LOOK_UPS = 7  # calls that hang at the same time; the others come after an answer to one of these
+
+
+def begin_check(source: Path, folder: Path, case: str) -> subprocess.Popen[str]:
+    process = subprocess.Popen(  # noqa: S603 - the script above
+        [sys.executable, "-c", CHECK, folder, source, case],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])},
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "go\n"
+    return process
+
+
+def interrupt(process: subprocess.Popen[str]) -> None:
+    """Send what Ctrl-C sends: it arrives at once, and the process does not wait for the thirty seconds to end."""
+    assert process.stdout is not None
+    started = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    assert process.stdout.readline() == "interrupted\n"
+    assert time.monotonic() - started < 2
+    _, said = process.communicate(timeout=60)
+    assert time.monotonic() - started < 15  # the interpreter takes its time to clear away large packages
+    assert (said, process.returncode) == ("", 130)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("case", "busy"), [("look-ups", LOOK_UPS), ("progress", 1), ("workers", 1)])
+def test_ctrl_c_ends_a_check_at_once_whatever_it_waits_for(source: Path, tmp_path: Path, case: str, busy: int) -> None:
+    with begin_check(source, tmp_path, case) as process:
+        assert process.stdout is not None
+        assert [process.stdout.readline() for _ in range(busy)] == ["at work\n"] * busy
+        interrupt(process)
+    data = tmp_path / "work" / "data"
+    assert list(data.glob(".preparing-*")) == []
+    assert workers_in(data) == []

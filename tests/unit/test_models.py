@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 from azure.ai.ml.exceptions import ErrorTarget, ValidationException
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from phift.config import ModelConfig
@@ -194,6 +194,7 @@ def test_a_broken_tag_is_a_finding_and_never_runs(text: str, reason: str) -> Non
 
 
 @given(st.text())
+@settings(deadline=None)
 def test_no_tag_breaks_the_look_up(text: str) -> None:
     model = find(tags={**phi_4().tags, "model_specific_defaults": text})
     assert len(model.findings) <= 1

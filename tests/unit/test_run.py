@@ -96,6 +96,76 @@ def test_findings_of_model_compute_and_deployment_are_in_the_report(fakes: Fakes
     assert expected <= set(codes(report.findings))
 
 
+def name_findings(run: FineTuneRun) -> list[tuple[str, str, str]]:
+    found = [finding for finding in run.check().findings if finding.code.startswith("DEPLOYMENT_NAME")]
+    assert all(finding.place == "deployment.endpoint_name" for finding in found)
+    return [(finding.severity, finding.code, finding.message) for finding in found]
+
+
+MINE: dict[str, Any] = {"deployment": {"endpoint_name": "mine"}}
+
+
+def test_a_free_endpoint_name_is_nothing_to_tell(fakes: Fakes, start: Start) -> None:
+    assert name_findings(start(**MINE)) == []
+    assert fakes.workspace.record.count("online_endpoints.get") == 1
+
+
+def test_without_a_configured_name_no_endpoint_is_looked_up(fakes: Fakes, start: Start) -> None:
+    start().check()
+    assert fakes.workspace.record.count("online_endpoints.get") == 0
+
+
+@pytest.mark.parametrize(
+    ("tags", "told", "way_out"),
+    [
+        (None, "phift did not make it", "another"),
+        ({"owner": "somebody"}, "phift did not make it", "another"),
+        ({"phift.job": "other", "phift.model": "phi:7"}, "it serves phi:7 and it is of the job other", "phift cleanup"),
+        ({"phift.job": "other"}, "it is of the job other", "phift cleanup mine"),
+    ],
+)
+def test_a_configured_name_that_another_endpoint_has_stops_the_run(
+    fakes: Fakes, start: Start, tags: dict[str, str] | None, told: str, way_out: str
+) -> None:
+    fakes.add_endpoint("mine", tags=tags)
+    run = start(**MINE)
+    message = f"There is an endpoint mine already: {told}."
+    assert name_findings(run) == [("error", "DEPLOYMENT_NAME_TAKEN", message)]
+    with pytest.raises(CheckFailed, match="DEPLOYMENT_NAME_TAKEN") as caught:
+        run.submit()
+    assert way_out in (caught.value.fix or "")
+    assert ("phift cleanup" in (caught.value.fix or "")) == bool(tags and "phift.job" in tags)
+    assert begun(fakes) == set()
+
+
+@pytest.mark.parametrize("attempt", ["", "-2", "-17"])
+def test_the_endpoint_of_this_very_run_is_no_other(fakes: Fakes, start: Start, attempt: str) -> None:
+    fakes.add_endpoint("mine", tags={"phift.job": f"{start().plan.job_name}{attempt}", "phift.model": "phi:7"})
+    assert name_findings(start(**MINE)) == []
+
+
+@pytest.mark.parametrize("attempt", ["-", "-x", "2", "-2-3"])
+def test_a_job_of_a_similar_name_is_another(fakes: Fakes, start: Start, attempt: str) -> None:
+    fakes.add_endpoint("mine", tags={"phift.job": f"{start().plan.job_name}{attempt}"})
+    assert [code for _, code, _ in name_findings(start(**MINE))] == ["DEPLOYMENT_NAME_TAKEN"]
+
+
+def test_a_name_that_cannot_be_looked_up_is_a_note(fakes: Fakes, start: Start) -> None:
+    fakes.workspace.record.fail("online_endpoints.get", http_error(500, "Try later."))
+    ((severity, code, message),) = name_findings(start(**MINE))
+    assert (severity, code) == ("note", "DEPLOYMENT_NAME_UNREAD")
+    assert message.startswith("It could not be looked up: ")
+    assert "Try later." in message
+
+
+@pytest.mark.parametrize(("tags", "found"), [(None, 1), ({"phift.job": "any"}, 0)])
+def test_without_a_plan_a_name_is_taken_by_what_phift_did_not_make(
+    fakes: Fakes, start: Start, tags: dict[str, str] | None, found: int
+) -> None:
+    fakes.add_endpoint("mine", tags=tags)
+    assert len(name_findings(start(model="Phi-5", **MINE))) == found
+
+
 def test_the_plan_has_everything_looked_up(start: Start) -> None:
     run = start()
     plan = run.plan

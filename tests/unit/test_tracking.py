@@ -1,9 +1,14 @@
 from __future__ import annotations
 
+import tracemalloc
+from collections.abc import Callable
+from itertools import count
 from typing import Any, cast
+from unittest.mock import MagicMock
 
 import pytest
 
+from phift.errors import ServiceError
 from phift.rest import Rest
 from phift.tracking import MetricPoint, Tracking
 from unit.fakes import FakeRest
@@ -86,3 +91,143 @@ def test_a_run_without_a_log_has_no_tail(answer: dict[str, Any]) -> None:
     rest = FakeRest()
     assert details(rest, answer).log_tail("run-1") == ""
     assert len(rest.addresses) == 1
+
+
+def test_a_value_may_be_none_that_json_knows() -> None:
+    rest = FakeRest()
+    rest.on({"metrics": [{"key": "loss", "value": "Infinity", "step": 1}]}, "get-history")
+    assert tracking(rest).metric_history("run-1", "loss") == [MetricPoint("loss", 1, float("inf"), 0)]
+
+
+def test_a_page_token_that_comes_twice_ends_the_reading() -> None:
+    rest = FakeRest()
+    rest.on({"metrics": [], "next_page_token": "more"}, "get-history")
+    with pytest.raises(ServiceError, match="same page token twice"):
+        tracking(rest).metric_history("run-1", "loss")
+    assert len(rest.addresses) == 2
+
+
+def test_pages_without_end_are_not_read_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("phift.tracking._MOST_PAGES", 5)
+    rest, numbers = MagicMock(spec=Rest), count()
+    rest.get.side_effect = lambda *_: {"metrics": [], "next_page_token": f"page {next(numbers)}"}
+    with pytest.raises(ServiceError, match="more than 5 pages"):
+        Tracking(rest, URI).metric_history("run-1", "loss")
+    assert rest.get.call_count == 5
+
+
+def history(**point: Any) -> dict[str, Any]:
+    return {"metrics": [{"key": "loss", "value": 1.0, **point}]}
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        MagicMock(),
+        ["metrics"],
+        "metrics",
+        {"metrics": {"key": "loss"}},
+        {"metrics": MagicMock()},
+        {"metrics": ["loss"]},
+        {"metrics": [{"value": 1.0}]},
+        {"metrics": [{"key": "loss"}]},
+        history(key=MagicMock()),
+        history(value="high"),
+        history(value=MagicMock()),
+        history(value=True),
+        history(value=10**400),
+        history(step="NaN"),
+        history(step=MagicMock()),
+        history(timestamp="yesterday"),
+        history() | {"next_page_token": MagicMock()},
+        history() | {"next_page_token": ["more"]},
+    ],
+    ids=repr,
+)
+def test_a_history_that_is_none_is_an_error_of_ours(answer: Any) -> None:
+    rest = FakeRest()
+    rest.on(answer, "get-history")
+    with pytest.raises(ServiceError, match="The client answered with"):
+        tracking(rest).metric_history("run-1", "loss")
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        MagicMock(),
+        [1],
+        {"run": "none"},
+        {"run": {"data": [1]}},
+        {"run": {"data": {"metrics": {"loss": 1}}}},
+        {"run": {"data": {"metrics": ["loss"]}}},
+        {"run": {"data": {"metrics": [{"value": 1}]}}},
+        {"run": {"data": {"metrics": [{"key": MagicMock()}]}}},
+    ],
+    ids=repr,
+)
+def test_a_run_that_is_none_is_an_error_of_ours(answer: Any) -> None:
+    rest = FakeRest()
+    rest.on(answer, "runs/get")
+    with pytest.raises(ServiceError, match="The client answered with"):
+        tracking(rest).metric_names("run-1")
+
+
+@pytest.mark.parametrize("answer", [{"run": None}, {"run": {"data": None}}, {"run": {"data": {"metrics": None}}}])
+def test_a_run_with_gaps_has_no_names(answer: Any) -> None:
+    rest = FakeRest()
+    rest.on(answer, "runs/get")
+    assert tracking(rest).metric_names("run-1") == []
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        MagicMock(),
+        [1],
+        {"error": "broken", "logFiles": "std_log.txt"},
+        {"error": {"message": 1.5}, "logFiles": {"std_log.txt": MagicMock()}},
+        {"error": {"error": ["broken"]}, "logFiles": ["std_log.txt"]},
+        {"error": MagicMock(), "logFiles": MagicMock()},
+    ],
+    ids=repr,
+)
+@pytest.mark.parametrize("read", [Tracking.error, Tracking.log_tail])
+def test_details_that_are_none_are_an_error_of_ours(read: Callable[[Tracking, str], str], answer: Any) -> None:
+    rest = FakeRest()
+    with pytest.raises(ServiceError, match="The client answered with"):
+        read(details(rest, answer), "run-1")
+
+
+def test_a_log_that_is_no_text_is_an_error_of_ours() -> None:
+    rest = FakeRest()
+    rest.on(MagicMock(), "https://logs.test/std")
+    with pytest.raises(ServiceError, match=r"where text was expected \(the log\)"):
+        details(rest, {"logFiles": {"std_log.txt": "https://logs.test/std"}}).log_tail("run-1")
+
+
+@pytest.mark.parametrize(
+    "uri", ["", "file:///runs", "https://host.test/api", "azureml://host.test/mlflow", "host/mlflow/v1.0/subscriptions"]
+)
+def test_another_tracking_uri_is_told(uri: str) -> None:
+    with pytest.raises(ServiceError, match="tracking URI is none of Azure ML's"):
+        Tracking(cast(Rest, FakeRest()), uri)
+
+
+@pytest.mark.parametrize("uri", [MagicMock(), None])
+def test_a_tracking_uri_that_is_no_text_is_told(uri: Any) -> None:
+    with pytest.raises(ServiceError, match=r"workspace\.mlflow_tracking_uri"):
+        Tracking(cast(Rest, FakeRest()), uri)
+
+
+@pytest.mark.parametrize("rest", [MagicMock(spec=Rest), MagicMock()])
+def test_a_client_without_answers_takes_no_memory(rest: Any) -> None:
+    tracemalloc.start()
+    try:
+        for read in (Tracking.metric_names, Tracking.error, Tracking.log_tail):
+            with pytest.raises(ServiceError):
+                read(Tracking(rest, URI), "run-1")
+        with pytest.raises(ServiceError):
+            Tracking(rest, URI).metric_history("run-1", "loss")
+        assert tracemalloc.get_traced_memory()[1] < 50 << 20
+    finally:
+        tracemalloc.stop()

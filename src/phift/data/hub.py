@@ -24,7 +24,6 @@ import random
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -45,6 +44,7 @@ from phift.errors import (
     ServiceUnreachable,
     Throttled,
 )
+from phift.threads import SideBySide
 
 SPREAD = 2
 """How many times the rows wanted there are, at least, in what random rows are drawn from."""
@@ -212,8 +212,9 @@ Chosen = tuple[RowGroup, Sequence[int]]
 
 
 def _parquet_batches(files: list[str], source: HuggingFaceSource, notes: list[str]) -> Iterator[_Batch]:
-    with ThreadPoolExecutor(_READERS) as pool:
-        groups = [group for found in pool.map(_row_groups, files) for group in found]
+    with SideBySide(_READERS) as side:
+        footers = [side.begin(_row_groups, file) for file in files]
+        groups = [group for footer in footers for group in footer.result()]
     total = sum(group.rows for group in groups)
     wanted = _wanted(total, source.percent)
     if wanted < total and source.sample == "random":
