@@ -30,6 +30,8 @@ from phift.jobs import JOB_TAG, FineTuneJob
 from phift.models import FoundationModel
 from phift.quiet import quiet
 from phift.resource import (
+    CREATED,
+    SERVES,
     DeploymentEvent,
     OnEvent,
     changed,
@@ -45,12 +47,6 @@ logger = logging.getLogger(__name__)
 
 _LEAVING: frozenset[State] = frozenset({"leaving"})
 _NOT_AT_WORK: frozenset[State] = frozenset({"leaving", "kept"})
-
-SERVES = "phift.serves"
-"""The tag that says which model an endpoint was made for, in digits."""
-
-CREATED = "phift.created"
-"""The tag that says when an endpoint was made: ISO 8601, UTC, to the microsecond, so that no two calls share it."""
 
 
 def deployment_size(model: FoundationModel, config: DeploymentConfig) -> str | None:
@@ -156,7 +152,7 @@ class _Attempt:
         if existing is not None:
             _check_ours(existing, name, tags)
         if self._use:
-            self._use.found(exists=existing is not None)
+            self._use.found(None if existing is None else texts(existing.tags, "endpoint.tags"))
         if existing is not None:
             if provisioning_state(existing) == "succeeded":
                 return

@@ -9,10 +9,11 @@ from typing import Any
 
 from phift.answers import listed, text, texts
 from phift.clients import Clients
-from phift.deployment import CREATED, is_made_by_phift
+from phift.deployment import is_made_by_phift
 from phift.errors import azure_errors
 from phift.jobs import JOB_TAG
 from phift.record import CONFIGURATION, SERIES
+from phift.resource import CREATED
 
 
 @dataclass(frozen=True, kw_only=True)

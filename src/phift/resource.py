@@ -16,6 +16,12 @@ from phift.quiet import quiet
 
 logger = logging.getLogger(__name__)
 
+SERVES = "phift.serves"
+"""The tag that says which model an endpoint was made for, in digits."""
+
+CREATED = "phift.created"
+"""The tag that says when an endpoint was made: ISO 8601, UTC, to the microsecond, so that no two calls share it."""
+
 _LONGEST_OPERATION = 3600.0  # seconds; the service gives an endpoint's operations 30 minutes
 _MOST_TRIES = 40  # at a change that is refused because another one is under way; with 15 s between them, ten minutes
 # States in which a create or an update is still under way, as both kinds of resource name them.

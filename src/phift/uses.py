@@ -31,6 +31,7 @@ from typing import Literal, Self
 from phift.clients import Clients
 from phift.errors import PhiftError
 from phift.jobs import FineTuneJob
+from phift.resource import CREATED
 
 logger = logging.getLogger(__name__)
 
@@ -135,12 +136,14 @@ class EndpointUse:
         first = other.state == "deploying" and (other.number, other.key) < (number, self._key)
         return (first or other.state in ("arriving", "leaving")) and other.alive
 
-    def found(self, *, exists: bool) -> None:
-        """Say whether the endpoint was there.
+    def found(self, tags: Mapping[str, str] | None) -> None:
+        """Take note of whether the endpoint was there; what was kept of one that is gone is void.
 
-        What was kept of one that is gone is void, and one without any use was made by something that writes no tags.
+        - **tags**: the endpoint's; None where there was none.
         """
-        self._foreign = exists and not self._others and not self._untold
+        exists = tags is not None
+        # An older phift made it, which wrote down nobody's use.
+        self._foreign = tags is not None and CREATED not in tags
         if self._kept_key not in {other.key for other in self._others}:
             _kept.pop(self._kept_key, None)  # it went with an endpoint that somebody else deleted
         try:
@@ -157,9 +160,9 @@ class EndpointUse:
                 self._write("kept", self._kept_key)
                 _kept[self._kept_key] += 1
             self._keeps = True
-            for other in self._others:
-                if other.state == "kept" and not other.has_process:  # one says it as well as many
-                    self._erase(other.key)
+            without_process = [o for o in self._others if o.state == "kept" and not o.has_process]
+            for other in without_process[1:]:  # one says it as well as many
+                self._erase(other.key)
         except PhiftError as error:
             self._give_up(error)
         self._release()

@@ -1,0 +1,262 @@
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+import threading
+import time
+from typing import Any
+
+import pytest
+
+from phift.clients import Clients
+from phift.config import DeploymentConfig
+from phift.deployment import deploy_model
+from phift.endpoint import Endpoint
+from phift.errors import ServiceError
+from phift.jobs import FineTuneJob
+from phift.resource import DeploymentEvent
+from unit.fakes import A100, Fakes, http_error
+
+MODEL = "/subscriptions/s/workspaces/w/models/mine/versions/1"
+NAME, JOB = "phift-made-up", "job"
+KEY = f"phift.use.{NAME}."
+MADE = {"phift.job": JOB, "phift.created": "2026-11-28T12:00:00.000000+00:00"}
+
+
+def deploy(fakes: Fakes, events: list[DeploymentEvent] | None = None) -> Endpoint:
+    fakes.workspace.jobs.add(JOB, "Completed")
+    return deploy_model(
+        fakes.clients,
+        model_id=MODEL,
+        name=NAME,
+        size=A100,
+        config=DeploymentConfig(),
+        job=FineTuneJob(JOB, fakes.clients),
+        on_event=events.append if events is not None else None,
+    )
+
+
+def is_up(fakes: Fakes) -> bool:
+    return NAME in fakes.workspace.online_endpoints.known
+
+
+def tag(fakes: Fakes, key: str, state: str, **changes: Any) -> None:
+    """Write the tag of somebody else's use."""
+    value = {"state": state, "host": platform.node(), "pid": os.getppid(), "since": time.time(), **changes}
+    fakes.rest.tags.setdefault(JOB, {})[KEY + key] = json.dumps(value)
+
+
+def a_dead_process() -> int:
+    done = subprocess.Popen([sys.executable, "-c", ""])
+    done.wait()
+    return done.pid
+
+
+def test_a_block_deletes_what_it_made_and_leaves_no_tag() -> None:
+    fakes = Fakes()
+    with deploy(fakes) as endpoint:
+        assert [json.loads(value)["state"] for value in fakes.rest.tags[JOB].values()] == ["block"]
+        assert not endpoint.existed
+    assert (is_up(fakes), fakes.rest.tags[JOB]) == (False, {})
+
+
+def test_what_was_left_up_on_purpose_stays() -> None:
+    fakes, events = Fakes(), list[DeploymentEvent]()
+    deploy(fakes)
+    with deploy(fakes, events) as endpoint:
+        assert endpoint.existed
+    assert is_up(fakes)
+    assert [event.stage for event in events] == ["ready", "stays"]
+
+
+def test_what_was_deployed_before_the_block_ends_with_the_block() -> None:
+    fakes = Fakes()
+    endpoint = deploy(fakes)
+    with endpoint:
+        pass
+    assert not is_up(fakes)
+
+
+def test_an_inner_block_leaves_it_to_the_outer_one() -> None:
+    fakes = Fakes()
+    with deploy(fakes):
+        with deploy(fakes):
+            pass
+        assert is_up(fakes)
+    assert not is_up(fakes)
+
+
+def test_a_block_that_ends_first_leaves_it_to_the_other_one() -> None:
+    fakes = Fakes()
+    first, second = deploy(fakes).__enter__(), deploy(fakes).__enter__()
+    first.__exit__(None, None, None)
+    assert is_up(fakes)
+    second.__exit__(None, None, None)
+    assert not is_up(fakes)
+
+
+def test_of_two_deployments_outside_of_blocks_one_block_ends_none() -> None:
+    fakes = Fakes()
+    first = deploy(fakes)
+    deploy(fakes)
+    with first:
+        pass
+    assert is_up(fakes)
+
+
+@pytest.mark.parametrize("state", ["block", "deploying", "arriving"])
+def test_a_living_process_that_uses_it_keeps_it(state: str) -> None:
+    fakes = Fakes()
+    with deploy(fakes):
+        tag(fakes, "other", state)
+    assert is_up(fakes)
+
+
+@pytest.mark.parametrize("state", ["block", "deploying", "arriving", "leaving", "left"])
+def test_what_a_dead_process_used_is_deleted_with_the_next_block(state: str) -> None:
+    fakes = Fakes()
+    fakes.add_endpoint(NAME, tags=MADE)
+    tag(fakes, "other", state, pid=a_dead_process())
+    with deploy(fakes) as endpoint:
+        assert endpoint.existed
+    assert (is_up(fakes), fakes.rest.tags[JOB]) == (False, {})
+
+
+@pytest.mark.parametrize(("age", "up"), [(3600, True), (25 * 3600, False)])
+def test_a_block_on_another_machine_counts_for_a_day(age: float, up: bool) -> None:
+    fakes = Fakes()
+    with deploy(fakes):
+        tag(fakes, "other", "block", host="another", since=time.time() - age)
+    assert is_up(fakes) == up
+
+
+def test_what_is_kept_stays_though_its_process_is_gone() -> None:
+    fakes = Fakes()
+    fakes.add_endpoint(NAME, tags=MADE)
+    tag(fakes, "other", "kept", pid=a_dead_process())
+    with deploy(fakes):
+        pass
+    assert is_up(fakes)
+
+
+def test_what_was_kept_of_an_endpoint_that_is_gone_is_void() -> None:
+    fakes = Fakes()
+    tag(fakes, "other", "kept", pid=a_dead_process())
+    with deploy(fakes):
+        pass
+    assert (is_up(fakes), fakes.rest.tags[JOB]) == (False, {})
+
+
+def test_an_endpoint_that_an_older_phift_made_stays() -> None:
+    fakes = Fakes()
+    fakes.add_endpoint(NAME)
+    with deploy(fakes):
+        pass
+    assert is_up(fakes)
+
+
+def test_a_tag_that_cannot_be_read_keeps_the_endpoint() -> None:
+    fakes = Fakes()
+    with deploy(fakes):
+        fakes.rest.tags[JOB][f"{KEY}other"] = "written by somebody else"
+    assert is_up(fakes)
+
+
+def test_however_often_it_is_deployed_one_process_leaves_one_tag() -> None:
+    fakes = Fakes()
+    dead = a_dead_process()
+    for number in range(3):
+        tag(fakes, f"other-{number}.kept", "kept", pid=dead)
+    fakes.add_endpoint(NAME, tags=MADE)
+    for _ in range(5):
+        deploy(fakes)
+    assert [json.loads(value)["pid"] for value in fakes.rest.tags[JOB].values()] == [dead, os.getpid()]
+
+
+class NoTags:
+    """Plain calls of a service that lets nobody write or read tags."""
+
+    def __init__(self, calls: Any) -> None:
+        self._calls = calls
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._calls, name)
+
+    def post(self, *_: Any) -> Any:
+        raise ServiceError("Tags are out of order.", status=403)
+
+
+@pytest.mark.parametrize("existed", [False, True])
+def test_without_tags_the_maker_deletes_and_nobody_else(existed: bool, caplog: pytest.LogCaptureFixture) -> None:
+    fakes = Fakes()
+    if existed:
+        fakes.add_endpoint(NAME)
+    fakes.clients = Clients(**{**vars(fakes.clients), "rest": NoTags(fakes.rest)})
+    with deploy(fakes):
+        pass
+    assert is_up(fakes) == existed
+    assert len([record for record in caplog.records if record.levelname == "WARNING"]) == 1
+
+
+def test_a_deletion_that_failed_is_done_by_the_next_block() -> None:
+    fakes = Fakes()
+    fakes.workspace.record.fail("online_endpoints.begin_delete", http_error(403))
+    with pytest.raises(PermissionError, match="costs money"), deploy(fakes):
+        pass
+    assert is_up(fakes)
+    with deploy(fakes):
+        pass
+    assert not is_up(fakes)
+
+
+def test_whoever_comes_while_it_is_deleted_waits_and_makes_it_anew() -> None:
+    fakes, events, entered = Fakes(), list[DeploymentEvent](), threading.Event()
+    endpoints = fakes.workspace.online_endpoints
+    delete = endpoints.begin_delete
+    ready: list[Endpoint] = []
+
+    def come() -> None:
+        ready.append(deploy(fakes, events))
+
+    def slowly(name: str | None = None) -> Any:
+        endpoints.begin_delete = delete  # type: ignore[method-assign] # only this once
+        comer.start()
+        while not any(event.stage == "waits" for event in events):
+            time.sleep(0.001)
+        entered.set()
+        return delete(name)
+
+    comer = threading.Thread(target=come)
+    endpoints.begin_delete = slowly  # type: ignore[method-assign] # as a service that takes its time
+    with deploy(fakes):
+        pass
+    comer.join(10)
+    assert entered.is_set()
+    assert [event.stage for event in events] == ["waits", "endpoint", "deployment", "traffic", "ready"]
+    assert is_up(fakes)
+
+
+def test_sixteen_threads_that_deploy_and_leave_find_it_up_and_leave_nothing() -> None:
+    fakes, wrong = Fakes(), list[str]()
+
+    def use() -> None:
+        for _ in range(5):
+            with deploy(fakes):
+                try:
+                    found = fakes.workspace.online_endpoints.get(NAME)
+                    if found.traffic != {"default": 100}:
+                        wrong.append(str(found.traffic))
+                except Exception as error:  # noqa: BLE001 - the service's, when it is not there
+                    wrong.append(repr(error))
+            time.sleep(0)
+
+    threads = [threading.Thread(target=use) for _ in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert wrong == []
+    assert (is_up(fakes), fakes.rest.tags[JOB]) == (False, {})
