@@ -57,7 +57,7 @@ def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def connected(connection: Connection) -> Clients:
     values = {"model": "Phi-4-mini-instruct", "compute": "gpu-cluster", "data": {"train": "train.jsonl"}}
-    return connect(RunConfig(**values, workspace={"local": connection.folder}))  # type: ignore[arg-type]
+    return connect(RunConfig(**values, workspace={"local": connection.folder}))
 
 
 def seen(clients: Clients) -> list[str]:

@@ -150,7 +150,7 @@ def test_a_plugin_that_is_not_imported_is_left_so(monkeypatch: pytest.MonkeyPatc
 
 def test_a_plugin_that_is_imported_learns_the_cloud_and_unlearns_it(monkeypatch: pytest.MonkeyPatch) -> None:
     plugin = Plugin("AzureCloud")
-    monkeypatch.setitem(sys.modules, PLUGIN, plugin)  # type: ignore[arg-type]  # stands for a module
+    monkeypatch.setitem(sys.modules, PLUGIN, plugin)
     before = dict(plugin.KNOWN_CLOUDS)
     with told_to_mlflow(URL):
         assert list(plugin.KNOWN_CLOUDS) == ["AzureCloud", "PhiftLocal4321"]
@@ -162,13 +162,13 @@ def test_a_plugin_that_was_imported_meanwhile_knows_azure_afterwards(monkeypatch
     monkeypatch.delitem(sys.modules, PLUGIN, raising=False)
     plugin = Plugin("PhiftLocal4321")
     with told_to_mlflow(URL):
-        monkeypatch.setitem(sys.modules, PLUGIN, plugin)  # type: ignore[arg-type]  # stands for a module
+        monkeypatch.setitem(sys.modules, PLUGIN, plugin)
     assert list(plugin.KNOWN_CLOUDS) == ["AzureCloud"]
 
 
 def test_a_plugin_that_has_changed_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     plugin = SimpleNamespace(KNOWN_CLOUDS={})
-    monkeypatch.setitem(sys.modules, PLUGIN, plugin)  # type: ignore[arg-type]  # stands for a module
+    monkeypatch.setitem(sys.modules, PLUGIN, plugin)
     with told_to_mlflow(URL):
         assert plugin.KNOWN_CLOUDS == {}
     assert plugin.KNOWN_CLOUDS == {}
