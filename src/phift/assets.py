@@ -15,7 +15,7 @@ import json
 import re
 import time
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePath, PurePosixPath
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
@@ -41,6 +41,10 @@ _ATTEMPTS = 3
 # What the component's preprocessing has a loader for (azureml-assets, finetune_acft_hf_nlp, 2026-07-23).
 _SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
 _PREPROCESS = "azureml-assets, finetune_acft_hf_nlp, src/preprocess/preprocess.py, 2026-07-23"
+
+# Command lines have an input's path in single quotes, so both are invalid in it (the descriptions of its inputs).
+_BREAKING = ("'", "\\")
+_SPEC = "azureml-assets, chat_completion/spec.yaml, 2026-07-23"
 
 _SHORT = re.compile(r"azureml:(?P<name>[\w.-]+)(?::(?P<version>[\w.-]+)|@(?P<label>[\w.-]+))")
 _WORKSPACE = (
@@ -224,8 +228,13 @@ def find_asset(clients: Clients, place: str, address: str) -> tuple[DataInput, s
     if found := _IN_DATASTORE.fullmatch(address):
         path = PurePosixPath(found["path"])
         kind = "uri_file" if path.suffix and not address.endswith("/") else "uri_folder"
-        return DataInput(name=path.stem, address=address, type=kind), address
-    return _find_asset(clients, place, address)
+        asset, where = DataInput(name=path.stem, address=address, type=kind), address
+    else:
+        asset, where = _find_asset(clients, place, address)
+    # A folder is mounted under a name of its own, a file under the one that it has.
+    for finding in _name_findings(place, where) if asset.type == "uri_file" else ():
+        raise DataError(finding.message, where=place, fix=finding.fix)
+    return asset, where
 
 
 def _find(clients: Clients, split: str, text: str) -> tuple[DataInput, list[Finding]]:
@@ -234,7 +243,7 @@ def _find(clients: Clients, split: str, text: str) -> tuple[DataInput, list[Find
         path = PurePosixPath(found["path"])
         message = "A place in a datastore is not looked up, so nothing says that there is a file."
         note = Finding(code="DATA_UNCHECKED", severity="note", place=place, message=message)
-        return DataInput(name=path.stem, address=text), [note, *_suffix_findings(place, path.suffix)]
+        return DataInput(name=path.stem, address=text), [note, *_path_findings(place, path)]
     asset, path_text = _find_asset(clients, place, text)
     return asset, _asset_findings(place, asset, path_text)
 
@@ -311,12 +320,26 @@ def _asset_findings(place: str, asset: DataInput, path: str) -> list[Finding]:
     if asset.type == "mltable":
         return []
     if asset.type == "uri_file":
-        return _suffix_findings(place, PurePosixPath(urlsplit(path).path).suffix) if path else []
+        return _path_findings(place, PurePosixPath(urlsplit(path).path)) if path else []
     message = (
         f"The data asset {asset.name} is of type {asset.type or 'unknown'}; the component takes a file or an MLTable."
     )
     fix = "register the file in the folder as an asset of type uri_file, or put an MLTable file beside it"
     return [Finding(code="DATA_ASSET_TYPE", severity="error", place=place, message=message, fix=fix)]
+
+
+def _path_findings(place: str, path: PurePosixPath) -> list[Finding]:
+    return [*_name_findings(place, str(path)), *_suffix_findings(place, path.suffix)]
+
+
+def _name_findings(place: str, path: str) -> list[Finding]:
+    """Refuse a file in Azure whose path breaks the command lines that it gets into; local paths get into none."""
+    bad = [character for character in _BREAKING if character in path]
+    if not bad:
+        return []
+    message = f"The file's path in Azure has {' and '.join(bad)} in it, which breaks the component's command lines."
+    finding = _finding("DATA_FILE_NAME", "error", place, message, "copy or register it under another path")
+    return [replace(finding, source=_SPEC)]
 
 
 def _suffix_findings(place: str, suffix: str) -> list[Finding]:

@@ -4,6 +4,8 @@ import base64
 import errno
 import json
 import os
+import subprocess
+import sys
 import tracemalloc
 from collections.abc import Iterable
 from pathlib import Path
@@ -310,13 +312,60 @@ def test_a_missing_file_gets_near_names(train: Path, tmp_path: Path, out: Path) 
         prepare(out, train=train, test=tmp_path / "0123456789.parquet")
 
 
-@pytest.mark.parametrize("name", ["it's.jsonl", "a\\b.jsonl", 'a"b.jsonl'])
-def test_quotes_and_backslashes_in_a_path_are_refused(tmp_path: Path, out: Path, name: str) -> None:
-    source = write_jsonl(tmp_path / name, map(chat_row, range(20)))
-    with pytest.raises(DataError, match="quotes and backslashes"):
-        prepare(out, train=source)
-    with pytest.raises(DataError, match="quotes and backslashes"):
-        prepare(tmp_path / name.removesuffix(".jsonl"), train=source)
+@pytest.mark.parametrize("name", ["it's", "a\\b", 'a"b', "a b", "%20#?"])
+def test_a_folder_and_a_file_may_have_any_name_however_it_is_typed(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / name
+    folder.mkdir()
+    source = write_jsonl(folder / f"{name}.jsonl", map(chat_row, range(20)))
+    monkeypatch.chdir(folder)
+    typed = [prepare(folder / "out", train=source), prepare(Path("out"), train=Path(source.name))]
+    assert typed[0].content_hash == typed[1].content_hash
+    assert typed[0].files == {split: folder / path for split, path in typed[1].files.items()}
+    assert sum(typed[0].rows.values()) == 20
+    assert sorted(path.name for path in typed[0].folder.iterdir()) == [
+        "manifest.json",
+        "test.jsonl",
+        "train.jsonl",
+        "validation.jsonl",
+    ]
+
+
+def test_a_folder_that_no_system_can_have_is_refused(train: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="NUL"):
+        prepare(tmp_path / "a\0b", train=train)
+
+
+AT_ONCE = """
+import sys, threading
+from pathlib import Path
+from phift.data_config import DataConfig
+from phift.dataset import prepare_dataset
+
+data, folder, results = DataConfig(train=Path(sys.argv[1])), Path(sys.argv[2]), []
+threads = [threading.Thread(target=lambda: results.append(prepare_dataset(data, folder))) for _ in range(5)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+print(len(results), *{str(found.folder) for found in results})
+"""
+
+
+def test_threads_and_processes_that_prepare_the_same_data_at_once_all_have_it(tmp_path: Path, out: Path) -> None:
+    source = write_jsonl(tmp_path / "many.jsonl", map(chat_row, range(2000)))
+    processes = [
+        subprocess.Popen([sys.executable, "-c", AT_ONCE, source, out], stdout=subprocess.PIPE, text=True)  # noqa: S603 - the script above
+        for _ in range(3)
+    ]
+    said = [process.communicate(timeout=120)[0] for process in processes]
+    prepared = prepare(tmp_path / "alone", train=source)
+    assert said == [f"5 {out / prepared.folder.name}\n"] * 3
+    assert [entry.name for entry in out.iterdir()] == [prepared.folder.name]
+    assert {split: (out / prepared.folder.name / path.name).read_bytes() for split, path in prepared.files.items()} == {
+        split: path.read_bytes() for split, path in prepared.files.items()
+    }
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from phift.data import files
@@ -131,8 +131,6 @@ def test_what_is_not_there_is_not_found(folder: Path, name: str, fix: str) -> No
 @pytest.mark.parametrize(
     ("name", "what"),
     [
-        ("a'b.jsonl", "The path has ' in it"),
-        ('a"b\\.jsonl', 'The path has " and \\ in it'),
         ("a\0b.jsonl", "The path has NUL in it"),
         ("x" * 300 + ".jsonl", "cannot be read: File name too long"),
         ("README.md", "suffix .md cannot be read"),
@@ -268,6 +266,7 @@ def test_a_long_line_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
 # JSON
 
 
+@settings(deadline=None)
 @given(OBJECTS, st.sampled_from([None, 1, "\t"]), st.booleans(), st.sampled_from(["", "\ufeff", " \n"]))
 def test_a_json_list_gives_its_rows(objects: list[Any], indent: int | str | None, ascii_: bool, before: str) -> None:
     text = (before + json.dumps(objects, indent=indent, ensure_ascii=ascii_)).encode()
@@ -275,12 +274,14 @@ def test_a_json_list_gives_its_rows(objects: list[Any], indent: int | str | None
     assert all(b"\n" not in row for _, row in files.json_rows(io.BytesIO(text), HERE))
 
 
+@settings(deadline=None)
 @given(OBJECTS.filter(bool), st.sampled_from([None, 2]), st.sampled_from(["data", "rows", "train"]))
 def test_an_object_with_one_list_of_objects_gives_its_rows(objects: list[Any], indent: int | None, name: str) -> None:
     whole = {"version": "1.1", "columns": ["a", "b"], "info": {"rows": [{}]}, name: objects, "none": [], "size": 3}
     assert json_rows(json.dumps(whole, indent=indent).encode()) == list(enumerate(objects, 1))
 
 
+@settings(deadline=None)
 @given(st.lists(st.dictionaries(TEXT, JSON, max_size=4), min_size=2, max_size=8))
 def test_objects_on_lines_are_rows(objects: list[Any]) -> None:
     text = "\n".join(map(json.dumps, objects)).encode()
@@ -372,6 +373,7 @@ def test_no_rows(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
 # CSV
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.tuples(TEXT.filter(str.strip), TEXT), max_size=6),
     st.sampled_from([",", "\t"]),

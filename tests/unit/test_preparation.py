@@ -121,6 +121,9 @@ def test_what_is_no_file_and_no_folder_is_refused(fakes: Fakes) -> None:
         with pytest.raises(DataError, match=r"suffix \.txt cannot be read") as caught:
             find(fakes, text)
         assert caught.value.where == "data.train"
+    fakes.workspace.data.add(data_asset("quoted", "1", path="azureml://datastores/store/paths/it's.jsonl"))
+    with pytest.raises(DataError, match="has ' in it"):
+        find(fakes, "azureml:quoted:1")
     assert find(fakes, "azureml://datastores/store/paths/v1.2/").inputs["train_1"].type == "uri_folder"
     with pytest.raises(NotFound, match="no data asset gone"):
         find(fakes, "azureml:gone:1")

@@ -208,9 +208,17 @@ def test_d5_a_model_that_is_not_made_for_chat_is_refused(fakes: Fakes, start: St
     assert finding(start(), "MODEL_TASK").severity == "error"
 
 
-def test_d6_a_path_with_a_quote_is_refused(start: Start, tmp_path: Path) -> None:
+def test_d6_a_path_with_a_quote_gets_into_no_command_line(fakes: Fakes, start: Start, tmp_path: Path) -> None:
+    fakes.workspace.data.add(data_asset("odd", "1", path="azureml://datastores/store/paths/it's.jsonl"))
+    assert "'" in finding(start(data={"train": "azureml:odd:1"}), "DATA_FILE_NAME").message
+    fakes.workspace.data.known.clear()
     rows = write_rows(tmp_path / "it's.jsonl", 30)
-    assert "'" in finding(start(data={"train": rows}), "DataError").place
+    start(data={"train": rows}).submit()
+    assert {Path(asset.path).name for asset in fakes.workspace.data.known.values()} == {
+        "train.jsonl",
+        "validation.jsonl",
+        "test.jsonl",
+    }
 
 
 def test_e1_what_does_not_fit_into_the_gpus_memory_is_found(start: Start) -> None:

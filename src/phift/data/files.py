@@ -77,12 +77,14 @@ def _taken(path: Path) -> bool:
 
 
 def check_path(path: Path) -> None:
-    """Refuse a path that the component's single-quoted command lines cannot carry."""
-    bad = sorted({character for character in path.as_posix() if character in "'\"\\\0"})
-    if bad:
-        names = " and ".join("NUL" if character == "\0" else character for character in bad)
-        what = f"The path has {names} in it; the component breaks on quotes and backslashes."
-        raise DataError(what, where=str(path).replace("\0", "\\0"), fix="rename the file or its folder")
+    """Refuse a path that no file can have.
+
+    Quotes and backslashes are for nobody to refuse: what is uploaded is named after the split, and nothing of a path
+    on this machine gets into the component's command lines.
+    """
+    if "\0" in str(path):
+        what = "The path has NUL in it, which no file's name can have."
+        raise DataError(what, where=str(path).replace("\0", "\\0"), fix="check the path")
 
 
 def expand(path: Path) -> list[Path]:
