@@ -1,0 +1,145 @@
+"""Signals at moments spread over a whole ``phift run``: it ends soon, says what is left, and a second call completes.
+
+``PHIFT_SIGNALS=30`` sends thirty; see ``make signals``.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import caller
+import pytest
+import yaml
+
+from phift import Clients, connect
+from phift.local import LocalWorkspace
+
+pytestmark = pytest.mark.slow
+
+COUNT = int(os.environ.get("PHIFT_SIGNALS", "6"))
+KINDS = [[signal.SIGINT], [signal.SIGTERM], [signal.SIGHUP], [signal.SIGTERM, signal.SIGTERM], [signal.SIGINT] * 2]
+SOON = 2.0  # seconds from the signal to the exit, outside of a roll-back
+LONGEST = 300.0
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a command ended.
+
+    - **seconds**: from the first signal, or from its start.
+    - **last**: the last line that it had printed when the signal came.
+    """
+
+    code: int
+    seconds: float
+    output: str
+    last: str = ""
+
+
+def start(config: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-W", "ignore", "-m", "phift.cli", "run", str(config), "--ask", "Question 1?"]
+    return subprocess.Popen(  # noqa: S603 - our own program
+        command,
+        stdout=config.with_suffix(".out").open("w"),
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    )
+
+
+def whole(config: Path) -> Ended:
+    began = time.monotonic()
+    code = start(config).wait(LONGEST)
+    return Ended(code, time.monotonic() - began, config.with_suffix(".out").read_text())
+
+
+def struck(config: Path, after: float, signals: list[signal.Signals]) -> Ended | None:
+    """Run it, and send it signals after some seconds; None where it had ended by then."""
+    process = start(config)
+    try:
+        process.wait(after)
+    except subprocess.TimeoutExpired:
+        before = config.with_suffix(".out").read_text()
+        began = time.monotonic()
+        for each in signals:
+            process.send_signal(each)
+            time.sleep(0.05)
+        code = process.wait(LONGEST)
+        lines = before.splitlines() or [""]
+        return Ended(code, time.monotonic() - began, config.with_suffix(".out").read_text(), lines[-1])
+    return None
+
+
+def endpoints(clients: Clients) -> list[str]:
+    return [each.name for each in clients.workspace.online_endpoints.list()]
+
+
+@pytest.fixture
+def config(tmp_path: Path, quiet_sdk: None, quiet_log: None) -> Path:
+    caller.write_rows(tmp_path / "train.jsonl")
+    return tmp_path / "run.yaml"
+
+
+def write(config: Path, workspace: LocalWorkspace, seed: int) -> None:
+    values = {
+        "workspace": {"local": str(workspace.folder)},
+        "model": "Phi-4-mini-instruct",
+        "compute": "gpu-cluster",
+        "data": {"train": "train.jsonl"},
+        "parameters": {"seed": seed},
+    }
+    config.write_text(yaml.safe_dump(values), encoding="utf-8")
+
+
+def test_a_run_that_is_interrupted_says_what_is_left_and_goes_on(
+    config: Path, tmp_path: Path, child_environment: None
+) -> None:
+    workspace = LocalWorkspace(tmp_path / "workspace", engine="instant", speed="fast", delay=0.03)
+    connection = workspace.up()
+    shutil.copyfile(workspace.folder / "ca.pem", connection.ca_bundle)  # the machine's own take long to read
+    try:
+        clients = connect(workspace={"local": workspace.folder})
+        write(config, workspace, 0)
+        undisturbed = whole(config)
+        assert undisturbed.code == 0, undisturbed.output
+        hit = 0
+        for number in range(COUNT):
+            write(config, workspace, number + 1)
+            kind = KINDS[number % len(KINDS)]
+            # Not in the first moments, in which Python itself starts.
+            share = (number + 0.5) / COUNT
+            ended = struck(config, 1.5 + (undisturbed.seconds - 1.5) * share, kind)
+            if ended is not None:
+                hit += 1
+                check(ended, endpoints(clients), kind)
+            again = whole(config)
+            assert again.code == 0, again.output
+            assert endpoints(clients) == []
+        assert hit >= COUNT * 0.6
+        jobs = list(clients.workspace.jobs.list())
+        assert len(jobs) == COUNT + 1
+        logger.info("%d signals, %d of them before the end", COUNT, hit)
+    finally:
+        workspace.down(timeout=0)
+
+
+def check(ended: Ended, left: list[str], kind: list[signal.Signals]) -> None:
+    logger.info("%s in %r: exit %d after %.2f s, left %s", kind, ended.last, ended.code, ended.seconds, left)
+    assert ended.code == 130, ended.output
+    assert "Interrupted." in ended.output
+    assert "the same command goes on from here" in ended.output
+    for name in left:
+        assert f"The endpoint {name} is still up and costs money" in ended.output
+        assert f"phift cleanup {name} --workspace local:" in ended.output
+    if "removing what was made" not in ended.output and "deleting the endpoint" not in ended.output:
+        assert ended.seconds < SOON
