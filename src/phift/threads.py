@@ -21,8 +21,9 @@ T = TypeVar("T")
 class SideBySide:
     """Runs calls in threads, as a context manager: the end of the block waits for all of them.
 
-    Where the block is left by an exception, such as Ctrl-C's, nothing is waited for: calls that have not begun never
-    do, and the others are left to themselves until they or the process end.
+    Where the block is left by an error, calls that have not begun never do; those that have are waited for, since they
+    may rely on what is around the block. Where it is left by Ctrl-C, or whatever else is no `Exception`, they are left
+    to themselves until they or the process end.
 
     - **most**: how many calls run at the same time.
     """
@@ -64,8 +65,16 @@ class SideBySide:
             if kind is None:
                 wait(self._begun)
         finally:
-            with self._lock:
-                self._waiting.clear()
+            dropped = self._drop()
+        if kind is not None and issubclass(kind, Exception):
+            wait([future for future in self._begun if future not in dropped])
+
+    def _drop(self) -> set[Future[Any]]:
+        """Let no more calls begin, and return the futures of those that have not."""
+        with self._lock:
+            dropped = {future for future, _ in self._waiting}
+            self._waiting.clear()
+        return dropped
 
 
 def _settle(future: Future[T], call: Callable[[], T]) -> None:

@@ -57,7 +57,29 @@ def test_what_a_call_raises_is_raised_where_its_result_is_asked_for() -> None:
     assert right.result() == 7
 
 
-def test_a_block_left_by_an_exception_waits_for_nothing_and_begins_nothing_more(gate: threading.Event) -> None:
+def test_a_block_left_by_an_error_waits_for_what_has_begun_and_begins_nothing_more() -> None:
+    begun, done = threading.Event(), []
+
+    def call(number: int) -> None:
+        begun.set()
+        time.sleep(0.05)
+        done.append(number)
+
+    def block() -> None:
+        with SideBySide(1) as side:
+            for number in range(3):
+                side.begin(call, number)
+            begun.wait()
+            int("x")
+
+    with pytest.raises(ValueError, match="invalid literal"):
+        block()
+    assert done == [0]
+    time.sleep(0.1)
+    assert done == [0]
+
+
+def test_a_block_left_by_ctrl_c_waits_for_nothing_and_begins_nothing_more(gate: threading.Event) -> None:
     begun: list[int] = []
 
     def block() -> None:
@@ -66,14 +88,14 @@ def test_a_block_left_by_an_exception_waits_for_nothing_and_begins_nothing_more(
             side.begin(begun.append, 1)
             raise KeyboardInterrupt
 
-    started = time.monotonic()
+    before, started = set(threading.enumerate()), time.monotonic()
     with pytest.raises(KeyboardInterrupt):
         block()
     assert time.monotonic() - started < 2
-    waiting = {thread for thread in threading.enumerate() if thread.daemon}
+    (left,) = set(threading.enumerate()) - before
     gate.set()
-    for thread in waiting:
-        thread.join(0.2)
+    left.join(10)
+    assert not left.is_alive()
     assert begun == []
 
 
