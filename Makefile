@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # Microsoft's storage emulator, for tests; 3.36 and newer want Node.js 21.
 AZURITE := 3.35.0
 
-.PHONY: quickstart test azurite contract verified check routes versions faults format bench bench-data bench-local kill clean
+.PHONY: quickstart test azurite contract verified check routes versions faults format bench bench-data bench-local kill callers signals clean
 
 quickstart: $(VENV)/installed
 	$(BIN)/phift quickstart
@@ -50,6 +50,14 @@ bench-local: $(VENV)/installed
 # Kills the local workspace's server sixty times under load; PHIFT_KILL_SEED chooses other moments.
 kill: $(VENV)/installed
 	PHIFT_KILLS=60 $(BIN)/python -m pytest tests/local/test_server_kill.py -o log_cli=true --log-cli-level=INFO
+
+# Many callers at once: the same run of 8 threads and of 5 processes, twenty times at each of three latencies.
+callers: $(VENV)/installed
+	PHIFT_CALLERS=20 $(BIN)/python -m pytest tests/local/test_callers.py -o log_cli=true --log-cli-level=INFO
+
+# Thirty signals at moments spread over a whole `phift run`.
+signals: $(VENV)/installed
+	PHIFT_SIGNALS=30 $(BIN)/python -m pytest tests/local/test_signals.py -o log_cli=true --log-cli-level=INFO
 
 format: $(VENV)/installed
 	$(BIN)/ruff check --fix .

@@ -42,6 +42,7 @@ from phift.data.table import Table, tabulate
 from phift.data.workers import LARGE, Workers
 from phift.data_config import DataConfig
 from phift.errors import DataError
+from phift.events import isolated
 
 if TYPE_CHECKING:
     import numpy as np
@@ -140,7 +141,7 @@ def prepare_dataset(
     - **folder**: where prepared data sets are kept, each in a folder of its own.
     - **on_progress**: called now and then with how far the work has come.
     """
-    tell = on_progress or _ignore
+    tell = isolated(on_progress)
     files.check_path(folder)
     paths = [path for given in data.sources.values() for source in given for path in files_of(source)]
     # A text of parquet is packed, so it can be of any size, and is read where memory is limited.
@@ -183,10 +184,6 @@ def prepare_dataset(
         rejects=rejects if rejects.exists() else None,
         findings=findings,
     )
-
-
-def _ignore(_progress: Progress) -> None:
-    pass
 
 
 def _open(data: DataConfig, workers: Workers) -> Iterator[tuple[str, Opened]]:

@@ -119,7 +119,7 @@ class FineTuneJob:
             workspaces = self._clients.workspace.workspaces
             with azure_errors("workspace"):
                 uri = workspaces.get(self._clients.workspace.workspace_name).mlflow_tracking_uri
-            self._tracking = Tracking(self._clients.rest, text(uri, "workspace.mlflow_tracking_uri"))
+            self._tracking = Tracking(self._clients.rest, uri)
         return self._tracking
 
     def entity(self) -> Any:

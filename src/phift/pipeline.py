@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from phift.answers import text
 from phift.assets import DataInput
 from phift.checks import Finding
 from phift.clients import Clients
@@ -50,9 +51,10 @@ def component_findings(clients: Clients, config: ComponentConfig) -> list[Findin
     if config.version is None:
         return []
     newest = find_component(clients, config.model_copy(update={"version": None}))
-    if str(newest.version) == config.version:
+    version = text(newest.version, "component.version")
+    if version == config.version:
         return []
-    message = f"Version {config.version} is pinned; the registry's newest is {newest.version}."
+    message = f"Version {config.version} is pinned; the registry's newest is {version}."
     return [Finding(code="COMPONENT_NEWER", severity="note", place=f"component {config.name}", message=message)]
 
 

@@ -78,7 +78,7 @@ def demonstrate(console: Console, folder: Path, *, fresh: bool = False) -> int:
 
 def configuration(folder: Path) -> RunConfig:
     """Return the demonstration's run: the sample data on the stand-in of Phi-4-mini."""
-    data = samples.write(folder / "samples")
+    data = samples.write(folder / "samples", overwrite=True)
     return RunConfig(
         workspace={"local": folder},
         model="Phi-4-mini-instruct",
@@ -98,8 +98,11 @@ def _run(console: Console, folder: Path) -> int:
     show_plan(console, run.plan)
 
     _title(console, "Before: the base model on questions held out of training")
-    with _base_endpoint(run) as base:
+    base = _base_endpoint(run)
+    try:
         before = ask_held_out(base, run.prepare().test)
+    finally:
+        base.delete()  # also one that an interrupted demonstration left
     _score(console, before)
 
     _title(console, "Fine-tune")

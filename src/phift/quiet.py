@@ -86,9 +86,3 @@ def quiet_uploads() -> Iterator[None]:
 def _print_after_upload(*values: Any, **options: Any) -> None:
     if not _uploads_are_quiet.get():
         builtins.print(*values, **options)  # noqa: T201 - the SDK's, not ours
-
-
-@contextmanager
-def quiet_sdk() -> Iterator[None]:
-    """Do nothing; to be removed with its last callers: `quiet` and `quiet_uploads` take its place."""
-    yield

@@ -210,7 +210,7 @@ def _plain(config: RunConfig) -> dict[str, Any]:
 
 def _plain_source(source: OneSource) -> dict[str, Any]:
     if isinstance(source, Path):
-        return {"files": str(source.absolute())}
+        source = FileSource(files=source)
     if isinstance(source, RowsSource):
         return {**source.model_dump(mode="json", exclude={"rows"}), "rows": type(source.rows).__name__}
     values = source.model_dump(mode="json")

@@ -26,6 +26,7 @@ from phift.checks import Finding, Severity
 from phift.cost import CHARACTERS_PER_TOKEN
 from phift.data.split import LEAST_TRAINING_ROWS
 from phift.errors import DataError, DataNotFound
+from phift.events import isolated
 from phift.token_report import MOST_PROBLEMS, QUANTILES, SAMPLE_ROWS, SplitTokens, TokenReport
 from phift.tokenizer import ChatTokenizer, Refused, Row
 
@@ -66,13 +67,12 @@ def measure(
     given = max_seq_length if max_seq_length > 0 else None
     limit = tokenizer.limit(max_seq_length) if tokenizer else given
     count = _tokens_of(tokenizer, limit) if tokenizer else _estimate_of(limit)
-    tallies = {}
+    tallies, tell = {}, isolated(on_progress)
     for split, path in files.items():
         tallies[split] = tally = _Tally(path, limit)
         for batch, share in _batches(path, tally, seed, exact=exact):
             tally.add(batch, count([row for _, row in batch]))
-            if on_progress:
-                on_progress(Counted(split, tally.counted, share))
+            tell(Counted(split, tally.counted, share))
     step, bars = _bins([tally.lengths for tally in tallies.values()])
     knows = tokenizer.knows_markers if tokenizer else True
     splits = {split: tally.result(step, bars, knows_markers=knows) for split, tally in tallies.items()}

@@ -422,6 +422,7 @@ def _tracking() -> None:
         "POST runs/log-parameter": ("LogParam", "`log_param`"),
         "POST runs/log-batch": ("LogBatch", "`log_batch`"),
         "POST runs/set-tag": ("SetTag", "`set_tag`"),
+        "POST runs/delete-tag": ("DeleteTag", "`delete_tag`"),
         "GET metrics/get-history": ("GetMetricHistory", "`get_metric_history`"),
     }
     left_out = {"SearchRuns": "orders other than by start", "SearchExperiments": "filters: 501"}

@@ -338,6 +338,7 @@ def by_mlflow(clients: Clients, job: str) -> None:
     parameters = [Param("q", "2")]  # type: ignore[no-untyped-call]  # mlflow's own
     client.log_batch(job, [Metric("loss", 1.0, 1, 2)], parameters, tags)
     client.set_tag(job, "u", "y")
+    client.delete_tag(job, "u")
     client.update_run(job, name="renamed")
     client.get_run(job)
     client.get_metric_history(job, "loss")

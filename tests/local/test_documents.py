@@ -91,6 +91,20 @@ def test_the_example_of_the_local_workspace_runs(reader: Reader) -> None:
     assert reader.run(sys.executable, "-c", example) == "True\n"
 
 
+def test_the_example_of_coming_back_runs(reader: Reader) -> None:
+    document = (ROOT / "docs" / "callers.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```python\n(.*?)```", document, flags=re.DOTALL)
+    assert reader.run(sys.executable, "-c", example).splitlines()[-1] == "The symbol of gold is Au."
+
+
+def test_the_commands_one_by_one_find_the_run_and_leave_nothing(reader: Reader) -> None:
+    submit, deploy, endpoints, cleanup = block("sh", "phift submit").splitlines()
+    assert "(submitted before)" in reader.run("sh", "-c", submit)
+    assert "The symbol of gold is Au." in reader.run("sh", "-c", deploy)
+    assert "deployed nothing" in reader.run("sh", "-c", endpoints)
+    assert "There was no endpoint to delete." in reader.run("sh", "-c", cleanup)
+
+
 def test_the_example_script_goes_on_with_the_run_and_answers(reader: Reader) -> None:
     examples = reader.folder / "examples"
     examples.mkdir()

@@ -84,6 +84,11 @@ _MLFLOW = "/mlflow/v1.0{ws}/api/2.0/mlflow"
 _METRIC = {"key": "loss", "value": 1.0, "step": 1, "timestamp": 1}
 
 
+def _untag(site: Site) -> object:
+    ask(site, "POST", f"{_MLFLOW}/runs/set-tag", {"run_id": "job-2", "key": "b"})
+    return ask(site, "POST", f"{_MLFLOW}/runs/delete-tag", {"run_id": "job-2", "key": "b"})
+
+
 def _search(site: Site) -> object:
     experiment = history.experiment_id("tests")
     return ask(site, "POST", f"{_MLFLOW}/runs/search", {"experiment_ids": [experiment], "max_results": 5})
@@ -130,6 +135,7 @@ REQUESTS: dict[str, Callable[[Site], object]] = {
         site, "POST", f"{_MLFLOW}/runs/log-batch", {"run_id": "job-2", "metrics": [_METRIC]}
     ),
     "MLflow: tag": lambda site: ask(site, "POST", f"{_MLFLOW}/runs/set-tag", {"run_id": "job-2", "key": "a"}),
+    "MLflow: tag taken away": _untag,
     "get endpoint": lambda site: ask(site, "GET", "{ws}/onlineEndpoints/one"),
     "usage": computes.usage,
     "turn of the queue": _turn,

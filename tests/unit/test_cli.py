@@ -34,9 +34,11 @@ def invoke(*arguments: object, **options: Any) -> Result:
 @pytest.fixture(autouse=True)
 def _process_as_it_was() -> Iterator[None]:
     """Undo what the command line does to its process."""
-    handler, level = signal.getsignal(signal.SIGTERM), logging.getLogger("azure").level
+    handlers = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    level = logging.getLogger("azure").level
     yield
-    signal.signal(signal.SIGTERM, handler)
+    for each, handler in handlers.items():
+        signal.signal(each, handler)
     logging.getLogger("azure").setLevel(level)
 
 

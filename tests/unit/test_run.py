@@ -1,17 +1,26 @@
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
+from azure.ai.ml import MLClient
 
+from phift.clients import Clients
 from phift.dataset import Progress
+from phift.deployment import deploy_model, remove_endpoint
+from phift.endpoint_list import deployed_endpoints
 from phift.errors import CheckFailed, ComputeError, ConfigError, JobFailed, NotFound, PhiftError
-from phift.jobs import JobEvent
+from phift.jobs import FineTuneJob, JobEvent
 from phift.record import configuration_digest, series
+from phift.registration import register_model
 from phift.resource import DeploymentEvent
-from phift.run import FineTuneRun
+from phift.rest import Rest
+from phift.run import FineTuneRun, remove_endpoints_of
 from phift.tokens import Counted
 from unit.fakes import (
     A100,
@@ -473,3 +482,150 @@ def test_the_data_is_checked_even_where_nobody_can_be_asked(tmp_path: Path) -> N
     )
     report = run.check()
     assert [finding.code for finding in report.errors] == ["LocalWorkspaceNotRunning", *["DataError"] * 20]
+
+
+def test_a_newer_model_in_the_registry_changes_nothing_for_a_job_that_was_submitted(fakes: Fakes, start: Start) -> None:
+    job = start().submit()
+    asked = len(fakes.registry.record.calls)
+    start().deploy()
+    fakes.registry.models.add(phi_4(version="9", id=PHI_4.replace("8", "9")))
+    later = start()
+    assert (later.job.name, later.register().tags["phift.base_model"]) == (job.name, PHI_4)
+    assert len(later.cleanup().deleted) == 1
+    assert fakes.workspace.online_endpoints.known == {}
+    assert len(fakes.registry.record.calls) == asked
+
+
+def test_attaching_asks_for_the_job_alone(fakes: Fakes, start: Start) -> None:
+    job = start(parameters={"seed": 7}).submit()
+    fakes.registry.record.calls.clear()
+    run = FineTuneRun.attach(job.name, fakes.clients)
+    assert (run.config.parameters, repr(run)) == ({"seed": 7}, "<FineTuneRun of Phi-4>")
+    run.wait()
+    with run.deploy() as endpoint:
+        assert endpoint.name == run.endpoint_name
+    assert fakes.registry.record.calls == []
+    with pytest.raises(NotFound):
+        FineTuneRun.attach("none", fakes.clients)
+
+
+def test_rows_from_python_are_found_by_their_job_and_nothing_is_guessed(fakes: Fakes, start: Start) -> None:
+    def rows(tag: str) -> dict[str, Any]:
+        said = [
+            {"messages": [{"role": "user", "content": f"{tag}{i}"}, {"role": "assistant", "content": "A"}]}
+            for i in range(30)
+        ]
+        return {"train": said}
+
+    first = start(data=rows("a")).submit()
+    assert start(data=rows("a")).job.name == first.name
+    start(data=rows("b")).submit()
+    with pytest.raises(NotFound, match="several that it may be about"):
+        start(data=rows("a")).job  # noqa: B018 - the access is the test
+    run = FineTuneRun.attach(first.name, fakes.clients)
+    assert run.register().tags["phift.job"] == first.name
+    with pytest.raises(ConfigError, match="its rows came from Python"):
+        run.config  # noqa: B018 - the access is the test
+
+
+def test_two_callers_that_submit_at_once_make_one_job(fakes: Fakes, start: Start) -> None:
+    """The other one's job lands between the look and the submission."""
+    jobs = fakes.workspace.jobs
+    put = jobs.create_or_update
+    other: list[Any] = []
+
+    def late(job: Any) -> Any:
+        jobs.create_or_update = put  # type: ignore[method-assign] # only the first time
+        other.append(start().submit())
+        return put(job)
+
+    jobs.create_or_update = late  # type: ignore[method-assign] # as a service that is slow
+    mine = start().submit()
+    assert (mine.name, mine.existed, other[0].existed) == (other[0].name, True, False)
+    assert len(jobs.submitted) == 1
+
+
+def test_a_name_that_is_refused_for_another_reason_stays_an_error(fakes: Fakes, start: Start) -> None:
+    fakes.workspace.record.fail("jobs.create_or_update", http_error(400, "no such field"))
+    with pytest.raises(PhiftError, match="no such field"):
+        start().submit()
+
+
+def test_attempts_without_end_are_an_error(fakes: Fakes, start: Start) -> None:
+    run = start()
+    get = fakes.workspace.jobs.get
+    fakes.workspace.jobs.add("failed", "Failed")
+    fakes.workspace.jobs.get = lambda _name: get("failed")  # type: ignore[method-assign, assignment] # every name is taken
+    with pytest.raises(PhiftError, match="200 attempts"):
+        run.submit(fresh=True)
+
+
+def test_a_handler_that_fails_at_each_of_its_events_changes_nothing(
+    fakes: Fakes, start: Start, caplog: pytest.LogCaptureFixture
+) -> None:
+    heard: list[Any] = []
+    fakes.workspace.jobs.next_script = ["Queued", "Running", "Completed"]
+
+    def fail(event: Any) -> None:
+        heard.append(event)
+        raise RuntimeError("the handler's own")
+
+    run = start(fail)
+    assert run.check().ok
+    result = run.execute()
+    assert result.endpoint.name in fakes.workspace.online_endpoints.known
+    run.cleanup()
+    assert fakes.workspace.online_endpoints.known == {}
+    assert {type(event) for event in heard} == {Progress, Counted, JobEvent, DeploymentEvent}
+    assert len([record for record in caplog.records if record.name == "phift.events"]) == 1
+
+
+def test_one_run_in_five_threads_prepares_once_and_submits_once(fakes: Fakes, start: Start) -> None:
+    stages: list[Any] = []
+    run = start(lambda event: stages.append(event.stage) if isinstance(event, Progress) else None)
+    with ThreadPoolExecutor(5) as pool:
+        assert len({id(each) for each in pool.map(lambda _: run.prepare(), range(5))}) == 1
+        jobs = list(pool.map(lambda _: run.submit(), range(5)))
+    assert stages.count("write") == 1
+    assert len({job.name for job in jobs}) == len(fakes.workspace.jobs.submitted) == 1
+    assert [job.existed for job in jobs].count(False) == 1
+
+
+def mocked() -> Clients:
+    kinds = ("workspace", "registry", "component_registry")
+    clients: dict[str, Any] = {kind: MagicMock(spec=MLClient) for kind in kinds}
+    return Clients(**clients, rest=MagicMock(spec=Rest), registry_discovery="https://discovery.test/", poll_seconds=15)
+
+
+CALLS: dict[str, Callable[[FineTuneRun], Any]] = {
+    "submit": FineTuneRun.submit,
+    "job": lambda run: run.job,
+    "wait": FineTuneRun.wait,
+    "metrics": FineTuneRun.metrics,
+    "register": FineTuneRun.register,
+    "deploy": FineTuneRun.deploy,
+    "execute": FineTuneRun.execute,
+    "cleanup": FineTuneRun.cleanup,
+    "earlier endpoints": FineTuneRun.earlier_endpoints,
+    "attach": lambda run: FineTuneRun.attach("job", run.clients),
+    "follow": lambda run: list(FineTuneJob("job", run.clients).follow()),
+    "status": lambda run: FineTuneJob("job", run.clients).status(),
+    "cancel": lambda run: FineTuneJob("job", run.clients).cancel(),
+    "job's metrics": lambda run: FineTuneJob("job", run.clients).metrics(),
+    "register a model": lambda run: register_model(run.clients, FineTuneJob("job", run.clients), name="m", version="1"),
+    "deploy a model": lambda run: deploy_model(
+        run.clients, model_id="m", name="phift-e", size=A100, config=run.config.deployment
+    ),
+    "remove an endpoint": lambda run: remove_endpoint(run.clients, "phift-e"),
+    "remove by name": lambda run: remove_endpoints_of(run.clients, "phift-e"),
+    "endpoints": lambda run: deployed_endpoints(run.clients),
+}
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_a_client_that_is_a_mock_ends_each_call_at_once_with_an_error(call: str, tmp_path: Path) -> None:
+    run = FineTuneRun(run_config(tmp_path), mocked())
+    began = time.process_time()
+    with pytest.raises(PhiftError, match="answered with"):
+        CALLS[call](run)
+    assert time.process_time() - began < 5

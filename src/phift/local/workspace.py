@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal
 
 from phift import errors
+from phift.events import isolated
 from phift.local.instant import EMPTY
 from phift.local.state import Documents, Folder
 from phift.local.wire import GROUP, REGISTRY, SUBSCRIPTION, WORKSPACE, cloud_name
@@ -195,7 +196,7 @@ class LocalWorkspace:
         """
         from phift.local.identity import read_secret
 
-        say = on_event or (lambda _text: None)
+        say = isolated(on_event)
         self._check_dependencies()
         self._make_folder()
         with self._start_lock():

@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from phift.config import RunConfig
+from phift.errors import NotFound
+from phift.record import RunRecord, configuration_digest, data_is_named, series
+from phift.run import FineTuneRun
+from unit.fakes import A100, PHI_4, Fakes, run_config
+
+
+def record_of(folder: Path, **changes: Any) -> RunRecord:
+    config = run_config(folder, **changes)
+    return RunRecord.of(config, FineTuneRun(config, Fakes().clients).plan)
+
+
+def job(record: RunRecord, **changes: Any) -> Any:
+    """Return a job as the service shows one."""
+    return SimpleNamespace(**{"name": "job", "tags": record.tags, "properties": record.properties, **changes})
+
+
+def test_what_is_written_is_read_again(tmp_path: Path) -> None:
+    record = record_of(tmp_path, parameters={"seed": 7}, registered_model_name="mine")
+    read = RunRecord.read(job(record))
+    assert read == record
+    assert (read.model.id, read.model_name, read.lineage["phift.parameter.seed"]) == (PHI_4, "mine", "7")
+    assert read.model.inference
+    assert read.model.inference.sizes == (A100,)
+
+
+def test_the_configuration_can_be_made_anew(tmp_path: Path) -> None:
+    config = run_config(tmp_path, parameters={"seed": 7}, deployment={"instance_count": 2})
+    record = RunRecord.of(config, FineTuneRun(config, Fakes().clients).plan)
+    again = RunRecord.read(job(record)).config()
+    assert again
+    assert (again.parameters, again.deployment.instance_count) == ({"seed": 7}, 2)
+    assert configuration_digest(again) == configuration_digest(config)
+
+
+def test_rows_from_python_are_in_no_record_and_no_configuration_is_made_of_them(tmp_path: Path) -> None:
+    rows = [
+        {"messages": [{"role": "user", "content": f"SECRET {i}"}, {"role": "assistant", "content": "A"}]}
+        for i in range(30)
+    ]
+    record = record_of(tmp_path, data={"train": rows})
+    assert "SECRET" not in str(record.properties) + str(record.tags)
+    assert RunRecord.read(job(record)).config() is None
+
+
+def test_a_record_keeps_to_the_services_limits(tmp_path: Path) -> None:
+    many = {f"made_up_parameter_{number}": "x" * 2000 for number in range(60)}
+    config = run_config(tmp_path, parameters={"seed": 7})
+    record = RunRecord.of(config, FineTuneRun(config, Fakes().clients).plan)
+    record = RunRecord(**{**vars(record), "configuration": {**record.configuration, "parameters": {**many}}})
+    for kept in (record.tags, record.properties):
+        assert all(len(key) <= 100 and len(value) <= 1000 for key, value in kept.items())
+    assert len(record.tags) <= 40
+    assert RunRecord.read(job(record)).configuration["parameters"] == many
+
+
+def test_what_looks_like_a_signature_is_taken_out(tmp_path: Path) -> None:
+    record = record_of(tmp_path, prices={"x": 1.0}, data={"train": tmp_path / "rows.jsonl", "asset_name": "a"})
+    config = run_config(tmp_path, parameters={"huggingface_id": "https://a.test/x?sig=VERYSECRET&se=1"})
+    written = RunRecord(
+        **{
+            **vars(record),
+            "configuration": RunRecord.of(config, FineTuneRun(config, Fakes().clients).plan).configuration,
+        }
+    )
+    assert "VERYSECRET" not in str(written.properties) + str(written.tags)
+
+
+@pytest.mark.parametrize(
+    "tags", [{}, {"phift.fingerprint": "1"}, {"phift.base_model": "elsewhere", "phift.fingerprint": "1"}]
+)
+def test_a_job_that_phift_did_not_submit_has_no_record(tags: dict[str, str]) -> None:
+    with pytest.raises(NotFound, match="not submitted by phift"):
+        RunRecord.read(SimpleNamespace(name="job", tags=tags, properties={}))
+
+
+@pytest.mark.parametrize("properties", [{}, {"phift.record.0": "{"}, {"phift.record.0": "[]"}, None])
+def test_an_older_job_is_known_by_its_tags(tmp_path: Path, properties: Any) -> None:
+    record = record_of(tmp_path)
+    read = RunRecord.read(job(record, properties=properties))
+    assert (read.fingerprint, read.model.id, read.model_name) == (record.fingerprint, PHI_4, "phi-4-finetuned")
+    assert (read.config(), read.model.inference) == (None, None)
+
+
+def test_edits_stay_in_the_series_and_change_the_digits(tmp_path: Path) -> None:
+    first = run_config(tmp_path)
+    for change in ({"parameters": {"seed": 7}}, {"compute": {"serverless": A100}}, {"preset": "safe"}):
+        edited = run_config(tmp_path, **change)
+        assert series(edited) == series(first)
+        assert configuration_digest(edited) != configuration_digest(first)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"deployment": {"instance_count": 2}}, {"registered_model_name": "x"}, {"max_cost": 3}, {"work_dir": Path("w")}],
+)
+def test_what_trains_nothing_changes_no_digits(tmp_path: Path, change: dict[str, Any]) -> None:
+    assert configuration_digest(run_config(tmp_path, **change)) == configuration_digest(run_config(tmp_path))
+
+
+@pytest.mark.parametrize("change", [{"experiment": "other"}, {"model": "Phi-5"}, {"data": {"train": "other.jsonl"}}])
+def test_another_experiment_model_or_data_is_another_series(tmp_path: Path, change: dict[str, Any]) -> None:
+    assert series(run_config(tmp_path, **change)) != series(run_config(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("address", "same"), [("azureml:chat:4", True), ("azureml:chat@latest", True), ("azureml:talk:3", False)]
+)
+def test_another_version_of_an_asset_is_the_same_series(address: str, same: bool) -> None:
+    def config(train: str) -> RunConfig:
+        return RunConfig(model="Phi-4", compute="c", data={"train": train})
+
+    assert (series(config(address)) == series(config("azureml:chat:3"))) == same
+    assert data_is_named(config(address))
