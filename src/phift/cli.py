@@ -69,13 +69,11 @@ def _reports_errors(command: Callable[..., None]) -> Callable[..., None]:
                 click.echo("Nothing was submitted.", err=True)
                 sys.exit(1)
             except PhiftError as error:
-                click.echo(f"error: {error}", err=True)
-                if tail := getattr(error, "log_tail", ""):
-                    click.echo(f"log:\n{tail}", err=True)
-                _say(_notes(error))
+                tail = getattr(error, "log_tail", "")
+                _say([f"error: {error}", *([f"log:\n{tail}"] if tail else []), *_notes(error)])
                 sys.exit(1)
             except OSError as error:
-                click.echo(f"error: {error}", err=True)
+                _say([f"error: {error}", *_notes(error)])
                 sys.exit(1)
             except KeyboardInterrupt:
                 _ignore_interruptions()
@@ -121,6 +119,9 @@ def _say(lines: list[str]) -> None:
             click.echo(line, err=True)
 
 
+_NOTHING = "Nothing goes on by itself"
+
+
 class _Leftovers:
     """What of a run is still there, by its events: a job that goes on, and endpoints that cost money.
 
@@ -130,7 +131,7 @@ class _Leftovers:
 
     def __init__(self, again: str, workspace: str) -> None:
         self._again, self.workspace = again, workspace
-        self._job, self._deploying = "", False
+        self._goes_on = "A job that was submitted goes on"
         self.endpoints: list[str] = []
 
     def __call__(self, event: Any) -> None:
@@ -138,9 +139,10 @@ class _Leftovers:
         from phift.resource import DeploymentEvent
 
         if isinstance(event, JobEvent):
-            self._job = "" if event.kind == "status" and event.status in ENDED else event.job
+            ended = event.kind == "status" and event.status in ENDED
+            self._goes_on = _NOTHING if ended else f"The job {event.job} goes on"
         elif isinstance(event, DeploymentEvent):
-            self._deploying = True
+            self._goes_on = _NOTHING
             if event.stage in ("endpoint", "ready", "stays") and event.name not in self.endpoints:
                 self.endpoints.append(event.name)
             elif event.stage == "deleted" and event.name in self.endpoints:
@@ -148,7 +150,7 @@ class _Leftovers:
 
     def submitted(self, job: str) -> None:
         """Take note of a job that was submitted or found."""
-        self._job = job
+        self._goes_on = f"The job {job} goes on"
 
     @contextmanager
     def told(self) -> Iterator[None]:
@@ -156,7 +158,10 @@ class _Leftovers:
         try:
             yield
         except BaseException as error:
-            for line in self.lines(interrupted=isinstance(error, KeyboardInterrupt)):
+            interrupted = isinstance(error, KeyboardInterrupt)
+            if interrupted:
+                _ignore_interruptions()
+            for line in self.lines(interrupted=interrupted):
                 error.add_note(line)
             raise
 
@@ -164,9 +169,7 @@ class _Leftovers:
         """Return what is to be said of it."""
         lines = []
         if interrupted:
-            job = f"The job {self._job} goes on" if self._job else "A job that was submitted goes on"
-            lines.append(f"{'Nothing goes on' if self._deploying else job}; the same command goes on from here:")
-            lines.append(f"  {self._again}")
+            lines += [f"{self._goes_on}; the same command goes on from here:", f"  {self._again}"]
         for name in self.endpoints:
             lines.append(f"The endpoint {name} is still up and costs money; to delete it:")
             lines.append(f"  phift cleanup {name}{self.workspace}")

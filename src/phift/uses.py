@@ -16,6 +16,7 @@ Tags are written and read through the workspace's MLflow routes; that Azure take
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
@@ -26,6 +27,8 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from typing import Literal, Self
 
 from phift.clients import Clients
@@ -51,6 +54,14 @@ _kept: Counter[str] = Counter()
 _keeping = threading.Lock()
 
 
+@cache
+def this_machine() -> str:
+    """Return digits for this machine since its last start, among which processes are told apart by their numbers."""
+    boot = Path("/proc/sys/kernel/random/boot_id")  # Linux only
+    more = boot.read_text(encoding="ascii") if boot.is_file() else f"{uuid.getnode():x}"
+    return hashlib.sha256(f"{platform.node()} {more}".encode()).hexdigest()[:12]
+
+
 @dataclass(frozen=True)
 class _Other:
     """Somebody else's use, as its tag says.
@@ -71,7 +82,7 @@ class _Other:
         """Whether it counts: what is kept does though its process be gone, and what could not be deleted does not."""
         if self.state in ("kept", "left"):
             return self.state == "kept"
-        here = self.host == platform.node()
+        here = self.host == this_machine()
         if not (here and self.state == "block") and time.time() - self.since > _LONGEST.get(self.state, 0):
             return False
         return self.key in _OURS if here and self.pid == os.getpid() else self.has_process
@@ -79,7 +90,7 @@ class _Other:
     @property
     def has_process(self) -> bool:
         """Whether the process that wrote it may still be there."""
-        if self.host != platform.node():
+        if self.host != this_machine():
             return True
         try:
             os.kill(self.pid, 0)
@@ -119,6 +130,9 @@ class EndpointUse:
             use._take_turn(on_wait)
         except PhiftError as error:
             use._give_up(error)
+        except BaseException:  # nobody must wait for a caller that gave up
+            use._release()
+            raise
         return use
 
     def _take_turn(self, on_wait: Callable[[], None]) -> None:
@@ -208,7 +222,7 @@ class EndpointUse:
 
     def _write(self, state: State, key: str, number: int = 0) -> None:
         _OURS.add(key)
-        value = {"state": state, "host": platform.node(), "pid": os.getpid(), "since": round(time.time())}
+        value = {"state": state, "host": this_machine(), "pid": os.getpid(), "since": round(time.time())}
         value |= {"number": number} if number else {}
         self._job.tracking.set_tag(self._job.name, key, json.dumps(value))
 

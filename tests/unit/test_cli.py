@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import signal
 import sys
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ from click.testing import CliRunner, Result
 import phift
 from phift.cli import main
 from phift.errors import LocalWorkspaceNotRunning
-from unit.fakes import Fakes, write_rows
+from unit.fakes import A100, Fakes, http_error, write_rows
 from unit.loopback import Reply, Script
 
 YAML = """
@@ -178,6 +179,63 @@ def test_cleaning_up_a_run_that_never_was_has_nothing_to_do(fakes: Fakes, config
     result = invoke("cleanup", config)
     assert result.exit_code == 0
     assert set(fakes.workspace.online_endpoints.known) == {"phift-other"}
+
+
+def test_submitting_trains_and_deploys_nothing(fakes: Fakes, config: Path) -> None:
+    result = invoke("submit", config)
+    (job,) = fakes.workspace.jobs.submitted
+    assert result.exit_code == 0, result.output
+    assert f"job      {job.name}\nmodel    phi-4-finetuned version" in result.output.replace("  job Completed\n", "")
+    assert f"Nothing is deployed; to do so: phift deploy {config}" in result.output
+    assert fakes.workspace.online_endpoints.known == {}
+    again = invoke("submit", config, "--no-wait")
+    assert f"job      {job.name} (submitted before)" in again.output
+    assert "model    " not in again.output.partition("(submitted before)")[2]
+
+
+def test_a_job_is_deployed_and_cleaned_up_by_its_name(
+    fakes: Fakes, config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+
+    def connect(workspace: Any) -> Any:
+        asked.append(workspace)
+        return fakes.clients
+
+    monkeypatch.setattr("phift.clients.connect", connect)
+    invoke("submit", config)
+    (job,) = fakes.workspace.jobs.submitted
+    config.unlink()
+    result = invoke("deploy", job.name, "--workspace", "a/b/c")
+    assert f"until you delete it: phift cleanup {job.name} --workspace a/b/c" in result.output
+    (name,) = fakes.workspace.online_endpoints.known
+    listed = invoke("endpoints", "--workspace", "a/b/c").output
+    assert re.search(rf"{name} +{job.name} +phi-4-finetuned:\w+ +0 min +default 100 % \(1 x {A100}\)", listed)
+    assert invoke("cleanup", name, "--workspace", "a/b/c").exit_code == 0
+    assert "deployed nothing" in invoke("endpoints").output
+    assert invoke("cleanup", job.name).output.endswith("There was no endpoint to delete.\n")
+    assert invoke("cleanup", "nobody").exit_code == 1
+    assert asked == ["a/b/c"] * 3 + [None] * 3
+
+
+def test_an_endpoint_that_cannot_be_deleted_is_named_with_the_command(
+    fakes: Fakes, config: Path, server: Script
+) -> None:
+    server.answers(Reply(["Forty-two."]))
+    fakes.workspace.online_endpoints.scoring_uri = f"{server.url}/score"
+    fakes.workspace.record.fail("online_endpoints.begin_delete", http_error(403, "no right"))
+    result = invoke("run", config, "--ask", "How many?")
+    (name,) = fakes.workspace.online_endpoints.known
+    assert result.exit_code == 1
+    assert f"error: The endpoint {name} is still up and costs money. Its deletion failed: " in result.stderr
+    assert f"  phift cleanup {name}\n" in result.stderr
+
+
+def test_a_run_tells_of_what_earlier_runs_left_up(fakes: Fakes, config: Path, tmp_path: Path) -> None:
+    invoke("run", config)
+    (first,) = fakes.workspace.online_endpoints.known
+    edited = invoke("run", write_config(tmp_path, parameters="{seed: 7}"))
+    assert f"still up and costs money: endpoint {first} (of job " in edited.stderr
 
 
 def test_samples_are_written(tmp_path: Path) -> None:

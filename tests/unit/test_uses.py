@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import subprocess
 import sys
 import threading
@@ -18,6 +17,7 @@ from phift.endpoint import Endpoint
 from phift.errors import ServiceError
 from phift.jobs import FineTuneJob
 from phift.resource import DeploymentEvent
+from phift.uses import this_machine
 from unit.fakes import A100, Fakes, http_error
 
 MODEL = "/subscriptions/s/workspaces/w/models/mine/versions/1"
@@ -45,7 +45,7 @@ def is_up(fakes: Fakes) -> bool:
 
 def tag(fakes: Fakes, key: str, state: str, **changes: Any) -> None:
     """Write the tag of somebody else's use."""
-    value = {"state": state, "host": platform.node(), "pid": os.getppid(), "since": time.time(), **changes}
+    value = {"state": state, "host": this_machine(), "pid": os.getppid(), "since": time.time(), **changes}
     fakes.rest.tags.setdefault(JOB, {})[KEY + key] = json.dumps(value)
 
 
@@ -174,6 +174,19 @@ def test_however_often_it_is_deployed_one_process_leaves_one_tag() -> None:
     for _ in range(5):
         deploy(fakes)
     assert [json.loads(value)["pid"] for value in fakes.rest.tags[JOB].values()] == [dead, os.getpid()]
+
+
+def test_a_caller_that_gave_up_waiting_keeps_nobody_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    fakes = Fakes()
+    tag(fakes, "other", "deploying", number=1)
+
+    def interrupt(_seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("phift.uses.time.sleep", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        deploy(fakes)
+    assert list(fakes.rest.tags[JOB]) == [f"{KEY}other"]
 
 
 class NoTags:
