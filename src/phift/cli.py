@@ -7,8 +7,8 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ import click
 
 import phift
 from phift.errors import CheckFailed, ConfigError, PhiftError
+from phift.interrupted import INTERRUPTED, Leftovers, ignore_interruptions, interrupt_on, notes, say
 
 if TYPE_CHECKING:
     from phift.config import RunConfig
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
     from phift.local.workspace import Engine
     from phift.run import FineTuneRun
 
-INTERRUPTED = 130
-"""The exit code of a command that Ctrl-C, SIGTERM or SIGHUP ended."""
 
 _FOLDER = click.option(
     "--folder",
@@ -57,7 +56,7 @@ def _reports_errors(command: Callable[..., None]) -> Callable[..., None]:
         # tells a user of this program nothing.
         for name in ("azure", "msrest"):
             logging.getLogger(name).setLevel(logging.ERROR)
-        _interrupt_on(signal.SIGTERM, signal.SIGHUP)
+        interrupt_on(signal.SIGTERM, signal.SIGHUP)
         try:
             try:
                 command(*args, **kwargs)
@@ -70,110 +69,20 @@ def _reports_errors(command: Callable[..., None]) -> Callable[..., None]:
                 sys.exit(1)
             except PhiftError as error:
                 tail = getattr(error, "log_tail", "")
-                _say([f"error: {error}", *([f"log:\n{tail}"] if tail else []), *_notes(error)])
+                say([f"error: {error}", *([f"log:\n{tail}"] if tail else []), *notes(error)])
                 sys.exit(1)
             except OSError as error:
-                _say([f"error: {error}", *_notes(error)])
+                say([f"error: {error}", *notes(error)])
                 sys.exit(1)
             except KeyboardInterrupt:
-                _ignore_interruptions()
+                ignore_interruptions()
                 raise
         except KeyboardInterrupt as error:  # two levels of it, since a second signal may strike inside of the first
-            _ignore_interruptions()
-            _say(["Interrupted.", *_notes(error)])
+            ignore_interruptions()
+            say(["Interrupted.", *notes(error)])
             sys.exit(INTERRUPTED)
 
     return run
-
-
-def _interrupt_on(*signals: signal.Signals) -> None:
-    """Let signals that would end the process at once interrupt it, so that `with` blocks clean up."""
-    for each in signals:
-        if signal.getsignal(each) is not signal.SIG_IGN:  # nohup's wish counts
-            signal.signal(each, _interrupt)
-
-
-def _interrupt(_signal: int, _frame: object) -> None:
-    raise KeyboardInterrupt
-
-
-def _ignore_interruptions() -> None:
-    """Let nothing keep the last words from being said; they take no time."""
-    for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(each, signal.SIG_IGN)
-
-
-def _notes(error: BaseException | None) -> list[str]:
-    """Return the notes of an error and of those that it came in between."""
-    notes: list[str] = []
-    while error is not None:
-        notes += getattr(error, "__notes__", [])
-        error = error.__context__
-    return notes
-
-
-def _say(lines: list[str]) -> None:
-    """Say last words, each once; where the terminal is gone, nobody reads them."""
-    with suppress(OSError):
-        for line in dict.fromkeys(lines):
-            click.echo(line, err=True)
-
-
-_NOTHING = "Nothing goes on by itself"
-
-
-class _Leftovers:
-    """What of a run is still there, by its events: a job that goes on, and endpoints that cost money.
-
-    - **again**: the command that goes on with it.
-    - **workspace**: the option that names its workspace.
-    """
-
-    def __init__(self, again: str, workspace: str) -> None:
-        self._again, self.workspace = again, workspace
-        self._goes_on = "A job that was submitted goes on"
-        self.endpoints: list[str] = []
-
-    def __call__(self, event: Any) -> None:
-        from phift.jobs import ENDED, JobEvent
-        from phift.resource import DeploymentEvent
-
-        if isinstance(event, JobEvent):
-            ended = event.kind == "status" and event.status in ENDED
-            self._goes_on = _NOTHING if ended else f"The job {event.job} goes on"
-        elif isinstance(event, DeploymentEvent):
-            self._goes_on = _NOTHING
-            if event.stage in ("endpoint", "ready", "stays") and event.name not in self.endpoints:
-                self.endpoints.append(event.name)
-            elif event.stage == "deleted" and event.name in self.endpoints:
-                self.endpoints.remove(event.name)
-
-    def submitted(self, job: str) -> None:
-        """Take note of a job that was submitted or found."""
-        self._goes_on = f"The job {job} goes on"
-
-    @contextmanager
-    def told(self) -> Iterator[None]:
-        """Say in the notes of an interruption, and of an error, what is left."""
-        try:
-            yield
-        except BaseException as error:
-            interrupted = isinstance(error, KeyboardInterrupt)
-            if interrupted:
-                _ignore_interruptions()
-            for line in self.lines(interrupted=interrupted):
-                error.add_note(line)
-            raise
-
-    def lines(self, *, interrupted: bool) -> list[str]:
-        """Return what is to be said of it."""
-        lines = []
-        if interrupted:
-            lines += [f"{self._goes_on}; the same command goes on from here:", f"  {self._again}"]
-        for name in self.endpoints:
-            lines.append(f"The endpoint {name} is still up and costs money; to delete it:")
-            lines.append(f"  phift cleanup {name}{self.workspace}")
-        return lines
 
 
 @click.group()
@@ -252,21 +161,21 @@ def deploy(target: str, workspace: str | None, ask: tuple[str, ...]) -> None:
         run, left = _open(Path(target), "deploy")
     else:
         option = f" --workspace {workspace}" if workspace else ""
-        left = _Leftovers(f"phift deploy {target}{option}", option)
+        left = Leftovers(f"phift deploy {target}{option}", option)
         run = FineTuneRun.attach(target, connect(workspace=workspace), on_event=_both(left, EventPrinter(_console())))
     with left.told():
         _deploy(run, left, ask, f"phift cleanup {target}{'' if _is_config(target) else left.workspace}")
     _tell_of_earlier(run)
 
 
-def _open(config: Path, command: str) -> tuple[FineTuneRun, _Leftovers]:
+def _open(config: Path, command: str) -> tuple[FineTuneRun, Leftovers]:
     """Return the run of a configuration, and what keeps count of what it leaves."""
     from phift.config import RunConfig
     from phift.run import FineTuneRun
     from phift.views import EventPrinter
 
     read = RunConfig.from_yaml(config)
-    left = _Leftovers(f"phift {command} {config}", _workspace_option(read))
+    left = Leftovers(f"phift {command} {config}", _workspace_option(read))
     return FineTuneRun(read, on_event=_both(left, EventPrinter(_console()))), left
 
 
@@ -289,7 +198,7 @@ def _workspace_option(config: RunConfig) -> str:
     return f" --workspace {'/'.join(map(str, names))}" if all(names) else ""
 
 
-def _train(run: FineTuneRun, left: _Leftovers, *, wait: bool) -> None:
+def _train(run: FineTuneRun, left: Leftovers, *, wait: bool) -> None:
     from phift.views import show_plan, show_report
 
     report = run.check()
@@ -305,7 +214,7 @@ def _train(run: FineTuneRun, left: _Leftovers, *, wait: bool) -> None:
         click.echo(f"model    {model.name} version {model.version}")
 
 
-def _deploy(run: FineTuneRun, left: _Leftovers, ask: tuple[str, ...], cleanup: str) -> None:
+def _deploy(run: FineTuneRun, left: Leftovers, ask: tuple[str, ...], cleanup: str) -> None:
     """Deploy the model; where there is something to ask, for as long as that takes."""
     if not ask:
         endpoint = run.deploy()
@@ -315,7 +224,7 @@ def _deploy(run: FineTuneRun, left: _Leftovers, ask: tuple[str, ...], cleanup: s
     with run.deploy() as endpoint:
         for question in ask:
             click.echo(f"{question}\n  {endpoint.chat(question)}")
-    _say(left.lines(interrupted=False))
+    say(left.lines(interrupted=False))
 
 
 def _tell_of_earlier(run: FineTuneRun) -> None:

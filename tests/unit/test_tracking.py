@@ -142,7 +142,7 @@ def history(**point: Any) -> dict[str, Any]:
         history() | {"next_page_token": MagicMock()},
         history() | {"next_page_token": ["more"]},
     ],
-    ids=repr,
+    ids=lambda value: type(value).__name__,
 )
 def test_a_history_that_is_none_is_an_error_of_ours(answer: Any) -> None:
     rest = FakeRest()
@@ -163,7 +163,7 @@ def test_a_history_that_is_none_is_an_error_of_ours(answer: Any) -> None:
         {"run": {"data": {"metrics": [{"value": 1}]}}},
         {"run": {"data": {"metrics": [{"key": MagicMock()}]}}},
     ],
-    ids=repr,
+    ids=lambda value: type(value).__name__,
 )
 def test_a_run_that_is_none_is_an_error_of_ours(answer: Any) -> None:
     rest = FakeRest()
@@ -189,7 +189,7 @@ def test_a_run_with_gaps_has_no_names(answer: Any) -> None:
         {"error": {"error": ["broken"]}, "logFiles": ["std_log.txt"]},
         {"error": MagicMock(), "logFiles": MagicMock()},
     ],
-    ids=repr,
+    ids=lambda value: type(value).__name__,
 )
 @pytest.mark.parametrize("read", [Tracking.error, Tracking.log_tail])
 def test_details_that_are_none_are_an_error_of_ours(read: Callable[[Tracking, str], str], answer: Any) -> None:
