@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import itertools
+import logging
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -368,3 +370,51 @@ def test_a_running_job_whose_steps_wait_counts_as_queued() -> None:
     fakes.workspace.jobs.children["job"] = [("finetune", "child", "Queued")]
     with pytest.raises(WaitTimeout, match="No node works on the job"):
         job(fakes, "Running").wait(queue_timeout=150)
+
+
+@pytest.mark.parametrize(
+    "error", [NotFound("no run"), AccessDenied("no right"), ServiceError("bad", status=400)], ids=repr
+)
+def test_a_live_loss_that_cannot_be_read_ends_no_wait(error: Exception, caplog: pytest.LogCaptureFixture) -> None:
+    fakes = Fakes()
+    fakes.rest.on(error, "get-history")
+    found = job(fakes, "Running", "Running", "Completed")
+    with caplog.at_level(logging.INFO, "phift"):
+        found.wait()
+    assert [record.getMessage() for record in caplog.records if "cannot be read" in record.getMessage()] == [
+        f"The metrics of the running job job cannot be read: {error}"
+    ]
+
+
+def test_a_workspace_that_does_not_tell_its_tracking_address_ends_no_wait() -> None:
+    fakes = Fakes()
+    fakes.workspace.record.fail("workspaces.get", *[http_error(403)] * 10)
+    assert seen(job(fakes, "Running", "Completed").follow()) == [("status", "Running"), ("status", "Completed")]
+
+
+@pytest.mark.usefixtures("clock")
+def test_a_silence_is_told_once_until_the_service_answers_again() -> None:
+    fakes = Fakes()
+    found = job(fakes, "Running", "Completed")
+    fakes.workspace.record.fail("jobs.get", *[ServiceRequestError("no route")] * 3)
+    kinds = [event.kind for event in found.follow()]
+    assert kinds == ["unreachable", "status", "status"]
+
+
+@pytest.mark.usefixtures("clock")
+def test_how_long_a_silence_may_last_is_the_clients_to_say() -> None:
+    fakes = Fakes()
+    fakes.clients = replace(fakes.clients, patience_seconds=250)
+    found = job(fakes, "Running")
+    fakes.workspace.record.fail("jobs.get", *[ServiceRequestError("no route")] * 10)
+    with pytest.raises(ServiceUnreachable):
+        list(found.follow())
+    assert fakes.workspace.record.count("jobs.get") <= 4
+
+
+def test_a_handler_that_fails_ends_no_wait(caplog: pytest.LogCaptureFixture) -> None:
+    def fail(_event: JobEvent) -> None:
+        raise RuntimeError("the handler's own")
+
+    job(Fakes(), "Queued", "Running", "Completed").wait(fail)
+    assert [record.name for record in caplog.records] == ["phift.events"]
