@@ -26,7 +26,7 @@ from phift.local import LocalWorkspace
 
 pytestmark = pytest.mark.slow
 
-ROUNDS = int(os.environ.get("PHIFT_CALLERS", "2"))
+ROUNDS = int(os.environ.get("PHIFT_CALLERS", "1"))
 THREADS, PROCESSES, RUNS = 8, 5, 40
 Outcome = dict[str, Any]
 logger = logging.getLogger(__name__)

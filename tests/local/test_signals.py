@@ -24,7 +24,7 @@ from phift.local import LocalWorkspace
 
 pytestmark = pytest.mark.slow
 
-COUNT = int(os.environ.get("PHIFT_SIGNALS", "6"))
+COUNT = int(os.environ.get("PHIFT_SIGNALS", "5"))
 KINDS = [[signal.SIGINT], [signal.SIGTERM], [signal.SIGHUP], [signal.SIGTERM, signal.SIGTERM], [signal.SIGINT] * 2]
 SOON = 2.0  # seconds from the signal to the exit, outside of a roll-back
 LONGEST = 300.0
