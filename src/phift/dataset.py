@@ -18,9 +18,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from html import escape
 from importlib import import_module
@@ -54,6 +54,7 @@ __all__ = ["Account", "PreparedDataset", "Progress", "prepare_dataset"]
 MOST_PROBLEMS = 20
 """Refused rows that an error lists; the others are counted."""
 
+_MOST_MOVES = 10  # of callers that all find a folder that is not whole
 _SHOWN = 80  # characters of a text in a preview
 
 
@@ -333,14 +334,20 @@ def _settle(built: Path, target: Path, manifest: Mapping[str, Any]) -> None:
         else:
             (target / "rejects.jsonl").unlink(missing_ok=True)
         return
-    if target.exists():
-        shutil.rmtree(target)  # named by a content that it no longer has
-    try:
-        built.rename(target)
-    except OSError:
-        # Somebody prepared the same data meanwhile; equal bytes, so theirs will do.
-        if not _whole(target, manifest):
-            raise
+    for number in range(_MOST_MOVES):
+        try:
+            built.rename(target)
+        except OSError:
+            # Somebody prepared the same data meanwhile; equal bytes, so theirs will do. What is there and not whole is
+            # moved aside and not deleted in its place, where another caller may have put his own by now.
+            if _whole(target, manifest):
+                return
+            if number == _MOST_MOVES - 1:
+                raise
+            with suppress(OSError):
+                target.rename(built.parent / f"aside-{number}")
+        else:
+            return
 
 
 def _whole(target: Path, manifest: Mapping[str, Any]) -> bool:

@@ -185,7 +185,8 @@ def test_submitting_trains_and_deploys_nothing(fakes: Fakes, config: Path) -> No
     result = invoke("submit", config)
     (job,) = fakes.workspace.jobs.submitted
     assert result.exit_code == 0, result.output
-    assert f"job      {job.name}\nmodel    phi-4-finetuned version" in result.output.replace("  job Completed\n", "")
+    assert f"\njob      {job.name}\n" in result.output
+    assert "\nmodel    phi-4-finetuned version" in result.output
     assert f"Nothing is deployed; to do so: phift deploy {config}" in result.output
     assert fakes.workspace.online_endpoints.known == {}
     again = invoke("submit", config, "--no-wait")
