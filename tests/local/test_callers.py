@@ -27,6 +27,7 @@ from phift.local import LocalWorkspace
 pytestmark = pytest.mark.slow
 
 ROUNDS = int(os.environ.get("PHIFT_CALLERS", "1"))
+LONG = pytest.mark.skipif("PHIFT_CALLERS" not in os.environ, reason="a proof of minutes: make callers")
 THREADS, PROCESSES, RUNS = 8, 5, 40
 Outcome = dict[str, Any]
 logger = logging.getLogger(__name__)
@@ -55,7 +56,9 @@ class Ground:
         return {**{k: len(v) for k, v in counted.items()}, "endpoints": len(endpoints), "deployments": len(deployments)}
 
 
-@pytest.fixture(params=[0, 0.05, 0.2], ids=["at once", "50 ms", "200 ms"])
+@pytest.fixture(
+    params=[0, pytest.param(0.05, marks=LONG), pytest.param(0.2, marks=LONG)], ids=["at once", "50 ms", "200 ms"]
+)
 def ground(request: pytest.FixtureRequest, tmp_path: Path, quiet_sdk: None, quiet_log: None) -> Iterator[Ground]:
     workspace = LocalWorkspace(tmp_path / "workspace", engine="instant", speed="fast", delay=request.param)
     connection = workspace.up()
@@ -93,6 +96,7 @@ def test_the_same_run_of_eight_threads_is_one(ground: Ground) -> None:
         check_rounds(ground, lambda seed: list(pool.map(one, [seed] * THREADS)))
 
 
+@LONG
 def test_the_same_run_of_five_processes_is_one(ground: Ground, child_environment: None) -> None:
     command = [sys.executable, "-W", "ignore", caller.__file__]
     command += [str(path) for path in (ground.folder, ground.data, ground.work / "work")]
@@ -120,6 +124,7 @@ def test_the_same_run_of_five_processes_is_one(ground: Ground, child_environment
         check_rounds(ground, everybody)
 
 
+@LONG
 @pytest.mark.parametrize("ground", [0.05], ids=["50 ms"], indirect=True)
 def test_forty_runs_of_eight_threads_are_forty_jobs_with_their_own_inputs(ground: Ground) -> None:
     def one(number: int) -> tuple[int, str, bool, str]:
