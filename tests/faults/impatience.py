@@ -24,6 +24,13 @@ def _send_soon(self: HTTPAdapter, request: Any, **options: Any) -> Any:
     return _send(self, request, **{**options, "timeout": (5, READ_TIMEOUT)})
 
 
+class Patient(HTTPAdapter):
+    """Waits as long as it is told to, for requests that belong to no chain."""
+
+    def send(self, request: Any, **options: Any) -> Any:  # type: ignore[override]  # as it came
+        return _send(self, request, **options)
+
+
 def _sleep_short(_self: Any, duration: float) -> None:
     time.sleep(min(duration, LONGEST_WAIT))
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -61,9 +60,7 @@ class Ground:
 )
 def ground(request: pytest.FixtureRequest, tmp_path: Path, quiet_sdk: None, quiet_log: None) -> Iterator[Ground]:
     workspace = LocalWorkspace(tmp_path / "workspace", engine="instant", speed="fast", delay=request.param)
-    connection = workspace.up()
-    # Without the machine's own authorities, which take longer to read than most answers, for every connection.
-    shutil.copyfile(workspace.folder / "ca.pem", connection.ca_bundle)
+    workspace.up()
     try:
         ground = Ground(workspace.folder, tmp_path, connect(workspace={"local": workspace.folder}))
         caller.write_rows(ground.data)

@@ -173,7 +173,8 @@ import sys
 from pathlib import Path
 from phift.quickstart import configuration
 from phift.run import FineTuneRun
-run = FineTuneRun(configuration(Path(sys.argv[1])))
+config = configuration(Path(sys.argv[1]))
+run = FineTuneRun(config.model_copy(update={"parameters": {**config.parameters, "num_train_epochs": 2}}))
 job = run.submit()
 print("submitted", job.name, job.existed, flush=True)
 run.wait()
