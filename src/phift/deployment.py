@@ -111,6 +111,7 @@ def deploy_model(
         attempt.ensure_deployment(_deployment(name, model_id, size, config, own))
         attempt.ensure_traffic()
         endpoint = Endpoint(clients, name, config, emit, existed="endpoint" not in attempt.made, use=use)
+        emit(DeploymentEvent("ready", name))  # before it is kept: what ends a program here leaves nothing
         if use:
             use.keep()
     except BaseException as error:
@@ -124,7 +125,6 @@ def deploy_model(
         fix = f"{f'{error.fix}; ' if error.fix else ''}the end of the container's log is in `log_tail`; {undone}"
         what = f"The deployment did not come up: {error.what}"
         raise DeploymentFailed(what, where=f"endpoint {name}", fix=fix, log_tail=tail) from error
-    emit(DeploymentEvent("ready", name))
     if endpoint.existed:
         _retire_others(clients, name, config.deployment_name, own, emit)
     return endpoint

@@ -11,14 +11,17 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import caller
+import psutil
 import pytest
 import yaml
 
-from phift import Clients, connect
+from phift import Clients, FineTuneRun, RunConfig, connect
 from phift.local import LocalWorkspace
 
 pytestmark = [
@@ -28,6 +31,25 @@ pytestmark = [
 
 COUNT = int(os.environ.get("PHIFT_SIGNALS", "3"))
 KINDS = [[signal.SIGINT], [signal.SIGTERM], [signal.SIGHUP], [signal.SIGTERM, signal.SIGTERM], [signal.SIGINT] * 2]
+# What the command has printed when it is struck; nothing when it begins.
+MOMENTS = [
+    "",
+    "reading train.jsonl",
+    "counting tokens",
+    "severity",
+    "parameters ",
+    "job      phift-",
+    "job Preparing",
+    "job Completed",
+    "model    phi-",
+    "creating the endpoint",
+    "starting the model server",
+    "sending it all traffic",
+    ": ready",
+    "Question 1?",
+    "deleting the endpoint",
+]
+LATER = [0.0, 0.3]  # seconds after that
 SOON = 2.0  # seconds from the signal to the exit, outside of a roll-back
 LONGEST = 300.0
 logger = logging.getLogger(__name__)
@@ -68,21 +90,32 @@ def whole(config: Path) -> Ended:
     return Ended(code, time.monotonic() - began, config.with_suffix(".out").read_text())
 
 
-def struck(config: Path, after: float, signals: list[signal.Signals]) -> Ended | None:
-    """Run it, and send it signals after some seconds; None where it had ended by then."""
-    process = start(config)
+def struck(config: Path, moment: str, after: float, signals: list[signal.Signals]) -> Ended | None:
+    """Run it, and send it signals some seconds after a moment; None where it had ended by then."""
+    process, out = start(config), config.with_suffix(".out")
+    end = time.monotonic() + LONGEST
+    while process.poll() is None and not (moment in out.read_text() if moment else _has_begun(process)):
+        assert time.monotonic() < end
+        time.sleep(0.005)
     try:
         process.wait(after)
     except subprocess.TimeoutExpired:
-        before = config.with_suffix(".out").read_text()
+        before = out.read_text()
         began = time.monotonic()
         for each in signals:
             process.send_signal(each)
             time.sleep(0.05)
         code = process.wait(LONGEST)
         lines = before.splitlines() or [""]
-        return Ended(code, time.monotonic() - began, config.with_suffix(".out").read_text(), lines[-1])
+        return Ended(code, time.monotonic() - began, out.read_text(), lines[-1])
     return None
+
+
+def _has_begun(process: subprocess.Popen[str]) -> bool:
+    """Tell whether Python itself has started, and the command loads what it needs."""
+    with suppress(psutil.Error):
+        return any("pydantic_core" in each.path for each in psutil.Process(process.pid).memory_maps())
+    return False
 
 
 def endpoints(clients: Clients) -> list[str]:
@@ -90,9 +123,12 @@ def endpoints(clients: Clients) -> list[str]:
 
 
 @pytest.fixture
-def config(tmp_path: Path, quiet_sdk: None, quiet_log: None) -> Path:
+def config(tmp_path: Path, quiet_sdk: None, quiet_log: None) -> Iterator[Path]:
     caller.write_rows(tmp_path / "train.jsonl")
-    return tmp_path / "run.yaml"
+    # A shell starts what is to run in the background with SIGINT ignored, and a child inherits that.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield tmp_path / "run.yaml"
+    signal.signal(signal.SIGINT, before)
 
 
 def write(config: Path, workspace: LocalWorkspace, seed: int) -> None:
@@ -117,17 +153,16 @@ def test_a_run_that_is_interrupted_says_what_is_left_and_goes_on(config: Path, t
         hit = 0
         for number in range(COUNT):
             write(config, workspace, number + 1)
-            kind = KINDS[number % len(KINDS)]
-            # Not in the first moments, in which Python itself starts.
-            share = (number + 0.5) / COUNT
-            ended = struck(config, 1.5 + (undisturbed.seconds - 1.5) * share, kind)
+            # Three are spread over all of it too.
+            round_, moment = divmod(number * max(1, len(MOMENTS) // COUNT), len(MOMENTS))
+            kind = KINDS[(number + round_) % len(KINDS)]
+            ended = struck(config, MOMENTS[moment], LATER[round_ % len(LATER)], kind)
             if ended is not None:
                 hit += 1
                 check(ended, endpoints(clients), kind)
-            again = whole(config)
-            assert again.code == 0, again.output
+            go_on(config, clients)
             assert endpoints(clients) == []
-        assert hit >= COUNT * 0.6
+        assert hit >= COUNT * 0.8
         jobs = list(clients.workspace.jobs.list())
         assert len(jobs) == COUNT + 1
         logger.info("%d signals, %d of them before the end", COUNT, hit)
@@ -135,11 +170,20 @@ def test_a_run_that_is_interrupted_says_what_is_left_and_goes_on(config: Path, t
         workspace.down(timeout=0)
 
 
+def go_on(config: Path, clients: Clients) -> None:
+    """Do what a second call of the command does, in this process, which has its libraries loaded already."""
+    with FineTuneRun(RunConfig.from_yaml(config), clients).execute().endpoint as endpoint:
+        assert endpoint.chat("Question 1?")
+
+
 def check(ended: Ended, left: list[str], kind: list[signal.Signals]) -> None:
     logger.info("%s in %r: exit %d after %.2f s, left %s", kind, ended.last, ended.code, ended.seconds, left)
     assert ended.code == 130, ended.output
     assert "Interrupted." in ended.output
-    assert "the same command goes on from here" in ended.output
+    if ended.last:  # else nothing had begun that could go on
+        assert "the same command goes on from here" in ended.output
+    else:
+        assert left == []
     for name in left:
         assert f"The endpoint {name} is still up and costs money" in ended.output
         assert f"phift cleanup {name} --workspace local:" in ended.output

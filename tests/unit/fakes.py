@@ -93,7 +93,7 @@ class FakeRest:
         if "/models/" in url:
             return self._models(*url.partition("/models/")[2].split("/"))
         tags = self.tags.get((params or {}).get("run_id", ""), {})
-        shown = [{"key": key, "value": value} for key, value in tags.items()]
+        shown = [{"key": key, "value": value} for key, value in list(tags.items())]
         return {"run": {"data": {"tags": shown}}} if url.endswith("/runs/get") else {}
 
     text = get

