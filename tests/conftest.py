@@ -39,6 +39,14 @@ def _one_authority(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Let torch compute in one thread: the cores are other tests', and at every step threads wait for the slowest."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        yield
+
+
 @pytest.fixture
 def child_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """Take away what the SDK's clients of other tests have set, for a process that imports the SDK for itself.

@@ -49,7 +49,7 @@ def trained(workspace: Local, folder: Path) -> tuple[FineTuneRun, list[Any]]:
     events: list[Any] = []
     run = FineTuneRun(configuration(workspace, folder), on_event=events.append)
     run.submit()
-    run.wait(timeout=900)
+    run.wait(timeout=3000)
     return run, events
 
 
@@ -206,7 +206,7 @@ def test_a_killed_script_goes_on_with_the_same_job(tmp_path: Path) -> None:
             time.sleep(0.05)
         again = own.up()
         with _start(again.folder) as second:
-            output = second.communicate(timeout=900)[0].splitlines()
+            output = second.communicate(timeout=3000)[0].splitlines()
         assert second.returncode == 0
         local = Local(own, again)
         assert first[0::2] == ["submitted", "False"]
@@ -222,7 +222,7 @@ def _names(local: Local, collection: str) -> list[str]:
     return [found["name"] for found in local.request("GET", f"{local.arm}/{collection}").json()["value"]]
 
 
-def _wait_for_training(local: Local, job: str, seconds: float = 240) -> None:
+def _wait_for_training(local: Local, job: str, seconds: float = 1200) -> None:
     end = time.monotonic() + seconds
     children = f"/history/v1.0{local.arm}/runs/{job}/children"
     while time.monotonic() < end:

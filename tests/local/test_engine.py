@@ -132,10 +132,9 @@ class EngineJob:
         path = self.folder / "job.json"
         path.write_text(json.dumps(self.document))
         command = [sys.executable, "-m", "phift.local.engine", str(path)]
-        environment = {**os.environ, "OMP_NUM_THREADS": "2"}
         pipe = subprocess.PIPE
         return subprocess.Popen(  # noqa: S603 - our own program
-            command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, env=environment
+            command, stdin=pipe, stdout=pipe, stderr=pipe, text=True
         )
 
     def run(self) -> tuple[int, list[dict[str, Any]]]:
