@@ -134,7 +134,9 @@ def test_connecting_to_both_from_many_threads_at_once_mixes_nothing_up(
 
     def connect_and_look(number: int) -> list[str]:
         start.wait(30)
-        return seen(connected(both[number % 2]))
+        clients = connected(both[number % 2])
+        assert clients.registry.models  # a registry's client is made when it is first used
+        return seen(clients)
 
     with ThreadPoolExecutor(TOGETHER) as pool:
         found = list(pool.map(connect_and_look, range(TOGETHER)))

@@ -275,6 +275,8 @@ def track(client: MLClient, job: str) -> None:
     runs.log_batch(child, [Metric("accuracy", 0.75, 1, 2)], [seed], [kind])
     runs.log_param(child, "size", "small")
     runs.set_tag(child, "reviewed", "yes")
+    runs.set_tag(child, "for now", "yes")
+    runs.delete_tag(child, "for now")
     runs.update_run(child, name="a better name")
     assert [metric.value for metric in runs.get_metric_history(child, "accuracy")] == [0.5, 0.75]
     run = runs.get_run(child)
