@@ -5,9 +5,6 @@ BIN := $(VENV)/bin
 # Microsoft's storage emulator, for tests; 3.36 and newer want Node.js 21.
 AZURITE := 3.35.0
 
-# What is installed is compiled where it is first used, and kept: that is a small part of it.
-unexport PYTHONDONTWRITEBYTECODE
-
 .PHONY: quickstart test azurite contract verified check routes versions faults format bench bench-data bench-local kill callers signals clean
 
 quickstart: $(VENV)/installed
@@ -74,7 +71,7 @@ clean:
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --no-compile --constraint constraints.txt --editable '.[local,dev]'
+	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[local,dev]'
 	touch $@
 
 .azurite/$(AZURITE):
