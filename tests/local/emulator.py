@@ -39,7 +39,7 @@ class Emulator:
     def stop(self) -> None:
         """End it; what was stored is gone."""
         self.process.terminate()
-        self.process.wait(60)
+        self.process.wait(10)
 
 
 def program() -> list[str]:
@@ -78,7 +78,7 @@ def running(folder: Path) -> Iterator[Emulator]:
         )
     finally:
         process.terminate()
-        process.wait(60)
+        process.wait(10)
 
 
 def _address(process: subprocess.Popen[bytes], output: Path) -> str:

@@ -27,7 +27,7 @@ SHORT = {"max_new_tokens": 12}
 def registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("registry")
     command = [sys.executable, "-m", "phift.local.standin", str(folder), *NAMES]
-    subprocess.run(command, check=True, timeout=600)  # noqa: S603 - our own program
+    subprocess.run(command, check=True, timeout=120)  # noqa: S603 - our own program
     return folder
 
 
@@ -219,7 +219,7 @@ def test_the_process(process: subprocess.Popen[str], model: Scorer) -> None:
     process.stdin.flush()
     assert json.loads(process.stdout.readline()) == {"id": 7, "texts": model.answer(QUESTIONS, SHORT)}
     process.stdin.close()
-    assert process.wait(timeout=60) == 0
+    assert process.wait(timeout=10) == 0
     log = process.stderr.read()
     assert "request 7: 5 conversations" in log
     assert "iron" not in log

@@ -177,7 +177,7 @@ def stopped(pid: int) -> bool:
     return set(states) <= set("Tt")
 
 
-def eventually(holds: Callable[[], bool], what: Callable[[], object], seconds: float = 60) -> None:
+def eventually(holds: Callable[[], bool], what: Callable[[], object], seconds: float = 10) -> None:
     end = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < end, what()
