@@ -27,7 +27,7 @@ def _send_soon(self: HTTPAdapter, request: Any, **options: Any) -> Any:
 class Patient(HTTPAdapter):
     """Waits as long as it is told to, for requests that belong to no chain."""
 
-    def send(self, request: Any, **options: Any) -> Any:  # type: ignore[override]  # as it came
+    def send(self, request: Any, **options: Any) -> Any:  # type: ignore[override]  # whatever requests hands on
         return _send(self, request, **options)
 
 

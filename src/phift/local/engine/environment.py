@@ -18,9 +18,10 @@ _MAX_THREADS = 4  # a small model gets slower with more
 
 
 def threads() -> int:
-    """Return how many threads to compute with; ``OMP_NUM_THREADS`` says it otherwise, as it does to torch itself."""
-    told = os.environ.get("OMP_NUM_THREADS", "")
-    return int(told) if told.isdecimal() and int(told) else min(_MAX_THREADS, os.cpu_count() or 1)
+    """Return how many threads to compute with: what ``OMP_NUM_THREADS`` says, as torch itself goes by, or a few."""
+    cores = os.cpu_count() or 1
+    told = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()  # then come those of nested regions
+    return min(int(told) if told.isdecimal() and int(told) else _MAX_THREADS, cores)
 
 
 def prepare() -> None:
