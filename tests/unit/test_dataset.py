@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import base64
 import errno
+import fcntl
 import json
 import os
 import subprocess
@@ -335,6 +336,20 @@ def test_a_folder_and_a_file_may_have_any_name_however_it_is_typed(
 def test_a_folder_that_no_system_can_have_is_refused(train: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="NUL"):
         prepare(tmp_path / "a\0b", train=train)
+
+
+def test_a_folder_that_is_just_being_locked_is_nobodys_to_remove(
+    train: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock, others = fcntl.flock, []
+
+    def late(file: int, operation: int) -> None:
+        monkeypatch.setattr(fcntl, "flock", lock)
+        others.append(prepare(out, train=train))
+        lock(file, operation)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    assert [prepare(out, train=train).folder] == [other.folder for other in others]
 
 
 AT_ONCE = """

@@ -31,7 +31,9 @@ def scratch_folder(folder: Path) -> Iterator[Path]:
         folder.mkdir(parents=True, exist_ok=True)
         _remove_abandoned(folder)
         scratch = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=folder))
-        with filelock.FileLock(scratch / _LOCK):
+        with filelock.FileLock(scratch / "taking"):
+            # Named when it is held: between making a file and locking it another process could take the lock.
+            (scratch / "taking").rename(scratch / _LOCK)
             yield scratch
     except PhiftError:
         raise  # some of ours are OSErrors too
@@ -49,7 +51,7 @@ def _remove_abandoned(folder: Path) -> None:
 
     for left in folder.glob(f"{_PREFIX}*"):
         try:
-            # Between making the folder and locking it there is a moment without a lock.
+            # Between making the folder and holding its lock there is a moment without one.
             if not (left / _LOCK).exists() and time.time() - left.stat().st_mtime < _MOMENT:
                 continue
             with filelock.FileLock(left / _LOCK, timeout=0):
