@@ -38,8 +38,8 @@ FAULTS: dict[str, dict[str, Any]] = {
 so is a request carried out whose answer comes too late."""
 
 _STATUS = "mfeOperationsStatus"
-_LONGEST_CHAIN = 90.0  # seconds until a chain counts as hanging; an undisturbed one takes two
-_LONGEST_JOB = 8.0  # seconds that a chain waits for the job, which takes none
+_LONGEST_CHAIN = 300.0  # seconds until a chain counts as hanging; an undisturbed one takes two
+_LONGEST_JOB = 60.0  # seconds that a chain waits for the job, which takes none
 _ONE_OF_EACH = {"jobs": 1, "models": 1, "data": 3, "endpoints": 1, "deployments": 1}
 _NO_ENDPOINT = {**_ONE_OF_EACH, "endpoints": 0, "deployments": 0}
 

@@ -12,7 +12,7 @@ from azure.core.pipeline.transport import HttpTransport
 from requests.adapters import HTTPAdapter
 from urllib3.util import Retry
 
-READ_TIMEOUT = 0.8
+READ_TIMEOUT = 3.0
 """Seconds that clients wait for an answer; libraries have up to 300."""
 LONGEST_WAIT = 0.05
 """Seconds between two tries, and between two looks at a long-running operation."""

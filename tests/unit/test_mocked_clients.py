@@ -85,9 +85,11 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> PreparedDataset:
 
 @pytest.fixture(scope="module", autouse=True)
 def _warm(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Import and load what a check needs."""
+    """Import and load what a check and an upload need."""
     config = run_config(tmp_path_factory.mktemp("warm"))
-    make_plan(config, Fakes().clients, lambda: prepare_dataset(config.data, config.work_dir / "data"))
+    data = prepare_dataset(config.data, config.work_dir / "data")
+    make_plan(config, Fakes().clients, lambda: data)
+    register_assets(Fakes().clients, data, "warm")
 
 
 def check(mocked: str, folder: Path, **changes: Any) -> CheckReport:

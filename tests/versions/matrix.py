@@ -1,7 +1,7 @@
 """Run the chain with several versions of azure-ai-ml, each in an environment of its own: ``python matrix.py``.
 
-``python matrix.py oldest between`` runs those only. The environments stay in ``.versions`` and are used again. Needs
-nothing but Python itself.
+``python matrix.py oldest between`` runs those only. The environments stay in ``.versions`` and are used again. Run it
+with an environment that phift is installed in.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import os
 import re
 import subprocess
 import sys
+import sysconfig
 import time
 import tomllib
 import venv
@@ -32,20 +33,25 @@ def versions() -> dict[str, str]:
 
 
 def environment(version: str) -> Path:
-    """Return the interpreter of an environment with this version, making it where it is not there yet."""
+    """Return the interpreter of an environment with this version, making it where it is not there yet.
+
+    It has what this interpreter's own has, but for azure-ai-ml and what that version needs besides or otherwise: an
+    environment with all of it takes minutes to make.
+    """
     folder = ENVIRONMENTS / version
     python, kept = folder / "bin" / "python", folder / "installed.txt"
     lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
-    constraints = "\n".join(line for line in lines if not line.startswith(f"{PACKAGE}=="))
-    wanted = (HERE / "requirements.txt").read_text(encoding="utf-8") + constraints
+    wanted = "\n".join(line for line in lines if not line.startswith(f"{PACKAGE}=="))
     if kept.is_file() and kept.read_text(encoding="utf-8") == wanted:
         return python
-    venv.create(folder, clear=True, with_pip=True)
+    venv.create(folder, clear=True)
+    [packages] = folder.glob("lib/python*/site-packages")
+    (packages / "everything_else.pth").write_text(sysconfig.get_path("purelib") + "\n", encoding="utf-8")
     pins = folder / "constraints.txt"
-    pins.write_text(constraints, encoding="utf-8")
-    what = ["--constraint", str(pins), "-r", str(HERE / "requirements.txt"), f"{PACKAGE}=={version}"]
-    command = [str(python), "-m", "pip", "install", "--quiet", "--no-compile", "--disable-pip-version-check", *what]
-    subprocess.run(command, check=True)  # noqa: S603 - pip, with our own lists
+    pins.write_text(wanted, encoding="utf-8")
+    pip = [sys.executable, "-m", "pip", "--python", str(python), "--disable-pip-version-check"]
+    command = [*pip, "install", "--quiet", "--no-compile", "--constraint", str(pins), f"{PACKAGE}=={version}"]
+    subprocess.run(command, check=True)  # noqa: S603 - pip, with our own list
     kept.write_text(wanted, encoding="utf-8")
     return python
 
