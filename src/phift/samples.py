@@ -188,7 +188,7 @@ KINDS: tuple[tuple[str, tuple[str, ...]], ...] = (
 # Component inputs that make a small stand-in model learn these facts on a CPU.
 PARAMETERS: Mapping[str, str | int | float] = MappingProxyType(
     {
-        "num_train_epochs": 10,
+        "num_train_epochs": 5,
         "learning_rate": 1e-3,
         "lr_scheduler_type": "cosine",
         "warmup_steps": 20,

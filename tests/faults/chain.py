@@ -90,7 +90,7 @@ class Ground:
 
     def ask(self, method: str, path: str, **options: Any) -> Any:
         url = f"{self.connection.base_url}{path}{'&' if '?' in path else '?'}api-version=2023-10-01"
-        answer = self._session.request(method, url, headers=self._headers, timeout=30, **options)
+        answer = self._session.request(method, url, headers=self._headers, timeout=60, **options)
         answer.raise_for_status()
         return answer.json() if answer.content else None
 

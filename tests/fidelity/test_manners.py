@@ -50,7 +50,7 @@ REGISTRY = f"/mferp/managementfrontend{WORKSPACE_ID.replace('workspaces/local', 
 )
 def test_resource_manager_wants_an_api_version(said: Said, path: str, query: str, code: str) -> None:
     headers = {"Authorization": f"Bearer {said.clients.token}"}
-    answer = said.clients.session.get(said.clients.connection.base_url + path + query, headers=headers, timeout=10)
+    answer = said.clients.session.get(said.clients.connection.base_url + path + query, headers=headers, timeout=60)
     assert answer.status_code == (400 if code else 200)
     if code:
         assert answer.json()["error"].keys() == {"code", "message"}
@@ -162,12 +162,12 @@ def test_storage_writes_xml(said: Said) -> None:
         (blob_url(clients, "none <&> here"), 404, "BlobNotFound"),
         (f"{blob_url(clients, 'x')}tampered", 403, "AuthenticationFailed"),
     ):
-        answer = clients.session.get(url, timeout=10)
+        answer = clients.session.get(url, timeout=60)
         assert (answer.status_code, answer.headers["x-ms-error-code"]) == (status, code)
         assert answer.headers["Content-Type"].startswith("application/xml")
         error = ElementTree.fromstring(answer.content)  # noqa: S314 - our own server's
         assert (error.tag, error.findtext("Code")) == ("Error", code)
-        head = clients.session.head(url, timeout=10)
+        head = clients.session.head(url, timeout=60)
         assert (head.status_code, head.content, head.headers["x-ms-error-code"]) == (status, b"", code)
 
 

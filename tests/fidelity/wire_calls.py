@@ -76,7 +76,7 @@ class Clients:
         if path.startswith(("/subscriptions/", "/mferp/")) and "api-version=" not in path:
             path += "?api-version=2023-10-01"
         headers = {"Authorization": f"Bearer {self.token}", **options.pop("headers", {})}
-        return self.session.request(method, self.connection.base_url + path, headers=headers, timeout=30, **options)
+        return self.session.request(method, self.connection.base_url + path, headers=headers, timeout=60, **options)
 
     def ended(self, job: str) -> None:
         end = time.monotonic() + 30

@@ -36,7 +36,7 @@ def whole_run(config: RunConfig, clients: Clients) -> dict[str, Any]:
     """Do all of a run, leave its endpoint up, and return what became of it."""
     run = FineTuneRun(config, clients)
     job = run.submit()
-    run.wait(timeout=300)
+    run.wait(timeout=1200)
     model = run.register()
     endpoint = run.deploy()
     answer = endpoint.chat("Question 1?")

@@ -67,7 +67,7 @@ class Local:
         url = path if path.startswith("https:") else self.connection.base_url + path
         if path.startswith(("/subscriptions/", "/mferp/")) and "api-version=" not in path:
             options["params"] = {"api-version": "2023-10-01", **(options.get("params") or {})}
-        return self.session.request(method, url, headers=headers, timeout=30, **options)
+        return self.session.request(method, url, headers=headers, timeout=60, **options)
 
     def wait(self, job: str, *statuses: str, seconds: float = 20) -> str:
         """Wait until a job has one of the statuses, by default an ended one."""

@@ -101,7 +101,7 @@ def finished(stored: Local, tmp_path_factory: pytest.TempPathFactory) -> FineTun
     run = _run(stored, tmp_path_factory.mktemp("finished"))
     assert run.check().ok
     run.submit()
-    run.wait(timeout=60)
+    run.wait(timeout=1200)
     return run
 
 
@@ -129,7 +129,7 @@ def test_a_job_prepares_its_own_data(stored: Local, tmp_path: Path) -> None:
     stored.client.data.create_or_update(Data(name="raw", version="1", type="uri_file", path=str(raw)))
     data = {"train": "azureml:raw:1", "validation": None, "test": None, "prepare_on": "gpu-cluster"}
     job = _run(stored, tmp_path, **data).submit()
-    job.wait(timeout=60)
+    job.wait(timeout=1200)
     outputs = stored.request("GET", f"{stored.arm}/jobs/{job.name}").json()["properties"]["outputs"]
     place = outputs["report"]["uri"].partition("/paths/")[2]
     report = json.loads(_container(stored).download_blob(f"{place}/manifest.json").readall())

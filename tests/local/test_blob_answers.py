@@ -210,7 +210,7 @@ def _answers(container: str, ca_bundle: str, sas: Callable[[str, float], str]) -
             query = "&".join(part for part in (ask.query, _sign(sas, ask.allows)) if part)
             url = f"{container}{f'/{quote(ask.blob)}' if ask.blob else ''}?{query}"
             headers = {"x-ms-version": "2021-08-06", **ask.headers}
-            found[ask.name] = _shape(ask, session.request(ask.method, url, headers=headers, data=ask.body, timeout=10))
+            found[ask.name] = _shape(ask, session.request(ask.method, url, headers=headers, data=ask.body, timeout=60))
     assert len(found) == len(ASKED), "two requests have the same name"
     return found
 

@@ -206,7 +206,7 @@ def test_a_killed_script_goes_on_with_the_same_job(tmp_path: Path) -> None:
             time.sleep(0.05)
         again = own.up()
         with _start(again.folder) as second:
-            output = second.communicate(timeout=3000)[0].splitlines()
+            output = second.communicate()[0].splitlines()
         assert second.returncode == 0
         local = Local(own, again)
         assert first[0::2] == ["submitted", "False"]

@@ -93,7 +93,7 @@ def mlflow() -> Iterator[MlflowDouble]:
 def registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("registry")
     command = [sys.executable, "-m", "phift.local.standin", str(folder), MODEL]
-    subprocess.run(command, check=True, timeout=120)  # noqa: S603 - our own program
+    subprocess.run(command, check=True)  # noqa: S603 - our own program
     return folder
 
 
@@ -144,7 +144,7 @@ class EngineJob:
             assert process.stderr is not None
             events = [json.loads(line) for line in process.stdout]
             errors = process.stderr.read()
-            code = process.wait(timeout=120)
+            code = process.wait()
         assert errors == ""
         return code, events
 
@@ -345,7 +345,7 @@ def test_a_trained_model_answers_in_plain_mlflow(tmp_path: Path, registry: Path,
     question = rows[0]["messages"][0]["content"]
     command = [sys.executable, "-c", ASK, str(tmp_path / "mlflow_model_folder"), question]
     answer = subprocess.run(  # noqa: S603 - the three lines above
-        command, env=environment, cwd=home, capture_output=True, text=True, check=True, timeout=120
+        command, env=environment, cwd=home, capture_output=True, text=True, check=True
     )
     assert answer.stdout.strip().splitlines()[-1] == "The symbol of iron is Fe."
     assert _score(tmp_path / "mlflow_model_folder", question) == "The symbol of iron is Fe."
@@ -355,6 +355,6 @@ def _score(model: Path, question: str) -> str:
     request = json.dumps({"id": 1, "conversations": [[{"role": "user", "content": question}]]})
     command = [sys.executable, "-m", "phift.local.scorer", str(model)]
     replies = subprocess.run(  # noqa: S603 - our own program
-        command, input=request, capture_output=True, text=True, check=True, timeout=120
+        command, input=request, capture_output=True, text=True, check=True
     )
     return str(json.loads(replies.stdout.splitlines()[1])["texts"][0])

@@ -85,7 +85,7 @@ def test_a_session(tmp_path: Path, child_environment: None) -> None:
     (tmp_path / "pytest.ini").write_text("[pytest]\nphift_forbid_azure = true\naddopts = --strict-markers\n")
     command = [sys.executable, "-m", "pytest", "-rA", "-p", "phift.testing.plugin", "-p", "no:cacheprovider"]
     done = subprocess.run(  # noqa: S603 - ours
-        command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=600
+        command, cwd=tmp_path, capture_output=True, text=True, check=False
     )
     found = re.findall(r"^(PASSED|FAILED|ERROR) test_suite.py::(\S+)", done.stdout, flags=re.MULTILINE)
     assert len(found) == 10, done.stdout

@@ -84,7 +84,7 @@ def test_a_job_prepares_its_data_and_trains_on_it(
     run = on_cluster(local, tmp_path, upload(local, raw), split={"seed": 7})
     capfd.readouterr()
     job = run.submit()
-    job.wait(timeout=60)
+    job.wait(timeout=1200)
     assert next((step.name, step.status) for step in job.steps()) == ("prepare_data", "Completed")
     assert len(job.steps()) == STEPS
     data = DataConfig.model_validate({"train": raw, "split": {"seed": 7}})
@@ -131,14 +131,14 @@ def test_a_bad_row_fails_the_job_with_its_line(local: Local, tmp_path: Path) -> 
     address = upload(local, raw)
     job = on_cluster(local, tmp_path, address).submit()
     with pytest.raises(JobFailed, match=r"prepare_data failed: .*1 of 41 rows .*raw\.jsonl:41: ") as caught:
-        job.wait(timeout=60)
+        job.wait(timeout=1200)
     assert caught.value.step == "prepare_data"
     assert "bad_rows: set_aside" in caught.value.log_tail
     assert "secret" not in str(caught.value) + caught.value.log_tail
     assert [step.status for step in job.steps()] == ["Failed", *["Canceled"] * (STEPS - 1)]
 
     aside = on_cluster(local, tmp_path, address, bad_rows="set_aside").submit()
-    aside.wait(timeout=60)
+    aside.wait(timeout=1200)
     (reject,) = map(json.loads, (report(local, aside.name) / "rejects.jsonl").read_text().splitlines())
     assert reject["line"] == 41
 
@@ -247,7 +247,7 @@ def test_the_engine_trains_on_what_the_step_wrote(
     folder = {split: upload(workspace, getattr(data, split)) for split in SPLITS}
     run = on_cluster(workspace, tmp_path, folder["train"], validation=folder["validation"], test=folder["test"])
     job = run.submit()
-    job.wait(timeout=300)
+    job.wait(timeout=1200)
     losses = run.metrics().query("metric == 'eval_loss'")["value"].tolist()
     assert losses
     here = {split: getattr(data, split) for split in SPLITS}

@@ -27,7 +27,7 @@ SHORT = {"max_new_tokens": 12}
 def registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("registry")
     command = [sys.executable, "-m", "phift.local.standin", str(folder), *NAMES]
-    subprocess.run(command, check=True, timeout=120)  # noqa: S603 - our own program
+    subprocess.run(command, check=True)  # noqa: S603 - our own program
     return folder
 
 

@@ -236,7 +236,7 @@ def test_half_of_an_answer_is_less_than_it_promised(hostile: Local) -> None:
     order(hostile, "GET computes/*", cut="half")
     url = f"{hostile.connection.base_url}{hostile.arm}/computes/gpu-cluster?api-version=2023-10-01"
     headers = {"Authorization": f"Bearer {hostile.token}", "Accept-Encoding": "identity"}
-    with hostile.session.get(url, headers=headers, timeout=10, stream=True) as answer:
+    with hostile.session.get(url, headers=headers, timeout=60, stream=True) as answer:
         assert answer.status_code == 200
         assert int(answer.headers["Content-Length"]) == len(whole)
         received = b""

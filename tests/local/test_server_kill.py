@@ -91,7 +91,7 @@ class Load:
     def send(self, session: requests.Session, method: str, path: str, *good: int, **options: Any) -> bool:
         url = self.local.connection.base_url + path.replace("{ws}", self.local.arm)
         query = {"api-version": "2023-10-01"} if path.startswith("{ws}") else None
-        answer = session.request(method, url, timeout=20, params=query, **options)
+        answer = session.request(method, url, timeout=60, params=query, **options)
         if answer.status_code not in good and answer.status_code not in (400, 409):
             self.failed.append(f"{method} {path.partition('?')[0]}: {answer.status_code} {answer.text[:300]}")
         return answer.status_code in good

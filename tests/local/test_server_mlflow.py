@@ -97,7 +97,7 @@ def test_an_unmodified_program_reads_with_the_azureml_plugin(local: Local, job: 
     environment = {**os.environ, **local.connection.environment()}
     environment.pop("AZUREML_CURRENT_CLOUD", None)
     command = [sys.executable, "-c", _PROGRAM, job]
-    subprocess.run(command, env=environment, check=True, timeout=60)  # noqa: S603 - the text above
+    subprocess.run(command, env=environment, check=True)  # noqa: S603 - the text above
 
 
 def test_errors(local: Local) -> None:

@@ -131,7 +131,7 @@ def test_no_name_of_a_resource_leads_out(local: Local, kind: str, name: str) -> 
     prepared.headers["Authorization"] = f"Bearer {local.token}"
     versions = "/versions/1" if kind in ("models", "data") else ""
     prepared.url = f"{local.connection.base_url}{local.arm}/{kind}/{name}{versions}"  # as a client would not write it
-    answer = local.session.send(prepared, timeout=10)
+    answer = local.session.send(prepared, timeout=60)
     assert 400 <= answer.status_code < 500 or answer.status_code == 501, answer.text
     assert {path.name for path in local.connection.folder.parent.iterdir()} == before
 
@@ -149,7 +149,7 @@ def test_two_processes_that_start_it_at_once_get_one_server(tmp_path: Path) -> N
     command = [sys.executable, "-c", _up(folder), "-", str(Path(__file__).parent)]
     starters = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]  # noqa: S603 - above
     try:
-        addresses = [starter.communicate(timeout=120)[0].strip() for starter in starters]
+        addresses = [starter.communicate()[0].strip() for starter in starters]
         assert [starter.returncode for starter in starters] == [0, 0, 0]
         assert len(set(addresses)) == 1
         assert addresses[0].startswith("https://localhost:")
@@ -167,7 +167,7 @@ session.params = {"api-version": "2023-10-01"}
 for number in range(30):
     sent = {"properties": {"dataUri": sys.argv[5], "dataType": "uri_file", "tags": {"by": sys.argv[4]}}}
     for name in (f"{sys.argv[4]}-{number}", f"shared-{number}"):
-        answer = session.put(f"{sys.argv[1]}/data/{name}/versions/1", json=sent, timeout=30)
+        answer = session.put(f"{sys.argv[1]}/data/{name}/versions/1", json=sent, timeout=60)
         assert answer.status_code in (200, 201), answer.text
 """
 
@@ -177,7 +177,7 @@ def test_two_processes_write_at_once(local: Local) -> None:
     place = "azureml://datastores/workspaceblobstore/paths/tests/train.jsonl"
     start = [sys.executable, "-c", _WRITER, local.connection.base_url + local.arm, str(local.connection.ca_bundle)]
     writers = [subprocess.Popen([*start, local.token, name, place]) for name in ("first", "second")]  # noqa: S603 - above
-    assert [writer.wait(timeout=120) for writer in writers] == [0, 0]
+    assert [writer.wait() for writer in writers] == [0, 0]
     for number in range(30):
         for name in ("first", "second", "shared"):
             stored = local.request("GET", f"{local.arm}/data/{name}-{number}/versions/1").json()["properties"]

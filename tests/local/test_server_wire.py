@@ -170,7 +170,7 @@ def test_only_loopback_and_only_the_owner(local: Local) -> None:
 def test_other_certificates_are_refused(local: Local, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("REQUESTS_CA_BUNDLE")
     with pytest.raises(requests.exceptions.SSLError):
-        requests.get(f"{local.connection.base_url}/health", timeout=10)
+        requests.get(f"{local.connection.base_url}/health", timeout=60)
 
 
 def test_blobs_by_the_storage_client(local: Local) -> None:
@@ -234,7 +234,7 @@ def test_no_name_leads_out_of_the_storage(local: Local, name: str) -> None:
             prepared = session.prepare_request(request)
             # Written by hand, since the client would tidy such a path up.
             prepared.url = f"{connection.base_url}/storage.blob.phift.local/azureml-blobstore/{name}?{query}"
-            answer = session.send(prepared, verify=str(connection.ca_bundle), timeout=10)
+            answer = session.send(prepared, verify=str(connection.ca_bundle), timeout=60)
             assert answer.status_code in (400, 403, 501), (method, answer.status_code)
     assert connection.secret()
 

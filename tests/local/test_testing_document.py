@@ -34,7 +34,7 @@ def run(folder: Path, *command: str, **variables: str) -> str:
     environ = {name: value for name, value in os.environ.items() if name not in unset}
     environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environ['PATH']}"
     done = subprocess.run(  # noqa: S603 - what the document says
-        command, cwd=folder, env=environ | variables, capture_output=True, text=True, check=False, timeout=600
+        command, cwd=folder, env=environ | variables, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout

@@ -92,12 +92,12 @@ class Shell:
             session.trust_env = False
             headers = {"X-IDENTITY-HEADER": connection.secret()}
             url = f"{connection.base_url}/phift/requests"
-            return session.get(url, headers=headers, verify=str(connection.ca_bundle), timeout=30).json()
+            return session.get(url, headers=headers, verify=str(connection.ca_bundle), timeout=60).json()
 
 
 def _phift(*arguments: str) -> str:
     command = [sys.executable, "-c", "from phift.cli import main; main()", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout  # noqa: S603 - ours
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout  # noqa: S603 - ours
 
 
 @pytest.fixture(scope="module")

@@ -374,7 +374,7 @@ def test_threads_and_processes_that_prepare_the_same_data_at_once_all_have_it(tm
         subprocess.Popen([sys.executable, "-c", AT_ONCE, source, out], stdout=subprocess.PIPE, text=True)  # noqa: S603 - the script above
         for _ in range(3)
     ]
-    said = [process.communicate(timeout=120)[0] for process in processes]
+    said = [process.communicate()[0] for process in processes]
     prepared = prepare(tmp_path / "alone", train=source)
     assert said == [f"5 {out / prepared.folder.name}\n"] * 3
     assert [entry.name for entry in out.iterdir()] == [prepared.folder.name]

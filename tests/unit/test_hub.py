@@ -243,7 +243,7 @@ def test_a_part_of_a_data_set_is_prepared_without_fetching_the_rest(server: Hub,
     settings = os.environ | {"HF_ENDPOINT": server.url, "HF_HOME": str(tmp_path / "home"), "HF_TOKEN": TOKEN}
     command = [sys.executable, "-W", "error", "-c", PREPARE, str(tmp_path / "out")]
     done = subprocess.run(  # noqa: S603 - the script above
-        command, env=settings, capture_output=True, text=True, check=True, timeout=60
+        command, env=settings, capture_output=True, text=True, check=True
     )
     rows, name, messages = json.loads(done.stdout)
     assert rows == {"train": 360, "validation": 40, "test": 50}

@@ -72,7 +72,7 @@ def chain(config: RunConfig, clients: Clients) -> dict[str, Any]:
     report = run.check()
     assert report.ok, report
     job = run.submit()
-    run.wait(timeout=120)
+    run.wait(timeout=1200)
     log_metric(clients, job.name)
     metrics = run.metrics()
     assert metrics[["metric", "step", "value"]].values.tolist() == [["loss", 4, 0.5]]
@@ -105,7 +105,7 @@ def unserved(connection: Connection) -> dict[str, int]:
         session.trust_env = False
         headers = {"X-IDENTITY-HEADER": connection.secret()}
         url = f"{connection.base_url}/phift/requests"
-        answer = session.get(url, headers=headers, verify=str(connection.ca_bundle), timeout=30)
+        answer = session.get(url, headers=headers, verify=str(connection.ca_bundle), timeout=60)
     found: dict[str, int] = answer.json()["unserved"]
     assert found == {}
     return found

@@ -63,7 +63,7 @@ def run(version: str) -> str:
     installed = time.perf_counter() - started
     environ = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
     done = subprocess.run(  # noqa: S603 - our own script
-        [python, HERE / "chain.py"], env=environ, stdout=subprocess.PIPE, text=True, check=True, timeout=600
+        [python, HERE / "chain.py"], env=environ, stdout=subprocess.PIPE, text=True, check=True, timeout=3000
     )
     seen = json.loads(done.stdout.splitlines()[-1])
     if seen[PACKAGE] != version:

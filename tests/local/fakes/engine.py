@@ -32,7 +32,7 @@ def log_metrics(tracking: dict[str, str], run: str, step: int) -> None:
     body = {"run_id": run, "metrics": metrics, "tags": [{"key": "score", "value": str(2.0 / step)}], "params": []}
     headers = {"Authorization": f"Bearer {os.environ['MLFLOW_TRACKING_TOKEN']}"}
     url = f"{tracking['uri']}/api/2.0/mlflow/runs/log-batch"
-    requests.post(url, json=body, headers=headers, timeout=10).raise_for_status()
+    requests.post(url, json=body, headers=headers, timeout=60).raise_for_status()
 
 
 def finetune(job: dict[str, Any], step: dict[str, Any]) -> None:
