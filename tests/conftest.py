@@ -10,7 +10,10 @@ from pathlib import Path
 import certifi
 import pytest
 
+from phift import garbage
 from phift.testing import forbid_azure
+
+garbage.look_seldom()  # before tests import the SDK, torch and what else is large
 
 pytest_plugins = ["phift.testing.plugin"]
 

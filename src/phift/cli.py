@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import phift
+from phift import garbage
 from phift.errors import CheckFailed, ConfigError, PhiftError
 from phift.interrupted import INTERRUPTED, Leftovers, ignore_interruptions, interrupt_on, notes, say
 
@@ -425,6 +426,7 @@ def program() -> None:
 
     An interruption ends it at once: Python would wait for threads of the SDK that talk to the network.
     """
+    garbage.look_seldom()
     try:
         main()
     except SystemExit as end:

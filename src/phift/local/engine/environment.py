@@ -1,8 +1,10 @@
-"""The environment of a process that computes: nothing beyond this machine, and no core held while waiting."""
+"""The environment of a process that computes: nothing beyond this machine, and no time lost on garbage or waiting."""
 
 from __future__ import annotations
 
 import os
+
+from phift import garbage
 
 _VARIABLES = {
     "HF_HUB_OFFLINE": "1",
@@ -25,5 +27,6 @@ def threads() -> int:
 
 
 def prepare() -> None:
-    """Set the variables; they are read when torch, transformers and mlflow are imported, so call this before."""
+    """Set up this process; what is set counts when torch, transformers and mlflow are imported, so call this before."""
     os.environ.update(_VARIABLES)
+    garbage.look_seldom()

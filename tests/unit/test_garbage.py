@@ -1,0 +1,39 @@
+"""Garbage is looked for seldom in phift's own processes, and as the program says wherever phift is a library."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+SAY = "import gc; print(gc.get_threshold()[0], gc.get_freeze_count())"
+
+
+@pytest.mark.parametrize(
+    ("program", "said"),
+    [
+        (f"import phift; {SAY}", "700 0"),
+        (f"from phift import garbage; garbage.look_seldom(); {SAY}", "100000 0"),
+    ],
+)
+def test_only_a_program_that_asks_for_it_looks_seldom(program: str, said: str) -> None:
+    assert _output(program) == said
+
+
+@pytest.mark.parametrize(
+    "start",
+    [
+        "from unittest import mock; from phift import cli\nwith mock.patch('phift.cli.main'): cli.program()",
+        "from phift.local.engine import environment; environment.prepare()",
+    ],
+)
+def test_the_programs_ask_for_it_and_look_no_more_at_the_end(start: str) -> None:
+    # What is registered first is called last.
+    end = "import atexit, gc; atexit.register(lambda: print(gc.get_threshold()[0], gc.get_freeze_count() > 0))"
+    assert _output(f"{end}\n{start}") == "100000 True"
+
+
+def _output(program: str) -> str:
+    command = [sys.executable, "-c", program]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()  # noqa: S603 - the above
