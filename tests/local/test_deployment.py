@@ -18,6 +18,8 @@ from phift.resource import DeploymentEvent
 pytestmark = pytest.mark.slow
 
 TAGS = {"phift.model": "made-up:1"}
+MODEL = "azureml://registries/azureml/models/Phi-4-mini-instruct/versions/1"
+OTHER_MODEL = "azureml://registries/azureml/models/Phi-3-mini-4k-instruct/versions/1"
 
 
 @pytest.fixture
@@ -27,31 +29,31 @@ def clients(local: Local, tmp_path: Path) -> Clients:
     return connect(RunConfig(workspace=where, model="Phi-4-mini-instruct", compute="gpu-cluster", data=data))
 
 
-def deploy(clients: Clients, stages: list[str], tags: dict[str, str], **config: int) -> Endpoint:
+def deploy(clients: Clients, stages: list[str], model: str = MODEL, **config: int) -> Endpoint:
     def note(event: DeploymentEvent) -> None:
         stages.append(event.stage)
 
     return deploy_model(
         clients,
-        model_id="azureml://registries/azureml/models/Phi-4-mini-instruct/versions/1",
+        model_id=model,
         name="phift-twice",
         size="Standard_NC24ads_A100_v4",
         config=DeploymentConfig.model_validate(config),
-        tags=tags,
+        tags=TAGS,
         on_event=note,
     )
 
 
-def test_a_second_deployment_changes_nothing_and_another_owner_is_refused(clients: Clients) -> None:
+def test_a_second_deployment_changes_nothing_and_another_model_is_refused(clients: Clients) -> None:
     first: list[str] = []
     again: list[str] = []
     changed: list[str] = []
-    endpoint = deploy(clients, first, TAGS)
+    endpoint = deploy(clients, first)
     try:
-        deploy(clients, again, TAGS)
-        deploy(clients, changed, TAGS, request_timeout_ms=90_000)
-        with pytest.raises(Conflict):
-            deploy(clients, [], {"phift.model": "other:1"})
+        deploy(clients, again)
+        deploy(clients, changed, request_timeout_ms=90_000)
+        with pytest.raises(Conflict, match="made-up:1"):
+            deploy(clients, [], OTHER_MODEL)
         with pytest.raises(Conflict):
             remove_endpoint(clients, endpoint.name, {"phift.model": "other:1"})
     finally:
