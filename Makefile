@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # Microsoft's storage emulator, for tests; 3.36 and newer want Node.js 21.
 AZURITE := 3.35.0
 
-.PHONY: quickstart test azurite contract verified check routes versions faults format bench bench-data bench-local kill callers signals clean
+.PHONY: quickstart test azurite contract verified check routes versions faults fuzz format bench bench-data bench-local kill callers signals clean
 
 quickstart: $(VENV)/installed
 	$(BIN)/phift quickstart
@@ -37,6 +37,10 @@ versions: $(VENV)/installed
 faults: $(VENV)/installed
 	cd tests && $(abspath $(BIN))/python -m faults.exhaustive
 
+# What is drawn at random is drawn often.
+fuzz: $(VENV)/installed
+	PHIFT_EXAMPLES=10000 $(BIN)/python -m pytest tests/unit/test_fuzz.py
+
 bench: $(VENV)/installed
 	$(BIN)/python bench/check_latency.py
 
@@ -48,9 +52,10 @@ bench-data: $(VENV)/installed
 bench-local: $(VENV)/installed
 	$(BIN)/python bench/local_scale.py
 
-# Kills the local workspace's server sixty times under load; PHIFT_KILL_SEED chooses other moments.
+# Kills the local workspace's server sixty times under load, and as often a preparation; PHIFT_KILL_SEED chooses other
+# moments for the server.
 kill: $(VENV)/installed
-	PHIFT_KILLS=60 $(BIN)/python -m pytest tests/local/test_server_kill.py -o log_cli=true --log-cli-level=INFO
+	PHIFT_KILLS=60 $(BIN)/python -m pytest tests/local/test_server_kill.py tests/unit/test_interruption.py -o log_cli=true --log-cli-level=INFO
 
 # Many callers at once: the same run of 8 threads and of 5 processes, twenty times at each of three latencies.
 callers: $(VENV)/installed

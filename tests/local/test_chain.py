@@ -174,7 +174,7 @@ from pathlib import Path
 from phift.quickstart import configuration
 from phift.run import FineTuneRun
 config = configuration(Path(sys.argv[1]))
-run = FineTuneRun(config.model_copy(update={"parameters": {**config.parameters, "num_train_epochs": 2}}))
+run = FineTuneRun(config.model_copy(update={"parameters": {**config.parameters, "num_train_epochs": 1}}))
 job = run.submit()
 print("submitted", job.name, job.existed, flush=True)
 run.wait()

@@ -245,7 +245,8 @@ def test_the_engine_trains_on_what_the_step_wrote(
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(workspace.connection.ca_bundle))
     data = samples.write(tmp_path / "elements")
     folder = {split: upload(workspace, getattr(data, split)) for split in SPLITS}
-    run = on_cluster(workspace, tmp_path, folder["train"], validation=folder["validation"], test=folder["test"])
+    batches = {"per_device_train_batch_size": 64, "per_device_eval_batch_size": 64}
+    run = run_of(workspace, tmp_path, {**folder, "prepare_on": "gpu-cluster"}, **batches)
     job = run.submit()
     job.wait(timeout=1200)
     losses = run.metrics().query("metric == 'eval_loss'")["value"].tolist()
