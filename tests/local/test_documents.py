@@ -58,25 +58,51 @@ class Reader:
 
 
 @pytest.fixture(scope="module")
-def reader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
-    """A reader who has done the steps of "Your own run" up to `phift run`."""
+def newcomer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
+    """A reader who has seen the quickstart, in the workspace that all that follows is done in too.
+
+    What the README trains is the same run, so that it is trained once.
+    """
     reader = Reader(tmp_path_factory.mktemp("reader"))
+    home = reader.home / "local"
     try:
-        activate, *lines, run, down = block("sh", "phift check").splitlines()
-        assert activate == ". .venv/bin/activate"  # this environment is another one, on the PATH
-        assert run.startswith("phift run")
-        assert down == "phift local down"
-        for line in lines:
-            reader.run("sh", "-c", line)
-        (reader.folder / "said").write_text(reader.run("sh", "-c", run))
+        (reader.folder / "said").write_text(reader.run("phift", "quickstart", "--folder", str(home)))
         yield reader
-        assert "Stopped." in reader.run("sh", "-c", down)
     finally:
-        LocalWorkspace(reader.home / "local").down()
+        LocalWorkspace(home).down()
 
 
-def test_the_commands_train_and_answer(reader: Reader) -> None:
-    assert "The atomic number of gold is 79." in (reader.folder / "said").read_text()
+@pytest.fixture(scope="module")
+def reader(newcomer: Reader) -> Iterator[Reader]:
+    """A reader who has done the steps of "Your own run" up to `phift run`."""
+    activate, *lines, run, down = block("sh", "phift check").splitlines()
+    assert activate == ". .venv/bin/activate"  # this environment is another one, on the PATH
+    assert run.startswith("phift run")
+    assert down == "phift local down"
+    for line in lines:
+        newcomer.run("sh", "-c", line)
+    (newcomer.folder / "said").write_text(newcomer.run("sh", "-c", run))
+    yield newcomer
+    assert "Stopped." in newcomer.run("sh", "-c", down)
+
+
+def test_the_quickstart_learns_and_leaves_nothing_running(newcomer: Reader) -> None:
+    said = (newcomer.folder / "said").read_text()
+    losses = re.search(r"validation loss\s+([\d.]+) before, ([\d.]+) after", said)
+    shares = re.search(r"answered exactly\s+(\d+)% before, (\d+)% after", said)
+    assert losses
+    assert shares
+    assert float(losses[1]) > 5 > 0.5 > float(losses[2])
+    assert int(shares[1]) <= 5
+    assert int(shares[2]) >= 70
+    assert not LocalWorkspace(newcomer.home / "local").status().running
+    assert str(newcomer.folder) not in _command_lines()
+
+
+def test_the_commands_find_the_same_run_and_answer(reader: Reader) -> None:
+    said = (reader.folder / "said").read_text()
+    assert "submitted before" in said
+    assert "The atomic number of gold is 79." in said
 
 
 def test_the_first_example_goes_on_with_the_run_and_answers(reader: Reader) -> None:
@@ -114,20 +140,6 @@ def test_the_example_script_goes_on_with_the_run_and_answers(reader: Reader) -> 
     said = reader.run(sys.executable, "examples/quickstart.py", "examples/finetune_local.yaml")
     assert "going on" in said
     assert "The symbol of iron is Fe." in said
-
-
-def test_the_quickstart_learns_and_leaves_nothing_running(tmp_path: Path) -> None:
-    reader = Reader(tmp_path)
-    said = reader.run("phift", "quickstart", "--folder", str(tmp_path / "state"))
-    losses = re.search(r"validation loss\s+([\d.]+) before, ([\d.]+) after", said)
-    shares = re.search(r"answered exactly\s+(\d+)% before, (\d+)% after", said)
-    assert losses
-    assert shares
-    assert float(losses[1]) > 5 > 0.5 > float(losses[2])
-    assert int(shares[1]) <= 5
-    assert int(shares[2]) >= 70
-    assert not LocalWorkspace(tmp_path / "state").status().running
-    assert str(tmp_path) not in _command_lines()
 
 
 def _command_lines() -> str:
