@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # Microsoft's storage emulator, for tests; 3.36 and newer want Node.js 21.
 AZURITE := 3.35.0
 
-.PHONY: quickstart test azurite contract verified check routes versions faults fuzz format bench bench-data bench-local kill callers signals clean
+.PHONY: quickstart test azurite contract verified check routes versions faults proofs fuzz format bench bench-data bench-local kill callers signals clean
 
 quickstart: $(VENV)/installed
 	$(BIN)/phift quickstart
@@ -36,6 +36,10 @@ versions: $(VENV)/installed
 # Every request of a chain with every fault, and the table in docs/faults.md: some 1,000 chains, of 2 s on idle cores.
 faults: $(VENV)/installed
 	cd tests && $(abspath $(BIN))/python -m faults.exhaustive
+
+# Tests of minutes each: whole trainings beside the README's own, and the benchmarks on next to nothing.
+proofs: $(VENV)/installed
+	PHIFT_PROOFS=1 $(BIN)/python -m pytest -m proof --numprocesses 2 --dist loadfile
 
 # What is drawn at random is drawn often.
 fuzz: $(VENV)/installed

@@ -53,6 +53,7 @@ def trained(workspace: Local, folder: Path) -> tuple[FineTuneRun, list[Any]]:
     return run, events
 
 
+@pytest.mark.proof
 def test_training_lowers_the_validation_loss_and_reports_it_live(trained: tuple[FineTuneRun, list[Any]]) -> None:
     run, events = trained
     losses = run.metrics().query("metric == 'eval_loss'").sort_values("step")["value"].tolist()
@@ -61,6 +62,7 @@ def test_training_lowers_the_validation_loss_and_reports_it_live(trained: tuple[
     assert sorted(live) == sorted(losses)
 
 
+@pytest.mark.proof
 def test_the_deployed_model_answers_held_out_questions(trained: tuple[FineTuneRun, list[Any]]) -> None:
     run, _ = trained
     with run.deploy() as endpoint:
@@ -70,6 +72,7 @@ def test_the_deployed_model_answers_held_out_questions(trained: tuple[FineTuneRu
         ask_held_out(endpoint, run.prepare().test, count=1)
 
 
+@pytest.mark.proof
 def test_running_it_again_finds_the_job_and_the_model(trained: tuple[FineTuneRun, list[Any]], workspace: Local) -> None:
     first, _ = trained
     model = first.register()
@@ -81,6 +84,7 @@ def test_running_it_again_finds_the_job_and_the_model(trained: tuple[FineTuneRun
 
 # azure-ai-ml 1.35.2 downloads in two ways that azure-storage-blob 12.27 deprecates, and MLflow 3.15 warns of the type
 # hints of its own chat schema.
+@pytest.mark.proof
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:.*type hint.*:UserWarning")
 def test_the_downloaded_model_answers_through_mlflow(trained: tuple[FineTuneRun, list[Any]], tmp_path: Path) -> None:
     run, _ = trained
@@ -91,6 +95,7 @@ def test_the_downloaded_model_answers_through_mlflow(trained: tuple[FineTuneRun,
     assert answer[0]["choices"][0]["message"]["content"].strip() == row[1]["content"]
 
 
+@pytest.mark.proof
 def test_the_lineage_stands_in_the_models_tags(trained: tuple[FineTuneRun, list[Any]], workspace: Local) -> None:
     run, _ = trained
     model = run.register()
@@ -191,6 +196,7 @@ def _start(folder: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environ)  # noqa: S603 - the script above
 
 
+@pytest.mark.proof
 def test_a_killed_script_goes_on_with_the_same_job(tmp_path: Path) -> None:
     """Also when it was the server that was killed: the job is one and the same."""
     own = LocalWorkspace(tmp_path / "workspace")

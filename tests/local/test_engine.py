@@ -246,7 +246,12 @@ def _wait_for(condition: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("resume", "lora", "again"), [("true", "false", False), ("true", "true", False), ("false", "false", True)]
+    ("resume", "lora", "again"),
+    [
+        pytest.param("true", "false", False, marks=pytest.mark.proof),
+        ("true", "true", False),
+        pytest.param("false", "false", True, marks=pytest.mark.proof),
+    ],
 )
 def test_a_killed_job_goes_on(
     tmp_path: Path, registry: Path, mlflow: MlflowDouble, resume: str, lora: str, again: bool

@@ -238,6 +238,7 @@ def test_a_stopped_server_does_not_prepare_twice(own_local: Local, tmp_path: Pat
     assert job.tracking.log_tail(job.steps()[0].run_id).count("rows written") == 1
 
 
+@pytest.mark.proof
 def test_the_engine_trains_on_what_the_step_wrote(
     workspace: Local, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
