@@ -66,7 +66,7 @@ def newcomer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
     reader = Reader(tmp_path_factory.mktemp("reader"))
     home = reader.home / "local"
     try:
-        (reader.folder / "said").write_text(reader.run("phift", "quickstart", "--folder", str(home)))
+        (reader.folder / "shown").write_text(reader.run("phift", "quickstart", "--folder", str(home)))
         yield reader
     finally:
         LocalWorkspace(home).down()
@@ -87,7 +87,7 @@ def reader(newcomer: Reader) -> Iterator[Reader]:
 
 
 def test_the_quickstart_learns_and_leaves_nothing_running(newcomer: Reader) -> None:
-    said = (newcomer.folder / "said").read_text()
+    said = (newcomer.folder / "shown").read_text()
     losses = re.search(r"validation loss\s+([\d.]+) before, ([\d.]+) after", said)
     shares = re.search(r"answered exactly\s+(\d+)% before, (\d+)% after", said)
     assert losses

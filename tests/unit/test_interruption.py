@@ -19,7 +19,7 @@ import xxhash
 from phift.data_config import DataConfig
 from phift.dataset import prepare_dataset
 
-KILLS = int(os.environ.get("PHIFT_KILLS", "12"))
+KILLS = 50
 ROWS = 12_000
 
 SCRIPT = """
@@ -78,7 +78,7 @@ def workers_in(out: Path) -> list[psutil.Process]:
 
 
 @pytest.mark.slow
-def test_kills_leave_nothing_that_looks_whole_and_is_not(
+def test_fifty_kills_leave_nothing_that_looks_whole_and_is_not(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with begin(source, tmp_path / "timed") as process:

@@ -1,4 +1,4 @@
-"""The environment of a process that computes: nothing beyond this machine, and no time lost on garbage or waiting."""
+"""The environment of a process that computes: nothing beyond this machine, no core held while waiting."""
 
 from __future__ import annotations
 
