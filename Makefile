@@ -56,9 +56,10 @@ bench-data: $(VENV)/installed
 bench-local: $(VENV)/installed
 	$(BIN)/python bench/local_scale.py
 
-# Kills the local workspace's server sixty times under load; PHIFT_KILL_SEED chooses other moments.
+# Kills the local workspace's server under load, and a preparation, sixty times each; PHIFT_KILL_SEED chooses other
+# moments for the server.
 kill: $(VENV)/installed
-	PHIFT_KILLS=60 $(BIN)/python -m pytest tests/local/test_server_kill.py -o log_cli=true --log-cli-level=INFO
+	PHIFT_KILLS=60 $(BIN)/python -m pytest tests/local/test_server_kill.py tests/unit/test_interruption.py -o log_cli=true --log-cli-level=INFO
 
 # Many callers at once: the same run of 8 threads and of 5 processes, twenty times at each of three latencies.
 callers: $(VENV)/installed

@@ -1,10 +1,10 @@
-"""A sample of what `make faults` does in full: each change of a chain is lost once, each fault strikes once besides."""
+"""A sample of what `make faults` does in full: each fault strikes once, and each change of a chain is lost once."""
 
 from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -39,19 +39,30 @@ def firsts(rows: list[Row]) -> list[Row]:
     return list(found.values())
 
 
-@pytest.mark.filterwarnings("ignore")  # a failure that was ordered leaves connections behind
-def test_a_chain_survives_the_loss_of_any_change_and_each_fault_of_another_request(
-    place: Ground, rows: list[Row]
-) -> None:
-    changes = [row for row in firsts(rows) if row.operation.split()[0] in ("PUT", "DELETE")]
-    others = [row for row in firsts(rows) if row not in changes]
-    spread = others[:: len(others) // len(FAULTS)]  # over all steps
-    # A change whose answer is lost is what could be made twice.
-    sample = [*((row, "reset once") for row in changes), *zip(spread, FAULTS, strict=False)]
+def changes_state(row: Row) -> bool:
+    return row.operation.split()[0] in ("PUT", "DELETE")
+
+
+def defects(place: Ground, sample: Iterable[tuple[Row, str]]) -> dict[tuple[Row, str], Outcome]:
+    """Return what became of those that met a defect, or not their fault."""
     outcomes = {(row, fault): try_fault(place, row, FAULTS[fault]) for row, fault in sample}
-    assert {fault for _, fault in outcomes} == set(FAULTS)
-    assert {cell: outcome for cell, outcome in outcomes.items() if outcome.defects or not outcome.hit} == {}
-    assert {outcome.error for outcome in outcomes.values()} > {""}  # some complete, some do not
+    return {cell: outcome for cell, outcome in outcomes.items() if outcome.defects or not outcome.hit}
+
+
+@pytest.mark.filterwarnings("ignore")  # a failure that was ordered leaves connections behind
+def test_a_chain_survives_each_fault_of_some_request(place: Ground, rows: list[Row]) -> None:
+    others = [row for row in firsts(rows) if not changes_state(row)]
+    spread = others[:: len(others) // len(FAULTS)][: len(FAULTS)]  # over all steps
+    assert defects(place, zip(spread, FAULTS, strict=True)) == {}
+
+
+@pytest.mark.proof
+@pytest.mark.filterwarnings("ignore")  # a failure that was ordered leaves connections behind
+def test_a_chain_survives_the_loss_of_any_changes_answer(place: Ground, rows: list[Row]) -> None:
+    """What could be made twice."""
+    changes = [row for row in firsts(rows) if changes_state(row)]
+    assert len(changes) > 5
+    assert defects(place, ((row, "reset once") for row in changes)) == {}
 
 
 def test_every_operation_of_the_chain_is_in_the_document(rows: list[Row]) -> None:

@@ -79,7 +79,7 @@ class Clients:
         return self.session.request(method, self.connection.base_url + path, headers=headers, timeout=60, **options)
 
     def ended(self, job: str) -> None:
-        end = time.monotonic() + 30
+        end = time.monotonic() + 120
         while time.monotonic() < end:
             status = self.plain("GET", f"{WORKSPACE_ID}/jobs/{job}").json()["properties"]["status"]
             if status in ENDED:

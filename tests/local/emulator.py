@@ -19,7 +19,7 @@ import pytest
 from phift.local import StorageAccount, certificates
 
 _INSTALLED = Path(__file__).parents[2] / ".azurite/node_modules/azurite/dist/src/blob/main.js"
-_START_SECONDS = 120
+_START_SECONDS = 600
 _ACCOUNT = "phift"
 # In memory, of any protocol version (the SDK's may be newer), and without the telemetry that it sends by default.
 _OPTIONS = (
@@ -39,7 +39,7 @@ class Emulator:
     def stop(self) -> None:
         """End it; what was stored is gone."""
         self.process.terminate()
-        self.process.wait(10)
+        self.process.wait(120)
 
 
 def program() -> list[str]:
@@ -78,7 +78,7 @@ def running(folder: Path) -> Iterator[Emulator]:
         )
     finally:
         process.terminate()
-        process.wait(10)
+        process.wait(120)
 
 
 def _address(process: subprocess.Popen[bytes], output: Path) -> str:

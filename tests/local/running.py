@@ -69,7 +69,7 @@ class Local:
             options["params"] = {"api-version": "2023-10-01", **(options.get("params") or {})}
         return self.session.request(method, url, headers=headers, timeout=60, **options)
 
-    def wait(self, job: str, *statuses: str, seconds: float = 20) -> str:
+    def wait(self, job: str, *statuses: str, seconds: float = 120) -> str:
         """Wait until a job has one of the statuses, by default an ended one."""
         wanted = statuses or ("Completed", "Failed", "Canceled")
         end = time.monotonic() + seconds

@@ -119,6 +119,7 @@ def test_submits_at_the_same_time_share_one_set_of_assets(local: Local, tmp_path
         assert stored.read_bytes() == getattr(dataset, split).read_bytes(), round_
 
 
+@pytest.mark.proof
 def test_big_files_uploaded_in_parts_at_the_same_time_do_no_harm(local: Local, tmp_path: Path) -> None:
     run = run_of(local, tmp_path, {"train": rows(tmp_path / "chat.jsonl", 40, padding=3_000_000)})
     dataset, clients, name = run.prepare(), run.clients, uuid.uuid4().hex

@@ -56,7 +56,7 @@ def _up(folder: Path, azurite: Emulator | None, secrets: Secrets = "Sas", **opti
             workspace.down()
 
 
-@pytest.fixture(scope="module", params=["built-in", "azurite"])
+@pytest.fixture(scope="module", params=[pytest.param("built-in", marks=pytest.mark.proof), "azurite"])
 def emulator(request: pytest.FixtureRequest) -> Emulator | None:
     """Each kind of storage: azurite, or None for the built-in routes."""
     found: Emulator | None = request.getfixturevalue("azurite") if request.param == "azurite" else None
@@ -123,6 +123,7 @@ def test_the_whole_chain(stored: Local, finished: FineTuneRun) -> None:
     assert built_in.exists() is not _on_azurite(stored)
 
 
+@pytest.mark.proof
 @pytest.mark.usefixtures("quiet_log")
 def test_a_job_prepares_its_own_data(stored: Local, tmp_path: Path) -> None:
     raw = samples.write(tmp_path / "raw").train
@@ -174,10 +175,12 @@ def _check_round_trip(local: Local, folder: Path, target: Path) -> None:
     assert _same(folder, target / "folder" / "model")
 
 
+@pytest.mark.proof
 def test_a_folder_comes_back_as_it_went(stored: Local, folder: Path, tmp_path: Path) -> None:
     _check_round_trip(stored, folder, tmp_path)
 
 
+@pytest.mark.proof
 def test_a_folder_comes_back_with_the_accounts_key(
     azurite: Emulator, folder: Path, tmp_path: Path, quiet_sdk: None
 ) -> None:
@@ -197,6 +200,7 @@ def test_a_model_and_logs_are_downloaded(stored: Local, finished: FineTuneRun, t
     assert (tmp_path / "step/artifacts/user_logs/std_log.txt").read_text() == f"{NOTE}\n"
 
 
+@pytest.mark.proof
 def test_a_log_grows_while_it_is_read(
     emulator: Emulator | None, tmp_path: Path, quiet_sdk: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -258,6 +262,7 @@ def _register(local: Local, version: str) -> requests.Response:
     return local.request("PUT", f"{local.arm}/data/outside/versions/{version}", json={"properties": asset})
 
 
+@pytest.mark.proof
 def test_a_job_whose_storage_goes_away_fails_by_its_name(tmp_path: Path, quiet_sdk: None) -> None:
     (tmp_path / "azurite").mkdir()
     with running(tmp_path / "azurite") as own, _up(tmp_path / "workspace", own, programs=programs()) as local:

@@ -51,7 +51,6 @@ class Reader:
             env=self.environ,
             capture_output=True,
             text=True,
-            timeout=3000,
         )
         assert done.returncode == code, done.stdout + done.stderr
         return done.stdout

@@ -96,6 +96,7 @@ def test_a_job_prepares_its_data_and_trains_on_it(
     assert (printed.out, printed.err) == ("", "")
 
 
+@pytest.mark.proof
 def test_the_code_is_uploaded_once(local: Local, tmp_path: Path) -> None:
     first = on_cluster(local, tmp_path, upload(local, sharegpt(tmp_path / "one.jsonl")))
     second = on_cluster(local, tmp_path, upload(local, sharegpt(tmp_path / "two.jsonl")))
@@ -175,6 +176,7 @@ def test_a_binding_to_a_step_that_is_not_there_is_refused(local: Local) -> None:
     assert "which the pipeline does not have" in answer.json()["error"]["message"]
 
 
+@pytest.mark.proof
 def test_a_code_asset_outlives_the_servers_port(own_local: Local, tmp_path: Path) -> None:
     address = upload(own_local, sharegpt(tmp_path / "raw.jsonl"))
     job = on_cluster(own_local, tmp_path, address).submit()
@@ -218,6 +220,7 @@ def test_a_canceled_job_stops_preparing(silent_hub: None, own_local: Local, tmp_
     assert set(statuses(own_local, name)) == {"Canceled"}
 
 
+@pytest.mark.proof
 def test_a_stopped_server_begins_the_step_anew(silent_hub: None, own_local: Local, tmp_path: Path) -> None:
     name = waiting_at_the_hub(own_local, tmp_path)
     own_local.workspace.down()
@@ -227,6 +230,7 @@ def test_a_stopped_server_begins_the_step_anew(silent_hub: None, own_local: Loca
     assert len(preparing(name)) == 1
 
 
+@pytest.mark.proof
 def test_a_stopped_server_does_not_prepare_twice(own_local: Local, tmp_path: Path) -> None:
     address = upload(own_local, sharegpt(tmp_path / "raw.jsonl"))
     job = run_of(own_local, tmp_path, {"train": address, "prepare_on": "gpu-cluster"}, num_train_epochs=10).submit()

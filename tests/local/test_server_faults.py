@@ -186,7 +186,7 @@ def test_a_delay_is_a_read_time_out_to_who_does_not_wait(hostile: Local) -> None
         hostile.session.put(url, json=ENDPOINT, headers=headers, timeout=0.3)
     assert hostile.request("GET", f"{hostile.arm}/onlineEndpoints/late").status_code == 404
     # The service does not know that nobody waits any more: it carries the request out all the same.
-    end = time.monotonic() + 8
+    end = time.monotonic() + 60
     while hostile.request("GET", f"{hostile.arm}/onlineEndpoints/late").status_code == 404:
         assert time.monotonic() < end
         time.sleep(0.05)
@@ -296,7 +296,7 @@ def test_an_upload_is_taken_slowly(hostile: Local) -> None:
 def finished(local: Local, accepted: requests.Response) -> dict[str, Any]:
     """Return the operation behind an answer, when it has ended."""
     assert accepted.status_code in (200, 201, 202), accepted.text
-    end = time.monotonic() + 10
+    end = time.monotonic() + 60
     while True:
         found: dict[str, Any] = local.request("GET", accepted.headers["Azure-AsyncOperation"]).json()
         if found["status"] in ("Succeeded", "Failed"):
@@ -361,7 +361,7 @@ def test_a_pre_empted_job_goes_back_into_the_queue_and_runs_again(hostile: Local
 def test_a_job_that_is_pre_empted_again_and_again_can_be_cancelled(hostile: Local) -> None:
     order(hostile, "step chat_completion_finetune", times=None)
     name = submit(hostile)
-    end = time.monotonic() + 10
+    end = time.monotonic() + 60
     while hits(hostile)[0] < 2:
         assert time.monotonic() < end
         time.sleep(0.05)

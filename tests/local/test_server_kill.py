@@ -1,6 +1,6 @@
 """SIGKILL at random moments under load: what was acknowledged is there, every job's state is true, nothing is left.
 
-``PHIFT_KILLS`` says how often (12), ``PHIFT_KILL_SEED`` when; ``make kill`` does it sixty times and logs the counts.
+``PHIFT_KILLS`` says how often (4), ``PHIFT_KILL_SEED`` when; ``make kill`` does it sixty times and logs the counts.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ pytestmark = pytest.mark.slow
 
 logger = logging.getLogger(__name__)
 
-KILLS = int(os.environ.get("PHIFT_KILLS", "12"))
+KILLS = int(os.environ.get("PHIFT_KILLS", "4"))
 SEED = int(os.environ.get("PHIFT_KILL_SEED", "5"))
 JOBS_A_ROUND = 2
 SIZE = "Standard_E4s_v3"
@@ -177,7 +177,7 @@ def stopped(pid: int) -> bool:
     return set(states) <= set("Tt")
 
 
-def eventually(holds: Callable[[], bool], what: Callable[[], object], seconds: float = 10) -> None:
+def eventually(holds: Callable[[], bool], what: Callable[[], object], seconds: float = 60) -> None:
     end = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < end, what()
@@ -273,7 +273,7 @@ def check_jobs(local: Local, known: Acknowledged) -> Counter[str]:
     """Wait until every job has ended, and see that its steps and outputs say the same."""
     ended: Counter[str] = Counter()
     for name in known.jobs:
-        status = local.wait(name, seconds=120)
+        status = local.wait(name, seconds=600)
         steps = [run["status"] for run in get(local, f"/history/v1.0{{ws}}/runs/{name}/children")["value"]]
         ended[status] += 1
         if status == "Completed":

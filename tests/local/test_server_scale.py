@@ -278,6 +278,7 @@ def test_a_page_that_is_none_is_the_callers_mistake(sites: tuple[Site, Site], pa
     assert told.value.status == 400
 
 
+@pytest.mark.proof
 @pytest.mark.slow
 def test_the_sdk_lists_a_thousand_jobs_once_each_and_in_order(own_local: Local) -> None:
     own_local.workspace.down()

@@ -177,6 +177,7 @@ mlflow.search_experiments()
 }
 
 
+@pytest.mark.proof
 def test_the_cells_of_a_notebook_run_again_whatever_the_shell_has_had_before(shell: Shell) -> None:
     """Neither a proxy, nor a service principal, nor another cloud in the environment leads away from the workspace."""
     order = ["connect", "look", "upload", "connect", "upload", "track", "look", "track"]

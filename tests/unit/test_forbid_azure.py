@@ -102,7 +102,7 @@ def test_this_machine_is_reached(host: str) -> None:
 @pytest.mark.usefixtures("ban")
 def test_a_server_of_this_machine_is_asked(server: Script) -> None:
     server.answers(Reply({"here": True}))
-    assert requests.get(server.url, timeout=5).json() == {"here": True}
+    assert requests.get(server.url, timeout=60).json() == {"here": True}
 
 
 @pytest.mark.usefixtures("ban")

@@ -31,7 +31,7 @@ T = TypeVar("T")
 
 pytestmark = pytest.mark.slow
 
-EXAMPLES = int(os.environ.get("PHIFT_EXAMPLES", "250"))  # they differ from run to run
+EXAMPLES = int(os.environ.get("PHIFT_EXAMPLES", "100"))  # they differ from run to run
 many = settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 INPUTS: dict[str, Any] = component().inputs

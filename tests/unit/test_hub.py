@@ -169,7 +169,7 @@ def start(server: Hub, home: Path, **environment: str) -> Reader:
 
 
 def stop(reader: Reader) -> None:
-    reader.process.communicate(timeout=30)
+    reader.process.communicate(timeout=300)
 
 
 @pytest.fixture(scope="module")

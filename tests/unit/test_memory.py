@@ -205,7 +205,7 @@ def traced(length: int, *, layers: int, vocabulary: int, checkpointing: bool) ->
     ("layers", "vocabulary", "checkpointing"),
     [
         pytest.param(8, 1000, False, marks=pytest.mark.proof),
-        (8, 1000, True),
+        pytest.param(8, 1000, True, marks=pytest.mark.proof),
         (4, 100_000, True),
         pytest.param(4, 100_000, False, marks=pytest.mark.proof),
     ],

@@ -377,7 +377,7 @@ ANY_ROW = ALTERNATING | ALTERNATING | WITH_TOOLS | st.lists(ANY_MESSAGE, max_siz
 LIMITS = st.just(-1) | st.integers(12, 60) | st.integers(12, 200)
 
 
-@settings(max_examples=200, deadline=None, derandomize=True)
+@settings(max_examples=60, deadline=None, derandomize=True)
 @given(
     rows=st.lists(ANY_ROW, max_size=20),
     words=st.integers(0, 40),

@@ -20,7 +20,7 @@ def gate() -> Iterator[threading.Event]:
 def test_calls_run_at_the_same_time() -> None:
     meeting = threading.Barrier(3)
     with SideBySide(3) as side:
-        futures = [side.begin(meeting.wait, timeout=10) for _ in range(3)]
+        futures = [side.begin(meeting.wait, timeout=60) for _ in range(3)]
     assert sorted(future.result() for future in futures) == [0, 1, 2]
 
 

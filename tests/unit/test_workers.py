@@ -86,7 +86,7 @@ def workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Workers
         mine = [child for child in children if any(str(tmp_path) in word for word in command_of(child))]
     assert not any(child.is_running() for child in mine)
     for thread in set(threading.enumerate()) - before:
-        thread.join(timeout=5)
+        thread.join(timeout=60)
     assert set(threading.enumerate()) <= before
 
 

@@ -28,6 +28,7 @@ def test_the_documents_name_them(document: str) -> None:
     assert [name for name in versions().values() if name not in text] == []
 
 
+@pytest.mark.proof
 @pytest.mark.slow
 def test_the_chain_passes_with_the_newest_and_goes_past_a_proxy() -> None:
     """The proxy is none: whoever asks it for the local workspace fails."""

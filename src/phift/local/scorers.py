@@ -20,7 +20,7 @@ from phift.local.wire import WireError, timestamp
 
 logger = logging.getLogger(__name__)
 
-START_SECONDS = 120.0
+START_SECONDS = 600.0  # importing torch takes minutes where many processes share a core; one that ends is told at once
 _PATIENCE = 3.0
 
 

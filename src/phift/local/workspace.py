@@ -185,7 +185,7 @@ class LocalWorkspace:
     def __repr__(self) -> str:
         return f"LocalWorkspace({str(self.folder)!r})"
 
-    def up(self, on_event: Callable[[str], None] | None = None, timeout: float = 60) -> Connection:
+    def up(self, on_event: Callable[[str], None] | None = None, timeout: float = 180) -> Connection:
         """Start the server unless it runs, and return how to reach it.
 
         - **on_event**: called with a line of text for each thing that takes time.
