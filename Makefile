@@ -40,7 +40,7 @@ versions: $(VENV)/installed
 faults: $(VENV)/installed
 	cd tests && $(abspath $(BIN))/python -m faults.exhaustive
 
-# Tests of minutes each: whole trainings beside the README's own, and the benchmarks on next to nothing.
+# The tests that take longest: trainings beside the README's own, the benchmarks on next to nothing, and the like.
 proofs: $(VENV)/installed
 	PHIFT_PROOFS=1 $(BIN)/python -m pytest -m proof --numprocesses 2 --dist loadfile
 

@@ -22,7 +22,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if "PHIFT_PROOFS" not in os.environ:
         for item in items:
             if item.get_closest_marker("proof"):
-                item.add_marker(pytest.mark.skip(reason="a proof of minutes: make proofs"))
+                item.add_marker(pytest.mark.skip(reason="takes long: make proofs"))
 
 
 @pytest.fixture(scope="session", autouse=True)
