@@ -49,6 +49,7 @@ def defects(place: Ground, sample: Iterable[tuple[Row, str]]) -> dict[tuple[Row,
     return {cell: outcome for cell, outcome in outcomes.items() if outcome.defects or not outcome.hit}
 
 
+@pytest.mark.proof
 @pytest.mark.filterwarnings("ignore")  # a failure that was ordered leaves connections behind
 def test_a_chain_survives_each_fault_of_some_request(place: Ground, rows: list[Row]) -> None:
     others = [row for row in firsts(rows) if not changes_state(row)]

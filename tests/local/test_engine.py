@@ -18,7 +18,7 @@ import pytest
 
 from phift import samples
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.proof]
 
 STEPS = (
     "ft_nlp_common_validation",
@@ -157,7 +157,6 @@ class EngineJob:
         return (self.folder / f"{step}.txt").read_text(encoding="utf-8")
 
 
-@pytest.mark.proof
 def test_a_job_trains_and_tells(tmp_path: Path, registry: Path, mlflow: MlflowDouble) -> None:
     job = EngineJob.make(tmp_path, registry, mlflow, precision="16", apply_deepspeed="true")
     code, events = job.run()
@@ -198,7 +197,6 @@ def _check_folders(job: EngineJob) -> None:
     assert str(job.folder) not in manifest
 
 
-@pytest.mark.proof
 def test_the_log_holds_no_text_of_the_users(tmp_path: Path, registry: Path, mlflow: MlflowDouble) -> None:
     job = EngineJob.make(tmp_path, registry, mlflow, max_steps="1", evaluation_strategy="disable")
     assert job.run()[0] == 0
@@ -232,7 +230,6 @@ def test_a_failure_of_the_machine(tmp_path: Path, registry: Path, mlflow: Mlflow
     assert "\n" not in events[-1]["error"]["message"]
 
 
-@pytest.mark.proof
 def test_the_end_of_the_server_is_the_end_of_the_engine(tmp_path: Path, registry: Path, mlflow: MlflowDouble) -> None:
     with EngineJob.make(tmp_path, registry, mlflow, max_steps="100000").start() as process:
         assert process.stdin is not None
@@ -248,7 +245,6 @@ def _wait_for(condition: Any) -> None:
         time.sleep(0.02)
 
 
-@pytest.mark.proof
 @pytest.mark.parametrize(
     ("resume", "lora", "again"),
     [
@@ -280,7 +276,6 @@ def test_a_killed_job_goes_on(
     assert job.log(STEPS[2]).count("train: ") == 1
 
 
-@pytest.mark.proof
 def test_lora_is_merged(tmp_path: Path, registry: Path, mlflow: MlflowDouble) -> None:
     inputs = {"apply_lora": "true", "lora_r": "4", "lora_dropout": "0.1"}
     job = EngineJob.make(tmp_path, registry, mlflow, **inputs)
@@ -292,7 +287,6 @@ def test_lora_is_merged(tmp_path: Path, registry: Path, mlflow: MlflowDouble) ->
     assert losses[-1][1] < losses[0][1]
 
 
-@pytest.mark.proof
 def test_early_stopping_keeps_the_best(tmp_path: Path, registry: Path, mlflow: MlflowDouble) -> None:
     """A threshold that no step reaches stops after the second evaluation that counts."""
     stopping = {"apply_early_stopping": "true", "early_stopping_threshold": "100", "max_steps": "60"}
@@ -301,7 +295,6 @@ def test_early_stopping_keeps_the_best(tmp_path: Path, registry: Path, mlflow: M
     assert [step for step, _ in mlflow.history("phift-test", "eval_loss")] == [0, 3, 6]
 
 
-@pytest.mark.proof
 def test_unusual_settings(tmp_path: Path, registry: Path, mlflow: MlflowDouble) -> None:
     config = tmp_path / "finetune_config.json"
     config.write_text(json.dumps({"hf_trainer_args": {"label_smoothing_factor": 0.1}}))
@@ -325,7 +318,6 @@ def test_unusual_settings(tmp_path: Path, registry: Path, mlflow: MlflowDouble) 
     assert "finetune_config_path sets hf_trainer_args" in job.log(STEPS[1])
 
 
-@pytest.mark.proof
 def test_settings_that_the_trainer_refuses(tmp_path: Path, registry: Path, mlflow: MlflowDouble) -> None:
     config = tmp_path / "finetune_config.json"
     config.write_text(json.dumps({"hf_trainer_args": {"no_such_setting": 1}}))
@@ -345,7 +337,6 @@ for question in sys.argv[2:]:
 """
 
 
-@pytest.mark.proof
 def test_a_trained_model_answers_in_plain_mlflow(tmp_path: Path, registry: Path, mlflow: MlflowDouble) -> None:
     """Train on one fact in several phrasings, and ask for it with nothing but MLflow, offline, at home nowhere."""
     rows = [row for row in DATA["train"] if row["messages"][1]["content"].endswith(" of iron is Fe.")]

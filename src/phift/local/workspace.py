@@ -341,7 +341,7 @@ class LocalWorkspace:
                 return
             if server.poll() is not None:
                 raise self._not_started(f"The local workspace ended at its start (exit code {server.returncode}).")
-            time.sleep(0.02)
+            time.sleep(0.1)
         server.kill()
         server.wait()
         raise self._not_started(f"The local workspace did not answer within {timeout:.0f} s.")
@@ -375,7 +375,7 @@ class LocalWorkspace:
         while time.monotonic() < deadline:
             if not _locked(self._place.server_lock):
                 return True
-            time.sleep(0.02)
+            time.sleep(0.1)
         return False
 
     @contextmanager
