@@ -44,6 +44,7 @@ proofs: $(VENV)/installed
 # What is drawn at random is drawn often.
 fuzz: $(VENV)/installed
 	PHIFT_EXAMPLES=10000 $(BIN)/python -m pytest tests/unit/test_fuzz.py
+	PHIFT_EXAMPLES=200 $(BIN)/python -m pytest tests/unit/test_accounts.py tests/unit/test_preprocessing_rules.py
 
 bench: $(VENV)/installed
 	$(BIN)/python bench/check_latency.py

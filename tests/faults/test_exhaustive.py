@@ -43,10 +43,11 @@ def changes_state(row: Row) -> bool:
     return row.operation.split()[0] in ("PUT", "DELETE")
 
 
-def defects(place: Ground, sample: Iterable[tuple[Row, str]]) -> dict[tuple[Row, str], Outcome]:
-    """Return what became of those that met a defect, or not their fault."""
+def outcomes_of(place: Ground, sample: Iterable[tuple[Row, str]]) -> list[Outcome]:
+    """Return what became of a chain with each of these faults; each of them must strike, and none be a defect."""
     outcomes = {(row, fault): try_fault(place, row, FAULTS[fault]) for row, fault in sample}
-    return {cell: outcome for cell, outcome in outcomes.items() if outcome.defects or not outcome.hit}
+    assert {cell: outcome for cell, outcome in outcomes.items() if outcome.defects or not outcome.hit} == {}
+    return list(outcomes.values())
 
 
 @pytest.mark.proof
@@ -54,7 +55,8 @@ def defects(place: Ground, sample: Iterable[tuple[Row, str]]) -> dict[tuple[Row,
 def test_a_chain_survives_each_fault_of_some_request(place: Ground, rows: list[Row]) -> None:
     others = [row for row in firsts(rows) if not changes_state(row)]
     spread = others[:: len(others) // len(FAULTS)][: len(FAULTS)]  # over all steps
-    assert defects(place, zip(spread, FAULTS, strict=True)) == {}
+    outcomes = outcomes_of(place, zip(spread, FAULTS, strict=True))
+    assert {outcome.error for outcome in outcomes} > {""}  # some complete, some do not
 
 
 @pytest.mark.proof
@@ -62,8 +64,7 @@ def test_a_chain_survives_each_fault_of_some_request(place: Ground, rows: list[R
 def test_a_chain_survives_the_loss_of_any_changes_answer(place: Ground, rows: list[Row]) -> None:
     """What could be made twice."""
     changes = [row for row in firsts(rows) if changes_state(row)]
-    assert len(changes) > 5
-    assert defects(place, ((row, "reset once") for row in changes)) == {}
+    assert {outcome.error for outcome in outcomes_of(place, [(row, "reset once") for row in changes])} >= {""}
 
 
 def test_every_operation_of_the_chain_is_in_the_document(rows: list[Row]) -> None:

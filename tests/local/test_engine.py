@@ -235,7 +235,7 @@ def test_the_end_of_the_server_is_the_end_of_the_engine(tmp_path: Path, registry
         assert process.stdin is not None
         _wait_for(lambda: bool(mlflow.metrics))
         process.stdin.close()
-        assert process.wait(timeout=60) == 75
+        assert process.wait(timeout=5) == 75
 
 
 def _wait_for(condition: Any) -> None:

@@ -220,7 +220,7 @@ def test_the_process(process: subprocess.Popen[str], model: Scorer) -> None:
     process.stdin.flush()
     assert json.loads(process.stdout.readline()) == {"id": 7, "texts": model.answer(QUESTIONS, SHORT)}
     process.stdin.close()
-    assert process.wait(timeout=120) == 0
+    assert process.wait(timeout=10) == 0
     log = process.stderr.read()
     assert "request 7: 5 conversations" in log
     assert "iron" not in log

@@ -6,6 +6,7 @@ import csv
 import gzip
 import io
 import json
+import os
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -59,7 +60,8 @@ TEXT = st.text(min_size=1).filter(lambda text: not text.isspace())
 BAD = st.sampled_from(BROKEN_LINES)
 ROWS = st.lists(st.tuples(TEXT, TEXT) | BAD, max_size=30)
 ENOUGH: list[Pair] = [(f"Question {number}?", f"Answer {number}.") for number in range(20)]
-SETTINGS = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=25)
+EXAMPLES = int(os.environ.get("PHIFT_EXAMPLES", "25"))
+SETTINGS = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=EXAMPLES)
 
 
 def prepare(source: Any, folder: Path) -> PreparedDataset:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -374,10 +375,11 @@ WITH_TOOLS = st.builds(
 )
 BAD = st.sampled_from([{"messages": None}, {"messages": "x"}, {"text": "x"}, [], 5, chat("a", "b")])
 ANY_ROW = ALTERNATING | ALTERNATING | WITH_TOOLS | st.lists(ANY_MESSAGE, max_size=4).map(lambda said: chat(*said)) | BAD
+EXAMPLES = int(os.environ.get("PHIFT_EXAMPLES", "60"))
 LIMITS = st.just(-1) | st.integers(12, 60) | st.integers(12, 200)
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=EXAMPLES, deadline=None, derandomize=True)
 @given(
     rows=st.lists(ANY_ROW, max_size=20),
     words=st.integers(0, 40),
