@@ -11,7 +11,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -123,12 +122,9 @@ def endpoints(clients: Clients) -> list[str]:
 
 
 @pytest.fixture
-def config(tmp_path: Path, quiet_sdk: None, quiet_log: None) -> Iterator[Path]:
+def config(tmp_path: Path, quiet_sdk: None, quiet_log: None) -> Path:
     caller.write_rows(tmp_path / "train.jsonl")
-    # A shell starts what is to run in the background with SIGINT ignored, and a child inherits that.
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield tmp_path / "run.yaml"
-    signal.signal(signal.SIGINT, before)
+    return tmp_path / "run.yaml"
 
 
 def write(config: Path, workspace: LocalWorkspace, seed: int) -> None:
