@@ -242,7 +242,11 @@ def from_azure(error: Exception, where: str) -> PhiftError:
         return DataNotFound(_first_line(error), where=where, fix="check the path")
     what = _first_line(error)
     if isinstance(error, core.AzureError):
-        return ServiceError(what, where=where, code=type(error).__name__)
+        # The SDK reads an output of its own nodes in a way that it forbids while anybody's pipeline function runs
+        # (azure-ai-ml 1.35.2, _io/mixin.py and _pipeline_expression.py).
+        inside = "is not supported for operation bool()" in what
+        fix = "another thread is inside a function of the SDK's dsl.pipeline; run again when that is done"
+        return ServiceError(what, where=where, code=type(error).__name__, fix=fix if inside else "")
     return ServiceError(f"The Azure SDK raised {type(error).__name__}: {what}", where=where, code=type(error).__name__)
 
 

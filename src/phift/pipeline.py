@@ -14,7 +14,7 @@ from phift.config import ComponentConfig
 from phift.data.split import SPLITS
 from phift.errors import NotFound, ParameterError, ServiceError, azure_errors
 from phift.parameters import Parameters
-from phift.preparation import REPORT, DataOnCluster, preparation_step
+from phift.preparation import REPORT, DataOnCluster, preparation_step, step_inputs
 from phift.preparation import STEP as PREPARATION
 
 if TYPE_CHECKING:
@@ -92,9 +92,11 @@ def build_pipeline(
     inputs: dict[str, Any] = {**parameters.arguments(), "mlflow_model_path": Input(type="mlflow_model", path=model_id)}
     outputs = {OUTPUT: Output(type="mlflow_model")}
     nodes: dict[str, Any] = {}
+    meant: dict[str, Mapping[str, Any]] = {STEP: inputs}
     with azure_errors("pipeline"):
         if isinstance(data, DataOnCluster):
             nodes[PREPARATION] = preparation_step(data, code or Path())
+            meant[PREPARATION] = step_inputs(data)
             outputs[REPORT] = Output(type="uri_folder")
             inputs |= {f"{split}_file_path": _prepared(split) for split in SPLITS}
         else:
@@ -116,7 +118,7 @@ def build_pipeline(
             settings=PipelineJobSettings(force_rerun=force_rerun, continue_on_step_failure=continue_on_step_failure),
         )
         sent = job._to_rest_object().properties.jobs
-    _check_sent(sent, {STEP: inputs, **({PREPARATION: None} if isinstance(data, DataOnCluster) else {})})
+    _check_sent(sent, meant, text(component.id, "component.id"))
     return job
 
 
@@ -140,19 +142,19 @@ def _prepared(split: str) -> Any:
     return Input(type="uri_file", path=f"${{{{parent.jobs.{PREPARATION}.outputs.{split}}}}}")
 
 
-def _check_sent(sent: Mapping[str, Any], meant: Mapping[str, Mapping[str, Any] | None]) -> None:
+def _check_sent(sent: Mapping[str, Any], meant: Mapping[str, Mapping[str, Any]], component: str) -> None:
     """Hold the nodes that will travel against those that were meant; a job that differs would train something else.
 
-    - **meant**: the inputs of each node, or None where only the node itself is looked at.
+    - **meant**: the inputs of each node.
+    - **component**: the id of the one that trains.
     """
     wrong = [f"node {name}" for name in sorted(set(sent) ^ set(meant))]
-    for name in set(sent) & set(meant):
-        inputs = meant[name]
-        if inputs is None:
-            continue
+    for name in sorted(set(sent) & set(meant)):
         found = {key: str(value.get("uri", value.get("value"))) for key, value in sent[name]["inputs"].items()}
-        wanted = {key: str(getattr(value, "path", value)) for key, value in inputs.items()}
+        wanted = {key: str(getattr(value, "path", value)) for key, value in meant[name].items()}
         wrong += [f"{name}.{key}" for key in sorted(found.keys() | wanted) if found.get(key) != wanted.get(key)]
+    if STEP in sent and sent[STEP].get("componentId") != component:
+        wrong.append(f"the component of {STEP}")
     if wrong:
         what = f"The SDK made another job than was asked for; different: {', '.join(wrong)}. Nothing was submitted."
         raise ServiceError(what, where="pipeline", fix="please report this, with the versions of phift and azure-ai-ml")

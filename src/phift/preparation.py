@@ -175,12 +175,24 @@ def command_line(inputs: Iterable[str]) -> str:
     return f"python -m phift.preparation --settings ${{{{inputs.settings}}}}{data}{written}"
 
 
+def step_inputs(data: DataOnCluster) -> dict[str, Any]:
+    """Return the step's inputs: its settings as text, and what lies in Azure."""
+    from azure.ai.ml import Input
+
+    # The settings are percent-encoded, so that no shell finds anything to expand or to quote.
+    settings = quote(_json(data.settings), safe=",:")
+    return {
+        "settings": settings,
+        **{name: Input(type=found.type, path=found.address) for name, found in data.inputs.items()},
+    }
+
+
 def preparation_step(data: DataOnCluster, code: Path) -> Command:
     """Return the step, a node for a pipeline job that calls it `STEP` and has an output `REPORT`.
 
     - **code**: a folder from `source_code`, which must be there until the job is submitted.
     """
-    from azure.ai.ml import Input, Output
+    from azure.ai.ml import Output
     from azure.ai.ml.entities import Command, CommandComponent
 
     kinds = {name: {"type": found.type} for name, found in data.inputs.items()}
@@ -195,15 +207,12 @@ def preparation_step(data: DataOnCluster, code: Path) -> Command:
         # Azure takes the outputs of an equal step run before, which is right only while the data cannot have changed.
         is_deterministic=not data.loose and all(found.version for found in data.inputs.values()),
     )
-    # The settings are percent-encoded, so that no shell finds anything to expand or to quote.
-    given = {"settings": quote(_json(data.settings), safe=",:")}
-    files = {name: Input(type=found.type, path=found.address) for name, found in data.inputs.items()}
     # The component's preprocessing goes by a file's suffix, and an output has none by itself. `name` is
     # the step's; azureml-assets' benchmark tests name their files this way (read 2026-11-22).
     place = "azureml://datastores/workspaceblobstore/paths/azureml/${{name}}"
     written = {split: Output(type="uri_file", path=f"{place}/{split}.jsonl") for split in SPLITS}
     report = f"${{{{parent.outputs.{REPORT}}}}}"
-    step = Command(component=component, inputs={**given, **files}, outputs={**written, REPORT: report})
+    step = Command(component=component, inputs=step_inputs(data), outputs={**written, REPORT: report})
     step.name, step.compute = STEP, data.compute
     return step
 

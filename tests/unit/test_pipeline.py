@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from phift.data.split import SPLITS
 from phift.errors import AccessDenied, NotFound, ParameterError, ServiceError
 from phift.parameters import Parameter, Parameters
 from phift.pipeline import OUTPUT, build_pipeline, find_component
+from phift.preparation import DataOnCluster
 from unit.fakes import COMPONENT, PHI_4, Fakes, component, data_id, http_error, parameters
 
 
@@ -130,16 +132,83 @@ def test_a_job_that_is_not_the_one_that_was_meant_is_refused(monkeypatch: pytest
         build()
 
 
+def test_a_job_of_another_component_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = PipelineJob._to_rest_object
+
+    def mixed(job: PipelineJob) -> Any:
+        rest = real(job)
+        rest.properties.jobs["step"]["componentId"] = COMPONENT.replace("0.0.82", "0.0.1")
+        return rest
+
+    monkeypatch.setattr(PipelineJob, "_to_rest_object", mixed)
+    with pytest.raises(ServiceError, match="different: the component of step"):
+        build()
+
+
+@pytest.mark.parametrize("changed", ["settings", "raw"])
+def test_a_job_that_would_prepare_something_else_is_refused(
+    changed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = PipelineJob._to_rest_object
+
+    def mixed(job: PipelineJob) -> Any:
+        rest = real(job)
+        given = rest.properties.jobs["prepare_data"]["inputs"][changed]
+        given["uri" if "uri" in given else "value"] = "another"
+        return rest
+
+    assert set(wire(build(data=raw(1), code=tmp_path))["jobs"]) == {"prepare_data", "step"}
+    monkeypatch.setattr(PipelineJob, "_to_rest_object", mixed)
+    with pytest.raises(ServiceError, match=f"different: prepare_data.{changed}"):
+        build(data=raw(1), code=tmp_path)
+
+
+def raw(version: int) -> DataOnCluster:
+    """Return data that a cluster prepares."""
+    address = data_id("raw", str(version))
+    inputs = {"raw": DataInput(name="raw", version=str(version), address=address)}
+    return DataOnCluster(compute="cpu", inputs=inputs, settings={"train": [{"files": "raw"}]}, name="raw")
+
+
 def test_pipelines_that_are_built_at_once_do_not_mix() -> None:
     """Each thread's own, and none in a pipeline that somebody else builds with the SDK's dsl meanwhile."""
+
+    def build_one(seed: int) -> Any:
+        return build(parameters({"seed": seed}), name=f"job-{seed}")
 
     @pipeline()  # type: ignore[untyped-decorator] # the SDK's
     def theirs() -> None:
         with ThreadPoolExecutor(8) as pool:
-            built.extend(pool.map(lambda seed: build(parameters({"seed": seed}), name=f"job-{seed}"), range(40)))
+            built.extend(pool.map(build_one, range(40)))
 
     built: list[Any] = []
     assert theirs().jobs == {}
     for seed, job in enumerate(built):
         (step,) = wire(job)["jobs"].values()
         assert (job.name, step["inputs"]["seed"]["value"]) == (f"job-{seed}", str(seed))
+
+
+def test_pipelines_with_a_preparation_that_are_built_at_once_do_not_mix(tmp_path: Path) -> None:
+    def build_one(seed: int) -> Any:
+        return build(parameters({"seed": seed}), name=f"job-{seed}", data=raw(seed), code=tmp_path)
+
+    with ThreadPoolExecutor(8) as pool:
+        built = list(pool.map(build_one, range(40)))
+    for seed, job in enumerate(built):
+        nodes = wire(job)["jobs"]
+        assert set(nodes) == {"prepare_data", "step"}
+        assert nodes["prepare_data"]["inputs"]["raw"]["uri"] == data_id("raw", str(seed))
+        assert nodes["step"]["inputs"]["seed"]["value"] == str(seed)
+
+
+def test_a_preparation_that_the_sdk_cannot_read_beside_somebody_elses_pipeline_says_why(tmp_path: Path) -> None:
+    refused: list[ServiceError] = []
+
+    @pipeline()  # type: ignore[untyped-decorator] # the SDK's
+    def theirs() -> None:
+        with pytest.raises(ServiceError) as caught:
+            build(data=raw(1), code=tmp_path)
+        refused.append(caught.value)
+
+    assert theirs().jobs == {}
+    assert "another thread is inside a function of the SDK's dsl.pipeline" in str(refused[0])
