@@ -32,6 +32,7 @@ CONFIGURATION = "phift.configuration"
 # Of a run: 50 tags and 50 properties, keys of 100 characters and values of 1,000 (Microsoft Learn, "Service limits in
 # Azure Machine Learning", read 2026-11-28).
 _LONGEST_VALUE = 1000
+_MOST_PROPERTIES = 40  # the service and the SDK write some of their own
 _MOST_PARAMETER_TAGS = 30
 _PROPERTY = "phift.record"
 
@@ -132,14 +133,22 @@ class RunRecord:
 
     @property
     def properties(self) -> dict[str, str]:
-        """The job's properties: one JSON text, in as many values as it takes."""
+        """The job's properties: one JSON text, in as many values as it takes.
+
+        A configuration that is too long for them is kept without its data, or without its parameters too; an attached
+        run then has no ``config``.
+        """
         serving = self.model.inference
-        kept = {
+        kept: dict[str, Any] = {
             "data_name": self.data_name,
             "serving": {"sizes": serving.sizes, "source": serving.source} if serving else None,
-            "configuration": self.configuration,
         }
-        written = json.dumps(kept, separators=(",", ":"))
+        written = ""
+        for left_out in (set[str](), {"data"}, {"data", "parameters"}):
+            kept["configuration"] = {key: value for key, value in self.configuration.items() if key not in left_out}
+            written = json.dumps(kept, separators=(",", ":"))
+            if len(written) <= _LONGEST_VALUE * _MOST_PROPERTIES:
+                break
         parts = [written[start : start + _LONGEST_VALUE] for start in range(0, len(written), _LONGEST_VALUE)]
         return {f"{_PROPERTY}.{number}": part for number, part in enumerate(parts)}
 

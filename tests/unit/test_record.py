@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,6 +17,10 @@ from unit.fakes import A100, PHI_4, Fakes, run_config
 def record_of(folder: Path, **changes: Any) -> RunRecord:
     config = run_config(folder, **changes)
     return RunRecord.of(config, FineTuneRun(config, Fakes().clients).plan)
+
+
+def with_configuration(record: RunRecord, **changes: Any) -> RunRecord:
+    return replace(record, configuration={**record.configuration, **changes})
 
 
 def job(record: RunRecord, **changes: Any) -> Any:
@@ -52,14 +57,23 @@ def test_rows_from_python_are_in_no_record_and_no_configuration_is_made_of_them(
 
 
 def test_a_record_keeps_to_the_services_limits(tmp_path: Path) -> None:
-    many = {f"made_up_parameter_{number}": "x" * 2000 for number in range(60)}
-    config = run_config(tmp_path, parameters={"seed": 7})
-    record = RunRecord.of(config, FineTuneRun(config, Fakes().clients).plan)
-    record = RunRecord(**{**vars(record), "configuration": {**record.configuration, "parameters": {**many}}})
+    many = {f"made_up_parameter_{number}": "x" * 500 for number in range(60)}
+    record = with_configuration(record_of(tmp_path), parameters=many)
     for kept in (record.tags, record.properties):
+        assert len(kept) <= 40
         assert all(len(key) <= 100 and len(value) <= 1000 for key, value in kept.items())
-    assert len(record.tags) <= 40
     assert RunRecord.read(job(record)).configuration["parameters"] == many
+
+
+@pytest.mark.parametrize("too_long", ["data", "parameters"])
+def test_of_a_configuration_that_is_too_long_the_rest_is_kept(tmp_path: Path, too_long: str) -> None:
+    record = record_of(tmp_path, parameters={"seed": 7}, deployment={"instance_count": 2})
+    record = with_configuration(record, **{too_long: {"system": "x" * 50_000}})
+    assert len(record.properties) <= 40
+    read = RunRecord.read(job(record))
+    assert too_long not in read.configuration
+    assert ("parameters" in read.configuration) == (too_long == "data")
+    assert (read.config(), read.deployment.instance_count, read.data_name) == (None, 2, "rows")
 
 
 def test_what_looks_like_a_signature_is_taken_out(tmp_path: Path) -> None:
