@@ -1,10 +1,14 @@
-"""One caller of several: takes a round's seed from each line of its input, and does the whole of that run at once."""
+"""One caller of several: takes a round's seed from each line of its input, and does the whole of that run at once.
+
+With ``block`` after the seed the endpoint is used in a block, and else left up.
+"""
 
 from __future__ import annotations
 
 import json
 import logging
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -32,14 +36,15 @@ def write_rows(path: Path, tag: str = "", count: int = 30) -> Path:
     return path
 
 
-def whole_run(config: RunConfig, clients: Clients) -> dict[str, Any]:
-    """Do all of a run, leave its endpoint up, and return what became of it."""
+def whole_run(config: RunConfig, clients: Clients, *, block: bool = False) -> dict[str, Any]:
+    """Do all of a run, leave its endpoint up unless it is for a block, and return what became of it."""
     run = FineTuneRun(config, clients)
     job = run.submit()
     run.wait(timeout=1200)
     model = run.register()
     endpoint = run.deploy()
-    answer = endpoint.chat("Question 1?")
+    with endpoint if block else nullcontext():
+        answer = endpoint.chat("Question 1?")
     return {
         "job": job.name,
         "new": not job.existed,
@@ -61,7 +66,8 @@ def main() -> None:
     say("ready")
     for line in sys.stdin:
         try:
-            result = whole_run(configuration(workspace, data, work, int(line)), clients)
+            seed, *block = line.split()
+            result = whole_run(configuration(workspace, data, work, int(seed)), clients, block=bool(block))
         except Exception as error:  # noqa: BLE001 - it is the test that looks at it
             result = {"error": f"{type(error).__name__}: {error}"}
         say(json.dumps(result))

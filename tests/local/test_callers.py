@@ -12,7 +12,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,15 +73,19 @@ def check_rounds(ground: Ground, everybody: Callable[[int], list[Outcome]]) -> N
     """Let everybody do the same run, again and again, each time another one."""
     for seed in range(ROUNDS):
         outcomes = everybody(seed)
-        assert not [each["error"] for each in outcomes if "error" in each]
-        assert [each["new"] for each in outcomes].count(True) == 1
-        for kind in ("job", "model", "endpoint"):
-            assert len({each[kind] for each in outcomes}) == 1, kind
-        assert all(each["answered"] for each in outcomes)
+        check_outcomes(outcomes)
         one_of_each = {"jobs": seed + 1, "data": 3, "models": seed + 1, "endpoints": 1, "deployments": 1}
         assert ground.there() == one_of_each
         FineTuneRun.attach(outcomes[0]["job"], ground.clients).cleanup()
     logger.info("%d rounds, each one job, one set of data assets, one model and one endpoint", ROUNDS)
+
+
+def check_outcomes(outcomes: list[Outcome]) -> None:
+    assert not [each["error"] for each in outcomes if "error" in each]
+    assert [each["new"] for each in outcomes].count(True) == 1
+    for kind in ("job", "model", "endpoint"):
+        assert len({each[kind] for each in outcomes}) == 1, kind
+    assert all(each["answered"] for each in outcomes)
 
 
 def test_the_same_run_of_eight_threads_is_one(ground: Ground) -> None:
@@ -93,8 +97,9 @@ def test_the_same_run_of_eight_threads_is_one(ground: Ground) -> None:
         check_rounds(ground, lambda seed: list(pool.map(one, [seed] * THREADS)))
 
 
-@LONG
-def test_the_same_run_of_five_processes_is_one(ground: Ground, child_environment: None) -> None:
+@contextmanager
+def processes(ground: Ground) -> Iterator[Callable[[str], list[Outcome]]]:
+    """Start several processes, and give what lets all of them do what a line says at once."""
     command = [sys.executable, "-W", "ignore", caller.__file__]
     command += [str(path) for path in (ground.folder, ground.data, ground.work / "work")]
     with ExitStack() as stack:
@@ -110,15 +115,31 @@ def test_the_same_run_of_five_processes_is_one(ground: Ground, child_environment
             assert each.stdout is not None
             return each.stdout.readline()
 
-        def everybody(seed: int) -> list[Outcome]:
+        def everybody(line: str) -> list[Outcome]:
             for each in callers:
                 assert each.stdin is not None
-                each.stdin.write(f"{seed}\n")
+                each.stdin.write(f"{line}\n")
                 each.stdin.flush()
             return [json.loads(told(each)) for each in callers]
 
         assert [told(each) for each in callers] == ["ready\n"] * PROCESSES
-        check_rounds(ground, everybody)
+        yield everybody
+
+
+@LONG
+def test_the_same_run_of_five_processes_is_one(ground: Ground, child_environment: None) -> None:
+    with processes(ground) as everybody:
+        check_rounds(ground, lambda seed: everybody(str(seed)))
+
+
+@LONG
+def test_five_processes_with_blocks_answer_and_leave_no_endpoint(ground: Ground, child_environment: None) -> None:
+    with processes(ground) as everybody:
+        for seed in range(ROUNDS):
+            check_outcomes(everybody(f"{seed} block"))
+            nothing_left = {"jobs": seed + 1, "data": 3, "models": seed + 1, "endpoints": 0, "deployments": 0}
+            assert ground.there() == nothing_left
+    logger.info("%d rounds, each of blocks in five processes, and no endpoint left", ROUNDS)
 
 
 @LONG

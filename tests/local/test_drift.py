@@ -137,6 +137,7 @@ def test_a_run_goes_on_from_its_jobs_name_alone(ground: Ground) -> None:
     move_the_data_away(ground)
     run = FineTuneRun.attach(ground.job, connect(workspace=ground.option()))
     assert run.config.parameters == {"seed": 1}
+    assert run.metrics().columns.tolist() == ["metric", "step", "value", "time"]
     assert run.register().tags["phift.job"] == ground.job
     with run.deploy() as endpoint:  # it was left up on purpose
         assert endpoint.chat("Question 1?")

@@ -146,6 +146,21 @@ def test_connecting_to_azure_makes_a_client_a_registry() -> None:
 
 
 @pytest.mark.usefixtures("azure")
+def test_a_workspace_is_connected_to_by_its_name_and_a_credential_of_ones_own() -> None:
+    own = Credential()
+    made: Any = connect(workspace="s/g/w", credential=own, registry="ours")
+    assert made.workspace.address == ("s", "g", "w")
+    assert made.workspace.credential is own
+    assert made.registry.options["registry_name"] == made.component_registry.options["registry_name"] == "ours"
+
+
+@pytest.mark.usefixtures("azure")
+def test_a_configuration_and_a_workspace_are_one_too_many() -> None:
+    with pytest.raises(ConfigError, match="not for both"):
+        connect(config(), workspace="s/g/w")
+
+
+@pytest.mark.usefixtures("azure")
 def test_one_registry_is_one_client() -> None:
     made = connect(config())
     assert made.registry is made.component_registry
