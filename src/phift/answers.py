@@ -9,10 +9,12 @@ from collections.abc import Iterable, Mapping
 from enum import Enum
 from typing import Any
 
-from phift.errors import ServiceError
+from phift.errors import ServiceError, WaitTimeout
 
 MOST_LISTED = 100_000
 """Things that one list may have; a workspace has far fewer jobs and endpoints."""
+
+_LONGEST_OPERATION = 2 * 3600.0  # seconds; the service gives an endpoint's operations 30 minutes
 
 
 def text(value: Any, what: str) -> str:
@@ -81,6 +83,23 @@ def _entries(value: Iterable[Any], what: str) -> list[Any]:
 
 def _is_mock(value: Any) -> bool:
     return any(kind.__module__ == "unittest.mock" for kind in type(value).__mro__)
+
+
+def outcome(poller: Any, what: str) -> Any:
+    """Return what an operation of the service came to, once it has ended; the SDK itself would ask for ever.
+
+    - **what**: what it is about, as in ``endpoint chat``.
+
+    Raises `phift.errors.WaitTimeout` after two hours.
+    """
+    poller.wait(_LONGEST_OPERATION)
+    if not poller.done():
+        raise WaitTimeout(
+            f"An operation on it has been under way for {_LONGEST_OPERATION / 3600:.0f} hours.",
+            where=what,
+            fix="look at it in the studio, and run again",
+        )
+    return poller.result()
 
 
 def json_object(value: Any, what: str) -> dict[str, Any]:

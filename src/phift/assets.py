@@ -20,7 +20,7 @@ from pathlib import Path, PurePath, PurePosixPath
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
-from phift.answers import json_object, text, texts
+from phift.answers import json_object, listed, text, texts
 from phift.checks import Finding
 from phift.clients import Clients
 from phift.data.split import SPLITS
@@ -170,7 +170,8 @@ def _registered(clients: Clients, name: str, content: str) -> DataInput | None:
         raise Conflict(what, where=where, fix="set `data.asset_name` to another name")
     with azure_errors(where):
         # The SDK's entity does not say whether it is archived.
-        if any(str(asset.version) == version for asset in data.list(name, list_view_type="ArchivedOnly")):
+        archived = listed(data.list(name, list_view_type="ArchivedOnly"), f"archived versions of {name}")
+        if any(str(asset.version) == version for asset in archived):
             data.restore(name, version=version)
     return DataInput(name=name, version=version, address=text(found.id, "data asset.id"))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Callable
@@ -18,7 +19,16 @@ import click
 import phift
 from phift import garbage
 from phift.errors import CheckFailed, ConfigError, PhiftError
-from phift.interrupted import INTERRUPTED, Leftovers, ignore_interruptions, interrupt_on, notes, say
+from phift.interrupted import (
+    INTERRUPTED,
+    JOB_GOES_ON,
+    NOTHING_GOES_ON,
+    Leftovers,
+    ignore_interruptions,
+    interrupt_on,
+    notes,
+    say,
+)
 
 if TYPE_CHECKING:
     from phift.config import RunConfig
@@ -128,10 +138,10 @@ def run_(config: Path, ask: tuple[str, ...]) -> None:
     With --ask the endpoint is deleted at the end unless somebody else uses it or it was left up on purpose; without, it
     stays up and costs money. Exits 1 on an error, and 130 when it is interrupted by Ctrl-C, SIGTERM or SIGHUP.
     """
-    run, left = _open(config, "run")
+    run, left = _open(config, "run", goes_on=JOB_GOES_ON)
     with left.told():
         _train(run, left, wait=True)
-        _deploy(run, left, ask, f"phift cleanup {config}")
+        _deploy(run, left, ask, shlex.join(["phift", "cleanup", str(config)]))
     _tell_of_earlier(run)
 
 
@@ -141,10 +151,10 @@ def run_(config: Path, ask: tuple[str, ...]) -> None:
 @_reports_errors
 def submit(config: Path, wait: bool) -> None:
     """Train, and deploy nothing: check, prepare, submit, wait, register."""
-    run, left = _open(config, "submit")
+    run, left = _open(config, "submit", goes_on=JOB_GOES_ON)
     with left.told():
         _train(run, left, wait=wait)
-    click.echo(f"Nothing is deployed; to do so: phift deploy {config}")
+    click.echo(f"Nothing is deployed; to do so: {shlex.join(['phift', 'deploy', str(config)])}")
 
 
 @main.command()
@@ -160,23 +170,25 @@ def deploy(target: str, workspace: str | None, ask: tuple[str, ...]) -> None:
 
     if _is_config(target):
         run, left = _open(Path(target), "deploy")
+        cleanup = shlex.join(["phift", "cleanup", target])
     else:
-        option = f" --workspace {workspace}" if workspace else ""
-        left = Leftovers(f"phift deploy {target}{option}", option)
+        option = ["--workspace", workspace] if workspace else []
+        left = Leftovers(["phift", "deploy", target, *option], option)
+        cleanup = left.cleanup(target)
         run = FineTuneRun.attach(target, connect(workspace=workspace), on_event=_both(left, EventPrinter(_console())))
     with left.told():
-        _deploy(run, left, ask, f"phift cleanup {target}{'' if _is_config(target) else left.workspace}")
+        _deploy(run, left, ask, cleanup)
     _tell_of_earlier(run)
 
 
-def _open(config: Path, command: str) -> tuple[FineTuneRun, Leftovers]:
+def _open(config: Path, command: str, *, goes_on: str = NOTHING_GOES_ON) -> tuple[FineTuneRun, Leftovers]:
     """Return the run of a configuration, and what keeps count of what it leaves."""
     from phift.config import RunConfig
     from phift.run import FineTuneRun
     from phift.views import EventPrinter
 
     read = RunConfig.from_yaml(config)
-    left = Leftovers(f"phift {command} {config}", _workspace_option(read))
+    left = Leftovers(["phift", command, str(config)], _workspace_option(read), goes_on=goes_on)
     return FineTuneRun(read, on_event=_both(left, EventPrinter(_console()))), left
 
 
@@ -188,15 +200,15 @@ def _both(first: Callable[[Any], None], second: Callable[[Any], None]) -> Callab
     return tell
 
 
-def _workspace_option(config: RunConfig) -> str:
+def _workspace_option(config: RunConfig) -> list[str]:
     """Return the option that names a configuration's workspace; none where the environment does."""
     from phift.config import LocalWorkspaceFolder
 
     place = config.workspace
     if isinstance(place, LocalWorkspaceFolder):
-        return f" --workspace local{f':{place.local}' if place.local else ''}"
+        return ["--workspace", f"local:{place.local}" if place.local else "local"]
     names = (place.subscription_id, place.resource_group, place.workspace_name)
-    return f" --workspace {'/'.join(map(str, names))}" if all(names) else ""
+    return ["--workspace", "/".join(map(str, names))] if all(names) else []
 
 
 def _train(run: FineTuneRun, left: Leftovers, *, wait: bool) -> None:
@@ -260,7 +272,8 @@ def prepare(config: Path, row: int | None, split: str) -> None:
 def cleanup(target: str, workspace: str | None) -> None:
     """Delete the endpoints of a run, by its configuration, its job's name or an endpoint's; job and model stay.
 
-    Exits 1, and names it, if an endpoint of this run or of an earlier one of this configuration is still up.
+    Exits 1, and names it, if an endpoint of this run or of an earlier one of this configuration is still up, or of any
+    run where nothing is known of this configuration. An endpoint's own name is about that one alone.
     """
     from phift.clients import connect
     from phift.run import remove_endpoints_of
@@ -268,16 +281,22 @@ def cleanup(target: str, workspace: str | None) -> None:
 
     if _is_config(target):
         run, left = _open(Path(target), "cleanup")
-        option, done = left.workspace, run.cleanup()
+        with left.told():
+            done = run.cleanup()
     else:
-        option = f" --workspace {workspace}" if workspace else ""
-        done = remove_endpoints_of(connect(workspace=workspace), target, on_event=EventPrinter(_console()))
+        option = ["--workspace", workspace] if workspace else []
+        left = Leftovers(["phift", "cleanup", target, *option], option)
+        with left.told():
+            told = _both(left, EventPrinter(_console()))
+            done = remove_endpoints_of(connect(workspace=workspace), target, on_event=told)
     if not done.deleted:
         click.echo("There was no endpoint to delete.")
-    for each in done.left:
+    if done.others:
+        click.echo("This configuration has not been submitted as it stands; endpoints of other runs:", err=True)
+    for each in (*done.left, *done.others):
         click.echo(f"still up and costs money: endpoint {each}; to delete it:", err=True)
-        click.echo(f"  phift cleanup {each.name}{option}", err=True)
-    sys.exit(1 if done.left else 0)
+        click.echo(f"  {left.cleanup(each.name)}", err=True)
+    sys.exit(1 if done.left or done.others else 0)
 
 
 def _is_config(target: str) -> bool:

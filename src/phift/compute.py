@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from phift.answers import listed, text
+from phift.answers import listed, outcome, text
 from phift.checks import Finding
 from phift.clients import Clients
 from phift.config import ComputeConfig
@@ -224,7 +224,7 @@ def ensure_cluster(clients: Clients, config: ComputeConfig, target: ComputeTarge
         tier="low_priority" if config.low_priority else "dedicated",
     )
     with azure_errors(f"compute {target.name}"):
-        made = clients.workspace.compute.begin_create_or_update(cluster).result()
+        made = outcome(clients.workspace.compute.begin_create_or_update(cluster), f"compute {target.name}")
     if text(getattr(made, "provisioning_state", None) or "", "compute.provisioning_state").lower() == "failed":
         what = f"The cluster {target.name} could not be created."
         raise ComputeError(what, where="compute", fix="look at its page in the studio for the reason, usually quota")

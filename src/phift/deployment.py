@@ -9,7 +9,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
-from phift.answers import listed, texts
+from phift.answers import listed, outcome, texts
 from phift.checks import Finding
 from phift.clients import Clients
 from phift.compute import size_findings, smallest_size
@@ -35,6 +35,7 @@ from phift.resource import (
     DeploymentEvent,
     OnEvent,
     changed,
+    delete,
     delete_endpoint,
     for_certain,
     provisioning_state,
@@ -162,7 +163,7 @@ class _Attempt:
         endpoint = ManagedOnlineEndpoint(name=name, auth_mode="key", tags=dict(tags))
         found = changed(
             self._clients,
-            lambda: self._endpoints.begin_create_or_update(endpoint).result(),
+            lambda: outcome(self._endpoints.begin_create_or_update(endpoint), place),
             lambda: self._endpoints.get(name),
             place,
         )
@@ -184,7 +185,7 @@ class _Attempt:
         self._emit(DeploymentEvent("deployment", deployment))
         changed(
             self._clients,
-            lambda: self._deployments.begin_create_or_update(wanted).result(),
+            lambda: outcome(self._deployments.begin_create_or_update(wanted), place),
             lambda: self._deployments.get(deployment, name),
             place,
             lambda found: _same(found, wanted),
@@ -208,7 +209,7 @@ class _Attempt:
         def send() -> None:
             endpoint = self._endpoints.get(self._name)
             endpoint.traffic = wanted
-            self._endpoints.begin_create_or_update(endpoint).result()
+            outcome(self._endpoints.begin_create_or_update(endpoint), self._place)
 
         changed(
             self._clients,
@@ -260,10 +261,20 @@ class _Attempt:
 
     def _withdraw_deployment(self) -> None:
         """Give the traffic back and delete the deployment; the service deletes none that has live traffic."""
-        with suppress(NotFound), azure_errors(f"deployment {self._deployment} of endpoint {self._name}"):
-            if self._traffic_before is not None:
+        if self._traffic_before is not None:
+            with suppress(NotFound):
                 self._set_traffic(self._traffic_before)
-            self._deployments.begin_delete(self._deployment, self._name).result()
+        _delete_deployment(self._clients, self._name, self._deployment)
+
+
+def _delete_deployment(clients: Clients, endpoint: str, deployment: str) -> None:
+    deployments = quiet(clients.workspace.online_deployments)
+    delete(
+        clients,
+        lambda: deployments.begin_delete(deployment, endpoint),
+        lambda: deployments.get(deployment, endpoint),
+        f"deployment {deployment} of endpoint {endpoint}",
+    )
 
 
 def _traffic(endpoint: Any) -> dict[str, int]:
@@ -347,8 +358,7 @@ def _retire_others(clients: Clients, name: str, deployment: str, own: Mapping[st
             logger.warning("The deployment %s of endpoint %s has no traffic and costs money.", other.name, name)
             continue
         try:
-            with azure_errors(f"deployment {other.name} of endpoint {name}"):
-                deployments.begin_delete(other.name, name).result()
+            _delete_deployment(clients, name, other.name)
             emit(DeploymentEvent("replaced", other.name))
         except PhiftError as error:
             emit(DeploymentEvent("idle", other.name))

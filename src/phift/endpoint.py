@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
@@ -57,14 +58,18 @@ class Endpoint:
             keys = clients.workspace.online_endpoints.get_keys(name)
         self.scoring_uri = text(found.scoring_uri, "endpoint.scoring_uri")
         self._key = text(keys.primary_key, "keys.primary_key")
-        self._session = _session()
+        self._sessions = threading.local()  # requests does not say that threads may share one
 
     def __repr__(self) -> str:
         return f"<Endpoint {self.name}>"
 
     def __enter__(self) -> Self:
         if self._use:
-            self._use.enter()
+            try:
+                self._use.enter()
+            except BaseException:  # no block begins, so none will end
+                for_certain(self._leave, self.name)
+                raise
         return self
 
     def __exit__(
@@ -125,7 +130,7 @@ class Endpoint:
         # A little longer than the service waits, so that its answer comes first.
         seconds = self._config.request_timeout_ms / 1000 + 10
         try:
-            response = self._session.post(self.scoring_uri, json=body, headers=headers, timeout=seconds)
+            response = self._own_session().post(self.scoring_uri, json=body, headers=headers, timeout=seconds)
         except requests.RequestException as error:
             what = f"The endpoint gave no answer ({type(error).__name__})."
             raise ServiceUnreachable(what, where=place, fix="check that the endpoint is up") from None
@@ -134,6 +139,11 @@ class Endpoint:
             return response.json()
         except ValueError:
             raise ScoringError("The answer is no JSON.", where=place, status=response.status_code) from None
+
+    def _own_session(self) -> Any:
+        if not hasattr(self._sessions, "own"):
+            self._sessions.own = _session()
+        return self._sessions.own
 
     def delete(self) -> None:
         """Delete the endpoint with its deployments and wait until it is gone, whoever made it; twice does no harm.

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -46,19 +47,21 @@ def say(lines: list[str]) -> None:
             click.echo(line, err=True)
 
 
-_NOTHING = "Nothing goes on by itself"
+NOTHING_GOES_ON = "Nothing goes on by itself"
+JOB_GOES_ON = "A job that was submitted goes on"
 
 
 class Leftovers:
     """What of a run is still there, by its events: a job that goes on, and endpoints that cost money.
 
-    - **again**: the command that goes on with it.
-    - **workspace**: the option that names its workspace.
+    - **again**: the words of the command that goes on with it.
+    - **workspace**: the option that names its workspace, in words.
+    - **goes_on**: what goes on whatever ends this process, until an event tells more.
     """
 
-    def __init__(self, again: str, workspace: str) -> None:
-        self._again, self.workspace = again, workspace
-        self._goes_on = "A job that was submitted goes on"
+    def __init__(self, again: Sequence[str], workspace: Sequence[str], *, goes_on: str = NOTHING_GOES_ON) -> None:
+        self._again, self._workspace = again, workspace
+        self._goes_on = goes_on
         self.endpoints: list[str] = []
 
     def __call__(self, event: Any) -> None:
@@ -68,10 +71,10 @@ class Leftovers:
 
         if isinstance(event, JobEvent):
             ended = event.kind == "status" and event.status in ENDED
-            self._goes_on = _NOTHING if ended else f"The job {event.job} goes on"
+            self._goes_on = NOTHING_GOES_ON if ended else f"The job {event.job} goes on"
         elif isinstance(event, DeploymentEvent):
-            self._goes_on = _NOTHING
-            if event.stage in ("endpoint", "ready", "stays") and event.name not in self.endpoints:
+            self._goes_on = NOTHING_GOES_ON
+            if event.stage in ("endpoint", "ready", "stays", "delete") and event.name not in self.endpoints:
                 self.endpoints.append(event.name)
             elif event.stage == "deleted" and event.name in self.endpoints:
                 self.endpoints.remove(event.name)
@@ -97,8 +100,12 @@ class Leftovers:
         """Return what is to be said of it."""
         lines = []
         if interrupted:
-            lines += [f"{self._goes_on}; the same command goes on from here:", f"  {self._again}"]
+            lines += [f"{self._goes_on}; the same command goes on from here:", f"  {shlex.join(self._again)}"]
         for name in self.endpoints:
             lines.append(f"The endpoint {name} is still up and costs money; to delete it:")
-            lines.append(f"  phift cleanup {name}{self.workspace}")
+            lines.append(f"  {self.cleanup(name)}")
         return lines
+
+    def cleanup(self, target: str) -> str:
+        """Return the command that deletes an endpoint, or those of a job."""
+        return shlex.join(["phift", "cleanup", target, *self._workspace])

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal
 
-from phift.answers import listed, text, texts
+from phift.answers import listed, outcome, text, texts
 from phift.clients import Clients
 from phift.errors import (
     AuthenticationError,
@@ -277,7 +277,7 @@ class FineTuneJob:
         if self.status() in ENDED:
             return
         with azure_errors(f"job {self.name}"):
-            self._clients.workspace.jobs.begin_cancel(self.name).result()
+            outcome(self._clients.workspace.jobs.begin_cancel(self.name), f"job {self.name}")
         for _ in self.follow(timeout=_LONGEST_CANCELLATION):
             pass
 

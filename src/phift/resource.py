@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from phift.answers import text
+from phift.answers import outcome, text
 from phift.clients import Clients
 from phift.errors import Conflict, NotFound, PhiftError, ServiceUnreachable, WaitTimeout, azure_errors
 from phift.quiet import quiet
@@ -125,8 +125,10 @@ def for_certain(work: Callable[[], None], name: str) -> None:
     except (KeyboardInterrupt, SystemExit) as interruption:
         try:
             work()
-        except (PhiftError, KeyboardInterrupt, SystemExit) as error:
-            interruption.add_note(error.what if isinstance(error, PhiftError) else still_up(name))
+        except PhiftError as error:
+            interruption.add_note(error.what)
+        except (KeyboardInterrupt, SystemExit):
+            interruption.add_note(f"{still_up(name)} Delete it: phift cleanup {name}")
         raise
 
 
@@ -138,34 +140,45 @@ def delete_endpoint(clients: Clients, name: str, emit: OnEvent) -> None:
     emit(DeploymentEvent("delete", name))
     place = f"endpoint {name}"
     endpoints = quiet(clients.workspace.online_endpoints)
-    for tries_left in reversed(range(_MOST_TRIES)):
-        try:
-            with azure_errors(place):
-                endpoints.begin_delete(name).result()
-        except NotFound:
-            pass
-        except PhiftError as error:
-            if tries_left and _busy(error):
-                settled(clients, lambda: endpoints.get(name), place)
-                time.sleep(clients.poll_seconds)
-                continue
-            if _is_gone(clients, name):  # the answer was lost, or somebody else's deletion came first
-                break
-            error.what = f"{still_up(name)} Its deletion failed: {error.what}"
-            error.fix = f"{f'{error.fix}; then ' if error.fix else ''}delete it: phift cleanup {name}, or in the studio"
-            raise
-        break
+    try:
+        delete(clients, lambda: endpoints.begin_delete(name), lambda: endpoints.get(name), place)
+    except PhiftError as error:
+        error.what = f"{still_up(name)} Its deletion failed: {error.what}"
+        error.fix = f"{f'{error.fix}; then ' if error.fix else ''}delete it: phift cleanup {name}, or in the studio"
+        raise
     if settled(clients, lambda: endpoints.get(name), place) is not None:
         what = f"{still_up(name)} The service says that it deleted it, and it is still there."
         raise Conflict(what, where=place, fix=f"delete it: phift cleanup {name}, or in the studio")
     emit(DeploymentEvent("deleted", name))
 
 
-def _is_gone(clients: Clients, name: str) -> bool:
+def delete(clients: Clients, begin: Callable[[], Any], get: Callable[[], Any], place: str) -> None:
+    """Delete an endpoint or a deployment; one that is not there, or that somebody else deletes first, is no error.
+
+    A refusal because another change is under way passes, so it is tried again.
+    """
+    for tries_left in reversed(range(_MOST_TRIES)):
+        try:
+            with azure_errors(place):
+                outcome(begin(), place)
+        except NotFound:
+            return
+        except PhiftError as error:
+            if tries_left and _busy(error):
+                settled(clients, get, place)
+                time.sleep(clients.poll_seconds)
+                continue
+            if _is_gone(clients, get, place):  # the answer was lost
+                return
+            raise
+        return
+
+
+def _is_gone(clients: Clients, get: Callable[[], Any], place: str) -> bool:
     try:
-        return settled(clients, lambda: clients.workspace.online_endpoints.get(name), f"endpoint {name}") is None
+        return settled(clients, get, place) is None
     except PhiftError as error:
-        logger.info("Whether endpoint %s is gone cannot be seen: %s", name, error.what)
+        logger.info("Whether %s is gone cannot be seen: %s", place, error.what)
         return False
 
 

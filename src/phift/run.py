@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +31,7 @@ from phift.plan import Plan, digest, make_plan, slug
 from phift.preparation import DataOnCluster, source_code
 from phift.record import CONFIGURATION, SERIES, RunRecord, configuration_digest, data_is_named, series
 from phift.registration import RegisteredModel, register_model
+from phift.resource import still_up
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -56,15 +57,19 @@ class Cleanup:
 
     - **deleted**: names of endpoints that are gone.
     - **left**: endpoints of earlier runs of this configuration, which are still up and cost money.
+    - **others**: where this configuration was never submitted, nor an earlier one of it, all that phift has deployed in
+      the workspace: an edited experiment, model or name of the data makes another series, and so any may be meant.
     """
 
     deleted: tuple[str, ...] = ()
     left: tuple[DeployedEndpoint, ...] = ()
+    others: tuple[DeployedEndpoint, ...] = ()
 
     def __str__(self) -> str:
         lines = [f"deleted endpoint {name}" for name in self.deleted] or ["There was no endpoint to delete."]
         lines += [
-            f"still up and costs money: endpoint {each}; delete it: phift cleanup {each.name}" for each in self.left
+            f"still up and costs money: endpoint {each}; delete it: phift cleanup {each.name}"
+            for each in (*self.left, *self.others)
         ]
         return "\n".join(lines)
 
@@ -385,6 +390,8 @@ class FineTuneRun:
             jobs = {self.job.name}
         except NotFound:  # never submitted as it stands: what is there decides
             jobs = {each.job for each in related} if len({each.job for each in related}) == 1 else set()
+            if not related and not list_jobs(self.clients, f"{SERIES}.{self._series}"):
+                return Cleanup(others=tuple(there))
         left = tuple(each for each in related if each.job not in jobs)
         return _remove(self.clients, [each for each in there if each.job in jobs], left, self._on_event)
 
@@ -399,34 +406,43 @@ class FineTuneRun:
 
 
 def remove_endpoints_of(clients: Clients, name: str, *, on_event: OnEvent | None = None) -> Cleanup:
-    """Delete an endpoint that phift made, or those of a job, by name.
+    """Delete an endpoint that phift made, or those of a job, by name; a job's earlier runs are looked at too.
 
     Raises `phift.errors.NotFound` where phift has neither deployed an endpoint of this name nor submitted such a job,
     and what the service said, with the news that the endpoint is still up, where one cannot be deleted.
     """
     there = deployed_endpoints(clients)
-    found = [each for each in there if each.name == name] or [each for each in there if each.job == name]
-    if not found:
-        try:
-            RunRecord.read(FineTuneJob(name, clients).entity())
-        except NotFound:
-            deployed = ", ".join(each.name for each in there) or "none"
-            what = f"There is neither an endpoint {name} that phift made nor a job {name} that it submitted."
-            fix = f"check the name and the workspace; endpoints that phift made here: {deployed}"
-            raise NotFound(what, where=f"workspace {clients.workspace.workspace_name}", fix=fix) from None
-    return _remove(clients, found, (), isolated(on_event))
+    named = [each for each in there if each.name == name]
+    if named:
+        return _remove(clients, named, (), isolated(on_event))
+    found = [each for each in there if each.job == name]
+    try:
+        of = found[0].series if found else RunRecord.read(FineTuneJob(name, clients).entity()).series
+    except NotFound:
+        deployed = ", ".join(each.name for each in there) or "none"
+        what = f"There is neither an endpoint {name} that phift made nor a job {name} that it submitted."
+        fix = f"check the name and the workspace; endpoints that phift made here: {deployed}"
+        raise NotFound(what, where=f"workspace {clients.workspace.workspace_name}", fix=fix) from None
+    left = tuple(each for each in there if of and each.series == of and each.job != name)
+    return _remove(clients, found, left, isolated(on_event))
 
 
 def _remove(
-    clients: Clients, endpoints: Collection[DeployedEndpoint], left: tuple[DeployedEndpoint, ...], emit: OnEvent
+    clients: Clients, endpoints: Sequence[DeployedEndpoint], left: tuple[DeployedEndpoint, ...], emit: OnEvent
 ) -> Cleanup:
     """Delete all of them that can be deleted; raises the first refusal, which the others' notes follow."""
     errors: list[PhiftError] = []
-    for each in endpoints:
+    for number, each in enumerate(endpoints, start=1):
         try:
             remove_endpoint(clients, each.name, {JOB_TAG: each.job} if each.job else None, emit)
         except PhiftError as error:
             errors.append(error)
+        except (KeyboardInterrupt, SystemExit) as interruption:
+            for refusal in errors:
+                interruption.add_note(str(refusal))
+            for untouched in endpoints[number:]:
+                interruption.add_note(f"{still_up(untouched.name)} Delete it: phift cleanup {untouched.name}")
+            raise
     if errors:
         first, *others = errors
         for other in others:

@@ -236,11 +236,11 @@ class EndpointUse:
     def _keep_no_longer(self) -> None:
         if not self._keeps:
             return
-        self._keeps = False
         with _keeping:
-            _kept[self._kept_key] -= 1
-            if _kept[self._kept_key] <= 0:
+            if _kept[self._kept_key] <= 1:
                 self._try_to_erase(self._kept_key)
+            _kept[self._kept_key] = max(0, _kept[self._kept_key] - 1)
+        self._keeps = False  # not before: an interruption meanwhile must not make the tag somebody else's
 
     def _release(self) -> None:
         if self._key in _OURS:

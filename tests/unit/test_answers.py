@@ -8,8 +8,8 @@ from unittest.mock import MagicMock, Mock
 
 import pytest
 
-from phift.answers import json_object, listed, text, texts
-from phift.errors import ServiceError
+from phift.answers import json_object, listed, outcome, text, texts
+from phift.errors import ServiceError, WaitTimeout
 
 
 class State(str, Enum):  # noqa: UP042 - as the SDK has its own
@@ -109,3 +109,25 @@ def test_a_list_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("phift.answers.MOST_LISTED", 10)
     with pytest.raises(ServiceError, match="more than 10 entries"):
         listed(itertools.count(), "jobs")
+
+
+class Stuck:
+    """An operation that the service never ends."""
+
+    def wait(self, _seconds: float) -> None:
+        pass
+
+    def done(self) -> bool:
+        return False
+
+
+def test_an_operation_that_does_not_end_is_given_up() -> None:
+    with pytest.raises(WaitTimeout, match="under way for 2 hours") as caught:
+        outcome(Stuck(), "endpoint e")
+    assert caught.value.where == "endpoint e"
+
+
+def test_an_operation_that_is_a_mock_has_the_result_that_it_was_given() -> None:
+    poller = MagicMock()
+    poller.result.return_value = "made"
+    assert outcome(poller, "endpoint e") == "made"

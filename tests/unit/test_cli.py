@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import re
+import shlex
 import signal
 import sys
 from collections.abc import Iterator
@@ -174,11 +175,85 @@ def test_cleaning_up_deletes_the_endpoint(fakes: Fakes, config: Path) -> None:
     assert fakes.workspace.online_endpoints.known == {}
 
 
-def test_cleaning_up_a_run_that_never_was_has_nothing_to_do(fakes: Fakes, config: Path) -> None:
+@pytest.mark.usefixtures("fakes")
+def test_cleaning_up_a_run_that_never_was_has_nothing_to_do(config: Path) -> None:
+    result = invoke("cleanup", config)
+    assert (result.exit_code, result.output) == (0, "There was no endpoint to delete.\n")
+
+
+def test_cleaning_up_what_nothing_is_known_of_names_all_that_is_up(fakes: Fakes, config: Path) -> None:
     fakes.add_endpoint("phift-other")
     result = invoke("cleanup", config)
-    assert result.exit_code == 0
+    assert result.exit_code == 1
+    assert (
+        "not been submitted as it stands; endpoints of other runs:\nstill up and costs money: endpoint phift-other"
+        in (result.stderr)
+    )
+    assert "\n  phift cleanup phift-other\n" in result.stderr
     assert set(fakes.workspace.online_endpoints.known) == {"phift-other"}
+
+
+def test_an_interrupted_cleanup_finishes_and_a_second_interruption_says_what_is_left(
+    fakes: Fakes, config: Path
+) -> None:
+    invoke("run", config)
+    (name,) = fakes.workspace.online_endpoints.known
+    fakes.workspace.record.fail("online_endpoints.begin_delete", KeyboardInterrupt(), KeyboardInterrupt())
+    twice = invoke("cleanup", config)
+    assert (twice.exit_code, set(fakes.workspace.online_endpoints.known)) == (130, {name})
+    assert f"Nothing goes on by itself; the same command goes on from here:\n  phift cleanup {config}\n" in twice.stderr
+    assert f"The endpoint {name} is still up and costs money; to delete it:\n  phift cleanup {name}\n" in twice.stderr
+    fakes.workspace.record.fail("online_endpoints.begin_delete", KeyboardInterrupt())
+    once = invoke("cleanup", config)
+    assert (once.exit_code, fakes.workspace.online_endpoints.known) == (130, {})
+    assert "costs money" not in once.stderr
+
+
+@pytest.mark.parametrize("kind", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_while_it_deploys_takes_back_what_was_made_and_says_that_nothing_goes_on(
+    fakes: Fakes, config: Path, kind: signal.Signals
+) -> None:
+    deployments = fakes.workspace.online_deployments
+    make = deployments.begin_create_or_update
+
+    def struck(deployment: Any) -> Any:
+        os.kill(os.getpid(), kind)
+        return make(deployment)
+
+    deployments.begin_create_or_update = struck  # type: ignore[method-assign] # a terminal that is closed meanwhile
+    result = invoke("run", config)
+    assert (result.exit_code, fakes.workspace.online_endpoints.known) == (130, {})
+    assert f"Interrupted.\nNothing goes on by itself; the same command goes on from here:\n  phift run {config}\n" in (
+        result.stderr
+    )
+    assert "goes on;" not in result.stderr
+    assert "costs money" not in result.stderr
+
+
+def test_nohup_is_heeded(fakes: Fakes, config: Path) -> None:
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    wait = fakes.workspace.jobs.list
+
+    def struck(**options: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGHUP)
+        return wait(**options)
+
+    fakes.workspace.jobs.list = struck  # type: ignore[method-assign] # a terminal that is closed meanwhile
+    assert invoke("submit", config).exit_code == 0
+
+
+def test_commands_that_are_shown_can_be_pasted(fakes: Fakes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "Zoë's runs"
+    folder.mkdir()
+    config = write_config(folder)
+    shown = invoke("run", config).output.partition("until you delete it: ")[2].splitlines()[0]
+    assert shlex.split(shown) == ["phift", "cleanup", str(config)]
+    monkeypatch.setattr("phift.clients.connect", lambda workspace: fakes.clients)
+    workspace = f"local:{folder}"
+    (name,) = fakes.workspace.online_endpoints.known
+    fakes.workspace.record.fail("online_endpoints.begin_delete", http_error(403, "no right"))
+    refused = invoke("cleanup", name, "--workspace", workspace).stderr.splitlines()
+    assert shlex.split(refused[-1]) == ["phift", "cleanup", name, "--workspace", workspace]
 
 
 def test_submitting_trains_and_deploys_nothing(fakes: Fakes, config: Path) -> None:

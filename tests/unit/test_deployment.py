@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from contextlib import nullcontext
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -34,9 +35,9 @@ def left(fakes: Fakes) -> tuple[int, int]:
     return len(fakes.workspace.online_endpoints.known), len(fakes.workspace.online_deployments.known)
 
 
-def refused(fakes: Fakes, kind: type[Exception] = DeploymentFailed) -> Any:
+def refused(fakes: Fakes, kind: type[Exception] = DeploymentFailed, **config: Any) -> Any:
     with pytest.raises(kind) as caught:
-        deploy(fakes)
+        deploy(fakes, **config)
     return caught.value
 
 
@@ -433,3 +434,67 @@ def test_a_passing_conflict_does_not_end_the_deployment(sleeps: list[float]) -> 
     fakes.workspace.record.fail("online_deployments.begin_create_or_update", http_error(409, said))
     deploy(fakes)
     assert left(fakes) == (1, 1)
+
+
+def test_an_endpoint_that_phift_made_is_removed_without_a_word_on_its_tags() -> None:
+    fakes = Fakes()
+    deploy_model(fakes.clients, model_id=MODEL, name=NAME, size=A100, config=DeploymentConfig())
+    assert remove_endpoint(fakes.clients, NAME)
+    assert left(fakes) == (0, 0)
+
+
+def test_an_earlier_deployment_that_cannot_be_deleted_is_told_of(caplog: pytest.LogCaptureFixture) -> None:
+    fakes, events = Fakes(), list[DeploymentEvent]()
+    deploy(fakes)
+    fakes.workspace.record.fail("online_deployments.begin_delete", http_error(403, "no right"))
+    deploy(fakes, events, deployment_name="green")
+    assert [(event.stage, event.name) for event in events][-2:] == [("ready", NAME), ("idle", "default")]
+    assert "could not be deleted and costs money: " in caplog.text
+
+
+def test_deployments_that_cannot_be_listed_are_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    fakes = Fakes()
+    deploy(fakes)
+    fakes.workspace.record.fail("online_deployments.list", http_error(500))
+    assert deploy(fakes).existed
+    assert f"Whether endpoint {NAME} has other deployments, which cost money, is unknown" in caplog.text
+
+
+def test_a_passing_conflict_does_not_end_the_rollback(sleeps: list[float]) -> None:
+    fakes = Fakes()
+    deploy(fakes)
+    fakes.workspace.online_deployments.outcomes = ["Failed"]
+    fakes.workspace.record.fail("online_deployments.begin_delete", http_error(409, f"{NAME} is Updating."))
+    error = refused(fakes, deployment_name="green")
+    assert list(fakes.workspace.online_deployments.known) == [(NAME, "default")]
+    assert error.fix.endswith("what was made is deleted again")
+
+
+def test_what_was_there_before_a_failure_stays_and_is_not_said_to_be_deleted() -> None:
+    fakes = Fakes()
+    deploy(fakes)
+    fakes.workspace.record.fail("online_endpoints.get_keys", http_error(500))
+    assert refused(fakes).fix.endswith("what was there stays as it was")
+    assert left(fakes) == (1, 1)
+
+
+@pytest.mark.parametrize("stages", ["rollback", "replaced", "idle"])
+def test_a_handler_that_fails_where_something_ends_changes_nothing(stages: str) -> None:
+    fakes, heard = Fakes(), list[str]()
+
+    def fail(event: DeploymentEvent) -> None:
+        heard.append(event.stage)
+        raise RuntimeError("the handler's own")
+
+    deploy(fakes)
+    if stages == "rollback":
+        fakes.workspace.record.fail("online_endpoints.get_keys", http_error(500))
+    elif stages == "idle":
+        fakes.add_deployment("theirs", NAME, "another model")
+    name = "default" if stages == "idle" else "green"
+    options: dict[str, Any] = {"model_id": MODEL, "name": NAME, "size": A100, "tags": {"phift.job": "job"}}
+    with pytest.raises(DeploymentFailed) if stages == "rollback" else nullcontext():
+        deploy_model(fakes.clients, config=DeploymentConfig(deployment_name=name), on_event=fail, **options)
+    assert stages in heard
+    kept = {"rollback": ["default"], "replaced": ["green"], "idle": ["default", "theirs"]}[stages]
+    assert sorted(each for _, each in fakes.workspace.online_deployments.known) == kept

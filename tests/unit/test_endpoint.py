@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -224,6 +226,16 @@ def test_an_endpoint_whose_keys_are_refused_maps() -> None:
         endpoint_at("https://e.test", fakes)
 
 
+def test_one_endpoint_may_be_asked_by_several_threads(server: Script) -> None:
+    server.answers(
+        Reply(lambda request: json.dumps([request.body["input_data"]["input_string"][0]["content"]]).encode())
+    )
+    endpoint = endpoint_at(server.url)
+    questions = [f"Question {number}?" for number in range(40)]
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(endpoint.chat, questions)) == questions
+
+
 def test_the_end_of_the_block_deletes_the_endpoint() -> None:
     fakes = Fakes()
     with endpoint_at("https://e.test", fakes) as endpoint:
@@ -270,4 +282,6 @@ def test_a_second_interruption_says_that_it_is_still_up() -> None:
     fakes.workspace.record.fail("online_endpoints.begin_delete", KeyboardInterrupt(), KeyboardInterrupt())
     with pytest.raises(KeyboardInterrupt) as caught, endpoint_at("https://e.test", fakes):
         pass
-    assert caught.value.__notes__ == ["The endpoint phift-e is still up and costs money."]
+    assert caught.value.__notes__ == [
+        "The endpoint phift-e is still up and costs money. Delete it: phift cleanup phift-e"
+    ]

@@ -38,6 +38,15 @@ def test_a_model_is_registered_once() -> None:
     assert fakes.workspace.record.count("models.create_or_update") == 1
 
 
+@pytest.mark.parametrize("tags", [None, {}])
+def test_no_caller_needs_to_know_which_tag_makes_it_once(tags: Any) -> None:
+    fakes = Fakes()
+    fakes.workspace.jobs.add("job", "Completed")
+    job = FineTuneJob("job", fakes.clients)
+    first, second = (register_model(fakes.clients, job, name="mine", version="1", tags=tags) for _ in range(2))
+    assert (first.existed, second.existed, second.tags) == (False, True, {"phift.job": "job"})
+
+
 def test_a_model_whose_registration_was_not_answered_is_found() -> None:
     fakes = Fakes()
     models = fakes.workspace.models

@@ -14,7 +14,7 @@ from phift.clients import Clients
 from phift.config import DeploymentConfig
 from phift.deployment import deploy_model
 from phift.endpoint import Endpoint
-from phift.errors import ServiceError
+from phift.errors import DeploymentFailed, ServiceError
 from phift.jobs import FineTuneJob
 from phift.resource import DeploymentEvent
 from phift.uses import this_machine
@@ -26,15 +26,19 @@ KEY = f"phift.use.{NAME}."
 MADE = {"phift.job": JOB, "phift.created": "2026-11-28T12:00:00.000000+00:00"}
 
 
-def deploy(fakes: Fakes, events: list[DeploymentEvent] | None = None) -> Endpoint:
+def job_of(fakes: Fakes) -> FineTuneJob:
     fakes.workspace.jobs.add(JOB, "Completed")
+    return FineTuneJob(JOB, fakes.clients)
+
+
+def deploy(fakes: Fakes, events: list[DeploymentEvent] | None = None) -> Endpoint:
     return deploy_model(
         fakes.clients,
         model_id=MODEL,
         name=NAME,
         size=A100,
         config=DeploymentConfig(),
-        job=FineTuneJob(JOB, fakes.clients),
+        job=job_of(fakes),
         on_event=events.append if events is not None else None,
     )
 
@@ -288,3 +292,51 @@ def test_sixteen_threads_that_deploy_and_leave_find_it_up_and_leave_nothing() ->
         thread.join(60)
     assert wrong == []
     assert (is_up(fakes), fakes.rest.tags[JOB]) == (False, {})
+
+
+@pytest.mark.parametrize("moment", ["before", "between", "after"])
+def test_an_interruption_as_the_block_begins_leaves_nothing(moment: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before its tag is written, before the one that keeps the endpoint is taken away, and after that."""
+    fakes = Fakes()
+    endpoint = deploy(fakes)
+    post = fakes.rest.post
+    calls: list[str] = []
+
+    def interrupted(url: str, body: dict[str, Any]) -> Any:
+        calls.append(url)
+        if moment == "before" and len(calls) == 1:
+            raise KeyboardInterrupt
+        if moment == "between" and url.endswith("delete-tag") and "delete-tag" not in " ".join(calls[:-1]):
+            raise KeyboardInterrupt
+        answer = post(url, body)
+        if moment == "after" and url.endswith("delete-tag") and "delete-tag" not in " ".join(calls[:-1]):
+            raise KeyboardInterrupt
+        return answer
+
+    monkeypatch.setattr(fakes.rest, "post", interrupted)
+    with pytest.raises(KeyboardInterrupt), endpoint:
+        pytest.fail("the block began")
+    assert not is_up(fakes)
+    assert not fakes.rest.tags[JOB]
+
+
+def test_a_deployment_that_fails_leaves_what_somebody_else_uses() -> None:
+    fakes = Fakes()
+
+    def another(event: DeploymentEvent) -> None:
+        if event.stage == "deployment":
+            tag(fakes, "other", "block")
+            fakes.workspace.record.fail("online_deployments.begin_create_or_update", http_error(400, "no"))
+
+    with pytest.raises(DeploymentFailed, match="stays up and costs money: somebody else uses it"):
+        deploy_model(
+            fakes.clients,
+            model_id=MODEL,
+            name=NAME,
+            size=A100,
+            config=DeploymentConfig(),
+            job=job_of(fakes),
+            on_event=another,
+        )
+    assert is_up(fakes)
+    assert list(fakes.rest.tags[JOB]) == [f"{KEY}other"]
