@@ -29,7 +29,7 @@ pytestmark = [
 ]
 
 COUNT = int(os.environ.get("PHIFT_SIGNALS", "3"))
-KINDS = [[signal.SIGINT], [signal.SIGTERM], [signal.SIGHUP], [signal.SIGTERM, signal.SIGTERM], [signal.SIGINT] * 2]
+KINDS = [[kind] * times for times in (1, 2) for kind in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
 # What the command has printed when it is struck; nothing when it begins.
 MOMENTS = [
     "",
@@ -60,12 +60,14 @@ class Ended:
 
     - **seconds**: from the first signal, or from its start.
     - **last**: the last line that it had printed when the signal came.
+    - **then**: what it printed after that.
     """
 
     code: int
     seconds: float
     output: str
     last: str = ""
+    then: str = ""
 
 
 def start(config: Path) -> subprocess.Popen[str]:
@@ -105,8 +107,8 @@ def struck(config: Path, moment: str, after: float, signals: list[signal.Signals
             process.send_signal(each)
             time.sleep(0.05)
         code = process.wait(LONGEST)
-        lines = before.splitlines() or [""]
-        return Ended(code, time.monotonic() - began, out.read_text(), lines[-1])
+        seconds, output = time.monotonic() - began, out.read_text()
+        return Ended(code, seconds, output, (before.splitlines() or [""])[-1], output.removeprefix(before))
     return None
 
 
@@ -178,5 +180,5 @@ def check(ended: Ended, left: list[str], kind: list[signal.Signals]) -> None:
     for name in left:
         assert f"The endpoint {name} is still up and costs money" in ended.output
         assert f"phift cleanup {name} --workspace local:" in ended.output
-    if "removing what was made" not in ended.output and "deleting the endpoint" not in ended.output:
+    if not any(words in ended.last + ended.then for words in ("removing what was made", "deleting the endpoint")):
         assert ended.seconds < SOON
