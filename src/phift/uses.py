@@ -237,21 +237,24 @@ class EndpointUse:
         if not self._keeps:
             return
         with _keeping:
-            if _kept[self._kept_key] <= 1:
-                self._try_to_erase(self._kept_key)
+            # Until the tag is gone it is this use's, so that it keeps the endpoint from no end of this block.
+            if _kept[self._kept_key] <= 1 and not self._try_to_erase(self._kept_key):
+                return
             _kept[self._kept_key] = max(0, _kept[self._kept_key] - 1)
-        self._keeps = False  # not before: an interruption meanwhile must not make the tag somebody else's
+        self._keeps = False
 
     def _release(self) -> None:
         if self._key in _OURS:
             _OURS.discard(self._key)
             self._try_to_erase(self._key)
 
-    def _try_to_erase(self, key: str) -> None:
+    def _try_to_erase(self, key: str) -> bool:
         try:
             self._erase(key)
         except PhiftError as error:
             logger.info("The tag %s of job %s stays: %s", key, self._job.name, error.what)
+            return False
+        return True
 
     def _erase(self, key: str) -> None:
         self._job.tracking.delete_tag(self._job.name, key)

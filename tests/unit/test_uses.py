@@ -294,6 +294,45 @@ def test_sixteen_threads_that_deploy_and_leave_find_it_up_and_leave_nothing() ->
     assert (is_up(fakes), fakes.rest.tags[JOB]) == (False, {})
 
 
+@pytest.mark.parametrize("failures", [1, 100])
+def test_a_tag_that_cannot_be_taken_away_keeps_no_endpoint_up(failures: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    fakes = Fakes()
+    endpoint = deploy(fakes)
+    post = fakes.rest.post
+    refused: list[str] = []
+
+    def refuse(url: str, body: dict[str, Any]) -> Any:
+        if url.endswith("delete-tag") and len(refused) < failures:
+            refused.append(body["key"])
+            raise ServiceError("Out of order.", status=503)
+        return post(url, body)
+
+    monkeypatch.setattr(fakes.rest, "post", refuse)
+    with endpoint:
+        assert refused[0].endswith(".kept")
+    assert not is_up(fakes)
+    monkeypatch.setattr(fakes.rest, "post", post)
+    with deploy(fakes) as again:  # what is left of the tags keeps nobody's
+        assert not again.existed
+    assert (is_up(fakes), fakes.rest.tags[JOB]) == (False, {})
+
+
+def test_a_tag_that_cannot_be_taken_away_is_still_anothers_who_keeps_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    fakes = Fakes()
+    endpoint = deploy(fakes)
+    post = fakes.rest.post
+
+    def refuse(url: str, body: dict[str, Any]) -> Any:
+        if url.endswith("delete-tag"):
+            raise ServiceError("Out of order.", status=503)
+        return post(url, body)
+
+    monkeypatch.setattr(fakes.rest, "post", refuse)
+    with endpoint:
+        deploy(fakes)  # left up on purpose, meanwhile
+    assert is_up(fakes)
+
+
 @pytest.mark.parametrize("moment", ["before", "between", "after"])
 def test_an_interruption_as_the_block_begins_leaves_nothing(moment: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Before its tag is written, before the one that keeps the endpoint is taken away, and after that."""
