@@ -6,6 +6,8 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -294,10 +296,9 @@ def test_sixteen_threads_that_deploy_and_leave_find_it_up_and_leave_nothing() ->
     assert (is_up(fakes), fakes.rest.tags[JOB]) == (False, {})
 
 
-@pytest.mark.parametrize("failures", [1, 100])
-def test_a_tag_that_cannot_be_taken_away_keeps_no_endpoint_up(failures: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    fakes = Fakes()
-    endpoint = deploy(fakes)
+@contextmanager
+def tags_that_stay(fakes: Fakes, failures: int = 100) -> Iterator[list[str]]:
+    """Let as many tags as that not be taken away; gives their keys."""
     post = fakes.rest.post
     refused: list[str] = []
 
@@ -307,28 +308,27 @@ def test_a_tag_that_cannot_be_taken_away_keeps_no_endpoint_up(failures: int, mon
             raise ServiceError("Out of order.", status=503)
         return post(url, body)
 
-    monkeypatch.setattr(fakes.rest, "post", refuse)
-    with endpoint:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fakes.rest, "post", refuse)
+        yield refused
+
+
+@pytest.mark.parametrize("failures", [1, 100])
+def test_a_tag_that_cannot_be_taken_away_keeps_no_endpoint_up(failures: int) -> None:
+    fakes = Fakes()
+    endpoint = deploy(fakes)
+    with tags_that_stay(fakes, failures) as refused, endpoint:
         assert refused[0].endswith(".kept")
     assert not is_up(fakes)
-    monkeypatch.setattr(fakes.rest, "post", post)
     with deploy(fakes) as again:  # what is left of the tags keeps nobody's
         assert not again.existed
     assert (is_up(fakes), fakes.rest.tags[JOB]) == (False, {})
 
 
-def test_a_tag_that_cannot_be_taken_away_is_still_anothers_who_keeps_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tag_that_cannot_be_taken_away_still_says_who_keeps_it() -> None:
     fakes = Fakes()
     endpoint = deploy(fakes)
-    post = fakes.rest.post
-
-    def refuse(url: str, body: dict[str, Any]) -> Any:
-        if url.endswith("delete-tag"):
-            raise ServiceError("Out of order.", status=503)
-        return post(url, body)
-
-    monkeypatch.setattr(fakes.rest, "post", refuse)
-    with endpoint:
+    with tags_that_stay(fakes), endpoint:
         deploy(fakes)  # left up on purpose, meanwhile
     assert is_up(fakes)
 
