@@ -151,6 +151,8 @@ def hang(*_, **__):
     time.sleep(30)
 
 def start_and_stop(workers, *modules):
+    if workers._processes:
+        return  # whoever needs them asks for them to be started
     begin(workers, *modules)
     for process in workers._processes:
         process._process.send_signal(signal.SIGSTOP)
