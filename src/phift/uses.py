@@ -237,7 +237,7 @@ class EndpointUse:
         if not self._keeps:
             return
         with _keeping:
-            # Until the tag is gone it is this use's, so that it keeps the endpoint from no end of this block.
+            # A tag that cannot be taken away stays this use's own: as somebody else's it would keep the endpoint up.
             if _kept[self._kept_key] <= 1 and not self._try_to_erase(self._kept_key):
                 return
             _kept[self._kept_key] = max(0, _kept[self._kept_key] - 1)
