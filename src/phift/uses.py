@@ -171,9 +171,9 @@ class EndpointUse:
         """Leave the endpoint up on purpose, until a block begins."""
         try:
             with _keeping:
-                self._write("kept", self._kept_key)
                 _kept[self._kept_key] += 1
-            self._keeps = True
+                self._keeps = True  # before it is written: whatever ends that, the tag is this use's own
+                self._write("kept", self._kept_key)
             without_process = [o for o in self._others if o.state == "kept" and not o.has_process]
             for other in without_process[1:]:  # one says it as well as many
                 self._erase(other.key)
@@ -209,7 +209,7 @@ class EndpointUse:
         """Take the tags away: one's own, and those of what is gone with the endpoint."""
         if deleted:
             forget_uses(self._job, self._endpoint)
-        self._keep_no_longer()
+        self._keep_no_longer(ends=True)
         self._release()
 
     def leave_behind(self) -> None:
@@ -218,6 +218,7 @@ class EndpointUse:
             self._write("left", self._key)
         except PhiftError as error:
             self._give_up(error)
+        self._keep_no_longer(ends=True)
         _OURS.discard(self._key)
 
     def _write(self, state: State, key: str, number: int = 0) -> None:
@@ -233,15 +234,19 @@ class EndpointUse:
         self._others = [other for other in found if other.key not in own]
         return self._others
 
-    def _keep_no_longer(self) -> None:
+    def _keep_no_longer(self, *, ends: bool = False) -> None:
+        """Take away the tag that keeps the endpoint, unless another use of this process keeps it too.
+
+        A tag that cannot be taken away stays this use's own until that ends: as somebody else's it would keep the
+        endpoint up.
+        """
         if not self._keeps:
             return
         with _keeping:
-            # A tag that cannot be taken away stays this use's own: as somebody else's it would keep the endpoint up.
-            if _kept[self._kept_key] <= 1 and not self._try_to_erase(self._kept_key):
-                return
-            _kept[self._kept_key] = max(0, _kept[self._kept_key] - 1)
-        self._keeps = False
+            gone = _kept[self._kept_key] > 1 or self._try_to_erase(self._kept_key)
+            if gone or ends:
+                _kept[self._kept_key] = max(0, _kept[self._kept_key] - 1)
+                self._keeps = False
 
     def _release(self) -> None:
         if self._key in _OURS:

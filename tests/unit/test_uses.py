@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import pytest
@@ -16,9 +16,9 @@ from phift.clients import Clients
 from phift.config import DeploymentConfig
 from phift.deployment import deploy_model
 from phift.endpoint import Endpoint
-from phift.errors import DeploymentFailed, ServiceError
+from phift.errors import DeploymentFailed, PhiftError, ServiceError
 from phift.jobs import FineTuneJob
-from phift.resource import DeploymentEvent
+from phift.resource import DeploymentEvent, OnEvent
 from phift.uses import this_machine
 from unit.fakes import A100, Fakes, http_error
 
@@ -28,20 +28,16 @@ KEY = f"phift.use.{NAME}."
 MADE = {"phift.job": JOB, "phift.created": "2026-11-28T12:00:00.000000+00:00"}
 
 
-def job_of(fakes: Fakes) -> FineTuneJob:
+def deploy(fakes: Fakes, on_event: OnEvent | None = None) -> Endpoint:
     fakes.workspace.jobs.add(JOB, "Completed")
-    return FineTuneJob(JOB, fakes.clients)
-
-
-def deploy(fakes: Fakes, events: list[DeploymentEvent] | None = None) -> Endpoint:
     return deploy_model(
         fakes.clients,
         model_id=MODEL,
         name=NAME,
         size=A100,
         config=DeploymentConfig(),
-        job=job_of(fakes),
-        on_event=events.append if events is not None else None,
+        job=FineTuneJob(JOB, fakes.clients),
+        on_event=on_event,
     )
 
 
@@ -72,7 +68,7 @@ def test_a_block_deletes_what_it_made_and_leaves_no_tag() -> None:
 def test_what_was_left_up_on_purpose_stays() -> None:
     fakes, events = Fakes(), list[DeploymentEvent]()
     deploy(fakes)
-    with deploy(fakes, events) as endpoint:
+    with deploy(fakes, events.append) as endpoint:
         assert endpoint.existed
     assert is_up(fakes)
     assert [event.stage for event in events] == ["ready", "stays"]
@@ -199,13 +195,12 @@ def test_a_caller_that_gave_up_waiting_keeps_nobody_waiting(monkeypatch: pytest.
 def test_a_program_that_ends_before_the_block_begins_leaves_nothing(stage: str) -> None:
     fakes = Fakes()
 
-    class Interrupts(list[DeploymentEvent]):
-        def append(self, event: DeploymentEvent) -> None:
-            if event.stage == stage:
-                raise KeyboardInterrupt
+    def interrupt(event: DeploymentEvent) -> None:
+        if event.stage == stage:
+            raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        deploy(fakes, Interrupts())
+        deploy(fakes, interrupt)
     assert not is_up(fakes)
     assert not fakes.rest.tags[JOB]
 
@@ -253,7 +248,7 @@ def test_whoever_comes_while_it_is_deleted_waits_and_makes_it_anew() -> None:
     ready: list[Endpoint] = []
 
     def come() -> None:
-        ready.append(deploy(fakes, events))
+        ready.append(deploy(fakes, events.append))
 
     def slowly(name: str | None = None) -> Any:
         endpoints.begin_delete = delete  # type: ignore[method-assign] # only this once
@@ -333,30 +328,54 @@ def test_a_tag_that_cannot_be_taken_away_still_says_who_keeps_it() -> None:
     assert is_up(fakes)
 
 
-@pytest.mark.parametrize("moment", ["before", "between", "after"])
-def test_an_interruption_as_the_block_begins_leaves_nothing(moment: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Before its tag is written, before the one that keeps the endpoint is taken away, and after that."""
+@contextmanager
+def interrupted_at(fakes: Fakes, number: int, moment: str) -> Iterator[list[str]]:
+    """Interrupt the n-th time that a tag is written or taken away, before or after that is done; gives their keys."""
+    post = fakes.rest.post
+    keys: list[str] = []
+
+    def interrupt(url: str, body: dict[str, Any]) -> Any:
+        keys.append(body["key"])
+        if len(keys) != number:
+            return post(url, body)
+        if moment == "after":
+            post(url, body)
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fakes.rest, "post", interrupt)
+        yield keys
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_an_interruption_at_any_tag_of_a_block_leaves_nothing(moment: str) -> None:
+    undisturbed = Fakes()
+    with interrupted_at(undisturbed, 0, moment) as keys, deploy(undisturbed):
+        pass
+    assert len(keys) >= 7  # arriving, deploying, kept, no longer deploying; block, no longer kept; leaving
+    for number in range(1, len(keys) + 1):
+        fakes = Fakes()
+        with pytest.raises(KeyboardInterrupt), interrupted_at(fakes, number, moment), deploy(fakes):
+            pass
+        assert (number, is_up(fakes), fakes.rest.tags.get(JOB, {})) == (number, False, {})
+
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_a_tag_that_stayed_counts_for_no_later_use_of_the_process(ends: bool) -> None:
+    """Nor where the endpoint stayed up, since somebody else used it, or could not be deleted."""
     fakes = Fakes()
     endpoint = deploy(fakes)
-    post = fakes.rest.post
-    calls: list[str] = []
-
-    def interrupted(url: str, body: dict[str, Any]) -> Any:
-        calls.append(url)
-        if moment == "before" and len(calls) == 1:
-            raise KeyboardInterrupt
-        if moment == "between" and url.endswith("delete-tag") and "delete-tag" not in " ".join(calls[:-1]):
-            raise KeyboardInterrupt
-        answer = post(url, body)
-        if moment == "after" and url.endswith("delete-tag") and "delete-tag" not in " ".join(calls[:-1]):
-            raise KeyboardInterrupt
-        return answer
-
-    monkeypatch.setattr(fakes.rest, "post", interrupted)
-    with pytest.raises(KeyboardInterrupt), endpoint:
-        pytest.fail("the block began")
+    if ends:
+        tag(fakes, "other", "block")
+    else:
+        fakes.workspace.record.fail("online_endpoints.begin_delete", http_error(403))
+    with nullcontext() if ends else pytest.raises(PhiftError), tags_that_stay(fakes), endpoint:
+        pass
+    assert is_up(fakes)
+    fakes.rest.tags[JOB].pop(f"{KEY}other", None)
+    with deploy(fakes):
+        pass
     assert not is_up(fakes)
-    assert not fakes.rest.tags[JOB]
 
 
 def test_a_deployment_that_fails_leaves_what_somebody_else_uses() -> None:
@@ -368,14 +387,6 @@ def test_a_deployment_that_fails_leaves_what_somebody_else_uses() -> None:
             fakes.workspace.record.fail("online_deployments.begin_create_or_update", http_error(400, "no"))
 
     with pytest.raises(DeploymentFailed, match="stays up and costs money: somebody else uses it"):
-        deploy_model(
-            fakes.clients,
-            model_id=MODEL,
-            name=NAME,
-            size=A100,
-            config=DeploymentConfig(),
-            job=job_of(fakes),
-            on_event=another,
-        )
+        deploy(fakes, another)
     assert is_up(fakes)
     assert list(fakes.rest.tags[JOB]) == [f"{KEY}other"]
