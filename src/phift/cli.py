@@ -286,9 +286,9 @@ def cleanup(target: str, workspace: str | None) -> None:
     else:
         option = ["--workspace", workspace] if workspace else []
         left = Leftovers(["phift", "cleanup", target, *option], option)
+        tell = _both(left, EventPrinter(_console()))
         with left.told():
-            told = _both(left, EventPrinter(_console()))
-            done = remove_endpoints_of(connect(workspace=workspace), target, on_event=told)
+            done = remove_endpoints_of(connect(workspace=workspace), target, on_event=tell)
     if not done.deleted:
         click.echo("There was no endpoint to delete.")
     if done.others:

@@ -1,4 +1,4 @@
-"""A local server that has ended, or hangs, is found out in seconds, and the words say so."""
+"""A local server that has ended is found out in seconds, and the words say so."""
 
 from __future__ import annotations
 

@@ -185,10 +185,8 @@ def test_cleaning_up_what_nothing_is_known_of_names_all_that_is_up(fakes: Fakes,
     fakes.add_endpoint("phift-other")
     result = invoke("cleanup", config)
     assert result.exit_code == 1
-    assert (
-        "not been submitted as it stands; endpoints of other runs:\nstill up and costs money: endpoint phift-other"
-        in (result.stderr)
-    )
+    said = "not been submitted as it stands; endpoints of other runs:\nstill up and costs money: endpoint phift-other"
+    assert said in result.stderr
     assert "\n  phift cleanup phift-other\n" in result.stderr
     assert set(fakes.workspace.online_endpoints.known) == {"phift-other"}
 
@@ -223,23 +221,24 @@ def test_a_signal_while_it_deploys_takes_back_what_was_made_and_says_that_nothin
     deployments.begin_create_or_update = struck  # type: ignore[method-assign] # a terminal that is closed meanwhile
     result = invoke("run", config)
     assert (result.exit_code, fakes.workspace.online_endpoints.known) == (130, {})
-    assert f"Interrupted.\nNothing goes on by itself; the same command goes on from here:\n  phift run {config}\n" in (
-        result.stderr
-    )
+    said = f"Interrupted.\nNothing goes on by itself; the same command goes on from here:\n  phift run {config}\n"
+    assert said in result.stderr
     assert "goes on;" not in result.stderr
     assert "costs money" not in result.stderr
 
 
 def test_nohup_is_heeded(fakes: Fakes, config: Path) -> None:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    wait = fakes.workspace.jobs.list
+    steps, asked = fakes.workspace.jobs.list, list[Any]()
 
     def struck(**options: Any) -> Any:
+        asked.append(options)
         os.kill(os.getpid(), signal.SIGHUP)
-        return wait(**options)
+        return steps(**options)
 
     fakes.workspace.jobs.list = struck  # type: ignore[method-assign] # a terminal that is closed meanwhile
     assert invoke("submit", config).exit_code == 0
+    assert asked
 
 
 def test_commands_that_are_shown_can_be_pasted(fakes: Fakes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
