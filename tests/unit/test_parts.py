@@ -34,7 +34,7 @@ def tallies(path: Path, cut: int) -> Iterator[tuple[int, Tally]]:
             before += max(tally.last for tally in found)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(lines=LINES, ended=st.booleans(), cut=st.integers(1, 400), block=st.integers(1, 400), step=st.integers(1, 40))
 def test_every_line_is_in_one_part(
     tmp_path: Path, lines: list[bytes], ended: bool, cut: int, block: int, step: int
