@@ -17,9 +17,9 @@ from pathlib import Path
 from unittest import mock
 
 from phift import FineTuneRun, samples
-from phift.config import RunConfig
+from phift.azure.threads import SideBySide
+from phift.config.run import RunConfig
 from phift.local import LocalWorkspace
-from phift.threads import SideBySide
 
 DELAY = 0.2
 
@@ -36,7 +36,7 @@ def one_thread(_most: int) -> SideBySide:
 
 def one_after_another(measure: Callable[[], float]) -> float:
     """Measure with one thread for each part of the check that has several."""
-    with mock.patch("phift.plan.SideBySide", one_thread), mock.patch("phift.models.SideBySide", one_thread):
+    with mock.patch("phift.plan.SideBySide", one_thread), mock.patch("phift.check.models.SideBySide", one_thread):
         return measure()
 
 

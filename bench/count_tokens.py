@@ -4,8 +4,8 @@ Makes conversations of UltraChat's shape from the standard library's docstrings,
 with 32,000 tokens on them. Then runs, in turn and each in a process of its own:
 
 - ``encode_batch``: the tokenizer on the rows' text, rendered before the clock starts; nothing else;
-- ``phift``: ``phift.tokens.measure(exact=True)``: reading, the chat template, tokens, those that are trained on, the
-  report.
+- ``phift``: ``phift.tokens.count.measure(exact=True)``: reading, the chat template, tokens, those that are trained on,
+  the report.
 
 Run: ``python bench/count_tokens.py [--rows N] [--rounds N]``. Both use all processors.
 """
@@ -58,7 +58,7 @@ def make(folder: Path, rows: int) -> None:
 
 def encode_batch(folder: Path) -> tuple[float, int]:
     """Return the seconds and the tokens of the tokenizer alone."""
-    from phift.tokenizer import ChatTokenizer
+    from phift.tokens.tokenizer import ChatTokenizer
 
     tokenizer = ChatTokenizer.load(folder)
     with (folder / "rows.jsonl").open(encoding="utf-8") as file:
@@ -73,8 +73,8 @@ def encode_batch(folder: Path) -> tuple[float, int]:
 
 def phift(folder: Path) -> tuple[float, int]:
     """Return the seconds and the tokens of the whole count."""
-    from phift.tokenizer import ChatTokenizer
-    from phift.tokens import measure
+    from phift.tokens.count import measure
+    from phift.tokens.tokenizer import ChatTokenizer
 
     tokenizer = ChatTokenizer.load(folder)
     start = time.perf_counter()

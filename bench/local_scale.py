@@ -24,15 +24,16 @@ from typing import Any
 
 import requests
 
-from phift.local import LocalCredential, LocalWorkspace, computes, endpoints, history, jobs
-from phift.local.clock import Clock
-from phift.local.identity import Identity
-from phift.local.operations import Operations
+from phift.local import LocalCredential, LocalWorkspace
+from phift.local.model.files import Files
+from phift.local.services import computes, endpoints, history, jobs
+from phift.local.services.operations import Operations
 from phift.local.site import Programs, Site
-from phift.local.state import Documents, Folder
-from phift.local.storage import Files
-from phift.local.training import Training
-from phift.local.wire import WORKSPACE_ID, Call
+from phift.local.state.clock import Clock
+from phift.local.state.documents import Documents, Folder
+from phift.local.state.identity import Identity
+from phift.local.wire.call import WORKSPACE_ID, Call
+from phift.local.work.training import Training
 
 COMPONENT = "azureml://registries/azureml/components/chat_completion_pipeline/versions/0.0.82"
 MODEL = "azureml://registries/azureml/models/Phi-3-mini-4k-instruct/versions/15"

@@ -4,7 +4,7 @@ Makes 207,865 conversations from the sentences of the standard library's docstri
 runs, in turn and each in a process of its own:
 
 - ``bound``: ``orjson.loads`` of every line of the JSONL file, one thread, nothing else;
-- ``jsonl``, ``parquet``: ``phift.dataset.prepare_dataset``, everything included, files written;
+- ``jsonl``, ``parquet``: ``phift.data.prepare.prepare_dataset``, everything included, files written;
 - ``notebook``: ``datasets`` to JSON lines, then pandas, as Azure's fine-tuning notebooks do; it checks nothing.
 
 Run: ``python bench/prepare_data.py [--rows N] [--rounds N] [--folder PATH]``. It needs 12 GB of free disk, and 9 GB of
@@ -99,8 +99,8 @@ def bound(folder: Path, _out: Path) -> int:
 
 def prepare(source: Path, out: Path) -> int:
     """Read, check, split and write with phift."""
-    from phift.data_config import DataConfig
-    from phift.dataset import prepare_dataset
+    from phift.config.data import DataConfig
+    from phift.data.prepare import prepare_dataset
 
     return sum(prepare_dataset(DataConfig(train=source), out).rows.values())
 

@@ -5,33 +5,34 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from phift.version import __version__ as __version__
+
 if TYPE_CHECKING:
-    from phift.checks import CheckReport, Finding
-    from phift.clients import Clients, connect
-    from phift.config import RunConfig
-    from phift.endpoint import Endpoint
+    from phift.azure.clients import Clients, connect
+    from phift.check.report import CheckReport, Finding
+    from phift.config.run import RunConfig
     from phift.errors import PhiftError
-    from phift.jobs import FineTuneJob
-    from phift.registration import RegisteredModel
+    from phift.jobs.job import FineTuneJob
+    from phift.jobs.registration import RegisteredModel
     from phift.run import FineTuneRun, RunResult
+    from phift.serving.endpoint import Endpoint
     from phift.views import EventPrinter
 
-__version__ = "0.1.0"
 
 # Loaded when first used, so that `import phift` is quick.
 _PLACES = {
-    "CheckReport": "checks",
-    "Clients": "clients",
-    "Endpoint": "endpoint",
+    "CheckReport": "check.report",
+    "Clients": "azure.clients",
+    "Endpoint": "serving.endpoint",
     "EventPrinter": "views",
-    "FineTuneJob": "jobs",
+    "FineTuneJob": "jobs.job",
     "FineTuneRun": "run",
-    "Finding": "checks",
+    "Finding": "check.report",
     "PhiftError": "errors",
-    "RegisteredModel": "registration",
-    "RunConfig": "config",
+    "RegisteredModel": "jobs.registration",
+    "RunConfig": "config.run",
     "RunResult": "run",
-    "connect": "clients",
+    "connect": "azure.clients",
 }
 
 __all__ = [

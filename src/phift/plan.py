@@ -11,27 +11,27 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from phift.answers import listed, no_answer, text, texts
-from phift.assets import DataInAzure, find_data
-from phift.checks import CheckReport, Finding, findings_from
-from phift.clients import Clients
-from phift.compute import ComputeTarget, find_cluster, resolve_compute
-from phift.config import RunConfig, local_file
-from phift.cost import CHARACTERS_PER_TOKEN, CostEstimate, estimate_cost
-from phift.dataset import PreparedDataset
-from phift.deployment import deployment_size, instance_findings
+from phift.azure.answers import listed, no_answer, text, texts
+from phift.azure.clients import Clients
+from phift.azure.threads import SideBySide
+from phift.check.compute import ComputeTarget, find_cluster, resolve_compute
+from phift.check.cost import CHARACTERS_PER_TOKEN, CostEstimate, estimate_cost
+from phift.check.memory import MemoryEstimate, memory_findings, model_shape
+from phift.check.models import FoundationModel, find_model
+from phift.check.parameters import Parameters, resolve_parameters
+from phift.check.quota import Usage, quota_findings, read_usages
+from phift.check.report import CheckReport, Finding, findings_from
+from phift.check.sizes import VmSize, read_sizes, table_entry, text_of
+from phift.config.run import RunConfig, local_file
+from phift.data.assets import DataInAzure, find_data
+from phift.data.on_cluster import DataOnCluster, find_preparation
+from phift.data.prepare import PreparedDataset
 from phift.errors import NotFound, PhiftError, azure_errors
-from phift.memory import MemoryEstimate, memory_findings, model_shape
-from phift.models import FoundationModel, find_model
-from phift.parameters import Parameters, resolve_parameters
-from phift.pipeline import component_findings, find_component
-from phift.preparation import DataOnCluster, find_preparation
-from phift.quota import Usage, quota_findings, read_usages
-from phift.sizes import VmSize, read_sizes, table_entry, text_of
-from phift.threads import SideBySide
-from phift.token_report import TokenReport
-from phift.tokenizer import ChatTokenizer, find_tokenizer
-from phift.tokens import Counted, measure, token_findings
+from phift.jobs.pipeline import component_findings, find_component
+from phift.serving.deployment import deployment_size, instance_findings
+from phift.tokens.count import Counted, measure, token_findings
+from phift.tokens.report import TokenReport
+from phift.tokens.tokenizer import ChatTokenizer, find_tokenizer
 
 _NAME = "deployment.endpoint_name"
 

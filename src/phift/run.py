@@ -10,28 +10,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from phift.answers import text
-from phift.assets import DataInAzure, DataInput, register_assets
-from phift.checks import CheckReport, Finding, findings_from
-from phift.clients import Clients, connect
-from phift.compute import ensure_cluster
-from phift.config import DeploymentConfig, RunConfig
-from phift.conversation import Conversation
+from phift.azure.answers import text
+from phift.azure.clients import Clients, connect
+from phift.check.compute import ensure_cluster
+from phift.check.parameters import Parameters, display_name
+from phift.check.report import CheckReport, Finding, findings_from
+from phift.config.run import DeploymentConfig, RunConfig
+from phift.data.assets import DataInAzure, DataInput, register_assets
+from phift.data.on_cluster import DataOnCluster, source_code
+from phift.data.prepare import PreparedDataset, prepare_dataset
 from phift.data.split import SPLITS
-from phift.dataset import PreparedDataset, prepare_dataset
-from phift.deployment import deploy_model, instance_type, remove_endpoint
-from phift.endpoint import Endpoint
-from phift.endpoint_list import DeployedEndpoint, deployed_endpoints
 from phift.errors import CheckFailed, ConfigError, DataError, NotFound, PhiftError
 from phift.events import isolated
-from phift.jobs import JOB_TAG, FineTuneJob, find_job, list_jobs, submit_job
-from phift.parameters import Parameters, display_name
-from phift.pipeline import build_pipeline
+from phift.jobs.job import JOB_TAG, FineTuneJob, find_job, list_jobs, submit_job
+from phift.jobs.pipeline import build_pipeline
+from phift.jobs.record import CONFIGURATION, SERIES, RunRecord, configuration_digest, data_is_named, series
+from phift.jobs.registration import RegisteredModel, register_model
 from phift.plan import Plan, digest, make_plan, slug
-from phift.preparation import DataOnCluster, source_code
-from phift.record import CONFIGURATION, SERIES, RunRecord, configuration_digest, data_is_named, series
-from phift.registration import RegisteredModel, register_model
-from phift.resource import still_up
+from phift.serving.deployment import deploy_model, instance_type, remove_endpoint
+from phift.serving.endpoint import Endpoint
+from phift.serving.listing import DeployedEndpoint, deployed_endpoints
+from phift.serving.resource import still_up
+from phift.tokens.conversation import Conversation
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -85,8 +85,8 @@ class FineTuneRun:
 
     - **config**: what to do.
     - **clients**: whom to talk to; left out, they are made from ``config`` when first needed.
-    - **on_event**: called with what happens, a `phift.dataset.Progress`, `phift.jobs.JobEvent` or
-      `phift.resource.DeploymentEvent`. An error in it is logged once and changes nothing.
+    - **on_event**: called with what happens, a `phift.data.prepare.Progress`, `phift.jobs.job.JobEvent` or
+      `phift.serving.resource.DeploymentEvent`. An error in it is logged once and changes nothing.
     """
 
     def __init__(self, config: RunConfig, clients: Clients | None = None, *, on_event: OnEvent | None = None) -> None:
@@ -104,7 +104,7 @@ class FineTuneRun:
 
     @classmethod
     def attach(cls, job_name: str, clients: Clients, *, on_event: OnEvent | None = None) -> Self:
-        """Return the run of a job that phift submitted, from its name alone; see `phift.clients.connect`.
+        """Return the run of a job that phift submitted, from its name alone; see `phift.azure.clients.connect`.
 
         Its ``config`` is the one that was submitted. Raises `phift.errors.NotFound` where there is no such job, or
         where phift did not submit it.
@@ -158,7 +158,7 @@ class FineTuneRun:
         return self.plan.parameters
 
     def prepare(self) -> PreparedDataset:
-        """Read, check, split and write the data; see `phift.dataset.prepare_dataset`.
+        """Read, check, split and write the data; see `phift.data.prepare.prepare_dataset`.
 
         Raises `phift.errors.ConfigError` for data that is not read on this machine: see ``plan.dataset``.
         """
@@ -304,11 +304,11 @@ class FineTuneRun:
             return self._record
 
     def wait(self, *, timeout: float | None = None, queue_timeout: float | None = None) -> None:
-        """Wait until the job has completed; see `phift.jobs.FineTuneJob.wait`."""
+        """Wait until the job has completed; see `phift.jobs.job.FineTuneJob.wait`."""
         self.job.wait(self._on_event, timeout=timeout, queue_timeout=queue_timeout)
 
     def metrics(self) -> pd.DataFrame:
-        """Return every metric of training and evaluation; see `phift.jobs.FineTuneJob.metrics`."""
+        """Return every metric of training and evaluation; see `phift.jobs.job.FineTuneJob.metrics`."""
         return self.job.metrics()
 
     def register(self) -> RegisteredModel:
@@ -327,7 +327,7 @@ class FineTuneRun:
     def deploy(self) -> Endpoint:
         """Deploy the registered model; as a context manager it is deleted at the end of the block.
 
-        What an earlier call left up on purpose, and what somebody else uses, is not: see `phift.uses`. Raises
+        What an earlier call left up on purpose, and what somebody else uses, is not: see `phift.serving.uses`. Raises
         `phift.errors.ComputeError` before anything is made where the model's inference allow-list does not have the VM
         size, and `phift.errors.DeploymentFailed` after what was made is deleted again.
         """

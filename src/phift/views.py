@@ -13,15 +13,15 @@ from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn, Time
 from rich.progress import Progress as Bars
 from rich.table import Table
 
-from phift.assets import DataInAzure
-from phift.checks import CheckReport
-from phift.dataset import Progress
-from phift.endpoint_list import DeployedEndpoint
-from phift.jobs import JobEvent
+from phift.check.report import CheckReport
+from phift.data.assets import DataInAzure
+from phift.data.on_cluster import DataOnCluster
+from phift.data.prepare import Progress
+from phift.jobs.job import JobEvent
 from phift.plan import Plan
-from phift.preparation import DataOnCluster
-from phift.resource import DeploymentEvent
-from phift.tokens import Counted
+from phift.serving.listing import DeployedEndpoint
+from phift.serving.resource import DeploymentEvent
+from phift.tokens.count import Counted
 
 _COLOURS = {"error": "bold red", "warning": "yellow", "note": "dim"}
 _STAGES = {

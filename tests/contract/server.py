@@ -9,9 +9,9 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from phift.local import instant
-from phift.local.server import main
+from phift.local.server.process import main
 from phift.local.site import ENGINES, Programs
+from phift.local.work import instant
 
 HELD = 13
 _HERE = (sys.executable, str(Path(__file__)))

@@ -8,8 +8,8 @@ from azure.core.exceptions import HttpResponseError, ResourceNotFoundError
 from azure.core.polling import LROPoller
 
 from contract.targets import CLUSTER_SIZE, OTHER_SIZE, Target
-from phift.quota import read_usages
-from phift.sizes import read_sizes
+from phift.check.quota import read_usages
+from phift.check.sizes import read_sizes
 
 
 def cluster(name: str, size: str = CLUSTER_SIZE, most: int = 1) -> AmlCompute:

@@ -17,7 +17,7 @@ from typing import Any
 import requests
 
 from phift import FineTuneRun, RunConfig
-from phift.clients import connect
+from phift.azure.clients import connect
 from phift.errors import PhiftError
 from phift.local import Connection, LocalCredential, LocalWorkspace
 
@@ -136,7 +136,7 @@ def ground(folder: Path) -> Iterator[Ground]:
     names = ("AZUREML_CURRENT_CLOUD", "REQUESTS_CA_BUNDLE")
     before = {name: os.environ.get(name) for name in names}
     made = Ground(folder)
-    # The first whom this process trusts; else the machine's own would be trusted too, see `phift.local.process`.
+    # The first whom this process trusts; else the machine's own would be trusted too, see `phift.local.trust`.
     os.environ["REQUESTS_CA_BUNDLE"] = str(made.connection.ca_bundle)
     try:
         yield made

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from phift.local import wire
+from phift.local.wire import call as wire
 
 
 class Watched(dict[str, Any]):
@@ -84,6 +84,7 @@ if __name__ == "__main__":
 
     sys.path.insert(0, str(Path(__file__).parents[1]))
     watch(Path(os.environ["PHIFT_TEST_READS"]))
-    from phift.local import server, site
+    from phift.local import site
+    from phift.local.server import process as server
 
     server.main(site.ENGINES["instant"])

@@ -17,8 +17,9 @@ import pytest
 import requests
 from requests.adapters import HTTPAdapter
 
-from phift.local import app, control
-from phift.local.wire import Route
+from phift.local.server import app
+from phift.local.services import control
+from phift.local.wire.call import Route
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from phift.local import StorageAccount, certificates
+from phift.local import StorageAccount
+from phift.local.server import certificates
 
 _INSTALLED = Path(__file__).parents[2] / ".azurite/node_modules/azurite/dist/src/blob/main.js"
 _START_SECONDS = 600

@@ -16,9 +16,9 @@ import pytest
 from running import Local
 
 from phift import FineTuneRun, RunConfig
-from phift.assets import register_assets
+from phift.data.assets import register_assets
 from phift.errors import CheckFailed
-from phift.local.arm import ACCOUNT
+from phift.local.services.arm import ACCOUNT
 
 pytestmark = [
     pytest.mark.slow,
@@ -144,7 +144,7 @@ SCRIPT = """
 import os, sys
 from pathlib import Path
 from phift import FineTuneRun, RunConfig
-from phift.assets import register_assets
+from phift.data.assets import register_assets
 config = RunConfig(workspace={"local": sys.argv[1]}, model="Phi-4-mini-instruct", compute="gpu-cluster",
                    data={"train": sys.argv[2]}, work_dir=sys.argv[3])
 run = FineTuneRun(config)

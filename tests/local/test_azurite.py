@@ -20,11 +20,11 @@ from fakes.server import programs
 from running import Local
 
 from phift import FineTuneRun, RunConfig, samples
-from phift.clients import connect
+from phift.azure.clients import connect
 from phift.errors import LocalWorkspaceError, NotFound
 from phift.local import LocalWorkspace
-from phift.local.account import Secrets
-from phift.local.instant import NOTE
+from phift.local.model.account import Secrets
+from phift.local.work.instant import NOTE
 
 pytestmark = [
     pytest.mark.slow,

@@ -18,7 +18,7 @@ from azure.storage.blob import ContainerClient, generate_container_sas
 from emulator import Emulator
 from running import Local
 
-from phift.local.identity import Identity
+from phift.local.state.identity import Identity
 
 pytestmark = pytest.mark.slow
 

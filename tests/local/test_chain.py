@@ -16,11 +16,11 @@ import pytest
 from running import Local
 
 from phift import FineTuneRun, RunConfig, samples
+from phift.cli.quickstart import Exam, ask_held_out
 from phift.errors import CheckFailed, ConfigError, NotFound, PhiftError
-from phift.jobs import JobEvent
+from phift.jobs.job import JobEvent
+from phift.jobs.registration import download_model
 from phift.local import LocalWorkspace
-from phift.quickstart import Exam, ask_held_out
-from phift.registration import download_model
 
 pytestmark = pytest.mark.slow
 
@@ -176,7 +176,7 @@ def test_an_unknown_key_is_an_error_of_ours() -> None:
 SCRIPT = """
 import sys
 from pathlib import Path
-from phift.quickstart import configuration
+from phift.cli.quickstart import configuration
 from phift.run import FineTuneRun
 config = configuration(Path(sys.argv[1]))
 run = FineTuneRun(config.model_copy(update={"parameters": {**config.parameters, "num_train_epochs": 1}}))

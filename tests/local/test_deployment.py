@@ -8,12 +8,12 @@ import pytest
 from running import Local
 
 from phift import RunConfig, connect
-from phift.clients import Clients
-from phift.config import DeploymentConfig
-from phift.deployment import deploy_model, remove_endpoint
-from phift.endpoint import Endpoint
+from phift.azure.clients import Clients
+from phift.config.run import DeploymentConfig
 from phift.errors import Conflict
-from phift.resource import DeploymentEvent
+from phift.serving.deployment import deploy_model, remove_endpoint
+from phift.serving.endpoint import Endpoint
+from phift.serving.resource import DeploymentEvent
 
 pytestmark = pytest.mark.slow
 

@@ -15,7 +15,7 @@ import yaml
 from click.testing import CliRunner, Result
 
 from phift import FineTuneRun, RunConfig, connect
-from phift.cli import main
+from phift.cli.commands import main
 from phift.errors import NotFound
 from phift.testing import Fault, TestWorkspace
 

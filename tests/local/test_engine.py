@@ -92,7 +92,7 @@ def mlflow() -> Iterator[MlflowDouble]:
 @pytest.fixture(scope="module")
 def registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("registry")
-    command = [sys.executable, "-m", "phift.local.standin", str(folder), MODEL]
+    command = [sys.executable, "-m", "phift.local.work.standin", str(folder), MODEL]
     subprocess.run(command, check=True)  # noqa: S603 - our own program
     return folder
 
@@ -131,7 +131,7 @@ class EngineJob:
     def start(self) -> subprocess.Popen[str]:
         path = self.folder / "job.json"
         path.write_text(json.dumps(self.document))
-        command = [sys.executable, "-m", "phift.local.engine", str(path)]
+        command = [sys.executable, "-m", "phift.local.work.engine", str(path)]
         pipe = subprocess.PIPE
         return subprocess.Popen(  # noqa: S603 - our own program
             command, stdin=pipe, stdout=pipe, stderr=pipe, text=True
@@ -358,7 +358,7 @@ def test_a_trained_model_answers_in_plain_mlflow(tmp_path: Path, registry: Path,
 
 def _score(model: Path, question: str) -> str:
     request = json.dumps({"id": 1, "conversations": [[{"role": "user", "content": question}]]})
-    command = [sys.executable, "-m", "phift.local.scorer", str(model)]
+    command = [sys.executable, "-m", "phift.local.work.scorer", str(model)]
     replies = subprocess.run(  # noqa: S603 - our own program
         command, input=request, capture_output=True, text=True, check=True
     )

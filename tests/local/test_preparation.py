@@ -17,11 +17,11 @@ from test_assets import run_of, uploads
 from wire_jobs import COMPONENT, body, statuses
 
 from phift import FineTuneRun, samples
+from phift.config.data import DataConfig
+from phift.data.on_cluster import command_line
+from phift.data.prepare import PreparedDataset, prepare_dataset
 from phift.data.split import SPLITS
-from phift.data_config import DataConfig
-from phift.dataset import PreparedDataset, prepare_dataset
 from phift.errors import CheckFailed, JobFailed
-from phift.preparation import command_line
 
 pytestmark = [
     pytest.mark.slow,

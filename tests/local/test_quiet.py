@@ -11,7 +11,7 @@ import pytest
 from azure.ai.ml.entities import Data, ManagedOnlineDeployment, ManagedOnlineEndpoint, Model
 from running import Local
 
-from phift.quiet import quiet, quiet_uploads
+from phift.azure.quiet import quiet, quiet_uploads
 
 pytestmark = [
     pytest.mark.slow,

@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from phift.local import scorer, standin
-from phift.local.scorer import Sampling, Scorer
+from phift.local.work import scorer, standin
+from phift.local.work.scorer import Sampling, Scorer
 
 pytestmark = pytest.mark.slow
 
@@ -26,7 +26,7 @@ SHORT = {"max_new_tokens": 12}
 @pytest.fixture(scope="module")
 def registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("registry")
-    command = [sys.executable, "-m", "phift.local.standin", str(folder), *NAMES]
+    command = [sys.executable, "-m", "phift.local.work.standin", str(folder), *NAMES]
     subprocess.run(command, check=True)  # noqa: S603 - our own program
     return folder
 
@@ -202,7 +202,7 @@ def test_an_uploaded_model_runs_no_code(registry: Path, tmp_path: Path, kind: st
 
 @pytest.fixture
 def process(registry: Path) -> Iterator[subprocess.Popen[str]]:
-    command = [sys.executable, "-m", "phift.local.scorer", str(registry / NAMES[0])]
+    command = [sys.executable, "-m", "phift.local.work.scorer", str(registry / NAMES[0])]
     pipe = subprocess.PIPE
     with subprocess.Popen(  # noqa: S603 - our own program
         command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, encoding="utf-8"

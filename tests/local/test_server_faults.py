@@ -23,11 +23,13 @@ from azure.core.exceptions import (
 from running import Local
 from wire_jobs import MODEL, children, log_lines, put_training_file, statuses, submit
 
+from phift.azure.rest import Rest
 from phift.errors import AuthenticationError, ServiceUnreachable
-from phift.local import LocalCredential, LocalWorkspace, preparing, registry
-from phift.local.app import METHODS as SERVED
-from phift.local.faults import METHODS, OPERATIONS, STEPS
-from phift.rest import Rest
+from phift.local import LocalCredential, LocalWorkspace
+from phift.local.server.app import METHODS as SERVED
+from phift.local.services import registry
+from phift.local.state.faults import METHODS, OPERATIONS, STEPS
+from phift.local.work import preparing
 
 pytestmark = pytest.mark.slow
 
@@ -472,7 +474,7 @@ def test_what_is_no_list_of_faults_is_refused(hostile: Local, sent: Any) -> None
 
 
 def test_a_fault_knows_the_operations_steps_and_methods_that_there_are(hostile: Local) -> None:
-    from phift.local import computes, endpoints
+    from phift.local.services import computes, endpoints
 
     site: Any = None  # the tables are made without a look at it
     assert tuple(sorted({**computes.work(site), **endpoints.work(site)})) == OPERATIONS

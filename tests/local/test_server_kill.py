@@ -25,7 +25,8 @@ import requests
 from running import Local
 from wire_jobs import MODEL, body, put_training_file
 
-from phift.local import Connection, computes
+from phift.local import Connection
+from phift.local.services import computes
 
 pytestmark = pytest.mark.slow
 

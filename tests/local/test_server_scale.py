@@ -13,16 +13,16 @@ import pytest
 from running import Local
 from wire_jobs import MODEL, body, put_training_file
 
-from phift.local import computes, history
-from phift.local.app import PARTS
-from phift.local.clock import Clock
-from phift.local.identity import Identity
-from phift.local.operations import Operations
+from phift.local.model.files import Files
+from phift.local.server.app import PARTS
+from phift.local.services import computes, history
+from phift.local.services.operations import Operations
 from phift.local.site import Programs, Site
-from phift.local.state import Documents, Folder
-from phift.local.storage import Files
-from phift.local.training import Training
-from phift.local.wire import WORKSPACE_ID, Call, Reply, WireError
+from phift.local.state.clock import Clock
+from phift.local.state.documents import Documents, Folder
+from phift.local.state.identity import Identity
+from phift.local.wire.call import WORKSPACE_ID, Call, Reply, WireError
+from phift.local.work.training import Training
 
 FEW, MANY = 10, 1000
 ENDPOINT = {

@@ -10,15 +10,16 @@ from pathlib import Path
 import pytest
 from running import Local
 
-from phift.clients import Clients
-from phift.config import ModelConfig
+from phift.azure.clients import Clients
+from phift.azure.rest import Rest
+from phift.check.models import FoundationModel, find_model
+from phift.config.run import ModelConfig
 from phift.errors import ModelError, PhiftError
-from phift.local import LocalCredential, standin
-from phift.models import FoundationModel, find_model
-from phift.rest import Rest
-from phift.tokenizer import ChatTokenizer, find_tokenizer
-from phift.tokenizer_files import fetch_tokenizer_files
-from phift.tokens import measure
+from phift.local import LocalCredential
+from phift.local.work import standin
+from phift.tokens.count import measure
+from phift.tokens.files import fetch_tokenizer_files
+from phift.tokens.tokenizer import ChatTokenizer, find_tokenizer
 
 pytestmark = pytest.mark.slow
 
@@ -125,7 +126,7 @@ def test_the_signed_address_is_never_shown(
 def test_too_much_is_not_fetched(
     clients: Clients, model: FoundationModel, published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("phift.tokenizer_files.MOST_BYTES", 1_000)
+    monkeypatch.setattr("phift.tokens.files.MOST_BYTES", 1_000)
     with pytest.raises(ModelError, match="more than 0 are not read"):
         fetch_tokenizer_files(clients, model, tmp_path)
     assert not list(tmp_path.iterdir())

@@ -1,4 +1,4 @@
-"""Two local workspaces in one process: what `phift.clients.connect` leaves to the clients that were there before."""
+"""Two local workspaces in one process: what connecting leaves to the clients that were there before."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from azure.ai.ml.entities import Data, ManagedOnlineEndpoint
 from fakes.server import programs
 
 from phift import RunConfig
-from phift.clients import Clients, connect
+from phift.azure.clients import Clients, connect
 from phift.local import Connection, LocalWorkspace
 from phift.testing.control import Control
 from unit.loopback import Reply, scripted_server

@@ -16,7 +16,7 @@ import pytest
 import requests
 
 from phift.local import LocalWorkspace
-from phift.local.app import PARTS
+from phift.local.server.app import PARTS
 
 pytestmark = pytest.mark.slow
 
@@ -96,7 +96,7 @@ class Shell:
 
 
 def _phift(*arguments: str) -> str:
-    command = [sys.executable, "-c", "from phift.cli import main; main()", *arguments]
+    command = [sys.executable, "-c", "from phift.cli.commands import main; main()", *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout  # noqa: S603 - ours
 
 

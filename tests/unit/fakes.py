@@ -15,14 +15,14 @@ from azure.ai.ml import MLClient
 from azure.ai.ml.entities import Data, Model, OnlineRequestSettings, PipelineComponent, VmSize
 
 from phift import facts
-from phift.checks import Finding
-from phift.clients import Clients
-from phift.compute import ComputeTarget
-from phift.config import RunConfig
+from phift.azure.clients import Clients
+from phift.azure.rest import Rest
+from phift.check.compute import ComputeTarget
+from phift.check.models import AllowList, FoundationModel
+from phift.check.parameters import Parameters, resolve_parameters
+from phift.check.report import Finding
+from phift.config.run import RunConfig
 from phift.errors import NotFound
-from phift.models import AllowList, FoundationModel
-from phift.parameters import Parameters, resolve_parameters
-from phift.rest import Rest
 from phift.testing.fake import GROUP, SUBSCRIPTION, FakeMLClient
 from phift.testing.fake_assets import Models
 from phift.testing.fake_computes import usage
@@ -56,7 +56,7 @@ DISCOVERY = {
 
 
 class FakeRest:
-    """Stands for `phift.rest.Rest`: answers the first canned reply all of whose words are in the address.
+    """Stands for `phift.azure.rest.Rest`: answers the first canned reply all of whose words are in the address.
 
     Without one, a registry's models are answered as the raw records of ``models``.
     """

@@ -21,8 +21,8 @@ from typing import Any
 
 
 def _read(asked: dict[str, Any], slept: Counter[int]) -> dict[str, Any]:
+    from phift.config.data import HuggingFaceSource
     from phift.data import hub
-    from phift.data_config import HuggingFaceSource
 
     notes: list[str] = []
     steps: list[tuple[int, int]] = []

@@ -19,8 +19,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from phift.data_config import DataConfig
-from phift.dataset import PreparedDataset, prepare_dataset
+from phift.config.data import DataConfig
+from phift.data.prepare import PreparedDataset, prepare_dataset
 
 Row = dict[str, Any]
 Pair = tuple[str, str]

@@ -8,7 +8,7 @@ from unittest.mock import MagicMock, Mock
 
 import pytest
 
-from phift.answers import json_object, listed, outcome, text, texts
+from phift.azure.answers import json_object, listed, outcome, text, texts
 from phift.errors import ServiceError, WaitTimeout
 
 
@@ -106,7 +106,7 @@ def test_a_list_that_does_not_end_is_an_error() -> None:
 
 
 def test_a_list_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("phift.answers.MOST_LISTED", 10)
+    monkeypatch.setattr("phift.azure.answers.MOST_LISTED", 10)
     with pytest.raises(ServiceError, match="more than 10 entries"):
         listed(itertools.count(), "jobs")
 

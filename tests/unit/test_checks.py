@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from phift.checks import CheckReport, Finding, Severity, findings_from
-from phift.cost import CostEstimate
+from phift.check.cost import CostEstimate
+from phift.check.report import CheckReport, Finding, Severity, findings_from
 from phift.errors import CheckFailed, ComputeError, ConfigError, DataError, NotFound
 
 

@@ -16,7 +16,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 import phift
-from phift.cli import main
+from phift.cli.commands import main
 from phift.errors import LocalWorkspaceNotRunning
 from unit.fakes import A100, Fakes, http_error, write_rows
 from unit.loopback import Reply, Script
@@ -247,7 +247,7 @@ def test_commands_that_are_shown_can_be_pasted(fakes: Fakes, tmp_path: Path, mon
     config = write_config(folder)
     shown = invoke("run", config).output.partition("until you delete it: ")[2].splitlines()[0]
     assert shlex.split(shown) == ["phift", "cleanup", str(config)]
-    monkeypatch.setattr("phift.clients.connect", lambda workspace: fakes.clients)
+    monkeypatch.setattr("phift.azure.clients.connect", lambda workspace: fakes.clients)
     workspace = f"local:{folder}"
     (name,) = fakes.workspace.online_endpoints.known
     fakes.workspace.record.fail("online_endpoints.begin_delete", http_error(403, "no right"))
@@ -277,7 +277,7 @@ def test_a_job_is_deployed_and_cleaned_up_by_its_name(
         asked.append(workspace)
         return fakes.clients
 
-    monkeypatch.setattr("phift.clients.connect", connect)
+    monkeypatch.setattr("phift.azure.clients.connect", connect)
     invoke("submit", config)
     (job,) = fakes.workspace.jobs.submitted
     config.unlink()
@@ -443,6 +443,6 @@ def test_the_quickstarts_exit_code_is_the_demonstrations(
         return 3
 
     module = SimpleNamespace(default_folder=lambda: Path("default"), demonstrate=demonstrate)
-    monkeypatch.setitem(sys.modules, "phift.quickstart", module)
+    monkeypatch.setitem(sys.modules, "phift.cli.quickstart", module)
     assert invoke("quickstart", *arguments).exit_code == 3
     assert calls == [(Path(folder), fresh)]

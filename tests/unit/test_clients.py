@@ -15,9 +15,9 @@ import pytest
 from azure.core.credentials import AccessToken
 from azure.identity import CredentialUnavailableError
 
-from phift import clients
-from phift.clients import connect, workspace_address
-from phift.config import AzureWorkspace, RunConfig
+from phift.azure import clients
+from phift.azure.clients import connect, workspace_address
+from phift.config.run import AzureWorkspace, RunConfig
 from phift.errors import AuthenticationError, ConfigError, LocalWorkspaceNotRunning
 from unit.fakes import Fakes
 
@@ -208,7 +208,7 @@ def test_interactive_credentials_are_used_only_when_asked_for(monkeypatch: pytes
 def test_the_device_code_is_a_warning_so_that_it_is_seen(caplog: pytest.LogCaptureFixture) -> None:
     clients._device_code_prompt("https://login.test", "CODE", None)
     expected = "To sign in, open https://login.test and enter the code CODE"
-    assert caplog.record_tuples == [("phift.clients", logging.WARNING, expected)]
+    assert caplog.record_tuples == [("phift.azure.clients", logging.WARNING, expected)]
 
 
 BUNDLE = Path(certifi.where())  # what a workspace's file would say of the machine's own authorities
@@ -276,7 +276,7 @@ def test_clients_show_no_credentials() -> None:
 IMPORT = """
 import logging, sys
 {before}
-from phift.clients import _sdk_client
+from phift.azure.clients import _sdk_client
 _sdk_client()
 sdk = logging.getLogger("azure.ai.ml")
 print(sdk.level, len(sdk.handlers), sdk.propagate)

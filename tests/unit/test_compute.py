@@ -5,11 +5,18 @@ from typing import Any
 import pytest
 from azure.ai.ml.entities import VirtualMachineCompute, VmSize
 
-from phift.compute import ComputeTarget, ensure_cluster, find_cluster, resolve_compute, size_findings, smallest_size
-from phift.config import ComputeConfig
+from phift.check.compute import (
+    ComputeTarget,
+    ensure_cluster,
+    find_cluster,
+    resolve_compute,
+    size_findings,
+    smallest_size,
+)
+from phift.check.models import AllowList
+from phift.check.sizes import read_sizes
+from phift.config.run import ComputeConfig
 from phift.errors import AccessDenied, ComputeError, NotFound
-from phift.models import AllowList
-from phift.sizes import read_sizes
 from unit.fakes import A100, FOUR_A100, Fakes, codes, foundation_model, http_error, target
 
 LISTED = foundation_model(A100, FOUR_A100)

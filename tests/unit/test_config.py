@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from phift.config import (
+from phift.config.data import HuggingFaceSource, SplitConfig
+from phift.config.run import (
     AzureWorkspace,
     ComputeConfig,
     LocalWorkspaceFolder,
     RunConfig,
 )
-from phift.data_config import HuggingFaceSource, SplitConfig
 from phift.errors import ConfigError
 
 LEAST: dict[str, Any] = {"model": "Phi-4", "compute": "gpu", "data": {"train": "train.jsonl"}}

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from phift.conversation import Conversation
 from phift.errors import DataError, DataNotFound
-from phift.local import standin
-from phift.tokenizer import ChatTokenizer
+from phift.local.work import standin
+from phift.tokens.conversation import Conversation
+from phift.tokens.tokenizer import ChatTokenizer
 
 
 @pytest.fixture(scope="module")

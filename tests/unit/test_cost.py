@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from phift.checks import Finding
-from phift.cost import MFU, CostEstimate, estimate_cost
-from phift.dataset import PreparedDataset
-from phift.sizes import VmSize
+from phift.check.cost import MFU, CostEstimate, estimate_cost
+from phift.check.report import Finding
+from phift.check.sizes import VmSize
+from phift.data.prepare import PreparedDataset
 from unit.fakes import A100, FOUR_A100, codes, target
 
 PHI_4 = 14_659_507_200

@@ -18,10 +18,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from phift import dataset
+from phift.config.data import DataConfig, HuggingFaceSource, SplitConfig
 from phift.data import files, sources
-from phift.data_config import DataConfig, HuggingFaceSource, SplitConfig
-from phift.dataset import PreparedDataset, Progress, prepare_dataset
+from phift.data import prepare as dataset
+from phift.data.prepare import PreparedDataset, Progress, prepare_dataset
 from phift.errors import DataError, DataNotFound, ServiceUnreachable
 
 SECRET = "my own words"
@@ -355,8 +355,8 @@ def test_a_folder_that_is_just_being_locked_is_nobodys_to_remove(
 AT_ONCE = """
 import sys, threading
 from pathlib import Path
-from phift.data_config import DataConfig
-from phift.dataset import prepare_dataset
+from phift.config.data import DataConfig
+from phift.data.prepare import prepare_dataset
 
 data, folder, results = DataConfig(train=Path(sys.argv[1])), Path(sys.argv[2]), []
 threads = [threading.Thread(target=lambda: results.append(prepare_dataset(data, folder))) for _ in range(5)]
@@ -772,7 +772,7 @@ def test_what_the_processes_write_is_what_one_writes(tmp_path: Path, monkeypatch
     source = tmp_path / "rows.jsonl"
     source.write_text("\n".join(lines))
     one = prepare(tmp_path / "one", train=source, bad_rows="set_aside")
-    monkeypatch.setattr("phift.dataset.LARGE", 0)
+    monkeypatch.setattr("phift.data.prepare.LARGE", 0)
     monkeypatch.setattr("phift.data.sources.PART", 10_000)
     monkeypatch.setattr("phift.data.workers._processors", lambda: 3)
     many = prepare(tmp_path / "many", train=source, bad_rows="set_aside")

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 from azure.core.exceptions import IncompleteReadError, ServiceRequestError, ServiceResponseError
 
-from phift.config import DeploymentConfig
-from phift.deployment import deploy_model, instance_findings, instance_type, remove_endpoint
-from phift.endpoint import Endpoint
+from phift.config.run import DeploymentConfig
 from phift.errors import AuthenticationError, ComputeError, Conflict, DeploymentFailed, ServiceError
-from phift.resource import DeploymentEvent
+from phift.serving.deployment import deploy_model, instance_findings, instance_type, remove_endpoint
+from phift.serving.endpoint import Endpoint
+from phift.serving.resource import DeploymentEvent
 from unit.fakes import A100, FOUR_A100, Fakes, codes, foundation_model, http_error
 
 MODEL = "/subscriptions/s/workspaces/w/models/mine/versions/1"

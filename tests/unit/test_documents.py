@@ -9,7 +9,7 @@ from pathlib import Path
 
 import yaml
 
-from phift.data_config import DataConfig
+from phift.config.data import DataConfig
 
 ROOT = Path(__file__).parents[2]
 CODE = re.compile(r"\b(?:MODEL|COMPUTE|COMPONENT|PARAMETER|QUOTA|COST|MEMORY|DATA|DEPLOYMENT)(?:_[A-Z]+)+\b")
@@ -17,7 +17,8 @@ CODE = re.compile(r"\b(?:MODEL|COMPUTE|COMPONENT|PARAMETER|QUOTA|COST|MEMORY|DAT
 
 def codes_of_the_source() -> set[str]:
     package = ROOT / "src" / "phift"
-    sources = [*package.glob("*.py"), *(package / "data").glob("*.py")]
+    rooms = [path for path in package.iterdir() if path.name not in ("local", "testing")]
+    sources = [file for room in rooms for file in ([room] if room.suffix == ".py" else room.glob("*.py"))]
     texts = [path.read_text(encoding="utf-8") for path in sources]
     return {code for text in texts for quoted in re.findall(r'"([A-Z_]+)"', text) for code in CODE.findall(quoted)}
 

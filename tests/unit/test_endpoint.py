@@ -8,8 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from phift.config import DeploymentConfig
-from phift.endpoint import Endpoint, answer_text
+from phift.config.run import DeploymentConfig
 from phift.errors import (
     AccessDenied,
     AuthenticationError,
@@ -20,7 +19,8 @@ from phift.errors import (
     ServiceUnreachable,
     Throttled,
 )
-from phift.resource import DeploymentEvent
+from phift.serving.endpoint import Endpoint, answer_text
+from phift.serving.resource import DeploymentEvent
 from unit.fakes import KEY, Fakes, http_error
 from unit.loopback import Reply, Script
 

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from phift.local.engine import environment
+from phift.local.work.engine import environment
 
 
 @pytest.fixture(autouse=True)

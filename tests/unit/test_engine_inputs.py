@@ -9,11 +9,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from phift.errors import DataError, DataNotFound, ModelError, ParameterError, PhiftError
-from phift.local.engine import failure, finetune_config, rows, validate
-from phift.local.engine.chat import check_question, shape, without_system
-from phift.local.engine.finetune_config import FinetuneConfig
-from phift.local.engine.job import Job
-from phift.local.engine.parameters import Parameters, not_applied
+from phift.local.work.engine import failure, finetune_config, rows, validate
+from phift.local.work.engine.chat import check_question, shape, without_system
+from phift.local.work.engine.finetune_config import FinetuneConfig
+from phift.local.work.engine.job import Job
+from phift.local.work.engine.parameters import Parameters, not_applied
 
 
 def job(tmp_path: Path, **inputs: str) -> Job:

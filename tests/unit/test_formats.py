@@ -375,6 +375,6 @@ def test_what_pandas_reads_of_its_own_csv() -> None:
 def test_every_format_of_the_configuration_is_known() -> None:
     from typing import get_args
 
-    from phift.data_config import Format
+    from phift.config.data import Format
 
     assert set(get_args(Format)) == set(formats._FORMATS) == set(formats._CONVERT)

@@ -16,9 +16,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from phift.config.data import DataConfig, RowsSource
 from phift.data import frames
 from phift.data.chat import InvalidRow
-from phift.data_config import DataConfig, RowsSource
 from phift.errors import DataError
 
 CHATS: list[dict[str, Any]] = [
@@ -243,7 +243,7 @@ def test_no_library_is_imported_for_rows_of_another() -> None:
     code = """
 import sys
 from phift.data import frames
-from phift.data_config import RowsSource
+from phift.config.data import RowsSource
 assert list(frames.rows(RowsSource(rows=[{"a": 1}]))) == [{"a": 1}]
 print(sorted({"pandas", "pyarrow", "datasets", "numpy", "polars", "torch"} & set(sys.modules)))
 """

@@ -17,14 +17,14 @@ import yaml
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from phift.checks import CheckReport, Finding
-from phift.config import ModelConfig, RunConfig
+from phift.check.memory import memory_findings
+from phift.check.models import find_model
+from phift.check.parameters import display_name, resolve_parameters
+from phift.check.quota import read_usages
+from phift.check.report import CheckReport, Finding
+from phift.check.sizes import VmSize, find_size, read_sizes
+from phift.config.run import ModelConfig, RunConfig
 from phift.errors import ConfigError, PhiftError
-from phift.memory import memory_findings
-from phift.models import find_model
-from phift.parameters import display_name, resolve_parameters
-from phift.quota import read_usages
-from phift.sizes import VmSize, find_size, read_sizes
 from unit.fakes import A100, Fakes, component, phi_4, target
 
 T = TypeVar("T")

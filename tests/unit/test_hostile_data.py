@@ -18,8 +18,8 @@ MOST_MEMORY = 1200  # MB at any moment, of the process that prepares and of each
 SCRIPT = """
 import json, resource, sys
 from pathlib import Path
-from phift.data_config import DataConfig
-from phift.dataset import prepare_dataset
+from phift.config.data import DataConfig
+from phift.data.prepare import prepare_dataset
 from phift.errors import PhiftError
 
 error = None
@@ -118,8 +118,8 @@ def test_it_ends_in_an_error_within_bounded_memory(
 
 @pytest.mark.parametrize("name", ["a\nb.jsonl", "a;rm -rf x.jsonl", "$(x).jsonl", "ä ö.jsonl", "-x.jsonl"])
 def test_odd_names_are_names(tmp_path: Path, name: str) -> None:
-    from phift.data_config import DataConfig
-    from phift.dataset import prepare_dataset
+    from phift.config.data import DataConfig
+    from phift.data.prepare import prepare_dataset
 
     source = tmp_path / name
     source.write_text("".join(json.dumps(row) + "\n" for row in GOOD), encoding="utf-8")

@@ -18,9 +18,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from phift.config.data import HuggingFaceSource
 from phift.data import hub
 from phift.data.hub import RowGroup, drawn_groups, drawn_rows, first_rows
-from phift.data_config import HuggingFaceSource
 from phift.errors import ServiceError
 from unit.hub_server import COMMIT, OLDER, Fault, Hub, Repository, hub_server
 
@@ -229,8 +229,8 @@ def test_random_rows_are_fetched_without_most_of_the_others(server: Hub, reader:
 PREPARE = """
 import json, sys
 from pathlib import Path
-from phift.data_config import DataConfig
-from phift.dataset import prepare_dataset
+from phift.config.data import DataConfig
+from phift.data.prepare import prepare_dataset
 
 train = {"huggingface": "o/chats", "percent": 5, "sample": "random"}
 prepared = prepare_dataset(DataConfig(train=train, test={"huggingface": "o/chats", "split": "test"}), Path(sys.argv[1]))

@@ -16,8 +16,8 @@ import psutil
 import pytest
 import xxhash
 
-from phift.data_config import DataConfig
-from phift.dataset import prepare_dataset
+from phift.config.data import DataConfig
+from phift.data.prepare import prepare_dataset
 
 KILLS = int(os.environ.get("PHIFT_KILLS", "10"))
 ROWS = 12_000
@@ -26,15 +26,15 @@ SCRIPT = """
 import sys, time
 from pathlib import Path
 from unittest import mock
-from phift.data_config import DataConfig
-from phift.dataset import prepare_dataset
+from phift.config.data import DataConfig
+from phift.data.prepare import prepare_dataset
 
 def stay(_progress):
     print("at work", flush=True)
     time.sleep(60)
 
 # Small parts and no small data: all of the machinery is at work in a fraction of a second.
-with mock.patch("phift.dataset.LARGE", 0), mock.patch("phift.data.sources.PART", 1 << 20):
+with mock.patch("phift.data.prepare.LARGE", 0), mock.patch("phift.data.sources.PART", 1 << 20):
     print("go", flush=True)
     data, on_progress = DataConfig(train=Path(sys.argv[1]), bad_rows="set_aside"), stay if sys.argv[3:] else None
     prepare_dataset(data, Path(sys.argv[2]), on_progress=on_progress)
@@ -166,7 +166,7 @@ if case == "look-ups":
     fakes.workspace.compute.list_sizes = fakes.workspace.compute.list_usage = hang
     fakes.registry.models.get = fakes.registry.components.get = fakes.rest.get = fakes.rest.post = hang
 changes = {"data": {"train": source}} if case != "look-ups" else {}
-with mock.patch("phift.dataset.LARGE", 0), mock.patch("phift.data.sources.PART", 1 << 20):
+with mock.patch("phift.data.prepare.LARGE", 0), mock.patch("phift.data.sources.PART", 1 << 20):
     if case == "workers":
         Workers.start = start_and_stop
     print("go", flush=True)

@@ -20,8 +20,8 @@ from phift.errors import (
     ServiceUnreachable,
     WaitTimeout,
 )
-from phift.jobs import FineTuneJob, JobEvent, Step, find_job, submit_job
-from phift.tracking import MetricPoint, Tracking
+from phift.jobs.job import FineTuneJob, JobEvent, Step, find_job, submit_job
+from phift.jobs.tracking import MetricPoint, Tracking
 from unit.fakes import Fakes, http_error
 
 STEPS = [("preprocess", "run-1", "Completed"), ("finetune", "run-2", "Failed")]

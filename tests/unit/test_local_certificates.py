@@ -9,7 +9,7 @@ import certifi
 import pytest
 from cryptography import x509
 
-from phift.local import certificates
+from phift.local.server import certificates
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from phift.local.clock import DURATIONS, Clock
+from phift.local.state.clock import DURATIONS, Clock
 
 
 def begun(work: Callable[[], None]) -> threading.Thread:

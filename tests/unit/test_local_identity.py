@@ -7,7 +7,7 @@ from urllib.parse import parse_qsl
 import jwt
 import pytest
 
-from phift.local.identity import Identity, InvalidToken, read_secret
+from phift.local.state.identity import Identity, InvalidToken, read_secret
 
 SECRET = "a secret of the tests"
 

@@ -13,8 +13,8 @@ from typing import Any
 import certifi
 import pytest
 
-from phift.local import certificates
-from phift.local.process import tell_mlflow, told_to_mlflow, trust
+from phift.local.server import certificates
+from phift.local.trust import tell_mlflow, told_to_mlflow, trust
 
 URL = "https://localhost:4321"
 PLUGIN = "azureml.mlflow._common._cloud.cloud"
@@ -107,7 +107,7 @@ def test_many_threads_at_once_get_one_whole_file(tmp_path: Path, monkeypatch: py
 PROGRAM = """
 import os, sys
 from pathlib import Path
-from phift.local.process import trust
+from phift.local.trust import trust
 made = trust(Path(sys.argv[1]))
 if os.fork() == 0:
     sys.exit()

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from phift.local import computes, registry
+from phift.local.services import computes, registry
 
 
 def test_every_size_has_a_quota() -> None:

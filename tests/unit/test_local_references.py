@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from phift.local import references
-from phift.local.clock import Clock
-from phift.local.identity import Identity
+from phift.local.model import references
+from phift.local.model.files import Files
 from phift.local.site import Programs, Site
-from phift.local.state import Documents, Folder
-from phift.local.storage import Files
-from phift.local.wire import WORKSPACE_ID, WireError
+from phift.local.state.clock import Clock
+from phift.local.state.documents import Documents, Folder
+from phift.local.state.identity import Identity
+from phift.local.wire.call import WORKSPACE_ID, WireError
 
 STORED = "azureml://datastores/workspaceblobstore/paths/LocalUpload/1/train.jsonl"
 MODEL = "azureml/child/mlflow_model_folder"

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from phift.local.state import Documents, Folder, Json, Metric, UnknownPosition, UnsafePath, confined
+from phift.local.state.documents import Documents, Folder, Json, Metric, UnknownPosition, UnsafePath, confined
 
 
 @pytest.fixture
@@ -184,7 +184,7 @@ def test_a_commit_that_fails_leaves_nothing_half_done(tmp_path: Path) -> None:
 
 def test_a_killed_process_loses_nothing_it_was_told_is_stored(tmp_path: Path) -> None:
     program = (
-        "import os, signal, sys; from pathlib import Path; from phift.local.state import Documents\n"
+        "import os, signal, sys; from pathlib import Path; from phift.local.state.documents import Documents\n"
         "d = Documents(Path(sys.argv[1])); d.put('jobs/x', {'a': 1}); os.kill(os.getpid(), signal.SIGKILL)"
     )
     command = [sys.executable, "-c", program, str(tmp_path / "state.db")]

@@ -12,8 +12,8 @@ import pytest
 
 from phift import errors
 from phift.local import Connection, LocalWorkspace
-from phift.local.identity import Identity
 from phift.local.site import Programs
+from phift.local.state.identity import Identity
 
 
 def test_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from phift import facts
+from phift.check.memory import MemoryEstimate, ModelShape, estimate_memory, memory_findings, model_shape, row_length
+from phift.check.models import AllowList
 from phift.errors import ConfigError
-from phift.memory import MemoryEstimate, ModelShape, estimate_memory, memory_findings, model_shape, row_length
-from phift.models import AllowList
 
 DOCS = Path(__file__).parents[2] / "docs" / "memory.md"
 TOLERANCE = 0.15  # docs/memory.md says so

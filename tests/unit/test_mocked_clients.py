@@ -14,18 +14,18 @@ from unittest.mock import MagicMock
 import pytest
 from azure.ai.ml import MLClient
 
-from phift.assets import find_data, register_assets
-from phift.checks import CheckReport
-from phift.clients import Clients
-from phift.compute import ensure_cluster, find_cluster, resolve_compute
-from phift.config import ComputeConfig, ModelConfig
-from phift.data_config import DataConfig
-from phift.dataset import PreparedDataset, prepare_dataset
+from phift.azure.clients import Clients
+from phift.azure.registry import fetch_record
+from phift.azure.rest import Rest
+from phift.check.compute import ensure_cluster, find_cluster, resolve_compute
+from phift.check.models import find_model
+from phift.check.report import CheckReport
+from phift.config.data import DataConfig
+from phift.config.run import ComputeConfig, ModelConfig
+from phift.data.assets import find_data, register_assets
+from phift.data.prepare import PreparedDataset, prepare_dataset
 from phift.errors import PhiftError, ServiceError
-from phift.models import find_model
 from phift.plan import make_plan
-from phift.registry import fetch_record
-from phift.rest import Rest
 from unit.fakes import A100, PHI_4, Fakes, codes, component, foundation_model, phi_4, run_config, target
 
 SAID = "The client answered with a "

@@ -8,9 +8,9 @@ import pytest
 import yaml
 
 from phift.errors import ModelError
-from phift.local.engine import model_import
-from phift.local.engine.job import Job
-from phift.local.engine.mlflow_model import MlflowModel
+from phift.local.work.engine import model_import
+from phift.local.work.engine.job import Job
+from phift.local.work.engine.mlflow_model import MlflowModel
 
 MARKERS = {"chat_special_tokens": {"response_template": "<a>", "instruction_template": "<u>"}}
 

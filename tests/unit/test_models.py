@@ -7,9 +7,9 @@ from azure.ai.ml.exceptions import ErrorTarget, ValidationException
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from phift.config import ModelConfig
+from phift.check.models import AllowList, FoundationModel, find_model
+from phift.config.run import ModelConfig
 from phift.errors import AccessDenied, NotFound, ServiceError
-from phift.models import AllowList, FoundationModel, find_model
 from unit.fakes import A100, FOUR_A100, PHI_4, Fakes, codes, http_error, phi_4
 
 

@@ -13,6 +13,7 @@ import phift
 import phift.data
 
 HEAVY = ("azure", "datasets", "pandas", "mlflow", "torch", "transformers", "pydantic", "requests")
+ASIDE = ("phift.local", "phift.testing")
 PROBE = """
 import json, sys, time
 before = time.process_time()
@@ -53,9 +54,11 @@ def test_another_name_is_an_attribute_error() -> None:
 
 
 def test_every_value_is_frozen() -> None:
-    packages = [("phift", phift.__path__), ("phift.data", phift.data.__path__)]
-    found = [f"{name}.{module.name}" for name, path in packages for module in iter_modules(path) if not module.ispkg]
-    modules = [import_module(name) for name in found]
+    rooms = [each.name for each in iter_modules(phift.__path__, "phift.") if each.name not in ASIDE]
+    found = [
+        each.name for room in rooms for each in iter_modules(getattr(import_module(room), "__path__", []), f"{room}.")
+    ]
+    modules = [import_module(name) for name in (*rooms, *found) if not name.endswith("__main__")]
     kinds = {kind for module in modules for kind in vars(module).values() if isinstance(kind, type)}
     values = {kind for kind in kinds if is_dataclass(kind) and kind.__module__.startswith("phift.")}
     assert {"Finding", "Plan", "Parameter", "RegisteredModel"} <= {kind.__name__ for kind in values}

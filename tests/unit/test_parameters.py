@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from phift import facts
-from phift.checks import Finding
+from phift.check.parameters import Parameter, Parameters, display_name, resolve_parameters
+from phift.check.report import Finding
 from phift.errors import ParameterError
-from phift.parameters import Parameter, Parameters, display_name, resolve_parameters
 from unit.fakes import FOUR_A100, codes, component, parameters, target
 
 INPUTS: dict[str, Any] = component().inputs

@@ -8,13 +8,13 @@ import pytest
 from azure.ai.ml.dsl import pipeline
 from azure.ai.ml.entities import PipelineJob
 
-from phift.assets import DataInput
-from phift.config import ComponentConfig
+from phift.check.parameters import Parameter, Parameters
+from phift.config.run import ComponentConfig
+from phift.data.assets import DataInput
+from phift.data.on_cluster import DataOnCluster
 from phift.data.split import SPLITS
 from phift.errors import AccessDenied, NotFound, ParameterError, ServiceError
-from phift.parameters import Parameter, Parameters
-from phift.pipeline import OUTPUT, build_pipeline, find_component
-from phift.preparation import DataOnCluster
+from phift.jobs.pipeline import OUTPUT, build_pipeline, find_component
 from unit.fakes import COMPONENT, PHI_4, Fakes, component, data_id, http_error, parameters
 
 

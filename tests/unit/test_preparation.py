@@ -15,14 +15,14 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
-from phift import preparation
-from phift.assets import DataInput
+from phift.config.data import DataConfig
+from phift.data import on_cluster as preparation
+from phift.data.assets import DataInput
+from phift.data.on_cluster import PACKAGES, DataOnCluster, find_preparation, source_code
+from phift.data.prepare import prepare_dataset
 from phift.data.split import SPLITS
-from phift.data_config import DataConfig
-from phift.dataset import prepare_dataset
 from phift.errors import ConfigError, DataError, NotFound
-from phift.pipeline import build_pipeline
-from phift.preparation import PACKAGES, DataOnCluster, find_preparation, source_code
+from phift.jobs.pipeline import build_pipeline
 from phift.run import FineTuneRun
 from phift.views import show_plan
 from unit.fakes import A100, PHI_4, Fakes, codes, component, data_asset, data_id, parameters, run_config
@@ -242,9 +242,9 @@ class Absent(importlib.abc.MetaPathFinder):
 
 absent = set(json.loads(sys.argv[1]))
 sys.meta_path.insert(0, Absent())
-sys.argv = ["phift.preparation", *sys.argv[2:]]
+sys.argv = ["phift.data.on_cluster", *sys.argv[2:]]
 sys.path.insert(0, "")
-runpy.run_module("phift.preparation", run_name="__main__")
+runpy.run_module("phift.data.on_cluster", run_name="__main__")
 print(sys.modules["phift"].__file__)
 """
 

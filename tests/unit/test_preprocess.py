@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from phift.errors import DataError
-from phift.local import standin
-from phift.local.engine import preprocess
-from phift.local.engine.job import Job
-from phift.local.engine.preprocess import IGNORED, assistant_labels
+from phift.local.work import standin
+from phift.local.work.engine import preprocess
+from phift.local.work.engine.job import Job
+from phift.local.work.engine.preprocess import IGNORED, assistant_labels
 
 
 @pytest.fixture(scope="module")

@@ -14,17 +14,17 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from phift.config.data import DataConfig
+from phift.data.prepare import PreparedDataset, prepare_dataset
 from phift.data.split import SPLITS
-from phift.data_config import DataConfig
-from phift.dataset import PreparedDataset, prepare_dataset
 from phift.errors import DataError
-from phift.local import standin
-from phift.local.engine import preprocess, validate
-from phift.local.engine.job import Job
-from phift.local.engine.preprocess import IGNORED
-from phift.token_report import TokenReport
-from phift.tokenizer import ChatTokenizer, Refused
-from phift.tokens import measure, token_findings
+from phift.local.work import standin
+from phift.local.work.engine import preprocess, validate
+from phift.local.work.engine.job import Job
+from phift.local.work.engine.preprocess import IGNORED
+from phift.tokens.count import measure, token_findings
+from phift.tokens.report import TokenReport
+from phift.tokens.tokenizer import ChatTokenizer, Refused
 from unit.preprocessing_rules import (
     AZURE,
     CALL,

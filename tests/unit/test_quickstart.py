@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from phift import quickstart, samples
-from phift.config import DeploymentConfig
-from phift.endpoint import Endpoint
+from phift import samples
+from phift.cli import quickstart
+from phift.cli.quickstart import Exam, ask_held_out, configuration, default_folder, demonstrate
+from phift.config.run import DeploymentConfig
 from phift.errors import CheckFailed
-from phift.quickstart import Exam, ask_held_out, configuration, default_folder, demonstrate
+from phift.serving.endpoint import Endpoint
 from unit.fakes import Fakes, phi_4
 from unit.loopback import Reply, Request, Script
 

@@ -12,7 +12,7 @@ from azure.ai.ml._artifacts import _blob_storage_helper, _gen2_storage_helper
 from azure.ai.ml._utils._azureml_polling import AzureMLPolling
 from azure.mgmt.core.polling.arm_polling import ARMPolling
 
-from phift.quiet import quiet, quiet_uploads
+from phift.azure.quiet import quiet, quiet_uploads
 from phift.testing import FakeMLClient
 
 UPLOADERS = [_blob_storage_helper, _gen2_storage_helper]

@@ -9,9 +9,9 @@ from azure.ai.ml.entities import Usage as SdkUsage
 from hypothesis import given
 from hypothesis import strategies as st
 
-from phift.checks import Finding
-from phift.quota import Usage, quota_findings, read_usages, same_family
-from phift.sizes import VmSize
+from phift.check.quota import Usage, quota_findings, read_usages, same_family
+from phift.check.report import Finding
+from phift.check.sizes import VmSize
 from unit.fakes import A100, codes, target
 
 FAMILY = "StandardNCADSA100v4Family"

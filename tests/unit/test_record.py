@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from phift.config import RunConfig
+from phift.config.run import RunConfig
 from phift.errors import NotFound
-from phift.record import RunRecord, configuration_digest, data_is_named, series
+from phift.jobs.record import RunRecord, configuration_digest, data_is_named, series
 from phift.run import FineTuneRun
 from unit.fakes import A100, PHI_4, Fakes, run_config
 

@@ -7,8 +7,8 @@ import pytest
 from azure.ai.ml.entities import Model
 
 from phift.errors import AccessDenied, Conflict, JobCanceled, NotFound, WaitTimeout
-from phift.jobs import FineTuneJob
-from phift.registration import RegisteredModel, download_model, register_model
+from phift.jobs.job import FineTuneJob
+from phift.jobs.registration import RegisteredModel, download_model, register_model
 from unit.fakes import Fakes, http_error
 
 TAGS = {"phift.job": "job", "phift.data": "hash"}

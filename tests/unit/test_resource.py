@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from phift.errors import AccessDenied, Conflict, PhiftError, ServiceError, WaitTimeout
-from phift.resource import DeploymentEvent, changed, delete_endpoint, settled
+from phift.serving.resource import DeploymentEvent, changed, delete_endpoint, settled
 from unit.fakes import Fakes, http_error
 
 NAME = "phift-e"
@@ -106,7 +106,7 @@ def test_what_is_under_way_is_waited_for(sleeps: list[float]) -> None:
 def test_an_operation_without_end_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     fakes = Fakes()
     stuck = fakes.add_endpoint(NAME)
-    monkeypatch.setattr("phift.resource._LONGEST_OPERATION", -1.0)
+    monkeypatch.setattr("phift.serving.resource._LONGEST_OPERATION", -1.0)
     stuck._provisioning_state = "Updating"
     with pytest.raises(WaitTimeout, match="under way for an hour"):
         settled(fakes.clients, lambda: stuck, "endpoint phift-e")

@@ -7,6 +7,7 @@ import pytest
 from azure.core.credentials import AccessToken
 from azure.core.exceptions import ClientAuthenticationError
 
+from phift.azure.rest import Rest
 from phift.errors import (
     AccessDenied,
     AuthenticationError,
@@ -17,7 +18,6 @@ from phift.errors import (
     ServiceUnreachable,
     Throttled,
 )
-from phift.rest import Rest
 from unit.loopback import Reply, Script
 
 SCOPE = "https://management.test/.default"

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from phift.checks import Finding
+from phift.check.parameters import resolve_parameters
+from phift.check.report import Finding
 from phift.errors import ParameterError
-from phift.local.engine.parameters import Parameters as EngineParameters
-from phift.local.engine.validate import check_together
-from phift.parameters import resolve_parameters
+from phift.local.work.engine.parameters import Parameters as EngineParameters
+from phift.local.work.engine.validate import check_together
 from unit.fakes import codes, component, target
 
 INPUTS: dict[str, Any] = component().inputs

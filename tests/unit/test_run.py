@@ -14,18 +14,18 @@ from unittest.mock import MagicMock
 import pytest
 from azure.ai.ml import MLClient
 
-from phift.clients import Clients
-from phift.dataset import Progress
-from phift.deployment import deploy_model, remove_endpoint
-from phift.endpoint_list import deployed_endpoints
+from phift.azure.clients import Clients
+from phift.azure.rest import Rest
+from phift.data.prepare import Progress
 from phift.errors import CheckFailed, ComputeError, ConfigError, JobFailed, NotFound, PhiftError
-from phift.jobs import FineTuneJob, JobEvent
-from phift.record import configuration_digest, series
-from phift.registration import register_model
-from phift.resource import DeploymentEvent
-from phift.rest import Rest
+from phift.jobs.job import FineTuneJob, JobEvent
+from phift.jobs.record import configuration_digest, series
+from phift.jobs.registration import register_model
 from phift.run import FineTuneRun, remove_endpoints_of
-from phift.tokens import Counted
+from phift.serving.deployment import deploy_model, remove_endpoint
+from phift.serving.listing import deployed_endpoints
+from phift.serving.resource import DeploymentEvent
+from phift.tokens.count import Counted
 from unit.fakes import (
     A100,
     COMPONENT,

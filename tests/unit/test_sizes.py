@@ -9,7 +9,7 @@ from azure.ai.ml.entities import VmSize as SdkVmSize
 from hypothesis import given
 from hypothesis import strategies as st
 
-from phift.sizes import VmSize, find_size, read_sizes
+from phift.check.sizes import VmSize, find_size, read_sizes
 
 A100 = "Standard_NC24ads_A100_v4"
 FAMILY = "standardNCADSA100v4Family"

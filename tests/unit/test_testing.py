@@ -11,7 +11,7 @@ import pytest
 
 import phift.testing
 from phift.errors import LocalWorkspaceError, LocalWorkspaceNotRunning
-from phift.local.faults import Fault, Scripted
+from phift.local.state.faults import Fault, Scripted
 from phift.testing import TestWorkspace
 from phift.testing.environment import pointed_at
 from phift.testing.workspace import _told

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from phift.threads import SideBySide
+from phift.azure.threads import SideBySide
 
 
 @pytest.fixture

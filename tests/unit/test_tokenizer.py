@@ -11,13 +11,13 @@ from typing import Any, cast
 
 import pytest
 
+from phift.azure.rest import Rest
 from phift.errors import DataError, MissingDependency, ModelError, ServiceError
-from phift.local import standin
-from phift.local.engine.parameters import Parameters
-from phift.local.engine.preprocess import IGNORED, Encoder, assistant_labels
-from phift.rest import Rest
-from phift.tokenizer import ChatTokenizer, Refused, find_tokenizer, read_settings
-from phift.tokenizer_files import fetch_tokenizer_files, wanted_files
+from phift.local.work import standin
+from phift.local.work.engine.parameters import Parameters
+from phift.local.work.engine.preprocess import IGNORED, Encoder, assistant_labels
+from phift.tokens.files import fetch_tokenizer_files, wanted_files
+from phift.tokens.tokenizer import ChatTokenizer, Refused, find_tokenizer, read_settings
 from unit.fakes import FakeRest, Fakes, foundation_model
 from unit.fakes import phi_4 as fake_model
 
@@ -399,10 +399,10 @@ def test_two_runs_fetch_the_same_model(tmp_path: Path, monkeypatch: pytest.Monke
         (theirs / "tokenizer.json").write_text("theirs")
         theirs.rename(tmp_path / name)
 
-    monkeypatch.setattr("phift.tokenizer_files._fetch", lambda *_: None)
+    monkeypatch.setattr("phift.tokens.files._fetch", lambda *_: None)
     name = fetch_tokenizer_files(Fakes().clients, foundation_model(), tmp_path).name
     (tmp_path / name).rmdir()
-    monkeypatch.setattr("phift.tokenizer_files._fetch", fetch)
+    monkeypatch.setattr("phift.tokens.files._fetch", fetch)
     found = fetch_tokenizer_files(Fakes().clients, foundation_model(), tmp_path)
     assert (found / "tokenizer.json").read_text() == "theirs"
     assert [path.name for path in tmp_path.iterdir()] == [name]

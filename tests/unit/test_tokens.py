@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 
 from phift.errors import DataError, DataNotFound, MissingDependency
-from phift.local import standin
-from phift.local.engine import preprocess
-from phift.local.engine.job import Job
-from phift.token_report import SAMPLE_ROWS
-from phift.tokenizer import ChatTokenizer
-from phift.tokens import Counted, measure, token_findings
+from phift.local.work import standin
+from phift.local.work.engine import preprocess
+from phift.local.work.engine.job import Job
+from phift.tokens.count import Counted, measure, token_findings
+from phift.tokens.report import SAMPLE_ROWS
+from phift.tokens.tokenizer import ChatTokenizer
 from unit.fakes import codes
 
 Row = dict[str, Any]
@@ -125,7 +125,7 @@ def test_a_sample_is_seeded_and_stands_for_all_rows(tmp_path: Path, tokenizer: C
 
 
 def test_every_row_is_as_likely_to_be_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("phift.tokens.SAMPLE_ROWS", 5)
+    monkeypatch.setattr("phift.tokens.count.SAMPLE_ROWS", 5)
     path = write(tmp_path / "t.jsonl", [chat("q" * 40 * number, "a") for number in range(1, 21)])
     drawn = [0] * 20
     for seed in range(800):

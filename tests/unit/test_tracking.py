@@ -8,9 +8,9 @@ from unittest.mock import MagicMock
 
 import pytest
 
+from phift.azure.rest import Rest
 from phift.errors import ServiceError
-from phift.rest import Rest
-from phift.tracking import MetricPoint, Tracking
+from phift.jobs.tracking import MetricPoint, Tracking
 from unit.fakes import FakeRest
 
 URI = "azureml://host.test/mlflow/v1.0/subscriptions/s/workspaces/w?source=sdk"
@@ -108,7 +108,7 @@ def test_a_page_token_that_comes_twice_ends_the_reading() -> None:
 
 
 def test_pages_without_end_are_not_read_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("phift.tracking._MOST_PAGES", 5)
+    monkeypatch.setattr("phift.jobs.tracking._MOST_PAGES", 5)
     rest, numbers = MagicMock(spec=Rest), count()
     rest.get.side_effect = lambda *_: {"metrics": [], "next_page_token": f"page {next(numbers)}"}
     with pytest.raises(ServiceError, match="more than 5 pages"):

@@ -11,9 +11,9 @@ import pytest
 from azure.ai.ml.entities import VmSize
 from azure.identity import DefaultAzureCredential, InteractiveBrowserCredential
 
-from phift.checks import Finding
-from phift.clients import _credential, workspace_address
-from phift.config import AzureWorkspace
+from phift.azure.clients import _credential, workspace_address
+from phift.check.report import Finding
+from phift.config.run import AzureWorkspace
 from phift.errors import CheckFailed, ComputeError, ConfigError, DeploymentFailed, ScoringError
 from phift.run import FineTuneRun
 from phift.testing.fake_computes import usage

@@ -12,14 +12,14 @@ from typing import Any
 
 import pytest
 
-from phift.clients import Clients
-from phift.config import DeploymentConfig
-from phift.deployment import deploy_model
-from phift.endpoint import Endpoint
+from phift.azure.clients import Clients
+from phift.config.run import DeploymentConfig
 from phift.errors import DeploymentFailed, PhiftError, ServiceError
-from phift.jobs import FineTuneJob
-from phift.resource import DeploymentEvent, OnEvent
-from phift.uses import this_machine
+from phift.jobs.job import FineTuneJob
+from phift.serving.deployment import deploy_model
+from phift.serving.endpoint import Endpoint
+from phift.serving.resource import DeploymentEvent, OnEvent
+from phift.serving.uses import this_machine
 from unit.fakes import A100, Fakes, http_error
 
 MODEL = "/subscriptions/s/workspaces/w/models/mine/versions/1"
@@ -185,7 +185,7 @@ def test_a_caller_that_gave_up_waiting_keeps_nobody_waiting(monkeypatch: pytest.
     def interrupt(_seconds: float) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("phift.uses.time.sleep", interrupt)
+    monkeypatch.setattr("phift.serving.uses.time.sleep", interrupt)
     with pytest.raises(KeyboardInterrupt):
         deploy(fakes)
     assert list(fakes.rest.tags[JOB]) == [f"{KEY}other"]

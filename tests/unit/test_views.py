@@ -8,13 +8,13 @@ from typing import Any, get_args
 import pytest
 from rich.console import Console
 
-from phift.checks import CheckReport, Finding
-from phift.dataset import Progress
-from phift.jobs import JobEvent
-from phift.resource import DeploymentEvent, Stage
+from phift.check.report import CheckReport, Finding
+from phift.data.prepare import Progress
+from phift.jobs.job import JobEvent
+from phift.jobs.tracking import MetricPoint
 from phift.run import FineTuneRun
-from phift.tokens import Counted
-from phift.tracking import MetricPoint
+from phift.serving.resource import DeploymentEvent, Stage
+from phift.tokens.count import Counted
 from phift.views import EventPrinter, show_plan, show_report
 from unit.fakes import Fakes, run_config
 

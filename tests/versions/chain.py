@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from phift import FineTuneRun, RunConfig, samples
-from phift.clients import Clients, connect
+from phift.azure.clients import Clients, connect
+from phift.check.quota import read_usages
+from phift.check.sizes import read_sizes
 from phift.local import Connection, LocalWorkspace
-from phift.quota import read_usages
-from phift.sizes import read_sizes
 
 SIZE = "Standard_NC24ads_A100_v4"
 

@@ -29,7 +29,7 @@ import msgspec
 from phift.data.chat import InvalidRow
 
 if TYPE_CHECKING:
-    from phift.data_config import Format
+    from phift.config.data import Format
 
 
 class _Columns(NamedTuple):

@@ -10,8 +10,8 @@ from math import isnan
 from typing import Any
 from weakref import WeakSet
 
+from phift.config.data import RowsSource
 from phift.data.chat import InvalidRow
-from phift.data_config import RowsSource
 from phift.errors import DataError
 
 Row = Mapping[str, Any] | InvalidRow

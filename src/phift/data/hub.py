@@ -32,7 +32,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from phift.data_config import HuggingFaceSource
+from phift.azure.threads import SideBySide
+from phift.config.data import HuggingFaceSource
 from phift.errors import (
     AccessDenied,
     AuthenticationError,
@@ -44,7 +45,6 @@ from phift.errors import (
     ServiceUnreachable,
     Throttled,
 )
-from phift.threads import SideBySide
 
 SPREAD = 2
 """How many times the rows wanted there are, at least, in what random rows are drawn from."""

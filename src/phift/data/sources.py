@@ -8,11 +8,11 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
+from phift.config.data import AssetSource, FileSource, HuggingFaceSource, RowsSource
 from phift.data import chat, files, frames, hub, parquet
 from phift.data.formats import Layout, UnknownFormat, recognise
 from phift.data.parts import Part, Spool, Tally, read_rows, rows_of
 from phift.data.workers import Workers
-from phift.data_config import AssetSource, FileSource, HuggingFaceSource, RowsSource
 from phift.errors import DataError
 
 Source = Path | FileSource | HuggingFaceSource | AssetSource | RowsSource

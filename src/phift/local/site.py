@@ -6,31 +6,31 @@ import sys
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from phift.local.clock import Clock
-from phift.local.faults import Faults
-from phift.local.identity import Identity
-from phift.local.journal import Journal
-from phift.local.state import Documents, Folder
+from phift.local.state.clock import Clock
+from phift.local.state.documents import Documents, Folder
+from phift.local.state.faults import Faults
+from phift.local.state.identity import Identity
+from phift.local.state.journal import Journal
 
 if TYPE_CHECKING:
-    from phift.local.operations import Operations
-    from phift.local.scorers import Scorers
-    from phift.local.storage import Storage
-    from phift.local.training import Training
+    from phift.local.model.files import Storage
+    from phift.local.services.operations import Operations
+    from phift.local.work.scorers import Scorers
+    from phift.local.work.training import Training
 
 
 @dataclass(frozen=True)
 class Programs:
     """The commands of the other processes; tests put small fakes here."""
 
-    server: tuple[str, ...] = (sys.executable, "-m", "phift.local.server")
-    standin: tuple[str, ...] = (sys.executable, "-m", "phift.local.standin")
-    preparation: tuple[str, ...] = (sys.executable, "-m", "phift.local.preparing")
-    engine: tuple[str, ...] = (sys.executable, "-m", "phift.local.engine")
-    scorer: tuple[str, ...] = (sys.executable, "-m", "phift.local.scorer")
+    server: tuple[str, ...] = (sys.executable, "-m", "phift.local.server.process")
+    standin: tuple[str, ...] = (sys.executable, "-m", "phift.local.work.standin")
+    preparation: tuple[str, ...] = (sys.executable, "-m", "phift.local.work.preparing")
+    engine: tuple[str, ...] = (sys.executable, "-m", "phift.local.work.engine")
+    scorer: tuple[str, ...] = (sys.executable, "-m", "phift.local.work.scorer")
 
 
-_INSTANT = (sys.executable, "-m", "phift.local.instant")
+_INSTANT = (sys.executable, "-m", "phift.local.work.instant")
 
 ENGINES = {
     "train": Programs(),

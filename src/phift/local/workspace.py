@@ -20,14 +20,14 @@ from typing import IO, TYPE_CHECKING, Any, Literal
 
 from phift import errors
 from phift.events import isolated
-from phift.local.instant import EMPTY
-from phift.local.state import Documents, Folder
-from phift.local.wire import GROUP, REGISTRY, SUBSCRIPTION, WORKSPACE, cloud_name
+from phift.local.state.documents import Documents, Folder
+from phift.local.wire.call import GROUP, REGISTRY, SUBSCRIPTION, WORKSPACE, cloud_name
+from phift.local.work.instant import EMPTY
 
 if TYPE_CHECKING:
-    from phift.local.account import StorageAccount
-    from phift.local.clock import Speed
+    from phift.local.model.account import StorageAccount
     from phift.local.site import Programs
+    from phift.local.state.clock import Speed
 
 Engine = Literal["train", "instant"]
 
@@ -65,7 +65,7 @@ class Connection:
     @property
     def cloud_metadata(self) -> dict[str, str]:
         """The addresses for ``MLClient(cloud=connection.cloud_name, cloud_metadata=connection.cloud_metadata)``."""
-        from phift.local.arm import cloud_metadata
+        from phift.local.services.arm import cloud_metadata
 
         return cloud_metadata(self.base_url)
 
@@ -88,8 +88,8 @@ class Connection:
         workspace. The token is for MLflow alone, which cannot ask for a new one; it is good for 24 hours, and the other
         clients renew theirs.
         """
-        from phift.local.arm import ARM_RESOURCE, tracking_uri
-        from phift.local.identity import Identity
+        from phift.local.services.arm import ARM_RESOURCE, tracking_uri
+        from phift.local.state.identity import Identity
 
         secret = self.secret()
         token, _ = Identity(secret).token(ARM_RESOURCE, _MLFLOW_TOKEN_SECONDS)
@@ -148,7 +148,7 @@ class LocalWorkspace:
     - **engine**: ``train`` really trains; ``instant`` does nothing, says so in what it leaves, and needs no torch.
     - **speed**: ``real`` answers long operations as Azure does, with which the SDK waits up to 30 s for each; ``fast``
       asks it to look again at once; ``manual`` has a clock that stands still until a test moves it, see
-      `phift.local.clock`.
+      `phift.local.state.clock`.
     - **delay**: seconds that the server waits before it answers a request, to see what latency does to a program.
     - **lasting**: whether the server outlives the process that starts it; False ends it also when that is killed.
     - **storage**: a storage account on this machine, such as azurite's, that takes the place of the built-in one; a
@@ -194,7 +194,7 @@ class LocalWorkspace:
         Raises `phift.errors.MissingDependency` where the extra ``local`` is not installed, and
         `phift.errors.LocalWorkspaceError` with the end of the server's log where it does not come up.
         """
-        from phift.local.identity import read_secret
+        from phift.local.state.identity import read_secret
 
         say = isolated(on_event)
         self._check_dependencies()
@@ -284,7 +284,7 @@ class LocalWorkspace:
         self.folder.chmod(0o700)
 
     def _keep_storage(self) -> None:
-        from phift.local.account import StorageAccount
+        from phift.local.model.account import StorageAccount
 
         if self._storage is None:
             return
@@ -294,7 +294,7 @@ class LocalWorkspace:
         self._storage.save(self.folder)
 
     def _make_models(self, say: Callable[[str], None]) -> None:
-        from phift.local.registry import standins
+        from phift.local.services.registry import standins
 
         missing = [name for name in standins() if not self._has_model(self._place.registry / name)]
         if not missing:

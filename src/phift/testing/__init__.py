@@ -19,7 +19,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from phift.local.faults import Fault
+    from phift.local.state.faults import Fault
     from phift.testing.fake import FakeMLClient
     from phift.testing.network import forbid_azure
     from phift.testing.workspace import TestWorkspace
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 # Loaded when first used: pytest imports this package in every session, also in those that do not need it.
 _PLACES = {
     "FakeMLClient": "phift.testing.fake",
-    "Fault": "phift.local.faults",
+    "Fault": "phift.local.state.faults",
     "TestWorkspace": "phift.testing.workspace",
     "forbid_azure": "phift.testing.network",
 }

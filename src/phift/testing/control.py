@@ -1,4 +1,4 @@
-"""The calls to a local workspace's own routes, see `phift.local.control`."""
+"""The calls to a local workspace's own routes, see `phift.local.services.control`."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-_CLOUD = "AZUREML_CURRENT_CLOUD"  # the SDK's clients set it themselves, see `phift.clients`
+_CLOUD = "AZUREML_CURRENT_CLOUD"  # the SDK's clients set it themselves, see `phift.azure.clients`
 
 # What DefaultAzureCredential of azure-identity 1.27 takes before the identity endpoint, or instead of it.
 _OTHER_IDENTITIES = (

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self, get_args
 
 from phift.errors import LocalWorkspaceError, LocalWorkspaceNotRunning
 from phift.local import Connection, LocalCredential, LocalWorkspace
-from phift.local.clock import Speed
-from phift.local.faults import Fault, Scripted
-from phift.local.journal import Entry
-from phift.local.process import told_to_mlflow, trust
+from phift.local.state.clock import Speed
+from phift.local.state.faults import Fault, Scripted
+from phift.local.state.journal import Entry
+from phift.local.trust import told_to_mlflow, trust
 from phift.local.workspace import Engine
 from phift.testing.control import Control
 from phift.testing.environment import pointed_at
@@ -206,8 +206,9 @@ class TestWorkspace:
     def advance(self, seconds: float) -> float:
         """Move a manual clock on, and return the seconds since 1970 that it shows then.
 
-        Returns when what was due is done; a real training goes on after five seconds. How long things take is in
-        `phift.local.clock.DURATIONS`. Raises `phift.errors.LocalWorkspaceError` where the speed is not ``manual``.
+        Returns when what was due is done; a real training goes on after five seconds. How long things
+        take is in `phift.local.state.clock.DURATIONS`. Raises `phift.errors.LocalWorkspaceError` where the speed is
+        not ``manual``.
         """
         return float(self._control.call("POST", "clock", {"advance": seconds})["now"])
 

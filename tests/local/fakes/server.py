@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from phift.local.server import main
+from phift.local.server.process import main
 from phift.local.site import Programs
 
 HERE = Path(__file__).parent

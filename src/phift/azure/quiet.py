@@ -1,0 +1,88 @@
+"""Silence for what the SDK prints by itself: the library never prints.
+
+The process's streams stay as they are; what is kept quiet is the SDK's own ``print``, where we call it:
+
+- the dots of its pollers, printed in the poller's thread: `quiet`
+- the blank line after an upload, printed in the thread that uploads: `quiet_uploads`
+
+Read in azure-ai-ml 1.26.3, 1.30.0 and 1.35.2. Where another version does it differently, it prints.
+"""
+
+from __future__ import annotations
+
+import builtins
+import copy
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import partial
+from typing import Any, TypeVar
+
+_Operations = TypeVar("_Operations")
+
+# What the SDK's operations call the generated ones below them, to which they hand a poller that prints.
+_GENERATED = ("_online_operation", "_online_deployment")
+_UPLOADERS = ("azure.ai.ml._artifacts._blob_storage_helper", "azure.ai.ml._artifacts._gen2_storage_helper")
+
+_uploads_are_quiet: ContextVar[bool] = ContextVar("phift.azure.quiet.uploads", default=False)
+
+
+def quiet(operations: _Operations) -> _Operations:
+    """Return operations of the SDK's client whose pollers print no dots; the client itself stays as it is.
+
+    - **operations**: ``client.online_endpoints`` or ``client.online_deployments``; anything else, a fake say, comes
+      back as it is.
+    """
+    attributes = getattr(operations, "__dict__", {})
+    printing = {name: attributes[name] for name in _GENERATED if name in attributes}
+    if not printing:
+        return operations
+    copied = copy.copy(operations)
+    for name, generated in printing.items():
+        setattr(copied, name, _Undotted(generated))
+    return copied
+
+
+class _Undotted:
+    """The generated operations as they are, except that the poller handed to ``begin_...`` loses its dots."""
+
+    def __init__(self, generated: Any) -> None:
+        self._generated = generated
+
+    def __getattr__(self, name: str) -> Any:
+        attribute = getattr(self._generated, name)
+        return partial(_begin, attribute) if name.startswith("begin_") else attribute
+
+
+def _begin(begin: Any, *arguments: Any, **options: Any) -> Any:
+    from azure.mgmt.core.polling.arm_polling import ARMPolling
+
+    polling = options.get("polling")
+    if isinstance(polling, ARMPolling):
+        # The SDK made it for this one call. Its class does nothing but print after this method of the base's.
+        polling.update_status = partial(ARMPolling.update_status, polling)
+    return begin(*arguments, **options)
+
+
+@contextmanager
+def quiet_uploads() -> Iterator[None]:
+    """Keep back the blank line that the SDK writes after an upload, for what this thread uploads inside the block.
+
+    The SDK offers no way to leave it away: ``show_progress=False`` does not, and its storage clients are made where
+    nobody can hand in another. So its two modules get a ``print`` of their own, which is Python's for everyone else.
+    """
+    for name in _UPLOADERS:
+        module = sys.modules.get(name)
+        if module is not None:
+            vars(module).setdefault("print", _print_after_upload)
+    token = _uploads_are_quiet.set(True)
+    try:
+        yield
+    finally:
+        _uploads_are_quiet.reset(token)
+
+
+def _print_after_upload(*values: Any, **options: Any) -> None:
+    if not _uploads_are_quiet.get():
+        builtins.print(*values, **options)  # noqa: T201 - the SDK's, not ours

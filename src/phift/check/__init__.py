@@ -1,0 +1,1 @@
+"""What is looked up and checked before anything is paid for."""

@@ -1,0 +1,231 @@
+"""Which GPUs: an existing cluster, a cluster to create, or serverless; are they allowed, how many a node."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from phift.azure.answers import listed, outcome, text
+from phift.azure.clients import Clients
+from phift.check.models import AllowList, FoundationModel
+from phift.check.report import Finding
+from phift.check.sizes import VmSize, count_of, find_size, table_entry, text_of
+from phift.config.run import ComputeConfig
+from phift.errors import ComputeError, NotFound, azure_errors
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComputeTarget:
+    """Where a job will train.
+
+    - **name**: the cluster's name, or ``serverless``.
+    - **size**: the VM size as the service spells it.
+    - **gpus_per_node**: GPUs in one node; the component needs exactly this number.
+    - **nodes**: nodes the job uses.
+    - **exists**: False for a cluster that `ensure_cluster` will create.
+    """
+
+    kind: Literal["cluster", "serverless"]
+    name: str
+    size: str
+    gpus_per_node: int
+    nodes: int
+    exists: bool
+    findings: tuple[Finding, ...] = ()
+
+
+def find_cluster(clients: Clients, config: ComputeConfig) -> Any:
+    """Return the cluster that ``config`` names as the SDK has it, or None for serverless or one to create.
+
+    Raises `phift.errors.NotFound` where it does not exist and no size to create it with is given.
+    """
+    if config.serverless:
+        return None
+    name = config.cluster or ""
+    place = f"compute {name}"
+    try:
+        with azure_errors(place):
+            found = clients.workspace.compute.get(name)
+    except NotFound as error:
+        if config.size:
+            return None
+        with azure_errors("the workspace's computes"):
+            answer = listed(clients.workspace.compute.list(), "workspace.compute.list")
+        names = [text(compute.name, "compute.name") for compute in answer]
+        near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+        fix = f"use one of {', '.join(sorted(names)) or '(there is none)'}, or add `size:` to have it created"
+        fix = f"did you mean {near[0]}? Otherwise {fix}" if near else fix
+        raise NotFound(f"There is no compute {name} in this workspace.", where="compute", fix=fix) from error
+    _size_of(found)
+    return found
+
+
+def _size_of(cluster: Any) -> str:
+    """Return a compute's VM size; one that is no cluster of VMs has none."""
+    return text(getattr(cluster, "size", None) or "", "compute.size")
+
+
+def resolve_compute(
+    config: ComputeConfig, model: FoundationModel, cluster: Any, sizes: Mapping[str, VmSize]
+) -> ComputeTarget:
+    """Find the VM size and its GPUs, and hold them against the model's allow-list.
+
+    - **cluster**: what `find_cluster` returned.
+    - **sizes**: the region's VM sizes, see `phift.check.sizes.read_sizes`.
+
+    What cannot work is an error finding of the returned value. Raises `phift.errors.ComputeError` where the compute
+    has no VM size or the number of its GPUs is unknown.
+    """
+    findings: list[Finding] = []
+    name = "serverless" if config.serverless else config.cluster or ""
+    size = config.serverless or _cluster_size(cluster, config)
+    if cluster is not None:
+        findings += _cluster_findings(cluster, config)
+    findings += size_findings(size, model.finetune, model.name, "fine-tuning", config.allow_unlisted, f"compute {name}")
+    gpus, mismatch = _gpus(size, config, sizes)
+    findings += mismatch
+    return ComputeTarget(
+        kind="serverless" if config.serverless else "cluster",
+        name=name,
+        size=size,
+        gpus_per_node=gpus,
+        nodes=config.nodes,
+        exists=bool(config.serverless) or cluster is not None,
+        findings=tuple(findings),
+    )
+
+
+def _cluster_size(cluster: Any, config: ComputeConfig) -> str:
+    size = config.size if cluster is None else _size_of(cluster)
+    if not size:
+        what = f"The compute {config.cluster} has no VM size; only AmlCompute clusters can run this job."
+        raise ComputeError(what, where="compute", fix="name an AmlCompute cluster, or use `serverless: <VM size>`")
+    return size
+
+
+def _cluster_findings(cluster: Any, config: ComputeConfig) -> list[Finding]:
+    place = f"compute {config.cluster}"
+    found = []
+    state = text_of(cluster, "provisioning_state") or ""
+    if state.lower() == "failed":
+        errors = getattr(cluster, "provisioning_errors", None)
+        reasons = "; ".join(map(str, errors)) if isinstance(errors, list | tuple) else ""
+        message = "The cluster is in a failed state" + (f": {reasons}." if reasons else ".")
+        fix = "delete it and create it again, or name another one"
+        found.append(Finding(code="COMPUTE_FAILED", severity="error", place=place, message=message, fix=fix))
+    most = count_of(cluster, "max_instances")
+    if most is not None and config.nodes > most:
+        message = f"The job wants {config.nodes} nodes and the cluster has at most {most}."
+        fix = f"lower `nodes` to {most}, or raise the cluster's max_instances"
+        found.append(Finding(code="COMPUTE_TOO_FEW_NODES", severity="error", place=place, message=message, fix=fix))
+    existing = _size_of(cluster)
+    if config.size and config.size.lower() != existing.lower():
+        message = f"The cluster exists with size {existing}; `size: {config.size}` has no effect."
+        found.append(Finding(code="COMPUTE_SIZE_IGNORED", severity="warning", place=place, message=message))
+    return found
+
+
+def size_findings(
+    size: str, allowed: AllowList | None, model: str, purpose: str, allow_unlisted: bool, place: str
+) -> list[Finding]:
+    """Hold a VM size against an allow-list, or, where there is none, against what cannot work.
+
+    - **purpose**: ``fine-tuning`` or ``inference``, for the message.
+    - **allow_unlisted**: the user's own word that the size will do; the finding is then a warning.
+    """
+    found = []
+    known = table_entry(size)
+    current = smallest_size(allowed) if allowed else None
+    if known and known.get("retired_on"):
+        found.append(
+            Finding(
+                code="COMPUTE_SIZE_RETIRED",
+                severity="error",
+                place=place,
+                message=f"The VM size {size} was retired on {known['retired_on']}.",
+                fix="use a current size" + (f", such as {current}" if current else ""),
+                source=f"{known['source']}, {known['date']}",
+            )
+        )
+    if allowed and not allowed.allows(size):
+        found.append(
+            Finding(
+                code="COMPUTE_SIZE_NOT_ALLOWED",
+                severity="warning" if allow_unlisted else "error",
+                place=place,
+                message=f"{model} does not list {size} for {purpose}; it lists {', '.join(allowed.sizes)}.",
+                fix="use a listed size, or set `allow_unlisted: true`",
+                source=allowed.source,
+            )
+        )
+    if not allowed and known and known.get("unsupported"):
+        message = f"The VM size {size} is too old for fine-tuning."
+        found.append(Finding(code="COMPUTE_SIZE_UNSUPPORTED", severity="error", place=place, message=message))
+    return found
+
+
+def smallest_size(allowed: AllowList) -> str | None:
+    """Return the listed size with the fewest GPUs and cores that is not retired, as far as the table knows them."""
+    known = [entry for size in allowed.sizes if (entry := table_entry(size)) and not entry.get("retired_on")]
+    usable = [entry for entry in known if entry.get("gpus") and entry.get("vcpus")]
+    return min(usable, key=lambda entry: (entry["gpus"], entry["vcpus"]))["name"] if usable else None
+
+
+def _gpus(size: str, config: ComputeConfig, sizes: Mapping[str, VmSize]) -> tuple[int, list[Finding]]:
+    """Return the GPUs of one VM, and what is to say of the user's own number.
+
+    The component starts one process a GPU and takes the number on trust: too few leave GPUs idle and paid for, too
+    many fail (azureml-assets pull request 1309).
+    """
+    known = find_size(size, sizes)
+    gpus = known.gpus if known else None
+    if gpus is None and config.gpus_per_node is None:
+        near = difflib.get_close_matches(size.lower(), sizes, n=3, cutoff=0.6)
+        hint = f"; did you mean {' or '.join(sizes[name].name for name in near)}?" if near else ""
+        what = f"Neither this region nor the built-in table knows the VM size {size}."
+        raise ComputeError(what, where="compute", fix=f"check the VM size, or give `gpus_per_node`{hint}")
+    if gpus is not None and gpus < 1:
+        raise ComputeError(f"The VM size {size} has no GPU.", where="compute", fix="use a GPU size")
+    if gpus is None or config.gpus_per_node in (None, gpus):
+        return config.gpus_per_node or gpus or 1, []
+    return config.gpus_per_node or gpus, [_gpu_mismatch(size, gpus, config.gpus_per_node or gpus)]
+
+
+def _gpu_mismatch(size: str, gpus: int, wanted: int) -> Finding:
+    too_many = wanted > gpus
+    message = f"{size} has {gpus} GPUs a node, and the run would use {wanted}"
+    message += ", which fails." if too_many else f": {gpus - wanted} would be paid for and idle."
+    return Finding(
+        code="COMPUTE_GPU_COUNT",
+        severity="error" if too_many else "warning",
+        place="compute.gpus_per_node",
+        message=message,
+        fix=f"leave `gpus_per_node` out, or set it to {gpus}",
+    )
+
+
+def ensure_cluster(clients: Clients, config: ComputeConfig, target: ComputeTarget) -> bool:
+    """Create the cluster if it does not exist; returns whether it did create one.
+
+    The cluster scales down to no node, so it costs nothing while idle.
+    """
+    if target.exists:
+        return False
+    from azure.ai.ml.entities import AmlCompute
+
+    cluster = AmlCompute(
+        name=target.name,
+        size=target.size,
+        min_instances=0,
+        max_instances=max(config.max_nodes, config.nodes),
+        idle_time_before_scale_down=config.idle_seconds,
+        tier="low_priority" if config.low_priority else "dedicated",
+    )
+    with azure_errors(f"compute {target.name}"):
+        made = outcome(clients.workspace.compute.begin_create_or_update(cluster), f"compute {target.name}")
+    if text(getattr(made, "provisioning_state", None) or "", "compute.provisioning_state").lower() == "failed":
+        what = f"The cluster {target.name} could not be created."
+        raise ComputeError(what, where="compute", fix="look at its page in the studio for the reason, usually quota")
+    return True

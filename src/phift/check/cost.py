@@ -1,0 +1,299 @@
+"""What a run will cost, as far as that can be known before it: an estimate that says everything it assumes.
+
+    tokens  = characters / 4 x epochs, or the rows that max_steps takes
+    seconds = (tokens + forward share x evaluated tokens) x FLOPs a token / (GPUs x peak FLOPS x MFU)
+    cost    = seconds / 3600 x nodes x price an hour
+
+A token takes 6 FLOPs a parameter: 2 forward, 4 backward (Kaplan et al., arXiv 2001.08361, section 2.1). With LoRA the
+frozen weights have no gradients of their own, which is half of the backward pass, so it takes 4. An evaluated token
+takes the 2 of the forward pass.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from phift.check.compute import ComputeTarget
+from phift.check.report import Finding
+from phift.check.sizes import VmSize, find_size, number_of, table_entry
+from phift.data.prepare import PreparedDataset
+from phift.tokens.report import TokenReport
+
+CHARACTERS_PER_TOKEN = 4
+
+MFU = 0.3
+"""Share of a GPU's peak that training reaches.
+
+The Hugging Face trainer on A100-80GB with 4096 tokens a row reaches 0.28 to 0.51 (foundation-model-stack/
+fms-acceleration, scripts/benchmarks/refs/a100_80gb.csv and a100_80gb_liger.csv, 2024; see tests/unit/test_cost.py).
+"""
+
+MFU_SOURCE = "foundation-model-stack/fms-acceleration, benchmarks on A100-80GB, 2024: 0.28 to 0.51"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CostEstimate:
+    """What a run will take; None is what could not be estimated.
+
+    - **tokens**: tokens trained on, over all epochs.
+    - **hours**: of the fine-tuning step.
+    - **training**: the price of these hours on all nodes.
+    - **endpoint_per_day**: the price of a day of the endpoint, used or not.
+    - **assumptions**: what the figures rest on, a sentence each.
+    """
+
+    tokens: int | None
+    hours: float | None
+    training: float | None
+    endpoint_per_day: float | None
+    currency: str = "USD"
+    assumptions: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        hours = "unknown" if self.hours is None else f"about {self.hours:,.2f}"
+        tokens = "an unknown number of" if self.tokens is None else f"about {self.tokens:,}"
+        lines = [
+            f"cost: {_money(self.training)} {self.currency} for the training ({tokens} tokens, hours: {hours}), "
+            f"{_money(self.endpoint_per_day)} {self.currency} for a day of the endpoint",
+            *(f"assumed: {assumption}" for assumption in self.assumptions),
+        ]
+        return "\n        ".join(lines)
+
+
+def _money(amount: float | None) -> str:
+    return "unknown" if amount is None else f"{amount:,.2f}"
+
+
+class _Gap(NamedTuple):
+    """Something that is not known, and what to do about it."""
+
+    reason: str
+    remedy: str
+
+
+_UNREAD = _Gap(
+    "the rows are not read here, so their tokens are not counted",
+    "give the data as files or a Hugging Face id, so that it is read",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Work:
+    """How much is to be computed."""
+
+    tokens: float
+    evaluated: float
+    lora: bool
+
+    @property
+    def flops_per_parameter(self) -> int:
+        return 4 if self.lora else 6
+
+    @property
+    def training_tokens(self) -> float:
+        """All tokens, an evaluated one for as much as it takes of a trained one."""
+        return self.tokens + self.evaluated * 2 / self.flops_per_parameter
+
+
+def estimate_cost(
+    dataset: PreparedDataset | None,
+    parameters: Mapping[str, Any],
+    target: ComputeTarget,
+    sizes: Mapping[str, VmSize],
+    *,
+    model_parameters: int | None,
+    deployment_size: str | None,
+    instances: int,
+    prices: Mapping[str, float] | None = None,
+    tokens: TokenReport | None = None,
+    tokens_per_second: float | None = None,
+    max_cost: float | None = None,
+) -> tuple[CostEstimate, list[Finding]]:
+    """Estimate time and price of the training, and the price of a day of the endpoint.
+
+    - **dataset**: None for data that lies in Azure, whose rows are not read.
+    - **parameters**: the component's inputs, name and value.
+    - **sizes**: the region's VM sizes, see `phift.check.sizes.read_sizes`.
+    - **tokens**: what was counted of the data; without it, its characters make a guess.
+    - **model_parameters**: how many the model has, where that is known.
+    - **deployment_size**: the endpoint's VM size; None leaves the endpoint out.
+    - **prices**: the user's own, USD an hour by VM size; they win.
+    - **tokens_per_second**: the user's own throughput of one GPU, instead of the one computed.
+    - **max_cost**: what the training may cost, in USD; exceeded or not to be checked, it is an error.
+    """
+    assumptions: list[str] = []
+    missing: list[_Gap] = []
+    work = _work(dataset, tokens, parameters, target, assumptions) if dataset else None
+    throughput: float | None = None
+    if work is None:
+        missing.append(_UNREAD)
+    elif tokens_per_second:
+        assumptions.append(f"`tokens_per_second`: {tokens_per_second:g} for each GPU")
+        throughput = tokens_per_second
+    else:
+        throughput = _throughput(work, parameters, target.size, model_parameters, assumptions, missing)
+    hours = None
+    if work and throughput:
+        hours = work.training_tokens / (throughput * target.gpus_per_node * target.nodes) / 3600
+        assumptions.append("the hours are those of the training step, not of node starts, import and conversion")
+    price = _price(target.size, prices or {}, sizes, assumptions)
+    if price is None:
+        missing.append(_no_price(target.size))
+    endpoint = _price(deployment_size, prices or {}, sizes, assumptions) if deployment_size else None
+    estimate = CostEstimate(
+        tokens=round(work.tokens) if work else None,
+        hours=hours,
+        training=None if hours is None or price is None else hours * target.nodes * price,
+        endpoint_per_day=None if endpoint is None else endpoint * instances * 24,
+        assumptions=tuple(dict.fromkeys(assumptions)),
+    )
+    findings = _training_findings(estimate, missing, max_cost)
+    if deployment_size and endpoint is None:
+        findings.append(_unknown("a day of the endpoint", [_no_price(deployment_size)], None))
+    return estimate, findings
+
+
+def _work(
+    dataset: PreparedDataset,
+    tokens: TokenReport | None,
+    parameters: Mapping[str, Any],
+    target: ComputeTarget,
+    assumptions: list[str],
+) -> _Work:
+    """Count what is trained on and what is evaluated, in tokens."""
+    batch = _whole(parameters, "per_device_train_batch_size", 1) * _whole(parameters, "gradient_accumulation_steps", 1)
+    batch *= target.gpus_per_node * target.nodes
+    rows, steps_per_epoch = dataset.rows["train"], math.ceil(dataset.rows["train"] / batch)
+    steps = _whole(parameters, "max_steps", -1)
+    if steps > 0:
+        seen = float(steps * batch)
+        assumptions.append(f"max_steps: {steps} steps of {batch} row{'s' * (batch > 1)}, whatever the epochs")
+    else:
+        epochs = max(1, _whole(parameters, "num_train_epochs", 1))
+        seen, steps = float(rows * epochs), steps_per_epoch * epochs
+        assumptions.append(f"{epochs} epoch{'s' * (epochs > 1)} of {rows} rows, without early stopping")
+    longest = _whole(parameters, "max_seq_length", -1)
+    if tokens and tokens.counted != "estimate":
+        assumptions.append(f"tokens of {'all' if tokens.counted == 'exact' else 'some'} rows, by {tokens.source}")
+    else:
+        tokens = None
+        assumptions.append(
+            f"{CHARACTERS_PER_TOKEN} characters a token, as in English; other languages have more tokens"
+        )
+    evaluations = _evaluations(parameters, steps, steps_per_epoch)
+    evaluated = evaluations * dataset.rows["validation"] * _row_tokens(dataset, tokens, "validation", longest)
+    assumptions.append(f"{evaluations} evaluation{'s' * (evaluations != 1)} of {dataset.rows['validation']} rows")
+    return _Work(
+        tokens=seen * _row_tokens(dataset, tokens, "train", longest),
+        evaluated=evaluated,
+        lora=_is(parameters, "apply_lora"),
+    )
+
+
+def _row_tokens(dataset: PreparedDataset, tokens: TokenReport | None, split: str, longest: int) -> float:
+    """Return the mean tokens of a row, as far as the component does not cut them off."""
+    if tokens:
+        counted = tokens.splits[split]
+        return (counted.tokens - counted.tokens_lost) / max(1, counted.rows_counted - counted.refused)
+    mean = dataset.characters[split] / CHARACTERS_PER_TOKEN / max(1, dataset.rows[split])
+    return min(mean, longest) if longest > 0 else mean
+
+
+def _evaluations(parameters: Mapping[str, Any], steps: int, steps_per_epoch: int) -> int:
+    """Return how often the validation data is gone through; see the component's inputs."""
+    strategy = str(parameters.get("evaluation_strategy", "epoch"))
+    if strategy == "disable":
+        return 0
+    if strategy != "steps":
+        return math.ceil(steps / steps_per_epoch)
+    interval = _number(parameters, "evaluation_steps_interval", 0.0)
+    every = _whole(parameters, "eval_steps", 500)
+    if 0 < interval <= 1:
+        every = int(interval * steps_per_epoch)
+    return steps // max(1, every)
+
+
+def _throughput(
+    work: _Work,
+    parameters: Mapping[str, Any],
+    size: str,
+    model_parameters: int | None,
+    assumptions: list[str],
+    missing: list[_Gap],
+) -> float | None:
+    """Return the tokens one GPU trains on in a second, or None with what is missing to compute them."""
+    peak = number_of(table_entry(size), "peak_tflops_16")
+    slow = str(parameters.get("precision", "32")) != "16"
+    if not model_parameters:
+        missing.append(_Gap("no source says how many parameters the model has", "give `tokens_per_second`"))
+    if not peak:
+        missing.append(_Gap(f"no source says how fast the GPUs of {size} compute", "give `tokens_per_second`"))
+    if slow:
+        missing.append(
+            _Gap("the GPUs' speed is known for precision 16 only", "set `precision` to 16, or give `tokens_per_second`")
+        )
+    if not model_parameters or not peak or slow:
+        return None
+    flops = work.flops_per_parameter
+    assumptions += [
+        f"{flops} FLOPs for each of {model_parameters / 1e9:.2f} billion parameters and each token"
+        + (", the frozen weights having no gradients" if work.lora else ""),
+        f"{MFU:.0%} of the GPU's {peak:g} TFLOPS at 16 bit are reached ({MFU_SOURCE}); short rows reach less",
+    ]
+    if _is(parameters, "apply_deepspeed") and str(parameters.get("deepspeed_stage", "2")) == "3":
+        assumptions.append("DeepSpeed stage 3 that offloads to the CPU is slower; no source says by how much")
+    return MFU * peak * 1e12 / (flops * model_parameters)
+
+
+def _price(name: str, prices: Mapping[str, float], sizes: Mapping[str, VmSize], assumptions: list[str]) -> float | None:
+    """Return the price of one VM for one hour: the user's, else the service's."""
+    own = {size.lower(): price for size, price in prices.items()}
+    if name.lower() in own:
+        assumptions.append(f"{name} costs {own[name.lower()]:g} USD an hour, says `prices`")
+        return own[name.lower()]
+    size = find_size(name, sizes)
+    if size is None or size.price_per_hour is None:
+        return None
+    assumptions.append(f"{name} costs {size.price_per_hour:g} USD an hour as a dedicated Linux VM, says the region")
+    return size.price_per_hour
+
+
+def _no_price(size: str) -> _Gap:
+    return _Gap(f"no source says what {size} costs an hour", "give it in `prices`")
+
+
+def _training_findings(estimate: CostEstimate, missing: list[_Gap], max_cost: float | None) -> list[Finding]:
+    if estimate.training is None:
+        return [_unknown("the training", missing, max_cost)]
+    if max_cost is None or estimate.training <= max_cost:
+        return []
+    message = f"The training is estimated at {estimate.training:.2f} USD, more than the {max_cost:g} of `max_cost`."
+    fix = "train on less data or for fewer epochs, use a cheaper size, or raise `max_cost`"
+    return [Finding(code="COST_TOO_HIGH", severity="error", place="max_cost", message=message, fix=fix)]
+
+
+def _unknown(what: str, missing: list[_Gap], max_cost: float | None) -> Finding:
+    message = f"What {what} will cost is not known: {'; '.join(gap.reason for gap in missing)}."
+    fix = "; ".join(dict.fromkeys(gap.remedy for gap in missing))
+    if max_cost is None:
+        return Finding(code="COST_UNKNOWN", severity="note", place="cost", message=message, fix=fix)
+    # A limit that cannot be checked must not pass.
+    message += f" So `max_cost` of {max_cost:g} USD cannot be kept."
+    fix += "; or remove `max_cost`"
+    return Finding(code="COST_UNKNOWN", severity="error", place="max_cost", message=message, fix=fix)
+
+
+def _is(parameters: Mapping[str, Any], name: str) -> bool:
+    return str(parameters.get(name, "false")).lower() == "true"
+
+
+def _whole(parameters: Mapping[str, Any], name: str, default: int) -> int:
+    return int(_number(parameters, name, default))
+
+
+def _number(parameters: Mapping[str, Any], name: str, default: float) -> float:
+    value = parameters.get(name)
+    return float(default if value is None else value)

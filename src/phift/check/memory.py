@@ -1,0 +1,498 @@
+"""Whether a fine-tuning run fits into its GPUs: an estimate, with every assumption written beside it.
+
+What the component does was read in azureml-assets, assets/training/finetune_acft_hf_nlp/src/finetune (finetune.py of
+commit 008bf68, zero2.json of 2f8de82, zero3.json of 154c95c). docs/memory.md explains the formula and compares it with
+published measurements.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from phift import facts
+from phift.check.models import AllowList
+from phift.check.report import Finding
+from phift.check.sizes import number_of, table_entry, text_of
+from phift.errors import ConfigError
+
+_GB = 1e9
+_GIB = 2**30
+# CUDA's context and kernels take 1 to 2 GB (transformers, docs/source/en/model_memory_anatomy.md, c:249ef81).
+_OVERHEAD = 2.0
+_TIGHT = 0.9
+# zero2.json: reduce_bucket_size + allgather_bucket_size; zero3.json: stage3_max_live_parameters. In elements.
+_STAGE_2_BUCKETS = 400_000_000
+_STAGE_3_LIVE = 1_000_000_000
+# Tokens in a row where neither `max_seq_length` nor the data says how long rows are.
+_UNKNOWN_LENGTH = 4096
+_SOURCE = "azureml-assets finetune.py, zero2.json and zero3.json, 2026-07; see docs/memory.md"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelShape:
+    """The sizes of a decoder model, and where they are known from."""
+
+    parameters: int
+    hidden: int
+    layers: int
+    heads: int
+    kv_heads: int
+    intermediate: int
+    vocabulary: int
+    max_positions: int
+    source: str
+    date: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryEstimate:
+    """GPU memory at the moment it is highest, a GPU, in GB (1e9 bytes).
+
+    - **moment**: ``backward pass`` or ``optimizer step``; the parts are what is held at that moment.
+    - **least_gb**: weights, gradients and optimizer states alone, at 2 bytes a value: less is not possible.
+    - **host_gb**: what DeepSpeed keeps in the machines' own memory, all nodes together.
+    """
+
+    weights_gb: float
+    gradients_gb: float
+    optimizer_gb: float
+    activations_gb: float
+    overhead_gb: float
+    least_gb: float
+    host_gb: float
+    moment: str
+    formula: str
+    assumptions: tuple[str, ...]
+
+    @property
+    def total_gb(self) -> float:
+        """The sum of the parts."""
+        return self.weights_gb + self.gradients_gb + self.optimizer_gb + self.activations_gb + self.overhead_gb
+
+    def __str__(self) -> str:
+        parts = (
+            f"weights {self.weights_gb:.1f} + gradients {self.gradients_gb:.1f} + optimizer {self.optimizer_gb:.1f}"
+            f" + activations {self.activations_gb:.1f} + overhead {self.overhead_gb:.1f}"
+        )
+        lines = [
+            f"GPU memory: about {self.total_gb:.1f} GB a GPU, highest in the {self.moment} ({parts})",
+            self.formula,
+        ]
+        return "\n        ".join([*lines, *(f"assumed: {assumption}" for assumption in self.assumptions)])
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Settings:
+    """What of the component's inputs decides about memory. ``stage`` 0 is without DeepSpeed; ``size`` is in bytes."""
+
+    lora: bool
+    rank: int
+    stage: int
+    own_config: bool
+    size: int
+    batch: int
+    eval_batch: int
+    accumulates: bool
+    adafactor: bool
+    checkpointing: bool
+
+    @classmethod
+    def read(cls, parameters: Mapping[str, Any], checkpointing: bool | None) -> _Settings:
+        lora, deepspeed = _flag(parameters, "apply_lora"), _flag(parameters, "apply_deepspeed")
+        halves = _flag(parameters, "auto_find_batch_size") and not deepspeed
+        evaluates = str(parameters.get("evaluation_strategy")) != "disable"
+        return cls(
+            lora=lora,
+            rank=_number(parameters, "lora_r", 8),
+            stage=_number(parameters, "deepspeed_stage", 2) if deepspeed else 0,
+            own_config=deepspeed and bool(parameters.get("deepspeed")),
+            size=2 if _number(parameters, "precision", 32) == 16 else 4,
+            batch=1 if halves else _number(parameters, "per_device_train_batch_size", 1),
+            eval_batch=_number(parameters, "per_device_eval_batch_size", 1) if evaluates else 0,
+            accumulates=_number(parameters, "gradient_accumulation_steps", 1) > 1,
+            adafactor=str(parameters.get("optim")) == "adafactor" and not deepspeed,
+            checkpointing=deepspeed or not lora if checkpointing is None else checkpointing,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _States:
+    """Bytes that do not depend on the data; ``held`` is what of the gradients lives on outside the backward pass."""
+
+    weights: float
+    gradients: float
+    held: float
+    optimizer: float
+    step: float = 0
+    least: float
+    host: float = 0
+
+
+def model_shape(name: str) -> ModelShape | None:
+    """Return the shape of a model, or None where the built-in table does not know it.
+
+    Raises `phift.errors.ConfigError` where an entry of the user's own table is not complete.
+    """
+    for entry in facts.load("architectures")["models"]:
+        if entry["name"].lower() == name.lower():
+            return _shape(entry)
+    return None
+
+
+def _shape(entry: Mapping[str, Any]) -> ModelShape:
+    numbers: dict[str, int] = {}
+    for key in ModelShape.__dataclass_fields__.keys() - {"source", "date"}:
+        value = entry.get(key)
+        if type(value) is not int or value < 1:
+            what = f"The architecture of {entry['name']} has no whole number above 0 for {key}."
+            raise ConfigError(what, where=str(entry.get("source")), fix="complete the entry in architectures.json")
+        numbers[key] = value
+    return ModelShape(source=str(entry["source"]), date=str(entry["date"]), **numbers)
+
+
+def estimate_memory(
+    shape: ModelShape,
+    parameters: Mapping[str, Any],
+    gpus: int,
+    sequence_length: int,
+    *,
+    checkpointing: bool | None = None,
+) -> MemoryEstimate:
+    """Estimate the GPU memory that training needs at its peak.
+
+    - **parameters**: the component's inputs; those that are missing have the component's defaults.
+    - **gpus**: all GPUs of the job, nodes times GPUs a node.
+    - **sequence_length**: tokens of the longest row, after truncation.
+    - **checkpointing**: gradient checkpointing; None is what the component does by itself.
+    """
+    settings = _Settings.read(parameters, checkpointing)
+    states = _states(shape, settings, gpus)
+    activations = _activations(shape, settings, sequence_length)
+    backward = states.held + activations
+    stepping = states.gradients + states.step
+    in_backward = backward >= stepping
+    return MemoryEstimate(
+        weights_gb=states.weights / _GB,
+        gradients_gb=(states.held if in_backward else states.gradients) / _GB,
+        optimizer_gb=(states.optimizer + (0 if in_backward else states.step)) / _GB,
+        activations_gb=(activations if in_backward else 0) / _GB,
+        overhead_gb=_OVERHEAD,
+        least_gb=states.least / _GB,
+        host_gb=states.host / _GB,
+        moment="backward pass" if in_backward else "optimizer step",
+        formula=_formula(shape, settings, sequence_length),
+        assumptions=_assumptions(shape, settings, sequence_length),
+    )
+
+
+def _states(shape: ModelShape, settings: _Settings, gpus: int) -> _States:
+    if settings.own_config:
+        return _own_config_states(shape, settings, gpus)
+    if settings.stage == 0:
+        return _plain_states(shape, settings, gpus)
+    trained, size = _trained(shape, settings), settings.size
+    everything = shape.parameters + (trained if settings.lora else 0)
+    if settings.stage == 2:
+        gradients = size * (trained / gpus + min(trained, _STAGE_2_BUCKETS))
+        return _States(
+            weights=size * everything,
+            gradients=gradients,
+            held=gradients,
+            optimizer=0,
+            least=2 * everything,
+            host=16 * trained,
+        )
+    gradients = size * (trained / shape.layers if settings.lora else _largest(shape))
+    return _States(
+        weights=size * min(everything, _STAGE_3_LIVE),
+        gradients=gradients,
+        held=gradients,
+        optimizer=0,
+        least=2 * _largest(shape),
+        host=size * everything + 16 * trained,
+    )
+
+
+def _plain_states(shape: ModelShape, settings: _Settings, gpus: int) -> _States:
+    """Every GPU holds everything; AdamW's step makes one more copy of what it trains."""
+    trained = _trained(shape, settings)
+    unit = 4 if settings.lora else settings.size  # peft keeps adapters in 32 bits
+    weights = settings.size * shape.parameters + (unit * trained if settings.lora else 0)
+    # PyTorch's DistributedDataParallel has its gradients twice: in the parameters and in its buckets.
+    buckets = unit * trained if gpus > 1 else 0
+    optimizer = 0 if settings.adafactor else 2 * unit * trained
+    return _States(
+        weights=weights,
+        gradients=unit * trained + buckets,
+        held=buckets + (unit * trained if settings.accumulates else 0),
+        optimizer=optimizer,
+        # Adafactor works on 32-bit copies of one tensor at a time: gradient, weights and update.
+        step=12 * min(trained, _largest(shape)) if settings.adafactor else unit * trained,
+        least=2 * (shape.parameters + trained * (1 if settings.adafactor else 3)),
+    )
+
+
+def _own_config_states(shape: ModelShape, settings: _Settings, gpus: int) -> _States:
+    """Return the most that a DeepSpeed file of the user's own can need: its stage without offloading.
+
+    DeepSpeed's own estimators (docs/code-docs/source/memory.rst, c:077e674): 4 + 16/N bytes a parameter in stage 2,
+    18/N in stage 3. All may be offloaded, so there is no least.
+    """
+    trained, size = _trained(shape, settings), settings.size
+    everything = shape.parameters + (trained if settings.lora else 0)
+    sharded = settings.stage == 3
+    gradients = 4 * trained / gpus + (0 if sharded else size * trained)
+    return _States(
+        weights=size * (everything / gpus + min(everything, _STAGE_3_LIVE) if sharded else everything),
+        gradients=gradients,
+        held=gradients,
+        optimizer=12 * trained / gpus,
+        least=0,
+    )
+
+
+def _trained(shape: ModelShape, settings: _Settings) -> int:
+    """Return how many values are trained; with LoRA, rank times (inputs + outputs) of every linear layer."""
+    if not settings.lora:
+        return shape.parameters
+    hidden, inner, keys = shape.hidden, shape.intermediate, _keys(shape)
+    ends = 2 * (hidden + hidden) + 2 * (hidden + keys) + 3 * (hidden + inner)
+    return settings.rank * ends * shape.layers
+
+
+def _largest(shape: ModelShape) -> int:
+    """Return the values of the largest tensor, which is the embedding."""
+    return shape.vocabulary * shape.hidden
+
+
+def _keys(shape: ModelShape) -> int:
+    """Return the width of the attention's keys, and of its values."""
+    return shape.hidden * shape.kv_heads // shape.heads
+
+
+def _activations(shape: ModelShape, settings: _Settings, length: int) -> float:
+    """Return the bytes that depend on the data.
+
+    The numbers were counted in transformers' Phi-3 code (5.23, under autocast): a layer saves 8 bytes for each of its
+    inner values and about 28 for each hidden one, and the loss takes three 32-bit copies of the logits. Measured runs
+    say the same, see docs/memory.md.
+    """
+    hidden, inner, keys = shape.hidden, shape.intermediate, _keys(shape)
+    scale = settings.size / 2
+    saved = scale * (28 * hidden + 4 * keys + 8 * inner)
+    recomputed = scale * (28 * hidden + 4 * keys + 12 * inner)
+    loss = 12 * shape.vocabulary + 6 * hidden
+    if settings.checkpointing:
+        token = settings.size * shape.layers * hidden + max(recomputed, loss)
+    else:
+        token = shape.layers * saved + max(recomputed - saved, loss)
+    return float(length * max(settings.batch * token, settings.eval_batch * loss))
+
+
+def _formula(shape: ModelShape, settings: _Settings, length: int) -> str:
+    rows = f"{settings.batch} rows x {length} tokens"
+    inner = 12 if settings.checkpointing else 8
+    layer = f"28 x {shape.hidden} + 4 x {_keys(shape)} + {inner} x {shape.intermediate}"
+    layer = layer if settings.size == 2 else f"2 x ({layer})"
+    loss = f"12 x {shape.vocabulary} + 6 x {shape.hidden}"
+    if settings.checkpointing:
+        kept = f"{settings.size} x {shape.layers} layers x {shape.hidden}"
+        return f"activations: {rows} x ({kept} + max({layer}, {loss})) bytes"
+    return f"activations: {rows} x ({shape.layers} layers x ({layer}) + {loss}) bytes"
+
+
+def _assumptions(shape: ModelShape, settings: _Settings, length: int) -> tuple[str, ...]:
+    said = [
+        f"the model has {shape.parameters / 1e9:.2f} billion parameters ({shape.source}, {shape.date})",
+        f"the longest row has {length} tokens; {settings.batch} rows a GPU at once",
+        "attention keeps no matrix of all pairs of tokens (flash or PyTorch's fused attention)",
+        _precision_said(shape, settings),
+        _deepspeed_said(settings),
+        _checkpointing_said(shape, settings, length),
+    ]
+    if settings.lora:
+        said.append(
+            f"LoRA adapts every linear layer ({_trained(shape, settings) / 1e6:.0f} million trained values);"
+            " the model's finetune_config may name fewer"
+        )
+    said.append(f"{_OVERHEAD:.0f} GB for CUDA's context and kernels; fragmentation is not counted")
+    return tuple(said)
+
+
+def _precision_said(shape: ModelShape, settings: _Settings) -> str:
+    if settings.size == 4:
+        return "precision 32: 4 bytes a value; transformers 5 loads 16-bit weights as they are, and needs about half"
+    if settings.stage:
+        return "precision 16: DeepSpeed keeps the weights in 2 bytes a value"
+    more = (2 if settings.lora else 10) * shape.parameters / _GB
+    return (
+        "precision 16: the weights are loaded in 2 bytes a value, and with them AdamW's states; an environment that"
+        f" loads them in 4 needs {more:.0f} GB more"
+    )
+
+
+def _deepspeed_said(settings: _Settings) -> str:
+    if settings.own_config:
+        return (
+            f"your DeepSpeed file is not read: taken as stage {settings.stage} without offloading, the most it can be"
+        )
+    if settings.stage == 3:
+        return "stage 3 with the component's own file: weights and optimizer lie in the machine's memory"
+    if settings.stage == 2:
+        return "stage 2 with the component's own file: the optimizer lies in the machine's memory"
+    return "no DeepSpeed: every GPU holds all weights, gradients and optimizer states"
+
+
+def _checkpointing_said(shape: ModelShape, settings: _Settings, length: int) -> str:
+    if not settings.checkpointing:
+        return "no gradient checkpointing: the component leaves it off for LoRA without DeepSpeed"
+    without = _activations(shape, replace(settings, checkpointing=False), length) / _GB
+    return (
+        "gradient checkpointing is on: the component forces it for model types it knows (phi3mini, phi_longrope); for"
+        f" a type it does not know, and no word in finetune_config, activations take {without:.1f} GB"
+    )
+
+
+def memory_findings(
+    model: str,
+    parameters: Mapping[str, Any],
+    gpus_per_node: int,
+    nodes: int,
+    size: str,
+    allowed: AllowList | None,
+    longest: int | None = None,
+) -> tuple[MemoryEstimate | None, list[Finding]]:
+    """Hold the estimate against the GPUs of a VM size.
+
+    - **longest**: tokens of the longest row, where the data has been looked at.
+
+    What cannot fit whatever is assumed is an error; what does not fit by the estimate is a warning.
+    """
+    shape = model_shape(model)
+    if shape is None:
+        return None, [_unknown(model, f"No source says how {model} is built, so its memory cannot be estimated.")]
+    length = row_length(shape, parameters, longest)
+    estimate = estimate_memory(shape, parameters, gpus_per_node * nodes, length)
+    estimate = replace(estimate, assumptions=(*estimate.assumptions, _length_said(parameters, longest, length)))
+    known = table_entry(size) or {}
+    if not number_of(known, "gpu_memory_gb"):
+        return estimate, [_unknown(size, f"No source says how much memory a GPU of {size} has.")]
+    findings = _host_findings(estimate, known, nodes)
+    capacity = _capacity(known)
+    if estimate.total_gb <= _TIGHT * capacity:
+        return estimate, findings
+    fix = _ways_out(shape, parameters, gpus_per_node * nodes, length, capacity)
+    fix += _sizes_out(shape, parameters, nodes, length, allowed)
+    return estimate, [_gpu_finding(estimate, known, capacity, fix), *findings]
+
+
+def _unknown(place: str, message: str) -> Finding:
+    return Finding(code="MEMORY_UNKNOWN", severity="note", place=f"memory of {place}", message=message)
+
+
+def _capacity(known: Mapping[str, Any]) -> float:
+    """Return a GPU's memory in GB of 1e9 bytes.
+
+    Makers count in GiB: runs on an "80 GB" A100 used up to 81,143 MiB (fms-acceleration, a100_80gb_liger.csv, 2024).
+    """
+    return float(known["gpu_memory_gb"]) * _GIB / _GB
+
+
+def _gpu_finding(estimate: MemoryEstimate, known: Mapping[str, Any], capacity: float, fix: str) -> Finding:
+    has = f"{text_of(known, 'gpu') or 'GPU'} of {known['name']} has {capacity:.1f} GB"
+    if estimate.least_gb > capacity:
+        message = f"Weights, gradients and optimizer alone need {estimate.least_gb:.1f} GB a GPU; the {has}."
+        return _finding("MEMORY_SHORT", "error", message, fix)
+    if estimate.total_gb > capacity:
+        message = f"Training needs about {estimate.total_gb:.1f} GB a GPU; the {has}."
+        return _finding("MEMORY_SHORT", "warning", message, fix)
+    message = f"Training needs about {estimate.total_gb:.1f} GB a GPU, over {_TIGHT:.0%} of it; the {has}."
+    return _finding("MEMORY_TIGHT", "warning", message, fix)
+
+
+def _finding(code: str, severity: Any, message: str, fix: str) -> Finding:
+    return Finding(code=code, severity=severity, place="memory", message=message, fix=fix, source=_SOURCE)
+
+
+def _host_findings(estimate: MemoryEstimate, known: Mapping[str, Any], nodes: int) -> list[Finding]:
+    has = (number_of(known, "memory_gb") or 0) * _GIB / _GB
+    needs = estimate.host_gb / nodes
+    if not has or needs <= _TIGHT * has:
+        return []
+    message = f"DeepSpeed keeps {needs:.0f} GB in a machine's own memory; {known['name']} has {has:.0f} GB."
+    fix = "train with LoRA, use more nodes, or a size with more memory"
+    return [_finding("MEMORY_HOST_SHORT", "warning", message, fix)]
+
+
+def row_length(shape: ModelShape, parameters: Mapping[str, Any], longest: int | None) -> int:
+    """Return the tokens of the longest row that training sees, after truncation and padding."""
+    limit = _number(parameters, "max_seq_length", -1)
+    most = min(limit, shape.max_positions) if limit > 0 else shape.max_positions
+    if _flag(parameters, "pad_to_max_length"):
+        return most
+    if longest is not None:
+        return min(longest, most)
+    return most if limit > 0 else min(_UNKNOWN_LENGTH, most)
+
+
+def _length_said(parameters: Mapping[str, Any], longest: int | None, length: int) -> str:
+    if _flag(parameters, "pad_to_max_length"):
+        return f"every row is padded to {length} tokens"
+    if longest is not None:
+        return f"rows are as long as the data's longest, at most max_seq_length: {length} tokens"
+    if _number(parameters, "max_seq_length", -1) > 0:
+        return f"rows are as long as max_seq_length or the model allows: {length} tokens"
+    return f"nothing says how long rows are, so {length} tokens are taken; longer rows need more"
+
+
+def _ways_out(shape: ModelShape, parameters: Mapping[str, Any], gpus: int, length: int, capacity: float) -> str:
+    """Return the settings that help, each with what the estimate would be."""
+    stage_3 = {"apply_deepspeed": "true", "deepspeed_stage": "3"}
+    levers: tuple[tuple[str, dict[str, Any], int], ...] = (
+        ("`precision: 16`", {"precision": 16}, length),
+        ("`apply_lora: true`", {"apply_lora": "true"}, length),
+        ("`apply_deepspeed: true` with `deepspeed_stage: 3`", {**stage_3, "auto_find_batch_size": "false"}, length),
+        ("LoRA, stage 3 and precision 16 together", {**stage_3, "apply_lora": "true", "precision": 16}, length),
+        ("`per_device_train_batch_size: 1`", {"per_device_train_batch_size": 1}, length),
+        (f"`max_seq_length: {length // 2}`", {}, max(1, length // 2)),
+    )
+    now = estimate_memory(shape, parameters, gpus, length).total_gb
+    said = []
+    for text, change, tokens in levers:
+        total = estimate_memory(shape, {**parameters, **change}, gpus, tokens).total_gb
+        if total < 0.98 * now:
+            fits = ", which fits" if total <= _TIGHT * capacity else ""
+            said.append(f"{text}: {total:.1f} GB{fits}")
+    return "; ".join(said) or "no setting helps by itself"
+
+
+def _sizes_out(
+    shape: ModelShape, parameters: Mapping[str, Any], nodes: int, length: int, allowed: AllowList | None
+) -> str:
+    """Return the smallest listed size that fits, as the end of a sentence."""
+    listed = [entry for name in (allowed.sizes if allowed else ()) if (entry := table_entry(name))]
+    usable = [
+        entry
+        for entry in listed
+        if number_of(entry, "gpus") and number_of(entry, "gpu_memory_gb") and not entry.get("retired_on")
+    ]
+    for entry in sorted(usable, key=lambda entry: (entry["gpus"], entry["gpu_memory_gb"])):
+        total = estimate_memory(shape, parameters, entry["gpus"] * nodes, length).total_gb
+        if total <= _TIGHT * _capacity(entry):
+            return f"; or the size {entry['name']}, where it is {total:.1f} GB of {_capacity(entry):.1f}"
+    return ""
+
+
+def _flag(parameters: Mapping[str, Any], name: str) -> bool:
+    return str(parameters.get(name)).lower() == "true"
+
+
+def _number(parameters: Mapping[str, Any], name: str, default: int) -> int:
+    """Return a whole number above 0, or the default: what else it may be is reported with the parameters."""
+    try:
+        value = int(float(parameters.get(name, default)))
+    except (TypeError, ValueError, OverflowError):
+        return default
+    return value if value > 0 else default

@@ -1,0 +1,250 @@
+"""Quota: are there vCPUs left for the training and for the endpoint, before either is asked for.
+
+A job's nodes take their vCPUs from the family of their VM size and from the region's total, and so do an endpoint's
+instances, of which Azure sets 20 % more aside for most sizes. A cluster without a running node takes none; one with
+running nodes has them in ``used`` already.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from phift.check.compute import ComputeTarget
+from phift.check.report import Finding
+from phift.check.sizes import VmSize, count_of, field_of, find_size, table_entry, text_of
+
+RESERVE_SOURCE = (
+    "Microsoft Learn, quota-allocation-online-deployment, 2023-12-07, and the endpoints' SKU list, 2023-10-18"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Usage:
+    """The vCPUs of one family, or of the whole region, in one subscription.
+
+    - **family**: as the service writes it; compare with `same_family`.
+    - **limit**: -1 where there is none.
+    - **low_priority**: whether this is the separate quota of low-priority VMs.
+    """
+
+    family: str
+    used: int
+    limit: int
+    low_priority: bool = False
+
+    @property
+    def is_total(self) -> bool:
+        """Whether this is the region's total, ``TotalDedicatedCores`` or ``Total Cluster Dedicated Regional vCPUs``."""
+        name = _plain(self.family)
+        return name.startswith("total") and ("dedicated" in name or "lowpriority" in name)
+
+    def lacks(self, vcpus: int) -> int:
+        """Return how many vCPUs are missing for so many more; 0 if they fit."""
+        return 0 if self.limit < 0 else max(0, self.used + vcpus - self.limit)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Need:
+    """What one part of the run takes; ``formula`` says how ``vcpus`` came about."""
+
+    what: Literal["training", "endpoint"]
+    place: str
+    size: str
+    family: str
+    vcpus: int
+    formula: str
+    source: str = ""
+    node: int = 0  # vCPUs of one node of an existing cluster: such as run are both in use and there to be used
+    low_priority: bool = False
+
+    def own(self, usage: Usage) -> int:
+        """Return how many of the vCPUs in use may, at most, be this cluster's own running nodes."""
+        return min(self.vcpus, usage.used // self.node * self.node) if self.node else 0
+
+    def rows(self, usages: Sequence[Usage]) -> list[Usage]:
+        """Return the limits that this has to keep: its family's and the region's."""
+        return [
+            usage
+            for usage in usages
+            if usage.low_priority == self.low_priority and (usage.is_total or same_family(usage.family, self.family))
+        ]
+
+
+def read_usages(listed: Iterable[Any]) -> list[Usage]:
+    """Return the families' and the region's vCPUs of what ``MLClient.compute.list_usage()`` lists.
+
+    The same answer repeats a family for each workspace and each cluster; those are shares of it and are left out, and
+    so is what has no numbers.
+    """
+    return [usage for entry in listed if (usage := _usage(entry)) is not None]
+
+
+def _usage(entry: Any) -> Usage | None:
+    name = field_of(entry, "name")  # a dict: with localizedValue in the SDK 1.35, with localized_value before
+    localized = text_of(name, "localized_value", "localizedValue")
+    family = text_of(name, "value") or localized
+    used, limit = count_of(entry, "current_value", "currentValue"), count_of(entry, "limit")
+    kind = f"{text_of(entry, 'id')}/{text_of(entry, 'type')}".lower()
+    if family is None or used is None or used < 0 or limit is None or limit < -1:
+        return None
+    if re.search(r"/(workspaces?|computes)/", kind):
+        return None
+    # Both quotas of a family may go by the same value; the words to tell them by are then in the localized name.
+    low_priority = "lowpriority" in _plain(f"{family}{localized}{kind}")
+    return Usage(family=family, used=used, limit=limit, low_priority=low_priority)
+
+
+def same_family(one: str, other: str) -> bool:
+    """Whether two spellings name one VM family: Azure's own differ in case, spaces and what they append."""
+    return _family(one) == _family(other)
+
+
+def _family(name: str) -> str:
+    return re.sub(r"(family)?(cluster(dedicated|lowpriority))?(vcpus)?$", "", _plain(name))
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[\s_]", "", name.lower())
+
+
+def quota_findings(
+    target: ComputeTarget,
+    deployment_size: str | None,
+    instances: int,
+    usages: Sequence[Usage],
+    sizes: Mapping[str, VmSize],
+    *,
+    low_priority: bool = False,
+) -> list[Finding]:
+    """Hold what the training and the endpoint take against what is left; each alone, since one follows the other.
+
+    - **deployment_size**: the endpoint's VM size; None leaves the endpoint out.
+    - **usages**: see `read_usages`.
+    - **sizes**: the region's VM sizes, see `phift.check.sizes.read_sizes`.
+    - **low_priority**: whether the cluster is of low-priority VMs, which have a quota of their own.
+    """
+    needs: list[_Need] = []
+    findings: list[Finding] = []
+    parts: list[tuple[str, _Need | str]] = [("training", _training(target, sizes, low_priority))]
+    if deployment_size:
+        parts.append(("the endpoint", _endpoint(deployment_size, instances, sizes)))
+    for part, need in parts:
+        if isinstance(need, str):
+            findings.append(_unknown(part, need))
+            continue
+        needs.append(need)
+        findings += _check(need, part, usages)
+    if len(needs) == 2 and not findings:
+        findings += _together(needs[0], needs[1], usages)
+    return findings
+
+
+def _training(target: ComputeTarget, sizes: Mapping[str, VmSize], low_priority: bool) -> _Need | str:
+    known = _family_and_cores(target.size, sizes)
+    if isinstance(known, str):
+        return known
+    family, cores = known
+    return _Need(
+        what="training",
+        place=f"compute {target.name}",
+        size=target.size,
+        family=family,
+        vcpus=target.nodes * cores,
+        formula=f"{target.nodes} node{'s' * (target.nodes > 1)} x {cores} vCPUs",
+        node=cores if target.kind == "cluster" and target.exists else 0,
+        low_priority=low_priority,
+    )
+
+
+def _endpoint(name: str, instances: int, sizes: Mapping[str, VmSize]) -> _Need | str:
+    known = _family_and_cores(name, sizes)
+    if isinstance(known, str):
+        return known
+    family, cores = known
+    entry = table_entry(name) or {}
+    exempt = bool(entry.get("reservation_exempt"))
+    reserved = instances if exempt else -(-6 * instances // 5)  # ceil(1.2 n), exactly
+    formula = f"ceil(1.2 x {instances}) = {reserved} instance{'s' * (reserved > 1)} x {cores} vCPUs"
+    if exempt:
+        formula = f"{instances} instance{'s' * (instances > 1)} x {cores} vCPUs, without the reserve of 20 %"
+    return _Need(
+        what="endpoint",
+        place="deployment",
+        size=name,
+        family=family,
+        vcpus=reserved * cores,
+        formula=formula,
+        source=RESERVE_SOURCE,
+    )
+
+
+def _family_and_cores(name: str, sizes: Mapping[str, VmSize]) -> tuple[str, int] | str:
+    """Return a VM size's family and vCPUs, or what is not known of it."""
+    size = find_size(name, sizes)
+    if size is None:
+        return f"neither the region nor the built-in table knows the VM size {name}"
+    if not size.family:
+        return f"no source says which family the VM size {name} belongs to"
+    if not size.vcpus:
+        return f"no source says how many vCPUs the VM size {name} has"
+    return size.family, size.vcpus
+
+
+def _check(need: _Need, part: str, usages: Sequence[Usage]) -> list[Finding]:
+    rows = need.rows(usages)
+    findings = [_short(need, usage) for usage in rows if usage.lacks(need.vcpus)]
+    if all(usage.is_total for usage in rows):
+        findings.append(_unknown(part, f"the region's usages have no row for the family {need.family}"))
+    return findings
+
+
+def _short(need: _Need, usage: Usage) -> Finding:
+    missing, whose = usage.lacks(need.vcpus), _whose(usage)
+    message = (
+        f"The {need.what} needs {need.vcpus} vCPUs of {whose} ({need.formula}); "
+        f"{usage.used} of {usage.limit} are in use, so {missing} are missing."
+    )
+    fix = f"ask for a limit of {usage.limit + missing} for {whose} in this region (studio, Quota), "
+    fix += "free what holds it, or use fewer or other machines"
+    severity: Literal["error", "warning"] = "error"
+    if not usage.lacks(need.vcpus - need.own(usage)):
+        severity = "warning"
+        message += f" It fits only if {need.own(usage)} of those in use are nodes of this cluster that are still up."
+    code = "QUOTA_TRAINING_SHORT" if need.what == "training" else "QUOTA_ENDPOINT_SHORT"
+    return Finding(code=code, severity=severity, place=need.place, message=message, fix=fix, source=need.source)
+
+
+def _together(training: _Need, endpoint: _Need, usages: Sequence[Usage]) -> list[Finding]:
+    """Say where training and endpoint fit one at a time only, as when another job trains beside the endpoint."""
+    shared = [usage for usage in training.rows(usages) if usage in endpoint.rows(usages)]
+    both = training.vcpus + endpoint.vcpus
+    return [
+        Finding(
+            code="QUOTA_SHORT_TOGETHER",
+            severity="note",
+            place="deployment",
+            message=f"Training and endpoint fit {_whose(usage)} one after the other, not at once: together they need "
+            f"{both} vCPUs, and {usage.used} of {usage.limit} are in use.",
+            fix="let the cluster scale down before deploying; do not train beside the endpoint",
+        )
+        for usage in shared
+        if usage.lacks(both)
+    ]
+
+
+def _whose(usage: Usage) -> str:
+    kind = "low-priority" if usage.low_priority else "dedicated"
+    return f"the region's {kind} total" if usage.is_total else f"the {kind} family {usage.family}"
+
+
+def _unknown(part: str, reason: str) -> Finding:
+    return Finding(
+        code="QUOTA_UNKNOWN",
+        severity="note",
+        place="quota",
+        message=f"Whether the quota suffices for {part} is not known: {reason}.",
+        fix="look at the studio's Quota page",
+    )

@@ -1,0 +1,144 @@
+"""Findings: what a check found, each with a place, a reason and a way out, all in one report."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from dataclasses import asdict, dataclass
+from html import escape
+from typing import TYPE_CHECKING, Any, Literal
+
+from phift.errors import CheckFailed, ConfigError, DataError, PhiftError
+
+if TYPE_CHECKING:
+    from phift.check.cost import CostEstimate
+    from phift.check.memory import MemoryEstimate
+    from phift.tokens.report import TokenReport
+
+Severity = Literal["error", "warning", "note"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One thing a check found.
+
+    - **code**: stable name, for ``submit(ignore=[...])``.
+    - **place**: configuration key, file and line, or resource.
+    - **source**: where the knowledge comes from, with its date, if not from the service itself.
+    """
+
+    code: str
+    severity: Severity
+    place: str
+    message: str
+    fix: str = ""
+    source: str = ""
+
+    def __str__(self) -> str:
+        text = f"{self.severity:<7} {self.code}  {self.place}: {self.message}"
+        if self.fix:
+            text += f"\n        fix: {self.fix}"
+        if self.source:
+            text += f"\n        source: {self.source}"
+        return text
+
+
+@dataclass(frozen=True)
+class CheckReport:
+    """Everything a check found, errors first, and what was estimated.
+
+    - **memory**, **cost**: None where something needed for the estimate is not known.
+    - **tokens**: how long the conversations are; None for data that is not read here.
+    """
+
+    findings: tuple[Finding, ...]
+    memory: MemoryEstimate | None = None
+    cost: CostEstimate | None = None
+    tokens: TokenReport | None = None
+
+    @classmethod
+    def of(
+        cls,
+        findings: Iterable[Finding],
+        *,
+        memory: MemoryEstimate | None = None,
+        cost: CostEstimate | None = None,
+        tokens: TokenReport | None = None,
+    ) -> CheckReport:
+        """Build a report with the gravest findings first; their order is kept otherwise."""
+        rank = {"error": 0, "warning": 1, "note": 2}
+        return cls(tuple(sorted(findings, key=lambda finding: rank[finding.severity])), memory, cost, tokens)
+
+    @property
+    def errors(self) -> tuple[Finding, ...]:
+        """The findings that keep ``submit()`` from submitting."""
+        return tuple(finding for finding in self.findings if finding.severity == "error")
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing stands in the way of submitting."""
+        return not self.errors
+
+    @property
+    def exit_code(self) -> int:
+        """0 if nothing stands in the way, else 1."""
+        return 0 if self.ok else 1
+
+    def __str__(self) -> str:
+        lines = [str(finding) for finding in self.findings] or ["Nothing found that would stop this run."]
+        tokens = [self.tokens.summary] if self.tokens else []
+        return "\n".join([*lines, *tokens, *(str(estimate) for estimate in self.estimates)])
+
+    def _repr_html_(self) -> str:
+        """Show the report as a table in a notebook; everything in it is escaped, since tags are somebody's text."""
+        rows = "".join(_html_row(finding) for finding in self.findings)
+        head = "".join(f"<th>{title}</th>" for title in ("severity", "code", "where", "what", "way out", "source"))
+        table = f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>" if rows else ""
+        verdict = "Nothing stands in the way of submitting." if self.ok else "Nothing will be submitted."
+        estimates = "".join(f"<pre>{escape(str(estimate))}</pre>" for estimate in self.estimates)
+        tokens = self.tokens._repr_html_() if self.tokens else ""
+        return f"<p><b>{verdict}</b></p>{table}{tokens}{estimates}"
+
+    @property
+    def estimates(self) -> tuple[MemoryEstimate | CostEstimate, ...]:
+        """What could be estimated."""
+        return tuple(estimate for estimate in (self.memory, self.cost) if estimate is not None)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as plain values, ready for JSON."""
+        return {
+            "ok": self.ok,
+            "findings": [asdict(finding) for finding in self.findings],
+            "memory": {**asdict(self.memory), "total_gb": self.memory.total_gb} if self.memory else None,
+            "cost": asdict(self.cost) if self.cost else None,
+            "tokens": self.tokens.to_dict() if self.tokens else None,
+        }
+
+    def raise_for_errors(self, ignore: Collection[str] = ()) -> None:
+        """Raise `phift.errors.CheckFailed` if an error stands whose code is not in ``ignore``."""
+        standing = [finding for finding in self.errors if finding.code not in ignore]
+        if not standing:
+            return
+        first = standing[0]
+        more = f" (and {len(standing) - 1} more)" if len(standing) > 1 else ""
+        what = f"{first.code}: {first.message}{more}"
+        fix = first.fix or "see the report"
+        raise CheckFailed(what, where=first.place, fix=fix, report=self)
+
+
+def _html_row(finding: Finding) -> str:
+    cells = (finding.severity, finding.code, finding.place, finding.message, finding.fix, finding.source)
+    return "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in cells) + "</tr>"
+
+
+def findings_from(error: PhiftError, place: str) -> list[Finding]:
+    """Return an error as findings: one for each mistake it lists, or one for itself."""
+    code = type(error).__name__
+    where, fix = error.where or place, error.fix or ""
+    many: tuple[tuple[str, str], ...] = ()
+    if isinstance(error, ConfigError):
+        many = error.mistakes
+    elif isinstance(error, DataError):
+        many = error.problems
+    if many:
+        return [Finding(code=code, severity="error", place=at, message=what, fix=fix) for at, what in many]
+    return [Finding(code=code, severity="error", place=where, message=error.what, fix=fix)]

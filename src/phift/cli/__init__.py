@@ -1,0 +1,1 @@
+"""The command line: its commands, what an interruption leaves, and the demonstration."""

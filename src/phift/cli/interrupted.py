@@ -1,0 +1,111 @@
+"""How a command ends that is interrupted: what goes on, what is left, and what costs money until it is deleted."""
+
+from __future__ import annotations
+
+import shlex
+import signal
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import click
+
+INTERRUPTED = 130
+"""The exit code of a command that Ctrl-C, SIGTERM or SIGHUP ended."""
+
+
+def interrupt_on(*signals: signal.Signals) -> None:
+    """Let signals that would end the process at once interrupt it, so that `with` blocks clean up."""
+    for each in signals:
+        if signal.getsignal(each) is not signal.SIG_IGN:  # nohup's wish counts
+            signal.signal(each, _interrupt)
+
+
+def _interrupt(_signal: int, _frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+def ignore_interruptions() -> None:
+    """Let nothing keep the last words from being said; they take no time."""
+    for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(each, signal.SIG_IGN)
+
+
+def notes(error: BaseException | None) -> list[str]:
+    """Return the notes of an error and of those that it came in between."""
+    found: list[str] = []
+    while error is not None:
+        found += getattr(error, "__notes__", [])
+        error = error.__context__
+    return found
+
+
+def say(lines: list[str]) -> None:
+    """Say last words, each once; where the terminal is gone, nobody reads them."""
+    with suppress(OSError):
+        for line in dict.fromkeys(lines):
+            click.echo(line, err=True)
+
+
+NOTHING_GOES_ON = "Nothing goes on by itself"
+JOB_GOES_ON = "A job that was submitted goes on"
+
+
+class Leftovers:
+    """What of a run is still there, by its events: a job that goes on, and endpoints that cost money.
+
+    - **again**: the words of the command that goes on with it.
+    - **workspace**: the option that names its workspace, in words.
+    - **goes_on**: what goes on whatever ends this process, until an event tells more.
+    """
+
+    def __init__(self, again: Sequence[str], workspace: Sequence[str], *, goes_on: str = NOTHING_GOES_ON) -> None:
+        self._again, self._workspace = again, workspace
+        self._goes_on = goes_on
+        self.endpoints: list[str] = []
+
+    def __call__(self, event: Any) -> None:
+        """Take note of an event."""
+        from phift.jobs.job import ENDED, JobEvent
+        from phift.serving.resource import DeploymentEvent
+
+        if isinstance(event, JobEvent):
+            ended = event.kind == "status" and event.status in ENDED
+            self._goes_on = NOTHING_GOES_ON if ended else f"The job {event.job} goes on"
+        elif isinstance(event, DeploymentEvent):
+            self._goes_on = NOTHING_GOES_ON
+            if event.stage in ("endpoint", "ready", "stays", "delete") and event.name not in self.endpoints:
+                self.endpoints.append(event.name)
+            elif event.stage == "deleted" and event.name in self.endpoints:
+                self.endpoints.remove(event.name)
+
+    def submitted(self, job: str) -> None:
+        """Take note of a job that was submitted or found."""
+        self._goes_on = f"The job {job} goes on"
+
+    @contextmanager
+    def told(self) -> Iterator[None]:
+        """Say in the notes of an interruption, and of an error, what is left."""
+        try:
+            yield
+        except BaseException as error:
+            interrupted = isinstance(error, KeyboardInterrupt)
+            if interrupted:
+                ignore_interruptions()
+            for line in self.lines(interrupted=interrupted):
+                error.add_note(line)
+            raise
+
+    def lines(self, *, interrupted: bool) -> list[str]:
+        """Return what is to be said of it."""
+        lines = []
+        if interrupted:
+            lines += [f"{self._goes_on}; the same command goes on from here:", f"  {shlex.join(self._again)}"]
+        for name in self.endpoints:
+            lines.append(f"The endpoint {name} is still up and costs money; to delete it:")
+            lines.append(f"  {self.cleanup(name)}")
+        return lines
+
+    def cleanup(self, target: str) -> str:
+        """Return the command that deletes an endpoint, or those of a job."""
+        return shlex.join(["phift", "cleanup", target, *self._workspace])

@@ -1,0 +1,169 @@
+"""The demonstration: a whole run in the local workspace, with the held-out questions asked before and after."""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from phift import samples
+from phift.config.run import RunConfig
+from phift.local import LocalWorkspace
+from phift.run import FineTuneRun
+from phift.serving.deployment import deploy_model, instance_type
+from phift.serving.endpoint import Endpoint
+from phift.views import EventPrinter, show_plan, show_report
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_QUESTIONS = 100  # of the held-out ones; asking all would take longer than the training
+_LONGEST_ANSWER = 24  # tokens; the right answers have at most 20
+_EXAMPLES = 3  # questions shown with their answers
+
+
+@dataclass(frozen=True)
+class Exam:
+    """Held-out questions, the right answers, and what an endpoint said."""
+
+    questions: tuple[str, ...]
+    expected: tuple[str, ...]
+    answers: tuple[str, ...]
+
+    @property
+    def right(self) -> int:
+        """How many answers are exactly right."""
+        return sum(said.strip() == right for said, right in zip(self.answers, self.expected, strict=True))
+
+    @property
+    def share(self) -> float:
+        """The share of answers that are exactly right, 0 to 1."""
+        return self.right / len(self.questions)
+
+
+def default_folder() -> Path:
+    """Return where the demonstration keeps its state, apart from the user's own local workspace."""
+    import platformdirs
+
+    return platformdirs.user_data_path("phift") / "quickstart"
+
+
+def demonstrate(console: Console, folder: Path, *, fresh: bool = False) -> int:
+    """Run the demonstration and return its exit code: 0 if the model answers better than before, else 1.
+
+    - **folder**: state of the local workspace and the prepared data. What an earlier, interrupted call left there is
+      gone on with; the server is stopped at the end in any case.
+    - **fresh**: delete that state first.
+    """
+    started = time.monotonic()
+    workspace = LocalWorkspace(folder)
+    if fresh:
+        workspace.reset()
+    _title(console, "Local workspace")
+    connection = workspace.up(on_event=lambda text: console.print(f"  {text}", highlight=False))
+    try:
+        console.print(f"  {connection.base_url} speaks Azure ML; the client is the unmodified azure-ai-ml SDK.")
+        return _run(console, folder)
+    finally:
+        workspace.down()
+        seconds = time.monotonic() - started
+        line = f"\nThe local workspace is stopped after {seconds:.0f} s; its state stays in {folder}."
+        console.print(line, highlight=False)
+
+
+def configuration(folder: Path) -> RunConfig:
+    """Return the demonstration's run: the sample data on the stand-in of Phi-4-mini."""
+    data = samples.write(folder / "samples", overwrite=True)
+    return RunConfig(
+        workspace={"local": folder},
+        model="Phi-4-mini-instruct",
+        compute="gpu-cluster",
+        data={"train": data.train, "validation": data.validation, "test": data.test},
+        parameters=dict(samples.PARAMETERS),
+        work_dir=folder / "work",
+    )
+
+
+def _run(console: Console, folder: Path) -> int:
+    run = FineTuneRun(configuration(folder), on_event=EventPrinter(console))
+    _title(console, "Check")
+    report = run.check()
+    show_report(console, report)
+    report.raise_for_errors()
+    show_plan(console, run.plan)
+
+    _title(console, "Before: the base model on questions held out of training")
+    base = _base_endpoint(run)
+    try:
+        before = ask_held_out(base, run.prepare().test)
+    finally:
+        base.delete()  # also one that an interrupted demonstration left
+    _score(console, before)
+
+    _title(console, "Fine-tune")
+    job = run.submit()
+    if job.existed:
+        console.print(f"  going on with {job.name}, submitted earlier")
+    run.wait()
+    metrics = run.metrics()
+    model = run.register()
+    console.print(f"  registered {model.name} version {model.version}", highlight=False)
+
+    _title(console, "After: the fine-tuned model on the same questions")
+    with run.deploy() as endpoint:
+        console.print(f"  {endpoint.scoring_uri}", highlight=False)
+        after = ask_held_out(endpoint, run.prepare().test)
+        _score(console, after)
+    _summary(console, metrics, before, after)
+    return 0 if after.share > before.share else 1
+
+
+def _base_endpoint(run: FineTuneRun) -> Endpoint:
+    """Deploy the model as it is before training, under a name of its own."""
+    plan, config = run.plan, run.config.deployment
+    return deploy_model(
+        run.clients,
+        model_id=plan.model.id,
+        name=f"phift-base-{plan.fingerprint}",
+        size=instance_type(plan.model, config),
+        config=config,
+        tags={"phift.model": f"{plan.model.name}:{plan.model.version}"},
+        on_event=EventPrinter(Console(quiet=True)),
+    )
+
+
+def ask_held_out(endpoint: Endpoint, test_file: Path, count: int = _QUESTIONS, seed: int = 0) -> Exam:
+    """Ask an endpoint questions of a prepared test file, the same ones for the same seed."""
+    rows = [json.loads(line)["messages"] for line in test_file.read_text(encoding="utf-8").splitlines()]
+    rows = random.Random(seed).sample(rows, min(count, len(rows)))  # noqa: S311 - a choice, no secret
+    return Exam(
+        questions=tuple(str(messages[-2]["content"]) for messages in rows),
+        expected=tuple(str(messages[-1]["content"]) for messages in rows),
+        answers=tuple(endpoint.chat(messages[:-1], max_new_tokens=_LONGEST_ANSWER) for messages in rows),
+    )
+
+
+def _score(console: Console, exam: Exam) -> None:
+    line = f"  {exam.right} of {len(exam.questions)} questions answered exactly ({exam.share:.0%})"
+    console.print(line, highlight=False)
+
+
+def _summary(console: Console, metrics: pd.DataFrame, before: Exam, after: Exam) -> None:
+    _title(console, "Result")
+    for question, first, last in list(zip(before.questions, before.answers, after.answers, strict=True))[:_EXAMPLES]:
+        for label, text in (("question", question), ("before", first), ("after", last)):
+            console.print(f"  {label:<9}{' '.join(text.split())[:90]}", highlight=False, markup=False)
+        console.print()
+    losses = metrics[metrics["metric"] == "eval_loss"].sort_values("step")["value"]
+    console.print(f"  validation loss    {losses.iloc[0]:.3f} before, {losses.iloc[-1]:.3f} after", highlight=False)
+    line = f"  answered exactly   {before.share:.0%} before, {after.share:.0%} after"
+    console.print(f"{line} (of {len(after.questions)} held-out questions)", highlight=False)
+
+
+def _title(console: Console, text: str) -> None:
+    console.print(f"\n[bold]{text}[/bold]", highlight=False)

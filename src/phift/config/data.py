@@ -1,0 +1,217 @@
+"""The part of the configuration that says where the chat data comes from and what happens to it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
+
+from phift.config.base import Folder, Name, Section, expanded
+
+Format = Literal["messages", "sharegpt", "alpaca", "prompt_completion", "question_answer", "ultrachat"]
+
+
+class _Rows(Section):
+    """What the rows of a source look like.
+
+    - **format**: left out, it is recognised by the columns.
+    - **columns**: the source's own names for the format's columns, such as ``{question: Frage}``.
+    """
+
+    format: Format | None = None
+    columns: dict[str, str] = Field(default_factory=dict)
+
+
+class FileSource(_Rows):
+    """A file, a folder of files, or a pattern such as ``data/*.jsonl.gz``; a bare path means the same."""
+
+    files: Folder
+
+
+class HuggingFaceSource(_Rows):
+    """A split of a data set on the Hugging Face Hub, or a part of it.
+
+    - **name**: the data set's configuration.
+    - **percent**: how much of the split to take.
+    - **sample**: take the ``first`` rows, or ``random`` ones drawn with **seed**.
+    """
+
+    huggingface: str = Field(min_length=1)
+    name: str | None = None
+    split: str = "train"
+    percent: float = Field(default=100, gt=0, le=100)
+    sample: Literal["first", "random"] = "first"
+    seed: int = 42
+    revision: str | None = None
+
+
+class AssetSource(_Rows):
+    """Data that is in Azure already and is used where it lies: ``azureml:name:version`` or an ``azureml://`` URI.
+
+    Only where a cluster prepares it (``prepare_on``) can its rows be other than chat messages.
+    """
+
+    asset: str = Field(pattern=r"^azureml:[^'\"\\\s]+$")
+
+
+class RowsSource(_Rows):
+    """Rows from Python: a data frame, an iterable of mappings, or a function that returns one.
+
+    An iterator gives its rows once, so it can be prepared once.
+    """
+
+    rows: Annotated[Any, Field(repr=False)]
+
+    def __eq__(self, other: object) -> bool:
+        # A data frame compared with another is a data frame.
+        return isinstance(other, RowsSource) and self.rows is other.rows and self._named() == other._named()
+
+    def __hash__(self) -> int:
+        return hash(id(self.rows))
+
+    def _named(self) -> tuple[str | None, dict[str, str]]:
+        return self.format, self.columns
+
+
+_KINDS = {"files": "<files>", "huggingface": "<hub>", "asset": "<asset>", "rows": "<rows>"}
+_OPEN = Path | FileSource | HuggingFaceSource | AssetSource | RowsSource
+
+
+def _source(value: Any) -> Any:
+    """Take a value for what it looks like: a place to read from, several of them, or the rows themselves."""
+    if isinstance(value, str):
+        return _source_from_text(value)
+    if isinstance(value, _OPEN) or (isinstance(value, dict) and not _KINDS.keys().isdisjoint(value)):
+        return value
+    if isinstance(value, list | tuple) and value and all(map(_is_source, value)):
+        return tuple(_source(part) for part in value)
+    is_rows = callable(value) or hasattr(value, "__arrow_c_stream__")  # an Arrow table cannot be iterated
+    is_rows = is_rows or (isinstance(value, Iterable) and not isinstance(value, dict))
+    return {"rows": value} if is_rows else value
+
+
+def _is_source(value: Any) -> bool:
+    return isinstance(value, str | _OPEN) or (isinstance(value, dict) and not _KINDS.keys().isdisjoint(value))
+
+
+def _source_from_text(value: str) -> Any:
+    """Take a text for something in Azure, a Hugging Face id (``owner/name``), or else files."""
+    if value.startswith("azureml:"):
+        return {"asset": value}
+    path = Path(value)
+    looks_like_id = value.count("/") == 1 and not path.suffix and not value.startswith((".", "/", "~"))
+    exists = os.path.exists(value)  # noqa: PTH110 - Path.exists raises where a name is too long for the file system
+    return {"huggingface": value} if looks_like_id and not exists else expanded(path)
+
+
+def _source_kind(value: Any) -> str:
+    """Tell the kinds apart by their keys, so that a mistake is reported once and not once for each kind."""
+    if isinstance(value, tuple):
+        return "<several>"
+    if isinstance(value, Path):
+        return "<path>"
+    keys = value if isinstance(value, dict) else type(value).model_fields if isinstance(value, Section) else ()
+    return next((kind for key, kind in _KINDS.items() if key in keys), "<hub>")
+
+
+OneSource = (
+    Annotated[Path, Tag("<path>")]
+    | Annotated[FileSource, Tag("<files>")]
+    | Annotated[HuggingFaceSource, Tag("<hub>")]
+    | Annotated[AssetSource, Tag("<asset>")]
+    | Annotated[RowsSource, Tag("<rows>")]
+)
+_Several = tuple[Annotated[OneSource, Discriminator(_source_kind)], ...]
+Source = Annotated[
+    OneSource | Annotated[_Several, Tag("<several>")],
+    Discriminator(_source_kind),
+    BeforeValidator(_source),
+]
+
+
+class SplitConfig(Section):
+    """Shares of the rows that become the validation and test files when none are given.
+
+    - **group_by**: a column; rows that are equal in it stay together.
+    """
+
+    validation: float = Field(default=0.1, gt=0, lt=1)
+    test: float = Field(default=0.1, gt=0, lt=1)
+    seed: int = 42
+    group_by: str | None = None
+
+    @model_validator(mode="after")
+    def _leaves_training_rows(self) -> SplitConfig:
+        if self.validation + self.test >= 1:
+            raise ValueError("validation and test shares leave no rows for training")
+        return self
+
+
+class DataConfig(Section):
+    """The chat data: training sources, and validation and test sources or shares to split off.
+
+    - **bad_rows**: ``refuse`` the data, or ``set_aside`` each row that cannot be trained on in ``rejects.jsonl``.
+    - **tokenizer**: a folder, or an id on the Hugging Face Hub; left out, the model's own.
+    - **count_tokens**: of a ``sample`` of rows, or of all (``exact``).
+    - **asset_name**: what the data assets' names start with; left out, the data's name.
+    - **prepare_on**: a cluster that prepares the data as the job's first step, instead of this machine.
+    """
+
+    train: Source
+    validation: Source | None = None
+    test: Source | None = None
+    split: SplitConfig = SplitConfig()
+    bad_rows: Literal["refuse", "set_aside"] = "refuse"
+    tokenizer: str | None = None
+    count_tokens: Literal["sample", "exact"] = "sample"
+    asset_name: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=200)
+    prepare_on: Name | None = None
+
+    @property
+    def sources(self) -> dict[str, tuple[OneSource, ...]]:
+        """The sources of each split that has any of its own."""
+        given = {"train": self.train, "validation": self.validation, "test": self.test}
+        return {split: v if isinstance(v, tuple) else (v,) for split, v in given.items() if v is not None}
+
+    @property
+    def in_azure(self) -> bool:
+        """Whether the data lies in Azure and is used there."""
+        return any(isinstance(source, AssetSource) for source in self.sources["train"])
+
+    @model_validator(mode="after")
+    def _one_place(self) -> DataConfig:
+        given = [source for sources in self.sources.values() for source in sources]
+        if self.prepare_on:
+            _check_prepared_on_cluster(given, self.asset_name)
+            return self
+        if len({isinstance(source, AssetSource) for source in given}) > 1:
+            raise ValueError("train, validation and test are all in Azure, or none of them is")
+        if self.in_azure and len(given) > len(self.sources):
+            raise ValueError("data in Azure is used where it lies, so it cannot be one of several sources")
+        if any(source.format or source.columns for source in given if isinstance(source, AssetSource)):
+            raise ValueError(
+                "`format` and `columns` of data in Azure need `prepare_on`, since nothing converts it here"
+            )
+        return self
+
+
+def _check_prepared_on_cluster(given: Iterable[OneSource], asset_name: str | None) -> None:
+    if any(isinstance(source, Path | FileSource | RowsSource) for source in given):
+        raise ValueError(
+            "a cluster cannot read files or rows of this machine: leave `prepare_on` out, or upload them first as a "
+            "data asset and write `azureml:<name>:<version>`"
+        )
+    if asset_name:
+        raise ValueError("`asset_name` is for files that are uploaded from here; with `prepare_on` there are none")
+
+
+def source_below(source: Any, folder: Path) -> Any:
+    """Return a source whose relative paths start from ``folder``."""
+    if isinstance(source, tuple):
+        return tuple(source_below(part, folder) for part in source)
+    if isinstance(source, FileSource):
+        return source.model_copy(update={"files": folder / source.files})
+    return folder / source if isinstance(source, Path) else source

@@ -1,0 +1,311 @@
+"""What the user asked for: one frozen `RunConfig`, the same words in Python, YAML and on the command line."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Discriminator,
+    Field,
+    Tag,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
+
+from phift import facts
+from phift.config.base import EndpointName, Folder, Name, Section
+from phift.config.data import DataConfig, source_below
+from phift.errors import ConfigError
+
+Scalar = bool | int | float | str
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+# Parameters of the component that are files, so that relative paths in a YAML file start from its folder.
+_FILE_PARAMETERS = ("deepspeed", "finetune_config_path")
+
+
+def local_file(text: str) -> Path | None:
+    """Return the path that a text names on this machine, or None if it names something in the cloud."""
+    # Two letters at least, so that C: is no scheme.
+    return None if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:", text) else Path(text)
+
+
+def _known_preset(name: str) -> str:
+    known = {entry["name"]: entry["values"] for entry in facts.load("presets")["presets"]}
+    if name not in known:
+        raise ValueError(f"there is no such preset; there is: {', '.join(known)}")
+    if not isinstance(known[name], dict):
+        what = "its entry in your own table of presets has no mapping of values"
+        raise ValueError(what)  # noqa: TRY004 - pydantic makes mistakes of a ValueError only
+    return name
+
+
+class AzureWorkspace(Section):
+    """An Azure ML workspace; what is left out comes from the environment, then from ``config.json``."""
+
+    subscription_id: str | None = None
+    resource_group: str | None = None
+    workspace_name: str | None = None
+
+
+class LocalWorkspaceFolder(Section):
+    """A local workspace; without a folder, the one in the user's data directory."""
+
+    local: Folder | None = None
+
+
+def _workspace_from_text(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    kind, _, folder = value.partition(":")
+    if kind == "local":
+        return {"local": folder or None}
+    names = value.split("/")
+    if len(names) != 3 or not all(names):
+        raise ValueError(
+            "write `local`, `local:<folder>`, `<subscription id>/<resource group>/<workspace>`, or a mapping of "
+            "subscription_id, resource_group and workspace_name"
+        )
+    return dict(zip(("subscription_id", "resource_group", "workspace_name"), names, strict=True))
+
+
+def _workspace_kind(value: Any) -> str:
+    """Tell the kinds apart by their keys, so that a mistake is reported once and not once for each kind."""
+    is_local = isinstance(value, LocalWorkspaceFolder) or (isinstance(value, dict) and "local" in value)
+    return "<local>" if is_local else "<azure>"
+
+
+def _model_from_text(value: Any) -> Any:
+    """Read ``name`` or ``name:version``."""
+    if not isinstance(value, str):
+        return value
+    name, _, version = value.partition(":")
+    return {"name": name, "version": version or None}
+
+
+class ModelConfig(Section):
+    """The foundation model; without a version, the newest one."""
+
+    name: Name
+    version: Name | None = None
+    registry: Name = "azureml"
+
+
+class ComponentConfig(Section):
+    """The fine-tuning pipeline component; its registry may differ from the model's."""
+
+    name: Name = "chat_completion_pipeline"
+    version: Name | None = None
+    registry: Name = "azureml"
+
+
+def _compute_from_text(value: Any) -> Any:
+    return {"cluster": value} if isinstance(value, str) else value
+
+
+class ComputeConfig(Section):
+    """Where the job trains: an existing cluster, a cluster to create, or serverless compute.
+
+    - **cluster**: name of the cluster. With **size**, it is created when it does not exist.
+    - **serverless**: a VM size instead of a cluster.
+    - **nodes**: nodes the job uses.
+    - **gpus_per_node**: only where the service and the built-in table do not know the size.
+    - **low_priority**: create the cluster from pre-emptible VMs; never chosen silently.
+    - **allow_unlisted**: go on although the model's allow-list does not have the size.
+    """
+
+    cluster: Name | None = None
+    serverless: Name | None = None
+    size: Name | None = None
+    nodes: int = Field(default=1, ge=1)
+    max_nodes: int = Field(default=1, ge=1)
+    idle_seconds: int = Field(default=120, ge=0)
+    gpus_per_node: int | None = Field(default=None, ge=1)
+    low_priority: bool = False
+    allow_unlisted: bool = False
+
+    @model_validator(mode="after")
+    def _one_place(self) -> ComputeConfig:
+        if (self.cluster is None) == (self.serverless is None):
+            raise ValueError("give either a cluster name or `serverless: <VM size>`")
+        if self.serverless and self.size:
+            raise ValueError("`size` is for a cluster to create; with serverless the size is the value of `serverless`")
+        return self
+
+
+Workspace = Annotated[
+    Annotated[LocalWorkspaceFolder, Tag("<local>")] | Annotated[AzureWorkspace, Tag("<azure>")],
+    Discriminator(_workspace_kind),
+    BeforeValidator(_workspace_from_text),
+]
+
+
+def read_workspace(value: Any) -> AzureWorkspace | LocalWorkspaceFolder:
+    """Return the workspace that a value names as `RunConfig` takes it; None is named by the environment.
+
+    Raises `phift.errors.ConfigError` where it names none.
+    """
+    try:
+        read: AzureWorkspace | LocalWorkspaceFolder = TypeAdapter(Workspace).validate_python(value or {})
+    except ValidationError as error:
+        raise _config_error(error, "workspace") from None
+    return read
+
+
+class ProbeConfig(Section):
+    """How long the service waits for the model to load before it gives the container up, in seconds.
+
+    Azure's default (first look after 10 s) kills containers that load a model of this size:
+    azureml-examples pull request 3983 (2026-06) had to go to 500 s.
+    """
+
+    initial_delay: int = Field(default=1200, ge=1)
+    period: int = Field(default=20, ge=1)
+    timeout: int = Field(default=20, ge=1)
+    failure_threshold: int = Field(default=30, ge=1)
+
+
+class DeploymentConfig(Section):
+    """The online endpoint and its one deployment.
+
+    - **instance_type**: VM size; without one, the cheapest allowed size the built-in table knows.
+    - **request_timeout_ms**: at most 180000, the service's limit (deployment YAML reference, Microsoft Learn, 2026-07).
+    """
+
+    instance_type: Name | None = None
+    instance_count: int = Field(default=1, ge=1)
+    endpoint_name: EndpointName | None = None
+    deployment_name: EndpointName = "default"
+    request_timeout_ms: int = Field(default=180_000, ge=1, le=180_000)
+    max_concurrent_requests: int = Field(default=1, ge=1)
+    probe: ProbeConfig = ProbeConfig()
+    allow_unlisted: bool = False
+
+
+class RunConfig(Section):
+    """One fine-tuning run, from the foundation model to the endpoint.
+
+    ``RunConfig(...)`` and the loaders raise `phift.errors.ConfigError`, which lists every mistake with its place.
+
+    - **workspace**: ``"local"``, ``"local:<folder>"``, an Azure workspace as a mapping or as
+      ``"<subscription id>/<resource group>/<workspace>"``; left out, it comes from the
+      environment (``AZURE_SUBSCRIPTION_ID``, ``AZURE_RESOURCE_GROUP``, ``AZUREML_WORKSPACE_NAME``) or ``config.json``.
+    - **parameters**: fine-tuning parameters; what is not given comes from the preset, then the model's tags, then the
+      component.
+    - **preset**: a named set of parameters; ``safe`` needs the least GPU memory.
+    - **work_dir**: where prepared data is written.
+    - **max_cost**: what the training may cost, in USD; a run that is estimated to cost more, or cannot be estimated,
+      is not submitted.
+    - **prices**: USD an hour by VM size, where the service's own are missing or not what you pay.
+    - **tokens_per_second**: the measured throughput of one GPU, for a better estimate of time and cost.
+    """
+
+    model: Annotated[ModelConfig, BeforeValidator(_model_from_text)]
+    data: DataConfig
+    compute: Annotated[ComputeConfig, BeforeValidator(_compute_from_text)]
+    workspace: Workspace = AzureWorkspace()
+    credential: Literal["default", "browser", "device_code"] = "default"
+    component: ComponentConfig = ComponentConfig()
+    parameters: dict[str, Scalar] = Field(default_factory=dict)
+    preset: Annotated[str, AfterValidator(_known_preset)] | None = None
+    deployment: DeploymentConfig = DeploymentConfig()
+    experiment: Name = "phift"
+    registered_model_name: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=255)
+    force_rerun: bool = False
+    continue_on_step_failure: bool = False
+    work_dir: Folder = Path(".phift")
+    max_cost: Positive | None = None
+    prices: dict[Name, Positive] = Field(default_factory=dict)
+    tokens_per_second: Positive | None = None
+
+    def __init__(self, /, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise _config_error(error, "RunConfig") from None
+
+    @property
+    def preset_values(self) -> Mapping[str, Any]:
+        """The parameters that the preset sets; none without a preset."""
+        presets = facts.load("presets")["presets"]
+        return next((dict(entry["values"]) for entry in presets if entry["name"] == self.preset), {})
+
+    @classmethod
+    def from_yaml(cls, path: str | Path) -> RunConfig:
+        """Read a YAML file; relative paths in it are relative to its folder.
+
+        Raises `phift.errors.ConfigError` where the file is missing, is no YAML, or has mistakes.
+        """
+        import yaml
+
+        path = Path(path)
+        try:
+            values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise ConfigError("There is no such configuration file.", where=str(path), fix="check the path") from None
+        # The loader lets through what it stumbles over in a scalar: an impossible date, `!!int x`, 5000 digits.
+        except (OSError, yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+            fix = "mend the YAML: " + " ".join(str(error).split())
+            raise ConfigError("The configuration file cannot be read.", where=str(path), fix=fix) from error
+        return cls.from_dict(values, where=str(path), folder=path.parent)
+
+    @classmethod
+    def from_dict(cls, values: Any, *, where: str = "RunConfig", folder: Path = Path()) -> RunConfig:
+        """Build a configuration from plain values, as YAML or JSON give them.
+
+        - **folder**: what relative paths start from: data files, parameters that are files, ``work_dir`` and a local
+          workspace's folder.
+        """
+        if not isinstance(values, dict):
+            raise ConfigError(
+                "The configuration is not a mapping of keys to values.", where=where, fix="see the README"
+            )
+        try:
+            config = cls(**{str(key): value for key, value in values.items()})
+        except ConfigError as error:
+            error.where = where
+            raise
+        return config._below(folder)
+
+    def _below(self, folder: Path) -> RunConfig:
+        if folder == Path():
+            return self
+        moved = {k: source_below(getattr(self.data, k), folder) for k in ("train", "validation", "test")}
+        own = {k: local_file(v) for k in _FILE_PARAMETERS if isinstance(v := self.parameters.get(k), str)}
+        files = {k: str(folder / path) for k, path in own.items() if path is not None}
+        update: dict[str, Any] = {
+            "data": self.data.model_copy(update=moved),
+            "work_dir": folder / self.work_dir,
+            "parameters": {**self.parameters, **files},
+        }
+        if isinstance(self.workspace, LocalWorkspaceFolder) and self.workspace.local:
+            update["workspace"] = LocalWorkspaceFolder(local=folder / self.workspace.local)
+        return self.model_copy(update=update)
+
+
+def _config_error(error: ValidationError, where: str) -> ConfigError:
+    """List every mistake with its place, without the values: they may hold what the user did not mean to show."""
+    mistakes = tuple(
+        (_place(item["loc"]), _mistake(item["type"], item["msg"]))
+        for item in error.errors(include_url=False, include_input=False)
+    )
+    lines = "; ".join(f"{place}: {message}" for place, message in mistakes)
+    what = f"The configuration has {len(mistakes)} mistake{'s' if len(mistakes) > 1 else ''}: {lines}"
+    return ConfigError(what, where=where, fix="correct the keys named above; the README lists them", mistakes=mistakes)
+
+
+def _place(location: tuple[int | str, ...]) -> str:
+    """Return a key's path, without the names of the kinds that a value can be of."""
+    return ".".join(str(part) for part in location if not str(part).startswith("<")) or "top level"
+
+
+def _mistake(kind: str, message: str) -> str:
+    return "no such key" if kind == "extra_forbidden" else message

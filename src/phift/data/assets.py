@@ -1,0 +1,383 @@
+"""Data assets: the prepared files registered once, and data that lies in Azure already and is used there.
+
+**Registered once.** Each prepared file becomes ``<name>-<split>`` in a version that is the first 16 digits of its
+content's hash. One that is there is used, so the same data is uploaded once. A run that ends between the upload and the
+registration leaves a file in the workspace's storage that the next run finds and registers; of two runs that upload
+at the same time, the slower one finds what the faster one has registered.
+
+**Used where it lies.** An asset's name, label and type are looked up; its rows are not read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import time
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePath, PurePosixPath
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, urlsplit
+
+from phift.azure.answers import json_object, listed, text, texts
+from phift.azure.clients import Clients
+from phift.azure.quiet import quiet_uploads
+from phift.azure.registry import API, mapping, registry_address
+from phift.azure.threads import SideBySide
+from phift.check.report import Finding
+from phift.config.data import AssetSource, DataConfig
+from phift.data.prepare import PreparedDataset
+from phift.data.split import SPLITS
+from phift.errors import Conflict, DataError, NotFound, PhiftError, ServiceError, azure_errors
+from phift.version import __version__
+
+if TYPE_CHECKING:
+    from azure.ai.ml.entities import Data
+
+_HASH = "phift.hash"  # the tag that says what a version holds
+_VERSION_DIGITS = 16
+_ATTEMPTS = 3
+
+# What the component's preprocessing has a loader for (azureml-assets, finetune_acft_hf_nlp, 2026-07-23).
+_SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
+_PREPROCESS = "azureml-assets, finetune_acft_hf_nlp, src/preprocess/preprocess.py, 2026-07-23"
+
+# Command lines have an input's path in single quotes, so both are invalid in it (the descriptions of its inputs).
+_BREAKING = ("'", "\\")
+_SPEC = "azureml-assets, chat_completion/spec.yaml, 2026-07-23"
+
+_SHORT = re.compile(r"azureml:(?P<name>[\w.-]+)(?::(?P<version>[\w.-]+)|@(?P<label>[\w.-]+))")
+_WORKSPACE = (
+    r"subscriptions/(?P<subscription>[^/]+)/resourcegroups/(?P<group>[^/]+)/"
+    r"(?:providers/Microsoft\.MachineLearningServices/)?workspaces/(?P<workspace>[^/]+)/"
+)
+_LONG = re.compile(
+    rf"azureml:/+{_WORKSPACE}data/(?P<name>[^/]+)/(?:versions/(?P<version>[^/]+)|labels/(?P<label>[^/]+))",
+    re.IGNORECASE,
+)
+_IN_REGISTRY = re.compile(
+    r"azureml://registries/(?P<registry>[^/]+)/data/(?P<name>[^/]+)/versions/(?P<version>[^/]+)", re.IGNORECASE
+)
+_IN_DATASTORE = re.compile(rf"azureml://(?:{_WORKSPACE})?datastores/[^/]+/paths/(?P<path>.+)", re.IGNORECASE)
+_FORMS = (
+    "write azureml:<name>:<version>, azureml:<name>@latest, azureml://registries/<registry>/data/<name>/versions/"
+    "<version> or azureml://datastores/<store>/paths/<file>"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataInput:
+    """What one data input of the job is given.
+
+    - **name**, **version**: the asset's; a file in a datastore has no version.
+    - **address**: its resource id, or its URI.
+    - **type**: ``uri_file`` or ``mltable``, or what the component cannot take.
+    - **existed**: whether it was there before.
+    """
+
+    name: str
+    address: str
+    type: str = "uri_file"
+    version: str = ""
+    existed: bool = True
+
+    def __str__(self) -> str:
+        return self.address if self.address.startswith("azureml:") else f"azureml:{self.name}:{self.version}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataInAzure:
+    """Chat data that lies in Azure and is used there; its rows are not read.
+
+    - **inputs**: what each split is, for the splits that are given.
+    - **findings**: what the look-ups found.
+    """
+
+    inputs: Mapping[str, DataInput]
+    findings: tuple[Finding, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The training data's name, for display."""
+        return self.inputs["train"].name
+
+    @property
+    def content_hash(self) -> str:
+        """SHA-256 over the addresses, since the content is not read."""
+        addresses = {split: given.address for split, given in self.inputs.items()}
+        return hashlib.sha256(json.dumps(addresses, sort_keys=True).encode()).hexdigest()
+
+
+def register_assets(clients: Clients, dataset: PreparedDataset, name: str) -> dict[str, DataInput]:
+    """Return the data assets of the prepared files; what is not registered yet is uploaded and registered.
+
+    - **name**: what the assets' names start with.
+
+    Raises `phift.errors.Conflict` where an asset of that name and version is not of this file.
+    """
+    with SideBySide(len(SPLITS)) as side:
+        futures = {
+            split: side.begin(_register, clients, path, asset_name(name, split), _tags(dataset, split))
+            for split, path in dataset.files.items()
+        }
+    return {split: future.result() for split, future in futures.items()}
+
+
+def _tags(dataset: PreparedDataset, split: str) -> dict[str, str]:
+
+    return {
+        _HASH: dataset.hashes[split],
+        "phift.rows": str(dataset.rows[split]),
+        "phift.data": dataset.content_hash,
+        "phift.version": __version__,
+    }
+
+
+def asset_name(name: str, split: str) -> str:
+    """Return the name of a split's asset; data that is named after a split only, as ``train.jsonl``, has none."""
+    return f"{'phift' if name in ('', *SPLITS) else name}-{split}"
+
+
+def _register(clients: Clients, path: Path, name: str, tags: Mapping[str, str]) -> DataInput:
+    attempt = 1
+    while True:
+        existing = _registered(clients, name, tags[_HASH])
+        if existing is not None:
+            return existing
+        try:
+            return _upload(clients, path, name, tags)
+        except Conflict:  # another run uploads this very file at this moment
+            if attempt == _ATTEMPTS:
+                raise
+        attempt += 1
+        time.sleep(clients.poll_seconds)
+
+
+def _registered(clients: Clients, name: str, content: str) -> DataInput | None:
+    """Return the asset of a content, or None if there is none yet; an archived one is restored."""
+    version = content[:_VERSION_DIGITS]
+    where = f"data asset {name}:{version}"
+    data = clients.workspace.data
+    try:
+        with azure_errors(where):
+            found = data.get(name, version=version)
+    except NotFound:
+        return None
+    tags, kind = texts(found.tags, "data asset.tags"), text(found.type, "data asset.type")
+    if tags.get(_HASH) != content or kind != "uri_file":
+        what = f"The data asset's tag {_HASH} does not name this file's content, so it may hold something else."
+        raise Conflict(what, where=where, fix="set `data.asset_name` to another name")
+    with azure_errors(where):
+        # The SDK's entity does not say whether it is archived.
+        archived = listed(data.list(name, list_view_type="ArchivedOnly"), f"archived versions of {name}")
+        if any(str(asset.version) == version for asset in archived):
+            data.restore(name, version=version)
+    return DataInput(name=name, version=version, address=text(found.id, "data asset.id"))
+
+
+def _upload(clients: Clients, path: Path, name: str, tags: Mapping[str, str]) -> DataInput:
+    from azure.ai.ml.entities import Data
+
+    version = tags[_HASH][:_VERSION_DIGITS]
+    description = "Chat data, prepared by phift."
+    asset = Data(
+        name=name,
+        version=version,
+        type="uri_file",
+        path=str(path.resolve()),
+        description=description,
+        tags=dict(tags),
+    )
+    with quiet_uploads(), azure_errors(f"data asset {name}:{version}"):
+        made = clients.workspace.data.create_or_update(asset)
+    return DataInput(name=name, version=version, address=text(made.id, "data asset.id"), existed=False)
+
+
+def find_data(clients: Clients, data: DataConfig) -> DataInAzure:
+    """Look the data up that lies in Azure; nothing is downloaded.
+
+    Raises `phift.errors.NotFound` where an asset is not there and `phift.errors.DataError` where an address cannot be
+    used, or where there are several mistakes.
+    """
+    sources = {split: source for split, (source,) in data.sources.items() if isinstance(source, AssetSource)}
+    inputs: dict[str, DataInput] = {}
+    findings = [_unchecked(), *_split_findings(sources)]
+    errors: list[PhiftError] = []
+    with SideBySide(len(SPLITS)) as side:
+        futures = {split: side.begin(_find, clients, split, source.asset) for split, source in sources.items()}
+    for split, future in futures.items():
+        try:
+            inputs[split], more = future.result()
+            findings += more
+        except PhiftError as error:
+            errors.append(error)
+    if len(errors) == 1:
+        raise errors[0]
+    if errors:
+        problems = tuple((error.where or "data", error.what) for error in errors)
+        fix = next((error.fix for error in errors if error.fix), None)
+        raise DataError(f"{len(errors)} data inputs cannot be used.", where="data", fix=fix, problems=problems)
+    return DataInAzure(inputs=inputs, findings=tuple(findings))
+
+
+def find_asset(clients: Clients, place: str, address: str) -> tuple[DataInput, str]:
+    """Look up a file or a folder in Azure, and where it lies; a place in a datastore is taken as it is.
+
+    Raises `phift.errors.NotFound` where the asset is not there, and `phift.errors.DataError` for no such address.
+    """
+    if found := _IN_DATASTORE.fullmatch(address):
+        path = PurePosixPath(found["path"])
+        kind = "uri_file" if path.suffix and not address.endswith("/") else "uri_folder"
+        asset, where = DataInput(name=path.stem, address=address, type=kind), address
+    else:
+        asset, where = _find_asset(clients, place, address)
+    # A folder is mounted under a name of its own, a file under the one that it has.
+    for finding in _name_findings(place, where) if asset.type == "uri_file" else ():
+        raise DataError(finding.message, where=place, fix=finding.fix)
+    return asset, where
+
+
+def _find(clients: Clients, split: str, text: str) -> tuple[DataInput, list[Finding]]:
+    place = f"data.{split}"
+    if found := _IN_DATASTORE.fullmatch(text):
+        path = PurePosixPath(found["path"])
+        message = "A place in a datastore is not looked up, so nothing says that there is a file."
+        note = Finding(code="DATA_UNCHECKED", severity="note", place=place, message=message)
+        return DataInput(name=path.stem, address=text), [note, *_path_findings(place, path)]
+    asset, path_text = _find_asset(clients, place, text)
+    return asset, _asset_findings(place, asset, path_text)
+
+
+def _find_asset(clients: Clients, place: str, text: str) -> tuple[DataInput, str]:
+    """Return the asset that an address names, and where its data lies."""
+    if found := _IN_REGISTRY.fullmatch(text):
+        return _find_in_registry(clients, place, found)
+    if found := _SHORT.fullmatch(text) or _LONG.fullmatch(text):
+        return _find_in_workspace(clients, place, found)
+    raise DataError(f"{text} is no address of data that phift knows.", where=place, fix=_FORMS)
+
+
+def _find_in_workspace(clients: Clients, place: str, address: re.Match[str]) -> tuple[DataInput, str]:
+    """Return the asset that an address names, and where its data lies."""
+    parts = address.groupdict()
+    _check_workspace(clients, place, parts)
+    name, version, label = parts["name"], parts["version"], parts["label"]
+    wanted = {"version": version} if version else {"label": label}
+    try:
+        with azure_errors(place):
+            found: Data = clients.workspace.data.get(name, **wanted)
+    except (NotFound, ServiceError) as error:
+        # Where a label is asked for, the SDK reports that there is none as an error of its own.
+        if isinstance(error, ServiceError) and not (label and error.code in ("MlException", "ValidationException")):
+            raise
+        raise _missing(place, name, f"version {version}" if version else f"label {label}", "this workspace") from error
+    asset = DataInput(
+        name=name,
+        version=text(found.version, "data asset.version"),
+        address=text(found.id, "data asset.id"),
+        type=text(found.type, "data asset.type"),
+    )
+    path = found.path or ""
+    return asset, str(path) if isinstance(path, PurePath) else text(path, "data asset.path")
+
+
+def _check_workspace(clients: Clients, place: str, parts: Mapping[str, Any]) -> None:
+    """Refuse another workspace's asset: a job reads those of its own workspace and of registries."""
+    keys = ("subscription_id", "resource_group_name", "workspace_name")
+    theirs = tuple(parts.get(key) for key in ("subscription", "group", "workspace"))
+    if not any(theirs):
+        return
+    ours = [text(getattr(clients.workspace, key), f"workspace.{key}") for key in keys]
+    if [str(part).lower() for part in theirs] != [part.lower() for part in ours]:
+        what = f"The data asset {parts['name']} is in another workspace, {theirs[2]}."
+        fix = "share it through a registry, or name its place: azureml://datastores/<store>/paths/<file>"
+        raise DataError(what, where=place, fix=fix)
+
+
+def _find_in_registry(clients: Clients, place: str, address: re.Match[str]) -> tuple[DataInput, str]:
+    registry, name, version = address["registry"], address["name"], address["version"]
+    path = f"data/{quote(name, safe='')}/versions/{quote(version, safe='')}"
+    try:
+        record = clients.rest.get(f"{registry_address(clients, registry)}/{path}", {"api-version": API})
+    except NotFound as error:
+        raise _missing(place, name, f"version {version}", f"registry {registry}") from error
+    body = mapping(json_object(record, "the registry's record").get("properties"))
+    identifier = f"azureml://registries/{registry}/data/{name}/versions/{version}"
+    kind = _CAMEL.sub("_", str(body.get("dataType") or "")).lower()
+    return DataInput(name=name, version=version, address=identifier, type=kind), str(body.get("dataUri") or "")
+
+
+# The wire says UriFile and uri_file, depending on the service's mood and its API's version.
+_CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z][a-z])")
+
+
+def _missing(place: str, name: str, version: str, holder: str) -> NotFound:
+    what = f"There is no data asset {name} with {version} in {holder}."
+    return NotFound(what, where=place, fix="check its name and version in the studio, or with `az ml data list`")
+
+
+def _asset_findings(place: str, asset: DataInput, path: str) -> list[Finding]:
+    if asset.type == "mltable":
+        return []
+    if asset.type == "uri_file":
+        return _path_findings(place, PurePosixPath(urlsplit(path).path)) if path else []
+    message = (
+        f"The data asset {asset.name} is of type {asset.type or 'unknown'}; the component takes a file or an MLTable."
+    )
+    fix = "register the file in the folder as an asset of type uri_file, or put an MLTable file beside it"
+    return [Finding(code="DATA_ASSET_TYPE", severity="error", place=place, message=message, fix=fix)]
+
+
+def _path_findings(place: str, path: PurePosixPath) -> list[Finding]:
+    return [*_name_findings(place, str(path)), *_suffix_findings(place, path.suffix)]
+
+
+def _name_findings(place: str, path: str) -> list[Finding]:
+    """Refuse a file in Azure whose path breaks the command lines that it gets into; local paths get into none."""
+    bad = [character for character in _BREAKING if character in path]
+    if not bad:
+        return []
+    message = f"The file's path in Azure has {' and '.join(bad)} in it, which breaks the component's command lines."
+    finding = _finding("DATA_FILE_NAME", "error", place, message, "copy or register it under another path")
+    return [replace(finding, source=_SPEC)]
+
+
+def _suffix_findings(place: str, suffix: str) -> list[Finding]:
+    """Say what the component, which goes by a file's suffix, makes of this one."""
+    if suffix not in _SUFFIXES:
+        message = f"The file ends in {suffix or 'nothing'!r}; the component reads {', '.join(_SUFFIXES)}."
+        fix = "name it as what it is, or register it as an MLTable"
+        return [_finding("DATA_FILE_TYPE", "error", place, message, fix)]
+    if suffix in (".csv", ".tsv"):
+        message = f"A {suffix} file has text where the component wants the list `messages`, so no row can be read."
+        return [_finding("DATA_NO_LISTS", "warning", place, message, "use JSONL or parquet")]
+    return []
+
+
+def _unchecked() -> Finding:
+    message = (
+        "The rows lie in Azure and are not read here: rows that are broken, too long, double, or both in training and "
+        "in test come to light in the job or never. If what lies there changes, the same run is still taken for done."
+    )
+    fix = "give files or a Hugging Face id to have every row checked; `submit(fresh=True)` trains on changed data"
+    return Finding(code="DATA_UNCHECKED", severity="note", place="data", message=message, fix=fix)
+
+
+def _split_findings(given: Collection[str]) -> list[Finding]:
+    """Say what Azure's preprocessing makes of the training rows where a file is missing."""
+    missing = [split for split in ("validation", "test") if split not in given]
+    if not missing:
+        return []
+    shares = {
+        ("validation", "test"): "the first 80 % are trained on, the next 10 % validated on, and 10 % are not used",
+        ("validation",): "the first 80 % are trained on, and the last 20 % are validated on",
+        ("test",): "the first 80 % are trained on, and the last 20 % become a test set that no step uses",
+    }[tuple(missing)]
+    message = f"Without {' and '.join(missing)} data, Azure splits the training rows by their position: {shares}."
+    fix = f"give {' and '.join(f'data.{split}' for split in missing)}; no step reads the test file, a small one will do"
+    return [_finding("DATA_SPLIT_BY_AZURE", "warning", "data.train", message, fix)]
+
+
+def _finding(code: str, severity: Any, place: str, message: str, fix: str) -> Finding:
+    return Finding(code=code, severity=severity, place=place, message=message, fix=fix, source=_PREPROCESS)

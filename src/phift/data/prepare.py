@@ -1,0 +1,358 @@
+"""The data: read, check, split and write it as the three files the component wants, in constant memory.
+
+Azure's preprocessing splits by itself whenever one of the three files is missing, drops what it does not like without
+a word, and keeps every training row only if it is given train, validation and test (Azure/azureml-assets,
+finetune_acft_hf_nlp, src/preprocess, 2026-07). So phift always writes all three, and accounts for every row: it is in
+one of the files, or among the rejects with its line and the reason, or the data is refused.
+
+**The way**, in `phift.data`. Sources are opened (``sources``) and read in parts side by side (``parts``, ``workers``)
+into spools; then it is known what there is, the split is drawn (``split``), and the rows are dealt from the spools to
+the files (``deal``). Rows keep their order, and the result does not depend on how many processes there were.
+
+**The folder.** ``<folder>/<first 16 digits of the content hash>/`` with ``train.jsonl``, ``validation.jsonl``,
+``test.jsonl``, ``manifest.json`` and, where rows were set aside, ``rejects.jsonl``. It is built beside its place and
+renamed, so a folder that is there is whole.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from html import escape
+from importlib import import_module
+from itertools import chain, islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from phift.check.report import Finding
+from phift.config.data import DataConfig
+from phift.data import files
+from phift.data.account import ASIDE, LEAKED, Account, draw_up
+from phift.data.deal import Deal
+from phift.data.findings import findings_of
+from phift.data.parts import HASH
+from phift.data.reading import Reading, read_sources
+from phift.data.scratch import scratch_folder
+from phift.data.sources import Opened, Progress, files_of, open_source
+from phift.data.split import LEAST_TRAINING_ROWS, SPLITS, draw_split, units
+from phift.data.table import Table, tabulate
+from phift.data.workers import LARGE, Workers
+from phift.errors import DataError
+from phift.events import isolated
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+    import pandas as pd
+
+__all__ = ["Account", "PreparedDataset", "Progress", "prepare_dataset"]
+
+MOST_PROBLEMS = 20
+"""Refused rows that an error lists; the others are counted."""
+
+_MOST_MOVES = 10  # of callers that all find a folder that is not whole
+_SHOWN = 80  # characters of a text in a preview
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreparedDataset:
+    """Checked chat data, split into three JSONL files.
+
+    - **folder**: where the files are.
+    - **rows**: rows of each split.
+    - **characters**: characters of what is said in each split, tool calls included; roles and keys are not.
+    - **longest_row**: characters of the longest training row.
+    - **hashes**: of each split: SHA-256 over its rows' hashes, 128 bits of XXH3 over each line.
+    - **content_hash**: SHA-256 over the splits' hashes, so equal data has an equal name.
+    - **name**: the training data's name, for display.
+    - **accounts**: what became of the rows of each source.
+    - **rejects**: the file of rows set aside, one JSON object each: source, line, reason, row; None if there is none.
+    - **findings**: what the user should know, such as duplicates and columns that were left out.
+    """
+
+    folder: Path
+    train: Path
+    validation: Path
+    test: Path
+    rows: Mapping[str, int]
+    characters: Mapping[str, int]
+    longest_row: int
+    hashes: Mapping[str, str]
+    content_hash: str
+    name: str
+    accounts: tuple[Account, ...] = ()
+    rejects: Path | None = None
+    findings: tuple[Finding, ...] = ()
+
+    @property
+    def files(self) -> dict[str, Path]:
+        """The file of each split."""
+        return {"train": self.train, "validation": self.validation, "test": self.test}
+
+    def __str__(self) -> str:
+        return "\n".join([*map(str, self.accounts), *map(str, self.findings)])
+
+    def _repr_html_(self) -> str:
+        """Show the accounts in a notebook."""
+        columns = ("source", "format", "rows", *SPLITS, "aside")
+        head = "".join(f"<th>{column}</th>" for column in columns)
+        cells = [[escape(str(getattr(account, column))) for column in columns] for account in self.accounts]
+        rows = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in cells)
+        findings = "".join(f"<p>{escape(str(finding))}</p>" for finding in self.findings)
+        return f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>{findings}"
+
+    def preview(self, rows: int = 5, split: str = "train") -> pd.DataFrame:
+        """Return the first rows of a split: how many messages, whose, and how they begin and end."""
+        import pandas as pd
+
+        if split not in SPLITS:
+            raise DataError(f"There is no split {split}.", where="preview", fix=f"use one of {', '.join(SPLITS)}")
+        path: Path = getattr(self, split)
+        with path.open(encoding="utf-8") as file:
+            shown = [_glance(json.loads(line)["messages"]) for line, _ in zip(file, range(rows), strict=False)]
+        return pd.DataFrame(shown, columns=["messages", "roles", "user", "assistant"])
+
+
+def _glance(messages: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return a conversation in one line: its first user text and its last assistant text."""
+    user = next((message.get("content") for message in messages if message["role"] == "user"), None)
+    assistant = next((message.get("content") for message in reversed(messages) if message["role"] == "assistant"), None)
+    roles = " ".join(message["role"] for message in messages)
+    return {"messages": len(messages), "roles": roles, "user": _short(user), "assistant": _short(assistant)}
+
+
+def _short(text: str | None) -> str:
+    line = " ".join((text or "").split())
+    return line if len(line) <= _SHOWN else line[: _SHOWN - 1] + "…"
+
+
+def prepare_dataset(
+    data: DataConfig, folder: Path, *, on_progress: Callable[[Progress], None] | None = None
+) -> PreparedDataset:
+    """Read, check, split and write the data; where the same data has been prepared before, its files are used.
+
+    Raises `phift.errors.DataError` where rows cannot be trained on and are not to be set aside (``refused`` says how
+    many, ``problems`` lists the first 20), and `phift.errors.DataNotFound` where a file or data set is not there. No
+    file is left behind then.
+
+    - **folder**: where prepared data sets are kept, each in a folder of its own.
+    - **on_progress**: called now and then with how far the work has come.
+    """
+    tell = isolated(on_progress)
+    files.check_path(folder)
+    paths = [path for given in data.sources.values() for source in given for path in files_of(source)]
+    # A text of parquet is packed, so it can be of any size, and is read where memory is limited.
+    parquet = any(files.kind(path) == "parquet" for path in paths)
+    side_by_side = parquet or sum(path.stat().st_size for path in paths) > LARGE
+    with scratch_folder(folder) as scratch, Workers(scratch) as workers:
+        if side_by_side:
+            workers.start(*(["pyarrow.parquet"] if parquet else []))
+            # Needed when they have read everything; they have something to read before it is there.
+            threading.Thread(target=import_module, args=("numpy",)).start()
+        readings = read_sources(list(_open(data, workers)), workers, tell, side_by_side=side_by_side)
+        table = tabulate(readings)
+        if data.bad_rows == "refuse":
+            _raise_problems(readings)
+        chosen = _choose(data, readings, table)
+        built = scratch / "built"
+        _write(readings, table, chosen, built, workers, tell)
+        accounts = draw_up(readings, table, chosen, built / "rejects.jsonl", built / "aside")
+        (built / "aside").unlink()
+        if not any(account.aside for account in accounts):
+            (built / "rejects.jsonl").unlink()
+        manifest = _manifest(data, readings, table, chosen, accounts)
+        (built / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+        target = folder / manifest["content_hash"][:16]
+        _settle(built, target, manifest)
+        findings = tuple(findings_of(readings, table, chosen, accounts))
+    rejects = target / "rejects.jsonl"
+    return PreparedDataset(
+        folder=target,
+        train=target / "train.jsonl",
+        validation=target / "validation.jsonl",
+        test=target / "test.jsonl",
+        rows=manifest["rows"],
+        characters=manifest["characters"],
+        longest_row=manifest["longest_row"],
+        hashes=manifest["hashes"],
+        content_hash=manifest["content_hash"],
+        name=manifest["name"],
+        accounts=accounts,
+        rejects=rejects if rejects.exists() else None,
+        findings=findings,
+    )
+
+
+def _open(data: DataConfig, workers: Workers) -> Iterator[tuple[str, Opened]]:
+    """Yield every file and other source with its split; the strata are numbered over all of them."""
+    stratum = 0
+    for split, given in data.sources.items():
+        for source in given:
+            group_by, keep = data.split.group_by, data.bad_rows == "set_aside"
+            for opened in open_source(source, stratum, workers, group_by=group_by, keep=keep):
+                yield split, opened
+            stratum += 1
+
+
+def _raise_problems(readings: Sequence[Reading], more: Sequence[tuple[str, str]] = ()) -> None:
+    refused = sum(reading.sum("refused") for reading in readings) + len(more)
+    if not refused:
+        return
+    listed = chain((problem for reading in readings for problem in reading.problems()), more)
+    problems = tuple(islice(listed, MOST_PROBLEMS))
+    rows = sum(reading.sum("rows") for reading in readings)
+    place, reason = problems[0]
+    what = f"{refused} of {rows} rows cannot be trained on. The first: {place}: {reason}"
+    fix = "correct them, or write `bad_rows: set_aside` to leave them out and keep them in a file of their own"
+    raise DataError(what, where=place, fix=fix, problems=problems, refused=refused)
+
+
+def _choose(data: DataConfig, readings: Sequence[Reading], table: Table) -> npt.NDArray[np.int8]:
+    """Return the index of each row's split, or `ASIDE`."""
+    import numpy as np
+
+    for split, sources in data.sources.items():
+        if not (table.given == SPLITS.index(split)).any():
+            _raise_problems(readings)
+            where = ", ".join(reading.opened.label for reading in readings if reading.split == split) or str(sources)
+            raise DataError(f"There are no rows for {split}.", where=where, fix="give data with rows")
+    chosen = table.given.copy()
+    shares = {split: getattr(data.split, split) for split in SPLITS if split not in data.sources}
+    pool = table.given == 0
+    kinds = [table.keys, table.groups] if data.split.group_by else [table.keys]
+    if shares:
+        _raise_if_few(readings, int(pool.sum()), shares)
+        together = units(*(kind[pool] for kind in kinds)) if len(kinds) > 1 else table.keys[pool]
+        chosen[pool] = draw_split(together, table.stratum[pool], shares, data.split.seed)
+    leaked = ~pool
+    if leaked.any():
+        # The whole pool: what is split off from it for validation must not stand in the test data either.
+        leaked[leaked] = np.any([np.isin(kind[leaked], kind[pool]) for kind in kinds], axis=0)
+    if leaked.any():
+        if data.bad_rows == "refuse":
+            rows = np.flatnonzero(leaked)
+            places = [(readings[table.reading[row]].place(int(table.numbers[row])), LEAKED) for row in rows]
+            _raise_problems(readings, places)
+        chosen[leaked] = ASIDE
+    counts = np.bincount(chosen, minlength=ASIDE + 1)
+    if counts[0] < LEAST_TRAINING_ROWS:
+        _raise_few(readings, int(counts[0]), int(pool.sum() - counts[0]))
+    for index, split in enumerate(SPLITS):
+        if not counts[index]:
+            what = f"Every {split} row stands in the training data too."
+            raise DataError(what, where=f"data.{split}", fix="give other rows, or none, so that some are split off")
+    return chosen
+
+
+def _raise_if_few(readings: Sequence[Reading], rows: int, shares: Mapping[str, float]) -> None:
+    dealt = sum(max(1, round(share * rows)) for share in shares.values())
+    if rows - dealt < LEAST_TRAINING_ROWS:
+        _raise_few(readings, max(0, rows - dealt), dealt)
+
+
+def _raise_few(readings: Sequence[Reading], left: int, dealt: int) -> None:
+    what = f"{left} rows are left for training; the component wants at least {LEAST_TRAINING_ROWS}."
+    train = [reading for reading in readings if reading.split == "train"]
+    where = f"{', '.join(reading.opened.label for reading in train)}, {sum(r.good for r in train)} usable rows"
+    split = f", or smaller shares: {dealt} went to validation and test" if dealt else ""
+    raise DataError(what, where=where, fix=f"give more rows{split}")
+
+
+def _write(
+    readings: Sequence[Reading],
+    table: Table,
+    chosen: npt.NDArray[np.int8],
+    folder: Path,
+    workers: Workers,
+    tell: Callable[[Progress], None],
+) -> None:
+    """Deal every row to its file; those set aside wait in a file of their own until they are accounted for."""
+    import numpy as np
+
+    folder.mkdir(mode=0o700)  # it is renamed, and user text is nobody else's business
+    paths = [folder / name for name in (*(f"{split}.jsonl" for split in SPLITS), "aside")]
+    for path in paths:
+        path.touch()
+    deals, offsets, start = [], [0] * len(paths), 0
+    for tally in (tally for reading in readings for tally in reading.tallies if tally.size):
+        end = start + len(tally.hashes) // HASH
+        deals.append(
+            Deal(
+                spool=tally.spool,
+                lengths=tally.lengths,
+                chosen=chosen[start:end].tobytes(),
+                files=tuple(map(str, paths)),
+                offsets=tuple(offsets),
+            )
+        )
+        sizes = np.bincount(chosen[start:end], weights=table.lengths[start:end], minlength=len(paths))
+        offsets = [offset + int(size) for offset, size in zip(offsets, sizes, strict=True)]
+        start = end
+    total, written = sum(offsets), 0
+    for _, size in workers.run(deals, side_by_side=total > LARGE):
+        written += size
+        tell(
+            Progress(stage="write", source="train, validation, test", rows=len(table), bytes=written, total_bytes=total)
+        )
+
+
+def _manifest(
+    data: DataConfig,
+    readings: Sequence[Reading],
+    table: Table,
+    chosen: npt.NDArray[np.int8],
+    accounts: Sequence[Account],
+) -> dict[str, Any]:
+    of = {split: chosen == index for index, split in enumerate(SPLITS)}
+    hashes = {split: hashlib.sha256(table.hashes[rows].tobytes()).hexdigest() for split, rows in of.items()}
+    listed = "".join(f"{split} {hashes[split]}\n" for split in SPLITS)
+    first = readings[0].opened
+    return {
+        "name": first.place if first.bytes is None else Path(first.place).name.partition(".")[0],
+        "content_hash": hashlib.sha256(listed.encode()).hexdigest(),
+        "rows": {split: int(rows.sum()) for split, rows in of.items()},
+        "characters": {split: int(table.characters[rows].sum()) for split, rows in of.items()},
+        "longest_row": int(table.characters[of["train"]].max()),
+        "bytes": {split: int(table.lengths[rows].sum()) for split, rows in of.items()},
+        "hashes": hashes,
+        "split": data.split.model_dump(),
+        "sources": [asdict(account) for account in accounts],
+    }
+
+
+def _settle(built: Path, target: Path, manifest: Mapping[str, Any]) -> None:
+    """Move the files to their place, unless the same ones are there already."""
+    if _whole(target, manifest):
+        # The same rows can have come from other sources, so what is said of those is renewed.
+        (built / "manifest.json").replace(target / "manifest.json")
+        if (built / "rejects.jsonl").exists():
+            (built / "rejects.jsonl").replace(target / "rejects.jsonl")
+        else:
+            (target / "rejects.jsonl").unlink(missing_ok=True)
+        return
+    for number in range(_MOST_MOVES):
+        try:
+            built.rename(target)
+        except OSError:
+            # Somebody prepared the same data meanwhile; equal bytes, so theirs will do. What is there and not whole is
+            # moved aside and not deleted in its place, where another caller may have put his own by now.
+            if _whole(target, manifest):
+                return
+            if number == _MOST_MOVES - 1:
+                raise
+            with suppress(OSError):
+                target.rename(built.parent / f"aside-{number}")
+        else:
+            return
+
+
+def _whole(target: Path, manifest: Mapping[str, Any]) -> bool:
+    """Whether a folder has the files that the manifest lists, as far as their sizes say."""
+    if not (target / "manifest.json").is_file():
+        return False
+    paths = {split: target / f"{split}.jsonl" for split in SPLITS}
+    return all(path.is_file() and path.stat().st_size == manifest["bytes"][split] for split, path in paths.items())

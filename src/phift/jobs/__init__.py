@@ -1,0 +1,1 @@
+"""From the pipeline job to the registered model."""

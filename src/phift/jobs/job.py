@@ -1,0 +1,386 @@
+"""The job: submitted once, followed to a real end state, its metrics read."""
+
+from __future__ import annotations
+
+import logging
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Literal
+
+from phift.azure.answers import listed, outcome, text, texts
+from phift.azure.clients import Clients
+from phift.azure.quiet import quiet_uploads
+from phift.errors import (
+    AuthenticationError,
+    Conflict,
+    JobCanceled,
+    JobFailed,
+    NotFound,
+    PhiftError,
+    ServiceError,
+    ServiceUnreachable,
+    Throttled,
+    WaitTimeout,
+    azure_errors,
+)
+from phift.events import isolated
+from phift.jobs.pipeline import OUTPUT
+from phift.jobs.tracking import MetricPoint, Tracking
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from azure.ai.ml.entities import PipelineJob
+
+logger = logging.getLogger(__name__)
+
+# The states a run can end in; `jobs.stream` of the SDK returns silently for all but Failed.
+ENDED = frozenset({"Completed", "Failed", "Canceled"})
+# What a model and an endpoint are tagged with: the name of the job they come from.
+JOB_TAG = "phift.job"
+# Before a node works on the job.
+_WAITING = frozenset({"NotStarted", "Queued", "Preparing", "Provisioning", "Starting"})
+_LONGEST_CANCELLATION = 600.0  # seconds
+_MOST_ATTEMPTS = 200
+# A property that no two submissions have in common: it tells whose job has the name.
+_SUBMISSION = "phift.submission"
+_WORTH_A_WORD = 10.0  # seconds of silence; a shorter one passes unnoticed
+_LIVE_METRICS = ("loss", "eval_loss")
+
+
+@dataclass(frozen=True)
+class Step:
+    """A child of the pipeline job."""
+
+    name: str
+    run_id: str
+    status: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobEvent:
+    """Something that happened to a job since the last look.
+
+    - **status**: of the job, or of the step, for those kinds; for ``unreachable``, which the service does not answer,
+      what went wrong.
+    - **metric**: for ``kind="metric"``.
+    """
+
+    kind: Literal["status", "step", "metric", "unreachable"]
+    job: str
+    status: str = ""
+    step: str = ""
+    metric: MetricPoint | None = None
+
+
+@dataclass(frozen=True)
+class _Look:
+    """What a job looked like at one moment: its status, its steps' statuses, and how many points of each metric."""
+
+    status: str
+    steps: dict[str, str]
+    points: dict[str, int]
+
+    @property
+    def queued(self) -> bool:
+        """Whether no node works on it yet; the job itself may count as running while its first step is in the queue."""
+        if not self.steps:
+            return self.status in _WAITING
+        return all(status in _WAITING for status in self.steps.values())
+
+
+class FineTuneJob:
+    """A fine-tuning job, by name; it lives in the workspace, so any process can attach to it.
+
+    - **existed**: whether `submit_job` found it instead of submitting it.
+    """
+
+    def __init__(self, name: str, clients: Clients, *, existed: bool = True) -> None:
+        self.name = name
+        self.existed = existed
+        self._clients = clients
+        self._tracking: Tracking | None = None
+        self._live_failed = False
+
+    def __repr__(self) -> str:
+        return f"<FineTuneJob {self.name}>"
+
+    @property
+    def model_path(self) -> str:
+        """The URI of the fine-tuned model among the job's outputs."""
+        return f"azureml://jobs/{self.name}/outputs/{OUTPUT}"
+
+    @property
+    def tracking(self) -> Tracking:
+        """Reader of the metrics and logs of the job's workspace."""
+        if self._tracking is None:
+            workspaces = self._clients.workspace.workspaces
+            with azure_errors("workspace"):
+                uri = workspaces.get(self._clients.workspace.workspace_name).mlflow_tracking_uri
+            self._tracking = Tracking(self._clients.rest, uri)
+        return self._tracking
+
+    def entity(self) -> Any:
+        """Return the job as the SDK sees it now."""
+        with azure_errors(f"job {self.name}"):
+            return self._clients.workspace.jobs.get(self.name)
+
+    def status(self) -> str:
+        """Return the job's status now."""
+        return text(self.entity().status, "job.status")
+
+    def studio_url(self) -> str:
+        """Return the address of the job's page, or an empty text where there is none."""
+        return str(getattr(self.entity(), "studio_url", None) or "")
+
+    def steps(self) -> tuple[Step, ...]:
+        """Return the component's steps, in the order the service lists them."""
+        steps = self._children(self.name)
+        # The component is itself a pipeline: its steps may lie one level down, beside the one that prepares the data.
+        if len(steps) <= 2:
+            return tuple(inner for step in steps for inner in (self._children(step.run_id) or (step,)))
+        return steps
+
+    def _children(self, run_id: str) -> tuple[Step, ...]:
+        with azure_errors(f"job {run_id}"):
+            # The SDK lists a child that it cannot read as None.
+            found = listed(self._clients.workspace.jobs.list(parent_job_name=run_id), f"steps of {run_id}")
+            children = [job for job in found if job is not None]
+        return tuple(
+            Step(text(child.display_name or child.name, "step.name"), child.name, text(child.status, "step.status"))
+            for child in children
+        )
+
+    def follow(self, *, timeout: float | None = None, queue_timeout: float | None = None) -> Iterator[JobEvent]:
+        """Yield what happens until the job has ended, however it ends.
+
+        - **timeout**: seconds until `phift.errors.WaitTimeout`; the job goes on.
+        - **queue_timeout**: the same, for the time until a node starts to work on it.
+
+        A service that does not answer is put up with for as long as the clients' ``patience_seconds`` say, and a
+        credential that is refused for one look: azure-core has thrown an expired token away by then, and asks for
+        another.
+        """
+        started = heard = time.monotonic()
+        seen, refused, told = _Look("", {}, {}), False, False
+        while True:
+            status, events = "", list[JobEvent]()
+            try:
+                status = self.status()
+                # A look that fails half-way must not count as seen.
+                events, seen = self._changes(status, seen)
+                heard, refused, told = time.monotonic(), False, False
+            except AuthenticationError:
+                if refused:
+                    raise
+                refused = True
+            except ServiceError as error:
+                silence = time.monotonic() - heard
+                if not _passing(error) or silence > self._clients.patience_seconds:
+                    raise
+                status = ""
+                if silence > _WORTH_A_WORD and not told:
+                    events, told = [JobEvent(kind="unreachable", job=self.name, status=error.what)], True
+            yield from events
+            if status in ENDED:
+                return
+            self._check_time(started, seen, timeout, queue_timeout)
+            time.sleep(self._clients.poll_seconds)
+
+    def _changes(self, status: str, before: _Look) -> tuple[list[JobEvent], _Look]:
+        """Return what is new since the look before, and this look."""
+        steps = self.steps()
+        now = _Look(status, {step.run_id: step.status for step in steps}, dict(before.points))
+        events = [
+            JobEvent(kind="step", job=self.name, step=step.name, status=step.status)
+            for step in steps
+            if before.steps.get(step.run_id) != step.status
+        ]
+        for name in _LIVE_METRICS if status not in _WAITING else ():
+            points = self._live(name)
+            new = points[before.points.get(name, 0) :]
+            now.points[name] = max(len(points), before.points.get(name, 0))
+            events += [JobEvent(kind="metric", job=self.name, metric=point) for point in new]
+        if before.status != status:
+            # The end comes after what led to it, everything else before what follows from it.
+            event = JobEvent(kind="status", job=self.name, status=status)
+            events = [*events, event] if status in ENDED else [event, *events]
+        return events, now
+
+    def _live(self, name: str) -> list[MetricPoint]:
+        """Return a metric's points so far; none where they cannot be read, which is no reason to stop following."""
+        try:
+            return self.tracking.metric_history(self.name, name)
+        except PhiftError as error:
+            if not self._live_failed:
+                self._live_failed = True
+                logger.info("The metrics of the running job %s cannot be read: %s", self.name, error.what)
+            return []
+
+    def _check_time(self, started: float, seen: _Look, timeout: float | None, queue_timeout: float | None) -> None:
+        waited = time.monotonic() - started
+        fix = "wait again later: the job goes on; or cancel it"
+        if timeout is not None and waited > timeout:
+            raise WaitTimeout(f"The job has not ended after {waited:.0f} s.", where=f"job {self.name}", fix=fix)
+        if queue_timeout is not None and seen.queued and waited > queue_timeout:
+            what = f"No node works on the job after {waited:.0f} s (status {seen.status})."
+            fix = "a queue this long usually means no capacity: " + fix
+            raise WaitTimeout(what, where=f"job {self.name}", fix=fix)
+
+    def wait(
+        self,
+        on_event: Callable[[JobEvent], None] | None = None,
+        *,
+        timeout: float | None = None,
+        queue_timeout: float | None = None,
+    ) -> None:
+        """Wait until the job has completed.
+
+        Ctrl-C detaches: the job goes on, and waiting again picks it up. Raises `phift.errors.JobFailed` with the
+        failing step and the end of its log, `phift.errors.JobCanceled`, and `phift.errors.WaitTimeout`.
+        """
+        tell = isolated(on_event)
+        for event in self.follow(timeout=timeout, queue_timeout=queue_timeout):
+            tell(event)
+        self.raise_for_end()
+
+    def raise_for_end(self) -> None:
+        """Raise for a job that ended without a model; do nothing for one that completed."""
+        status = self.status()
+        where = f"job {self.name}"
+        if status == "Canceled":
+            raise JobCanceled("The job was cancelled.", where=where, fix="submit it again", job=self.name)
+        if status == "Failed":
+            raise self._failure(where)
+        if status != "Completed":
+            fix = "wait for it first"
+            raise WaitTimeout(f"The job has not ended; it is {status}.", where=where, fix=fix)
+
+    def _failure(self, where: str) -> JobFailed:
+        try:
+            failed = next((step for step in self.steps() if step.status == "Failed"), None)
+        except PhiftError:  # that the job failed is the news, not that its steps are out of reach
+            failed = None
+        if failed is None:
+            what = _readable(lambda: self.tracking.error(self.name)) or "The job failed."
+            return JobFailed(what, where=where, fix="look at the job's page in the studio", job=self.name)
+        reason = _readable(lambda: self.tracking.error(failed.run_id)) or "no reason given"
+        tail = _readable(lambda: self.tracking.log_tail(failed.run_id))
+        what = f"The step {failed.name} failed: {reason}"
+        fix = "the end of the step's log is in `log_tail`; mend the cause and submit again"
+        return JobFailed(what, where=where, fix=fix, job=self.name, step=failed.name, log_tail=tail)
+
+    def cancel(self) -> None:
+        """Cancel the job and wait until it has ended; one that has ended already stays as it is."""
+        if self.status() in ENDED:
+            return
+        with azure_errors(f"job {self.name}"):
+            outcome(self._clients.workspace.jobs.begin_cancel(self.name), f"job {self.name}")
+        for _ in self.follow(timeout=_LONGEST_CANCELLATION):
+            pass
+
+    def metrics(self) -> pd.DataFrame:
+        """Return every metric of training and evaluation, one row a logged value.
+
+        Columns: ``metric``, ``step``, ``value``, ``time`` (UTC). The component logs each metric to the root run too
+        (``log_metrics_at_root``, azureml-acft-accelerator 0.0.91), so the children need not be asked.
+        """
+        import pandas as pd
+
+        names = self.tracking.metric_names(self.name)
+        points = [point for name in names for point in self.tracking.metric_history(self.name, name)]
+        frame = pd.DataFrame(
+            [(point.name, point.step, point.value, point.timestamp) for point in points],
+            columns=["metric", "step", "value", "time"],
+        )
+        return frame.assign(time=pd.to_datetime(frame["time"], unit="ms", utc=True))
+
+
+def _readable(read: Callable[[], str]) -> str:
+    """Return what a look at the failure says, or why it says nothing; it must not hide the failure."""
+    try:
+        return read()
+    except PhiftError as error:
+        return f"(it could not be read: {error.what})"
+
+
+def _passing(error: ServiceError) -> bool:
+    """Whether waiting may help; a defect of the SDK or a refused request will not pass."""
+    return isinstance(error, ServiceUnreachable | Throttled) or (error.status or 0) >= 500
+
+
+def list_jobs(clients: Clients, tag: str) -> list[Any]:
+    """Return the jobs that have a tag of this name, newest first, as the SDK's entities."""
+    with azure_errors("jobs"):
+        found = [job for job in listed(clients.workspace.jobs.list(tag=tag), "jobs") if job is not None]
+    return sorted(found, key=_created, reverse=True)
+
+
+def _created(job: Any) -> datetime:
+    made = getattr(job.creation_context, "created_at", None)
+    return made if isinstance(made, datetime) else datetime.min.replace(tzinfo=UTC)
+
+
+def find_job(clients: Clients, name: str) -> FineTuneJob | None:
+    """Return the newest attempt of the job called ``name`` that is running or completed, or None."""
+    return _attempts(clients, name)[1]
+
+
+def _attempts(clients: Clients, name: str) -> tuple[str, FineTuneJob | None]:
+    """Return the first name of an attempt that no job has, and the newest attempt that is running or completed."""
+    job = None
+    for attempt in range(1, _MOST_ATTEMPTS + 1):
+        candidate = FineTuneJob(attempt_name(name, attempt), clients)
+        try:
+            status = candidate.status()
+        except NotFound:
+            return candidate.name, job
+        if status not in {"Failed", "Canceled"}:
+            job = candidate
+    what = f"There are {_MOST_ATTEMPTS} attempts of this job already."
+    raise ServiceError(what, where=f"job {name}", fix="look at why they fail, and change the run")
+
+
+def attempt_name(name: str, attempt: int) -> str:
+    """Return the name of a job's attempt, counted from 1."""
+    return name if attempt == 1 else f"{name}-{attempt}"
+
+
+def submit_job(clients: Clients, job: PipelineJob, *, fresh: bool = False) -> FineTuneJob:
+    """Submit a job under its name, once: the one that runs or has completed under that name is found instead.
+
+    A job that failed or was cancelled keeps its name for ever, so the next attempt is called ``<name>-2`` and so on.
+    The attempt is chosen once: of two callers that choose the same one at the same time the slower one finds the
+    faster one's job.
+
+    - **fresh**: submit a new attempt even if one is there.
+    """
+    free, existing = _attempts(clients, str(job.name))
+    if existing is not None and not fresh:
+        return existing
+    ticket = uuid.uuid4().hex
+    job.name, job.properties = free, {**(job.properties or {}), _SUBMISSION: ticket}
+    try:
+        with quiet_uploads(), azure_errors(f"job {free}"):
+            made = clients.workspace.jobs.create_or_update(job)
+    except ServiceError as error:
+        # A job's name used again with anything else in the body is 400 JobPropertyImmutable, and a property is never
+        # changed (azure-docs issue 122250; azure-ai-ml 1.35.2, _job_operations.py).
+        if not (isinstance(error, Conflict) or error.status == 400):
+            raise
+        return _winner(clients, free, job, error)
+    return FineTuneJob(free, clients, existed=texts(made.properties, "job.properties").get(_SUBMISSION) != ticket)
+
+
+def _winner(clients: Clients, name: str, job: PipelineJob, refused: ServiceError) -> FineTuneJob:
+    """Return the same job of another caller; raises the refusal where that is not what it was about."""
+    winner = FineTuneJob(name, clients)
+    try:
+        theirs = texts(winner.entity().tags, "job.tags")
+    except NotFound:
+        theirs = None
+    if theirs is None or theirs.get("phift.fingerprint") != texts(job.tags, "job.tags").get("phift.fingerprint"):
+        raise refused
+    return winner

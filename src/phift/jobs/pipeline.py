@@ -1,0 +1,160 @@
+"""The pipeline job: the registry's component, called with the run's model, data, compute and parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from phift.azure.answers import text
+from phift.azure.clients import Clients
+from phift.check.parameters import Parameters
+from phift.check.report import Finding
+from phift.config.run import ComponentConfig
+from phift.data.assets import DataInput
+from phift.data.on_cluster import REPORT, DataOnCluster, preparation_step, step_inputs
+from phift.data.on_cluster import STEP as PREPARATION
+from phift.data.split import SPLITS
+from phift.errors import NotFound, ParameterError, ServiceError, azure_errors
+
+if TYPE_CHECKING:
+    from azure.ai.ml.entities import Component, PipelineJob
+
+OUTPUT = "trained_model"
+"""The job's output: the fine-tuned model as an MLflow model folder."""
+
+STEP = "step"
+"""The node that is the component."""
+
+
+def find_component(clients: Clients, config: ComponentConfig) -> Component:
+    """Return the fine-tuning component from its registry, in its pinned or its newest version.
+
+    Raises `phift.errors.NotFound` where the registry does not have it.
+    """
+    place = f"component {config.name} in registry {config.registry}"
+    wanted = {"version": config.version} if config.version else {"label": "latest"}
+    try:
+        with azure_errors(place):
+            return clients.component_registry.components.get(config.name, **wanted)
+    except (NotFound, ServiceError) as error:
+        # The SDK reports a missing "latest" as a validation error of its own.
+        if isinstance(error, ServiceError) and error.code != "ValidationException":
+            raise
+        version = f" version {config.version}" if config.version else ""
+        fix = "check `component.name`, `component.version` and `component.registry`"
+        raise NotFound(f"There is no component {config.name}{version}.", where=place, fix=fix) from error
+
+
+def component_findings(clients: Clients, config: ComponentConfig) -> list[Finding]:
+    """Say whether the registry has a newer component than the pinned one; without a pin there is nothing to say."""
+    if config.version is None:
+        return []
+    newest = find_component(clients, config.model_copy(update={"version": None}))
+    version = text(newest.version, "component.version")
+    if version == config.version:
+        return []
+    message = f"Version {config.version} is pinned; the registry's newest is {version}."
+    return [Finding(code="COMPONENT_NEWER", severity="note", place=f"component {config.name}", message=message)]
+
+
+def build_pipeline(
+    component: Component,
+    *,
+    model_id: str,
+    data: Mapping[str, DataInput] | DataOnCluster,
+    parameters: Parameters,
+    name: str,
+    display_name: str,
+    experiment: str,
+    tags: Mapping[str, str],
+    properties: Mapping[str, str] | None = None,
+    force_rerun: bool = False,
+    continue_on_step_failure: bool = False,
+    code: Path | None = None,
+) -> PipelineJob:
+    """Return the job, ready to submit; its output is called `OUTPUT`.
+
+    Its nodes are put together here and not by the SDK's ``dsl.pipeline``: that keeps one stack of open pipelines for
+    the whole process, so that a node made in one thread lands in the pipeline that another thread is building
+    (azure-ai-ml 1.35.2, dsl/_pipeline_component_builder.py).
+
+    - **data**: what ``train``, ``validation`` and ``test`` are. With fewer than these three, Azure's preprocessing
+      splits again by position and drops a fifth of the rows (azureml-assets, preprocess.py, 2026-07-23).
+    - **force_rerun**: run steps again whose inputs have not changed.
+    - **code**: for data that a cluster prepares, a folder from `phift.data.on_cluster.source_code`.
+
+    Raises `phift.errors.ServiceError` where the SDK makes another job of it than was asked for.
+    """
+    from azure.ai.ml import Input, Output
+    from azure.ai.ml.entities import Pipeline, PipelineJob, PipelineJobSettings
+
+    inputs: dict[str, Any] = {**parameters.arguments(), "mlflow_model_path": Input(type="mlflow_model", path=model_id)}
+    outputs = {OUTPUT: Output(type="mlflow_model")}
+    nodes: dict[str, Any] = {}
+    meant: dict[str, Mapping[str, Any]] = {STEP: inputs}
+    with azure_errors("pipeline"):
+        if isinstance(data, DataOnCluster):
+            nodes[PREPARATION] = preparation_step(data, code or Path())
+            meant[PREPARATION] = step_inputs(data)
+            outputs[REPORT] = Output(type="uri_folder")
+            inputs |= {f"{split}_file_path": _prepared(split) for split in SPLITS}
+        else:
+            for split, given in data.items():
+                kind = "mltable" if given.type == "mltable" else "file"
+                inputs[f"{split}_{kind}_path"] = Input(type=given.type, path=given.address)
+        _check_known(component, inputs)
+        step = Pipeline(component=component, inputs=inputs, outputs={"mlflow_model_folder": _bound_to(OUTPUT)})
+        step.name = STEP
+        nodes[STEP] = step
+        job = PipelineJob(
+            name=name,
+            display_name=display_name,
+            experiment_name=experiment,
+            tags=dict(tags),
+            properties=dict(properties or {}),
+            jobs=nodes,
+            outputs=outputs,
+            settings=PipelineJobSettings(force_rerun=force_rerun, continue_on_step_failure=continue_on_step_failure),
+        )
+        sent = job._to_rest_object().properties.jobs
+    _check_sent(sent, meant, text(component.id, "component.id"))
+    return job
+
+
+def _check_known(component: Component, inputs: Mapping[str, Any]) -> None:
+    """Refuse inputs that the component does not have; a node made by hand would take them, and the service not."""
+    unknown = ", ".join(sorted(inputs.keys() - component.inputs.keys()))
+    if unknown:
+        what = f"The component {component.name} version {component.version} has no input {unknown}."
+        raise ParameterError(what, where="pipeline", fix="leave it out, or use a version of the component that has it")
+
+
+def _bound_to(output: str) -> str:
+    """Return what binds a node's output to one of the job's."""
+    return f"${{{{parent.outputs.{output}}}}}"
+
+
+def _prepared(split: str) -> Any:
+    """Return the file that the job's own first step writes."""
+    from azure.ai.ml import Input
+
+    return Input(type="uri_file", path=f"${{{{parent.jobs.{PREPARATION}.outputs.{split}}}}}")
+
+
+def _check_sent(sent: Mapping[str, Any], meant: Mapping[str, Mapping[str, Any]], component: str) -> None:
+    """Hold the nodes that will travel against those that were meant; a job that differs would train something else.
+
+    - **meant**: the inputs of each node.
+    - **component**: the id of the one that trains.
+    """
+    wrong = [f"node {name}" for name in sorted(set(sent) ^ set(meant))]
+    for name in sorted(set(sent) & set(meant)):
+        found = {key: str(value.get("uri", value.get("value"))) for key, value in sent[name]["inputs"].items()}
+        wanted = {key: str(getattr(value, "path", value)) for key, value in meant[name].items()}
+        wrong += [f"{name}.{key}" for key in sorted(found.keys() | wanted) if found.get(key) != wanted.get(key)]
+    if STEP in sent and sent[STEP].get("componentId") != component:
+        wrong.append(f"the component of {STEP}")
+    if wrong:
+        what = f"The SDK made another job than was asked for; different: {', '.join(wrong)}. Nothing was submitted."
+        raise ServiceError(what, where="pipeline", fix="please report this, with the versions of phift and azure-ai-ml")

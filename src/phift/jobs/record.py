@@ -1,0 +1,246 @@
+"""A run's record: what it is, kept in Azure with its job, so that nothing that comes after asks for it again.
+
+Data files change, a registry gets a newer version, a configuration is edited. What was submitted does not: it stands in
+the job's tags, where people and lists see it, and in its properties, which Azure never changes.
+
+A **series** is what a configuration and its edited successors have in common: experiment, foundation model and the name
+of the training data. Jobs and endpoints are tagged with it, so that those of earlier runs are found again.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from phift.azure.answers import text, texts
+from phift.check.models import AllowList, FoundationModel
+from phift.config.data import AssetSource, FileSource, HuggingFaceSource, OneSource, RowsSource
+from phift.config.run import DeploymentConfig, RunConfig
+from phift.errors import ConfigError, NotFound, redact
+from phift.plan import Plan, digest, slug
+
+SERIES = "phift.series"
+"""A job's tag ``phift.series.<digits>``, by whose name jobs are listed; an endpoint's has the digits as its value."""
+
+CONFIGURATION = "phift.configuration"
+"""The tag with the digits of the configuration as it was submitted."""
+
+# Of a run: 50 tags and 50 properties, keys of 100 characters and values of 1,000 (Microsoft Learn, "Service limits in
+# Azure Machine Learning", read 2026-11-28).
+_LONGEST_VALUE = 1000
+_MOST_PROPERTIES = 40  # the service and the SDK write some of their own
+_MOST_PARAMETER_TAGS = 30
+_PROPERTY = "phift.record"
+
+# What says who is asked and where things lie, and not what is trained.
+_NOT_TRAINED_BY = {"workspace", "credential", "work_dir", "max_cost", "prices", "tokens_per_second", "data"}
+_AFTER_TRAINING = {"deployment", "registered_model_name"}
+_REGISTERED = re.compile(r"azureml://registries/(?P<registry>[^/]+)/models/(?P<name>[^/]+)/versions/(?P<version>[^/]+)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRecord:
+    """What a submitted run is.
+
+    - **fingerprint**: 12 hex digits; every name comes from it.
+    - **model**: the foundation model, as far as a deployment has to know it.
+    - **component**: ``registry/name:version``.
+    - **data_name**, **data_hash**: the training data's name, and the hash of all of it.
+    - **series**, **configuration_digest**: see the module.
+    - **configuration**: the configuration as plain values, without workspace and credential; empty for a job that an
+      older phift submitted.
+    """
+
+    fingerprint: str
+    model: FoundationModel
+    component: str
+    data_name: str
+    data_hash: str
+    series: str
+    configuration_digest: str
+    configuration: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, config: RunConfig, plan: Plan) -> RunRecord:
+        """Return the record of a run that is about to be submitted."""
+        model = plan.model
+        known = FoundationModel(
+            id=model.id, name=model.name, version=model.version, registry=model.registry, inference=model.inference
+        )
+        return cls(
+            fingerprint=plan.fingerprint,
+            model=known,
+            component=f"{config.component.registry}/{plan.component.name}:{plan.component.version}",
+            data_name=plan.dataset.name,
+            data_hash=plan.dataset.content_hash,
+            series=series(config),
+            configuration_digest=configuration_digest(config),
+            configuration=_plain(config),
+        )
+
+    @classmethod
+    def read(cls, job: Any) -> RunRecord:
+        """Return the record that a job of the SDK's carries.
+
+        Raises `phift.errors.NotFound` for a job that phift did not submit.
+        """
+        tags, properties = texts(job.tags, "job.tags"), texts(job.properties, "job.properties")
+        found = _REGISTERED.fullmatch(tags.get("phift.base_model", ""))
+        if "phift.fingerprint" not in tags or not found:
+            what = "This job was not submitted by phift: it has no record of a run in its tags."
+            raise NotFound(what, where=f"job {text(job.name, 'job.name')}", fix="name a job that phift submitted")
+        kept = _read_properties(properties)
+        serving = kept.get("serving")
+        model = FoundationModel(
+            id=found[0],
+            name=found["name"],
+            version=found["version"],
+            registry=found["registry"],
+            inference=AllowList(tuple(serving["sizes"]), str(serving["source"])) if serving else None,
+        )
+        named = [key for key in tags if key.startswith(f"{SERIES}.")]
+        return cls(
+            fingerprint=tags["phift.fingerprint"],
+            model=model,
+            component=tags.get("phift.component", ""),
+            data_name=str(kept.get("data_name") or "its data"),
+            data_hash=tags.get("phift.data", ""),
+            series=named[0].removeprefix(f"{SERIES}.") if named else "",
+            configuration_digest=tags.get(CONFIGURATION, ""),
+            configuration=kept.get("configuration") or {},
+        )
+
+    @property
+    def lineage(self) -> dict[str, str]:
+        """Where the trained model comes from, as tags."""
+        parameters = list((self.configuration.get("parameters") or {}).items())[:_MOST_PARAMETER_TAGS]
+        return {
+            "phift.fingerprint": self.fingerprint,
+            "phift.base_model": self.model.id,
+            "phift.component": self.component,
+            "phift.data": self.data_hash,
+            **{f"phift.parameter.{name}": str(value)[:_LONGEST_VALUE] for name, value in parameters},
+        }
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """The job's tags."""
+        return {**self.lineage, CONFIGURATION: self.configuration_digest, f"{SERIES}.{self.series}": self.fingerprint}
+
+    @property
+    def properties(self) -> dict[str, str]:
+        """The job's properties: one JSON text, in as many values as it takes.
+
+        A configuration that is too long for them is kept without its data, or without its parameters too; an attached
+        run then has no ``config``.
+        """
+        serving = self.model.inference
+        kept: dict[str, Any] = {
+            "data_name": self.data_name,
+            "serving": {"sizes": serving.sizes, "source": serving.source} if serving else None,
+        }
+        written = ""
+        for left_out in (set[str](), {"data"}, {"data", "parameters"}):
+            kept["configuration"] = {key: value for key, value in self.configuration.items() if key not in left_out}
+            written = json.dumps(kept, separators=(",", ":"))
+            if len(written) <= _LONGEST_VALUE * _MOST_PROPERTIES:
+                break
+        parts = [written[start : start + _LONGEST_VALUE] for start in range(0, len(written), _LONGEST_VALUE)]
+        return {f"{_PROPERTY}.{number}": part for number, part in enumerate(parts)}
+
+    @property
+    def model_name(self) -> str:
+        """What the trained model is called unless the user says otherwise."""
+        return str(self.configuration.get("registered_model_name") or f"{slug(self.model.name)}-finetuned")
+
+    @property
+    def deployment(self) -> DeploymentConfig:
+        """How it was to be deployed."""
+        return DeploymentConfig(**self.configuration.get("deployment", {}))
+
+    def config(self) -> RunConfig | None:
+        """Return the configuration that was submitted, without its workspace.
+
+        None where its rows came from Python, or another version of phift submitted it.
+        """
+        data = self.configuration.get("data") or {}
+        given = [source for split in ("train", "validation", "test") for source in data.get(split) or []]
+        if not given or any("rows" in source for source in given):
+            return None
+        try:
+            return RunConfig.from_dict(dict(self.configuration), where="the job's record")
+        except ConfigError:  # a newer phift's, with keys that this one does not know
+            return None
+
+
+def _read_properties(properties: Mapping[str, str]) -> dict[str, Any]:
+    parts: list[str] = []
+    while (part := properties.get(f"{_PROPERTY}.{len(parts)}")) is not None:
+        parts.append(part)
+    try:
+        kept = json.loads("".join(parts) or "{}")
+    except ValueError:
+        return {}
+    return kept if isinstance(kept, dict) else {}
+
+
+def series(config: RunConfig) -> str:
+    """Return the digits of a configuration's series: experiment, foundation model, names of the training data."""
+    names = [_name(source) for source in config.data.sources["train"]]
+    return digest([config.experiment, config.model.registry, config.model.name, names])
+
+
+def configuration_digest(config: RunConfig) -> str:
+    """Return the digits of all in a configuration that decides what is trained."""
+    plain = _plain(config)
+    return digest([{key: value for key, value in plain.items() if key not in _AFTER_TRAINING}])
+
+
+def data_is_named(config: RunConfig) -> bool:
+    """Whether the configuration says by itself which data it means; rows from Python have no name."""
+    given = (source for sources in config.data.sources.values() for source in sources)
+    return not any(isinstance(source, RowsSource) for source in given)
+
+
+def _plain(config: RunConfig) -> dict[str, Any]:
+    """Return a configuration as plain values, with whole paths, and without what could be a secret."""
+    data = config.data
+    values = config.model_dump(mode="json", exclude=_NOT_TRAINED_BY)
+    values["data"] = data.model_dump(mode="json", exclude={"train", "validation", "test"})
+    for split, sources in data.sources.items():
+        values["data"][split] = [_plain_source(source) for source in sources]
+    cleaned: dict[str, Any] = _cleaned(values)
+    return cleaned
+
+
+def _plain_source(source: OneSource) -> dict[str, Any]:
+    if isinstance(source, Path):
+        source = FileSource(files=source)
+    if isinstance(source, RowsSource):
+        return {**source.model_dump(mode="json", exclude={"rows"}), "rows": type(source.rows).__name__}
+    values = source.model_dump(mode="json")
+    return {**values, "files": str(source.files.absolute())} if isinstance(source, FileSource) else values
+
+
+def _name(source: OneSource) -> str:
+    """Return what a source is called wherever it lies."""
+    if isinstance(source, RowsSource):
+        return "rows"
+    if isinstance(source, HuggingFaceSource):
+        return source.huggingface
+    if isinstance(source, AssetSource):
+        return re.sub(r"(/versions/|/labels/|:|@)[^:/@]+$", "", source.asset)
+    return (source.files if isinstance(source, FileSource) else source).name
+
+
+def _cleaned(value: Any) -> Any:
+    """Return plain values with what looks like a signature or a token taken out of every text."""
+    if isinstance(value, dict):
+        return {key: _cleaned(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [_cleaned(entry) for entry in value]
+    return redact(value) if isinstance(value, str) else value

@@ -1,0 +1,104 @@
+"""The registered model: the job's output under a name and version, with its lineage in tags."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from phift.azure.answers import text, texts
+from phift.azure.clients import Clients
+from phift.errors import Conflict, NotFound, azure_errors
+from phift.jobs.job import JOB_TAG, FineTuneJob
+
+if TYPE_CHECKING:
+    from azure.ai.ml.entities import Model
+
+
+@dataclass(frozen=True, kw_only=True)
+class RegisteredModel:
+    """A model in the workspace.
+
+    - **id**: its resource id, for a deployment.
+    - **existed**: whether `register_model` found it instead of making it.
+    """
+
+    name: str
+    version: str
+    id: str
+    tags: Mapping[str, str]
+    existed: bool
+
+
+def register_model(
+    clients: Clients,
+    job: FineTuneJob,
+    *,
+    name: str,
+    version: str,
+    tags: Mapping[str, str] | None = None,
+    description: str = "",
+) -> RegisteredModel:
+    """Register a completed job's model, once: a second call finds it, by the job's name in its tags.
+
+    - **tags**: more of them; ``phift.job`` is always the job's name.
+
+    Raises `phift.errors.JobFailed` or `phift.errors.JobCanceled` for a job without a model, and
+    `phift.errors.Conflict` where the name and version are taken by another job's model.
+    """
+    existing = _existing(clients, job, name, version)
+    if existing is not None:
+        return existing
+    job.raise_for_end()
+    from azure.ai.ml.entities import Model
+
+    own = {**(tags or {}), JOB_TAG: job.name}
+    model = Model(
+        path=job.model_path, name=name, version=version, type="mlflow_model", description=description, tags=own
+    )
+    try:
+        with azure_errors(f"model {name}:{version}"):
+            made = clients.workspace.models.create_or_update(model)
+    except Conflict:  # the answer to an earlier try was lost, or another process registers it at this moment
+        existing = _existing(clients, job, name, version)
+        if existing is None:
+            raise
+        return existing
+    return _registered(made, own, existed=False)
+
+
+def _existing(clients: Clients, job: FineTuneJob, name: str, version: str) -> RegisteredModel | None:
+    try:
+        with azure_errors(f"model {name}:{version}"):
+            found = clients.workspace.models.get(name, version=version)
+    except NotFound:
+        return None
+    tags = texts(found.tags, "model.tags")
+    if tags.get(JOB_TAG) != job.name:
+        other = f"from {tags[JOB_TAG]}" if JOB_TAG in tags else "from elsewhere"
+        what = f"The version {version} of {name} does not come from this job but {other}."
+        raise Conflict(what, where=f"model {name}", fix="set `registered_model_name` to another name")
+    return _registered(found, tags, existed=True)
+
+
+def _registered(model: Model, tags: Mapping[str, str], *, existed: bool) -> RegisteredModel:
+    return RegisteredModel(
+        name=text(model.name, "model.name"),
+        version=text(model.version, "model.version"),
+        id=text(model.id, "model.id"),
+        tags=dict(tags),
+        existed=existed,
+    )
+
+
+def download_model(clients: Clients, model: RegisteredModel, folder: Path) -> Path:
+    """Download a registered model and return the folder that ``mlflow.pyfunc.load_model`` takes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with azure_errors(f"model {model.name}:{model.version}"):
+        clients.workspace.models.download(model.name, model.version, download_path=str(folder))
+    found = sorted(folder.rglob("MLmodel"), key=lambda path: len(path.parts))
+    if not found:
+        what = "The downloaded model has no MLmodel file, so it is no MLflow model."
+        raise NotFound(what, where=str(folder), fix="look at the model's artifacts in the studio")
+    return found[0].parent

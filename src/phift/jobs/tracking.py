@@ -1,0 +1,153 @@
+"""What a run recorded: metrics, logs and errors, read from the workspace's MLflow and run-history services."""
+
+from __future__ import annotations
+
+import re
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from phift.azure.answers import json_object, no_answer, text
+from phift.azure.rest import Rest
+from phift.errors import NotFound, ServiceError, azure_errors, redact
+
+_PAGE = 5_000  # points a page; MLflow's own limit is 25,000
+_MOST_PAGES = 1_000  # five million points; a service that goes on after that does not mean it
+
+
+@dataclass(frozen=True)
+class MetricPoint:
+    """One logged value of a metric.
+
+    - **timestamp**: milliseconds since 1970, UTC.
+    """
+
+    name: str
+    step: int
+    value: float
+    timestamp: int
+
+
+class Tracking:
+    """Reads what runs of one workspace recorded.
+
+    - **uri**: the workspace's ``mlflow_tracking_uri`` (``azureml://<host>/mlflow/v1.0/subscriptions/...``, or v2.0
+      where azureml-mlflow is installed); the run-history service is on the same host.
+    """
+
+    def __init__(self, rest: Rest, uri: str) -> None:
+        self._rest = rest
+        base = text(uri, "workspace.mlflow_tracking_uri")
+        base = base.replace("azureml://", "https://", 1).partition("?")[0].rstrip("/")
+        host, *rest_of_it = re.split(r"/mlflow/v\d\.\d", base, maxsplit=1)
+        if not rest_of_it or not host.startswith("https://"):
+            what = f"The workspace's tracking URI is none of Azure ML's: {base[:200] or '(empty)'}."
+            fix = "look at the workspace's `mlflow_tracking_uri`: azureml://<host>/mlflow/v1.0/subscriptions/..."
+            raise ServiceError(what, where="workspace.mlflow_tracking_uri", fix=fix)
+        self._mlflow = f"{base}/api/2.0/mlflow"
+        self._history = f"{host}/history/v1.0{rest_of_it[0]}"
+
+    def metric_names(self, run_id: str) -> list[str]:
+        """Return the names of all metrics a run has logged, sorted."""
+        metrics = _list(self._data(run_id).get("metrics"), "run.data.metrics")
+        return sorted({text(_object(metric, "metric").get("key"), "metric.key") for metric in metrics})
+
+    def metric_history(self, run_id: str, name: str) -> list[MetricPoint]:
+        """Return every logged value of one metric, in the order of logging."""
+        points: list[MetricPoint] = []
+        query: dict[str, Any] = {"run_id": run_id, "metric_key": name, "max_results": _PAGE}
+        seen: set[str] = set()
+        while len(seen) < _MOST_PAGES:
+            page = _object(self._rest.get(f"{self._mlflow}/metrics/get-history", query), "the history")
+            points += [_point(entry) for entry in _list(page.get("metrics"), "history.metrics")]
+            token = text(page.get("next_page_token") or "", "history.next_page_token")
+            if not token:
+                return points
+            if token in seen:
+                raise _endless(name, "the service gave the same page token twice")
+            seen.add(token)
+            query = {**query, "page_token": token}
+        raise _endless(name, f"the service has more than {_MOST_PAGES:,} pages of it")
+
+    def tags(self, run_id: str) -> dict[str, str]:
+        """Return a run's tags."""
+        tags = [_object(tag, "tag") for tag in _list(self._data(run_id).get("tags"), "run.data.tags")]
+        return {text(tag.get("key"), "tag.key"): text(tag.get("value") or "", "tag.value") for tag in tags}
+
+    def set_tag(self, run_id: str, key: str, value: str) -> None:
+        """Write one tag of a run; the others stay as they are."""
+        self._post(run_id, "set-tag", {"key": key, "value": value})
+
+    def delete_tag(self, run_id: str, key: str) -> None:
+        """Take one tag of a run away; one that is not there is no error."""
+        with suppress(NotFound):
+            self._post(run_id, "delete-tag", {"key": key})
+
+    def _data(self, run_id: str) -> dict[str, Any]:
+        answer = _object(self._rest.get(f"{self._mlflow}/runs/get", {"run_id": run_id}), "the run")
+        return _object(_object(answer.get("run"), "run").get("data"), "run.data")
+
+    def _post(self, run_id: str, action: str, body: dict[str, Any]) -> None:
+        with azure_errors(f"run {run_id}"):  # a test's double of the calls may know none that writes
+            answer = self._rest.post(f"{self._mlflow}/runs/{action}", {"run_id": run_id, **body})
+        _object(answer, action)
+
+    def error(self, run_id: str) -> str:
+        """Return what the service says went wrong in a run, or an empty text."""
+        error = _object(self._details(run_id).get("error"), "run.error")
+        inner = _object(error.get("error"), "run.error.error") or error
+        return redact(text(inner.get("message") or "", "run.error.message"))
+
+    def log_tail(self, run_id: str, lines: int = 30) -> str:
+        """Return the end of a run's standard log, or an empty text where it has none."""
+        files = _object(self._details(run_id).get("logFiles"), "run.logFiles")
+        name = next((name for name in sorted(map(str, files)) if name.endswith("std_log.txt")), None)
+        if name is None:
+            return ""
+        log = text(self._rest.text(text(files.get(name), "run.logFiles")), "the log")
+        return redact("\n".join(log.splitlines()[-lines:]))
+
+    def _details(self, run_id: str) -> dict[str, Any]:
+        return _object(self._rest.get(f"{self._history}/runs/{run_id}/details"), "the run's details")
+
+
+def _endless(name: str, why: str) -> ServiceError:
+    fix = "run again; the metric is in the studio, on the job's page"
+    return ServiceError(f"The history of the metric {name} does not end: {why}.", where=f"metric {name}", fix=fix)
+
+
+def _object(value: Any, what: str) -> dict[str, Any]:
+    """Return a JSON object of an answer; what is left out is an empty one."""
+    return json_object(value or {}, what)
+
+
+def _list(value: Any, what: str) -> list[Any]:
+    if not value:
+        return []
+    if not isinstance(value, list):
+        raise no_answer(value, what, "a list")
+    return value
+
+
+def _point(given: Any) -> MetricPoint:
+    entry = _object(given, "metric")
+    return MetricPoint(
+        name=text(entry.get("key"), "metric.key"),
+        step=_whole(entry.get("step") or 0, "metric.step"),
+        value=_number(entry.get("value"), "metric.value"),
+        timestamp=_whole(entry.get("timestamp") or 0, "metric.timestamp"),
+    )
+
+
+def _whole(value: Any, what: str) -> int:
+    with suppress(ValueError, OverflowError):  # NaN and infinity are numbers, but no step
+        return int(_number(value, what))
+    raise no_answer(value, what, "a whole number")
+
+
+def _number(value: Any, what: str) -> float:
+    """Return a number, which JSON's protocol buffers write as text where it is large or none, as NaN."""
+    if isinstance(value, int | float | str) and not isinstance(value, bool):
+        with suppress(ValueError, OverflowError):
+            return float(value)
+    raise no_answer(value, what, "a number")

@@ -1,0 +1,1 @@
+"""What there is in a local workspace, without a request or an answer in it."""

@@ -1,0 +1,120 @@
+"""Where the bytes behind an asset reference lie: ids and ``azureml:`` addresses in, files out."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from phift.local.services import arm, blobs, registry
+from phift.local.site import Site
+from phift.local.state.documents import Document
+from phift.local.wire.call import REGISTRY, WORKSPACE_ID, user_error
+
+_DATASTORE = re.compile(
+    r"azureml:/+(?:subscriptions/[^/]+/resourcegroups/[^/]+/(?:providers/[^/]+/)?workspaces/[^/]+/)?"
+    r"datastores/(?P<store>[^/]+)/paths/(?P<path>.+)",
+    re.IGNORECASE,
+)
+_WORKSPACE_ASSET = re.compile(
+    r"(?:azureml:)?/*subscriptions/.+/workspaces/[^/]+/(?P<kind>models|data)/(?P<name>[^/]+)/versions/(?P<version>[^/]+)",
+    re.IGNORECASE,
+)
+_SHORT_ASSET = re.compile(r"azureml:(?P<name>[\w.-]+):(?P<version>[\w.-]+)")
+_REGISTRY_MODEL = re.compile(
+    r"azureml://registries/(?P<registry>[^/]+)/models/(?P<name>[^/]+)/versions/(?P<version>[^/]+)", re.IGNORECASE
+)
+_JOB_OUTPUT = re.compile(
+    r"azureml:/+(?:subscriptions/.+/workspaces/[^/]+/)?jobs/(?P<job>[^/]+)/outputs/(?P<output>[^/]+)(?:/paths/.*)?/?",
+    re.IGNORECASE,
+)
+
+
+def resolve(site: Site, reference: str) -> Path:
+    """Return the file or folder that a reference means; raises a user error where there is none."""
+    path = site.storage.fetch(*_address(site, reference))
+    if not path.exists():
+        raise user_error(f"The asset {reference} does not exist: nothing is stored there.")
+    return path
+
+
+def place(site: Site, uri: str) -> Path:
+    """Return the file or folder to write for an output's address; it need not be there."""
+    if not _DATASTORE.fullmatch(uri):
+        raise user_error(f"The output path {uri} is not in a datastore.")
+    return blobs.path_of(site, *_address(site, uri))
+
+
+def publish(site: Site, uri: str) -> None:
+    """Store what has been written for an output's address."""
+    site.storage.publish(*_address(site, uri))
+
+
+def datastore_uri(store: str, path: str) -> str:
+    """Return the long form of a datastore address, as job outputs and models show it."""
+    workspace = WORKSPACE_ID.replace("/providers/Microsoft.MachineLearningServices", "")
+    return f"azureml:/{workspace}/datastores/{store}/paths/{path}"
+
+
+def output_uri(site: Site, job: str, output: str) -> str:
+    """Return where a job's named output is stored; raises a user error where there is no such job or output."""
+    run = site.documents.get(f"runs/{job}")
+    if run is None:
+        raise user_error(f"The job {job} was not found.")
+    outputs = run.body.get("outputs") or {}
+    if output not in outputs:
+        names = ", ".join(outputs) or "none yet"
+        raise user_error(f"The job {job} has no output named {output}. Its outputs: {names}.")
+    return str(outputs[output]["uri"])
+
+
+def normalized(site: Site, uri: str) -> str:
+    """Return a model's or data asset's address as it is stored: the long form of a datastore address.
+
+    The service shows that, also where it was sent the short one (recorded traffic of the SDK's own tests:
+    azure-sdk-assets, test_data_upload_file, 2026-03).
+    """
+    if found := _JOB_OUTPUT.fullmatch(uri):
+        return output_uri(site, found["job"], found["output"])
+    found = _DATASTORE.fullmatch(uri)
+    return datastore_uri(found["store"], found["path"]) if found else uri
+
+
+def job_of(uri: str) -> str | None:
+    """Return the job whose output an address is, or None."""
+    found = _JOB_OUTPUT.fullmatch(uri)
+    return found["job"] if found else None
+
+
+def _address(site: Site, reference: str) -> tuple[str, str]:
+    """Return the container and the name of the blob or folder that a reference means."""
+    if found := _DATASTORE.fullmatch(reference):
+        if found["store"] not in arm.DATASTORES:
+            raise user_error(f"The datastore {found['store']} was not found.")
+        return arm.DATASTORES[found["store"]], found["path"]
+    if found := _REGISTRY_MODEL.fullmatch(reference):
+        return _registry_model(found["registry"], found["name"], found["version"])
+    if found := _JOB_OUTPUT.fullmatch(reference):
+        return _address(site, output_uri(site, found["job"], found["output"]))
+    if found := _WORKSPACE_ASSET.fullmatch(reference):
+        document = site.documents.get(f"{found['kind']}/{found['name']}/versions/{found['version']}")
+        return _address(site, _stored_uri(document, reference))
+    if found := _SHORT_ASSET.fullmatch(reference):
+        keys = (f"{kind}/{found['name']}/versions/{found['version']}" for kind in ("data", "models"))
+        documents = (site.documents.get(key) for key in keys)
+        return _address(site, _stored_uri(next(filter(None, documents), None), reference))
+    raise user_error(f"The local workspace cannot read from {reference}: it has no such place.")
+
+
+def _stored_uri(document: Document | None, reference: str) -> str:
+    if document is None:
+        raise user_error(f"The asset {reference} was not found in this workspace.")
+    properties = document.body["properties"]
+    return str(properties.get("modelUri") or properties.get("dataUri") or "")
+
+
+def _registry_model(name_of_registry: str, name: str, version: str) -> tuple[str, str]:
+    known = {(model["name"].lower(), model["version"]): model["name"] for model in registry.catalog()["models"]}
+    found = known.get((name.lower(), version))
+    if name_of_registry.lower() != REGISTRY or found is None:
+        raise user_error(f"The model {name} version {version} was not found in registry {name_of_registry}.")
+    return blobs.MODELS, str(found)

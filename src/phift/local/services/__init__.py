@@ -1,0 +1,1 @@
+"""Who answers where: the services of Azure that a local workspace has."""

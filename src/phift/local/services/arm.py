@@ -1,0 +1,206 @@
+"""What a workspace is, where its services are, and its storage: workspace, datastores, discovery, tokens."""
+
+from __future__ import annotations
+
+from phift.local.site import Site
+from phift.local.state.documents import Json
+from phift.local.state.identity import TENANT
+from phift.local.wire.call import (
+    AT_GROUP,
+    AT_SUBSCRIPTION,
+    AT_WORKSPACE,
+    GROUP,
+    LOCATION,
+    SUBSCRIPTION,
+    WORKSPACE,
+    WORKSPACE_ID,
+    Call,
+    Reply,
+    Route,
+    WireError,
+    cloud_name,
+    not_found,
+    page,
+    system_data,
+)
+from phift.version import __version__
+
+PORTAL = "https://portal.phift.local/"
+# Nobody is asked there: tokens come from the identity endpoint. MLflow's azureml plugin wants a host without a port.
+LOGIN = "https://login.phift.local"
+# What the SDK derives from the portal's host when it reads the metadata document itself.
+ML_RESOURCE = "https://ml.azure.local"
+# Whom bearer tokens are for, as a program for Azure asks.
+ARM_RESOURCE = "https://management.azure.com"
+STORAGE_SUFFIX = "phift.local"
+ACCOUNT = f"storage.blob.{STORAGE_SUFFIX}"
+DATASTORES = {"workspaceblobstore": "azureml-blobstore", "workspaceartifactstore": "azureml"}
+
+
+def cloud_metadata(base_url: str) -> dict[str, str]:
+    """Return the six addresses that ``MLClient(cloud=..., cloud_metadata=...)`` takes."""
+    return {
+        "azure_portal": PORTAL,
+        "resource_manager": f"{base_url}/",
+        "active_directory": LOGIN,
+        "aml_resource_id": ML_RESOURCE,
+        "storage_endpoint": STORAGE_SUFFIX,
+        "registry_discovery_endpoint": f"{base_url}/",
+    }
+
+
+def cloud_documents(base_url: str) -> list[Json]:
+    """Return what ``ARM_CLOUD_METADATA_URL`` answers: the clouds that there are, which is one."""
+    login = {"loginEndpoint": LOGIN, "audiences": [base_url], "tenant": TENANT}
+    cloud = {
+        "name": cloud_name(base_url),
+        "portal": PORTAL,
+        "resourceManager": f"{base_url}/",
+        "authentication": login,
+        "suffixes": {"storage": STORAGE_SUFFIX},
+    }
+    return [cloud]
+
+
+def tracking_uri(base_url: str, scheme: str = "azureml") -> str:
+    """Return the MLflow tracking URI; ``https`` is for MLflow without the azureml plugin."""
+    return f"{base_url.replace('https', scheme, 1)}/mlflow/v1.0{WORKSPACE_ID}"
+
+
+def manages(path: str) -> bool:
+    """Tell whether a path is one of Azure Resource Manager's, or of Azure ML's copy of it for registries."""
+    return path.lower().startswith(("/subscriptions/", "/mferp/managementfrontend/subscriptions/"))
+
+
+def routes() -> list[Route]:
+    """Return the routes of the workspace itself."""
+    return [
+        Route("GET", "/health", _health, anonymous=True),
+        Route("GET", "/metadata/endpoints", _metadata, anonymous=True),
+        Route("GET", "/msi/token", _token, anonymous=True),
+        Route("GET", "/discovery", _discovery, anonymous=True),
+        Route("GET", AT_WORKSPACE, _workspace),
+        Route("GET", f"{AT_GROUP}/workspaces", _workspaces),
+        Route("GET", f"{AT_SUBSCRIPTION}/workspaces", _workspaces),
+        Route("GET", f"{AT_WORKSPACE}/datastores", _datastores),
+        Route("GET", f"{AT_WORKSPACE}/datastores/{{name}}", _datastore),
+        Route("POST", f"{AT_WORKSPACE}/datastores/{{name}}/listSecrets", _secrets),
+    ]
+
+
+def _health(_site: Site, _call: Call) -> Reply:
+    return Reply({"status": "ok", "version": __version__})
+
+
+def _metadata(site: Site, _call: Call) -> Reply:
+    return Reply(cloud_documents(site.base_url))
+
+
+def _token(site: Site, call: Call) -> Reply:
+    """Answer as the identity endpoint of Azure's app service does; the header is the folder's secret."""
+    if not site.identity.is_secret(call.headers.get("x-identity-header", "")):
+        raise WireError(401, "Unauthorized", "The X-IDENTITY-HEADER is missing or wrong.")
+    audience = call.query.get("resource")
+    if not audience:
+        raise WireError(400, "BadRequest", "The query parameter 'resource' is missing.")
+    token, end = site.identity.token(audience)
+    return Reply({"access_token": token, "expires_on": str(end), "resource": audience, "token_type": "Bearer"})
+
+
+def _workspace(site: Site, _call: Call) -> Reply:
+    return Reply(_show_workspace(site))
+
+
+def _workspaces(site: Site, _call: Call) -> Reply:
+    return page([_show_workspace(site)])
+
+
+def _show_workspace(site: Site) -> Json:
+    group = f"/subscriptions/{SUBSCRIPTION}/resourceGroups/{GROUP}/providers"
+    properties = {
+        "friendlyName": WORKSPACE,
+        "description": "A local workspace of phift: it speaks Azure ML's protocol and is not Azure.",
+        "workspaceId": SUBSCRIPTION,
+        "provisioningState": "Succeeded",
+        "discoveryUrl": f"{site.base_url}/discovery",
+        "mlFlowTrackingUri": tracking_uri(site.base_url),
+        "storageAccount": f"{group}/Microsoft.Storage/storageAccounts/storage",
+        "keyVault": f"{group}/Microsoft.KeyVault/vaults/none",
+        "applicationInsights": f"{group}/Microsoft.Insights/components/none",
+        "hbiWorkspace": False,
+        "storageHnsEnabled": False,
+        "notebookInfo": None,
+        "privateEndpointConnections": [],
+        "privateLinkCount": 0,
+        "serviceProvisionedResourceGroup": None,
+        "publicNetworkAccess": "Disabled",
+        "tenantId": TENANT,
+    }
+    return {
+        "id": WORKSPACE_ID,
+        "name": WORKSPACE,
+        "type": "Microsoft.MachineLearningServices/workspaces",
+        "location": LOCATION,
+        "kind": "Default",
+        "sku": {"name": "Basic", "tier": "Basic"},
+        "tags": {},
+        "identity": {"type": "SystemAssigned", "principalId": TENANT, "tenantId": TENANT},
+        "properties": properties,
+        "systemData": _made(site),
+    }
+
+
+def _made(site: Site) -> Json:
+    """Return who made the workspace and when: it was there when its folder was first served."""
+    first = site.documents.get("server")
+    if first is None:
+        raise AssertionError("the server notes its port before it answers")
+    return system_data(first)
+
+
+def _discovery(site: Site, _call: Call) -> Reply:
+    names = ("api", "history", "modelmanagement", "experimentation", "catalog", "studio")
+    return Reply(dict.fromkeys(names, site.base_url))
+
+
+def _datastores(site: Site, call: Call) -> Reply:
+    only_default = call.query.get("isDefault", "").lower() == "true"
+    names = [name for name in DATASTORES if name == "workspaceblobstore" or not only_default]
+    return page([_show_datastore(site, name) for name in names])
+
+
+def _datastore(site: Site, call: Call) -> Reply:
+    return Reply(_show_datastore(site, _datastore_name(call)))
+
+
+def _secrets(site: Site, call: Call) -> Reply:
+    return Reply(site.storage.secret(DATASTORES[_datastore_name(call)]))
+
+
+def _datastore_name(call: Call) -> str:
+    if call["name"] not in DATASTORES:
+        raise not_found("datastore", call["name"])
+    return call["name"]
+
+
+def _show_datastore(site: Site, name: str) -> Json:
+    properties = {
+        "datastoreType": "AzureBlob",
+        "description": "",
+        "tags": {},
+        "properties": {},
+        "isDefault": name == "workspaceblobstore",
+        "accountName": site.storage.account_name,
+        "containerName": DATASTORES[name],
+        "endpoint": STORAGE_SUFFIX,
+        "protocol": "https",
+        "serviceDataAccessAuthIdentity": "WorkspaceSystemAssignedIdentity",
+        "credentials": {"credentialsType": site.storage.secrets},
+    }
+    return {
+        "id": f"{WORKSPACE_ID}/datastores/{name}",
+        "name": name,
+        "type": "Microsoft.MachineLearningServices/workspaces/datastores",
+        "properties": properties,
+        "systemData": _made(site),
+    }

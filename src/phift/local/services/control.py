@@ -1,0 +1,119 @@
+"""What is done to a local workspace itself, for tests: begin anew, seed, order faults, move the clock, see requests.
+
+No Azure service has these routes. They want the folder's secret, so a program under test cannot use them by accident.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+
+from phift.local.services import computes
+from phift.local.site import Site
+from phift.local.state.documents import Json
+from phift.local.wire.call import Call, Handler, Reply, Route, WireError, whole_number
+
+AT = "/phift"
+HEADER = "x-identity-header"
+_SETTLING = 5.0  # seconds; a real training goes on for longer
+
+
+def routes() -> list[Route]:
+    """Return the routes."""
+    handlers = {
+        ("POST", "reset"): _reset,
+        ("POST", "seed"): _seed,
+        ("GET", "faults"): _faults,
+        ("POST", "faults"): _order,
+        ("DELETE", "faults"): _clear,
+        ("GET", "requests"): _requests,
+        ("POST", "clock"): _clock,
+    }
+    return [
+        Route(method, f"{AT}/{name}", _owned(handler), anonymous=True) for (method, name), handler in handlers.items()
+    ]
+
+
+def _owned(handler: Handler) -> Handler:
+    def check(site: Site, call: Call) -> Reply:
+        if not site.identity.is_secret(call.headers.get(HEADER, "")):
+            raise WireError(401, "Unauthorized", "The header x-identity-header is missing or wrong.")
+        return handler(site, call)
+
+    return check
+
+
+def _reset(site: Site, _call: Call) -> Reply:
+    """Begin anew: no jobs, assets, endpoints, uploads or faults; the seeded computes and models are there again."""
+    site.faults.clear()
+    site.training.reset()
+    site.clock.reset()
+    site.operations.reset()
+    site.scorers.stop()
+    site.documents.clear(keep=["server"])
+    site.storage.reset()
+    for folder in ("jobs", "endpoints", "staging"):
+        shutil.rmtree(site.folder.root / folder, ignore_errors=True)
+    computes.seed(site)
+    site.journal.clear()
+    return Reply(None, 204)
+
+
+def _seed(site: Site, call: Call) -> Reply:
+    """Put clusters there and set quota, both at once."""
+    sent: Json = call.json()
+    try:
+        for cluster in sent.get("computes", []):
+            computes.add(site, str(cluster["name"]), str(cluster["size"]), whole_number(cluster["nodes"], "nodes"))
+        for family, vcpus in sent.get("quota", {}).items():
+            computes.set_limit(site, family, whole_number(vcpus, "quota"))
+    except (AttributeError, KeyError, TypeError) as error:
+        raise WireError(400, "InvalidSeed", f"This is nothing to seed: {error}") from error
+    return Reply(None, 204)
+
+
+def _faults(site: Site, _call: Call) -> Reply:
+    return Reply({"value": site.faults.show()})
+
+
+def _order(site: Site, call: Call) -> Reply:
+    try:
+        site.faults.order(call.json()["value"])
+    except KeyError as error:
+        raise WireError(400, "InvalidFault", 'Faults are sent as {"value": [{"on": "GET jobs/*", ...}]}.') from error
+    except (TypeError, ValueError) as error:
+        raise WireError(400, "InvalidFault", str(error)) from error
+    return Reply(None, 204)
+
+
+def _clear(site: Site, _call: Call) -> Reply:
+    site.faults.clear()
+    return Reply(None, 204)
+
+
+def _requests(site: Site, call: Call) -> Reply:
+    after = whole_number(call.query.get("after", "0"), "after")
+    return Reply({"value": site.journal.since(after), "unserved": site.journal.unserved()})
+
+
+def _clock(site: Site, call: Call) -> Reply:
+    sent: Json = call.json()
+    if site.clock.speed != "manual":
+        raise WireError(400, "InvalidClock", f"The clock is {site.clock.speed}; only a manual one can be moved.")
+    try:
+        seconds = float(sent["advance"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise WireError(400, "InvalidClock", "`advance` is not a number of seconds.") from error
+    if seconds < 0:
+        raise WireError(400, "InvalidClock", "Time does not go back.")
+    _settle(site)  # what has begun must sleep before the clock moves, or it would sleep past its end
+    now = site.clock.advance(seconds)
+    _settle(site)
+    return Reply({"now": now})
+
+
+def _settle(site: Site) -> None:
+    """Wait until all that is at work has ended or waits for the clock."""
+    end = time.monotonic() + _SETTLING
+    while (site.operations.at_work() or site.training.at_work()) and time.monotonic() < end:
+        time.sleep(0.005)

@@ -1,0 +1,340 @@
+"""Online endpoints and their deployments: the control plane."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+from phift.local.model import references
+from phift.local.services import computes
+from phift.local.services.operations import accepted
+from phift.local.site import Site
+from phift.local.state.documents import Document, Json
+from phift.local.state.identity import TENANT
+from phift.local.wire.call import (
+    AT_WORKSPACE,
+    LOCATION,
+    Call,
+    Reply,
+    Route,
+    WireError,
+    listed,
+    not_found,
+    resource,
+    section,
+    user_error,
+    whole_number,
+)
+from phift.local.work.scorers import ScorerFailed
+
+_NAME = re.compile(r"[A-Za-z](?:-?[A-Za-z0-9])*")
+_ENDPOINTS = f"{AT_WORKSPACE}/onlineEndpoints"
+_ENDPOINT = f"{_ENDPOINTS}/{{endpoint}}"
+_DEPLOYMENT = f"{_ENDPOINT}/deployments/{{deployment}}"
+LOG_LINES = 5000
+
+
+def routes() -> list[Route]:
+    """Return the routes of endpoints and deployments."""
+    return [
+        Route("GET", _ENDPOINTS, _list),
+        Route("GET", _ENDPOINT, _get),
+        Route("PUT", _ENDPOINT, _put),
+        Route("PATCH", _ENDPOINT, _patch),
+        Route("DELETE", _ENDPOINT, _delete),
+        Route("POST", f"{_ENDPOINT}/listKeys", _keys),
+        Route("POST", f"{_ENDPOINT}/regenerateKeys", _regenerate),
+        Route("POST", f"{_ENDPOINT}/token", _token),
+        Route("GET", f"{_ENDPOINT}/deployments", _list_deployments),
+        Route("GET", _DEPLOYMENT, _get_deployment),
+        Route("PUT", _DEPLOYMENT, _put_deployment),
+        Route("DELETE", _DEPLOYMENT, _delete_deployment),
+        Route("POST", f"{_DEPLOYMENT}/getLogs", _logs),
+    ]
+
+
+def work(site: Site) -> dict[str, Callable[[str], None]]:
+    """Return what the operations on endpoints and deployments do; the target is a document's key."""
+
+    def make_endpoint(key: str) -> None:
+        _set_state(site, key, "Succeeded")
+
+    def make_deployment(key: str) -> None:
+        _, endpoint, _, name = key.split("/")
+        try:
+            site.scorers.replace(endpoint, name)
+        except ScorerFailed as error:
+            site.scorers.log(endpoint, name, f"The deployment failed: {error}")
+            _set_state(site, key, "Failed")
+            message = f"User container has crashed or terminated: {error} The deployment's log says more."
+            raise WireError(400, "ResourceNotReady", message) from error
+        if site.documents.get(key) is None:  # deleted while the model was loaded
+            forget(endpoint, name)
+            return
+        _set_state(site, key, "Succeeded")
+
+    def forget(endpoint: str, name: str) -> None:
+        site.scorers.end(endpoint, name)
+        shutil.rmtree(site.folder.deployment(endpoint, name), ignore_errors=True)
+
+    def remove_deployment(key: str) -> None:
+        _, endpoint, _, name = key.split("/")
+        site.documents.delete(key)  # first: a creation that ends meanwhile looks here, and cleans up after itself
+        forget(endpoint, name)
+
+    def remove_endpoint(key: str) -> None:
+        for deployment in site.documents.children(f"{key}/deployments"):
+            remove_deployment(deployment.key)
+        site.documents.delete(key)
+
+    return {
+        "endpoint-create": make_endpoint,
+        "deployment-create": make_deployment,
+        "deployment-delete": remove_deployment,
+        "endpoint-delete": remove_endpoint,
+    }
+
+
+def find(site: Site, endpoint: str) -> Document:
+    """Return an endpoint; raises the not-found error."""
+    document = site.documents.get(f"onlineEndpoints/{endpoint}")
+    if document is None:
+        raise not_found("online endpoint", endpoint)
+    return document
+
+
+def keys(site: Site, endpoint: Document) -> dict[str, str]:
+    """Return an endpoint's two keys; they are made again each time and stored nowhere."""
+    generations = endpoint.body["keys"]
+    return {
+        "primaryKey": site.identity.key(endpoint.name, generations["Primary"]),
+        "secondaryKey": site.identity.key(endpoint.name, generations["Secondary"]),
+    }
+
+
+def _set_state(site: Site, key: str, state: str) -> None:
+    site.documents.update(key, lambda body: body["properties"].update(provisioningState=state))
+
+
+def _list(site: Site, call: Call) -> Reply:
+    return listed(site, call, "onlineEndpoints", lambda document: _show(site, document))
+
+
+def _get(site: Site, call: Call) -> Reply:
+    return Reply(_show(site, find(site, call["endpoint"])))
+
+
+def _put(site: Site, call: Call) -> Reply:
+    name, sent = call["endpoint"], call.json()
+    if not (_NAME.fullmatch(name) and 3 <= len(name) <= 32):
+        message = f"The endpoint name {name} is not valid: 3 to 32 letters, digits and single dashes, a letter first."
+        raise user_error(message)
+    properties = section(sent, "properties")
+    key = f"onlineEndpoints/{name}"
+    previous = site.documents.get(key)
+    if properties.get("compute"):
+        raise WireError(501, "NotImplemented", "The local workspace has no Kubernetes endpoints")
+    mode = str(properties.get("authMode") or "Key")
+    if mode not in ("Key", "AMLToken", "AADToken"):
+        raise user_error(f"The authMode {mode} is not one of Key, AMLToken, AADToken.")
+    if previous and mode != previous.body["properties"]["authMode"]:
+        raise user_error("The authMode of an existing endpoint cannot be changed.")
+    return _store(site, previous, key, sent, {**properties, "authMode": mode})
+
+
+def _patch(site: Site, call: Call) -> Reply:
+    """Change tags and identity, which is all that the API lets be changed in part."""
+    previous, sent = find(site, call["endpoint"]), call.json()
+    changed = {name: sent[name] for name in ("tags", "identity") if sent.get(name) is not None}
+    return _store(site, previous, previous.key, {**previous.body, **changed}, previous.body["properties"])
+
+
+def _store(site: Site, previous: Document | None, key: str, sent: Json, properties: Json) -> Reply:
+    _check_idle(previous)
+    traffic = section(properties, "traffic")
+    _check_traffic(site, key, traffic)
+    body = {
+        "properties": {
+            "authMode": properties["authMode"],
+            "description": properties.get("description"),
+            "properties": properties.get("properties") or {},
+            "publicNetworkAccess": properties.get("publicNetworkAccess") or "Enabled",
+            "traffic": traffic,
+            "mirrorTraffic": properties.get("mirrorTraffic") or {},
+            "provisioningState": "Updating" if previous else "Creating",
+        },
+        "tags": section(sent, "tags"),
+        "identity": sent.get("identity") or {"type": "SystemAssigned"},
+        "kind": sent.get("kind") or "Managed",
+        "keys": previous.body["keys"] if previous else {"Primary": uuid.uuid4().hex, "Secondary": uuid.uuid4().hex},
+    }
+    with site.documents.transaction():  # a killed server leaves nothing that is Creating and never made
+        document = site.documents.put(key, body)
+        operation = site.operations.begin("endpoint-create", key)
+    return accepted(site, operation, _show(site, document), status=200 if previous else 201)
+
+
+def _check_idle(document: Document | None) -> None:
+    """Refuse to change what is being changed."""
+    if document and document.body["properties"]["provisioningState"] in ("Creating", "Updating", "Deleting"):
+        state = document.body["properties"]["provisioningState"]
+        raise WireError(409, "Conflict", f"{document.name} is {state}; wait until that is done.")
+
+
+def _check_traffic(site: Site, key: str, traffic: Any) -> None:
+    names = {name.lower() for name in site.documents.names(f"{key}/deployments")}
+    for name, share in traffic.items():
+        if name.lower() not in names:
+            raise user_error(f"Traffic cannot go to {name}: the endpoint has no such deployment.")
+        if not isinstance(share, int) or not 0 <= share <= 100:
+            raise user_error(f"The traffic of {name} must be a whole number from 0 to 100.")
+    if sum(traffic.values()) not in (0, 100):
+        raise user_error(f"The traffic of all deployments must sum to 0 or 100, not {sum(traffic.values())}.")
+
+
+def _delete(site: Site, call: Call) -> Reply:
+    document = site.documents.get(f"onlineEndpoints/{call['endpoint']}")
+    if document is None:
+        return Reply(None, 204)
+    return accepted(site, _delete_later(site, "endpoint-delete", document.key))
+
+
+def _delete_later(site: Site, kind: str, key: str) -> str:
+    with site.documents.transaction():
+        _set_state(site, key, "Deleting")
+        return site.operations.begin(kind, key)
+
+
+def _show(site: Site, document: Document) -> Json:
+    stored = document.body["properties"]
+    # Azure gives no address before the endpoint is made.
+    made = stored["provisioningState"] != "Creating"
+    base = f"{site.base_url}/inference/{document.name}"
+    addresses = {
+        "scoringUri": f"{base}/score" if made else None,
+        "swaggerUri": f"{base}/swagger.json" if made else None,
+    }
+    who = {"principalId": str(uuid.uuid5(uuid.UUID(TENANT), document.key)), "tenantId": TENANT}
+    identity = {**who, **document.body["identity"]}
+    more = {"tags": document.body["tags"], "kind": document.body["kind"], "identity": identity}
+    return resource(document, "onlineEndpoints", {**stored, **addresses}, location=LOCATION, **more)
+
+
+def _keys(site: Site, call: Call) -> Reply:
+    return Reply(keys(site, find(site, call["endpoint"])))
+
+
+def _regenerate(site: Site, call: Call) -> Reply:
+    document = find(site, call["endpoint"])
+    kind = str(call.json().get("keyType"))
+    if kind not in document.body["keys"]:
+        raise user_error(f"There is no key of type {kind}; there are Primary and Secondary.")
+    site.documents.update(document.key, lambda body: body["keys"].update({kind: uuid.uuid4().hex}))
+    return Reply(None, 200)
+
+
+def _token(site: Site, call: Call) -> Reply:
+    document = find(site, call["endpoint"])
+    if document.body["properties"]["authMode"] == "Key":
+        raise user_error(f"The endpoint {document.name} uses keys, not tokens.")
+    token, end = site.identity.token(f"endpoint/{document.name.lower()}")
+    shown = {"accessToken": token, "tokenType": "Bearer", "expiryTimeUtc": end, "refreshAfterTimeUtc": end - 600}
+    return Reply(shown)
+
+
+def _list_deployments(site: Site, call: Call) -> Reply:
+    endpoint = find(site, call["endpoint"])
+    return listed(site, call, f"{endpoint.key}/deployments", _show_deployment)
+
+
+def _found_deployment(site: Site, call: Call) -> Document:
+    endpoint = find(site, call["endpoint"])
+    document = site.documents.get(f"{endpoint.key}/deployments/{call['deployment']}")
+    if document is None:
+        raise not_found("online deployment", call["deployment"])
+    return document
+
+
+def _get_deployment(site: Site, call: Call) -> Reply:
+    return Reply(_show_deployment(_found_deployment(site, call)))
+
+
+def _put_deployment(site: Site, call: Call) -> Reply:
+    endpoint, name, sent = find(site, call["endpoint"]), call["deployment"], call.json()
+    if not (_NAME.fullmatch(name) and 3 <= len(name) <= 32):
+        message = f"The deployment name {name} is not valid: 3 to 32 letters, digits and single dashes, a letter first."
+        raise user_error(message)
+    state = endpoint.body["properties"]["provisioningState"]
+    if state in ("Creating", "Deleting"):
+        raise WireError(409, "Conflict", f"The endpoint {endpoint.name} is {state}; wait until that is done.")
+    properties = section(sent, "properties")
+    for served_by_container in ("codeConfiguration", "environmentId"):
+        if properties.get(served_by_container):
+            what = f"The local workspace serves MLflow models without a container: no {served_by_container}"
+            raise WireError(501, "NotImplemented", what)
+    sku = {"name": "Default", "capacity": 1, **section(sent, "sku")}
+    instances = whole_number(sku["capacity"], "The sku's capacity")
+    whole_number(
+        section(properties, "requestSettings").get("maxConcurrentRequestsPerInstance", 1), "maxConcurrentRequests"
+    )
+    key = f"{endpoint.key}/deployments/{name}"
+    previous = site.documents.get(key)
+    _check_idle(previous)
+    reference = str(properties.get("model") or "")
+    if not (references.resolve(site, reference) / "MLmodel").is_file():
+        raise user_error(f"The model {reference} is not an MLflow model.")
+    _check_size(site, previous, str(properties.get("instanceType") or ""), instances)
+    properties["provisioningState"] = "Updating" if previous else "Creating"
+    with site.documents.transaction():
+        document = site.documents.put(key, {"properties": properties, "sku": sku, "tags": section(sent, "tags")})
+        operation = site.operations.begin("deployment-create", key)
+    return accepted(site, operation, _show_deployment(document), status=200 if previous else 201)
+
+
+def _check_size(site: Site, previous: Document | None, instance_type: str, instances: int) -> None:
+    same = (previous.body["properties"].get("instanceType"), previous.body["sku"]["capacity"]) if previous else None
+    if same != (instance_type, instances):
+        held = previous.key if previous else None
+        computes.check_quota(site, instance_type, instances, apart_from=held)
+
+
+def _delete_deployment(site: Site, call: Call) -> Reply:
+    endpoint = find(site, call["endpoint"])
+    document = site.documents.get(f"{endpoint.key}/deployments/{call['deployment']}")
+    if document is None:
+        return Reply(None, 204)
+    if endpoint.body["properties"]["traffic"].get(document.name):
+        # The words are quoted in the troubleshooting of public repositories that deploy to the service (2026); which
+        # status and code they come with, none of them says.
+        raise user_error(f"Can't delete deployment [{document.name}] with non-zero traffic weight.")
+    return accepted(site, _delete_later(site, "deployment-delete", document.key))
+
+
+def _show_deployment(document: Document) -> Json:
+    defaults: Json = {
+        "endpointComputeType": "Managed",
+        "description": None,
+        "properties": {},
+        "appInsightsEnabled": False,
+        "environmentVariables": {},
+        "requestSettings": {"requestTimeout": "PT5S", "maxConcurrentRequestsPerInstance": 1, "maxQueueWait": "PT0.5S"},
+    }
+    # Without scale settings the SDK's endpoints.get crashes; Azure always sends them.
+    properties = {**defaults, "scaleSettings": {"scaleType": "Default"}, **document.body["properties"]}
+    more = {"tags": document.body["tags"], "sku": document.body["sku"], "kind": "Managed"}
+    kind = "onlineEndpoints/deployments"
+    return resource(document, kind, properties, location=LOCATION, **more)
+
+
+def _logs(site: Site, call: Call) -> Reply:
+    document = _found_deployment(site, call)
+    sent = call.json()
+    if sent.get("containerType") == "StorageInitializer":
+        return Reply({"content": f"The model {document.body['properties']['model']} lies on this machine already.\n"})
+    file = site.folder.deployment(find(site, call["endpoint"]).name, document.name) / "log.txt"
+    lines = file.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True) if file.is_file() else []
+    tail = min(whole_number(sent.get("tail") or LOG_LINES, "tail"), LOG_LINES)
+    return Reply({"content": "".join(lines[-tail:])})

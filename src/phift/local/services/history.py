@@ -1,0 +1,269 @@
+"""Run history: the states of jobs and their child runs, their logs and outputs."""
+
+from __future__ import annotations
+
+import re
+import uuid
+from typing import Any
+from urllib.parse import quote
+
+from phift.local.model import references
+from phift.local.services import blobs
+from phift.local.site import Site
+from phift.local.state.documents import Document, Json
+from phift.local.state.identity import OBJECT, TENANT
+from phift.local.wire.call import (
+    AT_WORKSPACE,
+    LOCATION,
+    PAGE,
+    SUBSCRIPTION,
+    Call,
+    Reply,
+    Route,
+    WireError,
+    section,
+    timestamp,
+    user_error,
+    whole_number,
+)
+
+ENDED = ("Completed", "Failed", "Canceled")
+ARTIFACTS = "azureml"  # the container behind the datastore workspaceartifactstore
+ROOT_LOG = "logs/azureml/executionlogs.txt"
+STEP_LOG = "user_logs/std_log.txt"
+# Run history's own names, which differ from the ones of the job API (see section 6 of the SDK's issue 48941).
+_OUTPUT_TYPES = {
+    "pytorch_model_folder": "UriFolder",
+    "mlflow_model_folder": "MLFlowModel",
+    "report": "UriFolder",
+    **dict.fromkeys(("train", "validation", "test"), "UriFile"),
+}
+_ASSET = re.compile(r"azureml_(?P<job>.+)_output_(?:data|mlflow_model)_(?P<output>.+)")
+
+# What the details of a run have of it.
+_IN_DETAILS = (
+    "runId",
+    "rootRunId",
+    "parentRunId",
+    "status",
+    "startTimeUtc",
+    "endTimeUtc",
+    "createdBy",
+    "lastModifiedUtc",
+    "error",
+    "warnings",
+    "tags",
+    "properties",
+    "parameters",
+    "inputs",
+    "outputs",
+    "compute",
+    "services",
+)
+
+_HISTORY = f"/history/v1.0{AT_WORKSPACE}"
+_RUN = f"{_HISTORY}/runs/{{run}}"
+
+
+def routes() -> list[Route]:
+    """Return the routes of run history and of the look-up of outputs."""
+    in_experiment = [f"{_HISTORY}/{kind}/{{experiment}}/runs/{{run}}" for kind in ("experiments", "experimentids")]
+    routes = [
+        Route("GET", _RUN, _get),
+        Route("PATCH", _RUN, _patch),
+        Route("GET", f"{_RUN}/details", _details),
+        Route("GET", f"{_RUN}/children", _children),
+        Route("POST", f"{_HISTORY}/rundata", _run_data),
+        Route("POST", f"/data/v1.0{AT_WORKSPACE}/dataversion/batchGetResolvedUris", _data_uris),
+        Route("POST", f"/modelregistry/v1.0{AT_WORKSPACE}/models/batchGetResolvedUris", _model_uris),
+    ]
+    for template in in_experiment:
+        routes += [
+            Route("GET", template, _get),
+            Route("PATCH", template, _patch),
+            Route("GET", f"{template}/details", _details),
+            Route("GET", f"{template}/children", _children),
+        ]
+    return routes
+
+
+def experiment(site: Site, name: str) -> str:
+    """Return the id of the experiment called ``name``, making it where it is new."""
+    identity = experiment_id(name)
+    if site.documents.get(f"experiments/{identity}") is None:
+        site.documents.put(f"experiments/{identity}", {"name": name})
+    return identity
+
+
+def experiment_id(name: str) -> str:
+    """Return the id that the experiment called ``name`` has, or would have."""
+    return str(uuid.uuid5(uuid.UUID(SUBSCRIPTION), f"experiment/{name}"))
+
+
+def children(site: Site, root: str) -> list[Document]:
+    """Return the child runs of a job in their order."""
+    found = site.documents.get(f"runs/{root}")
+    names = found.body.get("children") or [] if found else []
+    return [run for run in (site.documents.get(f"runs/{name}") for name in names) if run is not None]
+
+
+def log_name(run: Json) -> str:
+    """Return the blob name of a run's log, in the artifacts container."""
+    return f"ExperimentRun/dcid.{run['runId']}/{STEP_LOG if run.get('parentRunId') else ROOT_LOG}"
+
+
+def set_status(site: Site, name: str, status: str, *, error: Json | None = None) -> None:
+    """Move a run to a state, with the times that go with it; a run that has ended stays as it is."""
+
+    def apply(body: Json) -> None:
+        if body["status"] in ENDED:
+            return
+        if body["status"] == "CancelRequested" and status not in ENDED:
+            return
+        body["status"] = status
+        if status in ("Preparing", "Running"):
+            body.setdefault("startTimeUtc", timestamp(site.clock.now()))
+        if status in ENDED:
+            body["endTimeUtc"] = timestamp(site.clock.now())
+        if error is not None:
+            body["error"] = error
+
+    site.documents.update(f"runs/{name}", apply)
+
+
+def set_outputs(site: Site, name: str, outputs: Json) -> None:
+    """Note a run's outputs: for each, the component's output it is and its address."""
+    site.documents.update(f"runs/{name}", lambda body: body.update(outputs=outputs))
+
+
+def change(site: Site, name: str, changed: Json) -> None:
+    """Change what a user may change on a run: tags and properties are merged, texts are replaced."""
+
+    def apply(body: Json) -> None:
+        for key in ("tags", "properties"):
+            body[key] = {**(body.get(key) or {}), **(changed.get(key) or {})}
+        for key in ("displayName", "description", "hidden"):
+            if changed.get(key) is not None:
+                body[key] = changed[key]
+        if changed.get("isArchived") is not None:
+            body["hidden"] = changed["isArchived"]
+
+    site.documents.update(f"runs/{name}", apply)
+
+
+def _found(site: Site, name: str) -> Document:
+    document = site.documents.get(f"runs/{name}")
+    if document is None:
+        raise WireError(404, "UserError", f"Run {name} not found")
+    return document
+
+
+def _get(site: Site, call: Call) -> Reply:
+    return Reply(_show(_found(site, call["run"])))
+
+
+def _patch(site: Site, call: Call) -> Reply:
+    run = _found(site, call["run"])
+    sent = call.json()
+    stored = run.body.get("properties") or {}
+    conflicts = [key for key, value in section(sent, "properties").items() if stored.get(key, value) != value]
+    if conflicts:
+        raise user_error(f"Properties of a run cannot be changed: {', '.join(sorted(conflicts))}.")
+    merged = {key: section(sent, key) for key in ("tags", "properties")}
+    change(site, run.name, {**merged, **{key: sent.get(key) for key in ("displayName", "description")}})
+    if sent.get("hidden") is not None:
+        change(site, run.name, {"hidden": sent["hidden"]})
+    return Reply(_show(_found(site, run.name)))
+
+
+def _children(site: Site, call: Call) -> Reply:
+    """Return the child runs, 50 on a page unless ``$top`` says otherwise (azure-sdk-for-python issue 32440, 2023-10).
+
+    The SDK 1.35.2 reads the first page only; the token is for those who read on.
+    """
+    query = call.query
+    size = whole_number(query.get("$top", PAGE), "$top")
+    start = whole_number(query.get("$continuationtoken") or query.get("$continuationToken") or 0, "$continuationtoken")
+    if size < 1 or start < 0:
+        raise user_error("$top must be at least 1, and the continuation token one of ours.")
+    runs = children(site, _found(site, call["run"]).name)  # their number is that of the job's steps
+    shown: Json = {"value": [_show(run) for run in runs[start : start + size]], "continuationToken": None}
+    if start + size < len(runs):
+        shown["continuationToken"] = str(start + size)
+        shown["nextLink"] = f"{site.base_url}{quote(call.path)}?$top={size}&$continuationtoken={start + size}"
+    return Reply({"nextLink": None, **shown})
+
+
+def _details(site: Site, call: Call) -> Reply:
+    run = _found(site, call["run"])
+    shown = _show(run)
+    name = log_name(run.body)
+    logs = {}
+    if blobs.path_of(site, ARTIFACTS, name).is_file():
+        short = name.partition(f"dcid.{run.name}/")[2]
+        logs[short] = site.storage.url(ARTIFACTS, name)
+    kept = {name: shown[name] for name in _IN_DETAILS if name in shown}
+    more = {"target": run.body.get("target"), "createdTimeUtc": run.body["createdUtc"], "runDefinition": None}
+    return Reply({**kept, **more, "logFiles": logs})
+
+
+def _run_data(site: Site, call: Call) -> Reply:
+    run = _found(site, str(call.json().get("runId") or ""))
+    return Reply({"runMetadata": _show(run), "runDefinition": None, "jobSpecification": None})
+
+
+def _show(run: Document) -> Json:
+    body = run.body
+    user = {"userObjectId": OBJECT, "userPuId": None, "userTenantId": TENANT, "userName": "local user"}
+    hidden = ("error", "outputs", "experimentName", "target", "children", "params")
+    shown: Json = {key: value for key, value in body.items() if key not in hidden}
+    shown |= {
+        "dataContainerId": f"dcid.{run.name}",
+        "startTimeUtc": body.get("startTimeUtc"),
+        "endTimeUtc": body.get("endTimeUtc"),
+        "createdBy": user,
+        "lastModifiedUtc": timestamp(run.modified),
+        "error": _show_error(body),
+        "warnings": None,
+        "parameters": body.get("params") or {},
+        "inputs": {},
+        "outputs": {name: _show_output(body, name, made) for name, made in (body.get("outputs") or {}).items()},
+        "compute": {"target": body["target"], "targetType": "amlcompute"} if body.get("target") else None,
+        "services": {},
+        "hidden": bool(body.get("hidden")),
+    }
+    return shown
+
+
+def _show_error(body: Json) -> Json | None:
+    if not body.get("error"):
+        return None
+    error = {**body["error"], "messageFormat": None, "messageParameters": {}, "details": [], "innerError": None}
+    when = body.get("endTimeUtc")
+    return {"error": error, "correlation": {}, "environment": LOCATION, "location": LOCATION, "time": when}
+
+
+def _show_output(body: Json, name: str, made: Json) -> Json:
+    kind = _OUTPUT_TYPES[made["from"]]
+    collection, word = ("models", "mlflow_model") if kind == "MLFlowModel" else ("data", "data")
+    base = f"azureml://locations/{LOCATION}/workspaces/{SUBSCRIPTION}/{collection}"
+    return {"assetId": f"{base}/azureml_{body['runId']}_output_{word}_{name}/versions/1", "type": kind}
+
+
+def _resolve(site: Site, asset_ids: Any) -> dict[str, str]:
+    uris = {}
+    for asset_id in asset_ids if isinstance(asset_ids, list) else []:
+        found = _ASSET.search(str(asset_id).rpartition("/versions/")[0])
+        if found:
+            uris[str(asset_id)] = references.output_uri(site, found["job"], found["output"])
+    return uris
+
+
+def _data_uris(site: Site, call: Call) -> Reply:
+    uris = _resolve(site, call.json().get("values") or [])
+    return Reply({"values": {name: {"uri": uri, "type": "UriFolder"} for name, uri in uris.items()}})
+
+
+def _model_uris(site: Site, call: Call) -> Reply:
+    uris = _resolve(site, call.json().get("values") or [])
+    return Reply({"values": {name: {"path": uri} for name, uri in uris.items()}})

@@ -1,0 +1,312 @@
+"""The part of MLflow's REST interface that reads and writes the runs of jobs."""
+
+from __future__ import annotations
+
+import heapq
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping
+from datetime import datetime
+from itertools import islice
+from typing import Any
+
+from phift.local.services import history
+from phift.local.site import Site
+from phift.local.state.documents import Document, Json, Metric, UnknownPosition
+from phift.local.wire.call import AT_WORKSPACE, WORKSPACE_ID, Call, Reply, Route, WireError, whole_number
+
+_API = f"/mlflow/{{version}}{AT_WORKSPACE}/api/2.0/mlflow"
+_STATUS = {"Completed": "FINISHED", "Failed": "FAILED", "Canceled": "KILLED"}
+_SCHEDULED = ("NotStarted", "Queued", "Preparing")
+_OF_PARENT = ("t", "mlflow.parentRunId", "=")
+_PAGE = 25_000
+_PAGE_OF_RUNS = 1000
+_PAGE_OF_EXPERIMENTS = 1000
+_CLAUSE = re.compile(
+    r"""(?P<kind>tags?|attributes?|params?|parameters|metrics?)\.["`]?(?P<key>[^"`=!<>\s]+)["`]?
+        \s*(?P<operator>!=|>=|<=|=|<|>)\s*(?P<value>'[^']*'|"[^"]*"|[-+\d.eE]+)""",
+    re.VERBOSE | re.IGNORECASE,
+)
+_COMPARE: dict[str, Callable[[Any, Any], bool]] = {
+    "=": lambda left, right: left == right,
+    "!=": lambda left, right: left != right,
+    ">": lambda left, right: left > right,
+    ">=": lambda left, right: left >= right,
+    "<": lambda left, right: left < right,
+    "<=": lambda left, right: left <= right,
+}
+
+
+def routes() -> list[Route]:
+    """Return the tracking routes."""
+    return [
+        Route("GET", f"{_API}/experiments/get-by-name", _experiment_by_name),
+        Route("GET", f"{_API}/experiments/get", _experiment_by_id),
+        Route("POST", f"{_API}/experiments/search", _experiments),
+        Route("GET", f"{_API}/experiments/search", _experiments),
+        Route("GET", f"{_API}/runs/get", _run),
+        Route("POST", f"{_API}/runs/search", _runs),
+        Route("POST", f"{_API}/runs/update", _update),
+        Route("POST", f"{_API}/runs/log-metric", _log_metric),
+        Route("POST", f"{_API}/runs/log-parameter", _log_parameter),
+        Route("POST", f"{_API}/runs/log-batch", _log_batch),
+        Route("POST", f"{_API}/runs/set-tag", _set_tag),
+        Route("POST", f"{_API}/runs/delete-tag", _delete_tag),
+        Route("GET", f"{_API}/metrics/get-history", _history),
+    ]
+
+
+def _invalid(message: str) -> WireError:
+    return WireError(400, "INVALID_PARAMETER_VALUE", message)
+
+
+def _missing(message: str) -> WireError:
+    return WireError(404, "RESOURCE_DOES_NOT_EXIST", message)
+
+
+def _experiment_by_name(site: Site, call: Call) -> Reply:
+    name = call.query.get("experiment_name", "")
+    document = site.documents.get(f"experiments/{history.experiment_id(name)}")
+    if document is None:
+        raise _missing(f"Could not find experiment with name '{name}'")
+    return Reply({"experiment": _show_experiment(document)})
+
+
+def _experiment_by_id(site: Site, call: Call) -> Reply:
+    document = site.documents.get(f"experiments/{call.query.get('experiment_id', '')}")
+    if document is None:
+        raise _missing(f"Could not find experiment with ID {call.query.get('experiment_id')}")
+    return Reply({"experiment": _show_experiment(document)})
+
+
+def _experiments(site: Site, call: Call) -> Reply:
+    if call.json().get("filter") or call.query.get("filter"):
+        raise WireError(501, "NotImplemented", "The local workspace does not filter experiments")
+    sent = {**call.query, **call.json()}
+    token = str(sent.get("page_token") or "")
+    found = site.documents.walk("experiments", after=token)
+    return _page(found, _show_experiment, "experiments", _size(sent, _PAGE_OF_EXPERIMENTS))
+
+
+def _size(sent: Mapping[str, Any], default: int) -> int:
+    size = whole_number(sent.get("max_results") or default, "max_results")
+    if size < 1:
+        raise _invalid("max_results must be at least 1.")
+    return size
+
+
+def _page(found: Iterator[Document], show: Callable[[Document], Json], name: str, size: int) -> Reply:
+    """Return as many as fit on a page, and the token of the next one where there is one."""
+    try:
+        documents = list(islice(found, size + 1))
+    except UnknownPosition as error:
+        raise _invalid("The page_token is not valid.") from error
+    shown: Json = {name: [show(document) for document in documents[:size]]}
+    if len(documents) > size:
+        shown["next_page_token"] = documents[size - 1].position
+    return Reply(shown)
+
+
+def _show_experiment(document: Document) -> Json:
+    return {
+        "experiment_id": document.name,
+        "name": document.body["name"],
+        "lifecycle_stage": "active",
+        "artifact_location": "",
+        "creation_time": int(document.created * 1000),
+        "last_update_time": int(document.modified * 1000),
+        "tags": [],
+    }
+
+
+def _found(site: Site, name: Any) -> Document:
+    document = site.documents.get(f"runs/{name}")
+    if document is None:
+        raise _missing(f"Run with id={name} not found")
+    return document
+
+
+def _run(site: Site, call: Call) -> Reply:
+    document = _found(site, call.query.get("run_id") or call.query.get("run_uuid"))
+    return Reply({"run": _show(site, document)})
+
+
+def _milliseconds(when: str | None) -> int | None:
+    return int(datetime.fromisoformat(when).timestamp() * 1000) if when else None
+
+
+def _status(body: Json) -> str:
+    return _STATUS.get(body["status"], "SCHEDULED" if body["status"] in _SCHEDULED else "RUNNING")
+
+
+def _tags(document: Document) -> dict[str, str]:
+    body = document.body
+    tags = {"mlflow.runName": body.get("displayName") or document.name, "mlflow.rootRunId": body["rootRunId"]}
+    tags["mlflow.user"] = "local user"
+    if body.get("parentRunId"):
+        tags["mlflow.parentRunId"] = body["parentRunId"]
+    return {**(body.get("properties") or {}), **tags, **(body.get("tags") or {})}
+
+
+def _show(site: Site, document: Document) -> Json:
+    body = document.body
+    info = {
+        "run_id": document.name,
+        "run_uuid": document.name,
+        "run_name": body.get("displayName") or document.name,
+        "experiment_id": body["experimentId"],
+        "user_id": "local user",
+        "status": _status(body),
+        "start_time": _milliseconds(body.get("startTimeUtc") or body["createdUtc"]),
+        "end_time": _milliseconds(body.get("endTimeUtc")),
+        "artifact_uri": f"azureml://artifacts{WORKSPACE_ID}/ExperimentRun/dcid.{document.name}",
+        "lifecycle_stage": "deleted" if body.get("hidden") else "active",
+    }
+    metrics = [_show_metric(metric) for metric in site.documents.latest_metrics(document.name)]
+    parameters = [{"key": key, "value": value} for key, value in (body.get("params") or {}).items()]
+    tags = [{"key": key, "value": str(value)} for key, value in _tags(document).items()]
+    return {"info": info, "data": {"metrics": metrics, "params": parameters, "tags": tags}}
+
+
+def _show_metric(metric: Metric) -> Json:
+    # What is no number travels as protobuf's JSON writes it.
+    shown: Any = "NaN" if metric.value is None else metric.value
+    if metric.value is not None and math.isinf(metric.value):
+        shown = "Infinity" if metric.value > 0 else "-Infinity"
+    return {"key": metric.key, "value": shown, "timestamp": metric.milliseconds, "step": metric.step}
+
+
+def _history(site: Site, call: Call) -> Reply:
+    run = _found(site, call.query.get("run_id") or call.query.get("run_uuid"))
+    after = whole_number(call.query.get("page_token") or 0, "page_token")
+    size = _size(call.query, _PAGE)
+    metrics = site.documents.metrics(run.name, call.query.get("metric_key", ""), after=after, limit=size + 1)
+    shown: Json = {"metrics": [_show_metric(metric) for metric in metrics[:size]]}
+    if len(metrics) > size:
+        shown["next_page_token"] = str(metrics[size - 1].row)
+    return Reply(shown)
+
+
+def _runs(site: Site, call: Call) -> Reply:
+    sent = call.json()
+    clauses = _clauses(str(sent.get("filter") or ""))
+    hidden = {"ACTIVE_ONLY": (False,), "DELETED_ONLY": (True,)}.get(str(sent.get("run_view_type")), (False, True))
+    found = (
+        document
+        for document in _candidates(site, sent, clauses)
+        if bool(document.body.get("hidden")) in hidden and all(_holds(site, document, *clause) for clause in clauses)
+    )
+    return _page(found, lambda document: _show(site, document), "runs", _size(sent, _PAGE_OF_RUNS))
+
+
+def _candidates(site: Site, sent: Json, clauses: list[tuple[str, str, str, str]]) -> Iterator[Document]:
+    """Yield the runs among which a search looks, sorted: those of its experiments, or one run's children of them."""
+    wanted = [str(name) for name in sent.get("experiment_ids") or []]
+    newest_first, after = _descending(sent), str(sent.get("page_token") or "")
+    parents = {value.strip("'\"") for kind, key, sign, value in clauses if (kind, key, sign) == _OF_PARENT}
+    if parents:
+        below = site.documents.runs_below(parents.pop(), after=after, newest_first=newest_first)
+        return (run for run in below if run.body["experimentId"] in wanted)
+    found = (site.documents.runs_of(name, after=after, newest_first=newest_first) for name in dict.fromkeys(wanted))
+    return heapq.merge(*found, key=lambda run: run.place, reverse=newest_first)
+
+
+def _descending(sent: Json) -> bool:
+    order = [str(entry) for entry in sent.get("order_by") or []]
+    for entry in order:
+        if not re.fullmatch(r"(attributes?\.)?[`\"]?(start_time|Created)[`\"]?(\s+(asc|desc))?", entry, re.IGNORECASE):
+            raise WireError(501, "NotImplemented", f"The local workspace orders runs by start_time only, not {entry}")
+    return not order or order[0].lower().endswith("desc")
+
+
+def _clauses(text: str) -> list[tuple[str, str, str, str]]:
+    clauses = []
+    for part in re.split(r"\s+and\s+", text.strip(), flags=re.IGNORECASE) if text.strip() else []:
+        found = _CLAUSE.fullmatch(part.strip())
+        if found is None:
+            raise _invalid(f"The local workspace does not understand the filter {part!r}")
+        clauses.append((found["kind"].lower()[0], found["key"], found["operator"], found["value"]))
+    return clauses
+
+
+def _holds(site: Site, document: Document, kind: str, key: str, operator: str, value: str) -> bool:
+    """Tell whether one clause of a filter is true of a run; ``kind`` is the first letter of its collection."""
+    compare = _COMPARE[operator]
+    if kind == "m":
+        latest = {metric.key: metric.value for metric in site.documents.latest_metrics(document.name)}.get(key)
+        return latest is not None and compare(latest, float(value))
+    info = {"status": _status(document.body), "run_id": document.name, "run_name": document.body.get("displayName")}
+    found: Json = {"t": _tags(document), "p": document.body.get("params") or {}, "a": info}[kind]
+    text = value.strip("'\"")
+    return key in found and compare(str(found[key]), text)
+
+
+def _update(site: Site, call: Call) -> Reply:
+    """Rename a run; its status is the server's own, which knows whether the engine lives."""
+    sent = call.json()
+    run = _found(site, sent.get("run_id") or sent.get("run_uuid"))
+    if sent.get("run_name"):
+        history.change(site, run.name, {"displayName": sent["run_name"]})
+    return Reply({"run_info": _show(site, _found(site, run.name))["info"]})
+
+
+def _metric(sent: Json) -> tuple[str, float, int, int]:
+    try:
+        # float() also reads NaN and Infinity, which travel as text.
+        return str(sent["key"]), float(sent["value"]), int(sent.get("step") or 0), int(sent.get("timestamp") or 0)
+    except (KeyError, TypeError, ValueError) as error:
+        raise _invalid("A metric needs a key and a number.") from error
+
+
+def _log_metric(site: Site, call: Call) -> Reply:
+    sent = call.json()
+    run = _found(site, sent.get("run_id") or sent.get("run_uuid"))
+    site.documents.add_metrics(run.name, [_metric(sent)])
+    return Reply({})
+
+
+def _pairs(sent: Any) -> dict[str, str]:
+    return {str(pair["key"]): str(pair.get("value", "")) for pair in sent or []}
+
+
+def _write(site: Site, name: str, tags: dict[str, str], parameters: dict[str, str]) -> None:
+    """Write tags and parameters of a run; what the fine-tuning component keeps as properties goes there."""
+    own = {key: value for key, value in tags.items() if key == "score" or key.startswith("__azureml_ft_")}
+
+    def apply(body: Json) -> None:
+        body["properties"] = {**(body.get("properties") or {}), **own}
+        body["tags"] = {**(body.get("tags") or {}), **{key: tags[key] for key in tags if key not in own}}
+        body["params"] = {**(body.get("params") or {}), **parameters}
+
+    if tags or parameters:
+        site.documents.update(f"runs/{name}", apply)
+
+
+def _log_parameter(site: Site, call: Call) -> Reply:
+    sent = call.json()
+    _write(site, _found(site, sent.get("run_id") or sent.get("run_uuid")).name, {}, _pairs([sent]))
+    return Reply({})
+
+
+def _set_tag(site: Site, call: Call) -> Reply:
+    sent = call.json()
+    _write(site, _found(site, sent.get("run_id") or sent.get("run_uuid")).name, _pairs([sent]), {})
+    return Reply({})
+
+
+def _delete_tag(site: Site, call: Call) -> Reply:
+    sent = call.json()
+    run, key = _found(site, sent.get("run_id") or sent.get("run_uuid")), str(sent.get("key"))
+    if key not in (run.body.get("tags") or {}):
+        raise _missing(f"No tag with name: {key} in run with id {run.name}")
+    site.documents.update(f"runs/{run.name}", lambda body: body["tags"].pop(key, None))
+    return Reply({})
+
+
+def _log_batch(site: Site, call: Call) -> Reply:
+    sent = call.json()
+    run = _found(site, sent.get("run_id"))
+    with site.documents.transaction():
+        site.documents.add_metrics(run.name, [_metric(metric) for metric in sent.get("metrics") or []])
+        _write(site, run.name, _pairs(sent.get("tags")), _pairs(sent.get("params")))
+    return Reply({})

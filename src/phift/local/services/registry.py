@@ -1,0 +1,226 @@
+"""The registry: stand-ins for the foundation models, and the fine-tuning component."""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+import phift.facts
+from phift.local.services import blobs
+from phift.local.services.arm import ACCOUNT
+from phift.local.site import Site
+from phift.local.state.documents import Json
+from phift.local.state.identity import TENANT
+from phift.local.wire.call import (
+    AT_GROUP,
+    GROUP,
+    LOCATION,
+    REGISTRY,
+    SUBSCRIPTION,
+    Call,
+    Reply,
+    Route,
+    WireError,
+    page,
+    whole_number,
+)
+
+_AT_REGISTRY = f"/mferp/managementfrontend{AT_GROUP}/registries/{{registry}}"
+_DISCOVERY = "/registrymanagement/v1.0/registries/{registry}/discovery"
+STEPS = (
+    "ft_nlp_common_validation",
+    "chat_completion_model_import",
+    "chat_completion_datapreprocess",
+    "chat_completion_finetune",
+    "ft_nlp_model_converter",
+)
+
+
+@cache
+def catalog() -> Any:
+    """Return the models' metadata, as data."""
+    return json.loads((files("phift.local.model") / "catalog.json").read_text(encoding="utf-8"))
+
+
+def standins() -> list[str]:
+    """Return the names of the models that a workspace needs stand-ins for."""
+    return [model["name"] for model in catalog()["models"]]
+
+
+def component() -> Any:
+    """Return the component's inputs and outputs, from phift's dated facts."""
+    return phift.facts.load("chat_completion_pipeline")
+
+
+def asset_id(kind: str, name: str, version: str) -> str:
+    """Return the id of an asset of the registry."""
+    return f"azureml://registries/{REGISTRY}/{kind}/{name}/versions/{version}"
+
+
+def routes() -> list[Route]:
+    """Return the registry's routes; it is read-only."""
+    routes = [Route("GET", _DISCOVERY, _discovery)]
+    for kind in ("models", "components", "data"):
+        routes += [
+            Route("GET", f"{_AT_REGISTRY}/{kind}", _containers),
+            Route("GET", f"{_AT_REGISTRY}/{kind}/{{name}}", _container),
+            Route("GET", f"{_AT_REGISTRY}/{kind}/{{name}}/versions", _versions),
+            Route("GET", f"{_AT_REGISTRY}/{kind}/{{name}}/versions/{{version}}", _version),
+        ]
+    return [*routes, Route("POST", f"{_AT_REGISTRY}/datarefs/{{name}}/versions/{{version}}", _data_reference)]
+
+
+def _check(call: Call) -> None:
+    if call["registry"].lower() != REGISTRY:
+        raise WireError(404, "RegistryNotFound", f"The registry '{call['registry']}' was not found.")
+
+
+def _discovery(site: Site, call: Call) -> Reply:
+    _check(call)
+    shown = {
+        "registryName": REGISTRY,
+        "subscriptionId": SUBSCRIPTION,
+        "resourceGroup": GROUP,
+        "tenantId": TENANT,
+        "primaryRegion": LOCATION,
+        "regions": [LOCATION],
+        "workspaceName": None,
+        "primaryRegionResourceProviderUri": f"{site.base_url}/",
+    }
+    return Reply(shown)
+
+
+def _kind(call: Call) -> str:
+    return call.path.lower().partition(f"/registries/{call['registry'].lower()}/")[2].partition("/")[0]
+
+
+def _all(site: Site, kind: str) -> list[Json]:
+    """Return every version of every asset of a kind, as the wire shows it."""
+    if kind == "components":
+        return [_show_component()]
+    if kind == "data":  # the routes are there so that the answer is "not found"
+        return []
+    return [_show_model(site, model) for model in catalog()["models"]]
+
+
+def _of_name(site: Site, call: Call) -> list[Json]:
+    _check(call)
+    kind, name = _kind(call), call["name"]
+    return [shown for shown in _all(site, kind) if f"/{kind}/{name}/versions/".lower() in shown["id"].lower()]
+
+
+def _containers(site: Site, call: Call) -> Reply:
+    _check(call)
+    return page([_show_container(_kind(call), shown) for shown in _all(site, _kind(call))])
+
+
+def _container(site: Site, call: Call) -> Reply:
+    found = _of_name(site, call)
+    if not found:
+        raise _missing(call)
+    return Reply(_show_container(_kind(call), found[0]))
+
+
+def _show_container(kind: str, shown: Json) -> Json:
+    identity = shown["id"].partition("/versions/")[0]
+    properties = {
+        "latestVersion": shown["name"],
+        "nextVersion": None,
+        "description": shown["properties"]["description"],
+        "tags": shown["properties"]["tags"],
+        "properties": {},
+        "isArchived": False,
+        "provisioningState": "Succeeded",
+    }
+    kind = f"Microsoft.MachineLearningServices/registries/{kind}"
+    name = identity.rpartition("/")[2]
+    return {"id": identity, "name": name, "type": kind, "properties": properties, "systemData": shown["systemData"]}
+
+
+def _versions(site: Site, call: Call) -> Reply:
+    # An unknown name is an empty list, as on Azure: the SDK makes its own error of it.
+    return page(_of_name(site, call)[: whole_number(call.query.get("$top", "100"), "$top")])
+
+
+def _version(site: Site, call: Call) -> Reply:
+    for shown in _of_name(site, call):
+        if shown["name"] == call["version"]:
+            return Reply(shown)
+    raise _missing(call)
+
+
+def _data_reference(site: Site, call: Call) -> Reply:
+    """Give an address that reads and lists the container of the registry's models for a while."""
+    _check(call)
+    name, version = call["name"].lower(), call["version"]
+    if not any((model["name"].lower(), model["version"]) == (name, version) for model in catalog()["models"]):
+        what = f"models/{call['name']}/versions/{version}"
+        raise WireError(404, "UserError", f"Not found: {what} in registry {REGISTRY}.")
+    address = f"{site.base_url}/{blobs.MODELS}"
+    signed = f"{address}?{site.identity.sas(f'{ACCOUNT}/{blobs.MODELS}', 'rl')}"
+    reference = {
+        "blobUri": address,
+        "storageAccountArmId": None,
+        "credential": {"credentialType": "SAS", "sasUri": signed},
+    }
+    return Reply({"blobReferenceForConsumption": reference})
+
+
+def _missing(call: Call) -> WireError:
+    what = f"{_kind(call)}/{call['name']}" + (f"/versions/{call['version']}" if call["version"] else "")
+    return WireError(404, "UserError", f"Not found: {what} in registry {REGISTRY}.")
+
+
+def _show(kind: str, name: str, version: str, created: str, properties: Json) -> Json:
+    made = {"createdAt": f"{created}T00:00:00.000000+00:00", "createdBy": "Microsoft", "createdByType": "User"}
+    return {
+        "id": asset_id(kind, name, version),
+        "name": version,
+        "type": f"Microsoft.MachineLearningServices/registries/{kind}/versions",
+        "properties": {"isAnonymous": False, "isArchived": False, "provisioningState": "Succeeded", **properties},
+        "systemData": {**made, "lastModifiedAt": made["createdAt"]},
+    }
+
+
+def _show_model(site: Site, model: Json) -> Json:
+    name, version = model["name"], model["version"]
+    properties = {
+        "modelType": "mlflow_model",
+        "modelUri": f"{site.base_url}/{blobs.MODELS}/{name}",
+        "description": model["description"],
+        # Structured tags travel as Python literals in text; that is what users have to parse.
+        "tags": {key: value if isinstance(value, str) else repr(value) for key, value in model["tags"].items()},
+        "properties": model["properties"],
+        "flavors": {"transformers": {"data": {"task": "llm/v1/chat"}}},
+        "stage": None,
+    }
+    if model["systemMetadata"]:
+        properties["systemMetadata"] = model["systemMetadata"]
+    return _show("models", name, version, model["created"], properties)
+
+
+def _show_component() -> Json:
+    facts = component()
+    name, version = facts["name"], facts["version"]
+    description = "Pipeline component to fine-tune chat models. Here its steps are run by phift's local engine."
+    spec = {
+        "$schema": "https://azuremlschemas.azureedge.net/latest/pipelineComponent.schema.json",
+        "name": name,
+        "version": version,
+        "display_name": "Chat Completion Pipeline",
+        "description": description,
+        "type": "pipeline",
+        "is_deterministic": "False",
+        "inputs": {key: _as_text(value) for key, value in facts["inputs"].items()},
+        "outputs": {key: {"type": value["type"]} for key, value in facts["outputs"].items()},
+        "jobs": {},
+    }
+    properties = {"description": description, "tags": {}, "properties": {}, "componentSpec": spec}
+    return _show("components", name, version, facts["date"], properties)
+
+
+def _as_text(spec: Json) -> Json:
+    """Return an input's spec with booleans and numbers as text, as real registries send them."""
+    return {key: value if isinstance(value, (str, list)) else str(value) for key, value in spec.items()}

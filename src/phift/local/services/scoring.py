@@ -1,0 +1,154 @@
+"""The data plane of endpoints: who may score, which deployment answers, and errors as Azure maps them."""
+
+from __future__ import annotations
+
+import hmac
+import logging
+import random
+import re
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from phift.local.services import endpoints
+from phift.local.site import Site
+from phift.local.state.documents import Document, Json
+from phift.local.state.identity import InvalidToken
+from phift.local.wire.call import Call, Reply, Route, WireError
+from phift.local.work.scorers import ScorerFailed, ScorerTimeout
+
+logger = logging.getLogger(__name__)
+
+_DEFAULT_TIMEOUT = 5.0
+_AUDIENCES = ("https://ml.azure.com", "https://ml.azure.local")
+_in_flight: Counter[str] = Counter()
+_counting = threading.Lock()
+
+
+def routes() -> list[Route]:
+    """Return the scoring route; the endpoint's own key or token stands in for a bearer token."""
+    return [Route("POST", "/inference/{endpoint}/score", _score, anonymous=True)]
+
+
+def _score(site: Site, call: Call) -> Reply:
+    endpoint = site.documents.get(f"onlineEndpoints/{call['endpoint']}")
+    if endpoint is None:
+        raise WireError(404, "NotFound", "There is no such endpoint.")
+    _authorize(site, endpoint, call)
+    deployment = _choose(site, endpoint, call.headers.get("azureml-model-deployment"))
+    # While a deployment is updated, its old process goes on answering.
+    if deployment.body["properties"]["provisioningState"] not in ("Succeeded", "Updating"):
+        raise WireError(503, "NotReady", f"The deployment {deployment.name} is not ready.")
+    settings = deployment.body["properties"].get("requestSettings") or {}
+    with _slot(deployment, settings):
+        return _ask(site, endpoint, deployment, call, _seconds(settings.get("requestTimeout")))
+
+
+def _authorize(site: Site, endpoint: Document, call: Call) -> None:
+    scheme, _, given = call.headers.get("authorization", "").partition(" ")
+    mode = endpoint.body["properties"]["authMode"]
+    if scheme.lower() != "bearer" or not given:
+        raise WireError(401, "Unauthorized", "key_auth_bad_header_forbidden")
+    if mode == "Key":
+        good = [hmac.compare_digest(given.encode(), key.encode()) for key in endpoints.keys(site, endpoint).values()]
+        if not any(good):
+            raise WireError(401, "Unauthorized", "key_auth_access_denied")
+        return
+    try:
+        audience = str(site.identity.claims(given)["aud"]).rstrip("/")
+    except InvalidToken as error:
+        raise WireError(401, "Unauthorized", str(error)) from error
+    wanted = _AUDIENCES if mode == "AADToken" else (f"endpoint/{endpoint.name.lower()}",)
+    if audience not in wanted:
+        raise WireError(401, "Unauthorized", "The token is for something else.")
+
+
+def _choose(site: Site, endpoint: Document, asked: str | None) -> Document:
+    """Return the deployment that the header names, or one drawn by the traffic rules."""
+    if asked:
+        found = site.documents.get(f"{endpoint.key}/deployments/{asked}")
+        if found is None:
+            raise WireError(404, "NotFound", f"The endpoint has no deployment {asked}.")
+        return found
+    traffic = {name: share for name, share in endpoint.body["properties"]["traffic"].items() if share > 0}
+    if not traffic:
+        raise WireError(404, "NotFound", "No deployment of the endpoint has traffic.")
+    [name] = random.choices(list(traffic), list(traffic.values()))  # noqa: S311 - traffic, not secrets
+    found = site.documents.get(f"{endpoint.key}/deployments/{name}")
+    if found is None:
+        raise WireError(404, "NotFound", f"The endpoint has no deployment {name}.")
+    return found
+
+
+@contextmanager
+def _slot(deployment: Document, settings: Json) -> Iterator[None]:
+    """Hold one of the requests that may be in flight: twice what the instances work on at once."""
+    concurrent = int(settings.get("maxConcurrentRequestsPerInstance") or 1)
+    most = 2 * concurrent * int(deployment.body["sku"]["capacity"])
+    key = deployment.key.lower()
+    with _counting:
+        if _in_flight[key] >= most:
+            raise WireError(429, "TooManyRequests", f"More than {most} requests are in flight.")
+        _in_flight[key] += 1
+    try:
+        yield
+    finally:
+        with _counting:
+            _in_flight[key] -= 1
+
+
+def _seconds(duration: Any) -> float:
+    """Return the seconds of an ISO 8601 duration such as PT1M30S."""
+    found = re.fullmatch(r"PT(?:(\d+)H)?(?:(\d+)M)?(?:([\d.]+)S)?", str(duration or ""))
+    if not found or not any(found.groups()):
+        return _DEFAULT_TIMEOUT
+    hours, minutes, seconds = (float(part or 0) for part in found.groups())
+    return hours * 3600 + minutes * 60 + seconds
+
+
+def _ask(site: Site, endpoint: Document, deployment: Document, call: Call, timeout: float) -> Reply:
+    headers = {"azureml-model-deployment": deployment.name}
+    try:
+        scorer = site.scorers.get(endpoint.name, deployment.name)
+        reply = scorer.ask(_request(call), timeout)
+    except ScorerTimeout as error:
+        raise WireError(408, "RequestTimeout", "upstream request timeout", headers) from error
+    except ScorerFailed as error:
+        raise _model_error(500, str(error), headers) from error
+    except _BadRequest as error:
+        raise _model_error(400, str(error), headers) from error
+    if "texts" not in reply:
+        message = str((reply.get("error") or {}).get("message") or "The model gave no text.")
+        raise _model_error(400, message, headers)
+    return Reply([{"0": text} for text in reply["texts"]], 200, headers)
+
+
+def _model_error(status: int, message: str, headers: dict[str, str]) -> WireError:
+    """Return what the endpoint says when the model's container answered with an error."""
+    reason = message.splitlines()[0][:200].encode("ascii", "replace").decode() if message else ""
+    more = {"ms-azureml-model-error-statuscode": str(status), "ms-azureml-model-error-reason": reason}
+    return WireError(424, "ModelError", message, {**headers, **more})
+
+
+class _BadRequest(ValueError):
+    """A body that is not what the MLflow scoring server takes."""
+
+
+def _request(call: Call) -> Json:
+    """Return the conversations and parameters of a body in one of the forms that the MLflow server takes."""
+    try:
+        body = call.json()
+    except WireError as error:
+        raise _BadRequest(error.message) from error
+    data = body.get("input_data")
+    if not isinstance(data, dict) or "input_string" not in data:
+        raise _BadRequest("The body needs input_data with input_string: a conversation, or a list of them.")
+    conversations = data["input_string"]
+    if not isinstance(conversations, list) or not conversations:
+        raise _BadRequest("input_string must be a list of messages, or a list of such lists.")
+    if all(isinstance(message, dict) for message in conversations):
+        conversations = [conversations]
+    parameters = {**(body.get("params") or {}), **(data.get("parameters") or {})}
+    return {"conversations": conversations, "parameters": parameters}

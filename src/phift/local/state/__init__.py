@@ -1,0 +1,1 @@
+"""What a local workspace remembers, and what tests order of it."""

@@ -1,0 +1,124 @@
+"""Who may do what: bearer tokens, storage signatures and endpoint keys, all made from the folder's one secret.
+
+Nothing made here is stored: whoever holds the secret can make it again, so losing the secret revokes everything.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import json
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from urllib.parse import urlencode
+
+from phift.local.server.certificates import write_private
+from phift.local.state.documents import Json
+
+TENANT = "00000000-0000-0000-0000-000000000000"
+OBJECT = "00000000-0000-0000-0000-000000000001"
+TOKEN_SECONDS = 3600
+SAS_SECONDS = 24 * 3600
+
+# What a storage request needs a signature to allow: by method, and for listing.
+_PERMISSIONS = {"GET": "r", "HEAD": "r", "PUT": "w", "DELETE": "d"}
+
+
+class InvalidToken(ValueError):
+    """A token that we did not make, or whose time is over."""
+
+
+def read_secret(path: Path) -> str:
+    """Return the folder's secret, making one where there is none."""
+    import secrets
+
+    if not path.exists():
+        write_private(path, secrets.token_urlsafe(48).encode())
+    return path.read_text(encoding="ascii").strip()
+
+
+class Identity:
+    """Makes and checks everything that proves who a caller is."""
+
+    def __init__(self, secret: str, now: Callable[[], float] = time.time) -> None:
+        self._secret = secret.encode()
+        self._now = now
+
+    def is_secret(self, value: str) -> bool:
+        """Tell whether ``value`` is the folder's secret."""
+        return hmac.compare_digest(value.encode(), self._secret)
+
+    def token(self, audience: str, seconds: float = TOKEN_SECONDS, **claims: str) -> tuple[str, int]:
+        """Return a signed token and when it ends (seconds since 1970)."""
+        now = int(self._now())
+        end = now + int(seconds)
+        payload = {
+            "aud": audience,
+            "iss": f"https://sts.phift.local/{TENANT}/",
+            "iat": now,
+            "nbf": now,
+            "exp": end,
+            "tid": TENANT,
+            "oid": OBJECT,
+            "name": "local user",
+            **claims,
+        }
+        parts = [_encode(json.dumps(part).encode()) for part in ({"alg": "HS256", "typ": "JWT"}, payload)]
+        return ".".join([*parts, _encode(self._sign("token", ".".join(parts)))]), end
+
+    def claims(self, token: str) -> Json:
+        """Return the claims of a token of ours; raises `InvalidToken` for any other."""
+        head, dot, signature = token.rpartition(".")
+        try:
+            good = bool(dot) and hmac.compare_digest(_decode(signature), self._sign("token", head))
+            claims: Json = json.loads(_decode(head.partition(".")[2])) if good else {}
+        except ValueError as error:
+            raise InvalidToken("The access token is invalid.") from error
+        if not good:
+            raise InvalidToken("The access token is invalid.")
+        if claims["exp"] <= self._now():
+            raise InvalidToken("The access token expiry is earlier than current time.")
+        return claims
+
+    def sas(self, path: str, permissions: str, *, blob: bool = False, seconds: float = SAS_SECONDS) -> str:
+        """Return a shared-access signature for a container (``account/container``) or one blob in it."""
+        end = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self._now() + seconds))
+        query = {"sv": "2021-08-06", "sr": "b" if blob else "c", "sp": permissions, "se": end, "spr": "https"}
+        return urlencode({**query, "sig": self._sas_signature(path, query)})
+
+    def sas_allows(self, method: str, path: str, query: Mapping[str, str]) -> bool:
+        """Tell whether the signature in ``query`` is good and allows ``method`` on the blob or container ``path``."""
+        needed = "l" if query.get("comp") == "list" else _PERMISSIONS.get(method, "")
+        return self.sas_is_good(path, query) and bool(needed) and needed in query["sp"]
+
+    def sas_is_good(self, path: str, query: Mapping[str, str]) -> bool:
+        """Tell whether the signature in ``query`` is ours, for the blob or container ``path``, and not over."""
+        if not {"sr", "sp", "se", "sig"} <= query.keys():
+            return False
+        scope = path if query["sr"] == "b" else "/".join(path.split("/")[:2])
+        if not hmac.compare_digest(query["sig"].encode(), self._sas_signature(scope, query).encode()):
+            return False
+        return query["se"] > time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self._now()))
+
+    def key(self, endpoint: str, generation: str) -> str:
+        """Return an endpoint's key; a new ``generation`` makes a new one."""
+        return base64.b64encode(self._sign("key", f"{endpoint}/{generation}")).decode()
+
+    def _sas_signature(self, path: str, query: Mapping[str, str]) -> str:
+        text = "\n".join([path, *(query.get(name, "") for name in ("sv", "sr", "sp", "se"))])
+        return base64.b64encode(self._sign("sas", text)).decode()
+
+    def _sign(self, purpose: str, text: str) -> bytes:
+        # One key a purpose: a signature made for one thing is worth nothing for another.
+        key = hmac.digest(self._secret, purpose.encode(), hashlib.sha256)
+        return hmac.digest(key, text.encode(), hashlib.sha256)
+
+
+def _encode(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
+
+
+def _decode(text: str) -> bytes:
+    return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))

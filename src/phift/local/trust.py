@@ -1,0 +1,120 @@
+"""What a process needs besides variables to reach a local workspace: whom it trusts, and which clouds MLflow knows."""
+
+from __future__ import annotations
+
+import atexit
+import hashlib
+import os
+import re
+import shutil
+import sys
+import tempfile
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+# No private keys: a file of authorities may have them too, and they are no business of ours.
+_AUTHORITY = re.compile(rb"-----BEGIN ((?:TRUSTED |X509 )?CERTIFICATE|X509 CRL)-----.*?-----END \1-----", re.DOTALL)
+_writing = threading.Lock()
+_MLFLOW_CLOUDS = "azureml.mlflow._common._cloud.cloud"
+
+
+def trust(bundle: Path) -> Path:
+    """Return a value for ``REQUESTS_CA_BUNDLE``: what this process trusts already, and a workspace's authorities too.
+
+    Each workspace has an authority of its own, so the second one's file alone would shut out the first one's clients,
+    and would be gone with the second. Both go into a file that lives as long as this process does, unless that is not
+    needed: the workspace is trusted already, or is the first and nobody has named a file.
+
+    - **bundle**: the workspace's file, `phift.local.Connection.ca_bundle`.
+    """
+    import certifi
+
+    named = _named()
+    present = named or Path(certifi.where())
+    trusted, added = _authorities(present), _authorities(bundle)
+    if added.keys() <= trusted.keys():
+        return present
+    if named is None and trusted.keys() <= added.keys():
+        return bundle
+    return _written((trusted | added).values())
+
+
+def _named() -> Path | None:
+    """Return what requests was told to trust, in its own order; what is gone was a workspace's that is gone."""
+    named = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE")
+    return Path(named) if named and Path(named).exists() else None
+
+
+def _authorities(source: Path) -> dict[bytes, bytes]:
+    """Return the authorities in a file or a folder, each by what it is however its lines are broken."""
+    files = sorted(path for path in source.glob("*") if path.is_file()) if source.is_dir() else [source]
+    found = [match[0] for file in files for match in _AUTHORITY.finditer(file.read_bytes())]
+    return {b"".join(authority.split()): authority for authority in found}
+
+
+def _written(authorities: Iterable[bytes]) -> Path:
+    """Write authorities under a name of their own; a file that others read at this moment is never changed."""
+    content = b"\n".join(authorities) + b"\n"
+    with _writing:
+        path = _folder() / f"{hashlib.sha256(content).hexdigest()[:16]}.pem"
+        temporary = path.with_suffix(f".{os.getpid()}.tmp")
+        temporary.write_bytes(content)
+        temporary.replace(path)
+    return path
+
+
+@cache
+def _folder() -> Path:
+    folder, owner = Path(tempfile.mkdtemp(prefix="phift-trust-")), os.getpid()
+
+    def remove() -> None:
+        if os.getpid() == owner:  # a fork ends earlier, and the file is not its own
+            shutil.rmtree(folder, ignore_errors=True)
+
+    atexit.register(remove)
+    return folder
+
+
+def tell_mlflow(base_url: str) -> None:
+    """Let MLflow's azureml plugin know a workspace's cloud, where it has been imported.
+
+    It reads the clouds once, when it is imported, and would ask Azure for one that it has not seen then. Imported
+    later, it asks at ``ARM_CLOUD_METADATA_URL``.
+    """
+    plugin = _loaded()
+    if plugin is not None:
+        plugin.KNOWN_CLOUDS.update(_clouds(plugin, base_url))
+
+
+@contextmanager
+def told_to_mlflow(base_url: str) -> Iterator[None]:
+    """As `tell_mlflow`, until the end of the block; the plugin knows Azure's clouds then, whenever it was imported."""
+    tell_mlflow(base_url)
+    try:
+        yield
+    finally:
+        plugin = _loaded()
+        if plugin is not None:
+            for name in _clouds(plugin, base_url):
+                plugin.KNOWN_CLOUDS.pop(name, None)
+            for cloud in plugin.HARD_CODED_CLOUD_LIST:  # imported inside, it has seen the workspace's cloud only
+                plugin.KNOWN_CLOUDS.setdefault(cloud.name, cloud)
+
+
+def _loaded() -> ModuleType | None:
+    """Return the plugin's module of clouds, unless it is not imported, or is another one than we know."""
+    module = sys.modules.get(_MLFLOW_CLOUDS)
+    known = {"KNOWN_CLOUDS", "HARD_CODED_CLOUD_LIST", "_convert_arm_to_cli"}
+    return module if module is not None and known <= vars(module).keys() else None
+
+
+def _clouds(plugin: ModuleType, base_url: str) -> dict[str, Any]:
+    from phift.local.services.arm import cloud_documents
+
+    clouds: dict[str, Any] = plugin._convert_arm_to_cli(cloud_documents(base_url))
+    return clouds

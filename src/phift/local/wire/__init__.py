@@ -1,0 +1,1 @@
+"""How Azure writes: requests, answers and errors."""

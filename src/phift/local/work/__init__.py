@@ -1,0 +1,1 @@
+"""What runs in a local workspace: trainings, scoring processes, and the models they start from."""

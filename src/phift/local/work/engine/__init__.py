@@ -1,0 +1,32 @@
+"""The training engine of the local workspace: the steps of Azure's chat-completion component, on a CPU.
+
+    python -m phift.local.work.engine JOB_JSON
+
+What it does as the component does:
+
+- The same five steps with the same inputs: validate, import the model, preprocess, fine-tune, convert to MLflow.
+- Literals arrive as text and mean what the component's specification says; a value it refuses is refused here.
+- Rows: column ``messages``, ``tools`` handed to the chat template, others ignored; null keys of a message dropped; rows
+  without messages or with one only are dropped; a row that the chat template refuses fails the job; text beyond
+  ``max_seq_length`` is cut; rows with no assistant token left are dropped; fewer than ten training rows fail the job.
+- A split that has no file is cut from the training file by position, and with fewer than three files a part of the
+  training rows goes there.
+- The loss is taken over the assistant's turns, from after their opening marker to the next user's.
+- Metrics have the names of transformers' ``Trainer`` and go to the fine-tuning run and to the job's run.
+- Every evaluation leaves a checkpoint, and the weights with the lowest ``eval_loss`` win.
+- ``resume_from_checkpoint`` goes on from the checkpoints of this step, not of another job. Without it a step that was
+  interrupted starts again, and logs its metrics again; steps that were completed are never run twice.
+
+What differs:
+
+- One evaluation before the first step, logged as ``eval_loss`` at step 0, so that the gain can be seen.
+- 32-bit floats whatever ``precision`` says; DeepSpeed, ONNX Runtime, flash attention and the sizes of machines have no
+  meaning, and the log says so once.
+- LoRA adapters are always merged into the weights; LoRA without ``lora_target_modules`` adapts every linear layer.
+- With two turns of one role in a row the markers are matched by position; Azure's code pairs them by count.
+- Only ``mlflow_model_path`` gives a model and only files give data: no MLTable, no Hugging Face id, no PyTorch folder.
+- Code that comes with a model is never run, so ``trust_remote_code`` has no effect.
+- CSV and TSV pass validation, as on Azure, and fail in preprocessing, since a cell cannot hold a list.
+- ``metric_for_best_model`` other than ``loss`` is refused at once; on Azure it fails at the end.
+- ``__azureml_ft_training_tokens`` counts the tokens of the training rows once, not once an epoch.
+"""

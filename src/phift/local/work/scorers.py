@@ -1,0 +1,192 @@
+"""The scoring processes: one per deployment, started when needed, spoken to in lines of JSON."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import queue
+import signal
+import subprocess
+import threading
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from typing import Any
+
+from phift.local.model import references
+from phift.local.site import Site
+from phift.local.state.documents import Json
+from phift.local.wire.call import WireError, timestamp
+
+logger = logging.getLogger(__name__)
+
+START_SECONDS = 600.0  # importing torch takes minutes where many processes share a core; one that ends is told at once
+_PATIENCE = 3.0
+
+
+class ScorerFailed(RuntimeError):
+    """The scoring process did not start, ended, or refused a request."""
+
+
+class ScorerTimeout(TimeoutError):
+    """The scoring process did not answer in time."""
+
+
+class Scorer:
+    """One scoring process. Answers are matched to requests by number, so many may wait at once."""
+
+    def __init__(self, command: list[str], log: Any) -> None:
+        self._lock = threading.Lock()
+        self._waiting: dict[int, Future[Json]] = {}
+        self._number = 0
+        self._first: queue.Queue[Json] = queue.Queue()
+        self._process = subprocess.Popen(  # noqa: S603 - our own program; the model is only a folder's path
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, start_new_session=True
+        )
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def wait_ready(self, timeout: float) -> None:
+        """Wait for the first line, which says whether the model could be loaded."""
+        try:
+            first = self._first.get(timeout=timeout)
+        except queue.Empty:
+            self.stop()
+            raise ScorerFailed(f"The model did not load within {timeout:.0f} s.") from None
+        if not first.get("ready"):
+            self.stop()
+            raise ScorerFailed((first.get("error") or {}).get("message") or "The scoring process ended at its start.")
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process runs."""
+        return self._process.poll() is None
+
+    def ask(self, request: Json, timeout: float) -> Json:
+        """Send a request and return its reply."""
+        future: Future[Json] = Future()
+        with self._lock:
+            self._number += 1
+            number = self._number
+            self._waiting[number] = future
+            try:
+                assert self._process.stdin is not None  # noqa: S101 - a pipe was asked for
+                self._process.stdin.write(json.dumps({"id": number, **request}).encode() + b"\n")
+                self._process.stdin.flush()
+            except (OSError, ValueError) as error:
+                del self._waiting[number]
+                raise ScorerFailed("The scoring process has ended.") from error
+        try:
+            reply = future.result(timeout)
+        except FutureTimeoutError:
+            raise ScorerTimeout(f"No answer within {timeout:.0f} s.") from None
+        finally:
+            with self._lock:
+                self._waiting.pop(number, None)
+        return reply
+
+    def stop(self) -> None:
+        """End the process: close its input, kill it if it stays."""
+        if self._process.stdin is not None:
+            try:
+                self._process.stdin.close()
+            except OSError:
+                logger.debug("the scoring process was gone already")
+        try:
+            self._process.wait(_PATIENCE)
+        except subprocess.TimeoutExpired:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None  # noqa: S101 - a pipe was asked for
+        with self._process.stdout as lines:
+            for line in lines:
+                try:
+                    self._take(json.loads(line))
+                except (ValueError, AttributeError):
+                    logger.warning("a scoring process wrote a line that is no JSON object")
+        self._first.put({})
+        with self._lock:
+            waiting = list(self._waiting.values())
+        for future in waiting:
+            if not future.done():
+                future.set_exception(ScorerFailed("The scoring process ended while it worked on the request."))
+
+    def _take(self, reply: Json) -> None:
+        if "id" not in reply:
+            self._first.put(reply)
+            return
+        with self._lock:
+            future = self._waiting.get(reply["id"])
+        if future is not None and not future.done():
+            future.set_result(reply)
+
+
+class Scorers:
+    """The scoring processes of all deployments; one that is not there is started when it is asked."""
+
+    def __init__(self, site: Site) -> None:
+        self._site = site
+        self._lock = threading.Lock()
+        self._running: dict[str, Scorer] = {}
+        self._starting: dict[str, threading.Lock] = {}
+
+    def get(self, endpoint: str, name: str) -> Scorer:
+        """Return the deployment's process, starting it where none runs; raises `ScorerFailed`."""
+        key = f"{endpoint}/{name}".lower()
+        with self._lock:
+            start = self._starting.setdefault(key, threading.Lock())
+        with start:
+            with self._lock:
+                scorer = self._running.get(key)
+            if scorer is None or not scorer.alive:
+                scorer = self._start(endpoint, name)
+                with self._lock:
+                    self._running[key] = scorer
+            return scorer
+
+    def replace(self, endpoint: str, name: str) -> None:
+        """Start a new process for a deployment; the old one serves until the new one is ready."""
+        scorer = self._start(endpoint, name)
+        key = f"{endpoint}/{name}".lower()
+        with self._lock:
+            old = self._running.get(key)
+            self._running[key] = scorer
+        if old is not None:
+            old.stop()
+
+    def end(self, endpoint: str, name: str) -> None:
+        """End the deployment's process."""
+        with self._lock:
+            scorer = self._running.pop(f"{endpoint}/{name}".lower(), None)
+        if scorer is not None:
+            scorer.stop()
+
+    def stop(self) -> None:
+        """End all processes."""
+        with self._lock:
+            running, self._running = list(self._running.values()), {}
+        for scorer in running:
+            scorer.stop()
+
+    def log(self, endpoint: str, name: str, text: str) -> None:
+        """Write a line of our own into the deployment's log."""
+        folder = self._site.folder.deployment(endpoint, name)
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / "log.txt").open("a", encoding="utf-8") as file:
+            file.write(f"{timestamp(self._site.clock.now())} | {text}\n")
+
+    def _start(self, endpoint: str, name: str) -> Scorer:
+        document = self._site.documents.get(f"onlineEndpoints/{endpoint}/deployments/{name}")
+        if document is None:
+            raise ScorerFailed("The deployment does not exist.")
+        try:
+            model = references.resolve(self._site, document.body["properties"]["model"])
+        except WireError as error:
+            raise ScorerFailed(error.message) from error
+        self.log(endpoint, name, f"Starting the scoring process for {document.body['properties']['model']}")
+        with (self._site.folder.deployment(endpoint, name) / "log.txt").open("ab") as log:
+            scorer = Scorer([*self._site.programs.scorer, str(model)], log)
+        scorer.wait_ready(START_SECONDS)
+        self.log(endpoint, name, "The scoring process is ready")
+        return scorer

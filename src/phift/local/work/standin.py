@@ -1,0 +1,152 @@
+"""Stand-ins for the foundation models of Azure's registry: the same architecture, very small, untrained.
+
+    python -m phift.local.work.standin OUT_FOLDER NAME [NAME…]
+
+writes ``OUT_FOLDER/<name>/``, an MLflow model folder. The weights are random, drawn from a seed that the name gives:
+the same name makes the same weights on every machine with the same torch. The tokenizer is byte-level BPE, so it takes
+any text; its merges are learned from the sample data. The chat format is Phi-3's.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from phift import samples
+from phift.local.work.engine import environment, finetune_config, mlflow_model
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+_END_OF_TEXT = "<|endoftext|>"
+_SPECIAL_TOKENS = (_END_OF_TEXT, "<|assistant|>", "<|end|>", "<|system|>", "<|user|>")
+_TOKENS = 768
+_CONTEXT = 4096
+_SHAPE = {
+    "hidden_size": 128,
+    "intermediate_size": 256,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 4,
+}
+
+_CHAT_TEMPLATE = """\
+{%- for message in messages -%}
+{%- if message['role'] not in ['system', 'user', 'assistant'] -%}
+{{- raise_exception('a role is none of system, user, assistant') -}}
+{%- endif -%}
+{{- '<|' + message['role'] + '|>\\n' + message['content'] + '<|end|>\\n' -}}
+{%- endfor -%}
+{{- '<|assistant|>\\n' if add_generation_prompt else eos_token -}}
+"""
+
+
+def build(folder: Path, name: str) -> Path:
+    """Write the stand-in for the model ``name`` to ``folder/<name>``, all of it or nothing, and return that path."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".building-") as temporary:
+        checkpoint = Path(temporary) / "checkpoint"
+        write_checkpoint(checkpoint, name)
+        metadata = {"base_model_name": name, "phift.standin": "true"}
+        mlflow_model.write(checkpoint, Path(temporary) / "model", metadata)
+        target = folder / name
+        if target.exists():
+            shutil.rmtree(target)
+        (Path(temporary) / "model").rename(target)
+    return target
+
+
+def write_checkpoint(folder: Path, name: str) -> None:
+    """Write tokenizer, weights and finetune config of the stand-in for ``name`` to ``folder``, as transformers does."""
+    tokenizer = _tokenizer()
+    tokenizer.save_pretrained(folder)
+    _save_weights(folder, tokenizer, name)
+    config = json.dumps(_finetune_config(name), indent=2)
+    (folder / finetune_config.FILE_NAME).write_text(config, encoding="utf-8")
+
+
+def _finetune_config(name: str) -> dict[str, Any]:
+    config: dict[str, Any] = {
+        "chat_special_tokens": {"response_template": "<|assistant|>", "instruction_template": "<|user|>"},
+    }
+    if name.startswith("Phi-3"):
+        config["system_role_supported"] = "false"
+    return config
+
+
+def _tokenizer() -> PreTrainedTokenizerFast:
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=_TOKENS,
+        special_tokens=list(_SPECIAL_TOKENS),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(_sample_texts(), trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token=_END_OF_TEXT,
+        eos_token=_END_OF_TEXT,
+        pad_token=_END_OF_TEXT,
+        extra_special_tokens=list(_SPECIAL_TOKENS[1:]),
+        chat_template=_CHAT_TEMPLATE,
+        model_max_length=_CONTEXT,
+        padding_side="left",
+    )
+
+
+def _sample_texts() -> Iterator[str]:
+    for row in samples.rows()["train"]:
+        for message in row["messages"]:
+            yield message["content"]
+
+
+def _save_weights(folder: Path, tokenizer: PreTrainedTokenizerFast, name: str) -> None:
+    import torch
+    from transformers import GenerationConfig, Phi3Config, Phi3ForCausalLM
+
+    end_of_text, end_of_turn = tokenizer.convert_tokens_to_ids([_END_OF_TEXT, "<|end|>"])
+    torch.manual_seed(int.from_bytes(hashlib.sha256(name.encode()).digest()[:4]))
+    config = Phi3Config(
+        vocab_size=-(-(len(tokenizer) + 1) // 64) * 64,  # room for the pad token that fine-tuning adds
+        max_position_embeddings=_CONTEXT,
+        original_max_position_embeddings=_CONTEXT,
+        bos_token_id=end_of_text,
+        eos_token_id=end_of_text,
+        pad_token_id=end_of_text,
+        tie_word_embeddings=False,
+        **_SHAPE,
+    )
+    model = Phi3ForCausalLM(config)
+    model.generation_config = GenerationConfig(
+        bos_token_id=end_of_text,
+        eos_token_id=[end_of_text, end_of_turn],
+        pad_token_id=end_of_text,
+        do_sample=False,
+        max_new_tokens=256,
+    )
+    model.save_pretrained(folder)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Build the stand-ins that the command line names."""
+    folder, *names = arguments
+    for name in names:
+        build(Path(folder), name)
+    return 0
+
+
+if __name__ == "__main__":
+    environment.prepare()
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,1 @@
+"""Endpoints and deployments: made, asked, deleted, and whose they are."""

@@ -1,0 +1,219 @@
+"""An online endpoint: asked in words, deleted for certain."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Any, Self
+
+from phift.azure.answers import text
+from phift.azure.clients import Clients
+from phift.config.run import DeploymentConfig
+from phift.errors import (
+    AuthenticationError,
+    DataError,
+    NotFound,
+    ScoringError,
+    ServiceUnreachable,
+    Throttled,
+    azure_errors,
+)
+from phift.events import isolated
+from phift.serving.resource import DeploymentEvent, OnEvent, delete_endpoint, for_certain
+from phift.serving.uses import EndpointUse
+
+Message = Mapping[str, Any]
+
+
+class Endpoint:
+    """A deployed model.
+
+    As a context manager it is deleted at the end of the block if it was made for it: what an earlier call left up on
+    purpose, and what another block still uses, stays; see `phift.serving.uses`.
+
+    - **name**: of the endpoint.
+    - **scoring_uri**: where requests go.
+    - **existed**: whether `phift.serving.deployment.deploy_model` found it instead of making it.
+    """
+
+    def __init__(
+        self,
+        clients: Clients,
+        name: str,
+        config: DeploymentConfig,
+        on_event: OnEvent | None = None,
+        *,
+        existed: bool = True,
+        use: EndpointUse | None = None,
+    ) -> None:
+        self.name = name
+        self.existed = existed
+        self._clients = clients
+        self._config = config
+        self._emit = isolated(on_event)
+        self._use = use
+        with azure_errors(f"endpoint {name}"):
+            found = clients.workspace.online_endpoints.get(name)
+            keys = clients.workspace.online_endpoints.get_keys(name)
+        self.scoring_uri = text(found.scoring_uri, "endpoint.scoring_uri")
+        self._key = text(keys.primary_key, "keys.primary_key")
+        self._sessions = threading.local()  # requests does not say that threads may share one
+
+    def __repr__(self) -> str:
+        return f"<Endpoint {self.name}>"
+
+    def __enter__(self) -> Self:
+        if self._use:
+            try:
+                self._use.enter()
+            except BaseException:  # no block begins, so none will end
+                for_certain(self._leave, self.name)
+                raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for_certain(self._leave, self.name)
+
+    def _leave(self) -> None:
+        use = self._use
+        try:
+            ends_here = use.is_last() if use else not self.existed
+            if ends_here:
+                delete_endpoint(self._clients, self.name, self._emit)
+            else:
+                self._emit(DeploymentEvent("stays", self.name))
+        except BaseException:
+            if use:
+                use.leave_behind()
+            raise
+        if use:
+            use.end(deleted=ends_here)
+
+    def chat(
+        self,
+        messages: str | Sequence[Message],
+        *,
+        max_new_tokens: int = 256,
+        do_sample: bool = False,
+        deployment: str | None = None,
+        **parameters: Any,
+    ) -> str:
+        """Return the model's answer to a conversation.
+
+        - **messages**: a question, or messages with ``role`` and ``content``, the last one from the user.
+        - **deployment**: ask this deployment, whatever the traffic rules say.
+        - **parameters**: passed on to the model server, such as ``temperature``.
+
+        Raises `phift.errors.ScoringError` where the answer holds no text.
+        """
+        conversation = [{"role": "user", "content": messages}] if isinstance(messages, str) else list(messages)
+        if not conversation or conversation[-1].get("role") != "user":
+            fix = "end the conversation with a message of role `user`"
+            raise DataError("The last message is not the user's.", where="messages", fix=fix)
+        # A flat list of messages is the one form that the MLflow server and the vLLM container both take
+        # (azureml-evaluate-mlflow 0.0.91; foundation-model-serve, azureml-assets, 2026-07-23).
+        settings = {"max_new_tokens": max_new_tokens, "do_sample": do_sample, **parameters}
+        body = {"input_data": {"input_string": conversation, "parameters": settings}, "params": {}}
+        return answer_text(self._post(body, deployment), f"endpoint {self.name}")
+
+    def _post(self, body: dict[str, Any], deployment: str | None) -> Any:
+        """Send a request with headers of its own: the SDK's ``invoke`` keeps them for later calls."""
+        import requests
+
+        headers = {"Authorization": f"Bearer {self._key}"}
+        if deployment:
+            headers["azureml-model-deployment"] = deployment
+        place = f"endpoint {self.name}"
+        # A little longer than the service waits, so that its answer comes first.
+        seconds = self._config.request_timeout_ms / 1000 + 10
+        try:
+            response = self._own_session().post(self.scoring_uri, json=body, headers=headers, timeout=seconds)
+        except requests.RequestException as error:
+            what = f"The endpoint gave no answer ({type(error).__name__})."
+            raise ServiceUnreachable(what, where=place, fix="check that the endpoint is up") from None
+        _raise_for_status(response, place)
+        try:
+            return response.json()
+        except ValueError:
+            raise ScoringError("The answer is no JSON.", where=place, status=response.status_code) from None
+
+    def _own_session(self) -> Any:
+        if not hasattr(self._sessions, "own"):
+            self._sessions.own = _session()
+        return self._sessions.own
+
+    def delete(self) -> None:
+        """Delete the endpoint with its deployments and wait until it is gone, whoever made it; twice does no harm.
+
+        Raises what the service said, with the news that the endpoint is still up and costs money.
+        """
+        for_certain(lambda: delete_endpoint(self._clients, self.name, self._emit), self.name)
+        if self._use:
+            self._use.end(deleted=True)
+
+
+def _session() -> Any:
+    import requests
+    from requests.adapters import HTTPAdapter
+    from urllib3.util import Retry
+
+    # Not 408: the container goes on with a request that timed out, so asking again doubles the load.
+    retry = Retry(
+        total=6,
+        connect=3,
+        read=0,
+        status_forcelist=(429, 503),
+        allowed_methods={"POST"},
+        backoff_factor=0.5,
+        raise_on_status=False,
+    )
+    session = requests.Session()
+    session.mount("https://", HTTPAdapter(max_retries=retry))
+    return session
+
+
+def _raise_for_status(response: Any, place: str) -> None:
+    """Map the statuses of a scoring call; the body is left out, since it may quote the user's text."""
+    status = response.status_code
+    if status < 400:
+        return
+    if status in (401, 403):
+        what = "The endpoint refused the key."
+        raise AuthenticationError(
+            what, where=place, fix="the keys may have been regenerated: call deploy() again, which reads the keys"
+        )
+    if status == 404:
+        raise NotFound("No deployment takes traffic here.", where=place, fix="give a deployment traffic", status=404)
+    if status == 408:
+        fix = "lower max_new_tokens, or raise `deployment.request_timeout_ms` (at most 180000)"
+        raise ScoringError("The model took longer than the request time-out.", where=place, fix=fix, status=408)
+    if status == 429:
+        raise Throttled("More requests at once than the deployment takes.", where=place, fix="ask slower", status=429)
+    reason = response.headers.get("ms-azureml-model-error-reason") or response.reason or ""
+    fix = "look at the deployment's log"
+    raise ScoringError(f"The endpoint answered {status} {reason}.", where=place, fix=fix, status=status)
+
+
+def answer_text(reply: Any, place: str = "endpoint") -> str:
+    """Return the text in a model server's reply, in any of the three forms Azure's servers give.
+
+    ``[{"0": text}]`` from the MLflow server, ``{"output": text}`` from the vLLM container, and OpenAI's
+    ``choices``. The container answers ``{}`` or ``{"output": null}`` with status 200 when it failed inside.
+    """
+    said: Any = None
+    if isinstance(reply, list) and reply:
+        first = reply[0]
+        said = next(iter(first.values()), None) if isinstance(first, dict) else first
+    elif isinstance(reply, dict):
+        said = reply.get("output")
+        choices = reply.get("choices")
+        if isinstance(choices, list) and choices and isinstance(choices[0], dict):
+            message = choices[0].get("message")
+            said = message.get("content") if isinstance(message, dict) else None
+    if not isinstance(said, str):
+        what = "The endpoint answered without a text, as its container does when it fails inside."
+        raise ScoringError(what, where=place, fix="look at the deployment's log", status=200)
+    return said

@@ -1,0 +1,1 @@
+"""What a conversation is to the model: its tokens, counted and shown."""

@@ -1,0 +1,137 @@
+"""One conversation of prepared data as the model sees it, with the tokens marked that are trained on.
+
+As text, what is trained on stands between ``⟦`` and ``⟧``, and ``✂`` is where the row is cut; in a notebook it has a
+background. Without a tokenizer the roles and texts are shown, which is not what the model sees, and it is said so.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from html import escape
+from itertools import groupby
+from pathlib import Path
+from typing import Any, Literal
+
+from phift.errors import DataError, DataNotFound
+from phift.tokens.tokenizer import ChatTokenizer, Refused, Row
+
+_OPEN, _CLOSE, _CUT = "⟦", "⟧", "✂"
+_STYLES = {
+    "trained": "background:#c8e6c9;color:#000",
+    "read": "",
+    "cut": "background:#eee;color:#888;text-decoration:line-through",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conversation:
+    """A row of a prepared file.
+
+    - **place**: ``file:line``.
+    - **messages**: role and text of each turn.
+    - **tokens**: each token's part of the text and whether it is trained on; empty where the model's view is not known.
+    - **limit**: after how many tokens rows are cut, if they are.
+    - **note**: what is missing from this view, if anything is.
+    """
+
+    place: str
+    messages: tuple[tuple[str, str], ...] = field(repr=False)
+    tokens: tuple[tuple[str, bool], ...] = field(default=(), repr=False)
+    limit: int | None = None
+    note: str = ""
+
+    @classmethod
+    def show(
+        cls, path: Path, number: int, tokenizer: ChatTokenizer | None, *, max_seq_length: int = -1
+    ) -> Conversation:
+        """Read a row and return it as the model sees it.
+
+        Raises `phift.errors.DataNotFound` where there is no such file or row, and `phift.errors.DataError` where the
+        row is no conversation.
+
+        - **number**: the row's line, from 1.
+        - **max_seq_length**: the job's; 0 or less leaves the tokenizer's own limit.
+        """
+        place = f"{path}:{number}"
+        row = _row(path, number, place)
+        messages = tuple((str(message.get("role")), _said(message)) for message in row["messages"])
+        if tokenizer is None:
+            note = "Roles and texts only: without the model's tokenizer this is not what the model sees."
+            return cls(place=place, messages=messages, note=note)
+        text = tokenizer.render(row)
+        if isinstance(text, Refused):
+            return cls(place=place, messages=messages, note=f"Roles and texts only: {text.reason}.")
+        pieces = tokenizer.pieces(text)
+        limit = tokenizer.limit(max_seq_length)
+        trained = tokenizer.trained([token for token, _ in pieces][:limit])
+        trained += [False] * (len(pieces) - len(trained))
+        tokens = tuple((piece, mine) for (_, piece), mine in zip(pieces, trained, strict=True))
+        note = "" if tokenizer.knows_markers else "It is not known which tokens are trained on."
+        return cls(place=place, messages=messages, tokens=tokens, limit=limit, note=note)
+
+    def __str__(self) -> str:
+        if not self.tokens:
+            turns = [f"{role}: {text}" for role, text in self.messages]
+            return "\n".join([self._title, *turns])
+        marks = {"trained": (_OPEN, _CLOSE), "read": ("", ""), "cut": ("", "")}
+        body = ""
+        for kind, text in self._stretches():
+            before, after = marks[kind]
+            if kind == "cut":
+                before = f"{_CUT} cut after {self.limit:,} tokens {_CUT}"
+            body += f"{before}{text}{after}"
+        return f"{self._title}\n{body}"
+
+    def _repr_html_(self) -> str:
+        """Show the conversation in a notebook; every text in it is escaped."""
+        if not self.tokens:
+            body = "".join(f"<b>{escape(role)}</b>: {escape(text)}\n" for role, text in self.messages)
+        else:
+            stretches = ((_STYLES[kind], kind, escape(text)) for kind, text in self._stretches())
+            body = "".join(f'<span class="{kind}" style="{style}">{text}</span>' for style, kind, text in stretches)
+        return f'<p>{escape(self._title)}</p><pre style="white-space:pre-wrap">{body}</pre>'
+
+    @property
+    def _title(self) -> str:
+        parts = [self.place]
+        if self.tokens:
+            trained = sum(mine for _, mine in self.tokens)
+            parts.append(f"{len(self.tokens):,} tokens, {trained:,} trained on")
+        return ", ".join(parts) + (f". {self.note}" if self.note else "")
+
+    def _stretches(self) -> Iterator[tuple[Literal["trained", "read", "cut"], str]]:
+        """Yield runs of tokens that have the same fate, with their text."""
+        last = len(self.tokens) if self.limit is None else self.limit
+        for trained, run in groupby(self.tokens[:last], key=lambda token: token[1]):
+            yield "trained" if trained else "read", "".join(text for text, _ in run)
+        if last < len(self.tokens):
+            yield "cut", "".join(text for text, _ in self.tokens[last:])
+
+
+def _row(path: Path, number: int, place: str) -> Row:
+    try:
+        with path.open("rb") as file:
+            line = next((line for index, line in enumerate(file, start=1) if index == number), None)
+        row = json.loads(line) if line is not None else None
+    except FileNotFoundError as error:
+        raise DataNotFound("There is no such file.", where=str(path), fix="prepare the data first") from error
+    except (OSError, ValueError) as error:
+        raise DataError("The row cannot be read.", where=place, fix="prepare the data again") from error
+    if line is None:
+        raise DataNotFound("There is no such row.", where=place, fix="lines are counted from 1")
+    if not isinstance(row, dict) or not _is_chat(row.get("messages")):
+        raise DataError("The row is no conversation.", where=place, fix="prepare the data first")
+    return row
+
+
+def _is_chat(messages: Any) -> bool:
+    return isinstance(messages, list) and all(isinstance(message, dict) for message in messages)
+
+
+def _said(message: dict[str, Any]) -> str:
+    """Return a turn's text, and the tools that it calls as the JSON they are."""
+    calls = message.get("tool_calls")
+    parts = [str(message.get("content") or ""), json.dumps(calls, ensure_ascii=False) if calls else ""]
+    return "\n".join(part for part in parts if part)
