@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 from phift.version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from phift.azure.clients import Clients, connect
-    from phift.check.report import CheckReport, Finding
+    from phift.azure.clients import Clients
+    from phift.azure.connect import connect
+    from phift.check.findings import Finding
+    from phift.check.report import CheckReport
     from phift.config.run import RunConfig
     from phift.errors import PhiftError
     from phift.jobs.job import FineTuneJob
@@ -27,12 +29,12 @@ _PLACES = {
     "EventPrinter": "views",
     "FineTuneJob": "jobs.job",
     "FineTuneRun": "run",
-    "Finding": "check.report",
+    "Finding": "check.findings",
     "PhiftError": "errors",
     "RegisteredModel": "jobs.registration",
     "RunConfig": "config.run",
     "RunResult": "run",
-    "connect": "azure.clients",
+    "connect": "azure.connect",
 }
 
 __all__ = [

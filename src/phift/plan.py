@@ -16,11 +16,12 @@ from phift.azure.clients import Clients
 from phift.azure.threads import SideBySide
 from phift.check.compute import ComputeTarget, find_cluster, resolve_compute
 from phift.check.cost import CHARACTERS_PER_TOKEN, CostEstimate, estimate_cost
+from phift.check.findings import Finding, findings_from
 from phift.check.memory import MemoryEstimate, memory_findings, model_shape
 from phift.check.models import FoundationModel, find_model
 from phift.check.parameters import Parameters, resolve_parameters
 from phift.check.quota import Usage, quota_findings, read_usages
-from phift.check.report import CheckReport, Finding, findings_from
+from phift.check.report import CheckReport
 from phift.check.sizes import VmSize, read_sizes, table_entry, text_of
 from phift.config.run import RunConfig, local_file
 from phift.data.assets import DataInAzure, find_data

@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from phift.azure.answers import text
-from phift.azure.clients import Clients, connect
+from phift.azure.clients import Clients
+from phift.azure.connect import connect
 from phift.check.compute import ensure_cluster
+from phift.check.findings import Finding, findings_from
 from phift.check.parameters import Parameters, display_name
-from phift.check.report import CheckReport, Finding, findings_from
+from phift.check.report import CheckReport
 from phift.config.run import DeploymentConfig, RunConfig
 from phift.data.assets import DataInAzure, DataInput, register_assets
 from phift.data.on_cluster import DataOnCluster, source_code
@@ -104,7 +106,7 @@ class FineTuneRun:
 
     @classmethod
     def attach(cls, job_name: str, clients: Clients, *, on_event: OnEvent | None = None) -> Self:
-        """Return the run of a job that phift submitted, from its name alone; see `phift.azure.clients.connect`.
+        """Return the run of a job that phift submitted, from its name alone; see `phift.azure.connect.connect`.
 
         Its ``config`` is the one that was submitted. Raises `phift.errors.NotFound` where there is no such job, or
         where phift did not submit it.

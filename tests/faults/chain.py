@@ -17,7 +17,7 @@ from typing import Any
 import requests
 
 from phift import FineTuneRun, RunConfig
-from phift.azure.clients import connect
+from phift.azure.connect import connect
 from phift.errors import PhiftError
 from phift.local import Connection, LocalCredential, LocalWorkspace
 

@@ -20,7 +20,7 @@ from fakes.server import programs
 from running import Local
 
 from phift import FineTuneRun, RunConfig, samples
-from phift.azure.clients import connect
+from phift.azure.connect import connect
 from phift.errors import LocalWorkspaceError, NotFound
 from phift.local import LocalWorkspace
 from phift.local.model.account import Secrets

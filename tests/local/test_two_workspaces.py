@@ -19,7 +19,8 @@ from azure.ai.ml.entities import Data, ManagedOnlineEndpoint
 from fakes.server import programs
 
 from phift import RunConfig
-from phift.azure.clients import Clients, connect
+from phift.azure.clients import Clients
+from phift.azure.connect import connect
 from phift.local import Connection, LocalWorkspace
 from phift.testing.control import Control
 from unit.loopback import Reply, scripted_server

@@ -18,9 +18,9 @@ from phift import facts
 from phift.azure.clients import Clients
 from phift.azure.rest import Rest
 from phift.check.compute import ComputeTarget
+from phift.check.findings import Finding
 from phift.check.models import AllowList, FoundationModel
 from phift.check.parameters import Parameters, resolve_parameters
-from phift.check.report import Finding
 from phift.config.run import RunConfig
 from phift.errors import NotFound
 from phift.testing.fake import GROUP, SUBSCRIPTION, FakeMLClient

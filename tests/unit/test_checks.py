@@ -5,7 +5,8 @@ import json
 import pytest
 
 from phift.check.cost import CostEstimate
-from phift.check.report import CheckReport, Finding, Severity, findings_from
+from phift.check.findings import Finding, Severity, findings_from
+from phift.check.report import CheckReport
 from phift.errors import CheckFailed, ComputeError, ConfigError, DataError, NotFound
 
 

@@ -247,7 +247,7 @@ def test_commands_that_are_shown_can_be_pasted(fakes: Fakes, tmp_path: Path, mon
     config = write_config(folder)
     shown = invoke("run", config).output.partition("until you delete it: ")[2].splitlines()[0]
     assert shlex.split(shown) == ["phift", "cleanup", str(config)]
-    monkeypatch.setattr("phift.azure.clients.connect", lambda workspace: fakes.clients)
+    monkeypatch.setattr("phift.azure.connect.connect", lambda workspace: fakes.clients)
     workspace = f"local:{folder}"
     (name,) = fakes.workspace.online_endpoints.known
     fakes.workspace.record.fail("online_endpoints.begin_delete", http_error(403, "no right"))
@@ -277,7 +277,7 @@ def test_a_job_is_deployed_and_cleaned_up_by_its_name(
         asked.append(workspace)
         return fakes.clients
 
-    monkeypatch.setattr("phift.azure.clients.connect", connect)
+    monkeypatch.setattr("phift.azure.connect.connect", connect)
     invoke("submit", config)
     (job,) = fakes.workspace.jobs.submitted
     config.unlink()

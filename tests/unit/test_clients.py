@@ -15,8 +15,8 @@ import pytest
 from azure.core.credentials import AccessToken
 from azure.identity import CredentialUnavailableError
 
-from phift.azure import clients
-from phift.azure.clients import connect, workspace_address
+from phift.azure import connect as connecting
+from phift.azure.connect import connect, workspace_address
 from phift.config.run import AzureWorkspace, RunConfig
 from phift.errors import AuthenticationError, ConfigError, LocalWorkspaceNotRunning
 from unit.fakes import Fakes
@@ -200,15 +200,15 @@ def test_interactive_credentials_are_used_only_when_asked_for(monkeypatch: pytes
     options: list[dict[str, Any]] = []
     for name in ("InteractiveBrowserCredential", "DeviceCodeCredential"):
         monkeypatch.setattr(f"azure.identity.{name}", lambda **given: options.append(given))
-    clients._credential("browser")
-    clients._credential("device_code")
-    assert options == [{}, {"prompt_callback": clients._device_code_prompt}]
+    connecting._credential("browser")
+    connecting._credential("device_code")
+    assert options == [{}, {"prompt_callback": connecting._device_code_prompt}]
 
 
 def test_the_device_code_is_a_warning_so_that_it_is_seen(caplog: pytest.LogCaptureFixture) -> None:
-    clients._device_code_prompt("https://login.test", "CODE", None)
+    connecting._device_code_prompt("https://login.test", "CODE", None)
     expected = "To sign in, open https://login.test and enter the code CODE"
-    assert caplog.record_tuples == [("phift.azure.clients", logging.WARNING, expected)]
+    assert caplog.record_tuples == [("phift.azure.connect", logging.WARNING, expected)]
 
 
 BUNDLE = Path(certifi.where())  # what a workspace's file would say of the machine's own authorities
@@ -276,7 +276,7 @@ def test_clients_show_no_credentials() -> None:
 IMPORT = """
 import logging, sys
 {before}
-from phift.azure.clients import _sdk_client
+from phift.azure.connect import _sdk_client
 _sdk_client()
 sdk = logging.getLogger("azure.ai.ml")
 print(sdk.level, len(sdk.handlers), sdk.propagate)

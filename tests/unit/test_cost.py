@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from phift.check.cost import MFU, CostEstimate, estimate_cost
-from phift.check.report import Finding
+from phift.check.findings import Finding
 from phift.check.sizes import VmSize
 from phift.data.prepare import PreparedDataset
 from unit.fakes import A100, FOUR_A100, codes, target

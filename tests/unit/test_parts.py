@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from phift.data import files, parquet, parts
 from phift.data.formats import recognise
-from phift.data.parts import Part, Spool, Tally
+from phift.data.parts import Part
+from phift.data.spool import Spool, Tally
 from phift.errors import DataError
 
 GOOD = b'{"messages":[{"role":"user","content":"%b"},{"role":"assistant","content":"%b"}]}'

@@ -8,7 +8,8 @@ import pytest
 from azure.ai.ml.dsl import pipeline
 from azure.ai.ml.entities import PipelineJob
 
-from phift.check.parameters import Parameter, Parameters
+from phift.check.parameters import Parameters
+from phift.component.inputs import Parameter
 from phift.config.run import ComponentConfig
 from phift.data.assets import DataInput
 from phift.data.on_cluster import DataOnCluster

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from phift.check.findings import Finding
 from phift.check.parameters import resolve_parameters
-from phift.check.report import Finding
 from phift.errors import ParameterError
 from phift.local.work.engine.parameters import Parameters as EngineParameters
 from phift.local.work.engine.validate import check_together

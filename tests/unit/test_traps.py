@@ -11,8 +11,8 @@ import pytest
 from azure.ai.ml.entities import VmSize
 from azure.identity import DefaultAzureCredential, InteractiveBrowserCredential
 
-from phift.azure.clients import _credential, workspace_address
-from phift.check.report import Finding
+from phift.azure.connect import _credential, workspace_address
+from phift.check.findings import Finding
 from phift.config.run import AzureWorkspace
 from phift.errors import CheckFailed, ComputeError, ConfigError, DeploymentFailed, ScoringError
 from phift.run import FineTuneRun

@@ -8,7 +8,8 @@ from typing import Any, get_args
 import pytest
 from rich.console import Console
 
-from phift.check.report import CheckReport, Finding
+from phift.check.findings import Finding
+from phift.check.report import CheckReport
 from phift.data.prepare import Progress
 from phift.jobs.job import JobEvent
 from phift.jobs.tracking import MetricPoint

@@ -11,7 +11,7 @@ from typing import Any
 import psutil
 import pytest
 
-from phift.data.parts import Spool
+from phift.data.spool import Spool
 from phift.data.workers import MOST_MEMORY, Workers
 from phift.errors import DataError
 

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from phift import FineTuneRun, RunConfig, samples
-from phift.azure.clients import Clients, connect
+from phift.azure.clients import Clients
+from phift.azure.connect import connect
 from phift.check.quota import read_usages
 from phift.check.sizes import read_sizes
 from phift.local import Connection, LocalWorkspace

@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 from phift.azure.answers import listed, outcome, text
 from phift.azure.clients import Clients
+from phift.check.findings import Finding
 from phift.check.models import AllowList, FoundationModel
-from phift.check.report import Finding
 from phift.check.sizes import VmSize, count_of, find_size, table_entry, text_of
 from phift.config.run import ComputeConfig
 from phift.errors import ComputeError, NotFound, azure_errors

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from phift.check.compute import ComputeTarget
-from phift.check.report import Finding
+from phift.check.findings import Finding
 from phift.check.sizes import VmSize, find_size, number_of, table_entry
 from phift.data.prepare import PreparedDataset
 from phift.tokens.report import TokenReport

@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from phift import facts
+from phift.check.findings import Finding
 from phift.check.models import AllowList
-from phift.check.report import Finding
 from phift.check.sizes import number_of, table_entry, text_of
 from phift.errors import ConfigError
 

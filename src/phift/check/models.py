@@ -14,7 +14,7 @@ from phift.azure.answers import text, texts
 from phift.azure.clients import Clients
 from phift.azure.registry import ModelRecord, fetch_record, mapping
 from phift.azure.threads import SideBySide
-from phift.check.report import Finding
+from phift.check.findings import Finding
 from phift.check.sizes import text_of
 from phift.config.run import ModelConfig
 from phift.errors import NotFound, PhiftError, ServiceError, azure_errors

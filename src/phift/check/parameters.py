@@ -8,18 +8,18 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from phift import facts
 from phift.check.compute import ComputeTarget
-from phift.check.report import Finding
+from phift.check.findings import Finding
+from phift.component.inputs import Origin, Parameter
 from phift.component.rules import rule_findings
 from phift.errors import ParameterError
 
 if TYPE_CHECKING:
     import pandas as pd
 
-Origin = Literal["component", "model", "preset", "user", "compute"]
 Layer = tuple[Origin, Mapping[str, Any]]
 
 # What phift sets by itself, and the configuration key the user sets it with.
@@ -47,16 +47,6 @@ _LONGEST = 80  # characters of a value in a message
 # Inputs of these types are written into command lines; the others name data, models and files.
 _LITERALS = ("string", "integer", "number", "boolean")
 _BREAKING = frozenset("'\"\\\n\r\0")
-
-
-@dataclass(frozen=True)
-class Parameter:
-    """One parameter's value, who set it, and what that overrode, latest last."""
-
-    name: str
-    value: Any
-    origin: Origin
-    overrode: tuple[tuple[Origin, Any], ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

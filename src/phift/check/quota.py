@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from phift.check.compute import ComputeTarget
-from phift.check.report import Finding
+from phift.check.findings import Finding
 from phift.check.sizes import VmSize, count_of, field_of, find_size, table_entry, text_of
 
 RESERVE_SOURCE = (

@@ -1,45 +1,19 @@
-"""Findings: what a check found, each with a place, a reason and a way out, all in one report."""
+"""The report of a check: everything that was found, errors first, and what was estimated."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 from dataclasses import asdict, dataclass
 from html import escape
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from phift.errors import CheckFailed, ConfigError, DataError, PhiftError
+from phift.check.findings import Finding
+from phift.errors import CheckFailed
 
 if TYPE_CHECKING:
     from phift.check.cost import CostEstimate
     from phift.check.memory import MemoryEstimate
     from phift.tokens.report import TokenReport
-
-Severity = Literal["error", "warning", "note"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Finding:
-    """One thing a check found.
-
-    - **code**: stable name, for ``submit(ignore=[...])``.
-    - **place**: configuration key, file and line, or resource.
-    - **source**: where the knowledge comes from, with its date, if not from the service itself.
-    """
-
-    code: str
-    severity: Severity
-    place: str
-    message: str
-    fix: str = ""
-    source: str = ""
-
-    def __str__(self) -> str:
-        text = f"{self.severity:<7} {self.code}  {self.place}: {self.message}"
-        if self.fix:
-            text += f"\n        fix: {self.fix}"
-        if self.source:
-            text += f"\n        source: {self.source}"
-        return text
 
 
 @dataclass(frozen=True)
@@ -128,17 +102,3 @@ class CheckReport:
 def _html_row(finding: Finding) -> str:
     cells = (finding.severity, finding.code, finding.place, finding.message, finding.fix, finding.source)
     return "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in cells) + "</tr>"
-
-
-def findings_from(error: PhiftError, place: str) -> list[Finding]:
-    """Return an error as findings: one for each mistake it lists, or one for itself."""
-    code = type(error).__name__
-    where, fix = error.where or place, error.fix or ""
-    many: tuple[tuple[str, str], ...] = ()
-    if isinstance(error, ConfigError):
-        many = error.mistakes
-    elif isinstance(error, DataError):
-        many = error.problems
-    if many:
-        return [Finding(code=code, severity="error", place=at, message=what, fix=fix) for at, what in many]
-    return [Finding(code=code, severity="error", place=where, message=error.what, fix=fix)]

@@ -108,7 +108,8 @@ def main() -> None:
 @_reports_errors
 def check(config: Path, as_json: bool) -> None:
     """Look everything up and submit nothing; exits 1 if something would stop the run."""
-    from phift.check.report import CheckReport, findings_from
+    from phift.check.findings import findings_from
+    from phift.check.report import CheckReport
     from phift.config.run import RunConfig
     from phift.run import FineTuneRun
     from phift.views import EventPrinter, show_plan, show_report
@@ -164,7 +165,7 @@ def submit(config: Path, wait: bool) -> None:
 @_reports_errors
 def deploy(target: str, workspace: str | None, ask: tuple[str, ...]) -> None:
     """Register and deploy the model of a completed job, by the configuration or the job's name."""
-    from phift.azure.clients import connect
+    from phift.azure.connect import connect
     from phift.run import FineTuneRun
     from phift.views import EventPrinter
 
@@ -275,7 +276,7 @@ def cleanup(target: str, workspace: str | None) -> None:
     Exits 1, and names it, if an endpoint of this run or of an earlier one of this configuration is still up, or of any
     run where nothing is known of this configuration. An endpoint's own name is about that one alone.
     """
-    from phift.azure.clients import connect
+    from phift.azure.connect import connect
     from phift.run import remove_endpoints_of
     from phift.views import EventPrinter
 
@@ -308,7 +309,7 @@ def _is_config(target: str) -> bool:
 @_reports_errors
 def endpoints(workspace: str | None) -> None:
     """List what phift has deployed in a workspace, with its job, age and traffic; each of them costs money."""
-    from phift.azure.clients import connect
+    from phift.azure.connect import connect
     from phift.serving.listing import deployed_endpoints, deployments_of
     from phift.views import show_endpoints
 

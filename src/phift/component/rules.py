@@ -13,11 +13,11 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from phift.check.report import Finding, Severity
+from phift.check.findings import Finding, Severity
 from phift.config.run import local_file
 
 if TYPE_CHECKING:
-    from phift.check.parameters import Parameter
+    from phift.component.inputs import Parameter
 
     Values = Mapping[str, Parameter]
 

@@ -25,7 +25,7 @@ from phift.azure.clients import Clients
 from phift.azure.quiet import quiet_uploads
 from phift.azure.registry import API, mapping, registry_address
 from phift.azure.threads import SideBySide
-from phift.check.report import Finding
+from phift.check.findings import Finding
 from phift.config.data import AssetSource, DataConfig
 from phift.data.prepare import PreparedDataset
 from phift.data.split import SPLITS

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from phift.data.parts import BLOCK, Spool
+from phift.data.parts import BLOCK
+from phift.data.spool import Spool
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from phift.check.report import Finding
+from phift.check.findings import Finding
 from phift.data.account import Account
 from phift.data.reading import Reading
 from phift.data.split import SPLITS

@@ -25,8 +25,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote, urlsplit
 
-import phift
-from phift.check.report import Finding
+from phift.check.findings import Finding
 from phift.config.data import AssetSource, DataConfig, HuggingFaceSource
 from phift.data import files
 from phift.data.prepare import PreparedDataset, Progress, prepare_dataset
@@ -242,7 +241,7 @@ def source_code() -> Iterator[Path]:
         # The same name each time: it is part of what the SDK knows an uploaded folder by.
         code = Path(folder) / "phift-preparation"
         ignored = shutil.ignore_patterns("local", "__pycache__")
-        shutil.copytree(Path(phift.__file__).parent, code / "phift", ignore=ignored)
+        shutil.copytree(Path(__file__).parents[1], code / "phift", ignore=ignored)
         yield code
 
 

@@ -28,17 +28,17 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from phift.check.report import Finding
+from phift.check.findings import Finding
 from phift.config.data import DataConfig
 from phift.data import files
 from phift.data.account import ASIDE, LEAKED, Account, draw_up
 from phift.data.deal import Deal
 from phift.data.findings import findings_of
-from phift.data.parts import HASH
 from phift.data.reading import Reading, read_sources
 from phift.data.scratch import scratch_folder
 from phift.data.sources import Opened, Progress, files_of, open_source
 from phift.data.split import LEAST_TRAINING_ROWS, SPLITS, draw_split, units
+from phift.data.spool import HASH
 from phift.data.table import Table, tabulate
 from phift.data.workers import LARGE, Workers
 from phift.errors import DataError

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from phift.data.parts import HASH, Tally
 from phift.data.sources import Opened, Progress
+from phift.data.spool import HASH, Tally
 from phift.data.workers import Workers
 
 if TYPE_CHECKING:

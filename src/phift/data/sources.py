@@ -11,7 +11,8 @@ from typing import Any
 from phift.config.data import AssetSource, FileSource, HuggingFaceSource, RowsSource
 from phift.data import chat, files, frames, hub, parquet
 from phift.data.formats import Layout, UnknownFormat, recognise
-from phift.data.parts import Part, Spool, Tally, read_rows, rows_of
+from phift.data.parts import Part, read_rows, rows_of
+from phift.data.spool import Spool, Tally
 from phift.data.workers import Workers
 from phift.errors import DataError
 

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from phift.data.parts import HASH
 from phift.data.split import SPLITS
+from phift.data.spool import HASH
 
 if TYPE_CHECKING:
     import numpy as np

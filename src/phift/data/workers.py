@@ -20,7 +20,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import IO, Any, Protocol
 
-from phift.data.parts import Spool
+from phift.data.spool import Spool
 from phift.errors import DataError, PhiftError
 
 MOST_MEMORY = 1 << 30

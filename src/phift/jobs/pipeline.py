@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from phift.azure.answers import text
 from phift.azure.clients import Clients
+from phift.check.findings import Finding
 from phift.check.parameters import Parameters
-from phift.check.report import Finding
 from phift.config.run import ComponentConfig
 from phift.data.assets import DataInput
 from phift.data.on_cluster import REPORT, DataOnCluster, preparation_step, step_inputs

@@ -13,7 +13,7 @@ Unmodified programs get there by environment variables: ``connection.environment
 
 Several local workspaces in one process, one after the other or at once:
 
-- `phift.azure.clients.connect`, and so a run, adds a workspace to those that the process trusts already, and to whom
+- `phift.azure.connect.connect`, and so a run, adds a workspace to those that the process trusts already, and to whom
   its user trusts; the clients of the others go on, and any number of threads may connect at once
 - by hand, ``REQUESTS_CA_BUNDLE`` must name a file with the authorities of all of them: `phift.local.trust.trust`
   makes one
@@ -21,7 +21,7 @@ Several local workspaces in one process, one after the other or at once:
   that a client reads there once it is made, so make clients for different ones not at the same time
 - a process that has talked to Azure cannot turn to a local workspace, nor back: `phift.errors.ConfigError` says so
 - MLflow's azureml plugin speaks to the one that was connected last; the variables must be set before it is imported,
-  unless `phift.azure.clients.connect` or `phift.testing.TestWorkspace` points the process at the workspace
+  unless `phift.azure.connect.connect` or `phift.testing.TestWorkspace` points the process at the workspace
 
 What is covered, with the SDK 1.35.2's calls:
 

@@ -13,8 +13,8 @@ from phift.azure.answers import listed, outcome, texts
 from phift.azure.clients import Clients
 from phift.azure.quiet import quiet
 from phift.check.compute import size_findings, smallest_size
+from phift.check.findings import Finding
 from phift.check.models import FoundationModel
-from phift.check.report import Finding
 from phift.config.run import DeploymentConfig
 from phift.errors import (
     AuthenticationError,

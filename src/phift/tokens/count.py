@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from phift.check.cost import CHARACTERS_PER_TOKEN
-from phift.check.report import Finding, Severity
+from phift.check.findings import Finding, Severity
 from phift.data.split import LEAST_TRAINING_ROWS
 from phift.errors import DataError, DataNotFound
 from phift.events import isolated

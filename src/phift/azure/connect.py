@@ -1,0 +1,283 @@
+"""Who we are and whom we talk to: the credential, the workspace and the registries that clients are made for."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from phift.azure.clients import Clients
+from phift.azure.rest import Rest
+from phift.config.run import AzureWorkspace, LocalWorkspaceFolder, RunConfig, read_workspace
+from phift.errors import AuthenticationError, ConfigError, azure_errors
+
+if TYPE_CHECKING:
+    from azure.ai.ml import MLClient
+    from azure.core.credentials import TokenCredential
+
+logger = logging.getLogger(__name__)
+
+_CLOUD = "AZUREML_CURRENT_CLOUD"  # where the SDK keeps the cloud of the whole process
+
+_LOCAL_PATIENCE = 20.0  # seconds; a server on this machine that is silent for longer has ended
+_connecting = threading.Lock()
+
+# Management scope and registry discovery per cloud, as azure-ai-ml 1.35.2 has them (_azure_environments.py).
+_CLOUDS = {
+    "AzureCloud": ("https://management.azure.com/.default", "https://eastus.api.azureml.ms/"),
+    "AzureUSGovernment": (
+        "https://management.usgovcloudapi.net/.default",
+        "https://usgovarizona.api.ml.azure.us/",
+    ),
+    "AzureChinaCloud": ("https://management.chinacloudapi.cn/.default", "https://chinaeast2.api.ml.azure.cn/"),
+}
+
+# Our own names first, then those that Azure ML sets on its compute.
+_VARIABLES = {
+    "subscription_id": ("AZURE_SUBSCRIPTION_ID", "AZUREML_ARM_SUBSCRIPTION"),
+    "resource_group": ("AZURE_RESOURCE_GROUP", "AZUREML_ARM_RESOURCEGROUP"),
+    "workspace_name": ("AZUREML_WORKSPACE_NAME", "AZUREML_ARM_WORKSPACE_NAME"),
+}
+
+
+def connect(
+    config: RunConfig | None = None,
+    *,
+    workspace: Any = None,
+    credential: str | TokenCredential = "default",
+    registry: str = "azureml",
+) -> Clients:
+    """Return clients for the workspace and the registries that ``config`` names, or for a workspace without one.
+
+        clients = connect(workspace="<subscription id>/<resource group>/<workspace>")
+        run = FineTuneRun.attach("phift-phi-4-5f2c9d0e7a31", clients)
+
+    The clients may be shared by threads; see `Clients`.
+
+    - **workspace**: as in `RunConfig`; left out, it comes from the environment or ``config.json``.
+    - **credential**: ``default``, ``browser``, ``device_code``, or any token credential of azure-identity's kind.
+    - **registry**: where foundation models and the component are looked up, at the first use.
+
+    Raises `phift.errors.ConfigError` where the workspace is not fully named, `phift.errors.LocalWorkspaceNotRunning`
+    where a local one is meant and none runs, and `phift.errors.AuthenticationError` where no credential works.
+    """
+    if config is None:
+        return _connect(read_workspace(workspace), credential, registry, registry)
+    if workspace is not None:
+        what = "Clients are for a configuration or for a workspace, not for both."
+        raise ConfigError(what, where="connect", fix="leave one of them out")
+    return _connect(config.workspace, config.credential, config.model.registry, config.component.registry)
+
+
+def _connect(
+    workspace: AzureWorkspace | LocalWorkspaceFolder,
+    credential: str | TokenCredential,
+    registry: str,
+    component_registry: str,
+) -> Clients:
+    if isinstance(workspace, AzureWorkspace):
+        return _connect_azure(workspace, credential, registry, component_registry)
+    return _connect_local(workspace.local, registry, component_registry)
+
+
+def _connect_azure(
+    workspace: AzureWorkspace, kind: str | TokenCredential, registry: str, component_registry: str
+) -> Clients:
+    cloud = os.environ.get(_CLOUD, "AzureCloud")
+    if cloud not in _CLOUDS:
+        what = f"This process already talks to the cloud {cloud}, and the Azure ML SDK knows one cloud a process."
+        fix = f"start a new process for Azure, from a shell without {_CLOUD}; a local workspace is `workspace: local`"
+        raise ConfigError(what, where="workspace", fix=fix)
+    where = workspace_address(workspace)
+    scope, discovery = _CLOUDS[cloud]
+    credential = _credential(kind) if isinstance(kind, str) else kind
+    _check_credential(credential, scope)
+    # Endpoints and computes send no Retry-After; the SDK then looks every 30 s (its poller's default).
+    options = {"polling_interval": 10}
+    names = (registry, component_registry)
+    return _clients(names, credential, where, scope, discovery, options, poll_seconds=15.0)
+
+
+def _connect_local(folder: Path | None, registry: str, component_registry: str) -> Clients:
+    from phift.local import LocalCredential, LocalWorkspace
+    from phift.local.trust import tell_mlflow, trust
+    from phift.local.workspace import without_proxy
+
+    if os.environ.get(_CLOUD) in _CLOUDS:
+        what = "This process already talks to Azure, and the Azure ML SDK knows one cloud a process."
+        raise ConfigError(what, where="workspace", fix=f"start a new process, or unset {_CLOUD}")
+    connection = LocalWorkspace(folder).connection()
+    metadata = connection.cloud_metadata
+    scope = metadata["resource_manager"].rstrip("/") + "/.default"
+    where = (connection.subscription_id, connection.resource_group, connection.workspace_name)
+    options = {"cloud": connection.cloud_name, "cloud_metadata": metadata, "polling_interval": 1}
+    discovery = metadata["registry_discovery_endpoint"]
+    credential, names = LocalCredential(connection), (registry, component_registry)
+    with _connecting:
+        # The one switch that reaches every HTTP client under the SDK, the blob client included.
+        os.environ["REQUESTS_CA_BUNDLE"] = str(trust(connection.ca_bundle))
+        os.environ["NO_PROXY"] = os.environ["no_proxy"] = without_proxy(os.environ)
+        tell_mlflow(connection.base_url)
+        made = _clients(names, credential, where, scope, discovery, options, poll_seconds=1.0)
+    return replace(made, patience_seconds=_LOCAL_PATIENCE)
+
+
+def _clients(
+    registries: tuple[str, str],
+    credential: TokenCredential,
+    workspace: tuple[str, str, str],
+    scope: str,
+    discovery: str,
+    options: dict[str, Any],
+    *,
+    poll_seconds: float,
+) -> Clients:
+    client = _sdk_client()
+    # Telemetry from a notebook would look up three Microsoft hosts; progress bars are ours to draw.
+    options = {**options, "show_progress": False, "enable_telemetry": False}
+    subscription, group, name = workspace
+    with azure_errors(f"workspace {name}"):
+        workspace_client = client(credential, subscription, group, name, **options)
+    made = {name: _LazyClient(partial(_registry, client, credential, name, options)) for name in set(registries)}
+    return Clients(
+        workspace=workspace_client,
+        registry=cast("MLClient", made[registries[0]]),
+        component_registry=cast("MLClient", made[registries[1]]),
+        rest=Rest(credential, scope),
+        registry_discovery=discovery,
+        poll_seconds=poll_seconds,
+    )
+
+
+def _registry(client: Any, credential: TokenCredential, name: str, options: Mapping[str, Any]) -> MLClient:
+    # A registry is looked up in the cloud of the process, which a client for another workspace would set meanwhile.
+    with _connecting, azure_errors(f"registry {name}"):
+        made: MLClient = client(credential, registry_name=name, **options)
+        return made
+
+
+class _LazyClient:
+    """A registry's client, made at its first use.
+
+    The SDK asks for the registry when its client is made, and nobody who looks after a job or an endpoint needs it.
+    """
+
+    def __init__(self, make: Callable[[], MLClient]) -> None:
+        self._make = make
+        self._client: MLClient | None = None
+        self._lock = threading.Lock()
+
+    def __getattr__(self, name: str) -> Any:
+        with self._lock:
+            if self._client is None:
+                self._client = self._make()
+        return getattr(self._client, name)
+
+
+def _sdk_client() -> Any:
+    """Import the SDK's client, and take back the handler and the level that its import gives its logger.
+
+    Where the program has imported the SDK itself, its logging is its own affair.
+    """
+    ours = "azure.ai.ml" not in sys.modules
+    from azure.ai.ml import MLClient
+
+    if ours:
+        sdk = logging.getLogger("azure.ai.ml")
+        sdk.handlers.clear()
+        sdk.setLevel(logging.NOTSET)
+        sdk.propagate = True
+    return MLClient
+
+
+def workspace_address(
+    workspace: AzureWorkspace, environ: Mapping[str, str] | None = None, folder: Path | None = None
+) -> tuple[str, str, str]:
+    """Return subscription id, resource group and workspace name: explicit, then environment, then ``config.json``.
+
+    - **environ**: the environment, this process's by default.
+    - **folder**: where the search for ``config.json`` starts, the current folder by default; it goes up to the root,
+      and looks into ``.azureml`` on the way, as the SDK's ``MLClient.from_config`` does.
+
+    Raises `phift.errors.ConfigError` naming what is missing and every place that was looked at.
+    """
+    environ = os.environ if environ is None else environ
+    found: dict[str, str] = {}
+    for key, variables in _VARIABLES.items():
+        candidates = [getattr(workspace, key), *(environ.get(name) for name in variables)]
+        value = next((text for text in candidates if text), None)
+        if value:
+            found[key] = value
+    file = None
+    if len(found) < len(_VARIABLES):  # a file that has no say cannot be wrong
+        file = _config_file(Path.cwd() if folder is None else folder)
+        found = {**(_read_config_file(file) if file else {}), **found}
+    missing = [key for key in _VARIABLES if key not in found]
+    if missing:
+        looked = (
+            f"`workspace:`, {', '.join(_VARIABLES[key][0] for key in missing)}, {file or 'config.json (none found)'}"
+        )
+        fix = "name the workspace under `workspace:`, or download config.json from the workspace's page in the portal"
+        raise ConfigError(f"The workspace is not named: {', '.join(missing)} missing.", where=looked, fix=fix)
+    return found["subscription_id"], found["resource_group"], found["workspace_name"]
+
+
+def _config_file(start: Path) -> Path | None:
+    for folder in [start, *start.resolve().parents]:
+        for candidate in (folder / "config.json", folder / ".azureml" / "config.json"):
+            if candidate.is_file() and _has_a_say(candidate):
+                return candidate
+    return None
+
+
+def _has_a_say(path: Path) -> bool:
+    """Whether a file may be a workspace's; a model's ``config.json`` is a JSON object too, with none of the keys."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError):
+        return True  # it cannot be read, which is reported and not passed over
+    return not isinstance(values, dict) or not values or bool(values.keys() & _VARIABLES.keys())
+
+
+def _read_config_file(path: Path) -> dict[str, str]:
+    """Read a workspace's ``config.json``; one that is broken is an error, not a reason to look elsewhere."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8-sig"))
+        return {key: str(values[key]) for key in _VARIABLES if values.get(key)}
+    except (OSError, ValueError, AttributeError) as error:
+        what = "The workspace's config.json cannot be read as a JSON object."
+        raise ConfigError(what, where=str(path), fix="download it again from the workspace's page") from error
+
+
+def _credential(kind: str) -> TokenCredential:
+    from azure.identity import DefaultAzureCredential, DeviceCodeCredential, InteractiveBrowserCredential
+
+    if kind == "browser":
+        return InteractiveBrowserCredential()
+    if kind == "device_code":
+        return DeviceCodeCredential(prompt_callback=_device_code_prompt)
+    # On Azure ML compute the identity to use stands in a variable of its own (azure-sdk-for-python issue 30427).
+    identity = os.environ.get("AZURE_CLIENT_ID") or os.environ.get("DEFAULT_IDENTITY_CLIENT_ID")
+    return DefaultAzureCredential(managed_identity_client_id=identity)
+
+
+def _device_code_prompt(uri: str, code: str, _expires: object) -> None:
+    # A warning is shown even where nobody configured logging, and the user asked for this prompt.
+    logger.warning("To sign in, open %s and enter the code %s", uri, code)
+
+
+def _check_credential(credential: TokenCredential, scope: str) -> None:
+    """Ask for one token now, so that a missing login is the first error and not the tenth."""
+    try:
+        with azure_errors("credential"):
+            credential.get_token(scope)
+    except AuthenticationError as error:
+        error.fix = "run `az login`, set AZURE_CLIENT_ID and its companions, or set `credential: browser | device_code`"
+        raise

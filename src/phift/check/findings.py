@@ -1,0 +1,49 @@
+"""A finding: what is wrong or worth knowing, with its place, its reason and a way out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from phift.errors import ConfigError, DataError, PhiftError
+
+Severity = Literal["error", "warning", "note"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One thing a check found.
+
+    - **code**: stable name, for ``submit(ignore=[...])``.
+    - **place**: configuration key, file and line, or resource.
+    - **source**: where the knowledge comes from, with its date, if not from the service itself.
+    """
+
+    code: str
+    severity: Severity
+    place: str
+    message: str
+    fix: str = ""
+    source: str = ""
+
+    def __str__(self) -> str:
+        text = f"{self.severity:<7} {self.code}  {self.place}: {self.message}"
+        if self.fix:
+            text += f"\n        fix: {self.fix}"
+        if self.source:
+            text += f"\n        source: {self.source}"
+        return text
+
+
+def findings_from(error: PhiftError, place: str) -> list[Finding]:
+    """Return an error as findings: one for each mistake it lists, or one for itself."""
+    code = type(error).__name__
+    where, fix = error.where or place, error.fix or ""
+    many: tuple[tuple[str, str], ...] = ()
+    if isinstance(error, ConfigError):
+        many = error.mistakes
+    elif isinstance(error, DataError):
+        many = error.problems
+    if many:
+        return [Finding(code=code, severity="error", place=at, message=what, fix=fix) for at, what in many]
+    return [Finding(code=code, severity="error", place=where, message=error.what, fix=fix)]
