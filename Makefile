@@ -43,8 +43,8 @@ proofs: $(VENV)/installed
 
 # What is drawn at random is drawn often.
 fuzz: $(VENV)/installed
-	PHIFT_EXAMPLES=10000 $(BIN)/python -m pytest tests/unit/test_fuzz.py
-	PHIFT_EXAMPLES=200 $(BIN)/python -m pytest tests/unit/test_accounts.py tests/unit/test_preprocessing_rules.py
+	PHIFT_EXAMPLES=10000 $(BIN)/python -m pytest tests/properties/test_fuzz.py
+	PHIFT_EXAMPLES=200 $(BIN)/python -m pytest tests/properties/test_accounts.py tests/properties/test_preprocessing_rules.py
 
 bench: $(VENV)/installed
 	$(BIN)/python bench/check_latency.py
@@ -60,7 +60,7 @@ bench-local: $(VENV)/installed
 # Kills the local workspace's server under load, and a preparation, sixty times each; PHIFT_KILL_SEED chooses other
 # moments for the server.
 kill: $(VENV)/installed
-	PHIFT_KILLS=60 $(BIN)/python -m pytest tests/local/test_server_kill.py tests/unit/test_interruption.py -o log_cli=true --log-cli-level=INFO
+	PHIFT_KILLS=60 $(BIN)/python -m pytest tests/local/test_server_kill.py tests/properties/test_interruption.py -o log_cli=true --log-cli-level=INFO
 
 # Many callers at once: the same run of 8 threads and of 5 processes, twenty times at each of three latencies.
 callers: $(VENV)/installed

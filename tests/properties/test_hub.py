@@ -22,7 +22,7 @@ from phift.config.data import HuggingFaceSource
 from phift.data import hub
 from phift.data.hub import RowGroup, drawn_groups, drawn_rows, first_rows
 from phift.errors import ServiceError
-from unit.hub_server import COMMIT, OLDER, Fault, Hub, Repository, hub_server
+from properties.hub_server import COMMIT, OLDER, Fault, Hub, Repository, hub_server
 
 SECRET = "my own words"
 TOKEN = "hf_madeUpForThisTest"
@@ -153,7 +153,7 @@ def start(server: Hub, home: Path, **environment: str) -> Reader:
     home.mkdir(parents=True, exist_ok=True)
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING"))}
     settings = inherited | {"HF_ENDPOINT": server.url, "HF_HOME": str(home), "HF_TOKEN": TOKEN, **environment}
-    command = [sys.executable, "-W", "error", "-m", "unit.hub_reader"]
+    command = [sys.executable, "-W", "error", "-m", "properties.hub_reader"]
     with (home / "errors").open("w") as errors:
         process = subprocess.Popen(  # noqa: S603 - this Python, and a module of these tests
             command,

@@ -25,7 +25,7 @@ from phift.local.work.engine.preprocess import IGNORED
 from phift.tokens.count import measure, token_findings
 from phift.tokens.report import TokenReport
 from phift.tokens.tokenizer import ChatTokenizer, Refused
-from unit.preprocessing_rules import (
+from properties.preprocessing_rules import (
     AZURE,
     CALL,
     CALLS,
