@@ -17,7 +17,7 @@ import pytest
 import requests
 from requests.adapters import HTTPAdapter
 
-from phift.local.server import app
+from phift.local.server import service
 from phift.local.services import control
 from phift.local.wire.call import Route
 
@@ -65,7 +65,7 @@ class Traffic:
 
 def served() -> list[Route]:
     """Return the routes that stand for Azure's; those of tests themselves are none of it."""
-    routes = [route for part in app.PARTS for route in part.routes()]
+    routes = [route for part in service.PARTS for route in part.routes()]
     return [route for route in routes if not route.template.startswith(f"{control.AT}/")]
 
 

@@ -21,7 +21,7 @@ from wire_jobs import body, put_training_file, submit
 
 from phift import errors
 from phift.local import LocalWorkspace
-from phift.local.server.app import PARTS
+from phift.local.server.service import PARTS
 from phift.local.state.identity import Identity
 from phift.local.wire.call import GROUP, LOCATION, REGISTRY, SUBSCRIPTION, WORKSPACE, Route
 

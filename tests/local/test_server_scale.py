@@ -14,7 +14,7 @@ from running import Local
 from wire_jobs import MODEL, body, put_training_file
 
 from phift.local.model.files import Files
-from phift.local.server.app import PARTS
+from phift.local.server.service import PARTS
 from phift.local.services import computes, history
 from phift.local.services.operations import Operations
 from phift.local.site import Programs, Site

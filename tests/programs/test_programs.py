@@ -16,7 +16,7 @@ import pytest
 import requests
 
 from phift.local import LocalWorkspace
-from phift.local.server.app import PARTS
+from phift.local.server.service import PARTS
 
 pytestmark = pytest.mark.slow
 

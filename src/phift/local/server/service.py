@@ -1,0 +1,304 @@
+"""The service without a transport: what decides an answer, for the server and for callers in its own process."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import time
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import date
+
+from phift.local.model import files as storage
+from phift.local.services import (
+    arm,
+    assets,
+    blobs,
+    computes,
+    control,
+    endpoints,
+    history,
+    jobs,
+    mlflow,
+    operations,
+    registry,
+    scoring,
+    step_assets,
+)
+from phift.local.services.operations import Operations
+from phift.local.site import Site
+from phift.local.state.documents import found_no_room
+from phift.local.state.faults import Fault
+from phift.local.state.identity import TENANT, InvalidToken
+from phift.local.wire import errors as error_bodies
+from phift.local.wire.call import (
+    API_VERSIONS,
+    GROUP,
+    LOCATION,
+    SUBSCRIPTION,
+    WORKSPACE,
+    Call,
+    Reply,
+    Route,
+    WireError,
+    place_of,
+)
+from phift.local.work.scorers import Scorers
+from phift.local.work.training import Training
+
+logger = logging.getLogger(__name__)
+
+# The largest upload in one piece: the storage client cuts into blocks above 64 MiB, older ones above 256 MiB.
+LARGEST_BODY = 257 * 1024 * 1024
+_REMAINING = {"GET": ("reads", "11999"), "HEAD": ("reads", "11999"), "DELETE": ("deletes", "14999")}
+PARTS = (
+    arm,
+    assets,
+    blobs,
+    computes,
+    control,
+    endpoints,
+    history,
+    jobs,
+    mlflow,
+    operations,
+    registry,
+    scoring,
+    step_assets,
+)
+
+
+class Service:
+    """A workspace with its routes and its background work; whoever brings a request admits it, then answers it.
+
+        exchange = service.admit("GET", path)
+        reply = exchange.reply(query, headers, body)
+        exchange.note(reply.status)
+
+    What has been ordered to happen to a request is known when it is admitted, before its body is taken.
+    """
+
+    def __init__(self, site: Site) -> None:
+        self.site = site
+        site.storage = storage.of(site)
+        site.operations = Operations(site.documents, site.clock, site.faults)
+        site.scorers = Scorers(site)
+        site.training = Training(site)
+        site.operations.work = {**computes.work(site), **endpoints.work(site), **jobs.work(site)}
+        self._table = [(route, route.pattern()) for part in PARTS for route in part.routes()]
+
+    def start(self) -> None:
+        """Take up the work that waits."""
+        self.site.operations.resume()
+        self.site.training.start()
+
+    def stop(self) -> None:
+        """Stop the job that runs, which goes on at the next start, and end the scorers."""
+        self.site.training.stop()
+        self.site.scorers.stop()
+
+    def admit(self, method: str, path: str) -> Exchange:
+        """Find a request's route, and what has been ordered to happen to it.
+
+        - **path**: decoded, without the query.
+        """
+        place = place_of(method, path)
+        matches = ((route, pattern.fullmatch(path)) for route, pattern in self._table if route.method == method)
+        route, match = next((each for each in matches if each[1]), (None, None))
+        operation = route.operation if route else place
+        ours = path.startswith(f"{control.AT}/")
+        fault = None if ours else self.site.faults.strike(place, operation)
+        params = match.groupdict() if match else {}
+        return Exchange(self.site, method, path, route, params, fault, None if ours else (operation, place))
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """A request on its way to its answer.
+
+    - **fault**: what has been ordered to happen to it.
+    - **entry**: operation and place for the journal; None for what is done to the workspace itself.
+    """
+
+    site: Site
+    method: str
+    path: str
+    route: Route | None
+    params: Mapping[str, str]
+    fault: Fault | None
+    entry: tuple[str, str] | None
+
+    @property
+    def cut(self) -> str:
+        """Where the connection is to be cut, as in `Fault`."""
+        return self.fault.cut if self.fault else ""
+
+    @property
+    def delay(self) -> float:
+        """Seconds to wait before it is carried out."""
+        return self.fault.delay if self.fault else 0
+
+    @property
+    def slow(self) -> int:
+        """Bytes a second at which its body is taken; 0 for all at once."""
+        return self.fault.slow if self.fault else 0
+
+    def reply(self, query: Mapping[str, str], headers: Mapping[str, str], body: bytes) -> Reply:
+        """Carry it out; whatever goes wrong is an answer too.
+
+        - **headers**: by their names in small letters.
+        """
+        reply = self._reply(Call(self.method, self.path, query, headers, body, self.params))
+        return replace(reply, headers={**_common(self.method, self.path, headers), **reply.headers})
+
+    def note(self, status: int) -> None:
+        """Write it into the journal; a connection that was cut has no status, whatever was to be answered."""
+        if self.entry:
+            self.site.journal.note(*self.entry, 0 if self.cut else status)
+
+    def _reply(self, call: Call) -> Reply:
+        try:
+            if self.fault:
+                _fail(self.fault, self.path)
+            return _carry_out(self.site, self.route, call)
+        except WireError as error:
+            return error_bodies.reply(error, self.path)
+        except Exception as error:
+            if found_no_room(error):
+                logger.warning("%s %s found no room: %s", self.method, self.path, error)
+                message = (
+                    "The disk of the local workspace has no room for this. What was stored is kept; free some first."
+                )
+                return error_bodies.reply(WireError(507, "InsufficientStorage", message), "")
+            logger.exception("%s %s failed", self.method, self.path)
+            message = "The local workspace failed; its server.log says why."
+            return error_bodies.reply(WireError(500, "InternalServerError", message), "")
+
+
+def content(reply: Reply) -> bytes:
+    """Return the body of an answer that is no stream."""
+    if reply.body is None:
+        return b""
+    return reply.body if isinstance(reply.body, bytes) else json.dumps(reply.body).encode()
+
+
+def _common(method: str, path: str, headers: Mapping[str, str]) -> dict[str, str]:
+    """Return the headers that every answer has; those of Resource Manager are as the SDK's tests recorded them.
+
+    Nothing is throttled here, so the requests that remain are always those after the first one of an hour (Microsoft
+    Learn, "Request limits and throttling", 2024-06-27; recordings of azure-sdk-for-python, 2022-10-28).
+    """
+    common = {"x-ms-request-id": str(uuid.uuid4())}
+    if "x-ms-client-request-id" in headers:
+        common["x-ms-client-request-id"] = headers["x-ms-client-request-id"]
+    if not arm.manages(path):
+        return common
+    kind, remaining = _REMAINING.get(method, ("writes", "1199"))
+    correlation = str(uuid.uuid4())
+    stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+    return {
+        **common,
+        "Cache-Control": "no-cache",
+        "Expires": "-1",
+        "Pragma": "no-cache",
+        "X-Content-Type-Options": "nosniff",
+        "x-ms-correlation-request-id": correlation,
+        f"x-ms-ratelimit-remaining-subscription-{kind}": remaining,
+        "x-ms-response-type": "standard",
+        "x-ms-routing-request-id": f"{LOCATION.upper()}:{stamp}:{correlation}",
+    }
+
+
+def _fail(fault: Fault, path: str) -> None:
+    """Raise the error that has been ordered, if one has been."""
+    if not fault.status:
+        return
+    error = fault.error(storage=error_bodies.is_storage(path))
+    if fault.status == 401:
+        error.headers = {**_challenge(error.message), **error.headers}
+    raise error
+
+
+def _carry_out(site: Site, route: Route | None, call: Call) -> Reply:
+    if len(call.body) > LARGEST_BODY:
+        raise WireError(413, "RequestBodyTooLarge", f"The request is larger than {LARGEST_BODY} bytes.")
+    if route is None:
+        message = f"The local workspace does not serve {call.method} {call.path}"
+        logger.warning("501: %s", message)
+        site.journal.note_unserved(place_of(call.method, call.path))
+        raise WireError(501, "NotImplemented", message)
+    _check_version(call)
+    if not route.anonymous:
+        _authorize(site, call.headers)
+    _check_scope(call.params)
+    return route.handler(site, call)
+
+
+def _check_version(call: Call) -> None:
+    """Ask for an api-version on what Resource Manager serves; any date will do, as each release of the SDK has its own.
+
+    The codes and words are Resource Manager's (hashicorp/vault-plugin-secrets-azure issue 13, 2018-09-07; Azure's REST
+    guidelines, 2023-05-12).
+    """
+    if not arm.manages(call.path):
+        return
+    version = call.query.get("api-version", "")
+    if not version:
+        message = "The api-version query parameter (?api-version=) is required for all requests."
+        raise WireError(400, "MissingApiVersionParameter", message)
+    if not _is_version(version):
+        message = f"The api-version '{version}' is invalid. The supported versions are '{','.join(API_VERSIONS)}'."
+        raise WireError(400, "InvalidApiVersionParameter", message)
+
+
+def _is_version(text: str) -> bool:
+    """Tell whether this is a date, with a word behind it or without."""
+    if not re.fullmatch(r"\d{4}-\d{2}-\d{2}(-[a-z]+)?", text):
+        return False
+    try:
+        date.fromisoformat(text[:10])
+    except ValueError:
+        return False
+    return True
+
+
+def _authorize(site: Site, headers: Mapping[str, str]) -> None:
+    """Ask for a bearer token of ours, with the words of Azure Resource Manager."""
+    scheme, _, token = headers.get("authorization", "").partition(" ")
+    if scheme.lower() != "bearer" or not token:
+        message = "Authentication failed. The 'Authorization' header is missing."
+        challenge = _challenge("The authentication failed because of missing 'Authorization' header.")
+        raise WireError(401, "AuthenticationFailed", message, challenge)
+    try:
+        claims = site.identity.claims(token)
+    except InvalidToken as error:
+        code = "ExpiredAuthenticationToken" if "expiry" in str(error) else "InvalidAuthenticationToken"
+        raise WireError(401, code, str(error), _challenge(str(error))) from error
+    if str(claims["aud"]).startswith("endpoint/"):
+        message = "The token is for scoring only."
+        raise WireError(401, "InvalidAuthenticationTokenAudience", message, _challenge(message))
+
+
+def _challenge(why: str) -> dict[str, str]:
+    """Return the header that goes with a 401, in Resource Manager's form.
+
+    The form: azure-sdk-for-go, the tests of its bearer token policy (sdk/azcore/arm/runtime, 2026-11).
+    """
+    authority = f"{arm.LOGIN}/{TENANT}"
+    value = f'Bearer authorization_uri="{authority}", error="invalid_token", error_description="{why}"'
+    return {"WWW-Authenticate": value}
+
+
+def _check_scope(params: Mapping[str, str]) -> None:
+    """Refuse another subscription, resource group or workspace than the one there is."""
+    subscription, group, workspace = (params.get(name) for name in ("subscription", "group", "workspace"))
+    if subscription is not None and subscription.lower() != SUBSCRIPTION:
+        raise WireError(404, "SubscriptionNotFound", f"The subscription '{subscription}' could not be found.")
+    if group is not None and group.lower() != GROUP:
+        raise WireError(404, "ResourceGroupNotFound", f"Resource group '{group}' could not be found.")
+    if workspace is not None and workspace.lower() != WORKSPACE:
+        name = f"Microsoft.MachineLearningServices/workspaces/{workspace}"
+        message = f"The Resource '{name}' under resource group '{GROUP}' was not found."
+        raise WireError(404, "ResourceNotFound", message)
