@@ -1,0 +1,83 @@
+"""What a whole chain asks of the service, step by step; through the real SDK and the wire."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import TypeVar
+
+import caller
+import pytest
+
+from phift import FineTuneRun, connect
+from phift.testing import TestWorkspace
+
+pytestmark = pytest.mark.slow
+
+T = TypeVar("T")
+
+# What is asked again and again until something has ended; how often depends on how long it takes.
+POLLS = ("GET locations/*/mfeOperationsStatus/*", "GET jobs/*", "GET history/*/children", "GET mlflow/*/get-history")
+
+
+class Steps:
+    """The requests of each step: ``METHOD place``, in the order in which they were answered."""
+
+    def __init__(self, workspace: TestWorkspace) -> None:
+        self._workspace = workspace
+        self.asked: dict[str, list[str]] = {}
+
+    def take(self, name: str, step: Callable[[], T]) -> T:
+        before = len(self._workspace.requests())
+        result = step()
+        self.asked[name] = [entry.place for entry in self._workspace.requests()[before:]]
+        return result
+
+    def counted(self, name: str) -> int:
+        """Return how many requests a step made, waiting polls apart."""
+        polls = POLLS if name == "wait" else POLLS[:1]
+        return sum(not any(fnmatchcase(place, poll) for poll in polls) for place in self.asked[name])
+
+
+@pytest.fixture(scope="module")
+def chain(tmp_path_factory: pytest.TempPathFactory, quiet_sdk: None) -> Iterator[Steps]:
+    folder = tmp_path_factory.mktemp("requests")
+    with TestWorkspace() as workspace:
+        workspace.detach()  # a program finds the workspace by its configuration, as it finds Azure
+        data = caller.write_rows(folder / "train.jsonl")
+        run = FineTuneRun(caller.configuration(workspace.connection.folder, data, folder / "work", seed=1))
+        steps = Steps(workspace)
+        steps.take("connect", lambda: connect(run.config))
+        steps.take("check", run.check)
+        steps.take("submit", run.submit)
+        steps.take("wait", run.wait)
+        steps.take("metrics", run.metrics)
+        steps.take("register", run.register)
+        endpoint = steps.take("deploy", run.deploy)
+        steps.take("chat", lambda: endpoint.chat("Question 1?"))
+        steps.take("delete", endpoint.delete)
+        yield steps
+
+
+MOST = {
+    "connect": 0,
+    "check": 25,
+    "submit": 45,
+    "wait": 4,
+    "metrics": 1,
+    "register": 5,
+    "deploy": 30,
+    "chat": 1,
+    "delete": 5,
+}
+
+
+@pytest.mark.parametrize("step", MOST)
+def test_a_step_asks_for_no_more_than_it_needs(chain: Steps, step: str) -> None:
+    assert chain.counted(step) <= MOST[step], chain.asked[step]
+
+
+def test_the_whole_chain_asks_for_little(chain: Steps) -> None:
+    assert list(chain.asked) == list(MOST)
+    assert sum(map(chain.counted, MOST)) <= 120
