@@ -139,7 +139,7 @@ def _look_up(
 ) -> _Found:
     """Ask everything at once: no answer is needed for another question."""
     with SideBySide(10) as side:
-        workspace = side.begin(_get_workspace, clients)
+        workspace = side.begin(clients.find_workspace)
         model = side.begin(find_model, clients, config.model)
         component = side.begin(_component, config, clients)
         newer = side.begin(component_findings, clients, config.component)
@@ -257,20 +257,23 @@ def _tokens(
     return None
 
 
-def _get_workspace(clients: Clients) -> Any:
-    name = clients.workspace.workspace_name
-    with azure_errors(f"workspace {name}"):
-        return clients.workspace.workspaces.get(name)
-
-
 def _list_sizes(clients: Clients) -> dict[str, VmSize]:
+    location = _location(clients)
     with azure_errors("the region's VM sizes"):
-        return read_sizes(listed(clients.workspace.compute.list_sizes(), "workspace.compute.list_sizes"))
+        answer = clients.workspace.compute.list_sizes(location=location)
+        return read_sizes(listed(answer, "workspace.compute.list_sizes"))
 
 
 def _list_usages(clients: Clients) -> list[Usage]:
+    location = _location(clients)
     with azure_errors("the region's quota"):
-        return read_usages(listed(clients.workspace.compute.list_usage(), "workspace.compute.list_usage"))
+        answer = clients.workspace.compute.list_usage(location=location)
+        return read_usages(listed(answer, "workspace.compute.list_usage"))
+
+
+def _location(clients: Clients) -> str:
+    """Return the workspace's region; left to itself, the SDK looks the workspace up for it each time."""
+    return text(clients.find_workspace().location, "workspace.location")
 
 
 def _take(future: Future[Any], place: str, findings: list[Finding]) -> Any:

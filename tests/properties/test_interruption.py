@@ -177,7 +177,7 @@ with mock.patch("phift.data.prepare.LARGE", 0), mock.patch("phift.data.sources.P
         print("interrupted", flush=True)
         sys.exit(130)
 """
-LOOK_UPS = 7  # calls that hang at the same time; the others come after an answer to one of these
+LOOK_UPS = 5  # calls that hang at the same time; the others come after an answer to one of these
 
 
 def begin_check(source: Path, folder: Path, case: str) -> subprocess.Popen[str]:

@@ -5,7 +5,9 @@ import logging
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
@@ -17,8 +19,10 @@ from azure.identity import CredentialUnavailableError
 
 from phift.azure import connect as connecting
 from phift.azure.connect import connect, workspace_address
+from phift.azure.credential import SharedTokens
+from phift.azure.registry import registry_address
 from phift.config.run import AzureWorkspace, RunConfig
-from phift.errors import AuthenticationError, ConfigError, LocalWorkspaceNotRunning
+from phift.errors import AuthenticationError, ConfigError, LocalWorkspaceNotRunning, ServiceError
 from unit.fakes import Fakes
 
 NAMED = {"subscription_id": "s", "resource_group": "g", "workspace_name": "w"}
@@ -142,7 +146,8 @@ def test_connecting_to_azure_makes_a_client_a_registry() -> None:
     assert made.component_registry.options["registry_name"] == "own"
     assert made.workspace.credential.scopes == ["https://management.azure.com/.default"]
     assert made.registry_discovery == "https://eastus.api.azureml.ms/"
-    assert made.workspace.options == {"polling_interval": 10, "show_progress": False, "enable_telemetry": False}
+    options = {"polling_interval": 10, "show_progress": False, "enable_telemetry": False}
+    assert made.workspace.options.items() >= options.items()
 
 
 @pytest.mark.usefixtures("azure")
@@ -150,7 +155,9 @@ def test_a_workspace_is_connected_to_by_its_name_and_a_credential_of_ones_own() 
     own = Credential()
     made: Any = connect(workspace="s/g/w", credential=own, registry="ours")
     assert made.workspace.address == ("s", "g", "w")
-    assert made.workspace.credential is own
+    asked = len(own.scopes)
+    made.workspace.credential.get_token("another scope")
+    assert own.scopes[asked:] == ["another scope"]
     assert made.registry.options["registry_name"] == made.component_registry.options["registry_name"] == "ours"
 
 
@@ -292,3 +299,71 @@ def test_our_import_of_the_sdk_leaves_logging_as_it_was(before: str, logging_of_
     command = [sys.executable, "-W", "ignore", "-c", IMPORT.format(before=before)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603 - our own text
     assert done.stdout.startswith(logging_of_the_sdk)
+
+
+class Counting:
+    """A credential that says how often it was asked for what, and slowly."""
+
+    def __init__(self, good_for: float = 3600) -> None:
+        self.asked: list[tuple[tuple[str, ...], dict[str, Any]]] = []
+        self._good_for = good_for
+
+    def get_token(self, *scopes: str, **options: Any) -> AccessToken:
+        self.asked.append((scopes, options))
+        time.sleep(0.01)
+        return AccessToken(f"made-up-token-{len(self.asked)}-{scopes}", int(time.time() + self._good_for))
+
+
+def test_a_token_is_asked_for_once_a_scope_by_all_threads() -> None:
+    own = Counting()
+    shared = SharedTokens(own)
+    with ThreadPoolExecutor(8) as pool:
+        tokens = set(pool.map(lambda number: shared.get_token(f"scope {number % 2}").token, range(40)))
+    assert len(tokens) == len(own.asked) == 2
+
+
+def test_a_token_that_soon_expires_is_asked_for_again() -> None:
+    own = Counting(good_for=299)
+    shared = SharedTokens(own)
+    assert shared.get_token("scope") != shared.get_token("scope")
+
+
+def test_a_refused_token_is_not_used_again_and_a_challenge_reaches_the_credential() -> None:
+    own = Counting()
+    shared = SharedTokens(own)
+    first = shared.get_token("scope", enable_cae=False)
+    shared.forget_if_refused(SimpleNamespace(http_response=SimpleNamespace(status_code=404)))
+    assert shared.get_token("scope") is first
+    shared.forget_if_refused(SimpleNamespace(http_response=SimpleNamespace(status_code=401)))
+    assert shared.get_token("scope") is not first
+    shared.get_token("scope", claims="more")
+    assert own.asked[-1] == (("scope",), {"claims": "more"})
+    assert not hasattr(shared, "get_token_info")
+
+
+def test_what_stays_true_is_asked_once_by_all_threads_and_an_error_is_not_kept() -> None:
+    clients = Fakes().clients
+    asked: list[int] = []
+
+    def ask() -> int:
+        asked.append(1)
+        time.sleep(0.01)
+        if len(asked) == 1:
+            raise ServiceError("down")
+        return len(asked)
+
+    with pytest.raises(ServiceError):
+        clients.once("question", ask)
+    with ThreadPoolExecutor(8) as pool:
+        assert set(pool.map(lambda _: clients.once("question", ask), range(40))) == {2}
+    assert clients.once("another", lambda: "answer") == "answer"
+
+
+def test_the_workspace_and_a_registry_are_looked_up_once() -> None:
+    fakes = Fakes()
+    for _ in range(3):
+        assert fakes.clients.find_workspace().location
+        assert registry_address(fakes.clients, "azureml").startswith("https://region.test/")
+    assert (fakes.workspace.record.count("workspaces.get"), len(fakes.rest.addresses)) == (1, 1)
+    registry_address(fakes.clients, "own")
+    assert len(fakes.rest.addresses) == 2

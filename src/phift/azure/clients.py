@@ -2,13 +2,36 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from phift.errors import azure_errors
 
 if TYPE_CHECKING:
     from azure.ai.ml import MLClient
+    from azure.ai.ml.entities import Workspace
 
     from phift.azure.rest import Rest
+
+T = TypeVar("T")
+
+
+class _Answers:
+    """Answers that stay true for as long as there are clients, each asked for once by all threads."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, Any] = {}
+        self._asking: dict[str, threading.Lock] = {}
+
+    def once(self, question: str, ask: Callable[[], T]) -> T:
+        """Return what ``ask`` gave the first time; what it raises is not kept."""
+        with self._asking.setdefault(question, threading.Lock()):
+            if question not in self._known:
+                self._known[question] = ask()
+            known: T = self._known[question]
+            return known
 
 
 @dataclass(frozen=True)
@@ -33,3 +56,14 @@ class Clients:
     registry_discovery: str
     poll_seconds: float = 15.0
     patience_seconds: float = 600.0
+    _answers: _Answers = field(default_factory=_Answers, init=False, repr=False, compare=False)
+
+    def once(self, question: str, ask: Callable[[], T]) -> T:
+        """Return the answer to a question whose answer stays, asking it once whoever wants to know; errors pass."""
+        return self._answers.once(question, ask)
+
+    def find_workspace(self) -> Workspace:
+        """Return the workspace as the SDK has it, looked up once: its region and its addresses never change."""
+        client = self.workspace
+        with azure_errors(f"workspace {client.workspace_name}"):
+            return self.once("workspace", lambda: client.workspaces.get(client.workspace_name))

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from phift.azure.clients import Clients
+from phift.azure.credential import SharedTokens
 from phift.azure.rest import Rest
 from phift.config.run import AzureWorkspace, LocalWorkspaceFolder, RunConfig, read_workspace
 from phift.errors import AuthenticationError, ConfigError, azure_errors
@@ -97,7 +98,7 @@ def _connect_azure(
         raise ConfigError(what, where="workspace", fix=fix)
     where = workspace_address(workspace)
     scope, discovery = _CLOUDS[cloud]
-    credential = _credential(kind) if isinstance(kind, str) else kind
+    credential = SharedTokens(_credential(kind) if isinstance(kind, str) else kind)
     _check_credential(credential, scope)
     # Endpoints and computes send no Retry-After; the SDK then looks every 30 s (its poller's default).
     options = {"polling_interval": 10}
@@ -119,7 +120,7 @@ def _connect_local(folder: Path | None, registry: str, component_registry: str) 
     where = (connection.subscription_id, connection.resource_group, connection.workspace_name)
     options = {"cloud": connection.cloud_name, "cloud_metadata": metadata, "polling_interval": 1}
     discovery = metadata["registry_discovery_endpoint"]
-    credential, names = LocalCredential(connection), (registry, component_registry)
+    credential, names = SharedTokens(LocalCredential(connection)), (registry, component_registry)
     with _connecting:
         # The one switch that reaches every HTTP client under the SDK, the blob client included.
         os.environ["REQUESTS_CA_BUNDLE"] = str(trust(connection.ca_bundle))
@@ -131,7 +132,7 @@ def _connect_local(folder: Path | None, registry: str, component_registry: str) 
 
 def _clients(
     registries: tuple[str, str],
-    credential: TokenCredential,
+    credential: SharedTokens,
     workspace: tuple[str, str, str],
     scope: str,
     discovery: str,
@@ -141,7 +142,12 @@ def _clients(
 ) -> Clients:
     client = _sdk_client()
     # Telemetry from a notebook would look up three Microsoft hosts; progress bars are ours to draw.
-    options = {**options, "show_progress": False, "enable_telemetry": False}
+    options = {
+        **options,
+        "show_progress": False,
+        "enable_telemetry": False,
+        "raw_response_hook": credential.forget_if_refused,
+    }
     subscription, group, name = workspace
     with azure_errors(f"workspace {name}"):
         workspace_client = client(credential, subscription, group, name, **options)

@@ -51,7 +51,11 @@ def fetch_record(clients: Clients, registry: str, name: str, version: str | None
 
 
 def registry_address(clients: Clients, registry: str) -> str:
-    """Return the URL that a registry's assets stand below, as its discovery gives it."""
+    """Return the URL that a registry's assets stand below, as its discovery gives it; it is asked for once."""
+    return clients.once(f"registry {registry}", lambda: _discover(clients, registry))
+
+
+def _discover(clients: Clients, registry: str) -> str:
     discovery = f"{clients.registry_discovery}registrymanagement/v1.0/registries/{quote(registry, safe='')}/discovery"
     found = json_object(clients.rest.get(discovery), "the registry's discovery")
     keys = ("primaryRegionResourceProviderUri", "subscriptionId", "resourceGroup")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from phift.azure.credential import SharedTokens
 from phift.errors import PhiftError, ServiceError, azure_errors
 from phift.version import __version__
 
@@ -77,5 +78,7 @@ def _client(credential: TokenCredential | None, scope: str) -> PipelineClient[An
     ]
     if credential is not None:
         chain.append(policies.BearerTokenCredentialPolicy(credential, scope))
+        if isinstance(credential, SharedTokens):
+            chain.append(policies.CustomHookPolicy(raw_response_hook=credential.forget_if_refused))
     chain.append(policies.SensitiveHeaderCleanupPolicy())  # a redirect to another host gets no token
     return PipelineClient(base_url="", policies=chain)

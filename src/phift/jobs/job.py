@@ -116,10 +116,8 @@ class FineTuneJob:
     def tracking(self) -> Tracking:
         """Reader of the metrics and logs of the job's workspace."""
         if self._tracking is None:
-            workspaces = self._clients.workspace.workspaces
-            with azure_errors("workspace"):
-                uri = workspaces.get(self._clients.workspace.workspace_name).mlflow_tracking_uri
-            self._tracking = Tracking(self._clients.rest, uri)
+            workspace: Any = self._clients.find_workspace()
+            self._tracking = Tracking(self._clients.rest, workspace.mlflow_tracking_uri)
         return self._tracking
 
     def entity(self) -> Any:
