@@ -25,7 +25,6 @@ from typing import Any
 import requests
 
 from phift.local import LocalCredential, LocalWorkspace
-from phift.local.model.files import Files
 from phift.local.services import computes, endpoints, history, jobs
 from phift.local.services.operations import Operations
 from phift.local.site import Programs, Site
@@ -64,7 +63,6 @@ def fill(folder: Path, count: dict[str, int]) -> None:
     """Write completed jobs with their metrics, and endpoints with a deployment, into a workspace that is down."""
     documents = Documents(folder / "state.db")
     site = Site(Folder(folder), documents, Identity("x"), "https://localhost:1", Programs(), Clock("fast"))
-    site.storage = Files(site)
     site.operations = Operations(documents, site.clock, site.faults)
     site.operations.work = endpoints.work(site)
     site.training = Training(site)

@@ -16,7 +16,6 @@ from pathlib import Path
 
 import pytest
 
-from phift.local import StorageAccount
 from phift.local.server import certificates
 
 _INSTALLED = Path(__file__).parents[2] / ".azurite/node_modules/azurite/dist/src/blob/main.js"
@@ -31,16 +30,12 @@ _OPTIONS = (
 
 @dataclass(frozen=True)
 class Emulator:
-    """A running azurite and the file of authorities with which its clients trust it."""
+    """A running azurite: its account's address and key, and the authorities with which its clients trust it."""
 
-    account: StorageAccount
+    url: str
+    key: str
     ca_bundle: Path
-    process: subprocess.Popen[bytes]
-
-    def stop(self) -> None:
-        """End it; what was stored is gone."""
-        self.process.terminate()
-        self.process.wait(120)
+    name: str = _ACCOUNT
 
 
 def program() -> list[str]:
@@ -74,9 +69,7 @@ def running(folder: Path) -> Iterator[Emulator]:
             stderr=file,
         )
     try:
-        yield Emulator(
-            StorageAccount(f"{_address(process, output)}/{_ACCOUNT}", key, folder / "ca.pem"), bundle, process
-        )
+        yield Emulator(f"{_address(process, output)}/{_ACCOUNT}", key, bundle)
     finally:
         process.terminate()
         process.wait(120)

@@ -227,15 +227,13 @@ def built_in(local: Local) -> Answers:
 
 @pytest.fixture(scope="module")
 def microsofts(azurite: Emulator) -> Iterator[Answers]:
-    account = azurite.account
-
     def sas(allows: str, seconds: float) -> str:
         end = datetime.now(UTC) + timedelta(seconds=seconds)
-        return generate_container_sas(account.name, CONTAINER, account.key, permission=allows, expiry=end)
+        return generate_container_sas(azurite.name, CONTAINER, azurite.key, permission=allows, expiry=end)
 
-    with ContainerClient(account.url, CONTAINER, account.key, connection_verify=str(azurite.ca_bundle)) as client:
+    with ContainerClient(azurite.url, CONTAINER, azurite.key, connection_verify=str(azurite.ca_bundle)) as client:
         client.create_container()
-        yield _answers(f"{account.url}/{CONTAINER}", str(azurite.ca_bundle), sas)
+        yield _answers(f"{azurite.url}/{CONTAINER}", str(azurite.ca_bundle), sas)
         client.delete_container()
 
 

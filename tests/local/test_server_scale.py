@@ -13,8 +13,12 @@ import pytest
 from running import Local
 from wire_jobs import MODEL, body, put_training_file
 
+<<<<<<< HEAD
 from phift.local.model.files import Files
 from phift.local.server.service import PARTS
+=======
+from phift.local.server.app import PARTS
+>>>>>>> accdb9e (Keep blobs in the workspace's own files only: no storage account in their place)
 from phift.local.services import computes, history
 from phift.local.services.operations import Operations
 from phift.local.site import Programs, Site
@@ -50,7 +54,6 @@ def fill(folder: Path, jobs: int) -> Site:
     """Return a workspace with jobs that are completed, a few that wait, and one whose metrics are asked for."""
     documents = Documents(folder / "state.db")
     site = Site(Folder(folder), documents, Identity("x"), "https://localhost:1", Programs(), Clock("fast"))
-    site.storage = Files(site)
     site.operations = Operations(documents, site.clock, site.faults)
     site.training = Training(site)
     computes.seed(site)

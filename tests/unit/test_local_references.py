@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 
 from phift.local.model import references
-from phift.local.model.files import Files
 from phift.local.site import Programs, Site
 from phift.local.state.clock import Clock
 from phift.local.state.documents import Documents, Folder
@@ -21,7 +20,6 @@ MODEL = "azureml/child/mlflow_model_folder"
 def site(tmp_path: Path) -> Iterator[Site]:
     documents = Documents(tmp_path / "state.db")
     site = Site(Folder(tmp_path), documents, Identity("x"), "https://localhost:1", Programs(), Clock())
-    site.storage = Files(site)
     container = tmp_path / "blobs/storage/azureml-blobstore"
     (container / "LocalUpload/1").mkdir(parents=True)
     (container / "LocalUpload/1/train.jsonl").touch()

@@ -26,7 +26,6 @@ Several local workspaces in one process, one after the other or at once:
 What is covered, with the SDK 1.35.2's calls:
 
 - workspaces.get and list, datastores.get and list, uploads and downloads through the storage client (SAS)
-- another storage account on this machine, such as azurite's, in the place of the built-in one
 - registry ``azureml``: two stand-in models, the component chat_completion_pipeline 0.0.82
 - compute: AmlCompute clusters, VM sizes, usage; quota is checked at deployment, GPUs per node at the start of a job
 - data assets and models: versions, labels, archiving, registration from a job's output, download
@@ -62,7 +61,6 @@ What differs from Azure:
 from __future__ import annotations
 
 from phift.local.credential import LocalCredential
-from phift.local.model.account import StorageAccount
 from phift.local.workspace import Connection, LocalStatus, LocalWorkspace
 
-__all__ = ["Connection", "LocalCredential", "LocalStatus", "LocalWorkspace", "StorageAccount"]
+__all__ = ["Connection", "LocalCredential", "LocalStatus", "LocalWorkspace"]

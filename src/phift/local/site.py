@@ -13,7 +13,6 @@ from phift.local.state.identity import Identity
 from phift.local.state.journal import Journal
 
 if TYPE_CHECKING:
-    from phift.local.model.files import Storage
     from phift.local.services.operations import Operations
     from phift.local.work.scorers import Scorers
     from phift.local.work.training import Training
@@ -56,7 +55,6 @@ class Site:
     journal: Journal = field(default_factory=Journal)
     operations: Operations = field(init=False)
     scorers: Scorers = field(init=False)
-    storage: Storage = field(init=False)
     training: Training = field(init=False)
 
     @property

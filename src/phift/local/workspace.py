@@ -25,7 +25,6 @@ from phift.local.wire.call import GROUP, REGISTRY, SUBSCRIPTION, WORKSPACE, clou
 from phift.local.work.instant import EMPTY
 
 if TYPE_CHECKING:
-    from phift.local.model.account import StorageAccount
     from phift.local.site import Programs
     from phift.local.state.clock import Speed
 
@@ -151,8 +150,6 @@ class LocalWorkspace:
       `phift.local.state.clock`.
     - **delay**: seconds that the server waits before it answers a request, to see what latency does to a program.
     - **lasting**: whether the server outlives the process that starts it; False ends it also when that is killed.
-    - **storage**: a storage account on this machine, such as azurite's, that takes the place of the built-in one; a
-      workspace is given it before its first start, and keeps it.
     - **programs**: the commands of its processes, for tests.
 
     A server that runs already stays as it was started.
@@ -166,7 +163,6 @@ class LocalWorkspace:
         speed: Speed = "real",
         delay: float = 0,
         lasting: bool = True,
-        storage: StorageAccount | None = None,
         programs: Programs | None = None,
     ) -> None:
         if not 0 <= delay <= _LONGEST_DELAY:
@@ -177,7 +173,6 @@ class LocalWorkspace:
         self._speed = speed
         self._lasting = lasting
         self._lifeline: IO[bytes] | None = None
-        self._storage = storage
         self.folder = (folder or _default_folder()).expanduser().absolute()
         self._programs = programs
         self._place = Folder(self.folder)
@@ -207,7 +202,6 @@ class LocalWorkspace:
                 running = self._running()
             if running is None:
                 self._check_database()
-                self._keep_storage()
                 self._make_models(say)
                 say("starting the local workspace")
                 self._start(timeout)
@@ -282,16 +276,6 @@ class LocalWorkspace:
             raise errors.LocalWorkspaceError(what, where=str(self.folder), fix="name another folder")
         self.folder.mkdir(parents=True, exist_ok=True)
         self.folder.chmod(0o700)
-
-    def _keep_storage(self) -> None:
-        from phift.local.model.account import StorageAccount
-
-        if self._storage is None:
-            return
-        if self._place.database.exists() and StorageAccount.of(self.folder) is None:
-            what = "This workspace keeps its blobs in its own folder already."
-            raise errors.LocalWorkspaceError(what, where=str(self.folder), fix="name another folder, or reset this one")
-        self._storage.save(self.folder)
 
     def _make_models(self, say: Callable[[str], None]) -> None:
         from phift.local.services.registry import standins

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from phift.local.services import arm, blobs, registry
+from phift.local.model import files
+from phift.local.services import arm, registry
 from phift.local.site import Site
 from phift.local.state.documents import Document
 from phift.local.wire.call import REGISTRY, WORKSPACE_ID, user_error
@@ -31,7 +32,7 @@ _JOB_OUTPUT = re.compile(
 
 def resolve(site: Site, reference: str) -> Path:
     """Return the file or folder that a reference means; raises a user error where there is none."""
-    path = site.storage.fetch(*_address(site, reference))
+    path = files.path_of(site, *_address(site, reference))
     if not path.exists():
         raise user_error(f"The asset {reference} does not exist: nothing is stored there.")
     return path
@@ -41,12 +42,7 @@ def place(site: Site, uri: str) -> Path:
     """Return the file or folder to write for an output's address; it need not be there."""
     if not _DATASTORE.fullmatch(uri):
         raise user_error(f"The output path {uri} is not in a datastore.")
-    return blobs.path_of(site, *_address(site, uri))
-
-
-def publish(site: Site, uri: str) -> None:
-    """Store what has been written for an output's address."""
-    site.storage.publish(*_address(site, uri))
+    return files.path_of(site, *_address(site, uri))
 
 
 def datastore_uri(store: str, path: str) -> str:
@@ -117,4 +113,4 @@ def _registry_model(name_of_registry: str, name: str, version: str) -> tuple[str
     found = known.get((name.lower(), version))
     if name_of_registry.lower() != REGISTRY or found is None:
         raise user_error(f"The model {name} version {version} was not found in registry {name_of_registry}.")
-    return blobs.MODELS, str(found)
+    return files.MODELS, str(found)

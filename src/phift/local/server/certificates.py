@@ -28,11 +28,10 @@ def ensure(folder: Path) -> None:
     _replace(folder / "server.pem", certificate)
 
 
-def write_bundle(folder: Path, existing: str | None, more: Path | None = None) -> Path:
+def write_bundle(folder: Path, existing: str | None) -> Path:
     """Write ``bundle.pem``: the machine's authorities and ours, so that one variable serves all connections.
 
     - **existing**: the value of ``REQUESTS_CA_BUNDLE``, a file or a folder; certifi's list where it is empty.
-    - **more**: a file of authorities that are trusted too.
     """
     import certifi
 
@@ -43,7 +42,6 @@ def write_bundle(folder: Path, existing: str | None, more: Path | None = None) -
         # Already ours, and the file would grow with every start; or a left-over of a workspace that is gone.
         source = Path(certifi.where())
     files = sorted(source.glob("*")) if source.is_dir() else [source]
-    files += [more] if more else []
     texts = [file.read_bytes().strip() for file in files if file.is_file()]
     authorities = [text for text in texts if b"BEGIN CERTIFICATE" in text]
     _replace(bundle, b"\n".join([*authorities, (folder / "ca.pem").read_bytes()]))

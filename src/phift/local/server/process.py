@@ -25,11 +25,11 @@ from typing import IO, get_args
 
 import uvicorn
 
-from phift.local.model.account import StorageAccount
+from phift.local.model import files
 from phift.local.server import certificates
 from phift.local.server.app import configure_logging, create_app
 from phift.local.server.connections import Connection
-from phift.local.services import blobs, computes
+from phift.local.services import computes
 from phift.local.site import ENGINES, Programs, Site
 from phift.local.state import identity
 from phift.local.state.clock import Clock, Speed
@@ -77,9 +77,8 @@ def _acquired(lock: IO[str]) -> bool:
 
 def _serve(place: Folder, programs: Programs, clock: Clock, delay: float) -> bool:
     certificates.ensure(place.root)
-    account = StorageAccount.of(place.root)
-    certificates.write_bundle(place.root, os.environ.get("REQUESTS_CA_BUNDLE"), account.ca if account else None)
-    blobs.clear_halves(place)
+    certificates.write_bundle(place.root, os.environ.get("REQUESTS_CA_BUNDLE"))
+    files.clear_halves(place)
     documents = Documents(place.database, clock.now)
     listener = _listen(documents)
     port = listener.getsockname()[1]

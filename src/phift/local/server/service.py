@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import date
 
-from phift.local.model import files as storage
 from phift.local.services import (
     arm,
     assets,
@@ -82,7 +81,6 @@ class Service:
 
     def __init__(self, site: Site) -> None:
         self.site = site
-        site.storage = storage.of(site)
         site.operations = Operations(site.documents, site.clock, site.faults)
         site.scorers = Scorers(site)
         site.training = Training(site)

@@ -174,7 +174,8 @@ def _datastore(site: Site, call: Call) -> Reply:
 
 
 def _secrets(site: Site, call: Call) -> Reply:
-    return Reply(site.storage.secret(DATASTORES[_datastore_name(call)]))
+    signature = site.identity.sas(f"{ACCOUNT}/{DATASTORES[_datastore_name(call)]}", "rwdl")
+    return Reply({"secretsType": "Sas", "sasToken": signature})
 
 
 def _datastore_name(call: Call) -> str:
@@ -190,12 +191,13 @@ def _show_datastore(site: Site, name: str) -> Json:
         "tags": {},
         "properties": {},
         "isDefault": name == "workspaceblobstore",
-        "accountName": site.storage.account_name,
+        # The SDK writes https://{accountName}.blob.{endpoint}: a host with port and path leads back here.
+        "accountName": f"{site.host}/storage",
         "containerName": DATASTORES[name],
         "endpoint": STORAGE_SUFFIX,
         "protocol": "https",
         "serviceDataAccessAuthIdentity": "WorkspaceSystemAssignedIdentity",
-        "credentials": {"credentialsType": site.storage.secrets},
+        "credentials": {"credentialsType": "Sas"},
     }
     return {
         "id": f"{WORKSPACE_ID}/datastores/{name}",

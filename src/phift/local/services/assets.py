@@ -132,11 +132,9 @@ def _put_version(site: Site, call: Call) -> Reply:
     kind = _kind(call)
     sent = section(call.json(), "properties")
     key = f"{_key(call)}/versions/{call['version']}"
-    # Before the transaction: where storage is outside, what the asset points to is copied first.
-    made = None if site.documents.get(key) else _create(kind, sent, site)
     with site.documents.transaction():
         previous = site.documents.get(key)
-        properties = _update(kind, previous, sent, site) if previous else made or _create(kind, sent, site)
+        properties = _update(kind, previous, sent, site) if previous else _create(kind, sent, site)
         if site.documents.get(_key(call)) is None:
             container: dict[str, Any] = {_TYPE[kind]: properties.get(_TYPE[kind])}
             site.documents.put(_key(call), {"properties": container})

@@ -18,18 +18,15 @@ from pathlib import Path
 from xml.etree import ElementTree
 from xml.sax.saxutils import escape
 
+from phift.local.model.files import MODELS, VERSION, path_of
 from phift.local.services.arm import ACCOUNT
 from phift.local.site import Site
-from phift.local.state.documents import Folder, Json, UnsafePath, confined
+from phift.local.state.documents import Json
 from phift.local.wire.call import Call, Handler, Reply, Route, WireError, whole_number
-
-MODELS = "registry-models"
-"""The container that holds the registry's models; nobody is given the right to write there."""
 
 _CHUNK = 1024 * 1024
 _BYTES = "application/octet-stream"
 _PAGE = 5000  # the most that one answer lists, as in Azure
-_VERSION = {"x-ms-version": "2021-08-06"}
 
 
 def routes() -> list[Route]:
@@ -51,30 +48,6 @@ def _of_registry(handler: Handler) -> Handler:
     return lambda site, call: handler(site, replace(call, params={**call.params, "container": MODELS}))
 
 
-def clear_halves(folder: Folder) -> None:
-    """Delete what a killed server was writing; blocks that are whole stay, since their upload may go on."""
-    for half in (*folder.staging.glob("*"), *folder.staging.glob("blocks-*/*.*")):
-        if half.is_file():
-            half.unlink()
-
-
-def path_of(site: Site, container: str, name: str) -> Path:
-    """Return the file behind a blob; the file need not be there."""
-    base = site.folder.registry if container == MODELS else site.folder.blobs / "storage" / container
-    try:
-        return confined(base, name.rstrip("/"))
-    except UnsafePath as error:
-        raise _fault(400, "InvalidUri", "The requested URI does not represent a resource on the server.") from error
-
-
-def signed_url(site: Site, container: str, name: str) -> str:
-    """Return a URL that reads one blob without a token."""
-    from urllib.parse import quote
-
-    signature = site.identity.sas(f"{ACCOUNT}/{container}/{name}", "r", blob=True)
-    return f"{site.base_url}/{ACCOUNT}/{container}/{quote(name)}?{signature}"
-
-
 def _signed(handler: Handler) -> Handler:
     def check(site: Site, call: Call) -> Reply:
         path = "/".join(part for part in (ACCOUNT, call["container"], call["name"]) if part)
@@ -91,7 +64,7 @@ def _signed(handler: Handler) -> Handler:
 
 def _fault(status: int, code: str, message: str) -> WireError:
     # A HEAD answer has no body, so the storage client reads the code from the header, which all errors have.
-    return WireError(status, code, message, _VERSION)
+    return WireError(status, code, message, VERSION)
 
 
 def _existing(site: Site, call: Call) -> Path:
@@ -126,13 +99,13 @@ def _properties(site: Site, container: str, name: str, path: Path) -> Json:
 def _written(properties: Json) -> dict[str, str]:
     """Return the headers of an answer to a blob's change."""
     etag = f'"{properties["etag"]}"'
-    return {**_VERSION, "ETag": etag, "Last-Modified": properties["modified"], "x-ms-request-server-encrypted": "true"}
+    return {**VERSION, "ETag": etag, "Last-Modified": properties["modified"], "x-ms-request-server-encrypted": "true"}
 
 
 def _described(properties: Json) -> dict[str, str]:
     """Return the headers that say what a blob is."""
     return {
-        **_VERSION,
+        **VERSION,
         "ETag": f'"{properties["etag"]}"',
         "Last-Modified": properties["modified"],
         "Accept-Ranges": "bytes",
@@ -191,7 +164,7 @@ def _get(site: Site, call: Call) -> Reply:
         first, last, status = int(wanted[1]), min(int(wanted[2] or last), last), 206
         if first >= size:
             message = "The range specified is invalid for the current size of the resource."
-            raise WireError(416, "InvalidRange", message, {**_VERSION, "Content-Range": f"bytes */{size}"})
+            raise WireError(416, "InvalidRange", message, {**VERSION, "Content-Range": f"bytes */{size}"})
         headers["Content-Range"] = f"bytes {first}-{last}/{size}"
     headers |= _md5(properties["md5"], "x-ms-blob-content-md5" if wanted else "Content-MD5")
     headers["Content-Length"] = str(last - first + 1)
@@ -304,7 +277,7 @@ def _put_block(site: Site, call: Call) -> Reply:
         temporary.replace(file)
     finally:
         temporary.unlink(missing_ok=True)  # half of one on a full disk
-    return Reply(None, 201, {**_VERSION, "x-ms-request-server-encrypted": "true"})
+    return Reply(None, 201, {**VERSION, "x-ms-request-server-encrypted": "true"})
 
 
 def _blocks(site: Site, call: Call) -> Iterator[bytes]:
@@ -325,7 +298,7 @@ def _delete(site: Site, call: Call) -> Reply:
     _check_conditions(site, call, path)
     path.unlink()
     site.documents.delete(_key(call["container"], call["name"]))
-    return Reply(None, 202, {**_VERSION, "x-ms-delete-type-permanent": "true"})
+    return Reply(None, 202, {**VERSION, "x-ms-delete-type-permanent": "true"})
 
 
 def _list(site: Site, call: Call) -> Reply:
@@ -354,7 +327,7 @@ def _list(site: Site, call: Call) -> Reply:
         f"<MaxResults>{most}</MaxResults><Blobs>{''.join(listed)}</Blobs>"
         f"<NextMarker>{escape(entries[most - 1][0]) if len(entries) > most else ''}</NextMarker></EnumerationResults>"
     )
-    return Reply(text.encode(), 200, _VERSION, "application/xml")
+    return Reply(text.encode(), 200, VERSION, "application/xml")
 
 
 def _entries(site: Site, call: Call, prefix: str) -> list[tuple[str, bool]]:

@@ -51,8 +51,7 @@ def _reset(site: Site, _call: Call) -> Reply:
     site.operations.reset()
     site.scorers.stop()
     site.documents.clear(keep=["server"])
-    site.storage.reset()
-    for folder in ("jobs", "endpoints", "staging"):
+    for folder in ("blobs", "jobs", "endpoints", "staging"):
         shutil.rmtree(site.folder.root / folder, ignore_errors=True)
     computes.seed(site)
     site.journal.clear()

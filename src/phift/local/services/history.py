@@ -7,8 +7,7 @@ import uuid
 from typing import Any
 from urllib.parse import quote
 
-from phift.local.model import references
-from phift.local.services import blobs
+from phift.local.model import files, references
 from phift.local.site import Site
 from phift.local.state.documents import Document, Json
 from phift.local.state.identity import OBJECT, TENANT
@@ -199,9 +198,9 @@ def _details(site: Site, call: Call) -> Reply:
     shown = _show(run)
     name = log_name(run.body)
     logs = {}
-    if blobs.path_of(site, ARTIFACTS, name).is_file():
+    if files.path_of(site, ARTIFACTS, name).is_file():
         short = name.partition(f"dcid.{run.name}/")[2]
-        logs[short] = site.storage.url(ARTIFACTS, name)
+        logs[short] = files.signed_url(site, ARTIFACTS, name)
     kept = {name: shown[name] for name in _IN_DETAILS if name in shown}
     more = {"target": run.body.get("target"), "createdTimeUtc": run.body["createdUtc"], "runDefinition": None}
     return Reply({**kept, **more, "logFiles": logs})

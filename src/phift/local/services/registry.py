@@ -8,7 +8,7 @@ from importlib.resources import files
 from typing import Any
 
 import phift.facts
-from phift.local.services import blobs
+from phift.local.model import files as stored
 from phift.local.services.arm import ACCOUNT
 from phift.local.site import Site
 from phift.local.state.documents import Json
@@ -158,8 +158,8 @@ def _data_reference(site: Site, call: Call) -> Reply:
     if not any((model["name"].lower(), model["version"]) == (name, version) for model in catalog()["models"]):
         what = f"models/{call['name']}/versions/{version}"
         raise WireError(404, "UserError", f"Not found: {what} in registry {REGISTRY}.")
-    address = f"{site.base_url}/{blobs.MODELS}"
-    signed = f"{address}?{site.identity.sas(f'{ACCOUNT}/{blobs.MODELS}', 'rl')}"
+    address = f"{site.base_url}/{stored.MODELS}"
+    signed = f"{address}?{site.identity.sas(f'{ACCOUNT}/{stored.MODELS}', 'rl')}"
     reference = {
         "blobUri": address,
         "storageAccountArmId": None,
@@ -188,7 +188,7 @@ def _show_model(site: Site, model: Json) -> Json:
     name, version = model["name"], model["version"]
     properties = {
         "modelType": "mlflow_model",
-        "modelUri": f"{site.base_url}/{blobs.MODELS}/{name}",
+        "modelUri": f"{site.base_url}/{stored.MODELS}/{name}",
         "description": model["description"],
         # Structured tags travel as Python literals in text; that is what users have to parse.
         "tags": {key: value if isinstance(value, str) else repr(value) for key, value in model["tags"].items()},

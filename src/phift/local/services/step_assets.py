@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import uuid
 
+from phift.local.services.arm import ACCOUNT
 from phift.local.site import Site
 from phift.local.state.documents import Document, Json
 from phift.local.wire.call import (
@@ -94,8 +95,8 @@ def _put(site: Site, call: Call) -> Reply:
 def _upload(site: Site, call: Call) -> Reply:
     """Return a container of its own for the files of a code asset, with the right to write there."""
     container = f"code-{uuid.uuid4()}"
-    place = f"{site.storage.address}/{container}"
-    signature = site.storage.sas(container, "rwl")
+    place = f"{site.base_url}/{ACCOUNT}/{container}"
+    signature = site.identity.sas(f"{ACCOUNT}/{container}", "rwl")
     reference = {
         "blobUri": place,
         "storageAccountArmId": None,

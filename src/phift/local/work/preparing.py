@@ -20,8 +20,8 @@ from pathlib import Path
 
 from phift.data import on_cluster as preparation
 from phift.data.split import SPLITS
-from phift.local.model import references
-from phift.local.services import blobs, history, step_assets
+from phift.local.model import files, references
+from phift.local.services import history, step_assets
 from phift.local.site import Site
 from phift.local.state.documents import Document, Json
 from phift.local.wire.call import WireError, section, sent_text, user_error
@@ -84,7 +84,7 @@ def write_step(site: Site, child: Document, asked: Json, folder: Path) -> Path:
             arguments += ["--data", name, str(references.resolve(site, value))]
     for name, place in places.items():
         arguments += [f"--{name}", str(place)]
-    log = blobs.path_of(site, history.ARTIFACTS, history.log_name(child.body))
+    log = files.path_of(site, history.ARTIFACTS, history.log_name(child.body))
     log.parent.mkdir(parents=True, exist_ok=True)
     folder.mkdir(parents=True, exist_ok=True)
     work = folder / "preparing"

@@ -11,8 +11,8 @@ import threading
 import time
 from pathlib import Path
 
-from phift.local.model import references
-from phift.local.services import arm, blobs, computes, history, registry
+from phift.local.model import files, references
+from phift.local.services import arm, computes, history, registry
 from phift.local.services.jobs import prepared_output, step_compute, steps
 from phift.local.site import Site
 from phift.local.state.documents import Document, Json
@@ -192,8 +192,6 @@ class Training:
             code = self._follow(name, file, site.programs.preparation)
         if asked and code == 0:
             uris = preparing.output_uris(asked, child.name)
-            for uri in uris.values():
-                references.publish(site, uri)
             history.set_outputs(site, child.name, {key: {"from": key, "uri": uri} for key, uri in uris.items()})
         return code, log
 
@@ -205,7 +203,7 @@ class Training:
         for child in history.children(site, name):
             if child.body["displayName"] == preparing.STEP:
                 continue
-            log = blobs.path_of(site, history.ARTIFACTS, history.log_name(child.body))
+            log = files.path_of(site, history.ARTIFACTS, history.log_name(child.body))
             log.parent.mkdir(parents=True, exist_ok=True)
             kept = {"name": child.body["displayName"], "run_id": child.name, "status": child.body["status"]}
             own.append({**kept, "log": str(log)})
@@ -269,8 +267,6 @@ class Training:
             return
         if status == "Running":
             history.set_status(self._site, name, "Running")
-        if status in history.ENDED:
-            self._site.storage.publish(history.ARTIFACTS, history.log_name(child.body))
         history.set_status(self._site, child.name, status, error=event.get("error"))
         self._log(name, f"The step {step} is {status}.")
         if status == "Running":
@@ -309,7 +305,6 @@ class Training:
                 self._end(name, "Failed", {"code": "SystemError", "message": message})
                 return
             uri = _output_uri(child, output)
-            references.publish(site, uri)
             history.set_outputs(site, child, {output: {"from": output, "uri": uri}})
         bound = {
             root: {"from": output, "uri": _output_uri(made[output][0], output)}
@@ -361,11 +356,10 @@ class Training:
 
     def _log(self, name: str, text: str) -> None:
         blob = history.log_name({"runId": name})
-        path = blobs.path_of(self._site, history.ARTIFACTS, blob)
+        path = files.path_of(self._site, history.ARTIFACTS, blob)
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a", encoding="utf-8") as file:
             file.write(f"[{timestamp(self._site.clock.now())}] {text}\n")
-        self._site.storage.publish(history.ARTIFACTS, blob)
 
 
 def _begin_anew(body: Json) -> None:
@@ -421,7 +415,7 @@ def _outputs(site: Site, name: str) -> dict[str, tuple[str, Path]]:
     children = {run.body["displayName"]: run.name for run in history.children(site, name)}
     container = arm.DATASTORES["workspaceblobstore"]
     return {
-        output: (children[step], blobs.path_of(site, container, f"azureml/{children[step]}/{output}"))
+        output: (children[step], files.path_of(site, container, f"azureml/{children[step]}/{output}"))
         for output, step in makers.items()
     }
 
