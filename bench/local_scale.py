@@ -25,14 +25,17 @@ from typing import Any
 import requests
 
 from phift.local import LocalCredential, LocalWorkspace
-from phift.local.services import computes, endpoints, history, jobs
-from phift.local.services.operations import Operations
-from phift.local.site import Programs, Site
+from phift.local.ground import Ground
+from phift.local.model import quota, runs
+from phift.local.names import WORKSPACE_ID
+from phift.local.programs import Programs
+from phift.local.services import endpoints, jobs
+from phift.local.site import site_on
 from phift.local.state.clock import Clock
-from phift.local.state.documents import Documents, Folder
+from phift.local.state.documents import Documents
+from phift.local.state.folder import Folder
 from phift.local.state.identity import Identity
-from phift.local.wire.call import WORKSPACE_ID, Call
-from phift.local.work.training import Training
+from phift.local.wire.call import Call
 
 COMPONENT = "azureml://registries/azureml/components/chat_completion_pipeline/versions/0.0.82"
 MODEL = "azureml://registries/azureml/models/Phi-3-mini-4k-instruct/versions/15"
@@ -62,20 +65,17 @@ def job() -> dict[str, Any]:
 def fill(folder: Path, count: dict[str, int]) -> None:
     """Write completed jobs with their metrics, and endpoints with a deployment, into a workspace that is down."""
     documents = Documents(folder / "state.db")
-    site = Site(Folder(folder), documents, Identity("x"), "https://localhost:1", Programs(), Clock("fast"))
-    site.operations = Operations(documents, site.clock, site.faults)
-    site.operations.work = endpoints.work(site)
-    site.training = Training(site)
+    site = site_on(Ground(Folder(folder), documents, Identity("x"), "https://localhost:1", Programs(), Clock("fast")))
     submit = next(route.handler for route in jobs.routes() if route.method == "PUT")
     make = next(route.handler for route in endpoints.routes() if route.method == "PUT")
-    computes.seed(site)
+    quota.seed(site)
     for number in range(count["jobs"]):
         name = f"job-{number}"
         with documents.transaction():
             submit(site, Call("PUT", "", {}, {}, json.dumps(job()).encode(), {"name": name}))
-            for child in history.children(site, name):
-                history.set_status(site, child.name, "Completed")
-            history.set_status(site, name, "Completed")
+            for child in runs.children(site, name):
+                runs.set_status(site, child.name, "Completed")
+            runs.set_status(site, name, "Completed")
             documents.add_metrics(name, [("loss", 1.0, step, step) for step in range(METRICS_A_JOB)])
     sku = {"name": "Default", "capacity": 1}
     deployment = {"properties": {"instanceType": "Standard_E4s_v3", "provisioningState": "Succeeded"}, "sku": sku}
@@ -123,7 +123,7 @@ def log(client: Client) -> object:
 
 
 def search(client: Client) -> object:
-    sent = {"experiment_ids": [history.experiment_id("bench")], "filter": "tags.mlflow.parentRunId = 'job-1'"}
+    sent = {"experiment_ids": [runs.experiment_id("bench")], "filter": "tags.mlflow.parentRunId = 'job-1'"}
     return client.ask("POST", f"{MLFLOW}/runs/search", sent)
 
 

@@ -9,8 +9,8 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+from phift.local.programs import ENGINES, Programs
 from phift.local.server.process import main
-from phift.local.site import ENGINES, Programs
 from phift.local.work import instant
 
 HELD = 13

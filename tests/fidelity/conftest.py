@@ -14,7 +14,7 @@ import pytest
 from fidelity import watched_server, wire_calls
 from fidelity.wire_traffic import Traffic, recorded
 from phift.local import LocalWorkspace
-from phift.local.site import ENGINES
+from phift.local.programs import ENGINES
 
 with warnings.catch_warnings():
     # Its libraries warn about themselves when they are first imported; that is nothing of ours.

@@ -84,7 +84,7 @@ if __name__ == "__main__":
 
     sys.path.insert(0, str(Path(__file__).parents[1]))
     watch(Path(os.environ["PHIFT_TEST_READS"]))
-    from phift.local import site
+    from phift.local import programs
     from phift.local.server import process as server
 
-    server.main(site.ENGINES["instant"])
+    server.main(programs.ENGINES["instant"])

@@ -14,7 +14,7 @@ import pytest
 import requests
 
 from phift.local import Connection, LocalCredential
-from phift.local.wire.call import WORKSPACE_ID
+from phift.local.names import WORKSPACE_ID
 
 COMPONENT = "azureml://registries/azureml/components/chat_completion_pipeline/versions/0.0.82"
 MODEL = "azureml://registries/azureml/models/Phi-4-mini-instruct/versions/1"

@@ -19,7 +19,7 @@ from requests.adapters import HTTPAdapter
 
 from phift.local.server import service
 from phift.local.services import control
-from phift.local.wire.call import Route
+from phift.local.services.route import Route
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from running import Local
 from phift import FineTuneRun, RunConfig
 from phift.data.assets import register_assets
 from phift.errors import CheckFailed
-from phift.local.services.arm import ACCOUNT
+from phift.local.names import ACCOUNT
 
 pytestmark = [
     pytest.mark.slow,

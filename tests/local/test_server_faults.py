@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -24,12 +25,13 @@ from running import Local
 from wire_jobs import MODEL, children, log_lines, put_training_file, statuses, submit
 
 from phift.azure.rest import Rest
+from phift.data import on_cluster
 from phift.errors import AuthenticationError, ServiceUnreachable
 from phift.local import LocalCredential, LocalWorkspace
+from phift.local.model import catalog
 from phift.local.server.app import METHODS as SERVED
-from phift.local.services import registry
 from phift.local.state.faults import METHODS, OPERATIONS, STEPS
-from phift.local.work import preparing
+from phift.local.work.provisioning import provisioning
 
 pytestmark = pytest.mark.slow
 
@@ -474,9 +476,8 @@ def test_what_is_no_list_of_faults_is_refused(hostile: Local, sent: Any) -> None
 
 
 def test_a_fault_knows_the_operations_steps_and_methods_that_there_are(hostile: Local) -> None:
-    from phift.local.services import computes, endpoints
-
-    site: Any = None  # the tables are made without a look at it
-    assert tuple(sorted({**computes.work(site), **endpoints.work(site)})) == OPERATIONS
-    assert (preparing.STEP, *registry.STEPS) == STEPS
+    no_site: Any = SimpleNamespace(documents=None, cancel=None)  # the table is made without a look at it
+    of_jobs = {"job-cancel"}
+    assert tuple(sorted(provisioning(no_site, no_site, no_site).keys() - of_jobs)) == OPERATIONS
+    assert (on_cluster.STEP, *catalog.STEPS) == STEPS
     assert tuple(sorted(SERVED)) == METHODS

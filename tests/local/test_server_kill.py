@@ -26,7 +26,7 @@ from running import Local
 from wire_jobs import MODEL, body, put_training_file
 
 from phift.local import Connection
-from phift.local.services import computes
+from phift.local.model import runs
 
 pytestmark = pytest.mark.slow
 
@@ -258,7 +258,7 @@ def check_operations(local: Local, known: Acknowledged) -> None:
         return [f"{name} is {state}" for name, state in states if state not in ("Succeeded", "Failed")] + gone
 
     eventually(lambda: not unfinished(), unfinished)
-    working = {status: n for status, n in local.workspace.status().jobs.items() if status in computes.RUNNING}
+    working = {status: n for status, n in local.workspace.status().jobs.items() if status in runs.RUNNING}
     assert sum(working.values()) <= 1, working
 
 

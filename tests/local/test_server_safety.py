@@ -21,9 +21,10 @@ from wire_jobs import body, put_training_file, submit
 
 from phift import errors
 from phift.local import LocalWorkspace
+from phift.local.names import GROUP, LOCATION, REGISTRY, SUBSCRIPTION, WORKSPACE
 from phift.local.server.service import PARTS
+from phift.local.services.route import Route
 from phift.local.state.identity import Identity
-from phift.local.wire.call import GROUP, LOCATION, REGISTRY, SUBSCRIPTION, WORKSPACE, Route
 
 pytestmark = pytest.mark.slow
 

@@ -13,20 +13,18 @@ import pytest
 from running import Local
 from wire_jobs import MODEL, body, put_training_file
 
-<<<<<<< HEAD
-from phift.local.model.files import Files
+from phift.local.ground import Ground
+from phift.local.model import quota, runs
+from phift.local.names import WORKSPACE_ID
+from phift.local.programs import Programs
 from phift.local.server.service import PARTS
-=======
-from phift.local.server.app import PARTS
->>>>>>> accdb9e (Keep blobs in the workspace's own files only: no storage account in their place)
-from phift.local.services import computes, history
-from phift.local.services.operations import Operations
-from phift.local.site import Programs, Site
+from phift.local.site import Site, site_on
 from phift.local.state.clock import Clock
-from phift.local.state.documents import Documents, Folder
+from phift.local.state.documents import Documents
+from phift.local.state.folder import Folder
 from phift.local.state.identity import Identity
-from phift.local.wire.call import WORKSPACE_ID, Call, Reply, WireError
-from phift.local.work.training import Training
+from phift.local.wire.call import Call, Reply
+from phift.local.wire.errors import WireError
 
 FEW, MANY = 10, 1000
 ENDPOINT = {
@@ -53,16 +51,14 @@ def ask(site: Site, method: str, path: str, sent: object = None, **query: str) -
 def fill(folder: Path, jobs: int) -> Site:
     """Return a workspace with jobs that are completed, a few that wait, and one whose metrics are asked for."""
     documents = Documents(folder / "state.db")
-    site = Site(Folder(folder), documents, Identity("x"), "https://localhost:1", Programs(), Clock("fast"))
-    site.operations = Operations(documents, site.clock, site.faults)
-    site.training = Training(site)
-    computes.seed(site)
+    site = site_on(Ground(Folder(folder), documents, Identity("x"), "https://localhost:1", Programs(), Clock("fast")))
+    quota.seed(site)
     with documents.transaction():
         for number in range(jobs):
             ask(site, "PUT", f"{{ws}}/jobs/job-{number}", body())
-            for run in (*history.children(site, f"job-{number}"), documents.get(f"runs/job-{number}")):
+            for run in (*runs.children(site, f"job-{number}"), documents.get(f"runs/job-{number}")):
                 assert run is not None
-                history.set_status(site, run.name, "Completed")
+                runs.set_status(site, run.name, "Completed")
                 documents.add_metrics(run.name, [("loss", 1.0, step, step) for step in range(2)])
     for name in ("waiting-1", "waiting-2"):
         ask(site, "PUT", f"{{ws}}/jobs/{name}", body())
@@ -93,13 +89,13 @@ def _untag(site: Site) -> object:
 
 
 def _search(site: Site) -> object:
-    experiment = history.experiment_id("tests")
+    experiment = runs.experiment_id("tests")
     return ask(site, "POST", f"{_MLFLOW}/runs/search", {"experiment_ids": [experiment], "max_results": 5})
 
 
 def _search_children(site: Site) -> object:
     clause = "tags.mlflow.parentRunId = 'job-1'"
-    sent = {"experiment_ids": [history.experiment_id("tests")], "filter": clause}
+    sent = {"experiment_ids": [runs.experiment_id("tests")], "filter": clause}
     found = ask(site, "POST", f"{_MLFLOW}/runs/search", sent).body["runs"]
     assert len(found) == 5
     return found
@@ -140,7 +136,7 @@ REQUESTS: dict[str, Callable[[Site], object]] = {
     "MLflow: tag": lambda site: ask(site, "POST", f"{_MLFLOW}/runs/set-tag", {"run_id": "job-2", "key": "a"}),
     "MLflow: tag taken away": _untag,
     "get endpoint": lambda site: ask(site, "GET", "{ws}/onlineEndpoints/one"),
-    "usage": computes.usage,
+    "usage": quota.usage,
     "turn of the queue": _turn,
     "recovery": lambda site: site.training._recover(),
     "data asset": _data,
@@ -200,8 +196,8 @@ def test_every_page_of_jobs(sites: tuple[Site, Site]) -> None:
 
 def test_filters_of_the_list_of_jobs(sites: tuple[Site, Site]) -> None:
     site, _ = sites
-    history.change(site, "job-3", {"tags": {"mine": "yes"}})
-    history.change(site, "job-4", {"isArchived": True})
+    runs.change(site, "job-3", {"tags": {"mine": "yes"}})
+    runs.change(site, "job-4", {"isArchived": True})
 
     def names(**query: str) -> list[str]:
         return [job["name"] for job in ask(site, "GET", "{ws}/jobs", **query).body["value"]]
@@ -226,13 +222,13 @@ def _pages(site: Site, sent: dict[str, object], path: str, kind: str) -> list[li
 
 def test_every_page_of_runs(sites: tuple[Site, Site]) -> None:
     site, _ = sites
-    before = {run.name for run in site.documents.runs_of(history.experiment_id("tests"))}
-    sent = {"experiment_ids": [history.experiment_id("tests"), "another"], "max_results": 7}
+    before = {run.name for run in site.documents.runs_of(runs.experiment_id("tests"))}
+    sent = {"experiment_ids": [runs.experiment_id("tests"), "another"], "max_results": 7}
     pages = _pages(site, sent, "runs/search", "runs")
-    runs = [run["info"]["run_id"] for page in pages for run in page]
+    found = [run["info"]["run_id"] for page in pages for run in page]
     assert {len(page) for page in pages[:-1]} == {7}
-    assert len(set(runs)) == len(runs)
-    assert before <= set(runs)
+    assert len(set(found)) == len(found)
+    assert before <= set(found)
     ended = {"experiment_ids": sent["experiment_ids"], "filter": "attributes.status = 'FINISHED'", "max_results": 11}
     assert len([run for page in _pages(site, ended, "runs/search", "runs") for run in page]) == 6 * FEW
 
@@ -240,7 +236,7 @@ def test_every_page_of_runs(sites: tuple[Site, Site]) -> None:
 def test_every_page_of_experiments_and_points(sites: tuple[Site, Site]) -> None:
     site, _ = sites
     for number in range(5):
-        history.experiment(site, f"experiment-{number}")
+        runs.experiment(site, f"experiment-{number}")
     pages = _pages(site, {"max_results": 2}, "experiments/search", "experiments")
     names = [found["name"] for page in pages for found in page]
     assert names == ["tests", *(f"experiment-{number}" for number in range(5))]
@@ -261,7 +257,7 @@ def test_every_page_of_child_runs(sites: tuple[Site, Site]) -> None:
     first = ask(site, "GET", path, **{"$top": "3"}).body
     second = ask(site, "GET", path, **{"$top": "3", "$continuationtoken": first["continuationToken"]}).body
     names = [run["runId"] for run in (*first["value"], *second["value"])]
-    assert names == [run.name for run in history.children(site, "job-1")]
+    assert names == [run.name for run in runs.children(site, "job-1")]
     assert (second["continuationToken"], second["nextLink"]) == (None, None)
 
 

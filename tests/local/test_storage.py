@@ -86,7 +86,6 @@ def finished(stored: Local, tmp_path_factory: pytest.TempPathFactory) -> FineTun
     return run
 
 
-@pytest.mark.proof
 @pytest.mark.usefixtures("quiet_log")
 def test_the_whole_chain(stored: Local, finished: FineTuneRun) -> None:
     assert finished.submit().existed
@@ -139,7 +138,6 @@ def test_a_folder_comes_back_as_it_went(stored: Local, folder: Path, tmp_path: P
     assert _same(folder, tmp_path / "folder" / "model")
 
 
-@pytest.mark.proof
 def test_a_model_and_logs_are_downloaded(stored: Local, finished: FineTuneRun, tmp_path: Path) -> None:
     client, job = stored.client, finished.job.name
     model = finished.register()

@@ -1,22 +1,22 @@
 from __future__ import annotations
 
-from phift.local.services import computes, registry
+from phift.local.model import catalog, quota
 
 
 def test_every_size_has_a_quota() -> None:
-    assert {row["family"] for row in computes.sizes()} <= computes.quota()["limits"].keys()
-    assert set(computes.quota()["without_reserve"]) <= computes.quota()["limits"].keys()
+    assert {row["family"] for row in quota.sizes()} <= quota.quota()["limits"].keys()
+    assert set(quota.quota()["without_reserve"]) <= quota.quota()["limits"].keys()
 
 
 def test_retired_sizes_are_not_offered() -> None:
-    assert computes.size("STANDARD_NC24ads_a100_v4") is not None
-    assert computes.size("Standard_NC24rs_v3") is None
+    assert quota.size("STANDARD_NC24ads_a100_v4") is not None
+    assert quota.size("Standard_NC24rs_v3") is None
 
 
 def test_the_models_sizes_are_known_or_retired() -> None:
-    for model in registry.catalog()["models"]:
+    for model in catalog.models():
         allowed = (
             model["tags"].get("finetune_compute_allow_list")
             or (model["systemMetadata"]["supportedComputes"]["finetuneComputes"])
         )
-        assert all(computes.size(name) for name in allowed), model["name"]
+        assert all(quota.size(name) for name in allowed), model["name"]

@@ -5,21 +5,24 @@ from pathlib import Path
 
 import pytest
 
+from phift.local.ground import Ground
 from phift.local.model import references
-from phift.local.site import Programs, Site
+from phift.local.names import WORKSPACE_ID
+from phift.local.programs import Programs
 from phift.local.state.clock import Clock
-from phift.local.state.documents import Documents, Folder
+from phift.local.state.documents import Documents
+from phift.local.state.folder import Folder
 from phift.local.state.identity import Identity
-from phift.local.wire.call import WORKSPACE_ID, WireError
+from phift.local.wire.errors import WireError
 
 STORED = "azureml://datastores/workspaceblobstore/paths/LocalUpload/1/train.jsonl"
 MODEL = "azureml/child/mlflow_model_folder"
 
 
 @pytest.fixture
-def site(tmp_path: Path) -> Iterator[Site]:
+def ground(tmp_path: Path) -> Iterator[Ground]:
     documents = Documents(tmp_path / "state.db")
-    site = Site(Folder(tmp_path), documents, Identity("x"), "https://localhost:1", Programs(), Clock())
+    ground = Ground(Folder(tmp_path), documents, Identity("x"), "https://localhost:1", Programs(), Clock())
     container = tmp_path / "blobs/storage/azureml-blobstore"
     (container / "LocalUpload/1").mkdir(parents=True)
     (container / "LocalUpload/1/train.jsonl").touch()
@@ -29,7 +32,7 @@ def site(tmp_path: Path) -> Iterator[Site]:
     documents.put("runs/job1", {"outputs": outputs})
     documents.put("data/elements/versions/1", {"properties": {"dataUri": STORED}})
     documents.put("models/tuned/versions/2", {"properties": {"modelUri": "azureml://jobs/job1/outputs/trained_model"}})
-    yield site
+    yield ground
     documents.close()
 
 
@@ -50,13 +53,13 @@ def site(tmp_path: Path) -> Iterator[Site]:
         ("azureml:tuned:2", MODEL),
     ],
 )
-def test_what_a_reference_means(site: Site, reference: str, place: str) -> None:
-    assert references.resolve(site, reference) == site.folder.blobs / "storage/azureml-blobstore" / place
+def test_what_a_reference_means(ground: Ground, reference: str, place: str) -> None:
+    assert references.resolve(ground, reference) == ground.folder.blobs / "storage/azureml-blobstore" / place
 
 
-def test_models_of_the_registry(site: Site) -> None:
-    found = references.resolve(site, "azureml://registries/azureml/models/phi-4-MINI-instruct/versions/1")
-    assert found == site.folder.registry / "Phi-4-mini-instruct"
+def test_models_of_the_registry(ground: Ground) -> None:
+    found = references.resolve(ground, "azureml://registries/azureml/models/phi-4-MINI-instruct/versions/1")
+    assert found == ground.folder.registry / "Phi-4-mini-instruct"
 
 
 @pytest.mark.parametrize(
@@ -75,11 +78,11 @@ def test_models_of_the_registry(site: Site) -> None:
         ("file:///etc/passwd", "cannot read from"),
     ],
 )
-def test_what_is_not_there(site: Site, reference: str, message: str) -> None:
+def test_what_is_not_there(ground: Ground, reference: str, message: str) -> None:
     with pytest.raises(WireError, match=message):
-        references.resolve(site, reference)
+        references.resolve(ground, reference)
 
 
-def test_no_reference_leads_out(site: Site) -> None:
+def test_no_reference_leads_out(ground: Ground) -> None:
     with pytest.raises(WireError, match="does not represent a resource"):
-        references.resolve(site, "azureml://datastores/workspaceblobstore/paths/../../../../etc/passwd")
+        references.resolve(ground, "azureml://datastores/workspaceblobstore/paths/../../../../etc/passwd")

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from phift.local.state.documents import Documents, Folder, Json, Metric, UnknownPosition, UnsafePath, confined
+from phift.local.state.documents import Documents, Json, Metric, UnknownPosition
+from phift.local.state.folder import Folder, UnsafePath, confined
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import pytest
 
 from phift import errors
 from phift.local import Connection, LocalWorkspace
-from phift.local.site import Programs
+from phift.local.programs import Programs
 from phift.local.state.identity import Identity
 
 

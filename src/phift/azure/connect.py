@@ -108,8 +108,8 @@ def _connect_azure(
 
 def _connect_local(folder: Path | None, registry: str, component_registry: str) -> Clients:
     from phift.local import LocalCredential, LocalWorkspace
+    from phift.local.connection import without_proxy
     from phift.local.trust import tell_mlflow, trust
-    from phift.local.workspace import without_proxy
 
     if os.environ.get(_CLOUD) in _CLOUDS:
         what = "This process already talks to Azure, and the Azure ML SDK knows one cloud a process."

@@ -32,8 +32,8 @@ from phift.version import __version__
 
 if TYPE_CHECKING:
     from phift.config.run import RunConfig
+    from phift.local.programs import Engine
     from phift.local.state.clock import Speed
-    from phift.local.workspace import Engine
     from phift.run import FineTuneRun
 
 

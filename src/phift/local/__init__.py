@@ -60,7 +60,8 @@ What differs from Azure:
 
 from __future__ import annotations
 
+from phift.local.connection import Connection
 from phift.local.credential import LocalCredential
-from phift.local.workspace import Connection, LocalStatus, LocalWorkspace
+from phift.local.workspace import LocalStatus, LocalWorkspace
 
 __all__ = ["Connection", "LocalCredential", "LocalStatus", "LocalWorkspace"]

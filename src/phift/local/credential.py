@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from azure.core.credentials import AccessToken
 
-    from phift.local.workspace import Connection
+    from phift.local.connection import Connection
 
 _AGAIN = (429, 500, 502, 503, 504)
 

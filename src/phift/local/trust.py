@@ -17,6 +17,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from phift.local.names import cloud_documents
+
 # No private keys: a file of authorities may have them too, and they are no business of ours.
 _AUTHORITY = re.compile(rb"-----BEGIN ((?:TRUSTED |X509 )?CERTIFICATE|X509 CRL)-----.*?-----END \1-----", re.DOTALL)
 _writing = threading.Lock()
@@ -114,7 +116,5 @@ def _loaded() -> ModuleType | None:
 
 
 def _clouds(plugin: ModuleType, base_url: str) -> dict[str, Any]:
-    from phift.local.services.arm import cloud_documents
-
     clouds: dict[str, Any] = plugin._convert_arm_to_cli(cloud_documents(base_url))
     return clouds

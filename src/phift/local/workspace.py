@@ -12,23 +12,22 @@ import socket
 import sqlite3
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Literal
+from typing import IO, TYPE_CHECKING, Any
 
 from phift import errors
 from phift.events import isolated
-from phift.local.state.documents import Documents, Folder
-from phift.local.wire.call import GROUP, REGISTRY, SUBSCRIPTION, WORKSPACE, cloud_name
+from phift.local.connection import Connection
+from phift.local.programs import ENGINES, Engine, Programs
+from phift.local.state.documents import Documents
+from phift.local.state.folder import Folder
 from phift.local.work.instant import EMPTY
 
 if TYPE_CHECKING:
-    from phift.local.site import Programs
     from phift.local.state.clock import Speed
-
-Engine = Literal["train", "instant"]
 
 # What the extras "testing" and "local" bring; asked for by name, so that nothing of it is imported here.
 _NEEDED = ("cryptography", "starlette", "uvicorn")
@@ -36,91 +35,6 @@ _NEEDED_TO_TRAIN = ("torch", "transformers", "peft")
 _LOG_TAIL = 30
 _LONGEST_DELAY = 60  # clients give up after as long
 _START_LOCK = "start.lock"
-_MLFLOW_TOKEN_SECONDS = 24 * 3600
-
-
-@dataclass(frozen=True)
-class Connection:
-    """How to reach a running local workspace.
-
-    - **base_url**: its address, without a slash at the end.
-    - **ca_bundle**: the certificate authorities to trust: the machine's and the workspace's own.
-    - **folder**: its state folder.
-    """
-
-    base_url: str
-    ca_bundle: Path
-    folder: Path
-    subscription_id: str = SUBSCRIPTION
-    resource_group: str = GROUP
-    workspace_name: str = WORKSPACE
-    registry_name: str = REGISTRY
-
-    @property
-    def cloud_name(self) -> str:
-        """The name of this workspace's cloud, for ``MLClient(cloud=...)``."""
-        return cloud_name(self.base_url)
-
-    @property
-    def cloud_metadata(self) -> dict[str, str]:
-        """The addresses for ``MLClient(cloud=connection.cloud_name, cloud_metadata=connection.cloud_metadata)``."""
-        from phift.local.services.arm import cloud_metadata
-
-        return cloud_metadata(self.base_url)
-
-    def secret(self) -> str:
-        """Return the value of the identity header, read anew; it is never part of this object's repr."""
-        return Folder(self.folder).secret.read_text(encoding="ascii").strip()
-
-    def config(self) -> dict[str, str]:
-        """Return what a ``config.json`` of this workspace holds, for ``MLClient.from_config``."""
-        return {
-            "subscription_id": self.subscription_id,
-            "resource_group": self.resource_group,
-            "workspace_name": self.workspace_name,
-        }
-
-    def environment(self) -> dict[str, str]:
-        """Return the variables with which unmodified Azure ML programs talk to this workspace.
-
-        ``IDENTITY_HEADER`` and ``MLFLOW_TRACKING_TOKEN`` are secrets: whoever has one may do everything in the
-        workspace. The token is for MLflow alone, which cannot ask for a new one; it is good for 24 hours, and the other
-        clients renew theirs.
-        """
-        from phift.local.services.arm import ARM_RESOURCE, tracking_uri
-        from phift.local.state.identity import Identity
-
-        secret = self.secret()
-        token, _ = Identity(secret).token(ARM_RESOURCE, _MLFLOW_TOKEN_SECONDS)
-        names = without_proxy(os.environ)
-        return {
-            # It would win over the address below, if the shell had it from somewhere else.
-            "AZUREML_CURRENT_CLOUD": self.cloud_name,
-            "ARM_CLOUD_METADATA_URL": f"{self.base_url}/metadata/endpoints?api-version=2019-05-01",
-            "REGISTRY_DISCOVERY_ENDPOINT_URL": f"{self.base_url}/",
-            "REQUESTS_CA_BUNDLE": str(self.ca_bundle),
-            "IDENTITY_ENDPOINT": f"{self.base_url}/msi/token",
-            "IDENTITY_HEADER": secret,
-            # Else a service principal in the environment comes first, and Azure itself would be asked; read so by
-            # azure-identity 1.24.0 and newer (its source; 1.23.1 takes `dev` and `prod` only).
-            "AZURE_TOKEN_CREDENTIALS": "ManagedIdentityCredential",
-            "AZURE_SUBSCRIPTION_ID": self.subscription_id,
-            "AZURE_RESOURCE_GROUP": self.resource_group,
-            "AZUREML_WORKSPACE_NAME": self.workspace_name,
-            # With https, MLflow needs no plugin; where the plugin is meant, the workspace itself names its address.
-            "MLFLOW_TRACKING_URI": tracking_uri(self.base_url, "https"),
-            "MLFLOW_TRACKING_TOKEN": token,
-            # requests reads the name in small letters first.
-            "NO_PROXY": names,
-            "no_proxy": names,
-        }
-
-
-def without_proxy(environ: Mapping[str, str]) -> str:
-    """Return the hosts to reach without a proxy: those that are named already, and this machine."""
-    named = environ.get("no_proxy") or environ.get("NO_PROXY") or ""
-    hosts = [host.strip() for host in named.split(",") if host.strip()]
-    return ",".join(hosts if {"*", "localhost"} & set(hosts) else [*hosts, "localhost"])
 
 
 @dataclass(frozen=True)
@@ -278,9 +192,13 @@ class LocalWorkspace:
         self.folder.chmod(0o700)
 
     def _make_models(self, say: Callable[[str], None]) -> None:
-        from phift.local.services.registry import standins
+        from phift.local.model import catalog
 
-        missing = [name for name in standins() if not self._has_model(self._place.registry / name)]
+        missing = [
+            name
+            for name in (model["name"] for model in catalog.models())
+            if not self._has_model(self._place.registry / name)
+        ]
         if not missing:
             return
         once = " (once, some ten seconds)" if self._engine == "train" else ""
@@ -300,8 +218,6 @@ class LocalWorkspace:
         return folder.is_dir()
 
     def _commands(self) -> Programs:
-        from phift.local.site import ENGINES
-
         return self._programs or ENGINES[self._engine]
 
     def _start(self, timeout: float) -> None:

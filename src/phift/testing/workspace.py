@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self, get_args
 
 from phift.errors import LocalWorkspaceError, LocalWorkspaceNotRunning
 from phift.local import Connection, LocalCredential, LocalWorkspace
+from phift.local.programs import Engine
 from phift.local.state.clock import Speed
 from phift.local.state.faults import Fault, Scripted
 from phift.local.state.journal import Entry
 from phift.local.trust import told_to_mlflow, trust
-from phift.local.workspace import Engine
 from phift.testing.control import Control
 from phift.testing.environment import pointed_at
 

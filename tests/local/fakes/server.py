@@ -3,8 +3,8 @@
 import sys
 from pathlib import Path
 
+from phift.local.programs import Programs
 from phift.local.server.process import main
-from phift.local.site import Programs
 
 HERE = Path(__file__).parent
 

@@ -5,21 +5,22 @@ from __future__ import annotations
 from pathlib import Path
 from urllib.parse import quote
 
-from phift.local.services.arm import ACCOUNT
-from phift.local.site import Site
-from phift.local.state.documents import Folder, UnsafePath, confined
-from phift.local.wire.call import WireError
+from phift.local.ground import Ground
+from phift.local.names import ACCOUNT, ARTIFACTS, MODELS
+from phift.local.state.documents import Json
+from phift.local.state.folder import Folder, UnsafePath, confined
+from phift.local.wire.errors import WireError
 
-MODELS = "registry-models"
-"""The container that holds the registry's models; nobody is given the right to write there."""
+ROOT_LOG = "logs/azureml/executionlogs.txt"
+STEP_LOG = "user_logs/std_log.txt"
 
 VERSION = {"x-ms-version": "2021-08-06"}
 """The header that all answers of the storage account have."""
 
 
-def path_of(site: Site, container: str, name: str) -> Path:
+def path_of(ground: Ground, container: str, name: str) -> Path:
     """Return the file behind a blob, or the folder behind a prefix; it need not be there."""
-    base = site.folder.registry if container == MODELS else site.folder.blobs / "storage" / container
+    base = ground.folder.registry if container == MODELS else ground.folder.blobs / "storage" / container
     try:
         return confined(base, name.rstrip("/"))
     except UnsafePath as error:
@@ -27,10 +28,22 @@ def path_of(site: Site, container: str, name: str) -> Path:
         raise WireError(400, "InvalidUri", message, VERSION) from error
 
 
-def signed_url(site: Site, container: str, name: str) -> str:
+def signed_url(ground: Ground, container: str, name: str) -> str:
     """Return a URL that reads one blob, as it is then, without a token."""
-    signature = site.identity.sas(f"{ACCOUNT}/{container}/{name}", "r", blob=True)
-    return f"{site.base_url}/{ACCOUNT}/{container}/{quote(name)}?{signature}"
+    signature = ground.identity.sas(f"{ACCOUNT}/{container}/{name}", "r", blob=True)
+    return f"{ground.base_url}/{ACCOUNT}/{container}/{quote(name)}?{signature}"
+
+
+def log_name(run: Json) -> str:
+    """Return the blob name of a run's log, in the artifacts container."""
+    return f"ExperimentRun/dcid.{run['runId']}/{STEP_LOG if run.get('parentRunId') else ROOT_LOG}"
+
+
+def log_to_write(ground: Ground, run: Json) -> Path:
+    """Return the file of a run's log, in a folder that is there."""
+    path = path_of(ground, ARTIFACTS, log_name(run))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
 
 
 def clear_halves(folder: Folder) -> None:

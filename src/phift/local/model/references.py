@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from phift.local.model import files
-from phift.local.services import arm, registry
-from phift.local.site import Site
+from phift.local.ground import Ground
+from phift.local.model import catalog, files, runs
+from phift.local.names import DATASTORES, MODELS, REGISTRY, WORKSPACE_ID
 from phift.local.state.documents import Document
-from phift.local.wire.call import REGISTRY, WORKSPACE_ID, user_error
+from phift.local.wire.errors import user_error
 
 _DATASTORE = re.compile(
     r"azureml:/+(?:subscriptions/[^/]+/resourcegroups/[^/]+/(?:providers/[^/]+/)?workspaces/[^/]+/)?"
@@ -30,19 +30,19 @@ _JOB_OUTPUT = re.compile(
 )
 
 
-def resolve(site: Site, reference: str) -> Path:
+def resolve(ground: Ground, reference: str) -> Path:
     """Return the file or folder that a reference means; raises a user error where there is none."""
-    path = files.path_of(site, *_address(site, reference))
+    path = files.path_of(ground, *_address(ground, reference))
     if not path.exists():
         raise user_error(f"The asset {reference} does not exist: nothing is stored there.")
     return path
 
 
-def place(site: Site, uri: str) -> Path:
+def place(ground: Ground, uri: str) -> Path:
     """Return the file or folder to write for an output's address; it need not be there."""
     if not _DATASTORE.fullmatch(uri):
         raise user_error(f"The output path {uri} is not in a datastore.")
-    return files.path_of(site, *_address(site, uri))
+    return files.path_of(ground, *_address(ground, uri))
 
 
 def datastore_uri(store: str, path: str) -> str:
@@ -51,26 +51,14 @@ def datastore_uri(store: str, path: str) -> str:
     return f"azureml:/{workspace}/datastores/{store}/paths/{path}"
 
 
-def output_uri(site: Site, job: str, output: str) -> str:
-    """Return where a job's named output is stored; raises a user error where there is no such job or output."""
-    run = site.documents.get(f"runs/{job}")
-    if run is None:
-        raise user_error(f"The job {job} was not found.")
-    outputs = run.body.get("outputs") or {}
-    if output not in outputs:
-        names = ", ".join(outputs) or "none yet"
-        raise user_error(f"The job {job} has no output named {output}. Its outputs: {names}.")
-    return str(outputs[output]["uri"])
-
-
-def normalized(site: Site, uri: str) -> str:
+def normalized(ground: Ground, uri: str) -> str:
     """Return a model's or data asset's address as it is stored: the long form of a datastore address.
 
     The service shows that, also where it was sent the short one (recorded traffic of the SDK's own tests:
     azure-sdk-assets, test_data_upload_file, 2026-03).
     """
     if found := _JOB_OUTPUT.fullmatch(uri):
-        return output_uri(site, found["job"], found["output"])
+        return runs.output_uri(ground, found["job"], found["output"])
     found = _DATASTORE.fullmatch(uri)
     return datastore_uri(found["store"], found["path"]) if found else uri
 
@@ -81,23 +69,27 @@ def job_of(uri: str) -> str | None:
     return found["job"] if found else None
 
 
-def _address(site: Site, reference: str) -> tuple[str, str]:
+def _address(ground: Ground, reference: str) -> tuple[str, str]:
     """Return the container and the name of the blob or folder that a reference means."""
     if found := _DATASTORE.fullmatch(reference):
-        if found["store"] not in arm.DATASTORES:
+        if found["store"] not in DATASTORES:
             raise user_error(f"The datastore {found['store']} was not found.")
-        return arm.DATASTORES[found["store"]], found["path"]
+        return DATASTORES[found["store"]], found["path"]
     if found := _REGISTRY_MODEL.fullmatch(reference):
-        return _registry_model(found["registry"], found["name"], found["version"])
+        model = catalog.model(found["name"], found["version"])
+        if found["registry"].lower() != REGISTRY or model is None:
+            name, version = found["name"], found["version"]
+            raise user_error(f"The model {name} version {version} was not found in registry {found['registry']}.")
+        return MODELS, str(model["name"])
     if found := _JOB_OUTPUT.fullmatch(reference):
-        return _address(site, output_uri(site, found["job"], found["output"]))
+        return _address(ground, runs.output_uri(ground, found["job"], found["output"]))
     if found := _WORKSPACE_ASSET.fullmatch(reference):
-        document = site.documents.get(f"{found['kind']}/{found['name']}/versions/{found['version']}")
-        return _address(site, _stored_uri(document, reference))
+        document = ground.documents.get(f"{found['kind']}/{found['name']}/versions/{found['version']}")
+        return _address(ground, _stored_uri(document, reference))
     if found := _SHORT_ASSET.fullmatch(reference):
         keys = (f"{kind}/{found['name']}/versions/{found['version']}" for kind in ("data", "models"))
-        documents = (site.documents.get(key) for key in keys)
-        return _address(site, _stored_uri(next(filter(None, documents), None), reference))
+        documents = (ground.documents.get(key) for key in keys)
+        return _address(ground, _stored_uri(next(filter(None, documents), None), reference))
     raise user_error(f"The local workspace cannot read from {reference}: it has no such place.")
 
 
@@ -106,11 +98,3 @@ def _stored_uri(document: Document | None, reference: str) -> str:
         raise user_error(f"The asset {reference} was not found in this workspace.")
     properties = document.body["properties"]
     return str(properties.get("modelUri") or properties.get("dataUri") or "")
-
-
-def _registry_model(name_of_registry: str, name: str, version: str) -> tuple[str, str]:
-    known = {(model["name"].lower(), model["version"]): model["name"] for model in registry.catalog()["models"]}
-    found = known.get((name.lower(), version))
-    if name_of_registry.lower() != REGISTRY or found is None:
-        raise user_error(f"The model {name} version {version} was not found in registry {name_of_registry}.")
-    return files.MODELS, str(found)

@@ -12,6 +12,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from phift.local.state.folder import write_private
+
 LIFETIME = datetime.timedelta(days=365)
 RENEW_BEFORE = datetime.timedelta(days=7)
 
@@ -46,15 +48,6 @@ def write_bundle(folder: Path, existing: str | None) -> Path:
     authorities = [text for text in texts if b"BEGIN CERTIFICATE" in text]
     _replace(bundle, b"\n".join([*authorities, (folder / "ca.pem").read_bytes()]))
     return bundle
-
-
-def write_private(path: Path, content: bytes) -> None:
-    """Write a file that only its owner may read, in one step."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(content)
-    temporary.replace(path)
 
 
 def _replace(path: Path, content: bytes) -> None:

@@ -25,15 +25,17 @@ from typing import IO, get_args
 
 import uvicorn
 
-from phift.local.model import files
+from phift.local.ground import Ground
+from phift.local.model import files, quota
+from phift.local.programs import ENGINES, Programs
 from phift.local.server import certificates
 from phift.local.server.app import configure_logging, create_app
 from phift.local.server.connections import Connection
-from phift.local.services import computes
-from phift.local.site import ENGINES, Programs, Site
+from phift.local.site import Site, site_on
 from phift.local.state import identity
 from phift.local.state.clock import Clock, Speed
-from phift.local.state.documents import Documents, Folder
+from phift.local.state.documents import Documents
+from phift.local.state.folder import Folder, write_private
 from phift.version import __version__
 
 logger = logging.getLogger(__name__)
@@ -85,8 +87,9 @@ def _serve(place: Folder, programs: Programs, clock: Clock, delay: float) -> boo
     documents.put("server", {"port": port})
     secret = identity.read_secret(place.secret)
     owner = identity.Identity(secret, clock.now)
-    site = Site(place, documents, owner, f"https://localhost:{port}", programs, clock)
-    computes.seed(site)
+    ground = Ground(place, documents, owner, f"https://localhost:{port}", programs, clock)
+    quota.seed(ground)
+    site = site_on(ground)
     config = uvicorn.Config(
         create_app(site, delay),
         http=Connection,
@@ -171,7 +174,7 @@ def _tell_unserved(site: Site) -> None:
 def _announce(site: Site, port: int) -> None:
     """Say in server.json where the server is, now that it takes connections."""
     about = {"pid": os.getpid(), "port": port, "created_at": process_start(os.getpid()), "version": __version__}
-    certificates.write_private(site.folder.server_file, json.dumps(about).encode())
+    write_private(site.folder.server_file, json.dumps(about).encode())
     logger.info("serving %s at %s", site.folder.root, site.base_url)
 
 

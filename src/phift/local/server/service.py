@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import date
 
+from phift.local.names import GROUP, LOCATION, LOGIN, SUBSCRIPTION, TENANT, WORKSPACE
 from phift.local.services import (
     arm,
     assets,
@@ -26,26 +27,14 @@ from phift.local.services import (
     scoring,
     step_assets,
 )
-from phift.local.services.operations import Operations
+from phift.local.services.route import Route, place_of
 from phift.local.site import Site
 from phift.local.state.documents import found_no_room
 from phift.local.state.faults import Fault
-from phift.local.state.identity import TENANT, InvalidToken
-from phift.local.wire import errors as error_bodies
-from phift.local.wire.call import (
-    API_VERSIONS,
-    GROUP,
-    LOCATION,
-    SUBSCRIPTION,
-    WORKSPACE,
-    Call,
-    Reply,
-    Route,
-    WireError,
-    place_of,
-)
-from phift.local.work.scorers import Scorers
-from phift.local.work.training import Training
+from phift.local.state.identity import InvalidToken
+from phift.local.wire import error_bodies
+from phift.local.wire.call import API_VERSIONS, Call, Reply
+from phift.local.wire.errors import WireError, of_fault
 
 logger = logging.getLogger(__name__)
 
@@ -81,10 +70,6 @@ class Service:
 
     def __init__(self, site: Site) -> None:
         self.site = site
-        site.operations = Operations(site.documents, site.clock, site.faults)
-        site.scorers = Scorers(site)
-        site.training = Training(site)
-        site.operations.work = {**computes.work(site), **endpoints.work(site), **jobs.work(site)}
         self._table = [(route, route.pattern()) for part in PARTS for route in part.routes()]
 
     def start(self) -> None:
@@ -213,7 +198,7 @@ def _fail(fault: Fault, path: str) -> None:
     """Raise the error that has been ordered, if one has been."""
     if not fault.status:
         return
-    error = fault.error(storage=error_bodies.is_storage(path))
+    error = of_fault(fault, storage=error_bodies.is_storage(path))
     if fault.status == 401:
         error.headers = {**_challenge(error.message), **error.headers}
     raise error
@@ -284,7 +269,7 @@ def _challenge(why: str) -> dict[str, str]:
 
     The form: azure-sdk-for-go, the tests of its bearer token policy (sdk/azcore/arm/runtime, 2026-11).
     """
-    authority = f"{arm.LOGIN}/{TENANT}"
+    authority = f"{LOGIN}/{TENANT}"
     value = f'Bearer authorization_uri="{authority}", error="invalid_token", error_description="{why}"'
     return {"WWW-Authenticate": value}
 

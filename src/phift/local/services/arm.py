@@ -2,69 +2,26 @@
 
 from __future__ import annotations
 
-from phift.local.site import Site
-from phift.local.state.documents import Json
-from phift.local.state.identity import TENANT
-from phift.local.wire.call import (
-    AT_GROUP,
-    AT_SUBSCRIPTION,
-    AT_WORKSPACE,
+from phift.local.names import (
+    ACCOUNT,
+    DATASTORES,
     GROUP,
     LOCATION,
+    STORAGE_SUFFIX,
     SUBSCRIPTION,
+    TENANT,
     WORKSPACE,
     WORKSPACE_ID,
-    Call,
-    Reply,
-    Route,
-    WireError,
-    cloud_name,
-    not_found,
-    page,
-    system_data,
+    cloud_documents,
+    tracking_uri,
 )
+from phift.local.services.route import AT_GROUP, AT_SUBSCRIPTION, AT_WORKSPACE, Route
+from phift.local.site import Site
+from phift.local.state.documents import Json
+from phift.local.wire.call import Call, Reply
+from phift.local.wire.errors import WireError, not_found
+from phift.local.wire.pages import page, system_data
 from phift.version import __version__
-
-PORTAL = "https://portal.phift.local/"
-# Nobody is asked there: tokens come from the identity endpoint. MLflow's azureml plugin wants a host without a port.
-LOGIN = "https://login.phift.local"
-# What the SDK derives from the portal's host when it reads the metadata document itself.
-ML_RESOURCE = "https://ml.azure.local"
-# Whom bearer tokens are for, as a program for Azure asks.
-ARM_RESOURCE = "https://management.azure.com"
-STORAGE_SUFFIX = "phift.local"
-ACCOUNT = f"storage.blob.{STORAGE_SUFFIX}"
-DATASTORES = {"workspaceblobstore": "azureml-blobstore", "workspaceartifactstore": "azureml"}
-
-
-def cloud_metadata(base_url: str) -> dict[str, str]:
-    """Return the six addresses that ``MLClient(cloud=..., cloud_metadata=...)`` takes."""
-    return {
-        "azure_portal": PORTAL,
-        "resource_manager": f"{base_url}/",
-        "active_directory": LOGIN,
-        "aml_resource_id": ML_RESOURCE,
-        "storage_endpoint": STORAGE_SUFFIX,
-        "registry_discovery_endpoint": f"{base_url}/",
-    }
-
-
-def cloud_documents(base_url: str) -> list[Json]:
-    """Return what ``ARM_CLOUD_METADATA_URL`` answers: the clouds that there are, which is one."""
-    login = {"loginEndpoint": LOGIN, "audiences": [base_url], "tenant": TENANT}
-    cloud = {
-        "name": cloud_name(base_url),
-        "portal": PORTAL,
-        "resourceManager": f"{base_url}/",
-        "authentication": login,
-        "suffixes": {"storage": STORAGE_SUFFIX},
-    }
-    return [cloud]
-
-
-def tracking_uri(base_url: str, scheme: str = "azureml") -> str:
-    """Return the MLflow tracking URI; ``https`` is for MLflow without the azureml plugin."""
-    return f"{base_url.replace('https', scheme, 1)}/mlflow/v1.0{WORKSPACE_ID}"
 
 
 def manages(path: str) -> bool:

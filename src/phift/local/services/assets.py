@@ -8,21 +8,13 @@ from typing import Any
 import yaml
 
 from phift.local.model import references
+from phift.local.names import WORKSPACE_ID
+from phift.local.services.route import AT_WORKSPACE, Route
 from phift.local.site import Site
 from phift.local.state.documents import Document, Json
-from phift.local.wire.call import (
-    AT_WORKSPACE,
-    WORKSPACE_ID,
-    Call,
-    Reply,
-    Route,
-    listed,
-    not_found,
-    resource,
-    section,
-    system_data,
-    user_error,
-)
+from phift.local.wire.call import Call, Reply, section
+from phift.local.wire.errors import not_found, user_error
+from phift.local.wire.pages import listed, resource, system_data
 
 _URI = {"data": "dataUri", "models": "modelUri"}
 _TYPE = {"data": "dataType", "models": "modelType"}

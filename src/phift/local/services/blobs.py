@@ -18,11 +18,13 @@ from pathlib import Path
 from xml.etree import ElementTree
 from xml.sax.saxutils import escape
 
-from phift.local.model.files import MODELS, VERSION, path_of
-from phift.local.services.arm import ACCOUNT
+from phift.local.model.files import VERSION, path_of
+from phift.local.names import ACCOUNT, MODELS
+from phift.local.services.route import Handler, Route
 from phift.local.site import Site
 from phift.local.state.documents import Json
-from phift.local.wire.call import Call, Handler, Reply, Route, WireError, whole_number
+from phift.local.wire.call import Call, Reply, whole_number
+from phift.local.wire.errors import WireError
 
 _CHUNK = 1024 * 1024
 _BYTES = "application/octet-stream"

@@ -8,10 +8,12 @@ from __future__ import annotations
 import shutil
 import time
 
-from phift.local.services import computes
+from phift.local.model import quota
+from phift.local.services.route import Handler, Route
 from phift.local.site import Site
 from phift.local.state.documents import Json
-from phift.local.wire.call import Call, Handler, Reply, Route, WireError, whole_number
+from phift.local.wire.call import Call, Reply, whole_number
+from phift.local.wire.errors import WireError
 
 AT = "/phift"
 HEADER = "x-identity-header"
@@ -53,7 +55,7 @@ def _reset(site: Site, _call: Call) -> Reply:
     site.documents.clear(keep=["server"])
     for folder in ("blobs", "jobs", "endpoints", "staging"):
         shutil.rmtree(site.folder.root / folder, ignore_errors=True)
-    computes.seed(site)
+    quota.seed(site)
     site.journal.clear()
     return Reply(None, 204)
 
@@ -63,9 +65,9 @@ def _seed(site: Site, call: Call) -> Reply:
     sent: Json = call.json()
     try:
         for cluster in sent.get("computes", []):
-            computes.add(site, str(cluster["name"]), str(cluster["size"]), whole_number(cluster["nodes"], "nodes"))
+            quota.add(site, str(cluster["name"]), str(cluster["size"]), whole_number(cluster["nodes"], "nodes"))
         for family, vcpus in sent.get("quota", {}).items():
-            computes.set_limit(site, family, whole_number(vcpus, "quota"))
+            quota.set_limit(site, family, whole_number(vcpus, "quota"))
     except (AttributeError, KeyError, TypeError) as error:
         raise WireError(400, "InvalidSeed", f"This is nothing to seed: {error}") from error
     return Reply(None, 204)

@@ -3,32 +3,19 @@
 from __future__ import annotations
 
 import re
-import shutil
 import uuid
-from collections.abc import Callable
 from typing import Any
 
-from phift.local.model import references
-from phift.local.services import computes
+from phift.local.model import quota, references
+from phift.local.names import LOCATION, TENANT
 from phift.local.services.operations import accepted
+from phift.local.services.route import AT_WORKSPACE, Route
 from phift.local.site import Site
 from phift.local.state.documents import Document, Json
-from phift.local.state.identity import TENANT
-from phift.local.wire.call import (
-    AT_WORKSPACE,
-    LOCATION,
-    Call,
-    Reply,
-    Route,
-    WireError,
-    listed,
-    not_found,
-    resource,
-    section,
-    user_error,
-    whole_number,
-)
-from phift.local.work.scorers import ScorerFailed
+from phift.local.wire.call import Call, Reply, section, whole_number
+from phift.local.wire.errors import WireError, not_found, user_error
+from phift.local.wire.pages import listed, resource
+from phift.local.work.provisioning import set_state
 
 _NAME = re.compile(r"[A-Za-z](?:-?[A-Za-z0-9])*")
 _ENDPOINTS = f"{AT_WORKSPACE}/onlineEndpoints"
@@ -56,48 +43,6 @@ def routes() -> list[Route]:
     ]
 
 
-def work(site: Site) -> dict[str, Callable[[str], None]]:
-    """Return what the operations on endpoints and deployments do; the target is a document's key."""
-
-    def make_endpoint(key: str) -> None:
-        _set_state(site, key, "Succeeded")
-
-    def make_deployment(key: str) -> None:
-        _, endpoint, _, name = key.split("/")
-        try:
-            site.scorers.replace(endpoint, name)
-        except ScorerFailed as error:
-            site.scorers.log(endpoint, name, f"The deployment failed: {error}")
-            _set_state(site, key, "Failed")
-            message = f"User container has crashed or terminated: {error} The deployment's log says more."
-            raise WireError(400, "ResourceNotReady", message) from error
-        if site.documents.get(key) is None:  # deleted while the model was loaded
-            forget(endpoint, name)
-            return
-        _set_state(site, key, "Succeeded")
-
-    def forget(endpoint: str, name: str) -> None:
-        site.scorers.end(endpoint, name)
-        shutil.rmtree(site.folder.deployment(endpoint, name), ignore_errors=True)
-
-    def remove_deployment(key: str) -> None:
-        _, endpoint, _, name = key.split("/")
-        site.documents.delete(key)  # first: a creation that ends meanwhile looks here, and cleans up after itself
-        forget(endpoint, name)
-
-    def remove_endpoint(key: str) -> None:
-        for deployment in site.documents.children(f"{key}/deployments"):
-            remove_deployment(deployment.key)
-        site.documents.delete(key)
-
-    return {
-        "endpoint-create": make_endpoint,
-        "deployment-create": make_deployment,
-        "deployment-delete": remove_deployment,
-        "endpoint-delete": remove_endpoint,
-    }
-
-
 def find(site: Site, endpoint: str) -> Document:
     """Return an endpoint; raises the not-found error."""
     document = site.documents.get(f"onlineEndpoints/{endpoint}")
@@ -113,10 +58,6 @@ def keys(site: Site, endpoint: Document) -> dict[str, str]:
         "primaryKey": site.identity.key(endpoint.name, generations["Primary"]),
         "secondaryKey": site.identity.key(endpoint.name, generations["Secondary"]),
     }
-
-
-def _set_state(site: Site, key: str, state: str) -> None:
-    site.documents.update(key, lambda body: body["properties"].update(provisioningState=state))
 
 
 def _list(site: Site, call: Call) -> Reply:
@@ -204,7 +145,7 @@ def _delete(site: Site, call: Call) -> Reply:
 
 def _delete_later(site: Site, kind: str, key: str) -> str:
     with site.documents.transaction():
-        _set_state(site, key, "Deleting")
+        set_state(site, key, "Deleting")
         return site.operations.begin(kind, key)
 
 
@@ -298,7 +239,7 @@ def _check_size(site: Site, previous: Document | None, instance_type: str, insta
     same = (previous.body["properties"].get("instanceType"), previous.body["sku"]["capacity"]) if previous else None
     if same != (instance_type, instances):
         held = previous.key if previous else None
-        computes.check_quota(site, instance_type, instances, apart_from=held)
+        quota.check_quota(site, instance_type, instances, apart_from=held)
 
 
 def _delete_deployment(site: Site, call: Call) -> Reply:

@@ -1,35 +1,21 @@
-"""Run history: the states of jobs and their child runs, their logs and outputs."""
+"""Run history: the states of jobs and their child runs, their logs and outputs, as its service shows them."""
 
 from __future__ import annotations
 
 import re
-import uuid
 from typing import Any
 from urllib.parse import quote
 
-from phift.local.model import files, references
+from phift.local.model import files, runs
+from phift.local.names import ARTIFACTS, LOCATION, SUBSCRIPTION, TENANT
+from phift.local.services.route import AT_WORKSPACE, Route
 from phift.local.site import Site
 from phift.local.state.documents import Document, Json
-from phift.local.state.identity import OBJECT, TENANT
-from phift.local.wire.call import (
-    AT_WORKSPACE,
-    LOCATION,
-    PAGE,
-    SUBSCRIPTION,
-    Call,
-    Reply,
-    Route,
-    WireError,
-    section,
-    timestamp,
-    user_error,
-    whole_number,
-)
+from phift.local.state.identity import OBJECT
+from phift.local.wire.call import Call, Reply, section, timestamp, whole_number
+from phift.local.wire.errors import WireError, user_error
+from phift.local.wire.pages import PAGE
 
-ENDED = ("Completed", "Failed", "Canceled")
-ARTIFACTS = "azureml"  # the container behind the datastore workspaceartifactstore
-ROOT_LOG = "logs/azureml/executionlogs.txt"
-STEP_LOG = "user_logs/std_log.txt"
 # Run history's own names, which differ from the ones of the job API (see section 6 of the SDK's issue 48941).
 _OUTPUT_TYPES = {
     "pytorch_model_folder": "UriFolder",
@@ -86,70 +72,6 @@ def routes() -> list[Route]:
     return routes
 
 
-def experiment(site: Site, name: str) -> str:
-    """Return the id of the experiment called ``name``, making it where it is new."""
-    identity = experiment_id(name)
-    if site.documents.get(f"experiments/{identity}") is None:
-        site.documents.put(f"experiments/{identity}", {"name": name})
-    return identity
-
-
-def experiment_id(name: str) -> str:
-    """Return the id that the experiment called ``name`` has, or would have."""
-    return str(uuid.uuid5(uuid.UUID(SUBSCRIPTION), f"experiment/{name}"))
-
-
-def children(site: Site, root: str) -> list[Document]:
-    """Return the child runs of a job in their order."""
-    found = site.documents.get(f"runs/{root}")
-    names = found.body.get("children") or [] if found else []
-    return [run for run in (site.documents.get(f"runs/{name}") for name in names) if run is not None]
-
-
-def log_name(run: Json) -> str:
-    """Return the blob name of a run's log, in the artifacts container."""
-    return f"ExperimentRun/dcid.{run['runId']}/{STEP_LOG if run.get('parentRunId') else ROOT_LOG}"
-
-
-def set_status(site: Site, name: str, status: str, *, error: Json | None = None) -> None:
-    """Move a run to a state, with the times that go with it; a run that has ended stays as it is."""
-
-    def apply(body: Json) -> None:
-        if body["status"] in ENDED:
-            return
-        if body["status"] == "CancelRequested" and status not in ENDED:
-            return
-        body["status"] = status
-        if status in ("Preparing", "Running"):
-            body.setdefault("startTimeUtc", timestamp(site.clock.now()))
-        if status in ENDED:
-            body["endTimeUtc"] = timestamp(site.clock.now())
-        if error is not None:
-            body["error"] = error
-
-    site.documents.update(f"runs/{name}", apply)
-
-
-def set_outputs(site: Site, name: str, outputs: Json) -> None:
-    """Note a run's outputs: for each, the component's output it is and its address."""
-    site.documents.update(f"runs/{name}", lambda body: body.update(outputs=outputs))
-
-
-def change(site: Site, name: str, changed: Json) -> None:
-    """Change what a user may change on a run: tags and properties are merged, texts are replaced."""
-
-    def apply(body: Json) -> None:
-        for key in ("tags", "properties"):
-            body[key] = {**(body.get(key) or {}), **(changed.get(key) or {})}
-        for key in ("displayName", "description", "hidden"):
-            if changed.get(key) is not None:
-                body[key] = changed[key]
-        if changed.get("isArchived") is not None:
-            body["hidden"] = changed["isArchived"]
-
-    site.documents.update(f"runs/{name}", apply)
-
-
 def _found(site: Site, name: str) -> Document:
     document = site.documents.get(f"runs/{name}")
     if document is None:
@@ -169,9 +91,9 @@ def _patch(site: Site, call: Call) -> Reply:
     if conflicts:
         raise user_error(f"Properties of a run cannot be changed: {', '.join(sorted(conflicts))}.")
     merged = {key: section(sent, key) for key in ("tags", "properties")}
-    change(site, run.name, {**merged, **{key: sent.get(key) for key in ("displayName", "description")}})
+    runs.change(site, run.name, {**merged, **{key: sent.get(key) for key in ("displayName", "description")}})
     if sent.get("hidden") is not None:
-        change(site, run.name, {"hidden": sent["hidden"]})
+        runs.change(site, run.name, {"hidden": sent["hidden"]})
     return Reply(_show(_found(site, run.name)))
 
 
@@ -185,9 +107,9 @@ def _children(site: Site, call: Call) -> Reply:
     start = whole_number(query.get("$continuationtoken") or query.get("$continuationToken") or 0, "$continuationtoken")
     if size < 1 or start < 0:
         raise user_error("$top must be at least 1, and the continuation token one of ours.")
-    runs = children(site, _found(site, call["run"]).name)  # their number is that of the job's steps
-    shown: Json = {"value": [_show(run) for run in runs[start : start + size]], "continuationToken": None}
-    if start + size < len(runs):
+    found = runs.children(site, _found(site, call["run"]).name)  # their number is that of the job's steps
+    shown: Json = {"value": [_show(run) for run in found[start : start + size]], "continuationToken": None}
+    if start + size < len(found):
         shown["continuationToken"] = str(start + size)
         shown["nextLink"] = f"{site.base_url}{quote(call.path)}?$top={size}&$continuationtoken={start + size}"
     return Reply({"nextLink": None, **shown})
@@ -196,7 +118,7 @@ def _children(site: Site, call: Call) -> Reply:
 def _details(site: Site, call: Call) -> Reply:
     run = _found(site, call["run"])
     shown = _show(run)
-    name = log_name(run.body)
+    name = files.log_name(run.body)
     logs = {}
     if files.path_of(site, ARTIFACTS, name).is_file():
         short = name.partition(f"dcid.{run.name}/")[2]
@@ -254,7 +176,7 @@ def _resolve(site: Site, asset_ids: Any) -> dict[str, str]:
     for asset_id in asset_ids if isinstance(asset_ids, list) else []:
         found = _ASSET.search(str(asset_id).rpartition("/versions/")[0])
         if found:
-            uris[str(asset_id)] = references.output_uri(site, found["job"], found["output"])
+            uris[str(asset_id)] = runs.output_uri(site, found["job"], found["output"])
     return uris
 
 

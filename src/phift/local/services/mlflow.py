@@ -10,10 +10,13 @@ from datetime import datetime
 from itertools import islice
 from typing import Any
 
-from phift.local.services import history
+from phift.local.model import runs
+from phift.local.names import WORKSPACE_ID
+from phift.local.services.route import AT_WORKSPACE, Route
 from phift.local.site import Site
 from phift.local.state.documents import Document, Json, Metric, UnknownPosition
-from phift.local.wire.call import AT_WORKSPACE, WORKSPACE_ID, Call, Reply, Route, WireError, whole_number
+from phift.local.wire.call import Call, Reply, whole_number
+from phift.local.wire.errors import WireError
 
 _API = f"/mlflow/{{version}}{AT_WORKSPACE}/api/2.0/mlflow"
 _STATUS = {"Completed": "FINISHED", "Failed": "FAILED", "Canceled": "KILLED"}
@@ -66,7 +69,7 @@ def _missing(message: str) -> WireError:
 
 def _experiment_by_name(site: Site, call: Call) -> Reply:
     name = call.query.get("experiment_name", "")
-    document = site.documents.get(f"experiments/{history.experiment_id(name)}")
+    document = site.documents.get(f"experiments/{runs.experiment_id(name)}")
     if document is None:
         raise _missing(f"Could not find experiment with name '{name}'")
     return Reply({"experiment": _show_experiment(document)})
@@ -246,7 +249,7 @@ def _update(site: Site, call: Call) -> Reply:
     sent = call.json()
     run = _found(site, sent.get("run_id") or sent.get("run_uuid"))
     if sent.get("run_name"):
-        history.change(site, run.name, {"displayName": sent["run_name"]})
+        runs.change(site, run.name, {"displayName": sent["run_name"]})
     return Reply({"run_info": _show(site, _found(site, run.name))["info"]})
 
 

@@ -1,101 +1,16 @@
-"""Long-running operations: work in a thread, a status to poll, taken up again after a restart."""
+"""Long-running operations: the answers that start a poller, and what pollers ask."""
 
 from __future__ import annotations
 
-import logging
-import threading
-import uuid
-from collections.abc import Callable
-
+from phift.local.names import LOCATION, SUBSCRIPTION
+from phift.local.services.route import AT_SUBSCRIPTION, Route
 from phift.local.site import Site
-from phift.local.state.clock import Clock
-from phift.local.state.documents import Documents, Json
-from phift.local.state.faults import Faults
-from phift.local.wire.call import AT_SUBSCRIPTION, LOCATION, SUBSCRIPTION, Call, Reply, Route, WireError, timestamp
-
-logger = logging.getLogger(__name__)
+from phift.local.state.documents import Json
+from phift.local.wire.call import Call, Reply
+from phift.local.wire.errors import WireError
 
 _RETRY_MILLISECONDS = "50"
-_FAILED: Json = {"provisioningState": "Failed"}
 _LOCATION = f"{AT_SUBSCRIPTION}/locations/{{location}}"
-
-
-class Operations:
-    """The operations of one workspace.
-
-    ``work`` says what each kind of operation does to its target. Work must be safe to do twice: an operation that a
-    dead server left behind is done again from its start.
-    """
-
-    def __init__(self, documents: Documents, clock: Clock, faults: Faults) -> None:
-        self._documents = documents
-        self._clock = clock
-        self._faults = faults
-        self._released = threading.Event()  # ends the delays of ordered failures
-        self._threads: set[threading.Thread] = set()
-        self.work: dict[str, Callable[[str], None]] = {}
-
-    def begin(self, kind: str, target: str) -> str:
-        """Start an operation and return its id."""
-        name = str(uuid.uuid4())
-        body = {"kind": kind, "target": target, "status": "InProgress", "startTime": timestamp(self._clock.now())}
-        self._documents.put(f"operations/{name}", body)
-        self._start(name, body)
-        return name
-
-    def resume(self) -> None:
-        """Take up what a server before us left unfinished."""
-        for document in self._documents.in_status("operations", "InProgress"):
-            self._start(document.name, document.body)
-
-    def _start(self, name: str, body: Json) -> None:
-        thread = threading.Thread(target=self._run, args=(name, body["kind"], body["target"]), daemon=True)
-        self._threads = {each for each in self._threads if each.is_alive()} | {thread}
-        thread.start()
-
-    def at_work(self) -> bool:
-        """Tell whether one of them goes on without the clock being moved."""
-        return any(thread.is_alive() and not self._clock.holds(thread) for thread in tuple(self._threads))
-
-    def reset(self) -> None:
-        """Wake what sleeps, and wait for all that is at work."""
-        self._released.set()
-        for thread in tuple(self._threads):
-            while thread.is_alive():
-                self._clock.reset()  # again and again: what had only begun falls asleep after the first time
-                thread.join(0.02)
-        self._released.clear()
-
-    def _run(self, name: str, kind: str, target: str) -> None:
-        try:
-            self._clock.spend(kind)
-            self._strike(kind, target)
-            self.work[kind](target)
-        except WireError as error:
-            self._finish(name, {"status": "Failed", "error": {"code": error.code, "message": error.message}})
-        except Exception as error:
-            logger.exception("operation %s on %s failed", kind, target)
-            message = f"The operation failed inside the local workspace: {type(error).__name__}."
-            self._finish(name, {"status": "Failed", "error": {"code": "InternalServerError", "message": message}})
-        else:
-            self._finish(name, {"status": "Succeeded"})
-
-    def _strike(self, kind: str, target: str) -> None:
-        """Fail an operation where that has been ordered: it ends Failed, and so does what it was to provision."""
-        fault = self._faults.strike(f"operation {kind}")
-        if fault is None:
-            return
-        self._released.wait(fault.delay)
-        # Computes hold their state one level above where endpoints and deployments do.
-        self._documents.update(
-            target, lambda body: (body if "provisioningState" in body else body["properties"]).update(_FAILED)
-        )
-        raise fault.error()
-
-    def _finish(self, name: str, outcome: Json) -> None:
-        self._documents.update(
-            f"operations/{name}", lambda body: body.update(outcome, endTime=timestamp(self._clock.now()))
-        )
 
 
 def accepted(site: Site, operation: str, body: Json | None = None, *, status: int = 202, family: str = "mfe") -> Reply:

@@ -2,61 +2,17 @@
 
 from __future__ import annotations
 
-import json
-from functools import cache
-from importlib.resources import files
-from typing import Any
-
-import phift.facts
-from phift.local.model import files as stored
-from phift.local.services.arm import ACCOUNT
+from phift.local.model import catalog
+from phift.local.names import ACCOUNT, GROUP, LOCATION, MODELS, REGISTRY, SUBSCRIPTION, TENANT
+from phift.local.services.route import AT_GROUP, Route
 from phift.local.site import Site
 from phift.local.state.documents import Json
-from phift.local.state.identity import TENANT
-from phift.local.wire.call import (
-    AT_GROUP,
-    GROUP,
-    LOCATION,
-    REGISTRY,
-    SUBSCRIPTION,
-    Call,
-    Reply,
-    Route,
-    WireError,
-    page,
-    whole_number,
-)
+from phift.local.wire.call import Call, Reply, whole_number
+from phift.local.wire.errors import WireError
+from phift.local.wire.pages import page
 
 _AT_REGISTRY = f"/mferp/managementfrontend{AT_GROUP}/registries/{{registry}}"
 _DISCOVERY = "/registrymanagement/v1.0/registries/{registry}/discovery"
-STEPS = (
-    "ft_nlp_common_validation",
-    "chat_completion_model_import",
-    "chat_completion_datapreprocess",
-    "chat_completion_finetune",
-    "ft_nlp_model_converter",
-)
-
-
-@cache
-def catalog() -> Any:
-    """Return the models' metadata, as data."""
-    return json.loads((files("phift.local.model") / "catalog.json").read_text(encoding="utf-8"))
-
-
-def standins() -> list[str]:
-    """Return the names of the models that a workspace needs stand-ins for."""
-    return [model["name"] for model in catalog()["models"]]
-
-
-def component() -> Any:
-    """Return the component's inputs and outputs, from phift's dated facts."""
-    return phift.facts.load("chat_completion_pipeline")
-
-
-def asset_id(kind: str, name: str, version: str) -> str:
-    """Return the id of an asset of the registry."""
-    return f"azureml://registries/{REGISTRY}/{kind}/{name}/versions/{version}"
 
 
 def routes() -> list[Route]:
@@ -102,7 +58,7 @@ def _all(site: Site, kind: str) -> list[Json]:
         return [_show_component()]
     if kind == "data":  # the routes are there so that the answer is "not found"
         return []
-    return [_show_model(site, model) for model in catalog()["models"]]
+    return [_show_model(site, model) for model in catalog.models()]
 
 
 def _of_name(site: Site, call: Call) -> list[Json]:
@@ -154,12 +110,11 @@ def _version(site: Site, call: Call) -> Reply:
 def _data_reference(site: Site, call: Call) -> Reply:
     """Give an address that reads and lists the container of the registry's models for a while."""
     _check(call)
-    name, version = call["name"].lower(), call["version"]
-    if not any((model["name"].lower(), model["version"]) == (name, version) for model in catalog()["models"]):
-        what = f"models/{call['name']}/versions/{version}"
+    if catalog.model(call["name"], call["version"]) is None:
+        what = f"models/{call['name']}/versions/{call['version']}"
         raise WireError(404, "UserError", f"Not found: {what} in registry {REGISTRY}.")
-    address = f"{site.base_url}/{stored.MODELS}"
-    signed = f"{address}?{site.identity.sas(f'{ACCOUNT}/{stored.MODELS}', 'rl')}"
+    address = f"{site.base_url}/{MODELS}"
+    signed = f"{address}?{site.identity.sas(f'{ACCOUNT}/{MODELS}', 'rl')}"
     reference = {
         "blobUri": address,
         "storageAccountArmId": None,
@@ -176,7 +131,7 @@ def _missing(call: Call) -> WireError:
 def _show(kind: str, name: str, version: str, created: str, properties: Json) -> Json:
     made = {"createdAt": f"{created}T00:00:00.000000+00:00", "createdBy": "Microsoft", "createdByType": "User"}
     return {
-        "id": asset_id(kind, name, version),
+        "id": catalog.asset_id(kind, name, version),
         "name": version,
         "type": f"Microsoft.MachineLearningServices/registries/{kind}/versions",
         "properties": {"isAnonymous": False, "isArchived": False, "provisioningState": "Succeeded", **properties},
@@ -188,7 +143,7 @@ def _show_model(site: Site, model: Json) -> Json:
     name, version = model["name"], model["version"]
     properties = {
         "modelType": "mlflow_model",
-        "modelUri": f"{site.base_url}/{stored.MODELS}/{name}",
+        "modelUri": f"{site.base_url}/{MODELS}/{name}",
         "description": model["description"],
         # Structured tags travel as Python literals in text; that is what users have to parse.
         "tags": {key: value if isinstance(value, str) else repr(value) for key, value in model["tags"].items()},
@@ -202,7 +157,7 @@ def _show_model(site: Site, model: Json) -> Json:
 
 
 def _show_component() -> Json:
-    facts = component()
+    facts = catalog.component()
     name, version = facts["name"], facts["version"]
     description = "Pipeline component to fine-tune chat models. Here its steps are run by phift's local engine."
     spec = {

@@ -13,10 +13,12 @@ from contextlib import contextmanager
 from typing import Any
 
 from phift.local.services import endpoints
+from phift.local.services.route import Route
 from phift.local.site import Site
 from phift.local.state.documents import Document, Json
 from phift.local.state.identity import InvalidToken
-from phift.local.wire.call import Call, Reply, Route, WireError
+from phift.local.wire.call import Call, Reply
+from phift.local.wire.errors import WireError
 from phift.local.work.scorers import ScorerFailed, ScorerTimeout
 
 logger = logging.getLogger(__name__)

@@ -1,28 +1,19 @@
 """What a step of one's own is made of: code, environment and component; kept as they are sent, and never executed.
 
-What an uploaded component's command may be, and what runs in its place, is in `phift.local.work.preparing`.
+What an uploaded component's command may be, and what runs in its place, is in `phift.local.services.plans`.
 """
 
 from __future__ import annotations
 
 import uuid
 
-from phift.local.services.arm import ACCOUNT
+from phift.local.names import ACCOUNT, WORKSPACE_ID
+from phift.local.services.route import AT_WORKSPACE, Route
 from phift.local.site import Site
 from phift.local.state.documents import Document, Json
-from phift.local.wire.call import (
-    AT_WORKSPACE,
-    WORKSPACE_ID,
-    Call,
-    Reply,
-    Route,
-    listed,
-    not_found,
-    page,
-    section,
-    system_data,
-    user_error,
-)
+from phift.local.wire.call import Call, Reply, section
+from phift.local.wire.errors import not_found, user_error
+from phift.local.wire.pages import listed, page, system_data
 
 _KINDS = ("codes", "environments", "components")
 # What may change on a version that is there; the rest is what it is.
@@ -40,15 +31,6 @@ def routes() -> list[Route]:
             Route("PUT", f"{versions}/{{version}}", _put),
         ]
     return [*routes, Route("POST", f"{AT_WORKSPACE}/codes/{{name}}/versions/{{version}}/startPendingUpload", _upload)]
-
-
-def component(site: Site, identity: str) -> Json | None:
-    """Return the spec of a component of the workspace, or None where it is not one."""
-    prefix = f"{WORKSPACE_ID}/components/".lower()
-    if not identity.lower().startswith(prefix):
-        return None
-    found = site.documents.get(f"components/{identity[len(prefix) :]}")
-    return section(found.body["properties"], "componentSpec") if found else None
 
 
 def _key(call: Call) -> str:

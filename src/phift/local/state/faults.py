@@ -11,7 +11,6 @@ from fnmatch import fnmatchcase
 from typing import Literal, get_args
 
 from phift.local.state.documents import Json
-from phift.local.wire.call import WireError
 
 Cut = Literal["", "before", "after", "half"]
 
@@ -36,24 +35,6 @@ STEPS = (
 _LONGEST_DELAY = 3600.0  # seconds
 _HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _HEADER_VALUE = re.compile(r"[\x20-\x7e\t]*")
-
-# What Azure Resource Manager calls them.
-_CODES = {
-    400: "BadRequest",
-    401: "ExpiredAuthenticationToken",
-    403: "AuthorizationFailed",
-    404: "ResourceNotFound",
-    409: "Conflict",
-    412: "PreconditionFailed",
-    429: "TooManyRequests",
-    500: "InternalServerError",
-    502: "BadGateway",
-    503: "ServiceUnavailable",
-    504: "GatewayTimeout",
-}
-_STORAGE_CODES = {**_CODES, 401: "InvalidAuthenticationInfo", 403: "AuthenticationFailed"}
-_STORAGE_CODES |= {404: "BlobNotFound", 412: "ConditionNotMet", 500: "InternalError", 503: "ServerBusy"}
-_EXPIRED = "The access token expiry UTC time is earlier than current UTC time."
 
 
 @dataclass(frozen=True)
@@ -114,15 +95,6 @@ class Fault:
             problem = f"A fault has no field {', '.join(unknown)}" if unknown else "A fault needs `on`"
             raise TypeError(f"{problem}; the fields are {', '.join(known)}.")
         return cls(**sent)
-
-    def error(self, *, storage: bool = False) -> WireError:
-        """Return the answer for a request, an operation or a step that fails.
-
-        - **storage**: in the words of Azure Storage (its "Common REST API error codes") and not Resource Manager's.
-        """
-        code = self.code or (_STORAGE_CODES if storage else _CODES).get(self.status, "InternalServerError")
-        message = self.message or (_EXPIRED if code == "ExpiredAuthenticationToken" else "This failure was ordered.")
-        return WireError(self.status, code, message, self.headers)
 
     def matches(self, *places: str) -> bool:
         """Tell whether it is meant for a place that has these names."""

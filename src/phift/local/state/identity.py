@@ -14,10 +14,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from urllib.parse import urlencode
 
-from phift.local.server.certificates import write_private
+from phift.local.names import TENANT
 from phift.local.state.documents import Json
+from phift.local.state.folder import write_private
 
-TENANT = "00000000-0000-0000-0000-000000000000"
 OBJECT = "00000000-0000-0000-0000-000000000001"
 TOKEN_SECONDS = 3600
 SAS_SECONDS = 24 * 3600

@@ -1,118 +1,63 @@
-"""An error as each of Azure's services writes it: Resource Manager, run history, MLflow, storage, endpoints.
-
-- Resource Manager itself has a code and a message; Azure ML behind it adds who it was, when, and the code inside
-  (error output of Azure's own clients in public threads of 2022-04-11, 2022-11-23 and 2023-03-16).
-- The services beside Resource Manager (run history, data, model registry) have one form of their own (the SDK's
-  generated ``RunHistoryErrorResponse``, azure-ai-ml 1.35.2; recommenders issue 1876, 2023-02-01).
-- MLflow's client reads ``error_code`` and ``message`` (``RestException``, mlflow 3.15).
-- Storage writes XML, and the code in a header as well, as an answer to HEAD has no body (Microsoft Learn, "Status and
-  error codes", read 2026-11).
-- Endpoints answer in plain text.
-"""
+"""An answer that is an error."""
 
 from __future__ import annotations
 
-import time
-import uuid
-from xml.sax.saxutils import escape
+from collections.abc import Mapping
 
-from phift.local.state.documents import Json
-from phift.local.wire.call import LOCATION, Reply, WireError, timestamp
+from phift.local.names import WORKSPACE
+from phift.local.state.faults import Fault
 
-_STORAGE = ("/storage.blob.", "/registry-models")  # the registry keeps its models in a container of its own
-_SERVICES = {"/history/": "run-history", "/data/": "dataset", "/modelregistry/": "modelregistry"}
-_SERVICES |= {"/registrymanagement/": "registry", "/mlflow/": "run-history"}
-# What Resource Manager says before it asks Azure ML; it tells so in a header.
-_GATEWAY = (
-    "AuthenticationFailed",
-    "ExpiredAuthenticationToken",
-    "InvalidApiVersionParameter",
-    "InvalidAuthenticationToken",
-    "InvalidAuthenticationTokenAudience",
-    "MissingApiVersionParameter",
-    "ResourceGroupNotFound",
-    "SubscriptionNotFound",
-)
-_MLFLOW_CODES = {
-    400: "INVALID_PARAMETER_VALUE",
-    401: "UNAUTHENTICATED",
-    403: "PERMISSION_DENIED",
-    404: "RESOURCE_DOES_NOT_EXIST",
-    409: "RESOURCE_CONFLICT",
-    429: "REQUEST_LIMIT_EXCEEDED",
-    501: "NOT_IMPLEMENTED",
-    503: "TEMPORARILY_UNAVAILABLE",
+# What Azure Resource Manager calls them.
+_CODES = {
+    400: "BadRequest",
+    401: "ExpiredAuthenticationToken",
+    403: "AuthorizationFailed",
+    404: "ResourceNotFound",
+    409: "Conflict",
+    412: "PreconditionFailed",
+    429: "TooManyRequests",
+    500: "InternalServerError",
+    502: "BadGateway",
+    503: "ServiceUnavailable",
+    504: "GatewayTimeout",
 }
-_MISSING = "NotFoundError"
+_STORAGE_CODES = {**_CODES, 401: "InvalidAuthenticationInfo", 403: "AuthenticationFailed"}
+_STORAGE_CODES |= {404: "BlobNotFound", 412: "ConditionNotMet", 500: "InternalError", 503: "ServerBusy"}
+_EXPIRED = "The access token expiry UTC time is earlier than current UTC time."
 
 
-def is_storage(path: str) -> bool:
-    """Whether Azure Storage answers at this path."""
-    return path.startswith(_STORAGE)
+class WireError(Exception):
+    """An answer that is an error: HTTP status, Azure's code, a message for the user.
+
+    - **inner**: the code inside, where Azure gives one.
+    """
+
+    def __init__(
+        self, status: int, code: str, message: str, headers: Mapping[str, str] | None = None, *, inner: str = ""
+    ) -> None:
+        super().__init__(message)
+        self.inner = inner
+        self.status = status
+        self.code = code
+        self.message = message
+        self.headers = dict(headers or {})
 
 
-def reply(error: WireError, path: str) -> Reply:
-    """Return the answer for an error of the service that has this path."""
-    if path.startswith("/inference/"):
-        return Reply(error.message.encode(), error.status, error.headers, "text/plain; charset=utf-8")
-    if is_storage(path):
-        headers = {"x-ms-error-code": error.code, **error.headers}
-        content = None if error.status == 304 else _xml(error).encode()
-        return Reply(content, error.status, headers, "application/xml")
-    headers = {"x-ms-response-type": "error", **error.headers}
-    for prefix, component in _SERVICES.items():
-        if path.startswith(prefix):
-            return Reply(_of_service(error, component, path), error.status, headers)
-    if error.code in _GATEWAY:
-        headers = {"x-ms-failure-cause": "gateway", **headers}
-    return Reply(_of_resource_manager(error), error.status, headers)
+def not_found(kind: str, name: str) -> WireError:
+    """Return the error for a resource that is not there."""
+    return WireError(404, "ResourceNotFound", f"The {kind} '{name}' was not found in workspace '{WORKSPACE}'.")
 
 
-def _of_resource_manager(error: WireError) -> Json:
-    if error.code in _GATEWAY:
-        return {"error": {"code": error.code, "message": error.message}}
-    info = {
-        "ComponentName": "managementfrontend",
-        "Correlation": _correlation(),
-        "Environment": LOCATION,
-        "Location": LOCATION,
-        "Time": timestamp(time.time()),
-    }
-    inner = _inner(error)
-    if inner:
-        info["InnerError"] = {"code": inner, "innerError": None}
-    more = [{"type": kind, "info": {"value": value}} for kind, value in info.items()]
-    return {"error": {"code": error.code, "message": error.message, "details": [], "additionalInfo": more}}
+def user_error(message: str) -> WireError:
+    """Return the error for a request that cannot be granted as it is."""
+    return WireError(400, "UserError", message)
 
 
-def _of_service(error: WireError, component: str, path: str) -> Json:
-    inner = _inner(error)
-    nothing = ("severity", "messageFormat", "messageParameters", "referenceCode", "detailsUri", "target", "debugInfo")
-    shown: Json = {"code": error.code, "message": error.message, **dict.fromkeys(nothing), "details": []}
-    shown |= {"innerError": {"code": inner, "innerError": None} if inner else None, "additionalInfo": None}
-    body: Json = {
-        "error": shown,
-        "correlation": _correlation(),
-        "environment": LOCATION,
-        "location": LOCATION,
-        "time": timestamp(time.time()),
-        "componentName": component,
-    }
-    if path.startswith("/mlflow/"):
-        code = error.code if error.code.isupper() else _MLFLOW_CODES.get(error.status, "INTERNAL_ERROR")
-        body |= {"error_code": code, "message": error.message}
-    return body
+def of_fault(fault: Fault, *, storage: bool = False) -> WireError:
+    """Return the answer for a request, an operation or a step that fails because that has been ordered.
 
-
-def _inner(error: WireError) -> str:
-    return error.inner or (_MISSING if error.status == 404 else "")
-
-
-def _correlation() -> dict[str, str]:
-    return {"operation": uuid.uuid4().hex, "request": uuid.uuid4().hex[:16]}
-
-
-def _xml(error: WireError) -> str:
-    message = f"{error.message}\nTime:{timestamp(time.time()).replace('+00:00', 'Z')}"
-    body = f"<Error><Code>{error.code}</Code><Message>{escape(message)}</Message></Error>"
-    return f'<?xml version="1.0" encoding="utf-8"?>{body}'
+    - **storage**: in the words of Azure Storage (its "Common REST API error codes") and not Resource Manager's.
+    """
+    code = fault.code or (_STORAGE_CODES if storage else _CODES).get(fault.status, "InternalServerError")
+    message = fault.message or (_EXPIRED if code == "ExpiredAuthenticationToken" else "This failure was ordered.")
+    return WireError(fault.status, code, message, fault.headers)

@@ -1,7 +1,4 @@
-"""The step that prepares data: recognised by its exact command, and run with the phift that is installed here.
-
-What is uploaded as a step's code is never executed. A command that is not, letter for letter, the one that
-`phift.data.on_cluster` gives for the step's inputs is refused.
+"""The step that prepares data, run with the phift that is installed here; `services.plans` tells which step that is.
 
 The step's process, ``python -m phift.local.work.preparing STEP_JSON``, speaks as the training engine's does: events on
 stdout, everything else in the step's log, and the end of stdin ends it.
@@ -18,15 +15,11 @@ import threading
 import traceback
 from pathlib import Path
 
-from phift.data import on_cluster as preparation
+from phift.data import on_cluster
 from phift.data.split import SPLITS
+from phift.local.ground import Ground
 from phift.local.model import files, references
-from phift.local.services import history, step_assets
-from phift.local.site import Site
 from phift.local.state.documents import Document, Json
-from phift.local.wire.call import WireError, section, sent_text, user_error
-
-STEP = preparation.STEP
 
 _ABANDONED = 75
 _FAILED = (
@@ -35,39 +28,13 @@ _FAILED = (
 )
 
 
-def plan(site: Site, node: Json) -> Json:
-    """Return what a node of a pipeline asks for, or raise the error that says what is not served.
-
-    - **node**: as it was sent; bindings to the pipeline's inputs are not followed here.
-    """
-    spec = step_assets.component(site, str(node.get("componentId", "")).removeprefix("azureml:"))
-    known = section(spec or {}, "inputs")
-    data = [name for name in known if name != "settings"]
-    ours = "settings" in known and spec and spec.get("command") == preparation.command_line(data)
-    if not ours:
-        message = (
-            "The local workspace runs phift's own step that prepares data and the registry's component; "
-            f"it does not execute uploaded code, such as the step {node.get('name')}"
-        )
-        raise WireError(501, "NotImplemented", message)
-    inputs = {name: spec_.get("default") for name, spec_ in known.items() if isinstance(spec_, dict)}
-    inputs |= {name: value for name, sent in section(node, "inputs").items() if (value := sent_text(sent)) is not None}
-    missing = [name for name, value in inputs.items() if value is None]
-    if missing:
-        raise user_error(f"The step {node.get('name')} has no value for its input {missing[0]}.")
-    outputs = {name: sent_text(sent) for name, sent in section(node, "outputs").items()}
-    kept = {name: value for name, value in outputs.items() if value and not value.startswith("${{")}
-    compute = str(node.get("computeId")).rpartition("/")[2]  # an id, or a bare name
-    return {"node": str(node.get("name")), "compute": compute, "inputs": inputs, "outputs": kept}
-
-
 def output_uris(asked: Json, child: str) -> dict[str, str]:
     """Return the address of each of the step's outputs; ``${{name}}`` in one is the step's own run.
 
     Microsoft Learn, "Expressions in Azure Machine Learning SDK and CLI v2", 2026-11-22.
     """
     uris = {}
-    for name in (*SPLITS, preparation.REPORT):
+    for name in (*SPLITS, on_cluster.REPORT):
         uri = asked["outputs"].get(name) or references.datastore_uri("workspaceblobstore", f"azureml/{child}/{name}")
         for expression, value in (("name", child), ("output_name", name), ("default_datastore", "workspaceblobstore")):
             uri = uri.replace(f"${{{{{expression}}}}}", value)
@@ -75,23 +42,22 @@ def output_uris(asked: Json, child: str) -> dict[str, str]:
     return uris
 
 
-def write_step(site: Site, child: Document, asked: Json, folder: Path) -> Path:
+def write_step(ground: Ground, child: Document, asked: Json, folder: Path) -> Path:
     """Write the description of the step's process and return its file."""
-    places = {name: references.place(site, uri) for name, uri in output_uris(asked, child.name).items()}
+    places = {name: references.place(ground, uri) for name, uri in output_uris(asked, child.name).items()}
     arguments = ["--settings", asked["inputs"]["settings"]]
     for name, value in asked["inputs"].items():
         if name != "settings":
-            arguments += ["--data", name, str(references.resolve(site, value))]
+            arguments += ["--data", name, str(references.resolve(ground, value))]
     for name, place in places.items():
         arguments += [f"--{name}", str(place)]
-    log = files.path_of(site, history.ARTIFACTS, history.log_name(child.body))
-    log.parent.mkdir(parents=True, exist_ok=True)
+    log = files.log_to_write(ground, child.body)
     folder.mkdir(parents=True, exist_ok=True)
     work = folder / "preparing"
     shutil.rmtree(work, ignore_errors=True)  # of an attempt that was interrupted
     work.mkdir(mode=0o700)
     file = folder / "preparation.json"
-    description = {"name": STEP, "arguments": arguments, "log": str(log), "work": str(work)}
+    description = {"name": on_cluster.STEP, "arguments": arguments, "log": str(log), "work": str(work)}
     file.write_text(json.dumps(description), encoding="utf-8")
     return file
 
@@ -117,7 +83,7 @@ def main(file: str) -> int:
 def _failure(arguments: list[str]) -> str:
     """Run the step, and return why it failed, in a line; an empty text where it did not."""
     try:
-        preparation.main(arguments)
+        on_cluster.main(arguments)
     except SystemExit as ended:
         sys.stderr.write(f"{ended.code}\n")
         return str(ended.code).partition("\n")[0]

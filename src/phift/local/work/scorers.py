@@ -13,10 +13,11 @@ from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import Any
 
+from phift.local.ground import Ground
 from phift.local.model import references
-from phift.local.site import Site
 from phift.local.state.documents import Json
-from phift.local.wire.call import WireError, timestamp
+from phift.local.wire.call import timestamp
+from phift.local.wire.errors import WireError
 
 logger = logging.getLogger(__name__)
 
@@ -125,8 +126,8 @@ class Scorer:
 class Scorers:
     """The scoring processes of all deployments; one that is not there is started when it is asked."""
 
-    def __init__(self, site: Site) -> None:
-        self._site = site
+    def __init__(self, ground: Ground) -> None:
+        self._ground = ground
         self._lock = threading.Lock()
         self._running: dict[str, Scorer] = {}
         self._starting: dict[str, threading.Lock] = {}
@@ -171,22 +172,22 @@ class Scorers:
 
     def log(self, endpoint: str, name: str, text: str) -> None:
         """Write a line of our own into the deployment's log."""
-        folder = self._site.folder.deployment(endpoint, name)
+        folder = self._ground.folder.deployment(endpoint, name)
         folder.mkdir(parents=True, exist_ok=True)
         with (folder / "log.txt").open("a", encoding="utf-8") as file:
-            file.write(f"{timestamp(self._site.clock.now())} | {text}\n")
+            file.write(f"{timestamp(self._ground.clock.now())} | {text}\n")
 
     def _start(self, endpoint: str, name: str) -> Scorer:
-        document = self._site.documents.get(f"onlineEndpoints/{endpoint}/deployments/{name}")
+        document = self._ground.documents.get(f"onlineEndpoints/{endpoint}/deployments/{name}")
         if document is None:
             raise ScorerFailed("The deployment does not exist.")
         try:
-            model = references.resolve(self._site, document.body["properties"]["model"])
+            model = references.resolve(self._ground, document.body["properties"]["model"])
         except WireError as error:
             raise ScorerFailed(error.message) from error
         self.log(endpoint, name, f"Starting the scoring process for {document.body['properties']['model']}")
-        with (self._site.folder.deployment(endpoint, name) / "log.txt").open("ab") as log:
-            scorer = Scorer([*self._site.programs.scorer, str(model)], log)
+        with (self._ground.folder.deployment(endpoint, name) / "log.txt").open("ab") as log:
+            scorer = Scorer([*self._ground.programs.scorer, str(model)], log)
         scorer.wait_ready(START_SECONDS)
         self.log(endpoint, name, "The scoring process is ready")
         return scorer

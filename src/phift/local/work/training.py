@@ -11,18 +11,18 @@ import threading
 import time
 from pathlib import Path
 
-from phift.local.model import files, references
-from phift.local.services import arm, computes, history, registry
-from phift.local.services.jobs import prepared_output, step_compute, steps
-from phift.local.site import Site
+from phift.data.on_cluster import STEP
+from phift.local.connection import without_proxy
+from phift.local.ground import Ground
+from phift.local.model import catalog, files, quota, references, runs
+from phift.local.names import ARM_RESOURCE, ARTIFACTS, DATASTORES, LOCATION, tracking_uri
 from phift.local.state.documents import Document, Json
-from phift.local.wire.call import LOCATION, WireError, timestamp
+from phift.local.wire.call import timestamp
+from phift.local.wire.errors import WireError, of_fault
 from phift.local.work import preparing
-from phift.local.workspace import without_proxy
 
 logger = logging.getLogger(__name__)
 
-_WAITING = ("NotStarted", "Queued")
 # The engine ends by itself when its input closes; this is for one that does not.
 _PATIENCE = 2.0
 _TOKEN_SECONDS = 14 * 24 * 3600
@@ -35,7 +35,7 @@ class _PreEmpted(Exception):
 class Training:
     """The queue of jobs and the engine process of the one that runs."""
 
-    def __init__(self, site: Site) -> None:
+    def __init__(self, site: Ground) -> None:
         self._site = site
         self._lock = threading.Lock()
         self._wake = threading.Event()
@@ -52,7 +52,7 @@ class Training:
 
     def _recover(self) -> None:
         """Give every job that nobody works on an end or a place in the queue."""
-        for status in computes.RUNNING:
+        for status in runs.RUNNING:
             for run in list(self._site.documents.in_status("runs", status)):
                 if status == "CancelRequested":
                     self._end(run.name, "Canceled")
@@ -63,7 +63,7 @@ class Training:
         """Take a new job into the queue."""
         with self._lock:
             if self._job is not None:
-                history.set_status(self._site, name, "Queued")
+                runs.set_status(self._site, name, "Queued")
         self._wake.set()
 
     def stop(self) -> None:
@@ -77,9 +77,9 @@ class Training:
 
     def reset(self) -> None:
         """Stop the engine and forget the queue; returns when nobody works on a job any more."""
-        for status in (*computes.RUNNING, *_WAITING):
+        for status in (*runs.RUNNING, *runs.WAITING):
             for run in list(self._site.documents.in_status("runs", status)):
-                history.set_status(self._site, run.name, "CancelRequested")
+                runs.set_status(self._site, run.name, "CancelRequested")
         self._site.clock.wake()
         self._stop_engine()
         with self._ended:
@@ -124,12 +124,12 @@ class Training:
             return
         for run in list(self._site.documents.in_status("runs", "NotStarted")):
             if run.name != job.name:
-                history.set_status(self._site, run.name, "Queued")
+                runs.set_status(self._site, run.name, "Queued")
         self._take(job)
 
     def _next(self) -> Document | None:
         """Return the oldest of the jobs that wait."""
-        oldest = (next(self._site.documents.in_status("runs", status, chunk=1), None) for status in _WAITING)
+        oldest = (next(self._site.documents.in_status("runs", status, chunk=1), None) for status in runs.WAITING)
         waiting = [run for run in oldest if run is not None]
         return self._site.documents.get(f"jobs/{min(waiting, key=lambda run: run.place).name}") if waiting else None
 
@@ -157,13 +157,13 @@ class Training:
 
     def _run(self, job: Document) -> None:
         site, name = self._site, job.name
-        history.set_status(site, name, "Preparing")
+        runs.set_status(site, name, "Preparing")
         site.clock.spend("job-start", lambda: self._stopping.is_set() or self._status(name) != "Preparing")
         if self._status(name) != "Preparing":
             # Somebody canceled it between the look at the queue and now.
             self._end(name, "Canceled")
             return
-        self._log(name, f"The pipeline run {name} started with {len(steps(job.body['plan']))} steps.")
+        self._log(name, f"The pipeline run {name} started with {len(runs.steps(job.body['plan']))} steps.")
         plan = job.body["plan"]
         _check_computes(site, plan)
         code, log = self._prepare(name, plan)
@@ -185,14 +185,14 @@ class Training:
     def _prepare(self, name: str, plan: Json) -> tuple[int, Path]:
         """Run the step that prepares the data, if the job has one that is not completed yet."""
         site, folder = self._site, self._site.folder.job(name)
-        child, asked = history.children(site, name)[0], plan.get("preparation")
+        child, asked = runs.children(site, name)[0], plan.get("preparation")
         log, code = folder / "engine.log", 0
         if asked and child.body["status"] != "Completed":
             file = preparing.write_step(site, child, asked, folder)
             code = self._follow(name, file, site.programs.preparation)
         if asked and code == 0:
             uris = preparing.output_uris(asked, child.name)
-            history.set_outputs(site, child.name, {key: {"from": key, "uri": uri} for key, uri in uris.items()})
+            runs.set_outputs(site, child.name, {key: {"from": key, "uri": uri} for key, uri in uris.items()})
         return code, log
 
     def _write_job(self, name: str, plan: Json) -> Path:
@@ -200,17 +200,17 @@ class Training:
         folder = site.folder.job(name)
         (folder / "work").mkdir(parents=True, exist_ok=True)
         own = []
-        for child in history.children(site, name):
-            if child.body["displayName"] == preparing.STEP:
+        for child in runs.children(site, name):
+            if child.body["displayName"] == STEP:
                 continue
-            log = files.path_of(site, history.ARTIFACTS, history.log_name(child.body))
+            log = files.path_of(site, ARTIFACTS, files.log_name(child.body))
             log.parent.mkdir(parents=True, exist_ok=True)
             kept = {"name": child.body["displayName"], "run_id": child.name, "status": child.body["status"]}
             own.append({**kept, "log": str(log)})
         outputs = {key: str(path) for key, (_, path) in _outputs(site, name).items()}
         for path in outputs.values():
             Path(path).mkdir(parents=True, exist_ok=True)
-        tracking = {"uri": arm.tracking_uri(site.base_url, "https"), "root_run_id": name}
+        tracking = {"uri": tracking_uri(site.base_url, "https"), "root_run_id": name}
         description = {"job": name, "inputs": _located(site, name, plan), "outputs": outputs, "steps": own}
         description |= {"work": str(folder / "work"), "tracking": tracking}
         file = folder / "job.json"
@@ -220,7 +220,7 @@ class Training:
     def _follow(self, name: str, file: Path, program: tuple[str, ...]) -> int:
         """Run a program to its end and turn its events into states of the child runs."""
         site = self._site
-        token, _ = site.identity.token(arm.ARM_RESOURCE, _TOKEN_SECONDS)
+        token, _ = site.identity.token(ARM_RESOURCE, _TOKEN_SECONDS)
         environment = {**os.environ, "MLFLOW_TRACKING_TOKEN": token, "REQUESTS_CA_BUNDLE": str(site.folder.bundle)}
         environment["NO_PROXY"] = environment["no_proxy"] = without_proxy(os.environ)
         command = [*program, str(file)]
@@ -261,13 +261,13 @@ class Training:
         except (ValueError, KeyError, TypeError):
             logger.warning("the engine wrote a line that is no event")
             return
-        child = next((run for run in history.children(self._site, name) if run.body["displayName"] == step), None)
+        child = next((run for run in runs.children(self._site, name) if run.body["displayName"] == step), None)
         if child is None:
             logger.warning("the engine reported a step that the job does not have")
             return
         if status == "Running":
-            history.set_status(self._site, name, "Running")
-        history.set_status(self._site, child.name, status, error=event.get("error"))
+            runs.set_status(self._site, name, "Running")
+        runs.set_status(self._site, child.name, status, error=event.get("error"))
         self._log(name, f"The step {step} is {status}.")
         if status == "Running":
             self._strike(name, child)
@@ -283,9 +283,9 @@ class Training:
             pass
         if not fault.status:
             raise _PreEmpted
-        error = fault.error()
+        error = of_fault(fault)
         failed = {"code": error.code, "message": error.message}
-        history.set_status(self._site, child.name, "Failed", error=failed)
+        runs.set_status(self._site, child.name, "Failed", error=failed)
         raise WireError(400, **_child_error(self._site, name))
 
     def _requeue(self, name: str) -> None:
@@ -297,7 +297,7 @@ class Training:
 
     def _finish(self, name: str, plan: Json) -> None:
         site = self._site
-        history.set_status(site, name, "Finalizing")
+        runs.set_status(site, name, "Finalizing")
         made = _outputs(site, name)
         for output, (child, path) in made.items():
             if not any(path.iterdir()):
@@ -305,32 +305,32 @@ class Training:
                 self._end(name, "Failed", {"code": "SystemError", "message": message})
                 return
             uri = _output_uri(child, output)
-            history.set_outputs(site, child, {output: {"from": output, "uri": uri}})
+            runs.set_outputs(site, child, {output: {"from": output, "uri": uri}})
         bound = {
             root: {"from": output, "uri": _output_uri(made[output][0], output)}
             for root, output in plan["outputs"].items()
         }
         if plan.get("preparation"):
-            prepared = history.children(site, name)[0].body["outputs"]
+            prepared = runs.children(site, name)[0].body["outputs"]
             bound |= {root: prepared[output] for root, output in plan["preparation"]["bound"].items()}
-        history.set_outputs(site, name, bound)
+        runs.set_outputs(site, name, bound)
         self._end(name, "Completed")
 
     def _end(self, name: str, status: str, error: Json | None = None) -> None:
         """End a job: what still ran failed with it, what never ran is canceled."""
         with self._site.documents.transaction():  # a killed server leaves no job half ended
-            for child in history.children(self._site, name):
+            for child in runs.children(self._site, name):
                 if status == "Failed" and child.body["status"] == "Running":
-                    history.set_status(self._site, child.name, "Failed", error=error)
+                    runs.set_status(self._site, child.name, "Failed", error=error)
                 else:
-                    history.set_status(self._site, child.name, "Canceled")
-            history.set_status(self._site, name, status, error=error)
+                    runs.set_status(self._site, child.name, "Canceled")
+            runs.set_status(self._site, name, status, error=error)
         self._log(name, f"The pipeline run {name} is {status}." + (f" {error['message']}" if error else ""))
 
     def _put_back(self, name: str, why: str) -> None:
         """Put an interrupted job back into the queue; steps that were completed stay so."""
         with self._site.documents.transaction():
-            for child in history.children(self._site, name):
+            for child in runs.children(self._site, name):
                 if child.body["status"] != "Completed":  # one that failed, too: the job it would have failed goes on
                     self._site.documents.update(f"runs/{child.name}", _begin_anew)
             self._site.documents.update(f"runs/{name}", lambda body: body.update(status="Queued"))
@@ -355,8 +355,8 @@ class Training:
             return
 
     def _log(self, name: str, text: str) -> None:
-        blob = history.log_name({"runId": name})
-        path = files.path_of(self._site, history.ARTIFACTS, blob)
+        blob = files.log_name({"runId": name})
+        path = files.path_of(self._site, ARTIFACTS, blob)
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a", encoding="utf-8") as file:
             file.write(f"[{timestamp(self._site.clock.now())}] {text}\n")
@@ -369,12 +369,12 @@ def _begin_anew(body: Json) -> None:
         body.pop(key, None)
 
 
-def _check_computes(site: Site, plan: Json) -> None:
+def _check_computes(site: Ground, plan: Json) -> None:
     """Fail a job whose steps name a compute or a VM size that is not there, or that cannot do the work."""
-    for step in steps(plan):
-        compute, vm_size = step_compute(plan, step)
+    for step in runs.steps(plan):
+        compute, vm_size = runs.step_compute(plan, step)
         if compute.lower() == "serverless":
-            if computes.size(vm_size) is None:
+            if quota.size(vm_size) is None:
                 message = f"The VM size {vm_size} of step {step} is not supported in {LOCATION}."
                 raise WireError(400, "UserError", message)
         elif site.documents.get(f"computes/{compute}") is None:
@@ -384,7 +384,7 @@ def _check_computes(site: Site, plan: Json) -> None:
 
 def _check_gpus(plan: Json) -> None:
     """Fail as the component's validation does: it wants a GPU, and no more processes than the node has GPUs."""
-    row = computes.size(plan["vm_size"])
+    row = quota.size(plan["vm_size"])
     wanted = plan["inputs"]["number_of_gpu_to_use_finetuning"]
     if row is None or not wanted.isdigit():
         return  # the engine's own validation names what is no number
@@ -395,25 +395,25 @@ def _check_gpus(plan: Json) -> None:
         raise WireError(400, "UserError", message)
 
 
-def _located(site: Site, name: str, plan: Json) -> dict[str, str]:
+def _located(site: Ground, name: str, plan: Json) -> dict[str, str]:
     """Return the engine's inputs: assets and what was prepared become absolute paths, the rest stays text."""
-    prepared = history.children(site, name)[0].body.get("outputs") or {}
+    prepared = runs.children(site, name)[0].body.get("outputs") or {}
     inputs = {
-        key: prepared[output]["uri"] if (output := prepared_output(value)) else value
+        key: prepared[bound[1]]["uri"] if (bound := runs.step_output(value)) else value
         for key, value in plan["inputs"].items()
     }
-    kinds = {name: spec["type"] for name, spec in registry.component()["inputs"].items()}
+    kinds = {name: spec["type"] for name, spec in catalog.component()["inputs"].items()}
     plain = ("string", "integer", "number", "boolean")
     return {
         name: value if kinds[name] in plain else str(references.resolve(site, value)) for name, value in inputs.items()
     }
 
 
-def _outputs(site: Site, name: str) -> dict[str, tuple[str, Path]]:
+def _outputs(site: Ground, name: str) -> dict[str, tuple[str, Path]]:
     """Return for each output of the component the child run that makes it and its folder."""
     makers = {"pytorch_model_folder": "chat_completion_finetune", "mlflow_model_folder": "ft_nlp_model_converter"}
-    children = {run.body["displayName"]: run.name for run in history.children(site, name)}
-    container = arm.DATASTORES["workspaceblobstore"]
+    children = {run.body["displayName"]: run.name for run in runs.children(site, name)}
+    container = DATASTORES["workspaceblobstore"]
     return {
         output: (children[step], files.path_of(site, container, f"azureml/{children[step]}/{output}"))
         for output, step in makers.items()
@@ -424,9 +424,9 @@ def _output_uri(child: str, output: str) -> str:
     return references.datastore_uri("workspaceblobstore", f"azureml/{child}/{output}")
 
 
-def _child_error(site: Site, name: str) -> Json:
+def _child_error(site: Ground, name: str) -> Json:
     """Return the error of the step that failed, as the pipeline shows it."""
-    for child in history.children(site, name):
+    for child in runs.children(site, name):
         if child.body["status"] == "Failed":
             error = child.body.get("error") or {"code": "SystemError", "message": "No reason was given."}
             message = f"Pipeline has failed child jobs. The step {child.body['displayName']} failed: {error['message']}"

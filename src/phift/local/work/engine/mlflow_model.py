@@ -12,7 +12,7 @@ from pathlib import Path
 import yaml
 
 from phift.errors import ModelError
-from phift.local.state.documents import UnsafePath, confined
+from phift.local.state.folder import UnsafePath, confined
 from phift.local.work.engine import finetune_config
 
 # Stated, so that MLflow does not load the model in a second process to find out what it imports.

@@ -1,0 +1,94 @@
+"""How to reach a running local workspace."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from phift.local import names
+from phift.local.state.folder import Folder
+
+_MLFLOW_TOKEN_SECONDS = 24 * 3600
+
+
+@dataclass(frozen=True)
+class Connection:
+    """How to reach a running local workspace.
+
+    - **base_url**: its address, without a slash at the end.
+    - **ca_bundle**: the certificate authorities to trust: the machine's and the workspace's own.
+    - **folder**: its state folder.
+    """
+
+    base_url: str
+    ca_bundle: Path
+    folder: Path
+    subscription_id: str = names.SUBSCRIPTION
+    resource_group: str = names.GROUP
+    workspace_name: str = names.WORKSPACE
+    registry_name: str = names.REGISTRY
+
+    @property
+    def cloud_name(self) -> str:
+        """The name of this workspace's cloud, for ``MLClient(cloud=...)``."""
+        return names.cloud_name(self.base_url)
+
+    @property
+    def cloud_metadata(self) -> dict[str, str]:
+        """The addresses for ``MLClient(cloud=connection.cloud_name, cloud_metadata=connection.cloud_metadata)``."""
+        return names.cloud_metadata(self.base_url)
+
+    def secret(self) -> str:
+        """Return the value of the identity header, read anew; it is never part of this object's repr."""
+        return Folder(self.folder).secret.read_text(encoding="ascii").strip()
+
+    def config(self) -> dict[str, str]:
+        """Return what a ``config.json`` of this workspace holds, for ``MLClient.from_config``."""
+        return {
+            "subscription_id": self.subscription_id,
+            "resource_group": self.resource_group,
+            "workspace_name": self.workspace_name,
+        }
+
+    def environment(self) -> dict[str, str]:
+        """Return the variables with which unmodified Azure ML programs talk to this workspace.
+
+        ``IDENTITY_HEADER`` and ``MLFLOW_TRACKING_TOKEN`` are secrets: whoever has one may do everything in the
+        workspace. The token is for MLflow alone, which cannot ask for a new one; it is good for 24 hours, and the other
+        clients renew theirs.
+        """
+        from phift.local.state.identity import Identity
+
+        secret = self.secret()
+        token, _ = Identity(secret).token(names.ARM_RESOURCE, _MLFLOW_TOKEN_SECONDS)
+        hosts = without_proxy(os.environ)
+        return {
+            # It would win over the address below, if the shell had it from somewhere else.
+            "AZUREML_CURRENT_CLOUD": self.cloud_name,
+            "ARM_CLOUD_METADATA_URL": f"{self.base_url}/metadata/endpoints?api-version=2019-05-01",
+            "REGISTRY_DISCOVERY_ENDPOINT_URL": f"{self.base_url}/",
+            "REQUESTS_CA_BUNDLE": str(self.ca_bundle),
+            "IDENTITY_ENDPOINT": f"{self.base_url}/msi/token",
+            "IDENTITY_HEADER": secret,
+            # Else a service principal in the environment comes first, and Azure itself would be asked; read so by
+            # azure-identity 1.24.0 and newer (its source; 1.23.1 takes `dev` and `prod` only).
+            "AZURE_TOKEN_CREDENTIALS": "ManagedIdentityCredential",
+            "AZURE_SUBSCRIPTION_ID": self.subscription_id,
+            "AZURE_RESOURCE_GROUP": self.resource_group,
+            "AZUREML_WORKSPACE_NAME": self.workspace_name,
+            # With https, MLflow needs no plugin; where the plugin is meant, the workspace itself names its address.
+            "MLFLOW_TRACKING_URI": names.tracking_uri(self.base_url, "https"),
+            "MLFLOW_TRACKING_TOKEN": token,
+            # requests reads the name in small letters first.
+            "NO_PROXY": hosts,
+            "no_proxy": hosts,
+        }
+
+
+def without_proxy(environ: Mapping[str, str]) -> str:
+    """Return the hosts to reach without a proxy: those that are named already, and this machine."""
+    named = environ.get("no_proxy") or environ.get("NO_PROXY") or ""
+    hosts = [host.strip() for host in named.split(",") if host.strip()]
+    return ",".join(hosts if {"*", "localhost"} & set(hosts) else [*hosts, "localhost"])

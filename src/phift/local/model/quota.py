@@ -1,0 +1,115 @@
+"""VM sizes, clusters and quota: what there is, what is in use, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import math
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+import phift.facts
+from phift.local.ground import Ground
+from phift.local.model.runs import RUNNING
+from phift.local.names import LOCATION, SUBSCRIPTION
+from phift.local.state.documents import Json
+from phift.local.wire.call import timestamp
+from phift.local.wire.errors import WireError, user_error
+
+
+@cache
+def quota() -> Any:
+    """Return the quota of this workspace's subscription, as data."""
+    return json.loads((files(__package__) / "quota.json").read_text(encoding="utf-8"))
+
+
+@cache
+def sizes() -> list[Json]:
+    """Return the VM sizes that are not retired, from phift's dated facts, as the wire shows them."""
+    names = {"name": "name", "family": "family", "vcpus": "vCPUs", "memory_gb": "memoryGB", "gpus": "gpus"}
+    rows = [row for row in phift.facts.load("vm_sizes")["sizes"] if row["retired_on"] is None]
+    return [{shown: row[known] for known, shown in names.items()} for row in rows]
+
+
+def size(name: str) -> Json | None:
+    """Return the VM size called ``name``, in any case."""
+    return next((row for row in sizes() if row["name"].lower() == name.lower()), None)
+
+
+def check_size(vm_size: str) -> None:
+    """Refuse a VM size that there is none of."""
+    if size(vm_size) is None:
+        raise user_error(f"The specified vmSize {vm_size} is not supported in the region {LOCATION}.")
+
+
+def seed(ground: Ground) -> None:
+    """Make the cluster that every new workspace has."""
+    if ground.documents.get("computes/gpu-cluster") is None and ground.documents.get("seeded") is None:
+        add(ground, "gpu-cluster", "Standard_NC24ads_A100_v4", 1)
+        # A cluster that the user deletes must not come back at the next start.
+        ground.documents.put("seeded", {"at": timestamp(ground.clock.now())})
+
+
+def add(ground: Ground, name: str, vm_size: str, nodes: int) -> None:
+    """Make a cluster at once, of a VM size that there is."""
+    check_size(vm_size)
+    cluster = {
+        "vmSize": vm_size.upper(),
+        "vmPriority": "Dedicated",
+        "scaleSettings": {"minNodeCount": 0, "maxNodeCount": nodes, "nodeIdleTimeBeforeScaleDown": "PT2M"},
+    }
+    ground.documents.put(f"computes/{name}", {"provisioningState": "Succeeded", "properties": cluster})
+
+
+def limits(ground: Ground) -> dict[str, int]:
+    """Return how many vCPUs may be used, by family."""
+    changed = ground.documents.get("quota")
+    return {**quota()["limits"], **(changed.body if changed else {})}
+
+
+def set_limit(ground: Ground, family: str, vcpus: int) -> None:
+    """Change how many vCPUs of a family may be used.
+
+    - **family**: its name, or a VM size in it.
+    """
+    row = size(family)
+    known = {name.lower(): name for name in quota()["limits"]}
+    name = row["family"] if row else known.get(family.lower())
+    if name is None:
+        raise user_error(f"There is no VM size or family {family}; the families are {', '.join(known.values())}.")
+    changed = ground.documents.get("quota")
+    ground.documents.put("quota", {**(changed.body if changed else {}), name: vcpus})
+
+
+def usage(ground: Ground, apart_from: str | None = None) -> dict[str, int]:
+    """Return the vCPUs in use, by family: deployments, apart from one that is to change, and jobs that run."""
+    used = dict.fromkeys(quota()["limits"], 0)
+    for key, instance_type, instances in ground.documents.instances():
+        row = size(instance_type)
+        if row and key != apart_from:
+            used[row["family"]] += row["vCPUs"] * instances
+    for run in (run for status in RUNNING for run in ground.documents.in_status("runs", status)):
+        job = ground.documents.get(f"jobs/{run.name}")
+        row = size(job.body["plan"].get("vm_size") or "") if job else None
+        if row:
+            used[row["family"]] += row["vCPUs"]
+    return used
+
+
+def check_quota(ground: Ground, vm_size: str, instances: int, *, apart_from: str | None = None) -> None:
+    """Refuse a deployment for which the subscription has no cores left, in Azure's words.
+
+    Azure sets 20 % more instances aside for upgrades, except for the families named in the table.
+    """
+    row = size(vm_size)
+    if row is None:
+        raise WireError(400, "BadRequest", f"The instance type {vm_size} is not supported in {LOCATION}.")
+    reserved = instances if row["family"] in quota()["without_reserve"] else math.ceil(1.2 * instances)
+    needed = reserved * row["vCPUs"]
+    used, limit = usage(ground, apart_from)[row["family"]], limits(ground)[row["family"]]
+    if used + needed > limit:
+        message = (
+            f"Not enough quota available for {vm_size} in SubscriptionId {SUBSCRIPTION}. "
+            f"Current usage/limit: {used}/{limit}. Additional needed: {needed}"
+        )
+        raise WireError(400, "OutOfQuota", message)

@@ -1,0 +1,116 @@
+"""The runs of jobs and of their steps: which there are, their states, and what they have left."""
+
+from __future__ import annotations
+
+import re
+import uuid
+
+from phift.data.on_cluster import STEP
+from phift.local.ground import Ground
+from phift.local.model.catalog import STEPS
+from phift.local.names import SUBSCRIPTION
+from phift.local.state.documents import Document, Json
+from phift.local.wire.call import timestamp
+from phift.local.wire.errors import user_error
+
+WAITING = ("NotStarted", "Queued")
+RUNNING = ("Preparing", "Running", "Finalizing", "CancelRequested")
+ENDED = ("Completed", "Failed", "Canceled")
+
+_STEP_OUTPUT = re.compile(r"\$\{\{\s*parent\.jobs\.([\w-]+)\.outputs\.([\w-]+)\s*\}\}")
+# Where each step of the component runs: the input that names its compute, and the one that names its VM size.
+_STEP_COMPUTES = {
+    "ft_nlp_common_validation": ("compute_model_import", "instance_type_model_import"),
+    "chat_completion_model_import": ("compute_model_import", "instance_type_model_import"),
+    "chat_completion_datapreprocess": ("compute_preprocess", "instance_type_preprocess"),
+    "chat_completion_finetune": ("compute_finetune", "instance_type_finetune"),
+    "ft_nlp_model_converter": ("compute_finetune", "instance_type_finetune"),
+}
+
+
+def steps(plan: Json) -> tuple[str, ...]:
+    """Return the steps that a job consists of, in their order."""
+    return (STEP, *STEPS) if plan.get("preparation") else STEPS
+
+
+def step_compute(plan: Json, step: str) -> tuple[str, str]:
+    """Return the compute and, where that is serverless, the VM size that a step of a job asks for."""
+    if step == STEP:
+        return plan["preparation"]["compute"], ""
+    compute, instance_type = _STEP_COMPUTES[step]
+    return plan["inputs"][compute], plan["inputs"][instance_type]
+
+
+def step_output(value: str) -> tuple[str, str] | None:
+    """Return the node and the output of it that an input is bound to, or None where it is a value."""
+    bound = _STEP_OUTPUT.fullmatch(value)
+    return (bound[1], bound[2]) if bound else None
+
+
+def experiment(ground: Ground, name: str) -> str:
+    """Return the id of the experiment called ``name``, making it where it is new."""
+    identity = experiment_id(name)
+    if ground.documents.get(f"experiments/{identity}") is None:
+        ground.documents.put(f"experiments/{identity}", {"name": name})
+    return identity
+
+
+def experiment_id(name: str) -> str:
+    """Return the id that the experiment called ``name`` has, or would have."""
+    return str(uuid.uuid5(uuid.UUID(SUBSCRIPTION), f"experiment/{name}"))
+
+
+def children(ground: Ground, root: str) -> list[Document]:
+    """Return the child runs of a job in their order."""
+    found = ground.documents.get(f"runs/{root}")
+    names = found.body.get("children") or [] if found else []
+    return [run for run in (ground.documents.get(f"runs/{name}") for name in names) if run is not None]
+
+
+def set_status(ground: Ground, name: str, status: str, *, error: Json | None = None) -> None:
+    """Move a run to a state, with the times that go with it; a run that has ended stays as it is."""
+
+    def apply(body: Json) -> None:
+        if body["status"] in ENDED or (body["status"] == "CancelRequested" and status not in ENDED):
+            return
+        body["status"] = status
+        if status in ("Preparing", "Running"):
+            body.setdefault("startTimeUtc", timestamp(ground.clock.now()))
+        if status in ENDED:
+            body["endTimeUtc"] = timestamp(ground.clock.now())
+        if error is not None:
+            body["error"] = error
+
+    ground.documents.update(f"runs/{name}", apply)
+
+
+def set_outputs(ground: Ground, name: str, outputs: Json) -> None:
+    """Note a run's outputs: for each, the component's output it is and its address."""
+    ground.documents.update(f"runs/{name}", lambda body: body.update(outputs=outputs))
+
+
+def change(ground: Ground, name: str, changed: Json) -> None:
+    """Change what a user may change on a run: tags and properties are merged, texts are replaced."""
+
+    def apply(body: Json) -> None:
+        for key in ("tags", "properties"):
+            body[key] = {**(body.get(key) or {}), **(changed.get(key) or {})}
+        for key in ("displayName", "description", "hidden"):
+            if changed.get(key) is not None:
+                body[key] = changed[key]
+        if changed.get("isArchived") is not None:
+            body["hidden"] = changed["isArchived"]
+
+    ground.documents.update(f"runs/{name}", apply)
+
+
+def output_uri(ground: Ground, job: str, output: str) -> str:
+    """Return where a job's named output is stored; raises a user error where there is no such job or output."""
+    run = ground.documents.get(f"runs/{job}")
+    if run is None:
+        raise user_error(f"The job {job} was not found.")
+    outputs = run.body.get("outputs") or {}
+    if output not in outputs:
+        names = ", ".join(outputs) or "none yet"
+        raise user_error(f"The job {job} has no output named {output}. Its outputs: {names}.")
+    return str(outputs[output]["uri"])

@@ -1,0 +1,70 @@
+"""What the parts of a local workspace are called, and the addresses that follow from where it is served."""
+
+from __future__ import annotations
+
+from typing import Any
+
+SUBSCRIPTION = "00000000-0000-0000-0000-000000000000"
+TENANT = "00000000-0000-0000-0000-000000000000"
+GROUP = "phift"
+WORKSPACE = "local"
+REGISTRY = "azureml"
+LOCATION = "westus2"
+PROVIDER = "providers/Microsoft.MachineLearningServices"
+WORKSPACE_ID = f"/subscriptions/{SUBSCRIPTION}/resourceGroups/{GROUP}/{PROVIDER}/workspaces/{WORKSPACE}"
+
+PORTAL = "https://portal.phift.local/"
+# Nobody is asked there: tokens come from the identity endpoint. MLflow's azureml plugin wants a host without a port.
+LOGIN = "https://login.phift.local"
+# What the SDK derives from the portal's host when it reads the metadata document itself.
+ML_RESOURCE = "https://ml.azure.local"
+# Whom bearer tokens are for, as a program for Azure asks.
+ARM_RESOURCE = "https://management.azure.com"
+
+STORAGE_SUFFIX = "phift.local"
+ACCOUNT = f"storage.blob.{STORAGE_SUFFIX}"
+DATASTORES = {"workspaceblobstore": "azureml-blobstore", "workspaceartifactstore": "azureml"}
+"""The container behind each datastore."""
+
+ARTIFACTS = DATASTORES["workspaceartifactstore"]
+MODELS = "registry-models"
+"""The container that holds the registry's models; nobody is given the right to write there."""
+
+
+def cloud_name(base_url: str) -> str:
+    """Return the name of the cloud that a workspace is for the SDK.
+
+    It holds the port: the SDK keeps clouds by name for the life of a process and never changes one, so a second
+    workspace, or the same one on another port, would be taken for the first.
+    """
+    return f"PhiftLocal{base_url.rpartition(':')[2]}"
+
+
+def cloud_metadata(base_url: str) -> dict[str, str]:
+    """Return the six addresses that ``MLClient(cloud=..., cloud_metadata=...)`` takes."""
+    return {
+        "azure_portal": PORTAL,
+        "resource_manager": f"{base_url}/",
+        "active_directory": LOGIN,
+        "aml_resource_id": ML_RESOURCE,
+        "storage_endpoint": STORAGE_SUFFIX,
+        "registry_discovery_endpoint": f"{base_url}/",
+    }
+
+
+def cloud_documents(base_url: str) -> list[dict[str, Any]]:
+    """Return what ``ARM_CLOUD_METADATA_URL`` answers: the clouds that there are, which is one."""
+    login = {"loginEndpoint": LOGIN, "audiences": [base_url], "tenant": TENANT}
+    cloud = {
+        "name": cloud_name(base_url),
+        "portal": PORTAL,
+        "resourceManager": f"{base_url}/",
+        "authentication": login,
+        "suffixes": {"storage": STORAGE_SUFFIX},
+    }
+    return [cloud]
+
+
+def tracking_uri(base_url: str, scheme: str = "azureml") -> str:
+    """Return the MLflow tracking URI; ``https`` is for MLflow without the azureml plugin."""
+    return f"{base_url.replace('https', scheme, 1)}/mlflow/v1.0{WORKSPACE_ID}"
