@@ -29,8 +29,8 @@ from phift.jobs.pipeline import build_pipeline
 from phift.jobs.record import CONFIGURATION, SERIES, RunRecord, configuration_digest, data_is_named, series
 from phift.jobs.registration import RegisteredModel, register_model
 from phift.plan import Plan, digest, make_plan, slug
-from phift.serving.deployment import deploy_model, instance_type, remove_endpoint
-from phift.serving.endpoint import Endpoint
+from phift.serving.deployment import deploy_model, instance_type
+from phift.serving.endpoint import Endpoint, remove_endpoint
 from phift.serving.listing import DeployedEndpoint, deployed_endpoints
 from phift.serving.resource import still_up
 from phift.tokens.conversation import Conversation

@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import pytest
+from azure.ai.ml.entities import ManagedOnlineEndpoint
 
 from phift.errors import AccessDenied, Conflict, PhiftError, ServiceError, WaitTimeout
-from phift.serving.resource import DeploymentEvent, changed, delete_endpoint, settled
+from phift.serving.resource import DeploymentEvent, delete_endpoint, endpoint_resource
 from unit.fakes import Fakes, http_error
 
 NAME = "phift-e"
@@ -68,12 +72,15 @@ def make(fakes: Fakes, errors: list[Exception]) -> int:
     """Make something that is refused with these errors first; returns how often it was tried."""
     tried = []
 
-    def put() -> None:
+    def put(endpoint: Any) -> Any:
         tried.append(1)
         if errors:
             raise errors.pop(0)
+        return fakes.workspace.online_endpoints.begin_create_or_update(endpoint)
 
-    changed(fakes.clients, put, lambda: fakes.workspace.online_endpoints.get("none"), "endpoint")
+    resource = endpoint_resource(fakes.clients, "none")
+    made, answered = replace(resource, begin_put=put).put(ManagedOnlineEndpoint(name="none", auth_mode="key"))
+    assert (made.name, answered) == ("none", True)
     return len(tried)
 
 
@@ -98,7 +105,8 @@ def test_what_is_under_way_is_waited_for(sleeps: list[float]) -> None:
     endpoints = fakes.workspace.online_endpoints
     endpoints.add(NAME, provisioning_state="Failed")
     endpoints.states[NAME] = ["Deleting", "UPDATING"]
-    found = settled(fakes.clients, lambda: endpoints.get(NAME), "endpoint")
+    found = endpoint_resource(fakes.clients, NAME).settled()
+    assert found is not None
     assert found.provisioning_state == "Failed"
     assert sleeps == [0, 0]
 
@@ -109,9 +117,9 @@ def test_an_operation_without_end_is_given_up(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr("phift.serving.resource._LONGEST_OPERATION", -1.0)
     stuck._provisioning_state = "Updating"
     with pytest.raises(WaitTimeout, match="under way for an hour"):
-        settled(fakes.clients, lambda: stuck, "endpoint phift-e")
+        endpoint_resource(fakes.clients, NAME).settled()
 
 
 def test_what_is_not_there_is_settled() -> None:
     fakes = Fakes()
-    assert settled(fakes.clients, lambda: fakes.workspace.online_endpoints.get("none"), "endpoint") is None
+    assert endpoint_resource(fakes.clients, "none").settled() is None

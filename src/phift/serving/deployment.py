@@ -7,11 +7,10 @@ import logging
 from collections.abc import Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING
 
-from phift.azure.answers import listed, outcome, texts
+from phift.azure.answers import listed, texts
 from phift.azure.clients import Clients
-from phift.azure.quiet import quiet
 from phift.check.compute import size_findings, smallest_size
 from phift.check.findings import Finding
 from phift.check.models import FoundationModel
@@ -21,7 +20,6 @@ from phift.errors import (
     ComputeError,
     Conflict,
     DeploymentFailed,
-    NotFound,
     PhiftError,
     azure_errors,
     redact,
@@ -30,52 +28,22 @@ from phift.events import isolated
 from phift.jobs.job import JOB_TAG, FineTuneJob
 from phift.serving.endpoint import Endpoint
 from phift.serving.resource import (
-    CREATED,
-    SERVES,
     DeploymentEvent,
     OnEvent,
-    changed,
-    delete,
     delete_endpoint,
+    deployment_resource,
+    endpoint_resource,
     for_certain,
     provisioning_state,
-    settled,
     still_up,
 )
-from phift.serving.uses import EndpointUse, State, forget_uses
+from phift.serving.tags import CREATED, SERVES, check_ours
+from phift.serving.uses import EndpointUse
+
+if TYPE_CHECKING:
+    from azure.ai.ml.entities import ManagedOnlineDeployment, OnlineDeployment, OnlineEndpoint
 
 logger = logging.getLogger(__name__)
-
-_LEAVING: frozenset[State] = frozenset({"leaving"})
-_NOT_AT_WORK: frozenset[State] = frozenset({"leaving", "kept"})
-
-
-def deployment_size(model: FoundationModel, config: DeploymentConfig) -> str | None:
-    """Return the VM size to deploy on: the configured one, else the smallest allowed one that the table knows."""
-    return config.instance_type or (smallest_size(model.inference) if model.inference else None)
-
-
-def instance_findings(model: FoundationModel, config: DeploymentConfig) -> list[Finding]:
-    """Hold the deployment's VM size against the model's inference allow-list."""
-    size = deployment_size(model, config)
-    if size is None:
-        message = f"No source says which VM sizes can serve {model.name}."
-        if model.inference:
-            message = f"The built-in table knows none of the sizes that can serve {model.name}, so none can be chosen."
-        fix = "give `deployment.instance_type`" + (f": {', '.join(model.inference.sizes)}" if model.inference else "")
-        return [
-            Finding(code="DEPLOYMENT_NO_SIZE", severity="error", place="deployment", message=message, fix=fix),
-        ]
-    place = "deployment.instance_type"
-    return size_findings(size, model.inference, model.name, "inference", config.allow_unlisted, place)
-
-
-def instance_type(model: FoundationModel, config: DeploymentConfig) -> str:
-    """Return the VM size to deploy on; raises `phift.errors.ComputeError` where the allow-list does not have it."""
-    for finding in instance_findings(model, config):
-        if finding.severity == "error":
-            raise ComputeError(finding.message, where=finding.place, fix=finding.fix)
-    return str(deployment_size(model, config))
 
 
 def deploy_model(
@@ -104,17 +72,20 @@ def deploy_model(
     endpoint of that name is another model's.
     """
     emit = isolated(on_event)
-    own = {**(tags or {}), SERVES: _serves(model_id), CREATED: _now(), **({JOB_TAG: job.name} if job else {})}
-    use = EndpointUse.begin(clients, job, name, lambda: emit(DeploymentEvent("waits", name))) if job else None
+    # The service may change the spelling of a model's id, which is too long for a tag.
+    model = hashlib.sha256(model_id.lower().removeprefix("azureml:").encode()).hexdigest()[:12]
+    created = datetime.now(UTC).isoformat(timespec="microseconds")
+    own = {**(tags or {}), SERVES: model, CREATED: created, **({JOB_TAG: job.name} if job else {})}
+    wanted = _deployment(name, model_id, size, config, own)
+    use = EndpointUse.begin(clients, job, name, emit)
     attempt = _Attempt(clients, name, config.deployment_name, use, emit)
     try:
-        attempt.ensure_endpoint(own)
-        attempt.ensure_deployment(_deployment(name, model_id, size, config, own))
-        attempt.ensure_traffic()
-        endpoint = Endpoint(clients, name, config, emit, existed="endpoint" not in attempt.made, use=use)
+        found = attempt.ensure_endpoint(own)
+        attempt.ensure_deployment(wanted)
+        found = attempt.ensure_traffic(found)
+        endpoint = Endpoint(clients, name, config, emit, existed=not use.made, use=use, found=found)
         emit(DeploymentEvent("ready", name))  # before it is kept: what ends a program here leaves nothing
-        if use:
-            use.keep()
+        use.keep()
     except BaseException as error:
         tail = _log_tail(clients, name, config.deployment_name) if isinstance(error, PhiftError) else ""
         left = attempt.roll_back(interrupted=not isinstance(error, Exception))
@@ -134,117 +105,94 @@ def deploy_model(
 class _Attempt:
     """One attempt to deploy, and what it made; not at all or as a whole.
 
-    - **made**: ``endpoint`` and ``deployment``, as far as this attempt made them.
+    That the endpoint is its own, its use says: ``use.made``.
     """
 
-    def __init__(self, clients: Clients, name: str, deployment: str, use: EndpointUse | None, emit: OnEvent) -> None:
-        self.made: list[str] = []
-        self._clients, self._name, self._deployment, self._use, self._emit = clients, name, deployment, use, emit
-        self._place = f"endpoint {name}"
-        self._endpoints = quiet(clients.workspace.online_endpoints)
-        self._deployments = quiet(clients.workspace.online_deployments)
+    def __init__(self, clients: Clients, name: str, deployment: str, use: EndpointUse, emit: OnEvent) -> None:
+        self._clients, self._name, self._use, self._emit = clients, name, use, emit
+        self._deployment_name = deployment
+        self._endpoint = endpoint_resource(clients, name)
+        self._deployment = deployment_resource(clients, name, deployment)
+        self._made_deployment = False
         self._traffic_before: dict[str, int] | None = None
 
-    def ensure_endpoint(self, tags: Mapping[str, str]) -> None:
-        from azure.ai.ml.entities import ManagedOnlineEndpoint
+    @property
+    def made(self) -> bool:
+        """Whether it has made anything."""
+        return self._use.made or self._made_deployment
 
-        name, place = self._name, self._place
-        existing = settled(self._clients, lambda: self._endpoints.get(name), place)
-        if existing is not None:
-            _check_ours(existing, name, tags)
-        if self._use:
-            self._use.found(None if existing is None else texts(existing.tags, "endpoint.tags"))
+    def ensure_endpoint(self, tags: Mapping[str, str]) -> OnlineEndpoint:
+        """Return the run's endpoint, made now where there is none that came up."""
+        existing = self._endpoint.settled()
+        there = None if existing is None else texts(existing.tags, "endpoint.tags")
+        if there is not None:
+            check_ours(there, tags, self._name)
+        self._use.found(there)
         if existing is not None:
             if provisioning_state(existing) == "succeeded":
-                return
-            delete_endpoint(self._clients, name, self._emit)
-        self._made("endpoint")
-        self._emit(DeploymentEvent("endpoint", name))
-        endpoint = ManagedOnlineEndpoint(name=name, auth_mode="key", tags=dict(tags))
-        found = changed(
-            self._clients,
-            lambda: outcome(self._endpoints.begin_create_or_update(endpoint), place),
-            lambda: self._endpoints.get(name),
-            place,
-        )
-        if found is not None:
-            self._unmade("endpoint")  # until it is known to be ours, and no longer than that
-            _check_ours(found, name, tags)
-            if texts(found.tags, "endpoint.tags").get(CREATED) == tags[CREATED]:
-                self._made("endpoint")
-            _check_succeeded(found, place)
+                return existing
+            delete_endpoint(self._clients, self._name, self._emit)
+        from azure.ai.ml.entities import ManagedOnlineEndpoint
 
-    def ensure_deployment(self, wanted: Any) -> None:
-        deployment, name = self._deployment, self._name
-        place = f"deployment {deployment} of endpoint {name}"
-        existing = settled(self._clients, lambda: self._deployments.get(deployment, name), place)
+        self._use.made = True
+        self._emit(DeploymentEvent("endpoint", self._name))
+        endpoint, answered = self._endpoint.put(
+            ManagedOnlineEndpoint(name=self._name, auth_mode="key", tags=dict(tags))
+        )
+        if not answered:  # somebody else may have been faster: until it is known to be ours, nothing deletes it
+            self._use.made = False
+            there = texts(endpoint.tags, "endpoint.tags")
+            check_ours(there, tags, self._name)
+            self._use.made = there.get(CREATED) == tags[CREATED]
+        _check_succeeded(endpoint, self._endpoint.place)
+        return endpoint
+
+    def ensure_deployment(self, wanted: ManagedOnlineDeployment) -> None:
+        """Have the deployment as it should be; an endpoint that was just made has none, and is not asked."""
+        existing = None if self._use.made else self._deployment.settled()
         if existing is not None and provisioning_state(existing) == "succeeded" and _same(existing, wanted):
             return
-        if existing is None:
-            self._made("deployment")
-        self._emit(DeploymentEvent("deployment", deployment))
-        changed(
-            self._clients,
-            lambda: outcome(self._deployments.begin_create_or_update(wanted), place),
-            lambda: self._deployments.get(deployment, name),
-            place,
-            lambda found: _same(found, wanted),
-        )
-        with azure_errors(place):
-            found = self._deployments.get(deployment, name)
-        _check_succeeded(found, place)
+        self._made_deployment = existing is None
+        self._emit(DeploymentEvent("deployment", self._deployment_name))
+        deployment, _ = self._deployment.put(wanted, is_right=lambda found: _same(found, wanted))
+        _check_succeeded(deployment, self._deployment.place)
 
-    def ensure_traffic(self) -> None:
-        wanted = {self._deployment: 100}
-        with azure_errors(self._place):
-            endpoint = self._endpoints.get(self._name)  # a fresh one: an old copy would send old traffic rules back
-        before = _traffic(endpoint)
+    def ensure_traffic(self, endpoint: OnlineEndpoint) -> OnlineEndpoint:
+        """Return the endpoint with all traffic on the deployment.
+
+        One that was there is looked at again: it took minutes to make the deployment, and what others changed
+        meanwhile must not be sent back.
+        """
+        if not self._use.made:
+            with azure_errors(self._endpoint.place):
+                endpoint = self._endpoint.get()
+        before, wanted = _traffic(endpoint), {self._deployment_name: 100}
         if before == wanted:
-            return
+            return endpoint
         self._emit(DeploymentEvent("traffic", self._name))
         self._traffic_before = before
-        self._set_traffic(wanted)
+        return self._put_traffic(endpoint, wanted)
 
-    def _set_traffic(self, wanted: dict[str, int]) -> None:
-        def send() -> None:
-            endpoint = self._endpoints.get(self._name)
-            endpoint.traffic = wanted
-            outcome(self._endpoints.begin_create_or_update(endpoint), self._place)
-
-        changed(
-            self._clients,
-            send,
-            lambda: self._endpoints.get(self._name),
-            self._place,
-            lambda found: _traffic(found) == wanted,
-        )
-
-    def _made(self, what: str) -> None:
-        self.made.append(what)
-        if self._use and what == "endpoint":
-            self._use.made = True
-
-    def _unmade(self, what: str) -> None:
-        self.made.remove(what)
-        if self._use and what == "endpoint":
-            self._use.made = False
+    def _put_traffic(self, endpoint: OnlineEndpoint, wanted: dict[str, int]) -> OnlineEndpoint:
+        endpoint.traffic = wanted
+        return self._endpoint.put(endpoint, is_right=lambda found: _traffic(found) == wanted)[0]
 
     def roll_back(self, *, interrupted: bool) -> str:
         """Delete what this attempt made; returns what is to be said of what is left, else an empty text."""
-        use, whole = self._use, "endpoint" in self.made
+        use, whole = self._use, self._use.made
+        if not self.made:
+            use.end(deleted=False)
+            return ""
         # What is kept has other deployments than the one that was made here.
-        needed = use is not None and bool(self.made) and not use.is_last(but=_LEAVING if whole else _NOT_AT_WORK)
-        if not self.made or needed:
-            if use:
-                use.end(deleted=False)
-            return f"The endpoint {self._name} stays up and costs money: somebody else uses it." if needed else ""
+        if not (use.is_last() if whole else use.is_last_at_work()):
+            use.end(deleted=False)
+            return f"The endpoint {self._name} stays up and costs money: somebody else uses it."
         self._emit(DeploymentEvent("rollback", self._name))
         try:
             undo = self._delete_endpoint if whole else self._withdraw_deployment
             undo() if interrupted else for_certain(undo, self._name)
         except (PhiftError, KeyboardInterrupt, SystemExit) as error:
-            if use:
-                use.leave_behind()
+            use.leave_behind()
             why = error.what if isinstance(error, PhiftError) else type(error).__name__
             left = f"{still_up(self._name)} It could not be deleted ({why}); delete it: phift cleanup {self._name}"
             if isinstance(error, PhiftError):
@@ -252,8 +200,7 @@ class _Attempt:
             if interrupted:
                 error.add_note(left)
             raise
-        if use:
-            use.end(deleted=whole)
+        use.end(deleted=whole)
         return ""
 
     def _delete_endpoint(self) -> None:
@@ -261,132 +208,29 @@ class _Attempt:
 
     def _withdraw_deployment(self) -> None:
         """Give the traffic back and delete the deployment; the service deletes none that has live traffic."""
-        if self._traffic_before is not None:
-            with suppress(NotFound):
-                self._set_traffic(self._traffic_before)
-        _delete_deployment(self._clients, self._name, self._deployment)
+        endpoint = None if self._traffic_before is None else self._endpoint.settled()
+        if endpoint is not None:
+            self._put_traffic(endpoint, self._traffic_before or {})
+        self._deployment.delete()
 
 
-def _delete_deployment(clients: Clients, endpoint: str, deployment: str) -> None:
-    deployments = quiet(clients.workspace.online_deployments)
-    delete(
-        clients,
-        lambda: deployments.begin_delete(deployment, endpoint),
-        lambda: deployments.get(deployment, endpoint),
-        f"deployment {deployment} of endpoint {endpoint}",
-    )
-
-
-def _traffic(endpoint: Any) -> dict[str, int]:
+def _traffic(endpoint: OnlineEndpoint) -> dict[str, int]:
     """Return the deployments that get traffic; the SDK gives the others with 0."""
     return {str(name): share for name, share in dict(endpoint.traffic or {}).items() if share}
 
 
-def _check_succeeded(resource: Any, place: str) -> None:
+def _check_succeeded(resource: OnlineEndpoint | OnlineDeployment, place: str) -> None:
     state = provisioning_state(resource)
     if state != "succeeded":
         raise DeploymentFailed(f"it ended as {state}.", where=place)
 
 
-def _check_ours(endpoint: Any, name: str, tags: Mapping[str, str]) -> None:
-    """Refuse to touch an endpoint that somebody else, or another run, made."""
-    found = texts(endpoint.tags, "endpoint.tags")
-    told_by = JOB_TAG if JOB_TAG in tags or JOB_TAG in found else SERVES
-    if found.get(told_by) == tags.get(told_by):
-        return
-    model = found.get("phift.model")
-    maker = f"for {model}" if model else "of another run" if is_made_by_phift(found) else "and phift did not make it"
-    what = f"There is an endpoint {name} already, {maker}."
-    fix = "set `deployment.endpoint_name` to another name, or delete that endpoint"
-    raise Conflict(what, where=f"endpoint {name}", fix=fix)
-
-
-def remove_endpoint(
-    clients: Clients, name: str, tags: Mapping[str, str] | None = None, on_event: OnEvent | None = None
-) -> bool:
-    """Delete an endpoint that phift made; returns whether there was one.
-
-    - **tags**: what it must be tagged with besides, such as ``{"phift.job": job.name}``.
-
-    Raises `phift.errors.Conflict` where somebody else made it or it has not these tags, and what the service said,
-    with the news that the endpoint is still up, where it cannot be deleted.
-    """
-    place = f"endpoint {name}"
-    existing = settled(clients, lambda: clients.workspace.online_endpoints.get(name), place)
-    if existing is None:
-        return False
-    found = texts(existing.tags, "endpoint.tags")
-    if not is_made_by_phift(found) or any(found.get(key) != value for key, value in (tags or {}).items()):
-        model = found.get("phift.model")
-        maker = (
-            f"is for {model}" if model else "is of another run" if is_made_by_phift(found) else "phift did not make it"
-        )
-        what = f"The endpoint {name} is not deleted: {'it ' if maker.startswith('is') else ''}{maker}."
-        raise Conflict(what, where=place, fix="delete it in the studio if nobody needs it")
-    emit = isolated(on_event)
-    for_certain(lambda: delete_endpoint(clients, name, emit), name)
-    if JOB_TAG in found:
-        forget_uses(FineTuneJob(found[JOB_TAG], clients), name)
-    return True
-
-
-def is_made_by_phift(tags: Mapping[str, str]) -> bool:
-    """Whether an endpoint's tags are some that phift writes."""
-    return not {JOB_TAG, SERVES, "phift.model"}.isdisjoint(tags)
-
-
-def _retire_others(clients: Clients, name: str, deployment: str, own: Mapping[str, str], emit: OnEvent) -> None:
-    """Delete earlier deployments of the same run, which would go on costing money without traffic; tell of others.
-
-    It is no reason to fail: the new deployment serves.
-    """
-    deployments = quiet(clients.workspace.online_deployments)
-    place = f"deployments of endpoint {name}"
-    try:
-        with azure_errors(place):
-            found = [each for each in listed(deployments.list(name), place) if each.name != deployment]
-            traffic = _traffic(clients.workspace.online_endpoints.get(name)) if found else {}
-    except PhiftError as error:
-        logger.warning("Whether endpoint %s has other deployments, which cost money, is unknown: %s", name, error.what)
-        return
-    for other in found:
-        if other.name in traffic:
-            continue
-        tags = texts(other.tags, "deployment.tags")
-        if tags.get(SERVES) is None or tags.get(JOB_TAG) != own.get(JOB_TAG):
-            emit(DeploymentEvent("idle", other.name))
-            logger.warning("The deployment %s of endpoint %s has no traffic and costs money.", other.name, name)
-            continue
-        try:
-            _delete_deployment(clients, name, other.name)
-            emit(DeploymentEvent("replaced", other.name))
-        except PhiftError as error:
-            emit(DeploymentEvent("idle", other.name))
-            message = "The deployment %s of endpoint %s could not be deleted and costs money: %s"
-            logger.warning(message, other.name, name, error.what)
-
-
-def _serves(model_id: str) -> str:
-    """Return digits for a model's id, whose spelling the service may change; an id is too long for a tag."""
-    return hashlib.sha256(model_id.lower().removeprefix("azureml:").encode()).hexdigest()[:12]
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="microseconds")
-
-
-def _deployment(name: str, model_id: str, size: str, config: DeploymentConfig, tags: Mapping[str, str]) -> Any:
+def _deployment(
+    name: str, model_id: str, size: str, config: DeploymentConfig, tags: Mapping[str, str]
+) -> ManagedOnlineDeployment:
     from azure.ai.ml.entities import ManagedOnlineDeployment, OnlineRequestSettings, ProbeSettings
 
-    def probe() -> Any:
-        return ProbeSettings(
-            initial_delay=config.probe.initial_delay,
-            period=config.probe.period,
-            timeout=config.probe.timeout,
-            failure_threshold=config.probe.failure_threshold,
-            success_threshold=1,
-        )
-
+    probe = {**config.probe.model_dump(), "success_threshold": 1}
     return ManagedOnlineDeployment(
         name=config.deployment_name,
         endpoint_name=name,
@@ -394,8 +238,8 @@ def _deployment(name: str, model_id: str, size: str, config: DeploymentConfig, t
         model=model_id,
         instance_type=size,
         instance_count=config.instance_count,
-        liveness_probe=probe(),
-        readiness_probe=probe(),
+        liveness_probe=ProbeSettings(**probe),
+        readiness_probe=ProbeSettings(**probe),
         request_settings=OnlineRequestSettings(
             request_timeout_ms=config.request_timeout_ms,
             max_concurrent_requests_per_instance=config.max_concurrent_requests,
@@ -403,12 +247,12 @@ def _deployment(name: str, model_id: str, size: str, config: DeploymentConfig, t
     )
 
 
-def _same(existing: Any, wanted: Any) -> bool:
+def _same(existing: OnlineDeployment, wanted: OnlineDeployment) -> bool:
     """Whether a deployment is as it should be; one with other settings is brought up to date."""
     return _settings(existing) == _settings(wanted)
 
 
-def _settings(deployment: Any) -> tuple[Any, ...]:
+def _settings(deployment: OnlineDeployment) -> tuple[object, ...]:
     """Return what a deployment is compared by.
 
     The service may spell a workspace model's id with a leading ``azureml:``, and everything in another case.
@@ -435,3 +279,60 @@ def _log_tail(clients: Clients, name: str, deployment: str, lines: int = 50) -> 
             )
             tails.append(f"--- {container}\n{logs}")
     return redact("\n".join(tails))
+
+
+def _retire_others(clients: Clients, name: str, deployment: str, own: Mapping[str, str], emit: OnEvent) -> None:
+    """Delete earlier deployments of the same run, which would go on costing money without traffic; tell of others.
+
+    It is no reason to fail: the new deployment serves, and has all the traffic.
+    """
+    place = f"deployments of endpoint {name}"
+    try:
+        with azure_errors(place):
+            found = listed(clients.workspace.online_deployments.list(name), place)
+    except PhiftError as error:
+        logger.warning("Whether endpoint %s has other deployments, which cost money, is unknown: %s", name, error.what)
+        return
+    for other in found:
+        if other.name == deployment:
+            continue
+        tags = texts(other.tags, "deployment.tags")
+        if tags.get(SERVES) is None or tags.get(JOB_TAG) != own.get(JOB_TAG):
+            emit(DeploymentEvent("idle", other.name))
+            logger.warning("The deployment %s of endpoint %s has no traffic and costs money.", other.name, name)
+            continue
+        try:
+            deployment_resource(clients, name, other.name).delete()
+            emit(DeploymentEvent("replaced", other.name))
+        except PhiftError as error:
+            emit(DeploymentEvent("idle", other.name))
+            message = "The deployment %s of endpoint %s could not be deleted and costs money: %s"
+            logger.warning(message, other.name, name, error.what)
+
+
+def deployment_size(model: FoundationModel, config: DeploymentConfig) -> str | None:
+    """Return the VM size to deploy on: the configured one, else the smallest allowed one that the table knows."""
+    return config.instance_type or (smallest_size(model.inference) if model.inference else None)
+
+
+def instance_findings(model: FoundationModel, config: DeploymentConfig) -> list[Finding]:
+    """Hold the deployment's VM size against the model's inference allow-list."""
+    size = deployment_size(model, config)
+    if size is None:
+        message = f"No source says which VM sizes can serve {model.name}."
+        if model.inference:
+            message = f"The built-in table knows none of the sizes that can serve {model.name}, so none can be chosen."
+        fix = "give `deployment.instance_type`" + (f": {', '.join(model.inference.sizes)}" if model.inference else "")
+        return [
+            Finding(code="DEPLOYMENT_NO_SIZE", severity="error", place="deployment", message=message, fix=fix),
+        ]
+    place = "deployment.instance_type"
+    return size_findings(size, model.inference, model.name, "inference", config.allow_unlisted, place)
+
+
+def instance_type(model: FoundationModel, config: DeploymentConfig) -> str:
+    """Return the VM size to deploy on; raises `phift.errors.ComputeError` where the allow-list does not have it."""
+    for finding in instance_findings(model, config):
+        if finding.severity == "error":
+            raise ComputeError(finding.message, where=finding.place, fix=finding.fix)
+    return str(deployment_size(model, config))

@@ -5,13 +5,14 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
-from phift.azure.answers import text
+from phift.azure.answers import text, texts
 from phift.azure.clients import Clients
 from phift.config.run import DeploymentConfig
 from phift.errors import (
     AuthenticationError,
+    Conflict,
     DataError,
     NotFound,
     ScoringError,
@@ -20,8 +21,14 @@ from phift.errors import (
     azure_errors,
 )
 from phift.events import isolated
-from phift.serving.resource import DeploymentEvent, OnEvent, delete_endpoint, for_certain
-from phift.serving.uses import EndpointUse
+from phift.jobs.job import JOB_TAG, FineTuneJob
+from phift.serving.resource import DeploymentEvent, OnEvent, delete_endpoint, endpoint_resource, for_certain
+from phift.serving.tags import is_made_by_phift, purpose
+from phift.serving.uses import EndpointUse, forget_uses
+
+if TYPE_CHECKING:
+    import requests
+    from azure.ai.ml.entities import OnlineEndpoint
 
 Message = Mapping[str, Any]
 
@@ -35,6 +42,7 @@ class Endpoint:
     - **name**: of the endpoint.
     - **scoring_uri**: where requests go.
     - **existed**: whether `phift.serving.deployment.deploy_model` found it instead of making it.
+    - **found**: what the service said of it last; left out, it is asked.
     """
 
     def __init__(
@@ -46,16 +54,18 @@ class Endpoint:
         *,
         existed: bool = True,
         use: EndpointUse | None = None,
+        found: OnlineEndpoint | None = None,
     ) -> None:
         self.name = name
         self.existed = existed
         self._clients = clients
         self._config = config
         self._emit = isolated(on_event)
-        self._use = use
+        self._use = use or EndpointUse(clients, None, name, made=not existed)
+        endpoints = clients.workspace.online_endpoints
         with azure_errors(f"endpoint {name}"):
-            found = clients.workspace.online_endpoints.get(name)
-            keys = clients.workspace.online_endpoints.get_keys(name)
+            found = endpoints.get(name) if found is None else found
+            keys = endpoints.get_keys(name)
         self.scoring_uri = text(found.scoring_uri, "endpoint.scoring_uri")
         self._key = text(keys.primary_key, "keys.primary_key")
         self._sessions = threading.local()  # requests does not say that threads may share one
@@ -64,12 +74,11 @@ class Endpoint:
         return f"<Endpoint {self.name}>"
 
     def __enter__(self) -> Self:
-        if self._use:
-            try:
-                self._use.enter()
-            except BaseException:  # no block begins, so none will end
-                for_certain(self._leave, self.name)
-                raise
+        try:
+            self._use.enter()
+        except BaseException:  # no block begins, so none will end
+            for_certain(self._leave, self.name)
+            raise
         return self
 
     def __exit__(
@@ -78,19 +87,24 @@ class Endpoint:
         for_certain(self._leave, self.name)
 
     def _leave(self) -> None:
-        use = self._use
         try:
-            ends_here = use.is_last() if use else not self.existed
+            ends_here = self._use.is_last()
             if ends_here:
                 delete_endpoint(self._clients, self.name, self._emit)
             else:
                 self._emit(DeploymentEvent("stays", self.name))
         except BaseException:
-            if use:
-                use.leave_behind()
+            self._use.leave_behind()
             raise
-        if use:
-            use.end(deleted=ends_here)
+        self._use.end(deleted=ends_here)
+
+    def delete(self) -> None:
+        """Delete the endpoint with its deployments and wait until it is gone, whoever made it; twice does no harm.
+
+        Raises what the service said, with the news that the endpoint is still up and costs money.
+        """
+        for_certain(lambda: delete_endpoint(self._clients, self.name, self._emit), self.name)
+        self._use.end(deleted=True)
 
     def chat(
         self,
@@ -129,8 +143,10 @@ class Endpoint:
         place = f"endpoint {self.name}"
         # A little longer than the service waits, so that its answer comes first.
         seconds = self._config.request_timeout_ms / 1000 + 10
+        if not hasattr(self._sessions, "own"):
+            self._sessions.own = _patient_session()
         try:
-            response = self._own_session().post(self.scoring_uri, json=body, headers=headers, timeout=seconds)
+            response = self._sessions.own.post(self.scoring_uri, json=body, headers=headers, timeout=seconds)
         except requests.RequestException as error:
             what = f"The endpoint gave no answer ({type(error).__name__})."
             raise ServiceUnreachable(what, where=place, fix="check that the endpoint is up") from None
@@ -140,22 +156,8 @@ class Endpoint:
         except ValueError:
             raise ScoringError("The answer is no JSON.", where=place, status=response.status_code) from None
 
-    def _own_session(self) -> Any:
-        if not hasattr(self._sessions, "own"):
-            self._sessions.own = _session()
-        return self._sessions.own
 
-    def delete(self) -> None:
-        """Delete the endpoint with its deployments and wait until it is gone, whoever made it; twice does no harm.
-
-        Raises what the service said, with the news that the endpoint is still up and costs money.
-        """
-        for_certain(lambda: delete_endpoint(self._clients, self.name, self._emit), self.name)
-        if self._use:
-            self._use.end(deleted=True)
-
-
-def _session() -> Any:
+def _patient_session() -> requests.Session:
     import requests
     from requests.adapters import HTTPAdapter
     from urllib3.util import Retry
@@ -175,7 +177,7 @@ def _session() -> Any:
     return session
 
 
-def _raise_for_status(response: Any, place: str) -> None:
+def _raise_for_status(response: requests.Response, place: str) -> None:
     """Map the statuses of a scoring call; the body is left out, since it may quote the user's text."""
     status = response.status_code
     if status < 400:
@@ -217,3 +219,29 @@ def answer_text(reply: Any, place: str = "endpoint") -> str:
         what = "The endpoint answered without a text, as its container does when it fails inside."
         raise ScoringError(what, where=place, fix="look at the deployment's log", status=200)
     return said
+
+
+def remove_endpoint(
+    clients: Clients, name: str, tags: Mapping[str, str] | None = None, on_event: OnEvent | None = None
+) -> bool:
+    """Delete an endpoint that phift made; returns whether there was one.
+
+    - **tags**: what it must be tagged with besides, such as ``{"phift.job": job.name}``.
+
+    Raises `phift.errors.Conflict` where somebody else made it or it has not these tags, and what the service said,
+    with the news that the endpoint is still up, where it cannot be deleted.
+    """
+    resource = endpoint_resource(clients, name)
+    existing = resource.settled()
+    if existing is None:
+        return False
+    found = texts(existing.tags, "endpoint.tags")
+    if not is_made_by_phift(found) or any(found.get(key) != value for key, value in (tags or {}).items()):
+        maker = purpose(found)
+        what = f"The endpoint {name} is not deleted: {f'it is {maker}' if maker else 'phift did not make it'}."
+        raise Conflict(what, where=resource.place, fix="delete it in the studio if nobody needs it")
+    emit = isolated(on_event)
+    for_certain(lambda: delete_endpoint(clients, name, emit), name)
+    if JOB_TAG in found:
+        forget_uses(FineTuneJob(found[JOB_TAG], clients), name)
+    return True

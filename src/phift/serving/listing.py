@@ -12,8 +12,7 @@ from phift.azure.clients import Clients
 from phift.errors import azure_errors
 from phift.jobs.job import JOB_TAG
 from phift.jobs.record import CONFIGURATION, SERIES
-from phift.serving.deployment import is_made_by_phift
-from phift.serving.resource import CREATED
+from phift.serving.tags import CREATED, MODEL, is_made_by_phift
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +70,7 @@ def _deployed(endpoint: Any) -> DeployedEndpoint:
     return DeployedEndpoint(
         name=text(endpoint.name, "endpoint.name"),
         job=tags.get(JOB_TAG, ""),
-        model=tags.get("phift.model", ""),
+        model=tags.get(MODEL, ""),
         series=tags.get(SERIES, ""),
         configuration=tags.get(CONFIGURATION, ""),
         created=created,

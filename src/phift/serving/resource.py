@@ -7,20 +7,18 @@ import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Generic, Literal, TypeVar
 
 from phift.azure.answers import outcome, text
 from phift.azure.clients import Clients
 from phift.azure.quiet import quiet
 from phift.errors import Conflict, NotFound, PhiftError, ServiceUnreachable, WaitTimeout, azure_errors
 
+if TYPE_CHECKING:
+    from azure.ai.ml.entities import OnlineDeployment, OnlineEndpoint
+    from azure.core.polling import LROPoller
+
 logger = logging.getLogger(__name__)
-
-SERVES = "phift.serves"
-"""The tag that says which model an endpoint was made for, in digits."""
-
-CREATED = "phift.created"
-"""The tag that says when an endpoint was made: ISO 8601, UTC, to the microsecond, so that no two calls share it."""
 
 _LONGEST_OPERATION = 3600.0  # seconds; the service gives an endpoint's operations 30 minutes
 _MOST_TRIES = 40  # at a change that is refused because another one is under way; with 15 s between them, ten minutes
@@ -54,65 +52,148 @@ class DeploymentEvent:
 
 OnEvent = Callable[[DeploymentEvent], None]
 
+Entity = TypeVar("Entity")
 
-def provisioning_state(resource: Any) -> str:
+
+@dataclass(frozen=True)
+class Resource(Generic[Entity]):
+    """An endpoint or a deployment, and what the SDK does with it; `endpoint_resource` and `deployment_resource`.
+
+    - **place**: what errors call it.
+    """
+
+    place: str
+    poll_seconds: float
+    get: Callable[[], Entity]
+    begin_put: Callable[[Entity], LROPoller[Entity]]
+    begin_delete: Callable[[], LROPoller[None]]
+
+    def settled(self) -> Entity | None:
+        """Return it once no operation is under way on it, or None if there is none.
+
+        An earlier process may have been killed while Azure went on creating. Raises `phift.errors.WaitTimeout` after
+        an hour.
+        """
+        end = time.monotonic() + _LONGEST_OPERATION
+        while True:
+            try:
+                with azure_errors(self.place):
+                    found = self.get()
+            except NotFound:
+                return None
+            state = provisioning_state(found)
+            if state not in _UNDER_WAY:
+                return found
+            if time.monotonic() > end:
+                what = f"An operation on it has been under way for an hour ({state})."
+                raise WaitTimeout(what, where=self.place, fix="look at it in the studio, and run again")
+            time.sleep(self.poll_seconds)
+
+    def put(self, wanted: Entity, *, is_right: Callable[[Entity], bool] = lambda _found: True) -> tuple[Entity, bool]:
+        """Make or change it; return what came of it, and whether the service said so.
+
+        Where the answer was lost, what is there is waited for and returned: azure-core sends a PUT again whose answer
+        was lost, and the service refuses to change what it is making. A refusal because another change is under way
+        passes, so it is tried again.
+
+        - **is_right**: whether what is there is what was to be; if it is not, the error stands.
+        """
+        tries = 1
+        while True:
+            try:
+                with azure_errors(self.place):
+                    return outcome(self.begin_put(wanted), self.place), True
+            except (Conflict, ServiceUnreachable) as error:
+                found = self.settled()
+                if found is not None and is_right(found):
+                    return found, False
+                if tries == _MOST_TRIES or not _passes(error):
+                    raise
+            tries += 1
+            time.sleep(self.poll_seconds)
+
+    def delete(self) -> None:
+        """Delete it; one that is not there, or that somebody else deletes first, is no error.
+
+        A refusal because another change is under way passes, so it is tried again.
+        """
+        tries = 1
+        while True:
+            try:
+                with azure_errors(self.place):
+                    outcome(self.begin_delete(), self.place)
+            except NotFound:
+                return
+            except PhiftError as error:
+                if tries == _MOST_TRIES or not _passes(error):
+                    if self._is_gone():  # the answer was lost
+                        return
+                    raise
+            else:
+                return
+            self.settled()
+            tries += 1
+            time.sleep(self.poll_seconds)
+
+    def _is_gone(self) -> bool:
+        try:
+            return self.settled() is None
+        except PhiftError as error:
+            logger.info("Whether %s is gone cannot be seen: %s", self.place, error.what)
+            return False
+
+
+def _passes(error: PhiftError) -> bool:
+    """Whether a refusal is about another change that is under way."""
+    return isinstance(error, Conflict) and bool(_BUSY.search(error.what))
+
+
+def endpoint_resource(clients: Clients, name: str) -> Resource[OnlineEndpoint]:
+    """Return an endpoint by its name, there or not."""
+    endpoints = quiet(clients.workspace.online_endpoints)
+    return Resource(
+        place=f"endpoint {name}",
+        poll_seconds=clients.poll_seconds,
+        get=lambda: endpoints.get(name),
+        begin_put=lambda endpoint: endpoints.begin_create_or_update(endpoint),
+        begin_delete=lambda: endpoints.begin_delete(name),
+    )
+
+
+def deployment_resource(clients: Clients, endpoint: str, name: str) -> Resource[OnlineDeployment]:
+    """Return a deployment by its endpoint's name and its own, there or not."""
+    deployments = quiet(clients.workspace.online_deployments)
+    return Resource(
+        place=f"deployment {name} of endpoint {endpoint}",
+        poll_seconds=clients.poll_seconds,
+        get=lambda: deployments.get(name, endpoint),
+        begin_put=lambda deployment: deployments.begin_create_or_update(deployment),
+        begin_delete=lambda: deployments.begin_delete(name, endpoint),
+    )
+
+
+def provisioning_state(resource: OnlineEndpoint | OnlineDeployment) -> str:
     """Return a resource's provisioning state in lower case; deployments hold it as an enumeration."""
     return text(resource.provisioning_state or "", "provisioning_state").lower()
 
 
-def settled(clients: Clients, get: Callable[[], Any], place: str) -> Any:
-    """Return a resource once no operation is under way on it, or None if there is none.
+def delete_endpoint(clients: Clients, name: str, emit: OnEvent) -> None:
+    """Delete an endpoint with its deployments and look that it is gone; one that is not there is no error.
 
-    An earlier process may have been killed while Azure went on creating. Raises `phift.errors.WaitTimeout` after an
-    hour.
+    Raises what the service said, with the news that the endpoint is still up and costs money.
     """
-    end = time.monotonic() + _LONGEST_OPERATION
-    while True:
-        try:
-            with azure_errors(place):
-                found = get()
-        except NotFound:
-            return None
-        if provisioning_state(found) not in _UNDER_WAY:
-            return found
-        if time.monotonic() > end:
-            what = f"An operation on it has been under way for an hour ({provisioning_state(found)})."
-            raise WaitTimeout(what, where=place, fix="look at it in the studio, and run again")
-        time.sleep(clients.poll_seconds)
-
-
-def changed(
-    clients: Clients,
-    make: Callable[[], Any],
-    get: Callable[[], Any],
-    place: str,
-    right: Callable[[Any], bool] = lambda _found: True,
-) -> Any:
-    """Make or change something; where the answer was lost, wait for what is there and return it, else None.
-
-    azure-core sends a PUT again whose answer was lost, and the service refuses to change what it is making. A refusal
-    because another change is under way passes, so it is tried again.
-
-    - **right**: whether what is there is what was to be; if it is not, the error stands.
-    """
-    for tries_left in reversed(range(_MOST_TRIES)):
-        try:
-            with azure_errors(place):
-                make()
-        except (Conflict, ServiceUnreachable) as error:
-            found = settled(clients, get, place)
-            if found is not None and right(found):
-                return found
-            if not (tries_left and _busy(error)):
-                raise
-            time.sleep(clients.poll_seconds)
-        else:
-            return None
-    return None
-
-
-def _busy(error: PhiftError) -> bool:
-    return isinstance(error, Conflict) and bool(_BUSY.search(error.what))
+    emit(DeploymentEvent("delete", name))
+    endpoint = endpoint_resource(clients, name)
+    try:
+        endpoint.delete()
+    except PhiftError as error:
+        error.what = f"{still_up(name)} Its deletion failed: {error.what}"
+        error.fix = f"{f'{error.fix}; then ' if error.fix else ''}delete it: phift cleanup {name}, or in the studio"
+        raise
+    if endpoint.settled() is not None:
+        what = f"{still_up(name)} The service says that it deleted it, and it is still there."
+        raise Conflict(what, where=endpoint.place, fix=f"delete it: phift cleanup {name}, or in the studio")
+    emit(DeploymentEvent("deleted", name))
 
 
 def for_certain(work: Callable[[], None], name: str) -> None:
@@ -130,56 +211,6 @@ def for_certain(work: Callable[[], None], name: str) -> None:
         except (KeyboardInterrupt, SystemExit):
             interruption.add_note(f"{still_up(name)} Delete it: phift cleanup {name}")
         raise
-
-
-def delete_endpoint(clients: Clients, name: str, emit: OnEvent) -> None:
-    """Delete an endpoint with its deployments and look that it is gone; one that is not there is no error.
-
-    Raises what the service said, with the news that the endpoint is still up and costs money.
-    """
-    emit(DeploymentEvent("delete", name))
-    place = f"endpoint {name}"
-    endpoints = quiet(clients.workspace.online_endpoints)
-    try:
-        delete(clients, lambda: endpoints.begin_delete(name), lambda: endpoints.get(name), place)
-    except PhiftError as error:
-        error.what = f"{still_up(name)} Its deletion failed: {error.what}"
-        error.fix = f"{f'{error.fix}; then ' if error.fix else ''}delete it: phift cleanup {name}, or in the studio"
-        raise
-    if settled(clients, lambda: endpoints.get(name), place) is not None:
-        what = f"{still_up(name)} The service says that it deleted it, and it is still there."
-        raise Conflict(what, where=place, fix=f"delete it: phift cleanup {name}, or in the studio")
-    emit(DeploymentEvent("deleted", name))
-
-
-def delete(clients: Clients, begin: Callable[[], Any], get: Callable[[], Any], place: str) -> None:
-    """Delete an endpoint or a deployment; one that is not there, or that somebody else deletes first, is no error.
-
-    A refusal because another change is under way passes, so it is tried again.
-    """
-    for tries_left in reversed(range(_MOST_TRIES)):
-        try:
-            with azure_errors(place):
-                outcome(begin(), place)
-        except NotFound:
-            return
-        except PhiftError as error:
-            if tries_left and _busy(error):
-                settled(clients, get, place)
-                time.sleep(clients.poll_seconds)
-                continue
-            if _is_gone(clients, get, place):  # the answer was lost
-                return
-            raise
-        return
-
-
-def _is_gone(clients: Clients, get: Callable[[], Any], place: str) -> bool:
-    try:
-        return settled(clients, get, place) is None
-    except PhiftError as error:
-        logger.info("Whether %s is gone cannot be seen: %s", place, error.what)
-        return False
 
 
 def still_up(name: str) -> str:

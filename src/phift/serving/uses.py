@@ -25,7 +25,7 @@ import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -34,7 +34,8 @@ from typing import Literal, Self
 from phift.azure.clients import Clients
 from phift.errors import PhiftError
 from phift.jobs.job import FineTuneJob
-from phift.serving.resource import CREATED
+from phift.serving.resource import DeploymentEvent, OnEvent
+from phift.serving.tags import CREATED
 
 logger = logging.getLogger(__name__)
 
@@ -104,47 +105,45 @@ class _Other:
 class EndpointUse:
     """One use of an endpoint: a deployment that is being made, then a block, or for good.
 
-    What goes wrong with the tags is logged and costs nobody the endpoint: `is_last` then says what ``made`` says.
+    What goes wrong with the tags is logged and costs nobody the endpoint: `is_last` then says what ``made`` says, as
+    it does for an endpoint without a job, whose uses nobody notes.
 
     - **made**: whether this use's deployment made the endpoint; set by `phift.serving.deployment.deploy_model`.
     """
 
-    def __init__(self, clients: Clients, job: FineTuneJob, endpoint: str) -> None:
-        self.made = False
+    def __init__(self, clients: Clients, job: FineTuneJob | None, endpoint: str, *, made: bool = False) -> None:
+        self.made = made
         self._clients, self._job, self._endpoint = clients, job, endpoint
         self._key = f"{_PREFIX}.{endpoint}.{uuid.uuid4().hex[:12]}"
         self._kept_key = f"{_PREFIX}.{endpoint}.{_PROCESS}.kept"
         self._keeps = False
-        self._untold = False  # the tags cannot be written or read
+        self._untold = job is None  # the tags cannot be written or read
         self._foreign = False
         self._others: list[_Other] = []
 
     @classmethod
-    def begin(cls, clients: Clients, job: FineTuneJob, endpoint: str, on_wait: Callable[[], None]) -> Self:
+    def begin(cls, clients: Clients, job: FineTuneJob | None, endpoint: str, emit: OnEvent) -> Self:
         """Say that the endpoint is needed, and wait until nobody else makes or deletes it.
 
-        - **on_wait**: called once if there is something to wait for.
+        - **emit**: told once if there is something to wait for.
         """
         use = cls(clients, job, endpoint)
         try:
-            use._take_turn(on_wait)
+            use._write("arriving", use._key)
+            number = 1 + max((other.number for other in use._look()), default=0)
+            use._write("deploying", use._key, number)
+            told = False
+            while any(use._is_before(other, number) for other in use._look()):
+                if not told:
+                    emit(DeploymentEvent("waits", endpoint))
+                    told = True
+                time.sleep(min(clients.poll_seconds, _MOST_SECONDS_BETWEEN_LOOKS))
         except PhiftError as error:
             use._give_up(error)
         except BaseException:  # nobody must wait for a caller that gave up
             use._release()
             raise
         return use
-
-    def _take_turn(self, on_wait: Callable[[], None]) -> None:
-        self._write("arriving", self._key)
-        number = 1 + max((other.number for other in self._look()), default=0)
-        self._write("deploying", self._key, number)
-        told = False
-        while any(self._is_before(other, number) for other in self._look()):
-            if not told:
-                on_wait()
-                told = True
-            time.sleep(min(self._clients.poll_seconds, _MOST_SECONDS_BETWEEN_LOOKS))
 
     def _is_before(self, other: _Other, number: int) -> bool:
         first = other.state == "deploying" and (other.number, other.key) < (number, self._key)
@@ -155,20 +154,21 @@ class EndpointUse:
 
         - **tags**: the endpoint's; None where there was none.
         """
-        exists = tags is not None
         # An older phift made it, which wrote down nobody's use.
         self._foreign = tags is not None and CREATED not in tags
-        if self._kept_key not in {other.key for other in self._others}:
+        if self._job and self._kept_key not in {other.key for other in self._others}:
             _kept.pop(self._kept_key, None)  # it went with an endpoint that somebody else deleted
         try:
             for other in self._others:
-                if not other.alive or (other.state == "kept" and not exists):
+                if not other.alive or (other.state == "kept" and tags is None):
                     self._erase(other.key)
         except PhiftError as error:
             self._give_up(error)
 
     def keep(self) -> None:
         """Leave the endpoint up on purpose, until a block begins."""
+        if self._job is None:
+            return
         try:
             with _keeping:
                 _kept[self._kept_key] += 1
@@ -189,26 +189,31 @@ class EndpointUse:
             self._give_up(error)
         self._keep_no_longer()
 
-    def is_last(self, *, but: frozenset[State] = frozenset({"leaving"})) -> bool:
+    def is_last(self) -> bool:
         """Say that the use ends, and return whether nobody else needs the endpoint, so that it is to be deleted.
 
         Call `end` or `leave_behind` afterwards.
-
-        - **but**: states in which others do not count.
         """
+        return self._needs_nobody_but("leaving")
+
+    def is_last_at_work(self) -> bool:
+        """Say the same of a deployment that this use made: what others keep is another one."""
+        return self._job is None or self._needs_nobody_but("leaving", "kept")
+
+    def _needs_nobody_but(self, *states: State) -> bool:
         if self._untold or self._foreign:
             return self.made
         try:
             self._write("leaving", self._key)
-            return not any(other.alive and other.state not in but for other in self._look())
+            return not any(other.alive and other.state not in states for other in self._look())
         except PhiftError as error:
             self._give_up(error)
             return self.made
 
     def end(self, *, deleted: bool) -> None:
         """Take the tags away: one's own, and those of what is gone with the endpoint."""
-        if deleted:
-            forget_uses(self._job, self._endpoint)
+        if deleted and self._job:
+            forget_uses(self._job, self._endpoint, but=[self._key])
         self._keep_no_longer(ends=True)
         self._release()
 
@@ -222,6 +227,8 @@ class EndpointUse:
         _OURS.discard(self._key)
 
     def _write(self, state: State, key: str, number: int = 0) -> None:
+        if self._job is None:
+            return
         _OURS.add(key)
         value = {"state": state, "host": this_machine(), "pid": os.getpid(), "since": round(time.time())}
         value |= {"number": number} if number else {}
@@ -229,9 +236,9 @@ class EndpointUse:
 
     def _look(self) -> list[_Other]:
         """Return the others; what this process keeps is one of them where not this use alone keeps it."""
-        found = _uses(self._job.tracking.tags(self._job.name), self._endpoint)
         own = {self._key, self._kept_key} if self._keeps and _kept[self._kept_key] == 1 else {self._key}
-        self._others = [other for other in found if other.key not in own]
+        uses = _read_uses(self._job, self._endpoint) if self._job else []
+        self._others = [use for use in uses if use.key not in own]
         return self._others
 
     def _keep_no_longer(self, *, ends: bool = False) -> None:
@@ -257,13 +264,13 @@ class EndpointUse:
         try:
             self._erase(key)
         except PhiftError as error:
-            logger.info("The tag %s of job %s stays: %s", key, self._job.name, error.what)
+            logger.info("The tag %s of endpoint %s stays: %s", key, self._endpoint, error.what)
             return False
         return True
 
     def _erase(self, key: str) -> None:
-        self._job.tracking.delete_tag(self._job.name, key)
-        _kept.pop(key, None)
+        if self._job:
+            _erase(self._job, key)
 
     def _give_up(self, error: PhiftError) -> None:
         if not self._untold:
@@ -272,27 +279,36 @@ class EndpointUse:
         self._untold = True
 
 
-def forget_uses(job: FineTuneJob, endpoint: str) -> None:
-    """Take away all tags of uses of an endpoint that is gone."""
+def forget_uses(job: FineTuneJob, endpoint: str, *, but: Collection[str] = ()) -> None:
+    """Take away all tags of uses of an endpoint that is gone.
+
+    - **but**: keys of those that whoever wrote them takes away himself.
+    """
     try:
-        for use in _uses(job.tracking.tags(job.name), endpoint):
-            if use.state in ("kept", "leaving") or not use.alive:
-                job.tracking.delete_tag(job.name, use.key)
-                _kept.pop(use.key, None)
+        for use in _read_uses(job, endpoint):
+            if use.key not in but and (use.state in ("kept", "leaving") or not use.alive):
+                _erase(job, use.key)
     except PhiftError as error:
         logger.info("Tags of uses of endpoint %s stay on job %s: %s", endpoint, job.name, error.what)
 
 
-def _uses(tags: Mapping[str, str], endpoint: str) -> list[_Other]:
-    prefix = f"{_PREFIX}.{endpoint}."
-    return [_read(key, value) for key, value in tags.items() if key.startswith(prefix)]
+def _erase(job: FineTuneJob, key: str) -> None:
+    job.tracking.delete_tag(job.name, key)
+    _kept.pop(key, None)
 
 
-def _read(key: str, value: str) -> _Other:
-    """Read a tag; one that somebody else wrote counts as kept, so that nothing is deleted on its account."""
-    try:
-        said = json.loads(value)
-        where = str(said["host"]), int(said["pid"]), float(said["since"])
-        return _Other(key, str(said["state"]), *where, int(said.get("number", 0)))
-    except (ValueError, TypeError, KeyError, AttributeError):
-        return _Other(key, "kept")
+def _read_uses(job: FineTuneJob, endpoint: str) -> list[_Other]:
+    """Read the tags of an endpoint's uses.
+
+    One that somebody else wrote counts as kept, so that nothing is deleted on its account.
+    """
+    found = []
+    for key, value in job.tracking.tags(job.name).items():
+        if key.startswith(f"{_PREFIX}.{endpoint}."):
+            try:
+                said = json.loads(value)
+                where = str(said["host"]), int(said["pid"]), float(said["since"])
+                found.append(_Other(key, str(said["state"]), *where, int(said.get("number", 0))))
+            except (ValueError, TypeError, KeyError, AttributeError):
+                found.append(_Other(key, "kept"))
+    return found
