@@ -58,9 +58,9 @@ def make(folder: Path, rows: int) -> None:
 
 def encode_batch(folder: Path) -> tuple[float, int]:
     """Return the seconds and the tokens of the tokenizer alone."""
-    from phift.tokens.tokenizer import ChatTokenizer
+    from phift.tokens.tokenizer import load_tokenizer
 
-    tokenizer = ChatTokenizer.load(folder)
+    tokenizer = load_tokenizer(folder)
     with (folder / "rows.jsonl").open(encoding="utf-8") as file:
         texts = [str(tokenizer.render(json.loads(line))) for line in file]
     backend = tokenizer.tokenizer.backend_tokenizer
@@ -74,9 +74,9 @@ def encode_batch(folder: Path) -> tuple[float, int]:
 def phift(folder: Path) -> tuple[float, int]:
     """Return the seconds and the tokens of the whole count."""
     from phift.tokens.count import measure
-    from phift.tokens.tokenizer import ChatTokenizer
+    from phift.tokens.tokenizer import load_tokenizer
 
-    tokenizer = ChatTokenizer.load(folder)
+    tokenizer = load_tokenizer(folder)
     start = time.perf_counter()
     report = measure({"train": folder / "rows.jsonl"}, tokenizer, max_seq_length=-1, exact=True)
     return time.perf_counter() - start, report.splits["train"].tokens

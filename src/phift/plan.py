@@ -23,6 +23,7 @@ from phift.check.parameters import Parameters, resolve_parameters
 from phift.check.quota import Usage, quota_findings, read_usages
 from phift.check.report import CheckReport
 from phift.check.sizes import VmSize, read_sizes, table_entry, text_of
+from phift.component.tokenizer import ChatTokenizer
 from phift.config.run import RunConfig, local_file
 from phift.data.assets import DataInAzure, find_data
 from phift.data.on_cluster import DataOnCluster, find_preparation
@@ -32,7 +33,7 @@ from phift.jobs.pipeline import component_findings, find_component
 from phift.serving.deployment import deployment_size, instance_findings
 from phift.tokens.count import Counted, measure, token_findings
 from phift.tokens.report import TokenReport
-from phift.tokens.tokenizer import ChatTokenizer, find_tokenizer
+from phift.tokens.tokenizer import find_tokenizer
 
 _NAME = "deployment.endpoint_name"
 

@@ -17,11 +17,11 @@ from phift.check.compute import ensure_cluster
 from phift.check.findings import Finding, findings_from
 from phift.check.parameters import Parameters, display_name
 from phift.check.report import CheckReport
+from phift.component.preprocessing import SPLITS
 from phift.config.run import DeploymentConfig, RunConfig
 from phift.data.assets import DataInAzure, DataInput, register_assets
 from phift.data.on_cluster import DataOnCluster, source_code
 from phift.data.prepare import PreparedDataset, prepare_dataset
-from phift.data.split import SPLITS
 from phift.errors import CheckFailed, ConfigError, DataError, NotFound, PhiftError
 from phift.events import isolated
 from phift.jobs.job import JOB_TAG, FineTuneJob, find_job, list_jobs, submit_job

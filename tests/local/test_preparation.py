@@ -17,10 +17,10 @@ from test_assets import run_of, uploads
 from wire_jobs import COMPONENT, body, statuses
 
 from phift import FineTuneRun, samples
+from phift.component.preprocessing import SPLITS
 from phift.config.data import DataConfig
 from phift.data.on_cluster import command_line
 from phift.data.prepare import PreparedDataset, prepare_dataset
-from phift.data.split import SPLITS
 from phift.errors import CheckFailed, JobFailed
 
 pytestmark = [

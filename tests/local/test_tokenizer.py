@@ -19,7 +19,7 @@ from phift.local import LocalCredential
 from phift.local.work import standin
 from phift.tokens.count import measure
 from phift.tokens.files import fetch_tokenizer_files
-from phift.tokens.tokenizer import ChatTokenizer, find_tokenizer
+from phift.tokens.tokenizer import find_tokenizer, load_tokenizer
 
 pytestmark = pytest.mark.slow
 
@@ -72,7 +72,7 @@ def test_the_registrys_tokenizer_counts_as_the_models_own(
     rows = tmp_path / "train.jsonl"
     messages = [{"role": role, "content": "Größe 東京"} for role in ("system", "user", "assistant")]
     rows.write_text(json.dumps({"messages": messages}) + "\n", encoding="utf-8")
-    files, own = {"train": rows}, ChatTokenizer.load(checkpoint)
+    files, own = {"train": rows}, load_tokenizer(checkpoint)
     reports = [measure(files, each, max_seq_length=-1, exact=True) for each in (tokenizer, own)]
     assert reports[0].splits == reports[1].splits
     assert reports[0].splits["train"].assistant_tokens

@@ -15,12 +15,12 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
+from phift.component.preprocessing import SPLITS
 from phift.config.data import DataConfig
 from phift.data import on_cluster as preparation
 from phift.data.assets import DataInput
 from phift.data.on_cluster import PACKAGES, DataOnCluster, find_preparation, source_code
 from phift.data.prepare import prepare_dataset
-from phift.data.split import SPLITS
 from phift.errors import ConfigError, DataError, NotFound
 from phift.jobs.pipeline import build_pipeline
 from phift.run import FineTuneRun

@@ -14,9 +14,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from phift.component.preprocessing import SPLITS
+from phift.component.tokenizer import ChatTokenizer, Refused
 from phift.config.data import DataConfig
 from phift.data.prepare import PreparedDataset, prepare_dataset
-from phift.data.split import SPLITS
 from phift.errors import DataError
 from phift.local.work import standin
 from phift.local.work.engine import preprocess, validate
@@ -24,7 +25,7 @@ from phift.local.work.engine.job import Job
 from phift.local.work.engine.preprocess import IGNORED
 from phift.tokens.count import measure, token_findings
 from phift.tokens.report import TokenReport
-from phift.tokens.tokenizer import ChatTokenizer, Refused
+from phift.tokens.tokenizer import load_tokenizer
 from properties.preprocessing_rules import (
     AZURE,
     CALL,
@@ -148,7 +149,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture(scope="module")
 def tokenizers(models: dict[str, Path]) -> dict[str, ChatTokenizer]:
-    return {name: ChatTokenizer.load(folder) for name, folder in models.items()}
+    return {name: load_tokenizer(folder) for name, folder in models.items()}
 
 
 def given_files(folder: Path, rule: Rule) -> dict[str, Path]:

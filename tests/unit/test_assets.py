@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from phift.component.preprocessing import SPLITS
 from phift.config.data import DataConfig
 from phift.data.assets import DataInAzure, DataInput, asset_name, find_data, register_assets
 from phift.data.prepare import PreparedDataset
-from phift.data.split import SPLITS
 from phift.errors import AccessDenied, Conflict, DataError, NotFound, ServiceError
 from phift.run import FineTuneRun
 from phift.views import show_plan

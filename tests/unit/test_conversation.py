@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
+from phift.component.tokenizer import ChatTokenizer
 from phift.errors import DataError, DataNotFound
 from phift.local.work import standin
 from phift.tokens.conversation import Conversation
-from phift.tokens.tokenizer import ChatTokenizer
+from phift.tokens.tokenizer import load_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +23,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def tokenizer(model: Path) -> ChatTokenizer:
-    return ChatTokenizer.load(model)
+    return load_tokenizer(model)
 
 
 def write(path: Path, *rows: Any) -> Path:
@@ -94,7 +95,7 @@ def test_a_row_that_the_template_refuses_is_shown_with_the_reason(tmp_path: Path
 def test_unknown_markers_are_said(tmp_path: Path, model: Path) -> None:
     bare = shutil.copytree(model, tmp_path / "bare")
     (bare / "finetune_config.json").unlink()
-    shown = Conversation.show(write(tmp_path / "t.jsonl", chat("a", "b")), 1, ChatTokenizer.load(bare))
+    shown = Conversation.show(write(tmp_path / "t.jsonl", chat("a", "b")), 1, load_tokenizer(bare))
     assert "not known which tokens are trained on" in str(shown)
 
 

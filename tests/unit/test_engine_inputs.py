@@ -8,12 +8,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from phift.component import finetune_config
+from phift.component.finetune_config import FinetuneConfig
+from phift.component.preprocessing import without_system
+from phift.component.settings import Settings
 from phift.errors import DataError, DataNotFound, ModelError, ParameterError, PhiftError
-from phift.local.work.engine import failure, finetune_config, rows, validate
-from phift.local.work.engine.chat import check_question, shape, without_system
-from phift.local.work.engine.finetune_config import FinetuneConfig
+from phift.local.work.engine import failure, rows, validate
+from phift.local.work.engine.chat import check_question, shape
 from phift.local.work.engine.job import Job
-from phift.local.work.engine.parameters import Parameters, not_applied
+from phift.local.work.engine.validate import not_applied
 
 
 def job(tmp_path: Path, **inputs: str) -> Job:
@@ -27,16 +30,16 @@ def ready_job(tmp_path: Path, **inputs: str) -> Job:
 
 
 def test_defaults_are_the_components() -> None:
-    parameters = Parameters.read({})
-    assert parameters.learning_rate == 2e-5
-    assert parameters.adam_epsilon == 1e-8
-    assert parameters.apply_lora is False
-    assert parameters.max_seq_length == -1
+    settings = Settings.parse({})
+    assert settings.learning_rate == 2e-5
+    assert settings.adam_epsilon == 1e-8
+    assert settings.apply_lora is False
+    assert settings.max_seq_length == -1
 
 
 def test_text_is_parsed() -> None:
-    parameters = Parameters.read({"learning_rate": "1e-3", "num_train_epochs": "3", "apply_lora": "true"})
-    assert (parameters.learning_rate, parameters.num_train_epochs, parameters.apply_lora) == (1e-3, 3, True)
+    settings = Settings.parse({"learning_rate": "1e-3", "num_train_epochs": "3", "apply_lora": "true"})
+    assert (settings.learning_rate, settings.num_train_epochs, settings.apply_lora) == (1e-3, 3, True)
 
 
 @pytest.mark.parametrize(
@@ -54,7 +57,7 @@ def test_text_is_parsed() -> None:
 )
 def test_a_wrong_literal_is_named(name: str, value: str) -> None:
     with pytest.raises(ParameterError, match=name):
-        Parameters.read({name: value})
+        Settings.parse({name: value})
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 
 from phift import facts
 from phift.check.findings import Finding
-from phift.check.parameters import Parameters, display_name, resolve_parameters
-from phift.component.inputs import Parameter
+from phift.check.parameters import Parameter, Parameters, display_name, resolve_parameters
 from phift.errors import ParameterError
 from unit.fakes import FOUR_A100, codes, component, parameters, target
 

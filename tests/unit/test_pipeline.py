@@ -8,12 +8,11 @@ import pytest
 from azure.ai.ml.dsl import pipeline
 from azure.ai.ml.entities import PipelineJob
 
-from phift.check.parameters import Parameters
-from phift.component.inputs import Parameter
+from phift.check.parameters import Parameter, Parameters
+from phift.component.preprocessing import SPLITS
 from phift.config.run import ComponentConfig
 from phift.data.assets import DataInput
 from phift.data.on_cluster import DataOnCluster
-from phift.data.split import SPLITS
 from phift.errors import AccessDenied, NotFound, ParameterError, ServiceError
 from phift.jobs.pipeline import OUTPUT, build_pipeline, find_component
 from unit.fakes import COMPONENT, PHI_4, Fakes, component, data_id, http_error, parameters

@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 
+from phift.component.preprocessing import trained_spans
 from phift.errors import DataError
 from phift.local.work import standin
 from phift.local.work.engine import preprocess
 from phift.local.work.engine.job import Job
-from phift.local.work.engine.preprocess import IGNORED, assistant_labels
+from phift.local.work.engine.preprocess import IGNORED
 
 
 @pytest.fixture(scope="module")
@@ -61,20 +62,19 @@ def trained_text(job: Job, model: Path, index: int = 0) -> str:
     return str(AutoTokenizer.from_pretrained(model).decode(labels))
 
 
-def test_labels_are_the_assistants_turns() -> None:
+def test_the_assistants_turns_are_trained_on() -> None:
     user, assistant = 8, 9
     ids = [user, 1, assistant, 2, 3, user, 4, assistant, 5, 6]
-    skip = IGNORED
-    assert assistant_labels(ids, [assistant], [user]) == [skip, skip, skip, 2, 3, skip, skip, skip, 5, 6]
+    assert trained_spans(ids, [assistant], [user]) == [(3, 5), (8, 10)]
 
 
 def test_markers_of_several_tokens() -> None:
-    assert assistant_labels([7, 8, 1, 7, 9, 2, 7, 8, 3], [7, 9], [7, 8]) == [IGNORED] * 5 + [2] + [IGNORED] * 3
+    assert trained_spans([7, 8, 1, 7, 9, 2, 7, 8, 3], [7, 9], [7, 8]) == [(5, 6)]
 
 
 @pytest.mark.parametrize("ids", [[1, 2], [8, 1, 2], [9, 1, 2], [8, 1, 9]])
 def test_nothing_to_train_on(ids: list[int]) -> None:
-    assert set(assistant_labels(ids, [9], [8])) == {IGNORED}
+    assert trained_spans(ids, [9], [8]) == []
 
 
 def test_the_loss_covers_the_answer_and_every_end_marker(tmp_path: Path, model: Path) -> None:

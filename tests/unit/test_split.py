@@ -7,7 +7,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from phift.data.split import SPLITS, draw_split, units
+from phift.component.preprocessing import SPLITS
+from phift.data.split import draw_split, units
 from phift.errors import DataError
 
 BOTH = {"validation": 0.1, "test": 0.1}

@@ -12,12 +12,12 @@ from typing import Any, cast
 import pytest
 
 from phift.azure.rest import Rest
+from phift.component.tokenizer import ChatTokenizer, Refused
 from phift.errors import DataError, MissingDependency, ModelError, ServiceError
 from phift.local.work import standin
-from phift.local.work.engine.parameters import Parameters
-from phift.local.work.engine.preprocess import IGNORED, Encoder, assistant_labels
+from phift.local.work.engine.preprocess import IGNORED
 from phift.tokens.files import fetch_tokenizer_files, wanted_files
-from phift.tokens.tokenizer import ChatTokenizer, Refused, find_tokenizer, read_settings
+from phift.tokens.tokenizer import find_tokenizer, load_tokenizer, read_settings
 from unit.fakes import FakeRest, Fakes, foundation_model
 from unit.fakes import phi_4 as fake_model
 
@@ -53,73 +53,64 @@ def configure(folder: Path, **settings: Any) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), **settings}))
 
 
-def engine(folder: Path, limit: int = -1) -> Encoder:
-    return Encoder.load(folder, Parameters.read({"max_seq_length": str(limit)}))
-
-
 def seeded(seed: int) -> random.Random:
     return random.Random(seed)  # noqa: S311 - reproducible test data
 
 
-def random_chat(draw: random.Random, *, system: bool = False) -> dict[str, Any]:
+def random_chat(draw: random.Random) -> dict[str, Any]:
     roles = [draw.choice(("user", "assistant")) for _ in range(draw.randint(1, 6))]
-    roles = ["system"] * system + ["user", *roles]
+    roles = ["user", *roles]
     return {
         "messages": [{"role": role, "content": " ".join(draw.choices(WORDS, k=draw.randint(1, 8)))} for role in roles]
     }
 
 
-def test_trained_tokens_are_the_engines_label_for_label(phi_4: Path) -> None:
-    draw = seeded(4)
-    tokenizer, reference = ChatTokenizer.load(phi_4), engine(phi_4)
-    trained = 0
-    rows = [random_chat(draw, system=draw.random() < 0.3) for _ in range(600)]
-    for row, ids in zip(rows, tokenizer.encode_batch(rows), strict=True):
-        assert ids == reference.encode(row["messages"])
-        assert not isinstance(ids, Refused)
-        for cut in (len(ids), draw.randint(0, len(ids))):
-            kept = ids[:cut]
-            labels = assistant_labels(kept, reference.response, reference.instruction)
-            ours = [token if mine else IGNORED for token, mine in zip(kept, tokenizer.trained(kept), strict=True)]
-            assert ours == labels
-            trained += sum(label != IGNORED for label in labels)
-    assert trained > 10_000
+def published_labels(ids: list[int], response: list[int], instruction: list[int]) -> list[int]:
+    """Return the labels as azureml-acft-contrib-hf-nlp 0.0.91 describes them, token by token."""
+
+    def starts(marker: list[int]) -> list[int]:
+        return [at for at in range(len(ids)) if ids[at : at + len(marker)] == marker]
+
+    answers, questions = [at + len(response) for at in starts(response)], starts(instruction)
+    if not answers or not questions:
+        return [IGNORED] * len(ids)
+    labels = list(ids)
+    if questions[0] > answers[0]:
+        questions.insert(0, 0)
+    for question, answer in zip([0, *questions[1:]], answers, strict=False):
+        labels[question:answer] = [IGNORED] * max(0, answer - question)
+    if len(questions) > len(answers):
+        labels[questions[-1] :] = [IGNORED] * (len(ids) - questions[-1])
+    return labels
 
 
-def test_markers_of_several_tokens_that_overlap_are_the_engines_too() -> None:
+def test_trained_tokens_are_those_with_a_label_whatever_the_markers() -> None:
     draw = seeded(5)
     some = 0
     for _ in range(3_000):
         response = [draw.randint(0, 2) for _ in range(draw.randint(1, 3))]
         instruction = [draw.randint(0, 2) for _ in range(draw.randint(1, 3))]
         ids = [draw.randint(0, 2) for _ in range(draw.randint(0, 30))]
-        tokenizer = ChatTokenizer(source="", tokenizer=None, response=tuple(response), instruction=tuple(instruction))
-        labels = assistant_labels(ids, response, instruction)
+        tokenizer = ChatTokenizer(tokenizer=None, response=tuple(response), instruction=tuple(instruction))
+        labels = published_labels(ids, response, instruction)
         assert tokenizer.trained(ids) == [label != IGNORED for label in labels]
         some += any(tokenizer.trained(ids))
     assert some > 1_000
 
 
-def test_a_model_without_a_system_role_gets_the_engines_text(phi_3: Path) -> None:
-    draw = seeded(6)
-    tokenizer, reference = ChatTokenizer.load(phi_3), engine(phi_3)
-    rows = [random_chat(draw, system=True) for _ in range(100)]
-    assert tokenizer.encode_batch(rows) == [reference.encode(row["messages"]) for row in rows]
-
-
 @pytest.mark.parametrize(
     ("roles", "reason"),
     [
-        ("user system assistant", "only first"),
-        ("system system user", "one system message"),
-        ("system assistant", "without a user message"),
+        ("user system assistant", "the only one and come first"),
+        ("system system user", "the only one and come first"),
+        ("system assistant", "no user message"),
         ("tool user", "TemplateError"),
     ],
 )
 def test_a_row_that_the_model_does_not_take_is_told_from_the_others(phi_3: Path, roles: str, reason: str) -> None:
     bad = {"messages": [{"role": role, "content": "secret"} for role in roles.split()]}
     good = {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}
-    first, refused, last = ChatTokenizer.load(phi_3).encode_batch([good, bad, good])
+    first, refused, last = load_tokenizer(phi_3).encode_batch([good, bad, good])
     assert isinstance(first, list)
     assert first == last
     assert isinstance(refused, Refused)
@@ -129,30 +120,30 @@ def test_a_row_that_the_model_does_not_take_is_told_from_the_others(phi_3: Path,
 
 @pytest.mark.parametrize("row", [{}, {"messages": 3}, {"messages": [1]}, {"messages": []}, {"messages": ["x", None]}])
 def test_no_row_stops_the_others(phi_4: Path, row: dict[str, Any]) -> None:
-    (only,) = ChatTokenizer.load(phi_4).encode_batch([row])
+    (only,) = load_tokenizer(phi_4).encode_batch([row])
     assert isinstance(only, Refused) or row == {"messages": []}
 
 
 def test_half_a_surrogate_pair_is_refused(phi_4: Path) -> None:
     row = {"messages": [{"role": "user", "content": "\ud83d"}, {"role": "assistant", "content": "b"}]}
-    assert ChatTokenizer.load(phi_4).encode_batch([row]) == [
+    assert load_tokenizer(phi_4).encode_batch([row]) == [
         Refused("the model's chat template does not take it (UnicodeEncodeError)")
     ]
 
 
 def test_what_a_template_says_is_not_passed_on(own: Path) -> None:
     (own / "chat_template.jinja").write_text("{{ raise_exception(messages[0].content) }}")
-    (only,) = ChatTokenizer.load(own).encode_batch([{"messages": [{"role": "user", "content": "my secret"}]}])
+    (only,) = load_tokenizer(own).encode_batch([{"messages": [{"role": "user", "content": "my secret"}]}])
     assert only == Refused("the model's chat template does not take it (TemplateError)")
 
 
 def test_tools_reach_the_template(own: Path) -> None:
     (own / "chat_template.jinja").write_text("{{ tools[0].name }}")
     row = {"messages": [{"role": "user", "content": "a"}], "tools": [{"name": "weather"}]}
-    assert ChatTokenizer.load(own).render(row) == "weather"
+    assert load_tokenizer(own).render(row) == "weather"
 
 
-def test_settings_left_in_the_tokenizer_cut_and_pad_nothing(own: Path) -> None:
+def test_settings_left_in_the_tokenizer_cut_and_pad_nothing(phi_4: Path, own: Path) -> None:
     path = own / "tokenizer.json"
     document = json.loads(path.read_text())
     document["truncation"] = {"direction": "Right", "max_length": 3, "strategy": "LongestFirst", "stride": 0}
@@ -160,20 +151,20 @@ def test_settings_left_in_the_tokenizer_cut_and_pad_nothing(own: Path) -> None:
     document["padding"] = {**padding, "pad_id": 0, "pad_type_id": 0, "pad_token": "<|endoftext|>"}
     path.write_text(json.dumps(document))
     rows = [random_chat(seeded(number)) for number in range(5)]
-    assert ChatTokenizer.load(own).encode_batch(rows) == [engine(own).encode(row["messages"]) for row in rows]
+    assert load_tokenizer(own).encode_batch(rows) == load_tokenizer(phi_4).encode_batch(rows)
 
 
 def test_the_limit_is_the_shorter_one(phi_4: Path, own: Path) -> None:
-    tokenizer = ChatTokenizer.load(phi_4)
+    tokenizer = load_tokenizer(phi_4)
     assert [tokenizer.limit(given) for given in (-1, 0, 512, 9_999)] == [4096, 4096, 512, 4096]
     path = own / "tokenizer_config.json"
     path.write_text(json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k != "model_max_length"}))
-    assert [ChatTokenizer.load(own).limit(given) for given in (-1, 512)] == [None, 512]
+    assert [load_tokenizer(own).limit(given) for given in (-1, 512)] == [None, 512]
 
 
 @pytest.mark.parametrize("text", ["", "plain", "Größe 東京 🙂🙃 e\u0301 \u200d", "<|user|> <|end|>\n"])
 def test_the_pieces_of_a_text_are_the_text(phi_4: Path, text: str) -> None:
-    tokenizer = ChatTokenizer.load(phi_4)
+    tokenizer = load_tokenizer(phi_4)
     pieces = tokenizer.pieces(text)
     assert "".join(piece for _, piece in pieces) == text
     assert [token for token, _ in pieces] == tokenizer.tokenizer.encode(text, add_special_tokens=False)
@@ -183,22 +174,21 @@ def test_an_mlflow_model_is_opened_where_its_tokenizer_is(own: Path, tmp_path: P
     model = tmp_path / "model"
     shutil.copytree(own, model / "components" / "tokenizer")
     (model / "components" / "tokenizer" / "finetune_config.json").rename(model / "finetune_config.json")
-    tokenizer = ChatTokenizer.load(model)
-    assert tokenizer.response == ChatTokenizer.load(own).response != ()
+    tokenizer = load_tokenizer(model)
+    assert tokenizer.response == load_tokenizer(own).response != ()
 
 
 def test_settings_for_chat_completion_only(own: Path) -> None:
     inner = {"chat_special_tokens": {"response_template": {"content": "<|end|>"}, "instruction_template": "<|user|>"}}
     document = {"version": "2", "task_specific_config": {"ChatCompletion": inner}}
     (own / "finetune_config.json").write_text(json.dumps(document))
-    tokenizer = ChatTokenizer.load(own)
+    tokenizer = load_tokenizer(own)
     assert list(tokenizer.response) == tokenizer.tokenizer.encode("<|end|>")
-    assert tokenizer.response == tuple(engine(own).response)
 
 
 def test_the_finetune_configs_template_replaces_the_tokenizers(own: Path) -> None:
     configure(own, finetune_chat_template="T{{ messages[0].content }}")
-    assert ChatTokenizer.load(own).render({"messages": [{"role": "user", "content": "a"}]}) == "Ta"
+    assert load_tokenizer(own).render({"messages": [{"role": "user", "content": "a"}]}) == "Ta"
 
 
 def test_of_a_tokenizer_on_the_hub_no_weights_are_downloaded(phi_4: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -209,7 +199,7 @@ def test_of_a_tokenizer_on_the_hub_no_weights_are_downloaded(phi_4: Path, monkey
         return str(phi_4)
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
-    tokenizer = ChatTokenizer.load("somebody/phi")
+    tokenizer = load_tokenizer("somebody/phi")
     assert (tokenizer.source, tokenizer.knows_markers) == ("somebody/phi", True)
     ((name, patterns),) = asked
     assert name == "somebody/phi"
@@ -222,28 +212,28 @@ def test_a_hub_that_does_not_answer_is_an_error_that_says_so(monkeypatch: pytest
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
     with pytest.raises(ModelError) as caught:
-        ChatTokenizer.load("somebody/phi")
+        load_tokenizer("somebody/phi")
     assert caught.value.what == "The tokenizer cannot be opened: ConnectionError: no way to somebody/phi?token=***"
 
 
 def test_without_markers_nothing_is_said_of_training(own: Path) -> None:
     (own / "finetune_config.json").unlink()
-    tokenizer = ChatTokenizer.load(own)
+    tokenizer = load_tokenizer(own)
     assert not tokenizer.knows_markers
     assert tokenizer.spans([1, 2, 3, 4]) == []
 
 
 def test_what_cannot_be_opened_is_an_error_that_says_why(own: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="no such folder"):
-        ChatTokenizer.load("./missing")
+        load_tokenizer("./missing")
     with pytest.raises(ModelError, match="no tokenizer in the folder"):
-        ChatTokenizer.load(tmp_path)
+        load_tokenizer(tmp_path)
     (own / "chat_template.jinja").unlink()
     with pytest.raises(ModelError, match="no chat template"):
-        ChatTokenizer.load(own)
+        load_tokenizer(own)
     (own / "tokenizer.json").write_text("{")
     with pytest.raises(ModelError, match="cannot be opened: "):
-        ChatTokenizer.load(own)
+        load_tokenizer(own)
     (own / "finetune_config.json").write_text("[")
     with pytest.raises(ModelError, match="cannot be read as JSON"):
         read_settings(own)
@@ -262,13 +252,13 @@ def test_no_code_of_a_tokenizer_is_run(own: Path, tmp_path: Path) -> None:
         "auto_map": {"AutoTokenizer": ["evil.Tok", None]},
     }
     path.write_text(json.dumps(config))
-    ChatTokenizer.load(own)  # tokenizer.json says enough
+    load_tokenizer(own)  # tokenizer.json says enough
     assert not ran.exists()
 
 
 def test_opening_says_nothing(own: Path, capfd: pytest.CaptureFixture[str]) -> None:
     long = {"messages": [{"role": "user", "content": "word " * 5_000}, {"role": "assistant", "content": "b"}]}
-    (ids,) = ChatTokenizer.load(own).encode_batch([long])
+    (ids,) = load_tokenizer(own).encode_batch([long])
     assert isinstance(ids, list)
     assert len(ids) > 4096
     assert capfd.readouterr() == ("", "")
@@ -281,7 +271,7 @@ def test_a_tokenizer_in_python_counts_too(tmp_path: Path, capfd: pytest.CaptureF
     ByT5Tokenizer(chat_template=template, model_max_length=20).save_pretrained(tmp_path)
     markers = {"response_template": "<assistant>", "instruction_template": "<user>"}
     (tmp_path / "finetune_config.json").write_text(json.dumps({"chat_special_tokens": markers}))
-    tokenizer = ChatTokenizer.load(tmp_path)
+    tokenizer = load_tokenizer(tmp_path)
     assert not tokenizer.tokenizer.is_fast
     row = {"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "answer"}]}
     (ids,) = tokenizer.encode_batch([row])
@@ -295,7 +285,7 @@ def test_a_tokenizer_in_python_counts_too(tmp_path: Path, capfd: pytest.CaptureF
 def test_transformers_is_missed_by_name(own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(MissingDependency, match="transformers is not installed"):
-        ChatTokenizer.load(own)
+        load_tokenizer(own)
     found = find_tokenizer(str(own), Fakes().clients, foundation_model(), tmp_path)
     assert found == (None, "transformers is not installed, so there is no tokenizer to count with.")
 

@@ -9,13 +9,14 @@ from typing import Any
 
 import pytest
 
+from phift.component.tokenizer import ChatTokenizer
 from phift.errors import DataError, DataNotFound, MissingDependency
 from phift.local.work import standin
 from phift.local.work.engine import preprocess
 from phift.local.work.engine.job import Job
 from phift.tokens.count import Counted, measure, token_findings
 from phift.tokens.report import SAMPLE_ROWS
-from phift.tokens.tokenizer import ChatTokenizer
+from phift.tokens.tokenizer import load_tokenizer
 from unit.fakes import codes
 
 Row = dict[str, Any]
@@ -30,7 +31,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def tokenizer(model: Path) -> ChatTokenizer:
-    return ChatTokenizer.load(model)
+    return load_tokenizer(model)
 
 
 def chat(question: str, answer: str) -> Row:

@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import difflib
+import json
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from phift import facts
 from phift.check.compute import ComputeTarget
 from phift.check.findings import Finding
-from phift.component.inputs import Origin, Parameter
-from phift.component.rules import rule_findings
+from phift.component import rules
+from phift.component.finetune_config import FinetuneConfig, chat_settings
+from phift.component.inputs import LITERALS, Input, known_inputs
+from phift.component.settings import Settings
+from phift.config.run import local_file
 from phift.errors import ParameterError
 
 if TYPE_CHECKING:
     import pandas as pd
 
-Layer = tuple[Origin, Mapping[str, Any]]
+Origin = Literal["component", "model", "preset", "user", "compute"]
 
 # What phift sets by itself, and the configuration key the user sets it with.
 _RESERVED = {
@@ -44,9 +47,20 @@ _RESERVED = {
 
 _LONGEST = 80  # characters of a value in a message
 
-# Inputs of these types are written into command lines; the others name data, models and files.
-_LITERALS = ("string", "integer", "number", "boolean")
-_BREAKING = frozenset("'\"\\\n\r\0")
+
+@dataclass(frozen=True)
+class Parameter:
+    """One parameter's value, who set it, and what that overrode, latest last."""
+
+    name: str
+    value: Any
+    origin: Origin
+    overrode: tuple[tuple[Origin, Any], ...] = ()
+
+    @property
+    def who(self) -> str:
+        """Who set it, in brackets behind its value; empty for the user."""
+        return "" if self.origin == "user" else f" (from the {self.origin})"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +85,11 @@ class Parameters:
         """Return a parameter's value, or ``default`` if the component has none."""
         parameter = self.values.get(name)
         return default if parameter is None else parameter.value
+
+    @property
+    def settings(self) -> Settings:
+        """What is trained with, typed; what the component has no value for counts as its usual default."""
+        return Settings.of({name: parameter.value for name, parameter in self.values.items()})
 
     def arguments(self) -> dict[str, Any]:
         """Return what to hand to the component: everything that is not its own default anyway."""
@@ -115,62 +134,130 @@ def resolve_parameters(
     - **user**: the user's values; they win.
     - **gpu**: the name of the GPU, where it is known.
     """
-    findings: list[Finding] = []
-    advice = _advice(model_defaults, inputs, findings)
-    layers: list[Layer] = [
-        ("component", {name: getattr(spec, "default", None) for name, spec in inputs.items()}),
-        ("model", _suggested(model_defaults, inputs, "model", advice, findings)),
-        ("preset", _suggested(preset, inputs, "preset", advice, findings)),
-        ("user", _checked_names(user, inputs, findings)),
-        ("compute", {name: value for name, value in _compute_arguments(target).items() if name in inputs}),
-    ]
-    values = _merged(layers, inputs, findings)
-    findings += rule_findings(values, gpu)
-    findings += _against_advice(values, advice)
-    dropped = tuple(sorted(name for name in {**model_defaults, **preset} if name not in inputs))
-    return Parameters(values=values, dropped=dropped, advice=advice, findings=tuple(findings))
-
-
-def _merged(layers: list[Layer], inputs: Mapping[str, Any], findings: list[Finding]) -> dict[str, Parameter]:
+    known = {name: Input.of(name, spec) for name, spec in inputs.items()}
+    advice, findings = _advice(model_defaults, known)
+    layers: dict[Origin, Mapping[str, Any]] = {
+        "component": {name: each.default for name, each in known.items()},
+        "model": model_defaults,
+        "preset": preset,
+        "user": user,
+        "compute": {name: value for name, value in _compute_arguments(target).items() if name in known},
+    }
+    refused: dict[Origin, dict[str, Finding]] = {
+        "model": {name: each for name in model_defaults if (each := _unusable(name, "model", known, advice))},
+        "preset": {name: each for name in preset if (each := _unusable(name, "preset", known, advice))},
+        "user": {name: each for name in user if (each := _not_the_users(name, known))},
+    }
+    findings += [each for of_layer in refused.values() for each in of_layer.values()]
+    findings += [each for name in user if name not in refused["user"] and (each := _dead(name))]
     values: dict[str, Parameter] = {}
-    for origin, layer in layers:
+    for origin, layer in layers.items():
         for name, raw in layer.items():
-            value = None if raw is None else _checked_value(name, raw, inputs[name], origin, findings)
-            if value is None:
+            if raw is None or name in refused.get(origin, {}):
                 continue
+            try:
+                value: Any = known[name].read(raw)
+            except ValueError as error:
+                if origin in ("user", "model", "preset"):
+                    findings.append(_misfit(name, raw, str(error), origin))
+                    continue
+                value = raw
             before = values.get(name)
             overrode = () if before is None else (*before.overrode, (before.origin, before.value))
             values[name] = Parameter(name, value, origin, overrode)
-    return values
+    resolved = Parameters(
+        values=values,
+        dropped=tuple(sorted(name for name in {**model_defaults, **preset} if name not in known)),
+        advice=advice,
+    )
+    findings += _rule_findings(resolved, target, gpu)
+    findings += _file_findings(resolved)
+    findings += _against_advice(resolved)
+    return replace(resolved, findings=tuple(findings))
 
 
-def _suggested(
-    suggestions: Mapping[str, Any],
-    inputs: Mapping[str, Any],
-    origin: Origin,
-    advice: Mapping[str, Any],
-    findings: list[Finding],
-) -> dict[str, Any]:
-    """Return what of a model's or preset's suggestions may be used; the others become notes.
+def _advice(
+    defaults: Mapping[str, Any], known: Mapping[str, Input]
+) -> tuple[dict[str, tuple[float, float]], list[Finding]]:
+    """Return the ranges that ``<input>_min`` and ``<input>_max`` advise; an unreadable one becomes a finding."""
+    advice, findings = {}, []
+    for name, each in known.items():
+        ends = {end: key for end in ("min", "max") if (key := f"{name}_{end}") in defaults and key not in known}
+        if not ends or not each.is_number:
+            continue
+        number = Input(name, "number")
+        try:
+            least = float(number.read(defaults[ends["min"]])) if "min" in ends else -math.inf
+            most = float(number.read(defaults[ends["max"]])) if "max" in ends else math.inf
+            if least > most:
+                raise ValueError("the least is more than the most")  # noqa: TRY301 - one way out for advice of no use
+        except ValueError as error:
+            place = " and ".join(f"model tag {key}" for key in ends.values())
+            message = f"The advised range of {name} is left out: {error}."
+            findings.append(Finding(code="PARAMETER_DROPPED", severity="warning", place=place, message=message))
+        else:
+            advice[name] = (least, most)
+    return advice, findings
+
+
+def _unusable(
+    name: str, origin: Origin, known: Mapping[str, Input], advice: Mapping[str, tuple[float, float]]
+) -> Finding | None:
+    """Say why a model's or preset's suggestion may not be used, if so.
 
     A model's tags are somebody else's text: one that named a file would have this machine upload it.
     """
-    taken = {}
-    for name, value in suggestions.items():
-        if name not in inputs:
-            used = name.rpartition("_")[0] in advice and name.endswith(("_min", "_max"))
-            why = "is no input of the component; it is " + ("used as advice" if used else "left out")
-        elif name in _RESERVED:
-            why = f"is set from `{_RESERVED[name]}`; it is left out"
-        elif _kind(inputs[name]) not in _LITERALS:
-            why = "is a file, which only you can name; it is left out"
-        else:
-            taken[name] = value
-            continue
-        message = f"The {origin} suggests {_key(name)}, which {why}."
-        place = _suggestion(origin, name)
-        findings.append(Finding(code="PARAMETER_DROPPED", severity="note", place=place, message=message))
-    return taken
+    if name not in known:
+        used = name.rpartition("_")[0] in advice and name.endswith(("_min", "_max"))
+        why = "is no input of the component; it is " + ("used as advice" if used else "left out")
+    elif name in _RESERVED:
+        why = f"is set from `{_RESERVED[name]}`; it is left out"
+    elif known[name].type not in LITERALS:
+        why = "is a file, which only you can name; it is left out"
+    else:
+        return None
+    message = f"The {origin} suggests {_key(name)}, which {why}."
+    return Finding(code="PARAMETER_DROPPED", severity="note", place=_suggestion(origin, name), message=message)
+
+
+def _not_the_users(name: str, known: Mapping[str, Input]) -> Finding | None:
+    """Say why a parameter cannot be set by the user, if so."""
+    if name in _RESERVED:
+        code, message = "PARAMETER_RESERVED", f"{name} is set from `{_RESERVED[name]}`."
+        fix = f"remove it, and set `{_RESERVED[name]}` instead"
+    elif name not in known:
+        code, message = "PARAMETER_UNKNOWN", f"The component has no input {name}."
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+        fix = f"did you mean {near[0]}?" if near else "see the component's inputs in the docs"
+    else:
+        return None
+    return Finding(code=code, severity="error", place=f"parameters.{name}", message=message, fix=fix)
+
+
+def _dead(name: str) -> Finding | None:
+    """Say that nothing reads a parameter, if the dated table knows so."""
+    each = known_inputs().get(name)
+    if each is None or not each.dead_because:
+        return None
+    table = facts.load("chat_completion_pipeline")
+    return Finding(
+        code="PARAMETER_DEAD",
+        severity="warning",
+        place=f"parameters.{name}",
+        message=f"The component takes {name} and does nothing with it: {each.dead_because}.",
+        fix=f"remove {name}",
+        source=f"{table['source']}, version {table['version']}, {table['date']}",
+    )
+
+
+def _misfit(name: str, raw: object, why: str, origin: Origin) -> Finding:
+    """Say that a value is none that the input takes."""
+    message = f"{name} is {_shown(raw)}, but {why}."
+    if origin == "user":
+        place, fix = f"parameters.{name}", "correct the value"
+        return Finding(code="PARAMETER_VALUE", severity="error", place=place, message=message, fix=fix)
+    message += f" The {origin}'s suggestion is left out."
+    return Finding(code="PARAMETER_DROPPED", severity="warning", place=_suggestion(origin, name), message=message)
 
 
 def _suggestion(origin: Origin, name: str) -> str:
@@ -182,50 +269,13 @@ def _key(name: str) -> str:
     return name if name.isidentifier() and len(name) <= _LONGEST else _shown(name)
 
 
-def _advice(
-    defaults: Mapping[str, Any], inputs: Mapping[str, Any], findings: list[Finding]
-) -> dict[str, tuple[float, float]]:
-    """Return the ranges that ``<input>_min`` and ``<input>_max`` advise; an unreadable one becomes a finding."""
-    advice = {}
-    for name, spec in inputs.items():
-        ends = {end: key for end in ("min", "max") if (key := f"{name}_{end}") in defaults and key not in inputs}
-        if not ends or _kind(spec) not in ("integer", "number"):
-            continue
-        try:
-            least, most = (
-                _number(defaults[ends[end]], integer=False) if end in ends else open_end
-                for end, open_end in (("min", -math.inf), ("max", math.inf))
-            )
-            if least > most:
-                raise ValueError("the least is more than the most")  # noqa: TRY301 - one way out for advice of no use
-        except ValueError as error:
-            place = " and ".join(f"model tag {key}" for key in ends.values())
-            message = f"The advised range of {name} is left out: {error}."
-            findings.append(Finding(code="PARAMETER_DROPPED", severity="warning", place=place, message=message))
-            continue
-        advice[name] = (least, most)
-    return advice
-
-
-def _against_advice(values: Mapping[str, Parameter], advice: Mapping[str, tuple[float, float]]) -> Iterator[Finding]:
-    for name, (least, most) in advice.items():
-        parameter = values.get(name)
-        if parameter is None or least <= parameter.value <= most:
-            continue
-        ends = {f"{name}_min": least, f"{name}_max": most}
-        tags = [tag for tag, end in ends.items() if math.isfinite(end)]
-        wanted = " and ".join(
-            f"{word} {end:g}" for word, end in (("at least", least), ("at most", most)) if math.isfinite(end)
-        )
-        who = "" if parameter.origin == "user" else f" (from the {parameter.origin})"
-        yield Finding(
-            code="PARAMETER_ADVICE",
-            severity="warning",
-            place=f"parameters.{name}",
-            message=f"{name} is {parameter.value:g}{who}, and the model's publisher advises {wanted}.",
-            fix=f"choose {name} from that range, or know why not",
-            source="model tag " + ", ".join(tags),
-        )
+def _shown(raw: object) -> str:
+    """Return a value for a message, on one line and not too long."""
+    try:
+        text = repr(raw)
+    except ValueError:  # Python writes out no more than 4300 digits
+        return "a number of thousands of digits"
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
 
 
 def _compute_arguments(target: ComputeTarget) -> dict[str, Any]:
@@ -239,152 +289,123 @@ def _compute_arguments(target: ComputeTarget) -> dict[str, Any]:
     return arguments
 
 
-def _checked_names(user: Mapping[str, Any], inputs: Mapping[str, Any], findings: list[Finding]) -> dict[str, Any]:
-    """Return the user's parameters that the component takes; the others become findings."""
-    table = facts.load("chat_completion_pipeline")
-    taken = {}
-    for name, value in user.items():
-        place = f"parameters.{name}"
-        if name in _RESERVED:
-            message = f"{name} is set from `{_RESERVED[name]}`."
-            fix = f"remove it, and set `{_RESERVED[name]}` instead"
-            findings.append(_error("PARAMETER_RESERVED", place, message, fix))
-        elif name not in inputs:
-            near = difflib.get_close_matches(name, inputs, n=1, cutoff=0.6)
-            fix = f"did you mean {near[0]}?" if near else "see the component's inputs in the docs"
-            findings.append(_error("PARAMETER_UNKNOWN", place, f"The component has no input {name}.", fix))
-        else:
-            taken[name] = value
-            known = table["inputs"].get(name, {})
-            if known.get("dead"):
-                findings.append(
-                    Finding(
-                        code="PARAMETER_DEAD",
-                        severity="warning",
-                        place=place,
-                        message=f"The component takes {name} and does nothing with it: {known['dead_because']}.",
-                        fix=f"remove {name}",
-                        source=f"{table['source']}, version {table['version']}, {table['date']}",
-                    )
-                )
-    return taken
+def _rule_findings(parameters: Parameters, target: ComputeTarget, gpu: str | None) -> Iterator[Finding]:
+    """Say which of the component's rules the values break, and what the user has set and nothing reads."""
+    known, settings = known_inputs(), parameters.settings
+    readable = {name: each for name, each in parameters.values.items() if name in known and _fits(known[name], each)}
+    for rule in (*rules.RULES, *((rules.gpu_rule(gpu),) if gpu else ())):
+        if readable.keys() >= set(rule.names) and rule.broken(settings):
+            yield _broken(parameters, rule.names, rule.why, rule.fix, rule.code, rule.severity, rule.source)
+    idle = [(names, why) for names, is_idle, why in rules.IDLE if is_idle(settings)]
+    if target.kind != "serverless":
+        idle.append((("instance_type_model_import", "instance_type_preprocess"), "the step runs on the cluster"))
+    for names, why in idle:
+        for name in names:
+            # What others set is their matter.
+            if name in parameters.values and parameters.values[name].origin == "user":
+                why_idle, fix = f"it has no effect, since {why}", f"remove {name}, or change what makes it idle"
+                yield _broken(parameters, (name,), why_idle, fix, "PARAMETER_NO_EFFECT", "warning")
 
 
-def _checked_value(name: str, raw: Any, spec: Any, origin: Origin, findings: list[Finding]) -> Any:
-    """Return the value as the component wants it, or None with a finding where it cannot be."""
+def _fits(known: Input, parameter: Parameter) -> bool:
     try:
-        return _typed(raw, spec)
-    except ValueError as error:
-        message = f"{name} is {_shown(raw)}, but {error}."
-        if origin == "user":
-            findings.append(_error("PARAMETER_VALUE", f"parameters.{name}", message, "correct the value"))
-        elif origin in ("model", "preset"):
-            message += f" The {origin}'s suggestion is left out."
-            place = _suggestion(origin, name)
-            findings.append(Finding(code="PARAMETER_DROPPED", severity="warning", place=place, message=message))
-        else:
-            return raw
-        return None
+        known.read(parameter.value)
+    except ValueError:
+        return False
+    return True
 
 
-def _kind(spec: Any) -> str:
-    return str(getattr(spec, "type", "string"))
+def _broken(
+    parameters: Parameters,
+    names: tuple[str, ...],
+    why: str,
+    fix: str,
+    code: str,
+    severity: Literal["error", "warning", "note"] = "error",
+    source: str = "",
+) -> Finding:
+    """Say what the parameters are, who said so where it was not the user, and what is wrong with that."""
+    about = [parameters.values[name] for name in names]
+    first = next((each for each in about if each.origin == "user"), about[0])
+    said = " and ".join(f"{each.name} is {each.value}{each.who}" for each in about)
+    place = f"parameters.{first.name}"
+    return Finding(code=code, severity=severity, place=place, message=f"{said}: {why}.", fix=fix, source=source)
 
 
-def _typed(raw: Any, spec: Any) -> Any:
-    """Read a value as the input's type; raises ``ValueError`` with what it must be."""
-    kind = _kind(spec)
-    options = [str(option) for option in getattr(spec, "enum", None) or ()]
-    if kind in ("integer", "number"):
-        value: Any = _number(raw, integer=kind == "integer")
-    elif kind == "boolean":
-        if _text(raw) not in ("true", "false"):
-            raise ValueError("it must be true or false")
-        value = _text(raw) == "true"
-    elif kind == "string":
-        value = _text(raw)
-    elif not isinstance(raw, str) or not raw:
-        raise ValueError("it must be the path of a file")
-    else:
-        value = raw
-    if options and str(value) not in options:
-        raise ValueError(f"it must be one of {', '.join(options)}")
-    least = getattr(spec, "min", None)
-    if least is not None and kind in ("integer", "number") and value < float(least):
-        raise ValueError(f"it must be at least {least}")
-    # The component's command lines are single-quoted (its input descriptions, 2026-07-23); a file's name gets there.
-    written = value if kind == "string" else Path(value).name if kind not in _LITERALS else ""
-    if any(character in _BREAKING for character in written):
-        raise ValueError("it must have no quote, backslash or line break, which break the component's command lines")
-    return value
+def _file_findings(parameters: Parameters) -> Iterator[Finding]:
+    """Hold the user's own DeepSpeed and fine-tuning configuration files against the parameters."""
+    settings = parameters.settings
+    if "deepspeed" in parameters.values and settings.apply_deepspeed:
+        config, why = _own_file(parameters["deepspeed"])
+        mistake = (why, "give a JSON file with zero_optimization.stage 2 or 3") if why else None
+        if config is not None:
+            mistake = rules.deepspeed_mistake(config)
+        if mistake:
+            yield _broken(parameters, ("deepspeed",), *mistake, "PARAMETER_FILE", source=rules.FINETUNE)
+    if "finetune_config_path" not in parameters.values:
+        return
+    names = ("finetune_config_path",)
+    document, why = _own_file(parameters[names[0]])
+    if why:
+        fix = "give a JSON file with an object"
+        yield _broken(parameters, names, why, fix, "PARAMETER_FILE", source=rules.FINETUNE)
+    own = FinetuneConfig.of(chat_settings(document or {}))
+    if own.flash_attention and "precision" in parameters.values and settings.precision == 32:
+        why = "the file turns flash attention on, which does not work in 32 bits"
+        both = (*names, "precision")
+        yield _broken(parameters, both, why, "set precision to 16", "PARAMETER_CONFLICT", source=rules.FINETUNE)
+    if replaced := sorted(name for name in own.trainer_arguments if name in parameters.values):
+        why = f"its hf_trainer_args go before the parameters {', '.join(replaced)}"
+        fix = "remove them from the file, or know that your `parameters` do not count there"
+        yield _broken(parameters, names, why, fix, "PARAMETER_REPLACED", "warning", rules.FINETUNE)
 
 
-def _text(raw: Any) -> str:
-    """Return the wire form of a string input; booleans in lower case, since the SDK would send ``True``.
-
-    The component's enumerations hold ``true`` and ``false`` (azureml-assets, chat_completion/spec.yaml, 2026-07-23).
-    """
-    if not isinstance(raw, str | int | float):
-        raise ValueError("it must be a text, a number, true or false")  # noqa: TRY004 - one error type for what does not fit
+def _own_file(text: str) -> tuple[dict[str, Any] | None, str]:
+    """Read the JSON object in the user's own file, or say what is wrong; what lies in the cloud is not looked at."""
+    path = local_file(text)
+    if path is None:
+        return None, ""
     try:
-        text = str(raw)
-    except ValueError:  # Python writes out no more than 4300 digits
-        raise ValueError("it must be a text") from None
-    return text.lower() if text in ("True", "False") else text
+        if not path.is_file():
+            return None, "there is no such file"
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        return None, f"the file cannot be read as JSON ({type(error).__name__})"
+    return (content, "") if isinstance(content, dict) else (None, "the file holds no JSON object")
 
 
-def _number(raw: Any, *, integer: bool) -> int | float:
-    kind = "a whole number" if integer else "a number"
-    if isinstance(raw, bool):
-        raise ValueError(f"it must be {kind}")  # noqa: TRY004 - one error type for a value that does not fit
-    try:
-        value = float(raw)
-    except (TypeError, ValueError, OverflowError):
-        raise ValueError(f"it must be {kind}") from None
-    if not math.isfinite(value) or (integer and value != int(value)):
-        raise ValueError(f"it must be {kind}")
-    if not integer:
-        return value
-    if abs(value) >= 2**63:
-        raise ValueError("it must be a whole number of at most 64 bits")
-    return int(value) if isinstance(raw, float) else _whole(raw, value)
-
-
-def _whole(raw: Any, value: float) -> int:
-    """Return a whole number with all its digits, of which a float keeps 15."""
-    try:
-        return int(raw)
-    except (TypeError, ValueError):  # a text such as 1e3
-        return int(value)
-
-
-def _shown(raw: Any) -> str:
-    """Return a value for a message, on one line and not too long."""
-    try:
-        text = repr(raw)
-    except ValueError:  # Python writes out no more than 4300 digits
-        return "a number of thousands of digits"
-    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
-
-
-def _error(code: str, place: str, message: str, fix: str) -> Finding:
-    return Finding(code=code, severity="error", place=place, message=message, fix=fix)
+def _against_advice(parameters: Parameters) -> Iterator[Finding]:
+    for name, (least, most) in parameters.advice.items():
+        parameter = parameters.values.get(name)
+        if parameter is None or least <= parameter.value <= most:
+            continue
+        ends = {f"{name}_min": least, f"{name}_max": most}
+        tags = [tag for tag, end in ends.items() if math.isfinite(end)]
+        wanted = " and ".join(
+            f"{word} {end:g}" for word, end in (("at least", least), ("at most", most)) if math.isfinite(end)
+        )
+        yield Finding(
+            code="PARAMETER_ADVICE",
+            severity="warning",
+            place=f"parameters.{name}",
+            message=f"{name} is {parameter.value:g}{parameter.who}, and the model's publisher advises {wanted}.",
+            fix=f"choose {name} from that range, or know why not",
+            source="model tag " + ", ".join(tags),
+        )
 
 
 def display_name(model: str, data: str, parameters: Parameters, target: ComputeTarget) -> str:
     """Return the job's display name: model, data set, global batch size, scheduler, DeepSpeed, LoRA, limits."""
-    per_device = parameters.get("per_device_train_batch_size", 1) * parameters.get("gradient_accumulation_steps", 1)
-    batch = per_device * target.gpus_per_node * target.nodes
-    deepspeed = str(parameters.get("apply_deepspeed", "false")) == "true"
-    lora = str(parameters.get("apply_lora", "false")) == "true"
+    settings = parameters.settings
+    per_device = settings.per_device_train_batch_size * settings.gradient_accumulation_steps
     parts = [
         model,
         data,
-        f"bs{batch}",
-        str(parameters.get("lr_scheduler_type", "linear")),
-        f"ds{parameters.get('deepspeed_stage', '2')}" if deepspeed else "nods",
-        "lora" if lora else "nolora",
-        f"save{parameters.get('save_total_limit', -1)}",
-        f"seq{parameters.get('max_seq_length', -1)}",
+        f"bs{per_device * target.gpus_per_node * target.nodes}",
+        settings.lr_scheduler_type,
+        f"ds{settings.deepspeed_stage}" if settings.apply_deepspeed else "nods",
+        "lora" if settings.apply_lora else "nolora",
+        f"save{settings.save_total_limit}",
+        f"seq{settings.max_seq_length}",
     ]
     return "-".join(parts)

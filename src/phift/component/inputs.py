@@ -1,18 +1,133 @@
-"""The component's inputs: a value of one, and where it comes from."""
+"""The component's inputs: what each of them takes, and how that is written on the wire."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any
 
-Origin = Literal["component", "model", "preset", "user", "compute"]
+from phift import facts
+
+Value = str | int | float | bool
+
+# Inputs of these types are written into command lines; the others name data, models and files.
+LITERALS = ("string", "integer", "number", "boolean")
+_BREAKING = frozenset("'\"\\\n\r\0")
 
 
 @dataclass(frozen=True)
-class Parameter:
-    """One parameter's value, who set it, and what that overrode, latest last."""
+class Input:
+    """One input of the component.
+
+    - **type**: one of `LITERALS`, else the type of an asset.
+    - **options**: what may be written; empty where it may be anything.
+    - **dead_because**: why nothing reads it; empty where something does.
+    """
 
     name: str
-    value: Any
-    origin: Origin
-    overrode: tuple[tuple[Origin, Any], ...] = ()
+    type: str
+    default: Any = None
+    options: tuple[str, ...] = ()
+    least: float | None = None
+    dead_because: str = ""
+
+    @classmethod
+    def of(cls, name: str, spec: Any) -> Input:
+        """Take an input as the table of facts has it, or as the SDK does."""
+        keys = ("type", "default", "enum", "min", "dead_because")
+        said = spec if isinstance(spec, Mapping) else {key: getattr(spec, key, None) for key in keys}
+        return cls(
+            name=name,
+            type=str(said.get("type") or "string"),
+            default=said.get("default"),
+            options=tuple(str(option) for option in said.get("enum") or ()),
+            least=said.get("min"),
+            dead_because=said.get("dead_because") or "",
+        )
+
+    @property
+    def is_number(self) -> bool:
+        """Whether it takes a number, whole or not."""
+        return self.type in ("integer", "number")
+
+    def read(self, raw: object) -> Value:
+        """Return what somebody wrote as a value of this input; raises ``ValueError`` with what it must be."""
+        if self.is_number:
+            value: Value = _number(raw, integer=self.type == "integer")
+        elif self.type in LITERALS:
+            value = _text(raw)
+        elif isinstance(raw, str) and raw:
+            value = raw
+        else:
+            raise ValueError("it must be the path of a file")
+        if self.type == "boolean" and value not in ("true", "false"):
+            raise ValueError("it must be true or false")
+        self._check(value)
+        # The component's command lines are single-quoted (its input descriptions, 2026-07-23); files' names get there.
+        written = "" if self.is_number else str(value) if self.type in LITERALS else Path(str(value)).name
+        if any(character in _BREAKING for character in written):
+            raise ValueError(
+                "it must have no quote, backslash or line break, which break the component's command lines"
+            )
+        return value == "true" if self.type == "boolean" else value
+
+    def parse(self, text: str) -> Value:
+        """Return what a text on the wire means to the component; raises ``ValueError`` with what it must be.
+
+        It takes fewer texts than `read`, which makes of ``True`` and of ``1e3`` what is sent.
+        """
+        if not self.is_number:
+            self._check(text)
+            return text
+        value = _number(text, integer=self.type == "integer")
+        if self.type == "integer" and not text.strip().lstrip("+-").replace("_", "").isdecimal():
+            raise ValueError("it must be a whole number")
+        self._check(value)
+        return value
+
+    def _check(self, value: Value) -> None:
+        if self.options and str(value) not in self.options:
+            raise ValueError(f"it must be one of {', '.join(self.options)}")
+        if self.least is not None and self.is_number and float(value) < float(self.least):
+            raise ValueError(f"it must be at least {self.least}")
+
+
+def known_inputs() -> dict[str, Input]:
+    """Return the component's inputs by name, from the dated table."""
+    return {name: Input.of(name, spec) for name, spec in facts.load("chat_completion_pipeline")["inputs"].items()}
+
+
+def _text(raw: object) -> str:
+    """Return the wire form of a string input; booleans in lower case, since the SDK would send ``True``.
+
+    The component's enumerations hold ``true`` and ``false`` (azureml-assets, chat_completion/spec.yaml, 2026-07-23).
+    """
+    if not isinstance(raw, str | int | float):
+        raise ValueError("it must be a text, a number, true or false")  # noqa: TRY004 - one error type for what does not fit
+    try:
+        text = str(raw)
+    except ValueError:  # Python writes out no more than 4300 digits
+        raise ValueError("it must be a text") from None
+    return text.lower() if text in ("True", "False") else text
+
+
+def _number(raw: Any, *, integer: bool) -> int | float:
+    kind = "a whole number" if integer else "a number"
+    try:
+        value = math.nan if isinstance(raw, bool) else float(raw)
+    except (TypeError, ValueError, OverflowError):
+        value = math.nan
+    if not math.isfinite(value) or (integer and value != int(value)):
+        raise ValueError(f"it must be {kind}")
+    if not integer:
+        return value
+    if abs(value) >= 2**63:
+        raise ValueError("it must be a whole number of at most 64 bits")
+    if isinstance(raw, float):
+        return int(value)
+    try:
+        return int(raw)  # with all its digits, of which a float keeps 15
+    except (TypeError, ValueError):  # a text such as 1e3
+        return int(value)

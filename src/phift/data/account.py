@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from phift.data.split import SPLITS
+from phift.component.preprocessing import SPLITS
 
 if TYPE_CHECKING:
     import numpy as np

@@ -26,9 +26,9 @@ from phift.azure.quiet import quiet_uploads
 from phift.azure.registry import API, mapping, registry_address
 from phift.azure.threads import SideBySide
 from phift.check.findings import Finding
+from phift.component.preprocessing import SPLITS, SUFFIXES
 from phift.config.data import AssetSource, DataConfig
 from phift.data.prepare import PreparedDataset
-from phift.data.split import SPLITS
 from phift.errors import Conflict, DataError, NotFound, PhiftError, ServiceError, azure_errors
 from phift.version import __version__
 
@@ -40,7 +40,6 @@ _VERSION_DIGITS = 16
 _ATTEMPTS = 3
 
 # What the component's preprocessing has a loader for (azureml-assets, finetune_acft_hf_nlp, 2026-07-23).
-_SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
 _PREPROCESS = "azureml-assets, finetune_acft_hf_nlp, src/preprocess/preprocess.py, 2026-07-23"
 
 # Command lines have an input's path in single quotes, so both are invalid in it (the descriptions of its inputs).
@@ -345,8 +344,8 @@ def _name_findings(place: str, path: str) -> list[Finding]:
 
 def _suffix_findings(place: str, suffix: str) -> list[Finding]:
     """Say what the component, which goes by a file's suffix, makes of this one."""
-    if suffix not in _SUFFIXES:
-        message = f"The file ends in {suffix or 'nothing'!r}; the component reads {', '.join(_SUFFIXES)}."
+    if suffix not in SUFFIXES:
+        message = f"The file ends in {suffix or 'nothing'!r}; the component reads {', '.join(SUFFIXES)}."
         fix = "name it as what it is, or register it as an MLTable"
         return [_finding("DATA_FILE_TYPE", "error", place, message, fix)]
     if suffix in (".csv", ".tsv"):

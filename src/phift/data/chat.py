@@ -19,9 +19,6 @@ from typing import Any, Literal, TypeVar
 
 import msgspec
 
-KEPT = ("messages", "tools")
-"""The columns that the component reads; it drops every other."""
-
 
 class InvalidRow(ValueError):
     """A row that cannot be trained on; its text is the reason.

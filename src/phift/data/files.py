@@ -24,12 +24,10 @@ from typing import BinaryIO, Protocol
 
 import msgspec
 
+from phift.component.preprocessing import SUFFIXES
 from phift.data.chat import InvalidRow
 from phift.data.json_text import JsonText
 from phift.errors import DataError, DataNotFound
-
-SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
-"""What can be read; all but parquet also with ``.gz`` or ``.zst`` behind. ``.ndjson`` is ``.jsonl``."""
 
 LONGEST_LINE = 16 << 20
 """Bytes of a line, or of a row of JSON: a file without line ends must not fill the memory."""
@@ -50,7 +48,10 @@ _object = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
 def kind(path: Path) -> str:
-    """Return what the file is by its name: jsonl, json, csv, tsv or parquet."""
+    """Return what the file is by its name: jsonl, json, csv, tsv or parquet.
+
+    All but parquet also with ``.gz`` or ``.zst`` behind; ``.ndjson`` is ``.jsonl``.
+    """
     suffix = _suffix(path)
     if suffix not in SUFFIXES or (suffix == ".parquet" and compressed(path)):
         what = f"A data file with the suffix {''.join(path.suffixes[-2:]) or '(none)'} cannot be read."

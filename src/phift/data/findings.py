@@ -7,9 +7,9 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from phift.check.findings import Finding
+from phift.component.preprocessing import SPLITS
 from phift.data.account import Account
 from phift.data.reading import Reading
-from phift.data.split import SPLITS
 from phift.data.table import Table
 
 if TYPE_CHECKING:

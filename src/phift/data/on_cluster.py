@@ -26,10 +26,10 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote, urlsplit
 
 from phift.check.findings import Finding
+from phift.component.preprocessing import SPLITS
 from phift.config.data import AssetSource, DataConfig, HuggingFaceSource
 from phift.data import files
 from phift.data.prepare import PreparedDataset, Progress, prepare_dataset
-from phift.data.split import SPLITS
 from phift.errors import ConfigError, DataError, NotFound, PhiftError, azure_errors
 
 if TYPE_CHECKING:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import msgspec
 import xxhash
 
+from phift.component.preprocessing import COLUMNS
 from phift.data import chat, files, formats, parquet
 from phift.data.spool import Spool, Tally
 from phift.errors import DataError
@@ -137,7 +138,7 @@ def _take_lines(part: Part, spool: Spool, block: bytes, before: int) -> int:
         if rows and characters and columns:
             spool.add(rows, characters, range(before + 1, before + len(rows) + 1))
             spool.count(rows=len(rows))
-            spool.ignore(column for column in columns if column not in chat.KEPT)
+            spool.ignore(column for column in columns if column not in COLUMNS)
             return before + len(rows)
     lines = block.split(b"\n")[:-1]
     _take(part, spool, enumerate(lines, start=before + 1))

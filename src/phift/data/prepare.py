@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from phift.check.findings import Finding
+from phift.component.preprocessing import LEAST_TRAINING_ROWS, SPLITS
 from phift.config.data import DataConfig
 from phift.data import files
 from phift.data.account import ASIDE, LEAKED, Account, draw_up
@@ -37,7 +38,7 @@ from phift.data.findings import findings_of
 from phift.data.reading import Reading, read_sources
 from phift.data.scratch import scratch_folder
 from phift.data.sources import Opened, Progress, files_of, open_source
-from phift.data.split import LEAST_TRAINING_ROWS, SPLITS, draw_split, units
+from phift.data.split import draw_split, units
 from phift.data.spool import HASH
 from phift.data.table import Table, tabulate
 from phift.data.workers import LARGE, Workers

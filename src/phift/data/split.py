@@ -5,22 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from phift.component.preprocessing import SPLITS
 from phift.errors import DataError
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-SPLITS = ("train", "validation", "test")
-
-LEAST_TRAINING_ROWS = 10
-"""The component stops below it (finetune_acft_hf_nlp, MIN_TRAINING_SAMPLE_GENERATIVE_TASKS, 2026-07)."""
-
 
 def draw_split(
     keys: npt.NDArray[np.uint64], strata: npt.NDArray[np.int64], shares: Mapping[str, float], seed: int
 ) -> npt.NDArray[np.int8]:
-    """Return the index in `SPLITS` of each row, drawn with a seed: the same rows and seed give the same split.
+    """Return the index in ``SPLITS`` of each row, drawn with a seed: the same rows and seed give the same split.
 
     Rows with equal keys stay together, so no conversation is in two splits. Where all keys differ, each split has
     ``round(share * rows)`` rows, at least one, and each stratum gives its share of them, to within one row.

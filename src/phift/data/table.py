@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from phift.data.split import SPLITS
+from phift.component.preprocessing import SPLITS
 from phift.data.spool import HASH
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ class Table:
     - **groups**: a number for each group; empty where rows are not grouped.
     - **lengths**, **characters**: of the line in bytes, of what is said in characters.
     - **numbers**: the line or row number in its source.
-    - **given**: the index in `phift.data.split.SPLITS` of the split that the row's source is for.
+    - **given**: the index in `phift.component.preprocessing.SPLITS` of the split that the row's source is for.
     - **reading**: the index of the row's source file or data set.
     - **stratum**: the index of the source that the user named; a folder's files are one.
     """

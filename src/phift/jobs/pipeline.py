@@ -10,11 +10,11 @@ from phift.azure.answers import text
 from phift.azure.clients import Clients
 from phift.check.findings import Finding
 from phift.check.parameters import Parameters
+from phift.component.preprocessing import SPLITS
 from phift.config.run import ComponentConfig
 from phift.data.assets import DataInput
 from phift.data.on_cluster import REPORT, DataOnCluster, preparation_step, step_inputs
 from phift.data.on_cluster import STEP as PREPARATION
-from phift.data.split import SPLITS
 from phift.errors import NotFound, ParameterError, ServiceError, azure_errors
 
 if TYPE_CHECKING:

@@ -14,8 +14,9 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal
 
+from phift.component.preprocessing import Row
+from phift.component.tokenizer import ChatTokenizer, Refused
 from phift.errors import DataError, DataNotFound
-from phift.tokens.tokenizer import ChatTokenizer, Refused, Row
 
 _OPEN, _CLOSE, _CUT = "⟦", "⟧", "✂"
 _STYLES = {

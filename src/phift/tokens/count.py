@@ -24,11 +24,11 @@ from typing import Any
 
 from phift.check.cost import CHARACTERS_PER_TOKEN
 from phift.check.findings import Finding, Severity
-from phift.data.split import LEAST_TRAINING_ROWS
+from phift.component.preprocessing import LEAST_TRAINING_ROWS, Row
+from phift.component.tokenizer import ChatTokenizer, Refused
 from phift.errors import DataError, DataNotFound
 from phift.events import isolated
 from phift.tokens.report import MOST_PROBLEMS, QUANTILES, SAMPLE_ROWS, SplitTokens, TokenReport
-from phift.tokens.tokenizer import ChatTokenizer, Refused, Row
 
 _BATCH_ROWS = 256
 _BATCH_BYTES = 2_000_000  # of JSON; a token's bookkeeping in the tokenizer takes far more than its text

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import re
 
+from phift.component.preprocessing import SPLITS
 from phift.data import on_cluster
-from phift.data.split import SPLITS
 from phift.local.ground import Ground
 from phift.local.model import catalog, runs
 from phift.local.names import WORKSPACE_ID

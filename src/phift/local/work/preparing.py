@@ -15,8 +15,8 @@ import threading
 import traceback
 from pathlib import Path
 
+from phift.component.preprocessing import SPLITS
 from phift.data import on_cluster
-from phift.data.split import SPLITS
 from phift.local.ground import Ground
 from phift.local.model import files, references
 from phift.local.state.documents import Document, Json

@@ -19,10 +19,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
+from phift.component.finetune_config import FILE_NAME, FinetuneConfig
+from phift.component.preprocessing import without_system
 from phift.errors import ParameterError, PhiftError
 from phift.local.work.engine import environment, failure
-from phift.local.work.engine.chat import check_question, without_system
-from phift.local.work.engine.finetune_config import FILE_NAME, FinetuneConfig
+from phift.local.work.engine.chat import check_question
 from phift.local.work.engine.mlflow_model import MlflowModel
 
 _log = logging.getLogger(__name__)

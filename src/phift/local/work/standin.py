@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from phift import samples
-from phift.local.work.engine import environment, finetune_config, mlflow_model
+from phift.component import finetune_config
+from phift.local.work.engine import environment, mlflow_model
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

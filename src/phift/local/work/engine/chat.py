@@ -1,4 +1,4 @@
-"""A conversation on its way into a model: what training and scoring must do alike."""
+"""What is asked of a trained model, and how a conversation is shown without its text."""
 
 from __future__ import annotations
 
@@ -10,20 +10,6 @@ from phift.errors import DataError
 Message = Mapping[str, Any]
 
 _ROLES = ("system", "user", "assistant")
-
-
-def without_system(messages: Sequence[Message]) -> list[Message]:
-    """Return ``messages`` with the system text in front of the first user text, for models without that role."""
-    if not any(message.get("role") == "system" for message in messages):
-        return list(messages)
-    first, *rest = messages
-    if first.get("role") != "system" or any(message.get("role") == "system" for message in rest):
-        raise DataError("A system message must be the only one and come first.", fix="merge or move it")
-    user = next((index for index, message in enumerate(rest) if message.get("role") == "user"), None)
-    if user is None:
-        raise DataError("There is a system message but no user message.", fix="add a user message")
-    merged = {**rest[user], "content": f"{first['content']}\n\n{rest[user]['content']}"}
-    return [*rest[:user], merged, *rest[user + 1 :]]
 
 
 def shape(messages: Sequence[Any]) -> str:

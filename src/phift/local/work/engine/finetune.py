@@ -24,11 +24,13 @@ from transformers import (
     TrainingArguments,
 )
 
+from phift.component import finetune_config
+from phift.component.finetune_config import FinetuneConfig
+from phift.component.preprocessing import row_limit
+from phift.component.settings import Settings
 from phift.errors import ModelError
-from phift.local.work.engine import environment, finetune_config, model_import
-from phift.local.work.engine.finetune_config import FinetuneConfig
+from phift.local.work.engine import environment, model_import
 from phift.local.work.engine.job import Job, empty_folder
-from phift.local.work.engine.parameters import Parameters
 from phift.local.work.engine.preprocess import COUNTS, IGNORED
 from phift.local.work.engine.tracking import Tracking
 
@@ -84,106 +86,50 @@ class Progress(TrainerCallback):  # type: ignore[misc]  # transformers ships no 
 
 def run(job: Job) -> None:
     """Train, keep the best weights, and say how it went."""
-    parameters = Parameters.read(job.inputs)
+    settings = Settings.parse(job.inputs)
     config = FinetuneConfig.load(job.model)
     folder = job.outputs["pytorch_model_folder"]
-    checkpoint = _last_checkpoint(folder) if parameters.resume_from_checkpoint else None
+    done = [path.parent for path in folder.glob(f"checkpoint-*/{_CHECKPOINT_DONE}")]
+    newest = max(done, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+    checkpoint = newest if settings.resume_from_checkpoint else None
     if checkpoint is None:
         empty_folder(folder)
     torch.set_num_threads(environment.threads())
-    if parameters.precision != "32":
-        _log.info("precision %s was asked for; a CPU trains in 32", parameters.precision)
+    if settings.precision != 32:
+        _log.info("precision %s was asked for; a CPU trains in 32", settings.precision)
     tracking = Tracking(job, STEP)
-    tokenizer = _tokenizer(job.model)
-    model = _model(job.model, tokenizer, parameters, config)
-    trainer = _trainer(job, model, tokenizer, parameters, config, resumed=checkpoint is not None)
-    trainer.add_callback(Progress(tracking))
-    _log.info("training on %d rows, from %s", len(trainer.train_dataset), checkpoint or "the base model")
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    _save(job, trainer.model, tokenizer, folder, parameters)
-    _report(job, tracking, trainer.state.best_metric)
-
-
-def _last_checkpoint(folder: Path) -> Path | None:
-    """Return the newest complete checkpoint that an interrupted run of this step left."""
-    done = [path.parent for path in folder.glob(f"checkpoint-*/{_CHECKPOINT_DONE}")]
-    return max(done, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
-
-
-def _tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """Open the tokenizer; one that pads with a token that means something else gets a token of its own."""
-    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    taken = {tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.unk_token_id, None}
-    if tokenizer.pad_token_id in taken:
-        tokenizer.add_special_tokens({"pad_token": _PAD})
-    return tokenizer
-
-
-def _model(
-    folder: Path, tokenizer: PreTrainedTokenizerBase, parameters: Parameters, config: FinetuneConfig
-) -> PreTrainedModel:
-    torch.manual_seed(parameters.seed)
-    model = AutoModelForCausalLM.from_pretrained(
-        folder,
-        dtype=torch.float32,
-        ignore_mismatched_sizes=parameters.ignore_mismatched_sizes,
-        trust_remote_code=False,
-        use_safetensors=True,  # a pickle could be a program
-    )
-    if len(tokenizer) > model.get_input_embeddings().num_embeddings:
-        model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
-    model.config.pad_token_id = model.generation_config.pad_token_id = tokenizer.pad_token_id
-    model.config.use_cache = False
-    if not parameters.apply_lora:
-        return model
-    from peft import LoraConfig, get_peft_model
-
-    lora = LoraConfig(
-        task_type="CAUSAL_LM",
-        r=parameters.lora_r,
-        lora_alpha=parameters.lora_alpha,
-        lora_dropout=parameters.lora_dropout,
-        target_modules=config.lora_target_modules,
-    )
-    return get_peft_model(model, lora)
-
-
-def _trainer(
-    job: Job,
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    parameters: Parameters,
-    config: FinetuneConfig,
-    *,
-    resumed: bool,
-) -> Trainer:
+    tokenizer = AutoTokenizer.from_pretrained(job.model, trust_remote_code=False)
+    if tokenizer.pad_token_id in {tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.unk_token_id, None}:
+        tokenizer.add_special_tokens({"pad_token": _PAD})  # padding must not mean something else too
+    model = _model(job.model, tokenizer, settings, config)
     train = _examples(job.data / "train.jsonl")
-    steps_per_epoch = len(train) / parameters.per_device_train_batch_size / parameters.gradient_accumulation_steps
-    arguments = {
-        **_optimisation(parameters),
-        **_schedule(parameters, math.ceil(steps_per_epoch)),
-        **config.trainer_arguments,
-        **_machine(job, resumed=resumed, evaluates=parameters.evaluates),
-    }
-    try:
-        settings = TrainingArguments(**arguments)
-    except (TypeError, ValueError) as error:
-        fix = "correct hf_trainer_args in the finetune config, or the parameter"
-        raise ModelError(f"The trainer refuses its settings: {error}.", where="hf_trainer_args", fix=fix) from error
-    limit = tokenizer.model_max_length
-    longest = min(limit, parameters.max_seq_length) if parameters.max_seq_length > 0 else limit
+    limit = row_limit(tokenizer.model_max_length, settings.max_seq_length) or 0
     trainer = Trainer(
         model=model,
-        args=settings,
+        args=_arguments(job, settings, config, len(train), resumed=checkpoint is not None),
         train_dataset=train,
-        eval_dataset=_examples(job.data / "validation.jsonl") if parameters.evaluates else None,
-        data_collator=Collator(tokenizer.pad_token_id, longest if parameters.pad_to_max_length else 0),
+        eval_dataset=_examples(job.data / "validation.jsonl") if settings.evaluates else None,
+        data_collator=Collator(tokenizer.pad_token_id, limit if settings.pad_to_max_length else 0),
+        callbacks=[Progress(tracking)],
     )
     trainer.remove_callback(PrinterCallback)
-    if parameters.apply_early_stopping:
-        stopping = EarlyStoppingCallback(parameters.early_stopping_patience, parameters.early_stopping_threshold)
-        trainer.add_callback(stopping)
-    return trainer
+    if settings.apply_early_stopping:
+        trainer.add_callback(EarlyStoppingCallback(settings.early_stopping_patience, settings.early_stopping_threshold))
+    _log.info("training on %d rows, from %s", len(train), checkpoint or "the base model")
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    trained = trainer.model.merge_and_unload() if settings.apply_lora else trainer.model
+    trained.config.use_cache = True
+    trained.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    for name in (finetune_config.FILE_NAME, model_import.BASE):
+        shutil.copy2(job.model / name, folder)
+    # The tokens of the training rows, each row counted once.
+    counts = json.loads((job.data / COUNTS).read_text(encoding="utf-8"))["train"]
+    tracking.tag("__azureml_ft_training_tokens", str(counts["tokens"]))
+    tracking.tag("__azureml_ft_assistant_tokens", str(counts["assistant_tokens"]))
+    if trainer.state.best_metric is not None:
+        tracking.tag("score", str(trainer.state.best_metric))
+    _log.info("trained on %d tokens; best eval_loss %s", counts["tokens"], trainer.state.best_metric)
 
 
 def _examples(path: Path) -> list[Example]:
@@ -191,54 +137,82 @@ def _examples(path: Path) -> list[Example]:
         return [json.loads(line) for line in file]
 
 
-def _optimisation(parameters: Parameters) -> dict[str, Any]:
-    return {
-        "num_train_epochs": parameters.num_train_epochs,
-        "max_steps": parameters.max_steps,
-        "per_device_train_batch_size": parameters.per_device_train_batch_size,
-        "per_device_eval_batch_size": parameters.per_device_eval_batch_size,
-        "auto_find_batch_size": parameters.auto_find_batch_size,
-        "gradient_accumulation_steps": parameters.gradient_accumulation_steps,
-        "optim": parameters.optim,
-        "learning_rate": parameters.learning_rate,
-        "lr_scheduler_type": parameters.lr_scheduler_type,
-        "warmup_steps": parameters.warmup_steps,
-        "weight_decay": parameters.weight_decay,
-        "adam_beta1": parameters.adam_beta1,
-        "adam_beta2": parameters.adam_beta2,
-        "adam_epsilon": parameters.adam_epsilon,
-        "max_grad_norm": parameters.max_grad_norm,
-        "seed": parameters.seed,
-        "full_determinism": parameters.enable_full_determinism,
-        "dataloader_num_workers": parameters.dataloader_num_workers,
-    }
+def _model(
+    folder: Path, tokenizer: PreTrainedTokenizerBase, settings: Settings, config: FinetuneConfig
+) -> PreTrainedModel:
+    torch.manual_seed(settings.seed)
+    model = AutoModelForCausalLM.from_pretrained(
+        folder,
+        dtype=torch.float32,
+        ignore_mismatched_sizes=settings.ignore_mismatched_sizes,
+        trust_remote_code=False,
+        use_safetensors=True,  # a pickle could be a program
+    )
+    if len(tokenizer) > model.get_input_embeddings().num_embeddings:
+        model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    model.config.pad_token_id = model.generation_config.pad_token_id = tokenizer.pad_token_id
+    model.config.use_cache = False
+    if not settings.apply_lora:
+        return model
+    from peft import LoraConfig, get_peft_model
+
+    lora = LoraConfig(
+        task_type="CAUSAL_LM",
+        r=settings.lora_r,
+        lora_alpha=settings.lora_alpha,
+        lora_dropout=settings.lora_dropout,
+        target_modules=config.lora_target_modules,
+    )
+    return get_peft_model(model, lora)
 
 
-def _schedule(parameters: Parameters, steps_per_epoch: int) -> dict[str, Any]:
-    """When it logs, evaluates and saves: every evaluation leaves a checkpoint, so that the best can be kept."""
-    eval_steps = parameters.eval_steps
-    if 0 < parameters.evaluation_steps_interval <= 1:
-        eval_steps = max(1, int(parameters.evaluation_steps_interval * steps_per_epoch))
-    strategy = parameters.evaluation_strategy if parameters.evaluates else "no"
-    accumulated = parameters.eval_accumulation_steps
-    return {
-        "logging_strategy": parameters.logging_strategy,
-        "logging_steps": parameters.logging_steps,
-        "eval_strategy": strategy,
+# The settings that transformers' ``TrainingArguments`` has under the same name.
+_SAME = (
+    "num_train_epochs",
+    "max_steps",
+    "per_device_train_batch_size",
+    "per_device_eval_batch_size",
+    "auto_find_batch_size",
+    "gradient_accumulation_steps",
+    "optim",
+    "learning_rate",
+    "lr_scheduler_type",
+    "warmup_steps",
+    "weight_decay",
+    "adam_beta1",
+    "adam_beta2",
+    "adam_epsilon",
+    "max_grad_norm",
+    "seed",
+    "dataloader_num_workers",
+    "logging_strategy",
+    "logging_steps",
+)
+
+
+def _arguments(job: Job, settings: Settings, config: FinetuneConfig, rows: int, *, resumed: bool) -> TrainingArguments:
+    """Return how to train: as the job says, over it the model's finetune config, and over all what a CPU demands.
+
+    Every evaluation leaves a checkpoint, so that the best can be kept.
+    """
+    evaluates, eval_steps = settings.evaluates, settings.eval_steps
+    if settings.evaluation_share:
+        epoch = math.ceil(rows / settings.per_device_train_batch_size / settings.gradient_accumulation_steps)
+        eval_steps = max(1, int(settings.evaluation_share * epoch))
+    of_job = {
+        **{name: getattr(settings, name) for name in _SAME},
+        "full_determinism": settings.enable_full_determinism,
+        "eval_strategy": settings.evaluation_strategy if evaluates else "no",
         "eval_steps": eval_steps,
-        "eval_accumulation_steps": accumulated if accumulated > 0 else None,
-        "save_strategy": strategy if parameters.evaluates else "epoch",
+        "eval_accumulation_steps": settings.eval_accumulation_steps if settings.eval_accumulation_steps > 0 else None,
+        "save_strategy": settings.evaluation_strategy if evaluates else "epoch",
         "save_steps": eval_steps,
-        "save_total_limit": parameters.save_total_limit if parameters.save_total_limit > 0 else None,
-        "load_best_model_at_end": parameters.evaluates,
-        "metric_for_best_model": "eval_loss" if parameters.evaluates else None,
-        "greater_is_better": False if parameters.evaluates else None,
+        "save_total_limit": settings.save_total_limit if settings.save_total_limit > 0 else None,
+        "load_best_model_at_end": evaluates,
+        "metric_for_best_model": "eval_loss" if evaluates else None,
+        "greater_is_better": False if evaluates else None,
     }
-
-
-def _machine(job: Job, *, resumed: bool, evaluates: bool) -> dict[str, Any]:
-    """Return what this machine and this process demand, whatever anybody asked for."""
-    return {
+    of_machine = {
         "output_dir": str(job.outputs["pytorch_model_folder"]),
         "use_cpu": True,
         "bf16": False,
@@ -251,26 +225,8 @@ def _machine(job: Job, *, resumed: bool, evaluates: bool) -> dict[str, Any]:
         "remove_unused_columns": False,
         "eval_on_start": evaluates and not resumed,
     }
-
-
-def _save(
-    job: Job, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, parameters: Parameters
-) -> None:
-    """Write the trained model beside its checkpoints, adapters merged in."""
-    if parameters.apply_lora:
-        model = model.merge_and_unload()
-    model.config.use_cache = True
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    for name in (finetune_config.FILE_NAME, model_import.BASE):
-        shutil.copy2(job.model / name, folder)
-
-
-def _report(job: Job, tracking: Tracking, best: float | None) -> None:
-    """Tag the job with the tokens of the training rows, each counted once, and the best evaluation loss."""
-    counts = json.loads((job.data / COUNTS).read_text(encoding="utf-8"))["train"]
-    tracking.tag("__azureml_ft_training_tokens", str(counts["tokens"]))
-    tracking.tag("__azureml_ft_assistant_tokens", str(counts["assistant_tokens"]))
-    if best is not None:
-        tracking.tag("score", str(best))
-    _log.info("trained on %d tokens; best eval_loss %s", counts["tokens"], best)
+    try:
+        return TrainingArguments(**{**of_job, **config.trainer_arguments, **of_machine})
+    except (TypeError, ValueError) as error:
+        fix = "correct hf_trainer_args in the finetune config, or the parameter"
+        raise ModelError(f"The trainer refuses its settings: {error}.", where="hf_trainer_args", fix=fix) from error

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import yaml
 
+from phift.component import finetune_config
 from phift.errors import ModelError
 from phift.local.state.folder import UnsafePath, confined
-from phift.local.work.engine import finetune_config
 
 # Stated, so that MLflow does not load the model in a second process to find out what it imports.
 _REQUIREMENTS = ("mlflow", "torch", "transformers", "accelerate")
