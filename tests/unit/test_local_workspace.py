@@ -72,7 +72,7 @@ def test_missing_packages_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_without_training_the_smaller_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda _name, _package=None: None)
-    with pytest.raises(errors.MissingDependency, match=r"cryptography, starlette, uvicorn\.\n.*\.\[testing\]"):
+    with pytest.raises(errors.MissingDependency, match=r"cryptography, starlette, trustme, uvicorn\.\n.*\.\[testing\]"):
         LocalWorkspace(tmp_path, engine="instant").up()
 
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from phift.local.state.clock import Speed
 
 # What the extras "testing" and "local" bring; asked for by name, so that nothing of it is imported here.
-_NEEDED = ("cryptography", "starlette", "uvicorn")
+_NEEDED = ("cryptography", "starlette", "trustme", "uvicorn")
 _NEEDED_TO_TRAIN = ("torch", "transformers", "peft")
 _LOG_TAIL = 30
 _LONGEST_DELAY = 60  # clients give up after as long

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import datetime
-import ipaddress
 import os
 from pathlib import Path
 
+import trustme
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from phift.local.state.folder import write_private
 
@@ -20,14 +17,17 @@ RENEW_BEFORE = datetime.timedelta(days=7)
 
 def ensure(folder: Path) -> None:
     """Write ``ca.pem``, ``server.pem`` and ``server-key.pem`` unless good ones are there."""
-    names = ("ca.pem", "server.pem", "server-key.pem")
-    if all((folder / name).exists() for name in names) and not _expires_soon(folder / "server.pem"):
-        return
-    authority, certificate, key = _issue()
-    write_private(folder / "server-key.pem", key)
-    _replace(folder / "ca.pem", authority)
+    now = datetime.datetime.now(datetime.UTC)
+    if all((folder / name).exists() for name in ("ca.pem", "server.pem", "server-key.pem")):
+        present = x509.load_pem_x509_certificate((folder / "server.pem").read_bytes())
+        if now + RENEW_BEFORE < present.not_valid_after_utc:
+            return
+    authority = trustme.CA(path_length=0, organization_name="phift", organization_unit_name="local workspace authority")
+    server = authority.issue_cert("localhost", "127.0.0.1", common_name="localhost", not_after=now + LIFETIME)
+    write_private(folder / "server-key.pem", server.private_key_pem.bytes())
+    _replace(folder / "ca.pem", authority.cert_pem.bytes())
     # Last: it is the file whose date says that all three are good.
-    _replace(folder / "server.pem", certificate)
+    _replace(folder / "server.pem", server.cert_chain_pems[0].bytes())
 
 
 def write_bundle(folder: Path, existing: str | None) -> Path:
@@ -54,68 +54,3 @@ def _replace(path: Path, content: bytes) -> None:
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     temporary.write_bytes(content)
     temporary.replace(path)
-
-
-def _expires_soon(certificate: Path) -> bool:
-    end = x509.load_pem_x509_certificate(certificate.read_bytes()).not_valid_after_utc
-    return end - RENEW_BEFORE < datetime.datetime.now(datetime.UTC)
-
-
-def _issue() -> tuple[bytes, bytes, bytes]:
-    """Return the authority's certificate, the server's certificate and the server's key, in PEM."""
-    authority_key = ec.generate_private_key(ec.SECP256R1())
-    server_key = ec.generate_private_key(ec.SECP256R1())
-    authority_name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "phift local workspace authority")])
-    authority = (
-        _builder(authority_name, authority_name, authority_key.public_key())
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .add_extension(_usage(sign_certificates=True), critical=True)
-        .sign(authority_key, hashes.SHA256())
-    )
-    names = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.IPv4Address("127.0.0.1"))]
-    certificate = (
-        _builder(
-            x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")]), authority_name, server_key.public_key()
-        )
-        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(x509.SubjectAlternativeName(names), critical=False)
-        .add_extension(_usage(sign_certificates=False), critical=True)
-        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
-        .add_extension(
-            x509.AuthorityKeyIdentifier.from_issuer_public_key(authority_key.public_key()),
-            critical=False,
-        )
-        .sign(authority_key, hashes.SHA256())
-    )
-    key = server_key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    return authority.public_bytes(serialization.Encoding.PEM), certificate.public_bytes(serialization.Encoding.PEM), key
-
-
-def _builder(subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey) -> x509.CertificateBuilder:
-    now = datetime.datetime.now(datetime.UTC)
-    return (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(issuer)
-        .public_key(key)
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(days=1))  # a clock that is a little off must not refuse us
-        .not_valid_after(now + LIFETIME)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
-    )
-
-
-def _usage(*, sign_certificates: bool) -> x509.KeyUsage:
-    return x509.KeyUsage(
-        digital_signature=not sign_certificates,
-        content_commitment=False,
-        key_encipherment=False,
-        data_encipherment=False,
-        key_agreement=False,
-        key_cert_sign=sign_certificates,
-        crl_sign=sign_certificates,
-        encipher_only=False,
-        decipher_only=False,
-    )
