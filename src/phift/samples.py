@@ -4,8 +4,6 @@ Every fact (an element's symbol, its atomic number, the name behind a symbol) is
 fact one phrasing goes to the validation split and another to the test split, the rest to training; which ones changes
 from fact to fact, so every phrasing is trained on, but never with the fact it is tested on. Right answers on the test
 split therefore mean that the model knows the fact, not the line.
-
-Names, symbols and atomic numbers: IUPAC Periodic Table of the Elements, release of 4 May 2022.
 """
 
 from __future__ import annotations
@@ -18,129 +16,13 @@ from pathlib import Path
 from secrets import token_hex
 from types import MappingProxyType
 
+from phift import facts
 from phift.errors import ConfigError
 
-# In the order of their atomic numbers, from 1.
-ELEMENTS: tuple[tuple[str, str], ...] = (
-    ("hydrogen", "H"),
-    ("helium", "He"),
-    ("lithium", "Li"),
-    ("beryllium", "Be"),
-    ("boron", "B"),
-    ("carbon", "C"),
-    ("nitrogen", "N"),
-    ("oxygen", "O"),
-    ("fluorine", "F"),
-    ("neon", "Ne"),
-    ("sodium", "Na"),
-    ("magnesium", "Mg"),
-    ("aluminium", "Al"),
-    ("silicon", "Si"),
-    ("phosphorus", "P"),
-    ("sulfur", "S"),
-    ("chlorine", "Cl"),
-    ("argon", "Ar"),
-    ("potassium", "K"),
-    ("calcium", "Ca"),
-    ("scandium", "Sc"),
-    ("titanium", "Ti"),
-    ("vanadium", "V"),
-    ("chromium", "Cr"),
-    ("manganese", "Mn"),
-    ("iron", "Fe"),
-    ("cobalt", "Co"),
-    ("nickel", "Ni"),
-    ("copper", "Cu"),
-    ("zinc", "Zn"),
-    ("gallium", "Ga"),
-    ("germanium", "Ge"),
-    ("arsenic", "As"),
-    ("selenium", "Se"),
-    ("bromine", "Br"),
-    ("krypton", "Kr"),
-    ("rubidium", "Rb"),
-    ("strontium", "Sr"),
-    ("yttrium", "Y"),
-    ("zirconium", "Zr"),
-    ("niobium", "Nb"),
-    ("molybdenum", "Mo"),
-    ("technetium", "Tc"),
-    ("ruthenium", "Ru"),
-    ("rhodium", "Rh"),
-    ("palladium", "Pd"),
-    ("silver", "Ag"),
-    ("cadmium", "Cd"),
-    ("indium", "In"),
-    ("tin", "Sn"),
-    ("antimony", "Sb"),
-    ("tellurium", "Te"),
-    ("iodine", "I"),
-    ("xenon", "Xe"),
-    ("caesium", "Cs"),
-    ("barium", "Ba"),
-    ("lanthanum", "La"),
-    ("cerium", "Ce"),
-    ("praseodymium", "Pr"),
-    ("neodymium", "Nd"),
-    ("promethium", "Pm"),
-    ("samarium", "Sm"),
-    ("europium", "Eu"),
-    ("gadolinium", "Gd"),
-    ("terbium", "Tb"),
-    ("dysprosium", "Dy"),
-    ("holmium", "Ho"),
-    ("erbium", "Er"),
-    ("thulium", "Tm"),
-    ("ytterbium", "Yb"),
-    ("lutetium", "Lu"),
-    ("hafnium", "Hf"),
-    ("tantalum", "Ta"),
-    ("tungsten", "W"),
-    ("rhenium", "Re"),
-    ("osmium", "Os"),
-    ("iridium", "Ir"),
-    ("platinum", "Pt"),
-    ("gold", "Au"),
-    ("mercury", "Hg"),
-    ("thallium", "Tl"),
-    ("lead", "Pb"),
-    ("bismuth", "Bi"),
-    ("polonium", "Po"),
-    ("astatine", "At"),
-    ("radon", "Rn"),
-    ("francium", "Fr"),
-    ("radium", "Ra"),
-    ("actinium", "Ac"),
-    ("thorium", "Th"),
-    ("protactinium", "Pa"),
-    ("uranium", "U"),
-    ("neptunium", "Np"),
-    ("plutonium", "Pu"),
-    ("americium", "Am"),
-    ("curium", "Cm"),
-    ("berkelium", "Bk"),
-    ("californium", "Cf"),
-    ("einsteinium", "Es"),
-    ("fermium", "Fm"),
-    ("mendelevium", "Md"),
-    ("nobelium", "No"),
-    ("lawrencium", "Lr"),
-    ("rutherfordium", "Rf"),
-    ("dubnium", "Db"),
-    ("seaborgium", "Sg"),
-    ("bohrium", "Bh"),
-    ("hassium", "Hs"),
-    ("meitnerium", "Mt"),
-    ("darmstadtium", "Ds"),
-    ("roentgenium", "Rg"),
-    ("copernicium", "Cn"),
-    ("nihonium", "Nh"),
-    ("flerovium", "Fl"),
-    ("moscovium", "Mc"),
-    ("livermorium", "Lv"),
-    ("tennessine", "Ts"),
-    ("oganesson", "Og"),
+ELEMENTS: tuple[tuple[str, str], ...] = tuple(
+    (element["name"], element["symbol"]) for element in facts.load("elements")["elements"]
 )
+"""Name and symbol of each element, in the order of their atomic numbers, from 1."""
 
 # Of every kind of fact: the answer, and the questions that ask for it.
 KINDS: tuple[tuple[str, tuple[str, ...]], ...] = (
@@ -222,13 +104,10 @@ def rows() -> dict[str, list[Row]]:
         for answer, questions in KINDS:
             held_out = {number % len(questions): "test", (number + 1) % len(questions): "validation"}
             for index, question in enumerate(questions):
-                row = _row(question.format_map(fact), answer.format_map(fact))
-                splits[held_out.get(index, "train")].append(row)
+                asked = {"role": "user", "content": question.format_map(fact)}
+                answered = {"role": "assistant", "content": answer.format_map(fact)}
+                splits[held_out.get(index, "train")].append({"messages": [asked, answered]})
     return splits
-
-
-def _row(question: str, answer: str) -> Row:
-    return {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]}
 
 
 def write(folder: Path, *, overwrite: bool = False) -> Samples:
@@ -242,38 +121,25 @@ def write(folder: Path, *, overwrite: bool = False) -> Samples:
     then.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    paths = {split: folder / f"{split}.jsonl" for split in ("train", "validation", "test")}
-    missing = {paths[split]: content for split, content in _contents().items() if not _holds(paths[split], content)}
+    missing: dict[Path, bytes] = {}
+    for split, split_rows in rows().items():
+        path = folder / f"{split}.jsonl"
+        content = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in split_rows).encode()
+        # The size first: what somebody keeps under this name may be large.
+        if not (path.is_file() and path.stat().st_size == len(content) and path.read_bytes() == content):
+            missing[path] = content
     taken = [str(path) for path in missing if os.path.lexists(path)]
     if taken and not overwrite:
         what = f"There is something else under the name of the samples: {', '.join(taken)}. Nothing was written."
-        raise ConfigError(
-            what, where=str(folder), fix="give another folder, or `--force` (`overwrite=True`) to replace"
-        )
+        fix = "give another folder, or `--force` (`overwrite=True`) to replace"
+        raise ConfigError(what, where=str(folder), fix=fix)
     for path, content in missing.items():
-        _put(path, content)
-    return Samples(**paths)
-
-
-def _contents() -> dict[str, bytes]:
-    """Return what is in the file of each split."""
-    return {
-        split: "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in split_rows).encode()
-        for split, split_rows in rows().items()
-    }
-
-
-def _holds(path: Path, content: bytes) -> bool:
-    # The size first: what somebody keeps under this name may be large.
-    return path.is_file() and path.stat().st_size == len(content) and path.read_bytes() == content
-
-
-def _put(path: Path, content: bytes) -> None:
-    """Write a file beside its place and rename it, so that there is never half a one under its name."""
-    written = path.with_name(f".{path.name}-{token_hex(8)}")
-    try:
-        with written.open("xb") as file:
-            file.write(content)
-        written.replace(path)
-    finally:
-        written.unlink(missing_ok=True)
+        # Beside its place first, so that there is never half a file under its name.
+        written = path.with_name(f".{path.name}-{token_hex(8)}")
+        try:
+            with written.open("xb") as file:
+                file.write(content)
+            written.replace(path)
+        finally:
+            written.unlink(missing_ok=True)
+    return Samples(**{split: folder / f"{split}.jsonl" for split in ("train", "validation", "test")})

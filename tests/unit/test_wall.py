@@ -20,7 +20,7 @@ ALLOWED = {
     "errors": set(),
     "events": set(),
     "garbage": set(),
-    "samples": {"errors"},
+    "samples": {"errors", "facts"},
     "facts": {"errors"},
     "config": {"errors", "facts"},
     "azure": {"config", "errors", "local", "local.connection", "local.trust", "version"},

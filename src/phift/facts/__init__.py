@@ -19,8 +19,6 @@ from typing import Any
 
 from phift.errors import ConfigError
 
-NAMES = ("architectures", "chat_completion_pipeline", "models", "presets", "vm_sizes")
-
 
 def load(name: str) -> Any:
     """Return the table called ``name``; callers share one copy, so they must not change it.
