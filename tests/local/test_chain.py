@@ -19,7 +19,6 @@ from phift import FineTuneRun, RunConfig, samples
 from phift.cli.quickstart import Exam, ask_held_out
 from phift.errors import CheckFailed, ConfigError, NotFound, PhiftError
 from phift.jobs.job import JobEvent
-from phift.jobs.registration import download_model
 from phift.local import LocalWorkspace
 
 pytestmark = pytest.mark.slow
@@ -88,7 +87,9 @@ def test_running_it_again_finds_the_job_and_the_model(trained: tuple[FineTuneRun
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:.*type hint.*:UserWarning")
 def test_the_downloaded_model_answers_through_mlflow(trained: tuple[FineTuneRun, list[Any]], tmp_path: Path) -> None:
     run, _ = trained
-    found = download_model(run.clients, run.register(), tmp_path)
+    model = run.register()
+    run.clients.workspace.models.download(model.name, model.version, download_path=str(tmp_path))
+    (found,) = (path.parent for path in tmp_path.rglob("MLmodel"))
     row = json.loads(run.prepare().test.read_text().splitlines()[0])["messages"]
     loaded = mlflow.pyfunc.load_model(str(found))
     answer = loaded.predict({"messages": [row[0]]})

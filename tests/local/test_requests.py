@@ -11,6 +11,7 @@ import pytest
 
 from phift import FineTuneRun, connect
 from phift.errors import AuthenticationError
+from phift.jobs.job import FineTuneJob
 from phift.testing import Fault, TestWorkspace
 
 pytestmark = pytest.mark.slow
@@ -62,9 +63,10 @@ def chain(tmp_path_factory: pytest.TempPathFactory, quiet_sdk: None) -> Iterator
         steps.take("chat", lambda: endpoint.chat("Question 1?"))
         steps.take("delete", endpoint.delete)
         workspace.order(Fault("GET jobs/*", status=401))
+        again = FineTuneJob(run.job.name, run.clients)  # who does not know yet that it has ended
         with pytest.raises(AuthenticationError):
-            run.job.status()
-        steps.take("after a refused token", run.job.status)
+            again.status()
+        steps.take("after a refused token", again.status)
         yield steps
 
 
@@ -74,8 +76,8 @@ MOST = {
     "submit": 36,
     "wait": 2,
     "metrics": 1,
-    "register": 5,
-    "deploy": 28,
+    "register": 3,
+    "deploy": 20,
     "chat": 1,
     "delete": 5,
 }
@@ -88,7 +90,7 @@ def test_a_step_asks_for_no_more_than_it_needs(chain: Steps, step: str) -> None:
 
 
 def test_the_whole_chain_asks_for_little(chain: Steps) -> None:
-    assert sum(map(chain.counted, MOST)) <= 92
+    assert sum(map(chain.counted, MOST)) <= 82
 
 
 def test_what_never_changes_is_asked_once(chain: Steps) -> None:

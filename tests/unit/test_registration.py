@@ -1,14 +1,13 @@
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 from azure.ai.ml.entities import Model
 
-from phift.errors import AccessDenied, Conflict, JobCanceled, NotFound, WaitTimeout
+from phift.errors import AccessDenied, Conflict, JobCanceled, WaitTimeout
 from phift.jobs.job import FineTuneJob
-from phift.jobs.registration import RegisteredModel, download_model, register_model
+from phift.jobs.registration import RegisteredModel, register_model
 from unit.fakes import Fakes, http_error
 
 TAGS = {"phift.job": "job", "phift.data": "hash"}
@@ -89,34 +88,3 @@ def test_a_look_up_that_is_refused_maps() -> None:
     fakes.workspace.record.fail("models.get", http_error(403))
     with pytest.raises(AccessDenied):
         register(fakes)
-
-
-def test_a_download_returns_the_mlflow_folder(tmp_path: Path) -> None:
-    fakes = Fakes()
-    model = register(fakes)
-    fakes.workspace.models.contents["mine", "1"] = mlflow_folder(tmp_path)
-    found = download_model(fakes.clients, model, tmp_path / "new" / "folder")
-    assert found == tmp_path / "new" / "folder" / "mine" / "mlflow_model_folder"
-
-
-def mlflow_folder(folder: Path) -> Path:
-    made = folder / "stored" / "mlflow_model_folder"
-    made.mkdir(parents=True)
-    (made / "MLmodel").write_text("flavors: {}")
-    return made
-
-
-def test_the_outermost_mlflow_folder_is_the_model(tmp_path: Path) -> None:
-    fakes = Fakes()
-    model = register(fakes)
-    fakes.workspace.models.contents["mine", "1"] = mlflow_folder(tmp_path)
-    (tmp_path / "MLmodel").write_text("flavors: {}")
-    assert download_model(fakes.clients, model, tmp_path) == tmp_path
-
-
-def test_a_download_without_a_model_is_not_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    fakes = Fakes()
-    model = register(fakes)
-    monkeypatch.setattr(fakes.workspace.models, "download", lambda *_args, **_options: None)
-    with pytest.raises(NotFound, match="no MLmodel file"):
-        download_model(fakes.clients, model, tmp_path)

@@ -102,6 +102,7 @@ class FineTuneJob:
         self.existed = existed
         self._clients = clients
         self._tracking: Tracking | None = None
+        self._ended: PipelineJob | None = None
         self._live_failed = False
 
     def __repr__(self) -> str:
@@ -120,10 +121,15 @@ class FineTuneJob:
             self._tracking = Tracking(self._clients.rest, workspace.mlflow_tracking_uri)
         return self._tracking
 
-    def entity(self) -> Any:
-        """Return the job as the SDK sees it now."""
+    def entity(self) -> PipelineJob:
+        """Return the job as the SDK sees it now; one that has ended stays as it is, and is asked for once."""
+        if self._ended is not None:
+            return self._ended
         with azure_errors(f"job {self.name}"):
-            return self._clients.workspace.jobs.get(self.name)
+            found = self._clients.workspace.jobs.get(self.name)
+        if text(found.status, "job.status") in ENDED:
+            self._ended = found
+        return found
 
     def status(self) -> str:
         """Return the job's status now."""
@@ -143,12 +149,11 @@ class FineTuneJob:
 
     def _children(self, run_id: str) -> tuple[Step, ...]:
         with azure_errors(f"job {run_id}"):
-            # The SDK lists a child that it cannot read as None.
-            found = listed(self._clients.workspace.jobs.list(parent_job_name=run_id), f"steps of {run_id}")
-            children = [job for job in found if job is not None]
+            children = listed(self._clients.workspace.jobs.list(parent_job_name=run_id), f"steps of {run_id}")
         return tuple(
             Step(text(child.display_name or child.name, "step.name"), child.name, text(child.status, "step.status"))
             for child in children
+            if child is not None  # as the SDK lists one that it cannot read
         )
 
     def follow(self, *, timeout: float | None = None, queue_timeout: float | None = None) -> Iterator[JobEvent]:
@@ -309,16 +314,16 @@ def _passing(error: ServiceError) -> bool:
     return isinstance(error, ServiceUnreachable | Throttled) or (error.status or 0) >= 500
 
 
-def list_jobs(clients: Clients, tag: str) -> list[Any]:
+def list_jobs(clients: Clients, tag: str) -> list[PipelineJob]:
     """Return the jobs that have a tag of this name, newest first, as the SDK's entities."""
+
+    def created(job: PipelineJob) -> datetime:
+        made = getattr(job.creation_context, "created_at", None)
+        return made if isinstance(made, datetime) else datetime.min.replace(tzinfo=UTC)
+
     with azure_errors("jobs"):
-        found = [job for job in listed(clients.workspace.jobs.list(tag=tag), "jobs") if job is not None]
-    return sorted(found, key=_created, reverse=True)
-
-
-def _created(job: Any) -> datetime:
-    made = getattr(job.creation_context, "created_at", None)
-    return made if isinstance(made, datetime) else datetime.min.replace(tzinfo=UTC)
+        found = listed(clients.workspace.jobs.list(tag=tag), "jobs")
+    return sorted((job for job in found if job is not None), key=created, reverse=True)
 
 
 def find_job(clients: Clients, name: str) -> FineTuneJob | None:

@@ -18,7 +18,7 @@ from phift.data.on_cluster import STEP as PREPARATION
 from phift.errors import NotFound, ParameterError, ServiceError, azure_errors
 
 if TYPE_CHECKING:
-    from azure.ai.ml.entities import Component, PipelineJob
+    from azure.ai.ml.entities import Command, Component, PipelineJob
 
 OUTPUT = "trained_model"
 """The job's output: the fine-tuned model as an MLflow model folder."""
@@ -89,24 +89,33 @@ def build_pipeline(
     from azure.ai.ml import Input, Output
     from azure.ai.ml.entities import Pipeline, PipelineJob, PipelineJobSettings
 
-    inputs: dict[str, Any] = {**parameters.arguments(), "mlflow_model_path": Input(type="mlflow_model", path=model_id)}
+    inputs: dict[str, str | Input] = {
+        **parameters.arguments(),
+        "mlflow_model_path": Input(type="mlflow_model", path=model_id),
+    }
     outputs = {OUTPUT: Output(type="mlflow_model")}
-    nodes: dict[str, Any] = {}
-    meant: dict[str, Mapping[str, Any]] = {STEP: inputs}
+    nodes: dict[str, Command | Pipeline] = {}
+    meant: dict[str, Mapping[str, object]] = {STEP: inputs}
     with azure_errors("pipeline"):
         if isinstance(data, DataOnCluster):
             nodes[PREPARATION] = preparation_step(data, code or Path())
             meant[PREPARATION] = step_inputs(data)
             outputs[REPORT] = Output(type="uri_folder")
-            inputs |= {f"{split}_file_path": _prepared(split) for split in SPLITS}
+            for split in SPLITS:
+                prepared = f"${{{{parent.jobs.{PREPARATION}.outputs.{split}}}}}"
+                inputs[f"{split}_file_path"] = Input(type="uri_file", path=prepared)
         else:
             for split, given in data.items():
                 kind = "mltable" if given.type == "mltable" else "file"
                 inputs[f"{split}_{kind}_path"] = Input(type=given.type, path=given.address)
-        _check_known(component, inputs)
-        step = Pipeline(component=component, inputs=inputs, outputs={"mlflow_model_folder": _bound_to(OUTPUT)})
-        step.name = STEP
-        nodes[STEP] = step
+        # A node made by hand takes inputs that the component does not have, and the service would not.
+        if unknown := ", ".join(sorted(inputs.keys() - component.inputs.keys())):
+            what = f"The component {component.name} version {component.version} has no input {unknown}."
+            fix = "leave it out, or use a version of the component that has it"
+            raise ParameterError(what, where="pipeline", fix=fix)
+        bound = {"mlflow_model_folder": f"${{{{parent.outputs.{OUTPUT}}}}}"}
+        nodes[STEP] = Pipeline(component=component, inputs=inputs, outputs=bound)
+        nodes[STEP].name = STEP
         job = PipelineJob(
             name=name,
             display_name=display_name,
@@ -122,27 +131,9 @@ def build_pipeline(
     return job
 
 
-def _check_known(component: Component, inputs: Mapping[str, Any]) -> None:
-    """Refuse inputs that the component does not have; a node made by hand would take them, and the service not."""
-    unknown = ", ".join(sorted(inputs.keys() - component.inputs.keys()))
-    if unknown:
-        what = f"The component {component.name} version {component.version} has no input {unknown}."
-        raise ParameterError(what, where="pipeline", fix="leave it out, or use a version of the component that has it")
-
-
-def _bound_to(output: str) -> str:
-    """Return what binds a node's output to one of the job's."""
-    return f"${{{{parent.outputs.{output}}}}}"
-
-
-def _prepared(split: str) -> Any:
-    """Return the file that the job's own first step writes."""
-    from azure.ai.ml import Input
-
-    return Input(type="uri_file", path=f"${{{{parent.jobs.{PREPARATION}.outputs.{split}}}}}")
-
-
-def _check_sent(sent: Mapping[str, Any], meant: Mapping[str, Mapping[str, Any]], component: str) -> None:
+def _check_sent(
+    sent: Mapping[str, Mapping[str, Any]], meant: Mapping[str, Mapping[str, object]], component: str
+) -> None:
     """Hold the nodes that will travel against those that were meant; a job that differs would train something else.
 
     - **meant**: the inputs of each node.

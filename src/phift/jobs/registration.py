@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from phift.azure.answers import text, texts
@@ -90,15 +89,3 @@ def _registered(model: Model, tags: Mapping[str, str], *, existed: bool) -> Regi
         tags=dict(tags),
         existed=existed,
     )
-
-
-def download_model(clients: Clients, model: RegisteredModel, folder: Path) -> Path:
-    """Download a registered model and return the folder that ``mlflow.pyfunc.load_model`` takes."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with azure_errors(f"model {model.name}:{model.version}"):
-        clients.workspace.models.download(model.name, model.version, download_path=str(folder))
-    found = sorted(folder.rglob("MLmodel"), key=lambda path: len(path.parts))
-    if not found:
-        what = "The downloaded model has no MLmodel file, so it is no MLflow model."
-        raise NotFound(what, where=str(folder), fix="look at the model's artifacts in the studio")
-    return found[0].parent

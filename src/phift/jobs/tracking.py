@@ -55,11 +55,11 @@ class Tracking:
     def metric_history(self, run_id: str, name: str) -> list[MetricPoint]:
         """Return every logged value of one metric, in the order of logging."""
         points: list[MetricPoint] = []
-        query: dict[str, Any] = {"run_id": run_id, "metric_key": name, "max_results": _PAGE}
+        query: dict[str, str | int] = {"run_id": run_id, "metric_key": name, "max_results": _PAGE}
         seen: set[str] = set()
         while len(seen) < _MOST_PAGES:
             page = _object(self._rest.get(f"{self._mlflow}/metrics/get-history", query), "the history")
-            points += [_point(entry) for entry in _list(page.get("metrics"), "history.metrics")]
+            points += [_point(_object(entry, "metric")) for entry in _list(page.get("metrics"), "history.metrics")]
             token = text(page.get("next_page_token") or "", "history.next_page_token")
             if not token:
                 return points
@@ -87,7 +87,7 @@ class Tracking:
         answer = _object(self._rest.get(f"{self._mlflow}/runs/get", {"run_id": run_id}), "the run")
         return _object(_object(answer.get("run"), "run").get("data"), "run.data")
 
-    def _post(self, run_id: str, action: str, body: dict[str, Any]) -> None:
+    def _post(self, run_id: str, action: str, body: dict[str, str]) -> None:
         with azure_errors(f"run {run_id}"):  # a test's double of the calls may know none that writes
             answer = self._rest.post(f"{self._mlflow}/runs/{action}", {"run_id": run_id, **body})
         _object(answer, action)
@@ -116,12 +116,12 @@ def _endless(name: str, why: str) -> ServiceError:
     return ServiceError(f"The history of the metric {name} does not end: {why}.", where=f"metric {name}", fix=fix)
 
 
-def _object(value: Any, what: str) -> dict[str, Any]:
+def _object(value: object, what: str) -> dict[str, Any]:
     """Return a JSON object of an answer; what is left out is an empty one."""
     return json_object(value or {}, what)
 
 
-def _list(value: Any, what: str) -> list[Any]:
+def _list(value: object, what: str) -> list[Any]:
     if not value:
         return []
     if not isinstance(value, list):
@@ -129,8 +129,7 @@ def _list(value: Any, what: str) -> list[Any]:
     return value
 
 
-def _point(given: Any) -> MetricPoint:
-    entry = _object(given, "metric")
+def _point(entry: dict[str, Any]) -> MetricPoint:
     return MetricPoint(
         name=text(entry.get("key"), "metric.key"),
         step=_whole(entry.get("step") or 0, "metric.step"),
@@ -139,13 +138,13 @@ def _point(given: Any) -> MetricPoint:
     )
 
 
-def _whole(value: Any, what: str) -> int:
+def _whole(value: object, what: str) -> int:
     with suppress(ValueError, OverflowError):  # NaN and infinity are numbers, but no step
         return int(_number(value, what))
     raise no_answer(value, what, "a whole number")
 
 
-def _number(value: Any, what: str) -> float:
+def _number(value: object, what: str) -> float:
     """Return a number, which JSON's protocol buffers write as text where it is large or none, as NaN."""
     if isinstance(value, int | float | str) and not isinstance(value, bool):
         with suppress(ValueError, OverflowError):
