@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -14,19 +13,16 @@ from contract.targets import Target
 
 
 @pytest.fixture(scope="package", params=targets.NAMES)
-def running(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
+def running(request: pytest.FixtureRequest) -> Iterator[Target]:
     """A target that is up."""
-    name: str = request.param
+    name = request.param
     on_azure = targets.AZURE in os.environ
     if name == "azure" and not on_azure:
         pytest.skip(f"{targets.AZURE} does not name a workspace, subscription/group/workspace")
-    if name == "wire" and on_azure:
+    if name != "azure" and on_azure:
         pytest.skip("the SDK knows one cloud a process, and this one talks to Azure")
-    with ExitStack() as stack:
-        if name == "wire":
-            yield stack.enter_context(targets.wire(tmp_path_factory.mktemp("contract") / "workspace"))
-        else:
-            yield stack.enter_context(targets.fake() if name == "fake" else targets.azure())
+    with targets.azure() if name == "azure" else targets.local(name) as up:
+        yield up
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""What the suite runs against: the fake, the real client on the local workspace, and the real client on Azure."""
+"""What the suite runs against: the real client on the local workspace, with and without a server, and on Azure."""
 
 from __future__ import annotations
 
@@ -12,10 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from contract.server import HELD, programs
-from phift.local import LocalCredential, LocalWorkspace
+from phift.testing import Fault, TestWorkspace
 
-NAMES: tuple[Literal["fake", "wire", "azure"], ...] = ("fake", "wire", "azure")
+NAMES: tuple[Literal["wire", "process", "azure"], ...] = ("wire", "process", "azure")
 AZURE = "PHIFT_CONTRACT_AZURE"
 REGISTRY = "azureml"
 MODEL, MODEL_VERSION = "Phi-4-mini-instruct", "1"
@@ -24,6 +23,7 @@ COMPONENT, COMPONENT_VERSION = "chat_completion_pipeline", "0.0.82"
 CLUSTER_SIZE, OTHER_SIZE, INSTANCE_TYPE = "Standard_DS12_v2", "Standard_D4s_v3", "Standard_E4s_v3"
 ENDED = ("Completed", "Failed", "Canceled")
 OUTPUT = "trained_model"
+HELD = 13  # the seed of a job that goes on and on
 
 
 @dataclass
@@ -97,39 +97,22 @@ class Target:
 
 
 @contextmanager
-def fake() -> Iterator[Target]:
-    from phift.testing.fake import FakeMLClient
-
-    workspace, registry = FakeMLClient(), FakeMLClient.registry()
-
-    def job(seed: int, train: Path) -> Any:
-        workspace.jobs.next_script = ["Running"] if seed == HELD else ["NotStarted", "Running", "Completed"]
-        return _fine_tuning(registry, seed, train)
-
-    yield Target("fake", workspace, registry, job, lambda train: job(HELD, train), 1)
-
-
-@contextmanager
-def wire(folder: Path) -> Iterator[Target]:
-    from azure.ai.ml import MLClient
-
-    local = LocalWorkspace(folder, programs=programs(), engine="instant", speed="fast")
-    connection = local.up()
-    names = (connection.subscription_id, connection.resource_group, connection.workspace_name)
-    cloud = {"cloud": connection.cloud_name, "cloud_metadata": connection.cloud_metadata, "polling_interval": 0.05}
-    quiet: dict[str, Any] = {"enable_telemetry": False, "show_progress": False}
+def local(name: Literal["wire", "process"]) -> Iterator[Target]:
+    """Connect to a local workspace on a server of its own, or in this process."""
+    workspace = TestWorkspace(server=name == "wire").start()
     try:
-        with _environment(REQUESTS_CA_BUNDLE=str(connection.ca_bundle)):
-            credential = LocalCredential(connection)
-            workspace = MLClient(credential, *names, **cloud, **quiet)
-            registry = MLClient(credential, registry_name=REGISTRY, **cloud, **quiet)
+        registry = workspace.registry
 
-            def job(seed: int, train: Path) -> Any:
-                return _fine_tuning(registry, seed, train)
+        def job(seed: int, train: Path) -> Any:
+            return _fine_tuning(registry, seed, train)
 
-            yield Target("wire", workspace, registry, job, lambda train: job(HELD, train), 20)
+        def held(train: Path) -> Any:
+            workspace.order(Fault("step ft_nlp_common_validation", delay=3600))
+            return job(HELD, train)
+
+        yield Target(name, workspace.client, registry, job, held, 20)
     finally:
-        local.down()
+        workspace.stop()
 
 
 @contextmanager
@@ -150,24 +133,20 @@ def azure() -> Iterator[Target]:
 
 
 @contextmanager
-def _environment(**variables: str) -> Iterator[None]:
-    """Keep what the SDK's clients set in the environment inside, and their log to errors."""
-    names = ("AZUREML_CURRENT_CLOUD", *variables)
-    before = {name: os.environ.get(name) for name in names}
+def _environment() -> Iterator[None]:
+    """Keep the cloud that the SDK's clients set in the environment inside, and their log to errors."""
+    cloud = "AZUREML_CURRENT_CLOUD"
+    before = os.environ.pop(cloud, None)
     log = logging.getLogger("azure")
     level = log.level
     log.setLevel(logging.ERROR)
-    os.environ.pop("AZUREML_CURRENT_CLOUD", None)
-    os.environ.update(variables)
     try:
         yield
     finally:
         log.setLevel(level)
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+        os.environ.pop(cloud, None)
+        if before is not None:
+            os.environ[cloud] = before
 
 
 def _fine_tuning(registry: Any, seed: int, train: Path) -> Any:

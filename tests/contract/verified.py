@@ -31,8 +31,8 @@ _HEAD = """\
 
 One suite of tests, `tests/contract`, is written with the Azure ML SDK's own calls and runs against three targets:
 
-- **fake**: `phift.testing.FakeMLClient`, in memory;
-- **wire**: the real `MLClient` against the local workspace, with the engine `instant`;
+- **wire**: the real `MLClient` against the local workspace on a server, with the engine `instant`;
+- **process**: the same in the process of the test, without a server;
 - **azure**: the real `MLClient` against a workspace on Azure.
 
 {azure}
@@ -43,7 +43,7 @@ One suite of tests, `tests/contract`, is written with the Azure ML SDK's own cal
 PHIFT_CONTRACT_AZURE=<subscription>/<resource group>/<workspace> make verified
 ```
 
-runs it on the fake and on Azure, takes away what it made (data assets, models and jobs are archived: the SDK deletes
+runs it on Azure, takes away what it made (data assets, models and jobs are archived: the SDK deletes
 none), and writes this table anew. It makes clusters without nodes, a handful of small jobs on serverless compute, and
 endpoints one after another, five of them with one small machine; it takes hours.
 

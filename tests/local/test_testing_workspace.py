@@ -1,4 +1,4 @@
-"""`phift.testing.TestWorkspace` with its server: what a test does to the service, and what the real SDK sees of it."""
+"""`phift.testing.TestWorkspace`, with a server and without: what a test does to it, and what the real SDK sees."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 from azure.ai.ml import MLClient
 from azure.ai.ml.entities import AmlCompute, ManagedOnlineEndpoint, Model
 from azure.core.exceptions import HttpResponseError, ResourceNotFoundError
@@ -43,26 +45,41 @@ def limits(client: Any) -> dict[str, int]:
     return {entry.__dict__["name"]["value"]: entry.__dict__["limit"] for entry in client.compute.list_usage()}
 
 
-def test_the_block_gives_a_workspace_and_puts_the_process_back(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(params=[False, True], ids=["process", "server"])
+def server(request: pytest.FixtureRequest) -> bool:
+    """Whether a workspace has a server."""
+    wanted: bool = request.param
+    return wanted
+
+
+def test_the_block_gives_a_workspace_and_puts_the_process_back(monkeypatch: pytest.MonkeyPatch, server: bool) -> None:
+    adapter = dict(vars(requests.adapters.HTTPAdapter))
+    threads = set(threading.enumerate())
     for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):  # whoever is trusted already goes into another file
         monkeypatch.delenv(name, raising=False)
     before = dict(os.environ)
-    with TestWorkspace() as workspace:
+    with TestWorkspace(server=server) as workspace:
         assert workspace.client.compute.get("gpu-cluster").size == A100.upper()
         assert workspace.registry.models.get("Phi-4-mini-instruct", label="latest").version == "1"
         assert os.environ["AZUREML_CURRENT_CLOUD"] == workspace.connection.cloud_name
-        variables = workspace.environment()
+        variables = workspace.connection.environment()
         assert variables.pop("MLFLOW_TRACKING_TOKEN")  # a new one each time
         assert os.environ["MLFLOW_TRACKING_TOKEN"]
+        if not server:  # there is no authority to trust
+            del variables["REQUESTS_CA_BUNDLE"]
         assert variables.items() <= os.environ.items()
         folder = workspace.connection.folder
-        assert LocalWorkspace(folder).status().running
+        assert LocalWorkspace(folder).status().running == server
+        assert LocalWorkspace(folder).connection() == workspace.connection
     assert dict(os.environ) == before
+    assert dict(vars(requests.adapters.HTTPAdapter)) == adapter
+    assert set(threading.enumerate()) <= threads
     assert not folder.parent.exists()
     with pytest.raises(errors.LocalWorkspaceNotRunning):
         workspace.reset()
 
 
+@pytest.mark.phift(server=True)
 def test_a_program_that_makes_its_own_client_reaches_it(phift_workspace: TestWorkspace, tmp_path: Path) -> None:
     path = phift_workspace.write_config(tmp_path)
     client = MLClient.from_config(DefaultAzureCredential(), path=path)
@@ -76,6 +93,16 @@ print(*[compute.name for compute in MLClient.from_config(DefaultAzureCredential(
     command = [sys.executable, "-c", program]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)  # noqa: S603 - ours
     assert done.stdout == "gpu-cluster\n"
+
+
+def test_no_other_program_is_sent_to_a_workspace_in_this_process(
+    phift_workspace: TestWorkspace, tmp_path: Path
+) -> None:
+    path = phift_workspace.write_config(tmp_path)
+    client = MLClient.from_config(DefaultAzureCredential(), path=path)
+    assert [compute.name for compute in client.compute.list()] == ["gpu-cluster"]
+    with pytest.raises(errors.LocalWorkspaceError, match=r"no other one reaches it.*\n.*\n.*server=True"):
+        phift_workspace.environment()
 
 
 def test_everything_is_as_at_first_after_a_reset(phift_workspace: TestWorkspace, model_folder: Path) -> None:
@@ -252,7 +279,7 @@ def killed(child_environment: None) -> Iterator[subprocess.Popen[str]]:
     program = """
 import time
 from phift.testing import TestWorkspace
-workspace = TestWorkspace().start()
+workspace = TestWorkspace(server=True).start()
 print(workspace.connection.folder, flush=True)
 time.sleep(60)
 """
@@ -280,7 +307,7 @@ def test_a_server_without_torch_serves(tmp_path: Path, child_environment: None) 
         (tmp_path / f"{name}.py").write_text(f"raise ImportError('{name} is not here')\n")
     program = """
 from phift.testing import TestWorkspace
-with TestWorkspace() as workspace:
+with TestWorkspace(server=True) as workspace:
     print(workspace.client.compute.get("gpu-cluster").name)
 """
     paths = [str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])]

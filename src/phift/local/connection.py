@@ -87,6 +87,10 @@ class Connection:
         }
 
 
+IN_PROCESS: dict[Path, Connection] = {}
+"""The folders that this process serves to itself, see `phift.local.server.in_process`."""
+
+
 def without_proxy(environ: Mapping[str, str]) -> str:
     """Return the hosts to reach without a proxy: those that are named already, and this machine."""
     named = environ.get("no_proxy") or environ.get("NO_PROXY") or ""

@@ -20,11 +20,11 @@ from typing import IO, TYPE_CHECKING, Any
 
 from phift import errors
 from phift.events import isolated
-from phift.local.connection import Connection
+from phift.local.connection import IN_PROCESS, Connection
+from phift.local.instant import EMPTY
 from phift.local.programs import ENGINES, Engine, Programs
 from phift.local.state.documents import Documents
 from phift.local.state.folder import Folder
-from phift.local.work.instant import EMPTY
 
 if TYPE_CHECKING:
     from phift.local.state.clock import Speed
@@ -168,6 +168,8 @@ class LocalWorkspace:
 
     def connection(self) -> Connection:
         """Return how to reach the running server; raises `phift.errors.LocalWorkspaceNotRunning` where none runs."""
+        if self.folder in IN_PROCESS:
+            return IN_PROCESS[self.folder]
         running = self._running()
         if running is None:
             what = "No local workspace is running in this folder."
@@ -203,7 +205,11 @@ class LocalWorkspace:
             return
         once = " (once, some ten seconds)" if self._engine == "train" else ""
         say(f"making the stand-in models {', '.join(missing)}{once}")
-        command = [*self._commands().standin, str(self._place.registry), *missing]
+        program = self._commands().standin
+        if not isinstance(program, tuple):
+            program(self._place.registry, missing)
+            return
+        command = [*program, str(self._place.registry), *missing]
         made = subprocess.run(  # noqa: S603 - our own program and our own names
             command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
         )

@@ -70,7 +70,7 @@ def _watch(event: str, arguments: tuple[Any, ...]) -> None:
     for ban in _bans:
         ban.refused.append(host)
     what = f"A connection to {host} is forbidden here."
-    fix = "hand the code under test a client of the test workspace, or a fake; or lift phift.testing.forbid_azure()"
+    fix = "hand the code under test a client of the test workspace; or lift phift.testing.forbid_azure()"
     raise ForbiddenConnection(what, where=host, fix=fix, host=host)
 
 

@@ -1,4 +1,4 @@
-"""The pytest plugin: ``phift_workspace``, a clean workspace for each test, on one server a session.
+"""The pytest plugin: ``phift_workspace``, a clean workspace for each test; ``phift_clients``, a run's clients of it.
 
     def test_it_is_submitted(phift_workspace):
         submit(phift_workspace.client)
@@ -7,10 +7,12 @@
 In the ini file, or with ``-o`` on the command line:
 
 - ``phift_engine``: ``instant`` or ``train``; ``phift_speed``: ``fast``, ``real`` or ``manual``
+- ``phift_server = true``: on a server, which other programs reach too
 - ``phift_forbid_azure = true``: nothing in the session reaches another machine, see `phift.testing.forbid_azure`
 
-``@pytest.mark.phift(speed="manual")`` chooses for one test, class or module; each combination that is asked for has
-a server. A test fails if a fault that it ordered did not strike.
+``@pytest.mark.phift(speed="manual")`` chooses for one test, class or module, and so do ``engine`` and ``server``; each
+combination that is asked for has a workspace, as good as new for each test. A test fails if a fault that it ordered
+did not strike.
 """
 
 from __future__ import annotations
@@ -21,22 +23,24 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
+    from phift.azure.clients import Clients
     from phift.testing.workspace import TestWorkspace
 
 _WORKSPACE = pytest.StashKey["TestWorkspace"]()
-_Servers = dict[tuple[str, str], "TestWorkspace"]
+_Workspaces = dict[tuple[Any, ...], "TestWorkspace"]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the settings."""
     parser.addini("phift_engine", "what runs jobs in phift_workspace: instant or train", default="instant")
     parser.addini("phift_speed", "time in phift_workspace: fast, real or manual", default="fast")
+    parser.addini("phift_server", "give phift_workspace a server", type="bool", default=False)
     parser.addini("phift_forbid_azure", "forbid connections to other machines", type="bool", default=False)
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Announce the marker, and forbid what is to be forbidden."""
-    config.addinivalue_line("markers", "phift(engine=..., speed=...): the kind of workspace in phift_workspace")
+    config.addinivalue_line("markers", "phift(engine=..., speed=..., server=...): the kind of phift_workspace")
     if config.getini("phift_forbid_azure"):
         from phift.testing.network import forbid_azure
 
@@ -54,23 +58,23 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
 
 
 @pytest.fixture(scope="session")
-def _phift_servers() -> Iterator[_Servers]:
-    servers: _Servers = {}
-    yield servers
-    for workspace in servers.values():
+def _phift_workspaces() -> Iterator[_Workspaces]:
+    workspaces: _Workspaces = {}
+    yield workspaces
+    for workspace in workspaces.values():
         workspace.stop()
 
 
 @pytest.fixture
-def phift_workspace(request: pytest.FixtureRequest, _phift_servers: _Servers) -> Iterator[TestWorkspace]:
+def phift_workspace(request: pytest.FixtureRequest, _phift_workspaces: _Workspaces) -> Iterator[TestWorkspace]:
     """Give a test a clean `phift.testing.TestWorkspace`, and point this process at it until the test ends."""
     from phift.testing.workspace import TestWorkspace
 
     asked = _asked(request)
-    kind = (asked["engine"], asked["speed"])
-    workspace = _phift_servers.get(kind)
+    kind = tuple(asked.values())
+    workspace = _phift_workspaces.get(kind)
     if workspace is None:
-        _phift_servers[kind] = workspace = TestWorkspace(**asked).start()
+        _phift_workspaces[kind] = workspace = TestWorkspace(**asked).start()
     else:
         workspace.attach()
         workspace.reset()
@@ -79,11 +83,17 @@ def phift_workspace(request: pytest.FixtureRequest, _phift_servers: _Servers) ->
     workspace.detach()
 
 
+@pytest.fixture
+def phift_clients(phift_workspace: TestWorkspace) -> Clients:
+    """Give a test the clients of a clean workspace that `phift.FineTuneRun` takes."""
+    return phift_workspace.clients
+
+
 def _asked(request: pytest.FixtureRequest) -> dict[str, Any]:
     config = request.config
-    asked = {"engine": config.getini("phift_engine"), "speed": config.getini("phift_speed")}
+    asked = {name: config.getini(f"phift_{name}") for name in ("engine", "speed", "server")}
     for marker in reversed(list(request.node.iter_markers("phift"))):  # the closest one last
         if marker.args or marker.kwargs.keys() - asked.keys():
-            raise pytest.UsageError("pytest.mark.phift takes engine=... and speed=..., nothing else")
+            raise pytest.UsageError("pytest.mark.phift takes engine=..., speed=... and server=..., nothing else")
         asked |= marker.kwargs
     return asked

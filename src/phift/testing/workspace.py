@@ -6,7 +6,7 @@ import json
 import tempfile
 import warnings
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
@@ -25,33 +25,38 @@ from phift.testing.environment import pointed_at
 if TYPE_CHECKING:
     from azure.ai.ml import MLClient
 
+    from phift.azure.clients import Clients
+
 _POLL_SECONDS = 0.05
 
 
 class TestWorkspace:
-    """A local workspace on a temporary folder, with a server of its own; both are gone after `stop`.
+    """A local workspace on a temporary folder, in this process; nothing of it is left after `stop`.
 
     - **engine**: ``instant`` completes every job at once, and its outputs say that they are empty; ``train`` really
-      trains a small model, and needs the extra ``local``.
+      trains a small model, on a server, and needs the extra ``local``.
     - **speed**: ``fast`` lets nothing wait; ``real`` answers long operations as Azure does, with which the SDK waits up
       to 30 s for each; ``manual`` has a clock that stands still until `advance` moves it.
+    - **server**: whether it has a server process on the loopback interface, which other programs reach too.
 
     In a ``with`` block, or between `start` and `stop`, this process is pointed at it by environment variables, so that
-    any client made meanwhile reaches it, ``MLClient(DefaultAzureCredential(), ...)`` included.
+    any client made meanwhile reaches it, ``MLClient(DefaultAzureCredential(), ...)`` included. Without a server,
+    ``requests`` leads one host name to the workspace's own code for as long, see `phift.local.server.in_process`.
     """
 
     __test__ = False  # pytest would take a class of this name for tests
     _in_use: ClassVar[TestWorkspace | None] = None  # the one that this process is pointed at
 
-    def __init__(self, *, engine: Engine = "instant", speed: Speed = "fast") -> None:
+    def __init__(self, *, engine: Engine = "instant", speed: Speed = "fast", server: bool = False) -> None:
         for name, value, known in (("engine", engine, get_args(Engine)), ("speed", speed, get_args(Speed))):
             if value not in known:
                 what = f"There is no {name} {value!r}."
                 raise LocalWorkspaceError(what, where="TestWorkspace", fix=f"use one of {', '.join(known)}")
         self.engine = engine
         self.speed = speed
+        self.server = server or engine == "train"  # a training is a process, and speaks to the workspace
         self._connection: Connection | None = None
-        self._server = ExitStack()
+        self._running = ExitStack()
         self._attached = ExitStack()
 
     def __repr__(self) -> str:
@@ -69,29 +74,37 @@ class TestWorkspace:
             self.stop()
 
     def start(self) -> Self:
-        """Start the server, and point this process at it.
+        """Open the workspace, and point this process at it.
 
-        Raises `phift.errors.MissingDependency` where the extra ``testing``, or ``local`` for training, is missing.
+        Raises `phift.errors.MissingDependency` where the extra ``testing`` is missing for a server, or ``local`` for
+        training.
         """
         if self._connection is None:
             self._refuse_a_second()
             with ExitStack() as started:
                 temporary = tempfile.TemporaryDirectory(prefix="phift-", ignore_cleanup_errors=True)
-                folder = Path(started.enter_context(temporary)) / "workspace"
-                local = LocalWorkspace(folder, engine=self.engine, speed=self.speed, lasting=False)
-                # Nothing of it is kept, so a server that trains nothing need not end in order, which takes a second.
-                started.callback(local.down, timeout=0 if self.engine == "instant" else 20)
-                self._connection = local.up()
-                self._server = started.pop_all()
+                folder = Path(started.enter_context(temporary)).resolve() / "workspace"
+                self._connection = self._open(folder, started)
+                self._running = started.pop_all()
         self.attach()
         return self
 
+    def _open(self, folder: Path, started: ExitStack) -> Connection:
+        if not self.server:
+            from phift.local.server.in_process import served_here
+
+            return started.enter_context(served_here(folder, self.speed))
+        local = LocalWorkspace(folder, engine=self.engine, speed=self.speed, lasting=False)
+        # Nothing of it is kept, so a server that trains nothing need not end in order, which takes a second.
+        started.callback(local.down, timeout=0 if self.engine == "instant" else 20)
+        return local.up()
+
     def stop(self) -> None:
-        """Put this process back, stop the server and delete its folder."""
+        """Put this process back, end the workspace and delete its folder."""
         self.detach()
         self.__dict__.pop("_control", None)
         self._connection = None
-        self._server.close()
+        self._running.close()
 
     def attach(self) -> None:
         """Point this process at the workspace, which `start` has done already.
@@ -102,12 +115,12 @@ class TestWorkspace:
         self.detach()
         self._refuse_a_second()
         trusted = {"REQUESTS_CA_BUNDLE": str(trust(self.connection.ca_bundle))}
-        self._attached.enter_context(pointed_at(self.environment() | trusted))
+        self._attached.enter_context(pointed_at(self.connection.environment() | trusted))
         self._attached.enter_context(told_to_mlflow(self.connection.base_url))
         TestWorkspace._in_use = self
 
     def detach(self) -> None:
-        """Put the process's environment back as it was; the server goes on, `client` and `registry` are forgotten."""
+        """Put the process's environment back as it was; the workspace goes on, the clients are forgotten."""
         self._forget_clients()
         if TestWorkspace._in_use is self:
             self._attached.close()
@@ -134,8 +147,24 @@ class TestWorkspace:
         connection = self.connection
         return _sdk_client()(LocalCredential(connection), registry_name=connection.registry_name, **self._options())
 
+    @cached_property
+    def clients(self) -> Clients:
+        """What a run of phift talks to: clients of the workspace and of its registry that hardly wait."""
+        from phift.azure.connect import connect
+
+        self._options()
+        return replace(connect(workspace={"local": self.connection.folder}), poll_seconds=_POLL_SECONDS)
+
     def environment(self) -> dict[str, str]:
-        """Return the variables that point other programs at it; a child process of this one inherits them."""
+        """Return the variables that point other programs at it; a child process of this one inherits them.
+
+        Raises `phift.errors.LocalWorkspaceError` where there is no server that they could reach.
+        """
+        if not self.server:
+            what = "This test workspace is in this process, and no other one reaches it."
+            raise LocalWorkspaceError(
+                what, where="TestWorkspace", fix="make it with a server: TestWorkspace(server=True)"
+            )
         return self.connection.environment()
 
     def write_config(self, folder: Path) -> Path:
@@ -215,7 +244,7 @@ class TestWorkspace:
     @cached_property
     def _control(self) -> Control:
         control = Control(self.connection)
-        self._server.callback(control.close)
+        self._running.callback(control.close)
         return control
 
     def _refuse_a_second(self) -> None:
@@ -232,7 +261,7 @@ class TestWorkspace:
         return {**cloud, "polling_interval": _POLL_SECONDS, "enable_telemetry": False, "show_progress": False}
 
     def _forget_clients(self) -> None:
-        for name in ("client", "registry"):
+        for name in ("client", "clients", "registry"):
             self.__dict__.pop(name, None)
 
 

@@ -11,8 +11,10 @@ import subprocess
 import threading
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
+from pathlib import Path
 from typing import Any
 
+from phift.local import instant
 from phift.local.ground import Ground
 from phift.local.model import references
 from phift.local.state.documents import Json
@@ -129,10 +131,10 @@ class Scorers:
     def __init__(self, ground: Ground) -> None:
         self._ground = ground
         self._lock = threading.Lock()
-        self._running: dict[str, Scorer] = {}
+        self._running: dict[str, Scorer | instant.Scorer] = {}
         self._starting: dict[str, threading.Lock] = {}
 
-    def get(self, endpoint: str, name: str) -> Scorer:
+    def get(self, endpoint: str, name: str) -> Scorer | instant.Scorer:
         """Return the deployment's process, starting it where none runs; raises `ScorerFailed`."""
         key = f"{endpoint}/{name}".lower()
         with self._lock:
@@ -177,7 +179,7 @@ class Scorers:
         with (folder / "log.txt").open("a", encoding="utf-8") as file:
             file.write(f"{timestamp(self._ground.clock.now())} | {text}\n")
 
-    def _start(self, endpoint: str, name: str) -> Scorer:
+    def _start(self, endpoint: str, name: str) -> Scorer | instant.Scorer:
         document = self._ground.documents.get(f"onlineEndpoints/{endpoint}/deployments/{name}")
         if document is None:
             raise ScorerFailed("The deployment does not exist.")
@@ -186,8 +188,15 @@ class Scorers:
         except WireError as error:
             raise ScorerFailed(error.message) from error
         self.log(endpoint, name, f"Starting the scoring process for {document.body['properties']['model']}")
-        with (self._ground.folder.deployment(endpoint, name) / "log.txt").open("ab") as log:
-            scorer = Scorer([*self._ground.programs.scorer, str(model)], log)
-        scorer.wait_ready(START_SECONDS)
+        scorer = self._load(model, self._ground.folder.deployment(endpoint, name) / "log.txt")
         self.log(endpoint, name, "The scoring process is ready")
+        return scorer
+
+    def _load(self, model: Path, log: Path) -> Scorer | instant.Scorer:
+        program = self._ground.programs.scorer
+        if not isinstance(program, tuple):
+            return program(model)
+        with log.open("ab") as file:
+            scorer = Scorer([*program, str(model)], file)
+        scorer.wait_ready(START_SECONDS)
         return scorer

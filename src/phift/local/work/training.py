@@ -9,7 +9,9 @@ import signal
 import subprocess
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from phift.data.on_cluster import STEP
 from phift.local.connection import without_proxy
@@ -118,6 +120,8 @@ class Training:
     def _turn(self) -> None:
         """Run the job whose turn it is, or wait for one."""
         self._wake.clear()
+        if self._stopping.is_set():  # the call that woke us may have come before the line above
+            return
         job = self._next()
         if job is None:
             self._wake.wait()
@@ -169,7 +173,11 @@ class Training:
         code, log = self._prepare(name, plan)
         if code == 0:
             file = self._write_job(name, plan)
-            code, log = self._follow(name, file, site.programs.engine), file.parent / "engine.log"
+            program, log = site.programs.engine, file.parent / "engine.log"
+            if isinstance(program, tuple):
+                code = self._follow(name, file, program)
+            else:
+                code = self._run_here(name, program(file))
         if self._status(name) == "CancelRequested":
             self._end(name, "Canceled")
         elif code == 0:
@@ -242,7 +250,7 @@ class Training:
         try:
             with engine.stdout:
                 for line in engine.stdout:
-                    self._event(name, line)
+                    self._event(name, _decoded(line))
         except Exception:
             self._stop_engine()
             raise
@@ -254,11 +262,18 @@ class Training:
                 engine.stdin.close()
         return code
 
-    def _event(self, name: str, line: bytes) -> None:
+    def _run_here(self, name: str, events: Iterator[dict[str, str]]) -> int:
+        """Follow an engine that needs no process of its own; return the exit code that one would have."""
+        for event in events:
+            if self._stopping.is_set() or self._status(name) == "CancelRequested":
+                return -signal.SIGTERM
+            self._event(name, event)
+        return 0
+
+    def _event(self, name: str, event: Json) -> None:
         try:
-            event = json.loads(line)
             step, status = event["name"], event["status"]
-        except (ValueError, KeyError, TypeError):
+        except (KeyError, TypeError):
             logger.warning("the engine wrote a line that is no event")
             return
         child = next((run for run in runs.children(self._site, name) if run.body["displayName"] == step), None)
@@ -360,6 +375,13 @@ class Training:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a", encoding="utf-8") as file:
             file.write(f"[{timestamp(self._site.clock.now())}] {text}\n")
+
+
+def _decoded(line: bytes) -> Any:
+    try:
+        return json.loads(line)
+    except ValueError:
+        return None  # it is no event, which is said where events are read
 
 
 def _begin_anew(body: Json) -> None:
