@@ -236,8 +236,12 @@ def from_azure(error: Exception, where: str) -> PhiftError:
             )
         fix = "check the network, the proxy, and that the address is right; then run again"
         return ServiceUnreachable(f"No answer from the service: {_first_line(error)}", where=where, fix=fix)
-    if isinstance(error, core.HttpResponseError) and error.status_code:
-        return _http(error, error.status_code, where)
+    if isinstance(error, core.HttpResponseError):
+        # One that a test makes has a kind and no status.
+        kinds = {core.ResourceNotFoundError: 404, core.ResourceExistsError: 409, core.ResourceModifiedError: 412}
+        status = error.status_code or next((kinds[kind] for kind in kinds if isinstance(error, kind)), 0)
+        if status:
+            return _http(error, status, where)
     if isinstance(error, FileNotFoundError):
         return DataNotFound(_first_line(error), where=where, fix="check the path")
     what = _first_line(error)

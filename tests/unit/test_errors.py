@@ -105,6 +105,9 @@ def test_every_azure_error_becomes_one_of_ours(kind: type[Any]) -> None:
         (FileNotFoundError("x"), errors.DataNotFound),
         (AttributeError("x"), errors.ServiceError),
         (core.HttpResponseError("no response at all"), errors.ServiceError),
+        (core.ResourceNotFoundError("x"), errors.NotFound),
+        (core.ResourceExistsError("x"), errors.Conflict),
+        (core.ResourceModifiedError("x"), errors.Conflict),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
 )

@@ -9,11 +9,13 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from unittest.mock import MagicMock
+from unittest.mock import MagicMock, create_autospec
 
 import pytest
 from azure.ai.ml import MLClient
+from azure.core import exceptions as core
 
+from phift import FineTuneRun, errors
 from phift.azure.clients import Clients
 from phift.azure.registry import fetch_record
 from phift.azure.rest import Rest
@@ -219,3 +221,21 @@ def test_nothing_but_our_errors_leaves_a_look_up(mocked: str, dataset: PreparedD
         except PhiftError:
             failed += 1
     assert failed >= 3 if "everything" not in mocked else failed == len(calls)
+
+
+@pytest.mark.parametrize("mock", [MagicMock(spec=MLClient), create_autospec(MLClient)], ids=["spec", "autospec"])
+@pytest.mark.parametrize(
+    ("raised", "ours"),
+    [
+        (core.ResourceNotFoundError("x"), errors.NotFound),
+        (core.ResourceExistsError("x"), errors.Conflict),
+        (core.ClientAuthenticationError("x"), errors.AuthenticationError),
+        (core.ServiceRequestError("x"), errors.ServiceUnreachable),
+    ],
+)
+def test_what_a_mock_raises_is_the_error_that_the_service_s_own_would_be(
+    mock: Any, raised: Exception, ours: type[PhiftError]
+) -> None:
+    mock.jobs.get.side_effect = raised
+    with pytest.raises(ours):
+        FineTuneRun.attach("phift-phi-4-5f2c9d0e7a31", replace(Fakes().clients, workspace=mock))
