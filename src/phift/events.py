@@ -16,24 +16,19 @@ def isolated(handler: Callable[[Event], None] | None) -> Callable[[Event], None]
 
     An interruption, such as Ctrl-C while it prints, is none of its errors and goes through. None hears nothing.
     """
-    if handler is None or isinstance(handler, _Isolated):
-        return handler or _Isolated(_ignore)
-    return _Isolated(handler)
+    return handler if isinstance(handler, _Isolated) else _Isolated(handler)
 
 
 class _Isolated:
-    def __init__(self, handler: Callable[..., None]) -> None:
+    def __init__(self, handler: Callable[..., None] | None) -> None:
         self._handler = handler
         self._failed = False
 
     def __call__(self, event: object) -> None:
         try:
-            self._handler(event)
+            if self._handler:
+                self._handler(event)
         except Exception:
             if not self._failed:
                 self._failed = True
                 logger.exception("A handler of events failed, and the work goes on. Its later errors are not logged.")
-
-
-def _ignore(_event: object) -> None:
-    pass

@@ -8,11 +8,12 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from typing import Any
+from dataclasses import replace
+from typing import Any, cast
 
 import pytest
 
-from phift.azure.clients import Clients
+from phift.azure.rest import Rest
 from phift.config.run import DeploymentConfig
 from phift.errors import DeploymentFailed, PhiftError, ServiceError
 from phift.jobs.job import FineTuneJob
@@ -223,7 +224,7 @@ def test_without_tags_the_maker_deletes_and_nobody_else(existed: bool, caplog: p
     fakes = Fakes()
     if existed:
         fakes.add_endpoint(NAME)
-    fakes.clients = Clients(**{**vars(fakes.clients), "rest": NoTags(fakes.rest)})
+    fakes.clients = replace(fakes.clients, rest=cast(Rest, NoTags(fakes.rest)))
     with deploy(fakes):
         pass
     assert is_up(fakes) == existed

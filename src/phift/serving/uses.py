@@ -25,7 +25,8 @@ import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -128,26 +129,26 @@ class EndpointUse:
         - **emit**: told once if there is something to wait for.
         """
         use = cls(clients, job, endpoint)
+
+        def is_before(other: _Other) -> bool:
+            first = other.state == "deploying" and (other.number, other.key) < (number, use._key)
+            return (first or other.state in ("arriving", "leaving")) and other.alive
+
         try:
-            use._write("arriving", use._key)
-            number = 1 + max((other.number for other in use._look()), default=0)
-            use._write("deploying", use._key, number)
-            told = False
-            while any(use._is_before(other, number) for other in use._look()):
-                if not told:
-                    emit(DeploymentEvent("waits", endpoint))
-                    told = True
-                time.sleep(min(clients.poll_seconds, _MOST_SECONDS_BETWEEN_LOOKS))
-        except PhiftError as error:
-            use._give_up(error)
+            with use._telling():
+                use._write("arriving", use._key)
+                number = 1 + max((other.number for other in use._look()), default=0)
+                use._write("deploying", use._key, number)
+                told = False
+                while any(map(is_before, use._look())):
+                    if not told:
+                        emit(DeploymentEvent("waits", endpoint))
+                        told = True
+                    time.sleep(min(clients.poll_seconds, _MOST_SECONDS_BETWEEN_LOOKS))
         except BaseException:  # nobody must wait for a caller that gave up
             use._release()
             raise
         return use
-
-    def _is_before(self, other: _Other, number: int) -> bool:
-        first = other.state == "deploying" and (other.number, other.key) < (number, self._key)
-        return (first or other.state in ("arriving", "leaving")) and other.alive
 
     def found(self, tags: Mapping[str, str] | None) -> None:
         """Take note of whether the endpoint was there; what was kept of one that is gone is void.
@@ -158,18 +159,16 @@ class EndpointUse:
         self._foreign = tags is not None and CREATED not in tags
         if self._job and self._kept_key not in {other.key for other in self._others}:
             _kept.pop(self._kept_key, None)  # it went with an endpoint that somebody else deleted
-        try:
+        with self._telling():
             for other in self._others:
                 if not other.alive or (other.state == "kept" and tags is None):
                     self._erase(other.key)
-        except PhiftError as error:
-            self._give_up(error)
 
     def keep(self) -> None:
         """Leave the endpoint up on purpose, until a block begins."""
         if self._job is None:
             return
-        try:
+        with self._telling():
             with _keeping:
                 _kept[self._kept_key] += 1
                 self._keeps = True  # before it is written: whatever ends that, the tag is this use's own
@@ -177,16 +176,12 @@ class EndpointUse:
             without_process = [o for o in self._others if o.state == "kept" and not o.has_process]
             for other in without_process[1:]:  # one says it as well as many
                 self._erase(other.key)
-        except PhiftError as error:
-            self._give_up(error)
         self._release()
 
     def enter(self) -> None:
         """Begin a block."""
-        try:
+        with self._telling():
             self._write("block", self._key)
-        except PhiftError as error:
-            self._give_up(error)
         self._keep_no_longer()
 
     def is_last(self) -> bool:
@@ -201,28 +196,23 @@ class EndpointUse:
         return self._job is None or self._needs_nobody_but("leaving", "kept")
 
     def _needs_nobody_but(self, *states: State) -> bool:
-        if self._untold or self._foreign:
-            return self.made
-        try:
-            self._write("leaving", self._key)
-            return not any(other.alive and other.state not in states for other in self._look())
-        except PhiftError as error:
-            self._give_up(error)
-            return self.made
+        if not self._untold and not self._foreign:
+            with self._telling():
+                self._write("leaving", self._key)
+                return not any(other.alive and other.state not in states for other in self._look())
+        return self.made
 
     def end(self, *, deleted: bool) -> None:
         """Take the tags away: one's own, and those of what is gone with the endpoint."""
         if deleted and self._job:
-            forget_uses(self._job, self._endpoint, but=[self._key])
+            forget_uses(self._job, self._endpoint, but=self._own_keys)
         self._keep_no_longer(ends=True)
         self._release()
 
     def leave_behind(self) -> None:
         """Say that the endpoint could not be deleted and is nobody's, so that the end of the next block does it."""
-        try:
+        with self._telling():
             self._write("left", self._key)
-        except PhiftError as error:
-            self._give_up(error)
         self._keep_no_longer(ends=True)
         _OURS.discard(self._key)
 
@@ -235,11 +225,14 @@ class EndpointUse:
         self._job.tracking.set_tag(self._job.name, key, json.dumps(value))
 
     def _look(self) -> list[_Other]:
-        """Return the others; what this process keeps is one of them where not this use alone keeps it."""
-        own = {self._key, self._kept_key} if self._keeps and _kept[self._kept_key] == 1 else {self._key}
         uses = _read_uses(self._job, self._endpoint) if self._job else []
-        self._others = [use for use in uses if use.key not in own]
+        self._others = [use for use in uses if use.key not in self._own_keys]
         return self._others
+
+    @property
+    def _own_keys(self) -> set[str]:
+        """The tags of this use; what this process keeps is another's too where not this use alone keeps it."""
+        return {self._key, self._kept_key} if self._keeps and _kept[self._kept_key] == 1 else {self._key}
 
     def _keep_no_longer(self, *, ends: bool = False) -> None:
         """Take away the tag that keeps the endpoint, unless another use of this process keeps it too.
@@ -272,11 +265,16 @@ class EndpointUse:
         if self._job:
             _erase(self._job, key)
 
-    def _give_up(self, error: PhiftError) -> None:
-        if not self._untold:
-            message = "Who else uses endpoint %s cannot be noted, so its maker alone deletes it: %s"
-            logger.warning(message, self._endpoint, error.what)
-        self._untold = True
+    @contextmanager
+    def _telling(self) -> Iterator[None]:
+        """Let nothing that goes wrong with the tags get any further."""
+        try:
+            yield
+        except PhiftError as error:
+            if not self._untold:
+                message = "Who else uses endpoint %s cannot be noted, so its maker alone deletes it: %s"
+                logger.warning(message, self._endpoint, error.what)
+            self._untold = True
 
 
 def forget_uses(job: FineTuneJob, endpoint: str, *, but: Collection[str] = ()) -> None:
