@@ -24,7 +24,7 @@ from phift.check.quota import Usage, quota_findings, read_usages
 from phift.check.report import CheckReport
 from phift.check.sizes import VmSize, read_sizes, table_entry, text_of
 from phift.component.tokenizer import ChatTokenizer
-from phift.config.run import RunConfig, local_file
+from phift.config.run import RunConfig
 from phift.data.assets import DataInAzure, find_data
 from phift.data.on_cluster import DataOnCluster, find_preparation
 from phift.data.prepare import PreparedDataset
@@ -90,12 +90,16 @@ def make_plan(
     clients: Clients,
     prepare: Callable[[], PreparedDataset],
     on_progress: Callable[[Counted], None] | None = None,
+    *,
+    before: Plan | None = None,
 ) -> tuple[Plan | None, CheckReport]:
     """Look everything up at once and return the plan, if there can be one, and the report; submits nothing.
 
     - **on_progress**: called with how far the counting of tokens has come.
     - **prepare**: prepares the data, in the caller's thread, so that Ctrl-C ends it; the look-ups run beside it. Data
       that is not read here is looked up instead.
+    - **before**: an earlier plan of this configuration, whose count of the tokens is used where it is of the same rows,
+      tokenizer and limit.
     """
     findings: list[Finding] = []
     found = _look_up(config, clients, prepare, findings)
@@ -104,7 +108,7 @@ def make_plan(
     if found.model:
         findings += found.model.findings
         findings += instance_findings(found.model, config.deployment)
-    tokens = _tokens(config, found, parameters, findings, on_progress)
+    tokens = _tokens(config, found, parameters, findings, on_progress, before)
     memory, cost = _estimates(config, found, target, parameters, tokens, findings)
     plan = _plan(found, target, parameters, tokens, memory, cost)
     findings += _name_findings(config, found, plan)
@@ -219,14 +223,13 @@ def _tokenizer(config: RunConfig, clients: Clients, model: Future[FoundationMode
     """Return the model's tokenizer, or why there is none; it is not worth an error, since tokens can be estimated."""
     if _lies_elsewhere(config):
         return None, ""
-    own = config.parameters.get("finetune_config_path")
     try:
         return find_tokenizer(
             config.data.tokenizer,
             clients,
             model.result(),
             config.work_dir / "tokenizers",
-            finetune_config=local_file(own) if isinstance(own, str) else None,
+            finetune_config=config.parameter_files.get("finetune_config_path"),
         )
     except PhiftError as error:
         return None, error.what
@@ -238,17 +241,19 @@ def _tokens(
     parameters: Parameters | None,
     findings: list[Finding],
     on_progress: Callable[[Counted], None] | None,
+    before: Plan | None,
 ) -> TokenReport | None:
     """Count the tokens of the prepared data, as far as there is any and the job's limit is known."""
     if not (isinstance(found.dataset, PreparedDataset) and parameters):
         return None
     tokenizer, missing = found.tokenizer
-    limit = parameters.get("max_seq_length")
+    given = parameters.get("max_seq_length")
+    limit = int(given) if isinstance(given, int) else -1
     with _collected("data", findings):
-        report = measure(
+        report = _counted_before(before, found.dataset, tokenizer, limit) or measure(
             found.dataset.files,
             tokenizer,
-            max_seq_length=int(limit) if isinstance(limit, int) else -1,
+            max_seq_length=limit,
             exact=config.data.count_tokens == "exact",
             reason=missing,
             on_progress=on_progress,
@@ -256,6 +261,21 @@ def _tokens(
         findings += token_findings(report)
         return report
     return None
+
+
+def _counted_before(
+    before: Plan | None, dataset: PreparedDataset, tokenizer: ChatTokenizer | None, limit: int
+) -> TokenReport | None:
+    if not (before and before.tokens and tokenizer and tokenizer.digest and before.tokenizer):
+        return None
+    same = before.tokenizer.digest == tokenizer.digest and before.tokens.max_seq_length == limit
+    was = before.dataset
+    same = (
+        same
+        and isinstance(was, PreparedDataset)
+        and (was.content_hash, was.files) == (dataset.content_hash, dataset.files)
+    )
+    return before.tokens if same else None
 
 
 def _list_sizes(clients: Clients) -> dict[str, VmSize]:

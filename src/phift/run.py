@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Collection, Mapping, Sequence
+import time
+from collections.abc import Callable, Collection, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,23 +23,32 @@ from phift.config.run import DeploymentConfig, RunConfig
 from phift.data.assets import DataInAzure, DataInput, register_assets
 from phift.data.on_cluster import DataOnCluster, source_code
 from phift.data.prepare import PreparedDataset, prepare_dataset
+from phift.data.sources import files_of, stamps
 from phift.errors import CheckFailed, ConfigError, DataError, NotFound, PhiftError
 from phift.events import isolated
-from phift.jobs.job import JOB_TAG, FineTuneJob, find_job, list_jobs, submit_job
+from phift.jobs.job import FineTuneJob, find_job, list_jobs, submit_job
 from phift.jobs.pipeline import build_pipeline
 from phift.jobs.record import CONFIGURATION, SERIES, RunRecord, configuration_digest, data_is_named, series
 from phift.jobs.registration import RegisteredModel, register_model
 from phift.plan import Plan, digest, make_plan, slug
+from phift.serving.cleanup import Cleanup, remove_all
 from phift.serving.deployment import deploy_model, instance_type
-from phift.serving.endpoint import Endpoint, remove_endpoint
+from phift.serving.endpoint import Endpoint
 from phift.serving.listing import DeployedEndpoint, deployed_endpoints
-from phift.serving.resource import still_up
 from phift.tokens.conversation import Conversation
 
 if TYPE_CHECKING:
     import pandas as pd
 
 OnEvent = Callable[[Any], None]
+
+CHECK_HOLDS = 600.0
+"""Seconds for which `FineTuneRun.submit` goes by what a check found.
+
+Time enough to read a report. What changes in Azure meanwhile costs nothing: the job is of the report's model and
+component, also where the registry has newer ones; it fails at once where its cluster is gone, and waits in the queue
+where somebody else has taken the quota.
+"""
 
 logger = logging.getLogger(__name__)
 
@@ -54,26 +64,17 @@ class RunResult:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cleanup:
-    """What `FineTuneRun.cleanup` did.
+class _Checked:
+    """What a check found, when and of what.
 
-    - **deleted**: names of endpoints that are gone.
-    - **left**: endpoints of earlier runs of this configuration, which are still up and cost money.
-    - **others**: where this configuration was never submitted, nor an earlier one of it, all that phift has deployed in
-      the workspace: an edited experiment, model or name of the data makes another series, and so any may be meant.
+    - **at**: seconds, of the clock that is never set.
+    - **given**: what it was of, see `FineTuneRun._given`.
     """
 
-    deleted: tuple[str, ...] = ()
-    left: tuple[DeployedEndpoint, ...] = ()
-    others: tuple[DeployedEndpoint, ...] = ()
-
-    def __str__(self) -> str:
-        lines = [f"deleted endpoint {name}" for name in self.deleted] or ["There was no endpoint to delete."]
-        lines += [
-            f"still up and costs money: endpoint {each}; delete it: phift cleanup {each.name}"
-            for each in (*self.left, *self.others)
-        ]
-        return "\n".join(lines)
+    plan: Plan | None
+    report: CheckReport
+    at: float
+    given: object
 
 
 class FineTuneRun:
@@ -81,6 +82,10 @@ class FineTuneRun:
 
     What comes after `submit` goes by the job, and asks neither the data nor the registry again: it works when a row was
     added, a newer model published or the data moved away. `attach` goes on from a job's name alone.
+
+    What `check` found is what the next `submit` goes by, for ten minutes (`CHECK_HOLDS`), unless an error stood in the
+    way or the configuration, a data file or a file among the parameters has changed; then `submit` checks for itself.
+    Whether the same job is there already is looked up each time.
 
     One run may be used by several threads: `check`, `prepare` and `submit` wait for one another, and the other steps
     are found or made once.
@@ -99,7 +104,9 @@ class FineTuneRun:
         self._clients = clients
         self._on_event = isolated(on_event)
         self._plan: Plan | None = None
+        self._checked: _Checked | None = None
         self._dataset: PreparedDataset | None = None
+        self._dataset_files: object = None
         self._job: FineTuneJob | None = None
         self._record: RunRecord | None = None
         self._lock, self._preparing = threading.RLock(), threading.Lock()
@@ -173,10 +180,24 @@ class FineTuneRun:
             fix = "see `run.plan.dataset` for what is used; to have rows read, give files or a Hugging Face id"
             raise ConfigError(what, where="data.train", fix=fix)
         with self._preparing:
-            if self._dataset is None:
+            if self._dataset is None or not self._dataset_holds():
+                read = self._data_files()  # before they are read: one that changes meanwhile is read again
                 folder = self.config.work_dir / "data"
                 self._dataset = prepare_dataset(self.config.data, folder, on_progress=self._on_event)
+                self._dataset_files = (read, stamps(self._dataset.files.values()))
             return self._dataset
+
+    def _dataset_holds(self) -> bool:
+        """Whether the files that were read and those that were written are as they were."""
+        written = stamps(self._dataset.files.values()) if self._dataset else None
+        return self._dataset_files == (self._data_files(), written)
+
+    def _data_files(self) -> object:
+        given = [source for sources in self.config.data.sources.values() for source in sources]
+        try:
+            return stamps(path for source in given for path in files_of(source))
+        except PhiftError:  # one is missing, or is none that can be read: preparing says so
+            return object()
 
     def conversation(self, number: int, split: str = "train") -> Conversation:
         """Return a row of the prepared data as the model sees it, with the tokens marked that are trained on.
@@ -191,14 +212,23 @@ class FineTuneRun:
         return Conversation.show(path, number, plan.tokenizer, max_seq_length=limit)
 
     def check(self) -> CheckReport:
-        """Look everything up, submit nothing, and report all that was found at once."""
+        """Look everything up, submit nothing, and report all that was found at once.
+
+        Tokens are counted once for the same rows, tokenizer and limit; everything else is looked up each time.
+        """
         try:
             clients = self.clients
         except PhiftError as error:
             return CheckReport.of([*findings_from(error, "workspace"), *self._data_findings()])
         with self._lock:
-            self._plan, report = make_plan(self.config, clients, self.prepare, self._on_event)
+            given, at = self._given(), time.monotonic()
+            self._plan, report = make_plan(self.config, clients, self.prepare, self._on_event, before=self._plan)
+            self._checked = _Checked(plan=self._plan, report=report, at=at, given=given)
             return report
+
+    def _given(self) -> object:
+        """Return what the user asked for in the configuration and in files among the parameters, to compare it."""
+        return repr(self.config), stamps(self.config.parameter_files.values())
 
     def _data_findings(self) -> list[Finding]:
         """Return what there is to say of the data, which needs nobody's credentials where it lies on this machine."""
@@ -210,7 +240,9 @@ class FineTuneRun:
             return findings_from(error, "data")
 
     def submit(self, *, ignore: Collection[str] = (), fresh: bool = False) -> FineTuneJob:
-        """Check, then submit the job; the same run submitted before is found instead.
+        """Submit the job as it was checked within the last ten minutes, or else check first.
+
+        The same run submitted before is found instead.
 
         - **ignore**: codes of error findings to go on in spite of.
         - **fresh**: pay for another job even if the same one is there.
@@ -218,10 +250,10 @@ class FineTuneRun:
         Raises `phift.errors.CheckFailed` while an error finding stands.
         """
         with self._lock:
-            report = self.check()
+            report = self._last_report(ignore) or self.check()
             # A job that is there already costs nothing more; by now its own nodes may have used up the quota.
-            existing = find_job(self.clients, self._plan.job_name) if self._plan and not fresh else None
-            if existing is None:
+            job = find_job(self.clients, self._plan.job_name) if self._plan and not fresh else None
+            if job is None:
                 report.raise_for_errors(ignore)
                 plan = self.plan
                 record = RunRecord.of(self.config, plan)
@@ -229,9 +261,23 @@ class FineTuneRun:
                 ensure_cluster(self.clients, self.config.compute, plan.target)
                 on_cluster = isinstance(plan.dataset, DataOnCluster)
                 with source_code() if on_cluster else nullcontext() as code:
-                    existing = submit_job(self.clients, self._pipeline(plan, record, data, code), fresh=fresh)
-            self._job, self._record = existing, None
-            return existing
+                    job = submit_job(self.clients, self._pipeline(plan, record, data, code), fresh=fresh)
+                self._checked = None  # its nodes take of the quota that was looked up
+            self._job, self._record = job, None
+            return job
+
+    def _last_report(self, ignore: Collection[str]) -> CheckReport | None:
+        """Return the report of the last check, where it still holds and nothing in it stands in the way.
+
+        What stood in the way may have been mended, so it is looked at again.
+        """
+        last = self._checked
+        if last is None or last.plan is None or time.monotonic() - last.at >= CHECK_HOLDS:
+            return None
+        dataset = last.plan.dataset
+        if isinstance(dataset, PreparedDataset) and not (dataset is self._dataset and self._dataset_holds()):
+            return None
+        return last.report if last.given == self._given() and not last.report.standing(ignore) else None
 
     def _inputs(self, plan: Plan) -> Mapping[str, DataInput] | DataOnCluster:
         """Return the job's data, uploaded and registered where it is not in Azure yet."""
@@ -395,7 +441,7 @@ class FineTuneRun:
             if not related and not list_jobs(self.clients, f"{SERIES}.{self._series}"):
                 return Cleanup(others=tuple(there))
         left = tuple(each for each in related if each.job not in jobs)
-        return _remove(self.clients, [each for each in there if each.job in jobs], left, self._on_event)
+        return remove_all(self.clients, [each for each in there if each.job in jobs], left, self._on_event)
 
     def earlier_endpoints(self) -> tuple[DeployedEndpoint, ...]:
         """Return the endpoints that earlier runs of this configuration left up, and that cost money."""
@@ -405,49 +451,3 @@ class FineTuneRun:
     @property
     def _series(self) -> str:
         return series(self._config) if self._config else self.record.series
-
-
-def remove_endpoints_of(clients: Clients, name: str, *, on_event: OnEvent | None = None) -> Cleanup:
-    """Delete an endpoint that phift made, or those of a job, by name; a job's earlier runs are looked at too.
-
-    Raises `phift.errors.NotFound` where phift has neither deployed an endpoint of this name nor submitted such a job,
-    and what the service said, with the news that the endpoint is still up, where one cannot be deleted.
-    """
-    there = deployed_endpoints(clients)
-    named = [each for each in there if each.name == name]
-    if named:
-        return _remove(clients, named, (), isolated(on_event))
-    found = [each for each in there if each.job == name]
-    try:
-        of = found[0].series if found else RunRecord.read(FineTuneJob(name, clients).entity()).series
-    except NotFound:
-        deployed = ", ".join(each.name for each in there) or "none"
-        what = f"There is neither an endpoint {name} that phift made nor a job {name} that it submitted."
-        fix = f"check the name and the workspace; endpoints that phift made here: {deployed}"
-        raise NotFound(what, where=f"workspace {clients.workspace.workspace_name}", fix=fix) from None
-    left = tuple(each for each in there if of and each.series == of and each.job != name)
-    return _remove(clients, found, left, isolated(on_event))
-
-
-def _remove(
-    clients: Clients, endpoints: Sequence[DeployedEndpoint], left: tuple[DeployedEndpoint, ...], emit: OnEvent
-) -> Cleanup:
-    """Delete all of them that can be deleted; raises the first refusal, which the others' notes follow."""
-    errors: list[PhiftError] = []
-    for number, each in enumerate(endpoints, start=1):
-        try:
-            remove_endpoint(clients, each.name, {JOB_TAG: each.job} if each.job else None, emit)
-        except PhiftError as error:
-            errors.append(error)
-        except (KeyboardInterrupt, SystemExit) as interruption:
-            for refusal in errors:
-                interruption.add_note(str(refusal))
-            for untouched in endpoints[number:]:
-                interruption.add_note(f"{still_up(untouched.name)} Delete it: phift cleanup {untouched.name}")
-            raise
-    if errors:
-        first, *others = errors
-        for other in others:
-            first.add_note(str(other))
-        raise first
-    return Cleanup(deleted=tuple(each.name for each in endpoints), left=left)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import TypeVar
 
 import caller
 import pytest
 
 from phift import FineTuneRun, connect
-from phift.errors import AuthenticationError
+from phift.errors import AuthenticationError, JobFailed
 from phift.jobs.job import FineTuneJob
 from phift.testing import Fault, TestWorkspace
 
@@ -72,8 +73,8 @@ def chain(tmp_path_factory: pytest.TempPathFactory, quiet_sdk: None) -> Iterator
 
 MOST = {
     "connect": 0,
-    "check": 14,
-    "submit": 36,
+    "check": 13,
+    "submit": 26,
     "wait": 2,
     "metrics": 1,
     "register": 3,
@@ -90,7 +91,15 @@ def test_a_step_asks_for_no_more_than_it_needs(chain: Steps, step: str) -> None:
 
 
 def test_the_whole_chain_asks_for_little(chain: Steps) -> None:
-    assert sum(map(chain.counted, MOST)) <= 82
+    assert sum(map(chain.counted, MOST)) <= 71
+
+
+LOOK_UPS = ("GET registries/*", "GET computes/*", "GET locations/*", "POST registries/*", "GET registry*")
+
+
+def test_a_submission_repeats_no_look_up_of_the_check_before_it(chain: Steps) -> None:
+    again = [place for place in chain.asked["submit"] for kind in LOOK_UPS if fnmatchcase(place, kind)]
+    assert again == []
 
 
 def test_what_never_changes_is_asked_once(chain: Steps) -> None:
@@ -102,3 +111,17 @@ def test_what_never_changes_is_asked_once(chain: Steps) -> None:
 
 def test_a_token_that_is_refused_is_asked_for_anew(chain: Steps) -> None:
     assert chain.asked["after a refused token"].count("GET msi/token") == 1
+
+
+def test_a_cluster_that_is_gone_after_the_check_is_a_clear_error(
+    quiet_sdk: None, quiet_log: None, tmp_path: Path
+) -> None:
+    with TestWorkspace() as workspace:
+        data = caller.write_rows(tmp_path / "train.jsonl")
+        run = FineTuneRun(caller.configuration(workspace.connection.folder, data, tmp_path / "work", seed=1))
+        assert run.check().ok
+        workspace.client.compute.begin_delete("gpu-cluster").wait()
+        with pytest.raises(JobFailed, match=r"gpu-cluster .* was not found"):
+            run.submit().wait()
+        workspace.add_compute("gpu-cluster", "Standard_NC24ads_A100_v4")
+        run.submit().wait()  # the check was used up

@@ -188,6 +188,20 @@ def test_an_existing_cluster_is_left_alone() -> None:
     assert fakes.workspace.record.calls == []
 
 
+@pytest.mark.parametrize("size", [A100.upper(), FOUR_A100])
+def test_a_cluster_that_somebody_creates_meanwhile_is_left_alone(size: str) -> None:
+    fakes = Fakes()
+    config = ComputeConfig(cluster="new", size=A100)
+    wanted = resolve(fakes, cluster="new", size=A100)
+    fakes.workspace.compute.add("new", size, max_instances=9)
+    if size == FOUR_A100:
+        with pytest.raises(ComputeError, match=f"meanwhile, with the size {size}"):
+            ensure_cluster(fakes.clients, config, wanted)
+    else:
+        assert not ensure_cluster(fakes.clients, config, wanted)
+    assert fakes.workspace.compute.known["new"].max_instances == 9
+
+
 def test_a_new_cluster_scales_to_nothing() -> None:
     fakes = Fakes()
     config = ComputeConfig(cluster="new", size=A100, nodes=2, idle_seconds=60)

@@ -21,7 +21,8 @@ from phift.errors import CheckFailed, ComputeError, ConfigError, JobFailed, NotF
 from phift.jobs.job import FineTuneJob, JobEvent
 from phift.jobs.record import configuration_digest, series
 from phift.jobs.registration import register_model
-from phift.run import FineTuneRun, remove_endpoints_of
+from phift.run import FineTuneRun
+from phift.serving.cleanup import remove_endpoints_of
 from phift.serving.deployment import deploy_model
 from phift.serving.endpoint import remove_endpoint
 from phift.serving.listing import deployed_endpoints

@@ -209,9 +209,17 @@ def _gpu_mismatch(size: str, gpus: int, wanted: int) -> Finding:
 def ensure_cluster(clients: Clients, config: ComputeConfig, target: ComputeTarget) -> bool:
     """Create the cluster if it does not exist; returns whether it did create one.
 
-    The cluster scales down to no node, so it costs nothing while idle.
+    The cluster scales down to no node, so it costs nothing while idle. Raises `phift.errors.ComputeError` where it
+    cannot be created, or somebody else has created it with another size since ``target`` was looked up.
     """
     if target.exists:
+        return False
+    # Looked up again: to create one that is there would change its settings.
+    existing = find_cluster(clients, config)
+    if existing is not None:
+        if (size := _size_of(existing)).lower() != target.size.lower():
+            what = f"Somebody has created the cluster {target.name} meanwhile, with the size {size}."
+            raise ComputeError(what, where="compute", fix="run again, or give another name")
         return False
     from azure.ai.ml.entities import AmlCompute
 

@@ -41,6 +41,7 @@ class FoundationModel:
     """A model in a registry.
 
     - **id**: ``azureml://registries/<registry>/models/<name>/versions/<version>``.
+    - **path**: the address of its files in the registry's storage; empty where that is not known.
     - **defaults**: the model's own fine-tuning defaults, as its publisher wrote them.
     - **finetune**, **inference**: allow-lists, or None where no source has one.
     - **findings**: what the user should know before paying for it.
@@ -51,6 +52,7 @@ class FoundationModel:
     version: str
     registry: str
     description: str = ""
+    path: str = field(default="", repr=False)
     tags: Mapping[str, str] = field(default_factory=dict, repr=False)
     defaults: Mapping[str, Any] = field(default_factory=dict)
     finetune: AllowList | None = None
@@ -114,6 +116,7 @@ def find_model(clients: Clients, config: ModelConfig) -> FoundationModel:
         version=version,
         registry=config.registry,
         description=text_of(entity, "description") or "",
+        path=text_of(entity, "path") or "",
         tags=sources.tags,
         defaults={str(key): value for key, value in (defaults or {}).items()},
         finetune=finetune,

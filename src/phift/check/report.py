@@ -87,9 +87,13 @@ class CheckReport:
             "tokens": self.tokens.to_dict() if self.tokens else None,
         }
 
+    def standing(self, ignore: Collection[str] = ()) -> list[Finding]:
+        """Return the error findings whose code is not in ``ignore``."""
+        return [finding for finding in self.errors if finding.code not in ignore]
+
     def raise_for_errors(self, ignore: Collection[str] = ()) -> None:
         """Raise `phift.errors.CheckFailed` if an error stands whose code is not in ``ignore``."""
-        standing = [finding for finding in self.errors if finding.code not in ignore]
+        standing = self.standing(ignore)
         if not standing:
             return
         first = standing[0]

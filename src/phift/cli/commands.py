@@ -277,7 +277,7 @@ def cleanup(target: str, workspace: str | None) -> None:
     run where nothing is known of this configuration. An endpoint's own name is about that one alone.
     """
     from phift.azure.connect import connect
-    from phift.run import remove_endpoints_of
+    from phift.serving.cleanup import remove_endpoints_of
     from phift.views import EventPrinter
 
     if _is_config(target):

@@ -26,6 +26,7 @@ class ChatTokenizer:
     - **source**: which one it is, for display.
     - **response**, **instruction**: the tokens that open an assistant's and a user's turn; empty where not known.
     - **system_role_supported**: when False, the component moves a system message into the first user message.
+    - **digest**: of all that decides which tokens a row becomes and which are trained on; empty where nobody made one.
     """
 
     tokenizer: Any = field(repr=False)
@@ -33,9 +34,10 @@ class ChatTokenizer:
     response: tuple[int, ...] = ()
     instruction: tuple[int, ...] = ()
     system_role_supported: bool = True
+    digest: str = ""
 
     @classmethod
-    def of(cls, tokenizer: Any, config: FinetuneConfig, source: str = "") -> ChatTokenizer:
+    def of(cls, tokenizer: Any, config: FinetuneConfig, source: str = "", digest: str = "") -> ChatTokenizer:
         """Let a model's finetune config say what its tokenizer does; the tokenizer is changed."""
         if config.chat_template:
             tokenizer.chat_template = config.chat_template
@@ -53,6 +55,7 @@ class ChatTokenizer:
             response=response,
             instruction=instruction,
             system_role_supported=config.system_role_supported,
+            digest=digest,
         )
 
     @property

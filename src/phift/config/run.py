@@ -238,6 +238,13 @@ class RunConfig(Section):
         presets = facts.load("presets")["presets"]
         return next((dict(entry["values"]) for entry in presets if entry["name"] == self.preset), {})
 
+    @property
+    def parameter_files(self) -> dict[str, Path]:
+        """The parameters that are files of this machine, by their names."""
+        given = {name: self.parameters.get(name) for name in _FILE_PARAMETERS}
+        found = {name: local_file(value) for name, value in given.items() if isinstance(value, str)}
+        return {name: path for name, path in found.items() if path is not None}
+
     @classmethod
     def from_yaml(cls, path: str | Path) -> RunConfig:
         """Read a YAML file; relative paths in it are relative to its folder.
@@ -279,8 +286,7 @@ class RunConfig(Section):
         if folder == Path():
             return self
         moved = {k: source_below(getattr(self.data, k), folder) for k in ("train", "validation", "test")}
-        own = {k: local_file(v) for k in _FILE_PARAMETERS if isinstance(v := self.parameters.get(k), str)}
-        files = {k: str(folder / path) for k, path in own.items() if path is not None}
+        files = {name: str(folder / path) for name, path in self.parameter_files.items()}
         update: dict[str, Any] = {
             "data": self.data.model_copy(update=moved),
             "work_dir": folder / self.work_dir,

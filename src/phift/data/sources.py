@@ -88,6 +88,22 @@ def files_of(source: Source) -> list[Path]:
     return paths
 
 
+def stamps(paths: Iterable[Path]) -> tuple[tuple[object, ...], ...]:
+    """Return what tells that files have changed: size, times and inode of each; a missing one has none.
+
+    The time of the last change is among them, since a program may set that of the last writing.
+    """
+    found: list[tuple[object, ...]] = []
+    for path in paths:
+        try:
+            seen = path.stat()
+        except OSError:
+            found.append((path,))
+        else:
+            found.append((path, seen.st_size, seen.st_mtime_ns, seen.st_ctime_ns, seen.st_dev, seen.st_ino))
+    return tuple(found)
+
+
 def open_source(
     source: Source, stratum: int, workers: Workers, *, group_by: str | None, keep: bool
 ) -> Iterator[Opened]:

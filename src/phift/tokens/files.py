@@ -80,7 +80,7 @@ def _settle(folder: Path, target: Path) -> None:
 
 def _fetch(clients: Clients, model: FoundationModel, place: str, folder: Path) -> None:
     with azure_errors(place):
-        uri = str(clients.registry.models.get(model.name, version=model.version).path)
+        uri = model.path or str(clients.registry.models.get(model.name, version=model.version).path)
     if urlsplit(uri).scheme != "https":
         raise ServiceError("The registry does not say in which storage the model is.", where=place)
     signed = _signed_address(clients, model, uri, place)

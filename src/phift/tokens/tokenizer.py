@@ -5,6 +5,7 @@ Needs transformers, which comes with ``phift[local]``; without it tokens are est
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import warnings
 from collections.abc import Iterator, Mapping
@@ -96,7 +97,10 @@ def load_tokenizer(
     if not (config.chat_template or tokenizer.chat_template):
         fix = "name a tokenizer with one as data.tokenizer"
         raise ModelError("The tokenizer has no chat template.", where=str(place), fix=fix)
-    return ChatTokenizer.of(tokenizer, config, source or str(place))
+    digest = hashlib.sha256(repr(config).encode())
+    for path in sorted(path for name in NAMES for path in own.glob(name)):
+        digest.update(f"\n{path.name} ".encode() + path.read_bytes())
+    return ChatTokenizer.of(tokenizer, config, source or str(place), digest.hexdigest())
 
 
 def read_settings(folder: Path) -> dict[str, Any]:
