@@ -1,20 +1,28 @@
 """JSON text, read a value at a time in as much memory as the longest value takes.
 
-A value is found by its brackets and quotes and is not decoded: what is broken inside it is found by whoever decodes it.
-(ijson 3.6 with yajl2_c was tried instead: half a surrogate pair, as cut emojis leave it, becomes another character.)
+Where a value ends, msgspec says, ten times as fast as it can be said here. Where it cannot, because the value is broken
+inside or not yet read to its end, brackets and quotes tell, and what is wrong is for whoever decodes the value to say.
+(Not the whole file as a ``list[msgspec.Raw]``: ``[1,1,…`` takes 30 times its size, and one broken row hides the others.
+Not ijson 3.6 with yajl2_c: half a surrogate pair, as cut emojis leave it, becomes another character.)
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
+
+import msgspec
 
 from phift.errors import DataError
 
 _STEP = 1 << 20
 _DEEPEST = 10_000  # brackets in brackets; decoders give up long before
+_raw = msgspec.json.Decoder(msgspec.Raw)
+_FOLLOWS = re.compile(r"trailing characters \(byte (\d+)\)")
+_BLANKS = b" \t\r\n"
 _BLANK = re.compile(rb"[ \t\r\n]*")
 _STRING = rb'"(?:[^"\\]++|\\.)*+"'
 _SCALAR = re.compile(_STRING + rb"|[^\s\"\[\]{},:]++", re.DOTALL)
@@ -76,6 +84,8 @@ class JsonText:
         """Read a value."""
         if self.peek() not in (b"[", b"{"):
             return self._scalar()
+        if size := self._size_if_sound():
+            return self._cut(size).rstrip(_BLANKS)
         depth = size = 0
         while size == 0 or depth:
             bracket = _TO_BRACKET.match(self._buffer, self._at + size)
@@ -87,6 +97,22 @@ class JsonText:
             elif not self._more():
                 raise self.broken("it ends within a value")
         return self._cut(size)
+
+    def _size_if_sound(self) -> int:
+        """Return the size of the value that begins here, by what msgspec says of the text after it; 0 if it cannot.
+
+        The text of its error is no promise, so what it says is tried.
+        """
+        text = memoryview(self._buffer)[self._at :]
+        try:
+            _raw.decode(text)
+        except (msgspec.DecodeError, RecursionError) as error:
+            if follows := _FOLLOWS.search(str(error)):
+                size = int(follows[1]) - 1
+                with suppress(msgspec.DecodeError):
+                    _raw.decode(text[:size])
+                    return size
+        return 0
 
     def _scalar(self) -> bytes:
         while True:
