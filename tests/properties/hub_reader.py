@@ -24,20 +24,18 @@ def _read(asked: dict[str, Any], slept: Counter[int]) -> dict[str, Any]:
     from phift.config.data import HuggingFaceSource
     from phift.data import hub
 
-    notes: list[str] = []
-    steps: list[tuple[int, int]] = []
+    rows = hub.HubRows(HuggingFaceSource(**asked["source"]))
     seen: dict[str, Any] = {"ids": [], "error": None}
     digest = hashlib.sha256()
     slept.clear()
     try:
-        rows = hub.rows(HuggingFaceSource(**asked["source"]), notes, lambda *step: steps.append(step))
         for row in islice(rows, asked.get("take")):
             seen["ids"].append(row.get("id"))
             seen["first"] = seen.get("first", row)
             digest.update(repr(row).encode())
     except Exception as error:  # noqa: BLE001 - told to the test
         seen["error"] = {"type": type(error).__name__, "text": str(error), "all": traceback.format_exc()}
-    seen |= {"notes": notes, "steps": steps, "slept": max(slept.values(), default=0), "digest": digest.hexdigest()}
+    seen |= {"notes": rows.notes, "slept": max(slept.values(), default=0), "digest": digest.hexdigest()}
     return seen | {"memory": _memory(), "state": _state()}
 
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from phift.data import files, parquet, parts
 from phift.data.formats import recognise
 from phift.data.parts import Part
-from phift.data.spool import Spool, Tally
+from phift.data.spool import ROW, Spool, Tally
 from phift.errors import DataError
 
 GOOD = b'{"messages":[{"role":"user","content":"%b"},{"role":"assistant","content":"%b"}]}'
@@ -48,7 +48,7 @@ def test_every_line_is_in_one_part(
         found = list(tallies(path, cut))
     rows = [number for number, line in enumerate(lines, start=1) if line.strip()]
     good = [number for number, line in enumerate(lines, start=1) if line.startswith(b'{"')]
-    numbers = [before + number for before, tally in found for number in memoryview(tally.numbers).cast("I")]
+    numbers = [before + number for before, tally in found for *_, number, _, _, _ in ROW.iter_unpack(tally.known)]
     refused = [before + number for before, tally in found for number, _ in tally.problems]
     assert numbers == good
     assert sorted(numbers + refused) == rows

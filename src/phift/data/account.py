@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -17,13 +17,23 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from phift.data.reading import Reading
-    from phift.data.table import Table
+    from phift.data.reading import Reading, Table
 
 ASIDE = len(SPLITS)
 """The index of rows that are in none of the splits."""
 
 LEAKED = "it stands in the training data too"
+
+
+class _Kept(msgspec.Struct):
+    """A line of a spool's rejects."""
+
+    number: int
+    reason: str
+    row: msgspec.Raw
+
+
+_kept = msgspec.json.Decoder(_Kept)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,12 +78,13 @@ def draw_up(
 
     reasons: list[Counter[str]] = [Counter() for _ in readings]
     with rejects.open("wb") as file:
-        for index, line in _rejected(readings, table, chosen, spool):
-            reasons[index][re.sub(r"\[\d+\]| \(byte \d+\)", "", line["reason"])] += 1
+        for index, number, reason, row in _rejected(readings, table, chosen, spool):
+            reasons[index][re.sub(r"\[\d+\]| \(byte \d+\)", "", reason)] += 1
+            line = {"source": readings[index].opened.place, "line": number, "reason": reason, "row": row}
             file.write(msgspec.json.encode(line) + b"\n")
     accounts = []
     for index, reading in enumerate(readings):
-        dealt = np.bincount(chosen[table.reading == index], minlength=ASIDE + 1)
+        dealt = np.bincount(chosen[table["source"] == index], minlength=ASIDE + 1)
         account = Account(
             source=reading.opened.place,
             format=reading.opened.layout.format,
@@ -93,29 +104,14 @@ def draw_up(
 
 def _rejected(
     readings: Sequence[Reading], table: Table, chosen: npt.NDArray[np.int8], spool: Path
-) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield each row that is set aside, with the index of its source: the broken ones, then the leaked ones."""
-    import numpy as np
-
+) -> Iterator[tuple[int, int, str, msgspec.Raw]]:
+    """Yield source, number, reason and row of each that is set aside: the broken ones, then the leaked ones."""
     for index, reading in enumerate(readings):
-        for tally, before in zip(reading.tallies, reading.before, strict=True):
-            for line in _lines(Path(tally.rejects), tally.rejects_offset, tally.rejects_size):
-                kept = msgspec.json.decode(line)
-                yield index, _reject(reading, before + kept["number"], kept["reason"], kept["row"])
+        for tally in reading.tallies:
+            if tally.refused:
+                with Path(tally.rejects).open("rb") as file:
+                    for kept in map(_kept.decode, file):
+                        yield index, tally.before + kept.number, kept.reason, kept.row
     with spool.open("rb") as file:
-        for row, line in zip(np.flatnonzero(chosen == ASIDE), file, strict=True):
-            index = int(table.reading[row])
-            yield index, _reject(readings[index], int(table.numbers[row]), LEAKED, msgspec.json.decode(line))
-
-
-def _reject(reading: Reading, number: int, reason: str, row: Any) -> dict[str, Any]:
-    return {"source": reading.opened.place, "line": number, "reason": reason, "row": row}
-
-
-def _lines(path: Path, offset: int, size: int) -> Iterator[bytes]:
-    with path.open("rb") as file:
-        file.seek(offset)
-        while size > 0:
-            line = file.readline()
-            size -= len(line)
-            yield line
+        for row, line in zip(table[chosen == ASIDE], file, strict=True):
+            yield int(row["source"]), int(row["number"]), LEAKED, msgspec.Raw(line.rstrip())

@@ -6,6 +6,7 @@ from array import array
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
 
@@ -42,24 +43,15 @@ class Deal:
                 while end < len(lengths) and size < BLOCK:
                     size += lengths[end]
                     end += 1
-                _deal(source.read(size), lengths[start:end], self.chosen[start:end], files)
+                lines = BytesIO(source.read(size))
+                rows: list[list[bytes]] = [[] for _ in files]
+                for length, index in zip(lengths[start:end], self.chosen[start:end], strict=True):
+                    rows[index].append(lines.read(length))
+                for file, mine in zip(files, rows, strict=True):
+                    _write(file, b"".join(mine))
                 start = end
                 yield size
         Path(self.spool).unlink()
-
-
-def _deal(block: bytes, lengths: Sequence[int], chosen: bytes, files: Sequence[BinaryIO]) -> None:
-    rows: list[list[memoryview]] = [[] for _ in files]
-    with memoryview(block) as view:
-        start = 0
-        for length, index in zip(lengths, chosen, strict=True):
-            end = start + length
-            rows[index].append(view[start:end])
-            start = end
-        for file, lines in zip(files, rows, strict=True):
-            _write(file, b"".join(lines))
-            for line in lines:
-                line.release()
 
 
 def _write(file: BinaryIO, block: bytes) -> None:

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING
 from phift.check.findings import Finding
 from phift.component.preprocessing import SPLITS
 from phift.data.account import Account
-from phift.data.reading import Reading
-from phift.data.table import Table
+from phift.data.reading import Reading, place_of
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
+
+    from phift.data.reading import Table
 
 NEAR_EMPTY = 10
 """Characters of a whole conversation; one with fewer is probably a mistake."""
@@ -57,7 +58,7 @@ def _of_source(reading: Reading, account: Account) -> Iterator[Finding]:
 def _mixed_tools(table: Table, chosen: npt.NDArray[np.int8]) -> Iterator[Finding]:
     """Yield the splits of which the component would drop every row without tools, because others have some."""
     for index, split in enumerate(SPLITS):
-        rows, tools = int((chosen == index).sum()), int(table.tools[chosen == index].sum())
+        rows, tools = int((chosen == index).sum()), int(table["tools"][chosen == index].sum())
         if 0 < tools < rows:
             message = (
                 f"{_counted(tools, 'row')} of {rows} have tools; the component drops the other {rows - tools} without "
@@ -71,7 +72,7 @@ def _in_both(table: Table, chosen: npt.NDArray[np.int8]) -> Iterator[Finding]:
     """Yield that given test rows stand in the given validation data too; in the training data they are refused."""
     import numpy as np
 
-    test, validation = (table.keys[chosen == SPLITS.index(split)] for split in ("test", "validation"))
+    test, validation = (table["key"][chosen == SPLITS.index(split)] for split in ("test", "validation"))
     both = int(np.isin(test, validation).sum())
     if both:
         message = f"Also in the validation data: {_counted(both, 'test row')}."
@@ -80,10 +81,10 @@ def _in_both(table: Table, chosen: npt.NDArray[np.int8]) -> Iterator[Finding]:
 
 
 def _duplicates(table: Table, chosen: npt.NDArray[np.int8]) -> Iterator[Finding]:
-    if _different(table.keys) == len(table):
+    if _different(table["key"]) == len(table):
         return
     for index, split in enumerate(SPLITS):
-        keys = table.keys[chosen == index]
+        keys = table["key"][chosen == index]
         again = len(keys) - _different(keys)
         if again:
             message = f"{_counted(again, 'row')} of {len(keys)} say what an earlier one says."
@@ -102,9 +103,9 @@ def _near_empty(readings: Sequence[Reading], table: Table, chosen: npt.NDArray[n
     import numpy as np
 
     for index, split in enumerate(SPLITS):
-        short = np.flatnonzero((chosen == index) & (table.characters < NEAR_EMPTY))
+        short = np.flatnonzero((chosen == index) & (table["characters"] < NEAR_EMPTY))
         if len(short):
-            first = readings[table.reading[short[0]]].place(int(table.numbers[short[0]]))
+            first = place_of(readings, table[short[0]])
             message = f"{_counted(len(short), 'conversation')} of fewer than {NEAR_EMPTY} characters, first {first}."
             fix = "look at them"
             yield Finding(code="DATA_NEAR_EMPTY", severity="warning", place=split, message=message, fix=fix)

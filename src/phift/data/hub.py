@@ -23,14 +23,14 @@ import os
 import random
 import time
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from itertools import compress, groupby, islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from phift.azure.threads import SideBySide
 from phift.config.data import HuggingFaceSource
@@ -46,6 +46,13 @@ from phift.errors import (
     Throttled,
 )
 
+if TYPE_CHECKING:
+    from datasets import DatasetBuilder
+    from pyarrow import RecordBatch, Schema
+    from pyarrow.parquet import ParquetFile
+
+Row = dict[str, Any]
+
 SPREAD = 2
 """How many times the rows wanted there are, at least, in what random rows are drawn from."""
 
@@ -53,41 +60,106 @@ TRIES = 3
 """How often a stream is taken up again; with the 20 times of ``datasets`` 5.2 a Hub that is gone takes nine minutes."""
 
 _BATCH = 128  # rows that become Python values at a time
-_AT_ONCE = (
-    32 << 20
-)  # bytes; a row group up to this size is fetched with as few requests as possible, a bigger in pieces
-_PIECE = 4 << 20  # bytes
+# Bytes; a row group up to this size is fetched with as few requests as possible, a bigger one in pieces.
+_AT_ONCE = 32 << 20
+_PIECE = 4 << 20
 _READERS = 8  # footers fetched at the same time
 _WAITS = (1, 2, 4)  # seconds between two attempts to open a data set; the Hub's client does not repeat all its calls
 
 _REMOTE = "hf://"
 
-_Batch = tuple[list[dict[str, Any]], int, int]
-"""Rows, the bytes fetched for all the rows so far, and the bytes to fetch; zero where they are not known."""
 
+class HubRows:
+    """The rows of a split, or of the part of it that was asked for, read while they are iterated over.
 
-def rows(
-    source: HuggingFaceSource, notes: list[str], on_bytes: Callable[[int, int], None] | None = None
-) -> Iterator[Mapping[str, Any]]:
-    """Yield the rows of a split, or of the part of it that was asked for.
-
-    - **notes**: what the user should know about the reading is added to it.
-    - **on_bytes**: called with the bytes read and the bytes to read, where they are known.
+    - **notes**: what the user should know about the reading, as far as it has come.
     """
-    if not _is_folder(source):
-        _refuse_offline(source)
-    opened = _opened(source)
-    _note_commit(source, opened.commit, notes)
-    with _asking(source):
-        batches = opened.batches(source, notes)
-    while True:
+
+    def __init__(self, source: HuggingFaceSource) -> None:
+        self.notes: list[str] = []
+        self._source = source
+
+    def __iter__(self) -> Iterator[Row]:
+        source = self._source
+        if not _is_folder(source):
+            _refuse_offline(source)
+        opened = _opened(source)
+        if opened.commit and opened.commit != source.revision:
+            self.notes.append(
+                f"{source.huggingface} was read at revision {opened.commit}; "
+                "pin it with `revision` to read the same data next time"
+            )
         with _asking(source):
-            batch = next(batches, None)
-        if batch is None:
+            files = [file for split in opened.splits for file in opened.builder.config.data_files[split]]
+            parquet = opened.is_parquet and all(map(_has_ranges, files))
+            batches = self._parquet(files) if parquet else self._streamed(opened)
+        while True:
+            with _asking(source):
+                batch = next(batches, None)
+            if batch is None:
+                return
+            yield from batch
+
+    def _parquet(self, files: list[str]) -> Iterator[list[Row]]:
+        source = self._source
+        with SideBySide(_READERS) as side:
+            footers = [side.begin(_row_groups, file) for file in files]
+            groups = [group for footer in footers for group in footer.result()]
+        total = sum(group.rows for group in groups)
+        wanted = _wanted(total, source.percent)
+        if wanted < total and source.sample == "random":
+            draw = random.Random(source.seed)  # noqa: S311 - a draw that can be repeated, not a secret
+            some = drawn_groups(groups, wanted, draw)
+            self.notes.append(
+                f"{source.huggingface}: {wanted:,} of {total:,} rows, drawn with seed {source.seed} "
+                f"out of {len(some):,} of {len(groups):,} row groups"
+            )
+            chosen = drawn_rows(some, wanted, draw)
+        else:
+            some = [group for group, _ in first_rows(groups, wanted)]
+            chosen = first_rows(groups, wanted)
+        return _read(chosen, max((group.bytes for group in some), default=0))
+
+    def _streamed(self, opened: _Opened) -> Iterator[list[Row]]:
+        source = self._source
+        if source.percent == 100:
+            yield from _batches(opened.stream(source.split))
             return
-        yield from batch[0]
-        if on_bytes and batch[2]:
-            on_bytes(batch[1], batch[2])
+        total = opened.length
+        if total is None:
+            total = sum(1 for _ in opened.stream(source.split))
+            self.notes.append(
+                f"{source.huggingface} does not say how long {source.split} is and is not Parquet, "
+                "so all of it was downloaded once to count its rows"
+            )
+        wanted, found = _wanted(total, source.percent), 0
+        for batch in _batches(self._part(opened, wanted, total)):
+            found += len(batch)
+            yield batch
+        if found < wanted:
+            self.notes.append(f"{source.huggingface} has fewer rows in {source.split} than its card says")
+
+    def _part(self, opened: _Opened, wanted: int, total: int) -> Iterator[Row]:
+        """Return so many rows: the first, or random ones of the first once the files are in random order."""
+        source = self._source
+        if source.sample == "first":
+            return islice(opened.stream(source.split), wanted)
+        draw = random.Random(source.seed)  # noqa: S311 - a draw that can be repeated, not a secret
+        for split in opened.splits:
+            files = opened.builder.config.data_files[split]
+            files.sort(key={file: draw.random() for file in files}.__getitem__)
+        pool = min(total, SPREAD * wanted)
+        self.notes.append(
+            f"{source.huggingface}: {wanted:,} of {total:,} rows, drawn with seed {source.seed} "
+            f"out of the first {pool:,} with the files in random order"
+        )
+        return compress(opened.stream(source.split), _draws(wanted, pool, draw))
+
+
+def _batches(rows: Iterable[Row]) -> Iterator[list[Row]]:
+    rows = iter(rows)
+    while batch := list(islice(rows, _BATCH)):
+        yield batch
 
 
 # ---------------------------------------------------------------- opening
@@ -97,23 +169,28 @@ def rows(
 class _Opened:
     """A data set at a commit (None for a local folder), and the names of the splits to read."""
 
-    builder: Any
+    builder: DatasetBuilder
     commit: str | None
     splits: list[str]
 
-    def batches(self, source: HuggingFaceSource, notes: list[str]) -> Iterator[_Batch]:
+    @property
+    def is_parquet(self) -> bool:
+        """Whether its files are Parquet."""
         from datasets.packaged_modules.parquet.parquet import Parquet
 
-        files = [file for split in self.splits for file in self.builder.config.data_files[split]]
-        if isinstance(self.builder, Parquet) and all(map(_has_ranges, files)):
-            return _parquet_batches(files, source, notes)
-        return _streamed_batches(self, source, notes)
+        return isinstance(self.builder, Parquet)
 
+    @property
     def length(self) -> int | None:
         """How long the card says the splits are."""
         known = self.builder.info.splits or {}
         lengths: list[int] = [known[split].num_examples or 0 for split in self.splits if split in known]
         return sum(lengths) if len(lengths) == len(self.splits) and all(lengths) else None
+
+    def stream(self, split: str) -> Iterable[Row]:
+        """Return the rows from the first one on."""
+        rows: Iterable[Row] = self.builder.as_streaming_dataset(split=split)
+        return rows
 
 
 def _opened(source: HuggingFaceSource) -> _Opened:
@@ -172,14 +249,6 @@ def _check_name(source: HuggingFaceSource, known: Sequence[str]) -> None:
         raise DataError(f"There is no configuration {source.name}.", where=_place(source), fix=fix)
 
 
-def _note_commit(source: HuggingFaceSource, commit: str | None, notes: list[str]) -> None:
-    if commit and commit != source.revision:
-        notes.append(
-            f"{source.huggingface} was read at revision {commit}; "
-            "pin it with `revision` to read the same data next time"
-        )
-
-
 def _is_folder(source: HuggingFaceSource) -> bool:
     return os.path.isdir(source.huggingface)  # noqa: PTH112 - Path.is_dir raises where an id cannot be a path
 
@@ -209,26 +278,6 @@ class RowGroup:
 
 Chosen = tuple[RowGroup, Sequence[int]]
 """A row group and which of its rows to take, in order."""
-
-
-def _parquet_batches(files: list[str], source: HuggingFaceSource, notes: list[str]) -> Iterator[_Batch]:
-    with SideBySide(_READERS) as side:
-        footers = [side.begin(_row_groups, file) for file in files]
-        groups = [group for footer in footers for group in footer.result()]
-    total = sum(group.rows for group in groups)
-    wanted = _wanted(total, source.percent)
-    if wanted < total and source.sample == "random":
-        draw = random.Random(source.seed)  # noqa: S311 - a draw that can be repeated, not a secret
-        some = drawn_groups(groups, wanted, draw)
-        notes.append(
-            f"{source.huggingface}: {wanted:,} of {total:,} rows, drawn with seed {source.seed} "
-            f"out of {len(some):,} of {len(groups):,} row groups"
-        )
-        chosen = drawn_rows(some, wanted, draw)
-    else:
-        some = [group for group, _ in first_rows(groups, wanted)]
-        chosen = first_rows(groups, wanted)
-    return _read(chosen, sum(group.bytes for group in some), max((group.bytes for group in some), default=0))
 
 
 def first_rows(groups: Sequence[RowGroup], wanted: int) -> Iterator[Chosen]:
@@ -273,16 +322,13 @@ def _draws(wanted: int, total: int, draw: random.Random) -> Iterator[bool]:
 def _row_groups(path: str) -> list[RowGroup]:
     """Read where a file's row groups lie, which takes no more than its footer."""
     with _parquet(path) as file:
-        found = [file.metadata.row_group(index) for index in range(file.metadata.num_row_groups)]
-    return [RowGroup(path, index, group.num_rows, _compressed(group)) for index, group in enumerate(found)]
-
-
-def _compressed(group: Any) -> int:
-    return sum(group.column(index).total_compressed_size for index in range(group.num_columns))
+        groups = [file.metadata.row_group(index) for index in range(file.metadata.num_row_groups)]
+    sizes = [sum(group.column(n).total_compressed_size for n in range(group.num_columns)) for group in groups]
+    return [RowGroup(path, index, group.num_rows, sizes[index]) for index, group in enumerate(groups)]
 
 
 @contextmanager
-def _parquet(path: str, **options: Any) -> Iterator[Any]:
+def _parquet(path: str, **options: Any) -> Iterator[ParquetFile]:
     import pyarrow.parquet as pq
     from huggingface_hub import HfFileSystem
 
@@ -293,22 +339,18 @@ def _parquet(path: str, **options: Any) -> Iterator[Any]:
         yield parquet
 
 
-def _read(chosen: Iterator[Chosen], total: int, biggest: int) -> Iterator[_Batch]:
+def _read(chosen: Iterator[Chosen], biggest: int) -> Iterator[list[Row]]:
     """Read the chosen rows, each file opened once; ``biggest`` is the size of the biggest row group."""
-    whole = biggest <= _AT_ONCE
-    options = {"pre_buffer": True} if whole else {"pre_buffer": False, "buffer_size": _PIECE}
-    done = 0
+    options = {"pre_buffer": True} if biggest <= _AT_ONCE else {"pre_buffer": False, "buffer_size": _PIECE}
     for path, parts in groupby(chosen, key=lambda part: part[0].path):
         with _parquet(path, **options) as file:
             decoded = _decoder(file.schema_arrow)
             for group, taken in parts:
                 for batch in _taken(file, group.index, taken):
-                    yield decoded(batch.to_pylist()), done, total
-                done += group.bytes
-                yield [], done, total
+                    yield decoded(batch.to_pylist())
 
 
-def _taken(file: Any, index: int, taken: Sequence[int]) -> Iterator[Any]:
+def _taken(file: ParquetFile, index: int, taken: Sequence[int]) -> Iterator[RecordBatch]:
     """Yield some rows of a row group, in batches."""
     start = 0
     # Threads of Arrow that read through a Python file can outlive the interpreter and hang it.
@@ -322,7 +364,7 @@ def _taken(file: Any, index: int, taken: Sequence[int]) -> Iterator[Any]:
         start = end
 
 
-def _decoder(schema: Any) -> Callable[[list[dict[str, Any]]], list[dict[str, Any]]]:
+def _decoder(schema: Schema) -> Callable[[list[Row]], list[Row]]:
     """Return what decodes the values that ``datasets`` keeps as JSON text."""
     import datasets
 
@@ -331,52 +373,6 @@ def _decoder(schema: Any) -> Callable[[list[dict[str, Any]]], list[dict[str, Any
     features = datasets.Features.from_arrow_schema(schema)
     texts = datasets.Features({name: kind for name, kind in features.items() if "Json(" in repr(kind)})
     return lambda batch: [row | texts.decode_example({name: row[name] for name in texts}) for row in batch]
-
-
-# ---------------------------------------------------------------- anything else
-
-
-def _streamed_batches(opened: _Opened, source: HuggingFaceSource, notes: list[str]) -> Iterator[_Batch]:
-    if source.percent == 100:
-        yield from _batches(opened.builder.as_streaming_dataset(split=source.split))
-        return
-    total = opened.length()
-    if total is None:
-        total = sum(1 for _ in opened.builder.as_streaming_dataset(split=source.split))
-        notes.append(
-            f"{source.huggingface} does not say how long {source.split} is and is not Parquet, "
-            "so all of it was downloaded once to count its rows"
-        )
-    wanted, found = _wanted(total, source.percent), 0
-    for batch in _batches(_part(opened, source, wanted, total, notes)):
-        found += len(batch[0])
-        yield batch
-    if found < wanted:
-        notes.append(f"{source.huggingface} has fewer rows in {source.split} than its card says")
-
-
-def _part(
-    opened: _Opened, source: HuggingFaceSource, wanted: int, total: int, notes: list[str]
-) -> Iterator[dict[str, Any]]:
-    """Return so many rows: the first, or random ones of the first once the files are in random order."""
-    if source.sample == "first":
-        return islice(opened.builder.as_streaming_dataset(split=source.split), wanted)
-    draw = random.Random(source.seed)  # noqa: S311 - a draw that can be repeated, not a secret
-    for split in opened.splits:
-        files = opened.builder.config.data_files[split]
-        files.sort(key={file: draw.random() for file in files}.__getitem__)
-    pool = min(total, SPREAD * wanted)
-    notes.append(
-        f"{source.huggingface}: {wanted:,} of {total:,} rows, drawn with seed {source.seed} "
-        f"out of the first {pool:,} with the files in random order"
-    )
-    return compress(opened.builder.as_streaming_dataset(split=source.split), _draws(wanted, pool, draw))
-
-
-def _batches(rows: Iterable[dict[str, Any]]) -> Iterator[_Batch]:
-    rows = iter(rows)
-    while batch := list(islice(rows, _BATCH)):
-        yield batch, 0, 0
 
 
 # ---------------------------------------------------------------- errors, and silence
@@ -418,20 +414,28 @@ def _failure(error: Exception, source: HuggingFaceSource) -> PhiftError:
     from huggingface_hub import errors
 
     where = _place(source)
+    status = error.response.status_code if isinstance(error, errors.HfHubHTTPError) else 0
+    let_in = f"ask for access on the data set's page, then {_LOG_IN}"
     if isinstance(error, errors.GatedRepoError) or (isinstance(error, FileNotFoundError) and "gated" in str(error)):
-        fix = f"ask for access on the data set's page, then {_LOG_IN}"
-        return AccessDenied("The data set is gated: it is for accounts that were let in.", where=where, fix=fix)
+        return AccessDenied("The data set is gated: it is for accounts that were let in.", where=where, fix=let_in)
     if isinstance(error, errors.RevisionNotFoundError):
         return DataNotFound(f"There is no revision {source.revision}.", where=where, fix="check `revision`")
-    status = error.response.status_code if isinstance(error, errors.HfHubHTTPError) else None
     if isinstance(error, errors.RepositoryNotFoundError):
         fix = f"check the id; for a private data set {_LOG_IN}"
         return DataNotFound("There is no such data set, or it is private.", where=where, fix=fix)
     if isinstance(error, errors.EntryNotFoundError | FileNotFoundError):
         fix = "check the id, and that the data set has files of a known format"
         return DataNotFound("The data set has no data files.", where=where, fix=fix)
-    if status is not None:
-        return _refusal(status, where)
+    if status == 401:
+        return AuthenticationError("The Hugging Face Hub refuses the token.", where=where, fix=_LOG_IN)
+    if status == 403:
+        return AccessDenied("The token may not read this data set.", where=where, fix=let_in)
+    if status == 429:
+        fix = f"wait some minutes; the limit is higher for accounts: {_LOG_IN}"
+        return Throttled("The Hugging Face Hub takes no more requests from here for now.", where=where, fix=fix)
+    if status:
+        kind = ServiceUnreachable if status >= 500 else ServiceError
+        return kind(f"The Hugging Face Hub answered with status {status}.", where=where, fix="run again later")
     if isinstance(error, ConnectionError | TimeoutError) or type(error).__module__.startswith("httpx"):
         what = f"The Hugging Face Hub did not answer ({type(error).__name__})."
         return ServiceUnreachable(what, where=where, fix="check the network and the proxy; then run again")
@@ -440,20 +444,6 @@ def _failure(error: Exception, source: HuggingFaceSource) -> PhiftError:
         return MissingDependency(what, where=where, fix="install it")
     what = f"The data set cannot be read ({type(error).__name__})."
     return DataError(what, where=where, fix="check on its page that the Hub's own viewer can read it")
-
-
-def _refusal(status: int, where: str) -> PhiftError:
-    """Return our error for an HTTP status of the Hub."""
-    if status == 401:
-        return AuthenticationError("The Hugging Face Hub refuses the token.", where=where, fix=_LOG_IN)
-    if status == 403:
-        fix = f"ask for access on the data set's page, then {_LOG_IN}"
-        return AccessDenied("The token may not read this data set.", where=where, fix=fix)
-    if status == 429:
-        fix = f"wait some minutes; the limit is higher for accounts: {_LOG_IN}"
-        return Throttled("The Hugging Face Hub takes no more requests from here for now.", where=where, fix=fix)
-    kind = ServiceUnreachable if status >= 500 else ServiceError
-    return kind(f"The Hugging Face Hub answered with status {status}.", where=where, fix="run again later")
 
 
 # Streaming imports torch, if it is there, and has no use for it here: 200 MB and two seconds (`datasets` 5.2).

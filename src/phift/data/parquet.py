@@ -27,8 +27,8 @@ _ROLES = frozenset({"system", "user", "assistant", "tool"})
 
 
 @dataclass(frozen=True)
-class Look:
-    """A look at a file's columns and row groups, which is a task since it is taken where memory is limited."""
+class Footer:
+    """A file's columns and row groups, which are read where memory is limited."""
 
     path: Path
 

@@ -35,8 +35,9 @@ _encoder = msgspec.json.Encoder()
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """A stretch of a file, and what its rows look like.
+    """A stretch of a file, or rows of this process, and what they look like.
 
+    - **rows**: values, or what is wrong with a row; left out for a file.
     - **start**, **end**: bytes of a JSONL file, or row groups of a parquet file; any other file is one part, with 0.
     - **size**, **columns**: of a parquet file, the bytes of the row groups, for the progress, and all that it has.
     - **keep**: write refused rows to the spool of rejects.
@@ -44,6 +45,7 @@ class Part:
 
     path: str
     kind: str
+    rows: Iterable[Any] | None = None
     start: int = 0
     end: int = 0
     size: int = 0
@@ -57,26 +59,18 @@ class Part:
 
         Raises `phift.errors.DataError` where the file cannot be read on.
         """
-        if self.kind == "parquet":
+        if self.rows is not None:
+            steps = _take_some(self, spool, enumerate(self.rows, start=1))
+        elif self.kind == "parquet":
             steps = _read_parquet(self, spool)
         elif self.end:
             steps = _read_lines(self, spool)
         else:
             steps = _read_file(self, spool)
-        return _tallies(steps, spool)
-
-
-def read_rows(rows: Iterable[Any], part: Part, spool: Spool) -> Iterator[Tally]:
-    """Read rows that come from no file, as `Part.perform` does: values, or what is wrong with a row."""
-    return _tallies(_take_some(part, spool, enumerate(rows, start=1)), spool)
-
-
-def _tallies(steps: Iterable[None], spool: Spool) -> Iterator[Tally]:
-    """Yield a tally when the spool has had enough rows since the last one, and at the end."""
-    for _ in steps:
-        if spool.full:
-            yield spool.tally()
-    yield spool.tally()
+        for _ in steps:
+            if spool.full:
+                yield spool.tally()
+        yield spool.tally()
 
 
 # ---------------------------------------------------------------- lines of JSON
@@ -91,12 +85,17 @@ def _read_lines(part: Part, spool: Spool) -> Iterator[None]:
             middle = min(position + BLOCK, part.end)
             end = _line_end(file, middle - 1)
             too_long = end - middle > files.LONGEST_LINE
-            block = _read(file, position, middle if too_long else end)
+            file.seek(position)
+            block = file.read((middle if too_long else end) - position)
             if not block:
                 what = "The file became shorter while it was read."
                 raise DataError(what, where=str(path), fix="let nobody write to it meanwhile, and start again")
             if too_long:
-                raise _too_long(path, part, number + block.count(b"\n") + 1, position)
+                # Only the first part knows its lines' numbers from the start of the file.
+                line = number + block.count(b"\n") + 1
+                where = f"{path}, near byte {position}" if part.start else f"{path}:{line}"
+                what = f"A line is longer than {files.LONGEST_LINE >> 20} MB."
+                raise DataError(what, where=where, fix="write one conversation a line")
             number = _take_lines(part, spool, files.without_mark(block, path) if position == 0 else block, number)
             position += len(block)
             spool.reach(number, position - part.start)
@@ -113,18 +112,6 @@ def _line_end(file: BinaryIO, position: int) -> int:
         end += len(block)
         size = min(2 * size, BLOCK)
     return end
-
-
-def _read(file: BinaryIO, start: int, end: int) -> bytes:
-    file.seek(start)
-    return file.read(end - start)
-
-
-def _too_long(path: Path, part: Part, number: int, position: int) -> DataError:
-    what = f"A line is longer than {files.LONGEST_LINE >> 20} MB."
-    # Only the first part knows its lines' numbers from the start of the file.
-    where = f"{path}:{number}" if part.start == 0 else f"{path}, near byte {position}"
-    return DataError(what, where=where, fix="write one conversation a line")
 
 
 def _take_lines(part: Part, spool: Spool, block: bytes, before: int) -> int:

@@ -19,7 +19,7 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from html import escape
@@ -35,12 +35,10 @@ from phift.data import files
 from phift.data.account import ASIDE, LEAKED, Account, draw_up
 from phift.data.deal import Deal
 from phift.data.findings import findings_of
-from phift.data.reading import Reading, read_sources
+from phift.data.reading import Reading, place_of, read_sources, tabulate
 from phift.data.scratch import scratch_folder
 from phift.data.sources import Opened, Progress, files_of, open_source
 from phift.data.split import draw_split, units
-from phift.data.spool import HASH
-from phift.data.table import Table, tabulate
 from phift.data.workers import LARGE, Workers
 from phift.errors import DataError
 from phift.events import isolated
@@ -49,6 +47,8 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
     import pandas as pd
+
+    from phift.data.reading import Table
 
 __all__ = ["Account", "PreparedDataset", "Progress", "prepare_dataset"]
 
@@ -112,23 +112,25 @@ class PreparedDataset:
 
         if split not in SPLITS:
             raise DataError(f"There is no split {split}.", where="preview", fix=f"use one of {', '.join(SPLITS)}")
-        path: Path = getattr(self, split)
-        with path.open(encoding="utf-8") as file:
-            shown = [_glance(json.loads(line)["messages"]) for line, _ in zip(file, range(rows), strict=False)]
+        with self.files[split].open(encoding="utf-8") as file:
+            shown = [_glance(json.loads(line)["messages"]) for line in islice(file, rows)]
         return pd.DataFrame(shown, columns=["messages", "roles", "user", "assistant"])
 
 
 def _glance(messages: list[dict[str, Any]]) -> dict[str, Any]:
     """Return a conversation in one line: its first user text and its last assistant text."""
-    user = next((message.get("content") for message in messages if message["role"] == "user"), None)
-    assistant = next((message.get("content") for message in reversed(messages) if message["role"] == "assistant"), None)
-    roles = " ".join(message["role"] for message in messages)
-    return {"messages": len(messages), "roles": roles, "user": _short(user), "assistant": _short(assistant)}
 
+    def first(role: str, messages: Iterable[dict[str, Any]]) -> str:
+        text = next((message.get("content") for message in messages if message["role"] == role), None)
+        line = " ".join((text or "").split())
+        return line if len(line) <= _SHOWN else line[: _SHOWN - 1] + "…"
 
-def _short(text: str | None) -> str:
-    line = " ".join((text or "").split())
-    return line if len(line) <= _SHOWN else line[: _SHOWN - 1] + "…"
+    return {
+        "messages": len(messages),
+        "roles": " ".join(message["role"] for message in messages),
+        "user": first("user", messages),
+        "assistant": first("assistant", reversed(messages)),
+    }
 
 
 def prepare_dataset(
@@ -146,15 +148,16 @@ def prepare_dataset(
     tell = isolated(on_progress)
     files.check_path(folder)
     paths = [path for given in data.sources.values() for source in given for path in files_of(source)]
-    # A text of parquet is packed, so it can be of any size, and is read where memory is limited.
+    # A few kilobytes of parquet can unpack to gigabytes, so it is always read by processes, whose memory is limited.
     parquet = any(files.kind(path) == "parquet" for path in paths)
     side_by_side = parquet or sum(path.stat().st_size for path in paths) > LARGE
     with scratch_folder(folder) as scratch, Workers(scratch) as workers:
         if side_by_side:
             workers.start(*(["pyarrow.parquet"] if parquet else []))
-            # Needed when they have read everything; they have something to read before it is there.
+            # Imported while the processes read, since it is wanted here as soon as they have read everything.
             threading.Thread(target=import_module, args=("numpy",)).start()
-        readings = read_sources(list(_open(data, workers)), workers, tell, side_by_side=side_by_side)
+        sources = list(_open_sources(data, workers))
+        readings = read_sources(sources, workers, tell, side_by_side=side_by_side)
         table = tabulate(readings)
         if data.bad_rows == "refuse":
             _raise_problems(readings)
@@ -171,32 +174,25 @@ def prepare_dataset(
         _settle(built, target, manifest)
         findings = tuple(findings_of(readings, table, chosen, accounts))
     rejects = target / "rejects.jsonl"
+    said = {key: manifest[key] for key in ("rows", "characters", "longest_row", "hashes", "content_hash", "name")}
     return PreparedDataset(
         folder=target,
         train=target / "train.jsonl",
         validation=target / "validation.jsonl",
         test=target / "test.jsonl",
-        rows=manifest["rows"],
-        characters=manifest["characters"],
-        longest_row=manifest["longest_row"],
-        hashes=manifest["hashes"],
-        content_hash=manifest["content_hash"],
-        name=manifest["name"],
         accounts=accounts,
         rejects=rejects if rejects.exists() else None,
         findings=findings,
+        **said,
     )
 
 
-def _open(data: DataConfig, workers: Workers) -> Iterator[tuple[str, Opened]]:
-    """Yield every file and other source with its split; the strata are numbered over all of them."""
-    stratum = 0
-    for split, given in data.sources.items():
-        for source in given:
-            group_by, keep = data.split.group_by, data.bad_rows == "set_aside"
-            for opened in open_source(source, stratum, workers, group_by=group_by, keep=keep):
-                yield split, opened
-            stratum += 1
+def _open_sources(data: DataConfig, workers: Workers) -> Iterator[Opened]:
+    """Yield every file and other source; they are numbered over all splits."""
+    group_by, keep = data.split.group_by, data.bad_rows == "set_aside"
+    given = [(split, source) for split, sources in data.sources.items() for source in sources]
+    for stratum, (split, source) in enumerate(given):
+        yield from open_source(source, split, stratum, workers, group_by=group_by, keep=keep)
 
 
 def _raise_problems(readings: Sequence[Reading], more: Sequence[tuple[str, str]] = ()) -> None:
@@ -216,32 +212,34 @@ def _choose(data: DataConfig, readings: Sequence[Reading], table: Table) -> npt.
     """Return the index of each row's split, or `ASIDE`."""
     import numpy as np
 
+    given = np.array([SPLITS.index(reading.opened.split) for reading in readings], np.int8)
+    chosen: npt.NDArray[np.int8] = given[table["source"]]
     for split, sources in data.sources.items():
-        if not (table.given == SPLITS.index(split)).any():
+        if not (chosen == SPLITS.index(split)).any():
             _raise_problems(readings)
-            where = ", ".join(reading.opened.label for reading in readings if reading.split == split) or str(sources)
+            labels = [reading.opened.label for reading in readings if reading.opened.split == split]
+            where = ", ".join(labels) or str(sources)
             raise DataError(f"There are no rows for {split}.", where=where, fix="give data with rows")
-    chosen = table.given.copy()
     shares = {split: getattr(data.split, split) for split in SPLITS if split not in data.sources}
-    pool = table.given == 0
-    kinds = [table.keys, table.groups] if data.split.group_by else [table.keys]
+    pool = chosen == 0
+    rows = int(pool.sum())
+    kinds = [table["key"], table["group"]] if data.split.group_by else [table["key"]]
     if shares:
-        _raise_if_few(readings, int(pool.sum()), shares)
-        together = units(*(kind[pool] for kind in kinds)) if len(kinds) > 1 else table.keys[pool]
-        chosen[pool] = draw_split(together, table.stratum[pool], shares, data.split.seed)
+        dealt = sum(max(1, round(share * rows)) for share in shares.values())
+        _raise_if_few(readings, rows - dealt, dealt)
+        together = units(*(kind[pool] for kind in kinds)) if len(kinds) > 1 else table["key"][pool]
+        strata = np.array([reading.opened.stratum for reading in readings])[table["source"]]
+        chosen[pool] = draw_split(together, strata[pool], shares, data.split.seed)
     leaked = ~pool
     if leaked.any():
         # The whole pool: what is split off from it for validation must not stand in the test data either.
         leaked[leaked] = np.any([np.isin(kind[leaked], kind[pool]) for kind in kinds], axis=0)
     if leaked.any():
         if data.bad_rows == "refuse":
-            rows = np.flatnonzero(leaked)
-            places = [(readings[table.reading[row]].place(int(table.numbers[row])), LEAKED) for row in rows]
-            _raise_problems(readings, places)
+            _raise_problems(readings, [(place_of(readings, row), LEAKED) for row in table[leaked]])
         chosen[leaked] = ASIDE
     counts = np.bincount(chosen, minlength=ASIDE + 1)
-    if counts[0] < LEAST_TRAINING_ROWS:
-        _raise_few(readings, int(counts[0]), int(pool.sum() - counts[0]))
+    _raise_if_few(readings, int(counts[0]), int(rows - counts[0]))
     for index, split in enumerate(SPLITS):
         if not counts[index]:
             what = f"Every {split} row stands in the training data too."
@@ -249,17 +247,15 @@ def _choose(data: DataConfig, readings: Sequence[Reading], table: Table) -> npt.
     return chosen
 
 
-def _raise_if_few(readings: Sequence[Reading], rows: int, shares: Mapping[str, float]) -> None:
-    dealt = sum(max(1, round(share * rows)) for share in shares.values())
-    if rows - dealt < LEAST_TRAINING_ROWS:
-        _raise_few(readings, max(0, rows - dealt), dealt)
-
-
-def _raise_few(readings: Sequence[Reading], left: int, dealt: int) -> None:
-    what = f"{left} rows are left for training; the component wants at least {LEAST_TRAINING_ROWS}."
-    train = [reading for reading in readings if reading.split == "train"]
-    where = f"{', '.join(reading.opened.label for reading in train)}, {sum(r.good for r in train)} usable rows"
+def _raise_if_few(readings: Sequence[Reading], left: int, dealt: int) -> None:
+    """Refuse data that leaves fewer rows for training than the component takes."""
+    if left >= LEAST_TRAINING_ROWS:
+        return
+    what = f"{max(0, left)} rows are left for training; the component wants at least {LEAST_TRAINING_ROWS}."
+    train = [reading for reading in readings if reading.opened.split == "train"]
+    labels = ", ".join(reading.opened.label for reading in train)
     split = f", or smaller shares: {dealt} went to validation and test" if dealt else ""
+    where = f"{labels}, {sum(reading.sum('good') for reading in train)} usable rows"
     raise DataError(what, where=where, fix=f"give more rows{split}")
 
 
@@ -279,26 +275,26 @@ def _write(
     for path in paths:
         path.touch()
     deals, offsets, start = [], [0] * len(paths), 0
-    for tally in (tally for reading in readings for tally in reading.tallies if tally.size):
-        end = start + len(tally.hashes) // HASH
+    for tally in (tally for reading in readings for tally in reading.tallies if tally.good):
+        end = start + tally.good
+        lengths, mine = table["length"][start:end], chosen[start:end]
         deals.append(
             Deal(
                 spool=tally.spool,
-                lengths=tally.lengths,
-                chosen=chosen[start:end].tobytes(),
+                lengths=lengths.tobytes(),
+                chosen=mine.tobytes(),
                 files=tuple(map(str, paths)),
                 offsets=tuple(offsets),
             )
         )
-        sizes = np.bincount(chosen[start:end], weights=table.lengths[start:end], minlength=len(paths))
+        sizes = np.bincount(mine, weights=lengths, minlength=len(paths))
         offsets = [offset + int(size) for offset, size in zip(offsets, sizes, strict=True)]
         start = end
     total, written = sum(offsets), 0
     for _, size in workers.run(deals, side_by_side=total > LARGE):
         written += size
-        tell(
-            Progress(stage="write", source="train, validation, test", rows=len(table), bytes=written, total_bytes=total)
-        )
+        splits = ", ".join(SPLITS)
+        tell(Progress(stage="write", source=splits, rows=len(table), bytes=written, total_bytes=total))
 
 
 def _manifest(
@@ -309,16 +305,16 @@ def _manifest(
     accounts: Sequence[Account],
 ) -> dict[str, Any]:
     of = {split: chosen == index for index, split in enumerate(SPLITS)}
-    hashes = {split: hashlib.sha256(table.hashes[rows].tobytes()).hexdigest() for split, rows in of.items()}
+    hashes = {split: hashlib.sha256(table["hash"][rows].tobytes()).hexdigest() for split, rows in of.items()}
     listed = "".join(f"{split} {hashes[split]}\n" for split in SPLITS)
     first = readings[0].opened
     return {
         "name": first.place if first.bytes is None else Path(first.place).name.partition(".")[0],
         "content_hash": hashlib.sha256(listed.encode()).hexdigest(),
         "rows": {split: int(rows.sum()) for split, rows in of.items()},
-        "characters": {split: int(table.characters[rows].sum()) for split, rows in of.items()},
-        "longest_row": int(table.characters[of["train"]].max()),
-        "bytes": {split: int(table.lengths[rows].sum()) for split, rows in of.items()},
+        "characters": {split: int(table["characters"][rows].sum()) for split, rows in of.items()},
+        "longest_row": int(table["characters"][of["train"]].max()),
+        "bytes": {split: int(table["length"][rows].sum()) for split, rows in of.items()},
         "hashes": hashes,
         "split": data.split.model_dump(),
         "sources": [asdict(account) for account in accounts],

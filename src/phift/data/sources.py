@@ -11,8 +11,7 @@ from typing import Any
 from phift.config.data import AssetSource, FileSource, HuggingFaceSource, RowsSource
 from phift.data import chat, files, frames, hub, parquet
 from phift.data.formats import Layout, UnknownFormat, recognise
-from phift.data.parts import Part, read_rows, rows_of
-from phift.data.spool import Spool, Tally
+from phift.data.parts import Part, rows_of
 from phift.data.workers import Workers
 from phift.errors import DataError
 
@@ -42,30 +41,21 @@ class Progress:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rows:
-    """Rows that are read in this process, since they come from a network or from Python."""
-
-    rows: Iterable[Any]
-    part: Part
-
-    def perform(self, spool: Spool) -> Iterator[Tally]:
-        """Read them; see `phift.data.parts.Part.perform`."""
-        return read_rows(self.rows, self.part, spool)
-
-
-@dataclass(frozen=True, kw_only=True)
 class Opened:
     """One file, or one other source, ready to be read.
 
     - **place**: the file's path, the data set's id, or what kind of Python value it is.
+    - **split**: what its rows are for.
     - **stratum**: the number of the source it belongs to; the files of a folder are one source.
     - **bytes**: the file's size; None where there is no file.
+    - **notes**: what the user should know of the reading; more can come while it is read.
     """
 
     place: str
+    split: str
     stratum: int
     layout: Layout
-    tasks: Sequence[Part | Rows]
+    parts: Sequence[Part]
     bytes: int | None = None
     notes: Sequence[str] = ()
 
@@ -105,10 +95,11 @@ def stamps(paths: Iterable[Path]) -> tuple[tuple[object, ...], ...]:
 
 
 def open_source(
-    source: Source, stratum: int, workers: Workers, *, group_by: str | None, keep: bool
+    source: Source, split: str, stratum: int, workers: Workers, *, group_by: str | None, keep: bool
 ) -> Iterator[Opened]:
     """Yield a source's files, or the source itself, each looked at as far as its columns.
 
+    - **split**, **stratum**: what its rows are for, and the source's number.
     - **group_by**: the column that the split keeps together.
     - **keep**: whether refused rows are kept.
 
@@ -117,25 +108,32 @@ def open_source(
     if isinstance(source, AssetSource):
         raise DataError("Data in Azure is not read here.", where=source.asset, fix="give files to be prepared here")
     if isinstance(source, HuggingFaceSource | RowsSource):
-        yield _open_rows(source, stratum, group_by, keep)
+        rows: Iterator[Any]
+        notes: Sequence[str] = ()
+        if isinstance(source, HuggingFaceSource):
+            place, data_set = source.huggingface, hub.HubRows(source)
+            rows, notes = iter(data_set), data_set.notes
+        else:
+            place, rows = frames.label(source), frames.rows(source)
+        first = list(islice(rows, _LOOKED_AT))
+        layout = _layout(place, _columns(first), source)
+        part = Part(path=place, kind="rows", rows=chain(first, rows), layout=layout, group_by=group_by, keep=keep)
+        yield Opened(place=place, split=split, stratum=stratum, layout=layout, parts=[part], notes=notes)
         return
     for path in files_of(source):
         kind = files.kind(path)
         columns: list[str] = []
         groups: list[int] = []
         if kind == "parquet":
-            columns, groups = workers.ask(parquet.Look(path))
+            columns, groups = workers.ask(parquet.Footer(path))
             layout = _layout(str(path), [columns], source)
         else:
-            layout = _layout(str(path), _first_columns(path, kind), source)
+            with files.opened(path) as file:
+                few = islice(rows_of(file.stream, path, kind), _LOOKED_AT)
+                layout = _layout(str(path), _columns(row for _, row in few), source)
         part = Part(path=str(path), kind=kind, layout=layout, columns=tuple(columns), group_by=group_by, keep=keep)
-        yield Opened(
-            place=str(path),
-            stratum=stratum,
-            layout=layout,
-            tasks=list(_cut(path, part, groups)),
-            bytes=path.stat().st_size,
-        )
+        parts, size = list(_cut(path, part, groups)), path.stat().st_size
+        yield Opened(place=str(path), split=split, stratum=stratum, layout=layout, parts=parts, bytes=size)
 
 
 def _cut(path: Path, part: Part, groups: Sequence[int]) -> Iterator[Part]:
@@ -158,32 +156,12 @@ def _cut(path: Path, part: Part, groups: Sequence[int]) -> Iterator[Part]:
         yield part
 
 
-def _first_columns(path: Path, kind: str) -> Iterable[Collection[str]]:
-    """Yield the columns of the first rows that are rows at all."""
-    with files.opened(path) as source:
-        yield from _columns(row for _, row in islice(rows_of(source.stream, path, kind), _LOOKED_AT))
-
-
 def _columns(rows: Iterable[Any]) -> Iterator[Collection[str]]:
     for row in rows:
         try:
             yield chat.columns(row) if isinstance(row, bytes) else dict.fromkeys(row)
         except (chat.InvalidRow, TypeError):
             continue  # it is refused, with its number, when it is read
-
-
-def _open_rows(source: HuggingFaceSource | RowsSource, stratum: int, group_by: str | None, keep: bool) -> Opened:
-    notes: list[str] = []
-    rows: Iterator[Any]
-    if isinstance(source, HuggingFaceSource):
-        place, rows = source.huggingface, hub.rows(source, notes)
-    else:
-        place, rows = frames.label(source), frames.rows(source)
-    first = list(islice(rows, _LOOKED_AT))
-    layout = _layout(place, _columns(first), source)
-    part = Part(path=place, kind="rows", layout=layout, group_by=group_by, keep=keep)
-    task = Rows(rows=chain(first, rows), part=part)
-    return Opened(place=place, stratum=stratum, layout=layout, tasks=[task], notes=notes)
 
 
 def _layout(

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import base64
-from array import array
-from collections.abc import Iterable
+import struct
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import islice, repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -21,8 +21,29 @@ if TYPE_CHECKING:
 MOST_PROBLEMS = 20
 """Refused rows that a tally names; the others are counted."""
 
-HASH = 16
-"""Bytes of a row's hash, XXH3 with 128 bits over its line of JSON."""
+TABLE = (
+    ("hash", "V16"),
+    ("key", "<u8"),
+    ("group", "<u8"),
+    ("number", "<u8"),
+    ("length", "<u4"),
+    ("characters", "<u4"),
+    ("source", "<u4"),
+    ("tools", "?"),
+)
+"""What is known of every good row without its text, 53 bytes, in the order of the sources.
+
+- **hash**: XXH3 with 128 bits over its line of JSON.
+- **key**: equal where the same is said by the same.
+- **group**: equal where the group is the same; 0 where rows are not grouped.
+- **number**: of the line or row in its source.
+- **length**, **characters**: of the line in bytes, of what is said in characters.
+- **source**: the index of the source.
+- **tools**: whether it has tools.
+"""
+
+ROW = struct.Struct("<16s8sQQII4x?")
+"""A row of `TABLE`, its source left open."""
 
 _TALLY = 8 << 20  # bytes of rows between two tallies
 _MOST_COLUMNS = 50
@@ -33,105 +54,93 @@ _encoder = msgspec.json.Encoder()
 class Tally:
     """What became of the rows read since the last tally.
 
-    - **last**: the number of the last line or row, counted from the part's start, blank lines too.
-    - **hashes**: of each good row, `HASH` bytes.
-    - **tools**: of each good row, a byte: whether it has tools.
-    - **keys**: of each good row, an unsigned number of 8 bytes, equal where the same is said by the same.
-    - **lengths**, **characters**, **numbers**: of each good row, unsigned numbers of 4 bytes; the row's own number
-      counts from the part's start.
-    - **groups**: of each good row, unsigned numbers of 8 bytes, where rows are grouped.
-    - **problems**: the first refused rows, each with its number, counted from the part's start, and the reason.
     - **spool**, **size**: the file of the good rows, and its bytes; there is none without a good row.
-    - **rejects**, **rejects_offset**, **rejects_size**: where the refused ones lie.
+    - **rejects**: the file of the refused ones, if they are kept and there are any.
+    - **known**: what is known of each good row, a `ROW` each.
+    - **problems**: the first refused rows, each with its number and the reason.
+    - **last**: the number of the last line or row, blank lines too.
+    - **before**: lines or rows of the source before the part; all numbers here count from there.
     - **position**: how far the reading has come, in bytes of the file.
     """
 
+    spool: str
+    rejects: str
+    size: int = 0
+    known: bytes = b""
     rows: int = 0
-    last: int = 0
     blank: int = 0
     refused: int = 0
-    hashes: bytes = b""
-    tools: bytes = b""
-    keys: bytes = b""
-    lengths: bytes = b""
-    characters: bytes = b""
-    numbers: bytes = b""
-    groups: bytes = b""
     problems: list[tuple[int, str]] = field(default_factory=list)
     ignored: list[str] = field(default_factory=list)
-    spool: str = ""
-    size: int = 0
-    rejects: str = ""
-    rejects_offset: int = 0
-    rejects_size: int = 0
+    last: int = 0
+    before: int = 0
     position: int = 0
+
+    @property
+    def good(self) -> int:
+        """How many rows can be trained on."""
+        return len(self.known) // ROW.size
 
 
 class Spool:
     """The files that one process writes its rows to, and the tally of what it has written.
 
-    Each tally's good rows have a file of their own. Whoever deals them out deletes it then, so that no more than the
-    data's own size waits to be written to the disk.
+    Each tally's rows have files of their own. Whoever deals the good ones out deletes theirs then, so that no more than
+    the data's own size waits to be written to the disk.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._tallies = 0
-        self._rows: BinaryIO | None = None
-        self._rejects = path.with_suffix(".rejects").open("xb")
+        self._files: dict[str, BinaryIO] = {}
         self._begin()
 
     def _begin(self) -> None:
-        self._tally = Tally(
-            spool=str(self.path.with_suffix(f".{self._tallies}")),
-            rejects=str(self.path.with_suffix(".rejects")),
-            rejects_offset=self._rejects.tell(),
-        )
+        name = str(self.path.with_suffix(f".{self._tallies}"))
+        self._tally = Tally(spool=name, rejects=f"{name}.rejects")
         self._tallies += 1
-        self._hashes, self._tools, self._keys = bytearray(), bytearray(), bytearray()
-        self._lengths, self._characters, self._numbers = array("I"), array("I"), array("I")
-        self._groups = array("Q")
+        self._known = bytearray()
         self._ignored: set[str] = set()
+
+    def _write(self, path: str, block: bytes) -> None:
+        if path not in self._files:
+            self._files[path] = Path(path).open("xb")  # noqa: SIM115 - open until the tally
+        self._files[path].write(block)
 
     def add(
         self,
         conversations: list[Conversation],
         characters: Iterable[int],
         numbers: Iterable[int],
-        groups: Iterable[int] = (),
+        groups: Sequence[int] = (),
     ) -> None:
         """Write rows that can be trained on."""
+        if not conversations:
+            return
         block = _encoder.encode_lines(conversations)
-        if self._rows is None:
-            self._rows = Path(self._tally.spool).open("xb")  # noqa: SIM115 - open until the tally
-        self._rows.write(block)
+        self._write(self._tally.spool, block)
         self._tally.size += len(block)
-        self._tools += bytes([row.tools is not None for row in conversations])
-        self._characters.extend(characters)
-        self._numbers.extend(numbers)
-        self._groups.extend(groups)
-        hashes = []
-        start = 0
+        hashes, lengths, start = [], [], 0
         with memoryview(block) as view:
             for _ in conversations:
                 end = block.find(b"\n", start) + 1
                 hashes.append(xxhash.xxh3_128_digest(view[start:end]))
-                self._lengths.append(end - start)
+                lengths.append(end - start)
                 start = end
-        self._hashes += b"".join(hashes)
         rows = zip(hashes, conversations, strict=True)
-        self._keys += b"".join([digest[:8] if chat.is_plain(row) else _key(row) for digest, row in rows])
+        keys = [digest[:8] if chat.is_plain(row) else _key(row) for digest, row in rows]
+        tools = [row.tools is not None for row in conversations]
+        known = map(ROW.pack, hashes, keys, groups or repeat(0), numbers, lengths, characters, tools)
+        self._known += b"".join(known)
 
     def refuse(self, number: int, reason: str, row: Any, *, keep: bool) -> None:
         """Count a row that cannot be trained on, and write it to the rejects if told to."""
-        tally = self._tally
-        tally.refused += 1
-        if len(tally.problems) < MOST_PROBLEMS:
-            tally.problems.append((number, reason))
+        self._tally.refused += 1
+        if len(self._tally.problems) < MOST_PROBLEMS:
+            self._tally.problems.append((number, reason))
         if keep:
-            line = _encoder.encode({"number": number, "reason": reason, "row": _kept(row)}) + b"\n"
-            self._rejects.write(line)
-            tally.rejects_size += len(line)
+            reject = {"number": number, "reason": reason, "row": _kept(row)}
+            self._write(self._tally.rejects, _encoder.encode(reject) + b"\n")
 
     def count(self, *, rows: int = 0, blank: int = 0) -> None:
         """Count rows that were read, and blank lines."""
@@ -154,26 +163,16 @@ class Spool:
 
     def tally(self) -> Tally:
         """Return what has been written since the last tally."""
-        self._close_rows()
-        self._rejects.flush()
+        self.close()
         tally = self._tally
-        tally.hashes, tally.tools, tally.keys = bytes(self._hashes), bytes(self._tools), bytes(self._keys)
-        tally.lengths = self._lengths.tobytes()
-        tally.characters, tally.numbers = self._characters.tobytes(), self._numbers.tobytes()
-        tally.groups = self._groups.tobytes()
-        tally.ignored = sorted(self._ignored)
+        tally.known, tally.ignored = bytes(self._known), sorted(self._ignored)
         self._begin()
         return tally
 
     def close(self) -> None:
         """Close the files; they stay."""
-        self._close_rows()
-        self._rejects.close()
-
-    def _close_rows(self) -> None:
-        if self._rows:
-            self._rows.close()
-            self._rows = None
+        while self._files:
+            self._files.popitem()[1].close()
 
 
 def _key(row: Conversation) -> bytes:
@@ -181,33 +180,28 @@ def _key(row: Conversation) -> bytes:
     return xxhash.xxh3_128_digest(_encoder.encode(chat.plain(row)) + b"\n")[:8]
 
 
-def _kept(row: Any) -> Any:
+def _kept(row: object) -> object:
     """Return a refused row as JSON can hold it: as it is, else as text, else as Base64."""
     if isinstance(row, bytes):
         try:
             return chat.values_of(row)
         except chat.InvalidRow:
-            return _text(row)
+            pass
+        try:
+            return row.decode("utf-8")
+        except UnicodeDecodeError:
+            return {"base64": base64.b64encode(row).decode()}
     if isinstance(row, chat.InvalidRow):
         row = row.row
     try:
         _encoder.encode(row)
     except (TypeError, ValueError, RecursionError):
-        return _shown(row)
-    return row
-
-
-def _shown(row: Any) -> str:
+        pass
+    else:
+        return row
     try:
         shown = repr(row)
         shown.encode()
     except Exception as error:  # noqa: BLE001 - a value of the user's own kind may raise anything
         return f"a {type(row).__name__} that cannot be shown ({type(error).__name__})"
     return shown
-
-
-def _text(line: bytes) -> Any:
-    try:
-        return line.decode("utf-8")
-    except UnicodeDecodeError:
-        return {"base64": base64.b64encode(line).decode()}
