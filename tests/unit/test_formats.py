@@ -178,14 +178,13 @@ def test_an_optional_column_may_come_later() -> None:
 def test_unknown_columns_are_told_with_what_is_wanted() -> None:
     with pytest.raises(UnknownFormat) as caught:
         recognise(["chosen", "rejected", ""])
-    assert caught.value.columns == ("chosen", "rejected", "")
     assert str(caught.value) == (
         "its columns are: `chosen`, `rejected`, ``, and no format has those; wanted are: `messages` (messages); "
         "`conversations` (sharegpt); `instruction`, `output` (alpaca); `prompt`, `completion` (prompt_completion); "
         "`question`, `answer` (question_answer); `data` (ultrachat)"
     )
     again = pickle.loads(pickle.dumps(caught.value))  # noqa: S301 - it crosses processes
-    assert (str(again), again.columns) == (str(caught.value), caught.value.columns)
+    assert (type(again), str(again)) == (UnknownFormat, str(caught.value))
 
 
 @pytest.mark.parametrize(
@@ -377,4 +376,4 @@ def test_every_format_of_the_configuration_is_known() -> None:
 
     from phift.config.data import Format
 
-    assert set(get_args(Format)) == set(formats._FORMATS) == set(formats._CONVERT)
+    assert set(get_args(Format)) == set(formats._FORMATS)

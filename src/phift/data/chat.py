@@ -184,7 +184,8 @@ def from_values(values: Mapping[str, Any]) -> tuple[Conversation, int]:
     characters = check(messages)
     kept: Any = [{key: _plain_text(value) for key, value in m.items() if value is not None} for m in given]
     if all(message.keys() <= _PLAIN for message in kept):
-        kept = [Message(**message) for message in kept]  # so that equal rows are written equally, whatever they were
+        # A Message writes its keys in one order, as rows from `from_lines` have them; a mapping keeps the source's.
+        kept = [Message(**message) for message in kept]
     try:
         msgspec.json.encode((kept, tools))
     except (TypeError, ValueError, RecursionError) as error:

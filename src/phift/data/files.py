@@ -198,10 +198,8 @@ def opened(path: Path) -> Iterator[OpenFile]:
         raise DataNotFound("There is no such data file.", where=str(path), fix=_near(path)) from error
     except OSError as error:
         raise _unreadable(path, error) from error
-    with file:
-        # Held here: a reader that is dropped before its file is closed warns.
-        reading = OpenFile(io.BufferedReader(_Unpacked(file, path), _BUFFER), file.tell)
-        yield reading
+    with file, io.BufferedReader(_Unpacked(file, path), _BUFFER) as stream:
+        yield OpenFile(stream, file.tell)
 
 
 class _Bytes(Protocol):
@@ -217,7 +215,13 @@ class _Unpacked(io.RawIOBase):
 
     def __init__(self, file: io.FileIO, path: Path) -> None:
         self._path = path
-        self._bytes = _unpacker(file, path.suffix.lower())
+        self._bytes: _Bytes = file
+        if path.suffix.lower() == ".gz":
+            self._bytes = gzip.GzipFile(fileobj=io.BufferedReader(file, _BUFFER))
+        elif path.suffix.lower() == ".zst":
+            import pyarrow as pa
+
+            self._bytes = pa.CompressedInputStream(file, "zstd")
 
     def readable(self) -> bool:
         return True
@@ -230,17 +234,6 @@ class _Unpacked(io.RawIOBase):
                 raise _unreadable(self._path, error) from error
             what = "The packed file cannot be unpacked: it is cut short or broken."
             raise DataError(what, where=str(self._path), fix="pack or copy it again") from error
-
-
-def _unpacker(file: io.FileIO, suffix: str) -> _Bytes:
-    if suffix == ".gz":
-        return gzip.GzipFile(fileobj=io.BufferedReader(file, _BUFFER))
-    if suffix == ".zst":
-        import pyarrow as pa
-
-        unpacker: _Bytes = pa.CompressedInputStream(file, "zstd")
-        return unpacker
-    return file
 
 
 def lines(stream: BinaryIO, path: Path) -> Iterator[tuple[int, bytes]]:

@@ -18,7 +18,7 @@ on is not decided here but in `phift.data.chat`. No reason given here quotes a c
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from numbers import Real
 from types import MappingProxyType
@@ -35,6 +35,10 @@ if TYPE_CHECKING:
 class _Columns(NamedTuple):
     required: tuple[str, ...]
     optional: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return self.required + self.optional
 
 
 _FORMATS: Mapping[Format, _Columns] = {
@@ -62,11 +66,7 @@ _LONGEST_NAME = 40  # characters of each
 
 
 class UnknownFormat(InvalidRow):
-    """Columns that are none of the formats; ``columns`` are those there are."""
-
-    def __init__(self, text: str, columns: Iterable[str] = ()) -> None:
-        super().__init__(text)
-        self.columns = tuple(columns)
+    """Columns that are none of the formats."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ class Layout:
         """Return the row as ``{"messages": [...]}``, with ``tools`` if it has any; raises `InvalidRow`."""
         cells = _Cells(values, self.columns)
         try:
-            row = {"messages": _CONVERT[self.format](cells)}
+            row = {"messages": _conversation(self.format, cells)}
             tools = cells.listed("tools")
         except RecursionError:
             raise InvalidRow("it is nested too deeply") from None
@@ -111,65 +111,45 @@ def recognise(
     own: dict[str, str] = {}
     for name in columns:
         own.setdefault(str(name).strip(), name)
-    mapping = {name: theirs.strip() for name, theirs in _known_names(mapping, format, own).items()}
+    formats = [format] if format else list(_FORMATS)
+    standard = {alias: name for name, alias in _ALIASES.items()}
+    mapping = {standard.get(name, name): theirs.strip() for name, theirs in mapping.items()}
+    names = {name for known in formats for name in _FORMATS[known].names}
+    for name in mapping:
+        if name not in names:
+            whose = f"the format {format} has no" if format else "no format has a"
+            raise UnknownFormat(f"{whose} column {_shown(name)}{_near(name, names)}")
+    candidates = [known for known in formats if mapping.keys() <= set(_FORMATS[known].names)]
+    if not candidates:
+        raise UnknownFormat(f"no format has all of the columns {_listed_names(mapping)}")
+    there_are = f"its columns are: {_listed_names(own)}"
     for name in mapping.values():
         if name not in own:
-            raise UnknownFormat(f"there is no column {_shown(name)}{_near(name, own)}; {_there_are(own)}", own)
-    candidates = [format] if format else [known for known in _FORMATS if mapping.keys() <= set(_names(known))]
-    for candidate in candidates:
-        found = _found(candidate, own, mapping)
-        if own.keys() >= {found.get(name) for name in _FORMATS[candidate].required}:
-            return Layout(candidate, {standard: own.get(name, name) for standard, name in found.items()})
-    raise UnknownFormat(_nothing_fits(own, mapping, candidates, format), own)
+            raise UnknownFormat(f"there is no column {_shown(name)}{_near(name, own)}; {there_are}")
+    for known in candidates:
+        theirs_of = _columns_of(known, own, mapping)
+        missing = [name for name in _FORMATS[known].required if theirs_of.get(name) not in own]
+        if not missing:
+            return Layout(known, {name: own.get(theirs, theirs) for name, theirs in theirs_of.items()})
+        if format:
+            raise UnknownFormat(f"the format {known} wants {_listed_names(missing)}; {there_are}")
+    wanted = "; ".join(f"{_listed_names(_FORMATS[known].required)} ({known})" for known in candidates)
+    raise UnknownFormat(f"{there_are}, and no format has those; wanted are: {wanted}")
 
 
-def _names(known: Format) -> tuple[str, ...]:
-    return _FORMATS[known].required + _FORMATS[known].optional
-
-
-def _found(known: Format, own: Collection[str], mapping: Mapping[str, str]) -> dict[str, str]:
+def _columns_of(known: Format, own: Collection[str], mapping: Mapping[str, str]) -> dict[str, str]:
     """Return which column stands for which of a format's.
 
     An optional one keeps its name although it was not seen: later rows may have it. A column that the mapping uses
     stands for nothing else.
     """
     found = dict(mapping)
-    for name in _names(known):
+    for name in _FORMATS[known].names:
         alias = _ALIASES.get(name, name)
         theirs = alias if name not in own and alias in own else name
         if name not in mapping and theirs not in mapping.values():
             found[name] = theirs
     return found
-
-
-def _known_names(mapping: Mapping[str, str], known: Format | None, own: Iterable[str]) -> dict[str, str]:
-    """Return the mapping under the formats' first names, if one format has all of them."""
-    standard = {alias: name for name, alias in _ALIASES.items()}
-    renamed = {standard.get(name, name): theirs for name, theirs in mapping.items()}
-    formats = [known] if known else list(_FORMATS)
-    names = {name for each in formats for name in _names(each)}
-    for name in renamed:
-        if name not in names:
-            whose = f"the format {known} has no" if known else "no format has a"
-            raise UnknownFormat(f"{whose} column {_shown(name)}{_near(name, names)}", own)
-    if not any(renamed.keys() <= set(_names(each)) for each in formats):
-        raise UnknownFormat(f"no format has all of the columns {_listed_names(renamed)}", own)
-    return renamed
-
-
-def _nothing_fits(
-    own: Collection[str], mapping: Mapping[str, str], candidates: Sequence[Format], known: Format | None
-) -> str:
-    if known:
-        found = _found(known, own, mapping)
-        missing = [name for name in _FORMATS[known].required if found.get(name) not in own]
-        return f"the format {known} wants {_listed_names(missing)}; {_there_are(own)}"
-    wanted = "; ".join(f"{_listed_names(_FORMATS[each].required)} ({each})" for each in candidates)
-    return f"{_there_are(own)}, and no format has those; wanted are: {wanted}"
-
-
-def _there_are(own: Iterable[str]) -> str:
-    return f"its columns are: {_listed_names(own)}"
 
 
 def _listed_names(names: Iterable[str]) -> str:
@@ -240,6 +220,11 @@ class _Cells(NamedTuple):
             raise InvalidRow(f"it has no `{self.columns[name]}`")
         return value
 
+    def messages(self, name: str) -> list[dict[str, Any]]:
+        """Return the messages in a list of turns."""
+        turns = self.required_list(name)
+        return [_message(turn, f"{self.columns[name]}[{index}]") for index, turn in enumerate(turns)]
+
 
 def _missing(value: Any) -> bool:
     """Tell None, NaN and pandas' NA and NaT; NA cannot even be compared with itself."""
@@ -277,35 +262,26 @@ def _plain(value: Any) -> Any:
     return _plain(plain()) if plain else value
 
 
-def _messages(turns: list[Any], place: str) -> list[dict[str, Any]]:
-    return [_message(turn, f"{place}[{index}]") for index, turn in enumerate(turns)]
-
-
-def _message(turn: Any, place: str) -> dict[str, Any]:
+def _message(turn: object, place: str) -> dict[str, Any]:
     """Return a turn, which is ``{role, content}`` or ``{from, value}``, as a message."""
     if not isinstance(turn, dict):
         raise InvalidRow(f"{place} is not an object but {_kind(turn)}")
     others = {key: value for key, value in turn.items() if value is not None}
-    speaker, said = ("role", "content") if "role" in others else ("from", "value")
-    role = _role(others.pop(speaker, None), place)
-    content = others.pop(said, None)
+    who, said = ("role", "content") if "role" in others else ("from", "value")
+    speaker, content = others.pop(who, None), others.pop(said, None)
+    if not isinstance(speaker, str):
+        raise InvalidRow(f"{place} does not say who speaks, by `role` or `from`")
+    if speaker not in _ROLES:
+        speaker = speaker.strip().lower()
+    if speaker not in _ROLES:
+        raise InvalidRow(f"{place} is said by nobody known; known are {', '.join(_ROLES)}")
+    role = _ROLES[speaker]
     message: dict[str, Any] = {"role": role or "assistant"}
     if role is None:
         message["tool_calls"] = _calls(content, place)
     elif content is not None:
         message["content"] = _joined(content, place) if isinstance(content, list) else content
     return message | {key: value for key, value in others.items() if key not in message}
-
-
-def _role(speaker: Any, place: str) -> str | None:
-    if not isinstance(speaker, str):
-        raise InvalidRow(f"{place} does not say who speaks, by `role` or `from`")
-    role = _ROLES.get(speaker, "")
-    if role == "":
-        role = _ROLES.get(speaker.strip().lower(), "")
-    if role == "":
-        raise InvalidRow(f"{place} is said by nobody known; known are {', '.join(_ROLES)}")
-    return role
 
 
 def _joined(parts: list[Any], place: str) -> str:
@@ -336,61 +312,33 @@ def _assistant(text: str) -> dict[str, Any]:
     return {"role": "assistant", "content": text}
 
 
-def _system(cells: _Cells) -> list[dict[str, Any]]:
+def _conversation(known: Format, cells: _Cells) -> list[dict[str, Any]]:
+    """Return the messages of a row in a known format."""
     text = cells.optional_text("system")
-    return [{"role": "system", "content": text}] if text else []
-
-
-def _from_messages(cells: _Cells) -> list[dict[str, Any]]:
-    return _messages(cells.required_list("messages"), cells.columns["messages"])
-
-
-def _from_sharegpt(cells: _Cells) -> list[dict[str, Any]]:
-    turns = cells.required_list("conversations")
-    return _system(cells) + _messages(turns, cells.columns["conversations"])
-
-
-def _from_alpaca(cells: _Cells) -> list[dict[str, Any]]:
-    messages = _system(cells)
-    for index, pair in enumerate(cells.listed("history") or ()):
-        if not (isinstance(pair, list) and len(pair) == 2 and all(isinstance(text, str) for text in pair)):
-            raise InvalidRow(f"`{cells.columns['history']}`[{index}] is not a pair of texts")
-        messages += (_user(pair[0]), _assistant(pair[1]))
-    instruction, more = cells.text("instruction"), cells.optional_text("input")
-    messages.append(_user(f"{instruction}\n\n{more}" if more else instruction))
-    messages.append(_assistant(cells.text("output")))
+    messages = [{"role": "system", "content": text}] if text else []
+    match known:
+        case "messages":
+            messages += cells.messages("messages")
+        case "sharegpt":
+            messages += cells.messages("conversations")
+        case "alpaca":
+            for index, pair in enumerate(cells.listed("history") or ()):
+                if not (isinstance(pair, list) and len(pair) == 2 and all(isinstance(text, str) for text in pair)):
+                    raise InvalidRow(f"`{cells.columns['history']}`[{index}] is not a pair of texts")
+                messages += (_user(pair[0]), _assistant(pair[1]))
+            instruction, more = cells.text("instruction"), cells.optional_text("input")
+            messages.append(_user(f"{instruction}\n\n{more}" if more else instruction))
+            messages.append(_assistant(cells.text("output")))
+        case "prompt_completion":
+            # One text or a list of messages: TRL has both.
+            for name, speaker in (("prompt", _user), ("completion", _assistant)):
+                said = cells.required(name)
+                messages += [speaker(said)] if isinstance(said, str) else cells.messages(name)
+        case "question_answer":
+            messages += (_user(cells.text("question")), _assistant(cells.text("answer")))
+        case "ultrachat":
+            for index, text in enumerate(cells.required_list("data")):
+                if not isinstance(text, str):
+                    raise InvalidRow(f"`{cells.columns['data']}`[{index}] is not a text but {_kind(text)}")
+                messages.append(_assistant(text) if index % 2 else _user(text))
     return messages
-
-
-def _from_prompt_completion(cells: _Cells) -> list[dict[str, Any]]:
-    return [*_system(cells), *_said(cells, "prompt", _user), *_said(cells, "completion", _assistant)]
-
-
-def _said(cells: _Cells, name: str, speaker: Callable[[str], dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the messages of a cell that is one text or a list of messages, as TRL has both."""
-    value = cells.required(name)
-    if isinstance(value, str):
-        return [speaker(value)]
-    return _messages(cells.required_list(name), cells.columns[name])
-
-
-def _from_question_answer(cells: _Cells) -> list[dict[str, Any]]:
-    return [*_system(cells), _user(cells.text("question")), _assistant(cells.text("answer"))]
-
-
-def _from_ultrachat(cells: _Cells) -> list[dict[str, Any]]:
-    texts = cells.required_list("data")
-    for index, text in enumerate(texts):
-        if not isinstance(text, str):
-            raise InvalidRow(f"`{cells.columns['data']}`[{index}] is not a text but {_kind(text)}")
-    return [_assistant(text) if index % 2 else _user(text) for index, text in enumerate(texts)]
-
-
-_CONVERT: Mapping[Format, Callable[[_Cells], list[dict[str, Any]]]] = {
-    "messages": _from_messages,
-    "sharegpt": _from_sharegpt,
-    "alpaca": _from_alpaca,
-    "prompt_completion": _from_prompt_completion,
-    "question_answer": _from_question_answer,
-    "ultrachat": _from_ultrachat,
-}
