@@ -17,7 +17,7 @@ import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import quote, urlsplit
 
 from phift.azure.answers import json_object, listed, text, texts
@@ -25,7 +25,7 @@ from phift.azure.clients import Clients
 from phift.azure.quiet import quiet_uploads
 from phift.azure.registry import API, mapping, registry_address
 from phift.azure.threads import SideBySide
-from phift.check.findings import Finding
+from phift.check.findings import Finding, Severity
 from phift.component.preprocessing import SPLITS, SUFFIXES
 from phift.config.data import AssetSource, DataConfig
 from phift.data.prepare import PreparedDataset
@@ -115,22 +115,17 @@ def register_assets(clients: Clients, dataset: PreparedDataset, name: str) -> di
 
     Raises `phift.errors.Conflict` where an asset of that name and version is not of this file.
     """
+    futures = {}
     with SideBySide(len(SPLITS)) as side:
-        futures = {
-            split: side.begin(_register, clients, path, asset_name(name, split), _tags(dataset, split))
-            for split, path in dataset.files.items()
-        }
+        for split, path in dataset.files.items():
+            tags = {
+                _HASH: dataset.hashes[split],
+                "phift.rows": str(dataset.rows[split]),
+                "phift.data": dataset.content_hash,
+                "phift.version": __version__,
+            }
+            futures[split] = side.begin(_register, clients, path, asset_name(name, split), tags)
     return {split: future.result() for split, future in futures.items()}
-
-
-def _tags(dataset: PreparedDataset, split: str) -> dict[str, str]:
-
-    return {
-        _HASH: dataset.hashes[split],
-        "phift.rows": str(dataset.rows[split]),
-        "phift.data": dataset.content_hash,
-        "phift.version": __version__,
-    }
 
 
 def asset_name(name: str, split: str) -> str:
@@ -138,19 +133,30 @@ def asset_name(name: str, split: str) -> str:
     return f"{'phift' if name in ('', *SPLITS) else name}-{split}"
 
 
-def _register(clients: Clients, path: Path, name: str, tags: Mapping[str, str]) -> DataInput:
-    attempt = 1
-    while True:
-        existing = _registered(clients, name, tags[_HASH])
-        if existing is not None:
-            return existing
-        try:
-            return _upload(clients, path, name, tags)
-        except Conflict:  # another run uploads this very file at this moment
-            if attempt == _ATTEMPTS:
-                raise
-        attempt += 1
+def _register(clients: Clients, path: Path, name: str, tags: Mapping[str, str], attempts: int = _ATTEMPTS) -> DataInput:
+    from azure.ai.ml.entities import Data
+
+    existing = _registered(clients, name, tags[_HASH])
+    if existing is not None:
+        return existing
+    version = tags[_HASH][:_VERSION_DIGITS]
+    asset = Data(
+        name=name,
+        version=version,
+        type="uri_file",
+        path=str(path.resolve()),
+        description="Chat data, prepared by phift.",
+        tags=dict(tags),
+    )
+    try:
+        with quiet_uploads(), azure_errors(f"data asset {name}:{version}"):
+            made = clients.workspace.data.create_or_update(asset)
+    except Conflict:  # another run uploads this very file at this moment
+        if attempts == 1:
+            raise
         time.sleep(clients.poll_seconds)
+        return _register(clients, path, name, tags, attempts - 1)
+    return DataInput(name=name, version=version, address=text(made.id, "data asset.id"), existed=False)
 
 
 def _registered(clients: Clients, name: str, content: str) -> DataInput | None:
@@ -175,24 +181,6 @@ def _registered(clients: Clients, name: str, content: str) -> DataInput | None:
     return DataInput(name=name, version=version, address=text(found.id, "data asset.id"))
 
 
-def _upload(clients: Clients, path: Path, name: str, tags: Mapping[str, str]) -> DataInput:
-    from azure.ai.ml.entities import Data
-
-    version = tags[_HASH][:_VERSION_DIGITS]
-    description = "Chat data, prepared by phift."
-    asset = Data(
-        name=name,
-        version=version,
-        type="uri_file",
-        path=str(path.resolve()),
-        description=description,
-        tags=dict(tags),
-    )
-    with quiet_uploads(), azure_errors(f"data asset {name}:{version}"):
-        made = clients.workspace.data.create_or_update(asset)
-    return DataInput(name=name, version=version, address=text(made.id, "data asset.id"), existed=False)
-
-
 def find_data(clients: Clients, data: DataConfig) -> DataInAzure:
     """Look the data up that lies in Azure; nothing is downloaded.
 
@@ -201,7 +189,13 @@ def find_data(clients: Clients, data: DataConfig) -> DataInAzure:
     """
     sources = {split: source for split, (source,) in data.sources.items() if isinstance(source, AssetSource)}
     inputs: dict[str, DataInput] = {}
-    findings = [_unchecked(), *_split_findings(sources)]
+    message = (
+        "The rows lie in Azure and are not read here: rows that are broken, too long, double, or both in training and "
+        "in test come to light in the job or never. If what lies there changes, the same run is still taken for done."
+    )
+    fix = "give files or a Hugging Face id to have every row checked; `submit(fresh=True)` trains on changed data"
+    unchecked = Finding(code="DATA_UNCHECKED", severity="note", place="data", message=message, fix=fix)
+    findings = [unchecked, *_split_findings(sources)]
     errors: list[PhiftError] = []
     with SideBySide(len(SPLITS)) as side:
         futures = {split: side.begin(_find, clients, split, source.asset) for split, source in sources.items()}
@@ -215,8 +209,8 @@ def find_data(clients: Clients, data: DataConfig) -> DataInAzure:
         raise errors[0]
     if errors:
         problems = tuple((error.where or "data", error.what) for error in errors)
-        fix = next((error.fix for error in errors if error.fix), None)
-        raise DataError(f"{len(errors)} data inputs cannot be used.", where="data", fix=fix, problems=problems)
+        what, first = f"{len(errors)} data inputs cannot be used.", next((e.fix for e in errors if e.fix), None)
+        raise DataError(what, where="data", fix=first, problems=problems)
     return DataInAzure(inputs=inputs, findings=tuple(findings))
 
 
@@ -244,8 +238,15 @@ def _find(clients: Clients, split: str, text: str) -> tuple[DataInput, list[Find
         message = "A place in a datastore is not looked up, so nothing says that there is a file."
         note = Finding(code="DATA_UNCHECKED", severity="note", place=place, message=message)
         return DataInput(name=path.stem, address=text), [note, *_path_findings(place, path)]
-    asset, path_text = _find_asset(clients, place, text)
-    return asset, _asset_findings(place, asset, path_text)
+    asset, where = _find_asset(clients, place, text)
+    if asset.type == "uri_file":
+        return asset, _path_findings(place, PurePosixPath(urlsplit(where).path)) if where else []
+    if asset.type == "mltable":
+        return asset, []
+    kind = asset.type or "unknown"
+    message = f"The data asset {asset.name} is of type {kind}; the component takes a file or an MLTable."
+    fix = "register the file in the folder as an asset of type uri_file, or put an MLTable file beside it"
+    return asset, [Finding(code="DATA_ASSET_TYPE", severity="error", place=place, message=message, fix=fix)]
 
 
 def _find_asset(clients: Clients, place: str, text: str) -> tuple[DataInput, str]:
@@ -260,7 +261,15 @@ def _find_asset(clients: Clients, place: str, text: str) -> tuple[DataInput, str
 def _find_in_workspace(clients: Clients, place: str, address: re.Match[str]) -> tuple[DataInput, str]:
     """Return the asset that an address names, and where its data lies."""
     parts = address.groupdict()
-    _check_workspace(clients, place, parts)
+    theirs = tuple(parts.get(key) for key in ("subscription", "group", "workspace"))
+    if any(theirs):
+        # A job reads the assets of its own workspace and of registries.
+        keys = ("subscription_id", "resource_group_name", "workspace_name")
+        ours = [text(getattr(clients.workspace, key), f"workspace.{key}") for key in keys]
+        if [str(part).lower() for part in theirs] != [part.lower() for part in ours]:
+            what = f"The data asset {parts['name']} is in another workspace, {theirs[2]}."
+            fix = "share it through a registry, or name its place: azureml://datastores/<store>/paths/<file>"
+            raise DataError(what, where=place, fix=fix)
     name, version, label = parts["name"], parts["version"], parts["label"]
     wanted = {"version": version} if version else {"label": label}
     try:
@@ -279,19 +288,6 @@ def _find_in_workspace(clients: Clients, place: str, address: re.Match[str]) -> 
     )
     path = found.path or ""
     return asset, str(path) if isinstance(path, PurePath) else text(path, "data asset.path")
-
-
-def _check_workspace(clients: Clients, place: str, parts: Mapping[str, Any]) -> None:
-    """Refuse another workspace's asset: a job reads those of its own workspace and of registries."""
-    keys = ("subscription_id", "resource_group_name", "workspace_name")
-    theirs = tuple(parts.get(key) for key in ("subscription", "group", "workspace"))
-    if not any(theirs):
-        return
-    ours = [text(getattr(clients.workspace, key), f"workspace.{key}") for key in keys]
-    if [str(part).lower() for part in theirs] != [part.lower() for part in ours]:
-        what = f"The data asset {parts['name']} is in another workspace, {theirs[2]}."
-        fix = "share it through a registry, or name its place: azureml://datastores/<store>/paths/<file>"
-        raise DataError(what, where=place, fix=fix)
 
 
 def _find_in_registry(clients: Clients, place: str, address: re.Match[str]) -> tuple[DataInput, str]:
@@ -316,20 +312,17 @@ def _missing(place: str, name: str, version: str, holder: str) -> NotFound:
     return NotFound(what, where=place, fix="check its name and version in the studio, or with `az ml data list`")
 
 
-def _asset_findings(place: str, asset: DataInput, path: str) -> list[Finding]:
-    if asset.type == "mltable":
-        return []
-    if asset.type == "uri_file":
-        return _path_findings(place, PurePosixPath(urlsplit(path).path)) if path else []
-    message = (
-        f"The data asset {asset.name} is of type {asset.type or 'unknown'}; the component takes a file or an MLTable."
-    )
-    fix = "register the file in the folder as an asset of type uri_file, or put an MLTable file beside it"
-    return [Finding(code="DATA_ASSET_TYPE", severity="error", place=place, message=message, fix=fix)]
-
-
 def _path_findings(place: str, path: PurePosixPath) -> list[Finding]:
-    return [*_name_findings(place, str(path)), *_suffix_findings(place, path.suffix)]
+    """Say what the component, which goes by a file's suffix, makes of this one."""
+    findings = _name_findings(place, str(path))
+    if path.suffix not in SUFFIXES:
+        message = f"The file ends in {path.suffix or 'nothing'!r}; the component reads {', '.join(SUFFIXES)}."
+        fix = "name it as what it is, or register it as an MLTable"
+        findings.append(_finding("DATA_FILE_TYPE", "error", place, message, fix))
+    if path.suffix in (".csv", ".tsv"):
+        message = f"A {path.suffix} file has text where the component wants the list `messages`, so no row can be read."
+        findings.append(_finding("DATA_NO_LISTS", "warning", place, message, "use JSONL or parquet"))
+    return findings
 
 
 def _name_findings(place: str, path: str) -> list[Finding]:
@@ -340,27 +333,6 @@ def _name_findings(place: str, path: str) -> list[Finding]:
     message = f"The file's path in Azure has {' and '.join(bad)} in it, which breaks the component's command lines."
     finding = _finding("DATA_FILE_NAME", "error", place, message, "copy or register it under another path")
     return [replace(finding, source=_SPEC)]
-
-
-def _suffix_findings(place: str, suffix: str) -> list[Finding]:
-    """Say what the component, which goes by a file's suffix, makes of this one."""
-    if suffix not in SUFFIXES:
-        message = f"The file ends in {suffix or 'nothing'!r}; the component reads {', '.join(SUFFIXES)}."
-        fix = "name it as what it is, or register it as an MLTable"
-        return [_finding("DATA_FILE_TYPE", "error", place, message, fix)]
-    if suffix in (".csv", ".tsv"):
-        message = f"A {suffix} file has text where the component wants the list `messages`, so no row can be read."
-        return [_finding("DATA_NO_LISTS", "warning", place, message, "use JSONL or parquet")]
-    return []
-
-
-def _unchecked() -> Finding:
-    message = (
-        "The rows lie in Azure and are not read here: rows that are broken, too long, double, or both in training and "
-        "in test come to light in the job or never. If what lies there changes, the same run is still taken for done."
-    )
-    fix = "give files or a Hugging Face id to have every row checked; `submit(fresh=True)` trains on changed data"
-    return Finding(code="DATA_UNCHECKED", severity="note", place="data", message=message, fix=fix)
 
 
 def _split_findings(given: Collection[str]) -> list[Finding]:
@@ -378,5 +350,5 @@ def _split_findings(given: Collection[str]) -> list[Finding]:
     return [_finding("DATA_SPLIT_BY_AZURE", "warning", "data.train", message, fix)]
 
 
-def _finding(code: str, severity: Any, place: str, message: str, fix: str) -> Finding:
+def _finding(code: str, severity: Severity, place: str, message: str, fix: str) -> Finding:
     return Finding(code=code, severity=severity, place=place, message=message, fix=fix, source=_PREPROCESS)
