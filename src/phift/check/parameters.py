@@ -5,14 +5,14 @@ from __future__ import annotations
 import difflib
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
 from phift import facts
 from phift.check.compute import ComputeTarget
-from phift.check.findings import Finding
+from phift.check.findings import Finding, Severity
 from phift.component import rules
 from phift.component.finetune_config import FinetuneConfig, chat_settings
 from phift.component.inputs import LITERALS, Input, known_inputs
@@ -143,37 +143,18 @@ def resolve_parameters(
         "user": user,
         "compute": {name: value for name, value in _compute_arguments(target).items() if name in known},
     }
-    refused: dict[Origin, dict[str, Finding]] = {
-        "model": {name: each for name in model_defaults if (each := _unusable(name, "model", known, advice))},
-        "preset": {name: each for name in preset if (each := _unusable(name, "preset", known, advice))},
-        "user": {name: each for name in user if (each := _not_the_users(name, known))},
-    }
-    findings += [each for of_layer in refused.values() for each in of_layer.values()]
-    findings += [each for name in user if name not in refused["user"] and (each := _dead(name))]
     values: dict[str, Parameter] = {}
     for origin, layer in layers.items():
-        for name, raw in layer.items():
-            if raw is None or name in refused.get(origin, {}):
-                continue
-            try:
-                value: Any = known[name].read(raw)
-            except ValueError as error:
-                if origin in ("user", "model", "preset"):
-                    findings.append(_misfit(name, raw, str(error), origin))
-                    continue
-                value = raw
+        taken, more = _read_layer(origin, layer, known, advice)
+        findings += more
+        for name, value in taken.items():
             before = values.get(name)
             overrode = () if before is None else (*before.overrode, (before.origin, before.value))
             values[name] = Parameter(name, value, origin, overrode)
-    resolved = Parameters(
-        values=values,
-        dropped=tuple(sorted(name for name in {**model_defaults, **preset} if name not in known)),
-        advice=advice,
-    )
-    findings += _rule_findings(resolved, target, gpu)
-    findings += _file_findings(resolved)
-    findings += _against_advice(resolved)
-    return replace(resolved, findings=tuple(findings))
+    dropped = tuple(sorted(name for name in {**model_defaults, **preset} if name not in known))
+    resolved = Parameters(values=values, dropped=dropped, advice=advice)
+    found = (*_rule_findings(resolved, target, gpu), *_file_findings(resolved), *_against_advice(resolved))
+    return replace(resolved, findings=(*findings, *found))
 
 
 def _advice(
@@ -193,22 +174,54 @@ def _advice(
                 raise ValueError("the least is more than the most")  # noqa: TRY301 - one way out for advice of no use
         except ValueError as error:
             place = " and ".join(f"model tag {key}" for key in ends.values())
-            message = f"The advised range of {name} is left out: {error}."
-            findings.append(Finding(code="PARAMETER_DROPPED", severity="warning", place=place, message=message))
+            findings.append(_dropped("warning", place, f"The advised range of {name} is left out: {error}."))
         else:
             advice[name] = (least, most)
     return advice, findings
 
 
-def _unusable(
-    name: str, origin: Origin, known: Mapping[str, Input], advice: Mapping[str, tuple[float, float]]
-) -> Finding | None:
-    """Say why a model's or preset's suggestion may not be used, if so.
+def _read_layer(
+    origin: Origin, layer: Mapping[str, Any], known: Mapping[str, Input], advised: Container[str]
+) -> tuple[dict[str, Any], list[Finding]]:
+    """Return a layer's values as the component takes them, and what is wrong with the others."""
+    refused = {name: each for name in layer if (each := _refusal(origin, name, known, advised))}
+    findings = list(refused.values())
+    if origin == "user":
+        findings += _dead(name for name in layer if name not in refused)
+    values = {}
+    for name, raw in layer.items():
+        if raw is None or name in refused:
+            continue
+        try:
+            values[name] = known[name].read(raw)
+        except ValueError as error:
+            message, place = f"{name} is {_shown(raw)}, but {error}.", _place(origin, name)
+            if origin == "user":
+                findings.append(_error("PARAMETER_VALUE", place, message, "correct the value"))
+            elif origin in ("model", "preset"):
+                findings.append(_dropped("warning", place, f"{message} The {origin}'s suggestion is left out."))
+            else:
+                values[name] = raw
+    return values, findings
+
+
+def _refusal(origin: Origin, name: str, known: Mapping[str, Input], advised: Container[str]) -> Finding | None:
+    """Say why a parameter may not be set by whoever did, if so.
 
     A model's tags are somebody else's text: one that named a file would have this machine upload it.
     """
+    place = _place(origin, name)
+    if origin == "user" and name in _RESERVED:
+        message, fix = f"{name} is set from `{_RESERVED[name]}`.", f"remove it, and set `{_RESERVED[name]}` instead"
+        return _error("PARAMETER_RESERVED", place, message, fix)
+    if origin == "user" and name not in known:
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+        fix = f"did you mean {near[0]}?" if near else "see the component's inputs in the docs"
+        return _error("PARAMETER_UNKNOWN", place, f"The component has no input {name}.", fix)
+    if origin not in ("model", "preset"):
+        return None
     if name not in known:
-        used = name.rpartition("_")[0] in advice and name.endswith(("_min", "_max"))
+        used = name.rpartition("_")[0] in advised and name.endswith(("_min", "_max"))
         why = "is no input of the component; it is " + ("used as advice" if used else "left out")
     elif name in _RESERVED:
         why = f"is set from `{_RESERVED[name]}`; it is left out"
@@ -216,51 +229,35 @@ def _unusable(
         why = "is a file, which only you can name; it is left out"
     else:
         return None
-    message = f"The {origin} suggests {_key(name)}, which {why}."
-    return Finding(code="PARAMETER_DROPPED", severity="note", place=_suggestion(origin, name), message=message)
+    return _dropped("note", place, f"The {origin} suggests {_key(name)}, which {why}.")
 
 
-def _not_the_users(name: str, known: Mapping[str, Input]) -> Finding | None:
-    """Say why a parameter cannot be set by the user, if so."""
-    if name in _RESERVED:
-        code, message = "PARAMETER_RESERVED", f"{name} is set from `{_RESERVED[name]}`."
-        fix = f"remove it, and set `{_RESERVED[name]}` instead"
-    elif name not in known:
-        code, message = "PARAMETER_UNKNOWN", f"The component has no input {name}."
-        near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-        fix = f"did you mean {near[0]}?" if near else "see the component's inputs in the docs"
-    else:
-        return None
-    return Finding(code=code, severity="error", place=f"parameters.{name}", message=message, fix=fix)
+def _dead(names: Iterable[str]) -> Iterator[Finding]:
+    """Say which parameters nothing reads, as far as the dated table knows."""
+    table, known = facts.load("chat_completion_pipeline"), known_inputs()
+    for name in names:
+        if name in known and known[name].dead_because:
+            yield Finding(
+                code="PARAMETER_DEAD",
+                severity="warning",
+                place=f"parameters.{name}",
+                message=f"The component takes {name} and does nothing with it: {known[name].dead_because}.",
+                fix=f"remove {name}",
+                source=f"{table['source']}, version {table['version']}, {table['date']}",
+            )
 
 
-def _dead(name: str) -> Finding | None:
-    """Say that nothing reads a parameter, if the dated table knows so."""
-    each = known_inputs().get(name)
-    if each is None or not each.dead_because:
-        return None
-    table = facts.load("chat_completion_pipeline")
-    return Finding(
-        code="PARAMETER_DEAD",
-        severity="warning",
-        place=f"parameters.{name}",
-        message=f"The component takes {name} and does nothing with it: {each.dead_because}.",
-        fix=f"remove {name}",
-        source=f"{table['source']}, version {table['version']}, {table['date']}",
-    )
+def _error(code: str, place: str, message: str, fix: str) -> Finding:
+    return Finding(code=code, severity="error", place=place, message=message, fix=fix)
 
 
-def _misfit(name: str, raw: object, why: str, origin: Origin) -> Finding:
-    """Say that a value is none that the input takes."""
-    message = f"{name} is {_shown(raw)}, but {why}."
+def _dropped(severity: Severity, place: str, message: str) -> Finding:
+    return Finding(code="PARAMETER_DROPPED", severity=severity, place=place, message=message)
+
+
+def _place(origin: Origin, name: str) -> str:
     if origin == "user":
-        place, fix = f"parameters.{name}", "correct the value"
-        return Finding(code="PARAMETER_VALUE", severity="error", place=place, message=message, fix=fix)
-    message += f" The {origin}'s suggestion is left out."
-    return Finding(code="PARAMETER_DROPPED", severity="warning", place=_suggestion(origin, name), message=message)
-
-
-def _suggestion(origin: Origin, name: str) -> str:
+        return f"parameters.{name}"
     return f"{'model tag' if origin == 'model' else origin} {_key(name)}"
 
 
@@ -292,9 +289,9 @@ def _compute_arguments(target: ComputeTarget) -> dict[str, Any]:
 def _rule_findings(parameters: Parameters, target: ComputeTarget, gpu: str | None) -> Iterator[Finding]:
     """Say which of the component's rules the values break, and what the user has set and nothing reads."""
     known, settings = known_inputs(), parameters.settings
-    readable = {name: each for name, each in parameters.values.items() if name in known and _fits(known[name], each)}
+    readable = {name for name, each in parameters.values.items() if name in known and known[name].takes(each.value)}
     for rule in (*rules.RULES, *((rules.gpu_rule(gpu),) if gpu else ())):
-        if readable.keys() >= set(rule.names) and rule.broken(settings):
+        if readable >= set(rule.names) and rule.broken(settings):
             yield _broken(parameters, rule.names, rule.why, rule.fix, rule.code, rule.severity, rule.source)
     idle = [(names, why) for names, is_idle, why in rules.IDLE if is_idle(settings)]
     if target.kind != "serverless":
@@ -307,21 +304,13 @@ def _rule_findings(parameters: Parameters, target: ComputeTarget, gpu: str | Non
                 yield _broken(parameters, (name,), why_idle, fix, "PARAMETER_NO_EFFECT", "warning")
 
 
-def _fits(known: Input, parameter: Parameter) -> bool:
-    try:
-        known.read(parameter.value)
-    except ValueError:
-        return False
-    return True
-
-
 def _broken(
     parameters: Parameters,
     names: tuple[str, ...],
     why: str,
     fix: str,
     code: str,
-    severity: Literal["error", "warning", "note"] = "error",
+    severity: Severity = "error",
     source: str = "",
 ) -> Finding:
     """Say what the parameters are, who said so where it was not the user, and what is wrong with that."""

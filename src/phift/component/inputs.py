@@ -73,6 +73,14 @@ class Input:
             )
         return value == "true" if self.type == "boolean" else value
 
+    def takes(self, raw: object) -> bool:
+        """Whether it can be read as a value of this input."""
+        try:
+            self.read(raw)
+        except ValueError:
+            return False
+        return True
+
     def parse(self, text: str) -> Value:
         """Return what a text on the wire means to the component; raises ``ValueError`` with what it must be.
 

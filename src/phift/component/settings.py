@@ -73,10 +73,8 @@ class Settings:
         known = known_inputs()
 
         def value(name: str) -> object:
-            try:
-                return known[name].read(values[name])
-            except (KeyError, ValueError):
-                return known[name].default
+            given = values.get(name)
+            return known[name].read(given) if known[name].takes(given) else known[name].default
 
         return cls(**{field.name: _AS[str(field.type)](value(field.name)) for field in fields(cls)})
 

@@ -76,13 +76,9 @@ class Conversation:
         if not self.tokens:
             turns = [f"{role}: {text}" for role, text in self.messages]
             return "\n".join([self._title, *turns])
-        marks = {"trained": (_OPEN, _CLOSE), "read": ("", ""), "cut": ("", "")}
-        body = ""
-        for kind, text in self._stretches():
-            before, after = marks[kind]
-            if kind == "cut":
-                before = f"{_CUT} cut after {self.limit:,} tokens {_CUT}"
-            body += f"{before}{text}{after}"
+        cut = f"{_CUT} cut after {self.limit:,} tokens {_CUT}" if self.limit is not None else ""
+        marks = {"trained": (_OPEN, _CLOSE), "read": ("", ""), "cut": (cut, "")}
+        body = "".join(text.join(marks[kind]) for kind, text in self._stretches())
         return f"{self._title}\n{body}"
 
     def _repr_html_(self) -> str:
@@ -122,13 +118,11 @@ def _row(path: Path, number: int, place: str) -> Row:
         raise DataError("The row cannot be read.", where=place, fix="prepare the data again") from error
     if line is None:
         raise DataNotFound("There is no such row.", where=place, fix="lines are counted from 1")
-    if not isinstance(row, dict) or not _is_chat(row.get("messages")):
+    messages = row.get("messages") if isinstance(row, dict) else None
+    is_chat = isinstance(messages, list) and all(isinstance(message, dict) for message in messages)
+    if not isinstance(row, dict) or not is_chat:
         raise DataError("The row is no conversation.", where=place, fix="prepare the data first")
     return row
-
-
-def _is_chat(messages: Any) -> bool:
-    return isinstance(messages, list) and all(isinstance(message, dict) for message in messages)
 
 
 def _said(message: dict[str, Any]) -> str:

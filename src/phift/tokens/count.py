@@ -7,7 +7,7 @@ said of all rows is an estimate and is worded as one.
 **How.** With a tokenizer: the chat template's text, tokenised. Without: `phift.check.cost.CHARACTERS_PER_TOKEN`
 characters of what is said are a token, and the template's own tokens are not counted.
 
-Memory does not grow with the data but for 16 bytes a row.
+Memory does not grow with the data but for 32 bytes a counted row.
 """
 
 from __future__ import annotations
@@ -15,9 +15,8 @@ from __future__ import annotations
 import json
 import random
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 from math import ceil, log10
 from pathlib import Path
 from typing import Any
@@ -66,16 +65,26 @@ def measure(
     """
     given = max_seq_length if max_seq_length > 0 else None
     limit = tokenizer.limit(max_seq_length) if tokenizer else given
-    count = _tokens_of(tokenizer, limit) if tokenizer else _estimate_of(limit)
     tallies, tell = {}, isolated(on_progress)
     for split, path in files.items():
-        tallies[split] = tally = _Tally(path, limit)
-        for batch, share in _batches(path, tally, seed, exact=exact):
-            tally.add(batch, count([row for _, row in batch]))
-            tell(Counted(split, tally.counted, share))
-    step, bars = _bins([tally.lengths for tally in tallies.values()])
+        tallies[split] = tally = _Tally(path)
+        for batch, share in _batches(tally, seed, exact=exact):
+            rows = [row for _, row in batch]
+            counts = _count(rows, tokenizer, limit) if tokenizer else [_estimate(row, limit) for row in rows]
+            for (line, _), count in zip(batch, counts, strict=True):
+                tally.add(line, count)
+            tell(Counted(split, len(tally.lines) + tally.refused, share))
+    ordered = {split: sorted(tally.lengths) for split, tally in tallies.items()}
+    # Bins for all splits, up to the 99 % quantile: as wide as 1, 2 or 5 times a power of ten.
+    top = max((_quantile(each, 0.99) for each in ordered.values()), default=0)
+    rough = max(1.0, (top + 1) / _BARS)
+    power: int = 10 ** int(log10(rough))
+    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough)
     knows = tokenizer.knows_markers if tokenizer else True
-    splits = {split: tally.result(step, bars, knows_markers=knows) for split, tally in tallies.items()}
+    splits = {
+        split: _split_tokens(tally, ordered[split], limit, step, top // step + 1, knows_markers=knows)
+        for split, tally in tallies.items()
+    }
     source = f"{CHARACTERS_PER_TOKEN} characters a token" + (f" ({reason.rstrip('.')})" if reason else "")
     whole = all(tokens.whole for tokens in splits.values())
     return TokenReport(
@@ -87,146 +96,88 @@ def measure(
     )
 
 
-_Batch = list[tuple[int, Row]]  # rows with their line numbers
 _Lengths = tuple[int, int]  # a row's tokens, and those of them that are trained on within the limit
-_Count = Callable[[Sequence[Row]], Sequence[_Lengths | Refused]]
 
 
-def _tokens_of(tokenizer: ChatTokenizer, limit: int | None) -> _Count:
-    def count(rows: Sequence[Row]) -> list[_Lengths | Refused]:
-        return [each if isinstance(each, Refused) else lengths(each) for each in tokenizer.encode_batch(rows)]
-
-    def lengths(ids: list[int]) -> _Lengths:
-        # The cut comes first: it may go through a marker.
-        return len(ids), sum(end - start for start, end in tokenizer.spans(ids[:limit]))
-
-    return count
+def _count(rows: Sequence[Row], tokenizer: ChatTokenizer, limit: int | None) -> Iterator[_Lengths | Refused]:
+    for ids in tokenizer.encode_batch(rows):
+        if isinstance(ids, Refused):
+            yield ids
+        else:
+            # The cut comes first: it may go through a marker.
+            yield len(ids), sum(end - start for start, end in tokenizer.spans(ids[:limit]))
 
 
-def _estimate_of(limit: int | None) -> _Count:
-    def lengths(row: Row) -> _Lengths:
-        said = [(message.get("role") == "assistant", _characters(message)) for message in row["messages"]]
-        ends = list(accumulate(characters / CHARACTERS_PER_TOKEN for _, characters in said))
-        kept = [min(end, limit) if limit is not None else end for end in ends]
-        starts = [0.0, *kept[:-1]]
-        trained = sum(end - start for (mine, _), start, end in zip(said, starts, kept, strict=True) if mine)
-        return ceil(ends[-1]) if ends else 0, ceil(trained)
-
-    return lambda rows: [lengths(row) for row in rows]
-
-
-def _characters(message: Mapping[str, Any]) -> int:
-    content, calls = message.get("content"), message.get("tool_calls")
-    return len(content or "") + (len(json.dumps(calls, ensure_ascii=False)) if calls else 0)
+def _estimate(row: Row, limit: int | None) -> _Lengths:
+    end, trained = 0.0, 0.0
+    for message in row["messages"]:
+        calls = message.get("tool_calls")
+        characters = len(message.get("content") or "") + (len(json.dumps(calls, ensure_ascii=False)) if calls else 0)
+        start, end = end, end + characters / CHARACTERS_PER_TOKEN
+        if message.get("role") == "assistant":
+            trained += end - start if limit is None else min(end, limit) - min(start, limit)
+    return ceil(end), ceil(trained)
 
 
 class _Tally:
-    """The counts of one split while they come in."""
+    """One split's rows while they are counted.
 
-    def __init__(self, path: Path, limit: int | None) -> None:
+    - **rows**: in the file.
+    - **lines**, **lengths**, **trained**: the number, from 1, and the tokens of each counted row.
+    """
+
+    def __init__(self, path: Path) -> None:
         self.path = path
-        self.rows = 0  # set by the reading
-        self.counted = 0
-        self.lengths = array("q")
-        self._limit = limit
-        self._trained = 0
-        self._longest = (0, 0)
-        self._without_answer = 0
-        self._without_answer_lines: list[int] = []
-        self._refused = 0
-        self._problems: list[tuple[str, str]] = []
+        self.rows = 0
+        self.lines, self.lengths, self.trained = array("q"), array("q"), array("q")
+        self.refused = 0
+        self.problems: list[tuple[str, str]] = []
 
-    def add(self, batch: _Batch, counts: Iterable[_Lengths | Refused]) -> None:
-        for (number, _), count in zip(batch, counts, strict=True):
-            self.counted += 1
-            if isinstance(count, Refused):
-                self._refused += 1
-                if len(self._problems) < MOST_PROBLEMS:
-                    self._problems.append((f"{self.path}:{number}", count.reason))
-                continue
-            length, trained = count
-            self.lengths.append(length)
-            self._longest = max(self._longest, (length, -number))
-            self._trained += trained
-            if not trained:
-                self._without_answer += 1
-                if len(self._without_answer_lines) < _MOST_ROWS:
-                    self._without_answer_lines.append(number)
-
-    def result(self, step: int, bars: int, *, knows_markers: bool) -> SplitTokens:
-        ordered = sorted(self.lengths)
-        over = [length - self._limit for length in ordered if length > self._limit] if self._limit is not None else []
-        return SplitTokens(
-            path=self.path,
-            rows=self.rows,
-            rows_counted=self.counted,
-            tokens=sum(ordered),
-            assistant_tokens=self._trained if knows_markers else None,
-            quantiles={share: _quantile(ordered, share) for share in QUANTILES},
-            histogram=_histogram(ordered, step, bars),
-            longest=self._longest[0],
-            longest_line=-self._longest[1],
-            cut=len(over),
-            tokens_lost=sum(over),
-            without_answer=self._without_answer if knows_markers else None,
-            without_answer_lines=tuple(self._without_answer_lines) if knows_markers else (),
-            refused=self._refused,
-            problems=tuple(self._problems),
-        )
+    def add(self, line: int, count: _Lengths | Refused) -> None:
+        if isinstance(count, Refused):
+            self.refused += 1
+            if len(self.problems) < MOST_PROBLEMS:
+                self.problems.append((f"{self.path}:{line}", count.reason))
+            return
+        self.lines.append(line)
+        self.lengths.append(count[0])
+        self.trained.append(count[1])
 
 
-def _batches(path: Path, tally: _Tally, seed: int, *, exact: bool) -> Iterator[tuple[_Batch, float]]:
-    """Yield the rows to count in batches, and how much of the work is done after each."""
-    import msgspec
+def _split_tokens(
+    tally: _Tally, ordered: Sequence[int], limit: int | None, step: int, bars: int, *, knows_markers: bool
+) -> SplitTokens:
+    """Describe a split's counted rows.
 
-    decode = msgspec.json.Decoder(dict[str, Any]).decode
-    batch: _Batch = []
-    size = 0
-    try:
-        for number, line, share in _all(path, tally) if exact else _sample(path, tally, seed):
-            batch.append((number, decode(line)))
-            size += len(line)
-            if len(batch) >= _BATCH_ROWS or size >= _BATCH_BYTES:
-                yield batch, share
-                batch, size = [], 0
-    except FileNotFoundError as error:
-        raise DataNotFound("There is no such file.", where=str(path), fix="prepare the data first") from error
-    except (OSError, msgspec.DecodeError) as error:
-        what = f"The file cannot be read as chat data: {type(error).__name__}."
-        raise DataError(what, where=str(path), fix="prepare the data again") from error
-    if batch:
-        yield batch, 1.0
-
-
-_Line = tuple[int, bytes, float]  # its number from 1, the text, and how much of the work is done with it
-
-
-def _all(path: Path, tally: _Tally) -> Iterator[_Line]:
-    size = max(1, path.stat().st_size)
-    done = 0
-    with path.open("rb", buffering=1 << 20) as file:
-        for number, line in enumerate(file, start=1):
-            tally.rows = number
-            done += len(line)
-            yield number, line, done / size
-
-
-def _sample(path: Path, tally: _Tally, seed: int) -> Iterator[_Line]:
-    """Draw rows by their places in the file, so that no row is held before it is counted."""
-    draw = random.Random(seed).random  # noqa: S311 - a reproducible sample, no secret
-    drawn: list[tuple[int, int]] = []
-    start = 0
-    with path.open("rb", buffering=1 << 20) as file:
-        for index, line in enumerate(file):
-            # Of Python's generator only random() is promised to stay the same from version to version.
-            slot = index if index < SAMPLE_ROWS else int(draw() * (index + 1))
-            if slot < SAMPLE_ROWS:
-                drawn[slot : slot + 1] = [(index + 1, start)]
-            start += len(line)
-            tally.rows = index + 1
-        for done, (number, offset) in enumerate(sorted(drawn), start=1):
-            file.seek(offset)
-            yield number, file.readline(), done / len(drawn)
+    - **ordered**: their lengths, not falling.
+    - **step**, **bars**: the width and number of the histogram's bins; what is longer has one of its own.
+    """
+    longest = ordered[-1] if ordered else 0
+    over = [length - limit for length in ordered if length > limit] if limit is not None else []
+    unanswered = [line for line, trained in zip(tally.lines, tally.trained, strict=True) if not trained]
+    counts = [0] * (bars + 1)
+    for length in ordered:
+        counts[min(length // step, bars)] += 1
+    histogram = [(index * step, (index + 1) * step, counts[index]) for index in range(bars)]
+    if counts[bars]:
+        histogram.append((bars * step, longest + 1, counts[bars]))
+    return SplitTokens(
+        path=tally.path,
+        rows=tally.rows,
+        rows_counted=len(ordered) + tally.refused,
+        tokens=sum(ordered),
+        assistant_tokens=sum(tally.trained) if knows_markers else None,
+        quantiles={share: _quantile(ordered, share) for share in QUANTILES},
+        histogram=tuple(histogram),
+        longest=longest,
+        longest_line=tally.lines[tally.lengths.index(longest)] if ordered else 0,
+        cut=len(over),
+        tokens_lost=sum(over),
+        without_answer=len(unanswered) if knows_markers else None,
+        without_answer_lines=tuple(unanswered[:_MOST_ROWS]) if knows_markers else (),
+        refused=tally.refused,
+        problems=tuple(tally.problems),
+    )
 
 
 def _quantile(ordered: Sequence[int], share: float) -> int:
@@ -234,24 +185,53 @@ def _quantile(ordered: Sequence[int], share: float) -> int:
     return ordered[max(0, ceil(share * len(ordered)) - 1)] if ordered else 0
 
 
-def _bins(lengths: Sequence[Sequence[int]]) -> tuple[int, int]:
-    """Return a width of 1, 2 or 5 times a power of ten and a number of bins for all splits, up to the 99 % quantile."""
-    top = max((_quantile(sorted(each), 0.99) for each in lengths), default=0)
-    rough = max(1.0, (top + 1) / _BARS)
-    power: int = 10 ** int(log10(rough))
-    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough)
-    return step, top // step + 1
+def _batches(tally: _Tally, seed: int, *, exact: bool) -> Iterator[tuple[list[tuple[int, Row]], float]]:
+    """Yield the rows to count in batches, with their lines, and how much of the work is done after each."""
+    import msgspec
+
+    decode = msgspec.json.Decoder(dict[str, Any]).decode
+    batch: list[tuple[int, Row]] = []
+    size = 0
+    try:
+        for line, text, share in _all(tally) if exact else _sample(tally, seed):
+            batch.append((line, decode(text)))
+            size += len(text)
+            if len(batch) >= _BATCH_ROWS or size >= _BATCH_BYTES:
+                yield batch, share
+                batch, size = [], 0
+    except FileNotFoundError as error:
+        raise DataNotFound("There is no such file.", where=str(tally.path), fix="prepare the data first") from error
+    except (OSError, msgspec.DecodeError) as error:
+        what = f"The file cannot be read as chat data: {type(error).__name__}."
+        raise DataError(what, where=str(tally.path), fix="prepare the data again") from error
+    if batch:
+        yield batch, 1.0
 
 
-def _histogram(ordered: Sequence[int], step: int, bars: int) -> tuple[tuple[int, int, int], ...]:
-    """Count rows by length; what is longer than the last bin has one of its own."""
-    counts = [0] * (bars + 1)
-    for length in ordered:
-        counts[min(length // step, bars)] += 1
-    found = [(index * step, (index + 1) * step, counts[index]) for index in range(bars)]
-    if counts[bars]:
-        found.append((bars * step, ordered[-1] + 1, counts[bars]))
-    return tuple(found)
+def _all(tally: _Tally) -> Iterator[tuple[int, bytes, float]]:
+    """Yield every line with its number, and how much of the work is done with it."""
+    size, done = max(1, tally.path.stat().st_size), 0
+    with tally.path.open("rb", buffering=1 << 20) as file:
+        for tally.rows, text in enumerate(file, start=1):
+            done += len(text)
+            yield tally.rows, text, done / size
+
+
+def _sample(tally: _Tally, seed: int) -> Iterator[tuple[int, bytes, float]]:
+    """Draw rows by their places in the file, so that no row is held before it is counted."""
+    draw = random.Random(seed).random  # noqa: S311 - a reproducible sample, no secret
+    drawn: list[tuple[int, int]] = []
+    start = 0
+    with tally.path.open("rb", buffering=1 << 20) as file:
+        for tally.rows, text in enumerate(file, start=1):
+            # Of Python's generator only random() is promised to stay the same from version to version.
+            slot = tally.rows - 1 if tally.rows <= SAMPLE_ROWS else int(draw() * tally.rows)
+            if slot < SAMPLE_ROWS:
+                drawn[slot : slot + 1] = [(tally.rows, start)]
+            start += len(text)
+        for done, (line, offset) in enumerate(sorted(drawn), start=1):
+            file.seek(offset)
+            yield line, file.readline(), done / len(drawn)
 
 
 def token_findings(report: TokenReport) -> list[Finding]:
@@ -266,50 +246,43 @@ def token_findings(report: TokenReport) -> list[Finding]:
         fix = "give finetune_config_path, or put finetune_config.json into the tokenizer's folder"
         findings.append(_finding("DATA_MARKERS_UNKNOWN", "note", "data.tokenizer", message, fix))
     for split, tokens in report.splits.items():
-        findings += [*_refused(report, tokens), *_without_answer(report, split, tokens), *_cut(report, split, tokens)]
+        findings += _split_findings(report, split, tokens)
     return findings
+
+
+def _split_findings(report: TokenReport, split: str, tokens: SplitTokens) -> Iterator[Finding]:
+    if tokens.refused:
+        place, reason = tokens.problems[0]
+        rows = f"{report.about(tokens, tokens.refused)} of {tokens.rows:,} rows"
+        message = f"{rows} cannot become tokens, and one is enough to fail the job. The first: {reason}"
+        yield _finding("DATA_TEMPLATE", "error", place, message, "mend or remove the rows")
+    if tokens.without_answer:
+        left = tokens.rows - tokens.of_all(tokens.without_answer) - tokens.of_all(tokens.refused)
+        least = {"train": LEAST_TRAINING_ROWS, "validation": 1}.get(split, 0)
+        cut = f" within {report.limit:,} tokens" if report.limit is not None else ""
+        rows = f"{report.about(tokens, tokens.without_answer)} of {tokens.rows:,} {split} rows"
+        message = f"{rows} keep no assistant token{cut}; the component drops them without a word."
+        if left < least:
+            message += f" It needs at least {least} {split} row{'s' * (least > 1)}; {max(0, left)} would be left."
+        fix = "raise max_seq_length, shorten what comes before the first answer, or take the rows out"
+        # A guess by characters stops nobody.
+        fatal = left < least and report.counted != "estimate"
+        place = f"{tokens.path}:{tokens.without_answer_lines[0]}"
+        yield _finding("DATA_NO_ANSWER_LEFT", "error" if fatal else "warning", place, message, fix)
+    if tokens.cut and report.limit is not None:
+        own = report.limit == report.max_seq_length
+        name = "max_seq_length" if own else "the model's longest input"
+        rows = f"{report.about(tokens, tokens.cut)} of {tokens.rows:,} {split} rows"
+        lost = 100 * tokens.tokens_lost / tokens.tokens
+        sure = "" if tokens.whole and report.counted != "estimate" else "about "
+        message = (
+            f"{rows} are longer than {name} ({report.limit:,} tokens); {sure}{lost:.1f} % of the tokens are cut off."
+        )
+        fix = "shorten or divide the conversations"
+        if own:
+            fix = f"raise max_seq_length (the longest counted row has {tokens.longest:,}), or {fix}"
+        yield _finding("DATA_CUT", "warning", f"{tokens.path}:{tokens.longest_line}", message, fix)
 
 
 def _finding(code: str, severity: Severity, place: str, message: str, fix: str) -> Finding:
     return Finding(code=code, severity=severity, place=place, message=message, fix=fix)
-
-
-def _refused(report: TokenReport, tokens: SplitTokens) -> list[Finding]:
-    if not tokens.refused:
-        return []
-    place, reason = tokens.problems[0]
-    rows = f"{report.about(tokens, tokens.refused)} of {tokens.rows:,} rows"
-    message = f"{rows} cannot become tokens, and one is enough to fail the job. The first: {reason}"
-    return [_finding("DATA_TEMPLATE", "error", place, message, "mend or remove the rows")]
-
-
-def _without_answer(report: TokenReport, split: str, tokens: SplitTokens) -> list[Finding]:
-    if not tokens.without_answer:
-        return []
-    dropped = tokens.of_all(tokens.without_answer)
-    left = tokens.rows - dropped - tokens.of_all(tokens.refused)
-    least = {"train": LEAST_TRAINING_ROWS, "validation": 1}.get(split, 0)
-    # A guess by characters stops nobody.
-    fatal = left < least and report.counted != "estimate"
-    cut = f" within {report.limit:,} tokens" if report.limit is not None else ""
-    rows = f"{report.about(tokens, tokens.without_answer)} of {tokens.rows:,} {split} rows"
-    message = f"{rows} keep no assistant token{cut}; the component drops them without a word."
-    if left < least:
-        message += f" It needs at least {least} {split} row{'s' * (least > 1)}; {max(0, left)} would be left."
-    fix = "raise max_seq_length, shorten what comes before the first answer, or take the rows out"
-    place = f"{tokens.path}:{tokens.without_answer_lines[0]}"
-    return [_finding("DATA_NO_ANSWER_LEFT", "error" if fatal else "warning", place, message, fix)]
-
-
-def _cut(report: TokenReport, split: str, tokens: SplitTokens) -> list[Finding]:
-    if not tokens.cut or report.limit is None:
-        return []
-    own = report.limit == report.max_seq_length
-    name = "max_seq_length" if own else "the model's longest input"
-    rows = f"{report.about(tokens, tokens.cut)} of {tokens.rows:,} {split} rows"
-    lost = 100 * tokens.tokens_lost / tokens.tokens
-    sure = "" if tokens.whole and report.counted != "estimate" else "about "
-    message = f"{rows} are longer than {name} ({report.limit:,} tokens); {sure}{lost:.1f} % of the tokens are cut off."
-    shorten = "shorten or divide the conversations"
-    fix = f"raise max_seq_length (the longest counted row has {tokens.longest:,}), or {shorten}" if own else shorten
-    return [_finding("DATA_CUT", "warning", f"{tokens.path}:{tokens.longest_line}", message, fix)]

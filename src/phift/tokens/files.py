@@ -15,16 +15,12 @@ import tempfile
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
 from urllib.parse import quote, unquote, urlsplit
 
 from phift.azure.clients import Clients
 from phift.azure.registry import API, mapping, registry_address
 from phift.check.models import FoundationModel
 from phift.errors import DataError, ModelError, PhiftError, ServiceError, azure_errors
-
-if TYPE_CHECKING:
-    from azure.storage.blob import ContainerClient
 
 _TOKENIZER = (
     "tokenizer*",
@@ -61,21 +57,17 @@ def fetch_tokenizer_files(clients: Clients, model: FoundationModel, cache: Path)
             folder = Path(scratch) / "model"
             folder.mkdir()
             _fetch(clients, model, place, folder)
-            _settle(folder, target)
+            try:
+                folder.rename(target)
+            except OSError:
+                if not target.is_dir():  # else another run fetched the same model meanwhile
+                    raise
     except PhiftError:
         raise  # some of ours are OSErrors too
     except OSError as error:
         what = f"The tokenizer cannot be kept: {error.strerror}."
         raise DataError(what, where=str(cache), fix="check the permissions and the free space") from error
     return target
-
-
-def _settle(folder: Path, target: Path) -> None:
-    try:
-        folder.rename(target)
-    except OSError:
-        if not target.is_dir():  # else another run fetched the same model meanwhile
-            raise
 
 
 def _fetch(clients: Clients, model: FoundationModel, place: str, folder: Path) -> None:
@@ -122,15 +114,12 @@ def _list_and_download(signed: str, prefix: str, folder: Path, place: str) -> No
             what = f"The model's tokenizer files have {total / 1e6:,.0f} MB; more than {most} are not read."
             raise ModelError(what, where=place, fix="name a tokenizer as data.tokenizer")
         for name, relative in chosen.items():
-            _download(container, name, sizes[name], folder / relative)
-
-
-def _download(container: ContainerClient, name: str, size: int, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with target.open("wb") as file:
-        # The listed size is the most that is read, whatever the blob has become since.
-        if size:
-            container.download_blob(name, offset=0, length=size).readinto(file)
+            target = folder / relative
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with target.open("wb") as file:
+                # The listed size is the most that is read, whatever the blob has become since.
+                if sizes[name]:
+                    container.download_blob(name, offset=0, length=sizes[name]).readinto(file)
 
 
 def wanted_files(prefix: str, names: Iterable[str]) -> dict[str, PurePosixPath]:
@@ -144,13 +133,11 @@ def wanted_files(prefix: str, names: Iterable[str]) -> dict[str, PurePosixPath]:
     return {
         name: path.relative_to(base)
         for name, path in paths.items()
-        if path.is_relative_to(base) and _is_safe(path) and _is_named(path, NAMES)
+        if path.is_relative_to(base)
+        and not path.is_absolute()
+        and not any(part == ".." or set(part) & set("\\:\0") for part in path.parts)
+        and _is_named(path, NAMES)
     }
-
-
-def _is_safe(path: PurePosixPath) -> bool:
-    named = not any(part == ".." or "\\" in part or ":" in part or "\0" in part for part in path.parts)
-    return named and not path.is_absolute()
 
 
 def _is_named(path: PurePosixPath, patterns: Iterable[str]) -> bool:

@@ -87,7 +87,13 @@ class TokenReport:
     @property
     def summary(self) -> str:
         """The table, without the histograms."""
-        return "\n".join([_headline(self), *_lines(_table(self)), *_remarks(self)])
+        table = _table(self)
+        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+        lines = [
+            "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])])  # numbers to the right
+            for row in table
+        ]
+        return "\n".join([_headline(self), *lines, *_remarks(self)])
 
     def __str__(self) -> str:
         bars = [line for split, tokens in self.splits.items() for line in ("", *_bars(split, tokens, self.limit))]
@@ -133,14 +139,11 @@ class TokenReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as plain values, ready for JSON."""
-        splits = {split: _plain(tokens) for split, tokens in self.splits.items()}
-        facts = {"counted": self.counted, "source": self.source}
-        return {**facts, "max_seq_length": self.max_seq_length, "limit": self.limit, "splits": splits}
-
-
-def _plain(tokens: SplitTokens) -> dict[str, Any]:
-    quantiles = {f"{share:g}": length for share, length in tokens.quantiles.items()}
-    return {**asdict(tokens), "path": str(tokens.path), "quantiles": quantiles, "mean": tokens.mean}
+        values = asdict(self)
+        for split, tokens in self.splits.items():
+            quantiles = {f"{share:g}": length for share, length in tokens.quantiles.items()}
+            values["splits"][split] |= {"path": str(tokens.path), "quantiles": quantiles, "mean": tokens.mean}
+        return values
 
 
 def _headline(report: TokenReport) -> str:
@@ -160,15 +163,6 @@ def _table(report: TokenReport) -> list[list[str]]:
         shown = ["?" if count is None else report.about(tokens, count) for count in counts]
         rows.append([split, *(f"{n:,}" for n in (tokens.rows, tokens.rows_counted, *lengths)), *shown])
     return rows
-
-
-def _lines(table: list[list[str]]) -> list[str]:
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    first, *others = widths
-    return [
-        "  ".join([row[0].ljust(first), *(cell.rjust(width) for cell, width in zip(row[1:], others, strict=True))])
-        for row in table
-    ]
 
 
 def _remarks(report: TokenReport) -> list[str]:
