@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-import requests
+from requests.adapters import HTTPAdapter
 from requests.structures import CaseInsensitiveDict
 from urllib3 import HTTPConnectionPool, HTTPResponse
 from urllib3.connection import HTTPConnection
@@ -47,7 +47,7 @@ _THREADS = 64
 _numbers = itertools.count(1)  # each workspace has a port of its own: the SDK keeps what it learned of one by its name
 _pools: dict[str, ConnectionPool] = {}
 _changing = threading.Lock()
-_REAL = requests.adapters.HTTPAdapter.get_connection_with_tls_context
+_real = HTTPAdapter.get_connection_with_tls_context
 
 
 @contextmanager
@@ -87,23 +87,24 @@ def served_here(folder: Path, speed: Speed = "fast") -> Iterator[Connection]:
 
 @contextmanager
 def _reachable(address: str, door: _Door) -> Iterator[None]:
+    global _real
     with _changing:
+        if not _pools:  # whoever else has changed it gets back his own
+            _real = HTTPAdapter.get_connection_with_tls_context
+            HTTPAdapter.get_connection_with_tls_context = _connection  # type: ignore[method-assign, assignment]
         _pools[address] = _Pool(HOST, int(address.rpartition(":")[2]), door=door)
-        requests.adapters.HTTPAdapter.get_connection_with_tls_context = _connection  # type: ignore[method-assign, assignment]
     try:
         yield
     finally:
         with _changing:
             del _pools[address]
             if not _pools:
-                requests.adapters.HTTPAdapter.get_connection_with_tls_context = _REAL  # type: ignore[method-assign]
+                HTTPAdapter.get_connection_with_tls_context = _real  # type: ignore[method-assign]
 
 
-def _connection(
-    adapter: requests.adapters.HTTPAdapter, request: PreparedRequest, *arguments: Any, **options: Any
-) -> ConnectionPool:
+def _connection(adapter: HTTPAdapter, request: PreparedRequest, *arguments: Any, **options: Any) -> ConnectionPool:
     pool = _pools.get(urlsplit(request.url or "").netloc.lower())
-    return pool or _REAL(adapter, request, *arguments, **options)
+    return pool or _real(adapter, request, *arguments, **options)
 
 
 @dataclass(frozen=True)

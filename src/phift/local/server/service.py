@@ -156,7 +156,7 @@ class Exchange:
                 )
                 return error_bodies.reply(WireError(507, "InsufficientStorage", message), "")
             logger.exception("%s %s failed", self.method, self.path)
-            message = "The local workspace failed; its server.log says why."
+            message = "The local workspace failed; its log says why."
             return error_bodies.reply(WireError(500, "InternalServerError", message), "")
 
 
