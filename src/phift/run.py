@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -39,6 +39,7 @@ from phift.tokens.conversation import Conversation
 
 if TYPE_CHECKING:
     import pandas as pd
+    from azure.ai.ml.entities import PipelineJob
 
 OnEvent = Callable[[Any], None]
 
@@ -249,22 +250,24 @@ class FineTuneRun:
 
         Raises `phift.errors.CheckFailed` while an error finding stands.
         """
-        with self._lock:
+        with self._lock, ExitStack() as until_submitted:
             report = self._last_report(ignore) or self.check()
-            # A job that is there already costs nothing more; by now its own nodes may have used up the quota.
-            job = find_job(self.clients, self._plan.job_name) if self._plan and not fresh else None
-            if job is None:
+            if self._plan is None:
                 report.raise_for_errors(ignore)
-                plan = self.plan
-                record = RunRecord.of(self.config, plan)
+            plan = self.plan
+
+            def build(name: str) -> PipelineJob:
+                # A job that is there already costs nothing more; by now its own nodes may have used up the quota.
+                report.raise_for_errors(ignore)
                 data = self._inputs(plan)
                 ensure_cluster(self.clients, self.config.compute, plan.target)
                 on_cluster = isinstance(plan.dataset, DataOnCluster)
-                with source_code() if on_cluster else nullcontext() as code:
-                    job = submit_job(self.clients, self._pipeline(plan, record, data, code), fresh=fresh)
+                code = until_submitted.enter_context(source_code()) if on_cluster else None
                 self._checked = None  # its nodes take of the quota that was looked up
-            self._job, self._record = job, None
-            return job
+                return self._pipeline(name, plan, data, code)
+
+            self._job, self._record = submit_job(self.clients, plan.job_name, build, fresh=fresh), None
+            return self._job
 
     def _last_report(self, ignore: Collection[str]) -> CheckReport | None:
         """Return the report of the last check, where it still holds and nothing in it stands in the way.
@@ -289,14 +292,15 @@ class FineTuneRun:
         return register_assets(self.clients, dataset, self.config.data.asset_name or slug(dataset.name))
 
     def _pipeline(
-        self, plan: Plan, record: RunRecord, data: Mapping[str, DataInput] | DataOnCluster, code: Path | None
-    ) -> Any:
+        self, name: str, plan: Plan, data: Mapping[str, DataInput] | DataOnCluster, code: Path | None
+    ) -> PipelineJob:
+        record = RunRecord.of(self.config, plan)
         return build_pipeline(
             plan.component,
             model_id=plan.model.id,
             data=data,
             parameters=plan.parameters,
-            name=plan.job_name,
+            name=name,
             display_name=display_name(plan.model.name, plan.dataset.name, plan.parameters, plan.target),
             experiment=self.config.experiment,
             tags=record.tags,

@@ -89,7 +89,7 @@ def test_the_downloaded_model_answers_through_mlflow(trained: tuple[FineTuneRun,
     run, _ = trained
     model = run.register()
     run.clients.workspace.models.download(model.name, model.version, download_path=str(tmp_path))
-    (found,) = (path.parent for path in tmp_path.rglob("MLmodel"))
+    found = min(tmp_path.rglob("MLmodel"), key=lambda path: len(path.parts)).parent
     row = json.loads(run.prepare().test.read_text().splitlines()[0])["messages"]
     loaded = mlflow.pyfunc.load_model(str(found))
     answer = loaded.predict({"messages": [row[0]]})

@@ -319,10 +319,13 @@ def test_the_newest_attempt_that_may_have_a_model_is_found(attempts: list[str], 
     assert found is None or found.existed
 
 
+def submit(fakes: Fakes, *, fresh: bool = False) -> FineTuneJob:
+    return submit_job(fakes.clients, "job", lambda attempt: PipelineJob(name=attempt), fresh=fresh)
+
+
 def test_a_job_is_submitted_once() -> None:
     fakes = Fakes()
-    first = submit_job(fakes.clients, PipelineJob(name="job"))
-    second = submit_job(fakes.clients, PipelineJob(name="job"))
+    first, second = submit(fakes), submit(fakes)
     assert (first.name, first.existed) == ("job", False)
     assert (second.name, second.existed) == ("job", True)
     assert len(fakes.workspace.jobs.submitted) == 1
@@ -332,13 +335,13 @@ def test_after_a_failure_the_next_attempt_is_submitted() -> None:
     fakes = Fakes()
     fakes.workspace.jobs.add("job", "Failed")
     fakes.workspace.jobs.add("job-2", "Canceled")
-    assert submit_job(fakes.clients, PipelineJob(name="job")).name == "job-3"
+    assert submit(fakes).name == "job-3"
 
 
 def test_a_fresh_job_is_submitted_beside_the_old_one() -> None:
     fakes = Fakes()
     fakes.workspace.jobs.add("job", "Completed")
-    assert submit_job(fakes.clients, PipelineJob(name="job"), fresh=True).name == "job-2"
+    assert submit(fakes, fresh=True).name == "job-2"
     assert fakes.workspace.jobs.submitted[0].name == "job-2"
 
 
@@ -346,7 +349,7 @@ def test_a_submission_that_is_refused_maps() -> None:
     fakes = Fakes()
     fakes.workspace.record.fail("jobs.create_or_update", http_error(409))
     with pytest.raises(Conflict):
-        submit_job(fakes.clients, PipelineJob(name="job"))
+        submit(fakes)
 
 
 def test_a_look_that_fails_half_way_loses_no_event(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ import logging
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal
@@ -333,57 +334,46 @@ def find_job(clients: Clients, name: str) -> FineTuneJob | None:
 
 def _attempts(clients: Clients, name: str) -> tuple[str, FineTuneJob | None]:
     """Return the first name of an attempt that no job has, and the newest attempt that is running or completed."""
-    job = None
+    newest = None
     for attempt in range(1, _MOST_ATTEMPTS + 1):
-        candidate = FineTuneJob(attempt_name(name, attempt), clients)
+        job = FineTuneJob(name if attempt == 1 else f"{name}-{attempt}", clients)
         try:
-            status = candidate.status()
+            status = job.status()
         except NotFound:
-            return candidate.name, job
+            return job.name, newest
         if status not in {"Failed", "Canceled"}:
-            job = candidate
+            newest = job
     what = f"There are {_MOST_ATTEMPTS} attempts of this job already."
     raise ServiceError(what, where=f"job {name}", fix="look at why they fail, and change the run")
 
 
-def attempt_name(name: str, attempt: int) -> str:
-    """Return the name of a job's attempt, counted from 1."""
-    return name if attempt == 1 else f"{name}-{attempt}"
-
-
-def submit_job(clients: Clients, job: PipelineJob, *, fresh: bool = False) -> FineTuneJob:
-    """Submit a job under its name, once: the one that runs or has completed under that name is found instead.
+def submit_job(clients: Clients, name: str, build: Callable[[str], PipelineJob], *, fresh: bool = False) -> FineTuneJob:
+    """Submit a job, once: the one that runs or has completed under its name is found instead.
 
     A job that failed or was cancelled keeps its name for ever, so the next attempt is called ``<name>-2`` and so on.
-    The attempt is chosen once: of two callers that choose the same one at the same time the slower one finds the
-    faster one's job.
+    The attempt is chosen once, before the job is built: of two callers that choose the same one at the same time the
+    slower one finds the faster one's job.
 
+    - **build**: makes the job, called with the attempt's name where none is there.
     - **fresh**: submit a new attempt even if one is there.
     """
-    free, existing = _attempts(clients, str(job.name))
+    free, existing = _attempts(clients, name)
     if existing is not None and not fresh:
         return existing
-    ticket = uuid.uuid4().hex
-    job.name, job.properties = free, {**(job.properties or {}), _SUBMISSION: ticket}
+    job, ticket = build(free), uuid.uuid4().hex
+    job.properties = {**(job.properties or {}), _SUBMISSION: ticket}
     try:
         with quiet_uploads(), azure_errors(f"job {free}"):
             made = clients.workspace.jobs.create_or_update(job)
-    except ServiceError as error:
+    except ServiceError as refused:
         # A job's name used again with anything else in the body is 400 JobPropertyImmutable, and a property is never
         # changed (azure-docs issue 122250; azure-ai-ml 1.35.2, _job_operations.py).
-        if not (isinstance(error, Conflict) or error.status == 400):
+        if not (isinstance(refused, Conflict) or refused.status == 400):
             raise
-        return _winner(clients, free, job, error)
+        winner = FineTuneJob(free, clients)
+        with suppress(NotFound):
+            theirs = texts(winner.entity().tags, "job.tags").get("phift.fingerprint")
+            if theirs == texts(job.tags, "job.tags").get("phift.fingerprint"):
+                return winner
+        raise  # it was not about the same job of another caller
     return FineTuneJob(free, clients, existed=texts(made.properties, "job.properties").get(_SUBMISSION) != ticket)
-
-
-def _winner(clients: Clients, name: str, job: PipelineJob, refused: ServiceError) -> FineTuneJob:
-    """Return the same job of another caller; raises the refusal where that is not what it was about."""
-    winner = FineTuneJob(name, clients)
-    try:
-        theirs = texts(winner.entity().tags, "job.tags")
-    except NotFound:
-        theirs = None
-    if theirs is None or theirs.get("phift.fingerprint") != texts(job.tags, "job.tags").get("phift.fingerprint"):
-        raise refused
-    return winner

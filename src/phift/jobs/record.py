@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from phift.azure.answers import text, texts
 from phift.check.models import AllowList, FoundationModel
@@ -22,6 +22,9 @@ from phift.config.data import AssetSource, FileSource, HuggingFaceSource, OneSou
 from phift.config.run import DeploymentConfig, RunConfig
 from phift.errors import ConfigError, NotFound, redact
 from phift.plan import Plan, digest, slug
+
+if TYPE_CHECKING:
+    from azure.ai.ml.entities import PipelineJob
 
 SERIES = "phift.series"
 """A job's tag ``phift.series.<digits>``, by whose name jobs are listed; an endpoint's has the digits as its value."""
@@ -40,6 +43,19 @@ _PROPERTY = "phift.record"
 _NOT_TRAINED_BY = {"workspace", "credential", "work_dir", "max_cost", "prices", "tokens_per_second", "data"}
 _AFTER_TRAINING = {"deployment", "registered_model_name"}
 _REGISTERED = re.compile(r"azureml://registries/(?P<registry>[^/]+)/models/(?P<name>[^/]+)/versions/(?P<version>[^/]+)")
+
+
+class _Serving(TypedDict):
+    sizes: Sequence[str]
+    source: str
+
+
+class _Kept(TypedDict, total=False):
+    """What stands in a job's properties, as JSON; an older phift wrote less of it, or nothing."""
+
+    data_name: str
+    serving: _Serving | None
+    configuration: Mapping[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +99,7 @@ class RunRecord:
         )
 
     @classmethod
-    def read(cls, job: Any) -> RunRecord:
+    def read(cls, job: PipelineJob) -> RunRecord:
         """Return the record that a job of the SDK's carries.
 
         Raises `phift.errors.NotFound` for a job that phift did not submit.
@@ -139,7 +155,7 @@ class RunRecord:
         run then has no ``config``.
         """
         serving = self.model.inference
-        kept: dict[str, Any] = {
+        kept: _Kept = {
             "data_name": self.data_name,
             "serving": {"sizes": serving.sizes, "source": serving.source} if serving else None,
         }
@@ -177,12 +193,12 @@ class RunRecord:
             return None
 
 
-def _read_properties(properties: Mapping[str, str]) -> dict[str, Any]:
+def _read_properties(properties: Mapping[str, str]) -> _Kept:
     parts: list[str] = []
     while (part := properties.get(f"{_PROPERTY}.{len(parts)}")) is not None:
         parts.append(part)
     try:
-        kept = json.loads("".join(parts) or "{}")
+        kept: _Kept = json.loads("".join(parts) or "{}")
     except ValueError:
         return {}
     return kept if isinstance(kept, dict) else {}
