@@ -25,10 +25,10 @@ from running import Local
 from wire_jobs import MODEL, children, log_lines, put_training_file, statuses, submit
 
 from phift.azure.rest import Rest
+from phift.component import inputs
 from phift.data import on_cluster
 from phift.errors import AuthenticationError, ServiceUnreachable
 from phift.local import LocalCredential, LocalWorkspace
-from phift.local.model import catalog
 from phift.local.server.app import METHODS as SERVED
 from phift.local.state.faults import METHODS, OPERATIONS, STEPS
 from phift.local.work.provisioning import provisioning
@@ -479,5 +479,5 @@ def test_a_fault_knows_the_operations_steps_and_methods_that_there_are(hostile: 
     no_site: Any = SimpleNamespace(documents=None, cancel=None)  # the table is made without a look at it
     of_jobs = {"job-cancel"}
     assert tuple(sorted(provisioning(no_site, no_site, no_site).keys() - of_jobs)) == OPERATIONS
-    assert (on_cluster.STEP, *catalog.STEPS) == STEPS
+    assert (on_cluster.STEP, *inputs.STEPS) == STEPS
     assert tuple(sorted(SERVED)) == METHODS

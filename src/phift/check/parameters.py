@@ -15,7 +15,7 @@ from phift.check.compute import ComputeTarget
 from phift.check.findings import Finding, Severity
 from phift.component import rules
 from phift.component.finetune_config import FinetuneConfig, chat_settings
-from phift.component.inputs import LITERALS, Input, known_inputs
+from phift.component.inputs import LITERALS, STEPS, Input, known_inputs
 from phift.component.settings import Settings
 from phift.config.run import local_file
 from phift.errors import ParameterError
@@ -277,8 +277,7 @@ def _shown(raw: object) -> str:
 
 def _compute_arguments(target: ComputeTarget) -> dict[str, Any]:
     """Return what the compute decides: where each step runs, and how many GPUs it uses."""
-    steps = ("model_import", "preprocess", "finetune")  # there is no evaluation step any more
-    arguments: dict[str, Any] = {f"compute_{step}": target.name for step in steps}
+    arguments: dict[str, Any] = {f"compute_{step}": target.name for step in STEPS.values()}
     if target.kind == "serverless":
         arguments["instance_type_finetune"] = target.size
     arguments["num_nodes_finetune"] = target.nodes

@@ -12,6 +12,16 @@ from phift import facts
 
 Value = str | int | float | bool
 
+STEPS = {
+    "ft_nlp_common_validation": "model_import",
+    "chat_completion_model_import": "model_import",
+    "chat_completion_datapreprocess": "preprocess",
+    "chat_completion_finetune": "finetune",
+    "ft_nlp_model_converter": "finetune",
+}
+"""The component's steps in their order, each with the end of the names of its inputs, ``compute_…`` and
+``instance_type_…``, that say where it runs."""
+
 # Inputs of these types are written into command lines; the others name data, models and files.
 LITERALS = ("string", "integer", "number", "boolean")
 _BREAKING = frozenset("'\"\\\n\r\0")

@@ -11,15 +11,6 @@ import phift.facts
 from phift.local.names import REGISTRY
 from phift.local.state.documents import Json
 
-STEPS = (
-    "ft_nlp_common_validation",
-    "chat_completion_model_import",
-    "chat_completion_datapreprocess",
-    "chat_completion_finetune",
-    "ft_nlp_model_converter",
-)
-"""The component's steps, in their order."""
-
 
 @cache
 def models() -> list[Json]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 import uuid
 
+from phift.component.inputs import STEPS
 from phift.data.on_cluster import STEP
 from phift.local.ground import Ground
-from phift.local.model.catalog import STEPS
 from phift.local.names import SUBSCRIPTION
 from phift.local.state.documents import Document, Json
 from phift.local.wire.call import timestamp
@@ -18,26 +18,18 @@ RUNNING = ("Preparing", "Running", "Finalizing", "CancelRequested")
 ENDED = ("Completed", "Failed", "Canceled")
 
 _STEP_OUTPUT = re.compile(r"\$\{\{\s*parent\.jobs\.([\w-]+)\.outputs\.([\w-]+)\s*\}\}")
-# Where each step of the component runs: the input that names its compute, and the one that names its VM size.
-_STEP_COMPUTES = {
-    "ft_nlp_common_validation": ("compute_model_import", "instance_type_model_import"),
-    "chat_completion_model_import": ("compute_model_import", "instance_type_model_import"),
-    "chat_completion_datapreprocess": ("compute_preprocess", "instance_type_preprocess"),
-    "chat_completion_finetune": ("compute_finetune", "instance_type_finetune"),
-    "ft_nlp_model_converter": ("compute_finetune", "instance_type_finetune"),
-}
 
 
 def steps(plan: Json) -> tuple[str, ...]:
     """Return the steps that a job consists of, in their order."""
-    return (STEP, *STEPS) if plan.get("preparation") else STEPS
+    return (STEP, *STEPS) if plan.get("preparation") else tuple(STEPS)
 
 
 def step_compute(plan: Json, step: str) -> tuple[str, str]:
     """Return the compute and, where that is serverless, the VM size that a step of a job asks for."""
     if step == STEP:
         return plan["preparation"]["compute"], ""
-    compute, instance_type = _STEP_COMPUTES[step]
+    compute, instance_type = f"compute_{STEPS[step]}", f"instance_type_{STEPS[step]}"
     return plan["inputs"][compute], plan["inputs"][instance_type]
 
 

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field, fields
 from fnmatch import fnmatchcase
 from typing import Literal, get_args
 
+from phift.component.inputs import STEPS as COMPONENT_STEPS
 from phift.local.state.documents import Json
 
 Cut = Literal["", "before", "after", "half"]
@@ -24,14 +25,7 @@ OPERATIONS = (
     "endpoint-create",
     "endpoint-delete",
 )
-STEPS = (
-    "prepare_data",
-    "ft_nlp_common_validation",
-    "chat_completion_model_import",
-    "chat_completion_datapreprocess",
-    "chat_completion_finetune",
-    "ft_nlp_model_converter",
-)
+STEPS = ("prepare_data", *COMPONENT_STEPS)
 _LONGEST_DELAY = 3600.0  # seconds
 _HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _HEADER_VALUE = re.compile(r"[\x20-\x7e\t]*")

@@ -17,16 +17,11 @@ import traceback
 from pathlib import Path
 from typing import TextIO
 
+from phift.component.inputs import STEPS
 from phift.local.work.engine import environment, failure
 from phift.local.work.engine.job import Job, Step
 
-_MODULES = {
-    "ft_nlp_common_validation": "validate",
-    "chat_completion_model_import": "model_import",
-    "chat_completion_datapreprocess": "preprocess",
-    "chat_completion_finetune": "finetune",
-    "ft_nlp_model_converter": "convert",
-}
+_MODULES = dict(zip(STEPS, ("validate", "model_import", "preprocess", "finetune", "convert"), strict=True))
 _ABANDONED = 75
 
 

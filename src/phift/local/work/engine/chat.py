@@ -14,16 +14,15 @@ _ROLES = ("system", "user", "assistant")
 
 def shape(messages: Sequence[Any]) -> str:
     """Say what the messages look like without saying what they say, for an error message."""
-    return ", ".join(_shape(message) for message in messages[:8]) + (", …" if len(messages) > 8 else "")
-
-
-def _shape(message: Any) -> str:
-    if not isinstance(message, Mapping):
-        return type(message).__name__
-    role = message.get("role")
-    known = role if role in _ROLES else f"unknown role ({type(role).__name__})"
-    content = message.get("content")
-    return known if isinstance(content, str) else f"{known} with content of type {type(content).__name__}"
+    said = []
+    for message in messages[:8]:
+        if not isinstance(message, Mapping):
+            said.append(type(message).__name__)
+            continue
+        role, content = message.get("role"), message.get("content")
+        known = role if role in _ROLES else f"unknown role ({type(role).__name__})"
+        said.append(known if isinstance(content, str) else f"{known} with content of type {type(content).__name__}")
+    return ", ".join(said) + (", …" if len(messages) > 8 else "")
 
 
 def check_question(messages: Any) -> list[Message]:

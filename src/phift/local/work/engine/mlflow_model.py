@@ -45,7 +45,11 @@ class MlflowModel:
         if flavor is None:
             what = "The MLflow model has no transformers flavor."
             raise ModelError(what, where=str(manifest), fix="use a model saved with mlflow.transformers")
-        weights = _inside(folder, str(flavor.get("model_binary", "model")))
+        try:  # a manifest that comes with a model must not name a folder outside of it
+            weights = confined(folder, str(flavor.get("model_binary", "model")))
+        except UnsafePath as error:
+            what, fix = "The MLflow model names a folder outside itself.", "use a model saved with mlflow.transformers"
+            raise ModelError(what, where=str(manifest), fix=fix) from error
         tokenizer = folder / "components" / "tokenizer"
         name = (document.get("metadata") or {}).get("base_model_name") or folder.name
         return cls(folder, weights, tokenizer if tokenizer.is_dir() else weights, name)
@@ -58,15 +62,6 @@ class MlflowModel:
         config = self.folder / finetune_config.FILE_NAME
         if config.is_file():
             shutil.copy2(config, target)
-
-
-def _inside(folder: Path, name: str) -> Path:
-    """Return the place of a part; a manifest that comes with a model must not name one outside of it."""
-    try:
-        return confined(folder, name)
-    except UnsafePath as error:
-        what, fix = "The MLflow model names a folder outside itself.", "use a model saved with mlflow.transformers"
-        raise ModelError(what, where=str(folder / "MLmodel"), fix=fix) from error
 
 
 def write(checkpoint: Path, folder: Path, metadata: Mapping[str, str]) -> None:
