@@ -5,11 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from phift.azure.answers import listed, no_answer, text, texts
 from phift.azure.clients import Clients
@@ -22,7 +21,7 @@ from phift.check.models import FoundationModel, find_model
 from phift.check.parameters import Parameters, resolve_parameters
 from phift.check.quota import Usage, quota_findings, read_usages
 from phift.check.report import CheckReport
-from phift.check.sizes import VmSize, read_sizes, table_entry, text_of
+from phift.check.sizes import VmSize, find_size, read_sizes, text_of
 from phift.component.tokenizer import ChatTokenizer
 from phift.config.run import RunConfig
 from phift.data.assets import DataInAzure, find_data
@@ -36,6 +35,8 @@ from phift.tokens.report import TokenReport
 from phift.tokens.tokenizer import find_tokenizer
 
 _NAME = "deployment.endpoint_name"
+
+T = TypeVar("T")
 
 Dataset = PreparedDataset | DataInAzure | DataOnCluster
 
@@ -67,24 +68,6 @@ class Plan:
         return f"phift-{slug(self.model.name)}-{self.fingerprint}"
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Found:
-    """The results of the look-ups; None where one failed.
-
-    - **endpoint**: the tags of the endpoint that has the configured name; None where there is none.
-    """
-
-    model: FoundationModel | None
-    component: Any
-    cluster: Any
-    compute_known: bool
-    sizes: Mapping[str, VmSize]
-    usages: Sequence[Usage] | None
-    dataset: Dataset | None
-    tokenizer: tuple[ChatTokenizer | None, str]
-    endpoint: Mapping[str, str] | None
-
-
 def make_plan(
     config: RunConfig,
     clients: Clients,
@@ -101,48 +84,59 @@ def make_plan(
     - **before**: an earlier plan of this configuration, whose count of the tokens is used where it is of the same rows,
       tokenizer and limit.
     """
-    findings: list[Finding] = []
-    found = _look_up(config, clients, prepare, findings)
-    target = _target(config, found, findings)
-    parameters = _parameters(config, found, target, findings)
-    if found.model:
-        findings += found.model.findings
-        findings += instance_findings(found.model, config.deployment)
-    tokens = _tokens(config, found, parameters, findings, on_progress, before)
-    memory, cost = _estimates(config, found, target, parameters, tokens, findings)
-    plan = _plan(found, target, parameters, tokens, memory, cost)
-    findings += _name_findings(config, found, plan)
+    found = _look_up(config, clients, prepare)
+    target, of_target = _target(config, found)
+    parameters, of_parameters = _parameters(config, found, target)
+    of_model = (*found.model.findings, *instance_findings(found.model, config.deployment)) if found.model else ()
+    tokens, of_tokens = _tokens(config, found, parameters, on_progress, before)
+    memory, cost, of_estimates = _estimates(config, found, target, parameters, tokens)
+    plan = None
+    if found.model and found.component and target and parameters and found.dataset:
+        compute = [target.kind, target.name, target.size.lower(), target.nodes, target.gpus_per_node]
+        # All values, the component's own defaults too: to spell one out does not make another run.
+        values = {name: parameter.value for name, parameter in parameters.values.items()}
+        component = text(found.component.id, "component.id")
+        plan = Plan(
+            model=found.model,
+            component=found.component,
+            target=target,
+            parameters=parameters,
+            dataset=found.dataset,
+            tokens=tokens,
+            tokenizer=found.tokenizer,
+            memory=memory,
+            cost=cost,
+            fingerprint=digest([found.model.id, component, values, found.dataset.content_hash, compute]),
+        )
+    findings = (*found.findings, *of_target, *of_parameters, *of_model, *of_tokens, *of_estimates)
+    findings = (*findings, *_name_findings(config, found, plan))
     return plan, CheckReport.of(findings, memory=memory, cost=cost, tokens=tokens)
 
 
-def _plan(
-    found: _Found,
-    target: ComputeTarget | None,
-    parameters: Parameters | None,
-    tokens: TokenReport | None,
-    memory: MemoryEstimate | None,
-    cost: CostEstimate | None,
-) -> Plan | None:
-    if not (found.model and found.component and target and parameters and found.dataset):
-        return None
-    return Plan(
-        model=found.model,
-        component=found.component,
-        target=target,
-        parameters=parameters,
-        dataset=found.dataset,
-        tokens=tokens,
-        tokenizer=found.tokenizer[0],
-        memory=memory,
-        cost=cost,
-        fingerprint=_fingerprint(found.model, found.component, target, parameters, found.dataset),
-    )
+@dataclass(frozen=True, kw_only=True)
+class _Found:
+    """The results of the look-ups, None where one failed, and what there is to say of them.
+
+    - **no_tokenizer**: why there is no tokenizer, or what it lacks.
+    - **endpoint**: the tags of the endpoint that has the configured name; None where there is none.
+    """
+
+    model: FoundationModel | None
+    component: Any
+    cluster: Any
+    compute_known: bool
+    sizes: Mapping[str, VmSize]
+    usages: Sequence[Usage] | None
+    dataset: Dataset | None
+    tokenizer: ChatTokenizer | None
+    no_tokenizer: str
+    endpoint: Mapping[str, str] | None
+    findings: tuple[Finding, ...]
 
 
-def _look_up(
-    config: RunConfig, clients: Clients, prepare: Callable[[], PreparedDataset], findings: list[Finding]
-) -> _Found:
-    """Ask everything at once: no answer is needed for another question."""
+def _look_up(config: RunConfig, clients: Clients, prepare: Callable[[], PreparedDataset]) -> _Found:
+    """Ask everything at once: few answers are needed for another question."""
+    elsewhere = bool(config.data.in_azure or config.data.prepare_on)
     with SideBySide(10) as side:
         workspace = side.begin(clients.find_workspace)
         model = side.begin(find_model, clients, config.model)
@@ -152,27 +146,55 @@ def _look_up(
         sizes = side.begin(_list_sizes, clients)
         usages = side.begin(_list_usages, clients)
         endpoint = side.begin(_endpoint, config, clients)
-        tokenizer = side.begin(_tokenizer, config, clients, model)
-        dataset = side.begin(_find_data, config, clients) if _lies_elsewhere(config) else _prepared(prepare)
-    _take(workspace, "workspace", findings)
-    findings += _take_or_note(newer, "COMPONENT_NEWER_UNKNOWN", "component", findings) or []
-    before = len(findings)
-    found_cluster = _take(cluster, "compute", findings)
-    compute_known = len(findings) == before
-    found_dataset = _take(dataset, "data", findings)
-    if found_dataset:
-        findings += found_dataset.findings
+        tokenizer = None if elsewhere else side.begin(_tokenizer, config, clients, model)
+        dataset = side.begin(_find_data, config, clients) if elsewhere else _prepared(prepare)
+    of_data = _answer(dataset, "data")
+    of_cluster = _answer(cluster, "compute")
+    of_model, of_component = _answer(model, "model"), _answer(component, "component")
+    of_newer = _answer(newer, "component", "COMPONENT_NEWER_UNKNOWN")
+    of_sizes = _answer(sizes, "compute", "COMPUTE_SIZES_UNREAD")
+    of_usages = _answer(usages, "quota", "QUOTA_UNREAD")
+    of_endpoint = _answer(endpoint, _NAME, "DEPLOYMENT_NAME_UNREAD")
+    of_tokenizer, no_tokenizer = tokenizer.result() if tokenizer else (None, "")
+    answers = (_answer(workspace, "workspace"), of_newer, of_cluster, of_data, of_model, of_component)
+    findings = [each for answer in (*answers, of_sizes, of_usages, of_endpoint) for each in answer.findings]
+    findings += of_newer.value or ()
+    findings += of_data.value.findings if of_data.value else ()
     return _Found(
-        model=_take(model, "model", findings),
-        component=_take(component, "component", findings),
-        cluster=found_cluster,
-        compute_known=compute_known,
-        sizes=_take_or_note(sizes, "COMPUTE_SIZES_UNREAD", "compute", findings) or {},
-        usages=_take_or_note(usages, "QUOTA_UNREAD", "quota", findings),
-        dataset=found_dataset,
-        tokenizer=tokenizer.result(),
-        endpoint=_take_or_note(endpoint, "DEPLOYMENT_NAME_UNREAD", _NAME, findings),
+        model=of_model.value,
+        component=of_component.value,
+        cluster=of_cluster.value,
+        compute_known=not of_cluster.findings,
+        sizes=of_sizes.value or {},
+        usages=of_usages.value,
+        dataset=of_data.value,
+        tokenizer=of_tokenizer,
+        no_tokenizer=no_tokenizer,
+        endpoint=of_endpoint.value,
+        findings=tuple(findings),
     )
+
+
+@dataclass(frozen=True)
+class _Answer(Generic[T]):
+    """What a look-up gave, or None and what there is to say of that."""
+
+    value: T | None
+    findings: Sequence[Finding] = ()
+
+
+def _answer(future: Future[T], place: str, note: str = "") -> _Answer[T]:
+    """Return a look-up's result, or its error as findings.
+
+    - **note**: the code of a note in their place, where the run can do without the answer.
+    """
+    try:
+        return _Answer(future.result())
+    except PhiftError as error:
+        if not note:
+            return _Answer(None, findings_from(error, place))
+        message = f"It could not be looked up: {error.what}"
+        return _Answer(None, [Finding(code=note, severity="note", place=place, message=message)])
 
 
 def _component(config: RunConfig, clients: Clients) -> Any:
@@ -183,99 +205,6 @@ def _component(config: RunConfig, clients: Clients) -> Any:
     if not isinstance(component.inputs, Mapping):
         raise no_answer(component.inputs, "component.inputs", "a mapping")
     return component
-
-
-def _endpoint(config: RunConfig, clients: Clients) -> Mapping[str, str] | None:
-    """Return the tags of the endpoint that has the configured name, or None."""
-    name = config.deployment.endpoint_name
-    if name is None:
-        return None
-    try:
-        with azure_errors(f"endpoint {name}"):
-            found = clients.workspace.online_endpoints.get(name)
-    except NotFound:
-        return None
-    return texts(found.tags, "endpoint.tags")
-
-
-def _lies_elsewhere(config: RunConfig) -> bool:
-    return bool(config.data.in_azure or config.data.prepare_on)
-
-
-def _find_data(config: RunConfig, clients: Clients) -> DataInAzure | DataOnCluster:
-    if config.data.prepare_on:
-        new_cluster = config.compute.cluster if config.compute.size else None
-        return find_preparation(clients, config.data, new_cluster)
-    return find_data(clients, config.data)
-
-
-def _prepared(prepare: Callable[[], PreparedDataset]) -> Future[Any]:
-    """Prepare the data in this very thread, where an interrupt arrives; our errors are kept like a look-up's."""
-    future: Future[Any] = Future()
-    try:
-        future.set_result(prepare())
-    except PhiftError as error:
-        future.set_exception(error)
-    return future
-
-
-def _tokenizer(config: RunConfig, clients: Clients, model: Future[FoundationModel]) -> tuple[ChatTokenizer | None, str]:
-    """Return the model's tokenizer, or why there is none; it is not worth an error, since tokens can be estimated."""
-    if _lies_elsewhere(config):
-        return None, ""
-    try:
-        return find_tokenizer(
-            config.data.tokenizer,
-            clients,
-            model.result(),
-            config.work_dir / "tokenizers",
-            finetune_config=config.parameter_files.get("finetune_config_path"),
-        )
-    except PhiftError as error:
-        return None, error.what
-
-
-def _tokens(
-    config: RunConfig,
-    found: _Found,
-    parameters: Parameters | None,
-    findings: list[Finding],
-    on_progress: Callable[[Counted], None] | None,
-    before: Plan | None,
-) -> TokenReport | None:
-    """Count the tokens of the prepared data, as far as there is any and the job's limit is known."""
-    if not (isinstance(found.dataset, PreparedDataset) and parameters):
-        return None
-    tokenizer, missing = found.tokenizer
-    given = parameters.get("max_seq_length")
-    limit = int(given) if isinstance(given, int) else -1
-    with _collected("data", findings):
-        report = _counted_before(before, found.dataset, tokenizer, limit) or measure(
-            found.dataset.files,
-            tokenizer,
-            max_seq_length=limit,
-            exact=config.data.count_tokens == "exact",
-            reason=missing,
-            on_progress=on_progress,
-        )
-        findings += token_findings(report)
-        return report
-    return None
-
-
-def _counted_before(
-    before: Plan | None, dataset: PreparedDataset, tokenizer: ChatTokenizer | None, limit: int
-) -> TokenReport | None:
-    if not (before and before.tokens and tokenizer and tokenizer.digest and before.tokenizer):
-        return None
-    same = before.tokenizer.digest == tokenizer.digest and before.tokens.max_seq_length == limit
-    was = before.dataset
-    same = (
-        same
-        and isinstance(was, PreparedDataset)
-        and (was.content_hash, was.files) == (dataset.content_hash, dataset.files)
-    )
-    return before.tokens if same else None
 
 
 def _list_sizes(clients: Clients) -> dict[str, VmSize]:
@@ -297,66 +226,112 @@ def _location(clients: Clients) -> str:
     return text(clients.find_workspace().location, "workspace.location")
 
 
-def _take(future: Future[Any], place: str, findings: list[Finding]) -> Any:
-    """Return a look-up's result, or None with the error among the findings."""
-    try:
-        return future.result()
-    except PhiftError as error:
-        findings += findings_from(error, place)
+def _endpoint(config: RunConfig, clients: Clients) -> Mapping[str, str] | None:
+    """Return the tags of the endpoint that has the configured name, or None."""
+    name = config.deployment.endpoint_name
+    if name is None:
         return None
-
-
-def _take_or_note(future: Future[Any], code: str, place: str, findings: list[Finding]) -> Any:
-    """Return a look-up's result, or None with a note: the run can do without it."""
     try:
-        return future.result()
-    except PhiftError as error:
-        findings.append(_note(code, place, f"It could not be looked up: {error.what}"))
+        with azure_errors(f"endpoint {name}"):
+            found = clients.workspace.online_endpoints.get(name)
+    except NotFound:
         return None
+    return texts(found.tags, "endpoint.tags")
 
 
-def _note(code: str, place: str, message: str) -> Finding:
-    return Finding(code=code, severity="note", place=place, message=message)
+def _tokenizer(config: RunConfig, clients: Clients, model: Future[FoundationModel]) -> tuple[ChatTokenizer | None, str]:
+    """Return the model's tokenizer, or why there is none; it is not worth an error, since tokens can be estimated."""
+    try:
+        return find_tokenizer(
+            config.data.tokenizer,
+            clients,
+            model.result(),
+            config.work_dir / "tokenizers",
+            finetune_config=config.parameter_files.get("finetune_config_path"),
+        )
+    except PhiftError as error:
+        return None, error.what
 
 
-def _target(config: RunConfig, found: _Found, findings: list[Finding]) -> ComputeTarget | None:
+def _find_data(config: RunConfig, clients: Clients) -> Dataset:
+    if config.data.prepare_on:
+        new_cluster = config.compute.cluster if config.compute.size else None
+        return find_preparation(clients, config.data, new_cluster)
+    return find_data(clients, config.data)
+
+
+def _prepared(prepare: Callable[[], PreparedDataset]) -> Future[Dataset]:
+    """Prepare the data in this very thread, where an interrupt arrives; our errors are kept like a look-up's."""
+    future: Future[Dataset] = Future()
+    try:
+        future.set_result(prepare())
+    except PhiftError as error:
+        future.set_exception(error)
+    return future
+
+
+def _target(config: RunConfig, found: _Found) -> tuple[ComputeTarget | None, Sequence[Finding]]:
     if not found.compute_known:
-        return None
+        return None, ()
     # A wrong model must not hide a wrong compute; without the model's allow-list there is just less to check.
     model = found.model or FoundationModel(id="", name=config.model.name, version="", registry="")
-    with _collected("compute", findings):
-        target = resolve_compute(config.compute, model, found.cluster, found.sizes)
-        findings += target.findings
-        return target
-    return None
-
-
-@contextmanager
-def _collected(place: str, findings: list[Finding]) -> Iterator[None]:
     try:
-        yield
+        target = resolve_compute(config.compute, model, found.cluster, found.sizes)
     except PhiftError as error:
-        findings += findings_from(error, place)
+        return None, findings_from(error, "compute")
+    return target, target.findings
 
 
 def _parameters(
-    config: RunConfig, found: _Found, target: ComputeTarget | None, findings: list[Finding]
-) -> Parameters | None:
+    config: RunConfig, found: _Found, target: ComputeTarget | None
+) -> tuple[Parameters | None, Sequence[Finding]]:
     if found.component is None:
-        return None
+        return None, ()
     # The names and values of the user's parameters can be checked before the compute is known.
-    nowhere = ComputeTarget(kind="cluster", name="unknown", size="", gpus_per_node=1, nodes=1, exists=False)
-    known = table_entry(target.size) if target else None
+    vm = VmSize(name="")
+    nowhere = ComputeTarget(kind="cluster", name="unknown", vm=vm, gpus_per_node=1, nodes=1, exists=False)
     parameters = resolve_parameters(
         found.component.inputs,
         found.model.defaults if found.model else {},
         config.parameters,
         target or nowhere,
         preset=config.preset_values,
-        gpu=known.get("gpu") if known else None,
+        gpu=target.vm.gpu if target else None,
     )
-    findings += parameters.findings
-    return parameters if target else None
+    return parameters if target else None, parameters.findings
+
+
+def _tokens(
+    config: RunConfig,
+    found: _Found,
+    parameters: Parameters | None,
+    on_progress: Callable[[Counted], None] | None,
+    before: Plan | None,
+) -> tuple[TokenReport | None, Sequence[Finding]]:
+    """Count the tokens of the prepared data, as far as there is any and the job's limit is known."""
+    dataset, tokenizer = found.dataset, found.tokenizer
+    if not (isinstance(dataset, PreparedDataset) and parameters):
+        return None, ()
+    given = parameters.get("max_seq_length")
+    limit = int(given) if isinstance(given, int) else -1
+    if before and before.tokens and before.tokenizer and isinstance(before.dataset, PreparedDataset):
+        was, now = before.dataset, dataset
+        same_rows = (was.content_hash, was.files) == (now.content_hash, now.files)
+        same_tokenizer = tokenizer and tokenizer.digest and tokenizer.digest == before.tokenizer.digest
+        if same_rows and same_tokenizer and before.tokens.max_seq_length == limit:
+            return before.tokens, token_findings(before.tokens)
+    try:
+        report = measure(
+            dataset.files,
+            tokenizer,
+            max_seq_length=limit,
+            exact=config.data.count_tokens == "exact",
+            reason=found.no_tokenizer,
+            on_progress=on_progress,
+        )
+    except PhiftError as error:
+        return None, findings_from(error, "data")
+    return report, token_findings(report)
 
 
 def _estimates(
@@ -365,51 +340,42 @@ def _estimates(
     target: ComputeTarget | None,
     parameters: Parameters | None,
     tokens: TokenReport | None,
-    findings: list[Finding],
-) -> tuple[MemoryEstimate | None, CostEstimate | None]:
+) -> tuple[MemoryEstimate | None, CostEstimate | None, Sequence[Finding]]:
     """Hold quota, memory and cost against what there is, as far as enough is known."""
     model, dataset = found.model, found.dataset
     if not (model and target and parameters):
-        return None, None
+        return None, None, ()
+    findings: list[Finding] = []
     size, instances = deployment_size(model, config.deployment), config.deployment.instance_count
+    deployment = find_size(size, found.sizes) if size else None
     if found.usages is not None:
         tier = (text_of(found.cluster, "tier") or "").lower()
         low = tier == "low_priority" if found.cluster else config.compute.low_priority
-        findings += quota_findings(target, size, instances, found.usages, found.sizes, low_priority=low)
+        findings += quota_findings(target, deployment, instances, found.usages, low_priority=low)
     if model.stand_in and config.max_cost is None:
         message = "Its weights are a small stand-in, so memory, time and cost of the real model say nothing here."
-        findings.append(_note("MODEL_STAND_IN", f"model {model.name}", message))
-        return None, None
+        note = Finding(code="MODEL_STAND_IN", severity="note", place=f"model {model.name}", message=message)
+        return None, None, [*findings, note]
     values = {name: parameter.value for name, parameter in parameters.values.items()}
     prepared = dataset if isinstance(dataset, PreparedDataset) else None
-    memory, more = memory_findings(
-        model.name,
-        values,
-        target.gpus_per_node,
-        target.nodes,
-        target.size,
-        model.finetune,
-        longest=_longest(prepared, tokens) if prepared else None,
-    )
-    findings += more
+    longest = _longest(prepared, tokens) if prepared else None
+    memory, of_memory = memory_findings(model.name, values, target, model.finetune, longest)
     if dataset is None:
-        return memory, None
+        return memory, None, [*findings, *of_memory]
     shape = model_shape(model.name)
-    cost, more = estimate_cost(
+    cost, of_cost = estimate_cost(
         prepared,
         values,
         target,
-        found.sizes,
         model_parameters=shape.parameters if shape and not model.stand_in else None,
-        deployment_size=size,
+        deployment=deployment,
         instances=instances,
         prices=config.prices,
         tokens=tokens,
         tokens_per_second=config.tokens_per_second,
         max_cost=config.max_cost,
     )
-    findings += more
-    return memory, cost
+    return memory, cost, [*findings, *of_memory, *of_cost]
 
 
 def _name_findings(config: RunConfig, found: _Found, plan: Plan | None) -> list[Finding]:
@@ -438,19 +404,6 @@ def _longest(dataset: PreparedDataset, tokens: TokenReport | None) -> int:
         return counted.longest
     of_character = counted.mean * dataset.rows["train"] / max(1, dataset.characters["train"])
     return max(counted.longest, round(dataset.longest_row * of_character))
-
-
-def _fingerprint(
-    model: FoundationModel,
-    component: Any,
-    target: ComputeTarget,
-    parameters: Parameters,
-    dataset: Dataset,
-) -> str:
-    compute = [target.kind, target.name, target.size.lower(), target.nodes, target.gpus_per_node]
-    # All values, the component's own defaults too: to spell one out does not make another run.
-    values = {name: parameter.value for name, parameter in parameters.values.items()}
-    return digest([model.id, text(component.id, "component.id"), values, dataset.content_hash, compute])
 
 
 def digest(parts: list[Any]) -> str:

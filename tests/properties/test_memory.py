@@ -13,6 +13,7 @@ from phift import facts
 from phift.check.memory import MemoryEstimate, ModelShape, estimate_memory, memory_findings, model_shape, row_length
 from phift.check.models import AllowList
 from phift.errors import ConfigError
+from unit.fakes import target
 
 DOCS = Path(__file__).parents[2] / "docs" / "memory.md"
 TOLERANCE = 0.15  # docs/memory.md says so
@@ -147,7 +148,7 @@ def check(
     model: str = "Phi-4", size: str = A100, gpus: int = 1, nodes: int = 1, *, longest: int | None = 1024, **values: Any
 ) -> dict[str, Any]:
     listed = AllowList((A100, FOUR_A100, "Standard_ND96isr_H100_v5"), "tag finetune_compute_allow_list")
-    _, findings = memory_findings(model, values, gpus, nodes, size, listed, longest)
+    _, findings = memory_findings(model, values, target(size=size, gpus_per_node=gpus, nodes=nodes), listed, longest)
     assert len({finding.code for finding in findings}) == len(findings)
     return {finding.code: finding for finding in findings}
 
@@ -410,12 +411,12 @@ def test_the_machine_s_memory_is_looked_at_too() -> None:
 
 def test_an_unknown_model_or_size_is_a_note() -> None:
     assert check("Phi-9")["MEMORY_UNKNOWN"].severity == "note"
-    assert memory_findings("Phi-9", {}, 1, 1, A100, None)[0] is None
+    assert memory_findings("Phi-9", {}, target(), None)[0] is None
     assert list(check(size="Standard_NC1_new")) == ["MEMORY_UNKNOWN"]
 
 
 def test_without_an_allow_list_no_size_is_named() -> None:
-    _, (found, *_) = memory_findings("Phi-4", {}, 1, 1, A100, None)
+    _, (found, *_) = memory_findings("Phi-4", {}, target(), None)
     assert "or the size" not in found.fix
 
 
@@ -434,7 +435,7 @@ def test_without_an_allow_list_no_size_is_named() -> None:
 )
 def test_the_length_of_a_row(parameters: dict[str, Any], longest: int | None, length: int) -> None:
     assert row_length(shape("Phi-4"), parameters, longest) == length
-    estimated, _ = memory_findings("Phi-4", parameters, 1, 1, A100, None, longest)
+    estimated, _ = memory_findings("Phi-4", parameters, target(), None, longest)
     assert estimated is not None
     assert str(length) in estimated.assumptions[-1]
 

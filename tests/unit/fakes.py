@@ -6,8 +6,10 @@ The clients are `phift.testing.FakeMLClient`, with what these tests look at: one
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, cast
 from urllib.parse import urlencode
 
@@ -21,6 +23,8 @@ from phift.check.compute import ComputeTarget
 from phift.check.findings import Finding
 from phift.check.models import AllowList, FoundationModel
 from phift.check.parameters import Parameters, resolve_parameters
+from phift.check.sizes import VmSize as VmSizeFacts
+from phift.check.sizes import find_size
 from phift.config.run import RunConfig
 from phift.errors import NotFound
 from phift.testing.fake import GROUP, SUBSCRIPTION, FakeMLClient
@@ -176,9 +180,12 @@ def component() -> Any:
     return PipelineComponent(name=name, version=version, inputs=inputs, outputs=spec["outputs"], jobs={}, id=COMPONENT)
 
 
-def target(**changes: Any) -> ComputeTarget:
-    values = {"kind": "cluster", "name": "gpu-cluster", "size": A100, "gpus_per_node": 1, "nodes": 1, "exists": True}
-    return ComputeTarget(**{**values, **changes})
+def target(
+    *, size: str = A100, sizes: Mapping[str, VmSizeFacts] = MappingProxyType({}), **changes: Any
+) -> ComputeTarget:
+    """Return a target on a VM size that the region has as ``sizes`` say, or that the built-in table knows."""
+    values = {"kind": "cluster", "name": "gpu-cluster", "gpus_per_node": 1, "nodes": 1, "exists": True}
+    return ComputeTarget(vm=find_size(size, sizes), **{**values, **changes})
 
 
 def parameters(user: dict[str, Any] | None = None, model: dict[str, Any] | None = None, **where: Any) -> Parameters:

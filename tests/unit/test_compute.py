@@ -14,7 +14,7 @@ from phift.check.compute import (
     smallest_size,
 )
 from phift.check.models import AllowList
-from phift.check.sizes import read_sizes
+from phift.check.sizes import find_size, read_sizes
 from phift.config.run import ComputeConfig
 from phift.errors import AccessDenied, ComputeError, NotFound
 from unit.fakes import A100, FOUR_A100, Fakes, codes, foundation_model, http_error, target
@@ -113,24 +113,24 @@ def test_an_unlisted_size_is_an_error_unless_allowed(allow_unlisted: bool, sever
 
 
 def test_a_retired_size_is_an_error_even_if_listed() -> None:
-    (finding,) = size_findings(RETIRED, AllowList((RETIRED,), "made up"), "m", "fine-tuning", False, "p")
+    (finding,) = size_findings(find_size(RETIRED), AllowList((RETIRED,), "made up"), "m", "fine-tuning", False, "p")
     assert (finding.code, finding.severity) == ("COMPUTE_SIZE_RETIRED", "error")
     assert "2025-03-31" in finding.message
     assert finding.source
 
 
 def test_a_retired_size_without_an_allow_list_suggests_none() -> None:
-    (finding,) = size_findings(RETIRED, None, "m", "fine-tuning", False, "p")
+    (finding,) = size_findings(find_size(RETIRED), None, "m", "fine-tuning", False, "p")
     assert finding.fix == "use a current size"
 
 
 def test_without_an_allow_list_a_size_that_is_too_old_is_an_error() -> None:
-    found = size_findings("standard_nc6", None, "m", "fine-tuning", False, "p")
+    found = size_findings(find_size("standard_nc6"), None, "m", "fine-tuning", False, "p")
     assert codes(found) == ["COMPUTE_SIZE_RETIRED", "COMPUTE_SIZE_UNSUPPORTED"]
 
 
 def test_without_an_allow_list_a_current_size_is_fine() -> None:
-    assert size_findings(A100, None, "m", "fine-tuning", False, "p") == []
+    assert size_findings(find_size(A100), None, "m", "fine-tuning", False, "p") == []
 
 
 def test_the_built_in_table_knows_gpus_that_the_service_leaves_out() -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from phift.check.cost import MFU, CostEstimate, estimate_cost
 from phift.check.findings import Finding
-from phift.check.sizes import VmSize
+from phift.check.sizes import VmSize, find_size
 from phift.data.prepare import PreparedDataset
 from unit.fakes import A100, FOUR_A100, codes, target
 
@@ -51,9 +51,10 @@ def estimate(
 ) -> tuple[CostEstimate, list[Finding]]:
     where = {key: changes.pop(key) for key in ("size", "nodes", "gpus_per_node") if key in changes}
     values = {"model_parameters": PHI_4, "deployment_size": None, "instances": 1, "prices": {A100: 3.6}, **changes}
-    sizes = values.pop("sizes", {})
+    sizes, size = values.pop("sizes", {}), values.pop("deployment_size")
+    values["deployment"] = find_size(size, sizes) if size else None
     given = SIXTEEN if parameters is None else parameters
-    return estimate_cost(data or dataset(), given, target(**where), sizes, **values)
+    return estimate_cost(data or dataset(), given, target(**where, sizes=sizes), **values)
 
 
 def hours(*arguments: Any, **changes: Any) -> float:

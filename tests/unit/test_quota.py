@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from phift.check.findings import Finding
 from phift.check.quota import Usage, quota_findings, read_usages, same_family
-from phift.check.sizes import VmSize
+from phift.check.sizes import VmSize, find_size
 from unit.fakes import A100, codes, target
 
 FAMILY = "StandardNCADSA100v4Family"
@@ -62,7 +62,7 @@ def total(limit: int, used: int = 0) -> Usage:
 
 
 def check(*usages: Usage, size: str | None = None, instances: int = 1, **where: Any) -> list[Finding]:
-    return quota_findings(target(**where), size, instances, usages, {})
+    return quota_findings(target(**where), find_size(size) if size else None, instances, usages)
 
 
 # ---------------------------------------------------------------- reading
@@ -191,9 +191,9 @@ def test_the_regions_total_counts_too() -> None:
 def test_low_priority_has_its_own_quota() -> None:
     usages = [family(0), family(-1, low_priority=True), family(10, name="TotalLowPriorityCores", low_priority=True)]
     assert codes(check(*usages)) == ["QUOTA_TRAINING_SHORT"]
-    (finding,) = quota_findings(target(), None, 1, usages, {}, low_priority=True)
+    (finding,) = quota_findings(target(), None, 1, usages, low_priority=True)
     assert "the region's low-priority total" in finding.message
-    assert quota_findings(target(), None, 1, usages[:2], {}, low_priority=True) == []
+    assert quota_findings(target(), None, 1, usages[:2], low_priority=True) == []
 
 
 # ---------------------------------------------------------------- endpoint
@@ -219,7 +219,8 @@ def test_the_large_gpus_are_exempt_from_the_reserve() -> None:
 
 def test_a_size_that_the_table_does_not_know_gets_the_reserve() -> None:
     sizes = {"standard_new": VmSize(name="Standard_New", family="newFamily", vcpus=10)}
-    findings = quota_findings(target(), "Standard_New", 1, [family(24), family(19, name="newFamily")], sizes)
+    new = find_size("Standard_New", sizes)
+    findings = quota_findings(target(), new, 1, [family(24), family(19, name="newFamily")])
     assert codes(findings) == ["QUOTA_ENDPOINT_SHORT"]
 
 
@@ -256,8 +257,8 @@ def test_two_families_share_the_regions_total() -> None:
 )
 def test_what_is_not_known_is_said(size: str, sizes: dict[str, VmSize], reason: str) -> None:
     for findings in (
-        quota_findings(target(size=size), None, 1, [family(99), total(99)], sizes),
-        quota_findings(target(), size, 1, [family(99), total(99)], sizes),
+        quota_findings(target(size=size, sizes=sizes), None, 1, [family(99), total(99)]),
+        quota_findings(target(), find_size(size, sizes), 1, [family(99), total(99)]),
     ):
         (finding,) = findings
         assert (finding.code, finding.severity) == ("QUOTA_UNKNOWN", "note")
@@ -279,4 +280,4 @@ def test_no_answer_raises(name: Any, number: Any, text: Any, whole: Any) -> None
     entry = {"name": name, "limit": number, "currentValue": number, "id": text, "type": text}
     usages = read_usages([entry, SimpleNamespace(**entry), whole])
     assert all(isinstance(usage.limit, int) for usage in usages)
-    assert quota_findings(target(), T4, 1, usages, {})
+    assert quota_findings(target(), find_size(T4), 1, usages)

@@ -134,7 +134,7 @@ def test_the_region_has_the_last_word() -> None:
 def test_a_size_that_only_the_table_or_only_the_region_knows() -> None:
     assert getattr(find_size(A100, {}), "vcpus", None) == 24
     assert getattr(find_size("Standard_New", read_sizes([old(name="Standard_New")])), "vcpus", None) == 24
-    assert find_size("Standard_New", {}) is None
+    assert find_size("Standard_New", {}) == VmSize(name="Standard_New")
 
 
 anything = st.recursive(

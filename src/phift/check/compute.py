@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from phift.azure.answers import listed, outcome, text
 from phift.azure.clients import Clients
 from phift.check.findings import Finding
 from phift.check.models import AllowList, FoundationModel
-from phift.check.sizes import VmSize, count_of, find_size, table_entry, text_of
+from phift.check.sizes import VmSize, count_of, find_size, text_of
 from phift.config.run import ComputeConfig
 from phift.errors import ComputeError, NotFound, azure_errors
 
@@ -21,7 +21,7 @@ class ComputeTarget:
     """Where a job will train.
 
     - **name**: the cluster's name, or ``serverless``.
-    - **size**: the VM size as the service spells it.
+    - **vm**: the VM size, with all that is known of it.
     - **gpus_per_node**: GPUs in one node; the component needs exactly this number.
     - **nodes**: nodes the job uses.
     - **exists**: False for a cluster that `ensure_cluster` will create.
@@ -29,11 +29,16 @@ class ComputeTarget:
 
     kind: Literal["cluster", "serverless"]
     name: str
-    size: str
+    vm: VmSize
     gpus_per_node: int
     nodes: int
     exists: bool
     findings: tuple[Finding, ...] = ()
+
+    @property
+    def size(self) -> str:
+        """The VM size's name, as the cluster or the user spells it."""
+        return self.vm.name
 
 
 def find_cluster(clients: Clients, config: ComputeConfig) -> Any:
@@ -78,18 +83,28 @@ def resolve_compute(
     What cannot work is an error finding of the returned value. Raises `phift.errors.ComputeError` where the compute
     has no VM size or the number of its GPUs is unknown.
     """
-    findings: list[Finding] = []
     name = "serverless" if config.serverless else config.cluster or ""
-    size = config.serverless or _cluster_size(cluster, config)
-    if cluster is not None:
-        findings += _cluster_findings(cluster, config)
-    findings += size_findings(size, model.finetune, model.name, "fine-tuning", config.allow_unlisted, f"compute {name}")
-    gpus, mismatch = _gpus(size, config, sizes)
-    findings += mismatch
+    size = config.serverless or (config.size if cluster is None else _size_of(cluster))
+    if not size:
+        what = f"The compute {config.cluster} has no VM size; only AmlCompute clusters can run this job."
+        raise ComputeError(what, where="compute", fix="name an AmlCompute cluster, or use `serverless: <VM size>`")
+    vm = replace(find_size(size, sizes), name=size)
+    findings = [] if cluster is None else _cluster_findings(cluster, config)
+    findings += size_findings(vm, model.finetune, model.name, "fine-tuning", config.allow_unlisted, f"compute {name}")
+    gpus = config.gpus_per_node or vm.gpus
+    if gpus is None:
+        near = difflib.get_close_matches(size.lower(), sizes, n=3, cutoff=0.6)
+        hint = f"; did you mean {' or '.join(sizes[name].name for name in near)}?" if near else ""
+        what = f"Neither this region nor the built-in table knows the VM size {size}."
+        raise ComputeError(what, where="compute", fix=f"check the VM size, or give `gpus_per_node`{hint}")
+    if vm.gpus == 0:
+        raise ComputeError(f"The VM size {size} has no GPU.", where="compute", fix="use a GPU size")
+    if vm.gpus not in (None, gpus):
+        findings.append(_gpu_mismatch(size, vm.gpus or 0, gpus))
     return ComputeTarget(
         kind="serverless" if config.serverless else "cluster",
         name=name,
-        size=size,
+        vm=vm,
         gpus_per_node=gpus,
         nodes=config.nodes,
         exists=bool(config.serverless) or cluster is not None,
@@ -97,19 +112,28 @@ def resolve_compute(
     )
 
 
-def _cluster_size(cluster: Any, config: ComputeConfig) -> str:
-    size = config.size if cluster is None else _size_of(cluster)
-    if not size:
-        what = f"The compute {config.cluster} has no VM size; only AmlCompute clusters can run this job."
-        raise ComputeError(what, where="compute", fix="name an AmlCompute cluster, or use `serverless: <VM size>`")
-    return size
+def _gpu_mismatch(size: str, gpus: int, wanted: int) -> Finding:
+    """Say what the user's own number of GPUs does.
+
+    The component starts one process a GPU and takes the number on trust: too few leave GPUs idle and paid for, too
+    many fail (azureml-assets pull request 1309).
+    """
+    too_many = wanted > gpus
+    message = f"{size} has {gpus} GPUs a node, and the run would use {wanted}"
+    message += ", which fails." if too_many else f": {gpus - wanted} would be paid for and idle."
+    return Finding(
+        code="COMPUTE_GPU_COUNT",
+        severity="error" if too_many else "warning",
+        place="compute.gpus_per_node",
+        message=message,
+        fix=f"leave `gpus_per_node` out, or set it to {gpus}",
+    )
 
 
 def _cluster_findings(cluster: Any, config: ComputeConfig) -> list[Finding]:
     place = f"compute {config.cluster}"
     found = []
-    state = text_of(cluster, "provisioning_state") or ""
-    if state.lower() == "failed":
+    if (text_of(cluster, "provisioning_state") or "").lower() == "failed":
         errors = getattr(cluster, "provisioning_errors", None)
         reasons = "; ".join(map(str, errors)) if isinstance(errors, list | tuple) else ""
         message = "The cluster is in a failed state" + (f": {reasons}." if reasons else ".")
@@ -128,7 +152,7 @@ def _cluster_findings(cluster: Any, config: ComputeConfig) -> list[Finding]:
 
 
 def size_findings(
-    size: str, allowed: AllowList | None, model: str, purpose: str, allow_unlisted: bool, place: str
+    vm: VmSize, allowed: AllowList | None, model: str, purpose: str, allow_unlisted: bool, place: str
 ) -> list[Finding]:
     """Hold a VM size against an allow-list, or, where there is none, against what cannot work.
 
@@ -136,74 +160,36 @@ def size_findings(
     - **allow_unlisted**: the user's own word that the size will do; the finding is then a warning.
     """
     found = []
-    known = table_entry(size)
-    current = smallest_size(allowed) if allowed else None
-    if known and known.get("retired_on"):
+    if vm.retired_on:
+        current = smallest_size(allowed) if allowed else None
+        message = f"The VM size {vm.name} was retired on {vm.retired_on}."
+        fix = "use a current size" + (f", such as {current}" if current else "")
+        source = vm.table_source
         found.append(
-            Finding(
-                code="COMPUTE_SIZE_RETIRED",
-                severity="error",
-                place=place,
-                message=f"The VM size {size} was retired on {known['retired_on']}.",
-                fix="use a current size" + (f", such as {current}" if current else ""),
-                source=f"{known['source']}, {known['date']}",
-            )
+            Finding(code="COMPUTE_SIZE_RETIRED", severity="error", place=place, message=message, fix=fix, source=source)
         )
-    if allowed and not allowed.allows(size):
+    if allowed and not allowed.allows(vm.name):
         found.append(
             Finding(
                 code="COMPUTE_SIZE_NOT_ALLOWED",
                 severity="warning" if allow_unlisted else "error",
                 place=place,
-                message=f"{model} does not list {size} for {purpose}; it lists {', '.join(allowed.sizes)}.",
+                message=f"{model} does not list {vm.name} for {purpose}; it lists {', '.join(allowed.sizes)}.",
                 fix="use a listed size, or set `allow_unlisted: true`",
                 source=allowed.source,
             )
         )
-    if not allowed and known and known.get("unsupported"):
-        message = f"The VM size {size} is too old for fine-tuning."
+    if not allowed and vm.too_old:
+        message = f"The VM size {vm.name} is too old for fine-tuning."
         found.append(Finding(code="COMPUTE_SIZE_UNSUPPORTED", severity="error", place=place, message=message))
     return found
 
 
 def smallest_size(allowed: AllowList) -> str | None:
     """Return the listed size with the fewest GPUs and cores that is not retired, as far as the table knows them."""
-    known = [entry for size in allowed.sizes if (entry := table_entry(size)) and not entry.get("retired_on")]
-    usable = [entry for entry in known if entry.get("gpus") and entry.get("vcpus")]
-    return min(usable, key=lambda entry: (entry["gpus"], entry["vcpus"]))["name"] if usable else None
-
-
-def _gpus(size: str, config: ComputeConfig, sizes: Mapping[str, VmSize]) -> tuple[int, list[Finding]]:
-    """Return the GPUs of one VM, and what is to say of the user's own number.
-
-    The component starts one process a GPU and takes the number on trust: too few leave GPUs idle and paid for, too
-    many fail (azureml-assets pull request 1309).
-    """
-    known = find_size(size, sizes)
-    gpus = known.gpus if known else None
-    if gpus is None and config.gpus_per_node is None:
-        near = difflib.get_close_matches(size.lower(), sizes, n=3, cutoff=0.6)
-        hint = f"; did you mean {' or '.join(sizes[name].name for name in near)}?" if near else ""
-        what = f"Neither this region nor the built-in table knows the VM size {size}."
-        raise ComputeError(what, where="compute", fix=f"check the VM size, or give `gpus_per_node`{hint}")
-    if gpus is not None and gpus < 1:
-        raise ComputeError(f"The VM size {size} has no GPU.", where="compute", fix="use a GPU size")
-    if gpus is None or config.gpus_per_node in (None, gpus):
-        return config.gpus_per_node or gpus or 1, []
-    return config.gpus_per_node or gpus, [_gpu_mismatch(size, gpus, config.gpus_per_node or gpus)]
-
-
-def _gpu_mismatch(size: str, gpus: int, wanted: int) -> Finding:
-    too_many = wanted > gpus
-    message = f"{size} has {gpus} GPUs a node, and the run would use {wanted}"
-    message += ", which fails." if too_many else f": {gpus - wanted} would be paid for and idle."
-    return Finding(
-        code="COMPUTE_GPU_COUNT",
-        severity="error" if too_many else "warning",
-        place="compute.gpus_per_node",
-        message=message,
-        fix=f"leave `gpus_per_node` out, or set it to {gpus}",
-    )
+    sizes = [find_size(name) for name in allowed.sizes]
+    usable = [(vm.gpus, vm.vcpus, vm.name) for vm in sizes if vm.gpus and vm.vcpus and not vm.retired_on]
+    return min(usable, key=lambda each: each[:2])[2] if usable else None
 
 
 def ensure_cluster(clients: Clients, config: ComputeConfig, target: ComputeTarget) -> bool:

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from phift.check.compute import ComputeTarget
 from phift.check.findings import Finding
-from phift.check.sizes import VmSize, find_size, number_of, table_entry
+from phift.check.sizes import VmSize
 from phift.data.prepare import PreparedDataset
 from phift.tokens.report import TokenReport
 
@@ -82,30 +82,26 @@ _UNREAD = _Gap(
 
 @dataclass(frozen=True, kw_only=True)
 class _Work:
-    """How much is to be computed."""
+    """How much is to be computed; **flops** is for each parameter and trained token."""
 
     tokens: float
     evaluated: float
-    lora: bool
-
-    @property
-    def flops_per_parameter(self) -> int:
-        return 4 if self.lora else 6
+    flops: int
+    assumptions: tuple[str, ...]
 
     @property
     def training_tokens(self) -> float:
         """All tokens, an evaluated one for as much as it takes of a trained one."""
-        return self.tokens + self.evaluated * 2 / self.flops_per_parameter
+        return self.tokens + self.evaluated * 2 / self.flops
 
 
 def estimate_cost(
     dataset: PreparedDataset | None,
     parameters: Mapping[str, Any],
     target: ComputeTarget,
-    sizes: Mapping[str, VmSize],
     *,
     model_parameters: int | None,
-    deployment_size: str | None,
+    deployment: VmSize | None,
     instances: int,
     prices: Mapping[str, float] | None = None,
     tokens: TokenReport | None = None,
@@ -116,52 +112,60 @@ def estimate_cost(
 
     - **dataset**: None for data that lies in Azure, whose rows are not read.
     - **parameters**: the component's inputs, name and value.
-    - **sizes**: the region's VM sizes, see `phift.check.sizes.read_sizes`.
     - **tokens**: what was counted of the data; without it, its characters make a guess.
     - **model_parameters**: how many the model has, where that is known.
-    - **deployment_size**: the endpoint's VM size; None leaves the endpoint out.
+    - **deployment**: the endpoint's VM size; None leaves the endpoint out.
     - **prices**: the user's own, USD an hour by VM size; they win.
     - **tokens_per_second**: the user's own throughput of one GPU, instead of the one computed.
     - **max_cost**: what the training may cost, in USD; exceeded or not to be checked, it is an error.
     """
-    assumptions: list[str] = []
-    missing: list[_Gap] = []
-    work = _work(dataset, tokens, parameters, target, assumptions) if dataset else None
-    throughput: float | None = None
-    if work is None:
-        missing.append(_UNREAD)
-    elif tokens_per_second:
-        assumptions.append(f"`tokens_per_second`: {tokens_per_second:g} for each GPU")
-        throughput = tokens_per_second
-    else:
-        throughput = _throughput(work, parameters, target.size, model_parameters, assumptions, missing)
+    work = _work(dataset, tokens, parameters, target) if dataset else None
+    said = list(work.assumptions) if work else []
+    missing = [] if work else [_UNREAD]
     hours = None
-    if work and throughput:
-        hours = work.training_tokens / (throughput * target.gpus_per_node * target.nodes) / 3600
-        assumptions.append("the hours are those of the training step, not of node starts, import and conversion")
-    price = _price(target.size, prices or {}, sizes, assumptions)
-    if price is None:
-        missing.append(_no_price(target.size))
-    endpoint = _price(deployment_size, prices or {}, sizes, assumptions) if deployment_size else None
+    if work:
+        missing += [] if tokens_per_second else _unknown_speed(parameters, target.vm, model_parameters)
+        if tokens_per_second:
+            throughput = tokens_per_second
+            said.append(f"`tokens_per_second`: {tokens_per_second:g} for each GPU")
+        elif not missing:
+            peak = target.vm.peak_tflops_16 or 0
+            throughput = MFU * peak * 1e12 / (work.flops * (model_parameters or 1))
+            frozen = ", the frozen weights having no gradients" if work.flops == 4 else ""
+            said += [
+                f"{work.flops} FLOPs for each of {(model_parameters or 0) / 1e9:.2f} billion parameters and each token"
+                + frozen,
+                f"{MFU:.0%} of the GPU's {peak:g} TFLOPS at 16 bit are reached ({MFU_SOURCE}); short rows reach less",
+            ]
+            if _is(parameters, "apply_deepspeed") and str(parameters.get("deepspeed_stage", "2")) == "3":
+                said.append("DeepSpeed stage 3 that offloads to the CPU is slower; no source says by how much")
+        if not missing:
+            hours = work.training_tokens / (throughput * target.gpus_per_node * target.nodes) / 3600
+            said.append("the hours are those of the training step, not of node starts, import and conversion")
+    price, how = _price(target.vm, prices or {})
+    endpoint, how_endpoint = _price(deployment, prices or {}) if deployment else (None, "")
     estimate = CostEstimate(
         tokens=round(work.tokens) if work else None,
         hours=hours,
         training=None if hours is None or price is None else hours * target.nodes * price,
         endpoint_per_day=None if endpoint is None else endpoint * instances * 24,
-        assumptions=tuple(dict.fromkeys(assumptions)),
+        assumptions=tuple(dict.fromkeys(each for each in (*said, how, how_endpoint) if each)),
     )
-    findings = _training_findings(estimate, missing, max_cost)
-    if deployment_size and endpoint is None:
-        findings.append(_unknown("a day of the endpoint", [_no_price(deployment_size)], None))
+    findings = []
+    if estimate.training is None:
+        missing += [_no_price(target.size)] if price is None else []
+        findings.append(_unknown("the training", missing, max_cost))
+    elif max_cost is not None and estimate.training > max_cost:
+        message = f"The training is estimated at {estimate.training:.2f} USD, more than the {max_cost:g} of `max_cost`."
+        fix = "train on less data or for fewer epochs, use a cheaper size, or raise `max_cost`"
+        findings.append(Finding(code="COST_TOO_HIGH", severity="error", place="max_cost", message=message, fix=fix))
+    if deployment and endpoint is None:
+        findings.append(_unknown("a day of the endpoint", [_no_price(deployment.name)], None))
     return estimate, findings
 
 
 def _work(
-    dataset: PreparedDataset,
-    tokens: TokenReport | None,
-    parameters: Mapping[str, Any],
-    target: ComputeTarget,
-    assumptions: list[str],
+    dataset: PreparedDataset, tokens: TokenReport | None, parameters: Mapping[str, Any], target: ComputeTarget
 ) -> _Work:
     """Count what is trained on and what is evaluated, in tokens."""
     batch = _whole(parameters, "per_device_train_batch_size", 1) * _whole(parameters, "gradient_accumulation_steps", 1)
@@ -170,26 +174,24 @@ def _work(
     steps = _whole(parameters, "max_steps", -1)
     if steps > 0:
         seen = float(steps * batch)
-        assumptions.append(f"max_steps: {steps} steps of {batch} row{'s' * (batch > 1)}, whatever the epochs")
+        length = f"max_steps: {steps} steps of {batch} row{'s' * (batch > 1)}, whatever the epochs"
     else:
         epochs = max(1, _whole(parameters, "num_train_epochs", 1))
         seen, steps = float(rows * epochs), steps_per_epoch * epochs
-        assumptions.append(f"{epochs} epoch{'s' * (epochs > 1)} of {rows} rows, without early stopping")
-    longest = _whole(parameters, "max_seq_length", -1)
+        length = f"{epochs} epoch{'s' * (epochs > 1)} of {rows} rows, without early stopping"
+    counted = f"{CHARACTERS_PER_TOKEN} characters a token, as in English; other languages have more tokens"
     if tokens and tokens.counted != "estimate":
-        assumptions.append(f"tokens of {'all' if tokens.counted == 'exact' else 'some'} rows, by {tokens.source}")
+        counted = f"tokens of {'all' if tokens.counted == 'exact' else 'some'} rows, by {tokens.source}"
     else:
         tokens = None
-        assumptions.append(
-            f"{CHARACTERS_PER_TOKEN} characters a token, as in English; other languages have more tokens"
-        )
+    longest = _whole(parameters, "max_seq_length", -1)
     evaluations = _evaluations(parameters, steps, steps_per_epoch)
-    evaluated = evaluations * dataset.rows["validation"] * _row_tokens(dataset, tokens, "validation", longest)
-    assumptions.append(f"{evaluations} evaluation{'s' * (evaluations != 1)} of {dataset.rows['validation']} rows")
+    evaluated = f"{evaluations} evaluation{'s' * (evaluations != 1)} of {dataset.rows['validation']} rows"
     return _Work(
         tokens=seen * _row_tokens(dataset, tokens, "train", longest),
-        evaluated=evaluated,
-        lora=_is(parameters, "apply_lora"),
+        evaluated=evaluations * dataset.rows["validation"] * _row_tokens(dataset, tokens, "validation", longest),
+        flops=4 if _is(parameters, "apply_lora") else 6,
+        assumptions=(length, counted, evaluated),
     )
 
 
@@ -216,63 +218,33 @@ def _evaluations(parameters: Mapping[str, Any], steps: int, steps_per_epoch: int
     return steps // max(1, every)
 
 
-def _throughput(
-    work: _Work,
-    parameters: Mapping[str, Any],
-    size: str,
-    model_parameters: int | None,
-    assumptions: list[str],
-    missing: list[_Gap],
-) -> float | None:
-    """Return the tokens one GPU trains on in a second, or None with what is missing to compute them."""
-    peak = number_of(table_entry(size), "peak_tflops_16")
-    slow = str(parameters.get("precision", "32")) != "16"
+def _unknown_speed(parameters: Mapping[str, Any], vm: VmSize, model_parameters: int | None) -> list[_Gap]:
+    """Return what is missing to compute how many tokens one GPU trains on in a second."""
+    own = "give `tokens_per_second`"
+    gaps = []
     if not model_parameters:
-        missing.append(_Gap("no source says how many parameters the model has", "give `tokens_per_second`"))
-    if not peak:
-        missing.append(_Gap(f"no source says how fast the GPUs of {size} compute", "give `tokens_per_second`"))
-    if slow:
-        missing.append(
-            _Gap("the GPUs' speed is known for precision 16 only", "set `precision` to 16, or give `tokens_per_second`")
-        )
-    if not model_parameters or not peak or slow:
-        return None
-    flops = work.flops_per_parameter
-    assumptions += [
-        f"{flops} FLOPs for each of {model_parameters / 1e9:.2f} billion parameters and each token"
-        + (", the frozen weights having no gradients" if work.lora else ""),
-        f"{MFU:.0%} of the GPU's {peak:g} TFLOPS at 16 bit are reached ({MFU_SOURCE}); short rows reach less",
-    ]
-    if _is(parameters, "apply_deepspeed") and str(parameters.get("deepspeed_stage", "2")) == "3":
-        assumptions.append("DeepSpeed stage 3 that offloads to the CPU is slower; no source says by how much")
-    return MFU * peak * 1e12 / (flops * model_parameters)
+        gaps.append(_Gap("no source says how many parameters the model has", own))
+    if not vm.peak_tflops_16:
+        gaps.append(_Gap(f"no source says how fast the GPUs of {vm.name} compute", own))
+    if str(parameters.get("precision", "32")) != "16":
+        gaps.append(_Gap("the GPUs' speed is known for precision 16 only", f"set `precision` to 16, or {own}"))
+    return gaps
 
 
-def _price(name: str, prices: Mapping[str, float], sizes: Mapping[str, VmSize], assumptions: list[str]) -> float | None:
-    """Return the price of one VM for one hour: the user's, else the service's."""
-    own = {size.lower(): price for size, price in prices.items()}
-    if name.lower() in own:
-        assumptions.append(f"{name} costs {own[name.lower()]:g} USD an hour, says `prices`")
-        return own[name.lower()]
-    size = find_size(name, sizes)
-    if size is None or size.price_per_hour is None:
-        return None
-    assumptions.append(f"{name} costs {size.price_per_hour:g} USD an hour as a dedicated Linux VM, says the region")
-    return size.price_per_hour
+def _price(vm: VmSize, prices: Mapping[str, float]) -> tuple[float | None, str]:
+    """Return the price of one VM for one hour and who says so: the user, else the service."""
+    own = next((price for size, price in prices.items() if size.lower() == vm.name.lower()), None)
+    if own is not None:
+        return own, f"{vm.name} costs {own:g} USD an hour, says `prices`"
+    price = vm.price_per_hour
+    return (
+        price,
+        "" if price is None else f"{vm.name} costs {price:g} USD an hour as a dedicated Linux VM, says the region",
+    )
 
 
 def _no_price(size: str) -> _Gap:
     return _Gap(f"no source says what {size} costs an hour", "give it in `prices`")
-
-
-def _training_findings(estimate: CostEstimate, missing: list[_Gap], max_cost: float | None) -> list[Finding]:
-    if estimate.training is None:
-        return [_unknown("the training", missing, max_cost)]
-    if max_cost is None or estimate.training <= max_cost:
-        return []
-    message = f"The training is estimated at {estimate.training:.2f} USD, more than the {max_cost:g} of `max_cost`."
-    fix = "train on less data or for fewer epochs, use a cheaper size, or raise `max_cost`"
-    return [Finding(code="COST_TOO_HIGH", severity="error", place="max_cost", message=message, fix=fix)]
 
 
 def _unknown(what: str, missing: list[_Gap], max_cost: float | None) -> Finding:

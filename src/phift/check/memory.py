@@ -12,9 +12,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from phift import facts
-from phift.check.findings import Finding
+from phift.check.compute import ComputeTarget
+from phift.check.findings import Finding, Severity
 from phift.check.models import AllowList
-from phift.check.sizes import number_of, table_entry, text_of
+from phift.check.sizes import VmSize, find_size
 from phift.errors import ConfigError
 
 _GB = 1e9
@@ -135,13 +136,10 @@ def model_shape(name: str) -> ModelShape | None:
 
     Raises `phift.errors.ConfigError` where an entry of the user's own table is not complete.
     """
-    for entry in facts.load("architectures")["models"]:
-        if entry["name"].lower() == name.lower():
-            return _shape(entry)
-    return None
-
-
-def _shape(entry: Mapping[str, Any]) -> ModelShape:
+    entries: list[dict[str, Any]] = facts.load("architectures")["models"]
+    entry = next((entry for entry in entries if entry["name"].lower() == name.lower()), None)
+    if entry is None:
+        return None
     numbers: dict[str, int] = {}
     for key in ModelShape.__dataclass_fields__.keys() - {"source", "date"}:
         value = entry.get(key)
@@ -304,126 +302,109 @@ def _formula(shape: ModelShape, settings: _Settings, length: int) -> str:
 
 
 def _assumptions(shape: ModelShape, settings: _Settings, length: int) -> tuple[str, ...]:
-    said = [
+    if settings.size == 4:
+        precision = (
+            "precision 32: 4 bytes a value; transformers 5 loads 16-bit weights as they are, and needs about half"
+        )
+    elif settings.stage:
+        precision = "precision 16: DeepSpeed keeps the weights in 2 bytes a value"
+    else:
+        more = (2 if settings.lora else 10) * shape.parameters / _GB
+        precision = (
+            "precision 16: the weights are loaded in 2 bytes a value, and with them AdamW's states; an environment that"
+            f" loads them in 4 needs {more:.0f} GB more"
+        )
+    deepspeed = {
+        0: "no DeepSpeed: every GPU holds all weights, gradients and optimizer states",
+        2: "stage 2 with the component's own file: the optimizer lies in the machine's memory",
+        3: "stage 3 with the component's own file: weights and optimizer lie in the machine's memory",
+    }[settings.stage if settings.stage in (2, 3) else 0]
+    if settings.own_config:
+        deepspeed = (
+            f"your DeepSpeed file is not read: taken as stage {settings.stage} without offloading, the most it can be"
+        )
+    checkpointing = "no gradient checkpointing: the component leaves it off for LoRA without DeepSpeed"
+    if settings.checkpointing:
+        without = _activations(shape, replace(settings, checkpointing=False), length) / _GB
+        checkpointing = (
+            "gradient checkpointing is on: the component forces it for model types it knows (phi3mini, phi_longrope);"
+            f" for a type it does not know, and no word in finetune_config, activations take {without:.1f} GB"
+        )
+    lora = (
+        f"LoRA adapts every linear layer ({_trained(shape, settings) / 1e6:.0f} million trained values);"
+        " the model's finetune_config may name fewer"
+    )
+    return (
         f"the model has {shape.parameters / 1e9:.2f} billion parameters ({shape.source}, {shape.date})",
         f"the longest row has {length} tokens; {settings.batch} rows a GPU at once",
         "attention keeps no matrix of all pairs of tokens (flash or PyTorch's fused attention)",
-        _precision_said(shape, settings),
-        _deepspeed_said(settings),
-        _checkpointing_said(shape, settings, length),
-    ]
-    if settings.lora:
-        said.append(
-            f"LoRA adapts every linear layer ({_trained(shape, settings) / 1e6:.0f} million trained values);"
-            " the model's finetune_config may name fewer"
-        )
-    said.append(f"{_OVERHEAD:.0f} GB for CUDA's context and kernels; fragmentation is not counted")
-    return tuple(said)
-
-
-def _precision_said(shape: ModelShape, settings: _Settings) -> str:
-    if settings.size == 4:
-        return "precision 32: 4 bytes a value; transformers 5 loads 16-bit weights as they are, and needs about half"
-    if settings.stage:
-        return "precision 16: DeepSpeed keeps the weights in 2 bytes a value"
-    more = (2 if settings.lora else 10) * shape.parameters / _GB
-    return (
-        "precision 16: the weights are loaded in 2 bytes a value, and with them AdamW's states; an environment that"
-        f" loads them in 4 needs {more:.0f} GB more"
-    )
-
-
-def _deepspeed_said(settings: _Settings) -> str:
-    if settings.own_config:
-        return (
-            f"your DeepSpeed file is not read: taken as stage {settings.stage} without offloading, the most it can be"
-        )
-    if settings.stage == 3:
-        return "stage 3 with the component's own file: weights and optimizer lie in the machine's memory"
-    if settings.stage == 2:
-        return "stage 2 with the component's own file: the optimizer lies in the machine's memory"
-    return "no DeepSpeed: every GPU holds all weights, gradients and optimizer states"
-
-
-def _checkpointing_said(shape: ModelShape, settings: _Settings, length: int) -> str:
-    if not settings.checkpointing:
-        return "no gradient checkpointing: the component leaves it off for LoRA without DeepSpeed"
-    without = _activations(shape, replace(settings, checkpointing=False), length) / _GB
-    return (
-        "gradient checkpointing is on: the component forces it for model types it knows (phi3mini, phi_longrope); for"
-        f" a type it does not know, and no word in finetune_config, activations take {without:.1f} GB"
+        precision,
+        deepspeed,
+        checkpointing,
+        *([lora] if settings.lora else []),
+        f"{_OVERHEAD:.0f} GB for CUDA's context and kernels; fragmentation is not counted",
     )
 
 
 def memory_findings(
     model: str,
     parameters: Mapping[str, Any],
-    gpus_per_node: int,
-    nodes: int,
-    size: str,
+    target: ComputeTarget,
     allowed: AllowList | None,
     longest: int | None = None,
 ) -> tuple[MemoryEstimate | None, list[Finding]]:
-    """Hold the estimate against the GPUs of a VM size.
+    """Hold the estimate against the GPUs of the VM size.
 
     - **longest**: tokens of the longest row, where the data has been looked at.
 
     What cannot fit whatever is assumed is an error; what does not fit by the estimate is a warning.
     """
-    shape = model_shape(model)
+    shape, vm, gpus = model_shape(model), target.vm, target.gpus_per_node * target.nodes
     if shape is None:
         return None, [_unknown(model, f"No source says how {model} is built, so its memory cannot be estimated.")]
     length = row_length(shape, parameters, longest)
-    estimate = estimate_memory(shape, parameters, gpus_per_node * nodes, length)
+    estimate = estimate_memory(shape, parameters, gpus, length)
     estimate = replace(estimate, assumptions=(*estimate.assumptions, _length_said(parameters, longest, length)))
-    known = table_entry(size) or {}
-    if not number_of(known, "gpu_memory_gb"):
-        return estimate, [_unknown(size, f"No source says how much memory a GPU of {size} has.")]
-    findings = _host_findings(estimate, known, nodes)
-    capacity = _capacity(known)
-    if estimate.total_gb <= _TIGHT * capacity:
+    if not vm.gpu_memory_gb:
+        return estimate, [_unknown(vm.name, f"No source says how much memory a GPU of {vm.name} has.")]
+    findings = []
+    has, needs = (vm.memory_gb or 0) * _GIB / _GB, estimate.host_gb / target.nodes
+    if has and needs > _TIGHT * has:
+        message = f"DeepSpeed keeps {needs:.0f} GB in a machine's own memory; {vm.name} has {has:.0f} GB."
+        fix = "train with LoRA, use more nodes, or a size with more memory"
+        findings = [_finding("MEMORY_HOST_SHORT", "warning", message, fix)]
+    total, capacity = estimate.total_gb, _capacity(vm)
+    if total <= _TIGHT * capacity:
         return estimate, findings
-    fix = _ways_out(shape, parameters, gpus_per_node * nodes, length, capacity)
-    fix += _sizes_out(shape, parameters, nodes, length, allowed)
-    return estimate, [_gpu_finding(estimate, known, capacity, fix), *findings]
+    fix = _ways_out(shape, parameters, gpus, length, capacity)
+    fix += _sizes_out(shape, parameters, target.nodes, length, allowed)
+    whose = f"{vm.gpu or 'GPU'} of {vm.name} has {capacity:.1f} GB"
+    if estimate.least_gb > capacity:
+        message = f"Weights, gradients and optimizer alone need {estimate.least_gb:.1f} GB a GPU; the {whose}."
+        found = _finding("MEMORY_SHORT", "error", message, fix)
+    elif total > capacity:
+        message = f"Training needs about {total:.1f} GB a GPU; the {whose}."
+        found = _finding("MEMORY_SHORT", "warning", message, fix)
+    else:
+        message = f"Training needs about {total:.1f} GB a GPU, over {_TIGHT:.0%} of it; the {whose}."
+        found = _finding("MEMORY_TIGHT", "warning", message, fix)
+    return estimate, [found, *findings]
 
 
 def _unknown(place: str, message: str) -> Finding:
     return Finding(code="MEMORY_UNKNOWN", severity="note", place=f"memory of {place}", message=message)
 
 
-def _capacity(known: Mapping[str, Any]) -> float:
+def _capacity(vm: VmSize) -> float:
     """Return a GPU's memory in GB of 1e9 bytes.
 
     Makers count in GiB: runs on an "80 GB" A100 used up to 81,143 MiB (fms-acceleration, a100_80gb_liger.csv, 2024).
     """
-    return float(known["gpu_memory_gb"]) * _GIB / _GB
+    return (vm.gpu_memory_gb or 0) * _GIB / _GB
 
 
-def _gpu_finding(estimate: MemoryEstimate, known: Mapping[str, Any], capacity: float, fix: str) -> Finding:
-    has = f"{text_of(known, 'gpu') or 'GPU'} of {known['name']} has {capacity:.1f} GB"
-    if estimate.least_gb > capacity:
-        message = f"Weights, gradients and optimizer alone need {estimate.least_gb:.1f} GB a GPU; the {has}."
-        return _finding("MEMORY_SHORT", "error", message, fix)
-    if estimate.total_gb > capacity:
-        message = f"Training needs about {estimate.total_gb:.1f} GB a GPU; the {has}."
-        return _finding("MEMORY_SHORT", "warning", message, fix)
-    message = f"Training needs about {estimate.total_gb:.1f} GB a GPU, over {_TIGHT:.0%} of it; the {has}."
-    return _finding("MEMORY_TIGHT", "warning", message, fix)
-
-
-def _finding(code: str, severity: Any, message: str, fix: str) -> Finding:
+def _finding(code: str, severity: Severity, message: str, fix: str) -> Finding:
     return Finding(code=code, severity=severity, place="memory", message=message, fix=fix, source=_SOURCE)
-
-
-def _host_findings(estimate: MemoryEstimate, known: Mapping[str, Any], nodes: int) -> list[Finding]:
-    has = (number_of(known, "memory_gb") or 0) * _GIB / _GB
-    needs = estimate.host_gb / nodes
-    if not has or needs <= _TIGHT * has:
-        return []
-    message = f"DeepSpeed keeps {needs:.0f} GB in a machine's own memory; {known['name']} has {has:.0f} GB."
-    fix = "train with LoRA, use more nodes, or a size with more memory"
-    return [_finding("MEMORY_HOST_SHORT", "warning", message, fix)]
 
 
 def row_length(shape: ModelShape, parameters: Mapping[str, Any], longest: int | None) -> int:
@@ -472,16 +453,12 @@ def _sizes_out(
     shape: ModelShape, parameters: Mapping[str, Any], nodes: int, length: int, allowed: AllowList | None
 ) -> str:
     """Return the smallest listed size that fits, as the end of a sentence."""
-    listed = [entry for name in (allowed.sizes if allowed else ()) if (entry := table_entry(name))]
-    usable = [
-        entry
-        for entry in listed
-        if number_of(entry, "gpus") and number_of(entry, "gpu_memory_gb") and not entry.get("retired_on")
-    ]
-    for entry in sorted(usable, key=lambda entry: (entry["gpus"], entry["gpu_memory_gb"])):
-        total = estimate_memory(shape, parameters, entry["gpus"] * nodes, length).total_gb
-        if total <= _TIGHT * _capacity(entry):
-            return f"; or the size {entry['name']}, where it is {total:.1f} GB of {_capacity(entry):.1f}"
+    listed = [find_size(name) for name in (allowed.sizes if allowed else ())]
+    usable = [(vm.gpus, vm.gpu_memory_gb, vm) for vm in listed if vm.gpus and vm.gpu_memory_gb and not vm.retired_on]
+    for gpus, _, vm in sorted(usable, key=lambda each: each[:2]):
+        total = estimate_memory(shape, parameters, gpus * nodes, length).total_gb
+        if total <= _TIGHT * _capacity(vm):
+            return f"; or the size {vm.name}, where it is {total:.1f} GB of {_capacity(vm):.1f}"
     return ""
 
 

@@ -8,13 +8,13 @@ running nodes has them in ``used`` already.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from phift.check.compute import ComputeTarget
 from phift.check.findings import Finding
-from phift.check.sizes import VmSize, count_of, field_of, find_size, table_entry, text_of
+from phift.check.sizes import VmSize, count_of, field_of, text_of
 
 RESERVE_SOURCE = (
     "Microsoft Learn, quota-allocation-online-deployment, 2023-12-07, and the endpoints' SKU list, 2023-10-18"
@@ -52,7 +52,6 @@ class _Need:
 
     what: Literal["training", "endpoint"]
     place: str
-    size: str
     family: str
     vcpus: int
     formula: str
@@ -60,11 +59,11 @@ class _Need:
     node: int = 0  # vCPUs of one node of an existing cluster: such as run are both in use and there to be used
     low_priority: bool = False
 
-    def own(self, usage: Usage) -> int:
-        """Return how many of the vCPUs in use may, at most, be this cluster's own running nodes."""
-        return min(self.vcpus, usage.used // self.node * self.node) if self.node else 0
+    @property
+    def part(self) -> str:
+        return "training" if self.what == "training" else "the endpoint"
 
-    def rows(self, usages: Sequence[Usage]) -> list[Usage]:
+    def limits(self, usages: Sequence[Usage]) -> list[Usage]:
         """Return the limits that this has to keep: its family's and the region's."""
         return [
             usage
@@ -79,22 +78,21 @@ def read_usages(listed: Iterable[Any]) -> list[Usage]:
     The same answer repeats a family for each workspace and each cluster; those are shares of it and are left out, and
     so is what has no numbers.
     """
-    return [usage for entry in listed if (usage := _usage(entry)) is not None]
-
-
-def _usage(entry: Any) -> Usage | None:
-    name = field_of(entry, "name")  # a dict: with localizedValue in the SDK 1.35, with localized_value before
-    localized = text_of(name, "localized_value", "localizedValue")
-    family = text_of(name, "value") or localized
-    used, limit = count_of(entry, "current_value", "currentValue"), count_of(entry, "limit")
-    kind = f"{text_of(entry, 'id')}/{text_of(entry, 'type')}".lower()
-    if family is None or used is None or used < 0 or limit is None or limit < -1:
-        return None
-    if re.search(r"/(workspaces?|computes)/", kind):
-        return None
-    # Both quotas of a family may go by the same value; the words to tell them by are then in the localized name.
-    low_priority = "lowpriority" in _plain(f"{family}{localized}{kind}")
-    return Usage(family=family, used=used, limit=limit, low_priority=low_priority)
+    usages = []
+    for entry in listed:
+        name = field_of(entry, "name")  # a dict: with localizedValue in the SDK 1.35, with localized_value before
+        localized = text_of(name, "localized_value", "localizedValue")
+        family = text_of(name, "value") or localized
+        used, limit = count_of(entry, "current_value", "currentValue"), count_of(entry, "limit")
+        kind = f"{text_of(entry, 'id')}/{text_of(entry, 'type')}".lower()
+        if family is None or used is None or used < 0 or limit is None or limit < -1:
+            continue
+        if re.search(r"/(workspaces?|computes)/", kind):
+            continue
+        # Both quotas of a family may go by the same value; the words to tell them by are then in the localized name.
+        low_priority = "lowpriority" in _plain(f"{family}{localized}{kind}")
+        usages.append(Usage(family=family, used=used, limit=limit, low_priority=low_priority))
+    return usages
 
 
 def same_family(one: str, other: str) -> bool:
@@ -112,93 +110,73 @@ def _plain(name: str) -> str:
 
 def quota_findings(
     target: ComputeTarget,
-    deployment_size: str | None,
+    deployment: VmSize | None,
     instances: int,
     usages: Sequence[Usage],
-    sizes: Mapping[str, VmSize],
     *,
     low_priority: bool = False,
 ) -> list[Finding]:
     """Hold what the training and the endpoint take against what is left; each alone, since one follows the other.
 
-    - **deployment_size**: the endpoint's VM size; None leaves the endpoint out.
+    - **deployment**: the endpoint's VM size; None leaves the endpoint out.
     - **usages**: see `read_usages`.
-    - **sizes**: the region's VM sizes, see `phift.check.sizes.read_sizes`.
     - **low_priority**: whether the cluster is of low-priority VMs, which have a quota of their own.
     """
-    needs: list[_Need] = []
+    training = _training(target, low_priority)
+    endpoint = _endpoint(deployment, instances) if deployment else None
     findings: list[Finding] = []
-    parts: list[tuple[str, _Need | str]] = [("training", _training(target, sizes, low_priority))]
-    if deployment_size:
-        parts.append(("the endpoint", _endpoint(deployment_size, instances, sizes)))
-    for part, need in parts:
-        if isinstance(need, str):
-            findings.append(_unknown(part, need))
-            continue
-        needs.append(need)
-        findings += _check(need, part, usages)
-    if len(needs) == 2 and not findings:
-        findings += _together(needs[0], needs[1], usages)
+    for need in (training, endpoint):
+        if isinstance(need, Finding):
+            findings.append(need)
+        elif need:
+            limits = need.limits(usages)
+            findings += [_short(need, usage) for usage in limits if usage.lacks(need.vcpus)]
+            if all(usage.is_total for usage in limits):
+                reason = f"the region's usages have no row for the family {need.family}"
+                findings.append(_unknown(need.part, reason))
+    if isinstance(training, _Need) and isinstance(endpoint, _Need) and not findings:
+        findings += _together(training, endpoint, usages)
     return findings
 
 
-def _training(target: ComputeTarget, sizes: Mapping[str, VmSize], low_priority: bool) -> _Need | str:
-    known = _family_and_cores(target.size, sizes)
-    if isinstance(known, str):
-        return known
-    family, cores = known
+def _training(target: ComputeTarget, low_priority: bool) -> _Need | Finding:
+    vm = target.vm
+    if not vm.family or not vm.vcpus:
+        return _unknown("training", _missing(vm))
     return _Need(
         what="training",
         place=f"compute {target.name}",
-        size=target.size,
-        family=family,
-        vcpus=target.nodes * cores,
-        formula=f"{target.nodes} node{'s' * (target.nodes > 1)} x {cores} vCPUs",
-        node=cores if target.kind == "cluster" and target.exists else 0,
+        family=vm.family,
+        vcpus=target.nodes * vm.vcpus,
+        formula=f"{target.nodes} node{'s' * (target.nodes > 1)} x {vm.vcpus} vCPUs",
+        node=vm.vcpus if target.kind == "cluster" and target.exists else 0,
         low_priority=low_priority,
     )
 
 
-def _endpoint(name: str, instances: int, sizes: Mapping[str, VmSize]) -> _Need | str:
-    known = _family_and_cores(name, sizes)
-    if isinstance(known, str):
-        return known
-    family, cores = known
-    entry = table_entry(name) or {}
-    exempt = bool(entry.get("reservation_exempt"))
-    reserved = instances if exempt else -(-6 * instances // 5)  # ceil(1.2 n), exactly
-    formula = f"ceil(1.2 x {instances}) = {reserved} instance{'s' * (reserved > 1)} x {cores} vCPUs"
-    if exempt:
-        formula = f"{instances} instance{'s' * (instances > 1)} x {cores} vCPUs, without the reserve of 20 %"
+def _endpoint(vm: VmSize, instances: int) -> _Need | Finding:
+    if not vm.family or not vm.vcpus:
+        return _unknown("the endpoint", _missing(vm))
+    reserved = instances if vm.without_reserve else -(-6 * instances // 5)  # ceil(1.2 n), exactly
+    formula = f"ceil(1.2 x {instances}) = {reserved} instance{'s' * (reserved > 1)} x {vm.vcpus} vCPUs"
+    if vm.without_reserve:
+        formula = f"{instances} instance{'s' * (instances > 1)} x {vm.vcpus} vCPUs, without the reserve of 20 %"
     return _Need(
         what="endpoint",
         place="deployment",
-        size=name,
-        family=family,
-        vcpus=reserved * cores,
+        family=vm.family,
+        vcpus=reserved * vm.vcpus,
         formula=formula,
         source=RESERVE_SOURCE,
     )
 
 
-def _family_and_cores(name: str, sizes: Mapping[str, VmSize]) -> tuple[str, int] | str:
-    """Return a VM size's family and vCPUs, or what is not known of it."""
-    size = find_size(name, sizes)
-    if size is None:
-        return f"neither the region nor the built-in table knows the VM size {name}"
-    if not size.family:
-        return f"no source says which family the VM size {name} belongs to"
-    if not size.vcpus:
-        return f"no source says how many vCPUs the VM size {name} has"
-    return size.family, size.vcpus
-
-
-def _check(need: _Need, part: str, usages: Sequence[Usage]) -> list[Finding]:
-    rows = need.rows(usages)
-    findings = [_short(need, usage) for usage in rows if usage.lacks(need.vcpus)]
-    if all(usage.is_total for usage in rows):
-        findings.append(_unknown(part, f"the region's usages have no row for the family {need.family}"))
-    return findings
+def _missing(vm: VmSize) -> str:
+    if vm == VmSize(name=vm.name):
+        return f"neither the region nor the built-in table knows the VM size {vm.name}"
+    if not vm.family:
+        return f"no source says which family the VM size {vm.name} belongs to"
+    return f"no source says how many vCPUs the VM size {vm.name} has"
 
 
 def _short(need: _Need, usage: Usage) -> Finding:
@@ -210,16 +188,18 @@ def _short(need: _Need, usage: Usage) -> Finding:
     fix = f"ask for a limit of {usage.limit + missing} for {whose} in this region (studio, Quota), "
     fix += "free what holds it, or use fewer or other machines"
     severity: Literal["error", "warning"] = "error"
-    if not usage.lacks(need.vcpus - need.own(usage)):
+    # At most as many of the vCPUs in use may be this cluster's own running nodes.
+    own = min(need.vcpus, usage.used // need.node * need.node) if need.node else 0
+    if not usage.lacks(need.vcpus - own):
         severity = "warning"
-        message += f" It fits only if {need.own(usage)} of those in use are nodes of this cluster that are still up."
+        message += f" It fits only if {own} of those in use are nodes of this cluster that are still up."
     code = "QUOTA_TRAINING_SHORT" if need.what == "training" else "QUOTA_ENDPOINT_SHORT"
     return Finding(code=code, severity=severity, place=need.place, message=message, fix=fix, source=need.source)
 
 
 def _together(training: _Need, endpoint: _Need, usages: Sequence[Usage]) -> list[Finding]:
     """Say where training and endpoint fit one at a time only, as when another job trains beside the endpoint."""
-    shared = [usage for usage in training.rows(usages) if usage in endpoint.rows(usages)]
+    shared = [usage for usage in training.limits(usages) if usage in endpoint.limits(usages)]
     both = training.vcpus + endpoint.vcpus
     return [
         Finding(

@@ -10,9 +10,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any
 
 from phift import facts
+
+_OF_REGION = ("name", "family", "vcpus", "gpus", "memory_gb", "price_per_hour")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,8 +23,13 @@ class VmSize:
     """One VM size; None is what neither the service nor the table says.
 
     - **family**: whose vCPU quota it takes.
+    - **memory_gb**: of the machine, in GiB; **gpu_memory_gb**: of one GPU, in GiB.
     - **price_per_hour**: of one dedicated Linux VM, in USD.
-    - **source**: where this is known from.
+    - **gpu**: the GPU's name; **peak_tflops_16**: its dense peak at 16 bits.
+    - **retired_on**: a day in the past.
+    - **too_old**: whether it is known not to work for fine-tuning.
+    - **without_reserve**: whether Azure sets no instances aside at a deployment, see `phift.check.quota`.
+    - **source**: where this is known from; empty where nothing is. **table_source**: the built-in table's own.
     """
 
     name: str
@@ -30,7 +38,14 @@ class VmSize:
     gpus: int | None = None
     memory_gb: float | None = None
     price_per_hour: float | None = None
+    gpu: str | None = None
+    gpu_memory_gb: float | None = None
+    peak_tflops_16: float | None = None
+    retired_on: str | None = None
+    too_old: bool = False
+    without_reserve: bool = False
     source: str = ""
+    table_source: str = ""
 
 
 def read_sizes(listed: Iterable[Any]) -> dict[str, VmSize]:
@@ -38,41 +53,51 @@ def read_sizes(listed: Iterable[Any]) -> dict[str, VmSize]:
     sizes: dict[str, VmSize] = {}
     for entry in listed:
         name = text_of(entry, "name")
-        if name:
-            sizes.setdefault(name.lower(), _size(name, entry))
+        if name and name.lower() not in sizes:
+            sizes[name.lower()] = VmSize(
+                name=name,
+                family=text_of(entry, "family"),
+                vcpus=_at_least(1, count_of(entry, "v_cp_us", "vCPUs")),
+                gpus=_at_least(0, count_of(entry, "gpus")),
+                memory_gb=_positive(number_of(entry, "memory_gb", "memoryGB")),
+                price_per_hour=_price(field_of(entry, "estimated_vm_prices", "estimatedVMPrices")),
+                source="the region's VM sizes",
+            )
     return sizes
 
 
-def find_size(name: str, listed: Mapping[str, VmSize]) -> VmSize | None:
-    """Return a VM size as the region lists it, gaps filled from the built-in table, or None where neither knows it."""
-    found, built_in = listed.get(name.lower()), _built_in(name)
+def find_size(name: str, listed: Mapping[str, VmSize] = MappingProxyType({})) -> VmSize:
+    """Return a VM size as the region lists it, gaps filled from the built-in table; of an unknown one the name."""
+    found, built_in = listed.get(name.lower()), _built_in_sizes().get(name.lower())
     if found is None or built_in is None:
-        return found or built_in
-    keys = ("family", "vcpus", "gpus", "memory_gb")
-    gaps = {key: value for key in keys if getattr(found, key) is None and (value := getattr(built_in, key)) is not None}
-    return replace(found, **gaps, source=f"{found.source}; {built_in.source}") if gaps else found
+        return found or built_in or VmSize(name=name)
+    known = {key: value for key in _OF_REGION if (value := getattr(found, key)) is not None}
+    filled = any(key not in known and getattr(built_in, key) is not None for key in _OF_REGION)
+    source = f"{found.source}; {built_in.source}" if filled else found.source
+    return replace(built_in, **known, source=source)
 
 
-def _built_in(name: str) -> VmSize | None:
-    entry = table_entry(name)
-    if entry is None:
-        return None
-    return VmSize(
-        name=str(entry["name"]),
-        family=text_of(entry, "family"),
-        vcpus=_least(count_of(entry, "vcpus"), 1),
-        gpus=_least(count_of(entry, "gpus"), 0),
-        memory_gb=_positive(number_of(entry, "memory_gb")),
-        source=f"built-in table, {entry['date']}",
-    )
-
-
-def table_entry(name: str) -> dict[str, Any] | None:
-    """Return the built-in table's entry for a VM size, or None; upper and lower case are the same."""
+def _built_in_sizes() -> dict[str, VmSize]:
+    sizes: dict[str, VmSize] = {}
     for entry in facts.load("vm_sizes")["sizes"]:
-        if str(entry["name"]).lower() == name.lower():
-            return dict(entry)
-    return None
+        name = str(entry["name"])
+        size = VmSize(
+            name=name,
+            family=text_of(entry, "family"),
+            vcpus=_at_least(1, count_of(entry, "vcpus")),
+            gpus=_at_least(0, count_of(entry, "gpus")),
+            memory_gb=_positive(number_of(entry, "memory_gb")),
+            gpu=text_of(entry, "gpu"),
+            gpu_memory_gb=_positive(number_of(entry, "gpu_memory_gb")),
+            peak_tflops_16=_positive(number_of(entry, "peak_tflops_16")),
+            retired_on=text_of(entry, "retired_on"),
+            too_old=bool(entry.get("unsupported")),
+            without_reserve=bool(entry.get("reservation_exempt")),
+            source=f"built-in table, {entry['date']}",
+            table_source=f"{entry['source']}, {entry['date']}",
+        )
+        sizes.setdefault(name.lower(), size)
+    return sizes
 
 
 def field_of(entry: Any, *names: str) -> Any:
@@ -108,19 +133,7 @@ def count_of(entry: Any, *names: str) -> int | None:
     return int(number) if number is not None and number == int(number) else None
 
 
-def _size(name: str, entry: Any) -> VmSize:
-    return VmSize(
-        name=name,
-        family=text_of(entry, "family"),
-        vcpus=_least(count_of(entry, "v_cp_us", "vCPUs"), 1),
-        gpus=_least(count_of(entry, "gpus"), 0),
-        memory_gb=_positive(number_of(entry, "memory_gb", "memoryGB")),
-        price_per_hour=_price(field_of(entry, "estimated_vm_prices", "estimatedVMPrices")),
-        source="the region's VM sizes",
-    )
-
-
-def _least(count: int | None, least: int) -> int | None:
+def _at_least(least: int, count: int | None) -> int | None:
     """Return a count unless it makes no sense."""
     return count if count is not None and count >= least else None
 

@@ -14,6 +14,7 @@ from phift.azure.clients import Clients
 from phift.check.compute import size_findings, smallest_size
 from phift.check.findings import Finding
 from phift.check.models import FoundationModel
+from phift.check.sizes import find_size
 from phift.config.run import DeploymentConfig
 from phift.errors import (
     AuthenticationError,
@@ -327,7 +328,7 @@ def instance_findings(model: FoundationModel, config: DeploymentConfig) -> list[
             Finding(code="DEPLOYMENT_NO_SIZE", severity="error", place="deployment", message=message, fix=fix),
         ]
     place = "deployment.instance_type"
-    return size_findings(size, model.inference, model.name, "inference", config.allow_unlisted, place)
+    return size_findings(find_size(size), model.inference, model.name, "inference", config.allow_unlisted, place)
 
 
 def instance_type(model: FoundationModel, config: DeploymentConfig) -> str:
