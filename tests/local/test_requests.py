@@ -78,7 +78,7 @@ MOST = {
     "wait": 2,
     "metrics": 1,
     "register": 3,
-    "deploy": 20,
+    "deploy": 18,
     "chat": 1,
     "delete": 4,
 }

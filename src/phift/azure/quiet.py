@@ -13,11 +13,14 @@ from __future__ import annotations
 import builtins
 import copy
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import partial
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from azure.ai.ml.entities import Workspace
 
 _Operations = TypeVar("_Operations")
 
@@ -28,11 +31,12 @@ _UPLOADERS = ("azure.ai.ml._artifacts._blob_storage_helper", "azure.ai.ml._artif
 _uploads_are_quiet: ContextVar[bool] = ContextVar("phift.azure.quiet.uploads", default=False)
 
 
-def quiet(operations: _Operations) -> _Operations:
+def quiet(operations: _Operations, workspace: Callable[[], Workspace] | None = None) -> _Operations:
     """Return operations of the SDK's client whose pollers print no dots; the client itself stays as it is.
 
     - **operations**: ``client.online_endpoints`` or ``client.online_deployments``; anything else, a fake say, comes
       back as it is.
+    - **workspace**: gives the workspace; left to itself, the SDK looks it up before each change, for its region.
     """
     attributes = getattr(operations, "__dict__", {})
     printing = {name: attributes[name] for name in _GENERATED if name in attributes}
@@ -41,6 +45,8 @@ def quiet(operations: _Operations) -> _Operations:
     copied = copy.copy(operations)
     for name, generated in printing.items():
         setattr(copied, name, _Undotted(generated))
+    if workspace:
+        vars(copied)["_get_workspace_location"] = lambda: str(workspace().location)
     return copied
 
 

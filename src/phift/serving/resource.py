@@ -150,7 +150,7 @@ def _passes(error: PhiftError) -> bool:
 
 def endpoint_resource(clients: Clients, name: str) -> Resource[OnlineEndpoint]:
     """Return an endpoint by its name, there or not."""
-    endpoints = quiet(clients.workspace.online_endpoints)
+    endpoints = quiet(clients.workspace.online_endpoints, clients.find_workspace)
     return Resource(
         place=f"endpoint {name}",
         poll_seconds=clients.poll_seconds,
@@ -162,7 +162,7 @@ def endpoint_resource(clients: Clients, name: str) -> Resource[OnlineEndpoint]:
 
 def deployment_resource(clients: Clients, endpoint: str, name: str) -> Resource[OnlineDeployment]:
     """Return a deployment by its endpoint's name and its own, there or not."""
-    deployments = quiet(clients.workspace.online_deployments)
+    deployments = quiet(clients.workspace.online_deployments, clients.find_workspace)
     return Resource(
         place=f"deployment {name} of endpoint {endpoint}",
         poll_seconds=clients.poll_seconds,
