@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -86,7 +87,7 @@ class Parameters:
         parameter = self.values.get(name)
         return default if parameter is None else parameter.value
 
-    @property
+    @cached_property
     def settings(self) -> Settings:
         """What is trained with, typed; what the component has no value for counts as its usual default."""
         return Settings.of({name: parameter.value for name, parameter in self.values.items()})

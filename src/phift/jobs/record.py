@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 from phift.azure.answers import text, texts
 from phift.check.models import AllowList, FoundationModel
+from phift.component.preprocessing import SPLITS
 from phift.config.data import AssetSource, FileSource, HuggingFaceSource, OneSource, RowsSource
 from phift.config.run import DeploymentConfig, RunConfig
 from phift.errors import ConfigError, NotFound, redact
@@ -184,7 +185,7 @@ class RunRecord:
         None where its rows came from Python, or another version of phift submitted it.
         """
         data = self.configuration.get("data") or {}
-        given = [source for split in ("train", "validation", "test") for source in data.get(split) or []]
+        given = [source for split in SPLITS for source in data.get(split) or []]
         if not given or any("rows" in source for source in given):
             return None
         try:
@@ -226,7 +227,7 @@ def _plain(config: RunConfig) -> dict[str, Any]:
     """Return a configuration as plain values, with whole paths, and without what could be a secret."""
     data = config.data
     values = config.model_dump(mode="json", exclude=_NOT_TRAINED_BY)
-    values["data"] = data.model_dump(mode="json", exclude={"train", "validation", "test"})
+    values["data"] = data.model_dump(mode="json", exclude=set(SPLITS))
     for split, sources in data.sources.items():
         values["data"][split] = [_plain_source(source) for source in sources]
     cleaned: dict[str, Any] = _cleaned(values)

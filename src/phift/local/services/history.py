@@ -6,6 +6,7 @@ import re
 from typing import Any
 from urllib.parse import quote
 
+from phift.component.preprocessing import SPLITS
 from phift.local.model import files, runs
 from phift.local.names import ARTIFACTS, LOCATION, SUBSCRIPTION, TENANT
 from phift.local.services.route import AT_WORKSPACE, Route
@@ -21,7 +22,7 @@ _OUTPUT_TYPES = {
     "pytorch_model_folder": "UriFolder",
     "mlflow_model_folder": "MLFlowModel",
     "report": "UriFolder",
-    **dict.fromkeys(("train", "validation", "test"), "UriFile"),
+    **dict.fromkeys(SPLITS, "UriFile"),
 }
 _ASSET = re.compile(r"azureml_(?P<job>.+)_output_(?:data|mlflow_model)_(?P<output>.+)")
 

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from phift.component.inputs import LITERALS
 from phift.data.on_cluster import STEP
 from phift.local.connection import without_proxy
 from phift.local.ground import Ground
@@ -425,9 +426,9 @@ def _located(site: Ground, name: str, plan: Json) -> dict[str, str]:
         for key, value in plan["inputs"].items()
     }
     kinds = {name: spec["type"] for name, spec in catalog.component()["inputs"].items()}
-    plain = ("string", "integer", "number", "boolean")
     return {
-        name: value if kinds[name] in plain else str(references.resolve(site, value)) for name, value in inputs.items()
+        name: value if kinds[name] in LITERALS else str(references.resolve(site, value))
+        for name, value in inputs.items()
     }
 
 
