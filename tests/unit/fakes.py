@@ -1,6 +1,6 @@
-"""What a unit test of a run starts from: fake clients of a workspace and a registry, and of plain calls.
+"""What a unit test of a run starts from: stubs of a workspace's and a registry's client, and of plain calls.
 
-The clients are `phift.testing.FakeMLClient`, with what these tests look at: one cluster, two sizes, Phi-4.
+In them is what these tests look at: one cluster, two sizes, Phi-4.
 """
 
 from __future__ import annotations
@@ -27,10 +27,7 @@ from phift.check.sizes import VmSize as VmSizeFacts
 from phift.check.sizes import find_size
 from phift.config.run import RunConfig
 from phift.errors import NotFound
-from phift.testing.fake import GROUP, SUBSCRIPTION, FakeMLClient
-from phift.testing.fake_assets import Models
-from phift.testing.fake_computes import usage
-from phift.testing.fake_service import service_error
+from unit.stubs import GROUP, SUBSCRIPTION, Assets, StubClient, service_error, usage
 
 A100 = "Standard_NC24ads_A100_v4"
 FOUR_A100 = "Standard_NC96ads_A100_v4"
@@ -65,8 +62,8 @@ class FakeRest:
     Without one, a registry's models are answered as the raw records of ``models``.
     """
 
-    def __init__(self, models: Models | None = None) -> None:
-        self.models = models or FakeMLClient().models
+    def __init__(self, models: Assets | None = None) -> None:
+        self.models = models or StubClient().models
         self.system: Any = {}
         self.archived = False
         self.addresses: list[str] = []
@@ -131,7 +128,7 @@ class Fakes:
     """A workspace with one cluster, a registry with Phi-4 and the component, and clients of them that do not wait."""
 
     def __init__(self) -> None:
-        self.workspace, self.registry = FakeMLClient(), FakeMLClient(registry_name="azureml")
+        self.workspace, self.registry = StubClient(), StubClient(registry_name="azureml")
         self.workspace.jobs.next_script = ["Completed"]
         self.workspace.online_endpoints.next_keys = (KEY, "made-up-second-key")
         self.workspace.compute.sizes = [VmSize(name=A100, gpus=1), VmSize(name=FOUR_A100, gpus=4)]

@@ -13,7 +13,7 @@ from azure.ai.ml._utils._azureml_polling import AzureMLPolling
 from azure.mgmt.core.polling.arm_polling import ARMPolling
 
 from phift.azure.quiet import quiet, quiet_uploads
-from phift.testing import FakeMLClient
+from unit.stubs import StubClient
 
 UPLOADERS = [_blob_storage_helper, _gen2_storage_helper]
 
@@ -85,7 +85,7 @@ def test_everything_else_of_quiet_operations_is_as_it_was() -> None:
     assert quiet(Operations()).get("one ") == "one here"
 
 
-@pytest.mark.parametrize("other", [MagicMock(), FakeMLClient().online_endpoints, object(), None])
+@pytest.mark.parametrize("other", [MagicMock(), StubClient().online_endpoints, object(), None])
 def test_what_is_not_the_sdks_comes_back_as_it_is(other: Any) -> None:
     assert quiet(other) is other
 

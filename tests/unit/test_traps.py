@@ -16,9 +16,9 @@ from phift.check.findings import Finding
 from phift.config.run import AzureWorkspace
 from phift.errors import CheckFailed, ComputeError, ConfigError, DeploymentFailed, ScoringError
 from phift.run import FineTuneRun
-from phift.testing.fake_computes import usage
 from unit.fakes import A100, FOUR_A100, Fakes, data_asset, phi_4, run_config, write_rows
 from unit.loopback import Reply, Script
+from unit.stubs import usage
 
 Start = Callable[..., FineTuneRun]
 DOCUMENT = Path(__file__).parents[2] / "docs" / "traps.md"

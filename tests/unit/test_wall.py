@@ -49,7 +49,7 @@ ALLOWED = {
         "version",
         "views",
     },
-    "testing": {"azure", "errors", "facts", "local", "local.programs", "local.server", "local.state", "local.trust"},
+    "testing": {"azure", "errors", "local", "local.programs", "local.server", "local.state", "local.trust"},
     # The local workspace, from the bottom up: each room knows only what stands above it here.
     "local.names": set(),
     "local.instant": set(),

@@ -6,11 +6,10 @@
         workspace.order(Fault("PUT jobs/*", status=503))
         submit(workspace.client)
 
-- `TestWorkspace`: a local workspace on a server of its own, for the real ``azure-ai-ml``
+- `TestWorkspace`: a local workspace in this process, or on a server of its own, for the real ``azure-ai-ml``
 - `Fault`: something that goes wrong there, to order
 - `forbid_azure`: nothing in this process reaches another machine
-- `FakeMLClient`: a client in memory, for tests that must take milliseconds
-- ``phift_workspace``: the pytest fixture, see `phift.testing.plugin`
+- ``phift_workspace`` and ``phift_clients``: pytest fixtures, see `phift.testing.plugin`
 """
 
 from __future__ import annotations
@@ -20,19 +19,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from phift.local.state.faults import Fault
-    from phift.testing.fake import FakeMLClient
     from phift.testing.network import forbid_azure
     from phift.testing.workspace import TestWorkspace
 
 # Loaded when first used: pytest imports this package in every session, also in those that do not need it.
 _PLACES = {
-    "FakeMLClient": "phift.testing.fake",
     "Fault": "phift.local.state.faults",
     "TestWorkspace": "phift.testing.workspace",
     "forbid_azure": "phift.testing.network",
 }
 
-__all__ = ["FakeMLClient", "Fault", "TestWorkspace", "forbid_azure"]
+__all__ = ["Fault", "TestWorkspace", "forbid_azure"]
 
 
 def __getattr__(name: str) -> Any:
