@@ -204,6 +204,15 @@ def test_an_interrupt_removes_what_was_made_and_passes() -> None:
     assert fakes.workspace.record.count("online_deployments.get_logs") == 0
 
 
+def test_an_interrupt_while_the_log_of_a_failure_is_read_removes_what_was_made() -> None:
+    fakes = Fakes()
+    fakes.workspace.online_deployments.outcomes = ["Failed"]
+    fakes.workspace.record.fail("online_deployments.get_logs", KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        deploy(fakes)
+    assert left(fakes) == (0, 0)
+
+
 @pytest.mark.parametrize(("status", "kind"), [(401, AuthenticationError), (409, Conflict)])
 def test_a_lost_login_and_a_conflict_keep_their_kind(status: int, kind: type[Exception]) -> None:
     fakes = Fakes()

@@ -361,6 +361,22 @@ def test_an_interruption_at_any_tag_of_a_block_leaves_nothing(moment: str) -> No
         assert (number, is_up(fakes), fakes.rest.tags.get(JOB, {})) == (number, False, {})
 
 
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_an_interruption_at_any_tag_of_a_roll_back_leaves_no_endpoint(moment: str) -> None:
+    def fail(number: int, kind: type[BaseException]) -> tuple[Fakes, list[str]]:
+        fakes = Fakes()
+        fakes.workspace.online_deployments.outcomes = ["Failed"]
+        with pytest.raises(kind), interrupted_at(fakes, number, moment) as keys:
+            deploy(fakes)
+        return fakes, keys
+
+    _, keys = fail(0, DeploymentFailed)
+    assert len(keys) == 4  # arriving, deploying; leaving, no longer leaving
+    for number in range(1, len(keys) + 1):
+        fakes, _ = fail(number, KeyboardInterrupt)
+        assert (number, is_up(fakes)) == (number, False)
+
+
 @pytest.mark.parametrize("ends", [True, False])
 def test_a_tag_that_stayed_counts_for_no_later_use_of_the_process(ends: bool) -> None:
     """Nor where the endpoint stayed up, since somebody else used it, or could not be deleted."""

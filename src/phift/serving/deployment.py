@@ -88,7 +88,12 @@ def deploy_model(
         emit(DeploymentEvent("ready", name))  # before it is kept: what ends a program here leaves nothing
         use.keep()
     except BaseException as error:
-        tail = _log_tail(clients, name, config.deployment_name) if isinstance(error, PhiftError) else ""
+        try:
+            tail = _log_tail(clients, name, config.deployment_name) if isinstance(error, PhiftError) else ""
+        except BaseException as interruption:
+            if left := attempt.roll_back(interrupted=True):
+                interruption.add_note(left)
+            raise
         left = attempt.roll_back(interrupted=not isinstance(error, Exception))
         if isinstance(error, AuthenticationError | Conflict) or not isinstance(error, PhiftError):
             if left:
@@ -180,20 +185,13 @@ class _Attempt:
 
     def roll_back(self, *, interrupted: bool) -> str:
         """Delete what this attempt made; returns what is to be said of what is left, else an empty text."""
-        use, whole = self._use, self._use.made
         if not self.made:
-            use.end(deleted=False)
+            self._use.end(deleted=False)
             return ""
-        # What is kept has other deployments than the one that was made here.
-        if not (use.is_last() if whole else use.is_last_at_work()):
-            use.end(deleted=False)
-            return f"The endpoint {self._name} stays up and costs money: somebody else uses it."
-        self._emit(DeploymentEvent("rollback", self._name))
         try:
-            undo = self._delete_endpoint if whole else self._withdraw_deployment
-            undo() if interrupted else for_certain(undo, self._name)
+            return self._undo() if interrupted else for_certain(self._undo, self._name)
         except (PhiftError, KeyboardInterrupt, SystemExit) as error:
-            use.leave_behind()
+            self._use.leave_behind()
             why = error.what if isinstance(error, PhiftError) else type(error).__name__
             left = f"{still_up(self._name)} It could not be deleted ({why}); delete it: phift cleanup {self._name}"
             if isinstance(error, PhiftError):
@@ -201,18 +199,22 @@ class _Attempt:
             if interrupted:
                 error.add_note(left)
             raise
-        use.end(deleted=whole)
+
+    def _undo(self) -> str:
+        whole = self._use.made
+        # What is kept has other deployments than the one that was made here.
+        if not (self._use.is_last() if whole else self._use.is_last_at_work()):
+            self._use.end(deleted=False)
+            return f"The endpoint {self._name} stays up and costs money: somebody else uses it."
+        self._emit(DeploymentEvent("rollback", self._name))
+        if whole:
+            delete_endpoint(self._clients, self._name, self._emit)
+        else:
+            if self._traffic_before is not None and (endpoint := self._endpoint.settled()) is not None:
+                self._put_traffic(endpoint, self._traffic_before)
+            self._deployment.delete()  # which the service does not while it has live traffic
+        self._use.end(deleted=whole)
         return ""
-
-    def _delete_endpoint(self) -> None:
-        delete_endpoint(self._clients, self._name, self._emit)
-
-    def _withdraw_deployment(self) -> None:
-        """Give the traffic back and delete the deployment; the service deletes none that has live traffic."""
-        endpoint = None if self._traffic_before is None else self._endpoint.settled()
-        if endpoint is not None:
-            self._put_traffic(endpoint, self._traffic_before or {})
-        self._deployment.delete()
 
 
 def _traffic(endpoint: OnlineEndpoint) -> dict[str, int]:

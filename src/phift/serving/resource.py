@@ -53,6 +53,7 @@ class DeploymentEvent:
 OnEvent = Callable[[DeploymentEvent], None]
 
 Entity = TypeVar("Entity")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -196,13 +197,13 @@ def delete_endpoint(clients: Clients, name: str, emit: OnEvent) -> None:
     emit(DeploymentEvent("deleted", name))
 
 
-def for_certain(work: Callable[[], None], name: str) -> None:
+def for_certain(work: Callable[[], Result], name: str) -> Result:
     """Do what deletes an endpoint; a first interruption begins it again and then passes, a second one ends it.
 
     The notes of what passes then say that the endpoint is still up.
     """
     try:
-        work()
+        return work()
     except (KeyboardInterrupt, SystemExit) as interruption:
         try:
             work()
