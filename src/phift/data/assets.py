@@ -20,6 +20,7 @@ from pathlib import Path, PurePath, PurePosixPath
 from typing import TYPE_CHECKING
 from urllib.parse import quote, urlsplit
 
+from phift.azure.addresses import PREFIX, AssetAddress, DatastorePath, read_address, registry_id
 from phift.azure.answers import json_object, listed, text, texts
 from phift.azure.clients import Clients
 from phift.azure.quiet import quiet_uploads
@@ -46,19 +47,6 @@ _PREPROCESS = "azureml-assets, finetune_acft_hf_nlp, src/preprocess/preprocess.p
 _BREAKING = ("'", "\\")
 _SPEC = "azureml-assets, chat_completion/spec.yaml, 2026-07-23"
 
-_SHORT = re.compile(r"azureml:(?P<name>[\w.-]+)(?::(?P<version>[\w.-]+)|@(?P<label>[\w.-]+))")
-_WORKSPACE = (
-    r"subscriptions/(?P<subscription>[^/]+)/resourcegroups/(?P<group>[^/]+)/"
-    r"(?:providers/Microsoft\.MachineLearningServices/)?workspaces/(?P<workspace>[^/]+)/"
-)
-_LONG = re.compile(
-    rf"azureml:/+{_WORKSPACE}data/(?P<name>[^/]+)/(?:versions/(?P<version>[^/]+)|labels/(?P<label>[^/]+))",
-    re.IGNORECASE,
-)
-_IN_REGISTRY = re.compile(
-    r"azureml://registries/(?P<registry>[^/]+)/data/(?P<name>[^/]+)/versions/(?P<version>[^/]+)", re.IGNORECASE
-)
-_IN_DATASTORE = re.compile(rf"azureml://(?:{_WORKSPACE})?datastores/[^/]+/paths/(?P<path>.+)", re.IGNORECASE)
 _FORMS = (
     "write azureml:<name>:<version>, azureml:<name>@latest, azureml://registries/<registry>/data/<name>/versions/"
     "<version> or azureml://datastores/<store>/paths/<file>"
@@ -82,7 +70,7 @@ class DataInput:
     existed: bool = True
 
     def __str__(self) -> str:
-        return self.address if self.address.startswith("azureml:") else f"azureml:{self.name}:{self.version}"
+        return self.address if self.address.startswith(PREFIX) else f"azureml:{self.name}:{self.version}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -219,8 +207,8 @@ def find_asset(clients: Clients, place: str, address: str) -> tuple[DataInput, s
 
     Raises `phift.errors.NotFound` where the asset is not there, and `phift.errors.DataError` for no such address.
     """
-    if found := _IN_DATASTORE.fullmatch(address):
-        path = PurePosixPath(found["path"])
+    if isinstance(found := read_address(address), DatastorePath):
+        path = PurePosixPath(found.path)
         kind = "uri_file" if path.suffix and not address.endswith("/") else "uri_folder"
         asset, where = DataInput(name=path.stem, address=address, type=kind), address
     else:
@@ -233,8 +221,8 @@ def find_asset(clients: Clients, place: str, address: str) -> tuple[DataInput, s
 
 def _find(clients: Clients, split: str, text: str) -> tuple[DataInput, list[Finding]]:
     place = f"data.{split}"
-    if found := _IN_DATASTORE.fullmatch(text):
-        path = PurePosixPath(found["path"])
+    if isinstance(found := read_address(text), DatastorePath):
+        path = PurePosixPath(found.path)
         message = "A place in a datastore is not looked up, so nothing says that there is a file."
         note = Finding(code="DATA_UNCHECKED", severity="note", place=place, message=message)
         return DataInput(name=path.stem, address=text), [note, *_path_findings(place, path)]
@@ -251,26 +239,23 @@ def _find(clients: Clients, split: str, text: str) -> tuple[DataInput, list[Find
 
 def _find_asset(clients: Clients, place: str, text: str) -> tuple[DataInput, str]:
     """Return the asset that an address names, and where its data lies."""
-    if found := _IN_REGISTRY.fullmatch(text):
-        return _find_in_registry(clients, place, found)
-    if found := _SHORT.fullmatch(text) or _LONG.fullmatch(text):
-        return _find_in_workspace(clients, place, found)
+    found = read_address(text)
+    if isinstance(found, AssetAddress) and found.kind in ("", "data") and (found.version or not found.registry):
+        return (_find_in_registry if found.registry else _find_in_workspace)(clients, place, found)
     raise DataError(f"{text} is no address of data that phift knows.", where=place, fix=_FORMS)
 
 
-def _find_in_workspace(clients: Clients, place: str, address: re.Match[str]) -> tuple[DataInput, str]:
+def _find_in_workspace(clients: Clients, place: str, address: AssetAddress) -> tuple[DataInput, str]:
     """Return the asset that an address names, and where its data lies."""
-    parts = address.groupdict()
-    theirs = tuple(parts.get(key) for key in ("subscription", "group", "workspace"))
-    if any(theirs):
+    name, version, label = address.name, address.version, address.label
+    if theirs := address.workspace:
         # A job reads the assets of its own workspace and of registries.
         keys = ("subscription_id", "resource_group_name", "workspace_name")
         ours = [text(getattr(clients.workspace, key), f"workspace.{key}") for key in keys]
-        if [str(part).lower() for part in theirs] != [part.lower() for part in ours]:
-            what = f"The data asset {parts['name']} is in another workspace, {theirs[2]}."
+        if [part.lower() for part in theirs] != [part.lower() for part in ours]:
+            what = f"The data asset {name} is in another workspace, {theirs[2]}."
             fix = "share it through a registry, or name its place: azureml://datastores/<store>/paths/<file>"
             raise DataError(what, where=place, fix=fix)
-    name, version, label = parts["name"], parts["version"], parts["label"]
     wanted = {"version": version} if version else {"label": label}
     try:
         with azure_errors(place):
@@ -290,15 +275,15 @@ def _find_in_workspace(clients: Clients, place: str, address: re.Match[str]) -> 
     return asset, str(path) if isinstance(path, PurePath) else text(path, "data asset.path")
 
 
-def _find_in_registry(clients: Clients, place: str, address: re.Match[str]) -> tuple[DataInput, str]:
-    registry, name, version = address["registry"], address["name"], address["version"]
+def _find_in_registry(clients: Clients, place: str, address: AssetAddress) -> tuple[DataInput, str]:
+    registry, name, version = address.registry, address.name, address.version
     path = f"data/{quote(name, safe='')}/versions/{quote(version, safe='')}"
     try:
         record = clients.rest.get(f"{registry_address(clients, registry)}/{path}", {"api-version": API})
     except NotFound as error:
         raise _missing(place, name, f"version {version}", f"registry {registry}") from error
     body = mapping(json_object(record, "the registry's record").get("properties"))
-    identifier = f"azureml://registries/{registry}/data/{name}/versions/{version}"
+    identifier = registry_id(registry, "data", name, version)
     kind = _CAMEL.sub("_", str(body.get("dataType") or "")).lower()
     return DataInput(name=name, version=version, address=identifier, type=kind), str(body.get("dataUri") or "")
 

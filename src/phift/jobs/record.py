@@ -10,12 +10,12 @@ of the training data. Jobs and endpoints are tagged with it, so that those of ea
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
+from phift.azure.addresses import AssetAddress, read_address, without_version
 from phift.azure.answers import text, texts
 from phift.check.models import AllowList, FoundationModel
 from phift.component.preprocessing import SPLITS
@@ -43,7 +43,6 @@ _PROPERTY = "phift.record"
 # What says who is asked and where things lie, and not what is trained.
 _NOT_TRAINED_BY = {"workspace", "credential", "work_dir", "max_cost", "prices", "tokens_per_second", "data"}
 _AFTER_TRAINING = {"deployment", "registered_model_name"}
-_REGISTERED = re.compile(r"azureml://registries/(?P<registry>[^/]+)/models/(?P<name>[^/]+)/versions/(?P<version>[^/]+)")
 
 
 class _Serving(TypedDict):
@@ -106,17 +105,18 @@ class RunRecord:
         Raises `phift.errors.NotFound` for a job that phift did not submit.
         """
         tags, properties = texts(job.tags, "job.tags"), texts(job.properties, "job.properties")
-        found = _REGISTERED.fullmatch(tags.get("phift.base_model", ""))
-        if "phift.fingerprint" not in tags or not found:
+        base = tags.get("phift.base_model", "")
+        found = read_address(base)
+        if "phift.fingerprint" not in tags or not isinstance(found, AssetAddress) or not found.registry:
             what = "This job was not submitted by phift: it has no record of a run in its tags."
             raise NotFound(what, where=f"job {text(job.name, 'job.name')}", fix="name a job that phift submitted")
         kept = _read_properties(properties)
         serving = kept.get("serving")
         model = FoundationModel(
-            id=found[0],
-            name=found["name"],
-            version=found["version"],
-            registry=found["registry"],
+            id=base,
+            name=found.name,
+            version=found.version,
+            registry=found.registry,
             inference=AllowList(tuple(serving["sizes"]), str(serving["source"])) if serving else None,
         )
         named = [key for key in tags if key.startswith(f"{SERIES}.")]
@@ -250,7 +250,7 @@ def _name(source: OneSource) -> str:
     if isinstance(source, HuggingFaceSource):
         return source.huggingface
     if isinstance(source, AssetSource):
-        return re.sub(r"(/versions/|/labels/|:|@)[^:/@]+$", "", source.asset)
+        return without_version(source.asset)
     return (source.files if isinstance(source, FileSource) else source).name
 
 

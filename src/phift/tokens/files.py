@@ -17,6 +17,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from urllib.parse import quote, unquote, urlsplit
 
+from phift.azure.addresses import registry_id
 from phift.azure.clients import Clients
 from phift.azure.registry import API, mapping, registry_address
 from phift.check.models import FoundationModel
@@ -90,7 +91,7 @@ def _signed_address(clients: Clients, model: FoundationModel, uri: str, place: s
     """Return an address of the model's container that may be read and listed for a while."""
     name, version = quote(model.name, safe=""), quote(model.version, safe="")
     url = f"{registry_address(clients, model.registry)}/datarefs/{name}/versions/{version}?api-version={API}"
-    asset = f"azureml://registries/{model.registry}/models/{model.name}/versions/{model.version}"
+    asset = registry_id(model.registry, "models", model.name, model.version)
     answer = clients.rest.post(url, {"assetId": asset, "blobUri": uri})
     reference = mapping(answer.get("blobReferenceForConsumption"))
     # A public container comes without a signature.
