@@ -356,16 +356,15 @@ def _estimates(
         message = "Its weights are a small stand-in, so memory, time and cost of the real model say nothing here."
         note = Finding(code="MODEL_STAND_IN", severity="note", place=f"model {model.name}", message=message)
         return None, None, [*findings, note]
-    values = {name: parameter.value for name, parameter in parameters.values.items()}
     prepared = dataset if isinstance(dataset, PreparedDataset) else None
     longest = _longest(prepared, tokens) if prepared else None
-    memory, of_memory = memory_findings(model.name, values, target, model.finetune, longest)
+    memory, of_memory = memory_findings(model.name, parameters.settings, target, model.finetune, longest)
     if dataset is None:
         return memory, None, [*findings, *of_memory]
     shape = model_shape(model.name)
     cost, of_cost = estimate_cost(
         prepared,
-        values,
+        parameters.settings,
         target,
         model_parameters=shape.parameters if shape and not model.stand_in else None,
         deployment=deployment,

@@ -306,8 +306,9 @@ def test_memory_is_estimated_for_whatever_parameters_were_taken(
     user: dict[str, Any], gpus: int, nodes: int, size: str
 ) -> None:
     resolved = resolve_parameters(INPUTS, {}, user, target(gpus_per_node=gpus, nodes=nodes))
-    values = {name: parameter.value for name, parameter in resolved.values.items()}
-    estimate, findings = memory_findings("Phi-4", values, target(size=size, gpus_per_node=gpus, nodes=nodes), None)
+    estimate, findings = memory_findings(
+        "Phi-4", resolved.settings, target(size=size, gpus_per_node=gpus, nodes=nodes), None
+    )
     shown(tuple(findings))
     assert estimate is None or math.isfinite(estimate.total_gb)
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from phift import facts
 from phift.check.memory import MemoryEstimate, ModelShape, estimate_memory, memory_findings, model_shape, row_length
 from phift.check.models import AllowList
+from phift.component.settings import Settings
 from phift.errors import ConfigError
 from unit.fakes import target
 
@@ -50,7 +51,7 @@ class Measured:
     def estimated(self) -> float:
         settings = {"per_device_train_batch_size": self.batch, **self.settings}
         estimate = estimate_memory(
-            shape(self.model), settings, self.gpus, self.length, checkpointing=self.checkpointing
+            shape(self.model), Settings.of(settings), self.gpus, self.length, checkpointing=self.checkpointing
         )
         return estimate.total_gb - estimate.overhead_gb  # allocated memory is without CUDA's own
 
@@ -137,7 +138,7 @@ def shape(name: str) -> ModelShape:
 
 
 def estimate(name: str = PHI, gpus: int = 1, length: int = 1024, **parameters: Any) -> MemoryEstimate:
-    return estimate_memory(shape(name), parameters, gpus, length)
+    return estimate_memory(shape(name), Settings.of(parameters), gpus, length)
 
 
 def total(name: str = PHI, gpus: int = 1, length: int = 1024, **parameters: Any) -> float:
@@ -148,7 +149,8 @@ def check(
     model: str = "Phi-4", size: str = A100, gpus: int = 1, nodes: int = 1, *, longest: int | None = 1024, **values: Any
 ) -> dict[str, Any]:
     listed = AllowList((A100, FOUR_A100, "Standard_ND96isr_H100_v5"), "tag finetune_compute_allow_list")
-    _, findings = memory_findings(model, values, target(size=size, gpus_per_node=gpus, nodes=nodes), listed, longest)
+    where = target(size=size, gpus_per_node=gpus, nodes=nodes)
+    _, findings = memory_findings(model, Settings.of(values), where, listed, longest)
     assert len({finding.code for finding in findings}) == len(findings)
     return {finding.code: finding for finding in findings}
 
@@ -228,7 +230,7 @@ def test_activations_grow_as_in_the_real_phi_3_code(layers: int, vocabulary: int
         source="",
         date="",
     )
-    a_token = estimate_memory(like, FULL, 1, 1000, checkpointing=checkpointing).activations_gb * 1e6
+    a_token = estimate_memory(like, Settings.of(FULL), 1, 1000, checkpointing=checkpointing).activations_gb * 1e6
     assert a_token == pytest.approx((large - small) / 1024, rel=TOLERANCE)
 
 
@@ -411,12 +413,12 @@ def test_the_machine_s_memory_is_looked_at_too() -> None:
 
 def test_an_unknown_model_or_size_is_a_note() -> None:
     assert check("Phi-9")["MEMORY_UNKNOWN"].severity == "note"
-    assert memory_findings("Phi-9", {}, target(), None)[0] is None
+    assert memory_findings("Phi-9", Settings.of({}), target(), None)[0] is None
     assert list(check(size="Standard_NC1_new")) == ["MEMORY_UNKNOWN"]
 
 
 def test_without_an_allow_list_no_size_is_named() -> None:
-    _, (found, *_) = memory_findings("Phi-4", {}, target(), None)
+    _, (found, *_) = memory_findings("Phi-4", Settings.of({}), target(), None)
     assert "or the size" not in found.fix
 
 
@@ -434,8 +436,8 @@ def test_without_an_allow_list_no_size_is_named() -> None:
     ],
 )
 def test_the_length_of_a_row(parameters: dict[str, Any], longest: int | None, length: int) -> None:
-    assert row_length(shape("Phi-4"), parameters, longest) == length
-    estimated, _ = memory_findings("Phi-4", parameters, target(), None, longest)
+    assert row_length(shape("Phi-4"), Settings.of(parameters), longest) == length
+    estimated, _ = memory_findings("Phi-4", Settings.of(parameters), target(), None, longest)
     assert estimated is not None
     assert str(length) in estimated.assumptions[-1]
 

@@ -8,6 +8,7 @@ import pytest
 from phift.check.cost import MFU, CostEstimate, estimate_cost
 from phift.check.findings import Finding
 from phift.check.sizes import VmSize, find_size
+from phift.component.settings import Settings
 from phift.data.prepare import PreparedDataset
 from unit.fakes import A100, FOUR_A100, codes, target
 
@@ -54,7 +55,7 @@ def estimate(
     sizes, size = values.pop("sizes", {}), values.pop("deployment_size")
     values["deployment"] = find_size(size, sizes) if size else None
     given = SIXTEEN if parameters is None else parameters
-    return estimate_cost(data or dataset(), given, target(**where, sizes=sizes), **values)
+    return estimate_cost(data or dataset(), Settings.of(given), target(**where, sizes=sizes), **values)
 
 
 def hours(*arguments: Any, **changes: Any) -> float:

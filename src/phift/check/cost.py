@@ -14,11 +14,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from phift.check.compute import ComputeTarget
 from phift.check.findings import Finding
 from phift.check.sizes import VmSize
+from phift.component.settings import Settings
 from phift.data.prepare import PreparedDataset
 from phift.tokens.report import TokenReport
 
@@ -97,7 +98,7 @@ class _Work:
 
 def estimate_cost(
     dataset: PreparedDataset | None,
-    parameters: Mapping[str, Any],
+    settings: Settings,
     target: ComputeTarget,
     *,
     model_parameters: int | None,
@@ -111,7 +112,6 @@ def estimate_cost(
     """Estimate time and price of the training, and the price of a day of the endpoint.
 
     - **dataset**: None for data that lies in Azure, whose rows are not read.
-    - **parameters**: the component's inputs, name and value.
     - **tokens**: what was counted of the data; without it, its characters make a guess.
     - **model_parameters**: how many the model has, where that is known.
     - **deployment**: the endpoint's VM size; None leaves the endpoint out.
@@ -119,12 +119,12 @@ def estimate_cost(
     - **tokens_per_second**: the user's own throughput of one GPU, instead of the one computed.
     - **max_cost**: what the training may cost, in USD; exceeded or not to be checked, it is an error.
     """
-    work = _work(dataset, tokens, parameters, target) if dataset else None
+    work = _work(dataset, tokens, settings, target) if dataset else None
     said = list(work.assumptions) if work else []
     missing = [] if work else [_UNREAD]
     hours = None
     if work:
-        missing += [] if tokens_per_second else _unknown_speed(parameters, target.vm, model_parameters)
+        missing += [] if tokens_per_second else _unknown_speed(settings, target.vm, model_parameters)
         if tokens_per_second:
             throughput = tokens_per_second
             said.append(f"`tokens_per_second`: {tokens_per_second:g} for each GPU")
@@ -137,7 +137,7 @@ def estimate_cost(
                 + frozen,
                 f"{MFU:.0%} of the GPU's {peak:g} TFLOPS at 16 bit are reached ({MFU_SOURCE}); short rows reach less",
             ]
-            if _is(parameters, "apply_deepspeed") and str(parameters.get("deepspeed_stage", "2")) == "3":
+            if settings.apply_deepspeed and settings.deepspeed_stage == 3:
                 said.append("DeepSpeed stage 3 that offloads to the CPU is slower; no source says by how much")
         if not missing:
             hours = work.training_tokens / (throughput * target.gpus_per_node * target.nodes) / 3600
@@ -164,19 +164,17 @@ def estimate_cost(
     return estimate, findings
 
 
-def _work(
-    dataset: PreparedDataset, tokens: TokenReport | None, parameters: Mapping[str, Any], target: ComputeTarget
-) -> _Work:
+def _work(dataset: PreparedDataset, tokens: TokenReport | None, settings: Settings, target: ComputeTarget) -> _Work:
     """Count what is trained on and what is evaluated, in tokens."""
-    batch = _whole(parameters, "per_device_train_batch_size", 1) * _whole(parameters, "gradient_accumulation_steps", 1)
+    batch = settings.per_device_train_batch_size * max(1, settings.gradient_accumulation_steps)
     batch *= target.gpus_per_node * target.nodes
     rows, steps_per_epoch = dataset.rows["train"], math.ceil(dataset.rows["train"] / batch)
-    steps = _whole(parameters, "max_steps", -1)
+    steps = settings.max_steps
     if steps > 0:
         seen = float(steps * batch)
         length = f"max_steps: {steps} steps of {batch} row{'s' * (batch > 1)}, whatever the epochs"
     else:
-        epochs = max(1, _whole(parameters, "num_train_epochs", 1))
+        epochs = max(1, settings.num_train_epochs)
         seen, steps = float(rows * epochs), steps_per_epoch * epochs
         length = f"{epochs} epoch{'s' * (epochs > 1)} of {rows} rows, without early stopping"
     counted = f"{CHARACTERS_PER_TOKEN} characters a token, as in English; other languages have more tokens"
@@ -184,13 +182,13 @@ def _work(
         counted = f"tokens of {'all' if tokens.counted == 'exact' else 'some'} rows, by {tokens.source}"
     else:
         tokens = None
-    longest = _whole(parameters, "max_seq_length", -1)
-    evaluations = _evaluations(parameters, steps, steps_per_epoch)
+    longest = settings.max_seq_length
+    evaluations = _evaluations(settings, steps, steps_per_epoch)
     evaluated = f"{evaluations} evaluation{'s' * (evaluations != 1)} of {dataset.rows['validation']} rows"
     return _Work(
         tokens=seen * _row_tokens(dataset, tokens, "train", longest),
         evaluated=evaluations * dataset.rows["validation"] * _row_tokens(dataset, tokens, "validation", longest),
-        flops=4 if _is(parameters, "apply_lora") else 6,
+        flops=4 if settings.apply_lora else 6,
         assumptions=(length, counted, evaluated),
     )
 
@@ -204,21 +202,17 @@ def _row_tokens(dataset: PreparedDataset, tokens: TokenReport | None, split: str
     return min(mean, longest) if longest > 0 else mean
 
 
-def _evaluations(parameters: Mapping[str, Any], steps: int, steps_per_epoch: int) -> int:
+def _evaluations(settings: Settings, steps: int, steps_per_epoch: int) -> int:
     """Return how often the validation data is gone through; see the component's inputs."""
-    strategy = str(parameters.get("evaluation_strategy", "epoch"))
-    if strategy == "disable":
+    if not settings.evaluates:
         return 0
-    if strategy != "steps":
+    if settings.evaluation_strategy != "steps":
         return math.ceil(steps / steps_per_epoch)
-    interval = _number(parameters, "evaluation_steps_interval", 0.0)
-    every = _whole(parameters, "eval_steps", 500)
-    if 0 < interval <= 1:
-        every = int(interval * steps_per_epoch)
-    return steps // max(1, every)
+    share = settings.evaluation_share
+    return steps // max(1, int(share * steps_per_epoch) if share else settings.eval_steps)
 
 
-def _unknown_speed(parameters: Mapping[str, Any], vm: VmSize, model_parameters: int | None) -> list[_Gap]:
+def _unknown_speed(settings: Settings, vm: VmSize, model_parameters: int | None) -> list[_Gap]:
     """Return what is missing to compute how many tokens one GPU trains on in a second."""
     own = "give `tokens_per_second`"
     gaps = []
@@ -226,7 +220,7 @@ def _unknown_speed(parameters: Mapping[str, Any], vm: VmSize, model_parameters: 
         gaps.append(_Gap("no source says how many parameters the model has", own))
     if not vm.peak_tflops_16:
         gaps.append(_Gap(f"no source says how fast the GPUs of {vm.name} compute", own))
-    if str(parameters.get("precision", "32")) != "16":
+    if settings.precision != 16:
         gaps.append(_Gap("the GPUs' speed is known for precision 16 only", f"set `precision` to 16, or {own}"))
     return gaps
 
@@ -256,16 +250,3 @@ def _unknown(what: str, missing: list[_Gap], max_cost: float | None) -> Finding:
     message += f" So `max_cost` of {max_cost:g} USD cannot be kept."
     fix += "; or remove `max_cost`"
     return Finding(code="COST_UNKNOWN", severity="error", place="max_cost", message=message, fix=fix)
-
-
-def _is(parameters: Mapping[str, Any], name: str) -> bool:
-    return str(parameters.get(name, "false")).lower() == "true"
-
-
-def _whole(parameters: Mapping[str, Any], name: str, default: int) -> int:
-    return int(_number(parameters, name, default))
-
-
-def _number(parameters: Mapping[str, Any], name: str, default: float) -> float:
-    value = parameters.get(name)
-    return float(default if value is None else value)

@@ -7,7 +7,6 @@ published measurements.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,6 +15,7 @@ from phift.check.compute import ComputeTarget
 from phift.check.findings import Finding, Severity
 from phift.check.models import AllowList
 from phift.check.sizes import VmSize, find_size
+from phift.component.settings import Settings
 from phift.errors import ConfigError
 
 _GB = 1e9
@@ -85,7 +85,7 @@ class MemoryEstimate:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Settings:
+class _Decisive:
     """What of the component's inputs decides about memory. ``stage`` 0 is without DeepSpeed; ``size`` is in bytes."""
 
     lora: bool
@@ -100,20 +100,20 @@ class _Settings:
     checkpointing: bool
 
     @classmethod
-    def read(cls, parameters: Mapping[str, Any], checkpointing: bool | None) -> _Settings:
-        lora, deepspeed = _flag(parameters, "apply_lora"), _flag(parameters, "apply_deepspeed")
-        halves = _flag(parameters, "auto_find_batch_size") and not deepspeed
-        evaluates = str(parameters.get("evaluation_strategy")) != "disable"
+    def of(cls, settings: Settings, checkpointing: bool | None) -> _Decisive:
+        """Take a number below 1 for 1: it is reported with the parameters."""
+        lora, deepspeed = settings.apply_lora, settings.apply_deepspeed
+        halves = settings.auto_find_batch_size and not deepspeed
         return cls(
             lora=lora,
-            rank=_number(parameters, "lora_r", 8),
-            stage=_number(parameters, "deepspeed_stage", 2) if deepspeed else 0,
-            own_config=deepspeed and bool(parameters.get("deepspeed")),
-            size=2 if _number(parameters, "precision", 32) == 16 else 4,
-            batch=1 if halves else _number(parameters, "per_device_train_batch_size", 1),
-            eval_batch=_number(parameters, "per_device_eval_batch_size", 1) if evaluates else 0,
-            accumulates=_number(parameters, "gradient_accumulation_steps", 1) > 1,
-            adafactor=str(parameters.get("optim")) == "adafactor" and not deepspeed,
+            rank=max(1, settings.lora_r),
+            stage=settings.deepspeed_stage if deepspeed else 0,
+            own_config=deepspeed and settings.deepspeed != "",
+            size=settings.precision // 8,
+            batch=1 if halves else max(1, settings.per_device_train_batch_size),
+            eval_batch=max(1, settings.per_device_eval_batch_size) if settings.evaluates else 0,
+            accumulates=settings.gradient_accumulation_steps > 1,
+            adafactor=settings.optim == "adafactor" and not deepspeed,
             checkpointing=deepspeed or not lora if checkpointing is None else checkpointing,
         )
 
@@ -152,7 +152,7 @@ def model_shape(name: str) -> ModelShape | None:
 
 def estimate_memory(
     shape: ModelShape,
-    parameters: Mapping[str, Any],
+    settings: Settings,
     gpus: int,
     sequence_length: int,
     *,
@@ -160,14 +160,13 @@ def estimate_memory(
 ) -> MemoryEstimate:
     """Estimate the GPU memory that training needs at its peak.
 
-    - **parameters**: the component's inputs; those that are missing have the component's defaults.
     - **gpus**: all GPUs of the job, nodes times GPUs a node.
     - **sequence_length**: tokens of the longest row, after truncation.
     - **checkpointing**: gradient checkpointing; None is what the component does by itself.
     """
-    settings = _Settings.read(parameters, checkpointing)
-    states = _states(shape, settings, gpus)
-    activations = _activations(shape, settings, sequence_length)
+    decisive = _Decisive.of(settings, checkpointing)
+    states = _states(shape, decisive, gpus)
+    activations = _activations(shape, decisive, sequence_length)
     backward = states.held + activations
     stepping = states.gradients + states.step
     in_backward = backward >= stepping
@@ -180,12 +179,12 @@ def estimate_memory(
         least_gb=states.least / _GB,
         host_gb=states.host / _GB,
         moment="backward pass" if in_backward else "optimizer step",
-        formula=_formula(shape, settings, sequence_length),
-        assumptions=_assumptions(shape, settings, sequence_length),
+        formula=_formula(shape, decisive, sequence_length),
+        assumptions=_assumptions(shape, decisive, sequence_length),
     )
 
 
-def _states(shape: ModelShape, settings: _Settings, gpus: int) -> _States:
+def _states(shape: ModelShape, settings: _Decisive, gpus: int) -> _States:
     if settings.own_config:
         return _own_config_states(shape, settings, gpus)
     if settings.stage == 0:
@@ -213,7 +212,7 @@ def _states(shape: ModelShape, settings: _Settings, gpus: int) -> _States:
     )
 
 
-def _plain_states(shape: ModelShape, settings: _Settings, gpus: int) -> _States:
+def _plain_states(shape: ModelShape, settings: _Decisive, gpus: int) -> _States:
     """Every GPU holds everything; AdamW's step makes one more copy of what it trains."""
     trained = _trained(shape, settings)
     unit = 4 if settings.lora else settings.size  # peft keeps adapters in 32 bits
@@ -232,7 +231,7 @@ def _plain_states(shape: ModelShape, settings: _Settings, gpus: int) -> _States:
     )
 
 
-def _own_config_states(shape: ModelShape, settings: _Settings, gpus: int) -> _States:
+def _own_config_states(shape: ModelShape, settings: _Decisive, gpus: int) -> _States:
     """Return the most that a DeepSpeed file of the user's own can need: its stage without offloading.
 
     DeepSpeed's own estimators (docs/code-docs/source/memory.rst, c:077e674): 4 + 16/N bytes a parameter in stage 2,
@@ -251,7 +250,7 @@ def _own_config_states(shape: ModelShape, settings: _Settings, gpus: int) -> _St
     )
 
 
-def _trained(shape: ModelShape, settings: _Settings) -> int:
+def _trained(shape: ModelShape, settings: _Decisive) -> int:
     """Return how many values are trained; with LoRA, rank times (inputs + outputs) of every linear layer."""
     if not settings.lora:
         return shape.parameters
@@ -270,7 +269,7 @@ def _keys(shape: ModelShape) -> int:
     return shape.hidden * shape.kv_heads // shape.heads
 
 
-def _activations(shape: ModelShape, settings: _Settings, length: int) -> float:
+def _activations(shape: ModelShape, settings: _Decisive, length: int) -> float:
     """Return the bytes that depend on the data.
 
     The numbers were counted in transformers' Phi-3 code (5.23, under autocast): a layer saves 8 bytes for each of its
@@ -289,7 +288,7 @@ def _activations(shape: ModelShape, settings: _Settings, length: int) -> float:
     return float(length * max(settings.batch * token, settings.eval_batch * loss))
 
 
-def _formula(shape: ModelShape, settings: _Settings, length: int) -> str:
+def _formula(shape: ModelShape, settings: _Decisive, length: int) -> str:
     rows = f"{settings.batch} rows x {length} tokens"
     inner = 12 if settings.checkpointing else 8
     layer = f"28 x {shape.hidden} + 4 x {_keys(shape)} + {inner} x {shape.intermediate}"
@@ -301,7 +300,7 @@ def _formula(shape: ModelShape, settings: _Settings, length: int) -> str:
     return f"activations: {rows} x ({shape.layers} layers x ({layer}) + {loss}) bytes"
 
 
-def _assumptions(shape: ModelShape, settings: _Settings, length: int) -> tuple[str, ...]:
+def _assumptions(shape: ModelShape, settings: _Decisive, length: int) -> tuple[str, ...]:
     if settings.size == 4:
         precision = (
             "precision 32: 4 bytes a value; transformers 5 loads 16-bit weights as they are, and needs about half"
@@ -348,7 +347,7 @@ def _assumptions(shape: ModelShape, settings: _Settings, length: int) -> tuple[s
 
 def memory_findings(
     model: str,
-    parameters: Mapping[str, Any],
+    settings: Settings,
     target: ComputeTarget,
     allowed: AllowList | None,
     longest: int | None = None,
@@ -362,9 +361,9 @@ def memory_findings(
     shape, vm, gpus = model_shape(model), target.vm, target.gpus_per_node * target.nodes
     if shape is None:
         return None, [_unknown(model, f"No source says how {model} is built, so its memory cannot be estimated.")]
-    length = row_length(shape, parameters, longest)
-    estimate = estimate_memory(shape, parameters, gpus, length)
-    estimate = replace(estimate, assumptions=(*estimate.assumptions, _length_said(parameters, longest, length)))
+    length = row_length(shape, settings, longest)
+    estimate = estimate_memory(shape, settings, gpus, length)
+    estimate = replace(estimate, assumptions=(*estimate.assumptions, _length_said(settings, longest, length)))
     if not vm.gpu_memory_gb:
         return estimate, [_unknown(vm.name, f"No source says how much memory a GPU of {vm.name} has.")]
     findings = []
@@ -376,8 +375,8 @@ def memory_findings(
     total, capacity = estimate.total_gb, _capacity(vm)
     if total <= _TIGHT * capacity:
         return estimate, findings
-    fix = _ways_out(shape, parameters, gpus, length, capacity)
-    fix += _sizes_out(shape, parameters, target.nodes, length, allowed)
+    fix = _ways_out(shape, settings, gpus, length, capacity)
+    fix += _sizes_out(shape, settings, target.nodes, length, allowed)
     whose = f"{vm.gpu or 'GPU'} of {vm.name} has {capacity:.1f} GB"
     if estimate.least_gb > capacity:
         message = f"Weights, gradients and optimizer alone need {estimate.least_gb:.1f} GB a GPU; the {whose}."
@@ -407,69 +406,54 @@ def _finding(code: str, severity: Severity, message: str, fix: str) -> Finding:
     return Finding(code=code, severity=severity, place="memory", message=message, fix=fix, source=_SOURCE)
 
 
-def row_length(shape: ModelShape, parameters: Mapping[str, Any], longest: int | None) -> int:
+def row_length(shape: ModelShape, settings: Settings, longest: int | None) -> int:
     """Return the tokens of the longest row that training sees, after truncation and padding."""
-    limit = _number(parameters, "max_seq_length", -1)
+    limit = settings.max_seq_length
     most = min(limit, shape.max_positions) if limit > 0 else shape.max_positions
-    if _flag(parameters, "pad_to_max_length"):
+    if settings.pad_to_max_length:
         return most
     if longest is not None:
         return min(longest, most)
     return most if limit > 0 else min(_UNKNOWN_LENGTH, most)
 
 
-def _length_said(parameters: Mapping[str, Any], longest: int | None, length: int) -> str:
-    if _flag(parameters, "pad_to_max_length"):
+def _length_said(settings: Settings, longest: int | None, length: int) -> str:
+    if settings.pad_to_max_length:
         return f"every row is padded to {length} tokens"
     if longest is not None:
         return f"rows are as long as the data's longest, at most max_seq_length: {length} tokens"
-    if _number(parameters, "max_seq_length", -1) > 0:
+    if settings.max_seq_length > 0:
         return f"rows are as long as max_seq_length or the model allows: {length} tokens"
     return f"nothing says how long rows are, so {length} tokens are taken; longer rows need more"
 
 
-def _ways_out(shape: ModelShape, parameters: Mapping[str, Any], gpus: int, length: int, capacity: float) -> str:
+def _ways_out(shape: ModelShape, settings: Settings, gpus: int, length: int, capacity: float) -> str:
     """Return the settings that help, each with what the estimate would be."""
-    stage_3 = {"apply_deepspeed": "true", "deepspeed_stage": "3"}
+    stage_3 = {"apply_deepspeed": True, "deepspeed_stage": 3}
     levers: tuple[tuple[str, dict[str, Any], int], ...] = (
         ("`precision: 16`", {"precision": 16}, length),
-        ("`apply_lora: true`", {"apply_lora": "true"}, length),
-        ("`apply_deepspeed: true` with `deepspeed_stage: 3`", {**stage_3, "auto_find_batch_size": "false"}, length),
-        ("LoRA, stage 3 and precision 16 together", {**stage_3, "apply_lora": "true", "precision": 16}, length),
+        ("`apply_lora: true`", {"apply_lora": True}, length),
+        ("`apply_deepspeed: true` with `deepspeed_stage: 3`", {**stage_3, "auto_find_batch_size": False}, length),
+        ("LoRA, stage 3 and precision 16 together", {**stage_3, "apply_lora": True, "precision": 16}, length),
         ("`per_device_train_batch_size: 1`", {"per_device_train_batch_size": 1}, length),
         (f"`max_seq_length: {length // 2}`", {}, max(1, length // 2)),
     )
-    now = estimate_memory(shape, parameters, gpus, length).total_gb
+    now = estimate_memory(shape, settings, gpus, length).total_gb
     said = []
     for text, change, tokens in levers:
-        total = estimate_memory(shape, {**parameters, **change}, gpus, tokens).total_gb
+        total = estimate_memory(shape, replace(settings, **change), gpus, tokens).total_gb
         if total < 0.98 * now:
             fits = ", which fits" if total <= _TIGHT * capacity else ""
             said.append(f"{text}: {total:.1f} GB{fits}")
     return "; ".join(said) or "no setting helps by itself"
 
 
-def _sizes_out(
-    shape: ModelShape, parameters: Mapping[str, Any], nodes: int, length: int, allowed: AllowList | None
-) -> str:
+def _sizes_out(shape: ModelShape, settings: Settings, nodes: int, length: int, allowed: AllowList | None) -> str:
     """Return the smallest listed size that fits, as the end of a sentence."""
     listed = [find_size(name) for name in (allowed.sizes if allowed else ())]
     usable = [(vm.gpus, vm.gpu_memory_gb, vm) for vm in listed if vm.gpus and vm.gpu_memory_gb and not vm.retired_on]
     for gpus, _, vm in sorted(usable, key=lambda each: each[:2]):
-        total = estimate_memory(shape, parameters, gpus * nodes, length).total_gb
+        total = estimate_memory(shape, settings, gpus * nodes, length).total_gb
         if total <= _TIGHT * _capacity(vm):
             return f"; or the size {vm.name}, where it is {total:.1f} GB of {_capacity(vm):.1f}"
     return ""
-
-
-def _flag(parameters: Mapping[str, Any], name: str) -> bool:
-    return str(parameters.get(name)).lower() == "true"
-
-
-def _number(parameters: Mapping[str, Any], name: str, default: int) -> int:
-    """Return a whole number above 0, or the default: what else it may be is reported with the parameters."""
-    try:
-        value = int(float(parameters.get(name, default)))
-    except (TypeError, ValueError, OverflowError):
-        return default
-    return value if value > 0 else default
