@@ -11,6 +11,8 @@
 
 Unmodified programs get there by environment variables: ``connection.environment()``.
 
+For the tests of one process there is the same without a server, in that process: `phift.testing.TestWorkspace`.
+
 Several local workspaces in one process, one after the other or at once:
 
 - `phift.azure.connect.connect`, and so a run, adds a workspace to those that the process trusts already, and to whom

@@ -12,10 +12,9 @@ import http.client
 import io
 import itertools
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, unquote, urlsplit
@@ -46,6 +45,7 @@ HOST = "in-process.phift.invalid"  # RFC 6761: no resolver may know a name in "i
 _THREADS = 64
 _numbers = itertools.count(1)  # each workspace has a port of its own: the SDK keeps what it learned of one by its name
 _pools: dict[str, ConnectionPool] = {}
+_Sent = tuple[str, str, Mapping[str, str], bytes]  # method, path with query, headers by small letters, body
 _changing = threading.Lock()
 _real = HTTPAdapter.get_connection_with_tls_context
 
@@ -61,15 +61,13 @@ def served_here(folder: Path, speed: Speed = "fast") -> Iterator[Connection]:
     place = Folder(folder)
     place.root.mkdir(parents=True, exist_ok=True, mode=0o700)
     place.bundle.touch()  # no authority of its own: there is no TLS
-    clock = Clock(speed)
-    port = next(_numbers)
-    address = f"{HOST}:{port}"
+    clock, port = Clock(speed), next(_numbers)
     with ExitStack() as stack:
         instant.make_standins(place.registry, [model["name"] for model in catalog.models()])
         documents = Documents(place.database, clock.now)
         stack.callback(documents.close)
         identity = Identity(read_secret(place.secret), clock.now)
-        ground = Ground(place, documents, identity, f"https://{address}", ENGINES["instant"], clock)
+        ground = Ground(place, documents, identity, f"https://{HOST}:{port}", ENGINES["instant"], clock)
         documents.put("server", {"port": port})  # the workspace is as old as this note
         quota.seed(ground)
         site = site_on(ground)
@@ -77,27 +75,27 @@ def served_here(folder: Path, speed: Speed = "fast") -> Iterator[Connection]:
         service.start()
         stack.callback(site.operations.reset)
         stack.callback(service.stop)
-        door = stack.enter_context(_Door(service))
-        connection = Connection(ground.base_url, place.bundle, place.root)
-        stack.enter_context(_reachable(address, door))
-        IN_PROCESS[place.root] = connection
+        door = _Door(service)
+        stack.callback(door.close)
+        stack.enter_context(_reachable(port, door))
+        IN_PROCESS[place.root] = Connection(ground.base_url, place.bundle, place.root)
         stack.callback(IN_PROCESS.pop, place.root)
-        yield connection
+        yield IN_PROCESS[place.root]
 
 
 @contextmanager
-def _reachable(address: str, door: _Door) -> Iterator[None]:
+def _reachable(port: int, door: _Door) -> Iterator[None]:
     global _real
     with _changing:
         if not _pools:  # whoever else has changed it gets back his own
             _real = HTTPAdapter.get_connection_with_tls_context
             HTTPAdapter.get_connection_with_tls_context = _connection  # type: ignore[method-assign, assignment]
-        _pools[address] = _Pool(HOST, int(address.rpartition(":")[2]), door=door)
+        _pools[f"{HOST}:{port}"] = _Pool(HOST, port, door=door)
     try:
         yield
     finally:
         with _changing:
-            del _pools[address]
+            del _pools[f"{HOST}:{port}"]
             if not _pools:
                 HTTPAdapter.get_connection_with_tls_context = _real  # type: ignore[method-assign]
 
@@ -105,16 +103,6 @@ def _reachable(address: str, door: _Door) -> Iterator[None]:
 def _connection(adapter: HTTPAdapter, request: PreparedRequest, *arguments: Any, **options: Any) -> ConnectionPool:
     pool = _pools.get(urlsplit(request.url or "").netloc.lower())
     return pool or _real(adapter, request, *arguments, **options)
-
-
-@dataclass(frozen=True)
-class _Sent:
-    """A request as it goes out."""
-
-    method: str
-    url: str
-    headers: CaseInsensitiveDict[str]
-    body: bytes
 
 
 class _Door:
@@ -125,39 +113,40 @@ class _Door:
         self._closing = threading.Event()
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="phift-in-process")
 
-    def __enter__(self) -> _Door:
-        return self
-
-    def __exit__(self, *_error: object) -> None:
+    def close(self) -> None:
+        """Answer what has been asked, without the delays that were ordered, and end the threads."""
         self._closing.set()
         self._threads.shutdown()
 
     def ask(self, sent: _Sent, timeout: float | None) -> tuple[int, dict[str, str], bytes]:
         """Return status, headers and body; raises what a connection raises that breaks."""
-        return self._threads.submit(self._answer, sent).result(timeout)
+        return self._threads.submit(self._answer, *sent).result(timeout)
 
-    def _answer(self, sent: _Sent) -> tuple[int, dict[str, str], bytes]:
-        url = urlsplit(sent.url)
-        exchange = self._service.admit(sent.method, unquote(url.path))
-        self._closing.wait(len(sent.body) / exchange.slow if exchange.slow and exchange.cut != "before" else 0)
-        self._closing.wait(exchange.delay)
+    def _answer(
+        self, method: str, address: str, headers: Mapping[str, str], sent: bytes
+    ) -> tuple[int, dict[str, str], bytes]:
+        url = urlsplit(address)
+        exchange = self._service.admit(method, unquote(url.path))
+        slow = exchange.slow if exchange.cut != "before" else 0
+        self._closing.wait(exchange.delay + (len(sent) / slow if slow else 0))
         if exchange.cut == "before":
             exchange.note(0)
             raise ConnectionResetError(104, "Connection reset by peer")
         query = dict(parse_qsl(url.query, keep_blank_values=True))
-        reply = exchange.reply(query, sent.headers, sent.body)
+        reply = exchange.reply(query, headers, sent)
         exchange.note(reply.status)
         if exchange.cut == "after":
             raise ConnectionResetError(104, "Connection reset by peer")
         body = b"".join(reply.stream) if reply.stream is not None else content(reply)
-        headers = {"Content-Length": str(len(body)), **reply.headers}
-        if reply.body is not None or reply.stream is not None:
-            headers = {"Content-Type": reply.media_type, **headers}
+        kind = {} if reply.body is None and reply.stream is None else {"Content-Type": reply.media_type}
+        described = {**kind, "Content-Length": str(len(body)), **reply.headers}
+        if method == "HEAD":
+            body = b""
         if exchange.cut == "half":
-            if not body or sent.method == "HEAD":
+            if not body:
                 raise http.client.RemoteDisconnected("Remote end closed connection without response")
             body = body[: len(body) // 2]
-        return reply.status, headers, b"" if sent.method == "HEAD" else body
+        return reply.status, described, body
 
 
 class _Connection(HTTPConnection):
@@ -174,7 +163,8 @@ class _Connection(HTTPConnection):
         """Take a request; it is answered when the answer is asked for."""
         chunks = body_to_chunks(body, method, self.blocksize).chunks or ()
         named = CaseInsensitiveDict((name.lower(), value) for name, value in (headers or {}).items())
-        self._sent = _Sent(method, url, named, b"".join(map(bytes, chunks)))
+        self._sent = method, url, named, b"".join(map(bytes, chunks))
+        options.pop("chunked", None)  # how a body is sent, and not how an answer is read, which the others are
         self._options = options
 
     def getresponse(self) -> HTTPResponse:  # type: ignore[override]
@@ -187,11 +177,9 @@ class _Connection(HTTPConnection):
             version=11,
             version_string="HTTP/1.1",
             reason=http.client.responses.get(status),
-            preload_content=self._options["preload_content"],
-            decode_content=self._options["decode_content"],
-            enforce_content_length=self._options["enforce_content_length"],
-            request_method=self._sent.method,
-            request_url=self._sent.url,
+            request_method=self._sent[0],
+            request_url=self._sent[1],
+            **self._options,
         )
 
 
