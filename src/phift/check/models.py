@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import ast
 import difflib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
-from typing import Any
+from typing import Any, TypeVar
 
 from phift import facts
 from phift.azure.answers import text, texts
@@ -18,6 +18,8 @@ from phift.check.findings import Finding
 from phift.check.sizes import text_of
 from phift.config.run import ModelConfig
 from phift.errors import NotFound, PhiftError, ServiceError, azure_errors
+
+T = TypeVar("T")
 
 _LONGEST_TAG = 20_000  # characters; a registry's tags are somebody else's text
 _MOST_SIZES = 200
@@ -74,7 +76,6 @@ class _Sources:
     properties: Mapping[str, str]
     system: Mapping[str, Any]
     table: Mapping[str, Any]
-    findings: list[Finding]
 
 
 def find_model(clients: Clients, config: ModelConfig) -> FoundationModel:
@@ -83,33 +84,38 @@ def find_model(clients: Clients, config: ModelConfig) -> FoundationModel:
     Raises `phift.errors.NotFound` where the registry has no such model or version, with near names.
     """
     place = f"model {config.name} in registry {config.registry}"
-    findings: list[Finding] = []
     with SideBySide(3) as side:
         asked = side.begin(_get, clients, config, place)
         fetched = side.begin(_fetch, clients, config, config.version)
         newest = side.begin(_fetch, clients, config, None) if config.version else fetched
-    record = _known_record(fetched.result(), place, findings)
-    entity = _entity(asked.result, record)
+    answer = fetched.result()
+    entity = _entity(asked.result, answer)
     version = text(entity.version, "model.version")
-    if record and record.version != version:  # a version was published between the two looks
-        record = _known_record(_fetch(clients, config, version), place, findings)
+    if isinstance(answer, ModelRecord) and answer.version != version:  # one was published between the two looks
+        answer = _fetch(clients, config, version)
+    record = answer if isinstance(answer, ModelRecord) else None
+    findings = []
+    if isinstance(answer, PhiftError):
+        message = f"The registry's own record of the model could not be read, so less is known of it: {answer.what}"
+        findings.append(Finding(code="MODEL_METADATA_UNREAD", severity="warning", place=place, message=message))
     sources = _Sources(
         name=config.name,
         tags=texts(entity.tags, "model.tags"),
         properties=texts(entity.properties, "model.properties"),
         system=record.system if record else {},
         table=_table(config.name),
-        findings=findings,
     )
-    finetune = _allow_list(sources, "finetune_compute_allow_list", "finetune")
-    inference = _allow_list(sources, "inference_compute_allow_list", "inference")
+    finetune, of_finetune = _allow_list(sources, "finetune_compute_allow_list", "finetune")
+    inference, of_inference = _allow_list(sources, "inference_compute_allow_list", "inference")
+    findings += [*of_finetune, *of_inference]
     if finetune is None:
         message = "No source says which VM sizes may fine-tune this model."
         findings.append(Finding(code="MODEL_NO_ALLOW_LIST", severity="note", place=place, message=message))
     findings += _task_findings(sources)
     findings += _life_findings(sources, archived=bool(record and record.archived))
     findings += _newer(newest.result(), version, place) if config.version else []
-    defaults = _literal(sources, "model_specific_defaults", dict)
+    defaults, of_defaults = _literal(sources, "model_specific_defaults", dict)
+    findings += of_defaults
     return FoundationModel(
         id=text(entity.id, "model.id"),
         name=config.name,
@@ -149,15 +155,7 @@ def _fetch(clients: Clients, config: ModelConfig, version: str | None) -> ModelR
         return error
 
 
-def _known_record(fetched: ModelRecord | PhiftError, place: str, findings: list[Finding]) -> ModelRecord | None:
-    if isinstance(fetched, ModelRecord):
-        return fetched
-    message = f"The registry's own record of the model could not be read, so less is known of it: {fetched.what}"
-    findings.append(Finding(code="MODEL_METADATA_UNREAD", severity="warning", place=place, message=message))
-    return None
-
-
-def _entity(asked: Any, record: ModelRecord | None) -> Any:
+def _entity(asked: Callable[[], Any], record: ModelRecord | PhiftError) -> Any:
     """Return the SDK's model, or the record where the SDK breaks on it.
 
     ``Model._from_rest_object`` raises ``AttributeError`` where the service sends no ``flavors`` (azure-ai-ml 1.35.2).
@@ -165,7 +163,7 @@ def _entity(asked: Any, record: ModelRecord | None) -> Any:
     try:
         return asked()
     except ServiceError as error:
-        if error.code != "AttributeError" or record is None:
+        if error.code != "AttributeError" or isinstance(record, PhiftError):
             raise
         return record
 
@@ -176,29 +174,30 @@ def _table(name: str) -> dict[str, Any]:
     return next((dict(entry) for entry in entries if entry["name"].lower() == name.lower()), {})
 
 
-def _allow_list(sources: _Sources, tag: str, purpose: str) -> AllowList | None:
+def _allow_list(sources: _Sources, tag: str, purpose: str) -> tuple[AllowList | None, Sequence[Finding]]:
     """Return the first list found: tag, property, raw metadata (computes, then recommended sizes), built-in table."""
-    sizes = _literal(sources, tag, list)
+    sizes, findings = _literal(sources, tag, list)
     if sizes:
-        return AllowList(tuple(map(str, sizes[:_MOST_SIZES])), f"tag {tag}")
+        return AllowList(tuple(map(str, sizes[:_MOST_SIZES])), f"tag {tag}"), findings
     recommended = f"{purpose}-recommended-sku"
     text = sources.properties.get(recommended, "")
     if text and len(text) <= _LONGEST_TAG:
-        return AllowList(tuple(part.strip() for part in text.split(",") if part.strip()), f"property {recommended}")
+        named = tuple(part.strip() for part in text.split(",") if part.strip())
+        return AllowList(named, f"property {recommended}"), findings
     places = (("supportedComputes", f"{purpose}Computes"), ("SKU", f"{purpose}RecommendedSkus"))
     for section, key in places:
         listed = mapping(sources.system.get(section)).get(key)
         if isinstance(listed, list) and listed:
-            return AllowList(tuple(map(str, listed[:_MOST_SIZES])), f"systemMetadata.{section}.{key}")
+            return AllowList(tuple(map(str, listed[:_MOST_SIZES])), f"systemMetadata.{section}.{key}"), findings
     listed = sources.table.get(f"{purpose}_skus")
-    return AllowList(tuple(listed), f"built-in table of {sources.table['date']}") if listed else None
+    return AllowList(tuple(listed), f"built-in table of {sources.table['date']}") if listed else None, findings
 
 
-def _literal(sources: _Sources, tag: str, kind: type) -> Any:
+def _literal(sources: _Sources, tag: str, kind: type[T]) -> tuple[T | None, Sequence[Finding]]:
     """Read a tag that holds a Python literal; a broken one is a finding, and never code that runs."""
     text = sources.tags.get(tag)
     if not text:
-        return None
+        return None, ()
     reason = f"it is longer than {_LONGEST_TAG} characters"
     if len(text) <= _LONGEST_TAG:
         try:
@@ -207,12 +206,11 @@ def _literal(sources: _Sources, tag: str, kind: type) -> Any:
             reason = str(error).partition("\n")[0]
         else:
             if isinstance(value, kind):
-                return value
+                return value, ()
             reason = f"it is a {type(value).__name__}, not a {kind.__name__}"
     message = f"The tag cannot be read, so it is ignored: {reason}."
     place = f"model tag {tag}"
-    sources.findings.append(Finding(code="MODEL_TAG_BROKEN", severity="warning", place=place, message=message))
-    return None
+    return None, [Finding(code="MODEL_TAG_BROKEN", severity="warning", place=place, message=message)]
 
 
 def _task_findings(sources: _Sources) -> list[Finding]:
