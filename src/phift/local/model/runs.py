@@ -8,6 +8,7 @@ import uuid
 from phift.component.inputs import STEPS
 from phift.data.on_cluster import STEP
 from phift.local.ground import Ground
+from phift.local.model import files
 from phift.local.names import SUBSCRIPTION
 from phift.local.state.documents import Document, Json
 from phift.local.wire.call import timestamp
@@ -74,6 +75,51 @@ def set_status(ground: Ground, name: str, status: str, *, error: Json | None = N
             body["error"] = error
 
     ground.documents.update(f"runs/{name}", apply)
+
+
+def end(ground: Ground, name: str, status: str, error: Json | None = None) -> None:
+    """End a job: what still ran failed with it, what never ran is canceled."""
+    with ground.documents.transaction():  # a killed server leaves no job half ended
+        for child in children(ground, name):
+            if status == "Failed" and child.body["status"] == "Running":
+                set_status(ground, child.name, "Failed", error=error)
+            else:
+                set_status(ground, child.name, "Canceled")
+        set_status(ground, name, status, error=error)
+    log(ground, name, f"The pipeline run {name} is {status}." + (f" {error['message']}" if error else ""))
+
+
+def put_back(ground: Ground, name: str, why: str) -> None:
+    """Put an interrupted job back into the queue; steps that were completed stay so."""
+
+    def begin_anew(body: Json) -> None:
+        body["status"] = "NotStarted"
+        for key in ("startTimeUtc", "endTimeUtc", "error"):
+            body.pop(key, None)
+
+    with ground.documents.transaction():
+        for child in children(ground, name):
+            # A step that failed begins anew as well: what interrupts a job may have come before its failure was told.
+            if child.body["status"] != "Completed":
+                ground.documents.update(f"runs/{child.name}", begin_anew)
+        ground.documents.update(f"runs/{name}", lambda body: body.update(status="Queued"))
+    log(ground, name, why)
+
+
+def error_of_steps(ground: Ground, name: str) -> Json:
+    """Return the error of the step that failed, as the pipeline shows it."""
+    for child in children(ground, name):
+        if child.body["status"] == "Failed":
+            error = child.body.get("error") or {"code": "SystemError", "message": "No reason was given."}
+            message = f"Pipeline has failed child jobs. The step {child.body['displayName']} failed: {error['message']}"
+            return {"code": error["code"], "message": message}
+    return {"code": "SystemError", "message": "The engine reported a failure and named no step."}
+
+
+def log(ground: Ground, name: str, text: str) -> None:
+    """Write a line into a job's own log."""
+    with files.log_to_write(ground, {"runId": name}).open("a", encoding="utf-8") as file:
+        file.write(f"[{timestamp(ground.clock.now())}] {text}\n")
 
 
 def set_outputs(ground: Ground, name: str, outputs: Json) -> None:
