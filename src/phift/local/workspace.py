@@ -88,7 +88,9 @@ class LocalWorkspace:
         self._lasting = lasting
         self._lifeline: IO[bytes] | None = None
         self.folder = (folder or _default_folder()).expanduser().absolute()
-        self._programs = programs
+        # A program of a test's own needs nothing to train with.
+        self._needed = (*_NEEDED, *(_NEEDED_TO_TRAIN if engine == "train" and programs is None else ()))
+        self._programs = programs or ENGINES[engine]
         self._place = Folder(self.folder)
 
     def __repr__(self) -> str:
@@ -106,16 +108,29 @@ class LocalWorkspace:
         from phift.local.state.identity import read_secret
 
         say = isolated(on_event)
-        self._check_dependencies()
-        self._make_folder()
+        if missing := [name for name in self._needed if importlib.util.find_spec(name) is None]:
+            what = f"The local workspace needs packages that are not installed: {', '.join(missing)}."
+            extra = "testing" if self._needed == _NEEDED else "local"
+            raise errors.MissingDependency(what, fix=f"in the folder of phift's source: pip install '.[{extra}]'")
+        others = {path.name for path in self.folder.iterdir()} - {_START_LOCK} if self.folder.is_dir() else set()
+        if others and not self._place.secret.exists():
+            what = "This folder holds other things; a local workspace wants an empty or a new one."
+            raise errors.LocalWorkspaceError(what, where=str(self.folder), fix="name another folder")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.folder.chmod(0o700)
         with self._start_lock():
             read_secret(self._place.secret)
             running = self._running()
-            if running is not None and not _listens(running["port"]):
-                self._wait_stopped(5)  # it was killed a moment ago, and its last thread still holds the lock
-                running = self._running()
+            if running is not None:
+                with socket.socket() as probe:
+                    silent = probe.connect_ex(("127.0.0.1", running["port"])) != 0
+                if silent:  # it was killed a moment ago, and its last thread still holds the lock
+                    self._wait_stopped(5)
+                    running = self._running()
             if running is None:
-                self._check_database()
+                if self._place.database.exists():
+                    with self._documents() as documents:
+                        documents.check()  # before anything is written to a damaged one
                 self._make_models(say)
                 say("starting the local workspace")
                 self._start(timeout)
@@ -134,19 +149,27 @@ class LocalWorkspace:
             if running is None:
                 return False
             pid = running["pid"]
-            _signal(pid, signal.SIGTERM)
-            if not self._wait_stopped(timeout):
-                _signal(pid, signal.SIGKILL)
-                self._wait_stopped(5)
+            for number, patience in ((signal.SIGTERM, timeout), (signal.SIGKILL, 5)):
+                with suppress(ProcessLookupError):
+                    os.kill(pid, number)
+                if self._wait_stopped(patience):
+                    break
             with suppress(ChildProcessError):  # it is a child only of the process that started it
                 os.waitpid(pid, 0)
-            self._close_lifeline()
+            if self._lifeline is not None:
+                self._lifeline.close()
             return True
 
     def status(self) -> LocalStatus:
         """Return what the workspace is doing, also when it is not running."""
         running = self._running()
-        jobs, endpoints = self._contents()
+        jobs: dict[str, int] = {}
+        endpoints: dict[str, tuple[str, ...]] = {}
+        if self._place.database.exists():
+            with self._documents() as documents:
+                jobs = documents.count_by_status("runs")
+                for name in documents.names("onlineEndpoints"):
+                    endpoints[name] = tuple(documents.names(f"onlineEndpoints/{name}/deployments"))
         if running is None:
             return LocalStatus(self.folder, running=False, jobs=jobs, endpoints=endpoints)
         address = f"https://localhost:{running['port']}"
@@ -176,36 +199,21 @@ class LocalWorkspace:
             raise errors.LocalWorkspaceNotRunning(what, where=str(self.folder), fix="start it: phift local up")
         return Connection(f"https://localhost:{running['port']}", self._place.bundle, self.folder)
 
-    def _check_dependencies(self) -> None:
-        trains = self._engine == "train" and self._programs is None
-        needed = (*_NEEDED, *(_NEEDED_TO_TRAIN if trains else ()))
-        missing = [name for name in needed if importlib.util.find_spec(name) is None]
-        if missing:
-            what = f"The local workspace needs packages that are not installed: {', '.join(missing)}."
-            extra = "local" if trains else "testing"
-            raise errors.MissingDependency(what, fix=f"in the folder of phift's source: pip install '.[{extra}]'")
-
-    def _make_folder(self) -> None:
-        others = {path.name for path in self.folder.iterdir()} - {_START_LOCK} if self.folder.is_dir() else set()
-        if others and not self._place.secret.exists():
-            what = "This folder holds other things; a local workspace wants an empty or a new one."
-            raise errors.LocalWorkspaceError(what, where=str(self.folder), fix="name another folder")
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self.folder.chmod(0o700)
-
     def _make_models(self, say: Callable[[str], None]) -> None:
         from phift.local.model import catalog
 
-        missing = [
-            name
-            for name in (model["name"] for model in catalog.models())
-            if not self._has_model(self._place.registry / name)
-        ]
+        missing = []
+        for name in (model["name"] for model in catalog.models()):
+            folder = self._place.registry / name
+            if self._engine == "train" and (folder / EMPTY).is_file():
+                shutil.rmtree(folder)  # what the engine `instant` left is none to train
+            if not folder.is_dir():
+                missing.append(name)
         if not missing:
             return
         once = " (once, some ten seconds)" if self._engine == "train" else ""
         say(f"making the stand-in models {', '.join(missing)}{once}")
-        program = self._commands().standin
+        program = self._programs.standin
         if not isinstance(program, tuple):
             program(self._place.registry, missing)
             return
@@ -217,17 +225,8 @@ class LocalWorkspace:
             what = f"The stand-in models could not be made:\n{_tail(made.stderr)}"
             raise errors.LocalWorkspaceError(what, where=str(self._place.registry), fix="report this")
 
-    def _has_model(self, folder: Path) -> bool:
-        """Tell whether a stand-in model is there; what the engine ``instant`` left is none to train."""
-        if self._engine == "train" and (folder / EMPTY).is_file():
-            shutil.rmtree(folder)
-        return folder.is_dir()
-
-    def _commands(self) -> Programs:
-        return self._programs or ENGINES[self._engine]
-
     def _start(self, timeout: float) -> None:
-        command = [*self._commands().server, str(self.folder), "--engine", self._engine, "--speed", self._speed]
+        command = [*self._programs.server, str(self.folder), "--engine", self._engine, "--speed", self._speed]
         if self._delay:
             command += ["--delay", str(self._delay)]
         if not self._lasting:
@@ -252,12 +251,9 @@ class LocalWorkspace:
         server.wait()
         raise self._not_started(f"The local workspace did not answer within {timeout:.0f} s.")
 
-    def _close_lifeline(self) -> None:
+    def _not_started(self, what: str) -> errors.LocalWorkspaceError:
         if self._lifeline is not None:
             self._lifeline.close()
-
-    def _not_started(self, what: str) -> errors.LocalWorkspaceError:
-        self._close_lifeline()
         tail = _tail(self._place.log.read_text(encoding="utf-8", errors="replace"))
         return errors.LocalWorkspaceError(
             f"{what} The end of its log:\n{tail}", where=str(self._place.log), fix="read the log, then try again"
@@ -291,23 +287,6 @@ class LocalWorkspace:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 
-    def _contents(self) -> tuple[dict[str, int], dict[str, tuple[str, ...]]]:
-        if not self._place.database.exists():
-            return {}, {}
-        with self._documents() as documents:
-            jobs = documents.count_by_status("runs")
-            endpoints = {
-                name: tuple(documents.names(f"onlineEndpoints/{name}/deployments"))
-                for name in documents.names("onlineEndpoints")
-            }
-        return jobs, endpoints
-
-    def _check_database(self) -> None:
-        """Refuse to start on a damaged database, before anything is written to it."""
-        if self._place.database.exists():
-            with self._documents() as documents:
-                documents.check()
-
     @contextmanager
     def _documents(self) -> Iterator[Documents]:
         try:
@@ -338,18 +317,6 @@ def _locked(path: Path) -> bool:
         except BlockingIOError:
             return True
         return False
-
-
-def _listens(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
-
-
-def _signal(pid: int, number: signal.Signals) -> None:
-    try:
-        os.kill(pid, number)
-    except ProcessLookupError:
-        return
 
 
 def _tail(text: str) -> str:

@@ -85,8 +85,7 @@ def _serve(place: Folder, programs: Programs, clock: Clock, delay: float) -> boo
     listener = _listen(documents)
     port = listener.getsockname()[1]
     documents.put("server", {"port": port})
-    secret = identity.read_secret(place.secret)
-    owner = identity.Identity(secret, clock.now)
+    owner = identity.Identity(identity.read_secret(place.secret), clock.now)
     ground = Ground(place, documents, owner, f"https://localhost:{port}", programs, clock)
     quota.seed(ground)
     site = site_on(ground)
@@ -152,8 +151,11 @@ def _run(site: Site, server: _Server, listener: socket.socket) -> bool:
     thread.start()
     while not server.started and not told.is_set():
         time.sleep(0.01)
-    if server.started:
-        _announce(site, listener.getsockname()[1])
+    if server.started:  # say in server.json where it is, now that it takes connections
+        pid, port = os.getpid(), listener.getsockname()[1]
+        about = {"pid": pid, "port": port, "created_at": process_start(pid), "version": __version__}
+        write_private(site.folder.server_file, json.dumps(about).encode())
+        logger.info("serving %s at %s", site.folder.root, site.base_url)
     told.wait()
     site.training.stop()
     server.end()
@@ -169,13 +171,6 @@ def _tell_unserved(site: Site) -> None:
         return
     lines = "".join(f"\n  {count} x {place}" for place, count in unserved)
     logger.warning("requests without a route, answered 501:%s", lines)
-
-
-def _announce(site: Site, port: int) -> None:
-    """Say in server.json where the server is, now that it takes connections."""
-    about = {"pid": os.getpid(), "port": port, "created_at": process_start(os.getpid()), "version": __version__}
-    write_private(site.folder.server_file, json.dumps(about).encode())
-    logger.info("serving %s at %s", site.folder.root, site.base_url)
 
 
 def _listen(documents: Documents) -> socket.socket:

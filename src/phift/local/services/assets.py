@@ -8,13 +8,12 @@ from typing import Any
 import yaml
 
 from phift.local.model import references
-from phift.local.names import WORKSPACE_ID
 from phift.local.services.route import AT_WORKSPACE, Route
 from phift.local.site import Site
 from phift.local.state.documents import Document, Json
 from phift.local.wire.call import Call, Reply, section
 from phift.local.wire.errors import not_found, user_error
-from phift.local.wire.pages import listed, resource, system_data
+from phift.local.wire.pages import listed, resource
 
 _URI = {"data": "dataUri", "models": "modelUri"}
 _TYPE = {"data": "dataType", "models": "modelType"}
@@ -53,22 +52,26 @@ def _visible(call: Call) -> Callable[[Document], bool]:
     return lambda document: bool(document.body["properties"].get("isArchived")) in wanted
 
 
+def _existing(site: Site, call: Call) -> Document:
+    document = site.documents.get(_key(call))
+    if document is None:
+        # 404 for its versions as well and not an empty list, unlike a registry: recorded traffic of the SDK's own tests
+        # (azure-sdk-assets, test_model, test_crud_file, 2026-03). That data's are the same is inferred.
+        raise not_found(_kind(call), call["name"])
+    return document
+
+
 def _containers(site: Site, call: Call) -> Reply:
     kind = _kind(call)
     return listed(site, call, kind, lambda document: _show_container(site, kind, document), wanted=_visible(call))
 
 
 def _container(site: Site, call: Call) -> Reply:
-    document = site.documents.get(_key(call))
-    if document is None:
-        raise not_found(_kind(call), call["name"])
-    return Reply(_show_container(site, _kind(call), document))
+    return Reply(_show_container(site, _kind(call), _existing(site, call)))
 
 
 def _put_container(site: Site, call: Call) -> Reply:
-    found = site.documents.get(_key(call))
-    if found is None:
-        raise not_found(_kind(call), call["name"])
+    found = _existing(site, call)
     sent = section(call.json(), "properties")
     changed = {key: sent[key] for key in ("tags", "description", "isArchived") if sent.get(key) is not None}
     document = site.documents.put(found.key, {"properties": {**found.body["properties"], **changed}})
@@ -94,19 +97,13 @@ def _show_container(site: Site, kind: str, document: Document) -> Json:
 
 
 def _versions(site: Site, call: Call) -> Reply:
-    if site.documents.get(_key(call)) is None:
-        # 404 and not an empty list, unlike a registry: recorded traffic of the SDK's own tests (azure-sdk-assets,
-        # test_model, test_crud_file, 2026-03). That data's are the same is inferred.
-        raise not_found(_kind(call), call["name"])
-    kind, newest_first = _kind(call), call.query.get("$orderBy", "createdtime desc").lower() == "createdtime desc"
-    return listed(
-        site,
-        call,
-        f"{_key(call)}/versions",
-        lambda document: _show(kind, document),
-        newest_first=newest_first,
-        wanted=_visible(call),
-    )
+    kind, parent = _kind(call), f"{_existing(site, call).key}/versions"
+    newest_first = call.query.get("$orderBy", "createdtime desc").lower() == "createdtime desc"
+
+    def show(document: Document) -> Json:
+        return _show(kind, document)
+
+    return listed(site, call, parent, show, newest_first=newest_first, wanted=_visible(call))
 
 
 def _version(site: Site, call: Call) -> Reply:
@@ -172,10 +169,4 @@ def _update(kind: str, previous: Document, sent: Json, site: Site) -> Json:
 
 
 def _show(kind: str, document: Document) -> Json:
-    return {
-        "id": f"{WORKSPACE_ID}/{document.key}",
-        "name": document.name,
-        "type": f"Microsoft.MachineLearningServices/workspaces/{kind}/versions",
-        "properties": {**_MADE[kind], **document.body["properties"]},
-        "systemData": system_data(document),
-    }
+    return resource(document, f"{kind}/versions", {**_MADE[kind], **document.body["properties"]})

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import uuid
-from typing import Any
 
 from phift.local.model import quota, references
 from phift.local.names import LOCATION, TENANT
@@ -60,6 +59,12 @@ def keys(site: Site, endpoint: Document) -> dict[str, str]:
     }
 
 
+def _check_name(kind: str, name: str) -> None:
+    if not (_NAME.fullmatch(name) and 3 <= len(name) <= 32):
+        message = f"The {kind} name {name} is not valid: 3 to 32 letters, digits and single dashes, a letter first."
+        raise user_error(message)
+
+
 def _list(site: Site, call: Call) -> Reply:
     return listed(site, call, "onlineEndpoints", lambda document: _show(site, document))
 
@@ -70,9 +75,7 @@ def _get(site: Site, call: Call) -> Reply:
 
 def _put(site: Site, call: Call) -> Reply:
     name, sent = call["endpoint"], call.json()
-    if not (_NAME.fullmatch(name) and 3 <= len(name) <= 32):
-        message = f"The endpoint name {name} is not valid: 3 to 32 letters, digits and single dashes, a letter first."
-        raise user_error(message)
+    _check_name("endpoint", name)
     properties = section(sent, "properties")
     key = f"onlineEndpoints/{name}"
     previous = site.documents.get(key)
@@ -96,7 +99,14 @@ def _patch(site: Site, call: Call) -> Reply:
 def _store(site: Site, previous: Document | None, key: str, sent: Json, properties: Json) -> Reply:
     _check_idle(previous)
     traffic = section(properties, "traffic")
-    _check_traffic(site, key, traffic)
+    names = {name.lower() for name in site.documents.names(f"{key}/deployments")}
+    for name, share in traffic.items():
+        if name.lower() not in names:
+            raise user_error(f"Traffic cannot go to {name}: the endpoint has no such deployment.")
+        if not isinstance(share, int) or not 0 <= share <= 100:
+            raise user_error(f"The traffic of {name} must be a whole number from 0 to 100.")
+    if sum(traffic.values()) not in (0, 100):
+        raise user_error(f"The traffic of all deployments must sum to 0 or 100, not {sum(traffic.values())}.")
     body = {
         "properties": {
             "authMode": properties["authMode"],
@@ -125,28 +135,11 @@ def _check_idle(document: Document | None) -> None:
         raise WireError(409, "Conflict", f"{document.name} is {state}; wait until that is done.")
 
 
-def _check_traffic(site: Site, key: str, traffic: Any) -> None:
-    names = {name.lower() for name in site.documents.names(f"{key}/deployments")}
-    for name, share in traffic.items():
-        if name.lower() not in names:
-            raise user_error(f"Traffic cannot go to {name}: the endpoint has no such deployment.")
-        if not isinstance(share, int) or not 0 <= share <= 100:
-            raise user_error(f"The traffic of {name} must be a whole number from 0 to 100.")
-    if sum(traffic.values()) not in (0, 100):
-        raise user_error(f"The traffic of all deployments must sum to 0 or 100, not {sum(traffic.values())}.")
-
-
 def _delete(site: Site, call: Call) -> Reply:
     document = site.documents.get(f"onlineEndpoints/{call['endpoint']}")
     if document is None:
         return Reply(None, 204)
-    return accepted(site, _delete_later(site, "endpoint-delete", document.key))
-
-
-def _delete_later(site: Site, kind: str, key: str) -> str:
-    with site.documents.transaction():
-        set_state(site, key, "Deleting")
-        return site.operations.begin(kind, key)
+    return _delete_later(site, "endpoint-delete", document.key)
 
 
 def _show(site: Site, document: Document) -> Json:
@@ -205,9 +198,7 @@ def _get_deployment(site: Site, call: Call) -> Reply:
 
 def _put_deployment(site: Site, call: Call) -> Reply:
     endpoint, name, sent = find(site, call["endpoint"]), call["deployment"], call.json()
-    if not (_NAME.fullmatch(name) and 3 <= len(name) <= 32):
-        message = f"The deployment name {name} is not valid: 3 to 32 letters, digits and single dashes, a letter first."
-        raise user_error(message)
+    _check_name("deployment", name)
     state = endpoint.body["properties"]["provisioningState"]
     if state in ("Creating", "Deleting"):
         raise WireError(409, "Conflict", f"The endpoint {endpoint.name} is {state}; wait until that is done.")
@@ -227,19 +218,15 @@ def _put_deployment(site: Site, call: Call) -> Reply:
     reference = str(properties.get("model") or "")
     if not (references.resolve(site, reference) / "MLmodel").is_file():
         raise user_error(f"The model {reference} is not an MLflow model.")
-    _check_size(site, previous, str(properties.get("instanceType") or ""), instances)
+    held = (previous.body["properties"].get("instanceType"), previous.body["sku"]["capacity"]) if previous else None
+    instance_type = str(properties.get("instanceType") or "")
+    if held != (instance_type, instances):
+        quota.check_quota(site, instance_type, instances, apart_from=previous.key if previous else None)
     properties["provisioningState"] = "Updating" if previous else "Creating"
     with site.documents.transaction():
         document = site.documents.put(key, {"properties": properties, "sku": sku, "tags": section(sent, "tags")})
         operation = site.operations.begin("deployment-create", key)
     return accepted(site, operation, _show_deployment(document), status=200 if previous else 201)
-
-
-def _check_size(site: Site, previous: Document | None, instance_type: str, instances: int) -> None:
-    same = (previous.body["properties"].get("instanceType"), previous.body["sku"]["capacity"]) if previous else None
-    if same != (instance_type, instances):
-        held = previous.key if previous else None
-        quota.check_quota(site, instance_type, instances, apart_from=held)
 
 
 def _delete_deployment(site: Site, call: Call) -> Reply:
@@ -251,7 +238,14 @@ def _delete_deployment(site: Site, call: Call) -> Reply:
         # The words are quoted in the troubleshooting of public repositories that deploy to the service (2026); which
         # status and code they come with, none of them says.
         raise user_error(f"Can't delete deployment [{document.name}] with non-zero traffic weight.")
-    return accepted(site, _delete_later(site, "deployment-delete", document.key))
+    return _delete_later(site, "deployment-delete", document.key)
+
+
+def _delete_later(site: Site, kind: str, key: str) -> Reply:
+    with site.documents.transaction():
+        set_state(site, key, "Deleting")
+        operation = site.operations.begin(kind, key)
+    return accepted(site, operation)
 
 
 def _show_deployment(document: Document) -> Json:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from typing import Any
 from urllib.parse import quote
 
 from phift.component.preprocessing import SPLITS
@@ -26,49 +25,26 @@ _OUTPUT_TYPES = {
 }
 _ASSET = re.compile(r"azureml_(?P<job>.+)_output_(?:data|mlflow_model)_(?P<output>.+)")
 
-# What the details of a run have of it.
-_IN_DETAILS = (
-    "runId",
-    "rootRunId",
-    "parentRunId",
-    "status",
-    "startTimeUtc",
-    "endTimeUtc",
-    "createdBy",
-    "lastModifiedUtc",
-    "error",
-    "warnings",
-    "tags",
-    "properties",
-    "parameters",
-    "inputs",
-    "outputs",
-    "compute",
-    "services",
-)
+# What the details of a run have not of it.
+_NOT_IN_DETAILS = ("createdUtc", "dataContainerId", "description", "displayName", "experimentId", "hidden", "runType")
 
 _HISTORY = f"/history/v1.0{AT_WORKSPACE}"
-_RUN = f"{_HISTORY}/runs/{{run}}"
 
 
 def routes() -> list[Route]:
     """Return the routes of run history and of the look-up of outputs."""
-    in_experiment = [f"{_HISTORY}/{kind}/{{experiment}}/runs/{{run}}" for kind in ("experiments", "experimentids")]
     routes = [
-        Route("GET", _RUN, _get),
-        Route("PATCH", _RUN, _patch),
-        Route("GET", f"{_RUN}/details", _details),
-        Route("GET", f"{_RUN}/children", _children),
         Route("POST", f"{_HISTORY}/rundata", _run_data),
         Route("POST", f"/data/v1.0{AT_WORKSPACE}/dataversion/batchGetResolvedUris", _data_uris),
         Route("POST", f"/modelregistry/v1.0{AT_WORKSPACE}/models/batchGetResolvedUris", _model_uris),
     ]
-    for template in in_experiment:
+    for place in ("", "/experiments/{experiment}", "/experimentids/{experiment}"):
+        run = f"{_HISTORY}{place}/runs/{{run}}"
         routes += [
-            Route("GET", template, _get),
-            Route("PATCH", template, _patch),
-            Route("GET", f"{template}/details", _details),
-            Route("GET", f"{template}/children", _children),
+            Route("GET", run, _get),
+            Route("PATCH", run, _patch),
+            Route("GET", f"{run}/details", _details),
+            Route("GET", f"{run}/children", _children),
         ]
     return routes
 
@@ -92,9 +68,7 @@ def _patch(site: Site, call: Call) -> Reply:
     if conflicts:
         raise user_error(f"Properties of a run cannot be changed: {', '.join(sorted(conflicts))}.")
     merged = {key: section(sent, key) for key in ("tags", "properties")}
-    runs.change(site, run.name, {**merged, **{key: sent.get(key) for key in ("displayName", "description")}})
-    if sent.get("hidden") is not None:
-        runs.change(site, run.name, {"hidden": sent["hidden"]})
+    runs.change(site, run.name, {**merged, **{key: sent.get(key) for key in ("displayName", "description", "hidden")}})
     return Reply(_show(_found(site, run.name)))
 
 
@@ -118,13 +92,11 @@ def _children(site: Site, call: Call) -> Reply:
 
 def _details(site: Site, call: Call) -> Reply:
     run = _found(site, call["run"])
-    shown = _show(run)
-    name = files.log_name(run.body)
+    log = files.log_name(run.body)
     logs = {}
-    if files.path_of(site, ARTIFACTS, name).is_file():
-        short = name.partition(f"dcid.{run.name}/")[2]
-        logs[short] = files.signed_url(site, ARTIFACTS, name)
-    kept = {name: shown[name] for name in _IN_DETAILS if name in shown}
+    if files.path_of(site, ARTIFACTS, log).is_file():
+        logs[log.partition(f"dcid.{run.name}/")[2]] = files.signed_url(site, ARTIFACTS, log)
+    kept = {key: value for key, value in _show(run).items() if key not in _NOT_IN_DETAILS}
     more = {"target": run.body.get("target"), "createdTimeUtc": run.body["createdUtc"], "runDefinition": None}
     return Reply({**kept, **more, "logFiles": logs})
 
@@ -138,6 +110,16 @@ def _show(run: Document) -> Json:
     body = run.body
     user = {"userObjectId": OBJECT, "userPuId": None, "userTenantId": TENANT, "userName": "local user"}
     hidden = ("error", "outputs", "experimentName", "target", "children", "params")
+    error, outputs = None, {}
+    if body.get("error"):
+        nothing: Json = {"messageFormat": None, "messageParameters": {}, "details": [], "innerError": None}
+        where: Json = {"correlation": {}, "environment": LOCATION, "location": LOCATION, "time": body.get("endTimeUtc")}
+        error = {"error": {**body["error"], **nothing}, **where}
+    for name, made in (body.get("outputs") or {}).items():
+        kind = _OUTPUT_TYPES[made["from"]]
+        collection, word = ("models", "mlflow_model") if kind == "MLFlowModel" else ("data", "data")
+        base = f"azureml://locations/{LOCATION}/workspaces/{SUBSCRIPTION}/{collection}"
+        outputs[name] = {"assetId": f"{base}/azureml_{run.name}_output_{word}_{name}/versions/1", "type": kind}
     shown: Json = {key: value for key, value in body.items() if key not in hidden}
     shown |= {
         "dataContainerId": f"dcid.{run.name}",
@@ -145,11 +127,11 @@ def _show(run: Document) -> Json:
         "endTimeUtc": body.get("endTimeUtc"),
         "createdBy": user,
         "lastModifiedUtc": timestamp(run.modified),
-        "error": _show_error(body),
+        "error": error,
         "warnings": None,
         "parameters": body.get("params") or {},
         "inputs": {},
-        "outputs": {name: _show_output(body, name, made) for name, made in (body.get("outputs") or {}).items()},
+        "outputs": outputs,
         "compute": {"target": body["target"], "targetType": "amlcompute"} if body.get("target") else None,
         "services": {},
         "hidden": bool(body.get("hidden")),
@@ -157,23 +139,9 @@ def _show(run: Document) -> Json:
     return shown
 
 
-def _show_error(body: Json) -> Json | None:
-    if not body.get("error"):
-        return None
-    error = {**body["error"], "messageFormat": None, "messageParameters": {}, "details": [], "innerError": None}
-    when = body.get("endTimeUtc")
-    return {"error": error, "correlation": {}, "environment": LOCATION, "location": LOCATION, "time": when}
-
-
-def _show_output(body: Json, name: str, made: Json) -> Json:
-    kind = _OUTPUT_TYPES[made["from"]]
-    collection, word = ("models", "mlflow_model") if kind == "MLFlowModel" else ("data", "data")
-    base = f"azureml://locations/{LOCATION}/workspaces/{SUBSCRIPTION}/{collection}"
-    return {"assetId": f"{base}/azureml_{body['runId']}_output_{word}_{name}/versions/1", "type": kind}
-
-
-def _resolve(site: Site, asset_ids: Any) -> dict[str, str]:
-    uris = {}
+def _resolve(site: Site, call: Call) -> dict[str, str]:
+    """Return the address of each asked-for asset that is a job's output."""
+    asset_ids, uris = call.json().get("values"), {}
     for asset_id in asset_ids if isinstance(asset_ids, list) else []:
         found = _ASSET.search(str(asset_id).rpartition("/versions/")[0])
         if found:
@@ -182,10 +150,9 @@ def _resolve(site: Site, asset_ids: Any) -> dict[str, str]:
 
 
 def _data_uris(site: Site, call: Call) -> Reply:
-    uris = _resolve(site, call.json().get("values") or [])
-    return Reply({"values": {name: {"uri": uri, "type": "UriFolder"} for name, uri in uris.items()}})
+    found = _resolve(site, call).items()
+    return Reply({"values": {name: {"uri": uri, "type": "UriFolder"} for name, uri in found}})
 
 
 def _model_uris(site: Site, call: Call) -> Reply:
-    uris = _resolve(site, call.json().get("values") or [])
-    return Reply({"values": {name: {"path": uri} for name, uri in uris.items()}})
+    return Reply({"values": {name: {"path": uri} for name, uri in _resolve(site, call).items()}})

@@ -23,8 +23,7 @@ _STATUS = {"Completed": "FINISHED", "Failed": "FAILED", "Canceled": "KILLED"}
 _SCHEDULED = ("NotStarted", "Queued", "Preparing")
 _OF_PARENT = ("t", "mlflow.parentRunId", "=")
 _PAGE = 25_000
-_PAGE_OF_RUNS = 1000
-_PAGE_OF_EXPERIMENTS = 1000
+_PAGE_OF_RUNS = _PAGE_OF_EXPERIMENTS = 1000
 _CLAUSE = re.compile(
     r"""(?P<kind>tags?|attributes?|params?|parameters|metrics?)\.["`]?(?P<key>[^"`=!<>\s]+)["`]?
         \s*(?P<operator>!=|>=|<=|=|<|>)\s*(?P<value>'[^']*'|"[^"]*"|[-+\d.eE]+)""",
@@ -83,11 +82,10 @@ def _experiment_by_id(site: Site, call: Call) -> Reply:
 
 
 def _experiments(site: Site, call: Call) -> Reply:
-    if call.json().get("filter") or call.query.get("filter"):
-        raise WireError(501, "NotImplemented", "The local workspace does not filter experiments")
     sent = {**call.query, **call.json()}
-    token = str(sent.get("page_token") or "")
-    found = site.documents.walk("experiments", after=token)
+    if sent.get("filter"):
+        raise WireError(501, "NotImplemented", "The local workspace does not filter experiments")
+    found = site.documents.walk("experiments", after=str(sent.get("page_token") or ""))
     return _page(found, _show_experiment, "experiments", _size(sent, _PAGE_OF_EXPERIMENTS))
 
 
@@ -122,7 +120,9 @@ def _show_experiment(document: Document) -> Json:
     }
 
 
-def _found(site: Site, name: Any) -> Document:
+def _run_of(site: Site, sent: Mapping[str, Any]) -> Document:
+    """Return the run that a body or a query names."""
+    name = sent.get("run_id") or sent.get("run_uuid")
     document = site.documents.get(f"runs/{name}")
     if document is None:
         raise _missing(f"Run with id={name} not found")
@@ -130,8 +130,7 @@ def _found(site: Site, name: Any) -> Document:
 
 
 def _run(site: Site, call: Call) -> Reply:
-    document = _found(site, call.query.get("run_id") or call.query.get("run_uuid"))
-    return Reply({"run": _show(site, document)})
+    return Reply({"run": _show(site, _run_of(site, call.query))})
 
 
 def _milliseconds(when: str | None) -> int | None:
@@ -180,7 +179,7 @@ def _show_metric(metric: Metric) -> Json:
 
 
 def _history(site: Site, call: Call) -> Reply:
-    run = _found(site, call.query.get("run_id") or call.query.get("run_uuid"))
+    run = _run_of(site, call.query)
     after = whole_number(call.query.get("page_token") or 0, "page_token")
     size = _size(call.query, _PAGE)
     metrics = site.documents.metrics(run.name, call.query.get("metric_key", ""), after=after, limit=size + 1)
@@ -204,22 +203,18 @@ def _runs(site: Site, call: Call) -> Reply:
 
 def _candidates(site: Site, sent: Json, clauses: list[tuple[str, str, str, str]]) -> Iterator[Document]:
     """Yield the runs among which a search looks, sorted: those of its experiments, or one run's children of them."""
+    order = [str(entry) for entry in sent.get("order_by") or []]
+    for entry in order:
+        if not re.fullmatch(r"(attributes?\.)?[`\"]?(start_time|Created)[`\"]?(\s+(asc|desc))?", entry, re.IGNORECASE):
+            raise WireError(501, "NotImplemented", f"The local workspace orders runs by start_time only, not {entry}")
+    newest_first, after = not order or order[0].lower().endswith("desc"), str(sent.get("page_token") or "")
     wanted = [str(name) for name in sent.get("experiment_ids") or []]
-    newest_first, after = _descending(sent), str(sent.get("page_token") or "")
     parents = {value.strip("'\"") for kind, key, sign, value in clauses if (kind, key, sign) == _OF_PARENT}
     if parents:
         below = site.documents.runs_below(parents.pop(), after=after, newest_first=newest_first)
         return (run for run in below if run.body["experimentId"] in wanted)
     found = (site.documents.runs_of(name, after=after, newest_first=newest_first) for name in dict.fromkeys(wanted))
     return heapq.merge(*found, key=lambda run: run.place, reverse=newest_first)
-
-
-def _descending(sent: Json) -> bool:
-    order = [str(entry) for entry in sent.get("order_by") or []]
-    for entry in order:
-        if not re.fullmatch(r"(attributes?\.)?[`\"]?(start_time|Created)[`\"]?(\s+(asc|desc))?", entry, re.IGNORECASE):
-            raise WireError(501, "NotImplemented", f"The local workspace orders runs by start_time only, not {entry}")
-    return not order or order[0].lower().endswith("desc")
 
 
 def _clauses(text: str) -> list[tuple[str, str, str, str]]:
@@ -247,10 +242,9 @@ def _holds(site: Site, document: Document, kind: str, key: str, operator: str, v
 def _update(site: Site, call: Call) -> Reply:
     """Rename a run; its status is the server's own, which knows whether the engine lives."""
     sent = call.json()
-    run = _found(site, sent.get("run_id") or sent.get("run_uuid"))
     if sent.get("run_name"):
-        runs.change(site, run.name, {"displayName": sent["run_name"]})
-    return Reply({"run_info": _show(site, _found(site, run.name))["info"]})
+        runs.change(site, _run_of(site, sent).name, {"displayName": sent["run_name"]})
+    return Reply({"run_info": _show(site, _run_of(site, sent))["info"]})
 
 
 def _metric(sent: Json) -> tuple[str, float, int, int]:
@@ -263,8 +257,7 @@ def _metric(sent: Json) -> tuple[str, float, int, int]:
 
 def _log_metric(site: Site, call: Call) -> Reply:
     sent = call.json()
-    run = _found(site, sent.get("run_id") or sent.get("run_uuid"))
-    site.documents.add_metrics(run.name, [_metric(sent)])
+    site.documents.add_metrics(_run_of(site, sent).name, [_metric(sent)])
     return Reply({})
 
 
@@ -287,19 +280,19 @@ def _write(site: Site, name: str, tags: dict[str, str], parameters: dict[str, st
 
 def _log_parameter(site: Site, call: Call) -> Reply:
     sent = call.json()
-    _write(site, _found(site, sent.get("run_id") or sent.get("run_uuid")).name, {}, _pairs([sent]))
+    _write(site, _run_of(site, sent).name, {}, _pairs([sent]))
     return Reply({})
 
 
 def _set_tag(site: Site, call: Call) -> Reply:
     sent = call.json()
-    _write(site, _found(site, sent.get("run_id") or sent.get("run_uuid")).name, _pairs([sent]), {})
+    _write(site, _run_of(site, sent).name, _pairs([sent]), {})
     return Reply({})
 
 
 def _delete_tag(site: Site, call: Call) -> Reply:
     sent = call.json()
-    run, key = _found(site, sent.get("run_id") or sent.get("run_uuid")), str(sent.get("key"))
+    run, key = _run_of(site, sent), str(sent.get("key"))
     if key not in (run.body.get("tags") or {}):
         raise _missing(f"No tag with name: {key} in run with id {run.name}")
     site.documents.update(f"runs/{run.name}", lambda body: body["tags"].pop(key, None))
@@ -308,7 +301,7 @@ def _delete_tag(site: Site, call: Call) -> Reply:
 
 def _log_batch(site: Site, call: Call) -> Reply:
     sent = call.json()
-    run = _found(site, sent.get("run_id"))
+    run = _run_of(site, sent)
     with site.documents.transaction():
         site.documents.add_metrics(run.name, [_metric(metric) for metric in sent.get("metrics") or []])
         _write(site, run.name, _pairs(sent.get("tags")), _pairs(sent.get("params")))

@@ -52,28 +52,24 @@ def _kind(call: Call) -> str:
     return call.path.lower().partition(f"/registries/{call['registry'].lower()}/")[2].partition("/")[0]
 
 
-def _all(site: Site, kind: str) -> list[Json]:
-    """Return every version of every asset of a kind, as the wire shows it."""
-    if kind == "components":
-        return [_show_component()]
-    if kind == "data":  # the routes are there so that the answer is "not found"
-        return []
-    return [_show_model(site, model) for model in catalog.models()]
-
-
-def _of_name(site: Site, call: Call) -> list[Json]:
+def _assets(site: Site, call: Call) -> list[Json]:
+    """Return every version of the assets of a kind, of one name where one is asked for, as the wire shows them."""
     _check(call)
-    kind, name = _kind(call), call["name"]
-    return [shown for shown in _all(site, kind) if f"/{kind}/{name}/versions/".lower() in shown["id"].lower()]
+    kind, name = _kind(call), call["name"].lower()
+    shown: list[Json] = []  # of data there are none: its routes are there so that the answer is "not found"
+    if kind == "models":
+        shown = [_show_model(site, model) for model in catalog.models()]
+    elif kind == "components":
+        shown = [_show_component()]
+    return [each for each in shown if not name or f"/{kind}/{name}/versions/" in each["id"].lower()]
 
 
 def _containers(site: Site, call: Call) -> Reply:
-    _check(call)
-    return page([_show_container(_kind(call), shown) for shown in _all(site, _kind(call))])
+    return page([_show_container(_kind(call), shown) for shown in _assets(site, call)])
 
 
 def _container(site: Site, call: Call) -> Reply:
-    found = _of_name(site, call)
+    found = _assets(site, call)
     if not found:
         raise _missing(call)
     return Reply(_show_container(_kind(call), found[0]))
@@ -97,11 +93,11 @@ def _show_container(kind: str, shown: Json) -> Json:
 
 def _versions(site: Site, call: Call) -> Reply:
     # An unknown name is an empty list, as on Azure: the SDK makes its own error of it.
-    return page(_of_name(site, call)[: whole_number(call.query.get("$top", "100"), "$top")])
+    return page(_assets(site, call)[: whole_number(call.query.get("$top", "100"), "$top")])
 
 
 def _version(site: Site, call: Call) -> Reply:
-    for shown in _of_name(site, call):
+    for shown in _assets(site, call):
         if shown["name"] == call["version"]:
             return Reply(shown)
     raise _missing(call)
@@ -168,14 +164,13 @@ def _show_component() -> Json:
         "description": description,
         "type": "pipeline",
         "is_deterministic": "False",
-        "inputs": {key: _as_text(value) for key, value in facts["inputs"].items()},
+        # Booleans and numbers are text, as real registries send them.
+        "inputs": {
+            name: {key: value if isinstance(value, (str, list)) else str(value) for key, value in given.items()}
+            for name, given in facts["inputs"].items()
+        },
         "outputs": {key: {"type": value["type"]} for key, value in facts["outputs"].items()},
         "jobs": {},
     }
     properties = {"description": description, "tags": {}, "properties": {}, "componentSpec": spec}
     return _show("components", name, version, facts["date"], properties)
-
-
-def _as_text(spec: Json) -> Json:
-    """Return an input's spec with booleans and numbers as text, as real registries send them."""
-    return {key: value if isinstance(value, (str, list)) else str(value) for key, value in spec.items()}

@@ -18,7 +18,7 @@ from phift.local.site import Site
 from phift.local.state.documents import Document, Json
 from phift.local.state.identity import InvalidToken
 from phift.local.wire.call import Call, Reply
-from phift.local.wire.errors import WireError
+from phift.local.wire.errors import WireError, user_error
 from phift.local.work.scorers import ScorerFailed, ScorerTimeout
 
 logger = logging.getLogger(__name__)
@@ -69,15 +69,12 @@ def _authorize(site: Site, endpoint: Document, call: Call) -> None:
 
 def _choose(site: Site, endpoint: Document, asked: str | None) -> Document:
     """Return the deployment that the header names, or one drawn by the traffic rules."""
-    if asked:
-        found = site.documents.get(f"{endpoint.key}/deployments/{asked}")
-        if found is None:
-            raise WireError(404, "NotFound", f"The endpoint has no deployment {asked}.")
-        return found
-    traffic = {name: share for name, share in endpoint.body["properties"]["traffic"].items() if share > 0}
-    if not traffic:
-        raise WireError(404, "NotFound", "No deployment of the endpoint has traffic.")
-    [name] = random.choices(list(traffic), list(traffic.values()))  # noqa: S311 - traffic, not secrets
+    name = asked
+    if not name:
+        traffic = {name: share for name, share in endpoint.body["properties"]["traffic"].items() if share > 0}
+        if not traffic:
+            raise WireError(404, "NotFound", "No deployment of the endpoint has traffic.")
+        [name] = random.choices(list(traffic), list(traffic.values()))  # noqa: S311 - traffic, not secrets
     found = site.documents.get(f"{endpoint.key}/deployments/{name}")
     if found is None:
         raise WireError(404, "NotFound", f"The endpoint has no deployment {name}.")
@@ -119,8 +116,8 @@ def _ask(site: Site, endpoint: Document, deployment: Document, call: Call, timeo
         raise WireError(408, "RequestTimeout", "upstream request timeout", headers) from error
     except ScorerFailed as error:
         raise _model_error(500, str(error), headers) from error
-    except _BadRequest as error:
-        raise _model_error(400, str(error), headers) from error
+    except WireError as error:
+        raise _model_error(400, error.message, headers) from error
     if "texts" not in reply:
         message = str((reply.get("error") or {}).get("message") or "The model gave no text.")
         raise _model_error(400, message, headers)
@@ -134,22 +131,15 @@ def _model_error(status: int, message: str, headers: dict[str, str]) -> WireErro
     return WireError(424, "ModelError", message, {**headers, **more})
 
 
-class _BadRequest(ValueError):
-    """A body that is not what the MLflow scoring server takes."""
-
-
 def _request(call: Call) -> Json:
     """Return the conversations and parameters of a body in one of the forms that the MLflow server takes."""
-    try:
-        body = call.json()
-    except WireError as error:
-        raise _BadRequest(error.message) from error
+    body = call.json()
     data = body.get("input_data")
     if not isinstance(data, dict) or "input_string" not in data:
-        raise _BadRequest("The body needs input_data with input_string: a conversation, or a list of them.")
+        raise user_error("The body needs input_data with input_string: a conversation, or a list of them.")
     conversations = data["input_string"]
     if not isinstance(conversations, list) or not conversations:
-        raise _BadRequest("input_string must be a list of messages, or a list of such lists.")
+        raise user_error("input_string must be a list of messages, or a list of such lists.")
     if all(isinstance(message, dict) for message in conversations):
         conversations = [conversations]
     parameters = {**(body.get("params") or {}), **(data.get("parameters") or {})}

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import uuid
 
-from phift.local.names import ACCOUNT, WORKSPACE_ID
+from phift.local.names import ACCOUNT
 from phift.local.services.route import AT_WORKSPACE, Route
 from phift.local.site import Site
 from phift.local.state.documents import Document, Json
 from phift.local.wire.call import Call, Reply, section
 from phift.local.wire.errors import not_found, user_error
-from phift.local.wire.pages import listed, page, system_data
+from phift.local.wire.pages import listed, page, resource
 
 _KINDS = ("codes", "environments", "components")
 # What may change on a version that is there; the rest is what it is.
@@ -96,10 +96,4 @@ def _show(site: Site, document: Document) -> Json:
     if "codeUri" in properties:
         uri = properties["codeUri"]
         properties["codeUri"] = site.base_url + uri if uri.startswith("/") else uri
-    return {
-        "id": f"{WORKSPACE_ID}/{document.key}",
-        "name": document.name,
-        "type": f"Microsoft.MachineLearningServices/workspaces/{kind}/versions",
-        "properties": properties,
-        "systemData": system_data(document),
-    }
+    return resource(document, f"{kind}/versions", properties)

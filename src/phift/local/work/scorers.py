@@ -105,24 +105,24 @@ class Scorer:
         with self._process.stdout as lines:
             for line in lines:
                 try:
-                    self._take(json.loads(line))
+                    reply = json.loads(line)
+                    number = reply.get("id")
                 except (ValueError, AttributeError):
                     logger.warning("a scoring process wrote a line that is no JSON object")
+                    continue
+                if number is None:
+                    self._first.put(reply)
+                    continue
+                with self._lock:
+                    future = self._waiting.get(number)
+                if future is not None and not future.done():
+                    future.set_result(reply)
         self._first.put({})
         with self._lock:
             waiting = list(self._waiting.values())
         for future in waiting:
             if not future.done():
                 future.set_exception(ScorerFailed("The scoring process ended while it worked on the request."))
-
-    def _take(self, reply: Json) -> None:
-        if "id" not in reply:
-            self._first.put(reply)
-            return
-        with self._lock:
-            future = self._waiting.get(reply["id"])
-        if future is not None and not future.done():
-            future.set_result(reply)
 
 
 class Scorers:

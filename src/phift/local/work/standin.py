@@ -14,7 +14,7 @@ import json
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,17 +68,12 @@ def write_checkpoint(folder: Path, name: str) -> None:
     tokenizer = _tokenizer()
     tokenizer.save_pretrained(folder)
     _save_weights(folder, tokenizer, name)
-    config = json.dumps(_finetune_config(name), indent=2)
-    (folder / finetune_config.FILE_NAME).write_text(config, encoding="utf-8")
-
-
-def _finetune_config(name: str) -> dict[str, Any]:
     config: dict[str, Any] = {
         "chat_special_tokens": {"response_template": "<|assistant|>", "instruction_template": "<|user|>"},
     }
     if name.startswith("Phi-3"):
         config["system_role_supported"] = "false"
-    return config
+    (folder / finetune_config.FILE_NAME).write_text(json.dumps(config, indent=2), encoding="utf-8")
 
 
 def _tokenizer() -> PreTrainedTokenizerFast:
@@ -94,7 +89,8 @@ def _tokenizer() -> PreTrainedTokenizerFast:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(_sample_texts(), trainer)
+    texts = (message["content"] for row in samples.rows()["train"] for message in row["messages"])
+    tokenizer.train_from_iterator(texts, trainer)
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         bos_token=_END_OF_TEXT,
@@ -105,12 +101,6 @@ def _tokenizer() -> PreTrainedTokenizerFast:
         model_max_length=_CONTEXT,
         padding_side="left",
     )
-
-
-def _sample_texts() -> Iterator[str]:
-    for row in samples.rows()["train"]:
-        for message in row["messages"]:
-            yield message["content"]
 
 
 def _save_weights(folder: Path, tokenizer: PreTrainedTokenizerFast, name: str) -> None:
