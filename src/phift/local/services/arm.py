@@ -2,19 +2,7 @@
 
 from __future__ import annotations
 
-from phift.local.names import (
-    ACCOUNT,
-    DATASTORES,
-    GROUP,
-    LOCATION,
-    STORAGE_SUFFIX,
-    SUBSCRIPTION,
-    TENANT,
-    WORKSPACE,
-    WORKSPACE_ID,
-    cloud_documents,
-    tracking_uri,
-)
+from phift.local import names
 from phift.local.services.route import AT_GROUP, AT_SUBSCRIPTION, AT_WORKSPACE, Route
 from phift.local.site import Site
 from phift.local.state.documents import Json
@@ -32,25 +20,21 @@ def manages(path: str) -> bool:
 def routes() -> list[Route]:
     """Return the routes of the workspace itself."""
     return [
-        Route("GET", "/health", _health, anonymous=True),
+        Route("GET", "/health", lambda _site, _call: Reply({"status": "ok", "version": __version__}), anonymous=True),
         Route("GET", "/metadata/endpoints", _metadata, anonymous=True),
         Route("GET", "/msi/token", _token, anonymous=True),
         Route("GET", "/discovery", _discovery, anonymous=True),
-        Route("GET", AT_WORKSPACE, _workspace),
-        Route("GET", f"{AT_GROUP}/workspaces", _workspaces),
-        Route("GET", f"{AT_SUBSCRIPTION}/workspaces", _workspaces),
+        Route("GET", AT_WORKSPACE, lambda site, _call: Reply(_show_workspace(site))),
+        Route("GET", f"{AT_GROUP}/workspaces", lambda site, _call: page([_show_workspace(site)])),
+        Route("GET", f"{AT_SUBSCRIPTION}/workspaces", lambda site, _call: page([_show_workspace(site)])),
         Route("GET", f"{AT_WORKSPACE}/datastores", _datastores),
         Route("GET", f"{AT_WORKSPACE}/datastores/{{name}}", _datastore),
         Route("POST", f"{AT_WORKSPACE}/datastores/{{name}}/listSecrets", _secrets),
     ]
 
 
-def _health(_site: Site, _call: Call) -> Reply:
-    return Reply({"status": "ok", "version": __version__})
-
-
 def _metadata(site: Site, _call: Call) -> Reply:
-    return Reply(cloud_documents(site.base_url))
+    return Reply(names.cloud_documents(site.base_url))
 
 
 def _token(site: Site, call: Call) -> Reply:
@@ -64,23 +48,15 @@ def _token(site: Site, call: Call) -> Reply:
     return Reply({"access_token": token, "expires_on": str(end), "resource": audience, "token_type": "Bearer"})
 
 
-def _workspace(site: Site, _call: Call) -> Reply:
-    return Reply(_show_workspace(site))
-
-
-def _workspaces(site: Site, _call: Call) -> Reply:
-    return page([_show_workspace(site)])
-
-
 def _show_workspace(site: Site) -> Json:
-    group = f"/subscriptions/{SUBSCRIPTION}/resourceGroups/{GROUP}/providers"
+    group = f"/subscriptions/{names.SUBSCRIPTION}/resourceGroups/{names.GROUP}/providers"
     properties = {
-        "friendlyName": WORKSPACE,
+        "friendlyName": names.WORKSPACE,
         "description": "A local workspace of phift: it speaks Azure ML's protocol and is not Azure.",
-        "workspaceId": SUBSCRIPTION,
+        "workspaceId": names.SUBSCRIPTION,
         "provisioningState": "Succeeded",
         "discoveryUrl": f"{site.base_url}/discovery",
-        "mlFlowTrackingUri": tracking_uri(site.base_url),
+        "mlFlowTrackingUri": names.tracking_uri(site.base_url),
         "storageAccount": f"{group}/Microsoft.Storage/storageAccounts/storage",
         "keyVault": f"{group}/Microsoft.KeyVault/vaults/none",
         "applicationInsights": f"{group}/Microsoft.Insights/components/none",
@@ -91,17 +67,17 @@ def _show_workspace(site: Site) -> Json:
         "privateLinkCount": 0,
         "serviceProvisionedResourceGroup": None,
         "publicNetworkAccess": "Disabled",
-        "tenantId": TENANT,
+        "tenantId": names.TENANT,
     }
     return {
-        "id": WORKSPACE_ID,
-        "name": WORKSPACE,
+        "id": names.WORKSPACE_ID,
+        "name": names.WORKSPACE,
         "type": "Microsoft.MachineLearningServices/workspaces",
-        "location": LOCATION,
+        "location": names.LOCATION,
         "kind": "Default",
         "sku": {"name": "Basic", "tier": "Basic"},
         "tags": {},
-        "identity": {"type": "SystemAssigned", "principalId": TENANT, "tenantId": TENANT},
+        "identity": {"type": "SystemAssigned", "principalId": names.TENANT, "tenantId": names.TENANT},
         "properties": properties,
         "systemData": _made(site),
     }
@@ -116,14 +92,14 @@ def _made(site: Site) -> Json:
 
 
 def _discovery(site: Site, _call: Call) -> Reply:
-    names = ("api", "history", "modelmanagement", "experimentation", "catalog", "studio")
-    return Reply(dict.fromkeys(names, site.base_url))
+    services = ("api", "history", "modelmanagement", "experimentation", "catalog", "studio")
+    return Reply(dict.fromkeys(services, site.base_url))
 
 
 def _datastores(site: Site, call: Call) -> Reply:
     only_default = call.query.get("isDefault", "").lower() == "true"
-    names = [name for name in DATASTORES if name == "workspaceblobstore" or not only_default]
-    return page([_show_datastore(site, name) for name in names])
+    wanted = [name for name in names.DATASTORES if name == "workspaceblobstore" or not only_default]
+    return page([_show_datastore(site, name) for name in wanted])
 
 
 def _datastore(site: Site, call: Call) -> Reply:
@@ -131,12 +107,12 @@ def _datastore(site: Site, call: Call) -> Reply:
 
 
 def _secrets(site: Site, call: Call) -> Reply:
-    signature = site.identity.sas(f"{ACCOUNT}/{DATASTORES[_datastore_name(call)]}", "rwdl")
+    signature = site.identity.sas(f"{names.ACCOUNT}/{names.DATASTORES[_datastore_name(call)]}", "rwdl")
     return Reply({"secretsType": "Sas", "sasToken": signature})
 
 
 def _datastore_name(call: Call) -> str:
-    if call["name"] not in DATASTORES:
+    if call["name"] not in names.DATASTORES:
         raise not_found("datastore", call["name"])
     return call["name"]
 
@@ -150,14 +126,14 @@ def _show_datastore(site: Site, name: str) -> Json:
         "isDefault": name == "workspaceblobstore",
         # The SDK writes https://{accountName}.blob.{endpoint}: a host with port and path leads back here.
         "accountName": f"{site.host}/storage",
-        "containerName": DATASTORES[name],
-        "endpoint": STORAGE_SUFFIX,
+        "containerName": names.DATASTORES[name],
+        "endpoint": names.STORAGE_SUFFIX,
         "protocol": "https",
         "serviceDataAccessAuthIdentity": "WorkspaceSystemAssignedIdentity",
         "credentials": {"credentialsType": "Sas"},
     }
     return {
-        "id": f"{WORKSPACE_ID}/datastores/{name}",
+        "id": f"{names.WORKSPACE_ID}/datastores/{name}",
         "name": name,
         "type": "Microsoft.MachineLearningServices/workspaces/datastores",
         "properties": properties,

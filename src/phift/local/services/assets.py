@@ -13,7 +13,7 @@ from phift.local.site import Site
 from phift.local.state.documents import Document, Json
 from phift.local.wire.call import Call, Reply, section
 from phift.local.wire.errors import not_found, user_error
-from phift.local.wire.pages import listed, resource
+from phift.local.wire.pages import listed, resource, view
 
 _URI = {"data": "dataUri", "models": "modelUri"}
 _TYPE = {"data": "dataType", "models": "modelType"}
@@ -47,8 +47,7 @@ def _key(call: Call) -> str:
 
 def _visible(call: Call) -> Callable[[Document], bool]:
     """Leave archived ones out unless the caller asks for them."""
-    view = call.query.get("listViewType", "ActiveOnly")
-    wanted = {"ActiveOnly": (False,), "ArchivedOnly": (True,)}.get(view, (False, True))
+    wanted = view(call)
     return lambda document: bool(document.body["properties"].get("isArchived")) in wanted
 
 

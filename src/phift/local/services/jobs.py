@@ -13,7 +13,7 @@ from phift.local.site import Site
 from phift.local.state.documents import Document, Json
 from phift.local.wire.call import Call, Reply, section, timestamp
 from phift.local.wire.errors import WireError, not_found, user_error
-from phift.local.wire.pages import listed, resource, system_data
+from phift.local.wire.pages import listed, resource, system_data, view
 
 # What may change on a job that exists; everything else is what was paid for.
 _CHANGEABLE = ("description", "tags", "displayName", "isArchived")
@@ -31,9 +31,7 @@ def routes() -> list[Route]:
 
 
 def _list(site: Site, call: Call) -> Reply:
-    view = call.query.get("listViewType", "ActiveOnly")
-    hidden = {"ActiveOnly": (False,), "ArchivedOnly": (True,)}.get(view, (False, True))
-    kind, tag = call.query.get("jobType", "Pipeline"), call.query.get("tag")
+    hidden, kind, tag = view(call), call.query.get("jobType", "Pipeline"), call.query.get("tag")
 
     def wanted(document: Document) -> bool:
         run = _run(site, document.name).body

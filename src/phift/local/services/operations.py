@@ -5,7 +5,7 @@ from __future__ import annotations
 from phift.local.names import LOCATION, SUBSCRIPTION
 from phift.local.services.route import AT_SUBSCRIPTION, Route
 from phift.local.site import Site
-from phift.local.state.documents import Json
+from phift.local.state.documents import Document, Json
 from phift.local.wire.call import Call, Reply
 from phift.local.wire.errors import WireError
 
@@ -52,10 +52,15 @@ def routes() -> list[Route]:
     return [*status, *results]
 
 
-def _status(site: Site, call: Call) -> Reply:
+def _operation(site: Site, call: Call) -> Document:
     found = site.documents.get(f"operations/{call['operation']}")
     if found is None:
         raise WireError(404, "OperationNotFound", "The operation was not found.")
+    return found
+
+
+def _status(site: Site, call: Call) -> Reply:
+    found = _operation(site, call)
     shown: Json = {key: found.body[key] for key in ("status", "error", "startTime", "endTime") if key in found.body}
     headers = _look_again(site) if shown["status"] == "InProgress" else {}
     if shown["status"] == "InProgress" and found.body["kind"].startswith(("endpoint-", "deployment-")):
@@ -65,9 +70,7 @@ def _status(site: Site, call: Call) -> Reply:
 
 
 def _result(site: Site, call: Call) -> Reply:
-    found = site.documents.get(f"operations/{call['operation']}")
-    if found is None:
-        raise WireError(404, "OperationNotFound", "The operation was not found.")
+    found = _operation(site, call)
     if found.body["status"] == "InProgress":
         location = f"{site.base_url}{call.path}?api-version=2023-04-01-preview"
         return Reply(None, 202, {"Location": location, **_look_again(site)})

@@ -62,15 +62,26 @@ def listed(
     has shown, ours names the last one, so that what is made meanwhile shows nothing twice.
     """
     size, at_most = _sizes(call)
+    # The SDK's own parameter for the place is ``$skip``.
+    tokens = {key.lower(): value for key, value in call.query.items()}
+    after = tokens.get("$skiptoken") or tokens.get("$skip") or ""
     try:
-        found = ground.documents.walk(parent, after=_skip_token(call), newest_first=newest_first, chunk=size + 1)
+        found = ground.documents.walk(parent, after=after, newest_first=newest_first, chunk=size + 1)
         shown = list(islice((document for document in found if wanted(document)), size + 1))
     except UnknownPosition as error:
         raise user_error("The continuation token is not valid.") from error
     body: Json = {"value": [show(document) for document in shown[:size]]}
     if len(shown) > size and not at_most:
-        body["nextLink"] = _next_link(ground, call, shown[size - 1].position)
+        query = {key: value for key, value in call.query.items() if key.lower() not in ("$skip", "$skiptoken")}
+        query["$skipToken"] = shown[size - 1].position
+        body["nextLink"] = f"{ground.base_url}{quote(call.path)}?{urlencode(query, safe='$')}"
     return Reply(body)
+
+
+def view(call: Call) -> tuple[bool, ...]:
+    """Return which of what is archived and what is not the caller asks for; what is not, unless told otherwise."""
+    asked = call.query.get("listViewType", "ActiveOnly")
+    return {"ActiveOnly": (False,), "ArchivedOnly": (True,)}.get(asked, (False, True))
 
 
 def _sizes(call: Call) -> tuple[int, bool]:
@@ -87,14 +98,3 @@ def _sizes(call: Call) -> tuple[int, bool]:
         return min(top, PAGE), top <= PAGE
     count = whole_number(call.query.get("count", PAGE), "count")
     return (min(count, PAGE) if count > 0 else PAGE), False
-
-
-def _skip_token(call: Call) -> str:
-    """Return where a list goes on; the SDK's own parameter for it is ``$skip``."""
-    tokens = {key.lower(): value for key, value in call.query.items()}
-    return tokens.get("$skiptoken") or tokens.get("$skip") or ""
-
-
-def _next_link(ground: Ground, call: Call, position: str) -> str:
-    query = {key: value for key, value in call.query.items() if key.lower() not in ("$skip", "$skiptoken")}
-    return f"{ground.base_url}{quote(call.path)}?{urlencode({**query, '$skipToken': position}, safe='$')}"

@@ -59,37 +59,35 @@ class Operations:
         self._released.set()
         for thread in tuple(self._threads):
             while thread.is_alive():
-                self._clock.reset()  # again and again: what had only begun falls asleep after the first time
+                # A thread that had only started begins to sleep after this, and is woken by the next one.
+                self._clock.reset()
                 thread.join(0.02)
         self._released.clear()
 
     def _run(self, name: str, kind: str, target: str) -> None:
+        outcome: Json = {"status": "Succeeded"}
         try:
             self._clock.spend(kind)
-            self._strike(kind, target)
-            self._work[kind](target)
+            fault = self._faults.strike(f"operation {kind}")
+            if fault is None:
+                self._work[kind](target)
+            else:
+                self._released.wait(fault.delay)
+                # What was to be provisioned ends Failed too. Computes hold their state one level above where endpoints
+                # and deployments do.
+                self._documents.update(
+                    target, lambda body: (body if "provisioningState" in body else body["properties"]).update(_FAILED)
+                )
+                outcome = _failed(of_fault(fault))
         except WireError as error:
-            self._finish(name, {"status": "Failed", "error": {"code": error.code, "message": error.message}})
+            outcome = _failed(error)
         except Exception as error:
             logger.exception("operation %s on %s failed", kind, target)
             message = f"The operation failed inside the local workspace: {type(error).__name__}."
-            self._finish(name, {"status": "Failed", "error": {"code": "InternalServerError", "message": message}})
-        else:
-            self._finish(name, {"status": "Succeeded"})
+            outcome = _failed(WireError(500, "InternalServerError", message))
+        end = timestamp(self._clock.now())
+        self._documents.update(f"operations/{name}", lambda body: body.update(outcome, endTime=end))
 
-    def _strike(self, kind: str, target: str) -> None:
-        """Fail an operation where that has been ordered: it ends Failed, and so does what it was to provision."""
-        fault = self._faults.strike(f"operation {kind}")
-        if fault is None:
-            return
-        self._released.wait(fault.delay)
-        # Computes hold their state one level above where endpoints and deployments do.
-        self._documents.update(
-            target, lambda body: (body if "provisioningState" in body else body["properties"]).update(_FAILED)
-        )
-        raise of_fault(fault)
 
-    def _finish(self, name: str, outcome: Json) -> None:
-        self._documents.update(
-            f"operations/{name}", lambda body: body.update(outcome, endTime=timestamp(self._clock.now()))
-        )
+def _failed(error: WireError) -> Json:
+    return {"status": "Failed", "error": {"code": error.code, "message": error.message}}
