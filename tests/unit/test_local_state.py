@@ -37,7 +37,7 @@ def test_put_get_delete(documents: Documents) -> None:
 def test_children_are_direct_and_in_order(documents: Documents) -> None:
     for key in ("e/z", "e/a", "e/a/deployments/x", "ee/b", "e0", "f/c"):
         documents.put(key, {})
-    assert [found.key for found in documents.children("e")] == ["e/z", "e/a"]
+    assert [found.key for found in documents.walk("e")] == ["e/z", "e/a"]
     documents.delete("e/a")
     assert documents.get("e/a/deployments/x") is None
     assert documents.get("ee/b") is not None

@@ -142,6 +142,19 @@ def change(ground: Ground, name: str, changed: Json) -> None:
     ground.documents.update(f"runs/{name}", apply)
 
 
+def write(ground: Ground, name: str, tags: dict[str, str], parameters: dict[str, str]) -> None:
+    """Write tags and parameters of a run; what the fine-tuning component keeps as properties goes there."""
+    own = {key: value for key, value in tags.items() if key == "score" or key.startswith("__azureml_ft_")}
+
+    def apply(body: Json) -> None:
+        body["properties"] = {**(body.get("properties") or {}), **own}
+        body["tags"] = {**(body.get("tags") or {}), **{key: tags[key] for key in tags if key not in own}}
+        body["params"] = {**(body.get("params") or {}), **parameters}
+
+    if tags or parameters:
+        ground.documents.update(f"runs/{name}", apply)
+
+
 def output_uri(ground: Ground, job: str, output: str) -> str:
     """Return where a job's named output is stored; raises a user error where there is no such job or output."""
     run = ground.documents.get(f"runs/{job}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import os
 from pathlib import Path
 
 import trustme
@@ -25,9 +24,9 @@ def ensure(folder: Path) -> None:
     authority = trustme.CA(path_length=0, organization_name="phift", organization_unit_name="local workspace authority")
     server = authority.issue_cert("localhost", "127.0.0.1", common_name="localhost", not_after=now + LIFETIME)
     write_private(folder / "server-key.pem", server.private_key_pem.bytes())
-    _replace(folder / "ca.pem", authority.cert_pem.bytes())
+    write_private(folder / "ca.pem", authority.cert_pem.bytes())
     # Last: it is the file whose date says that all three are good.
-    _replace(folder / "server.pem", server.cert_chain_pems[0].bytes())
+    write_private(folder / "server.pem", server.cert_chain_pems[0].bytes())
 
 
 def write_bundle(folder: Path, existing: str | None) -> Path:
@@ -46,11 +45,5 @@ def write_bundle(folder: Path, existing: str | None) -> Path:
     files = sorted(source.glob("*")) if source.is_dir() else [source]
     texts = [file.read_bytes().strip() for file in files if file.is_file()]
     authorities = [text for text in texts if b"BEGIN CERTIFICATE" in text]
-    _replace(bundle, b"\n".join([*authorities, (folder / "ca.pem").read_bytes()]))
+    write_private(bundle, b"\n".join([*authorities, (folder / "ca.pem").read_bytes()]))
     return bundle
-
-
-def _replace(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    temporary.write_bytes(content)
-    temporary.replace(path)

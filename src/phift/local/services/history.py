@@ -33,20 +33,23 @@ _HISTORY = f"/history/v1.0{AT_WORKSPACE}"
 
 def routes() -> list[Route]:
     """Return the routes of run history and of the look-up of outputs."""
-    routes = [
-        Route("POST", f"{_HISTORY}/rundata", _run_data),
-        Route("POST", f"/data/v1.0{AT_WORKSPACE}/dataversion/batchGetResolvedUris", _data_uris),
-        Route("POST", f"/modelregistry/v1.0{AT_WORKSPACE}/models/batchGetResolvedUris", _model_uris),
-    ]
-    for place in ("", "/experiments/{experiment}", "/experimentids/{experiment}"):
-        run = f"{_HISTORY}{place}/runs/{{run}}"
-        routes += [
+
+    def of_a_run(run: str) -> list[Route]:
+        return [
             Route("GET", run, _get),
             Route("PATCH", run, _patch),
             Route("GET", f"{run}/details", _details),
             Route("GET", f"{run}/children", _children),
         ]
-    return routes
+
+    return [
+        *of_a_run(f"{_HISTORY}/runs/{{run}}"),
+        Route("POST", f"{_HISTORY}/rundata", _run_data),
+        Route("POST", f"/data/v1.0{AT_WORKSPACE}/dataversion/batchGetResolvedUris", _data_uris),
+        Route("POST", f"/modelregistry/v1.0{AT_WORKSPACE}/models/batchGetResolvedUris", _model_uris),
+        *of_a_run(f"{_HISTORY}/experiments/{{experiment}}/runs/{{run}}"),
+        *of_a_run(f"{_HISTORY}/experimentids/{{experiment}}/runs/{{run}}"),
+    ]
 
 
 def _found(site: Site, name: str) -> Document:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import math
+import operator
 import re
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
@@ -30,12 +31,12 @@ _CLAUSE = re.compile(
     re.VERBOSE | re.IGNORECASE,
 )
 _COMPARE: dict[str, Callable[[Any, Any], bool]] = {
-    "=": lambda left, right: left == right,
-    "!=": lambda left, right: left != right,
-    ">": lambda left, right: left > right,
-    ">=": lambda left, right: left >= right,
-    "<": lambda left, right: left < right,
-    "<=": lambda left, right: left <= right,
+    "=": operator.eq,
+    "!=": operator.ne,
+    ">": operator.gt,
+    ">=": operator.ge,
+    "<": operator.lt,
+    "<=": operator.le,
 }
 
 
@@ -227,9 +228,9 @@ def _clauses(text: str) -> list[tuple[str, str, str, str]]:
     return clauses
 
 
-def _holds(site: Site, document: Document, kind: str, key: str, operator: str, value: str) -> bool:
+def _holds(site: Site, document: Document, kind: str, key: str, sign: str, value: str) -> bool:
     """Tell whether one clause of a filter is true of a run; ``kind`` is the first letter of its collection."""
-    compare = _COMPARE[operator]
+    compare = _COMPARE[sign]
     if kind == "m":
         latest = {metric.key: metric.value for metric in site.documents.latest_metrics(document.name)}.get(key)
         return latest is not None and compare(latest, float(value))
@@ -265,28 +266,15 @@ def _pairs(sent: Any) -> dict[str, str]:
     return {str(pair["key"]): str(pair.get("value", "")) for pair in sent or []}
 
 
-def _write(site: Site, name: str, tags: dict[str, str], parameters: dict[str, str]) -> None:
-    """Write tags and parameters of a run; what the fine-tuning component keeps as properties goes there."""
-    own = {key: value for key, value in tags.items() if key == "score" or key.startswith("__azureml_ft_")}
-
-    def apply(body: Json) -> None:
-        body["properties"] = {**(body.get("properties") or {}), **own}
-        body["tags"] = {**(body.get("tags") or {}), **{key: tags[key] for key in tags if key not in own}}
-        body["params"] = {**(body.get("params") or {}), **parameters}
-
-    if tags or parameters:
-        site.documents.update(f"runs/{name}", apply)
-
-
 def _log_parameter(site: Site, call: Call) -> Reply:
     sent = call.json()
-    _write(site, _run_of(site, sent).name, {}, _pairs([sent]))
+    runs.write(site, _run_of(site, sent).name, {}, _pairs([sent]))
     return Reply({})
 
 
 def _set_tag(site: Site, call: Call) -> Reply:
     sent = call.json()
-    _write(site, _run_of(site, sent).name, _pairs([sent]), {})
+    runs.write(site, _run_of(site, sent).name, _pairs([sent]), {})
     return Reply({})
 
 
@@ -304,5 +292,5 @@ def _log_batch(site: Site, call: Call) -> Reply:
     run = _run_of(site, sent)
     with site.documents.transaction():
         site.documents.add_metrics(run.name, [_metric(metric) for metric in sent.get("metrics") or []])
-        _write(site, run.name, _pairs(sent.get("tags")), _pairs(sent.get("params")))
+        runs.write(site, run.name, _pairs(sent.get("tags")), _pairs(sent.get("params")))
     return Reply({})

@@ -3,13 +3,8 @@
 from __future__ import annotations
 
 import hmac
-import logging
 import random
 import re
-import threading
-from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from phift.local.services import endpoints
@@ -21,12 +16,8 @@ from phift.local.wire.call import Call, Reply
 from phift.local.wire.errors import WireError, user_error
 from phift.local.work.scorers import ScorerFailed, ScorerTimeout
 
-logger = logging.getLogger(__name__)
-
 _DEFAULT_TIMEOUT = 5.0
 _AUDIENCES = ("https://ml.azure.com", "https://ml.azure.local")
-_in_flight: Counter[str] = Counter()
-_counting = threading.Lock()
 
 
 def routes() -> list[Route]:
@@ -44,7 +35,9 @@ def _score(site: Site, call: Call) -> Reply:
     if deployment.body["properties"]["provisioningState"] not in ("Succeeded", "Updating"):
         raise WireError(503, "NotReady", f"The deployment {deployment.name} is not ready.")
     settings = deployment.body["properties"].get("requestSettings") or {}
-    with _slot(deployment, settings):
+    # Twice what the instances work on at once.
+    most = 2 * int(settings.get("maxConcurrentRequestsPerInstance") or 1) * int(deployment.body["sku"]["capacity"])
+    with site.scorers.slot(endpoint.name, deployment.name, most):
         return _ask(site, endpoint, deployment, call, _seconds(settings.get("requestTimeout")))
 
 
@@ -79,23 +72,6 @@ def _choose(site: Site, endpoint: Document, asked: str | None) -> Document:
     if found is None:
         raise WireError(404, "NotFound", f"The endpoint has no deployment {name}.")
     return found
-
-
-@contextmanager
-def _slot(deployment: Document, settings: Json) -> Iterator[None]:
-    """Hold one of the requests that may be in flight: twice what the instances work on at once."""
-    concurrent = int(settings.get("maxConcurrentRequestsPerInstance") or 1)
-    most = 2 * concurrent * int(deployment.body["sku"]["capacity"])
-    key = deployment.key.lower()
-    with _counting:
-        if _in_flight[key] >= most:
-            raise WireError(429, "TooManyRequests", f"More than {most} requests are in flight.")
-        _in_flight[key] += 1
-    try:
-        yield
-    finally:
-        with _counting:
-            _in_flight[key] -= 1
 
 
 def _seconds(duration: Any) -> float:

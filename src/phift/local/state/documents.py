@@ -187,10 +187,6 @@ class Documents:
             self._connection.execute("DELETE FROM documents WHERE key >= ? AND key < ?", _below(key))
         return there
 
-    def children(self, parent: str) -> list[Document]:
-        """Return the documents directly below ``parent``, oldest first."""
-        return list(self.walk(parent))
-
     def walk(self, parent: str, *, after: str = "", newest_first: bool = False, chunk: int = 64) -> Iterator[Document]:
         """Yield the documents directly below ``parent``, oldest first or newest first.
 

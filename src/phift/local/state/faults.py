@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from fnmatch import fnmatchcase
 from typing import Literal, get_args
@@ -71,7 +71,9 @@ class Fault:
         _check_values(self)
         kind, _, name = self.on.partition(" ")
         if kind in ("operation", "step"):
-            _check_name(kind, name, OPERATIONS if kind == "operation" else STEPS)
+            known = OPERATIONS if kind == "operation" else STEPS
+            if not any(fnmatchcase(each, name.lower()) for each in known):
+                raise ValueError(f"There is no {kind} {name!r}; there are {', '.join(known)}.")
             for other in ("headers", "cut", "slow"):
                 if getattr(self, other):
                     raise ValueError(f"`{other}` is for requests only, and {self.on} is none.")
@@ -128,11 +130,6 @@ def _check_values(fault: Fault) -> None:
     for name, value in fault.headers.items():
         if not (_HEADER.fullmatch(name) and _HEADER_VALUE.fullmatch(value)):
             raise ValueError(f"The header {name!r} cannot be sent: letters and dashes, and a value in ASCII.")
-
-
-def _check_name(kind: str, pattern: str, known: Iterable[str]) -> None:
-    if not any(fnmatchcase(name, pattern.lower()) for name in known):
-        raise ValueError(f"There is no {kind} {pattern!r}; there are {', '.join(known)}.")
 
 
 def _check_request(fault: Fault, method: str, path: str) -> None:

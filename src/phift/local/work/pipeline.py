@@ -1,15 +1,17 @@
-"""What the training engine is given for a job, and what it leaves."""
+"""What the processes of a job are given, and what they leave."""
 
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
-from phift.data.on_cluster import STEP
+from phift.component.preprocessing import SPLITS
+from phift.data import on_cluster
 from phift.local.ground import Ground
 from phift.local.model import catalog, files, quota, references, runs
 from phift.local.names import DATASTORES, LOCATION, tracking_uri
-from phift.local.state.documents import Json
+from phift.local.state.documents import Document, Json
 from phift.local.wire.errors import WireError
 
 # The step of the component that makes each of its outputs.
@@ -41,6 +43,40 @@ def check_computes(ground: Ground, plan: Json) -> None:
         raise WireError(400, "UserError", message)
 
 
+def prepared_uris(asked: Json, child: str) -> dict[str, str]:
+    """Return the address of each of the step's outputs; ``${{name}}`` in one is the step's own run.
+
+    Microsoft Learn, "Expressions in Azure Machine Learning SDK and CLI v2", 2026-11-22.
+    """
+    uris = {}
+    for name in (*SPLITS, on_cluster.REPORT):
+        uri = asked["outputs"].get(name) or references.datastore_uri("workspaceblobstore", f"azureml/{child}/{name}")
+        for expression, value in (("name", child), ("output_name", name), ("default_datastore", "workspaceblobstore")):
+            uri = uri.replace(f"${{{{{expression}}}}}", value)
+        uris[name] = uri
+    return uris
+
+
+def write_preparation(ground: Ground, job: str, child: Document, asked: Json) -> Path:
+    """Write what the process of the step that prepares data is to do and return the file."""
+    places = {name: references.place(ground, uri) for name, uri in prepared_uris(asked, child.name).items()}
+    arguments = ["--settings", asked["inputs"]["settings"]]
+    for name, value in asked["inputs"].items():
+        if name != "settings":
+            arguments += ["--data", name, str(references.resolve(ground, value))]
+    for name, place in places.items():
+        arguments += [f"--{name}", str(place)]
+    log, folder = files.log_to_write(ground, child.body), ground.folder.job(job)
+    folder.mkdir(parents=True, exist_ok=True)
+    work = folder / "preparing"
+    shutil.rmtree(work, ignore_errors=True)  # of an attempt that was interrupted
+    work.mkdir(mode=0o700)
+    file = folder / "preparation.json"
+    description = {"name": on_cluster.STEP, "arguments": arguments, "log": str(log), "work": str(work)}
+    file.write_text(json.dumps(description), encoding="utf-8")
+    return file
+
+
 def write_job(ground: Ground, name: str, plan: Json) -> Path:
     """Write what the engine is to do and return the file; assets and what was prepared become absolute paths."""
     folder = ground.folder.job(name)
@@ -54,7 +90,7 @@ def write_job(ground: Ground, name: str, plan: Json) -> Path:
             "log": str(files.log_to_write(ground, child.body)),
         }
         for child in children
-        if child.body["displayName"] != STEP
+        if child.body["displayName"] != on_cluster.STEP
     ]
     kinds = {key: spec["type"] for key, spec in catalog.component()["inputs"].items()}
     inputs = {}

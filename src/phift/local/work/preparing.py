@@ -8,58 +8,19 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import sys
 import tempfile
 import threading
 import traceback
 from pathlib import Path
 
-from phift.component.preprocessing import SPLITS
 from phift.data import on_cluster
-from phift.local.ground import Ground
-from phift.local.model import files, references
-from phift.local.state.documents import Document, Json
 
 _ABANDONED = 75
 _FAILED = (
     "Execution failed. User process 'python' exited with status code 1. "
     "Please check log file 'user_logs/std_log.txt' for error details. Error: "
 )
-
-
-def output_uris(asked: Json, child: str) -> dict[str, str]:
-    """Return the address of each of the step's outputs; ``${{name}}`` in one is the step's own run.
-
-    Microsoft Learn, "Expressions in Azure Machine Learning SDK and CLI v2", 2026-11-22.
-    """
-    uris = {}
-    for name in (*SPLITS, on_cluster.REPORT):
-        uri = asked["outputs"].get(name) or references.datastore_uri("workspaceblobstore", f"azureml/{child}/{name}")
-        for expression, value in (("name", child), ("output_name", name), ("default_datastore", "workspaceblobstore")):
-            uri = uri.replace(f"${{{{{expression}}}}}", value)
-        uris[name] = uri
-    return uris
-
-
-def write_step(ground: Ground, child: Document, asked: Json, folder: Path) -> Path:
-    """Write the description of the step's process and return its file."""
-    places = {name: references.place(ground, uri) for name, uri in output_uris(asked, child.name).items()}
-    arguments = ["--settings", asked["inputs"]["settings"]]
-    for name, value in asked["inputs"].items():
-        if name != "settings":
-            arguments += ["--data", name, str(references.resolve(ground, value))]
-    for name, place in places.items():
-        arguments += [f"--{name}", str(place)]
-    log = files.log_to_write(ground, child.body)
-    folder.mkdir(parents=True, exist_ok=True)
-    work = folder / "preparing"
-    shutil.rmtree(work, ignore_errors=True)  # of an attempt that was interrupted
-    work.mkdir(mode=0o700)
-    file = folder / "preparation.json"
-    description = {"name": on_cluster.STEP, "arguments": arguments, "log": str(log), "work": str(work)}
-    file.write_text(json.dumps(description), encoding="utf-8")
-    return file
 
 
 def main(file: str) -> int:

@@ -48,7 +48,7 @@ def provisioning(ground: Ground, scorers: Scorers, training: Training) -> Mappin
         forget(endpoint, name)
 
     def remove_endpoint(key: str) -> None:
-        for deployment in documents.children(f"{key}/deployments"):
+        for deployment in list(documents.walk(f"{key}/deployments")):
             remove_deployment(deployment.key)
         documents.delete(key)
 

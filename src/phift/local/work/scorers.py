@@ -9,8 +9,11 @@ import queue
 import signal
 import subprocess
 import threading
+from collections import Counter
+from collections.abc import Iterator
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +136,7 @@ class Scorers:
         self._lock = threading.Lock()
         self._running: dict[str, Scorer | instant.Scorer] = {}
         self._starting: dict[str, threading.Lock] = {}
+        self._in_flight: Counter[str] = Counter()
 
     def get(self, endpoint: str, name: str) -> Scorer | instant.Scorer:
         """Return the deployment's process, starting it where none runs; raises `ScorerFailed`."""
@@ -147,6 +151,20 @@ class Scorers:
                 with self._lock:
                     self._running[key] = scorer
             return scorer
+
+    @contextmanager
+    def slot(self, endpoint: str, name: str, most: int) -> Iterator[None]:
+        """Hold one of the requests that may be in flight for a deployment, or refuse it."""
+        key = f"{endpoint}/{name}".lower()
+        with self._lock:
+            if self._in_flight[key] >= most:
+                raise WireError(429, "TooManyRequests", f"More than {most} requests are in flight.")
+            self._in_flight[key] += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._in_flight[key] -= 1
 
     def replace(self, endpoint: str, name: str) -> None:
         """Start a new process for a deployment; the old one serves until the new one is ready."""

@@ -19,7 +19,7 @@ from phift.local.model import runs
 from phift.local.names import ARM_RESOURCE
 from phift.local.state.documents import Document
 from phift.local.wire.errors import WireError, of_fault
-from phift.local.work import pipeline, preparing
+from phift.local.work import pipeline
 
 logger = logging.getLogger(__name__)
 
@@ -176,9 +176,10 @@ class Training:
         folder, code = ground.folder.job(name), 0
         child, asked = runs.children(ground, name)[0], plan.get("preparation")
         if asked and child.body["status"] != "Completed":
-            code = self._follow(name, preparing.write_step(ground, child, asked, folder), ground.programs.preparation)
+            file = pipeline.write_preparation(ground, name, child, asked)
+            code = self._follow(name, file, ground.programs.preparation)
         if asked and code == 0:
-            uris = preparing.output_uris(asked, child.name)
+            uris = pipeline.prepared_uris(asked, child.name)
             runs.set_outputs(ground, child.name, {key: {"from": key, "uri": uri} for key, uri in uris.items()})
         if code == 0:
             file, program = pipeline.write_job(ground, name, plan), ground.programs.engine
