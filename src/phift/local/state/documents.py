@@ -41,6 +41,7 @@ CREATE INDEX IF NOT EXISTS metrics_by_run ON metrics (run, key);
 CREATE INDEX IF NOT EXISTS metrics_by_step ON metrics (run, key, step DESC);
 """
 _COLUMNS = "key, body, created, modified, rowid"
+_METRIC = "key, value, step, time, rowid"
 # In the order of SQLite's types every number and text lies between these two.
 _FIRST, _LAST = float("-inf"), b""
 
@@ -146,9 +147,12 @@ class Documents:
 
     def get(self, key: str) -> Document | None:
         """Return the document, or None."""
+        rows = self._rows(f"SELECT {_COLUMNS} FROM documents WHERE key = ?", key)  # noqa: S608 - our own names
+        return Document(rows[0][0], json.loads(rows[0][1]), rows[0][2], rows[0][3]) if rows else None
+
+    def _rows(self, query: str, *values: Any) -> list[Any]:
         with self._lock:
-            row = self._connection.execute(f"SELECT {_COLUMNS} FROM documents WHERE key = ?", (key,)).fetchone()  # noqa: S608 - our own names
-        return Document(row[0], json.loads(row[1]), row[2], row[3]) if row else None
+            return self._connection.execute(query, values).fetchall()
 
     def put(self, key: str, body: Json) -> Document:
         """Store a document; the time of its first creation stays."""
@@ -222,8 +226,7 @@ class Documents:
             f"ORDER BY {by} {order}, rowid {order} LIMIT {chunk}"
         )
         while True:
-            with self._lock:
-                rows = self._connection.execute(query, (*values, *place)).fetchall()
+            rows = self._rows(query, *values, *place)
             for row in rows:
                 yield Document(row[0], json.loads(row[1]), row[2], row[3], (row[5], row[4]))
             if len(rows) < chunk:
@@ -232,31 +235,21 @@ class Documents:
 
     def names(self, parent: str) -> list[str]:
         """Return the names of the documents directly below ``parent``, oldest first."""
-        with self._lock:
-            rows = self._connection.execute(
-                f"SELECT key FROM documents WHERE {_PARENT} = ? ORDER BY created, rowid",  # noqa: S608 - our own names
-                (f"{parent}/",),
-            ).fetchall()
-        return [str(key).rpartition("/")[2] for (key,) in rows]
+        query = f"SELECT key FROM documents WHERE {_PARENT} = ? ORDER BY created, rowid"  # noqa: S608 - our own names
+        return [str(key).rpartition("/")[2] for (key,) in self._rows(query, f"{parent}/")]
 
     def count_by_status(self, parent: str) -> dict[str, int]:
         """Return how many documents directly below ``parent`` have which status; of runs, only the jobs' own count."""
-        with self._lock:
-            rows = self._connection.execute(
-                f"SELECT {_STATUS}, count(*) FROM documents WHERE {_PARENT} = ? AND {_IS_ROOT} GROUP BY {_STATUS}",  # noqa: S608 - our own names
-                (f"{parent}/",),
-            ).fetchall()
-        return dict(rows)
+        where = f"{_PARENT} = ? AND {_IS_ROOT} GROUP BY {_STATUS}"
+        return dict(self._rows(f"SELECT {_STATUS}, count(*) FROM documents WHERE {where}", f"{parent}/"))  # noqa: S608 - our own names
 
     def instances(self) -> list[tuple[str, str, int]]:
         """Return key, instance type and number of instances of every deployment."""
-        with self._lock:
-            rows = self._connection.execute(
-                f"SELECT key, {_INSTANCE_TYPE}, {_CAPACITY} FROM documents "  # noqa: S608 - our own names
-                f"WHERE key >= ? AND key < ? AND {_INSTANCE_TYPE} IS NOT NULL",
-                _below("onlineEndpoints"),
-            ).fetchall()
-        return [(str(row[0]), str(row[1]), int(row[2])) for row in rows]
+        query = (
+            f"SELECT key, {_INSTANCE_TYPE}, {_CAPACITY} FROM documents "  # noqa: S608 - our own names
+            f"WHERE key >= ? AND key < ? AND {_INSTANCE_TYPE} IS NOT NULL"
+        )
+        return [(str(row[0]), str(row[1]), int(row[2])) for row in self._rows(query, *_below("onlineEndpoints"))]
 
     def add_metrics(self, run: str, metrics: Iterable[tuple[str, float, int, int]]) -> None:
         """Append ``(key, value, step, milliseconds)`` rows to a run's metrics."""
@@ -271,29 +264,19 @@ class Documents:
         - **after**: the ``row`` of the last one that is known already.
         - **limit**: how many at most; all of them if negative.
         """
-        with self._lock:
-            rows = self._connection.execute(
-                "SELECT key, value, step, time, rowid FROM metrics WHERE run = ? AND key = ? AND rowid > ? "
-                "ORDER BY rowid LIMIT ?",
-                (run, key, after, limit),
-            ).fetchall()
-        return [Metric(*row) for row in rows]
+        where = "run = ? AND key = ? AND rowid > ? ORDER BY rowid LIMIT ?"
+        query = f"SELECT {_METRIC} FROM metrics WHERE {where}"  # noqa: S608 - our own names
+        return [Metric(*row) for row in self._rows(query, run, key, after, limit)]
 
     def latest_metrics(self, run: str) -> list[Metric]:
         """Return each metric's point of the highest step, and of these the one logged last."""
+        # One look into the index for each metric, however many points it has.
+        where = "run = ? AND key > ? ORDER BY key, step DESC, rowid DESC LIMIT 1"
+        query = f"SELECT {_METRIC} FROM metrics WHERE {where}"  # noqa: S608 - our own names
         latest: list[Metric] = []
-        while True:
-            # One look into the index for each metric, however many points it has.
-            known = latest[-1].key if latest else _FIRST
-            with self._lock:
-                row = self._connection.execute(
-                    "SELECT key, value, step, time, rowid FROM metrics WHERE run = ? AND key > ? "
-                    "ORDER BY key, step DESC, rowid DESC LIMIT 1",
-                    (run, known),
-                ).fetchone()
-            if row is None:
-                return latest
-            latest.append(Metric(*row))
+        while rows := self._rows(query, run, latest[-1].key if latest else _FIRST):
+            latest.append(Metric(*rows[0]))
+        return latest
 
 
 def _place(position: str) -> tuple[Any, int]:
