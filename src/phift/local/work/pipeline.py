@@ -6,6 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
+from phift.component.inputs import LITERALS
 from phift.component.preprocessing import SPLITS
 from phift.data import on_cluster
 from phift.local.ground import Ground
@@ -16,7 +17,6 @@ from phift.local.wire.errors import WireError
 
 # The step of the component that makes each of its outputs.
 _MAKERS = {"pytorch_model_folder": "chat_completion_finetune", "mlflow_model_folder": "ft_nlp_model_converter"}
-_PLAIN = ("string", "integer", "number", "boolean")
 
 
 def check_computes(ground: Ground, plan: Json) -> None:
@@ -97,7 +97,7 @@ def write_job(ground: Ground, name: str, plan: Json) -> Path:
     for key, value in plan["inputs"].items():
         bound = runs.step_output(value)
         given = children[0].body["outputs"][bound[1]]["uri"] if bound else value
-        inputs[key] = given if kinds[key] in _PLAIN else str(references.resolve(ground, given))
+        inputs[key] = given if kinds[key] in LITERALS else str(references.resolve(ground, given))
     outputs = {key: path for key, (_, path) in _outputs(ground, name).items()}
     for path in outputs.values():
         path.mkdir(parents=True, exist_ok=True)

@@ -63,13 +63,14 @@ class Training:
         """Cancel a job whose status is CancelRequested already, and wait until it has ended."""
         with self._lock:
             running = self._job == name
-        if not running:
+        if running:
+            self._ground.clock.wake()
+            self._stop_engine()
+            with self._ended:
+                running = not self._ended.wait_for(lambda: self._job != name, timeout=_PATIENCE * 4)
+        # One that nobody works on, or that was being put back into the queue when it was given up.
+        if not running and self._status(name) == "CancelRequested":
             runs.end(self._ground, name, "Canceled")
-            return
-        self._ground.clock.wake()
-        self._stop_engine()
-        with self._ended:
-            self._ended.wait_for(lambda: self._job != name, timeout=_PATIENCE * 4)
 
     def stop(self) -> None:
         """Stop the engine; its job goes on at the next start."""
@@ -127,10 +128,11 @@ class Training:
 
     def _leave(self, name: str, why: str) -> None:
         """Put a job that was interrupted back into the queue, unless somebody has given it up."""
-        if self._status(name) == "CancelRequested":
-            runs.end(self._ground, name, "Canceled")
-        else:
-            runs.put_back(self._ground, name, why)
+        with self._documents.transaction():  # nobody gives it up in between
+            if self._status(name) == "CancelRequested":
+                runs.end(self._ground, name, "Canceled")
+            else:
+                runs.put_back(self._ground, name, why)
 
     def _next(self) -> Document | None:
         """Return the oldest of the jobs that wait."""
@@ -189,7 +191,7 @@ class Training:
         elif code == 0:
             pipeline.finish(ground, name, plan)
         elif self._stopping.is_set():
-            runs.put_back(ground, name, _INTERRUPTED)
+            self._leave(name, _INTERRUPTED)
         elif code == 1:
             runs.end(ground, name, "Failed", runs.error_of_steps(ground, name))
         else:
