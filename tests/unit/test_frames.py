@@ -53,36 +53,34 @@ def generated() -> Iterator[dict[str, Any]]:
 
 TABLE = pa.Table.from_pylist(CHATS)
 FORMS: dict[str, Any] = {
-    "list": (CHATS, "rows from Python", 300),
-    "tuple": (tuple(CHATS), "rows from Python", 300),
-    "function": (generated, "rows from Python", None),
-    "function of a frame": (lambda: pd.DataFrame(CHATS), "rows from Python", None),
-    "pandas": (pd.DataFrame(CHATS), "DataFrame", 300),
-    "pandas with an index": (pd.DataFrame(CHATS, index=[0] * 300), "DataFrame", 300),
-    "pandas from arrow": (TABLE.to_pandas(), "DataFrame", 300),
-    "pandas on arrow": (TABLE.to_pandas(types_mapper=pd.ArrowDtype), "DataFrame", 300),
-    "dataset": (datasets.Dataset(TABLE), "Dataset", 300),
-    "dataset with a format": (datasets.Dataset(TABLE).with_format("numpy"), "Dataset", 300),
-    "iterable dataset": (datasets.Dataset(TABLE).to_iterable_dataset(), "IterableDataset", None),
-    "table": (TABLE, "Table", 300),
-    "batch": (TABLE.to_batches()[0], "RecordBatch", 300),
-    "polars": (Frame(TABLE), "DataFrame", 300),
+    "list": (CHATS, "rows from Python"),
+    "tuple": (tuple(CHATS), "rows from Python"),
+    "function": (generated, "rows from Python"),
+    "function of a frame": (lambda: pd.DataFrame(CHATS), "rows from Python"),
+    "pandas": (pd.DataFrame(CHATS), "DataFrame"),
+    "pandas with an index": (pd.DataFrame(CHATS, index=[0] * 300), "DataFrame"),
+    "pandas from arrow": (TABLE.to_pandas(), "DataFrame"),
+    "pandas on arrow": (TABLE.to_pandas(types_mapper=pd.ArrowDtype), "DataFrame"),
+    "dataset": (datasets.Dataset(TABLE), "Dataset"),
+    "dataset with a format": (datasets.Dataset(TABLE).with_format("numpy"), "Dataset"),
+    "iterable dataset": (datasets.Dataset(TABLE).to_iterable_dataset(), "IterableDataset"),
+    "table": (TABLE, "Table"),
+    "batch": (TABLE.to_batches()[0], "RecordBatch"),
+    "polars": (Frame(TABLE), "DataFrame"),
 }
 
 
 @pytest.mark.parametrize("form", FORMS)
 def test_the_same_rows_come_out_of_every_form_each_time(form: str) -> None:
-    value, label, length = FORMS[form]
+    value, label = FORMS[form]
     source = RowsSource(rows=value)
     assert list(frames.rows(source)) == list(frames.rows(source)) == CHATS
     assert frames.label(source) == label
-    assert frames.length(source) == length
 
 
 @pytest.mark.parametrize("once", [generated, lambda: iter(CHATS), lambda: map(dict, CHATS), TABLE.to_reader])
 def test_an_iterator_gives_its_rows_once(once: Any) -> None:
     source = RowsSource(rows=once())
-    assert frames.length(source) is None
     assert list(frames.rows(source)) == CHATS
     with pytest.raises(DataError, match="has been read already") as caught:
         list(frames.rows(source))

@@ -5,14 +5,18 @@ What a value is, is told by the names of its types, so none of these libraries i
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from math import isnan
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
 from phift.config.data import RowsSource
 from phift.data.chat import InvalidRow
 from phift.errors import DataError
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
 
 Row = Mapping[str, Any] | InvalidRow
 """A row, or what is wrong with an item that is none."""
@@ -40,12 +44,12 @@ def rows(source: RowsSource) -> Iterator[Row]:
     What the user's own iterable or function raises goes through as it is.
     """
     value = source.rows
-    if _comes_once(value):
+    if isinstance(value, Iterator) or _table(value) == ("pyarrow", "RecordBatchReader"):
         if source in _begun:
             fix = "give a list, or a function that returns the rows anew"
             raise DataError("The rows come from an iterator that has been read already.", where=label(source), fix=fix)
         _begun.add(source)
-    if _is_function(value):
+    if callable(value) and not isinstance(value, Iterable):
         value = value()
     yield from _rows(value, label(source))
 
@@ -55,12 +59,6 @@ def label(source: RowsSource) -> str:
     return (_table(source.rows) or ("", "rows from Python"))[1]
 
 
-def length(source: RowsSource) -> int | None:
-    """Return how many rows there are, where that is known without reading them."""
-    value = source.rows
-    return len(value) if isinstance(value, Sized) and not _is_function(value) else None
-
-
 def _table(value: Any) -> tuple[str, str] | None:
     """Return the library and the name of the table that a value is, if it is one."""
     for kind in type(value).__mro__:
@@ -68,14 +66,6 @@ def _table(value: Any) -> tuple[str, str] | None:
         if name in _TABLES:
             return name
     return None
-
-
-def _is_function(value: Any) -> bool:
-    return callable(value) and not isinstance(value, Iterable)
-
-
-def _comes_once(value: Any) -> bool:
-    return isinstance(value, Iterator) or _table(value) == ("pyarrow", "RecordBatchReader")
 
 
 def _rows(value: Any, where: str) -> Iterator[Row]:
@@ -89,7 +79,8 @@ def _rows(value: Any, where: str) -> Iterator[Row]:
             rows: Iterator[Row] = iter(value.with_format(None))
             return rows
         case ("pyarrow", "Table" | "RecordBatch"):
-            return _arrow(value.schema, _batches(value), where)
+            batches = value.to_batches() if hasattr(value, "to_batches") else [value]
+            return _arrow(value.schema, batches, where)
         case ("pyarrow", "RecordBatchReader"):
             return _arrow(value.schema, value, where)
     if hasattr(value, "__arrow_c_stream__"):
@@ -100,11 +91,10 @@ def _rows(value: Any, where: str) -> Iterator[Row]:
     if isinstance(value, str | bytes | Mapping) or not isinstance(value, Iterable):
         what = f"These are no rows but {type(value).__name__}."
         raise DataError(what, where=where, fix="give a data frame, or an iterable of mappings")
-    return (_row(item) for item in value)
-
-
-def _row(item: Any) -> Row:
-    return item if isinstance(item, Mapping) else InvalidRow(f"it is not a mapping but {type(item).__name__}")
+    return (
+        item if isinstance(item, Mapping) else InvalidRow(f"it is not a mapping but {type(item).__name__}")
+        for item in value
+    )
 
 
 def _check_names(names: Sequence[str], where: str) -> None:
@@ -114,26 +104,14 @@ def _check_names(names: Sequence[str], where: str) -> None:
         raise DataError(what, where=where, fix="give each column a name of its own")
 
 
-# ---------------------------------------------------------------- Arrow
-
-
-def _batches(table: Any) -> Iterable[Any]:
-    import pyarrow as pa
-
-    return table.to_batches() if isinstance(table, pa.Table) else [table]
-
-
-def _arrow(schema: Any, batches: Iterable[Any], where: str) -> Iterator[Row]:
+def _arrow(schema: pa.Schema, batches: Iterable[pa.RecordBatch], where: str) -> Iterator[Row]:
     _check_names(schema.names, where)
     for batch in batches:
         for start in range(0, batch.num_rows, _BATCH):
             yield from batch.slice(start, _BATCH).to_pylist()
 
 
-# ---------------------------------------------------------------- pandas
-
-
-def _pandas(frame: Any, where: str) -> Iterator[Row]:
+def _pandas(frame: pd.DataFrame, where: str) -> Iterator[Row]:
     import pandas as pd
 
     if isinstance(frame.columns, pd.MultiIndex):

@@ -18,7 +18,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -29,7 +29,7 @@ from phift.check.findings import Finding
 from phift.component.preprocessing import SPLITS
 from phift.config.data import AssetSource, DataConfig, HuggingFaceSource
 from phift.data import files
-from phift.data.prepare import PreparedDataset, Progress, prepare_dataset
+from phift.data.prepare import Progress, prepare_dataset
 from phift.errors import ConfigError, DataError, NotFound, PhiftError, azure_errors
 
 if TYPE_CHECKING:
@@ -71,16 +71,6 @@ class DataOnCluster:
     findings: tuple[Finding, ...] = ()
 
     @property
-    def hub(self) -> list[Mapping[str, Any]]:
-        """The sources that are data sets of the Hugging Face Hub."""
-        return [given for split in SPLITS for given in self.settings.get(split, []) if "huggingface" in given]
-
-    @property
-    def loose(self) -> list[str]:
-        """The data sets of the Hub that are not pinned to a revision."""
-        return [given["huggingface"] for given in self.hub if not given["revision"]]
-
-    @property
     def content_hash(self) -> str:
         """SHA-256 over addresses and settings, since the content is not read."""
         addresses = {name: given.address for name, given in self.inputs.items()}
@@ -103,27 +93,39 @@ def find_preparation(clients: Clients, data: DataConfig, new_cluster: str | None
             place = f"data.{split}"
             if isinstance(source, AssetSource):
                 name = f"{split}_{number}"
-                inputs[name] = _find(clients, place, source.asset)
+                inputs[name] = _find_input(clients, place, source.asset)
                 told = {"files": name, **source.model_dump(mode="json", exclude={"asset"})}
             elif isinstance(source, HuggingFaceSource) and not os.path.isdir(source.huggingface):  # noqa: PTH112 - Path.is_dir raises where an id cannot be a path
                 told = source.model_dump(mode="json")
             else:
-                raise _here(place)
+                what = "A cluster cannot read files or rows of this machine."
+                upload = "upload the data first: `az ml data create`, then `azureml:<name>:<version>`"
+                raise ConfigError(what, where=place, fix=f"leave `prepare_on` out, or {upload}")
             settings[split].append(told)
-    compute = data.prepare_on or ""
     first = settings["train"][0]
     name = first.get("huggingface") or inputs[first["files"]].name
-    found = DataOnCluster(compute=compute, inputs=inputs, settings=settings, name=name)
-    return replace(found, findings=(_note(found), *_compute_findings(clients, compute, new_cluster)))
+    message = (
+        "The rows are read by the job's first step: what is wrong with them, and what training on them takes, is not "
+        "known before. If what lies there changes, the same run is still taken for done."
+    )
+    loose = _loose(settings)
+    fix = f"pin {', '.join(loose)} with `revision`" if loose else "`submit(fresh=True)` trains on changed data"
+    findings = [Finding(code="DATA_PREPARED_ON_CLUSTER", severity="note", place="data", message=message, fix=fix)]
+    compute = data.prepare_on or ""
+    if compute != new_cluster:
+        try:
+            with azure_errors(f"compute {compute}"):
+                clients.workspace.compute.get(compute)
+        except NotFound:
+            message = f"There is no compute {compute} to prepare the data on."
+            fix = "name a cluster that is there, or make one: `az ml compute create --type amlcompute`"
+            place = "data.prepare_on"
+            missing = Finding(code="COMPUTE_PREPARE_MISSING", severity="error", place=place, message=message, fix=fix)
+            findings.append(missing)
+    return DataOnCluster(compute=compute, inputs=inputs, settings=settings, name=name, findings=tuple(findings))
 
 
-def _here(place: str) -> ConfigError:
-    what = "A cluster cannot read files or rows of this machine."
-    fix = "leave `prepare_on` out, or upload the data first: `az ml data create`, then `azureml:<name>:<version>`"
-    return ConfigError(what, where=place, fix=fix)
-
-
-def _find(clients: Clients, place: str, address: str) -> DataInput:
+def _find_input(clients: Clients, place: str, address: str) -> DataInput:
     from phift.data.assets import find_asset
 
     found, path = find_asset(clients, place, address)
@@ -139,28 +141,14 @@ def _find(clients: Clients, place: str, address: str) -> DataInput:
     return found
 
 
-def _note(found: DataOnCluster) -> Finding:
-    message = (
-        "The rows are read by the job's first step: what is wrong with them, and what training on them takes, is not "
-        "known before. If what lies there changes, the same run is still taken for done."
-    )
-    pin = f"pin {', '.join(found.loose)} with `revision`"
-    fix = pin if found.loose else "`submit(fresh=True)` trains on changed data"
-    return Finding(code="DATA_PREPARED_ON_CLUSTER", severity="note", place="data", message=message, fix=fix)
+def _on_hub(settings: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return the sources that are data sets of the Hugging Face Hub."""
+    return [given for split in SPLITS for given in settings.get(split, []) if "huggingface" in given]
 
 
-def _compute_findings(clients: Clients, name: str, new_cluster: str | None) -> list[Finding]:
-    if name == new_cluster:
-        return []
-    try:
-        with azure_errors(f"compute {name}"):
-            clients.workspace.compute.get(name)
-    except NotFound:
-        message = f"There is no compute {name} to prepare the data on."
-        fix = "name a cluster that is there, or make one: `az ml compute create --type amlcompute`"
-        place = "data.prepare_on"
-        return [Finding(code="COMPUTE_PREPARE_MISSING", severity="error", place=place, message=message, fix=fix)]
-    return []
+def _loose(settings: Mapping[str, Any]) -> list[str]:
+    """Return the data sets of the Hub that are not pinned to a revision."""
+    return [given["huggingface"] for given in _on_hub(settings) if not given["revision"]]
 
 
 # ---------------------------------------------------------------- the step, as the pipeline has it
@@ -180,10 +168,8 @@ def step_inputs(data: DataOnCluster) -> dict[str, Any]:
 
     # The settings are percent-encoded, so that no shell finds anything to expand or to quote.
     settings = quote(_json(data.settings), safe=",:")
-    return {
-        "settings": settings,
-        **{name: Input(type=found.type, path=found.address) for name, found in data.inputs.items()},
-    }
+    places = {name: Input(type=found.type, path=found.address) for name, found in data.inputs.items()}
+    return {"settings": settings, **places}
 
 
 def preparation_step(data: DataOnCluster, code: Path) -> Command:
@@ -204,7 +190,7 @@ def preparation_step(data: DataOnCluster, code: Path) -> Command:
         inputs={"settings": {"type": "string"}, **kinds},
         outputs={**{split: {"type": "uri_file"} for split in SPLITS}, REPORT: {"type": "uri_folder"}},
         # Azure takes the outputs of an equal step run before, which is right only while the data cannot have changed.
-        is_deterministic=not data.loose and all(found.version for found in data.inputs.values()),
+        is_deterministic=not _loose(data.settings) and all(found.version for found in data.inputs.values()),
     )
     # The component's preprocessing goes by a file's suffix, and an output has none by itself. `name` is
     # the step's; azureml-assets' benchmark tests name their files this way (read 2026-11-22).
@@ -224,7 +210,7 @@ def _environment(data: DataOnCluster) -> Environment:
     """Return the step's environment, in a version that is named by what is in it."""
     from azure.ai.ml.entities import Environment
 
-    packages = [f"{name}=={version(name)}" for name in (*PACKAGES, *(("datasets",) if data.hub else ()))]
+    packages = [f"{name}=={version(name)}" for name in (*PACKAGES, *(("datasets",) if _on_hub(data.settings) else ()))]
     python = f"python={sys.version_info.major}.{sys.version_info.minor}"
     conda = {"name": "phift", "channels": ["conda-forge"], "dependencies": [python, "pip", {"pip": packages}]}
     content = hashlib.sha256(_json([IMAGE, conda]).encode()).hexdigest()[:16]
@@ -256,41 +242,26 @@ def main(arguments: Sequence[str]) -> None:
     for name in (*SPLITS, REPORT):
         parser.add_argument(f"--{name}", type=Path, required=True)
     given = parser.parse_args(arguments)
-    data = _data(json.loads(unquote(given.settings)), dict(given.data))
+    settings, places = json.loads(unquote(given.settings)), dict(given.data)
+    for source in (source for split in SPLITS for source in settings.get(split, []) if "files" in source):
+        source["files"] = places[source["files"]]
     with TemporaryDirectory(prefix="phift-") as folder:
         try:
-            dataset = prepare_dataset(data, Path(folder), on_progress=_Log())
+            dataset = prepare_dataset(DataConfig(**settings), Path(folder), on_progress=_Log())
         except PhiftError as error:
-            sys.exit(_told(error))
-        _write(dataset, {split: getattr(given, split) for split in SPLITS}, given.report)
-
-
-def _data(settings: dict[str, Any], places: Mapping[str, str]) -> DataConfig:
-    """Return the configuration with the inputs' places on this machine."""
-    for split in SPLITS:
-        for source in settings.get(split, []):
-            if "files" in source:
-                source["files"] = places[source["files"]]
-    return DataConfig(**settings)
-
-
-def _write(dataset: PreparedDataset, places: Mapping[str, Path], report: Path) -> None:
-    for split, path in dataset.files.items():
-        places[split].parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(path, places[split])
-    report.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(dataset.folder / "manifest.json", report / "manifest.json")
-    if dataset.rejects:
-        shutil.copyfile(dataset.rejects, report / "rejects.jsonl")
+            problems = error.problems if isinstance(error, DataError) else ()
+            sys.exit("\n".join([str(error), *(f"  {place}: {reason}" for place, reason in problems)]))
+        for split, path in dataset.files.items():
+            written: Path = getattr(given, split)
+            written.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, written)
+        given.report.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(dataset.folder / "manifest.json", given.report / "manifest.json")
+        if dataset.rejects:
+            shutil.copyfile(dataset.rejects, given.report / "rejects.jsonl")
     for finding in dataset.findings:
         _say(str(finding))
     _say(", ".join(f"{rows} {split}" for split, rows in dataset.rows.items()) + " rows written.")
-
-
-def _told(error: PhiftError) -> str:
-    """Return an error with every place it lists."""
-    problems = error.problems if isinstance(error, DataError) else ()
-    return "\n".join([str(error), *(f"  {place}: {reason}" for place, reason in problems)])
 
 
 class _Log:
