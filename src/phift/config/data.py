@@ -67,13 +67,11 @@ class RowsSource(_Rows):
 
     def __eq__(self, other: object) -> bool:
         # A data frame compared with another is a data frame.
-        return isinstance(other, RowsSource) and self.rows is other.rows and self._named() == other._named()
+        mine = (self.format, self.columns)
+        return isinstance(other, RowsSource) and self.rows is other.rows and mine == (other.format, other.columns)
 
     def __hash__(self) -> int:
         return hash(id(self.rows))
-
-    def _named(self) -> tuple[str | None, dict[str, str]]:
-        return self.format, self.columns
 
 
 _KINDS = {"files": "<files>", "huggingface": "<hub>", "asset": "<asset>", "rows": "<rows>"}
@@ -185,7 +183,15 @@ class DataConfig(Section):
     def _one_place(self) -> DataConfig:
         given = [source for sources in self.sources.values() for source in sources]
         if self.prepare_on:
-            _check_prepared_on_cluster(given, self.asset_name)
+            if any(isinstance(source, Path | FileSource | RowsSource) for source in given):
+                raise ValueError(
+                    "a cluster cannot read files or rows of this machine: leave `prepare_on` out, or upload them first "
+                    "as a data asset and write `azureml:<name>:<version>`"
+                )
+            if self.asset_name:
+                raise ValueError(
+                    "`asset_name` is for files that are uploaded from here; with `prepare_on` there are none"
+                )
             return self
         if len({isinstance(source, AssetSource) for source in given}) > 1:
             raise ValueError("train, validation and test are all in Azure, or none of them is")
@@ -196,16 +202,6 @@ class DataConfig(Section):
                 "`format` and `columns` of data in Azure need `prepare_on`, since nothing converts it here"
             )
         return self
-
-
-def _check_prepared_on_cluster(given: Iterable[OneSource], asset_name: str | None) -> None:
-    if any(isinstance(source, Path | FileSource | RowsSource) for source in given):
-        raise ValueError(
-            "a cluster cannot read files or rows of this machine: leave `prepare_on` out, or upload them first as a "
-            "data asset and write `azureml:<name>:<version>`"
-        )
-    if asset_name:
-        raise ValueError("`asset_name` is for files that are uploaded from here; with `prepare_on` there are none")
 
 
 def source_below(source: Any, folder: Path) -> Any:

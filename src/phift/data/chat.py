@@ -103,19 +103,16 @@ def _check_closely(messages: Sequence[_Turn]) -> int:
             raise InvalidRow(f"messages[{index}]: only the assistant calls tools, not {role}")
         characters += len(content or "")
         if message.tool_calls:
-            characters += _length(message.tool_calls, f"messages[{index}].tool_calls")
+            try:
+                characters += len(msgspec.json.encode(message.tool_calls).decode())
+            except (TypeError, ValueError, RecursionError) as error:
+                what = f"messages[{index}].tool_calls holds what JSON cannot hold ({type(error).__name__})"
+                raise InvalidRow(what) from None
         before = "tool call" if message.tool_calls else role
         expected = _NEXT[before]
     if messages[-1].role != "assistant":
         raise InvalidRow(f"the last message is from {messages[-1].role}, not from assistant")
     return characters
-
-
-def _length(calls: list[Any], place: str) -> int:
-    try:
-        return len(msgspec.json.encode(calls).decode())
-    except (TypeError, ValueError, RecursionError) as error:
-        raise InvalidRow(f"{place} holds what JSON cannot hold ({type(error).__name__})") from None
 
 
 def from_lines(block: bytes) -> list[Conversation] | None:

@@ -21,7 +21,7 @@ import difflib
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from numbers import Real
-from types import MappingProxyType
+from types import MappingProxyType, NoneType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
@@ -208,7 +208,7 @@ class _Cells(NamedTuple):
             value = None if not value or value.isspace() else _from_json(value, self.columns[name])
         if value is None:
             return None
-        value = _plain(value)
+        value = plain(value)
         if not isinstance(value, list):
             raise InvalidRow(f"`{self.columns[name]}` is not a list but {_kind(value)}")
         return value
@@ -250,16 +250,16 @@ def _from_json(text: str, place: str) -> Any:
         raise InvalidRow(f"`{place}` is text that is not JSON{hint}") from None
 
 
-def _plain(value: Any) -> Any:
-    """Return lists, dicts and numbers of Python's own for those of numpy, pandas and Arrow."""
-    if isinstance(value, str | int | float | None):
+def plain(value: Any) -> Any:
+    """Return lists, dicts and numbers of Python's own for those of numpy, pandas and Arrow, at any depth."""
+    if type(value) in (str, int, float, bool, NoneType):
         return value
     if isinstance(value, dict):
-        return {key: _plain(each) for key, each in value.items()}
+        return {key: plain(each) for key, each in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(each) for each in value]
-    plain = getattr(value, "tolist", None)  # numpy arrays and scalars, pandas columns and Arrow arrays all have it
-    return _plain(plain()) if plain else value
+        return [plain(each) for each in value]
+    to_list = getattr(value, "tolist", None)  # numpy arrays and scalars, pandas columns and Arrow arrays all have it
+    return plain(to_list()) if to_list else value
 
 
 def _message(turn: object, place: str) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from weakref import WeakSet
 
 from phift.config.data import RowsSource
 from phift.data.chat import InvalidRow
+from phift.data.formats import plain
 from phift.errors import DataError
 
 if TYPE_CHECKING:
@@ -132,20 +133,7 @@ def _cell(value: Any) -> Any:
     """Return a cell as a plain value, None where pandas has nothing."""
     import pandas as pd
 
-    value = _plain(value)
+    value = plain(value)
     if value is pd.NA or value is pd.NaT or (isinstance(value, float) and isnan(value)):
         return None
-    return value
-
-
-def _plain(value: Any) -> Any:
-    """Return lists for the arrays that pandas makes of the lists in a Parquet file, at any depth."""
-    import numpy as np
-
-    if isinstance(value, np.ndarray | np.generic):
-        value = value.tolist()
-    if isinstance(value, list):
-        return [_plain(item) for item in value]
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
     return value

@@ -34,6 +34,7 @@ from typing import TYPE_CHECKING, Any
 
 from phift.azure.threads import SideBySide
 from phift.config.data import HuggingFaceSource
+from phift.data.parquet import compressed_sizes
 from phift.errors import (
     AccessDenied,
     AuthenticationError,
@@ -205,11 +206,18 @@ def _opened(source: HuggingFaceSource) -> _Opened:
 
 def _open(source: HuggingFaceSource) -> _Opened:
     import datasets
+    from huggingface_hub import HfApi
 
     commit = None
     if not _is_folder(source):
         with _asking(source):
-            commit = _commit(source)
+            info = HfApi(library_name="phift").dataset_info(
+                source.huggingface, revision=source.revision, expand=["sha"], timeout=30
+            )
+        commit = info.sha
+        if not commit:
+            fix = "check HF_ENDPOINT, if it is set"
+            raise ServiceError("The Hugging Face Hub names no commit.", where=_place(source), fix=fix)
     # The folder is empty, or `datasets` would take an older version that it finds there when the Hub fails.
     with _asking(source), TemporaryDirectory(prefix="phift-") as folder:
         load = partial(datasets.load_dataset_builder, revision=commit, cache_dir=folder)
@@ -226,18 +234,6 @@ def _open(source: HuggingFaceSource) -> _Opened:
         fix = f"`split` is one of: {', '.join(known)}" + ("; a part of it is `percent`" if "[" in source.split else "")
         raise DataError(what, where=_place(source), fix=fix)
     return _Opened(builder, commit, splits)
-
-
-def _commit(source: HuggingFaceSource) -> str:
-    from huggingface_hub import HfApi
-
-    found = HfApi(library_name="phift").dataset_info(
-        source.huggingface, revision=source.revision, expand=["sha"], timeout=30
-    )
-    if not found.sha:
-        fix = "check HF_ENDPOINT, if it is set"
-        raise ServiceError("The Hugging Face Hub names no commit.", where=_place(source), fix=fix)
-    return found.sha
 
 
 def _check_name(source: HuggingFaceSource, known: Sequence[str]) -> None:
@@ -322,9 +318,9 @@ def _draws(wanted: int, total: int, draw: random.Random) -> Iterator[bool]:
 def _row_groups(path: str) -> list[RowGroup]:
     """Read where a file's row groups lie, which takes no more than its footer."""
     with _parquet(path) as file:
-        groups = [file.metadata.row_group(index) for index in range(file.metadata.num_row_groups)]
-    sizes = [sum(group.column(n).total_compressed_size for n in range(group.num_columns)) for group in groups]
-    return [RowGroup(path, index, group.num_rows, sizes[index]) for index, group in enumerate(groups)]
+        rows = [file.metadata.row_group(index).num_rows for index in range(file.metadata.num_row_groups)]
+        sizes = compressed_sizes(file.metadata)
+    return [RowGroup(path, index, *group) for index, group in enumerate(zip(rows, sizes, strict=True))]
 
 
 @contextmanager

@@ -44,16 +44,16 @@ class Footer:
             names = list(metadata.schema.to_arrow_schema().names)
             if len(set(names)) < len(names):
                 raise DataError("Two columns have the same name.", where=str(self.path), fix="rename one of them")
-            yield names, _sizes(metadata, self.path)
+            sizes = compressed_sizes(metadata)
+            if sizes:  # what belongs to no group counts for the last
+                sizes[-1] = self.path.stat().st_size - sum(sizes[:-1])
+            yield names, sizes
 
 
-def _sizes(groups: FileMetaData, path: Path) -> list[int]:
-    """Return the bytes of each row group, as they lie in the file; what belongs to none counts for the last."""
-    sizes = [
-        sum(groups.row_group(group).column(column).total_compressed_size for column in range(groups.num_columns))
-        for group in range(groups.num_row_groups)
-    ]
-    return [*sizes[:-1], path.stat().st_size - sum(sizes[:-1])] if sizes else []
+def compressed_sizes(metadata: FileMetaData) -> list[int]:
+    """Return the bytes of each row group, as they lie in the file."""
+    groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
+    return [sum(group.column(index).total_compressed_size for index in range(group.num_columns)) for group in groups]
 
 
 def batches(path: Path, start: int, end: int, columns: Collection[str]) -> Iterator[pa.RecordBatch]:

@@ -66,7 +66,7 @@ class Part:
         elif self.end:
             steps = _read_lines(self, spool)
         else:
-            steps = _read_file(self, spool)
+            steps = _read_stream(self, spool)
         for _ in steps:
             if spool.full:
                 yield spool.tally()
@@ -177,13 +177,11 @@ def _read_parquet(part: Part, spool: Spool) -> Iterator[None]:
 # ---------------------------------------------------------------- rows one by one
 
 
-def _read_file(part: Part, spool: Spool) -> Iterator[None]:
+def _read_stream(part: Part, spool: Spool) -> Iterator[None]:
     """Read a file that has to be read from its beginning to its end."""
     path = Path(part.path)
     with files.opened(path) as source:
-        rows = rows_of(source.stream, path, part.kind)
-        for _ in _take_some(part, spool, rows, source.position):
-            yield
+        yield from _take_some(part, spool, rows_of(source.stream, path, part.kind), source.position)
 
 
 def rows_of(stream: BinaryIO, path: Path, kind: str) -> Iterator[tuple[int, Any]]:

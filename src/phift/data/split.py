@@ -41,7 +41,9 @@ def draw_split(
     order = np.lexsort((ticket, strata[first]))
     chosen = np.zeros(len(first), np.int8)
     _choose(order, sizes[order], strata[first][order], shares, chosen)
-    _fill_empty(chosen, order, shares)
+    for index in map(SPLITS.index, shares):
+        if not (chosen == index).any():  # between large groups it got nothing: one unit of the training data
+            chosen[next(unit for unit in order if chosen[unit] == 0)] = index
     return chosen[unit.reshape(-1)]
 
 
@@ -81,22 +83,10 @@ def _choose(
         middles = np.cumsum(sizes[start:end]) - sizes[start:end] / 2
         taken = 0
         for split, share in shares.items():
-            wanted = max(0, _rounded(share, seen + rows) - given[split])
+            due = max(1, round(share * (seen + rows))) if seen + rows else 0
+            wanted = max(0, due - given[split])
             inside = (middles > taken) & (middles <= taken + wanted)
             chosen[order[start:end][inside]] = SPLITS.index(split)
             given[split] += int(sizes[start:end][inside].sum())
             taken += wanted
         seen += rows
-
-
-def _rounded(share: float, rows: int) -> int:
-    return max(1, round(share * rows)) if rows else 0
-
-
-def _fill_empty(chosen: npt.NDArray[np.int8], order: npt.NDArray[np.intp], shares: Mapping[str, float]) -> None:
-    """Give a split that got nothing, between large groups, one unit of the training data."""
-    for split in shares:
-        index = SPLITS.index(split)
-        if not (chosen == index).any():
-            training = [unit for unit in order if chosen[unit] == 0]
-            chosen[training[0]] = index

@@ -203,15 +203,12 @@ def main() -> None:
                 where = str(getattr(task, "path", "data"))
                 _send(answers, ("error", DataError(what, where=where, fix="write it in smaller rows")))
             except Exception as error:  # noqa: BLE001 - it is raised where the results are read
-                _send(answers, ("error", _unexpected(error, task)))
-
-
-def _unexpected(error: Exception, task: Task) -> DataError:
-    """Return an error for what nobody foresaw; not its text, which may quote the data."""
-    at = traceback.extract_tb(error.__traceback__)[-1]
-    what = f"phift failed with a {type(error).__name__} in {Path(at.filename).name}, line {at.lineno}."
-    where = str(getattr(task, "path", "data"))
-    return DataError(what, where=where, fix="please report this; converting the data to JSONL may avoid it")
+                # Not its text, which may quote the data.
+                at = traceback.extract_tb(error.__traceback__)[-1]
+                what = f"phift failed with a {type(error).__name__} in {Path(at.filename).name}, line {at.lineno}."
+                fix = "please report this; converting the data to JSONL may avoid it"
+                where = str(getattr(task, "path", "data"))
+                _send(answers, ("error", DataError(what, where=where, fix=fix)))
 
 
 def _limit_memory() -> None:
