@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from phift.data.spool import Spool
-from phift.data.workers import MOST_MEMORY, Workers
+from phift.data.workers import MOST_MEMORY, Task, Workers
 from phift.errors import DataError
 
 PROCESSES = 3
@@ -119,16 +119,18 @@ def test_little_is_done_right_here(workers: Workers) -> None:
 
 @pytest.mark.parametrize("side_by_side", [True, False])
 def test_an_error_of_ours_comes_whole(workers: Workers, side_by_side: bool) -> None:
+    tasks: list[Task[Any]] = [Count(3), Refuse(), Count(3)]
     with pytest.raises(DataError, match="It is bad") as caught:
-        list(workers.run([Count(3), Refuse(), Count(3)], side_by_side=side_by_side))
+        list(workers.run(tasks, side_by_side=side_by_side))
     assert (caught.value.where, caught.value.fix) == ("a.jsonl:7", "mend it")
     assert vars(caught.value)["refused"] == 1
     assert caught.value.problems == (("a.jsonl:7", "bad"),)
 
 
 def test_a_process_that_is_killed_is_told_at_once(workers: Workers) -> None:
+    tasks: list[Task[Any]] = [Count(3), Kill(), Count(3)]
     with pytest.raises(DataError, match=r"ended on its own \(exit code -9\)"):
-        list(workers.run([Count(3), Kill(), Count(3)], side_by_side=True))
+        list(workers.run(tasks, side_by_side=True))
 
 
 def test_too_much_memory_is_an_error_with_its_place(workers: Workers) -> None:

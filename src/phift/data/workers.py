@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing, suppress
 from importlib import import_module
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, Protocol, TypeAlias, TypeVar
 
 from phift.data.spool import Spool
 from phift.errors import DataError, PhiftError
@@ -42,11 +42,14 @@ _ENVIRONMENT = {
 """What processes have in their environment unless the user has set it."""
 
 
-class Task(Protocol):
+Result = TypeVar("Result", covariant=True)
+
+
+class Task(Protocol[Result]):
     """Something to be done to a part of the data."""
 
-    def perform(self, spool: Spool) -> Iterator[Any]:
-        """Do it, and yield results; they and the errors cross a pipe."""
+    def perform(self, spool: Spool) -> Iterator[Result]:
+        """Do it, and yield results, none of them None; they and the errors cross a pipe."""
         ...
 
 
@@ -67,7 +70,7 @@ class Workers:
             for number in range(min(_processors(), _MOST_PROCESSES)):
                 self._processes.append(_Process(self._folder / f"worker-{number}.rows", modules))
 
-    def run(self, tasks: Sequence[Task], *, side_by_side: bool) -> Iterator[tuple[int, Any]]:
+    def run(self, tasks: Sequence[Task[Result]], *, side_by_side: bool) -> Iterator[tuple[int, Result]]:
         """Yield every result with its task's index; those of one task come in order.
 
         Raises what a task raises; the tasks that are left are then not worked on.
@@ -81,25 +84,25 @@ class Workers:
             for result in task.perform(self.here):
                 yield index, result
 
-    def ask(self, task: Task) -> Any:
+    def ask(self, task: Task[Result]) -> Result:
         """Return the one result of a task, done in another process."""
         ((_, result),) = self.run([task], side_by_side=True)
         return result
 
-    def _side_by_side(self, tasks: Sequence[Task]) -> Iterator[tuple[int, Any]]:
-        waiting: queue.SimpleQueue[tuple[int, Task]] = queue.SimpleQueue()
+    def _side_by_side(self, tasks: Sequence[Task[Result]]) -> Iterator[tuple[int, Result]]:
+        waiting: _Waiting[Result] = queue.SimpleQueue()
         for numbered in enumerate(tasks):
             waiting.put(numbered)
-        results: queue.SimpleQueue[tuple[int, Any]] = queue.SimpleQueue()
+        results: _Results[Result] = queue.SimpleQueue()
         busy = self._processes[: len(tasks)]
         for process in busy:
             threading.Thread(target=process.work, args=(waiting, results), daemon=True).start()
         idle = 0
         while idle < len(busy):
             index, result = results.get()
-            if isinstance(result, BaseException):
+            if isinstance(result, Exception):
                 raise result
-            if index < 0:
+            if result is None:
                 idle += 1
             else:
                 yield index, result
@@ -118,6 +121,10 @@ def _processors() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+_Waiting: TypeAlias = "queue.SimpleQueue[tuple[int, Task[Result]]]"
+_Results: TypeAlias = "queue.SimpleQueue[tuple[int, Result | Exception | None]]"
+
+
 class _Process:
     """One process, seen from the one that began it."""
 
@@ -131,8 +138,8 @@ class _Process:
             start_new_session=True,
         )
 
-    def work(self, waiting: queue.SimpleQueue[tuple[int, Task]], results: queue.SimpleQueue[tuple[int, Any]]) -> None:
-        """Hand over tasks until none is waiting, then report -1; what goes wrong is a result too."""
+    def work(self, waiting: _Waiting[Result], results: _Results[Result]) -> None:
+        """Hand over tasks until none is waiting, then report None; what goes wrong is a result too."""
         try:
             while True:
                 index, task = waiting.get_nowait()
@@ -143,7 +150,7 @@ class _Process:
         except Exception as error:  # noqa: BLE001 - whatever it is, it is raised where the results are read
             results.put((-1, error))
 
-    def _answers(self, task: Task) -> Iterator[Any]:
+    def _answers(self, task: Task[Result]) -> Iterator[Result]:
         tasks, answers = self._process.stdin, self._process.stdout
         assert tasks is not None and answers is not None  # noqa: S101, PT018 - both are pipes, see above
         try:
@@ -171,7 +178,7 @@ class _Process:
                     pipe.close()
 
 
-def _send(pipe: IO[bytes], value: Any) -> None:
+def _send(pipe: IO[bytes], value: object) -> None:
     pickle.dump(value, pipe, protocol=pickle.HIGHEST_PROTOCOL)
     pipe.flush()
 
