@@ -31,6 +31,10 @@ class InvalidRow(ValueError):
         self.row = row
 
 
+Row = bytes | Mapping[str, Any] | InvalidRow
+"""A row as it is read: a line of JSON, values, or what is wrong with it."""
+
+
 class Message(msgspec.Struct, gc=False, omit_defaults=True, forbid_unknown_fields=True):
     """One turn, with no more keys than these; they are written again without the null ones."""
 

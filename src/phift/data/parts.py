@@ -22,7 +22,7 @@ from phift.data.spool import Spool, Tally
 from phift.errors import DataError
 
 if TYPE_CHECKING:
-    from phift.data.chat import Conversation
+    from phift.data.chat import Conversation, Row
 
 BLOCK = 1 << 19
 """Bytes that are read and decoded at a time: with more, the rows no longer fit the processor's cache (a third slower
@@ -37,7 +37,7 @@ _encoder = msgspec.json.Encoder()
 class Part:
     """A stretch of a file, or rows of this process, and what they look like.
 
-    - **rows**: values, or what is wrong with a row; left out for a file.
+    - **rows**: left out for a file.
     - **start**, **end**: bytes of a JSONL file, or row groups of a parquet file; any other file is one part, with 0.
     - **size**, **columns**: of a parquet file, the bytes of the row groups, for the progress, and all that it has.
     - **keep**: write refused rows to the spool of rejects.
@@ -45,7 +45,7 @@ class Part:
 
     path: str
     kind: str
-    rows: Iterable[Any] | None = None
+    rows: Iterable[Row] | None = None
     start: int = 0
     end: int = 0
     size: int = 0
@@ -184,8 +184,8 @@ def _read_stream(part: Part, spool: Spool) -> Iterator[None]:
         yield from _take_some(part, spool, rows_of(source.stream, path, part.kind), source.position)
 
 
-def rows_of(stream: BinaryIO, path: Path, kind: str) -> Iterator[tuple[int, Any]]:
-    """Yield the numbered rows of an open file: lines of JSON, values, or what is wrong with a row."""
+def rows_of(stream: BinaryIO, path: Path, kind: str) -> Iterator[tuple[int, Row]]:
+    """Yield the numbered rows of an open file."""
     if kind == "jsonl":
         return files.lines(stream, path)
     if kind == "json":
@@ -194,7 +194,7 @@ def rows_of(stream: BinaryIO, path: Path, kind: str) -> Iterator[tuple[int, Any]
 
 
 def _take_some(
-    part: Part, spool: Spool, rows: Iterable[tuple[int, Any]], position: Callable[[], int] = int
+    part: Part, spool: Spool, rows: Iterable[tuple[int, Row]], position: Callable[[], int] = int
 ) -> Iterator[None]:
     """Take numbered rows, a few at a time."""
     numbered = iter(rows)
@@ -204,8 +204,8 @@ def _take_some(
         yield
 
 
-def _take(part: Part, spool: Spool, rows: Iterable[tuple[int, Any]]) -> None:
-    """Take numbered rows one by one: lines of JSON, values, or what is wrong with a row; blank lines are skipped."""
+def _take(part: Part, spool: Spool, rows: Iterable[tuple[int, Row]]) -> None:
+    """Take numbered rows one by one; blank lines are skipped."""
     conversations: list[Conversation] = []
     characters: list[int] = []
     numbers: list[int] = []
@@ -227,7 +227,7 @@ def _take(part: Part, spool: Spool, rows: Iterable[tuple[int, Any]]) -> None:
     spool.add(conversations, characters, numbers, groups)
 
 
-def _checked(part: Part, spool: Spool, row: Any) -> tuple[Conversation, int, list[int]]:
+def _checked(part: Part, spool: Spool, row: Row) -> tuple[Conversation, int, list[int]]:
     """Return a row's conversation, its characters and its group, if rows are grouped; raises `InvalidRow`."""
     if isinstance(row, chat.InvalidRow):
         raise row

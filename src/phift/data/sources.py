@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any
 
 from phift.config.data import AssetSource, FileSource, HuggingFaceSource, RowsSource
 from phift.data import chat, files, frames, hub, parquet
@@ -108,7 +108,7 @@ def open_source(
     if isinstance(source, AssetSource):
         raise DataError("Data in Azure is not read here.", where=source.asset, fix="give files to be prepared here")
     if isinstance(source, HuggingFaceSource | RowsSource):
-        rows: Iterator[Any]
+        rows: Iterator[chat.Row]
         notes: Sequence[str] = ()
         if isinstance(source, HuggingFaceSource):
             place, data_set = source.huggingface, hub.HubRows(source)
@@ -156,12 +156,14 @@ def _cut(path: Path, part: Part, groups: Sequence[int]) -> Iterator[Part]:
         yield part
 
 
-def _columns(rows: Iterable[Any]) -> Iterator[Collection[str]]:
+def _columns(rows: Iterable[chat.Row]) -> Iterator[Collection[str]]:
+    """Yield the columns of the rows that are rows at all; another is refused, with its number, when it is read."""
     for row in rows:
-        try:
-            yield chat.columns(row) if isinstance(row, bytes) else dict.fromkeys(row)
-        except (chat.InvalidRow, TypeError):
-            continue  # it is refused, with its number, when it is read
+        with suppress(chat.InvalidRow):
+            if isinstance(row, bytes):
+                yield chat.columns(row)
+            elif isinstance(row, Mapping):
+                yield dict.fromkeys(row)
 
 
 def _layout(

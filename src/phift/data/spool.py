@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import islice, repeat
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import msgspec
 import xxhash
@@ -16,7 +16,7 @@ import xxhash
 from phift.data import chat
 
 if TYPE_CHECKING:
-    from phift.data.chat import Conversation
+    from phift.data.chat import Conversation, Row
 
 MOST_PROBLEMS = 20
 """Refused rows that a tally names; the others are counted."""
@@ -133,7 +133,7 @@ class Spool:
         known = map(ROW.pack, hashes, keys, groups or repeat(0), numbers, lengths, characters, tools)
         self._known += b"".join(known)
 
-    def refuse(self, number: int, reason: str, row: Any, *, keep: bool) -> None:
+    def refuse(self, number: int, reason: str, row: Row, *, keep: bool) -> None:
         """Count a row that cannot be trained on, and write it to the rejects if told to."""
         self._tally.refused += 1
         if len(self._tally.problems) < MOST_PROBLEMS:
@@ -180,7 +180,7 @@ def _key(row: Conversation) -> bytes:
     return xxhash.xxh3_128_digest(_encoder.encode(chat.plain(row)) + b"\n")[:8]
 
 
-def _kept(row: object) -> object:
+def _kept(row: Row) -> object:
     """Return a refused row as JSON can hold it: as it is, else as text, else as Base64."""
     if isinstance(row, bytes):
         try:
@@ -191,17 +191,16 @@ def _kept(row: object) -> object:
             return row.decode("utf-8")
         except UnicodeDecodeError:
             return {"base64": base64.b64encode(row).decode()}
-    if isinstance(row, chat.InvalidRow):
-        row = row.row
+    value: object = row.row if isinstance(row, chat.InvalidRow) else row
     try:
-        _encoder.encode(row)
+        _encoder.encode(value)
     except (TypeError, ValueError, RecursionError):
         pass
     else:
-        return row
+        return value
     try:
-        shown = repr(row)
+        shown = repr(value)
         shown.encode()
     except Exception as error:  # noqa: BLE001 - a value of the user's own kind may raise anything
-        return f"a {type(row).__name__} that cannot be shown ({type(error).__name__})"
+        return f"a {type(value).__name__} that cannot be shown ({type(error).__name__})"
     return shown
