@@ -1,0 +1,54 @@
+"""What works in a local workspace, without its server."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from phift.local.ground import Ground
+from phift.local.programs import Programs
+from phift.local.site import Site, site_on
+from phift.local.state.clock import Clock
+from phift.local.state.documents import Documents
+from phift.local.state.folder import Folder
+from phift.local.state.identity import Identity
+from phift.local.wire.errors import WireError
+from phift.local.work.scorers import Scorers
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Site]:
+    documents = Documents(tmp_path / "state.db")
+    yield site_on(Ground(Folder(tmp_path), documents, Identity("x"), "https://localhost:1", Programs(), Clock("fast")))
+    documents.close()
+
+
+def test_a_job_that_is_given_up_while_it_goes_back_into_the_queue_ends(site: Site) -> None:
+    training = site.training
+    site.documents.put("runs/job", {"runId": "job", "status": "CancelRequested", "children": []})
+    training._job = "job"
+
+    def leave() -> None:
+        with training._ended:
+            training._job = None
+            training._ended.notify_all()
+
+    leaving = threading.Timer(0.05, leave)
+    leaving.start()
+    training.cancel("job")
+    leaving.join()
+    run = site.documents.get("runs/job")
+    assert run is not None
+    assert run.body["status"] == "Canceled"
+
+
+def test_each_workspace_counts_its_own_requests_in_flight(site: Site) -> None:
+    other = Scorers(site)
+    with site.scorers.slot("chat", "blue", 1), other.slot("chat", "blue", 1):
+        with pytest.raises(WireError, match="More than 1 requests are in flight"), site.scorers.slot("Chat", "blue", 1):
+            pass
+    with site.scorers.slot("chat", "blue", 1):
+        pass
