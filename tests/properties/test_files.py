@@ -5,6 +5,7 @@ import gzip
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -309,6 +310,13 @@ def test_rows_that_cross_what_is_read_at_a_time(monkeypatch: pytest.MonkeyPatch)
     for indent in (None, 1):
         assert json_rows(json.dumps(objects, indent=indent).encode()) == list(enumerate(objects, 1))
         assert json_rows(json.dumps({"a": objects}, indent=indent).encode()) == list(enumerate(objects, 1))
+
+
+@pytest.mark.parametrize("told", [r"(no such words)", r"\(byte \d(\d*)\)", r"\(byte (\d)"])
+def test_rows_are_found_whatever_msgspec_says_of_what_follows_one(monkeypatch: pytest.MonkeyPatch, told: str) -> None:
+    monkeypatch.setattr("phift.data.json_text._FOLLOWS", re.compile(told))
+    objects = [{"a": "x" * size, "l": [1, {}]} for size in range(0, 300, 7)]
+    assert json_rows(json.dumps(objects).encode()) == list(enumerate(objects, 1))
 
 
 def test_a_long_last_line_of_the_head_stays_one_row(monkeypatch: pytest.MonkeyPatch) -> None:
