@@ -46,9 +46,9 @@ def test_a_job_that_is_given_up_while_it_goes_back_into_the_queue_ends(site: Sit
 
 
 def test_each_workspace_counts_its_own_requests_in_flight(site: Site) -> None:
-    other = Scorers(site)
-    with site.scorers.slot("chat", "blue", 1), other.slot("chat", "blue", 1):
-        with pytest.raises(WireError, match="More than 1 requests are in flight"), site.scorers.slot("Chat", "blue", 1):
-            pass
+    other, refused = Scorers(site), pytest.raises(WireError, match="More than 1 requests are in flight")
+    first, others, second = (each.slot("chat", "blue", 1) for each in (site.scorers, other, site.scorers))
+    with first, others, refused, second:
+        pass
     with site.scorers.slot("chat", "blue", 1):
         pass
