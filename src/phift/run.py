@@ -31,10 +31,9 @@ from phift.jobs.pipeline import build_pipeline
 from phift.jobs.record import CONFIGURATION, SERIES, RunRecord, configuration_digest, data_is_named, series
 from phift.jobs.registration import RegisteredModel, register_model
 from phift.plan import Plan, digest, make_plan, slug
-from phift.serving.cleanup import Cleanup, remove_all
+from phift.serving.cleanup import Cleanup, DeployedEndpoint, deployed_endpoints, remove_all
 from phift.serving.deployment import deploy_model, instance_type
 from phift.serving.endpoint import Endpoint
-from phift.serving.listing import DeployedEndpoint, deployed_endpoints
 from phift.tokens.conversation import Conversation
 
 if TYPE_CHECKING:

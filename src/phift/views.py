@@ -19,7 +19,7 @@ from phift.data.on_cluster import DataOnCluster
 from phift.data.prepare import Progress
 from phift.jobs.job import JobEvent
 from phift.plan import Plan
-from phift.serving.listing import DeployedEndpoint
+from phift.serving.cleanup import DeployedEndpoint
 from phift.serving.resource import DeploymentEvent
 from phift.tokens.count import Counted
 

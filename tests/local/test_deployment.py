@@ -11,8 +11,9 @@ from phift import RunConfig, connect
 from phift.azure.clients import Clients
 from phift.config.run import DeploymentConfig
 from phift.errors import Conflict
+from phift.serving.cleanup import remove_endpoint
 from phift.serving.deployment import deploy_model
-from phift.serving.endpoint import Endpoint, remove_endpoint
+from phift.serving.endpoint import Endpoint
 from phift.serving.resource import DeploymentEvent
 
 pytestmark = pytest.mark.slow

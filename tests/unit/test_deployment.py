@@ -9,8 +9,9 @@ from azure.core.exceptions import IncompleteReadError, ServiceRequestError, Serv
 
 from phift.config.run import DeploymentConfig
 from phift.errors import AuthenticationError, ComputeError, Conflict, DeploymentFailed, ServiceError
+from phift.serving.cleanup import remove_endpoint
 from phift.serving.deployment import deploy_model, instance_findings, instance_type
-from phift.serving.endpoint import Endpoint, remove_endpoint
+from phift.serving.endpoint import Endpoint
 from phift.serving.resource import DeploymentEvent
 from unit.fakes import A100, FOUR_A100, Fakes, codes, foundation_model, http_error
 

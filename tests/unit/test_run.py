@@ -22,10 +22,8 @@ from phift.jobs.job import FineTuneJob, JobEvent
 from phift.jobs.record import configuration_digest, series
 from phift.jobs.registration import register_model
 from phift.run import FineTuneRun
-from phift.serving.cleanup import remove_endpoints_of
+from phift.serving.cleanup import deployed_endpoints, remove_endpoint, remove_endpoints_of
 from phift.serving.deployment import deploy_model
-from phift.serving.endpoint import remove_endpoint
-from phift.serving.listing import deployed_endpoints
 from phift.serving.resource import DeploymentEvent
 from phift.tokens.count import Counted
 from unit.fakes import (

@@ -310,7 +310,7 @@ def _is_config(target: str) -> bool:
 def endpoints(workspace: str | None) -> None:
     """List what phift has deployed in a workspace, with its job, age and traffic; each of them costs money."""
     from phift.azure.connect import connect
-    from phift.serving.listing import deployed_endpoints, deployments_of
+    from phift.serving.cleanup import deployed_endpoints, deployments_of
     from phift.views import show_endpoints
 
     clients = connect(workspace=workspace)

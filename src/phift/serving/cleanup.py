@@ -1,18 +1,93 @@
-"""Endpoints deleted by the job they are of, or by name, and a word on what stays up and costs money."""
+"""What phift has deployed in a workspace, by the tags of its endpoints: listed, and deleted by name or by its job."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 
+from phift.azure.answers import listed, text, texts
 from phift.azure.clients import Clients
-from phift.errors import NotFound, PhiftError
+from phift.errors import Conflict, NotFound, PhiftError, azure_errors
 from phift.events import isolated
 from phift.jobs.job import JOB_TAG, FineTuneJob
-from phift.jobs.record import RunRecord
-from phift.serving.endpoint import remove_endpoint
-from phift.serving.listing import DeployedEndpoint, deployed_endpoints
-from phift.serving.resource import OnEvent, still_up
+from phift.jobs.record import CONFIGURATION, SERIES, RunRecord
+from phift.serving.resource import (
+    CREATED,
+    MODEL,
+    OnEvent,
+    delete_endpoint,
+    endpoint_resource,
+    for_certain,
+    is_made_by_phift,
+    purpose,
+    still_up,
+)
+from phift.serving.uses import forget_uses
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeployedEndpoint:
+    """An endpoint that phift made, and that costs money until it is deleted.
+
+    - **job**: the job whose model it serves; empty for one of a registry's model.
+    - **model**: ``name:version`` of the model it was made for.
+    - **series**, **configuration**: see `phift.jobs.record`.
+    - **created**: when; None for one that an older phift made.
+    - **traffic**: percent by deployment.
+    """
+
+    name: str
+    job: str
+    model: str
+    series: str
+    configuration: str
+    created: datetime | None
+    traffic: Mapping[str, int]
+
+    @property
+    def age(self) -> timedelta | None:
+        """How long it has been there."""
+        return datetime.now(UTC) - self.created if self.created else None
+
+    def __str__(self) -> str:
+        return f"{self.name} ({f'of job {self.job}' if self.job else f'of model {self.model}'})"
+
+
+def deployed_endpoints(clients: Clients) -> list[DeployedEndpoint]:
+    """Return the endpoints in the workspace that phift made, the newest first."""
+    with azure_errors("endpoints"):
+        found = listed(clients.workspace.online_endpoints.list(), "endpoints")
+    made = []
+    for endpoint in found:
+        tags = texts(endpoint.tags, "endpoint.tags")
+        if not is_made_by_phift(tags):
+            continue
+        try:
+            created = datetime.fromisoformat(tags.get(CREATED, ""))
+        except ValueError:
+            created = None
+        deployed = DeployedEndpoint(
+            name=text(endpoint.name, "endpoint.name"),
+            job=tags.get(JOB_TAG, ""),
+            model=tags.get(MODEL, ""),
+            series=tags.get(SERIES, ""),
+            configuration=tags.get(CONFIGURATION, ""),
+            created=created,
+            traffic={str(name): share for name, share in dict(endpoint.traffic or {}).items()},
+        )
+        made.append(deployed)
+    return sorted(made, key=lambda each: each.created or datetime.min.replace(tzinfo=UTC), reverse=True)
+
+
+def deployments_of(clients: Clients, endpoint: str) -> dict[str, str]:
+    """Return how many instances of which VM size each deployment of an endpoint has, as text."""
+    with azure_errors(f"endpoint {endpoint}"):
+        found = listed(clients.workspace.online_deployments.list(endpoint), f"deployments of {endpoint}")
+    return {
+        text(each.name, "deployment.name"): f"{each.instance_count} x {text(each.instance_type, 'instance_type')}"
+        for each in found
+    }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,9 +151,34 @@ def remove_all(
             for untouched in endpoints[number:]:
                 interruption.add_note(f"{still_up(untouched.name)} Delete it: phift cleanup {untouched.name}")
             raise
+    for other in errors[1:]:
+        errors[0].add_note(str(other))
     if errors:
-        first, *others = errors
-        for other in others:
-            first.add_note(str(other))
-        raise first
+        raise errors[0]
     return Cleanup(deleted=tuple(each.name for each in endpoints), left=left)
+
+
+def remove_endpoint(
+    clients: Clients, name: str, tags: Mapping[str, str] | None = None, on_event: OnEvent | None = None
+) -> bool:
+    """Delete an endpoint that phift made; returns whether there was one.
+
+    - **tags**: what it must be tagged with besides, such as ``{"phift.job": job.name}``.
+
+    Raises `phift.errors.Conflict` where somebody else made it or it has not these tags, and what the service said,
+    with the news that the endpoint is still up, where it cannot be deleted.
+    """
+    resource = endpoint_resource(clients, name)
+    existing = resource.settled()
+    if existing is None:
+        return False
+    found = texts(existing.tags, "endpoint.tags")
+    if not is_made_by_phift(found) or any(found.get(key) != value for key, value in (tags or {}).items()):
+        maker = purpose(found)
+        what = f"The endpoint {name} is not deleted: {f'it is {maker}' if maker else 'phift did not make it'}."
+        raise Conflict(what, where=resource.place, fix="delete it in the studio if nobody needs it")
+    emit = isolated(on_event)
+    for_certain(lambda: delete_endpoint(clients, name, emit), name)
+    if JOB_TAG in found:
+        forget_uses(FineTuneJob(found[JOB_TAG], clients), name)
+    return True

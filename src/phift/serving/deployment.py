@@ -29,8 +29,11 @@ from phift.events import isolated
 from phift.jobs.job import JOB_TAG, FineTuneJob
 from phift.serving.endpoint import Endpoint
 from phift.serving.resource import (
+    CREATED,
+    SERVES,
     DeploymentEvent,
     OnEvent,
+    check_ours,
     delete_endpoint,
     deployment_resource,
     endpoint_resource,
@@ -38,11 +41,10 @@ from phift.serving.resource import (
     provisioning_state,
     still_up,
 )
-from phift.serving.tags import CREATED, SERVES, check_ours
 from phift.serving.uses import EndpointUse
 
 if TYPE_CHECKING:
-    from azure.ai.ml.entities import ManagedOnlineDeployment, OnlineDeployment, OnlineEndpoint
+    from azure.ai.ml.entities import OnlineDeployment, OnlineEndpoint
 
 logger = logging.getLogger(__name__)
 
@@ -77,12 +79,11 @@ def deploy_model(
     model = hashlib.sha256(model_id.lower().removeprefix("azureml:").encode()).hexdigest()[:12]
     created = datetime.now(UTC).isoformat(timespec="microseconds")
     own = {**(tags or {}), SERVES: model, CREATED: created, **({JOB_TAG: job.name} if job else {})}
-    wanted = _deployment(name, model_id, size, config, own)
     use = EndpointUse.begin(clients, job, name, emit)
-    attempt = _Attempt(clients, name, config.deployment_name, use, emit)
+    attempt = _Attempt(clients, name, config, use, emit)
     try:
         found = attempt.ensure_endpoint(own)
-        attempt.ensure_deployment(wanted)
+        attempt.ensure_deployment(model_id, size, own)
         found = attempt.ensure_traffic(found)
         endpoint = Endpoint(clients, name, config, emit, existed=not use.made, use=use, found=found)
         emit(DeploymentEvent("ready", name))  # before it is kept: what ends a program here leaves nothing
@@ -109,22 +110,17 @@ def deploy_model(
 
 
 class _Attempt:
-    """One attempt to deploy, and what it made; not at all or as a whole.
+    """One attempt to deploy, and what it made; that the endpoint is its own, its use says: ``use.made``."""
 
-    That the endpoint is its own, its use says: ``use.made``.
-    """
-
-    def __init__(self, clients: Clients, name: str, deployment: str, use: EndpointUse, emit: OnEvent) -> None:
-        self._clients, self._name, self._use, self._emit = clients, name, use, emit
-        self._deployment_name = deployment
+    def __init__(self, clients: Clients, name: str, config: DeploymentConfig, use: EndpointUse, emit: OnEvent) -> None:
+        self._clients, self._name, self._config, self._use, self._emit = clients, name, config, use, emit
         self._endpoint = endpoint_resource(clients, name)
-        self._deployment = deployment_resource(clients, name, deployment)
+        self._deployment = deployment_resource(clients, name, config.deployment_name)
         self._made_deployment = False
         self._traffic_before: dict[str, int] | None = None
 
     @property
     def made(self) -> bool:
-        """Whether it has made anything."""
         return self._use.made or self._made_deployment
 
     def ensure_endpoint(self, tags: Mapping[str, str]) -> OnlineEndpoint:
@@ -140,11 +136,10 @@ class _Attempt:
             delete_endpoint(self._clients, self._name, self._emit)
         from azure.ai.ml.entities import ManagedOnlineEndpoint
 
+        wanted = ManagedOnlineEndpoint(name=self._name, auth_mode="key", tags=dict(tags))
         self._use.made = True
         self._emit(DeploymentEvent("endpoint", self._name))
-        endpoint, answered = self._endpoint.put(
-            ManagedOnlineEndpoint(name=self._name, auth_mode="key", tags=dict(tags))
-        )
+        endpoint, answered = self._endpoint.put(wanted)
         if not answered:  # somebody else may have been faster: until it is known to be ours, nothing deletes it
             self._use.made = False
             there = texts(endpoint.tags, "endpoint.tags")
@@ -153,14 +148,36 @@ class _Attempt:
         _check_succeeded(endpoint, self._endpoint.place)
         return endpoint
 
-    def ensure_deployment(self, wanted: ManagedOnlineDeployment) -> None:
+    def ensure_deployment(self, model_id: str, size: str, tags: Mapping[str, str]) -> None:
         """Have the deployment as it should be; an endpoint that was just made has none, and is not asked."""
+        from azure.ai.ml.entities import ManagedOnlineDeployment, OnlineRequestSettings, ProbeSettings
+
+        config = self._config
+        probe = {**config.probe.model_dump(), "success_threshold": 1}
+        wanted = ManagedOnlineDeployment(
+            name=config.deployment_name,
+            endpoint_name=self._name,
+            tags=dict(tags),
+            model=model_id,
+            instance_type=size,
+            instance_count=config.instance_count,
+            liveness_probe=ProbeSettings(**probe),
+            readiness_probe=ProbeSettings(**probe),
+            request_settings=OnlineRequestSettings(
+                request_timeout_ms=config.request_timeout_ms,
+                max_concurrent_requests_per_instance=config.max_concurrent_requests,
+            ),
+        )
+
+        def is_right(found: OnlineDeployment) -> bool:
+            return _settings(found) == _settings(wanted)
+
         existing = None if self._use.made else self._deployment.settled()
-        if existing is not None and provisioning_state(existing) == "succeeded" and _same(existing, wanted):
+        if existing is not None and provisioning_state(existing) == "succeeded" and is_right(existing):
             return
         self._made_deployment = existing is None
-        self._emit(DeploymentEvent("deployment", self._deployment_name))
-        deployment, _ = self._deployment.put(wanted, is_right=lambda found: _same(found, wanted))
+        self._emit(DeploymentEvent("deployment", config.deployment_name))
+        deployment, _ = self._deployment.put(wanted, is_right=is_right)
         _check_succeeded(deployment, self._deployment.place)
 
     def ensure_traffic(self, endpoint: OnlineEndpoint) -> OnlineEndpoint:
@@ -172,7 +189,7 @@ class _Attempt:
         if not self._use.made:
             with azure_errors(self._endpoint.place):
                 endpoint = self._endpoint.get()
-        before, wanted = _traffic(endpoint), {self._deployment_name: 100}
+        before, wanted = _traffic(endpoint), {self._config.deployment_name: 100}
         if before == wanted:
             return endpoint
         self._emit(DeploymentEvent("traffic", self._name))
@@ -202,8 +219,7 @@ class _Attempt:
 
     def _undo(self) -> str:
         whole = self._use.made
-        # What is kept has other deployments than the one that was made here.
-        if not (self._use.is_last() if whole else self._use.is_last_at_work()):
+        if not self._use.is_last(kept_counts=whole):
             self._use.end(deleted=False)
             return f"The endpoint {self._name} stays up and costs money: somebody else uses it."
         self._emit(DeploymentEvent("rollback", self._name))
@@ -228,33 +244,6 @@ def _check_succeeded(resource: OnlineEndpoint | OnlineDeployment, place: str) ->
         raise DeploymentFailed(f"it ended as {state}.", where=place)
 
 
-def _deployment(
-    name: str, model_id: str, size: str, config: DeploymentConfig, tags: Mapping[str, str]
-) -> ManagedOnlineDeployment:
-    from azure.ai.ml.entities import ManagedOnlineDeployment, OnlineRequestSettings, ProbeSettings
-
-    probe = {**config.probe.model_dump(), "success_threshold": 1}
-    return ManagedOnlineDeployment(
-        name=config.deployment_name,
-        endpoint_name=name,
-        tags=dict(tags),
-        model=model_id,
-        instance_type=size,
-        instance_count=config.instance_count,
-        liveness_probe=ProbeSettings(**probe),
-        readiness_probe=ProbeSettings(**probe),
-        request_settings=OnlineRequestSettings(
-            request_timeout_ms=config.request_timeout_ms,
-            max_concurrent_requests_per_instance=config.max_concurrent_requests,
-        ),
-    )
-
-
-def _same(existing: OnlineDeployment, wanted: OnlineDeployment) -> bool:
-    """Whether a deployment is as it should be; one with other settings is brought up to date."""
-    return _settings(existing) == _settings(wanted)
-
-
 def _settings(deployment: OnlineDeployment) -> tuple[object, ...]:
     """Return what a deployment is compared by.
 
@@ -271,15 +260,13 @@ def _settings(deployment: OnlineDeployment) -> tuple[object, ...]:
     )
 
 
-def _log_tail(clients: Clients, name: str, deployment: str, lines: int = 50) -> str:
+def _log_tail(clients: Clients, name: str, deployment: str) -> str:
     """Return the end of both containers' logs, as far as the service has any."""
     tails = []
     for container in ("storage-initializer", "inference-server"):
         with suppress(PhiftError), azure_errors(f"logs of {name}"):
             # The container that never started has no log; the failure itself is what gets reported.
-            logs = clients.workspace.online_deployments.get_logs(
-                deployment, name, lines=lines, container_type=container
-            )
+            logs = clients.workspace.online_deployments.get_logs(deployment, name, lines=50, container_type=container)
             tails.append(f"--- {container}\n{logs}")
     return redact("\n".join(tails))
 

@@ -7,30 +7,51 @@ from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from phift.azure.answers import text, texts
+from phift.azure.answers import text
 from phift.azure.clients import Clients
 from phift.config.run import DeploymentConfig
 from phift.errors import (
     AuthenticationError,
-    Conflict,
     DataError,
     NotFound,
+    PhiftError,
     ScoringError,
     ServiceUnreachable,
     Throttled,
     azure_errors,
 )
 from phift.events import isolated
-from phift.jobs.job import JOB_TAG, FineTuneJob
-from phift.serving.resource import DeploymentEvent, OnEvent, delete_endpoint, endpoint_resource, for_certain
-from phift.serving.tags import is_made_by_phift, purpose
-from phift.serving.uses import EndpointUse, forget_uses
+from phift.serving.resource import (
+    DeploymentEvent,
+    OnEvent,
+    delete_endpoint,
+    for_certain,
+)
+from phift.serving.uses import EndpointUse
 
 if TYPE_CHECKING:
     import requests
     from azure.ai.ml.entities import OnlineEndpoint
 
 Message = Mapping[str, Any]
+
+_KEY_REFUSED = (
+    AuthenticationError,
+    "The endpoint refused the key.",
+    "the keys may have been regenerated: call deploy() again, which reads the keys",
+)
+# What a scoring call's status means: the error, what it says, and the way out.
+_REFUSALS: Mapping[int, tuple[type[PhiftError], str, str]] = {
+    401: _KEY_REFUSED,
+    403: _KEY_REFUSED,
+    404: (NotFound, "No deployment takes traffic here.", "give a deployment traffic"),
+    408: (
+        ScoringError,
+        "The model took longer than the request time-out.",
+        "lower max_new_tokens, or raise `deployment.request_timeout_ms` (at most 180000)",
+    ),
+    429: (Throttled, "More requests at once than the deployment takes.", "ask slower"),
+}
 
 
 class Endpoint:
@@ -131,12 +152,7 @@ class Endpoint:
         # (azureml-evaluate-mlflow 0.0.91; foundation-model-serve, azureml-assets, 2026-07-23).
         settings = {"max_new_tokens": max_new_tokens, "do_sample": do_sample, **parameters}
         body = {"input_data": {"input_string": conversation, "parameters": settings}, "params": {}}
-        return answer_text(self._post(body, deployment), f"endpoint {self.name}")
-
-    def _post(self, body: dict[str, Any], deployment: str | None) -> Any:
-        """Send a request with headers of its own: the SDK's ``invoke`` keeps them for later calls."""
-        import requests
-
+        # Headers of its own: the SDK's ``invoke`` keeps them for later calls.
         headers = {"Authorization": f"Bearer {self._key}"}
         if deployment:
             headers["azureml-model-deployment"] = deployment
@@ -145,16 +161,24 @@ class Endpoint:
         seconds = self._config.request_timeout_ms / 1000 + 10
         if not hasattr(self._sessions, "own"):
             self._sessions.own = _patient_session()
+        import requests
+
         try:
             response = self._sessions.own.post(self.scoring_uri, json=body, headers=headers, timeout=seconds)
         except requests.RequestException as error:
             what = f"The endpoint gave no answer ({type(error).__name__})."
             raise ServiceUnreachable(what, where=place, fix="check that the endpoint is up") from None
-        _raise_for_status(response, place)
+        status = response.status_code
+        if status >= 400:
+            reason = response.headers.get("ms-azureml-model-error-reason") or response.reason or ""
+            other = ScoringError, f"The endpoint answered {status} {reason}.", "look at the deployment's log"
+            kind, what, fix = _REFUSALS.get(status, other)
+            # Without its body, which may quote the user's text.
+            raise kind(what, where=place, fix=fix, status=status)
         try:
-            return response.json()
+            return answer_text(response.json(), place)
         except ValueError:
-            raise ScoringError("The answer is no JSON.", where=place, status=response.status_code) from None
+            raise ScoringError("The answer is no JSON.", where=place, status=status) from None
 
 
 def _patient_session() -> requests.Session:
@@ -177,28 +201,6 @@ def _patient_session() -> requests.Session:
     return session
 
 
-def _raise_for_status(response: requests.Response, place: str) -> None:
-    """Map the statuses of a scoring call; the body is left out, since it may quote the user's text."""
-    status = response.status_code
-    if status < 400:
-        return
-    if status in (401, 403):
-        what = "The endpoint refused the key."
-        raise AuthenticationError(
-            what, where=place, fix="the keys may have been regenerated: call deploy() again, which reads the keys"
-        )
-    if status == 404:
-        raise NotFound("No deployment takes traffic here.", where=place, fix="give a deployment traffic", status=404)
-    if status == 408:
-        fix = "lower max_new_tokens, or raise `deployment.request_timeout_ms` (at most 180000)"
-        raise ScoringError("The model took longer than the request time-out.", where=place, fix=fix, status=408)
-    if status == 429:
-        raise Throttled("More requests at once than the deployment takes.", where=place, fix="ask slower", status=429)
-    reason = response.headers.get("ms-azureml-model-error-reason") or response.reason or ""
-    fix = "look at the deployment's log"
-    raise ScoringError(f"The endpoint answered {status} {reason}.", where=place, fix=fix, status=status)
-
-
 def answer_text(reply: Any, place: str = "endpoint") -> str:
     """Return the text in a model server's reply, in any of the three forms Azure's servers give.
 
@@ -219,29 +221,3 @@ def answer_text(reply: Any, place: str = "endpoint") -> str:
         what = "The endpoint answered without a text, as its container does when it fails inside."
         raise ScoringError(what, where=place, fix="look at the deployment's log", status=200)
     return said
-
-
-def remove_endpoint(
-    clients: Clients, name: str, tags: Mapping[str, str] | None = None, on_event: OnEvent | None = None
-) -> bool:
-    """Delete an endpoint that phift made; returns whether there was one.
-
-    - **tags**: what it must be tagged with besides, such as ``{"phift.job": job.name}``.
-
-    Raises `phift.errors.Conflict` where somebody else made it or it has not these tags, and what the service said,
-    with the news that the endpoint is still up, where it cannot be deleted.
-    """
-    resource = endpoint_resource(clients, name)
-    existing = resource.settled()
-    if existing is None:
-        return False
-    found = texts(existing.tags, "endpoint.tags")
-    if not is_made_by_phift(found) or any(found.get(key) != value for key, value in (tags or {}).items()):
-        maker = purpose(found)
-        what = f"The endpoint {name} is not deleted: {f'it is {maker}' if maker else 'phift did not make it'}."
-        raise Conflict(what, where=resource.place, fix="delete it in the studio if nobody needs it")
-    emit = isolated(on_event)
-    for_certain(lambda: delete_endpoint(clients, name, emit), name)
-    if JOB_TAG in found:
-        forget_uses(FineTuneJob(found[JOB_TAG], clients), name)
-    return True

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, Literal, TypeVar
 
@@ -13,12 +13,22 @@ from phift.azure.answers import outcome, text
 from phift.azure.clients import Clients
 from phift.azure.quiet import quiet
 from phift.errors import Conflict, NotFound, PhiftError, ServiceUnreachable, WaitTimeout, azure_errors
+from phift.jobs.job import JOB_TAG
 
 if TYPE_CHECKING:
     from azure.ai.ml.entities import OnlineDeployment, OnlineEndpoint
     from azure.core.polling import LROPoller
 
 logger = logging.getLogger(__name__)
+
+SERVES = "phift.serves"
+"""The tag that says which model an endpoint was made for, in digits."""
+
+CREATED = "phift.created"
+"""The tag that says when an endpoint was made: ISO 8601, UTC, to the microsecond, so that no two calls share it."""
+
+MODEL = "phift.model"
+"""The tag that says which model an endpoint was made for, in words: ``name:version``."""
 
 _LONGEST_OPERATION = 3600.0  # seconds; the service gives an endpoint's operations 30 minutes
 _MOST_TRIES = 40  # at a change that is refused because another one is under way; with 15 s between them, ten minutes
@@ -127,21 +137,17 @@ class Resource(Generic[Entity]):
                 return
             except PhiftError as error:
                 if tries == _MOST_TRIES or not _passes(error):
-                    if self._is_gone():  # the answer was lost
-                        return
+                    try:
+                        if self.settled() is None:  # the answer was lost
+                            return
+                    except PhiftError as unseen:
+                        logger.info("Whether %s is gone cannot be seen: %s", self.place, unseen.what)
                     raise
             else:
                 return
             self.settled()
             tries += 1
             time.sleep(self.poll_seconds)
-
-    def _is_gone(self) -> bool:
-        try:
-            return self.settled() is None
-        except PhiftError as error:
-            logger.info("Whether %s is gone cannot be seen: %s", self.place, error.what)
-            return False
 
 
 def _passes(error: PhiftError) -> bool:
@@ -217,3 +223,29 @@ def for_certain(work: Callable[[], Result], name: str) -> Result:
 def still_up(name: str) -> str:
     """Return what is to be said of an endpoint that is not known to be deleted."""
     return f"The endpoint {name} is still up and costs money."
+
+
+def is_made_by_phift(tags: Mapping[str, str]) -> bool:
+    """Whether an endpoint's tags are some that phift writes."""
+    return not {JOB_TAG, SERVES, MODEL}.isdisjoint(tags)
+
+
+def purpose(tags: Mapping[str, str]) -> str:
+    """Return in words what phift made an endpoint for; an empty text where phift did not make it."""
+    if model := tags.get(MODEL):
+        return f"for {model}"
+    return "of another run" if is_made_by_phift(tags) else ""
+
+
+def check_ours(found: Mapping[str, str], wanted: Mapping[str, str], name: str) -> None:
+    """Refuse to touch an endpoint that somebody else, or another run, made.
+
+    An endpoint is known by its job's name, or without one by its model. Raises `phift.errors.Conflict`.
+
+    - **found**, **wanted**: its tags, and those that the run's own has.
+    """
+    told_by = JOB_TAG if JOB_TAG in wanted or JOB_TAG in found else SERVES
+    if found.get(told_by) != wanted.get(told_by):
+        what = f"There is an endpoint {name} already, {purpose(found) or 'and phift did not make it'}."
+        fix = "set `deployment.endpoint_name` to another name, or delete that endpoint"
+        raise Conflict(what, where=f"endpoint {name}", fix=fix)

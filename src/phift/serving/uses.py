@@ -35,8 +35,7 @@ from typing import Literal, Self
 from phift.azure.clients import Clients
 from phift.errors import PhiftError
 from phift.jobs.job import FineTuneJob
-from phift.serving.resource import DeploymentEvent, OnEvent
-from phift.serving.tags import CREATED
+from phift.serving.resource import CREATED, DeploymentEvent, OnEvent
 
 logger = logging.getLogger(__name__)
 
@@ -184,18 +183,16 @@ class EndpointUse:
             self._write("block", self._key)
         self._keep_no_longer()
 
-    def is_last(self) -> bool:
+    def is_last(self, *, kept_counts: bool = True) -> bool:
         """Say that the use ends, and return whether nobody else needs the endpoint, so that it is to be deleted.
 
         Call `end` or `leave_behind` afterwards.
+
+        - **kept_counts**: whether a kept endpoint counts as needed; who keeps it needs no deployment made by this use.
         """
-        return self._needs_nobody_but("leaving")
-
-    def is_last_at_work(self) -> bool:
-        """Say the same of a deployment that this use made: what others keep is another one."""
-        return self._job is None or self._needs_nobody_but("leaving", "kept")
-
-    def _needs_nobody_but(self, *states: State) -> bool:
+        if self._job is None and not kept_counts:
+            return True
+        states: tuple[State, ...] = ("leaving",) if kept_counts else ("leaving", "kept")
         if not self._untold and not self._foreign:
             with self._telling():
                 self._write("leaving", self._key)
