@@ -84,13 +84,6 @@ class _Look:
     steps: dict[str, str]
     points: dict[str, int]
 
-    @property
-    def queued(self) -> bool:
-        """Whether no node works on it yet; the job itself may count as running while its first step is in the queue."""
-        if not self.steps:
-            return self.status in _WAITING
-        return all(status in _WAITING for status in self.steps.values())
-
 
 class FineTuneJob:
     """A fine-tuning job, by name; it lives in the workspace, so any process can attach to it.
@@ -182,7 +175,9 @@ class FineTuneJob:
                 refused = True
             except ServiceError as error:
                 silence = time.monotonic() - heard
-                if not _passing(error) or silence > self._clients.patience_seconds:
+                # A defect of the SDK or a refused request will not pass.
+                passing = isinstance(error, ServiceUnreachable | Throttled) or (error.status or 0) >= 500
+                if not passing or silence > self._clients.patience_seconds:
                     raise
                 status = ""
                 if silence > _WORTH_A_WORD and not told:
@@ -190,7 +185,15 @@ class FineTuneJob:
             yield from events
             if status in ENDED:
                 return
-            self._check_time(started, seen, timeout, queue_timeout)
+            waited, fix = time.monotonic() - started, "wait again later: the job goes on; or cancel it"
+            if timeout is not None and waited > timeout:
+                raise WaitTimeout(f"The job has not ended after {waited:.0f} s.", where=f"job {self.name}", fix=fix)
+            # The job itself may count as running while its first step is in the queue.
+            queued = all(each in _WAITING for each in (seen.steps.values() or [seen.status]))
+            if queue_timeout is not None and queued and waited > queue_timeout:
+                what = f"No node works on the job after {waited:.0f} s (status {seen.status})."
+                fix = "a queue this long usually means no capacity: " + fix
+                raise WaitTimeout(what, where=f"job {self.name}", fix=fix)
             time.sleep(self._clients.poll_seconds)
 
     def _changes(self, status: str, before: _Look) -> tuple[list[JobEvent], _Look]:
@@ -203,35 +206,21 @@ class FineTuneJob:
             if before.steps.get(step.run_id) != step.status
         ]
         for name in _LIVE_METRICS if status not in _WAITING else ():
-            points = self._live(name)
-            new = points[before.points.get(name, 0) :]
-            now.points[name] = max(len(points), before.points.get(name, 0))
-            events += [JobEvent(kind="metric", job=self.name, metric=point) for point in new]
+            known = before.points.get(name, 0)
+            try:
+                points = self.tracking.metric_history(self.name, name)
+            except PhiftError as error:  # no reason to stop following
+                points = []
+                if not self._live_failed:
+                    self._live_failed = True
+                    logger.info("The metrics of the running job %s cannot be read: %s", self.name, error.what)
+            now.points[name] = max(len(points), known)
+            events += [JobEvent(kind="metric", job=self.name, metric=point) for point in points[known:]]
         if before.status != status:
             # The end comes after what led to it, everything else before what follows from it.
             event = JobEvent(kind="status", job=self.name, status=status)
             events = [*events, event] if status in ENDED else [event, *events]
         return events, now
-
-    def _live(self, name: str) -> list[MetricPoint]:
-        """Return a metric's points so far; none where they cannot be read, which is no reason to stop following."""
-        try:
-            return self.tracking.metric_history(self.name, name)
-        except PhiftError as error:
-            if not self._live_failed:
-                self._live_failed = True
-                logger.info("The metrics of the running job %s cannot be read: %s", self.name, error.what)
-            return []
-
-    def _check_time(self, started: float, seen: _Look, timeout: float | None, queue_timeout: float | None) -> None:
-        waited = time.monotonic() - started
-        fix = "wait again later: the job goes on; or cancel it"
-        if timeout is not None and waited > timeout:
-            raise WaitTimeout(f"The job has not ended after {waited:.0f} s.", where=f"job {self.name}", fix=fix)
-        if queue_timeout is not None and seen.queued and waited > queue_timeout:
-            what = f"No node works on the job after {waited:.0f} s (status {seen.status})."
-            fix = "a queue this long usually means no capacity: " + fix
-            raise WaitTimeout(what, where=f"job {self.name}", fix=fix)
 
     def wait(
         self,
@@ -252,29 +241,25 @@ class FineTuneJob:
 
     def raise_for_end(self) -> None:
         """Raise for a job that ended without a model; do nothing for one that completed."""
-        status = self.status()
-        where = f"job {self.name}"
+        status, where = self.status(), f"job {self.name}"
+        if status == "Completed":
+            return
         if status == "Canceled":
             raise JobCanceled("The job was cancelled.", where=where, fix="submit it again", job=self.name)
-        if status == "Failed":
-            raise self._failure(where)
-        if status != "Completed":
-            fix = "wait for it first"
-            raise WaitTimeout(f"The job has not ended; it is {status}.", where=where, fix=fix)
-
-    def _failure(self, where: str) -> JobFailed:
+        if status != "Failed":
+            raise WaitTimeout(f"The job has not ended; it is {status}.", where=where, fix="wait for it first")
         try:
             failed = next((step for step in self.steps() if step.status == "Failed"), None)
         except PhiftError:  # that the job failed is the news, not that its steps are out of reach
             failed = None
         if failed is None:
             what = _readable(lambda: self.tracking.error(self.name)) or "The job failed."
-            return JobFailed(what, where=where, fix="look at the job's page in the studio", job=self.name)
+            raise JobFailed(what, where=where, fix="look at the job's page in the studio", job=self.name)
         reason = _readable(lambda: self.tracking.error(failed.run_id)) or "no reason given"
         tail = _readable(lambda: self.tracking.log_tail(failed.run_id))
         what = f"The step {failed.name} failed: {reason}"
         fix = "the end of the step's log is in `log_tail`; mend the cause and submit again"
-        return JobFailed(what, where=where, fix=fix, job=self.name, step=failed.name, log_tail=tail)
+        raise JobFailed(what, where=where, fix=fix, job=self.name, step=failed.name, log_tail=tail)
 
     def cancel(self) -> None:
         """Cancel the job and wait until it has ended; one that has ended already stays as it is."""
@@ -308,11 +293,6 @@ def _readable(read: Callable[[], str]) -> str:
         return read()
     except PhiftError as error:
         return f"(it could not be read: {error.what})"
-
-
-def _passing(error: ServiceError) -> bool:
-    """Whether waiting may help; a defect of the SDK or a refused request will not pass."""
-    return isinstance(error, ServiceUnreachable | Throttled) or (error.status or 0) >= 500
 
 
 def list_jobs(clients: Clients, tag: str) -> list[PipelineJob]:

@@ -110,7 +110,14 @@ class RunRecord:
         if "phift.fingerprint" not in tags or not isinstance(found, AssetAddress) or not found.registry:
             what = "This job was not submitted by phift: it has no record of a run in its tags."
             raise NotFound(what, where=f"job {text(job.name, 'job.name')}", fix="name a job that phift submitted")
-        kept = _read_properties(properties)
+        parts: list[str] = []
+        while (part := properties.get(f"{_PROPERTY}.{len(parts)}")) is not None:
+            parts.append(part)
+        try:
+            kept: _Kept = json.loads("".join(parts) or "{}")
+        except ValueError:
+            kept = {}
+        kept = kept if isinstance(kept, dict) else {}
         serving = kept.get("serving")
         model = FoundationModel(
             id=base,
@@ -194,17 +201,6 @@ class RunRecord:
             return None
 
 
-def _read_properties(properties: Mapping[str, str]) -> _Kept:
-    parts: list[str] = []
-    while (part := properties.get(f"{_PROPERTY}.{len(parts)}")) is not None:
-        parts.append(part)
-    try:
-        kept: _Kept = json.loads("".join(parts) or "{}")
-    except ValueError:
-        return {}
-    return kept if isinstance(kept, dict) else {}
-
-
 def series(config: RunConfig) -> str:
     """Return the digits of a configuration's series: experiment, foundation model, names of the training data."""
     names = [_name(source) for source in config.data.sources["train"]]
@@ -213,14 +209,12 @@ def series(config: RunConfig) -> str:
 
 def configuration_digest(config: RunConfig) -> str:
     """Return the digits of all in a configuration that decides what is trained."""
-    plain = _plain(config)
-    return digest([{key: value for key, value in plain.items() if key not in _AFTER_TRAINING}])
+    return digest([{key: value for key, value in _plain(config).items() if key not in _AFTER_TRAINING}])
 
 
 def data_is_named(config: RunConfig) -> bool:
     """Whether the configuration says by itself which data it means; rows from Python have no name."""
-    given = (source for sources in config.data.sources.values() for source in sources)
-    return not any(isinstance(source, RowsSource) for source in given)
+    return not any(isinstance(source, RowsSource) for sources in config.data.sources.values() for source in sources)
 
 
 def _plain(config: RunConfig) -> dict[str, Any]:
@@ -229,29 +223,32 @@ def _plain(config: RunConfig) -> dict[str, Any]:
     values = config.model_dump(mode="json", exclude=_NOT_TRAINED_BY)
     values["data"] = data.model_dump(mode="json", exclude=set(SPLITS))
     for split, sources in data.sources.items():
-        values["data"][split] = [_plain_source(source) for source in sources]
+        values["data"][split] = []
+        for each in sources:
+            source = FileSource(files=each) if isinstance(each, Path) else each
+            plain = source.model_dump(mode="json", exclude={"rows"})
+            if isinstance(source, RowsSource):
+                plain["rows"] = type(source.rows).__name__
+            if isinstance(source, FileSource):
+                plain["files"] = str(source.files.absolute())
+            values["data"][split].append(plain)
     cleaned: dict[str, Any] = _cleaned(values)
     return cleaned
 
 
-def _plain_source(source: OneSource) -> dict[str, Any]:
-    if isinstance(source, Path):
-        source = FileSource(files=source)
-    if isinstance(source, RowsSource):
-        return {**source.model_dump(mode="json", exclude={"rows"}), "rows": type(source.rows).__name__}
-    values = source.model_dump(mode="json")
-    return {**values, "files": str(source.files.absolute())} if isinstance(source, FileSource) else values
-
-
 def _name(source: OneSource) -> str:
     """Return what a source is called wherever it lies."""
-    if isinstance(source, RowsSource):
-        return "rows"
-    if isinstance(source, HuggingFaceSource):
-        return source.huggingface
-    if isinstance(source, AssetSource):
-        return without_version(source.asset)
-    return (source.files if isinstance(source, FileSource) else source).name
+    match source:
+        case RowsSource():
+            return "rows"
+        case HuggingFaceSource():
+            return source.huggingface
+        case AssetSource():
+            return without_version(source.asset)
+        case FileSource():
+            return source.files.name
+        case Path():
+            return source.name
 
 
 def _cleaned(value: Any) -> Any:

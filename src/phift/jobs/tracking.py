@@ -59,15 +59,27 @@ class Tracking:
         seen: set[str] = set()
         while len(seen) < _MOST_PAGES:
             page = _object(self._rest.get(f"{self._mlflow}/metrics/get-history", query), "the history")
-            points += [_point(_object(entry, "metric")) for entry in _list(page.get("metrics"), "history.metrics")]
+            for listed in _list(page.get("metrics"), "history.metrics"):
+                entry = _object(listed, "metric")
+                point = MetricPoint(
+                    name=text(entry.get("key"), "metric.key"),
+                    step=_whole(entry.get("step") or 0, "metric.step"),
+                    value=_number(entry.get("value"), "metric.value"),
+                    timestamp=_whole(entry.get("timestamp") or 0, "metric.timestamp"),
+                )
+                points.append(point)
             token = text(page.get("next_page_token") or "", "history.next_page_token")
             if not token:
                 return points
             if token in seen:
-                raise _endless(name, "the service gave the same page token twice")
+                why = "the service gave the same page token twice"
+                break
             seen.add(token)
-            query = {**query, "page_token": token}
-        raise _endless(name, f"the service has more than {_MOST_PAGES:,} pages of it")
+            query["page_token"] = token
+        else:
+            why = f"the service has more than {_MOST_PAGES:,} pages of it"
+        fix = "run again; the metric is in the studio, on the job's page"
+        raise ServiceError(f"The history of the metric {name} does not end: {why}.", where=f"metric {name}", fix=fix)
 
     def tags(self, run_id: str) -> dict[str, str]:
         """Return a run's tags."""
@@ -111,11 +123,6 @@ class Tracking:
         return _object(self._rest.get(f"{self._history}/runs/{run_id}/details"), "the run's details")
 
 
-def _endless(name: str, why: str) -> ServiceError:
-    fix = "run again; the metric is in the studio, on the job's page"
-    return ServiceError(f"The history of the metric {name} does not end: {why}.", where=f"metric {name}", fix=fix)
-
-
 def _object(value: object, what: str) -> dict[str, Any]:
     """Return a JSON object of an answer; what is left out is an empty one."""
     return json_object(value or {}, what)
@@ -127,15 +134,6 @@ def _list(value: object, what: str) -> list[Any]:
     if not isinstance(value, list):
         raise no_answer(value, what, "a list")
     return value
-
-
-def _point(entry: dict[str, Any]) -> MetricPoint:
-    return MetricPoint(
-        name=text(entry.get("key"), "metric.key"),
-        step=_whole(entry.get("step") or 0, "metric.step"),
-        value=_number(entry.get("value"), "metric.value"),
-        timestamp=_whole(entry.get("timestamp") or 0, "metric.timestamp"),
-    )
 
 
 def _whole(value: object, what: str) -> int:
