@@ -18,8 +18,7 @@ from phift.errors import ModelError, PhiftError
 from phift.local import LocalCredential
 from phift.local.work import standin
 from phift.tokens.count import measure
-from phift.tokens.files import fetch_tokenizer_files
-from phift.tokens.tokenizer import find_tokenizer, load_tokenizer
+from phift.tokens.tokenizer import fetch_tokenizer_files, find_tokenizer, load_tokenizer
 
 pytestmark = pytest.mark.slow
 
@@ -126,7 +125,7 @@ def test_the_signed_address_is_never_shown(
 def test_too_much_is_not_fetched(
     clients: Clients, model: FoundationModel, published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("phift.tokens.files.MOST_BYTES", 1_000)
+    monkeypatch.setattr("phift.tokens.tokenizer.MOST_BYTES", 1_000)
     with pytest.raises(ModelError, match="more than 0 are not read"):
         fetch_tokenizer_files(clients, model, tmp_path)
     assert not list(tmp_path.iterdir())

@@ -16,8 +16,7 @@ from phift.component.tokenizer import ChatTokenizer, Refused
 from phift.errors import DataError, MissingDependency, ModelError, ServiceError
 from phift.local.work import standin
 from phift.local.work.engine.preprocess import IGNORED
-from phift.tokens.files import fetch_tokenizer_files, wanted_files
-from phift.tokens.tokenizer import find_tokenizer, load_tokenizer, read_settings
+from phift.tokens.tokenizer import fetch_tokenizer_files, find_tokenizer, load_tokenizer, read_settings, wanted_files
 from unit.fakes import FakeRest, Fakes, foundation_model
 from unit.fakes import phi_4 as fake_model
 
@@ -389,10 +388,10 @@ def test_two_runs_fetch_the_same_model(tmp_path: Path, monkeypatch: pytest.Monke
         (theirs / "tokenizer.json").write_text("theirs")
         theirs.rename(tmp_path / name)
 
-    monkeypatch.setattr("phift.tokens.files._fetch", lambda *_: None)
+    monkeypatch.setattr("phift.tokens.tokenizer._fetch", lambda *_: None)
     name = fetch_tokenizer_files(Fakes().clients, foundation_model(), tmp_path).name
     (tmp_path / name).rmdir()
-    monkeypatch.setattr("phift.tokens.files._fetch", fetch)
+    monkeypatch.setattr("phift.tokens.tokenizer._fetch", fetch)
     found = fetch_tokenizer_files(Fakes().clients, foundation_model(), tmp_path)
     assert (found / "tokenizer.json").read_text() == "theirs"
     assert [path.name for path in tmp_path.iterdir()] == [name]

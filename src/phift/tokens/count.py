@@ -69,10 +69,21 @@ def measure(
     for split, path in files.items():
         tallies[split] = tally = _Tally(path)
         for batch, share in _batches(tally, seed, exact=exact):
-            rows = [row for _, row in batch]
-            counts = _count(rows, tokenizer, limit) if tokenizer else [_estimate(row, limit) for row in rows]
-            for (line, _), count in zip(batch, counts, strict=True):
-                tally.add(line, count)
+            encoded = tokenizer.encode_batch([row for _, row in batch]) if tokenizer else [None] * len(batch)
+            for (line, row), ids in zip(batch, encoded, strict=True):
+                if isinstance(ids, Refused):
+                    tally.refused += 1
+                    if len(tally.problems) < MOST_PROBLEMS:
+                        tally.problems.append((f"{path}:{line}", ids.reason))
+                    continue
+                if tokenizer and ids is not None:
+                    # The cut comes first: it may go through a marker.
+                    length, trained = len(ids), sum(end - start for start, end in tokenizer.spans(ids[:limit]))
+                else:
+                    length, trained = _estimate(row, limit)
+                tally.lines.append(line)
+                tally.lengths.append(length)
+                tally.trained.append(trained)
             tell(Counted(split, len(tally.lines) + tally.refused, share))
     ordered = {split: sorted(tally.lengths) for split, tally in tallies.items()}
     # Bins for all splits, up to the 99 % quantile: as wide as 1, 2 or 5 times a power of ten.
@@ -96,19 +107,8 @@ def measure(
     )
 
 
-_Lengths = tuple[int, int]  # a row's tokens, and those of them that are trained on within the limit
-
-
-def _count(rows: Sequence[Row], tokenizer: ChatTokenizer, limit: int | None) -> Iterator[_Lengths | Refused]:
-    for ids in tokenizer.encode_batch(rows):
-        if isinstance(ids, Refused):
-            yield ids
-        else:
-            # The cut comes first: it may go through a marker.
-            yield len(ids), sum(end - start for start, end in tokenizer.spans(ids[:limit]))
-
-
-def _estimate(row: Row, limit: int | None) -> _Lengths:
+def _estimate(row: Row, limit: int | None) -> tuple[int, int]:
+    """Guess a row's tokens, and those of them that are trained on within the limit."""
     end, trained = 0.0, 0.0
     for message in row["messages"]:
         calls = message.get("tool_calls")
@@ -132,16 +132,6 @@ class _Tally:
         self.lines, self.lengths, self.trained = array("q"), array("q"), array("q")
         self.refused = 0
         self.problems: list[tuple[str, str]] = []
-
-    def add(self, line: int, count: _Lengths | Refused) -> None:
-        if isinstance(count, Refused):
-            self.refused += 1
-            if len(self.problems) < MOST_PROBLEMS:
-                self.problems.append((f"{self.path}:{line}", count.reason))
-            return
-        self.lines.append(line)
-        self.lengths.append(count[0])
-        self.trained.append(count[1])
 
 
 def _split_tokens(
