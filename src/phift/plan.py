@@ -13,7 +13,7 @@ from typing import Any, Generic, TypeVar
 from phift.azure.answers import listed, no_answer, text, texts
 from phift.azure.clients import Clients
 from phift.azure.threads import SideBySide
-from phift.check.compute import ComputeTarget, find_cluster, resolve_compute
+from phift.check.compute import ComputeTarget, deployment_size, find_cluster, instance_findings, resolve_compute
 from phift.check.cost import CHARACTERS_PER_TOKEN, CostEstimate, estimate_cost
 from phift.check.findings import Finding, findings_from
 from phift.check.memory import MemoryEstimate, memory_findings, model_shape
@@ -29,7 +29,6 @@ from phift.data.on_cluster import DataOnCluster, find_preparation
 from phift.data.prepare import PreparedDataset
 from phift.errors import NotFound, PhiftError, azure_errors
 from phift.jobs.pipeline import component_findings, find_component
-from phift.serving.deployment import deployment_size, instance_findings
 from phift.tokens.count import Counted, measure, token_findings
 from phift.tokens.report import TokenReport
 from phift.tokens.tokenizer import find_tokenizer

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 from phift.azure.answers import text
 from phift.azure.clients import Clients
 from phift.azure.connect import connect
-from phift.check.compute import ensure_cluster
+from phift.check.compute import ensure_cluster, instance_type
 from phift.check.findings import Finding, findings_from
 from phift.check.parameters import Parameters, display_name
 from phift.check.report import CheckReport
@@ -32,7 +32,7 @@ from phift.jobs.record import CONFIGURATION, SERIES, RunRecord, configuration_di
 from phift.jobs.registration import RegisteredModel, register_model
 from phift.plan import Plan, digest, make_plan, slug
 from phift.serving.cleanup import Cleanup, DeployedEndpoint, deployed_endpoints, remove_all
-from phift.serving.deployment import deploy_model, instance_type
+from phift.serving.deployment import deploy_model
 from phift.serving.endpoint import Endpoint
 from phift.tokens.conversation import Conversation
 

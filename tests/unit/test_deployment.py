@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 from azure.core.exceptions import IncompleteReadError, ServiceRequestError, ServiceResponseError
 
+from phift.check.compute import instance_findings, instance_type
 from phift.config.run import DeploymentConfig
 from phift.errors import AuthenticationError, ComputeError, Conflict, DeploymentFailed, ServiceError
 from phift.serving.cleanup import remove_endpoint
-from phift.serving.deployment import deploy_model, instance_findings, instance_type
+from phift.serving.deployment import deploy_model
 from phift.serving.endpoint import Endpoint
 from phift.serving.resource import DeploymentEvent
 from unit.fakes import A100, FOUR_A100, Fakes, codes, foundation_model, http_error

@@ -9,10 +9,10 @@ from typing import Any, Literal
 
 from phift.azure.answers import listed, outcome, text
 from phift.azure.clients import Clients
-from phift.check.findings import Finding
+from phift.check.findings import Finding, Severity
 from phift.check.models import AllowList, FoundationModel
 from phift.check.sizes import VmSize, count_of, find_size, text_of
-from phift.config.run import ComputeConfig
+from phift.config.run import ComputeConfig, DeploymentConfig
 from phift.errors import ComputeError, NotFound, azure_errors
 
 
@@ -99,8 +99,14 @@ def resolve_compute(
         raise ComputeError(what, where="compute", fix=f"check the VM size, or give `gpus_per_node`{hint}")
     if vm.gpus == 0:
         raise ComputeError(f"The VM size {size} has no GPU.", where="compute", fix="use a GPU size")
-    if vm.gpus not in (None, gpus):
-        findings.append(_gpu_mismatch(size, vm.gpus or 0, gpus))
+    if vm.gpus and vm.gpus != gpus:
+        # The component starts one process a GPU and takes the number on trust: too few leave GPUs idle and paid for,
+        # too many fail (azureml-assets pull request 1309).
+        message = f"{size} has {vm.gpus} GPUs a node, and the run would use {gpus}"
+        message += ", which fails." if gpus > vm.gpus else f": {vm.gpus - gpus} would be paid for and idle."
+        severity: Severity = "error" if gpus > vm.gpus else "warning"
+        fix = f"leave `gpus_per_node` out, or set it to {vm.gpus}"
+        findings.append(Finding("COMPUTE_GPU_COUNT", severity, "compute.gpus_per_node", message, fix))
     return ComputeTarget(
         kind="serverless" if config.serverless else "cluster",
         name=name,
@@ -112,24 +118,6 @@ def resolve_compute(
     )
 
 
-def _gpu_mismatch(size: str, gpus: int, wanted: int) -> Finding:
-    """Say what the user's own number of GPUs does.
-
-    The component starts one process a GPU and takes the number on trust: too few leave GPUs idle and paid for, too
-    many fail (azureml-assets pull request 1309).
-    """
-    too_many = wanted > gpus
-    message = f"{size} has {gpus} GPUs a node, and the run would use {wanted}"
-    message += ", which fails." if too_many else f": {gpus - wanted} would be paid for and idle."
-    return Finding(
-        code="COMPUTE_GPU_COUNT",
-        severity="error" if too_many else "warning",
-        place="compute.gpus_per_node",
-        message=message,
-        fix=f"leave `gpus_per_node` out, or set it to {gpus}",
-    )
-
-
 def _cluster_findings(cluster: Any, config: ComputeConfig) -> list[Finding]:
     place = f"compute {config.cluster}"
     found = []
@@ -138,16 +126,16 @@ def _cluster_findings(cluster: Any, config: ComputeConfig) -> list[Finding]:
         reasons = "; ".join(map(str, errors)) if isinstance(errors, list | tuple) else ""
         message = "The cluster is in a failed state" + (f": {reasons}." if reasons else ".")
         fix = "delete it and create it again, or name another one"
-        found.append(Finding(code="COMPUTE_FAILED", severity="error", place=place, message=message, fix=fix))
+        found.append(Finding("COMPUTE_FAILED", "error", place, message, fix))
     most = count_of(cluster, "max_instances")
     if most is not None and config.nodes > most:
         message = f"The job wants {config.nodes} nodes and the cluster has at most {most}."
         fix = f"lower `nodes` to {most}, or raise the cluster's max_instances"
-        found.append(Finding(code="COMPUTE_TOO_FEW_NODES", severity="error", place=place, message=message, fix=fix))
+        found.append(Finding("COMPUTE_TOO_FEW_NODES", "error", place, message, fix))
     existing = _size_of(cluster)
     if config.size and config.size.lower() != existing.lower():
         message = f"The cluster exists with size {existing}; `size: {config.size}` has no effect."
-        found.append(Finding(code="COMPUTE_SIZE_IGNORED", severity="warning", place=place, message=message))
+        found.append(Finding("COMPUTE_SIZE_IGNORED", "warning", place, message))
     return found
 
 
@@ -164,24 +152,15 @@ def size_findings(
         current = smallest_size(allowed) if allowed else None
         message = f"The VM size {vm.name} was retired on {vm.retired_on}."
         fix = "use a current size" + (f", such as {current}" if current else "")
-        source = vm.table_source
-        found.append(
-            Finding(code="COMPUTE_SIZE_RETIRED", severity="error", place=place, message=message, fix=fix, source=source)
-        )
+        found.append(Finding("COMPUTE_SIZE_RETIRED", "error", place, message, fix, vm.table_source))
     if allowed and not allowed.allows(vm.name):
-        found.append(
-            Finding(
-                code="COMPUTE_SIZE_NOT_ALLOWED",
-                severity="warning" if allow_unlisted else "error",
-                place=place,
-                message=f"{model} does not list {vm.name} for {purpose}; it lists {', '.join(allowed.sizes)}.",
-                fix="use a listed size, or set `allow_unlisted: true`",
-                source=allowed.source,
-            )
-        )
+        message = f"{model} does not list {vm.name} for {purpose}; it lists {', '.join(allowed.sizes)}."
+        fix = "use a listed size, or set `allow_unlisted: true`"
+        severity: Severity = "warning" if allow_unlisted else "error"
+        found.append(Finding("COMPUTE_SIZE_NOT_ALLOWED", severity, place, message, fix, allowed.source))
     if not allowed and vm.too_old:
         message = f"The VM size {vm.name} is too old for fine-tuning."
-        found.append(Finding(code="COMPUTE_SIZE_UNSUPPORTED", severity="error", place=place, message=message))
+        found.append(Finding("COMPUTE_SIZE_UNSUPPORTED", "error", place, message))
     return found
 
 
@@ -190,6 +169,32 @@ def smallest_size(allowed: AllowList) -> str | None:
     sizes = [find_size(name) for name in allowed.sizes]
     usable = [(vm.gpus, vm.vcpus, vm.name) for vm in sizes if vm.gpus and vm.vcpus and not vm.retired_on]
     return min(usable, key=lambda each: each[:2])[2] if usable else None
+
+
+def deployment_size(model: FoundationModel, config: DeploymentConfig) -> str | None:
+    """Return the VM size to deploy on: the configured one, else the smallest allowed one that the table knows."""
+    return config.instance_type or (smallest_size(model.inference) if model.inference else None)
+
+
+def instance_findings(model: FoundationModel, config: DeploymentConfig) -> list[Finding]:
+    """Hold the deployment's VM size against the model's inference allow-list."""
+    size = deployment_size(model, config)
+    if size is None:
+        message = f"No source says which VM sizes can serve {model.name}."
+        if model.inference:
+            message = f"The built-in table knows none of the sizes that can serve {model.name}, so none can be chosen."
+        fix = "give `deployment.instance_type`" + (f": {', '.join(model.inference.sizes)}" if model.inference else "")
+        return [Finding("DEPLOYMENT_NO_SIZE", "error", "deployment", message, fix)]
+    place = "deployment.instance_type"
+    return size_findings(find_size(size), model.inference, model.name, "inference", config.allow_unlisted, place)
+
+
+def instance_type(model: FoundationModel, config: DeploymentConfig) -> str:
+    """Return the VM size to deploy on; raises `phift.errors.ComputeError` where the allow-list does not have it."""
+    for finding in instance_findings(model, config):
+        if finding.severity == "error":
+            raise ComputeError(finding.message, where=finding.place, fix=finding.fix)
+    return str(deployment_size(model, config))
 
 
 def ensure_cluster(clients: Clients, config: ComputeConfig, target: ComputeTarget) -> bool:

@@ -10,7 +10,7 @@ from phift.errors import ConfigError, DataError, PhiftError
 Severity = Literal["error", "warning", "note"]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Finding:
     """One thing a check found.
 
@@ -37,13 +37,10 @@ class Finding:
 
 def findings_from(error: PhiftError, place: str) -> list[Finding]:
     """Return an error as findings: one for each mistake it lists, or one for itself."""
-    code = type(error).__name__
-    where, fix = error.where or place, error.fix or ""
     many: tuple[tuple[str, str], ...] = ()
     if isinstance(error, ConfigError):
         many = error.mistakes
     elif isinstance(error, DataError):
         many = error.problems
-    if many:
-        return [Finding(code=code, severity="error", place=at, message=what, fix=fix) for at, what in many]
-    return [Finding(code=code, severity="error", place=where, message=error.what, fix=fix)]
+    code, one = type(error).__name__, (error.where or place, error.what)
+    return [Finding(code, "error", at, what, error.fix or "") for at, what in many or [one]]

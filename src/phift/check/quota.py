@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from phift.check.compute import ComputeTarget
-from phift.check.findings import Finding
+from phift.check.findings import Finding, Severity
 from phift.check.sizes import VmSize, count_of, field_of, text_of
 
 RESERVE_SOURCE = (
@@ -59,10 +59,6 @@ class _Need:
     node: int = 0  # vCPUs of one node of an existing cluster: such as run are both in use and there to be used
     low_priority: bool = False
 
-    @property
-    def part(self) -> str:
-        return "training" if self.what == "training" else "the endpoint"
-
     def limits(self, usages: Sequence[Usage]) -> list[Usage]:
         """Return the limits that this has to keep: its family's and the region's."""
         return [
@@ -97,11 +93,8 @@ def read_usages(listed: Iterable[Any]) -> list[Usage]:
 
 def same_family(one: str, other: str) -> bool:
     """Whether two spellings name one VM family: Azure's own differ in case, spaces and what they append."""
-    return _family(one) == _family(other)
-
-
-def _family(name: str) -> str:
-    return re.sub(r"(family)?(cluster(dedicated|lowpriority))?(vcpus)?$", "", _plain(name))
+    appended = r"(family)?(cluster(dedicated|lowpriority))?(vcpus)?$"
+    return re.sub(appended, "", _plain(one)) == re.sub(appended, "", _plain(other))
 
 
 def _plain(name: str) -> str:
@@ -122,61 +115,62 @@ def quota_findings(
     - **usages**: see `read_usages`.
     - **low_priority**: whether the cluster is of low-priority VMs, which have a quota of their own.
     """
-    training = _training(target, low_priority)
-    endpoint = _endpoint(deployment, instances) if deployment else None
     findings: list[Finding] = []
-    for need in (training, endpoint):
-        if isinstance(need, Finding):
-            findings.append(need)
-        elif need:
-            limits = need.limits(usages)
-            findings += [_short(need, usage) for usage in limits if usage.lacks(need.vcpus)]
-            if all(usage.is_total for usage in limits):
-                reason = f"the region's usages have no row for the family {need.family}"
-                findings.append(_unknown(need.part, reason))
-    if isinstance(training, _Need) and isinstance(endpoint, _Need) and not findings:
-        findings += _together(training, endpoint, usages)
+    needs: list[_Need] = []
+    for part, vm in (("training", target.vm), ("the endpoint", deployment)):
+        if vm is None:
+            continue
+        if not vm.family or not vm.vcpus:
+            reason = f"no source says how many vCPUs the VM size {vm.name} has"
+            if vm == VmSize(name=vm.name):
+                reason = f"neither the region nor the built-in table knows the VM size {vm.name}"
+            elif not vm.family:
+                reason = f"no source says which family the VM size {vm.name} belongs to"
+            findings.append(_unknown(part, reason))
+            continue
+        if part == "training":
+            need = _training(target, vm.family, vm.vcpus, low_priority)
+        else:
+            need = _endpoint(instances, vm.family, vm.vcpus, without_reserve=vm.without_reserve)
+        needs.append(need)
+        limits = need.limits(usages)
+        findings += [_short(need, usage) for usage in limits if usage.lacks(need.vcpus)]
+        if all(usage.is_total for usage in limits):
+            findings.append(_unknown(part, f"the region's usages have no row for the family {need.family}"))
+    if len(needs) < 2 or findings:
+        return findings
+    # Each fits alone; when another job trains beside the endpoint, both have to.
+    training, endpoint = needs
+    both = training.vcpus + endpoint.vcpus
+    shared = [usage for usage in training.limits(usages) if usage in endpoint.limits(usages) and usage.lacks(both)]
+    fix = "let the cluster scale down before deploying; do not train beside the endpoint"
+    for usage in shared:
+        message = f"Training and endpoint fit {_whose(usage)} one after the other, not at once: together they need "
+        message += f"{both} vCPUs, and {usage.used} of {usage.limit} are in use."
+        findings.append(Finding("QUOTA_SHORT_TOGETHER", "note", "deployment", message, fix))
     return findings
 
 
-def _training(target: ComputeTarget, low_priority: bool) -> _Need | Finding:
-    vm = target.vm
-    if not vm.family or not vm.vcpus:
-        return _unknown("training", _missing(vm))
+def _training(target: ComputeTarget, family: str, vcpus: int, low_priority: bool) -> _Need:
     return _Need(
         what="training",
         place=f"compute {target.name}",
-        family=vm.family,
-        vcpus=target.nodes * vm.vcpus,
-        formula=f"{target.nodes} node{'s' * (target.nodes > 1)} x {vm.vcpus} vCPUs",
-        node=vm.vcpus if target.kind == "cluster" and target.exists else 0,
+        family=family,
+        vcpus=target.nodes * vcpus,
+        formula=f"{target.nodes} node{'s' * (target.nodes > 1)} x {vcpus} vCPUs",
+        node=vcpus if target.kind == "cluster" and target.exists else 0,
         low_priority=low_priority,
     )
 
 
-def _endpoint(vm: VmSize, instances: int) -> _Need | Finding:
-    if not vm.family or not vm.vcpus:
-        return _unknown("the endpoint", _missing(vm))
-    reserved = instances if vm.without_reserve else -(-6 * instances // 5)  # ceil(1.2 n), exactly
-    formula = f"ceil(1.2 x {instances}) = {reserved} instance{'s' * (reserved > 1)} x {vm.vcpus} vCPUs"
-    if vm.without_reserve:
-        formula = f"{instances} instance{'s' * (instances > 1)} x {vm.vcpus} vCPUs, without the reserve of 20 %"
-    return _Need(
-        what="endpoint",
-        place="deployment",
-        family=vm.family,
-        vcpus=reserved * vm.vcpus,
-        formula=formula,
-        source=RESERVE_SOURCE,
-    )
-
-
-def _missing(vm: VmSize) -> str:
-    if vm == VmSize(name=vm.name):
-        return f"neither the region nor the built-in table knows the VM size {vm.name}"
-    if not vm.family:
-        return f"no source says which family the VM size {vm.name} belongs to"
-    return f"no source says how many vCPUs the VM size {vm.name} has"
+def _endpoint(instances: int, family: str, vcpus: int, *, without_reserve: bool) -> _Need:
+    reserved = -(-6 * instances // 5)  # ceil(1.2 n), exactly
+    formula = f"ceil(1.2 x {instances}) = {reserved} instance{'s' * (reserved > 1)} x {vcpus} vCPUs"
+    if without_reserve:
+        reserved = instances
+        formula = f"{instances} instance{'s' * (instances > 1)} x {vcpus} vCPUs, without the reserve of 20 %"
+    needed, source = reserved * vcpus, RESERVE_SOURCE
+    return _Need(what="endpoint", place="deployment", family=family, vcpus=needed, formula=formula, source=source)
 
 
 def _short(need: _Need, usage: Usage) -> Finding:
@@ -187,32 +181,13 @@ def _short(need: _Need, usage: Usage) -> Finding:
     )
     fix = f"ask for a limit of {usage.limit + missing} for {whose} in this region (studio, Quota), "
     fix += "free what holds it, or use fewer or other machines"
-    severity: Literal["error", "warning"] = "error"
+    severity: Severity = "error"
     # At most as many of the vCPUs in use may be this cluster's own running nodes.
     own = min(need.vcpus, usage.used // need.node * need.node) if need.node else 0
     if not usage.lacks(need.vcpus - own):
         severity = "warning"
         message += f" It fits only if {own} of those in use are nodes of this cluster that are still up."
-    code = "QUOTA_TRAINING_SHORT" if need.what == "training" else "QUOTA_ENDPOINT_SHORT"
-    return Finding(code=code, severity=severity, place=need.place, message=message, fix=fix, source=need.source)
-
-
-def _together(training: _Need, endpoint: _Need, usages: Sequence[Usage]) -> list[Finding]:
-    """Say where training and endpoint fit one at a time only, as when another job trains beside the endpoint."""
-    shared = [usage for usage in training.limits(usages) if usage in endpoint.limits(usages)]
-    both = training.vcpus + endpoint.vcpus
-    return [
-        Finding(
-            code="QUOTA_SHORT_TOGETHER",
-            severity="note",
-            place="deployment",
-            message=f"Training and endpoint fit {_whose(usage)} one after the other, not at once: together they need "
-            f"{both} vCPUs, and {usage.used} of {usage.limit} are in use.",
-            fix="let the cluster scale down before deploying; do not train beside the endpoint",
-        )
-        for usage in shared
-        if usage.lacks(both)
-    ]
+    return Finding(f"QUOTA_{need.what.upper()}_SHORT", severity, need.place, message, fix, need.source)
 
 
 def _whose(usage: Usage) -> str:
@@ -221,10 +196,5 @@ def _whose(usage: Usage) -> str:
 
 
 def _unknown(part: str, reason: str) -> Finding:
-    return Finding(
-        code="QUOTA_UNKNOWN",
-        severity="note",
-        place="quota",
-        message=f"Whether the quota suffices for {part} is not known: {reason}.",
-        fix="look at the studio's Quota page",
-    )
+    message = f"Whether the quota suffices for {part} is not known: {reason}."
+    return Finding("QUOTA_UNKNOWN", "note", "quota", message, "look at the studio's Quota page")

@@ -52,18 +52,23 @@ def read_sizes(listed: Iterable[Any]) -> dict[str, VmSize]:
     """Return what ``MLClient.compute.list_sizes()`` lists, by lower-case name; nameless entries are left out."""
     sizes: dict[str, VmSize] = {}
     for entry in listed:
-        name = text_of(entry, "name")
-        if name and name.lower() not in sizes:
-            sizes[name.lower()] = VmSize(
-                name=name,
-                family=text_of(entry, "family"),
-                vcpus=_at_least(1, count_of(entry, "v_cp_us", "vCPUs")),
-                gpus=_at_least(0, count_of(entry, "gpus")),
-                memory_gb=_positive(number_of(entry, "memory_gb", "memoryGB")),
-                price_per_hour=_price(field_of(entry, "estimated_vm_prices", "estimatedVMPrices")),
-                source="the region's VM sizes",
-            )
+        if name := text_of(entry, "name"):
+            price = _price(field_of(entry, "estimated_vm_prices", "estimatedVMPrices"))
+            size = replace(_size(entry, name), price_per_hour=price, source="the region's VM sizes")
+            sizes.setdefault(name.lower(), size)
     return sizes
+
+
+def _size(entry: Any, name: str) -> VmSize:
+    """Return what both the service and the built-in table say of a size; a number that makes no sense is unknown."""
+    vcpus, gpus = count_of(entry, "v_cp_us", "vCPUs", "vcpus"), count_of(entry, "gpus")
+    return VmSize(
+        name=name,
+        family=text_of(entry, "family"),
+        vcpus=vcpus if vcpus is not None and vcpus >= 1 else None,
+        gpus=gpus if gpus is not None and gpus >= 0 else None,
+        memory_gb=_positive(number_of(entry, "memory_gb", "memoryGB")),
+    )
 
 
 def find_size(name: str, listed: Mapping[str, VmSize] = MappingProxyType({})) -> VmSize:
@@ -80,13 +85,8 @@ def find_size(name: str, listed: Mapping[str, VmSize] = MappingProxyType({})) ->
 def _built_in_sizes() -> dict[str, VmSize]:
     sizes: dict[str, VmSize] = {}
     for entry in facts.load("vm_sizes")["sizes"]:
-        name = str(entry["name"])
-        size = VmSize(
-            name=name,
-            family=text_of(entry, "family"),
-            vcpus=_at_least(1, count_of(entry, "vcpus")),
-            gpus=_at_least(0, count_of(entry, "gpus")),
-            memory_gb=_positive(number_of(entry, "memory_gb")),
+        size = replace(
+            _size(entry, str(entry["name"])),
             gpu=text_of(entry, "gpu"),
             gpu_memory_gb=_positive(number_of(entry, "gpu_memory_gb")),
             peak_tflops_16=_positive(number_of(entry, "peak_tflops_16")),
@@ -96,7 +96,7 @@ def _built_in_sizes() -> dict[str, VmSize]:
             source=f"built-in table, {entry['date']}",
             table_source=f"{entry['source']}, {entry['date']}",
         )
-        sizes.setdefault(name.lower(), size)
+        sizes.setdefault(size.name.lower(), size)
     return sizes
 
 
@@ -131,11 +131,6 @@ def count_of(entry: Any, *names: str) -> int | None:
     """Return a field that is a whole number, or None."""
     number = number_of(entry, *names)
     return int(number) if number is not None and number == int(number) else None
-
-
-def _at_least(least: int, count: int | None) -> int | None:
-    """Return a count unless it makes no sense."""
-    return count if count is not None and count >= least else None
 
 
 def _positive(number: float | None) -> float | None:

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from phift import samples
+from phift.check.compute import instance_type
 from phift.config.run import RunConfig
 from phift.local import LocalWorkspace
 from phift.run import FineTuneRun
-from phift.serving.deployment import deploy_model, instance_type
+from phift.serving.deployment import deploy_model
 from phift.serving.endpoint import Endpoint
 from phift.views import EventPrinter, show_plan, show_report
 

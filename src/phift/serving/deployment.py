@@ -11,14 +11,9 @@ from typing import TYPE_CHECKING
 
 from phift.azure.answers import listed, texts
 from phift.azure.clients import Clients
-from phift.check.compute import size_findings, smallest_size
-from phift.check.findings import Finding
-from phift.check.models import FoundationModel
-from phift.check.sizes import find_size
 from phift.config.run import DeploymentConfig
 from phift.errors import (
     AuthenticationError,
-    ComputeError,
     Conflict,
     DeploymentFailed,
     PhiftError,
@@ -66,7 +61,7 @@ def deploy_model(
     earlier deployment of the same run under another name is deleted once the new one has the traffic.
 
     - **model_id**: a registered model's id, or a registry model's.
-    - **size**: VM size, see `instance_type`.
+    - **size**: VM size, see `phift.check.compute.instance_type`.
     - **job**: whose model it is. An endpoint is found again by its job's name, or without one by its model, both of
       which are among its tags; and by the job's tags it is known who else uses it.
     - **tags**: more tags of the endpoint and the deployment.
@@ -298,31 +293,3 @@ def _retire_others(clients: Clients, name: str, deployment: str, own: Mapping[st
             emit(DeploymentEvent("idle", other.name))
             message = "The deployment %s of endpoint %s could not be deleted and costs money: %s"
             logger.warning(message, other.name, name, error.what)
-
-
-def deployment_size(model: FoundationModel, config: DeploymentConfig) -> str | None:
-    """Return the VM size to deploy on: the configured one, else the smallest allowed one that the table knows."""
-    return config.instance_type or (smallest_size(model.inference) if model.inference else None)
-
-
-def instance_findings(model: FoundationModel, config: DeploymentConfig) -> list[Finding]:
-    """Hold the deployment's VM size against the model's inference allow-list."""
-    size = deployment_size(model, config)
-    if size is None:
-        message = f"No source says which VM sizes can serve {model.name}."
-        if model.inference:
-            message = f"The built-in table knows none of the sizes that can serve {model.name}, so none can be chosen."
-        fix = "give `deployment.instance_type`" + (f": {', '.join(model.inference.sizes)}" if model.inference else "")
-        return [
-            Finding(code="DEPLOYMENT_NO_SIZE", severity="error", place="deployment", message=message, fix=fix),
-        ]
-    place = "deployment.instance_type"
-    return size_findings(find_size(size), model.inference, model.name, "inference", config.allow_unlisted, place)
-
-
-def instance_type(model: FoundationModel, config: DeploymentConfig) -> str:
-    """Return the VM size to deploy on; raises `phift.errors.ComputeError` where the allow-list does not have it."""
-    for finding in instance_findings(model, config):
-        if finding.severity == "error":
-            raise ComputeError(finding.message, where=finding.place, fix=finding.fix)
-    return str(deployment_size(model, config))
