@@ -46,6 +46,11 @@ class ModelShape:
     source: str
     date: str
 
+    @property
+    def keys(self) -> int:
+        """The width of the attention's keys, and of its values."""
+        return self.hidden * self.kv_heads // self.heads
+
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryEstimate:
@@ -125,7 +130,7 @@ class _States:
     weights: float
     gradients: float
     held: float
-    optimizer: float
+    optimizer: float = 0
     step: float = 0
     least: float
     host: float = 0
@@ -185,68 +190,37 @@ def estimate_memory(
 
 
 def _states(shape: ModelShape, settings: _Decisive, gpus: int) -> _States:
-    if settings.own_config:
-        return _own_config_states(shape, settings, gpus)
-    if settings.stage == 0:
-        return _plain_states(shape, settings, gpus)
     trained, size = _trained(shape, settings), settings.size
+    largest = shape.vocabulary * shape.hidden  # the embedding
     everything = shape.parameters + (trained if settings.lora else 0)
+    if settings.own_config:
+        # The most that a DeepSpeed file of the user's own can need: its stage without offloading. DeepSpeed's own
+        # estimators (docs/code-docs/source/memory.rst, c:077e674): 4 + 16/N bytes a parameter in stage 2, 18/N in
+        # stage 3. All may be offloaded, so there is no least.
+        sharded = settings.stage == 3
+        gradients = 4 * trained / gpus + (0 if sharded else size * trained)
+        weights = size * (everything / gpus + min(everything, _STAGE_3_LIVE) if sharded else everything)
+        optimizer = 12 * trained / gpus
+        return _States(weights=weights, gradients=gradients, held=gradients, optimizer=optimizer, least=0)
     if settings.stage == 2:
-        gradients = size * (trained / gpus + min(trained, _STAGE_2_BUCKETS))
-        return _States(
-            weights=size * everything,
-            gradients=gradients,
-            held=gradients,
-            optimizer=0,
-            least=2 * everything,
-            host=16 * trained,
-        )
-    gradients = size * (trained / shape.layers if settings.lora else _largest(shape))
-    return _States(
-        weights=size * min(everything, _STAGE_3_LIVE),
-        gradients=gradients,
-        held=gradients,
-        optimizer=0,
-        least=2 * _largest(shape),
-        host=size * everything + 16 * trained,
-    )
-
-
-def _plain_states(shape: ModelShape, settings: _Decisive, gpus: int) -> _States:
-    """Every GPU holds everything; AdamW's step makes one more copy of what it trains."""
-    trained = _trained(shape, settings)
-    unit = 4 if settings.lora else settings.size  # peft keeps adapters in 32 bits
-    weights = settings.size * shape.parameters + (unit * trained if settings.lora else 0)
+        gradients, least, host = size * (trained / gpus + min(trained, _STAGE_2_BUCKETS)), 2 * everything, 16 * trained
+        return _States(weights=size * everything, gradients=gradients, held=gradients, least=least, host=host)
+    if settings.stage:
+        gradients = size * (trained / shape.layers if settings.lora else largest)
+        weights, host = size * min(everything, _STAGE_3_LIVE), size * everything + 16 * trained
+        return _States(weights=weights, gradients=gradients, held=gradients, least=2 * largest, host=host)
+    # Without DeepSpeed every GPU holds everything; AdamW's step makes one more copy of what it trains.
+    unit = 4 if settings.lora else size  # peft keeps adapters in 32 bits
     # PyTorch's DistributedDataParallel has its gradients twice: in the parameters and in its buckets.
     buckets = unit * trained if gpus > 1 else 0
-    optimizer = 0 if settings.adafactor else 2 * unit * trained
     return _States(
-        weights=weights,
+        weights=size * shape.parameters + (unit * trained if settings.lora else 0),
         gradients=unit * trained + buckets,
         held=buckets + (unit * trained if settings.accumulates else 0),
-        optimizer=optimizer,
+        optimizer=0 if settings.adafactor else 2 * unit * trained,
         # Adafactor works on 32-bit copies of one tensor at a time: gradient, weights and update.
-        step=12 * min(trained, _largest(shape)) if settings.adafactor else unit * trained,
+        step=12 * min(trained, largest) if settings.adafactor else unit * trained,
         least=2 * (shape.parameters + trained * (1 if settings.adafactor else 3)),
-    )
-
-
-def _own_config_states(shape: ModelShape, settings: _Decisive, gpus: int) -> _States:
-    """Return the most that a DeepSpeed file of the user's own can need: its stage without offloading.
-
-    DeepSpeed's own estimators (docs/code-docs/source/memory.rst, c:077e674): 4 + 16/N bytes a parameter in stage 2,
-    18/N in stage 3. All may be offloaded, so there is no least.
-    """
-    trained, size = _trained(shape, settings), settings.size
-    everything = shape.parameters + (trained if settings.lora else 0)
-    sharded = settings.stage == 3
-    gradients = 4 * trained / gpus + (0 if sharded else size * trained)
-    return _States(
-        weights=size * (everything / gpus + min(everything, _STAGE_3_LIVE) if sharded else everything),
-        gradients=gradients,
-        held=gradients,
-        optimizer=12 * trained / gpus,
-        least=0,
     )
 
 
@@ -254,19 +228,9 @@ def _trained(shape: ModelShape, settings: _Decisive) -> int:
     """Return how many values are trained; with LoRA, rank times (inputs + outputs) of every linear layer."""
     if not settings.lora:
         return shape.parameters
-    hidden, inner, keys = shape.hidden, shape.intermediate, _keys(shape)
+    hidden, inner, keys = shape.hidden, shape.intermediate, shape.keys
     ends = 2 * (hidden + hidden) + 2 * (hidden + keys) + 3 * (hidden + inner)
     return settings.rank * ends * shape.layers
-
-
-def _largest(shape: ModelShape) -> int:
-    """Return the values of the largest tensor, which is the embedding."""
-    return shape.vocabulary * shape.hidden
-
-
-def _keys(shape: ModelShape) -> int:
-    """Return the width of the attention's keys, and of its values."""
-    return shape.hidden * shape.kv_heads // shape.heads
 
 
 def _activations(shape: ModelShape, settings: _Decisive, length: int) -> float:
@@ -276,7 +240,7 @@ def _activations(shape: ModelShape, settings: _Decisive, length: int) -> float:
     inner values and about 28 for each hidden one, and the loss takes three 32-bit copies of the logits. Measured runs
     say the same, see docs/memory.md.
     """
-    hidden, inner, keys = shape.hidden, shape.intermediate, _keys(shape)
+    hidden, inner, keys = shape.hidden, shape.intermediate, shape.keys
     scale = settings.size / 2
     saved = scale * (28 * hidden + 4 * keys + 8 * inner)
     recomputed = scale * (28 * hidden + 4 * keys + 12 * inner)
@@ -291,7 +255,7 @@ def _activations(shape: ModelShape, settings: _Decisive, length: int) -> float:
 def _formula(shape: ModelShape, settings: _Decisive, length: int) -> str:
     rows = f"{settings.batch} rows x {length} tokens"
     inner = 12 if settings.checkpointing else 8
-    layer = f"28 x {shape.hidden} + 4 x {_keys(shape)} + {inner} x {shape.intermediate}"
+    layer = f"28 x {shape.hidden} + 4 x {shape.keys} + {inner} x {shape.intermediate}"
     layer = layer if settings.size == 2 else f"2 x ({layer})"
     loss = f"12 x {shape.vocabulary} + 6 x {shape.hidden}"
     if settings.checkpointing:
@@ -360,38 +324,36 @@ def memory_findings(
     """
     shape, vm, gpus = model_shape(model), target.vm, target.gpus_per_node * target.nodes
     if shape is None:
-        return None, [_unknown(model, f"No source says how {model} is built, so its memory cannot be estimated.")]
+        message = f"No source says how {model} is built, so its memory cannot be estimated."
+        return None, [Finding("MEMORY_UNKNOWN", "note", f"memory of {model}", message)]
     length = row_length(shape, settings, longest)
     estimate = estimate_memory(shape, settings, gpus, length)
     estimate = replace(estimate, assumptions=(*estimate.assumptions, _length_said(settings, longest, length)))
     if not vm.gpu_memory_gb:
-        return estimate, [_unknown(vm.name, f"No source says how much memory a GPU of {vm.name} has.")]
-    findings = []
+        message = f"No source says how much memory a GPU of {vm.name} has."
+        return estimate, [Finding("MEMORY_UNKNOWN", "note", f"memory of {vm.name}", message)]
+    findings: list[Finding] = []
     has, needs = (vm.memory_gb or 0) * _GIB / _GB, estimate.host_gb / target.nodes
     if has and needs > _TIGHT * has:
         message = f"DeepSpeed keeps {needs:.0f} GB in a machine's own memory; {vm.name} has {has:.0f} GB."
         fix = "train with LoRA, use more nodes, or a size with more memory"
-        findings = [_finding("MEMORY_HOST_SHORT", "warning", message, fix)]
+        findings = [Finding("MEMORY_HOST_SHORT", "warning", "memory", message, fix, _SOURCE)]
     total, capacity = estimate.total_gb, _capacity(vm)
     if total <= _TIGHT * capacity:
         return estimate, findings
     fix = _ways_out(shape, settings, gpus, length, capacity)
     fix += _sizes_out(shape, settings, target.nodes, length, allowed)
     whose = f"{vm.gpu or 'GPU'} of {vm.name} has {capacity:.1f} GB"
+    code = "MEMORY_SHORT"
+    severity: Severity = "warning"
+    message = f"Training needs about {total:.1f} GB a GPU; the {whose}."
     if estimate.least_gb > capacity:
+        severity = "error"
         message = f"Weights, gradients and optimizer alone need {estimate.least_gb:.1f} GB a GPU; the {whose}."
-        found = _finding("MEMORY_SHORT", "error", message, fix)
-    elif total > capacity:
-        message = f"Training needs about {total:.1f} GB a GPU; the {whose}."
-        found = _finding("MEMORY_SHORT", "warning", message, fix)
-    else:
+    elif total <= capacity:
+        code = "MEMORY_TIGHT"
         message = f"Training needs about {total:.1f} GB a GPU, over {_TIGHT:.0%} of it; the {whose}."
-        found = _finding("MEMORY_TIGHT", "warning", message, fix)
-    return estimate, [found, *findings]
-
-
-def _unknown(place: str, message: str) -> Finding:
-    return Finding(code="MEMORY_UNKNOWN", severity="note", place=f"memory of {place}", message=message)
+    return estimate, [Finding(code, severity, "memory", message, fix, _SOURCE), *findings]
 
 
 def _capacity(vm: VmSize) -> float:
@@ -400,10 +362,6 @@ def _capacity(vm: VmSize) -> float:
     Makers count in GiB: runs on an "80 GB" A100 used up to 81,143 MiB (fms-acceleration, a100_80gb_liger.csv, 2024).
     """
     return (vm.gpu_memory_gb or 0) * _GIB / _GB
-
-
-def _finding(code: str, severity: Severity, message: str, fix: str) -> Finding:
-    return Finding(code=code, severity=severity, place="memory", message=message, fix=fix, source=_SOURCE)
 
 
 def row_length(shape: ModelShape, settings: Settings, longest: int | None) -> int:
