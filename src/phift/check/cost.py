@@ -14,7 +14,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from phift.check.compute import ComputeTarget
 from phift.check.findings import Finding
@@ -68,19 +67,6 @@ def _money(amount: float | None) -> str:
     return "unknown" if amount is None else f"{amount:,.2f}"
 
 
-class _Gap(NamedTuple):
-    """Something that is not known, and what to do about it."""
-
-    reason: str
-    remedy: str
-
-
-_UNREAD = _Gap(
-    "the rows are not read here, so their tokens are not counted",
-    "give the data as files or a Hugging Face id, so that it is read",
-)
-
-
 @dataclass(frozen=True, kw_only=True)
 class _Work:
     """How much is to be computed; **flops** is for each parameter and trained token."""
@@ -89,11 +75,6 @@ class _Work:
     evaluated: float
     flops: int
     assumptions: tuple[str, ...]
-
-    @property
-    def training_tokens(self) -> float:
-        """All tokens, an evaluated one for as much as it takes of a trained one."""
-        return self.tokens + self.evaluated * 2 / self.flops
 
 
 def estimate_cost(
@@ -121,10 +102,21 @@ def estimate_cost(
     """
     work = _work(dataset, tokens, settings, target) if dataset else None
     said = list(work.assumptions) if work else []
-    missing = [] if work else [_UNREAD]
+    missing: list[tuple[str, str]] = []
     hours = None
-    if work:
-        missing += [] if tokens_per_second else _unknown_speed(settings, target.vm, model_parameters)
+    if work is None:
+        remedy = "give the data as files or a Hugging Face id, so that it is read"
+        missing.append(("the rows are not read here, so their tokens are not counted", remedy))
+    else:
+        if not tokens_per_second:
+            own = "give `tokens_per_second`"
+            if not model_parameters:
+                missing.append(("no source says how many parameters the model has", own))
+            if not target.vm.peak_tflops_16:
+                missing.append((f"no source says how fast the GPUs of {target.vm.name} compute", own))
+            if settings.precision != 16:
+                reason = "the GPUs' speed is known for precision 16 only"
+                missing.append((reason, f"set `precision` to 16, or {own}"))
         if tokens_per_second:
             throughput = tokens_per_second
             said.append(f"`tokens_per_second`: {tokens_per_second:g} for each GPU")
@@ -140,7 +132,9 @@ def estimate_cost(
             if settings.apply_deepspeed and settings.deepspeed_stage == 3:
                 said.append("DeepSpeed stage 3 that offloads to the CPU is slower; no source says by how much")
         if not missing:
-            hours = work.training_tokens / (throughput * target.gpus_per_node * target.nodes) / 3600
+            # An evaluated token takes a part of what a trained one does.
+            training_tokens = work.tokens + work.evaluated * 2 / work.flops
+            hours = training_tokens / (throughput * target.gpus_per_node * target.nodes) / 3600
             said.append("the hours are those of the training step, not of node starts, import and conversion")
     price, how = _price(target.vm, prices or {})
     endpoint, how_endpoint = _price(deployment, prices or {}) if deployment else (None, "")
@@ -158,7 +152,7 @@ def estimate_cost(
     elif max_cost is not None and estimate.training > max_cost:
         message = f"The training is estimated at {estimate.training:.2f} USD, more than the {max_cost:g} of `max_cost`."
         fix = "train on less data or for fewer epochs, use a cheaper size, or raise `max_cost`"
-        findings.append(Finding(code="COST_TOO_HIGH", severity="error", place="max_cost", message=message, fix=fix))
+        findings.append(Finding("COST_TOO_HIGH", "error", "max_cost", message, fix))
     if deployment and endpoint is None:
         findings.append(_unknown("a day of the endpoint", [_no_price(deployment.name)], None))
     return estimate, findings
@@ -183,7 +177,12 @@ def _work(dataset: PreparedDataset, tokens: TokenReport | None, settings: Settin
     else:
         tokens = None
     longest = settings.max_seq_length
-    evaluations = _evaluations(settings, steps, steps_per_epoch)
+    evaluations = 0  # how often the validation data is gone through; see the component's inputs
+    if settings.evaluates and settings.evaluation_strategy == "steps":
+        share = settings.evaluation_share
+        evaluations = steps // max(1, int(share * steps_per_epoch) if share else settings.eval_steps)
+    elif settings.evaluates:
+        evaluations = math.ceil(steps / steps_per_epoch)
     evaluated = f"{evaluations} evaluation{'s' * (evaluations != 1)} of {dataset.rows['validation']} rows"
     return _Work(
         tokens=seen * _row_tokens(dataset, tokens, "train", longest),
@@ -202,51 +201,25 @@ def _row_tokens(dataset: PreparedDataset, tokens: TokenReport | None, split: str
     return min(mean, longest) if longest > 0 else mean
 
 
-def _evaluations(settings: Settings, steps: int, steps_per_epoch: int) -> int:
-    """Return how often the validation data is gone through; see the component's inputs."""
-    if not settings.evaluates:
-        return 0
-    if settings.evaluation_strategy != "steps":
-        return math.ceil(steps / steps_per_epoch)
-    share = settings.evaluation_share
-    return steps // max(1, int(share * steps_per_epoch) if share else settings.eval_steps)
-
-
-def _unknown_speed(settings: Settings, vm: VmSize, model_parameters: int | None) -> list[_Gap]:
-    """Return what is missing to compute how many tokens one GPU trains on in a second."""
-    own = "give `tokens_per_second`"
-    gaps = []
-    if not model_parameters:
-        gaps.append(_Gap("no source says how many parameters the model has", own))
-    if not vm.peak_tflops_16:
-        gaps.append(_Gap(f"no source says how fast the GPUs of {vm.name} compute", own))
-    if settings.precision != 16:
-        gaps.append(_Gap("the GPUs' speed is known for precision 16 only", f"set `precision` to 16, or {own}"))
-    return gaps
-
-
 def _price(vm: VmSize, prices: Mapping[str, float]) -> tuple[float | None, str]:
     """Return the price of one VM for one hour and who says so: the user, else the service."""
     own = next((price for size, price in prices.items() if size.lower() == vm.name.lower()), None)
     if own is not None:
         return own, f"{vm.name} costs {own:g} USD an hour, says `prices`"
     price = vm.price_per_hour
-    return (
-        price,
-        "" if price is None else f"{vm.name} costs {price:g} USD an hour as a dedicated Linux VM, says the region",
-    )
+    return price, f"{vm.name} costs {price:g} USD an hour as a dedicated Linux VM, says the region" if price else ""
 
 
-def _no_price(size: str) -> _Gap:
-    return _Gap(f"no source says what {size} costs an hour", "give it in `prices`")
+def _no_price(size: str) -> tuple[str, str]:
+    return f"no source says what {size} costs an hour", "give it in `prices`"
 
 
-def _unknown(what: str, missing: list[_Gap], max_cost: float | None) -> Finding:
-    message = f"What {what} will cost is not known: {'; '.join(gap.reason for gap in missing)}."
-    fix = "; ".join(dict.fromkeys(gap.remedy for gap in missing))
+def _unknown(what: str, missing: list[tuple[str, str]], max_cost: float | None) -> Finding:
+    """Say why a price is not known: ``missing`` has what is not known, and what to do about it."""
+    message = f"What {what} will cost is not known: {'; '.join(reason for reason, _ in missing)}."
+    fix = "; ".join(dict.fromkeys(remedy for _, remedy in missing))
     if max_cost is None:
-        return Finding(code="COST_UNKNOWN", severity="note", place="cost", message=message, fix=fix)
+        return Finding("COST_UNKNOWN", "note", "cost", message, fix)
     # A limit that cannot be checked must not pass.
     message += f" So `max_cost` of {max_cost:g} USD cannot be kept."
-    fix += "; or remove `max_cost`"
-    return Finding(code="COST_UNKNOWN", severity="error", place="max_cost", message=message, fix=fix)
+    return Finding("COST_UNKNOWN", "error", "max_cost", message, f"{fix}; or remove `max_cost`")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import ast
 import difflib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import date
 from typing import Any, TypeVar
@@ -89,7 +90,13 @@ def find_model(clients: Clients, config: ModelConfig) -> FoundationModel:
         fetched = side.begin(_fetch, clients, config, config.version)
         newest = side.begin(_fetch, clients, config, None) if config.version else fetched
     answer = fetched.result()
-    entity = _entity(asked.result, answer)
+    try:
+        entity = asked.result()
+    except ServiceError as error:
+        # ``Model._from_rest_object`` raises it where the service sends no ``flavors`` (azure-ai-ml 1.35.2).
+        if error.code != "AttributeError" or isinstance(answer, PhiftError):
+            raise
+        entity = answer
     version = text(entity.version, "model.version")
     if isinstance(answer, ModelRecord) and answer.version != version:  # one was published between the two looks
         answer = _fetch(clients, config, version)
@@ -97,23 +104,27 @@ def find_model(clients: Clients, config: ModelConfig) -> FoundationModel:
     findings = []
     if isinstance(answer, PhiftError):
         message = f"The registry's own record of the model could not be read, so less is known of it: {answer.what}"
-        findings.append(Finding(code="MODEL_METADATA_UNREAD", severity="warning", place=place, message=message))
+        findings.append(Finding("MODEL_METADATA_UNREAD", "warning", place, message))
+    table: list[dict[str, Any]] = facts.load("models")["models"]
     sources = _Sources(
         name=config.name,
         tags=texts(entity.tags, "model.tags"),
         properties=texts(entity.properties, "model.properties"),
         system=record.system if record else {},
-        table=_table(config.name),
+        table=next((entry for entry in table if entry["name"].lower() == config.name.lower()), {}),
     )
     finetune, of_finetune = _allow_list(sources, "finetune_compute_allow_list", "finetune")
     inference, of_inference = _allow_list(sources, "inference_compute_allow_list", "inference")
     findings += [*of_finetune, *of_inference]
     if finetune is None:
         message = "No source says which VM sizes may fine-tune this model."
-        findings.append(Finding(code="MODEL_NO_ALLOW_LIST", severity="note", place=place, message=message))
+        findings.append(Finding("MODEL_NO_ALLOW_LIST", "note", place, message))
     findings += _task_findings(sources)
     findings += _life_findings(sources, archived=bool(record and record.archived))
-    findings += _newer(newest.result(), version, place) if config.version else []
+    latest = newest.result()
+    if config.version and isinstance(latest, ModelRecord) and latest.version != version:
+        message = f"Version {version} is pinned; the registry's newest is {latest.version}."
+        findings.append(Finding("MODEL_NEWER", "note", place, message))
     defaults, of_defaults = _literal(sources, "model_specific_defaults", dict)
     findings += of_defaults
     return FoundationModel(
@@ -155,25 +166,6 @@ def _fetch(clients: Clients, config: ModelConfig, version: str | None) -> ModelR
         return error
 
 
-def _entity(asked: Callable[[], Any], record: ModelRecord | PhiftError) -> Any:
-    """Return the SDK's model, or the record where the SDK breaks on it.
-
-    ``Model._from_rest_object`` raises ``AttributeError`` where the service sends no ``flavors`` (azure-ai-ml 1.35.2).
-    """
-    try:
-        return asked()
-    except ServiceError as error:
-        if error.code != "AttributeError" or isinstance(record, PhiftError):
-            raise
-        return record
-
-
-def _table(name: str) -> dict[str, Any]:
-    """Return the built-in table's entry for a model, or an empty one."""
-    entries = facts.load("models")["models"]
-    return next((dict(entry) for entry in entries if entry["name"].lower() == name.lower()), {})
-
-
 def _allow_list(sources: _Sources, tag: str, purpose: str) -> tuple[AllowList | None, Sequence[Finding]]:
     """Return the first list found: tag, property, raw metadata (computes, then recommended sizes), built-in table."""
     sizes, findings = _literal(sources, tag, list)
@@ -209,8 +201,7 @@ def _literal(sources: _Sources, tag: str, kind: type[T]) -> tuple[T | None, Sequ
                 return value, ()
             reason = f"it is a {type(value).__name__}, not a {kind.__name__}"
     message = f"The tag cannot be read, so it is ignored: {reason}."
-    place = f"model tag {tag}"
-    return None, [Finding(code="MODEL_TAG_BROKEN", severity="warning", place=place, message=message)]
+    return None, [Finding("MODEL_TAG_BROKEN", "warning", f"model tag {tag}", message)]
 
 
 def _task_findings(sources: _Sources) -> list[Finding]:
@@ -228,62 +219,43 @@ def _task_findings(sources: _Sources) -> list[Finding]:
         said, source = sources.table.get("finetuning_tasks"), f"built-in table of {sources.table.get('date')}"
     if not isinstance(said, list):
         message = f"No source says whether this model can be fine-tuned for {_TASK}."
-        return [Finding(code="MODEL_TASK_UNKNOWN", severity="note", place=place, message=message)]
+        return [Finding("MODEL_TASK_UNKNOWN", "note", place, message)]
     tasks = [str(task).strip() for task in said[:_MOST_SIZES]]
     if _TASK in tasks:
         return []
     message = f"It can be fine-tuned for {', '.join(tasks) or 'nothing'}, not for {_TASK}."
     fix = f"use a model with {_TASK} among its fine-tuning tasks"
-    return [Finding(code="MODEL_TASK", severity="error", place=place, message=message, fix=fix, source=source)]
+    return [Finding("MODEL_TASK", "error", place, message, fix, source)]
 
 
 def _life_findings(sources: _Sources, *, archived: bool) -> list[Finding]:
     """Say whether the model is archived, retired or soon to be, or a preview, and what replaces it."""
-    place = f"model {sources.name}"
-    replacement = sources.table.get("replacement")
-    fix = f"use {replacement}" if replacement else "use a current model"
+    place, table = f"model {sources.name}", sources.table
+    fix = f"use {table.get('replacement') or 'a current model'}"
     findings = []
-    retired, source = _retirement(sources)
+    # The raw metadata goes before tags and properties, and these before the table.
+    retired, source = table.get("retired_on"), f"{table.get('source')}, {table.get('date')}"
+    for values, name in (
+        (sources.properties, "the model's properties"),
+        (sources.tags, "the model's tags"),
+        (mapping(sources.system.get("deprecation")), "systemMetadata.deprecation"),
+    ):
+        dates = []
+        for key, value in values.items():
+            if "retirement" in key.lower() and isinstance(value, str):
+                with suppress(ValueError):  # an unreadable date says nothing; the next source may
+                    dates.append(date.fromisoformat(value[:10]).isoformat())
+        if dates:
+            retired, source = min(dates), name
     if retired:
         past = retired <= date.today().isoformat()
         code, verb = ("MODEL_RETIRED", "was") if past else ("MODEL_RETIRES", "will be")
         message = f"It {verb} retired on {retired}."
-        findings.append(Finding(code=code, severity="warning", place=place, message=message, fix=fix, source=source))
+        findings.append(Finding(code, "warning", place, message, fix, source))
     if archived:
         message = "This version is archived in the registry."
-        findings.append(Finding(code="MODEL_ARCHIVED", severity="warning", place=place, message=message, fix=fix))
+        findings.append(Finding("MODEL_ARCHIVED", "warning", place, message, fix))
     if "preview" in {key.lower() for key in sources.tags} or sources.system.get("lifecycle") == "preview":
         message = "It is a preview: it may change or go without notice."
-        findings.append(Finding(code="MODEL_PREVIEW", severity="note", place=place, message=message))
+        findings.append(Finding("MODEL_PREVIEW", "note", place, message))
     return findings
-
-
-def _retirement(sources: _Sources) -> tuple[str | None, str]:
-    """Return the earliest retirement date and its source: raw metadata, then tags and properties, then the table."""
-    places = (
-        ("systemMetadata.deprecation", mapping(sources.system.get("deprecation"))),
-        ("the model's tags", sources.tags),
-        ("the model's properties", sources.properties),
-    )
-    for source, values in places:
-        dates = sorted(_dates(values))
-        if dates:
-            return dates[0], source
-    table = sources.table
-    return table.get("retired_on"), f"{table.get('source')}, {table.get('date')}"
-
-
-def _dates(values: Mapping[str, Any]) -> Iterator[str]:
-    for key, value in values.items():
-        if "retirement" in key.lower() and isinstance(value, str):
-            try:
-                yield date.fromisoformat(value[:10]).isoformat()
-            except ValueError:
-                continue  # an unreadable date says nothing; the next source may
-
-
-def _newer(newest: ModelRecord | PhiftError, version: str, place: str) -> list[Finding]:
-    if isinstance(newest, PhiftError) or newest.version == version:
-        return []
-    message = f"Version {version} is pinned; the registry's newest is {newest.version}."
-    return [Finding(code="MODEL_NEWER", severity="note", place=place, message=message)]
