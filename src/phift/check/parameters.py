@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import math
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from types import MappingProxyType
@@ -137,12 +137,19 @@ def resolve_parameters(
     """
     known = {name: Input.of(name, spec) for name, spec in inputs.items()}
     advice, findings = _advice(model_defaults, known)
+    # What the compute decides: where each step runs, and how many GPUs it uses.
+    compute: dict[str, Any] = {
+        **{f"compute_{step}": target.name for step in STEPS.values()},
+        **({"instance_type_finetune": target.size} if target.kind == "serverless" else {}),
+        "num_nodes_finetune": target.nodes,
+        "number_of_gpu_to_use_finetuning": target.gpus_per_node,
+    }
     layers: dict[Origin, Mapping[str, Any]] = {
         "component": {name: each.default for name, each in known.items()},
         "model": model_defaults,
         "preset": preset,
         "user": user,
-        "compute": {name: value for name, value in _compute_arguments(target).items() if name in known},
+        "compute": {name: value for name, value in compute.items() if name in known},
     }
     values: dict[str, Parameter] = {}
     for origin, layer in layers.items():
@@ -175,7 +182,8 @@ def _advice(
                 raise ValueError("the least is more than the most")  # noqa: TRY301 - one way out for advice of no use
         except ValueError as error:
             place = " and ".join(f"model tag {key}" for key in ends.values())
-            findings.append(_dropped("warning", place, f"The advised range of {name} is left out: {error}."))
+            message = f"The advised range of {name} is left out: {error}."
+            findings.append(Finding("PARAMETER_DROPPED", "warning", place, message))
         else:
             advice[name] = (least, most)
     return advice, findings
@@ -187,8 +195,13 @@ def _read_layer(
     """Return a layer's values as the component takes them, and what is wrong with the others."""
     refused = {name: each for name in layer if (each := _refusal(origin, name, known, advised))}
     findings = list(refused.values())
-    if origin == "user":
-        findings += _dead(name for name in layer if name not in refused)
+    table, described = facts.load("chat_completion_pipeline"), known_inputs()
+    source = f"{table['source']}, version {table['version']}, {table['date']}"
+    for name in layer:
+        dead = described[name].dead_because if name in described else ""
+        if origin == "user" and dead and name not in refused:
+            message, place = f"The component takes {name} and does nothing with it: {dead}.", f"parameters.{name}"
+            findings.append(Finding("PARAMETER_DEAD", "warning", place, message, f"remove {name}", source))
     values = {}
     for name, raw in layer.items():
         if raw is None or name in refused:
@@ -198,9 +211,10 @@ def _read_layer(
         except ValueError as error:
             message, place = f"{name} is {_shown(raw)}, but {error}.", _place(origin, name)
             if origin == "user":
-                findings.append(_error("PARAMETER_VALUE", place, message, "correct the value"))
+                findings.append(Finding("PARAMETER_VALUE", "error", place, message, "correct the value"))
             elif origin in ("model", "preset"):
-                findings.append(_dropped("warning", place, f"{message} The {origin}'s suggestion is left out."))
+                message += f" The {origin}'s suggestion is left out."
+                findings.append(Finding("PARAMETER_DROPPED", "warning", place, message))
             else:
                 values[name] = raw
     return values, findings
@@ -214,11 +228,11 @@ def _refusal(origin: Origin, name: str, known: Mapping[str, Input], advised: Con
     place = _place(origin, name)
     if origin == "user" and name in _RESERVED:
         message, fix = f"{name} is set from `{_RESERVED[name]}`.", f"remove it, and set `{_RESERVED[name]}` instead"
-        return _error("PARAMETER_RESERVED", place, message, fix)
+        return Finding("PARAMETER_RESERVED", "error", place, message, fix)
     if origin == "user" and name not in known:
         near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
         fix = f"did you mean {near[0]}?" if near else "see the component's inputs in the docs"
-        return _error("PARAMETER_UNKNOWN", place, f"The component has no input {name}.", fix)
+        return Finding("PARAMETER_UNKNOWN", "error", place, f"The component has no input {name}.", fix)
     if origin not in ("model", "preset"):
         return None
     if name not in known:
@@ -230,30 +244,7 @@ def _refusal(origin: Origin, name: str, known: Mapping[str, Input], advised: Con
         why = "is a file, which only you can name; it is left out"
     else:
         return None
-    return _dropped("note", place, f"The {origin} suggests {_key(name)}, which {why}.")
-
-
-def _dead(names: Iterable[str]) -> Iterator[Finding]:
-    """Say which parameters nothing reads, as far as the dated table knows."""
-    table, known = facts.load("chat_completion_pipeline"), known_inputs()
-    for name in names:
-        if name in known and known[name].dead_because:
-            yield Finding(
-                code="PARAMETER_DEAD",
-                severity="warning",
-                place=f"parameters.{name}",
-                message=f"The component takes {name} and does nothing with it: {known[name].dead_because}.",
-                fix=f"remove {name}",
-                source=f"{table['source']}, version {table['version']}, {table['date']}",
-            )
-
-
-def _error(code: str, place: str, message: str, fix: str) -> Finding:
-    return Finding(code=code, severity="error", place=place, message=message, fix=fix)
-
-
-def _dropped(severity: Severity, place: str, message: str) -> Finding:
-    return Finding(code="PARAMETER_DROPPED", severity=severity, place=place, message=message)
+    return Finding("PARAMETER_DROPPED", "note", place, f"The {origin} suggests {_key(name)}, which {why}.")
 
 
 def _place(origin: Origin, name: str) -> str:
@@ -274,16 +265,6 @@ def _shown(raw: object) -> str:
     except ValueError:  # Python writes out no more than 4300 digits
         return "a number of thousands of digits"
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
-
-
-def _compute_arguments(target: ComputeTarget) -> dict[str, Any]:
-    """Return what the compute decides: where each step runs, and how many GPUs it uses."""
-    arguments: dict[str, Any] = {f"compute_{step}": target.name for step in STEPS.values()}
-    if target.kind == "serverless":
-        arguments["instance_type_finetune"] = target.size
-    arguments["num_nodes_finetune"] = target.nodes
-    arguments["number_of_gpu_to_use_finetuning"] = target.gpus_per_node
-    return arguments
 
 
 def _rule_findings(parameters: Parameters, target: ComputeTarget, gpu: str | None) -> Iterator[Finding]:
@@ -317,8 +298,7 @@ def _broken(
     about = [parameters.values[name] for name in names]
     first = next((each for each in about if each.origin == "user"), about[0])
     said = " and ".join(f"{each.name} is {each.value}{each.who}" for each in about)
-    place = f"parameters.{first.name}"
-    return Finding(code=code, severity=severity, place=place, message=f"{said}: {why}.", fix=fix, source=source)
+    return Finding(code, severity, f"parameters.{first.name}", f"{said}: {why}.", fix, source)
 
 
 def _file_findings(parameters: Parameters) -> Iterator[Finding]:
@@ -368,19 +348,12 @@ def _against_advice(parameters: Parameters) -> Iterator[Finding]:
         parameter = parameters.values.get(name)
         if parameter is None or least <= parameter.value <= most:
             continue
-        ends = {f"{name}_min": least, f"{name}_max": most}
-        tags = [tag for tag, end in ends.items() if math.isfinite(end)]
-        wanted = " and ".join(
-            f"{word} {end:g}" for word, end in (("at least", least), ("at most", most)) if math.isfinite(end)
-        )
-        yield Finding(
-            code="PARAMETER_ADVICE",
-            severity="warning",
-            place=f"parameters.{name}",
-            message=f"{name} is {parameter.value:g}{parameter.who}, and the model's publisher advises {wanted}.",
-            fix=f"choose {name} from that range, or know why not",
-            source="model tag " + ", ".join(tags),
-        )
+        ends = (("min", "at least", least), ("max", "at most", most))
+        source = "model tag " + ", ".join(f"{name}_{tag}" for tag, _, end in ends if math.isfinite(end))
+        wanted = " and ".join(f"{word} {end:g}" for _, word, end in ends if math.isfinite(end))
+        message = f"{name} is {parameter.value:g}{parameter.who}, and the model's publisher advises {wanted}."
+        fix = f"choose {name} from that range, or know why not"
+        yield Finding("PARAMETER_ADVICE", "warning", f"parameters.{name}", message, fix, source)
 
 
 def display_name(model: str, data: str, parameters: Parameters, target: ComputeTarget) -> str:

@@ -64,7 +64,10 @@ class CheckReport:
 
     def _repr_html_(self) -> str:
         """Show the report as a table in a notebook; everything in it is escaped, since tags are somebody's text."""
-        rows = "".join(_html_row(finding) for finding in self.findings)
+        rows = ""
+        for each in self.findings:
+            cells = (each.severity, each.code, each.place, each.message, each.fix, each.source)
+            rows += "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in cells) + "</tr>"
         head = "".join(f"<th>{title}</th>" for title in ("severity", "code", "where", "what", "way out", "source"))
         table = f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>" if rows else ""
         verdict = "Nothing stands in the way of submitting." if self.ok else "Nothing will be submitted."
@@ -101,8 +104,3 @@ class CheckReport:
         what = f"{first.code}: {first.message}{more}"
         fix = first.fix or "see the report"
         raise CheckFailed(what, where=first.place, fix=fix, report=self)
-
-
-def _html_row(finding: Finding) -> str:
-    cells = (finding.severity, finding.code, finding.place, finding.message, finding.fix, finding.source)
-    return "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in cells) + "</tr>"
