@@ -29,8 +29,8 @@ ALLOWED = {
     "data": {"azure", "check", "component", "config", "errors", "events", "version"},
     "tokens": {"azure", "check", "component", "errors", "events"},
     "jobs": {"azure", "check", "component", "config", "data", "errors", "events", "plan"},
-    "serving": {"azure", "check", "config", "errors", "events", "jobs"},
-    "plan": {"azure", "check", "component", "config", "data", "errors", "jobs", "serving", "tokens"},
+    "serving": {"azure", "config", "errors", "events", "jobs"},
+    "plan": {"azure", "check", "component", "config", "data", "errors", "jobs", "tokens"},
     "run": {"azure", "check", "component", "config", "data", "errors", "events", "jobs", "plan", "serving", "tokens"},
     "views": {"check", "data", "jobs", "plan", "serving", "tokens"},
     "cli": {

@@ -187,7 +187,8 @@ def _short(need: _Need, usage: Usage) -> Finding:
     if not usage.lacks(need.vcpus - own):
         severity = "warning"
         message += f" It fits only if {own} of those in use are nodes of this cluster that are still up."
-    return Finding(f"QUOTA_{need.what.upper()}_SHORT", severity, need.place, message, fix, need.source)
+    code = "QUOTA_TRAINING_SHORT" if need.what == "training" else "QUOTA_ENDPOINT_SHORT"
+    return Finding(code, severity, need.place, message, fix, need.source)
 
 
 def _whose(usage: Usage) -> str:
