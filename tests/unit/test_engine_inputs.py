@@ -13,10 +13,11 @@ from phift.component.finetune_config import FinetuneConfig
 from phift.component.preprocessing import without_system
 from phift.component.settings import Settings
 from phift.errors import DataError, DataNotFound, ModelError, ParameterError, PhiftError
-from phift.local.work.engine import failure, rows, validate
-from phift.local.work.engine.chat import check_question, shape
+from phift.local.work.engine import process, rows, validate
 from phift.local.work.engine.job import Job
+from phift.local.work.engine.preprocess import shape
 from phift.local.work.engine.validate import not_applied
+from phift.local.work.scorer import check_question
 
 
 def job(tmp_path: Path, **inputs: str) -> Job:
@@ -274,8 +275,6 @@ def test_merge_goes_deep_and_changes_nothing() -> None:
 
 def test_failures_on_one_line() -> None:
     ours = PhiftError("It broke.", where="here", fix="mend it")
-    assert failure.one_line(ours) == "It broke (here): mend it"
-    assert failure.code(ours) == "UserError"
+    assert process.failure(ours) == "It broke (here): mend it"
     theirs = RuntimeError("no memory token=abc\nsecond line")
-    assert failure.one_line(theirs) == "RuntimeError: no memory token=***"
-    assert failure.code(theirs) == "SystemError"
+    assert process.failure(theirs) == "RuntimeError: no memory token=***"

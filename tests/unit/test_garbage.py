@@ -21,7 +21,7 @@ def test_only_a_program_that_asks_for_it_looks_seldom(line: str, same: bool) -> 
     [
         "from unittest import mock; from phift.cli import commands as it\n"
         "with mock.patch.object(it, 'main'): it.program()",
-        "from phift.local.work.engine import environment; environment.prepare()",
+        "from phift.local.work.engine import process; process.prepare()",
     ],
 )
 def test_the_programs_ask_for_it_and_look_no_more_at_the_end(start: str) -> None:

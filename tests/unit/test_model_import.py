@@ -8,9 +8,9 @@ import pytest
 import yaml
 
 from phift.errors import ModelError
-from phift.local.work.engine import model_import
+from phift.local.work.engine import models
 from phift.local.work.engine.job import Job
-from phift.local.work.engine.mlflow_model import MlflowModel
+from phift.local.work.engine.models import MlflowModel
 
 MARKERS = {"chat_special_tokens": {"response_template": "<a>", "instruction_template": "<u>"}}
 
@@ -35,7 +35,7 @@ def job(tmp_path: Path, model: Path, **inputs: str) -> Job:
 
 def test_the_parts_come_into_one_folder(tmp_path: Path, model: Path) -> None:
     job_ = job(tmp_path, model)
-    model_import.run(job_)
+    models.import_base(job_)
     names = {path.name for path in job_.model.iterdir()}
     assert names == {"config.json", "tokenizer.json", "finetune_config.json", "base.json"}
     assert json.loads((job_.model / "base.json").read_text())["base_model_name"] == "Some-model"
@@ -45,7 +45,7 @@ def test_the_jobs_own_finetune_config_lies_on_top(tmp_path: Path, model: Path) -
     own = tmp_path / "own.json"
     own.write_text('{"chat_special_tokens": {"response_template": "<b>"}, "lora_algo": "lora"}')
     job_ = job(tmp_path, model, finetune_config_path=str(own))
-    model_import.run(job_)
+    models.import_base(job_)
     merged = json.loads((job_.model / "finetune_config.json").read_text())
     assert merged["chat_special_tokens"] == {"response_template": "<b>", "instruction_template": "<u>"}
     assert merged["lora_algo"] == "lora"
@@ -76,25 +76,25 @@ def test_a_folder_that_is_no_such_model(tmp_path: Path, manifest: str | None) ->
 def test_a_model_that_is_not_for_chat(tmp_path: Path, model: Path) -> None:
     (model / "finetune_config.json").unlink()
     with pytest.raises(ModelError, match="Chat special tokens"):
-        model_import.run(job(tmp_path, model))
+        models.import_base(job(tmp_path, model))
 
 
 def test_a_model_without_an_architecture(tmp_path: Path, model: Path) -> None:
     (model / "model" / "config.json").unlink()
     with pytest.raises(ModelError, match=r"config\.json"):
-        model_import.run(job(tmp_path, model))
+        models.import_base(job(tmp_path, model))
 
 
 def test_stage_3_of_an_architecture_that_cannot(tmp_path: Path, model: Path) -> None:
     (model / "model" / "config.json").write_text('{"model_type": "mixformer-sequential"}')
     with pytest.raises(ModelError, match="stage 3"):
-        model_import.run(job(tmp_path, model, apply_deepspeed="true", deepspeed_stage="3"))
-    model_import.run(job(tmp_path, model, apply_deepspeed="true", deepspeed_stage="2"))
+        models.import_base(job(tmp_path, model, apply_deepspeed="true", deepspeed_stage="3"))
+    models.import_base(job(tmp_path, model, apply_deepspeed="true", deepspeed_stage="2"))
 
 
 def test_flash_attention_needs_precision_16(tmp_path: Path, model: Path) -> None:
     flash = {**MARKERS, "load_model_kwargs": {"attn_implementation": "flash_attention_2"}}
     (model / "finetune_config.json").write_text(json.dumps(flash))
     with pytest.raises(ModelError, match="precision 16"):
-        model_import.run(job(tmp_path, model))
-    model_import.run(job(tmp_path, model, precision="16"))
+        models.import_base(job(tmp_path, model))
+    models.import_base(job(tmp_path, model, precision="16"))

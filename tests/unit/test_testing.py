@@ -13,8 +13,7 @@ import phift.testing
 from phift.errors import LocalWorkspaceError, LocalWorkspaceNotRunning
 from phift.local.state.faults import Fault, Scripted
 from phift.testing import TestWorkspace
-from phift.testing.environment import pointed_at
-from phift.testing.workspace import _told
+from phift.testing.workspace import _told, pointed_at
 
 ROOT = Path(__file__).parents[2]
 HEAVY = {

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ipaddress
 import socket
 import sys
-from collections.abc import Callable, Mapping
 from typing import Any, Self
 
 from phift.errors import ForbiddenConnection
@@ -63,8 +62,19 @@ class Ban:
 
 
 def _watch(event: str, arguments: tuple[Any, ...]) -> None:
-    asked = _ASKED.get(event) if _bans else None
-    host = asked(*arguments) if asked else None
+    if not _bans or not event.startswith("socket."):
+        return
+    match event, arguments:
+        case (("socket.connect" | "socket.sendto" | "socket.sendmsg"), (connection, address, *_)) if address:
+            if connection.family not in (socket.AF_INET, socket.AF_INET6):
+                return  # a socket of this machine, a file or the kernel
+            host = _other_machine(address[0], numbers=True)
+        case (("socket.getaddrinfo" | "socket.gethostbyname"), (name, *_)):
+            host = _other_machine(name, numbers=False)  # a number is looked up nowhere; connecting is another event
+        case (("socket.gethostbyaddr" | "socket.getnameinfo"), (address, *_)):
+            host = _other_machine(address[0] if isinstance(address, tuple) else address, numbers=True)
+        case _:
+            return
     if host is None:
         return
     for ban in _bans:
@@ -72,37 +82,6 @@ def _watch(event: str, arguments: tuple[Any, ...]) -> None:
     what = f"A connection to {host} is forbidden here."
     fix = "hand the code under test a client of the test workspace; or lift phift.testing.forbid_azure()"
     raise ForbiddenConnection(what, where=host, fix=fix, host=host)
-
-
-def _connecting(connection: Any, address: Any) -> str | None:
-    if connection.family not in (socket.AF_INET, socket.AF_INET6):
-        return None  # a socket of this machine, a file or the kernel
-    return _other_machine(address[0], numbers=True)
-
-
-def _sending(connection: Any, address: Any = None) -> str | None:
-    return _connecting(connection, address) if address else None
-
-
-def _looking_up(host: Any, *_more: Any) -> str | None:
-    # A number is looked up nowhere; to connect to it is another event.
-    return _other_machine(host, numbers=False)
-
-
-def _looking_up_address(address: Any) -> str | None:
-    return _other_machine(address[0] if isinstance(address, tuple) else address, numbers=True)
-
-
-_ASKED: Mapping[str, Callable[..., str | None]] = {
-    "socket.connect": _connecting,
-    "socket.sendto": _sending,
-    "socket.sendmsg": _sending,
-    "socket.getaddrinfo": _looking_up,
-    "socket.gethostbyname": _looking_up,
-    "socket.gethostbyaddr": _looking_up_address,
-    "socket.getnameinfo": _looking_up_address,
-}
-"""What says which host an event asks for; None where that is this machine."""
 
 
 def _other_machine(host: Any, *, numbers: bool) -> str | None:

@@ -51,9 +51,8 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
     """Let a test that went well fail after all if one of its ordered faults did not strike."""
     result = yield
-    workspace = item.stash.get(_WORKSPACE, None)
-    if workspace is not None:
-        workspace.verify()
+    if _WORKSPACE in item.stash:
+        item.stash[_WORKSPACE].verify()
     return result
 
 
@@ -70,7 +69,11 @@ def phift_workspace(request: pytest.FixtureRequest, _phift_workspaces: _Workspac
     """Give a test a clean `phift.testing.TestWorkspace`, and point this process at it until the test ends."""
     from phift.testing.workspace import TestWorkspace
 
-    asked = _asked(request)
+    asked = {name: request.config.getini(f"phift_{name}") for name in ("engine", "speed", "server")}
+    for marker in reversed(list(request.node.iter_markers("phift"))):  # the closest one last
+        if marker.args or marker.kwargs.keys() - asked.keys():
+            raise pytest.UsageError("pytest.mark.phift takes engine=..., speed=... and server=..., nothing else")
+        asked |= marker.kwargs
     kind = tuple(asked.values())
     workspace = _phift_workspaces.get(kind)
     if workspace is None:
@@ -87,13 +90,3 @@ def phift_workspace(request: pytest.FixtureRequest, _phift_workspaces: _Workspac
 def phift_clients(phift_workspace: TestWorkspace) -> Clients:
     """Give a test the clients of a clean workspace that `phift.FineTuneRun` takes."""
     return phift_workspace.clients
-
-
-def _asked(request: pytest.FixtureRequest) -> dict[str, Any]:
-    config = request.config
-    asked = {name: config.getini(f"phift_{name}") for name in ("engine", "speed", "server")}
-    for marker in reversed(list(request.node.iter_markers("phift"))):  # the closest one last
-        if marker.args or marker.kwargs.keys() - asked.keys():
-            raise pytest.UsageError("pytest.mark.phift takes engine=..., speed=... and server=..., nothing else")
-        asked |= marker.kwargs
-    return asked

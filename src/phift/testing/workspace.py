@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 import warnings
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
 from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self, get_args
+
+from requests import Session
 
 from phift.errors import LocalWorkspaceError, LocalWorkspaceNotRunning
 from phift.local import Connection, LocalCredential, LocalWorkspace
@@ -19,8 +23,6 @@ from phift.local.state.clock import Speed
 from phift.local.state.faults import Fault, Scripted
 from phift.local.state.journal import Entry
 from phift.local.trust import told_to_mlflow, trust
-from phift.testing.control import Control
-from phift.testing.environment import pointed_at
 
 if TYPE_CHECKING:
     from azure.ai.ml import MLClient
@@ -28,6 +30,21 @@ if TYPE_CHECKING:
     from phift.azure.clients import Clients
 
 _POLL_SECONDS = 0.05
+_CALL_SECONDS = 60  # a reset waits for what is at work
+_CLOUD = "AZUREML_CURRENT_CLOUD"  # the SDK's clients set it themselves, see `phift.azure.clients`
+
+# What DefaultAzureCredential of azure-identity 1.27 takes before the identity endpoint, or instead of it.
+_OTHER_IDENTITIES = (
+    "AZURE_CLIENT_CERTIFICATE_PATH",
+    "AZURE_CLIENT_ID",
+    "AZURE_CLIENT_SECRET",
+    "AZURE_FEDERATED_TOKEN_FILE",
+    "AZURE_PASSWORD",
+    "AZURE_TENANT_ID",
+    "AZURE_TOKEN_CREDENTIALS",
+    "AZURE_USERNAME",
+    "IDENTITY_SERVER_THUMBPRINT",
+)
 
 
 class TestWorkspace:
@@ -79,30 +96,30 @@ class TestWorkspace:
         Raises `phift.errors.MissingDependency` where the extra ``testing`` is missing for a server, or ``local`` for
         training.
         """
-        if self._connection is None:
-            self._refuse_a_second()
-            with ExitStack() as started:
-                temporary = tempfile.TemporaryDirectory(prefix="phift-", ignore_cleanup_errors=True)
-                folder = Path(started.enter_context(temporary)).resolve() / "workspace"
-                self._connection = self._open(folder, started)
-                self._running = started.pop_all()
+        if self._connection is not None:
+            self.attach()
+            return self
+        self._refuse_a_second()
+        with ExitStack() as started:
+            temporary = tempfile.TemporaryDirectory(prefix="phift-", ignore_cleanup_errors=True)
+            folder = Path(started.enter_context(temporary)).resolve() / "workspace"
+            if self.server:
+                local = LocalWorkspace(folder, engine=self.engine, speed=self.speed, lasting=False)
+                # Nothing of it is kept, so a server that trains nothing need not end in order, which takes a second.
+                started.callback(local.down, timeout=0 if self.engine == "instant" else 20)
+                self._connection = local.up()
+            else:
+                from phift.local.server.in_process import served_here
+
+                self._connection = started.enter_context(served_here(folder, self.speed))
+            self._running = started.pop_all()
         self.attach()
         return self
-
-    def _open(self, folder: Path, started: ExitStack) -> Connection:
-        if not self.server:
-            from phift.local.server.in_process import served_here
-
-            return started.enter_context(served_here(folder, self.speed))
-        local = LocalWorkspace(folder, engine=self.engine, speed=self.speed, lasting=False)
-        # Nothing of it is kept, so a server that trains nothing need not end in order, which takes a second.
-        started.callback(local.down, timeout=0 if self.engine == "instant" else 20)
-        return local.up()
 
     def stop(self) -> None:
         """Put this process back, end the workspace and delete its folder."""
         self.detach()
-        self.__dict__.pop("_control", None)
+        self.__dict__.pop("_session", None)
         self._connection = None
         self._running.close()
 
@@ -162,9 +179,8 @@ class TestWorkspace:
         """
         if not self.server:
             what = "This test workspace is in this process, and no other one reaches it."
-            raise LocalWorkspaceError(
-                what, where="TestWorkspace", fix="make it with a server: TestWorkspace(server=True)"
-            )
+            fix = "make it with a server: TestWorkspace(server=True)"
+            raise LocalWorkspaceError(what, where="TestWorkspace", fix=fix)
         return self.connection.environment()
 
     def write_config(self, folder: Path) -> Path:
@@ -175,7 +191,7 @@ class TestWorkspace:
 
     def reset(self) -> None:
         """Begin anew: no jobs, assets, endpoints, faults or requests; models, ``gpu-cluster`` and quota as at first."""
-        self._control.call("POST", "reset")
+        self._call("POST", "reset")
         self._forget_clients()
 
     def add_compute(self, name: str, size: str, *, instances: int = 1) -> None:
@@ -184,52 +200,49 @@ class TestWorkspace:
         - **size**: a VM size, such as ``Standard_NC24ads_A100_v4``.
         - **instances**: how many nodes it may have.
         """
-        self._control.call("POST", "seed", {"computes": [{"name": name, "size": size, "nodes": instances}]})
+        self._call("POST", "seed", {"computes": [{"name": name, "size": size, "nodes": instances}]})
 
     def set_quota(self, size: str, vcpus: int) -> None:
         """Set how many vCPUs the subscription may use, of a family of VM sizes.
 
         - **size**: the family's name, or a VM size in it.
         """
-        self._control.call("POST", "seed", {"quota": {size: vcpus}})
+        self._call("POST", "seed", {"quota": {size: vcpus}})
 
     def order(self, *faults: Fault) -> None:
         """Order things to go wrong; the first one that strikes at a request counts."""
-        self._control.call("POST", "faults", {"value": [asdict(fault) for fault in faults]})
+        self._call("POST", "faults", {"value": [asdict(fault) for fault in faults]})
 
     def clear_faults(self) -> None:
         """Forget the ordered faults."""
-        self._control.call("DELETE", "faults")
+        self._call("DELETE", "faults")
 
     def faults(self) -> list[Scripted]:
         """Return the ordered faults, each with how often its place was ``seen`` and how often it ``hits``."""
-        shown = self._control.call("GET", "faults")["value"]
-        return [
-            Scripted(seen=each.pop("seen"), hits=each.pop("hits"), fault=Fault(**each))  # in this order
-            for each in shown
-        ]
+        shown = self._call("GET", "faults")["value"]
+        return [Scripted(seen=each.pop("seen"), hits=each.pop("hits"), fault=Fault(**each)) for each in shown]
 
     def verify(self) -> None:
         """Raise `AssertionError` unless every ordered fault struck as often as was ordered, one for good at least once.
 
         The end of the ``with`` block does it, and the fixture at the end of each test.
         """
-        missed = [each for each in self.faults() if each.hits < (each.fault.times or 1)]
+        missed = [_told(each) for each in self.faults() if each.hits < (each.fault.times or 1)]
         if missed:
-            lines = [f"\n  {_told(each)}" for each in missed]
-            raise AssertionError(f"{len(missed)} of the ordered faults did not strike as ordered:{''.join(lines)}")
+            count = f"{len(missed)} of the ordered faults did not strike as ordered:"
+            raise AssertionError("\n  ".join((count, *missed)))
 
     def requests(self, on: str = "*") -> list[Entry]:
         """Return the requests that were answered since the last reset: operation, place and status, the last 20,000.
 
         - **on**: only those whose place matches, written as in `Fault`: ``PUT jobs/*``.
         """
-        shown = [Entry(**each) for each in self._control.call("GET", "requests")["value"]]
+        shown = [Entry(**each) for each in self._call("GET", "requests")["value"]]
         return [each for each in shown if fnmatchcase(each.place.lower(), on.lower())]
 
     def unserved(self) -> dict[str, int]:
         """Return the requests that the local workspace does not serve and answers 501, with how often each came."""
-        unserved: dict[str, int] = self._control.call("GET", "requests")["unserved"]
+        unserved: dict[str, int] = self._call("GET", "requests")["unserved"]
         return unserved
 
     def advance(self, seconds: float) -> float:
@@ -239,13 +252,27 @@ class TestWorkspace:
         take is in `phift.local.state.clock.DURATIONS`. Raises `phift.errors.LocalWorkspaceError` where the speed is
         not ``manual``.
         """
-        return float(self._control.call("POST", "clock", {"advance": seconds})["now"])
+        return float(self._call("POST", "clock", {"advance": seconds})["now"])
+
+    def _call(self, method: str, name: str, body: Any = None) -> Any:
+        """Call a route of the workspace's own, see `phift.local.services.control`."""
+        where = f"{self.connection.base_url}/phift/{name}"
+        try:
+            answer = self._session.request(method, where, json=body, timeout=_CALL_SECONDS)
+        except OSError as error:  # requests' own errors are such too
+            what = "The test workspace does not answer."
+            raise LocalWorkspaceNotRunning(what, where=where, fix="start it, or start it again") from error
+        if not answer.ok:
+            raise LocalWorkspaceError(answer.json()["error"]["message"], where=where, fix="correct the call")
+        return answer.json() if answer.content else None
 
     @cached_property
-    def _control(self) -> Control:
-        control = Control(self.connection)
-        self._running.callback(control.close)
-        return control
+    def _session(self) -> Session:
+        session = self._running.enter_context(Session())
+        session.trust_env = False  # neither a proxy nor another authority file is asked
+        session.verify = str(self.connection.ca_bundle)
+        session.headers["X-IDENTITY-HEADER"] = self.connection.secret()
+        return session
 
     def _refuse_a_second(self) -> None:
         if TestWorkspace._in_use not in (None, self):
@@ -278,3 +305,21 @@ def _told(scripted: Scripted) -> str:
     wanted = "for good" if fault.times is None else f"{fault.times} time(s)"
     seen = f"its place was passed {scripted.seen} time(s)" + (f", {fault.after} of them free" if fault.after else "")
     return f"{fault.on}: ordered {wanted}, struck {scripted.hits} time(s); {seen}"
+
+
+@contextmanager
+def pointed_at(variables: Mapping[str, str]) -> Iterator[None]:
+    """Set a workspace's variables, take away those that lead elsewhere, and put all of them back at the end."""
+    names = (*variables, *_OTHER_IDENTITIES, _CLOUD)
+    before = {name: os.environ.get(name) for name in names}
+    for name in (*_OTHER_IDENTITIES, _CLOUD):
+        os.environ.pop(name, None)
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value

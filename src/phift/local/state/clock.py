@@ -63,7 +63,11 @@ class Clock:
         if self.speed == "real":
             time.sleep(_REAL)
         elif self.speed == "manual":
-            self._sleep(DURATIONS[kind], given_up)
+            with self._moved:
+                end, generation = self._still + DURATIONS[kind], self._generation
+                self._sleepers[threading.current_thread()] = end
+                self._moved.wait_for(lambda: self._still >= end or self._generation != generation or given_up())
+                del self._sleepers[threading.current_thread()]
 
     def holds(self, thread: threading.Thread) -> bool:
         """Tell whether a thread sleeps on this clock and has not been waited for long enough."""
@@ -81,10 +85,3 @@ class Clock:
             self._still = time.time()
             self._generation += 1
             self._moved.notify_all()
-
-    def _sleep(self, seconds: float, given_up: Callable[[], bool]) -> None:
-        with self._moved:
-            end, generation = self._still + seconds, self._generation
-            self._sleepers[threading.current_thread()] = end
-            self._moved.wait_for(lambda: self._still >= end or self._generation != generation or given_up())
-            del self._sleepers[threading.current_thread()]

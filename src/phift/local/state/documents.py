@@ -40,8 +40,7 @@ CREATE TABLE IF NOT EXISTS metrics (
 CREATE INDEX IF NOT EXISTS metrics_by_run ON metrics (run, key);
 CREATE INDEX IF NOT EXISTS metrics_by_step ON metrics (run, key, step DESC);
 """
-_COLUMNS = "key, body, created, modified, rowid"
-_METRIC = "key, value, step, time, rowid"
+_METRICS = "SELECT key, value, step, time, rowid FROM metrics WHERE run = ?"
 # In the order of SQLite's types every number and text lies between these two.
 _FIRST, _LAST = float("-inf"), b""
 
@@ -118,10 +117,9 @@ class Documents:
 
     def check(self) -> None:
         """Read the whole file; raises `sqlite3.DatabaseError` where a part of it is damaged."""
-        with self._lock:
-            found = [text for (text,) in self._connection.execute("PRAGMA quick_check(1)")]
-        if found != ["ok"]:
-            raise sqlite3.DatabaseError(found[0])
+        [(found,)] = self._rows("PRAGMA quick_check(1)")
+        if found != "ok":
+            raise sqlite3.DatabaseError(found)
 
     def close(self) -> None:
         """Close the database."""
@@ -147,8 +145,9 @@ class Documents:
 
     def get(self, key: str) -> Document | None:
         """Return the document, or None."""
-        rows = self._rows(f"SELECT {_COLUMNS} FROM documents WHERE key = ?", key)  # noqa: S608 - our own names
-        return Document(rows[0][0], json.loads(rows[0][1]), rows[0][2], rows[0][3]) if rows else None
+        for name, body, *times in self._rows("SELECT key, body, created, modified FROM documents WHERE key = ?", key):
+            return Document(name, json.loads(body), *times)
+        return None
 
     def _rows(self, query: str, *values: Any) -> list[Any]:
         with self._lock:
@@ -186,10 +185,8 @@ class Documents:
     def delete(self, key: str) -> bool:
         """Delete a document and everything below it; False where it was not there."""
         with self.transaction():
-            there = self.get(key) is not None
-            self._connection.execute("DELETE FROM documents WHERE key = ?", (key,))
             self._connection.execute("DELETE FROM documents WHERE key >= ? AND key < ?", _below(key))
-        return there
+            return self._connection.execute("DELETE FROM documents WHERE key = ?", (key,)).rowcount > 0
 
     def walk(self, parent: str, *, after: str = "", newest_first: bool = False, chunk: int = 64) -> Iterator[Document]:
         """Yield the documents directly below ``parent``, oldest first or newest first.
@@ -220,18 +217,26 @@ class Documents:
         self, where: str, values: tuple[str, ...], by: str, after: str, newest_first: bool, chunk: int
     ) -> Iterator[Document]:
         sign, order = ("<", "DESC") if newest_first else (">", "ASC")
-        place: Any = _place(after) if after else (_LAST if newest_first else _FIRST, 0)
+        place: tuple[Any, int] = (_LAST if newest_first else _FIRST, 0)
+        if after:
+            try:
+                place = value, row = json.loads(base64.urlsafe_b64decode(after.encode()))
+                good = isinstance(value, str | float) and isinstance(row, int) and 0 <= row < 2**63
+            except (ValueError, TypeError):
+                good = False
+            if not good:
+                raise UnknownPosition(f"not a place in a list: {after!r}")
         query = (
-            f"SELECT {_COLUMNS}, {by} FROM documents WHERE {where} AND ({by}, rowid) {sign} (?, ?) "  # noqa: S608 - ours
-            f"ORDER BY {by} {order}, rowid {order} LIMIT {chunk}"
+            f"SELECT key, body, created, modified, {by}, rowid FROM documents "  # noqa: S608 - ours
+            f"WHERE {where} AND ({by}, rowid) {sign} (?, ?) ORDER BY {by} {order}, rowid {order} LIMIT {chunk}"
         )
         while True:
             rows = self._rows(query, *values, *place)
-            for row in rows:
-                yield Document(row[0], json.loads(row[1]), row[2], row[3], (row[5], row[4]))
+            for key, body, created, modified, *last in rows:
+                place = last[0], last[1]
+                yield Document(key, json.loads(body), created, modified, place)
             if len(rows) < chunk:
                 return
-            place = (rows[-1][5], rows[-1][4])
 
     def names(self, parent: str) -> list[str]:
         """Return the names of the documents directly below ``parent``, oldest first."""
@@ -254,9 +259,8 @@ class Documents:
     def add_metrics(self, run: str, metrics: Iterable[tuple[str, float, int, int]]) -> None:
         """Append ``(key, value, step, milliseconds)`` rows to a run's metrics."""
         with self.transaction():
-            self._connection.executemany(
-                "INSERT INTO metrics VALUES (?, ?, ?, ?, ?)", [(run, *metric) for metric in metrics]
-            )
+            rows = [(run, *metric) for metric in metrics]
+            self._connection.executemany("INSERT INTO metrics VALUES (?, ?, ?, ?, ?)", rows)
 
     def metrics(self, run: str, key: str, *, after: int = 0, limit: int = -1) -> list[Metric]:
         """Return a metric's points in the order they were logged.
@@ -264,29 +268,17 @@ class Documents:
         - **after**: the ``row`` of the last one that is known already.
         - **limit**: how many at most; all of them if negative.
         """
-        where = "run = ? AND key = ? AND rowid > ? ORDER BY rowid LIMIT ?"
-        query = f"SELECT {_METRIC} FROM metrics WHERE {where}"  # noqa: S608 - our own names
+        query = f"{_METRICS} AND key = ? AND rowid > ? ORDER BY rowid LIMIT ?"
         return [Metric(*row) for row in self._rows(query, run, key, after, limit)]
 
     def latest_metrics(self, run: str) -> list[Metric]:
         """Return each metric's point of the highest step, and of these the one logged last."""
         # One look into the index for each metric, however many points it has.
-        where = "run = ? AND key > ? ORDER BY key, step DESC, rowid DESC LIMIT 1"
-        query = f"SELECT {_METRIC} FROM metrics WHERE {where}"  # noqa: S608 - our own names
+        query = f"{_METRICS} AND key > ? ORDER BY key, step DESC, rowid DESC LIMIT 1"
         latest: list[Metric] = []
         while rows := self._rows(query, run, latest[-1].key if latest else _FIRST):
             latest.append(Metric(*rows[0]))
         return latest
-
-
-def _place(position: str) -> tuple[Any, int]:
-    try:
-        value, row = json.loads(base64.urlsafe_b64decode(position.encode()))
-        if isinstance(value, str | float) and isinstance(row, int) and 0 <= row < 2**63:
-            return value, row
-    except (ValueError, TypeError):
-        pass
-    raise UnknownPosition(f"not a place in a list: {position!r}")
 
 
 def _below(parent: str) -> tuple[str, str]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 import re
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from fnmatch import fnmatchcase
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from phift.component.inputs import STEPS as COMPONENT_STEPS
 from phift.local.state.documents import Json
@@ -67,18 +67,53 @@ class Fault:
     after: int = 0
 
     def __post_init__(self) -> None:
-        _check_types(self)
-        _check_values(self)
+        text, whole = (str, "text"), (int, "a whole number")
+        types: dict[str, tuple[Any, str]] = {
+            **dict.fromkeys(("on", "code", "message", "cut"), text),
+            **dict.fromkeys(("status", "slow", "after", *(() if self.times is None else ("times",))), whole),
+            "delay": (int | float, "a number"),
+            "headers": (Mapping, "an object of texts"),
+        }
+        for name, (kind, wanted) in types.items():
+            value = getattr(self, name)
+            if not isinstance(value, kind) or isinstance(value, bool):  # JSON's true is no number
+                raise TypeError(f"`{name}` is {wanted}, not {value!r}.")
+        for name, value in self.headers.items():
+            if not (isinstance(name, str) and isinstance(value, str)):
+                raise TypeError(f"`headers` is an object of texts: {name!r}: {value!r} is none.")
+        for wrong, problem in self._mistakes():
+            if wrong:
+                raise ValueError(problem)
+
+    def _mistakes(self) -> Iterator[tuple[object, str]]:
+        """Yield what may be wrong with the values, and what is to be said of it then."""
+        yield (
+            self.status and not 400 <= self.status <= 599,
+            f"`status` {self.status} is no error: give one of 400 to 599.",
+        )
+        yield self.cut not in get_args(Cut), f"`cut` {self.cut!r} is not one of before, after, half."
+        delayed = math.isfinite(self.delay) and 0 <= self.delay <= _LONGEST_DELAY
+        yield not delayed, f"`delay` {self.delay} is not between 0 and {_LONGEST_DELAY:.0f} seconds."
+        yield self.slow < 0 or self.after < 0, "`slow` and `after` cannot be below 0."
+        yield self.times is not None and self.times < 1, "`times` is at least 1, or null for good."
+        for name, value in self.headers.items():
+            sendable = _HEADER.fullmatch(name) and _HEADER_VALUE.fullmatch(value)
+            yield not sendable, f"The header {name!r} cannot be sent: letters and dashes, and a value in ASCII."
         kind, _, name = self.on.partition(" ")
         if kind in ("operation", "step"):
             known = OPERATIONS if kind == "operation" else STEPS
-            if not any(fnmatchcase(each, name.lower()) for each in known):
-                raise ValueError(f"There is no {kind} {name!r}; there are {', '.join(known)}.")
+            there = any(fnmatchcase(each, name.lower()) for each in known)
+            yield not there, f"There is no {kind} {name!r}; there are {', '.join(known)}."
             for other in ("headers", "cut", "slow"):
-                if getattr(self, other):
-                    raise ValueError(f"`{other}` is for requests only, and {self.on} is none.")
-        else:
-            _check_request(self, kind, name)
+                yield getattr(self, other), f"`{other}` is for requests only, and {self.on} is none."
+            return
+        place = name and any(fnmatchcase(method, kind.upper()) for method in METHODS)
+        yield not place, f"`on` {self.on!r} is no place: write `PUT jobs/*`, `operation NAME` or `step NAME`."
+        changes = self.status or self.delay or self.cut or self.slow
+        yield not changes, f"The fault on {self.on!r} changes nothing: give status, delay, cut or slow."
+        yield self.cut and self.status, "With `cut` nobody sees the `status`: give one of them."
+        sent = self.headers or self.code or self.message
+        yield sent and not self.status, "`headers`, `code` and `message` are sent with an error: give its `status`."
 
     @classmethod
     def read(cls, sent: object) -> Fault:
@@ -92,56 +127,6 @@ class Fault:
             raise TypeError(f"{problem}; the fields are {', '.join(known)}.")
         return cls(**sent)
 
-    def matches(self, *places: str) -> bool:
-        """Tell whether it is meant for a place that has these names."""
-        on = self.on.lower()
-        return any(fnmatchcase(place.lower(), on) for place in places)
-
-
-def _check_types(fault: Fault) -> None:
-    """Refuse values of another type; JSON's true is no number."""
-    whole = ("status", "slow", "after", *(() if fault.times is None else ("times",)))
-    for name, kinds in (
-        *((name, (str,)) for name in ("on", "code", "message", "cut")),
-        *((name, (int,)) for name in whole),
-        ("delay", (int, float)),
-        ("headers", (Mapping,)),
-    ):
-        value = getattr(fault, name)
-        if not isinstance(value, kinds) or isinstance(value, bool):
-            wanted = {str: "text", int: "a whole number", float: "a number", Mapping: "an object of texts"}[kinds[-1]]
-            raise TypeError(f"`{name}` is {wanted}, not {value!r}.")
-    for name, value in fault.headers.items():
-        if not (isinstance(name, str) and isinstance(value, str)):
-            raise TypeError(f"`headers` is an object of texts: {name!r}: {value!r} is none.")
-
-
-def _check_values(fault: Fault) -> None:
-    if fault.status and not 400 <= fault.status <= 599:
-        raise ValueError(f"`status` {fault.status} is no error: give one of 400 to 599.")
-    if fault.cut not in get_args(Cut):
-        raise ValueError(f"`cut` {fault.cut!r} is not one of before, after, half.")
-    if not (math.isfinite(fault.delay) and 0 <= fault.delay <= _LONGEST_DELAY):
-        raise ValueError(f"`delay` {fault.delay} is not between 0 and {_LONGEST_DELAY:.0f} seconds.")
-    if fault.slow < 0 or fault.after < 0:
-        raise ValueError("`slow` and `after` cannot be below 0.")
-    if fault.times is not None and fault.times < 1:
-        raise ValueError("`times` is at least 1, or null for good.")
-    for name, value in fault.headers.items():
-        if not (_HEADER.fullmatch(name) and _HEADER_VALUE.fullmatch(value)):
-            raise ValueError(f"The header {name!r} cannot be sent: letters and dashes, and a value in ASCII.")
-
-
-def _check_request(fault: Fault, method: str, path: str) -> None:
-    if not path or not any(fnmatchcase(known, method.upper()) for known in METHODS):
-        raise ValueError(f"`on` {fault.on!r} is no place: write `PUT jobs/*`, `operation NAME` or `step NAME`.")
-    if not (fault.status or fault.delay or fault.cut or fault.slow):
-        raise ValueError(f"The fault on {fault.on!r} changes nothing: give status, delay, cut or slow.")
-    if fault.cut and fault.status:
-        raise ValueError("With `cut` nobody sees the `status`: give one of them.")
-    if not fault.status and (fault.headers or fault.code or fault.message):
-        raise ValueError("`headers`, `code` and `message` are sent with an error: give its `status`.")
-
 
 @dataclass
 class Scripted:
@@ -153,17 +138,13 @@ class Scripted:
 
     def strikes(self, *places: str) -> bool:
         """Count a passing of the place that has these names, and tell whether the fault strikes."""
-        fault = self.fault
-        if not fault.matches(*places):
+        fault, on = self.fault, self.fault.on.lower()
+        if not any(fnmatchcase(place.lower(), on) for place in places):
             return False
         self.seen += 1
         strikes = self.seen > fault.after and (fault.times is None or self.hits < fault.times)
         self.hits += strikes
         return strikes
-
-    def show(self) -> Json:
-        """Return it as JSON."""
-        return {**asdict(self.fault), "seen": self.seen, "hits": self.hits}
 
 
 class Faults:
@@ -201,4 +182,4 @@ class Faults:
     def show(self) -> list[Json]:
         """Return them as JSON, with how often each has struck."""
         with self._lock:
-            return [each.show() for each in self._scripted]
+            return [{**asdict(each.fault), "seen": each.seen, "hits": each.hits} for each in self._scripted]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 
@@ -24,56 +23,20 @@ def confined(base: Path, relative: str) -> Path:
     return path
 
 
-@dataclass(frozen=True)
 class Folder:
     """The places of one local workspace's state folder."""
 
-    root: Path
-
-    @property
-    def secret(self) -> Path:
-        """The random bytes that tokens, keys and signatures are made from."""
-        return self.root / "secret"
-
-    @property
-    def bundle(self) -> Path:
-        """The machine's certificate authorities and ours, for ``REQUESTS_CA_BUNDLE``."""
-        return self.root / "bundle.pem"
-
-    @property
-    def server_file(self) -> Path:
-        """Who serves this folder, and where; there while a server listens."""
-        return self.root / "server.json"
-
-    @property
-    def server_lock(self) -> Path:
-        """Locked by the serving process as long as it lives."""
-        return self.root / "server.lock"
-
-    @property
-    def log(self) -> Path:
-        """What the server writes to its output."""
-        return self.root / "server.log"
-
-    @property
-    def database(self) -> Path:
-        """The SQLite file."""
-        return self.root / "state.db"
-
-    @property
-    def registry(self) -> Path:
-        """The stand-in models, one folder each."""
-        return self.root / "registry"
-
-    @property
-    def blobs(self) -> Path:
-        """The storage account's files: ``<account>/<container>/<path>``."""
-        return self.root / "blobs"
-
-    @property
-    def staging(self) -> Path:
-        """Uploads that are not complete yet."""
-        return self.root / "staging"
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.secret = root / "secret"  # the random bytes that tokens, keys and signatures are made from
+        self.bundle = root / "bundle.pem"  # the machine's certificate authorities and ours, for `REQUESTS_CA_BUNDLE`
+        self.server_file = root / "server.json"  # who serves this folder, and where; there while a server listens
+        self.server_lock = root / "server.lock"  # locked by the serving process as long as it lives
+        self.log = root / "server.log"  # what the server writes to its output
+        self.database = root / "state.db"
+        self.registry = root / "registry"  # the stand-in models, one folder each
+        self.blobs = root / "blobs"  # the storage account's files: <account>/<container>/<path>
+        self.staging = root / "staging"  # uploads that are not complete yet
 
     def job(self, name: str) -> Path:
         """Return the folder of one job."""

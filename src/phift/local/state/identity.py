@@ -59,17 +59,9 @@ class Identity:
         """Return a signed token and when it ends (seconds since 1970)."""
         now = int(self._now())
         end = now + int(seconds)
-        payload = {
-            "aud": audience,
-            "iss": f"https://sts.phift.local/{TENANT}/",
-            "iat": now,
-            "nbf": now,
-            "exp": end,
-            "tid": TENANT,
-            "oid": OBJECT,
-            "name": "local user",
-            **claims,
-        }
+        times = {"iat": now, "nbf": now, "exp": end}
+        issuer = {"iss": f"https://sts.phift.local/{TENANT}/", "tid": TENANT, "oid": OBJECT, "name": "local user"}
+        payload = {"aud": audience, **times, **issuer, **claims}
         return jwt.encode(payload, self._signing_key("token"), algorithm="HS256"), end
 
     def claims(self, token: str) -> Json:
@@ -92,8 +84,8 @@ class Identity:
 
     def sas_allows(self, method: str, path: str, query: Mapping[str, str]) -> bool:
         """Tell whether the signature in ``query`` is good and allows ``method`` on the blob or container ``path``."""
-        needed = "l" if query.get("comp") == "list" else _PERMISSIONS.get(method, "")
-        return self.sas_is_good(path, query) and bool(needed) and needed in query["sp"]
+        needed = "l" if query.get("comp") == "list" else _PERMISSIONS.get(method)
+        return needed is not None and self.sas_is_good(path, query) and needed in query["sp"]
 
     def sas_is_good(self, path: str, query: Mapping[str, str]) -> bool:
         """Tell whether the signature in ``query`` is ours, for the blob or container ``path``, and not over."""
@@ -106,14 +98,14 @@ class Identity:
 
     def key(self, endpoint: str, generation: str) -> str:
         """Return an endpoint's key; a new ``generation`` makes a new one."""
-        return base64.b64encode(self._sign("key", f"{endpoint}/{generation}")).decode()
+        return self._sign("key", f"{endpoint}/{generation}")
 
     def _sas_signature(self, path: str, query: Mapping[str, str]) -> str:
         text = "\n".join([path, *(query.get(name, "") for name in ("sv", "sr", "sp", "se"))])
-        return base64.b64encode(self._sign("sas", text)).decode()
+        return self._sign("sas", text)
 
-    def _sign(self, purpose: str, text: str) -> bytes:
-        return hmac.digest(self._signing_key(purpose), text.encode(), hashlib.sha256)
+    def _sign(self, purpose: str, text: str) -> str:
+        return base64.b64encode(hmac.digest(self._signing_key(purpose), text.encode(), hashlib.sha256)).decode()
 
     def _signing_key(self, purpose: str) -> bytes:
         # One key a purpose: a signature made for one thing is worth nothing for another.

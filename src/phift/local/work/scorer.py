@@ -11,23 +11,22 @@ from __future__ import annotations
 import json
 import logging
 import math
-import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
 from phift.component.finetune_config import FILE_NAME, FinetuneConfig
 from phift.component.preprocessing import without_system
-from phift.errors import ParameterError, PhiftError
-from phift.local.work.engine import environment, failure
-from phift.local.work.engine.chat import check_question
-from phift.local.work.engine.mlflow_model import MlflowModel
+from phift.errors import DataError, ParameterError, PhiftError
+from phift.local.work.engine import process
+from phift.local.work.engine.models import MlflowModel
 
 _log = logging.getLogger(__name__)
 
+_ROLES = ("system", "user", "assistant")
 _BATCH = 32  # conversations generated at once; bounds memory, not the request
 
 
@@ -49,10 +48,15 @@ class Sampling:
             fix = f"use {', '.join(cls.__dataclass_fields__)}"
             raise ParameterError(f"{len(unknown)} of the parameters are unknown.", fix=fix)
         sampling = cls(**parameters)
-        _require(_is_number(sampling.max_new_tokens, int) and sampling.max_new_tokens >= 1, "max_new_tokens", "from 1")
-        _require(isinstance(sampling.do_sample, bool), "do_sample", "true or false")
-        _require(_is_number(sampling.temperature, int, float) and sampling.temperature >= 0, "temperature", "from 0")
-        _require(_is_number(sampling.top_p, int, float) and 0 < sampling.top_p <= 1, "top_p", "above 0 and up to 1")
+        tokens, temperature, top_p = sampling.max_new_tokens, sampling.temperature, sampling.top_p
+        for name, good, allowed in (
+            ("max_new_tokens", _is_number(tokens) and isinstance(tokens, int) and tokens >= 1, "from 1"),
+            ("do_sample", isinstance(sampling.do_sample, bool), "true or false"),
+            ("temperature", _is_number(temperature) and temperature >= 0, "from 0"),
+            ("top_p", _is_number(top_p) and 0 < top_p <= 1, "above 0 and up to 1"),
+        ):
+            if not good:
+                raise ParameterError(f"{name} is out of range.", where=name, fix=f"send {allowed}")
         return sampling
 
     def arguments(self) -> dict[str, Any]:
@@ -62,13 +66,31 @@ class Sampling:
         return {"do_sample": True, "temperature": float(self.temperature), "top_p": float(self.top_p), "top_k": 0}
 
 
-def _is_number(value: Any, *kinds: type[int] | type[float]) -> bool:
-    return not isinstance(value, bool) and isinstance(value, kinds) and math.isfinite(value)
+def _is_number(value: Any) -> bool:
+    return not isinstance(value, bool) and isinstance(value, int | float) and math.isfinite(value)
 
 
-def _require(good: bool, name: str, allowed: str) -> None:
-    if not good:
-        raise ParameterError(f"{name} is out of range.", where=name, fix=f"send {allowed}")
+def check_question(messages: Any) -> list[Mapping[str, Any]]:
+    """Return ``messages`` if a model can be asked for the next turn, else raise ``DataError``.
+
+    That is: an optional system message, then user and assistant in turn, the user last, every content a text.
+    """
+    if not isinstance(messages, list) or not messages:
+        raise DataError("A conversation is a non-empty list of messages.", fix='send [{"role": …, "content": …}]')
+    expected: tuple[str, ...] = ("system", "user")
+    for number, message in enumerate(messages, start=1):
+        where = f"message {number}"
+        if not isinstance(message, Mapping) or not isinstance(message.get("content"), str):
+            raise DataError("A message needs a role and a content, both text.", where=where, fix="add what is missing")
+        role = message.get("role")
+        if role not in _ROLES:
+            raise DataError("Unknown role.", where=where, fix=f"use one of: {', '.join(_ROLES)}")
+        if role not in expected:
+            raise DataError(f"The role is {role}.", where=where, fix=f"here comes {' or '.join(expected)}")
+        expected = ("assistant",) if role == "user" else ("user",)
+    if messages[-1]["role"] != "user":
+        raise DataError("The last message is not the user's.", where=f"message {len(messages)}", fix="end with a user")
+    return messages
 
 
 class Scorer:
@@ -78,7 +100,7 @@ class Scorer:
         import torch
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
-        torch.set_num_threads(environment.threads())
+        torch.set_num_threads(process.threads())
         parts = MlflowModel.open(folder)
         config = folder / FILE_NAME
         self._system = FinetuneConfig.load(folder).system_role_supported if config.is_file() else True
@@ -93,19 +115,15 @@ class Scorer:
         sampling = Sampling.read(parameters)
         if not isinstance(conversations, list) or not conversations:
             raise ParameterError("conversations is not a non-empty list.", fix="send a list of conversations")
-        prompts = [self._prompt(check_question(messages)) for messages in conversations]
-        texts: list[str] = []
-        for start in range(0, len(prompts), _BATCH):
-            texts += self._generate(prompts[start : start + _BATCH], sampling)
-        return texts
+        prompts = []
+        for messages in map(check_question, conversations):
+            asked = list(messages if self._system else without_system(messages))
+            prompts.append(self._tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True))
+        starts = range(0, len(prompts), _BATCH)
+        return [text for start in starts for text in self._generate(prompts[start : start + _BATCH], sampling)]
 
-    def _prompt(self, messages: Sequence[Mapping[str, Any]]) -> str:
-        if not self._system:
-            messages = without_system(messages)
-        return str(self._tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True))
-
-    def _generate(self, prompts: Sequence[str], sampling: Sampling) -> list[str]:
-        inputs = self._tokenizer(list(prompts), return_tensors="pt", padding=True, add_special_tokens=False)
+    def _generate(self, prompts: list[str], sampling: Sampling) -> list[str]:
+        inputs = self._tokenizer(prompts, return_tensors="pt", padding=True, add_special_tokens=False)
         length = inputs["input_ids"].shape[1]
         room = self._model.config.max_position_embeddings - length
         if room < 1:
@@ -136,7 +154,7 @@ def reply(scorer: Scorer, line: str) -> dict[str, Any]:
         texts = scorer.answer(request.get("conversations"), {} if parameters is None else parameters)
     except PhiftError as error:
         _log.warning("request %s refused: %s", identity, error.what)
-        return {"id": identity, "error": {"message": failure.one_line(error)}}
+        return {"id": identity, "error": {"message": process.failure(error)}}
     except Exception as error:  # noqa: BLE001 - one bad request must not end the process; the reply says what failed
         _log.exception("request %s failed", identity)
         return {"id": identity, "error": {"message": f"The model failed: {type(error).__name__}."}}
@@ -145,30 +163,26 @@ def reply(scorer: Scorer, line: str) -> dict[str, Any]:
 
 
 def main(folder: Path, requests: TextIO, replies: TextIO) -> int:
-    """Answer every request until there are no more."""
+    """Answer every request until there are no more.
 
-    def send(message: Mapping[str, Any]) -> None:
-        replies.write(json.dumps(message) + "\n")
-        replies.flush()
-
+    - **replies**: sends each line at its end.
+    """
     try:
         scorer = Scorer(folder)
         # The first call costs more than any after it; let no request pay for that.
         scorer.answer([[{"role": "user", "content": "?"}]], {"max_new_tokens": 1})
     except Exception as error:  # noqa: BLE001 - whatever it is, the parent reads it as the first line
         _log.exception("the model cannot be loaded")
-        send({"error": {"message": failure.one_line(error)}})
+        replies.write(json.dumps({"error": {"message": process.failure(error)}}) + "\n")
         return 1
-    send({"ready": True})
+    replies.write(json.dumps({"ready": True}) + "\n")
     for line in requests:
-        send(reply(scorer, line))
+        replies.write(json.dumps(reply(scorer, line)) + "\n")
     return 0
 
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    environment.prepare()
-    own_output = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # whatever a library prints goes to the log, not between the replies
+    process.prepare()
     sys.stdin.reconfigure(encoding="utf-8")  # type: ignore[union-attr]  # stdin is a TextIOWrapper here
-    sys.exit(main(Path(sys.argv[1]), sys.stdin, own_output))
+    sys.exit(main(Path(sys.argv[1]), sys.stdin, process.own_output()))

@@ -14,13 +14,12 @@ import json
 import shutil
 import sys
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from phift import samples
 from phift.component import finetune_config
-from phift.local.work.engine import environment, mlflow_model
+from phift.local.work.engine import models, process
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -55,7 +54,7 @@ def build(folder: Path, name: str) -> Path:
         checkpoint = Path(temporary) / "checkpoint"
         write_checkpoint(checkpoint, name)
         metadata = {"base_model_name": name, "phift.standin": "true"}
-        mlflow_model.write(checkpoint, Path(temporary) / "model", metadata)
+        models.write(checkpoint, Path(temporary) / "model", metadata)
         target = folder / name
         if target.exists():
             shutil.rmtree(target)
@@ -77,10 +76,11 @@ def write_checkpoint(folder: Path, name: str) -> None:
 
 
 def _tokenizer() -> PreTrainedTokenizerFast:
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from tokenizers import Tokenizer, decoders, pre_tokenizers, trainers
+    from tokenizers.models import BPE
     from transformers import PreTrainedTokenizerFast
 
-    tokenizer = Tokenizer(models.BPE())
+    tokenizer = Tokenizer(BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
@@ -130,14 +130,7 @@ def _save_weights(folder: Path, tokenizer: PreTrainedTokenizerFast, name: str) -
     model.save_pretrained(folder)
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Build the stand-ins that the command line names."""
-    folder, *names = arguments
-    for name in names:
-        build(Path(folder), name)
-    return 0
-
-
 if __name__ == "__main__":
-    environment.prepare()
-    sys.exit(main(sys.argv[1:]))
+    process.prepare()
+    for name in sys.argv[2:]:
+        build(Path(sys.argv[1]), name)

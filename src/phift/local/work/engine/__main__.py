@@ -10,76 +10,46 @@ from __future__ import annotations
 import importlib
 import json
 import logging
-import os
 import sys
-import threading
 import traceback
 from pathlib import Path
-from typing import TextIO
 
 from phift.component.inputs import STEPS
-from phift.local.work.engine import environment, failure
-from phift.local.work.engine.job import Job, Step
+from phift.errors import PhiftError
+from phift.local.work.engine import process
+from phift.local.work.engine.job import Job
 
-_MODULES = dict(zip(STEPS, ("validate", "model_import", "preprocess", "finetune", "convert"), strict=True))
-_ABANDONED = 75
+# Imported when its turn comes: torch and transformers take seconds.
+_WORK = dict(
+    zip(STEPS, ("validate.run", "models.import_base", "preprocess.run", "finetune.run", "models.convert"), strict=True)
+)
 
 
 def main(path: str) -> int:
     """Run the steps that are not completed yet, in order, and return the exit code."""
-    events = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
-    os.dup2(2, 1)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    environment.prepare()
+    events = process.own_output()
+    process.end_with_parent()
+    process.prepare()
     job = Job.load(Path(path))
     for step in job.steps:
-        if step.status != "Completed" and not _run(step, job, events):
+        if step.status == "Completed":
+            continue
+        event = {"event": "step", "name": step.name}
+        events.write(json.dumps({**event, "status": "Running"}) + "\n")
+        process.log_to(step.log)
+        ended: dict[str, object] = {"status": "Completed"}
+        try:
+            module, _, function = _WORK[step.name].partition(".")
+            getattr(importlib.import_module(f"phift.local.work.engine.{module}"), function)(job)
+        except Exception as error:  # noqa: BLE001 - whatever went wrong is the step's result, and is reported
+            traceback.print_exc()
+            whose = "UserError" if isinstance(error, PhiftError) else "SystemError"  # what the user can mend, or not
+            ended = {"status": "Failed", "error": {"code": whose, "message": process.failure(error)}}
+        process.flush()
+        events.write(json.dumps(event | ended) + "\n")
+        if "error" in ended:
             return 1
     return 0
-
-
-def _end_with_parent() -> None:
-    while os.read(0, 1024):
-        pass
-    os._exit(_ABANDONED)
-
-
-def _run(step: Step, job: Job, events: TextIO) -> bool:
-    """Run one step and report it; False if it failed."""
-    _send(events, step, "Running")
-    _log_to(step.log)
-    try:
-        importlib.import_module(f"phift.local.work.engine.{_MODULES[step.name]}").run(job)
-    except Exception as error:  # noqa: BLE001 - whatever went wrong is the step's result, and is reported
-        traceback.print_exc()
-        _flush()
-        _send(events, step, "Failed", {"code": failure.code(error), "message": failure.one_line(error)})
-        return False
-    _flush()
-    _send(events, step, "Completed")
-    return True
-
-
-def _log_to(path: Path) -> None:
-    """Make ``path`` the place of everything written to stdout and stderr, by this process and its children."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _flush()
-    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-    os.dup2(file, 1)
-    os.dup2(file, 2)
-    os.close(file)
-
-
-def _flush() -> None:
-    sys.stdout.flush()
-    sys.stderr.flush()
-
-
-def _send(events: TextIO, step: Step, status: str, error: dict[str, str] | None = None) -> None:
-    event: dict[str, object] = {"event": "step", "name": step.name, "status": status}
-    if error:
-        event["error"] = error
-    events.write(json.dumps(event) + "\n")
 
 
 if __name__ == "__main__":

@@ -6,12 +6,15 @@ import json
 import logging
 import math
 import shutil
+import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import torch
+from mlflow import MlflowClient
+from mlflow.entities import Metric
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -29,10 +32,10 @@ from phift.component.finetune_config import FinetuneConfig
 from phift.component.preprocessing import row_limit
 from phift.component.settings import Settings
 from phift.errors import ModelError
-from phift.local.work.engine import environment, model_import
+from phift.local.work.engine import process
 from phift.local.work.engine.job import Job, empty_folder
+from phift.local.work.engine.models import BASE
 from phift.local.work.engine.preprocess import COUNTS, IGNORED
-from phift.local.work.engine.tracking import Tracking
 
 _log = logging.getLogger(__name__)
 
@@ -66,22 +69,30 @@ class Collator:
 
 
 class Progress(TrainerCallback):  # type: ignore[misc]  # transformers ships no types
-    """Sends what the trainer logs to MLflow, and marks checkpoints that are complete."""
+    """Sends what the trainer logs to MLflow, for the step's run and the job's, and marks checkpoints as complete."""
 
-    def __init__(self, tracking: Tracking) -> None:
-        self._tracking = tracking
+    def __init__(self, job: Job) -> None:
+        self._client = MlflowClient(tracking_uri=job.tracking_uri)
+        self._step = next(step.run_id for step in job.steps if step.name == STEP)
+        self._root = job.root_run_id
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, Any], **_: Any) -> None:
-        """Send the numbers of one log line."""
+        """Send the numbers of one log line before returning."""
         numbers = {name: float(value) for name, value in logs.items() if isinstance(value, int | float)}
         line = ", ".join(f"{name} {value:.4g}" for name, value in numbers.items())
         _log.info("step %d of %d: %s", state.global_step, state.max_steps, line)
-        self._tracking.log(numbers, state.global_step)
+        now = int(time.time() * 1000)
+        batch = [Metric(name, value, now, state.global_step) for name, value in numbers.items()]
+        for run_id in (self._step, self._root):
+            self._client.log_batch(run_id, metrics=batch)
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Mark the checkpoint that was just written."""
-        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-        (folder / _CHECKPOINT_DONE).touch()
+        (Path(args.output_dir) / f"checkpoint-{state.global_step}" / _CHECKPOINT_DONE).touch()
+
+    def tag(self, name: str, value: object) -> None:
+        """Set a tag of the job's run."""
+        self._client.set_tag(self._root, name, str(value))
 
 
 def run(job: Job) -> None:
@@ -94,10 +105,10 @@ def run(job: Job) -> None:
     checkpoint = newest if settings.resume_from_checkpoint else None
     if checkpoint is None:
         empty_folder(folder)
-    torch.set_num_threads(environment.threads())
+    torch.set_num_threads(process.threads())
     if settings.precision != 32:
         _log.info("precision %s was asked for; a CPU trains in 32", settings.precision)
-    tracking = Tracking(job, STEP)
+    progress = Progress(job)
     tokenizer = AutoTokenizer.from_pretrained(job.model, trust_remote_code=False)
     if tokenizer.pad_token_id in {tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.unk_token_id, None}:
         tokenizer.add_special_tokens({"pad_token": _PAD})  # padding must not mean something else too
@@ -110,7 +121,7 @@ def run(job: Job) -> None:
         train_dataset=train,
         eval_dataset=_examples(job.data / "validation.jsonl") if settings.evaluates else None,
         data_collator=Collator(tokenizer.pad_token_id, limit if settings.pad_to_max_length else 0),
-        callbacks=[Progress(tracking)],
+        callbacks=[progress],
     )
     trainer.remove_callback(PrinterCallback)
     if settings.apply_early_stopping:
@@ -121,14 +132,14 @@ def run(job: Job) -> None:
     trained.config.use_cache = True
     trained.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    for name in (finetune_config.FILE_NAME, model_import.BASE):
+    for name in (finetune_config.FILE_NAME, BASE):
         shutil.copy2(job.model / name, folder)
     # The tokens of the training rows, each row counted once.
     counts = json.loads((job.data / COUNTS).read_text(encoding="utf-8"))["train"]
-    tracking.tag("__azureml_ft_training_tokens", str(counts["tokens"]))
-    tracking.tag("__azureml_ft_assistant_tokens", str(counts["assistant_tokens"]))
+    progress.tag("__azureml_ft_training_tokens", counts["tokens"])
+    progress.tag("__azureml_ft_assistant_tokens", counts["assistant_tokens"])
     if trainer.state.best_metric is not None:
-        tracking.tag("score", str(trainer.state.best_metric))
+        progress.tag("score", trainer.state.best_metric)
     _log.info("trained on %d tokens; best eval_loss %s", counts["tokens"], trainer.state.best_metric)
 
 
@@ -166,30 +177,6 @@ def _model(
     return get_peft_model(model, lora)
 
 
-# The settings that transformers' ``TrainingArguments`` has under the same name.
-_SAME = (
-    "num_train_epochs",
-    "max_steps",
-    "per_device_train_batch_size",
-    "per_device_eval_batch_size",
-    "auto_find_batch_size",
-    "gradient_accumulation_steps",
-    "optim",
-    "learning_rate",
-    "lr_scheduler_type",
-    "warmup_steps",
-    "weight_decay",
-    "adam_beta1",
-    "adam_beta2",
-    "adam_epsilon",
-    "max_grad_norm",
-    "seed",
-    "dataloader_num_workers",
-    "logging_strategy",
-    "logging_steps",
-)
-
-
 def _arguments(job: Job, settings: Settings, config: FinetuneConfig, rows: int, *, resumed: bool) -> TrainingArguments:
     """Return how to train: as the job says, over it the model's finetune config, and over all what a CPU demands.
 
@@ -199,8 +186,9 @@ def _arguments(job: Job, settings: Settings, config: FinetuneConfig, rows: int, 
     if settings.evaluation_share:
         epoch = math.ceil(rows / settings.per_device_train_batch_size / settings.gradient_accumulation_steps)
         eval_steps = max(1, int(settings.evaluation_share * epoch))
+    same = {each.name for each in fields(TrainingArguments)}
     of_job = {
-        **{name: getattr(settings, name) for name in _SAME},
+        **{name: value for name, value in vars(settings).items() if name in same},
         "full_determinism": settings.enable_full_determinism,
         "eval_strategy": settings.evaluation_strategy if evaluates else "no",
         "eval_steps": eval_steps,
@@ -224,6 +212,7 @@ def _arguments(job: Job, settings: Settings, config: FinetuneConfig, rows: int, 
         "deepspeed": None,
         "remove_unused_columns": False,
         "eval_on_start": evaluates and not resumed,
+        "resume_from_checkpoint": None,  # which `run` tells the trainer
     }
     try:
         return TrainingArguments(**{**of_job, **config.trainer_arguments, **of_machine})

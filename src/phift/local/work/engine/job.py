@@ -51,10 +51,6 @@ class Job:
             root_run_id=document["tracking"]["root_run_id"],
         )
 
-    def run_id(self, step: str) -> str:
-        """Return the id of the child run of ``step``."""
-        return next(each.run_id for each in self.steps if each.name == step)
-
     def input_path(self, name: str) -> Path | None:
         """Return where the file or folder given as ``name`` is, None if none was given."""
         if name not in self.inputs:

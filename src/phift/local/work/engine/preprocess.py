@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,6 @@ from phift.component.settings import Settings
 from phift.component.tokenizer import ChatTokenizer
 from phift.errors import DataError
 from phift.local.work.engine import rows
-from phift.local.work.engine.chat import shape
 from phift.local.work.engine.job import Job, empty_folder
 from phift.local.work.engine.rows import Placed
 
@@ -77,27 +76,20 @@ def run(job: Job) -> None:
 def split_rows(job: Job) -> Iterator[tuple[str, list[Placed]]]:
     """Yield the rows of each split; what has no file of its own is cut from the training file, by position."""
     paths = {split: job.input_path(f"{split}_file_path") for split in SPLITS}
-    files = {split: _as_table(list(rows.read(path))) for split, path in paths.items() if path}
-    train = files["train"]
-    if len(files) == len(SPLITS):
-        yield from files.items()
-        return
-    cut = round(0.8 * len(train))
-    yield "train", train[:cut]
-    if "test" in files:
-        yield "validation", train[cut:]
-        yield "test", files["test"]
-    elif "validation" in files:
-        yield "validation", files["validation"]
-        yield "test", train[cut:]
-    else:
-        middle = round(0.9 * len(train))
-        yield "validation", train[cut:middle]
-        yield "test", train[middle:]
+    files = {split: _table(path) for split, path in paths.items() if path}
+    if len(files) < len(SPLITS):
+        train = files["train"]
+        cut, middle = round(0.8 * len(train)), round(0.9 * len(train))
+        validation = train[cut : None if "test" in files else middle]
+        test = train[cut if "validation" in files else middle :]
+        files = {"validation": validation, "test": test, **files, "train": train[:cut]}
+    for split in SPLITS:
+        yield split, files[split]
 
 
-def _as_table(placed: Sequence[Placed]) -> list[Placed]:
-    """Give every row the columns that any row of the file has, null where it had none: the component reads tables."""
+def _table(path: Path) -> list[Placed]:
+    """Read rows with the columns that any row of the file has, null where it had none: the component reads tables."""
+    placed = list(rows.read(path))
     columns = [name for name in COLUMNS if any(name in row for _, row in placed)]
     return [(place, {name: row.get(name) for name in columns}) for place, row in placed]
 
@@ -142,3 +134,16 @@ def _tokens(row: rows.Row, chat: ChatTokenizer, place: str) -> list[int] | str:
     except Exception as error:  # noqa: BLE001 - a template is a program: it may raise anything
         what = f"Failure while applying the chat template: {type(error).__name__}; the row has {shape(messages)}."
         raise DataError(what, where=place, fix="mend or remove the row") from None
+
+
+def shape(messages: Sequence[Any]) -> str:
+    """Say what the messages look like without saying what they say, for an error message."""
+    said = []
+    for message in messages[:8]:
+        if not isinstance(message, Mapping):
+            said.append(type(message).__name__)
+            continue
+        role, content = message.get("role"), message.get("content")
+        known = role if role in ("system", "user", "assistant") else f"unknown role ({type(role).__name__})"
+        said.append(known if isinstance(content, str) else f"{known} with content of type {type(content).__name__}")
+    return ", ".join(said) + (", …" if len(messages) > 8 else "")

@@ -16,39 +16,29 @@ Placed = tuple[str, Row]  # the place is the file's name and the line or row, fr
 
 def read(path: Path) -> Iterator[Placed]:
     """Yield every row with its place, for messages; blanks around the names of columns are stripped."""
-    if path.suffix == ".parquet":
-        placed = _numbered(_parquet(path), path)
-    elif path.suffix == ".jsonl":
-        placed = _lines(path)
-    elif path.suffix == ".json":
-        placed = _json(path)
-    else:
+    if path.suffix not in (".parquet", ".json", ".jsonl"):
         what = f"A {path.suffix} cell is text, and messages must be a list."
         raise DataError(what, where=path.name, fix="write the rows as JSONL or parquet")
-    for place, row in placed:
+    for place, row in _values(path):
         if not isinstance(row, Mapping):
             raise DataError("A row is not an object.", where=place, fix='write {"messages": […]}')
         yield place, {name.strip(): value for name, value in row.items()}
 
 
-def _numbered(values: Iterator[Any], path: Path) -> Iterator[tuple[str, Any]]:
-    return ((f"{path.name}, row {number}", value) for number, value in enumerate(values, start=1))
-
-
-def _lines(path: Path) -> Iterator[tuple[str, Any]]:
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            if line.strip():
-                place = f"{path.name}, line {number}"
-                yield place, _parse(line, place)
-
-
-def _json(path: Path) -> Iterator[tuple[str, Any]]:
-    """Read a file that holds one list of rows, or a row a line."""
-    content = path.read_bytes()
-    if not content.removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"["):
-        return _lines(path)
-    return _numbered(iter(_parse(content, path.name)), path)
+def _values(path: Path) -> Iterator[tuple[str, Any]]:
+    if path.suffix == ".parquet":
+        rows = _parquet(path)
+    elif path.suffix == ".json" and (content := path.read_bytes()).removeprefix(codecs.BOM_UTF8).lstrip()[:1] == b"[":
+        rows = iter(_parse(content, path.name))
+    else:
+        with path.open("rb") as file:
+            for number, line in enumerate(file, start=1):
+                if line.strip():
+                    place = f"{path.name}, line {number}"
+                    yield place, _parse(line, place)
+        return
+    for number, row in enumerate(rows, start=1):
+        yield f"{path.name}, row {number}", row
 
 
 def _parse(content: bytes, place: str) -> Any:

@@ -1,7 +1,8 @@
-"""An MLflow model folder of the transformers flavor: where its parts are, and how one is written."""
+"""MLflow model folders of the transformers flavor: one is what step 2 starts from, one is what step 5 leaves."""
 
 from __future__ import annotations
 
+import json
 import logging
 import shutil
 from collections.abc import Mapping
@@ -12,9 +13,15 @@ from pathlib import Path
 import yaml
 
 from phift.component import finetune_config
+from phift.component.finetune_config import FinetuneConfig
+from phift.component.settings import Settings
 from phift.errors import ModelError
 from phift.local.state.folder import UnsafePath, confined
+from phift.local.work.engine.job import Job, empty_folder
 
+_log = logging.getLogger(__name__)
+
+BASE = "base.json"
 # Stated, so that MLflow does not load the model in a second process to find out what it imports.
 _REQUIREMENTS = ("mlflow", "torch", "transformers", "accelerate")
 _EXAMPLE = {"messages": [{"role": "user", "content": "What is the symbol of iron?"}]}
@@ -29,7 +36,6 @@ class MlflowModel:
     - **name**: the model's name as it was first published.
     """
 
-    folder: Path
     weights: Path
     tokenizer: Path
     name: str
@@ -52,22 +58,57 @@ class MlflowModel:
             raise ModelError(what, where=str(manifest), fix=fix) from error
         tokenizer = folder / "components" / "tokenizer"
         name = (document.get("metadata") or {}).get("base_model_name") or folder.name
-        return cls(folder, weights, tokenizer if tokenizer.is_dir() else weights, name)
+        return cls(weights, tokenizer if tokenizer.is_dir() else weights, name)
 
-    def copy_parts(self, target: Path) -> None:
-        """Copy weights, tokenizer and finetune config into the one folder ``target``."""
-        parts = [self.weights] if self.tokenizer == self.weights else [self.weights, self.tokenizer]
-        for part in parts:
-            shutil.copytree(part, target, dirs_exist_ok=True)
-        config = self.folder / finetune_config.FILE_NAME
-        if config.is_file():
-            shutil.copy2(config, target)
+
+def import_base(job: Job) -> None:
+    """Copy the model into a folder of the job's own, and lay the job's own finetune config over the model's."""
+    source = job.input_path("mlflow_model_path")
+    if source is None:
+        raise ModelError("There is no model.", where="mlflow_model_path", fix="give mlflow_model_path")
+    model = MlflowModel.open(source)
+    empty_folder(job.model)
+    for part in dict.fromkeys((model.weights, model.tokenizer)):
+        shutil.copytree(part, job.model, dirs_exist_ok=True)
+    _copy_config(source, job.model)
+    own = job.input_path("finetune_config_path")
+    if own is not None:
+        target, over = job.model / finetune_config.FILE_NAME, finetune_config.read(own)
+        target.write_text(json.dumps(finetune_config.merge(finetune_config.read(target), over), indent=2), "utf-8")
+        _log.info("finetune_config_path sets %s", ", ".join(sorted(over)) or "nothing")
+    config = FinetuneConfig.load(job.model)
+    path = job.model / "config.json"
+    if not path.is_file():
+        raise ModelError("The model has no config.json.", where="mlflow_model_path", fix="use a transformers model")
+    architecture = json.loads(path.read_text(encoding="utf-8")).get("model_type")
+    # The component refuses these two, too, so that they are not found out on Azure.
+    settings = Settings.parse(job.inputs)
+    if settings.apply_deepspeed and settings.deepspeed_stage == 3 and architecture == "mixformer-sequential":
+        raise ModelError("DeepSpeed stage 3 does not work for this model.", where="deepspeed_stage", fix="use stage 2")
+    if config.flash_attention and settings.precision == 32:
+        what = "The finetune config asks for flash attention, which needs precision 16."
+        raise ModelError(what, where=finetune_config.FILE_NAME, fix="set precision to 16")
+    base = {"base_model_name": model.name, "architecture": architecture}
+    (job.model / BASE).write_text(json.dumps(base), encoding="utf-8")
+    _log.info("imported %s (%s)", model.name, architecture)
+
+
+def convert(job: Job) -> None:
+    """Write ``mlflow_model_folder`` from the trained model; its checkpoints stay behind."""
+    trained = job.outputs["pytorch_model_folder"]
+    target = job.outputs["mlflow_model_folder"]
+    if target.exists():
+        shutil.rmtree(target)
+    base = json.loads((trained / BASE).read_text(encoding="utf-8"))
+    metadata = {"base_model_name": base["base_model_name"], "job_name": job.name}
+    write(trained, target, metadata)
+    _log.info("wrote an MLflow model of %s", base["base_model_name"])
 
 
 def write(checkpoint: Path, folder: Path, metadata: Mapping[str, str]) -> None:
     """Write the model in ``checkpoint`` (weights, tokenizer, finetune config) to ``folder`` as an MLflow model.
 
-    The process must be offline for Hugging Face (``environment.prepare``): MLflow looks for a model card there.
+    The process must be offline for Hugging Face (``process.prepare``): MLflow looks for a model card there.
 
     - **metadata**: goes into the model's manifest; ``base_model_name`` must be in it.
     """
@@ -90,6 +131,10 @@ def write(checkpoint: Path, folder: Path, metadata: Mapping[str, str]) -> None:
     )
     # It names a page on the hub that does not exist.
     (folder / "LICENSE.txt").unlink(missing_ok=True)
-    config = checkpoint / finetune_config.FILE_NAME
+    _copy_config(checkpoint, folder)
+
+
+def _copy_config(source: Path, target: Path) -> None:
+    config = source / finetune_config.FILE_NAME
     if config.is_file():
-        shutil.copy2(config, folder)
+        shutil.copy2(config, target)
