@@ -16,8 +16,7 @@ DOCUMENT = Path(__file__).parents[2] / "docs" / "routes.md"
 PARTS = {
     "arm": "Workspace, storage, addresses",
     "computes": "Clusters, sizes, quota",
-    "assets": "Data assets and models",
-    "step_assets": "Code, environments, components",
+    "assets": "Data assets and models; code, environments, components",
     "jobs": "Jobs",
     "history": "Run history and its neighbours",
     "mlflow": "MLflow tracking",

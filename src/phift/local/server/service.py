@@ -25,7 +25,6 @@ from phift.local.services import (
     operations,
     registry,
     scoring,
-    step_assets,
 )
 from phift.local.services.route import Route, place_of
 from phift.local.site import Site
@@ -54,7 +53,6 @@ PARTS = (
     operations,
     registry,
     scoring,
-    step_assets,
 )
 
 

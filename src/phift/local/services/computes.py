@@ -10,7 +10,7 @@ from phift.local.site import Site
 from phift.local.state.documents import Document, Json
 from phift.local.wire.call import Call, Reply, section, timestamp
 from phift.local.wire.errors import WireError, not_found, user_error
-from phift.local.wire.pages import listed, page, resource
+from phift.local.wire.pages import existing, listed, page, resource
 
 _NODE_STATES = [f"{state}NodeCount" for state in ("idle", "running", "preparing", "unusable", "leaving", "preempted")]
 
@@ -19,29 +19,20 @@ def routes() -> list[Route]:
     """Return the routes of computes and of what the subscription offers."""
     compute = f"{AT_WORKSPACE}/computes"
     location = f"{AT_SUBSCRIPTION}/locations/{{location}}"
+    # Prices and disks are left out of the sizes: there are none to tell the truth about.
+    more = {"lowPriorityCapable": True, "premiumIO": True, "supportedComputeTypes": ["AmlCompute", "ComputeInstance"]}
     return [
-        Route("GET", compute, _list),
+        Route("GET", compute, lambda site, call: listed(site, call, "computes", _show)),
         Route("GET", f"{compute}/{{name}}", _get),
         Route("PUT", f"{compute}/{{name}}", _put),
         Route("DELETE", f"{compute}/{{name}}", _delete),
-        Route("GET", f"{location}/vmSizes", _sizes),
+        Route("GET", f"{location}/vmSizes", lambda _site, _call: page([{**row, **more} for row in quota.sizes()])),
         Route("GET", f"{location}/usages", _usages),
     ]
 
 
-def _list(site: Site, call: Call) -> Reply:
-    return listed(site, call, "computes", _show)
-
-
 def _get(site: Site, call: Call) -> Reply:
-    return Reply(_show(_found(site, call)))
-
-
-def _found(site: Site, call: Call) -> Document:
-    document = site.documents.get(f"computes/{call['name']}")
-    if document is None:
-        raise not_found("compute", call["name"])
-    return document
+    return Reply(_show(existing(site, f"computes/{call['name']}", not_found("compute", call["name"]))))
 
 
 def _put(site: Site, call: Call) -> Reply:
@@ -107,12 +98,6 @@ def _show(document: Document) -> Json:
         "properties": details,
     }
     return resource(document, "computes", properties, location=LOCATION, tags=document.body.get("tags") or {})
-
-
-def _sizes(_site: Site, _call: Call) -> Reply:
-    # Prices and disks are left out: there are none to tell the truth about.
-    more = {"lowPriorityCapable": True, "premiumIO": True, "supportedComputeTypes": ["AmlCompute", "ComputeInstance"]}
-    return Reply({"value": [{**row, **more} for row in quota.sizes()]})
 
 
 def _usages(site: Site, call: Call) -> Reply:

@@ -14,7 +14,7 @@ from phift.local.state.documents import Document, Json
 from phift.local.state.identity import OBJECT
 from phift.local.wire.call import Call, Reply, section, timestamp, whole_number
 from phift.local.wire.errors import WireError, user_error
-from phift.local.wire.pages import PAGE
+from phift.local.wire.pages import PAGE, existing
 
 # Run history's own names, which differ from the ones of the job API (see section 6 of the SDK's issue 48941).
 _OUTPUT_TYPES = {
@@ -25,9 +25,6 @@ _OUTPUT_TYPES = {
 }
 _ASSET = re.compile(r"azureml_(?P<job>.+)_output_(?:data|mlflow_model)_(?P<output>.+)")
 
-# What the details of a run have not of it.
-_NOT_IN_DETAILS = ("createdUtc", "dataContainerId", "description", "displayName", "experimentId", "hidden", "runType")
-
 _HISTORY = f"/history/v1.0{AT_WORKSPACE}"
 
 
@@ -36,7 +33,7 @@ def routes() -> list[Route]:
 
     def of_a_run(run: str) -> list[Route]:
         return [
-            Route("GET", run, _get),
+            Route("GET", run, lambda site, call: Reply(_show(_run(site, call["run"])))),
             Route("PATCH", run, _patch),
             Route("GET", f"{run}/details", _details),
             Route("GET", f"{run}/children", _children),
@@ -45,34 +42,26 @@ def routes() -> list[Route]:
     return [
         *of_a_run(f"{_HISTORY}/runs/{{run}}"),
         Route("POST", f"{_HISTORY}/rundata", _run_data),
-        Route("POST", f"/data/v1.0{AT_WORKSPACE}/dataversion/batchGetResolvedUris", _data_uris),
-        Route("POST", f"/modelregistry/v1.0{AT_WORKSPACE}/models/batchGetResolvedUris", _model_uris),
+        Route("POST", f"/data/v1.0{AT_WORKSPACE}/dataversion/batchGetResolvedUris", _resolve),
+        Route("POST", f"/modelregistry/v1.0{AT_WORKSPACE}/models/batchGetResolvedUris", _resolve),
         *of_a_run(f"{_HISTORY}/experiments/{{experiment}}/runs/{{run}}"),
         *of_a_run(f"{_HISTORY}/experimentids/{{experiment}}/runs/{{run}}"),
     ]
 
 
-def _found(site: Site, name: str) -> Document:
-    document = site.documents.get(f"runs/{name}")
-    if document is None:
-        raise WireError(404, "UserError", f"Run {name} not found")
-    return document
-
-
-def _get(site: Site, call: Call) -> Reply:
-    return Reply(_show(_found(site, call["run"])))
+def _run(site: Site, name: str) -> Document:
+    return existing(site, f"runs/{name}", WireError(404, "UserError", f"Run {name} not found"))
 
 
 def _patch(site: Site, call: Call) -> Reply:
-    run = _found(site, call["run"])
-    sent = call.json()
+    run, sent = _run(site, call["run"]), call.json()
     stored = run.body.get("properties") or {}
     conflicts = [key for key, value in section(sent, "properties").items() if stored.get(key, value) != value]
     if conflicts:
         raise user_error(f"Properties of a run cannot be changed: {', '.join(sorted(conflicts))}.")
     merged = {key: section(sent, key) for key in ("tags", "properties")}
     runs.change(site, run.name, {**merged, **{key: sent.get(key) for key in ("displayName", "description", "hidden")}})
-    return Reply(_show(_found(site, run.name)))
+    return Reply(_show(_run(site, run.name)))
 
 
 def _children(site: Site, call: Call) -> Reply:
@@ -85,7 +74,7 @@ def _children(site: Site, call: Call) -> Reply:
     start = whole_number(query.get("$continuationtoken") or query.get("$continuationToken") or 0, "$continuationtoken")
     if size < 1 or start < 0:
         raise user_error("$top must be at least 1, and the continuation token one of ours.")
-    found = runs.children(site, _found(site, call["run"]).name)  # their number is that of the job's steps
+    found = runs.children(site, _run(site, call["run"]).name)  # their number is that of the job's steps
     shown: Json = {"value": [_show(run) for run in found[start : start + size]], "continuationToken": None}
     if start + size < len(found):
         shown["continuationToken"] = str(start + size)
@@ -94,18 +83,19 @@ def _children(site: Site, call: Call) -> Reply:
 
 
 def _details(site: Site, call: Call) -> Reply:
-    run = _found(site, call["run"])
+    run = _run(site, call["run"])
     log = files.log_name(run.body)
     logs = {}
     if files.path_of(site, ARTIFACTS, log).is_file():
         logs[log.partition(f"dcid.{run.name}/")[2]] = files.signed_url(site, ARTIFACTS, log)
-    kept = {key: value for key, value in _show(run).items() if key not in _NOT_IN_DETAILS}
+    left_out = ("createdUtc", "dataContainerId", "description", "displayName", "experimentId", "hidden", "runType")
+    kept = {key: value for key, value in _show(run).items() if key not in left_out}
     more = {"target": run.body.get("target"), "createdTimeUtc": run.body["createdUtc"], "runDefinition": None}
     return Reply({**kept, **more, "logFiles": logs})
 
 
 def _run_data(site: Site, call: Call) -> Reply:
-    run = _found(site, str(call.json().get("runId") or ""))
+    run = _run(site, str(call.json().get("runId") or ""))
     return Reply({"runMetadata": _show(run), "runDefinition": None, "jobSpecification": None})
 
 
@@ -123,8 +113,8 @@ def _show(run: Document) -> Json:
         collection, word = ("models", "mlflow_model") if kind == "MLFlowModel" else ("data", "data")
         base = f"azureml://locations/{LOCATION}/workspaces/{SUBSCRIPTION}/{collection}"
         outputs[name] = {"assetId": f"{base}/azureml_{run.name}_output_{word}_{name}/versions/1", "type": kind}
-    shown: Json = {key: value for key, value in body.items() if key not in hidden}
-    shown |= {
+    return {
+        **{key: value for key, value in body.items() if key not in hidden},
         "dataContainerId": f"dcid.{run.name}",
         "startTimeUtc": body.get("startTimeUtc"),
         "endTimeUtc": body.get("endTimeUtc"),
@@ -139,23 +129,15 @@ def _show(run: Document) -> Json:
         "services": {},
         "hidden": bool(body.get("hidden")),
     }
-    return shown
 
 
-def _resolve(site: Site, call: Call) -> dict[str, str]:
+def _resolve(site: Site, call: Call) -> Reply:
     """Return the address of each asked-for asset that is a job's output."""
-    asset_ids, uris = call.json().get("values"), {}
+    of_data = call.path.startswith("/data/")
+    asset_ids, shown = call.json().get("values"), {}
     for asset_id in asset_ids if isinstance(asset_ids, list) else []:
         found = _ASSET.search(str(asset_id).rpartition("/versions/")[0])
         if found:
-            uris[str(asset_id)] = runs.output_uri(site, found["job"], found["output"])
-    return uris
-
-
-def _data_uris(site: Site, call: Call) -> Reply:
-    found = _resolve(site, call).items()
-    return Reply({"values": {name: {"uri": uri, "type": "UriFolder"} for name, uri in found}})
-
-
-def _model_uris(site: Site, call: Call) -> Reply:
-    return Reply({"values": {name: {"path": uri} for name, uri in _resolve(site, call).items()}})
+            uri = runs.output_uri(site, found["job"], found["output"])
+            shown[str(asset_id)] = {"uri": uri, "type": "UriFolder"} if of_data else {"path": uri}
+    return Reply({"values": shown})

@@ -1,22 +1,34 @@
-"""Pipeline jobs: what was submitted, what it expands to, and its five child runs."""
+"""Pipeline jobs: what was submitted, what it asks for, and its five child runs, or six.
+
+A pipeline is the registry's component, with phift's step that prepares data before it or not. What is uploaded as a
+step's code is never executed: a command that is not, letter for letter, the one that `phift.data.on_cluster` gives for
+the step's inputs is refused.
+"""
 
 from __future__ import annotations
 
+import re
 import uuid
 
-from phift.local.model import runs
+from phift.component.preprocessing import SPLITS
+from phift.data import on_cluster
+from phift.local.ground import Ground
+from phift.local.model import catalog, runs
 from phift.local.names import WORKSPACE_ID, tracking_uri
-from phift.local.services import plans
 from phift.local.services.operations import accepted_by_location
 from phift.local.services.route import AT_WORKSPACE, Route
 from phift.local.site import Site
 from phift.local.state.documents import Document, Json
-from phift.local.wire.call import Call, Reply, section, timestamp
+from phift.local.wire.call import Call, Reply, section, sent_text, timestamp
 from phift.local.wire.errors import WireError, not_found, user_error
-from phift.local.wire.pages import listed, resource, system_data, view
+from phift.local.wire.pages import existing, listed, resource, system_data, view
 
 # What may change on a job that exists; everything else is what was paid for.
 _CHANGEABLE = ("description", "tags", "displayName", "isArchived")
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,254}")
+_NAME_RULE = "letters, digits, '-' and '_', not starting with one of these two, at most 255."
+_BINDING = re.compile(r"\$\{\{\s*parent\.(inputs|outputs)\.([\w-]+)\s*\}\}")
 
 
 def routes() -> list[Route]:
@@ -37,24 +49,18 @@ def _list(site: Site, call: Call) -> Reply:
         run = _run(site, document.name).body
         return bool(run.get("hidden")) in hidden and kind == "Pipeline" and (not tag or tag in (run.get("tags") or {}))
 
-    def show(document: Document) -> Json:
-        return _show(site, document, _run(site, document.name))
-
-    return listed(site, call, "jobs", show, newest_first=True, wanted=wanted)
+    return listed(site, call, "jobs", lambda document: _show(site, document), newest_first=True, wanted=wanted)
 
 
 def _run(site: Site, name: str) -> Document:
-    run = site.documents.get(f"runs/{name}")
-    if run is None:
-        raise not_found("job", name)
-    return run
+    return existing(site, f"runs/{name}", not_found("job", name))
 
 
 def _get(site: Site, call: Call) -> Reply:
     run = _run(site, call["name"])
     document = site.documents.get(f"jobs/{call['name']}")
     if document is not None:
-        return Reply(_show(site, document, run))
+        return Reply(_show(site, document))
     # A child run: the SDK knows one by this null, and asks run history instead.
     shown = {"id": f"{WORKSPACE_ID}/jobs/{run.name}", "name": run.name, "properties": None}
     kind = "Microsoft.MachineLearningServices/workspaces/jobs"
@@ -63,42 +69,35 @@ def _get(site: Site, call: Call) -> Reply:
 
 def _put(site: Site, call: Call) -> Reply:
     name = call["name"]
-    if not plans.NAME.fullmatch(name):
-        raise user_error(f"The job name {name} is not valid: {plans.NAME_RULE}")
+    if not _NAME.fullmatch(name):
+        raise user_error(f"The job name {name} is not valid: {_NAME_RULE}")
     sent = section(call.json(), "properties")
     with site.documents.transaction():
         previous = site.documents.get(f"jobs/{name}")
+        plan = _plan(site, sent)
         if previous is not None:
-            _update(site, previous, sent)
-            return Reply(_show(site, previous, _run(site, name)))
-        plan = plans.read(site, sent)
+            asked, known = plan["request"], previous.body["plan"]["request"]
+            different = ", ".join(key for key in known if asked[key] != known[key])
+            if different:
+                message = (
+                    f"A job with this name already exists: {previous.name}. For a new job, use a different name. "
+                    f"The existing job's {different} cannot be changed; only {', '.join(_CHANGEABLE)} can."
+                )
+                # 400 and not 409, as in Azure: the SDK raises a plain ``HttpResponseError`` (azure-docs issue 122250,
+                # azure-sdk-for-python pull request 47389).
+                raise WireError(400, "UserError", message, inner="JobPropertyImmutable")
+            runs.change(site, name, {key: sent[key] for key in _CHANGEABLE if key in sent})
+            return Reply(_show(site, previous))
         document = site.documents.put(f"jobs/{name}", {"properties": sent, "plan": plan})
         _start_runs(site, name, sent, plan)
     site.training.submitted(name)
-    return Reply(_show(site, document, _run(site, name)), 201)
-
-
-def _update(site: Site, previous: Document, sent: Json) -> None:
-    """Take changes of what may change; refuse another job under the same name.
-
-    Azure answers 400 and not 409 here: the SDK raises a plain ``HttpResponseError`` (azure-docs issue 122250,
-    azure-sdk-for-python pull request 47389).
-    """
-    asked, known = plans.read(site, sent)["request"], previous.body["plan"]["request"]
-    different = ", ".join(key for key in known if asked[key] != known[key])
-    if different:
-        message = (
-            f"A job with this name already exists: {previous.name}. For a new job, use a different name. "
-            f"The existing job's {different} cannot be changed; only {', '.join(_CHANGEABLE)} can."
-        )
-        raise WireError(400, "UserError", message, inner="JobPropertyImmutable")
-    changed = {key: sent[key] for key in _CHANGEABLE if key in sent}
-    runs.change(site, previous.name, changed)
+    return Reply(_show(site, document), 201)
 
 
 def _start_runs(site: Site, name: str, sent: Json, plan: Json) -> None:
     experiment = runs.experiment(site, plan["request"]["experiment"])
     common = {"experimentId": experiment, "experimentName": plan["request"]["experiment"], "rootRunId": name}
+    common |= {"status": "NotStarted", "createdUtc": timestamp(site.clock.now())}
     root = {
         **common,
         "runId": name,
@@ -108,8 +107,6 @@ def _start_runs(site: Site, name: str, sent: Json, plan: Json) -> None:
         "tags": section(sent, "tags"),
         "properties": {**section(sent, "properties"), "azureml.runsource": "azureml.PipelineRun"},
         "target": None,
-        "status": "NotStarted",
-        "createdUtc": timestamp(site.clock.now()),
         "children": [str(uuid.uuid5(uuid.UUID(experiment), f"{name}/{step}")) for step in runs.steps(plan)],
     }
     site.documents.put(f"runs/{name}", root)
@@ -123,8 +120,6 @@ def _start_runs(site: Site, name: str, sent: Json, plan: Json) -> None:
             "tags": {},
             "properties": {"azureml.moduleName": step, "azureml.pipelinerunid": name, "azureml.nodeid": str(number)},
             "target": runs.step_compute(plan, step)[0],
-            "status": "NotStarted",
-            "createdUtc": timestamp(site.clock.now()),
         }
         site.documents.put(f"runs/{child}", kept)
 
@@ -141,12 +136,9 @@ def _cancel(site: Site, call: Call) -> Reply:
     return accepted_by_location(site, operation)
 
 
-def _show(site: Site, document: Document, run: Document) -> Json:
-    sent, state = document.body["properties"], run.body
-    outputs = {}
-    for name, output in section(sent, "outputs").items():
-        made = (state.get("outputs") or {}).get(name)
-        outputs[name] = {**output, "uri": made["uri"]} if made else output
+def _show(site: Site, document: Document) -> Json:
+    sent, state = document.body["properties"], _run(site, document.name).body
+    made = {name: {"uri": output["uri"]} for name, output in (state.get("outputs") or {}).items()}
     tracking = {"jobServiceType": "Tracking", "port": None, "endpoint": tracking_uri(site.base_url)}
     properties = {
         **sent,
@@ -160,7 +152,108 @@ def _show(site: Site, document: Document, run: Document) -> Json:
         "isArchived": bool(state.get("hidden")),
         # No Studio: there is no page to show, and a link to one would be false.
         "services": {"Tracking": {**tracking, "status": None, "errorMessage": None, "properties": None}},
-        "outputs": outputs,
+        "outputs": {name: {**sent, **made.get(name, {})} for name, sent in section(sent, "outputs").items()},
         "computeId": sent.get("computeId"),
     }
     return resource(document, "jobs", properties)
+
+
+def _plan(ground: Ground, sent: Json) -> Json:
+    """Return what a submitted body asks for, or raise the error that names what is not served."""
+    if sent.get("jobType") != "Pipeline":
+        what = f"The local workspace does not run jobs of type {sent.get('jobType')}; only Pipeline"
+        raise WireError(501, "NotImplemented", what)
+    component, nodes = catalog.component(), section(sent, "jobs")
+    expected = catalog.asset_id("components", component["name"], component["version"])
+    mine = [name for name in nodes if str(section(nodes, name).get("componentId", "")).lower() == expected.lower()]
+    others = [name for name in nodes if name not in mine]
+    if len(mine) != 1 or len(others) > 1:
+        message = f"The local workspace runs {expected}, with phift's step that prepares data before it or without; "
+        asked = [str(section(nodes, name).get("componentId")) for name in others]
+        message += f"not {', '.join(asked)}" if others else f"this one has {len(nodes)} nodes"
+        raise WireError(501, "NotImplemented", message)
+    node = section(nodes, mine[0])
+    prepared = _preparation(ground, section(nodes, others[0]), sent) if others else None
+    inputs = _inputs(section(node, "inputs"), section(sent, "inputs"))
+    for name, value in inputs.items():
+        bound = runs.step_output(value)
+        if bound and not (prepared and bound[0] == prepared["node"] and bound[1] in SPLITS):
+            raise user_error(f"The input {name} is bound to {value}, which the pipeline does not have.")
+    outputs = _bound_outputs(section(node, "outputs"), section(sent, "outputs"), component["outputs"])
+    experiment = str(sent.get("experimentName") or "Default")
+    if not _NAME.fullmatch(experiment):
+        raise user_error(f"The experiment name {experiment} is not valid: {_NAME_RULE}")
+    request: Json = {"component": expected, "node": mine[0], "inputs": inputs, "outputs": outputs}
+    request |= {"preparation": prepared, "experiment": experiment}
+    specs = component["inputs"].items()
+    defaults = {name: str(spec["default"]) for name, spec in specs if spec.get("default") is not None}
+    plan = {"request": request, "inputs": {**defaults, **inputs}, "outputs": outputs, "preparation": prepared}
+    compute, instance_type = runs.step_compute(plan, "chat_completion_finetune")
+    cluster = ground.documents.get(f"computes/{compute}")
+    return {**plan, "vm_size": str(cluster.body["properties"]["vmSize"]) if cluster else instance_type}
+
+
+def _preparation(ground: Ground, node: Json, sent: Json) -> Json:
+    """Return what the step that prepares data is to do, or raise the error that says what is not served."""
+    identity, prefix = str(node.get("componentId", "")).removeprefix("azureml:"), f"{WORKSPACE_ID}/components/"
+    own = identity.lower().startswith(prefix.lower())
+    stored = ground.documents.get(f"components/{identity[len(prefix) :]}") if own else None
+    spec = section(stored.body["properties"], "componentSpec") if stored else {}
+    known = section(spec, "inputs")
+    command = on_cluster.command_line([name for name in known if name != "settings"])
+    if "settings" not in known or spec.get("command") != command:
+        message = (
+            "The local workspace runs phift's own step that prepares data and the registry's component; "
+            f"it does not execute uploaded code, such as the step {node.get('name')}"
+        )
+        raise WireError(501, "NotImplemented", message)
+    values = {name: value.get("default") for name, value in known.items() if isinstance(value, dict)}
+    given = {name: sent_text(value) for name, value in section(node, "inputs").items()}
+    values |= {name: value for name, value in given.items() if value is not None}
+    for name, value in values.items():
+        if value is None:
+            raise user_error(f"The step {node.get('name')} has no value for its input {name}.")
+    outputs = {name: sent_text(value) for name, value in section(node, "outputs").items()}
+    known_outputs = dict.fromkeys((*SPLITS, on_cluster.REPORT))
+    return {
+        "node": str(node.get("name")),
+        "compute": str(node.get("computeId")).rpartition("/")[2],  # an id, or a bare name
+        "inputs": {name: _bound_value(name, str(value), section(sent, "inputs")) for name, value in values.items()},
+        "outputs": {name: value for name, value in outputs.items() if value and not value.startswith("${{")},
+        "bound": _bound_outputs(section(node, "outputs"), section(sent, "outputs"), known_outputs),
+    }
+
+
+def _inputs(node: Json, parent: Json) -> dict[str, str]:
+    """Return the values of the component's inputs as text; bindings to the pipeline's own inputs are followed."""
+    component = catalog.component()
+    values: dict[str, str] = {}
+    for name, sent in node.items():
+        if name not in component["inputs"]:
+            raise user_error(f"The component {component['name']} has no input named {name}.")
+        value = sent_text(sent)
+        bound = None if value is None else _bound_value(name, value, parent)
+        if bound is not None:
+            values[name] = bound
+    return values
+
+
+def _bound_value(name: str, value: str, parent: Json) -> str | None:
+    bound = _BINDING.fullmatch(value)
+    if not bound:
+        return value
+    if bound[2] not in parent:
+        raise user_error(f"The input {name} is bound to {value}, which the pipeline does not have.")
+    return sent_text(parent[bound[2]])
+
+
+def _bound_outputs(node: Json, parent: Json, known: Json) -> dict[str, str]:
+    """Return which output of a node each output of the pipeline is."""
+    outputs: dict[str, str] = {}
+    for name, sent in node.items():
+        if name not in known:
+            raise user_error(f"There is no output named {name}, only {', '.join(known)}.")
+        bound = _BINDING.fullmatch(sent_text(sent) or "")
+        if bound and bound[2] in parent:
+            outputs[bound[2]] = name
+    return outputs

@@ -11,7 +11,7 @@ from phift.local.ground import Ground
 from phift.local.names import WORKSPACE_ID
 from phift.local.state.documents import Document, Json, UnknownPosition
 from phift.local.wire.call import Call, Reply, timestamp, whole_number
-from phift.local.wire.errors import user_error
+from phift.local.wire.errors import WireError, user_error
 
 PAGE = 50
 
@@ -38,6 +38,14 @@ def system_data(document: Document) -> Json:
         "lastModifiedByType": "User",
         "lastModifiedAt": timestamp(document.modified),
     }
+
+
+def existing(ground: Ground, key: str, missing: WireError) -> Document:
+    """Return a document; raises the given error where it is not there."""
+    document = ground.documents.get(key)
+    if document is None:
+        raise missing
+    return document
 
 
 def page(values: list[Json]) -> Reply:
