@@ -14,9 +14,6 @@ from phift.local.wire.errors import WireError
 ROOT_LOG = "logs/azureml/executionlogs.txt"
 STEP_LOG = "user_logs/std_log.txt"
 
-VERSION = {"x-ms-version": "2021-08-06"}
-"""The header that all answers of the storage account have."""
-
 
 def path_of(ground: Ground, container: str, name: str) -> Path:
     """Return the file behind a blob, or the folder behind a prefix; it need not be there."""
@@ -25,7 +22,7 @@ def path_of(ground: Ground, container: str, name: str) -> Path:
         return confined(base, name.rstrip("/"))
     except UnsafePath as error:
         message = "The requested URI does not represent a resource on the server."
-        raise WireError(400, "InvalidUri", message, VERSION) from error
+        raise WireError(400, "InvalidUri", message) from error
 
 
 def signed_url(ground: Ground, container: str, name: str) -> str:

@@ -172,6 +172,8 @@ def _common(method: str, path: str, headers: Mapping[str, str]) -> dict[str, str
     Learn, "Request limits and throttling", 2024-06-27; recordings of azure-sdk-for-python, 2022-10-28).
     """
     common = {"x-ms-request-id": str(uuid.uuid4())}
+    if error_bodies.is_storage(path):
+        common["x-ms-version"] = "2021-08-06"
     if "x-ms-client-request-id" in headers:
         common["x-ms-client-request-id"] = headers["x-ms-client-request-id"]
     if not arm.manages(path):

@@ -8,7 +8,7 @@ from phift.local.site import Site
 from phift.local.state.documents import Json
 from phift.local.wire.call import Call, Reply
 from phift.local.wire.errors import WireError, not_found
-from phift.local.wire.pages import page, system_data
+from phift.local.wire.pages import existing, page, system_data
 from phift.version import __version__
 
 
@@ -19,22 +19,25 @@ def manages(path: str) -> bool:
 
 def routes() -> list[Route]:
     """Return the routes of the workspace itself."""
+    parts = ("api", "history", "modelmanagement", "experimentation", "catalog", "studio")
     return [
         Route("GET", "/health", lambda _site, _call: Reply({"status": "ok", "version": __version__}), anonymous=True),
-        Route("GET", "/metadata/endpoints", _metadata, anonymous=True),
+        Route(
+            "GET", "/metadata/endpoints", lambda site, _: Reply(names.cloud_documents(site.base_url)), anonymous=True
+        ),
         Route("GET", "/msi/token", _token, anonymous=True),
-        Route("GET", "/discovery", _discovery, anonymous=True),
+        Route("GET", "/discovery", lambda site, _: Reply(dict.fromkeys(parts, site.base_url)), anonymous=True),
         Route("GET", AT_WORKSPACE, lambda site, _call: Reply(_show_workspace(site))),
         Route("GET", f"{AT_GROUP}/workspaces", lambda site, _call: page([_show_workspace(site)])),
         Route("GET", f"{AT_SUBSCRIPTION}/workspaces", lambda site, _call: page([_show_workspace(site)])),
         Route("GET", f"{AT_WORKSPACE}/datastores", _datastores),
-        Route("GET", f"{AT_WORKSPACE}/datastores/{{name}}", _datastore),
+        Route(
+            "GET",
+            f"{AT_WORKSPACE}/datastores/{{name}}",
+            lambda site, call: Reply(_show_datastore(site, _datastore_name(call))),
+        ),
         Route("POST", f"{AT_WORKSPACE}/datastores/{{name}}/listSecrets", _secrets),
     ]
-
-
-def _metadata(site: Site, _call: Call) -> Reply:
-    return Reply(names.cloud_documents(site.base_url))
 
 
 def _token(site: Site, call: Call) -> Reply:
@@ -84,26 +87,14 @@ def _show_workspace(site: Site) -> Json:
 
 
 def _made(site: Site) -> Json:
-    """Return who made the workspace and when: it was there when its folder was first served."""
-    first = site.documents.get("server")
-    if first is None:
-        raise AssertionError("the server notes its port before it answers")
-    return system_data(first)
-
-
-def _discovery(site: Site, _call: Call) -> Reply:
-    services = ("api", "history", "modelmanagement", "experimentation", "catalog", "studio")
-    return Reply(dict.fromkeys(services, site.base_url))
+    # It was there when its folder was first served: the server notes its port before it answers.
+    return system_data(existing(site, "server", not_found("workspace", names.WORKSPACE)))
 
 
 def _datastores(site: Site, call: Call) -> Reply:
     only_default = call.query.get("isDefault", "").lower() == "true"
     wanted = [name for name in names.DATASTORES if name == "workspaceblobstore" or not only_default]
     return page([_show_datastore(site, name) for name in wanted])
-
-
-def _datastore(site: Site, call: Call) -> Reply:
-    return Reply(_show_datastore(site, _datastore_name(call)))
 
 
 def _secrets(site: Site, call: Call) -> Reply:

@@ -14,7 +14,7 @@ from xml.sax.saxutils import escape
 
 from phift.local.model import blobs
 from phift.local.model.blobs import Blob
-from phift.local.model.files import VERSION, path_of
+from phift.local.model.files import path_of
 from phift.local.names import ACCOUNT, MODELS
 from phift.local.services.route import Handler, Route
 from phift.local.site import Site
@@ -33,40 +33,33 @@ def routes() -> list[Route]:
     # The SDK takes the first segment of a registry model's address for the container and the rest for the blob's name,
     # so the registry's container has to lie at the top.
     models = [
-        Route("GET", f"/{MODELS}", _of_registry(_signed(_list)), True),
-        Route("GET", f"/{MODELS}/{{name...}}", _of_registry(_signed(_get)), True),
-        Route("HEAD", f"/{MODELS}/{{name...}}", _of_registry(_signed(_head)), True),
+        Route("GET", f"/{MODELS}", _signed(_list, MODELS), True),
+        Route("GET", f"/{MODELS}/{{name...}}", _signed(_get, MODELS), True),
+        Route("HEAD", f"/{MODELS}/{{name...}}", _signed(_head, MODELS), True),
     ]
     return [Route("GET", container, _signed(_list), True), *blob, *models]
 
 
-def _of_registry(handler: Handler) -> Handler:
-    return lambda site, call: handler(site, replace(call, params={**call.params, "container": MODELS}))
-
-
-def _signed(handler: Handler) -> Handler:
+def _signed(handler: Handler, container: str = "") -> Handler:
     def check(site: Site, call: Call) -> Reply:
+        if container:
+            call = replace(call, params={**call.params, "container": container})
         path = "/".join(part for part in (ACCOUNT, call["container"], call["name"]) if part)
         if not site.identity.sas_is_good(path, call.query):
             message = "Server failed to authenticate the request. Make sure the signature is formed correctly."
-            raise _fault(403, "AuthenticationFailed", message)
+            raise WireError(403, "AuthenticationFailed", message)
         if not site.identity.sas_allows(call.method, path, call.query):
             message = "This request is not authorized to perform this operation using this permission."
-            raise _fault(403, "AuthorizationPermissionMismatch", message)
+            raise WireError(403, "AuthorizationPermissionMismatch", message)
         return handler(site, call)
 
     return check
 
 
-def _fault(status: int, code: str, message: str) -> WireError:
-    # A HEAD answer has no body, so the storage client reads the code from the header, which all errors have.
-    return WireError(status, code, message, VERSION)
-
-
 def _existing(site: Site, call: Call) -> Blob:
     blob = blobs.find(site, call["container"], call["name"])
     if blob is None:
-        raise _fault(404, "BlobNotFound", "The specified blob does not exist.")
+        raise WireError(404, "BlobNotFound", "The specified blob does not exist.")
     return blob
 
 
@@ -80,19 +73,18 @@ def _check_conditions(call: Call, blob: Blob | None) -> None:
     message = "The condition specified using HTTP conditional header(s) is not met."
     wanted, unwanted = (call.headers.get(name, "").strip('"') for name in ("if-match", "if-none-match"))
     if wanted and (blob is None or wanted not in ("*", blob.etag)):
-        raise _fault(412, "ConditionNotMet", message)
+        raise WireError(412, "ConditionNotMet", message)
     if unwanted and blob is not None and unwanted in ("*", blob.etag):
         if call.method in ("GET", "HEAD"):
-            raise _fault(304, "ConditionNotMet", message)
+            raise WireError(304, "ConditionNotMet", message)
         if unwanted == "*":
-            raise _fault(409, "BlobAlreadyExists", "The specified blob already exists.")
-        raise _fault(412, "ConditionNotMet", message)
+            raise WireError(409, "BlobAlreadyExists", "The specified blob already exists.")
+        raise WireError(412, "ConditionNotMet", message)
 
 
 def _described(blob: Blob) -> dict[str, str]:
     """Return the headers that say what a blob is."""
     return {
-        **VERSION,
         "ETag": f'"{blob.etag}"',
         "Last-Modified": blob.modified,
         "Accept-Ranges": "bytes",
@@ -124,7 +116,7 @@ def _get(site: Site, call: Call) -> Reply:
         first, last, status = int(wanted[1]), min(int(wanted[2] or last), last), 206
         if first >= blob.size:
             message = "The range specified is invalid for the current size of the resource."
-            raise WireError(416, "InvalidRange", message, {**VERSION, "Content-Range": f"bytes */{blob.size}"})
+            raise WireError(416, "InvalidRange", message, {"Content-Range": f"bytes */{blob.size}"})
         headers["Content-Range"] = f"bytes {first}-{last}/{blob.size}"
     if blob.md5:
         headers["x-ms-blob-content-md5" if wanted else "Content-MD5"] = blob.md5
@@ -147,7 +139,14 @@ def _put(site: Site, call: Call) -> Reply:
     """Write a blob, a block of one, or its metadata."""
     part = call.query.get("comp", "")
     if part == "block":
-        return _put_block(site, call)
+        path_of(site, call["container"], call["name"])  # a name that cannot be a blob's is refused now
+        block = call.query.get("blockid", "")
+        try:
+            base64.b64decode(block, validate=True)
+        except ValueError as error:
+            raise WireError(400, "InvalidQueryParameterValue", "The block id is not base64.") from error
+        blobs.write_block(site, call["container"], call["name"], block, call.body)
+        return Reply(None, 201, {"x-ms-request-server-encrypted": "true"})
     if part == "metadata":
         blobs.set_metadata(site, call["container"], _existing(site, call), _metadata(call))
     elif part in ("", "blocklist"):
@@ -155,8 +154,7 @@ def _put(site: Site, call: Call) -> Reply:
     else:
         raise WireError(501, "NotImplemented", f"The local workspace does not serve PUT blob with comp={part}")
     blob = _existing(site, call)
-    headers = {**VERSION, "ETag": f'"{blob.etag}"', "Last-Modified": blob.modified}
-    headers["x-ms-request-server-encrypted"] = "true"
+    headers = {"ETag": f'"{blob.etag}"', "Last-Modified": blob.modified, "x-ms-request-server-encrypted": "true"}
     if part == "metadata":
         return Reply(None, 200, headers)
     return Reply(None, 201, {**headers, "Content-MD5": _hash(call.body)})
@@ -170,7 +168,7 @@ def _metadata(call: Call) -> dict[str, str]:
     prefix = "x-ms-meta-"
     found = {key[len(prefix) :]: value for key, value in call.headers.items() if key.lower().startswith(prefix)}
     if not all(re.fullmatch(r"[A-Za-z_]\w*", key, re.ASCII) for key in found):
-        raise _fault(400, "InvalidMetadata", "The metadata specified is invalid: its names must be identifiers.")
+        raise WireError(400, "InvalidMetadata", "The metadata specified is invalid: its names must be identifiers.")
     return found
 
 
@@ -179,10 +177,12 @@ def _write(site: Site, call: Call) -> None:
     container, name, headers = call["container"], call["name"], call.headers
     _check_conditions(call, blobs.find(site, container, name))
     if path_of(site, container, name).is_dir():
-        raise _fault(409, "BlobTypeNotSupported", "A folder of this name holds other blobs.")
+        raise WireError(409, "BlobTypeNotSupported", "A folder of this name holds other blobs.")
     whole = not call.query.get("comp")
     if whole and headers.get("x-ms-blob-type") != "BlockBlob":
-        raise _fault(400, "MissingRequiredHeader", "The header x-ms-blob-type is not BlockBlob; no others are served.")
+        raise WireError(
+            400, "MissingRequiredHeader", "The header x-ms-blob-type is not BlockBlob; no others are served."
+        )
     # The conditions come first: of two uploads at once, the slower one finds its blocks gone with the faster one's.
     parts = iter([call.body]) if whole else _blocks(site, call)
     kind = headers.get("x-ms-blob-content-type") or (headers.get("content-type") if whole else None)
@@ -192,31 +192,20 @@ def _write(site: Site, call: Call) -> None:
     try:
         blobs.write(site, container, name, parts, about)
     except (FileExistsError, NotADirectoryError) as error:
-        raise _fault(409, "BlobTypeNotSupported", "A part of this name is itself a blob.") from error
+        raise WireError(409, "BlobTypeNotSupported", "A part of this name is itself a blob.") from error
     shutil.rmtree(blobs.block_folder(site, container, name), ignore_errors=True)
-
-
-def _put_block(site: Site, call: Call) -> Reply:
-    path_of(site, call["container"], call["name"])  # a name that cannot be a blob's is refused now
-    block = call.query.get("blockid", "")
-    try:
-        base64.b64decode(block, validate=True)
-    except ValueError as error:
-        raise _fault(400, "InvalidQueryParameterValue", "The block id is not base64.") from error
-    blobs.write_block(site, call["container"], call["name"], block, call.body)
-    return Reply(None, 201, {**VERSION, "x-ms-request-server-encrypted": "true"})
 
 
 def _blocks(site: Site, call: Call) -> Iterator[bytes]:
     if b"<!DOCTYPE" in call.body or b"<!ENTITY" in call.body:
-        raise _fault(400, "InvalidXmlDocument", "The block list must not declare entities.")
+        raise WireError(400, "InvalidXmlDocument", "The block list must not declare entities.")
     try:
         listed = ElementTree.fromstring(call.body)  # noqa: S314 - no document type, so no entities to expand
     except ElementTree.ParseError as error:
-        raise _fault(400, "InvalidXmlDocument", "The block list is not XML.") from error
+        raise WireError(400, "InvalidXmlDocument", "The block list is not XML.") from error
     files = [blobs.block_file(site, call["container"], call["name"], element.text or "") for element in listed]
     if not all(file.is_file() for file in files):
-        raise _fault(400, "InvalidBlockList", "The specified block list is invalid.")
+        raise WireError(400, "InvalidBlockList", "The specified block list is invalid.")
     return (file.read_bytes() for file in files)
 
 
@@ -224,7 +213,7 @@ def _delete(site: Site, call: Call) -> Reply:
     blob = _existing(site, call)
     _check_conditions(call, blob)
     blobs.delete(site, call["container"], blob)
-    return Reply(None, 202, {**VERSION, "x-ms-delete-type-permanent": "true"})
+    return Reply(None, 202, {"x-ms-delete-type-permanent": "true"})
 
 
 def _list(site: Site, call: Call) -> Reply:
@@ -238,7 +227,7 @@ def _list(site: Site, call: Call) -> Reply:
     container, prefix, marker = call["container"], call.query.get("prefix", ""), call.query.get("marker", "")
     most = min(whole_number(call.query.get("maxresults") or _PAGE, "maxresults"), _PAGE)
     if most < 1:
-        raise _fault(400, "OutOfRangeQueryParameterValue", "maxresults must be at least 1.")
+        raise WireError(400, "OutOfRangeQueryParameterValue", "maxresults must be at least 1.")
     # What is listed: a name, and whether it is not a blob's but the part up to the delimiter of others.
     entries = [(name, False) for name in blobs.names(site, container, prefix)]
     if delimiter := call.query.get("delimiter"):
@@ -258,7 +247,7 @@ def _list(site: Site, call: Call) -> Reply:
         f"<MaxResults>{most}</MaxResults><Blobs>{''.join(listed)}</Blobs>"
         f"<NextMarker>{escape(entries[most - 1][0]) if len(entries) > most else ''}</NextMarker></EnumerationResults>"
     )
-    return Reply(text.encode(), 200, VERSION, "application/xml")
+    return Reply(text.encode(), media_type="application/xml")
 
 
 def _element(blob: Blob, *, with_metadata: bool) -> str:

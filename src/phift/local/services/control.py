@@ -22,10 +22,10 @@ _SETTLING = 5.0  # seconds; a real training goes on for longer
 
 def routes() -> list[Route]:
     """Return the routes."""
-    handlers = {
+    handlers: dict[tuple[str, str], Handler] = {
         ("POST", "reset"): _reset,
         ("POST", "seed"): _seed,
-        ("GET", "faults"): _faults,
+        ("GET", "faults"): lambda site, _call: Reply({"value": site.faults.show()}),
         ("POST", "faults"): _order,
         ("DELETE", "faults"): _clear,
         ("GET", "requests"): _requests,
@@ -71,10 +71,6 @@ def _seed(site: Site, call: Call) -> Reply:
     except (AttributeError, KeyError, TypeError) as error:
         raise WireError(400, "InvalidSeed", f"This is nothing to seed: {error}") from error
     return Reply(None, 204)
-
-
-def _faults(site: Site, _call: Call) -> Reply:
-    return Reply({"value": site.faults.show()})
 
 
 def _order(site: Site, call: Call) -> Reply:

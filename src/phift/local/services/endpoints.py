@@ -13,7 +13,7 @@ from phift.local.site import Site
 from phift.local.state.documents import Document, Json
 from phift.local.wire.call import Call, Reply, section, whole_number
 from phift.local.wire.errors import WireError, not_found, user_error
-from phift.local.wire.pages import listed, resource
+from phift.local.wire.pages import existing, listed, resource
 from phift.local.work.provisioning import set_state
 
 _NAME = re.compile(r"[A-Za-z](?:-?[A-Za-z0-9])*")
@@ -26,51 +26,42 @@ LOG_LINES = 5000
 def routes() -> list[Route]:
     """Return the routes of endpoints and deployments."""
     return [
-        Route("GET", _ENDPOINTS, _list),
-        Route("GET", _ENDPOINT, _get),
+        Route(
+            "GET", _ENDPOINTS, lambda site, call: listed(site, call, "onlineEndpoints", lambda one: _show(site, one))
+        ),
+        Route("GET", _ENDPOINT, lambda site, call: Reply(_show(site, _endpoint(site, call)))),
         Route("PUT", _ENDPOINT, _put),
         Route("PATCH", _ENDPOINT, _patch),
         Route("DELETE", _ENDPOINT, _delete),
-        Route("POST", f"{_ENDPOINT}/listKeys", _keys),
+        Route("POST", f"{_ENDPOINT}/listKeys", lambda site, call: Reply(keys(site, _endpoint(site, call)))),
         Route("POST", f"{_ENDPOINT}/regenerateKeys", _regenerate),
         Route("POST", f"{_ENDPOINT}/token", _token),
-        Route("GET", f"{_ENDPOINT}/deployments", _list_deployments),
-        Route("GET", _DEPLOYMENT, _get_deployment),
+        Route(
+            "GET",
+            f"{_ENDPOINT}/deployments",
+            lambda site, call: listed(site, call, f"{_endpoint(site, call).key}/deployments", _show_deployment),
+        ),
+        Route("GET", _DEPLOYMENT, lambda site, call: Reply(_show_deployment(_deployment(site, call)))),
         Route("PUT", _DEPLOYMENT, _put_deployment),
         Route("DELETE", _DEPLOYMENT, _delete_deployment),
         Route("POST", f"{_DEPLOYMENT}/getLogs", _logs),
     ]
 
 
-def find(site: Site, endpoint: str) -> Document:
-    """Return an endpoint; raises the not-found error."""
-    document = site.documents.get(f"onlineEndpoints/{endpoint}")
-    if document is None:
-        raise not_found("online endpoint", endpoint)
-    return document
+def _endpoint(site: Site, call: Call) -> Document:
+    return existing(site, f"onlineEndpoints/{call['endpoint']}", not_found("online endpoint", call["endpoint"]))
 
 
 def keys(site: Site, endpoint: Document) -> dict[str, str]:
     """Return an endpoint's two keys; they are made again each time and stored nowhere."""
-    generations = endpoint.body["keys"]
-    return {
-        "primaryKey": site.identity.key(endpoint.name, generations["Primary"]),
-        "secondaryKey": site.identity.key(endpoint.name, generations["Secondary"]),
-    }
+    made = endpoint.body["keys"].items()
+    return {f"{kind.lower()}Key": site.identity.key(endpoint.name, generation) for kind, generation in made}
 
 
 def _check_name(kind: str, name: str) -> None:
     if not (_NAME.fullmatch(name) and 3 <= len(name) <= 32):
         message = f"The {kind} name {name} is not valid: 3 to 32 letters, digits and single dashes, a letter first."
         raise user_error(message)
-
-
-def _list(site: Site, call: Call) -> Reply:
-    return listed(site, call, "onlineEndpoints", lambda document: _show(site, document))
-
-
-def _get(site: Site, call: Call) -> Reply:
-    return Reply(_show(site, find(site, call["endpoint"])))
 
 
 def _put(site: Site, call: Call) -> Reply:
@@ -91,7 +82,7 @@ def _put(site: Site, call: Call) -> Reply:
 
 def _patch(site: Site, call: Call) -> Reply:
     """Change tags and identity, which is all that the API lets be changed in part."""
-    previous, sent = find(site, call["endpoint"]), call.json()
+    previous, sent = _endpoint(site, call), call.json()
     changed = {name: sent[name] for name in ("tags", "identity") if sent.get(name) is not None}
     return _store(site, previous, previous.key, {**previous.body, **changed}, previous.body["properties"])
 
@@ -147,22 +138,16 @@ def _show(site: Site, document: Document) -> Json:
     # Azure gives no address before the endpoint is made.
     made = stored["provisioningState"] != "Creating"
     base = f"{site.base_url}/inference/{document.name}"
-    addresses = {
-        "scoringUri": f"{base}/score" if made else None,
-        "swaggerUri": f"{base}/swagger.json" if made else None,
-    }
+    files = {"scoringUri": "score", "swaggerUri": "swagger.json"}
+    addresses = {name: f"{base}/{file}" if made else None for name, file in files.items()}
     who = {"principalId": str(uuid.uuid5(uuid.UUID(TENANT), document.key)), "tenantId": TENANT}
     identity = {**who, **document.body["identity"]}
     more = {"tags": document.body["tags"], "kind": document.body["kind"], "identity": identity}
     return resource(document, "onlineEndpoints", {**stored, **addresses}, location=LOCATION, **more)
 
 
-def _keys(site: Site, call: Call) -> Reply:
-    return Reply(keys(site, find(site, call["endpoint"])))
-
-
 def _regenerate(site: Site, call: Call) -> Reply:
-    document = find(site, call["endpoint"])
+    document = _endpoint(site, call)
     kind = str(call.json().get("keyType"))
     if kind not in document.body["keys"]:
         raise user_error(f"There is no key of type {kind}; there are Primary and Secondary.")
@@ -171,7 +156,7 @@ def _regenerate(site: Site, call: Call) -> Reply:
 
 
 def _token(site: Site, call: Call) -> Reply:
-    document = find(site, call["endpoint"])
+    document = _endpoint(site, call)
     if document.body["properties"]["authMode"] == "Key":
         raise user_error(f"The endpoint {document.name} uses keys, not tokens.")
     token, end = site.identity.token(f"endpoint/{document.name.lower()}")
@@ -179,25 +164,13 @@ def _token(site: Site, call: Call) -> Reply:
     return Reply(shown)
 
 
-def _list_deployments(site: Site, call: Call) -> Reply:
-    endpoint = find(site, call["endpoint"])
-    return listed(site, call, f"{endpoint.key}/deployments", _show_deployment)
-
-
-def _found_deployment(site: Site, call: Call) -> Document:
-    endpoint = find(site, call["endpoint"])
-    document = site.documents.get(f"{endpoint.key}/deployments/{call['deployment']}")
-    if document is None:
-        raise not_found("online deployment", call["deployment"])
-    return document
-
-
-def _get_deployment(site: Site, call: Call) -> Reply:
-    return Reply(_show_deployment(_found_deployment(site, call)))
+def _deployment(site: Site, call: Call) -> Document:
+    key = f"{_endpoint(site, call).key}/deployments/{call['deployment']}"
+    return existing(site, key, not_found("online deployment", call["deployment"]))
 
 
 def _put_deployment(site: Site, call: Call) -> Reply:
-    endpoint, name, sent = find(site, call["endpoint"]), call["deployment"], call.json()
+    endpoint, name, sent = _endpoint(site, call), call["deployment"], call.json()
     _check_name("deployment", name)
     state = endpoint.body["properties"]["provisioningState"]
     if state in ("Creating", "Deleting"):
@@ -230,7 +203,7 @@ def _put_deployment(site: Site, call: Call) -> Reply:
 
 
 def _delete_deployment(site: Site, call: Call) -> Reply:
-    endpoint = find(site, call["endpoint"])
+    endpoint = _endpoint(site, call)
     document = site.documents.get(f"{endpoint.key}/deployments/{call['deployment']}")
     if document is None:
         return Reply(None, 204)
@@ -265,11 +238,11 @@ def _show_deployment(document: Document) -> Json:
 
 
 def _logs(site: Site, call: Call) -> Reply:
-    document = _found_deployment(site, call)
+    document = _deployment(site, call)
     sent = call.json()
     if sent.get("containerType") == "StorageInitializer":
         return Reply({"content": f"The model {document.body['properties']['model']} lies on this machine already.\n"})
-    file = site.folder.deployment(find(site, call["endpoint"]).name, document.name) / "log.txt"
+    file = site.folder.deployment(_endpoint(site, call).name, document.name) / "log.txt"
     lines = file.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True) if file.is_file() else []
     tail = min(whole_number(sent.get("tail") or LOG_LINES, "tail"), LOG_LINES)
     return Reply({"content": "".join(lines[-tail:])})

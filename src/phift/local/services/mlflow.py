@@ -18,13 +18,14 @@ from phift.local.site import Site
 from phift.local.state.documents import Document, Json, Metric, UnknownPosition
 from phift.local.wire.call import Call, Reply, whole_number
 from phift.local.wire.errors import WireError
+from phift.local.wire.pages import existing
 
 _API = f"/mlflow/{{version}}{AT_WORKSPACE}/api/2.0/mlflow"
 _STATUS = {"Completed": "FINISHED", "Failed": "FAILED", "Canceled": "KILLED"}
 _SCHEDULED = ("NotStarted", "Queued", "Preparing")
 _OF_PARENT = ("t", "mlflow.parentRunId", "=")
-_PAGE = 25_000
-_PAGE_OF_RUNS = _PAGE_OF_EXPERIMENTS = 1000
+_PAGE_OF_METRICS = 25_000
+_PAGE = 1000
 _CLAUSE = re.compile(
     r"""(?P<kind>tags?|attributes?|params?|parameters|metrics?)\.["`]?(?P<key>[^"`=!<>\s]+)["`]?
         \s*(?P<operator>!=|>=|<=|=|<|>)\s*(?P<value>'[^']*'|"[^"]*"|[-+\d.eE]+)""",
@@ -43,17 +44,17 @@ _COMPARE: dict[str, Callable[[Any, Any], bool]] = {
 def routes() -> list[Route]:
     """Return the tracking routes."""
     return [
-        Route("GET", f"{_API}/experiments/get-by-name", _experiment_by_name),
-        Route("GET", f"{_API}/experiments/get", _experiment_by_id),
+        Route("GET", f"{_API}/experiments/get-by-name", _experiment),
+        Route("GET", f"{_API}/experiments/get", _experiment),
         Route("POST", f"{_API}/experiments/search", _experiments),
         Route("GET", f"{_API}/experiments/search", _experiments),
-        Route("GET", f"{_API}/runs/get", _run),
+        Route("GET", f"{_API}/runs/get", lambda site, call: Reply({"run": _show(site, _run_of(site, call.query))})),
         Route("POST", f"{_API}/runs/search", _runs),
         Route("POST", f"{_API}/runs/update", _update),
-        Route("POST", f"{_API}/runs/log-metric", _log_metric),
-        Route("POST", f"{_API}/runs/log-parameter", _log_parameter),
-        Route("POST", f"{_API}/runs/log-batch", _log_batch),
-        Route("POST", f"{_API}/runs/set-tag", _set_tag),
+        Route("POST", f"{_API}/runs/log-metric", lambda site, call: _log(site, call, "metrics")),
+        Route("POST", f"{_API}/runs/log-parameter", lambda site, call: _log(site, call, "params")),
+        Route("POST", f"{_API}/runs/log-batch", _log),
+        Route("POST", f"{_API}/runs/set-tag", lambda site, call: _log(site, call, "tags")),
         Route("POST", f"{_API}/runs/delete-tag", _delete_tag),
         Route("GET", f"{_API}/metrics/get-history", _history),
     ]
@@ -67,18 +68,13 @@ def _missing(message: str) -> WireError:
     return WireError(404, "RESOURCE_DOES_NOT_EXIST", message)
 
 
-def _experiment_by_name(site: Site, call: Call) -> Reply:
-    name = call.query.get("experiment_name", "")
-    document = site.documents.get(f"experiments/{runs.experiment_id(name)}")
-    if document is None:
-        raise _missing(f"Could not find experiment with name '{name}'")
-    return Reply({"experiment": _show_experiment(document)})
-
-
-def _experiment_by_id(site: Site, call: Call) -> Reply:
-    document = site.documents.get(f"experiments/{call.query.get('experiment_id', '')}")
-    if document is None:
-        raise _missing(f"Could not find experiment with ID {call.query.get('experiment_id')}")
+def _experiment(site: Site, call: Call) -> Reply:
+    if call.path.lower().rstrip("/").endswith("/get-by-name"):
+        name = call.query.get("experiment_name", "")
+        identity, asked = runs.experiment_id(name), f"name '{name}'"
+    else:
+        identity, asked = call.query.get("experiment_id", ""), f"ID {call.query.get('experiment_id')}"
+    document = existing(site, f"experiments/{identity}", _missing(f"Could not find experiment with {asked}"))
     return Reply({"experiment": _show_experiment(document)})
 
 
@@ -87,7 +83,7 @@ def _experiments(site: Site, call: Call) -> Reply:
     if sent.get("filter"):
         raise WireError(501, "NotImplemented", "The local workspace does not filter experiments")
     found = site.documents.walk("experiments", after=str(sent.get("page_token") or ""))
-    return _page(found, _show_experiment, "experiments", _size(sent, _PAGE_OF_EXPERIMENTS))
+    return _page(found, _show_experiment, "experiments", _size(sent, _PAGE))
 
 
 def _size(sent: Mapping[str, Any], default: int) -> int:
@@ -124,14 +120,7 @@ def _show_experiment(document: Document) -> Json:
 def _run_of(site: Site, sent: Mapping[str, Any]) -> Document:
     """Return the run that a body or a query names."""
     name = sent.get("run_id") or sent.get("run_uuid")
-    document = site.documents.get(f"runs/{name}")
-    if document is None:
-        raise _missing(f"Run with id={name} not found")
-    return document
-
-
-def _run(site: Site, call: Call) -> Reply:
-    return Reply({"run": _show(site, _run_of(site, call.query))})
+    return existing(site, f"runs/{name}", _missing(f"Run with id={name} not found"))
 
 
 def _milliseconds(when: str | None) -> int | None:
@@ -182,7 +171,7 @@ def _show_metric(metric: Metric) -> Json:
 def _history(site: Site, call: Call) -> Reply:
     run = _run_of(site, call.query)
     after = whole_number(call.query.get("page_token") or 0, "page_token")
-    size = _size(call.query, _PAGE)
+    size = _size(call.query, _PAGE_OF_METRICS)
     metrics = site.documents.metrics(run.name, call.query.get("metric_key", ""), after=after, limit=size + 1)
     shown: Json = {"metrics": [_show_metric(metric) for metric in metrics[:size]]}
     if len(metrics) > size:
@@ -192,14 +181,19 @@ def _history(site: Site, call: Call) -> Reply:
 
 def _runs(site: Site, call: Call) -> Reply:
     sent = call.json()
-    clauses = _clauses(str(sent.get("filter") or ""))
+    clauses, text = [], str(sent.get("filter") or "").strip()
+    for part in re.split(r"\s+and\s+", text, flags=re.IGNORECASE) if text else []:
+        clause = _CLAUSE.fullmatch(part.strip())
+        if clause is None:
+            raise _invalid(f"The local workspace does not understand the filter {part!r}")
+        clauses.append((clause["kind"].lower()[0], clause["key"], clause["operator"], clause["value"]))
     hidden = {"ACTIVE_ONLY": (False,), "DELETED_ONLY": (True,)}.get(str(sent.get("run_view_type")), (False, True))
     found = (
         document
         for document in _candidates(site, sent, clauses)
         if bool(document.body.get("hidden")) in hidden and all(_holds(site, document, *clause) for clause in clauses)
     )
-    return _page(found, lambda document: _show(site, document), "runs", _size(sent, _PAGE_OF_RUNS))
+    return _page(found, lambda document: _show(site, document), "runs", _size(sent, _PAGE))
 
 
 def _candidates(site: Site, sent: Json, clauses: list[tuple[str, str, str, str]]) -> Iterator[Document]:
@@ -216,16 +210,6 @@ def _candidates(site: Site, sent: Json, clauses: list[tuple[str, str, str, str]]
         return (run for run in below if run.body["experimentId"] in wanted)
     found = (site.documents.runs_of(name, after=after, newest_first=newest_first) for name in dict.fromkeys(wanted))
     return heapq.merge(*found, key=lambda run: run.place, reverse=newest_first)
-
-
-def _clauses(text: str) -> list[tuple[str, str, str, str]]:
-    clauses = []
-    for part in re.split(r"\s+and\s+", text.strip(), flags=re.IGNORECASE) if text.strip() else []:
-        found = _CLAUSE.fullmatch(part.strip())
-        if found is None:
-            raise _invalid(f"The local workspace does not understand the filter {part!r}")
-        clauses.append((found["kind"].lower()[0], found["key"], found["operator"], found["value"]))
-    return clauses
 
 
 def _holds(site: Site, document: Document, kind: str, key: str, sign: str, value: str) -> bool:
@@ -248,33 +232,24 @@ def _update(site: Site, call: Call) -> Reply:
     return Reply({"run_info": _show(site, _run_of(site, sent))["info"]})
 
 
-def _metric(sent: Json) -> tuple[str, float, int, int]:
+def _log(site: Site, call: Call, kind: str = "") -> Reply:
+    """Write metrics, parameters and tags of a run, or the one of a kind that the body is."""
+    sent = call.json()
+    run, given = _run_of(site, sent).name, {kind: [sent]} if kind else sent
     try:
-        # float() also reads NaN and Infinity, which travel as text.
-        return str(sent["key"]), float(sent["value"]), int(sent.get("step") or 0), int(sent.get("timestamp") or 0)
+        metrics = [
+            # float() also reads NaN and Infinity, which travel as text.
+            (str(each["key"]), float(each["value"]), int(each.get("step") or 0), int(each.get("timestamp") or 0))
+            for each in given.get("metrics") or []
+        ]
     except (KeyError, TypeError, ValueError) as error:
         raise _invalid("A metric needs a key and a number.") from error
-
-
-def _log_metric(site: Site, call: Call) -> Reply:
-    sent = call.json()
-    site.documents.add_metrics(_run_of(site, sent).name, [_metric(sent)])
-    return Reply({})
-
-
-def _pairs(sent: Any) -> dict[str, str]:
-    return {str(pair["key"]): str(pair.get("value", "")) for pair in sent or []}
-
-
-def _log_parameter(site: Site, call: Call) -> Reply:
-    sent = call.json()
-    runs.write(site, _run_of(site, sent).name, {}, _pairs([sent]))
-    return Reply({})
-
-
-def _set_tag(site: Site, call: Call) -> Reply:
-    sent = call.json()
-    runs.write(site, _run_of(site, sent).name, _pairs([sent]), {})
+    tags, parameters = (
+        {str(pair["key"]): str(pair.get("value", "")) for pair in given.get(kind) or []} for kind in ("tags", "params")
+    )
+    with site.documents.transaction():
+        site.documents.add_metrics(run, metrics)
+        runs.write(site, run, tags, parameters)
     return Reply({})
 
 
@@ -284,13 +259,4 @@ def _delete_tag(site: Site, call: Call) -> Reply:
     if key not in (run.body.get("tags") or {}):
         raise _missing(f"No tag with name: {key} in run with id {run.name}")
     site.documents.update(f"runs/{run.name}", lambda body: body["tags"].pop(key, None))
-    return Reply({})
-
-
-def _log_batch(site: Site, call: Call) -> Reply:
-    sent = call.json()
-    run = _run_of(site, sent)
-    with site.documents.transaction():
-        site.documents.add_metrics(run.name, [_metric(metric) for metric in sent.get("metrics") or []])
-        runs.write(site, run.name, _pairs(sent.get("tags")), _pairs(sent.get("params")))
     return Reply({})
