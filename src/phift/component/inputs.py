@@ -67,7 +67,15 @@ class Input:
         if self.is_number:
             value: Value = _number(raw, integer=self.type == "integer")
         elif self.type in LITERALS:
-            value = _text(raw)
+            if not isinstance(raw, str | int | float):
+                raise ValueError("it must be a text, a number, true or false")
+            try:
+                value = str(raw)
+            except ValueError:  # Python writes out no more than 4300 digits
+                raise ValueError("it must be a text") from None
+            # The component's enumerations hold true and false (azureml-assets, chat_completion/spec.yaml, 2026-07-23);
+            # the SDK would send True.
+            value = value.lower() if value in ("True", "False") else value
         elif isinstance(raw, str) and raw:
             value = raw
         else:
@@ -78,9 +86,8 @@ class Input:
         # The component's command lines are single-quoted (its input descriptions, 2026-07-23); files' names get there.
         written = "" if self.is_number else str(value) if self.type in LITERALS else Path(str(value)).name
         if any(character in _BREAKING for character in written):
-            raise ValueError(
-                "it must have no quote, backslash or line break, which break the component's command lines"
-            )
+            what = "it must have no quote, backslash or line break, which break the component's command lines"
+            raise ValueError(what)
         return value == "true" if self.type == "boolean" else value
 
     def takes(self, raw: object) -> bool:
@@ -115,20 +122,6 @@ class Input:
 def known_inputs() -> dict[str, Input]:
     """Return the component's inputs by name, from the dated table."""
     return {name: Input.of(name, spec) for name, spec in facts.load("chat_completion_pipeline")["inputs"].items()}
-
-
-def _text(raw: object) -> str:
-    """Return the wire form of a string input; booleans in lower case, since the SDK would send ``True``.
-
-    The component's enumerations hold ``true`` and ``false`` (azureml-assets, chat_completion/spec.yaml, 2026-07-23).
-    """
-    if not isinstance(raw, str | int | float):
-        raise ValueError("it must be a text, a number, true or false")  # noqa: TRY004 - one error type for what does not fit
-    try:
-        text = str(raw)
-    except ValueError:  # Python writes out no more than 4300 digits
-        raise ValueError("it must be a text") from None
-    return text.lower() if text in ("True", "False") else text
 
 
 def _number(raw: Any, *, integer: bool) -> int | float:

@@ -136,11 +136,7 @@ RULES = (
     _range("lora_alpha", 1, "try 128", only_with="apply_lora"),
     _range("lora_dropout", 0, "try 0", "lora_dropout is not from 0 up to below 1.", below=1),
     _range(
-        "early_stopping_patience",
-        1,
-        "try 1",
-        "early_stopping_patience is below 1.",
-        only_with="apply_early_stopping",
+        "early_stopping_patience", 1, "try 1", "early_stopping_patience is below 1.", only_with="apply_early_stopping"
     ),
     Rule(
         ("save_total_limit",),
@@ -179,11 +175,7 @@ IDLE: tuple[tuple[tuple[str, ...], Callable[[Settings], bool], str], ...] = (
     (_EVALUATED, lambda s: not s.evaluates, "evaluation_strategy is disable, so nothing is evaluated or kept"),
     (("logging_steps",), lambda s: s.logging_strategy != "steps", "logging_strategy is not steps"),
     (("num_train_epochs",), lambda s: s.max_steps > 0, "max_steps goes before it"),
-    (
-        ("adam_beta1", "adam_beta2", "adam_epsilon"),
-        lambda s: s.optim != "adamw_torch",
-        "optim is not adamw_torch",
-    ),
+    (("adam_beta1", "adam_beta2", "adam_epsilon"), lambda s: s.optim != "adamw_torch", "optim is not adamw_torch"),
 )
 """Inputs that nothing reads, when, and why."""
 
@@ -198,24 +190,12 @@ def gpu_rule(gpu: str) -> Rule:
     - **gpu**: its name, as the table of VM sizes has it.
     """
     if _BEFORE_AMPERE & set(gpu.upper().replace("-", " ").split()):
-        return Rule(
-            ("precision",),
-            lambda settings: settings.precision == 16,
-            f"the {gpu} is older than Ampere: flash attention is skipped, and it has no bfloat16 in hardware",
-            "use a VM size with A100 or H100",
-            code="PARAMETER_GPU_GENERATION",
-            severity="warning",
-            source=FINETUNE,
-        )
-    return Rule(
-        ("precision",),
-        lambda settings: settings.precision == 32,
-        f"the {gpu} could do flash attention and half the memory, which need precision 16",
-        "set precision to 16",
-        code="PARAMETER_NO_FLASH_ATTENTION",
-        severity="note",
-        source=FINETUNE,
-    )
+        why = f"the {gpu} is older than Ampere: flash attention is skipped, and it has no bfloat16 in hardware"
+        fix, code = "use a VM size with A100 or H100", "PARAMETER_GPU_GENERATION"
+        return Rule(("precision",), lambda s: s.precision == 16, why, fix, "", code, "warning", FINETUNE)
+    why = f"the {gpu} could do flash attention and half the memory, which need precision 16"
+    fix, code = "set precision to 16", "PARAMETER_NO_FLASH_ATTENTION"
+    return Rule(("precision",), lambda s: s.precision == 32, why, fix, "", code, "note", FINETUNE)
 
 
 def deepspeed_mistake(document: object) -> tuple[str, str] | None:

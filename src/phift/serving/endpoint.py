@@ -208,15 +208,11 @@ def answer_text(reply: Any, place: str = "endpoint") -> str:
     ``choices``. The container answers ``{}`` or ``{"output": null}`` with status 200 when it failed inside.
     """
     said: Any = None
-    if isinstance(reply, list) and reply:
-        first = reply[0]
-        said = next(iter(first.values()), None) if isinstance(first, dict) else first
-    elif isinstance(reply, dict):
-        said = reply.get("output")
-        choices = reply.get("choices")
-        if isinstance(choices, list) and choices and isinstance(choices[0], dict):
-            message = choices[0].get("message")
-            said = message.get("content") if isinstance(message, dict) else None
+    match reply:
+        case [{**texts}, *_]:
+            said = next(iter(texts.values()), None)
+        case [said, *_] | {"choices": [{"message": {"content": said}}, *_]} | {"output": said}:
+            pass
     if not isinstance(said, str):
         what = "The endpoint answered without a text, as its container does when it fails inside."
         raise ScoringError(what, where=place, fix="look at the deployment's log", status=200)

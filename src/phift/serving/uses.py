@@ -161,7 +161,7 @@ class EndpointUse:
         with self._telling():
             for other in self._others:
                 if not other.alive or (other.state == "kept" and tags is None):
-                    self._erase(other.key)
+                    _erase(self._job, other.key)
 
     def keep(self) -> None:
         """Leave the endpoint up on purpose, until a block begins."""
@@ -174,7 +174,7 @@ class EndpointUse:
                 self._write("kept", self._kept_key)
             without_process = [o for o in self._others if o.state == "kept" and not o.has_process]
             for other in without_process[1:]:  # one says it as well as many
-                self._erase(other.key)
+                _erase(self._job, other.key)
         self._release()
 
     def enter(self) -> None:
@@ -252,15 +252,11 @@ class EndpointUse:
 
     def _try_to_erase(self, key: str) -> bool:
         try:
-            self._erase(key)
+            _erase(self._job, key)
         except PhiftError as error:
             logger.info("The tag %s of endpoint %s stays: %s", key, self._endpoint, error.what)
             return False
         return True
-
-    def _erase(self, key: str) -> None:
-        if self._job:
-            _erase(self._job, key)
 
     @contextmanager
     def _telling(self) -> Iterator[None]:
@@ -287,8 +283,9 @@ def forget_uses(job: FineTuneJob, endpoint: str, *, but: Collection[str] = ()) -
         logger.info("Tags of uses of endpoint %s stay on job %s: %s", endpoint, job.name, error.what)
 
 
-def _erase(job: FineTuneJob, key: str) -> None:
-    job.tracking.delete_tag(job.name, key)
+def _erase(job: FineTuneJob | None, key: str) -> None:
+    if job:
+        job.tracking.delete_tag(job.name, key)
     _kept.pop(key, None)
 
 

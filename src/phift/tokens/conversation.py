@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from html import escape
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from phift.component.preprocessing import Row
 from phift.component.tokenizer import ChatTokenizer, Refused
@@ -57,7 +57,11 @@ class Conversation:
         """
         place = f"{path}:{number}"
         row = _row(path, number, place)
-        messages = tuple((str(message.get("role")), _said(message)) for message in row["messages"])
+        messages: tuple[tuple[str, str], ...] = ()
+        for message in row["messages"]:
+            calls = message.get("tool_calls")
+            parts = [str(message.get("content") or ""), json.dumps(calls, ensure_ascii=False) if calls else ""]
+            messages += ((str(message.get("role")), "\n".join(part for part in parts if part)),)
         if tokenizer is None:
             note = "Roles and texts only: without the model's tokenizer this is not what the model sees."
             return cls(place=place, messages=messages, note=note)
@@ -123,10 +127,3 @@ def _row(path: Path, number: int, place: str) -> Row:
     if not isinstance(row, dict) or not is_chat:
         raise DataError("The row is no conversation.", where=place, fix="prepare the data first")
     return row
-
-
-def _said(message: dict[str, Any]) -> str:
-    """Return a turn's text, and the tools that it calls as the JSON they are."""
-    calls = message.get("tool_calls")
-    parts = [str(message.get("content") or ""), json.dumps(calls, ensure_ascii=False) if calls else ""]
-    return "\n".join(part for part in parts if part)

@@ -183,7 +183,7 @@ def _batches(tally: _Tally, seed: int, *, exact: bool) -> Iterator[tuple[list[tu
     batch: list[tuple[int, Row]] = []
     size = 0
     try:
-        for line, text, share in _all(tally) if exact else _sample(tally, seed):
+        for line, text, share in _lines(tally, seed, exact=exact):
             batch.append((line, decode(text)))
             size += len(text)
             if len(batch) >= _BATCH_ROWS or size >= _BATCH_BYTES:
@@ -198,26 +198,23 @@ def _batches(tally: _Tally, seed: int, *, exact: bool) -> Iterator[tuple[list[tu
         yield batch, 1.0
 
 
-def _all(tally: _Tally) -> Iterator[tuple[int, bytes, float]]:
-    """Yield every line with its number, and how much of the work is done with it."""
-    size, done = max(1, tally.path.stat().st_size), 0
-    with tally.path.open("rb", buffering=1 << 20) as file:
-        for tally.rows, text in enumerate(file, start=1):
-            done += len(text)
-            yield tally.rows, text, done / size
+def _lines(tally: _Tally, seed: int, *, exact: bool) -> Iterator[tuple[int, bytes, float]]:
+    """Yield the lines to count with their numbers, and how much of the work is done with each.
 
-
-def _sample(tally: _Tally, seed: int) -> Iterator[tuple[int, bytes, float]]:
-    """Draw rows by their places in the file, so that no row is held before it is counted."""
+    A sample is drawn by the lines' places in the file, so that none is held before it is counted.
+    """
     draw = random.Random(seed).random  # noqa: S311 - a reproducible sample, no secret
     drawn: list[tuple[int, int]] = []
-    start = 0
+    size, start = tally.path.stat().st_size, 0
     with tally.path.open("rb", buffering=1 << 20) as file:
         for tally.rows, text in enumerate(file, start=1):
-            # Of Python's generator only random() is promised to stay the same from version to version.
-            slot = tally.rows - 1 if tally.rows <= SAMPLE_ROWS else int(draw() * tally.rows)
-            if slot < SAMPLE_ROWS:
-                drawn[slot : slot + 1] = [(tally.rows, start)]
+            if exact:
+                yield tally.rows, text, (start + len(text)) / max(1, size)
+            else:
+                # Of Python's generator only random() is promised to stay the same from version to version.
+                slot = tally.rows - 1 if tally.rows <= SAMPLE_ROWS else int(draw() * tally.rows)
+                if slot < SAMPLE_ROWS:
+                    drawn[slot : slot + 1] = [(tally.rows, start)]
             start += len(text)
         for done, (line, offset) in enumerate(sorted(drawn), start=1):
             file.seek(offset)

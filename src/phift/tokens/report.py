@@ -96,8 +96,16 @@ class TokenReport:
         return "\n".join([_headline(self), *lines, *_remarks(self)])
 
     def __str__(self) -> str:
-        bars = [line for split, tokens in self.splits.items() for line in ("", *_bars(split, tokens, self.limit))]
-        return "\n".join([self.summary, *bars])
+        lines = [self.summary]
+        for split, tokens in self.splits.items():
+            lines += ["", f"{split}: counted rows by tokens"]
+            most = max((rows for *_, rows in tokens.histogram), default=0) or 1
+            width = max((len(f"{high:,}") for _, high, _ in tokens.histogram), default=0)
+            for low, high, rows in tokens.histogram:
+                bar = "█" * ceil(_BAR_WIDTH * rows / most)
+                cut = f"  <- cut at {self.limit:,}" if self.limit is not None and low <= self.limit < high else ""
+                lines.append(f"{low:>{width},} to {high - 1:>{width},} |{bar} {rows:,}{cut}")
+        return "\n".join(lines)
 
     def _repr_html_(self) -> str:
         """Show the report in a notebook."""
@@ -119,9 +127,8 @@ class TokenReport:
                 raise MissingDependency(what, where="TokenReport.plot", fix="pip install matplotlib") from error
             _, ax = pyplot.subplots()
         for split, tokens in self.splits.items():
-            bins = [(low, high, rows) for low, high, rows in tokens.histogram]
-            total = sum(rows for *_, rows in bins)
-            if total:
+            bins = tokens.histogram
+            if total := sum(rows for *_, rows in bins):
                 shares = [100 * rows / total for *_, rows in bins]
                 ax.stairs(shares, [bins[0][0], *(high for _, high, _ in bins)], label=f"{split}, {tokens.rows:,} rows")
         if self.limit is not None:
@@ -168,17 +175,6 @@ def _table(report: TokenReport) -> list[list[str]]:
 def _remarks(report: TokenReport) -> list[str]:
     problems = [problem for tokens in report.splits.values() for problem in tokens.problems]
     return [f"{place}: {reason}" for place, reason in problems[:MOST_PROBLEMS]]
-
-
-def _bars(split: str, tokens: SplitTokens, limit: int | None) -> list[str]:
-    most = max((rows for *_, rows in tokens.histogram), default=0) or 1
-    width = len(f"{tokens.histogram[-1][1]:,}") if tokens.histogram else 0
-    lines = [f"{split}: counted rows by tokens"]
-    for low, high, rows in tokens.histogram:
-        bar = "█" * ceil(_BAR_WIDTH * rows / most)
-        cut = f"  <- cut at {limit:,}" if limit is not None and low <= limit < high else ""
-        lines.append(f"{low:>{width},} to {high - 1:>{width},} |{bar} {rows:,}{cut}")
-    return lines
 
 
 def _html_bars(split: str, tokens: SplitTokens) -> str:
