@@ -36,6 +36,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -67,11 +68,7 @@ class PhiftError(Exception):
         return f"{type(self).__name__}({self.what!r}, where={self.where!r}, fix={self.fix!r})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild, (type(self), dict(self.__dict__))
-
-
-def _rebuild(kind: type[PhiftError], details: dict[str, Any]) -> PhiftError:
-    return kind(**details)
+        return partial(type(self), **self.__dict__), ()
 
 
 class ConfigError(PhiftError, ValueError):
@@ -225,26 +222,25 @@ def from_azure(error: Exception, where: str) -> PhiftError:
     """Return the error of this tree that stands for ``error``."""
     from azure.core import exceptions as core
 
+    what, status = _first_line(error), 0
     if isinstance(error, core.ClientAuthenticationError):
-        return _authentication(error, where)
-    if isinstance(error, _unanswered()):
+        status = 403 if error.status_code == 403 else 401
+    elif isinstance(error, _unanswered()):
         here = _address_here(error)
         if here is not None:
+            what = f"The local workspace at {here} does not answer: {what}"
             fix = "start it: phift local up; where it runs and hangs, phift local down comes first"
-            return ServiceUnreachable(
-                f"The local workspace at {here} does not answer: {_first_line(error)}", where=where, fix=fix
-            )
+            return ServiceUnreachable(what, where=where, fix=fix)
         fix = "check the network, the proxy, and that the address is right; then run again"
-        return ServiceUnreachable(f"No answer from the service: {_first_line(error)}", where=where, fix=fix)
-    if isinstance(error, core.HttpResponseError):
+        return ServiceUnreachable(f"No answer from the service: {what}", where=where, fix=fix)
+    elif isinstance(error, core.HttpResponseError):
         # One that a test makes has a kind and no status.
         kinds = {core.ResourceNotFoundError: 404, core.ResourceExistsError: 409, core.ResourceModifiedError: 412}
         status = error.status_code or next((kinds[kind] for kind in kinds if isinstance(error, kind)), 0)
-        if status:
-            return _http(error, status, where)
+    if status:
+        return _from_status(status, what, where, getattr(getattr(error, "error", None), "code", None))
     if isinstance(error, FileNotFoundError):
-        return DataNotFound(_first_line(error), where=where, fix="check the path")
-    what = _first_line(error)
+        return DataNotFound(what, where=where, fix="check the path")
     if isinstance(error, core.AzureError):
         # The SDK reads an output of its own nodes in a way that it forbids while anybody's pipeline function runs
         # (azure-ai-ml 1.35.2, _io/mixin.py and _pipeline_expression.py).
@@ -285,20 +281,16 @@ def _address_here(error: Exception) -> str | None:
     import urllib3
 
     others = (requests.exceptions.ProxyError, urllib3.exceptions.ProxyError, ssl.SSLCertVerificationError)
-    causes = list(_causes(error))
+    causes: list[BaseException] = []
+    cause: BaseException | None = error
+    while cause is not None and not any(cause is seen for seen in causes):
+        causes.append(cause)
+        # azure-core keeps what it wraps in a place of its own
+        cause = getattr(cause, "inner_exception", None) or cause.__cause__ or cause.__context__
     if any(isinstance(cause, others) for cause in causes):
         return None
     address, host = next(filter(None, map(_address, causes)), ("", ""))
     return address if host in _THIS_MACHINE else None
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    """Go from an error to what it comes from; azure-core keeps what it wraps in a place of its own."""
-    seen: set[int] = set()
-    while error is not None and id(error) not in seen:
-        seen.add(id(error))
-        yield error
-        error = getattr(error, "inner_exception", None) or error.__cause__ or error.__context__
 
 
 def _address(error: BaseException) -> tuple[str, str] | None:
@@ -311,30 +303,18 @@ def _address(error: BaseException) -> tuple[str, str] | None:
     return (f"{named[1].lower()}://{named[2]}:{named[3]}", named[2]) if named else None
 
 
-def _authentication(error: Exception, where: str) -> PhiftError:
-    status = getattr(error, "status_code", None)
-    if status == 403:
-        return _denied(error, where)
-    said = _first_line(error)
-    if "ExpiredAuthenticationToken" in said:  # azure-core has thrown it away by now, and asks for another next time
-        fix = "run again: a new token is asked for; if that one has expired too, run `az login` and look at the clock"
-        return AuthenticationError(f"The service takes the token for expired: {said}", where=where, fix=fix)
-    fix = "run `az login`, or set `credential:` to browser or device_code, or set AZURE_CLIENT_ID and its companions"
-    return AuthenticationError(f"No credential worked: {said}", where=where, fix=fix)
-
-
-def _denied(error: Exception, where: str) -> PhiftError:
-    fix = "ask for 'AzureML Data Scientist' on the workspace and 'Storage Blob Data Contributor' on its storage"
-    return AccessDenied(f"Access denied: {_first_line(error)}", where=where, fix=fix)
-
-
-def _http(error: Exception, status: int, where: str) -> PhiftError:
-    what = _first_line(error)
-    code = getattr(getattr(error, "error", None), "code", None)
+def _from_status(status: int, what: str, where: str, code: str | None) -> PhiftError:
     if status == 401:
-        return _authentication(error, where)
+        fix = "run again: a new token is asked for; if that one has expired too, run `az login` and look at the clock"
+        if "ExpiredAuthenticationToken" in what:  # azure-core has thrown it away by now, and asks for another next time
+            return AuthenticationError(f"The service takes the token for expired: {what}", where=where, fix=fix)
+        fix = (
+            "run `az login`, or set `credential:` to browser or device_code, or set AZURE_CLIENT_ID and its companions"
+        )
+        return AuthenticationError(f"No credential worked: {what}", where=where, fix=fix)
     if status == 403:
-        return _denied(error, where)
+        fix = "ask for 'AzureML Data Scientist' on the workspace and 'Storage Blob Data Contributor' on its storage"
+        return AccessDenied(f"Access denied: {what}", where=where, fix=fix)
     if status == 404:
         return NotFound(what, where=where, fix="check the name, the resource group and the workspace", status=404)
     if status in (409, 412):

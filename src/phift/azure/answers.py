@@ -26,9 +26,7 @@ def text(value: Any, what: str) -> str:
     """
     if isinstance(value, Enum):
         value = value.value
-    if isinstance(value, str):
-        return str(value)
-    if isinstance(value, int) and not isinstance(value, bool):
+    if isinstance(value, str | int) and not isinstance(value, bool):
         return str(value)  # a version is a number to whoever counts them
     raise no_answer(value, what, "text")
 
@@ -57,15 +55,8 @@ def listed(value: Any, what: str) -> list[Any]:
     """
     if isinstance(value, str) or not isinstance(value, Iterable):
         raise no_answer(value, what, "a list")
-    entries = _entries(value, what)
-    # A mock can be iterated over; it is empty unless somebody gave it something.
-    if not entries and _is_mock(value):
-        raise no_answer(value, what, "a list")
-    return entries
-
-
-def _entries(value: Iterable[Any], what: str) -> list[Any]:
-    pages = value.by_page() if hasattr(value, "by_page") and not _is_mock(value) else iter([value])
+    is_mock = any(kind.__module__ == "unittest.mock" for kind in type(value).__mro__)
+    pages = value.by_page() if hasattr(value, "by_page") and not is_mock else iter([value])
     entries: list[Any] = []
     tokens: set[str] = set()
     for page in pages:
@@ -78,11 +69,9 @@ def _entries(value: Iterable[Any], what: str) -> list[Any]:
             raise ServiceError(f"The list does not end: the service names a page twice ({what}).", where=what)
         if isinstance(token, str):
             tokens.add(token)
+    if not entries and is_mock:  # it can be iterated over, and is empty unless somebody gave it something
+        raise no_answer(value, what, "a list")
     return entries
-
-
-def _is_mock(value: Any) -> bool:
-    return any(kind.__module__ == "unittest.mock" for kind in type(value).__mro__)
 
 
 def outcome(poller: Any, what: str) -> Any:

@@ -18,22 +18,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class _Answers:
-    """Answers that stay true for as long as there are clients, each asked for once by all threads."""
-
-    def __init__(self) -> None:
-        self._known: dict[str, Any] = {}
-        self._asking: dict[str, threading.Lock] = {}
-
-    def once(self, question: str, ask: Callable[[], T]) -> T:
-        """Return what ``ask`` gave the first time; what it raises is not kept."""
-        with self._asking.setdefault(question, threading.Lock()):
-            if question not in self._known:
-                self._known[question] = ask()
-            known: T = self._known[question]
-            return known
-
-
 @dataclass(frozen=True)
 class Clients:
     """Everything a run talks to; a test hands in fakes.
@@ -56,11 +40,16 @@ class Clients:
     registry_discovery: str
     poll_seconds: float = 15.0
     patience_seconds: float = 600.0
-    _answers: _Answers = field(default_factory=_Answers, init=False, repr=False, compare=False)
+    _known: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _asking: dict[str, threading.Lock] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def once(self, question: str, ask: Callable[[], T]) -> T:
         """Return the answer to a question whose answer stays, asking it once whoever wants to know; errors pass."""
-        return self._answers.once(question, ask)
+        with self._asking.setdefault(question, threading.Lock()):
+            if question not in self._known:
+                self._known[question] = ask()
+            known: T = self._known[question]
+            return known
 
     def find_workspace(self) -> Workspace:
         """Return the workspace as the SDK has it, looked up once: its region and its addresses never change."""

@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from phift.azure.clients import Clients
-from phift.azure.credential import SharedTokens
-from phift.azure.rest import Rest
-from phift.config.run import AzureWorkspace, LocalWorkspaceFolder, RunConfig, read_workspace
+from phift.azure.rest import Rest, SharedTokens
+from phift.config.run import AzureWorkspace, RunConfig, read_workspace
 from phift.errors import AuthenticationError, ConfigError, azure_errors
 
 if TYPE_CHECKING:
@@ -69,28 +68,17 @@ def connect(
     Raises `phift.errors.ConfigError` where the workspace is not fully named, `phift.errors.LocalWorkspaceNotRunning`
     where a local one is meant and none runs, and `phift.errors.AuthenticationError` where no credential works.
     """
-    if config is None:
-        return _connect(read_workspace(workspace), credential, registry, registry)
-    if workspace is not None:
+    if config is not None and workspace is not None:
         what = "Clients are for a configuration or for a workspace, not for both."
         raise ConfigError(what, where="connect", fix="leave one of them out")
-    return _connect(config.workspace, config.credential, config.model.registry, config.component.registry)
+    place = config.workspace if config else read_workspace(workspace)
+    registries = (config.model.registry, config.component.registry) if config else (registry, registry)
+    if isinstance(place, AzureWorkspace):
+        return _connect_azure(place, config.credential if config else credential, registries)
+    return _connect_local(place.local, registries)
 
 
-def _connect(
-    workspace: AzureWorkspace | LocalWorkspaceFolder,
-    credential: str | TokenCredential,
-    registry: str,
-    component_registry: str,
-) -> Clients:
-    if isinstance(workspace, AzureWorkspace):
-        return _connect_azure(workspace, credential, registry, component_registry)
-    return _connect_local(workspace.local, registry, component_registry)
-
-
-def _connect_azure(
-    workspace: AzureWorkspace, kind: str | TokenCredential, registry: str, component_registry: str
-) -> Clients:
+def _connect_azure(workspace: AzureWorkspace, kind: str | TokenCredential, registries: tuple[str, str]) -> Clients:
     cloud = os.environ.get(_CLOUD, "AzureCloud")
     if cloud not in _CLOUDS:
         what = f"This process already talks to the cloud {cloud}, and the Azure ML SDK knows one cloud a process."
@@ -99,14 +87,18 @@ def _connect_azure(
     where = workspace_address(workspace)
     scope, discovery = _CLOUDS[cloud]
     credential = SharedTokens(_credential(kind) if isinstance(kind, str) else kind)
-    _check_credential(credential, scope)
+    try:  # one token now, so that a missing login is the first error and not the tenth
+        with azure_errors("credential"):
+            credential.get_token(scope)
+    except AuthenticationError as error:
+        error.fix = "run `az login`, set AZURE_CLIENT_ID and its companions, or set `credential: browser | device_code`"
+        raise
     # Endpoints and computes send no Retry-After; the SDK then looks every 30 s (its poller's default).
     options = {"polling_interval": 10}
-    names = (registry, component_registry)
-    return _clients(names, credential, where, scope, discovery, options, poll_seconds=15.0)
+    return _clients(registries, credential, where, scope, discovery, options)
 
 
-def _connect_local(folder: Path | None, registry: str, component_registry: str) -> Clients:
+def _connect_local(folder: Path | None, registries: tuple[str, str]) -> Clients:
     from phift.local import LocalCredential, LocalWorkspace
     from phift.local.connection import without_proxy
     from phift.local.trust import tell_mlflow, trust
@@ -120,14 +112,13 @@ def _connect_local(folder: Path | None, registry: str, component_registry: str) 
     where = (connection.subscription_id, connection.resource_group, connection.workspace_name)
     options = {"cloud": connection.cloud_name, "cloud_metadata": metadata, "polling_interval": 1}
     discovery = metadata["registry_discovery_endpoint"]
-    credential, names = SharedTokens(LocalCredential(connection)), (registry, component_registry)
     with _connecting:
         # The one switch that reaches every HTTP client under the SDK, the blob client included.
         os.environ["REQUESTS_CA_BUNDLE"] = str(trust(connection.ca_bundle))
         os.environ["NO_PROXY"] = os.environ["no_proxy"] = without_proxy(os.environ)
         tell_mlflow(connection.base_url)
-        made = _clients(names, credential, where, scope, discovery, options, poll_seconds=1.0)
-    return replace(made, patience_seconds=_LOCAL_PATIENCE)
+        made = _clients(registries, SharedTokens(LocalCredential(connection)), where, scope, discovery, options)
+    return replace(made, poll_seconds=1.0, patience_seconds=_LOCAL_PATIENCE)
 
 
 def _clients(
@@ -136,37 +127,28 @@ def _clients(
     workspace: tuple[str, str, str],
     scope: str,
     discovery: str,
-    options: dict[str, Any],
-    *,
-    poll_seconds: float,
+    options: Mapping[str, Any],
 ) -> Clients:
     client = _sdk_client()
     # Telemetry from a notebook would look up three Microsoft hosts; progress bars are ours to draw.
-    options = {
-        **options,
-        "show_progress": False,
-        "enable_telemetry": False,
-        "raw_response_hook": credential.forget_if_refused,
-    }
+    quiet = {"show_progress": False, "enable_telemetry": False, "raw_response_hook": credential.forget_if_refused}
     subscription, group, name = workspace
     with azure_errors(f"workspace {name}"):
-        workspace_client = client(credential, subscription, group, name, **options)
-    made = {name: _LazyClient(partial(_registry, client, credential, name, options)) for name in set(registries)}
+        workspace_client = client(credential, subscription, group, name, **options, **quiet)
+
+    def registry(name: str) -> MLClient:
+        # It is looked up in the cloud of the process, which a client for another workspace would set meanwhile.
+        with _connecting, azure_errors(f"registry {name}"):
+            return cast("MLClient", client(credential, registry_name=name, **options, **quiet))
+
+    made = {name: cast("MLClient", _LazyClient(partial(registry, name))) for name in set(registries)}
     return Clients(
         workspace=workspace_client,
-        registry=cast("MLClient", made[registries[0]]),
-        component_registry=cast("MLClient", made[registries[1]]),
+        registry=made[registries[0]],
+        component_registry=made[registries[1]],
         rest=Rest(credential, scope),
         registry_discovery=discovery,
-        poll_seconds=poll_seconds,
     )
-
-
-def _registry(client: Any, credential: TokenCredential, name: str, options: Mapping[str, Any]) -> MLClient:
-    # A registry is looked up in the cloud of the process, which a client for another workspace would set meanwhile.
-    with _connecting, azure_errors(f"registry {name}"):
-        made: MLClient = client(credential, registry_name=name, **options)
-        return made
 
 
 class _LazyClient:
@@ -218,48 +200,40 @@ def workspace_address(
     found: dict[str, str] = {}
     for key, variables in _VARIABLES.items():
         candidates = [getattr(workspace, key), *(environ.get(name) for name in variables)]
-        value = next((text for text in candidates if text), None)
-        if value:
+        if value := next(filter(None, candidates), None):
             found[key] = value
     file = None
     if len(found) < len(_VARIABLES):  # a file that has no say cannot be wrong
-        file = _config_file(Path.cwd() if folder is None else folder)
-        found = {**(_read_config_file(file) if file else {}), **found}
+        values, file = _read_config_file(Path.cwd() if folder is None else folder)
+        found = {**values, **found}
     missing = [key for key in _VARIABLES if key not in found]
     if missing:
-        looked = (
-            f"`workspace:`, {', '.join(_VARIABLES[key][0] for key in missing)}, {file or 'config.json (none found)'}"
-        )
+        names = ", ".join(_VARIABLES[key][0] for key in missing)
+        looked = f"`workspace:`, {names}, {file or 'config.json (none found)'}"
         fix = "name the workspace under `workspace:`, or download config.json from the workspace's page in the portal"
         raise ConfigError(f"The workspace is not named: {', '.join(missing)} missing.", where=looked, fix=fix)
     return found["subscription_id"], found["resource_group"], found["workspace_name"]
 
 
-def _config_file(start: Path) -> Path | None:
+def _read_config_file(start: Path) -> tuple[dict[str, str], Path | None]:
+    """Return what the nearest ``config.json`` of a workspace says, and its path.
+
+    A model's ``config.json`` is a JSON object too, with none of the keys, and is passed over; one that is broken is an
+    error, not a reason to look elsewhere.
+    """
     for folder in [start, *start.resolve().parents]:
-        for candidate in (folder / "config.json", folder / ".azureml" / "config.json"):
-            if candidate.is_file() and _has_a_say(candidate):
-                return candidate
-    return None
-
-
-def _has_a_say(path: Path) -> bool:
-    """Whether a file may be a workspace's; a model's ``config.json`` is a JSON object too, with none of the keys."""
-    try:
-        values = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError):
-        return True  # it cannot be read, which is reported and not passed over
-    return not isinstance(values, dict) or not values or bool(values.keys() & _VARIABLES.keys())
-
-
-def _read_config_file(path: Path) -> dict[str, str]:
-    """Read a workspace's ``config.json``; one that is broken is an error, not a reason to look elsewhere."""
-    try:
-        values = json.loads(path.read_text(encoding="utf-8-sig"))
-        return {key: str(values[key]) for key in _VARIABLES if values.get(key)}
-    except (OSError, ValueError, AttributeError) as error:
-        what = "The workspace's config.json cannot be read as a JSON object."
-        raise ConfigError(what, where=str(path), fix="download it again from the workspace's page") from error
+        for path in (folder / "config.json", folder / ".azureml" / "config.json"):
+            if not path.is_file():
+                continue
+            try:
+                values = json.loads(path.read_text(encoding="utf-8-sig"))
+                if values and values.keys().isdisjoint(_VARIABLES):
+                    continue
+                return {key: str(values[key]) for key in _VARIABLES if values.get(key)}, path
+            except (OSError, ValueError, AttributeError) as error:
+                what = "The workspace's config.json cannot be read as a JSON object."
+                raise ConfigError(what, where=str(path), fix="download it again from the workspace's page") from error
+    return {}, None
 
 
 def _credential(kind: str) -> TokenCredential:
@@ -277,13 +251,3 @@ def _credential(kind: str) -> TokenCredential:
 def _device_code_prompt(uri: str, code: str, _expires: object) -> None:
     # A warning is shown even where nobody configured logging, and the user asked for this prompt.
     logger.warning("To sign in, open %s and enter the code %s", uri, code)
-
-
-def _check_credential(credential: TokenCredential, scope: str) -> None:
-    """Ask for one token now, so that a missing login is the first error and not the tenth."""
-    try:
-        with azure_errors("credential"):
-            credential.get_token(scope)
-    except AuthenticationError as error:
-        error.fix = "run `az login`, set AZURE_CLIENT_ID and its companions, or set `credential: browser | device_code`"
-        raise

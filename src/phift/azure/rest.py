@@ -1,16 +1,59 @@
-"""Plain JSON calls for what the Azure ML SDK does not hand out: metrics, logs, raw model metadata."""
+"""Plain JSON calls for what the Azure ML SDK does not hand out (metrics, logs, raw metadata), and shared tokens."""
 
 from __future__ import annotations
 
+import threading
+import time
 from typing import TYPE_CHECKING, Any
 
-from phift.azure.credential import SharedTokens
 from phift.errors import PhiftError, ServiceError, azure_errors
 from phift.version import __version__
 
 if TYPE_CHECKING:
     from azure.core import PipelineClient
-    from azure.core.credentials import TokenCredential
+    from azure.core.credentials import AccessToken, TokenCredential
+
+
+_GOOD_FOR = 300  # seconds that a token must still be good for, as azure-core has it
+
+
+class SharedTokens:
+    """A token credential that asks another one, once for each scope, and again when a token expires or is refused.
+
+    Every part of the SDK keeps tokens of its own, so that a check alone asked for eight of them; the Azure CLI's
+    credential starts a process for each.
+
+    - **credential**: whose tokens they are; everything else of it is reached through this.
+    """
+
+    def __init__(self, credential: TokenCredential) -> None:
+        self._credential = credential
+        self._tokens: dict[tuple[str, ...], AccessToken] = {}
+        self._asking: dict[tuple[str, ...], threading.Lock] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        # Without this name here azure-core takes `get_token`, and not the credential's own way past it.
+        if name == "get_token_info":
+            raise AttributeError(name)
+        return getattr(self._credential, name)
+
+    def get_token(self, *scopes: str, **options: Any) -> AccessToken:
+        """Return a token that several callers share.
+
+        With options, such as the claims of a challenge, the credential itself is asked.
+        """
+        if any(options.values()):
+            return self._credential.get_token(*scopes, **options)
+        with self._asking.setdefault(scopes, threading.Lock()):
+            token = self._tokens.get(scopes)
+            if token is None or token.expires_on - time.time() < _GOOD_FOR:
+                token = self._tokens[scopes] = self._credential.get_token(*scopes)
+            return token
+
+    def forget_if_refused(self, response: Any) -> None:
+        """Forget the tokens where the service refuses one; azure-core calls this with every response."""
+        if response.http_response.status_code == 401:
+            self._tokens.clear()
 
 
 class Rest:
@@ -29,11 +72,11 @@ class Rest:
 
     def get(self, url: str, params: dict[str, Any] | None = None) -> dict[str, Any]:
         """Return the JSON object at ``url``."""
-        return self._json(self._signed, "GET", url, params=params)
+        return self._json("GET", url, params=params)
 
     def post(self, url: str, body: dict[str, Any]) -> dict[str, Any]:
         """Send a JSON object and return the answer's."""
-        return self._json(self._signed, "POST", url, json=body)
+        return self._json("POST", url, json=body)
 
     def text(self, url: str) -> str:
         """Return the text behind a signed URL; no token is sent there."""
@@ -42,8 +85,8 @@ class Rest:
         except PhiftError as error:
             raise error from None  # the cause quotes the address with its signature
 
-    def _json(self, client: PipelineClient[Any, Any], method: str, url: str, **kwargs: Any) -> dict[str, Any]:
-        response = self._send(client, method, url, **kwargs)
+    def _json(self, method: str, url: str, **kwargs: Any) -> dict[str, Any]:
+        response = self._send(self._signed, method, url, **kwargs)
         try:
             answer = response.json()
         except ValueError as error:

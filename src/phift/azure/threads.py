@@ -65,16 +65,11 @@ class SideBySide:
             if kind is None:
                 wait(self._begun)
         finally:
-            dropped = self._drop()
+            with self._lock:  # no more calls begin
+                dropped = {future for future, _ in self._waiting}
+                self._waiting.clear()
         if kind is not None and issubclass(kind, Exception):
             wait([future for future in self._begun if future not in dropped])
-
-    def _drop(self) -> set[Future[Any]]:
-        """Let no more calls begin, and return the futures of those that have not."""
-        with self._lock:
-            dropped = {future for future, _ in self._waiting}
-            self._waiting.clear()
-        return dropped
 
 
 def _settle(future: Future[T], call: Callable[[], T]) -> None:
