@@ -7,8 +7,9 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 from phift.azure.answers import listed, no_answer, text, texts
 from phift.azure.clients import Clients
@@ -28,6 +29,7 @@ from phift.data.assets import DataInAzure, find_data
 from phift.data.on_cluster import DataOnCluster, find_preparation
 from phift.data.prepare import PreparedDataset
 from phift.errors import NotFound, PhiftError, azure_errors
+from phift.jobs.job import JOB_TAG
 from phift.jobs.pipeline import component_findings, find_component
 from phift.tokens.count import Counted, measure, token_findings
 from phift.tokens.report import TokenReport
@@ -124,7 +126,7 @@ class _Found:
     component: Any
     cluster: Any
     compute_known: bool
-    sizes: Mapping[str, VmSize]
+    sizes: dict[str, VmSize]
     usages: Sequence[Usage] | None
     dataset: Dataset | None
     tokenizer: ChatTokenizer | None
@@ -147,53 +149,51 @@ def _look_up(config: RunConfig, clients: Clients, prepare: Callable[[], Prepared
         endpoint = side.begin(_endpoint, config, clients)
         tokenizer = None if elsewhere else side.begin(_tokenizer, config, clients, model)
         dataset = side.begin(_find_data, config, clients) if elsewhere else _prepared(prepare)
-    of_data = _answer(dataset, "data")
-    of_cluster = _answer(cluster, "compute")
-    of_model, of_component = _answer(model, "model"), _answer(component, "component")
-    of_newer = _answer(newer, "component", "COMPONENT_NEWER_UNKNOWN")
-    of_sizes = _answer(sizes, "compute", "COMPUTE_SIZES_UNREAD")
-    of_usages = _answer(usages, "quota", "QUOTA_UNREAD")
-    of_endpoint = _answer(endpoint, _NAME, "DEPLOYMENT_NAME_UNREAD")
-    of_tokenizer, no_tokenizer = tokenizer.result() if tokenizer else (None, "")
-    answers = (_answer(workspace, "workspace"), of_newer, of_cluster, of_data, of_model, of_component)
-    findings = [each for answer in (*answers, of_sizes, of_usages, of_endpoint) for each in answer.findings]
-    findings += of_newer.value or ()
-    findings += of_data.value.findings if of_data.value else ()
+    failed = (
+        *_failure(workspace, "workspace"),
+        *_failure(newer, "component", "COMPONENT_NEWER_UNKNOWN"),
+        *_failure(cluster, "compute"),
+        *_failure(dataset, "data"),
+        *_failure(model, "model"),
+        *_failure(component, "component"),
+        *_failure(sizes, "compute", "COMPUTE_SIZES_UNREAD"),
+        *_failure(usages, "quota", "QUOTA_UNREAD"),
+        *_failure(endpoint, _NAME, "DEPLOYMENT_NAME_UNREAD"),
+    )
+    found_data, (found_tokenizer, no_tokenizer) = _value(dataset), tokenizer.result() if tokenizer else (None, "")
     return _Found(
-        model=of_model.value,
-        component=of_component.value,
-        cluster=of_cluster.value,
-        compute_known=not of_cluster.findings,
-        sizes=of_sizes.value or {},
-        usages=of_usages.value,
-        dataset=of_data.value,
-        tokenizer=of_tokenizer,
+        model=_value(model),
+        component=_value(component),
+        cluster=_value(cluster),
+        compute_known=not _failure(cluster, "compute"),
+        sizes=_value(sizes) or {},
+        usages=_value(usages),
+        dataset=found_data,
+        tokenizer=found_tokenizer,
         no_tokenizer=no_tokenizer,
-        endpoint=of_endpoint.value,
-        findings=tuple(findings),
+        endpoint=_value(endpoint),
+        findings=(*failed, *(_value(newer) or ()), *(found_data.findings if found_data else ())),
     )
 
 
-@dataclass(frozen=True)
-class _Answer(Generic[T]):
-    """What a look-up gave, or None and what there is to say of that."""
-
-    value: T | None
-    findings: Sequence[Finding] = ()
+def _value(future: Future[T]) -> T | None:
+    with suppress(PhiftError):
+        return future.result()
+    return None
 
 
-def _answer(future: Future[T], place: str, note: str = "") -> _Answer[T]:
-    """Return a look-up's result, or its error as findings.
+def _failure(future: Future[Any], place: str, note: str = "") -> Sequence[Finding]:
+    """Return a look-up's error as findings.
 
     - **note**: the code of a note in their place, where the run can do without the answer.
     """
     try:
-        return _Answer(future.result())
+        future.result()
     except PhiftError as error:
         if not note:
-            return _Answer(None, findings_from(error, place))
-        message = f"It could not be looked up: {error.what}"
-        return _Answer(None, [Finding(code=note, severity="note", place=place, message=message)])
+            return findings_from(error, place)
+        return [Finding(note, "note", place, f"It could not be looked up: {error.what}")]
+    return ()
 
 
 def _component(config: RunConfig, clients: Clients) -> Any:
@@ -207,22 +207,18 @@ def _component(config: RunConfig, clients: Clients) -> Any:
 
 
 def _list_sizes(clients: Clients) -> dict[str, VmSize]:
-    location = _location(clients)
+    # Left to itself, the SDK looks the workspace up for its region each time.
+    location = text(clients.find_workspace().location, "workspace.location")
     with azure_errors("the region's VM sizes"):
         answer = clients.workspace.compute.list_sizes(location=location)
         return read_sizes(listed(answer, "workspace.compute.list_sizes"))
 
 
 def _list_usages(clients: Clients) -> list[Usage]:
-    location = _location(clients)
+    location = text(clients.find_workspace().location, "workspace.location")
     with azure_errors("the region's quota"):
         answer = clients.workspace.compute.list_usage(location=location)
         return read_usages(listed(answer, "workspace.compute.list_usage"))
-
-
-def _location(clients: Clients) -> str:
-    """Return the workspace's region; left to itself, the SDK looks the workspace up for it each time."""
-    return text(clients.find_workspace().location, "workspace.location")
 
 
 def _endpoint(config: RunConfig, clients: Clients) -> Mapping[str, str] | None:
@@ -287,8 +283,7 @@ def _parameters(
     if found.component is None:
         return None, ()
     # The names and values of the user's parameters can be checked before the compute is known.
-    vm = VmSize(name="")
-    nowhere = ComputeTarget(kind="cluster", name="unknown", vm=vm, gpus_per_node=1, nodes=1, exists=False)
+    nowhere = ComputeTarget(kind="cluster", name="unknown", vm=VmSize(name=""), gpus_per_node=1, nodes=1, exists=False)
     parameters = resolve_parameters(
         found.component.inputs,
         found.model.defaults if found.model else {},
@@ -311,8 +306,7 @@ def _tokens(
     dataset, tokenizer = found.dataset, found.tokenizer
     if not (isinstance(dataset, PreparedDataset) and parameters):
         return None, ()
-    given = parameters.get("max_seq_length")
-    limit = int(given) if isinstance(given, int) else -1
+    limit = parameters.settings.max_seq_length
     if before and before.tokens and before.tokenizer and isinstance(before.dataset, PreparedDataset):
         was, now = before.dataset, dataset
         same_rows = (was.content_hash, was.files) == (now.content_hash, now.files)
@@ -353,8 +347,7 @@ def _estimates(
         findings += quota_findings(target, deployment, instances, found.usages, low_priority=low)
     if model.stand_in and config.max_cost is None:
         message = "Its weights are a small stand-in, so memory, time and cost of the real model say nothing here."
-        note = Finding(code="MODEL_STAND_IN", severity="note", place=f"model {model.name}", message=message)
-        return None, None, [*findings, note]
+        return None, None, [*findings, Finding("MODEL_STAND_IN", "note", f"model {model.name}", message)]
     prepared = dataset if isinstance(dataset, PreparedDataset) else None
     longest = _longest(prepared, tokens) if prepared else None
     memory, of_memory = memory_findings(model.name, parameters.settings, target, model.finetune, longest)
@@ -381,7 +374,7 @@ def _name_findings(config: RunConfig, found: _Found, plan: Plan | None) -> list[
     name, tags = config.deployment.endpoint_name, found.endpoint
     if name is None or tags is None:
         return []
-    job = tags.get("phift.job")
+    job = tags.get(JOB_TAG)
     if job and (plan is None or re.fullmatch(rf"{re.escape(plan.job_name)}(-\d+)?", job)):
         return []  # without a plan nothing says whether it is this run's
     model = tags.get("phift.model")
@@ -390,7 +383,7 @@ def _name_findings(config: RunConfig, found: _Found, plan: Plan | None) -> list[
     message = f"There is an endpoint {name} already: {' and '.join(told)}."
     fix = "give another `deployment.endpoint_name`"
     fix += f", or delete that endpoint: `phift cleanup {name}`" if job else ""
-    return [Finding(code="DEPLOYMENT_NAME_TAKEN", severity="error", place=_NAME, message=message, fix=fix)]
+    return [Finding("DEPLOYMENT_NAME_TAKEN", "error", _NAME, message, fix)]
 
 
 def _longest(dataset: PreparedDataset, tokens: TokenReport | None) -> int:

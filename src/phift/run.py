@@ -8,14 +8,13 @@ import time
 from collections.abc import Callable, Collection, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from phift.azure.answers import text
 from phift.azure.clients import Clients
 from phift.azure.connect import connect
 from phift.check.compute import ensure_cluster, instance_type
-from phift.check.findings import Finding, findings_from
+from phift.check.findings import findings_from
 from phift.check.parameters import Parameters, display_name
 from phift.check.report import CheckReport
 from phift.component.preprocessing import SPLITS
@@ -34,6 +33,7 @@ from phift.plan import Plan, digest, make_plan, slug
 from phift.serving.cleanup import Cleanup, DeployedEndpoint, deployed_endpoints, remove_all
 from phift.serving.deployment import deploy_model
 from phift.serving.endpoint import Endpoint
+from phift.serving.resource import MODEL
 from phift.tokens.conversation import Conversation
 
 if TYPE_CHECKING:
@@ -219,7 +219,13 @@ class FineTuneRun:
         try:
             clients = self.clients
         except PhiftError as error:
-            return CheckReport.of([*findings_from(error, "workspace"), *self._data_findings()])
+            findings = findings_from(error, "workspace")
+            if not (self.config.data.in_azure or self.config.data.prepare_on):
+                try:  # data on this machine needs nobody's credentials
+                    findings += self.prepare().findings
+                except PhiftError as mistake:
+                    findings += findings_from(mistake, "data")
+            return CheckReport.of(findings)
         with self._lock:
             given, at = self._given(), time.monotonic()
             self._plan, report = make_plan(self.config, clients, self.prepare, self._on_event, before=self._plan)
@@ -229,15 +235,6 @@ class FineTuneRun:
     def _given(self) -> object:
         """Return what the user asked for in the configuration and in files among the parameters, to compare it."""
         return repr(self.config), stamps(self.config.parameter_files.values())
-
-    def _data_findings(self) -> list[Finding]:
-        """Return what there is to say of the data, which needs nobody's credentials where it lies on this machine."""
-        if self.config.data.in_azure or self.config.data.prepare_on:
-            return []
-        try:
-            return list(self.prepare().findings)
-        except PhiftError as error:
-            return findings_from(error, "data")
 
     def submit(self, *, ignore: Collection[str] = (), fresh: bool = False) -> FineTuneJob:
         """Submit the job as it was checked within the last ten minutes, or else check first.
@@ -258,12 +255,33 @@ class FineTuneRun:
             def build(name: str) -> PipelineJob:
                 # A job that is there already costs nothing more; by now its own nodes may have used up the quota.
                 report.raise_for_errors(ignore)
-                data = self._inputs(plan)
-                ensure_cluster(self.clients, self.config.compute, plan.target)
-                on_cluster = isinstance(plan.dataset, DataOnCluster)
+                config, dataset = self.config, plan.dataset
+                data: Mapping[str, DataInput] | DataOnCluster
+                if isinstance(dataset, DataOnCluster):
+                    data = dataset
+                elif isinstance(dataset, DataInAzure):
+                    data = dataset.inputs
+                else:
+                    data = register_assets(self.clients, dataset, config.data.asset_name or slug(dataset.name))
+                ensure_cluster(self.clients, config.compute, plan.target)
+                on_cluster = isinstance(dataset, DataOnCluster)
                 code = until_submitted.enter_context(source_code()) if on_cluster else None
                 self._checked = None  # its nodes take of the quota that was looked up
-                return self._pipeline(name, plan, data, code)
+                record = RunRecord.of(config, plan)
+                return build_pipeline(
+                    plan.component,
+                    model_id=plan.model.id,
+                    data=data,
+                    parameters=plan.parameters,
+                    name=name,
+                    display_name=display_name(plan.model.name, dataset.name, plan.parameters, plan.target),
+                    experiment=config.experiment,
+                    tags=record.tags,
+                    properties=record.properties,
+                    force_rerun=config.force_rerun,
+                    continue_on_step_failure=config.continue_on_step_failure,
+                    code=code,
+                )
 
             self._job, self._record = submit_job(self.clients, plan.job_name, build, fresh=fresh), None
             return self._job
@@ -280,34 +298,6 @@ class FineTuneRun:
         if isinstance(dataset, PreparedDataset) and not (dataset is self._dataset and self._dataset_holds()):
             return None
         return last.report if last.given == self._given() and not last.report.standing(ignore) else None
-
-    def _inputs(self, plan: Plan) -> Mapping[str, DataInput] | DataOnCluster:
-        """Return the job's data, uploaded and registered where it is not in Azure yet."""
-        dataset = plan.dataset
-        if isinstance(dataset, DataOnCluster):
-            return dataset
-        if isinstance(dataset, DataInAzure):
-            return dataset.inputs
-        return register_assets(self.clients, dataset, self.config.data.asset_name or slug(dataset.name))
-
-    def _pipeline(
-        self, name: str, plan: Plan, data: Mapping[str, DataInput] | DataOnCluster, code: Path | None
-    ) -> PipelineJob:
-        record = RunRecord.of(self.config, plan)
-        return build_pipeline(
-            plan.component,
-            model_id=plan.model.id,
-            data=data,
-            parameters=plan.parameters,
-            name=name,
-            display_name=display_name(plan.model.name, plan.dataset.name, plan.parameters, plan.target),
-            experiment=self.config.experiment,
-            tags=record.tags,
-            properties=record.properties,
-            force_rerun=self.config.force_rerun,
-            continue_on_step_failure=self.config.continue_on_step_failure,
-            code=code,
-        )
 
     @property
     def job(self) -> FineTuneJob:
@@ -385,6 +375,8 @@ class FineTuneRun:
         record = self.record
         size = instance_type(record.model, self._deployment)
         model = self.register()
+        described = f"{model.name}:{model.version}"
+        tags = {MODEL: described, SERIES: record.series, CONFIGURATION: record.configuration_digest}
         return deploy_model(
             self.clients,
             model_id=model.id,
@@ -392,11 +384,7 @@ class FineTuneRun:
             size=size,
             config=self._deployment,
             job=self.job,
-            tags={
-                "phift.model": f"{model.name}:{model.version}",
-                SERIES: record.series,
-                CONFIGURATION: record.configuration_digest,
-            },
+            tags=tags,
             on_event=self._on_event,
         )
 

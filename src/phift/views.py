@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from datetime import timedelta
 from typing import Any
 
 from rich.console import Console
@@ -45,22 +44,18 @@ def show_report(console: Console, report: CheckReport) -> None:
     if not report.findings:
         console.print("Nothing found that would stop this run.")
     else:
-        _show_findings(console, report)
+        table = Table(box=None, pad_edge=False)
+        for column in ("severity", "code", "where", "what, and the way out"):
+            table.add_column(column, overflow="fold")
+        for finding in report.findings:
+            said = finding.message + (f"\n-> {finding.fix}" if finding.fix else "")
+            said += f"\n({finding.source})" if finding.source else ""
+            table.add_row(finding.severity, finding.code, finding.place, said, style=_COLOURS[finding.severity])
+        console.print(table)
     if report.tokens:
         console.print(report.tokens.summary, highlight=False, markup=False)
     for estimate in report.estimates:
         console.print(str(estimate), highlight=False, markup=False)
-
-
-def _show_findings(console: Console, report: CheckReport) -> None:
-    table = Table(box=None, pad_edge=False)
-    for column in ("severity", "code", "where", "what, and the way out"):
-        table.add_column(column, overflow="fold")
-    for finding in report.findings:
-        text = finding.message + (f"\n-> {finding.fix}" if finding.fix else "")
-        text += f"\n({finding.source})" if finding.source else ""
-        table.add_row(finding.severity, finding.code, finding.place, text, style=_COLOURS[finding.severity])
-    console.print(table)
 
 
 def show_plan(console: Console, plan: Plan) -> None:
@@ -70,7 +65,14 @@ def show_plan(console: Console, plan: Plan) -> None:
     table.add_row("model", f"{plan.model.name} version {plan.model.version} ({plan.model.registry})")
     table.add_row("component", f"{plan.component.name} version {plan.component.version}")
     table.add_row("compute", f"{target.nodes} x {target.size}, {target.gpus_per_node} GPU each ({target.name})")
-    table.add_row("data", _data(plan))
+    dataset = plan.dataset
+    if isinstance(dataset, DataInAzure):
+        data = ", ".join(f"{split} {given}" for split, given in dataset.inputs.items()) + " (not read here)"
+    elif isinstance(dataset, DataOnCluster):
+        data = f"{dataset.name}, prepared by the job on {dataset.compute}"
+    else:
+        data = ", ".join(f"{count} {split}" for split, count in dataset.rows.items()) + " rows"
+    table.add_row("data", data)
     mine = [f"{name}={p.value}" for name, p in plan.parameters.values.items() if p.origin == "user"]
     table.add_row("parameters", ", ".join(mine) or "all from the model and the component")
     table.add_row("job", plan.job_name)
@@ -87,35 +89,14 @@ def show_endpoints(console: Console, found: Sequence[tuple[DeployedEndpoint, Map
         table.add_column(column, overflow="fold")
     for each, deployments in found:
         shares = [f"{name} {each.traffic.get(name, 0)} % ({instances})" for name, instances in deployments.items()]
-        row = (each.name, each.job or "-", each.model or "-", _age(each.age), "\n".join(shares) or "no deployment")
+        age = "unknown"
+        if each.age is not None:  # in its two largest units
+            minutes = max(0, int(each.age.total_seconds() // 60))
+            hours, days = minutes // 60, minutes // (24 * 60)
+            age = f"{days} d {hours % 24} h" if days else f"{hours} h {minutes % 60} min" if hours else f"{minutes} min"
+        row = (each.name, each.job or "-", each.model or "-", age, "\n".join(shares) or "no deployment")
         table.add_row(*map(escape, row))
     console.print(table, highlight=False)
-
-
-def _age(age: timedelta | None) -> str:
-    """Return an age in its two largest units."""
-    if age is None:
-        return "unknown"
-    minutes = max(0, int(age.total_seconds() // 60))
-    hours, days = minutes // 60, minutes // (24 * 60)
-    return f"{days} d {hours % 24} h" if days else f"{hours} h {minutes % 60} min" if hours else f"{minutes} min"
-
-
-def _how_far(event: Progress | Counted) -> tuple[str, float, float]:
-    """Return what is done, how much of it has been done, and of how much; 0 where that is not known."""
-    if isinstance(event, Counted):
-        return f"counting tokens, {event.split}", event.share, 1.0
-    verb = "writing" if event.stage == "write" else "reading"
-    return f"{verb} {event.source}", event.bytes or 0, event.total_bytes or 0
-
-
-def _data(plan: Plan) -> str:
-    dataset = plan.dataset
-    if isinstance(dataset, DataInAzure):
-        return ", ".join(f"{split} {given}" for split, given in dataset.inputs.items()) + " (not read here)"
-    if isinstance(dataset, DataOnCluster):
-        return f"{dataset.name}, prepared by the job on {dataset.compute}"
-    return ", ".join(f"{count} {split}" for split, count in dataset.rows.items()) + " rows"
 
 
 class EventPrinter:
@@ -143,7 +124,11 @@ class EventPrinter:
             self._line(f"{event.name}: {_STAGES[event.stage]}")
 
     def _work(self, event: Progress | Counted) -> None:
-        what, done, total = _how_far(event)
+        if isinstance(event, Counted):
+            what, done, total = f"counting tokens, {event.split}", event.share, 1.0
+        else:
+            what = f"{'writing' if event.stage == 'write' else 'reading'} {event.source}"
+            done, total = event.bytes or 0, event.total_bytes or 0
         if not (self._console.is_terminal or self._console.is_jupyter):
             if self._due():
                 self._line(f"{what}: {event.rows:,} rows" + (f", {done / total:.0%}" if total else ""))

@@ -31,7 +31,6 @@ from phift.errors import CheckFailed, ConfigError, PhiftError
 from phift.version import __version__
 
 if TYPE_CHECKING:
-    from phift.config.run import RunConfig
     from phift.local.programs import Engine
     from phift.local.state.clock import Speed
     from phift.run import FineTuneRun
@@ -184,12 +183,17 @@ def deploy(target: str, workspace: str | None, ask: tuple[str, ...]) -> None:
 
 def _open(config: Path, command: str, *, goes_on: str = NOTHING_GOES_ON) -> tuple[FineTuneRun, Leftovers]:
     """Return the run of a configuration, and what keeps count of what it leaves."""
-    from phift.config.run import RunConfig
+    from phift.config.run import LocalWorkspaceFolder, RunConfig
     from phift.run import FineTuneRun
     from phift.views import EventPrinter
 
     read = RunConfig.from_yaml(config)
-    left = Leftovers(["phift", command, str(config)], _workspace_option(read), goes_on=goes_on)
+    place, option = read.workspace, []  # of a workspace that the environment names there is nothing to say
+    if isinstance(place, LocalWorkspaceFolder):
+        option = ["--workspace", f"local:{place.local}" if place.local else "local"]
+    elif all(names := (place.subscription_id, place.resource_group, place.workspace_name)):
+        option = ["--workspace", "/".join(map(str, names))]
+    left = Leftovers(["phift", command, str(config)], option, goes_on=goes_on)
     return FineTuneRun(read, on_event=_both(left, EventPrinter(_console()))), left
 
 
@@ -199,17 +203,6 @@ def _both(first: Callable[[Any], None], second: Callable[[Any], None]) -> Callab
         second(event)
 
     return tell
-
-
-def _workspace_option(config: RunConfig) -> list[str]:
-    """Return the option that names a configuration's workspace; none where the environment does."""
-    from phift.config.run import LocalWorkspaceFolder
-
-    place = config.workspace
-    if isinstance(place, LocalWorkspaceFolder):
-        return ["--workspace", f"local:{place.local}" if place.local else "local"]
-    names = (place.subscription_id, place.resource_group, place.workspace_name)
-    return ["--workspace", "/".join(map(str, names))] if all(names) else []
 
 
 def _train(run: FineTuneRun, left: Leftovers, *, wait: bool) -> None:
@@ -423,8 +416,6 @@ def env(folder: Path | None) -> None:
 
     Two of the values are secrets, good for this workspace alone: whoever has one may do everything in it.
     """
-    import shlex
-
     from phift.local import LocalWorkspace
 
     for name, value in LocalWorkspace(folder).connection().environment().items():

@@ -7,7 +7,6 @@ import random
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from rich.console import Console
 
@@ -18,10 +17,8 @@ from phift.local import LocalWorkspace
 from phift.run import FineTuneRun
 from phift.serving.deployment import deploy_model
 from phift.serving.endpoint import Endpoint
+from phift.serving.resource import MODEL
 from phift.views import EventPrinter, show_plan, show_report
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 _QUESTIONS = 100  # of the held-out ones; asking all would take longer than the training
 _LONGEST_ANSWER = 24  # tokens; the right answers have at most 20
@@ -99,7 +96,16 @@ def _run(console: Console, folder: Path) -> int:
     show_plan(console, run.plan)
 
     _title(console, "Before: the base model on questions held out of training")
-    base = _base_endpoint(run)
+    plan, config = run.plan, run.config.deployment
+    base = deploy_model(  # the model as it is before training, under a name of its own
+        run.clients,
+        model_id=plan.model.id,
+        name=f"phift-base-{plan.fingerprint}",
+        size=instance_type(plan.model, config),
+        config=config,
+        tags={MODEL: f"{plan.model.name}:{plan.model.version}"},
+        on_event=EventPrinter(Console(quiet=True)),
+    )
     try:
         before = ask_held_out(base, run.prepare().test)
     finally:
@@ -120,22 +126,17 @@ def _run(console: Console, folder: Path) -> int:
         console.print(f"  {endpoint.scoring_uri}", highlight=False)
         after = ask_held_out(endpoint, run.prepare().test)
         _score(console, after)
-    _summary(console, metrics, before, after)
+
+    _title(console, "Result")
+    for question, first, last in list(zip(before.questions, before.answers, after.answers, strict=True))[:_EXAMPLES]:
+        for label, text in (("question", question), ("before", first), ("after", last)):
+            console.print(f"  {label:<9}{' '.join(text.split())[:90]}", highlight=False, markup=False)
+        console.print()
+    losses = metrics[metrics["metric"] == "eval_loss"].sort_values("step")["value"]
+    console.print(f"  validation loss    {losses.iloc[0]:.3f} before, {losses.iloc[-1]:.3f} after", highlight=False)
+    line = f"  answered exactly   {before.share:.0%} before, {after.share:.0%} after"
+    console.print(f"{line} (of {len(after.questions)} held-out questions)", highlight=False)
     return 0 if after.share > before.share else 1
-
-
-def _base_endpoint(run: FineTuneRun) -> Endpoint:
-    """Deploy the model as it is before training, under a name of its own."""
-    plan, config = run.plan, run.config.deployment
-    return deploy_model(
-        run.clients,
-        model_id=plan.model.id,
-        name=f"phift-base-{plan.fingerprint}",
-        size=instance_type(plan.model, config),
-        config=config,
-        tags={"phift.model": f"{plan.model.name}:{plan.model.version}"},
-        on_event=EventPrinter(Console(quiet=True)),
-    )
 
 
 def ask_held_out(endpoint: Endpoint, test_file: Path, count: int = _QUESTIONS, seed: int = 0) -> Exam:
@@ -152,18 +153,6 @@ def ask_held_out(endpoint: Endpoint, test_file: Path, count: int = _QUESTIONS, s
 def _score(console: Console, exam: Exam) -> None:
     line = f"  {exam.right} of {len(exam.questions)} questions answered exactly ({exam.share:.0%})"
     console.print(line, highlight=False)
-
-
-def _summary(console: Console, metrics: pd.DataFrame, before: Exam, after: Exam) -> None:
-    _title(console, "Result")
-    for question, first, last in list(zip(before.questions, before.answers, after.answers, strict=True))[:_EXAMPLES]:
-        for label, text in (("question", question), ("before", first), ("after", last)):
-            console.print(f"  {label:<9}{' '.join(text.split())[:90]}", highlight=False, markup=False)
-        console.print()
-    losses = metrics[metrics["metric"] == "eval_loss"].sort_values("step")["value"]
-    console.print(f"  validation loss    {losses.iloc[0]:.3f} before, {losses.iloc[-1]:.3f} after", highlight=False)
-    line = f"  answered exactly   {before.share:.0%} before, {after.share:.0%} after"
-    console.print(f"{line} (of {len(after.questions)} held-out questions)", highlight=False)
 
 
 def _title(console: Console, text: str) -> None:
