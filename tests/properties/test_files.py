@@ -176,12 +176,12 @@ def test_a_file_is_unpacked_while_it_is_read(tmp_path: Path, suffix: str) -> Non
     path = tmp_path / f"data.jsonl{suffix}"
     half = len(CONTENT) // 2
     path.write_bytes(packed(CONTENT[:half], suffix) + packed(CONTENT[half:], suffix))  # an archive of two members
-    with files.opened(path) as file:
-        rows = files.lines(file.stream, path)
+    with files.opened(path) as (stream, position):
+        rows = files.lines(stream, path)
         assert next(rows) == (1, b'{"row": 0}')
-        started = file.position()
+        started = position()
         assert list(rows)[-1] == (200_000, b'{"row": 199999}')
-        assert 0 < started <= file.position() == path.stat().st_size
+        assert 0 < started <= position() == path.stat().st_size
 
 
 # A flipped bit is seen by the checksum, which gzip always has and zstd only where it was asked for.
@@ -200,8 +200,8 @@ def test_a_broken_archive_is_an_error_with_its_path(tmp_path: Path, suffix: str,
         "trailing": good + b"something else",
     }
     path.write_bytes(bad[damage])
-    with files.opened(path) as file, pytest.raises(DataError, match="cannot be unpacked") as caught:
-        file.stream.read()
+    with files.opened(path) as (stream, _), pytest.raises(DataError, match="cannot be unpacked") as caught:
+        stream.read()
     assert caught.value.where == str(path)
 
 
@@ -219,8 +219,11 @@ def test_a_file_that_cannot_be_opened_or_read(tmp_path: Path) -> None:
         pass
     memory = Path("/proc/self/mem")  # opens, but its first page cannot be read
     if memory.exists():
-        with files.opened(memory) as file, pytest.raises(DataError, match="cannot be read: Input/output error"):
-            file.stream.read(1)
+        with (
+            files.opened(memory) as (stream, _),
+            pytest.raises(DataError, match="cannot be read: Input/output error"),
+        ):
+            stream.read(1)
 
 
 # JSON Lines
@@ -500,8 +503,8 @@ path = Path(sys.argv[1])
 read = {"jsonl": files.lines, "json": files.json_rows, "csv": lambda *args: files.csv_rows(*args, ",")}
 before = peak()
 try:
-    with files.opened(path) as file:
-        print(sum(1 for _ in read[files.kind(path)](file.stream, path)), "rows", peak() - before)
+    with files.opened(path) as (stream, _):
+        print(sum(1 for _ in read[files.kind(path)](stream, path)), "rows", peak() - before)
 except DataError as error:
     print(error.what, peak() - before)
 """

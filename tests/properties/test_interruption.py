@@ -111,7 +111,7 @@ def test_kills_leave_nothing_that_looks_whole_and_is_not(
     left = [entry for entry in out.iterdir() if entry != prepared.folder]
     # One without a lock may be somebody's who has just made it and not locked it yet: it is left alone for a moment.
     assert all(entry.name.startswith(".preparing-") and not (entry / "lock").exists() for entry in left)
-    monkeypatch.setattr("phift.data.scratch._MOMENT", 0)
+    monkeypatch.setattr("phift.data.prepare._MOMENT", 0)
     prepared = prepare_dataset(DataConfig(train=source, bad_rows="set_aside"), out)
     assert [entry.name for entry in out.iterdir()] == [prepared.folder.name] == [whole.name]
     check_whole(prepared.folder)

@@ -1,4 +1,4 @@
-"""The part of the configuration that says where the chat data comes from and what happens to it."""
+"""What every part of the configuration is made of, and the part that says where the chat data comes from."""
 
 from __future__ import annotations
 
@@ -7,9 +7,40 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    model_validator,
+)
 
-from phift.config.base import Folder, Name, Section, expanded
+Name = Annotated[str, Field(min_length=1, pattern=r"^[^'\\\s]+$")]
+"""A resource name; the component's command lines are single-quoted, so quotes and backslashes break them."""
+
+EndpointName = Annotated[str, Field(min_length=3, max_length=32, pattern=r"^[A-Za-z](-?[A-Za-z0-9])*$")]
+"""3 to 32 characters: a letter first, then letters, digits and single dashes (Microsoft Learn, 2026-07)."""
+
+
+def expanded(path: Path) -> Path:
+    """Return a path with its ``~`` replaced."""
+    try:
+        return path.expanduser()
+    except RuntimeError as error:  # ~somebody, whom this machine does not know
+        raise ValueError(str(error)) from None
+
+
+Folder = Annotated[Path, AfterValidator(expanded)]
+
+
+class Section(BaseModel):
+    """A part of the configuration: frozen, and an unknown key is a mistake instead of a silent no-op."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
 
 Format = Literal["messages", "sharegpt", "alpaca", "prompt_completion", "question_answer", "ultrachat"]
 
@@ -79,10 +110,18 @@ _OPEN = Path | FileSource | HuggingFaceSource | AssetSource | RowsSource
 
 
 def _source(value: Any) -> Any:
-    """Take a value for what it looks like: a place to read from, several of them, or the rows themselves."""
+    """Take a value for what it looks like: a place to read from, several of them, or the rows themselves.
+
+    A text is something in Azure, a Hugging Face id (``owner/name``), or else files.
+    """
     if isinstance(value, str):
-        return _source_from_text(value)
-    if isinstance(value, _OPEN) or (isinstance(value, dict) and not _KINDS.keys().isdisjoint(value)):
+        if value.startswith("azureml:"):
+            return {"asset": value}
+        path = Path(value)
+        looks_like_id = value.count("/") == 1 and not path.suffix and not value.startswith((".", "/", "~"))
+        exists = os.path.exists(value)  # noqa: PTH110 - Path.exists raises where a name is too long for the file system
+        return {"huggingface": value} if looks_like_id and not exists else expanded(path)
+    if _is_source(value):
         return value
     if isinstance(value, list | tuple) and value and all(map(_is_source, value)):
         return tuple(_source(part) for part in value)
@@ -93,16 +132,6 @@ def _source(value: Any) -> Any:
 
 def _is_source(value: Any) -> bool:
     return isinstance(value, str | _OPEN) or (isinstance(value, dict) and not _KINDS.keys().isdisjoint(value))
-
-
-def _source_from_text(value: str) -> Any:
-    """Take a text for something in Azure, a Hugging Face id (``owner/name``), or else files."""
-    if value.startswith("azureml:"):
-        return {"asset": value}
-    path = Path(value)
-    looks_like_id = value.count("/") == 1 and not path.suffix and not value.startswith((".", "/", "~"))
-    exists = os.path.exists(value)  # noqa: PTH110 - Path.exists raises where a name is too long for the file system
-    return {"huggingface": value} if looks_like_id and not exists else expanded(path)
 
 
 def _source_kind(value: Any) -> str:
@@ -122,12 +151,8 @@ OneSource = (
     | Annotated[AssetSource, Tag("<asset>")]
     | Annotated[RowsSource, Tag("<rows>")]
 )
-_Several = tuple[Annotated[OneSource, Discriminator(_source_kind)], ...]
-Source = Annotated[
-    OneSource | Annotated[_Several, Tag("<several>")],
-    Discriminator(_source_kind),
-    BeforeValidator(_source),
-]
+_Several = Annotated[tuple[Annotated[OneSource, Discriminator(_source_kind)], ...], Tag("<several>")]
+Source = Annotated[OneSource | _Several, Discriminator(_source_kind), BeforeValidator(_source)]
 
 
 class SplitConfig(Section):

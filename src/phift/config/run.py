@@ -19,8 +19,7 @@ from pydantic import (
 )
 
 from phift import facts
-from phift.config.base import EndpointName, Folder, Name, Section
-from phift.config.data import DataConfig, source_below
+from phift.config.data import DataConfig, EndpointName, Folder, Name, Section, source_below
 from phift.errors import ConfigError
 
 Scalar = bool | int | float | str
@@ -83,20 +82,20 @@ def _workspace_kind(value: Any) -> str:
     return "<local>" if is_local else "<azure>"
 
 
-def _model_from_text(value: Any) -> Any:
-    """Read ``name`` or ``name:version``."""
-    if not isinstance(value, str):
-        return value
-    name, _, version = value.partition(":")
-    return {"name": name, "version": version or None}
-
-
 class ModelConfig(Section):
-    """The foundation model; without a version, the newest one."""
+    """The foundation model, as text ``name`` or ``name:version``; without a version, the newest one."""
 
     name: Name
     version: Name | None = None
     registry: Name = "azureml"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_text(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        name, _, version = value.partition(":")
+        return {"name": name, "version": version or None}
 
 
 class ComponentConfig(Section):
@@ -107,14 +106,10 @@ class ComponentConfig(Section):
     registry: Name = "azureml"
 
 
-def _compute_from_text(value: Any) -> Any:
-    return {"cluster": value} if isinstance(value, str) else value
-
-
 class ComputeConfig(Section):
     """Where the job trains: an existing cluster, a cluster to create, or serverless compute.
 
-    - **cluster**: name of the cluster. With **size**, it is created when it does not exist.
+    - **cluster**: name of the cluster; a text alone is one. With **size**, it is created when it does not exist.
     - **serverless**: a VM size instead of a cluster.
     - **nodes**: nodes the job uses.
     - **gpus_per_node**: only where the service and the built-in table do not know the size.
@@ -131,6 +126,11 @@ class ComputeConfig(Section):
     gpus_per_node: int | None = Field(default=None, ge=1)
     low_priority: bool = False
     allow_unlisted: bool = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_text(cls, value: Any) -> Any:
+        return {"cluster": value} if isinstance(value, str) else value
 
     @model_validator(mode="after")
     def _one_place(self) -> ComputeConfig:
@@ -208,9 +208,9 @@ class RunConfig(Section):
     - **tokens_per_second**: the measured throughput of one GPU, for a better estimate of time and cost.
     """
 
-    model: Annotated[ModelConfig, BeforeValidator(_model_from_text)]
+    model: ModelConfig
     data: DataConfig
-    compute: Annotated[ComputeConfig, BeforeValidator(_compute_from_text)]
+    compute: ComputeConfig
     workspace: Workspace = AzureWorkspace()
     credential: Literal["default", "browser", "device_code"] = "default"
     component: ComponentConfig = ComponentConfig()
@@ -280,38 +280,27 @@ class RunConfig(Section):
         except ConfigError as error:
             error.where = where
             raise
-        return config._below(folder)
-
-    def _below(self, folder: Path) -> RunConfig:
         if folder == Path():
-            return self
-        moved = {k: source_below(getattr(self.data, k), folder) for k in ("train", "validation", "test")}
-        files = {name: str(folder / path) for name, path in self.parameter_files.items()}
+            return config
+        moved = {k: source_below(getattr(config.data, k), folder) for k in ("train", "validation", "test")}
+        files = {name: str(folder / path) for name, path in config.parameter_files.items()}
         update: dict[str, Any] = {
-            "data": self.data.model_copy(update=moved),
-            "work_dir": folder / self.work_dir,
-            "parameters": {**self.parameters, **files},
+            "data": config.data.model_copy(update=moved),
+            "work_dir": folder / config.work_dir,
+            "parameters": {**config.parameters, **files},
         }
-        if isinstance(self.workspace, LocalWorkspaceFolder) and self.workspace.local:
-            update["workspace"] = LocalWorkspaceFolder(local=folder / self.workspace.local)
-        return self.model_copy(update=update)
+        if isinstance(config.workspace, LocalWorkspaceFolder) and config.workspace.local:
+            update["workspace"] = LocalWorkspaceFolder(local=folder / config.workspace.local)
+        return config.model_copy(update=update)
 
 
 def _config_error(error: ValidationError, where: str) -> ConfigError:
     """List every mistake with its place, without the values: they may hold what the user did not mean to show."""
-    mistakes = tuple(
-        (_place(item["loc"]), _mistake(item["type"], item["msg"]))
-        for item in error.errors(include_url=False, include_input=False)
-    )
+    mistakes: tuple[tuple[str, str], ...] = ()
+    for item in error.errors(include_url=False, include_input=False):
+        # A key's path, without the names of the kinds that a value can be of.
+        place = ".".join(str(part) for part in item["loc"] if not str(part).startswith("<")) or "top level"
+        mistakes += ((place, "no such key" if item["type"] == "extra_forbidden" else item["msg"]),)
     lines = "; ".join(f"{place}: {message}" for place, message in mistakes)
     what = f"The configuration has {len(mistakes)} mistake{'s' if len(mistakes) > 1 else ''}: {lines}"
     return ConfigError(what, where=where, fix="correct the keys named above; the README lists them", mistakes=mistakes)
-
-
-def _place(location: tuple[int | str, ...]) -> str:
-    """Return a key's path, without the names of the kinds that a value can be of."""
-    return ".".join(str(part) for part in location if not str(part).startswith("<")) or "top level"
-
-
-def _mistake(kind: str, message: str) -> str:
-    return "no such key" if kind == "extra_forbidden" else message

@@ -1,4 +1,4 @@
-"""The account: what became of every row of every source, and the file of those that were set aside."""
+"""The account: what became of every row of every source, the file of those set aside, and what the user should know."""
 
 from __future__ import annotations
 
@@ -6,34 +6,35 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 
+from phift.check.findings import Finding
 from phift.component.preprocessing import SPLITS
+from phift.data.sources import Reading, place_of
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from phift.data.reading import Reading, Table
+    from phift.data.sources import Table
 
 ASIDE = len(SPLITS)
 """The index of rows that are in none of the splits."""
 
+NEAR_EMPTY = 10
+"""Characters of a whole conversation; one with fewer is probably a mistake."""
+
 LEAKED = "it stands in the training data too"
 
 
-class _Kept(msgspec.Struct):
-    """A line of a spool's rejects."""
-
+class _Reject(msgspec.Struct):
     number: int
     reason: str
     row: msgspec.Raw
-
-
-_kept = msgspec.json.Decoder(_Kept)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,11 +78,22 @@ def draw_up(
     import numpy as np
 
     reasons: list[Counter[str]] = [Counter() for _ in readings]
+    decode = msgspec.json.Decoder(_Reject).decode
     with rejects.open("wb") as file:
-        for index, number, reason, row in _rejected(readings, table, chosen, spool):
+
+        def set_aside(index: int, number: int, reason: str, row: msgspec.Raw) -> None:
             reasons[index][re.sub(r"\[\d+\]| \(byte \d+\)", "", reason)] += 1
             line = {"source": readings[index].opened.place, "line": number, "reason": reason, "row": row}
             file.write(msgspec.json.encode(line) + b"\n")
+
+        for index, reading in enumerate(readings):
+            for tally in (tally for tally in reading.tallies if tally.refused):
+                with Path(tally.rejects).open("rb") as refused:
+                    for reject in map(decode, refused):
+                        set_aside(index, tally.before + reject.number, reject.reason, reject.row)
+        with spool.open("rb") as leaked:
+            for row, line in zip(table[chosen == ASIDE], leaked, strict=True):
+                set_aside(int(row["source"]), int(row["number"]), LEAKED, msgspec.Raw(line.rstrip()))
     accounts = []
     for index, reading in enumerate(readings):
         dealt = np.bincount(chosen[table["source"] == index], minlength=ASIDE + 1)
@@ -102,16 +114,77 @@ def draw_up(
     return tuple(accounts)
 
 
-def _rejected(
-    readings: Sequence[Reading], table: Table, chosen: npt.NDArray[np.int8], spool: Path
-) -> Iterator[tuple[int, int, str, msgspec.Raw]]:
-    """Yield source, number, reason and row of each that is set aside: the broken ones, then the leaked ones."""
-    for index, reading in enumerate(readings):
-        for tally in reading.tallies:
-            if tally.refused:
-                with Path(tally.rejects).open("rb") as file:
-                    for kept in map(_kept.decode, file):
-                        yield index, tally.before + kept.number, kept.reason, kept.row
-    with spool.open("rb") as file:
-        for row, line in zip(table[chosen == ASIDE], file, strict=True):
-            yield int(row["source"]), int(row["number"]), LEAKED, msgspec.Raw(line.rstrip())
+def findings_of(
+    readings: Sequence[Reading], table: Table, chosen: npt.NDArray[np.int8], accounts: Sequence[Account]
+) -> Iterator[Finding]:
+    """Yield what was found in each source, and then in each split.
+
+    - **chosen**: the index of each row's split.
+    """
+    import numpy as np
+
+    for reading, account in zip(readings, accounts, strict=True):
+        yield from _of_source(reading, account)
+    in_split = {split: chosen == index for index, split in enumerate(SPLITS)}
+    for split, mine in in_split.items():
+        rows, tools = int(mine.sum()), int(table["tools"][mine].sum())
+        if 0 < tools < rows:
+            # The component would drop every row without tools, because others have some.
+            message = (
+                f"{_counted(tools, 'row')} of {rows} have tools; the component drops the other {rows - tools} without "
+                "a word, because in a file with the column tools it drops each row where that is null or empty."
+            )
+            fix = "give tools to every row or to none: what a row's tools are can also be told in a system message"
+            yield Finding(code="DATA_TOOLS_MIXED", severity="error", place=split, message=message, fix=fix)
+    # Given test rows that stand in the training data are refused; in the given validation data they may.
+    if both := int(np.isin(table["key"][in_split["test"]], table["key"][in_split["validation"]]).sum()):
+        message = f"Also in the validation data: {_counted(both, 'test row')}."
+        fix = "give other rows, if scores on the test data are to tell more than those on the validation data"
+        yield Finding(code="DATA_TEST_IN_VALIDATION", severity="warning", place="test", message=message, fix=fix)
+    for split, mine in in_split.items() if _different(table["key"]) < len(table) else ():
+        keys = table["key"][mine]
+        if again := len(keys) - _different(keys):
+            message = f"{_counted(again, 'row')} of {len(keys)} say what an earlier one says."
+            fix = "remove them, unless their weight is meant"
+            yield Finding(code="DATA_DUPLICATES", severity="warning", place=split, message=message, fix=fix)
+    for split, mine in in_split.items():
+        short = np.flatnonzero(mine & (table["characters"] < NEAR_EMPTY))
+        if len(short):
+            first = place_of(readings, table[short[0]])
+            message = f"{_counted(len(short), 'conversation')} of fewer than {NEAR_EMPTY} characters, first {first}."
+            yield Finding(code="DATA_NEAR_EMPTY", severity="warning", place=split, message=message, fix="look at them")
+
+
+def _of_source(reading: Reading, account: Account) -> Iterator[Finding]:
+    place, layout = reading.opened.label, reading.opened.layout
+
+    def note(code: str, message: str) -> Finding:
+        return Finding(code=code, severity="note", place=place, message=message)
+
+    yield from (note("DATA_NOTE", told) for told in reading.opened.notes)
+    renamed = ", ".join(f"{own} as {name}" for name, own in layout.columns.items() if own != name)
+    if layout.format != "messages" or renamed:
+        message = f"Its rows were taken for the format {layout.format}{renamed and f', {renamed}'}."
+        yield note("DATA_FORMAT", message)
+    if reading.ignored:
+        names, more = ", ".join(name[:40] for name in reading.ignored[:20]), " and more" * (len(reading.ignored) > 20)
+        yield note("DATA_COLUMNS_LEFT_OUT", f"Columns left out: {names}{more}.")
+    if account.blank:
+        yield note("DATA_BLANK_LINES", f"{_counted(account.blank, 'blank line')} skipped.")
+    if account.aside:
+        most = islice(account.reasons.items(), 3)
+        reasons = "; ".join(f"{_counted(count, 'row')}: {reason}" for reason, count in most)
+        message = f"{account.aside} of {account.rows} rows were set aside: {reasons}."
+        fix = "see rejects.jsonl in the folder of the prepared data"
+        yield Finding(code="DATA_SET_ASIDE", severity="warning", place=place, message=message, fix=fix)
+
+
+def _different(keys: npt.NDArray[np.uint64]) -> int:
+    """Count the different keys, by sorting: ``np.unique`` hashes them, which takes nine times as long (numpy 2.4)."""
+    import numpy as np
+
+    return int(np.count_nonzero(np.diff(np.sort(keys)))) + bool(len(keys))
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}{'s' if count > 1 else ''}"

@@ -38,19 +38,6 @@ if TYPE_CHECKING:
 
 _HASH = "phift.hash"  # the tag that says what a version holds
 _VERSION_DIGITS = 16
-_ATTEMPTS = 3
-
-# What the component's preprocessing has a loader for (azureml-assets, finetune_acft_hf_nlp, 2026-07-23).
-_PREPROCESS = "azureml-assets, finetune_acft_hf_nlp, src/preprocess/preprocess.py, 2026-07-23"
-
-# Command lines have an input's path in single quotes, so both are invalid in it (the descriptions of its inputs).
-_BREAKING = ("'", "\\")
-_SPEC = "azureml-assets, chat_completion/spec.yaml, 2026-07-23"
-
-_FORMS = (
-    "write azureml:<name>:<version>, azureml:<name>@latest, azureml://registries/<registry>/data/<name>/versions/"
-    "<version> or azureml://datastores/<store>/paths/<file>"
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,7 +108,7 @@ def asset_name(name: str, split: str) -> str:
     return f"{'phift' if name in ('', *SPLITS) else name}-{split}"
 
 
-def _register(clients: Clients, path: Path, name: str, tags: Mapping[str, str], attempts: int = _ATTEMPTS) -> DataInput:
+def _register(clients: Clients, path: Path, name: str, tags: Mapping[str, str], attempts: int = 3) -> DataInput:
     from azure.ai.ml.entities import Data
 
     existing = _registered(clients, name, tags[_HASH])
@@ -242,11 +229,14 @@ def _find_asset(clients: Clients, place: str, text: str) -> tuple[DataInput, str
     found = read_address(text)
     if isinstance(found, AssetAddress) and found.kind in ("", "data") and (found.version or not found.registry):
         return (_find_in_registry if found.registry else _find_in_workspace)(clients, place, found)
-    raise DataError(f"{text} is no address of data that phift knows.", where=place, fix=_FORMS)
+    fix = (
+        "write azureml:<name>:<version>, azureml:<name>@latest, azureml://registries/<registry>/data/<name>/versions/"
+        "<version> or azureml://datastores/<store>/paths/<file>"
+    )
+    raise DataError(f"{text} is no address of data that phift knows.", where=place, fix=fix)
 
 
 def _find_in_workspace(clients: Clients, place: str, address: AssetAddress) -> tuple[DataInput, str]:
-    """Return the asset that an address names, and where its data lies."""
     name, version, label = address.name, address.version, address.label
     if theirs := address.workspace:
         # A job reads the assets of its own workspace and of registries.
@@ -284,12 +274,9 @@ def _find_in_registry(clients: Clients, place: str, address: AssetAddress) -> tu
         raise _missing(place, name, f"version {version}", f"registry {registry}") from error
     body = mapping(json_object(record, "the registry's record").get("properties"))
     identifier = registry_id(registry, "data", name, version)
-    kind = _CAMEL.sub("_", str(body.get("dataType") or "")).lower()
+    # The wire says UriFile and uri_file, depending on the service's mood and its API's version.
+    kind = re.sub(r"(?<=[a-z])(?=[A-Z][a-z])", "_", str(body.get("dataType") or "")).lower()
     return DataInput(name=name, version=version, address=identifier, type=kind), str(body.get("dataUri") or "")
-
-
-# The wire says UriFile and uri_file, depending on the service's mood and its API's version.
-_CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z][a-z])")
 
 
 def _missing(place: str, name: str, version: str, holder: str) -> NotFound:
@@ -312,12 +299,11 @@ def _path_findings(place: str, path: PurePosixPath) -> list[Finding]:
 
 def _name_findings(place: str, path: str) -> list[Finding]:
     """Refuse a file in Azure whose path breaks the command lines that it gets into; local paths get into none."""
-    bad = [character for character in _BREAKING if character in path]
-    if not bad:
-        return []
+    # Command lines have an input's path in single quotes, so both are invalid in it (the descriptions of its inputs).
+    bad = [character for character in ("'", "\\") if character in path]
     message = f"The file's path in Azure has {' and '.join(bad)} in it, which breaks the component's command lines."
     finding = _finding("DATA_FILE_NAME", "error", place, message, "copy or register it under another path")
-    return [replace(finding, source=_SPEC)]
+    return [replace(finding, source="azureml-assets, chat_completion/spec.yaml, 2026-07-23")] if bad else []
 
 
 def _split_findings(given: Collection[str]) -> list[Finding]:
@@ -336,4 +322,6 @@ def _split_findings(given: Collection[str]) -> list[Finding]:
 
 
 def _finding(code: str, severity: Severity, place: str, message: str, fix: str) -> Finding:
-    return Finding(code=code, severity=severity, place=place, message=message, fix=fix, source=_PREPROCESS)
+    # What the component's preprocessing has a loader for, and how it splits.
+    source = "azureml-assets, finetune_acft_hf_nlp, src/preprocess/preprocess.py, 2026-07-23"
+    return Finding(code=code, severity=severity, place=place, message=message, fix=fix, source=source)

@@ -50,9 +50,7 @@ class Conversation(msgspec.Struct, gc=False, omit_defaults=True):
     tools: list[Any] | None = None
 
 
-class _AnyMessage(msgspec.Struct):
-    """One turn that may have other keys too."""
-
+class _AnyMessage(msgspec.Struct):  # with other keys too
     role: Literal["system", "user", "assistant", "tool"]
     content: str | None = None
     tool_calls: list[Any] | None = None
@@ -167,9 +165,7 @@ def values_of(line: bytes) -> dict[str, Any]:
     try:
         line.decode("utf-8")
         return _values.decode(line)
-    except UnicodeDecodeError as error:
-        raise InvalidRow(f"it is not UTF-8 (byte {error.start})") from None
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidRow(_reason(error)) from None
 
 
@@ -183,7 +179,11 @@ def from_values(values: Mapping[str, Any]) -> tuple[Conversation, int]:
     if tools is not None and not isinstance(tools, list):
         raise InvalidRow("`tools` is not a list")
     characters = check(messages)
-    kept: Any = [{key: _plain_text(value) for key, value in m.items() if value is not None} for m in given]
+    # A kind of text, such as numpy's, becomes a text.
+    kept: Any = [
+        {key: str(value) if isinstance(value, str) else value for key, value in message.items() if value is not None}
+        for message in given
+    ]
     if all(message.keys() <= _PLAIN for message in kept):
         # A Message writes its keys in one order, as rows from `from_lines` have them; a mapping keeps the source's.
         kept = [Message(**message) for message in kept]
@@ -195,21 +195,13 @@ def from_values(values: Mapping[str, Any]) -> tuple[Conversation, int]:
     return Conversation(kept, tools or None), characters
 
 
-def is_plain(conversation: Conversation) -> bool:
-    """Whether its messages have no other keys."""
-    return isinstance(conversation.messages[0], Message)
-
-
 def plain(conversation: Conversation) -> Conversation:
-    """Return a conversation without the other keys of its messages."""
+    """Return a conversation without the other keys of its messages; one that has none is returned itself."""
     turns: Any = conversation.messages
+    if isinstance(turns[0], Message):
+        return conversation
     messages = [Message(**{key: turn[key] for key in turn.keys() & _PLAIN}) for turn in turns]
     return Conversation(messages, conversation.tools)
-
-
-def _plain_text(value: Any) -> Any:
-    """Return a text for a kind of text, such as numpy's."""
-    return str(value) if isinstance(value, str) and type(value) is not str else value
 
 
 def _reason(error: Exception) -> str:

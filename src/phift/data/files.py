@@ -16,11 +16,10 @@ import stat
 import threading
 import zlib
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
 from itertools import chain, islice
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import BinaryIO
 
 import msgspec
 
@@ -55,9 +54,8 @@ def kind(path: Path) -> str:
     suffix = _suffix(path)
     if suffix not in SUFFIXES or (suffix == ".parquet" and compressed(path)):
         what = f"A data file with the suffix {''.join(path.suffixes[-2:]) or '(none)'} cannot be read."
-        fix = (
-            f"give a {', '.join(SUFFIXES[:-1])} file, which may end in {' or '.join(_PACKED)}, or a {SUFFIXES[-1]} file"
-        )
+        packed, whole = f"{', '.join(SUFFIXES[:-1])} file, which may end in {' or '.join(_PACKED)}", SUFFIXES[-1]
+        fix = f"give a {packed}, or a {whole} file"
         raise DataError(what, where=str(path), fix=fix)
     return suffix.removeprefix(".")
 
@@ -71,10 +69,6 @@ def _suffix(path: Path) -> str:
     name = Path(path.stem) if compressed(path) else path
     suffix = name.suffix.lower()
     return ".jsonl" if suffix == ".ndjson" else suffix
-
-
-def _taken(path: Path) -> bool:
-    return _suffix(path) in SUFFIXES
 
 
 def check_path(path: Path) -> None:
@@ -96,16 +90,22 @@ def expand(path: Path) -> list[Path]:
     check_path(path)
     mode = _mode(path)
     if mode is not None and stat.S_ISDIR(mode):
-        files = [file for file in _files_below(path) if _taken(file)]
+        files = [file for file in _files_below(path) if _suffix(file) in SUFFIXES]
         if not files:
             fix = f"put {', '.join(SUFFIXES)} files there, or give another folder"
             raise DataError("The folder has no data files.", where=str(path), fix=fix)
-    elif mode is None:
-        files = _matching(path)
     else:
-        files = [path]
+        files = _matching(path) if mode is None else [path]
     for file in files:
-        _check_file(file)
+        check_path(file)
+        mode, where = _mode(file), str(file)
+        if mode is None:
+            raise DataNotFound("There is no such data file.", where=where, fix="it is a link to nothing, or just went")
+        if not stat.S_ISREG(mode):
+            raise DataError("The path is not a file.", where=where, fix="give a file, a folder or a pattern")
+        kind(file)
+        if file.stat().st_size == 0:
+            raise DataError("The data file is empty.", where=where, fix="give a file with rows")
     return files
 
 
@@ -144,31 +144,19 @@ def _matching(path: Path) -> list[Path]:
     )
     if not found:
         raise DataNotFound("No file matches the pattern.", where=str(path), fix=_near(folder / "*"))
-    files = [file for file in found if _taken(file)]
+    files = [file for file in found if _suffix(file) in SUFFIXES]
     return files or [found[0]]  # which says what can be read
-
-
-def _check_file(path: Path) -> None:
-    check_path(path)
-    mode = _mode(path)
-    if mode is None:
-        raise DataNotFound("There is no such data file.", where=str(path), fix="it is a link to nothing, or just went")
-    if not stat.S_ISREG(mode):
-        raise DataError("The path is not a file.", where=str(path), fix="give a file, a folder or a pattern")
-    kind(path)
-    if path.stat().st_size == 0:
-        raise DataError("The data file is empty.", where=str(path), fix="give a file with rows")
 
 
 def _near(path: Path) -> str:
     """Return what to do about a missing file: the names in its folder that look like it."""
     try:
-        names = sorted(
-            entry.name for entry in path.parent.iterdir() if _taken(entry) and not entry.name.startswith(".")
-        )
+        taken = [entry.name for entry in path.parent.iterdir() if _suffix(entry) in SUFFIXES]
     except OSError:
         return f"there is no folder {path.parent}; check the path"
-    near = difflib.get_close_matches(path.name, names, n=3, cutoff=0.5)
+    near = difflib.get_close_matches(
+        path.name, sorted(name for name in taken if not name.startswith(".")), n=3, cutoff=0.5
+    )
     return f"did you mean {' or '.join(near)}?" if near else "check the path"
 
 
@@ -177,21 +165,12 @@ def _unreadable(path: Path, error: Exception) -> DataError:
     return DataError(f"The data cannot be read: {reason}.", where=str(path)[:500], fix="check the path and its rights")
 
 
-@dataclass(frozen=True)
-class OpenFile:
-    """A file that is being read.
-
-    - **stream**: its bytes, unpacked.
-    - **position**: how many bytes of the file on the disk have been read so far.
-    """
-
-    stream: BinaryIO
-    position: Callable[[], int]
-
-
 @contextmanager
-def opened(path: Path) -> Iterator[OpenFile]:
-    """Open a file and unpack it while it is read; what cannot be read or unpacked is a `DataError`."""
+def opened(path: Path) -> Iterator[tuple[BinaryIO, Callable[[], int]]]:
+    """Open a file and unpack it while it is read; what cannot be read or unpacked is a `DataError`.
+
+    Gives its unpacked bytes, and a function that returns how many bytes of the file on the disk have been read so far.
+    """
     try:
         file = path.open("rb", buffering=0)
     except FileNotFoundError as error:
@@ -199,11 +178,7 @@ def opened(path: Path) -> Iterator[OpenFile]:
     except OSError as error:
         raise _unreadable(path, error) from error
     with file, io.BufferedReader(_Unpacked(file, path), _BUFFER) as stream:
-        yield OpenFile(stream, file.tell)
-
-
-class _Bytes(Protocol):
-    def readinto(self, buffer: memoryview, /) -> int | None: ...
+        yield stream, file.tell
 
 
 class _Unpacked(io.RawIOBase):
@@ -215,7 +190,7 @@ class _Unpacked(io.RawIOBase):
 
     def __init__(self, file: io.FileIO, path: Path) -> None:
         self._path = path
-        self._bytes: _Bytes = file
+        self._bytes: io.BufferedIOBase | io.FileIO = file
         if path.suffix.lower() == ".gz":
             self._bytes = gzip.GzipFile(fileobj=io.BufferedReader(file, _BUFFER))
         elif path.suffix.lower() == ".zst":
@@ -292,8 +267,17 @@ def json_rows(stream: BinaryIO, path: Path) -> Iterator[tuple[int, bytes]]:
             return
     elif head and start != b"[":
         raise DataError("The file is neither a JSON list nor objects.", where=str(path), fix="write a list of objects")
-    if head:
-        yield from _rows_of(JsonText(stream, path, head, LONGEST_LINE), start)
+    if not head:
+        return
+    text = JsonText(stream, path, head, LONGEST_LINE)
+    for row in text.items() if start == b"[" else _wrapped(text):
+        text.row += 1
+        if b"\n" in row or b"\r" in row:
+            with suppress(msgspec.DecodeError, RecursionError):  # whoever decodes it will say what is wrong with it
+                row = msgspec.json.format(row, indent=-1)
+        yield text.row, row
+    if text.peek():
+        raise text.broken("something follows the last row")
 
 
 def _a_row_a_line(head: bytes) -> bool:
@@ -307,14 +291,6 @@ def _a_row_a_line(head: bytes) -> bool:
         return True  # that is for the reader of the row to say
     lists = [value for value in columns.values() if _ARRAY_OF_ROWS.match(bytes(value))]
     return bool(more) or len(lists) != 1 or not _TURNS.isdisjoint(columns)
-
-
-def _rows_of(text: JsonText, start: bytes) -> Iterator[tuple[int, bytes]]:
-    for row in text.items() if start == b"[" else _wrapped(text):
-        text.row += 1
-        yield text.row, _on_one_line(row)
-    if text.peek():
-        raise text.broken("something follows the last row")
 
 
 def _wrapped(text: JsonText) -> Iterator[bytes]:
@@ -340,22 +316,13 @@ def _wrapped(text: JsonText) -> Iterator[bytes]:
         raise text.broken("it has no list of objects")
 
 
-def _on_one_line(row: bytes) -> bytes:
-    if b"\n" not in row and b"\r" not in row:
-        return row
-    try:
-        return msgspec.json.format(row, indent=-1)
-    except (msgspec.DecodeError, RecursionError):
-        return row  # whoever decodes it will say what is wrong with it
-
-
 def csv_rows(stream: BinaryIO, path: Path, delimiter: str) -> Iterator[tuple[int, dict[str, str] | InvalidRow]]:
     """Yield each row by the header's names, or what is wrong with it, with the number of the line that it starts on."""
     text = _CsvText(stream, path)
     reader = csv.reader(text, delimiter=delimiter, strict=True)
     header: list[str] | None = None
     while True:
-        text.start_row()
+        text.size, text.problem = 0, None
         number = text.number + 1
         try:
             cells = _next_row(reader)
@@ -409,22 +376,17 @@ class _CsvText:
     """The lines of a CSV file, for a reader that asks for as many as its row has.
 
     - **number**: of the last line given.
-    - **problem**: what is wrong with the lines given for this row.
+    - **size**, **problem**: of the lines given for this row, set back by whoever reads: the characters, what is wrong.
     """
 
     def __init__(self, stream: BinaryIO, path: Path) -> None:
         # What is no UTF-8 becomes lone surrogates, which UTF-8 has not: the row is refused, and not the file.
         self._text = io.TextIOWrapper(stream, "utf-8-sig", errors="surrogateescape", newline="")
         self._path = path
-        self._size = 0
+        self.size = 0
         self.number = 0
         self.problem: str | None = None
         self.ended = False
-
-    def start_row(self) -> None:
-        """Forget the lines of the row before."""
-        self._size = 0
-        self.problem = None
 
     def __iter__(self) -> _CsvText:
         return self
@@ -435,8 +397,8 @@ class _CsvText:
             self.ended = True
             self._text.detach()  # or it would close the stream, which is not its own
             raise StopIteration
-        self._size += len(line)
-        if self._size > LONGEST_CSV_ROW:
+        self.size += len(line)
+        if self.size > LONGEST_CSV_ROW:
             where = f"{self._path}:{self.number + 1}"
             raise _too_long(where, "row (is a quote not closed?)", f"{LONGEST_CSV_ROW >> 20} million characters")
         self.number += 1

@@ -127,7 +127,14 @@ def recognise(
         if name not in own:
             raise UnknownFormat(f"there is no column {_shown(name)}{_near(name, own)}; {there_are}")
     for known in candidates:
-        theirs_of = _columns_of(known, own, mapping)
+        # An optional column keeps its name although it was not seen: later rows may have it. One that the mapping uses
+        # stands for nothing else.
+        theirs_of = dict(mapping)
+        for name in _FORMATS[known].names:
+            alias = _ALIASES.get(name, name)
+            theirs = alias if name not in own and alias in own else name
+            if name not in mapping and theirs not in mapping.values():
+                theirs_of[name] = theirs
         missing = [name for name in _FORMATS[known].required if theirs_of.get(name) not in own]
         if not missing:
             return Layout(known, {name: own.get(theirs, theirs) for name, theirs in theirs_of.items()})
@@ -135,21 +142,6 @@ def recognise(
             raise UnknownFormat(f"the format {known} wants {_listed_names(missing)}; {there_are}")
     wanted = "; ".join(f"{_listed_names(_FORMATS[known].required)} ({known})" for known in candidates)
     raise UnknownFormat(f"{there_are}, and no format has those; wanted are: {wanted}")
-
-
-def _columns_of(known: Format, own: Collection[str], mapping: Mapping[str, str]) -> dict[str, str]:
-    """Return which column stands for which of a format's.
-
-    An optional one keeps its name although it was not seen: later rows may have it. A column that the mapping uses
-    stands for nothing else.
-    """
-    found = dict(mapping)
-    for name in _FORMATS[known].names:
-        alias = _ALIASES.get(name, name)
-        theirs = alias if name not in own and alias in own else name
-        if name not in mapping and theirs not in mapping.values():
-            found[name] = theirs
-    return found
 
 
 def _listed_names(names: Iterable[str]) -> str:
@@ -168,41 +160,35 @@ def _near(name: str, names: Iterable[str]) -> str:
 
 
 class _Cells(NamedTuple):
-    """The cells of one row, by the format's names for their columns."""
+    """The cells of one row, by the format's names for their columns; a missing one is None where it may be missing."""
 
     values: Mapping[str, Any]
     columns: Mapping[str, str]
 
     def given(self, name: str) -> Any:
-        """Return a cell, or None if it is missing."""
         if name not in self.columns:
             return None
         value = self.values.get(self.columns[name])
         return value if type(value) is str or not _missing(value) else None
 
     def required(self, name: str) -> Any:
-        """Return a cell that must not be missing."""
         value = self.given(name)
         if value is None:
             raise InvalidRow(f"it has no `{self.columns[name]}`")
         return value
 
     def text(self, name: str) -> str:
-        """Return a text that must not be missing."""
         value = self.required(name)
         if not isinstance(value, str):
             raise InvalidRow(f"`{self.columns[name]}` is not a text but {_kind(value)}")
         return value
 
     def optional_text(self, name: str) -> str | None:
-        """Return a text, or None where it is missing or blank."""
-        if self.given(name) is None:
-            return None
-        text = self.text(name)
+        text = None if self.given(name) is None else self.text(name)
         return text if text and not text.isspace() else None
 
     def listed(self, name: str) -> list[Any] | None:
-        """Return a list, read from JSON if it is text, or None where it is missing or blank."""
+        """Return a list, read from JSON if it is text; None where it is missing or blank."""
         value = self.given(name)
         if isinstance(value, str):
             value = None if not value or value.isspace() else _from_json(value, self.columns[name])
@@ -214,16 +200,14 @@ class _Cells(NamedTuple):
         return value
 
     def required_list(self, name: str) -> list[Any]:
-        """Return a list that must not be missing."""
         value = self.listed(name)
         if value is None:
             raise InvalidRow(f"it has no `{self.columns[name]}`")
         return value
 
     def messages(self, name: str) -> list[dict[str, Any]]:
-        """Return the messages in a list of turns."""
-        turns = self.required_list(name)
-        return [_message(turn, f"{self.columns[name]}[{index}]") for index, turn in enumerate(turns)]
+        turns = enumerate(self.required_list(name))
+        return [_message(turn, f"{self.columns[name]}[{index}]") for index, turn in turns]
 
 
 def _missing(value: Any) -> bool:
@@ -277,45 +261,33 @@ def _message(turn: object, place: str) -> dict[str, Any]:
         raise InvalidRow(f"{place} is said by nobody known; known are {', '.join(_ROLES)}")
     role = _ROLES[speaker]
     message: dict[str, Any] = {"role": role or "assistant"}
-    if role is None:
-        message["tool_calls"] = _calls(content, place)
+    if role is None:  # a ShareGPT function call, one or several as JSON
+        calls = _from_json(content, place) if isinstance(content, str) else content
+        calls = calls if isinstance(calls, list) else [calls]
+        if not calls or not all(isinstance(call, dict) and isinstance(call.get("name"), str) for call in calls):
+            raise InvalidRow(f"{place} is a function call without a name")
+        message["tool_calls"] = [
+            {"type": "function", "function": {"name": call["name"], "arguments": call.get("arguments") or {}}}
+            for call in calls
+        ]
+    elif isinstance(content, list):  # parts, as OpenAI's clients write a text
+        for index, part in enumerate(content):
+            if not (isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str)):
+                raise InvalidRow(f"{place}: part {index} of its content is not text but an image, a sound or the like")
+        message["content"] = "".join(part["text"] for part in content)
     elif content is not None:
-        message["content"] = _joined(content, place) if isinstance(content, list) else content
+        message["content"] = content
     return message | {key: value for key, value in others.items() if key not in message}
-
-
-def _joined(parts: list[Any], place: str) -> str:
-    """Return a text given in parts, as OpenAI's clients write it."""
-    for index, part in enumerate(parts):
-        if not (isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str)):
-            raise InvalidRow(f"{place}: part {index} of its content is not text but an image, a sound or the like")
-    return "".join(part["text"] for part in parts)
-
-
-def _calls(value: Any, place: str) -> list[dict[str, Any]]:
-    """Return a ShareGPT function call, one or several as JSON, as tool calls."""
-    calls = _from_json(value, place) if isinstance(value, str) else value
-    calls = calls if isinstance(calls, list) else [calls]
-    if not calls or not all(isinstance(call, dict) and isinstance(call.get("name"), str) for call in calls):
-        raise InvalidRow(f"{place} is a function call without a name")
-    return [
-        {"type": "function", "function": {"name": call["name"], "arguments": call.get("arguments") or {}}}
-        for call in calls
-    ]
-
-
-def _user(text: str) -> dict[str, Any]:
-    return {"role": "user", "content": text}
-
-
-def _assistant(text: str) -> dict[str, Any]:
-    return {"role": "assistant", "content": text}
 
 
 def _conversation(known: Format, cells: _Cells) -> list[dict[str, Any]]:
     """Return the messages of a row in a known format."""
-    text = cells.optional_text("system")
-    messages = [{"role": "system", "content": text}] if text else []
+
+    def said(role: str, text: str) -> dict[str, Any]:
+        return {"role": role, "content": text}
+
+    system = cells.optional_text("system")
+    messages = [said("system", system)] if system else []
     match known:
         case "messages":
             messages += cells.messages("messages")
@@ -325,20 +297,20 @@ def _conversation(known: Format, cells: _Cells) -> list[dict[str, Any]]:
             for index, pair in enumerate(cells.listed("history") or ()):
                 if not (isinstance(pair, list) and len(pair) == 2 and all(isinstance(text, str) for text in pair)):
                     raise InvalidRow(f"`{cells.columns['history']}`[{index}] is not a pair of texts")
-                messages += (_user(pair[0]), _assistant(pair[1]))
+                messages += map(said, ("user", "assistant"), pair)
             instruction, more = cells.text("instruction"), cells.optional_text("input")
-            messages.append(_user(f"{instruction}\n\n{more}" if more else instruction))
-            messages.append(_assistant(cells.text("output")))
+            messages.append(said("user", f"{instruction}\n\n{more}" if more else instruction))
+            messages.append(said("assistant", cells.text("output")))
         case "prompt_completion":
             # One text or a list of messages: TRL has both.
-            for name, speaker in (("prompt", _user), ("completion", _assistant)):
-                said = cells.required(name)
-                messages += [speaker(said)] if isinstance(said, str) else cells.messages(name)
+            for name, role in (("prompt", "user"), ("completion", "assistant")):
+                value = cells.required(name)
+                messages += [said(role, value)] if isinstance(value, str) else cells.messages(name)
         case "question_answer":
-            messages += (_user(cells.text("question")), _assistant(cells.text("answer")))
+            messages += (said("user", cells.text("question")), said("assistant", cells.text("answer")))
         case "ultrachat":
             for index, text in enumerate(cells.required_list("data")):
                 if not isinstance(text, str):
                     raise InvalidRow(f"`{cells.columns['data']}`[{index}] is not a text but {_kind(text)}")
-                messages.append(_assistant(text) if index % 2 else _user(text))
+                messages.append(said("assistant" if index % 2 else "user", text))
     return messages

@@ -52,7 +52,33 @@ def rows(source: RowsSource) -> Iterator[Row]:
         _begun.add(source)
     if callable(value) and not isinstance(value, Iterable):
         value = value()
-    yield from _rows(value, label(source))
+    where = label(source)
+    match _table(value):
+        case ("pandas", "DataFrame"):
+            yield from _pandas(value, where)
+        case ("datasets", "DatasetDict" | "IterableDatasetDict"):
+            fix = f"give one of them, such as data[{next(iter(value), 'train')!r}]"
+            raise DataError("These are several splits, not one.", where=where, fix=fix)
+        case ("datasets", _):
+            yield from value.with_format(None)
+        case ("pyarrow", "RecordBatch"):
+            yield from _arrow(value.schema, [value], where)
+        case ("pyarrow", "Table"):
+            yield from _arrow(value.schema, value.to_batches(), where)
+        case ("pyarrow", "RecordBatchReader"):
+            yield from _arrow(value.schema, value, where)
+        case _ if hasattr(value, "__arrow_c_stream__"):
+            import pyarrow as pa
+
+            reader = pa.RecordBatchReader.from_stream(value)
+            yield from _arrow(reader.schema, reader, where)
+        case _ if isinstance(value, str | bytes | Mapping) or not isinstance(value, Iterable):
+            what = f"These are no rows but {type(value).__name__}."
+            raise DataError(what, where=where, fix="give a data frame, or an iterable of mappings")
+        case _:
+            for item in value:
+                told = f"it is not a mapping but {type(item).__name__}"
+                yield item if isinstance(item, Mapping) else InvalidRow(told)
 
 
 def label(source: RowsSource) -> str:
@@ -62,40 +88,8 @@ def label(source: RowsSource) -> str:
 
 def _table(value: Any) -> tuple[str, str] | None:
     """Return the library and the name of the table that a value is, if it is one."""
-    for kind in type(value).__mro__:
-        name = (kind.__module__.partition(".")[0], kind.__name__)
-        if name in _TABLES:
-            return name
-    return None
-
-
-def _rows(value: Any, where: str) -> Iterator[Row]:
-    match _table(value):
-        case ("pandas", "DataFrame"):
-            return _pandas(value, where)
-        case ("datasets", "DatasetDict" | "IterableDatasetDict"):
-            fix = f"give one of them, such as data[{next(iter(value), 'train')!r}]"
-            raise DataError("These are several splits, not one.", where=where, fix=fix)
-        case ("datasets", _):
-            rows: Iterator[Row] = iter(value.with_format(None))
-            return rows
-        case ("pyarrow", "Table" | "RecordBatch"):
-            batches = value.to_batches() if hasattr(value, "to_batches") else [value]
-            return _arrow(value.schema, batches, where)
-        case ("pyarrow", "RecordBatchReader"):
-            return _arrow(value.schema, value, where)
-    if hasattr(value, "__arrow_c_stream__"):
-        import pyarrow as pa
-
-        reader = pa.RecordBatchReader.from_stream(value)
-        return _arrow(reader.schema, reader, where)
-    if isinstance(value, str | bytes | Mapping) or not isinstance(value, Iterable):
-        what = f"These are no rows but {type(value).__name__}."
-        raise DataError(what, where=where, fix="give a data frame, or an iterable of mappings")
-    return (
-        item if isinstance(item, Mapping) else InvalidRow(f"it is not a mapping but {type(item).__name__}")
-        for item in value
-    )
+    names = ((kind.__module__.partition(".")[0], kind.__name__) for kind in type(value).__mro__)
+    return next((name for name in names if name in _TABLES), None)
 
 
 def _check_names(names: Sequence[str], where: str) -> None:
@@ -122,18 +116,14 @@ def _pandas(frame: pd.DataFrame, where: str) -> Iterator[Row]:
     if not names:
         raise DataError("The data frame has no columns.", where=where, fix="give it a column `messages`")
     _check_names(names, where)
+
+    def cell(value: Any) -> Any:
+        value = plain(value)
+        nothing = value is pd.NA or value is pd.NaT or (isinstance(value, float) and isnan(value))
+        return None if nothing else value
+
     for start in range(0, len(frame), _BATCH):
         some = frame.iloc[start : start + _BATCH]
-        columns = [map(_cell, some.iloc[:, index].tolist()) for index in range(len(names))]
+        columns = [map(cell, some.iloc[:, index].tolist()) for index in range(len(names))]
         for values in zip(*columns, strict=True):
             yield dict(zip(names, values, strict=True))
-
-
-def _cell(value: Any) -> Any:
-    """Return a cell as a plain value, None where pandas has nothing."""
-    import pandas as pd
-
-    value = plain(value)
-    if value is pd.NA or value is pd.NaT or (isinstance(value, float) and isnan(value)):
-        return None
-    return value

@@ -23,7 +23,7 @@ import os
 import random
 import time
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -49,7 +49,7 @@ from phift.errors import (
 
 if TYPE_CHECKING:
     from datasets import DatasetBuilder
-    from pyarrow import RecordBatch, Schema
+    from pyarrow import RecordBatch
     from pyarrow.parquet import ParquetFile
 
 Row = dict[str, Any]
@@ -81,9 +81,9 @@ class HubRows:
         self._source = source
 
     def __iter__(self) -> Iterator[Row]:
+        from datasets.packaged_modules.parquet.parquet import Parquet
+
         source = self._source
-        if not _is_folder(source):
-            _refuse_offline(source)
         opened = _opened(source)
         if opened.commit and opened.commit != source.revision:
             self.notes.append(
@@ -92,7 +92,9 @@ class HubRows:
             )
         with _asking(source):
             files = [file for split in opened.splits for file in opened.builder.config.data_files[split]]
-            parquet = opened.is_parquet and all(map(_has_ranges, files))
+            # A part can be fetched neither of a file in an archive nor of one that lies elsewhere.
+            whole = all("::" not in file and (file.startswith(_REMOTE) or Path(file).is_file()) for file in files)
+            parquet = whole and isinstance(opened.builder, Parquet)
             batches = self._parquet(files) if parquet else self._streamed(opened)
         while True:
             with _asking(source):
@@ -126,8 +128,11 @@ class HubRows:
         if source.percent == 100:
             yield from _batches(opened.stream(source.split))
             return
-        total = opened.length
-        if total is None:
+        # How long the data set's card says the splits are.
+        known = opened.builder.info.splits or {}
+        lengths: list[int] = [known[split].num_examples or 0 if split in known else 0 for split in opened.splits]
+        total = sum(lengths)
+        if not all(lengths):
             total = sum(1 for _ in opened.stream(source.split))
             self.notes.append(
                 f"{source.huggingface} does not say how long {source.split} is and is not Parquet, "
@@ -174,42 +179,34 @@ class _Opened:
     commit: str | None
     splits: list[str]
 
-    @property
-    def is_parquet(self) -> bool:
-        """Whether its files are Parquet."""
-        from datasets.packaged_modules.parquet.parquet import Parquet
-
-        return isinstance(self.builder, Parquet)
-
-    @property
-    def length(self) -> int | None:
-        """How long the card says the splits are."""
-        known = self.builder.info.splits or {}
-        lengths: list[int] = [known[split].num_examples or 0 for split in self.splits if split in known]
-        return sum(lengths) if len(lengths) == len(self.splits) and all(lengths) else None
-
     def stream(self, split: str) -> Iterable[Row]:
-        """Return the rows from the first one on."""
         rows: Iterable[Row] = self.builder.as_streaming_dataset(split=split)
         return rows
 
 
 def _opened(source: HuggingFaceSource) -> _Opened:
     """Open a data set, again after a pause where the Hub is busy or does not answer."""
+    import datasets
+    from huggingface_hub import constants
+
+    is_folder = os.path.isdir(source.huggingface)  # noqa: PTH112 - Path.is_dir raises where an id cannot be a path
+    if not is_folder and (constants.HF_HUB_OFFLINE or datasets.config.HF_HUB_OFFLINE):
+        fix = "unset HF_HUB_OFFLINE, or give files that are on this machine"
+        raise ServiceUnreachable("HF_HUB_OFFLINE is set, so the Hub is not asked.", where=_place(source), fix=fix)
     for wait in _WAITS:
         try:
-            return _open(source)
+            return _open(source, is_folder=is_folder)
         except (Throttled, ServiceUnreachable):
             time.sleep(wait)
-    return _open(source)
+    return _open(source, is_folder=is_folder)
 
 
-def _open(source: HuggingFaceSource) -> _Opened:
+def _open(source: HuggingFaceSource, *, is_folder: bool) -> _Opened:
     import datasets
     from huggingface_hub import HfApi
 
     commit = None
-    if not _is_folder(source):
+    if not is_folder:
         with _asking(source):
             info = HfApi(library_name="phift").dataset_info(
                 source.huggingface, revision=source.revision, expand=["sha"], timeout=30
@@ -224,8 +221,13 @@ def _open(source: HuggingFaceSource) -> _Opened:
         try:
             builder = load(source.huggingface, source.name)
         except ValueError:
-            _check_name(source, datasets.get_dataset_config_names(source.huggingface, revision=commit))
-            raise
+            names = datasets.get_dataset_config_names(source.huggingface, revision=commit)
+            if source.name in names or (source.name is None and len(names) < 2):
+                raise
+            what = f"There is no configuration {source.name}."
+            if source.name is None:
+                what = "The data set has several configurations."
+            raise DataError(what, where=_place(source), fix=f"`name` is one of: {', '.join(names)}") from None
     known = [str(split) for split in builder.config.data_files or {}]
     splits = source.split.split("+")
     missing = [split for split in splits if split not in known]
@@ -234,24 +236,6 @@ def _open(source: HuggingFaceSource) -> _Opened:
         fix = f"`split` is one of: {', '.join(known)}" + ("; a part of it is `percent`" if "[" in source.split else "")
         raise DataError(what, where=_place(source), fix=fix)
     return _Opened(builder, commit, splits)
-
-
-def _check_name(source: HuggingFaceSource, known: Sequence[str]) -> None:
-    """Raise if the trouble with a data set is which configuration is meant."""
-    fix = f"`name` is one of: {', '.join(known)}"
-    if source.name is None and len(known) > 1:
-        raise DataError("The data set has several configurations.", where=_place(source), fix=fix)
-    if source.name is not None and source.name not in known:
-        raise DataError(f"There is no configuration {source.name}.", where=_place(source), fix=fix)
-
-
-def _is_folder(source: HuggingFaceSource) -> bool:
-    return os.path.isdir(source.huggingface)  # noqa: PTH112 - Path.is_dir raises where an id cannot be a path
-
-
-def _has_ranges(file: str) -> bool:
-    """Whether a part of a file can be fetched: not of one in an archive, nor of one that lies elsewhere."""
-    return "::" not in file and (file.startswith(_REMOTE) or Path(file).is_file())
 
 
 def _wanted(total: int, percent: float) -> int:
@@ -337,13 +321,21 @@ def _parquet(path: str, **options: Any) -> Iterator[ParquetFile]:
 
 def _read(chosen: Iterator[Chosen], biggest: int) -> Iterator[list[Row]]:
     """Read the chosen rows, each file opened once; ``biggest`` is the size of the biggest row group."""
+    import datasets
+
     options = {"pre_buffer": True} if biggest <= _AT_ONCE else {"pre_buffer": False, "buffer_size": _PIECE}
     for path, parts in groupby(chosen, key=lambda part: part[0].path):
         with _parquet(path, **options) as file:
-            decoded = _decoder(file.schema_arrow)
+            texts = datasets.Features()  # the values that `datasets` keeps as JSON text
+            if "json" in str(file.schema_arrow).lower():
+                features = datasets.Features.from_arrow_schema(file.schema_arrow)
+                texts = datasets.Features({name: kind for name, kind in features.items() if "Json(" in repr(kind)})
             for group, taken in parts:
                 for batch in _taken(file, group.index, taken):
-                    yield decoded(batch.to_pylist())
+                    rows = batch.to_pylist()
+                    if texts:
+                        rows = [row | texts.decode_example({name: row[name] for name in texts}) for row in rows]
+                    yield rows
 
 
 def _taken(file: ParquetFile, index: int, taken: Sequence[int]) -> Iterator[RecordBatch]:
@@ -360,17 +352,6 @@ def _taken(file: ParquetFile, index: int, taken: Sequence[int]) -> Iterator[Reco
         start = end
 
 
-def _decoder(schema: Schema) -> Callable[[list[Row]], list[Row]]:
-    """Return what decodes the values that ``datasets`` keeps as JSON text."""
-    import datasets
-
-    if "json" not in str(schema).lower():
-        return lambda batch: batch
-    features = datasets.Features.from_arrow_schema(schema)
-    texts = datasets.Features({name: kind for name, kind in features.items() if "Json(" in repr(kind)})
-    return lambda batch: [row | texts.decode_example({name: row[name] for name in texts}) for row in batch]
-
-
 # ---------------------------------------------------------------- errors, and silence
 
 
@@ -378,23 +359,35 @@ def _place(source: HuggingFaceSource) -> str:
     return f"Hugging Face data set {source.huggingface}"
 
 
-def _refuse_offline(source: HuggingFaceSource) -> None:
-    import datasets
-    from huggingface_hub import constants
-
-    if constants.HF_HUB_OFFLINE or datasets.config.HF_HUB_OFFLINE:
-        fix = "unset HF_HUB_OFFLINE, or give files that are on this machine"
-        raise ServiceUnreachable("HF_HUB_OFFLINE is set, so the Hub is not asked.", where=_place(source), fix=fix)
+# Streaming imports torch, if it is there, and has no use for it here: 200 MB and two seconds (`datasets` 5.2).
+_SETTINGS = {"STREAMING_READ_MAX_RETRIES": TRIES, "TORCH_AVAILABLE": False}
 
 
 @contextmanager
 def _asking(source: HuggingFaceSource) -> Iterator[None]:
-    """Keep the Hub's libraries quiet, and turn what they raise into our errors.
+    """Keep the Hub's libraries quiet, limit their patience, and turn what they raise into our errors.
 
+    Whoever calls shows the progress. The settings belong to the whole process, so they hold only while it is busy here.
     The cause is not kept: its text may hold rows, and the request that belongs to it holds the token.
     """
     try:
-        with _settings():
+        import datasets
+        from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
+        with ExitStack() as stack:
+            if not datasets.are_progress_bars_disabled():
+                datasets.disable_progress_bars()
+                stack.callback(datasets.enable_progress_bars)
+            if not are_progress_bars_disabled():
+                disable_progress_bars()
+                stack.callback(enable_progress_bars)
+            for name in ("datasets", "huggingface_hub", "fsspec"):
+                logger = logging.getLogger(name)
+                stack.callback(logger.setLevel, logger.level)
+                logger.setLevel(logging.CRITICAL + 1)
+            for name, value in _SETTINGS.items():
+                stack.callback(setattr, datasets.config, name, getattr(datasets.config, name))
+                setattr(datasets.config, name, value)
             yield
     except PhiftError:
         raise
@@ -440,33 +433,3 @@ def _failure(error: Exception, source: HuggingFaceSource) -> PhiftError:
         return MissingDependency(what, where=where, fix="install it")
     what = f"The data set cannot be read ({type(error).__name__})."
     return DataError(what, where=where, fix="check on its page that the Hub's own viewer can read it")
-
-
-# Streaming imports torch, if it is there, and has no use for it here: 200 MB and two seconds (`datasets` 5.2).
-_SETTINGS = {"STREAMING_READ_MAX_RETRIES": TRIES, "TORCH_AVAILABLE": False}
-
-
-@contextmanager
-def _settings() -> Iterator[None]:
-    """Turn off the progress bars and the logging of the Hub's libraries, and limit their patience; then put all back.
-
-    Whoever calls shows the progress. The settings belong to the whole process, so they hold only while it is busy here.
-    """
-    import datasets
-    from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
-
-    with ExitStack() as stack:
-        if not datasets.are_progress_bars_disabled():
-            datasets.disable_progress_bars()
-            stack.callback(datasets.enable_progress_bars)
-        if not are_progress_bars_disabled():
-            disable_progress_bars()
-            stack.callback(enable_progress_bars)
-        for name in ("datasets", "huggingface_hub", "fsspec"):
-            logger = logging.getLogger(name)
-            stack.callback(logger.setLevel, logger.level)
-            logger.setLevel(logging.CRITICAL + 1)
-        for name, value in _SETTINGS.items():
-            stack.callback(setattr, datasets.config, name, getattr(datasets.config, name))
-            setattr(datasets.config, name, value)
-        yield

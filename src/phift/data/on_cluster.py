@@ -33,7 +33,7 @@ from phift.data.prepare import Progress, prepare_dataset
 from phift.errors import ConfigError, DataError, NotFound, PhiftError, azure_errors
 
 if TYPE_CHECKING:
-    from azure.ai.ml.entities import Command, Environment
+    from azure.ai.ml.entities import Command
 
     from phift.azure.clients import Clients
     from phift.data.assets import DataInput
@@ -108,7 +108,7 @@ def find_preparation(clients: Clients, data: DataConfig, new_cluster: str | None
         "The rows are read by the job's first step: what is wrong with them, and what training on them takes, is not "
         "known before. If what lies there changes, the same run is still taken for done."
     )
-    loose = _loose(settings)
+    loose = _on_hub(settings, pinned=False)
     fix = f"pin {', '.join(loose)} with `revision`" if loose else "`submit(fresh=True)` trains on changed data"
     findings = [Finding(code="DATA_PREPARED_ON_CLUSTER", severity="note", place="data", message=message, fix=fix)]
     compute = data.prepare_on or ""
@@ -141,14 +141,10 @@ def _find_input(clients: Clients, place: str, address: str) -> DataInput:
     return found
 
 
-def _on_hub(settings: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """Return the sources that are data sets of the Hugging Face Hub."""
-    return [given for split in SPLITS for given in settings.get(split, []) if "huggingface" in given]
-
-
-def _loose(settings: Mapping[str, Any]) -> list[str]:
-    """Return the data sets of the Hub that are not pinned to a revision."""
-    return [given["huggingface"] for given in _on_hub(settings) if not given["revision"]]
+def _on_hub(settings: Mapping[str, Any], *, pinned: bool | None = None) -> list[str]:
+    """Return the data sets of the Hugging Face Hub, or those of them that are pinned to a revision, or are not."""
+    given = [source for split in SPLITS for source in settings.get(split, []) if "huggingface" in source]
+    return [source["huggingface"] for source in given if pinned in (None, bool(source["revision"]))]
 
 
 # ---------------------------------------------------------------- the step, as the pipeline has it
@@ -178,19 +174,28 @@ def preparation_step(data: DataOnCluster, code: Path) -> Command:
     - **code**: a folder from `source_code`, which must be there until the job is submitted.
     """
     from azure.ai.ml import Output
-    from azure.ai.ml.entities import Command, CommandComponent
+    from azure.ai.ml.entities import Command, CommandComponent, Environment
 
+    packages = [f"{name}=={version(name)}" for name in (*PACKAGES, *(("datasets",) if _on_hub(data.settings) else ()))]
+    python = f"python={sys.version_info.major}.{sys.version_info.minor}"
+    conda = {"name": "phift", "channels": ["conda-forge"], "dependencies": [python, "pip", {"pip": packages}]}
+    content = hashlib.sha256(_json([IMAGE, conda]).encode()).hexdigest()[:16]  # what is in it names its version
+    description = "What phift needs to prepare chat data."
+    environment = Environment(
+        name="phift-preparation", version=content, image=IMAGE, conda_file=conda, description=description
+    )
+    # Azure takes the outputs of an equal step run before, which is right only while the data cannot have changed.
+    is_fixed = not _on_hub(data.settings, pinned=False) and all(found.version for found in data.inputs.values())
     kinds = {name: {"type": found.type} for name, found in data.inputs.items()}
     component = CommandComponent(
         name=STEP,
         display_name=STEP,
         code=str(code),
         command=command_line(data.inputs),
-        environment=_environment(data),
+        environment=environment,
         inputs={"settings": {"type": "string"}, **kinds},
         outputs={**{split: {"type": "uri_file"} for split in SPLITS}, REPORT: {"type": "uri_folder"}},
-        # Azure takes the outputs of an equal step run before, which is right only while the data cannot have changed.
-        is_deterministic=not _loose(data.settings) and all(found.version for found in data.inputs.values()),
+        is_deterministic=is_fixed,
     )
     # The component's preprocessing goes by a file's suffix, and an output has none by itself. `name` is
     # the step's; azureml-assets' benchmark tests name their files this way (read 2026-11-22).
@@ -204,20 +209,6 @@ def preparation_step(data: DataOnCluster, code: Path) -> Command:
 
 def _json(value: Any) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"))
-
-
-def _environment(data: DataOnCluster) -> Environment:
-    """Return the step's environment, in a version that is named by what is in it."""
-    from azure.ai.ml.entities import Environment
-
-    packages = [f"{name}=={version(name)}" for name in (*PACKAGES, *(("datasets",) if _on_hub(data.settings) else ()))]
-    python = f"python={sys.version_info.major}.{sys.version_info.minor}"
-    conda = {"name": "phift", "channels": ["conda-forge"], "dependencies": [python, "pip", {"pip": packages}]}
-    content = hashlib.sha256(_json([IMAGE, conda]).encode()).hexdigest()[:16]
-    description = "What phift needs to prepare chat data."
-    return Environment(
-        name="phift-preparation", version=content, image=IMAGE, conda_file=conda, description=description
-    )
 
 
 @contextmanager
@@ -245,9 +236,21 @@ def main(arguments: Sequence[str]) -> None:
     settings, places = json.loads(unquote(given.settings)), dict(given.data)
     for source in (source for split in SPLITS for source in settings.get(split, []) if "files" in source):
         source["files"] = places[source["files"]]
+    said = time.monotonic()
+
+    def say(line: str) -> None:
+        sys.stdout.write(f"{line}\n")
+        sys.stdout.flush()
+
+    def say_progress(progress: Progress) -> None:
+        nonlocal said
+        if time.monotonic() - said >= _SECONDS_BETWEEN_LINES:
+            said = time.monotonic()
+            say(f"{progress.stage}: {progress.source}, {progress.rows:,} rows")
+
     with TemporaryDirectory(prefix="phift-") as folder:
         try:
-            dataset = prepare_dataset(DataConfig(**settings), Path(folder), on_progress=_Log())
+            dataset = prepare_dataset(DataConfig(**settings), Path(folder), on_progress=say_progress)
         except PhiftError as error:
             problems = error.problems if isinstance(error, DataError) else ()
             sys.exit("\n".join([str(error), *(f"  {place}: {reason}" for place, reason in problems)]))
@@ -260,25 +263,8 @@ def main(arguments: Sequence[str]) -> None:
         if dataset.rejects:
             shutil.copyfile(dataset.rejects, given.report / "rejects.jsonl")
     for finding in dataset.findings:
-        _say(str(finding))
-    _say(", ".join(f"{rows} {split}" for split, rows in dataset.rows.items()) + " rows written.")
-
-
-class _Log:
-    """Says how far the work has come, now and then."""
-
-    def __init__(self) -> None:
-        self._last = time.monotonic()
-
-    def __call__(self, progress: Progress) -> None:
-        if time.monotonic() - self._last >= _SECONDS_BETWEEN_LINES:
-            self._last = time.monotonic()
-            _say(f"{progress.stage}: {progress.source}, {progress.rows:,} rows")
-
-
-def _say(line: str) -> None:
-    sys.stdout.write(f"{line}\n")
-    sys.stdout.flush()
+        say(str(finding))
+    say(", ".join(f"{rows} {split}" for split, rows in dataset.rows.items()) + " rows written.")
 
 
 if __name__ == "__main__":

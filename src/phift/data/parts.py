@@ -7,26 +7,22 @@ file has the others with their numbers and reasons. In memory there is never mor
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import msgspec
 import xxhash
 
 from phift.component.preprocessing import COLUMNS
 from phift.data import chat, files, formats, parquet
-from phift.data.spool import Spool, Tally
+from phift.data.spool import BLOCK, Spool, Tally
 from phift.errors import DataError
 
 if TYPE_CHECKING:
     from phift.data.chat import Conversation, Row
-
-BLOCK = 1 << 19
-"""Bytes that are read and decoded at a time: with more, the rows no longer fit the processor's cache (a third slower
-at 16 MB than at 1 MB: 2 cores of an AMD EPYC, 2026-11-22)."""
 
 _LINE = 16 << 10  # bytes that are read at first to find the end of a line
 _FEW = 128  # rows of values that are converted at a time
@@ -180,8 +176,8 @@ def _read_parquet(part: Part, spool: Spool) -> Iterator[None]:
 def _read_stream(part: Part, spool: Spool) -> Iterator[None]:
     """Read a file that has to be read from its beginning to its end."""
     path = Path(part.path)
-    with files.opened(path) as source:
-        yield from _take_some(part, spool, rows_of(source.stream, path, part.kind), source.position)
+    with files.opened(path) as (stream, position):
+        yield from _take_some(part, spool, rows_of(stream, path, part.kind), position)
 
 
 def rows_of(stream: BinaryIO, path: Path, kind: str) -> Iterator[tuple[int, Row]]:
@@ -236,14 +232,12 @@ def _checked(part: Part, spool: Spool, row: Row) -> tuple[Conversation, int, lis
     values = chat.values_of(row) if isinstance(row, bytes) else row
     conversation, count = chat.from_values(part.layout.convert(values))
     spool.ignore(column for column in values if column not in part.layout.used)
-    return conversation, count, [] if part.group_by is None else [_group(values, part.group_by)]
-
-
-def _group(values: Mapping[str, Any], column: str) -> int:
+    if (column := part.group_by) is None:
+        return conversation, count, []
     if values.get(column) is None:
         raise chat.InvalidRow(f"it has no value in `{column}`, which rows are grouped by")
     try:
-        return xxhash.xxh3_64_intdigest(_encoder.encode(values[column]))
+        return conversation, count, [xxhash.xxh3_64_intdigest(_encoder.encode(values[column]))]
     except (TypeError, ValueError, RecursionError) as error:
         reason = f"`{column}`, which rows are grouped by, holds what JSON cannot hold ({type(error).__name__})"
         raise chat.InvalidRow(reason) from None

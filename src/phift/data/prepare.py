@@ -7,7 +7,7 @@ one of the files, or among the rejects with its line and the reason, or the data
 
 **The way**, in `phift.data`. Sources are opened (``sources``) and read in parts side by side (``parts``, ``workers``)
 into spools; then it is known what there is, the split is drawn (``split``), and the rows are dealt from the spools to
-the files (``deal``). Rows keep their order, and the result does not depend on how many processes there were.
+the files (``spool``). Rows keep their order, and the result does not depend on how many processes there were.
 
 **The folder.** ``<folder>/<first 16 digits of the content hash>/`` with ``train.jsonl``, ``validation.jsonl``,
 ``test.jsonl``, ``manifest.json`` and, where rows were set aside, ``rejects.jsonl``. It is built beside its place and
@@ -18,9 +18,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
+import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from html import escape
 from importlib import import_module
@@ -32,15 +35,12 @@ from phift.check.findings import Finding
 from phift.component.preprocessing import LEAST_TRAINING_ROWS, SPLITS
 from phift.config.data import DataConfig
 from phift.data import files
-from phift.data.account import ASIDE, LEAKED, Account, draw_up
-from phift.data.deal import Deal
-from phift.data.findings import findings_of
-from phift.data.reading import Reading, place_of, read_sources, tabulate
-from phift.data.scratch import scratch_folder
-from phift.data.sources import Opened, Progress, files_of, open_source
+from phift.data.account import ASIDE, LEAKED, Account, draw_up, findings_of
+from phift.data.sources import Progress, Reading, files_of, open_source, place_of, read_sources, tabulate
 from phift.data.split import draw_split, units
+from phift.data.spool import Deal
 from phift.data.workers import LARGE, Workers
-from phift.errors import DataError
+from phift.errors import DataError, PhiftError
 from phift.events import isolated
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     import pandas as pd
 
-    from phift.data.reading import Table
+    from phift.data.sources import Table
 
 __all__ = ["Account", "PreparedDataset", "Progress", "prepare_dataset"]
 
@@ -56,6 +56,9 @@ MOST_PROBLEMS = 20
 """Refused rows that an error lists; the others are counted."""
 
 _MOST_MOVES = 10  # of callers that all find a folder that is not whole
+_SCRATCH = ".preparing-"
+_LOCK = "lock"
+_MOMENT = 60  # seconds between making a scratch folder and holding its lock
 _SHOWN = 80  # characters of a text in a preview
 
 
@@ -112,25 +115,19 @@ class PreparedDataset:
 
         if split not in SPLITS:
             raise DataError(f"There is no split {split}.", where="preview", fix=f"use one of {', '.join(SPLITS)}")
+
+        def first(role: str, messages: Iterable[dict[str, Any]]) -> str:
+            text = next((message.get("content") for message in messages if message["role"] == role), None)
+            line = " ".join((text or "").split())
+            return line if len(line) <= _SHOWN else line[: _SHOWN - 1] + "…"
+
         with self.files[split].open(encoding="utf-8") as file:
-            shown = [_glance(json.loads(line)["messages"]) for line in islice(file, rows)]
+            conversations = [json.loads(line)["messages"] for line in islice(file, rows)]
+        shown = [
+            (len(turns), " ".join(t["role"] for t in turns), first("user", turns), first("assistant", reversed(turns)))
+            for turns in conversations
+        ]
         return pd.DataFrame(shown, columns=["messages", "roles", "user", "assistant"])
-
-
-def _glance(messages: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return a conversation in one line: its first user text and its last assistant text."""
-
-    def first(role: str, messages: Iterable[dict[str, Any]]) -> str:
-        text = next((message.get("content") for message in messages if message["role"] == role), None)
-        line = " ".join((text or "").split())
-        return line if len(line) <= _SHOWN else line[: _SHOWN - 1] + "…"
-
-    return {
-        "messages": len(messages),
-        "roles": " ".join(message["role"] for message in messages),
-        "user": first("user", messages),
-        "assistant": first("assistant", reversed(messages)),
-    }
 
 
 def prepare_dataset(
@@ -151,12 +148,18 @@ def prepare_dataset(
     # A few kilobytes of parquet can unpack to gigabytes, so it is always read by processes, whose memory is limited.
     parquet = any(files.kind(path) == "parquet" for path in paths)
     side_by_side = parquet or sum(path.stat().st_size for path in paths) > LARGE
-    with scratch_folder(folder) as scratch, Workers(scratch) as workers:
+    with _scratch_folder(folder) as scratch, Workers(scratch) as workers:
         if side_by_side:
             workers.start(*(["pyarrow.parquet"] if parquet else []))
             # Imported while the processes read, since it is wanted here as soon as they have read everything.
             threading.Thread(target=import_module, args=("numpy",)).start()
-        sources = list(_open_sources(data, workers))
+        group_by, keep = data.split.group_by, data.bad_rows == "set_aside"
+        given = [(split, source) for split, some in data.sources.items() for source in some]
+        sources = [
+            opened
+            for stratum, (split, source) in enumerate(given)
+            for opened in open_source(source, split, stratum, workers, group_by=group_by, keep=keep)
+        ]
         readings = read_sources(sources, workers, tell, side_by_side=side_by_side)
         table = tabulate(readings)
         if data.bad_rows == "refuse":
@@ -185,14 +188,6 @@ def prepare_dataset(
         findings=findings,
         **said,
     )
-
-
-def _open_sources(data: DataConfig, workers: Workers) -> Iterator[Opened]:
-    """Yield every file and other source; they are numbered over all splits."""
-    group_by, keep = data.split.group_by, data.bad_rows == "set_aside"
-    given = [(split, source) for split, sources in data.sources.items() for source in sources]
-    for stratum, (split, source) in enumerate(given):
-        yield from open_source(source, split, stratum, workers, group_by=group_by, keep=keep)
 
 
 def _raise_problems(readings: Sequence[Reading], more: Sequence[tuple[str, str]] = ()) -> None:
@@ -353,3 +348,39 @@ def _whole(target: Path, manifest: Mapping[str, Any]) -> bool:
         return False
     paths = {split: target / f"{split}.jsonl" for split in SPLITS}
     return all(path.is_file() and path.stat().st_size == manifest["bytes"][split] for split, path in paths.items())
+
+
+@contextmanager
+def _scratch_folder(folder: Path) -> Iterator[Path]:
+    """Give a new folder inside ``folder``, and remove it if it is still there at the end.
+
+    Those of processes that were killed are removed too: a lock that nobody holds tells them from the others.
+
+    Raises `phift.errors.DataError` for what the file system refuses meanwhile.
+    """
+    import filelock
+
+    scratch = None
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for left in folder.glob(f"{_SCRATCH}*"):
+            # Between making the folder and holding its lock there is a moment without one. Errors tell that somebody is
+            # at work there, or has just removed it.
+            with suppress(filelock.Timeout, OSError):
+                if (left / _LOCK).exists() or time.time() - left.stat().st_mtime >= _MOMENT:
+                    with filelock.FileLock(left / _LOCK, timeout=0):
+                        shutil.rmtree(left, ignore_errors=True)
+        scratch = Path(tempfile.mkdtemp(prefix=_SCRATCH, dir=folder))
+        with filelock.FileLock(scratch / "taking"):
+            # Named when it is held: between making a file and locking it another process could take the lock.
+            (scratch / "taking").rename(scratch / _LOCK)
+            yield scratch
+    except PhiftError:
+        raise  # some of ours are OSErrors too
+    except OSError as error:
+        what = f"A file could not be read or written: {error.strerror}."
+        where = str(error.filename or folder)
+        raise DataError(what, where=where, fix="check the permissions and the free space") from error
+    finally:
+        if scratch:
+            shutil.rmtree(scratch, ignore_errors=True)

@@ -1,19 +1,27 @@
-"""Where chat rows come from: files, data sets of the Hugging Face Hub, and Python; opened, and cut into parts."""
+"""Where chat rows come from: files, the Hugging Face Hub, and Python; opened, cut into parts, and read to their end."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
 
 from phift.config.data import AssetSource, FileSource, HuggingFaceSource, RowsSource
 from phift.data import chat, files, frames, hub, parquet
 from phift.data.formats import Layout, UnknownFormat, recognise
 from phift.data.parts import Part, rows_of
+from phift.data.spool import TABLE, Tally
 from phift.data.workers import Workers
 from phift.errors import DataError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    Table: TypeAlias = npt.NDArray[np.void]
 
 Source = Path | FileSource | HuggingFaceSource | AssetSource | RowsSource
 
@@ -87,10 +95,9 @@ def stamps(paths: Iterable[Path]) -> tuple[tuple[object, ...], ...]:
     for path in paths:
         try:
             seen = path.stat()
+            found.append((path, seen.st_size, seen.st_mtime_ns, seen.st_ctime_ns, seen.st_dev, seen.st_ino))
         except OSError:
             found.append((path,))
-        else:
-            found.append((path, seen.st_size, seen.st_mtime_ns, seen.st_ctime_ns, seen.st_dev, seen.st_ino))
     return tuple(found)
 
 
@@ -128,8 +135,8 @@ def open_source(
             columns, groups = workers.ask(parquet.Footer(path))
             layout = _layout(str(path), [columns], source)
         else:
-            with files.opened(path) as file:
-                few = islice(rows_of(file.stream, path, kind), _LOOKED_AT)
+            with files.opened(path) as (stream, _):
+                few = islice(rows_of(stream, path, kind), _LOOKED_AT)
                 layout = _layout(str(path), _columns(row for _, row in few), source)
         part = Part(path=str(path), kind=kind, layout=layout, columns=tuple(columns), group_by=group_by, keep=keep)
         parts, size = list(_cut(path, part, groups)), path.stat().st_size
@@ -181,3 +188,86 @@ def _layout(
         return recognise(["messages"])
     fix = "rename them, or say what they are with `format` and `columns`"
     raise DataError(f"The rows are of no known format: {unknown}.", where=place, fix=fix)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """One source, and what became of its rows, in their order."""
+
+    opened: Opened
+    tallies: Sequence[Tally]
+
+    def sum(self, count: str) -> int:
+        """Return the sum of one of the tallies' counts."""
+        return sum(getattr(tally, count) for tally in self.tallies)
+
+    @property
+    def ignored(self) -> list[str]:
+        """Columns that are left out."""
+        return sorted({column for tally in self.tallies for column in tally.ignored})
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Yield the place and the reason of the first refused rows."""
+        for tally in self.tallies:
+            for number, reason in tally.problems:
+                yield self.place(tally.before + number), reason
+
+    def place(self, number: int) -> str:
+        """Return the place of a line or row."""
+        return f"{self.opened.place}:{number}"
+
+
+def read_sources(
+    sources: Sequence[Opened], workers: Workers, on_progress: Callable[[Progress], None], *, side_by_side: bool
+) -> list[Reading]:
+    """Read every source to its end.
+
+    - **side_by_side**: read files in other processes.
+
+    Raises `phift.errors.DataError` where one cannot be read on; a row that cannot be trained on is counted.
+    """
+    tallies: dict[int, list[Tally]] = {}  # of each source, by its ``id``
+    for is_file in (False, True):
+        some = [opened for opened in sources if (opened.bytes is not None) == is_file]
+        parts = [part for opened in some for part in opened.parts]
+        found: list[list[Tally]] = [[] for _ in parts]
+        positions = [0] * len(parts)
+        rows, total = 0, sum(opened.bytes or 0 for opened in some)
+        label = some[0].label if len(some) == 1 else f"{len(some)} sources"
+        # What comes from a network or from Python cannot leave this process.
+        for index, tally in workers.run(parts, side_by_side=side_by_side and is_file):
+            found[index].append(tally)
+            rows += tally.rows
+            positions[index] = max(positions[index], tally.position)
+            read = sum(positions) if total else None
+            on_progress(Progress(source=label, rows=rows, bytes=read, total_bytes=total or None))
+        of_parts = iter(found)
+        for opened in some:
+            before = 0  # each part counts its lines or rows from its own beginning
+            mine = tallies[id(opened)] = []
+            for part in islice(of_parts, len(opened.parts)):
+                for tally in part:
+                    tally.before = before
+                mine += part
+                before += max(tally.last for tally in part)
+    return [Reading(opened=opened, tallies=tallies[id(opened)]) for opened in sources]
+
+
+def place_of(readings: Sequence[Reading], row: np.void) -> str:
+    """Return the place of a row of the table."""
+    return readings[int(row["source"])].place(int(row["number"]))
+
+
+def tabulate(readings: Sequence[Reading]) -> Table:
+    """Return the `TABLE` of the good rows of all sources."""
+    import numpy as np
+
+    tallies = [(source, tally) for source, reading in enumerate(readings) for tally in reading.tallies]
+    table = np.frombuffer(bytearray().join(tally.known for _, tally in tallies), list(TABLE))
+    start = 0
+    for source, tally in tallies:
+        rows = table[start : start + tally.good]
+        rows["source"] = source
+        rows["number"] += tally.before
+        start += tally.good
+    return table

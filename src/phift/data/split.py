@@ -40,7 +40,22 @@ def draw_split(
     ticket = lots[np.cumsum(appears)[first] - 1]
     order = np.lexsort((ticket, strata[first]))
     chosen = np.zeros(len(first), np.int8)
-    _choose(order, sizes[order], strata[first][order], shares, chosen)
+    # The first units of each stratum go to the splits, as long as more than half of a unit is still wanted.
+    sizes, ordered = sizes[order], strata[first][order]
+    bounds = np.flatnonzero(np.diff(ordered, prepend=ordered[0] - 1))
+    seen, given = 0, dict.fromkeys(shares, 0)  # rows of earlier strata: what they gave too little the next ones give
+    for start, end in zip(bounds, [*bounds[1:], len(order)], strict=True):
+        rows = int(sizes[start:end].sum())
+        middles = np.cumsum(sizes[start:end]) - sizes[start:end] / 2
+        taken = 0
+        for split, share in shares.items():
+            due = max(1, round(share * (seen + rows))) if seen + rows else 0
+            wanted = max(0, due - given[split])
+            inside = (middles > taken) & (middles <= taken + wanted)
+            chosen[order[start:end][inside]] = SPLITS.index(split)
+            given[split] += int(sizes[start:end][inside].sum())
+            taken += wanted
+        seen += rows
     for index in map(SPLITS.index, shares):
         if not (chosen == index).any():  # between large groups it got nothing: one unit of the training data
             chosen[next(unit for unit in order if chosen[unit] == 0)] = index
@@ -64,29 +79,3 @@ def units(*kinds: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
             least = of_number[column]
         if (least == before).all():
             return least
-
-
-def _choose(
-    order: npt.NDArray[np.intp],
-    sizes: npt.NDArray[np.intp],
-    strata: npt.NDArray[np.int64],
-    shares: Mapping[str, float],
-    chosen: npt.NDArray[np.int8],
-) -> None:
-    """Give the first units of each stratum to the splits, as long as more than half of a unit is still wanted."""
-    import numpy as np
-
-    bounds = np.flatnonzero(np.diff(strata, prepend=strata[0] - 1))
-    seen, given = 0, dict.fromkeys(shares, 0)  # rows of earlier strata: what they gave too little the next ones give
-    for start, end in zip(bounds, [*bounds[1:], len(order)], strict=True):
-        rows = int(sizes[start:end].sum())
-        middles = np.cumsum(sizes[start:end]) - sizes[start:end] / 2
-        taken = 0
-        for split, share in shares.items():
-            due = max(1, round(share * (seen + rows))) if seen + rows else 0
-            wanted = max(0, due - given[split])
-            inside = (middles > taken) & (middles <= taken + wanted)
-            chosen[order[start:end][inside]] = SPLITS.index(split)
-            given[split] += int(sizes[start:end][inside].sum())
-            taken += wanted
-        seen += rows

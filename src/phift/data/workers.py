@@ -46,11 +46,9 @@ Result = TypeVar("Result", covariant=True)
 
 
 class Task(Protocol[Result]):
-    """Something to be done to a part of the data."""
+    """Something to be done to a part of the data; its results, none of them None, and the errors cross a pipe."""
 
-    def perform(self, spool: Spool) -> Iterator[Result]:
-        """Do it, and yield results, none of them None; they and the errors cross a pipe."""
-        ...
+    def perform(self, spool: Spool) -> Iterator[Result]: ...  # noqa: D102 - said above
 
 
 class Workers:
@@ -77,19 +75,9 @@ class Workers:
         """
         if side_by_side:
             self.start()
-        if side_by_side and self._processes:
-            yield from self._side_by_side(tasks)
+        if not (side_by_side and self._processes):
+            yield from ((index, result) for index, task in enumerate(tasks) for result in task.perform(self.here))
             return
-        for index, task in enumerate(tasks):
-            for result in task.perform(self.here):
-                yield index, result
-
-    def ask(self, task: Task[Result]) -> Result:
-        """Return the one result of a task, done in another process."""
-        ((_, result),) = self.run([task], side_by_side=True)
-        return result
-
-    def _side_by_side(self, tasks: Sequence[Task[Result]]) -> Iterator[tuple[int, Result]]:
         waiting: _Waiting[Result] = queue.SimpleQueue()
         for numbered in enumerate(tasks):
             waiting.put(numbered)
@@ -106,6 +94,11 @@ class Workers:
                 idle += 1
             else:
                 yield index, result
+
+    def ask(self, task: Task[Result]) -> Result:
+        """Return the one result of a task, done in another process."""
+        ((_, result),) = self.run([task], side_by_side=True)
+        return result
 
     def __enter__(self) -> Workers:
         return self
@@ -185,7 +178,12 @@ def _send(pipe: IO[bytes], value: object) -> None:
 
 def main() -> None:
     """Work on the tasks that come in, until no more can come."""
-    _limit_memory()
+    with suppress(ImportError):  # not on every system
+        import resource
+
+        _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+        most = MOST_MEMORY if hard == resource.RLIM_INFINITY else min(MOST_MEMORY, hard)
+        resource.setrlimit(resource.RLIMIT_DATA, (most, hard))
     sys.modules["numpy"] = None  # type: ignore[assignment] # not to be had: pyarrow can do without, and starts sooner
     for module in sys.argv[2:]:
         import_module(module)
@@ -216,16 +214,6 @@ def main() -> None:
                 fix = "please report this; converting the data to JSONL may avoid it"
                 where = str(getattr(task, "path", "data"))
                 _send(answers, ("error", DataError(what, where=where, fix=fix)))
-
-
-def _limit_memory() -> None:
-    try:
-        import resource
-    except ImportError:  # not on this system
-        return
-    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    most = MOST_MEMORY if hard == resource.RLIM_INFINITY else min(MOST_MEMORY, hard)
-    resource.setrlimit(resource.RLIMIT_DATA, (most, hard))
 
 
 if __name__ == "__main__":
