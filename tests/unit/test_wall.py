@@ -56,8 +56,7 @@ ALLOWED = {
     "local.programs": {"local.instant"},
     "local.trust": {"local.names"},
     "local.state": {"component", "local.names"},
-    "local.connection": {"local.names", "local.state"},
-    "local.credential": {"errors", "local.connection"},
+    "local.connection": {"errors", "local.names", "local.state"},
     "local.ground": {"local.programs", "local.state"},
     "local.wire": {"local.ground", "local.names", "local.state"},
     "local.model": {"component", "data", "facts", "local.ground", "local.names", "local.state", "local.wire"},
@@ -110,7 +109,7 @@ ALLOWED = {
         "local.programs",
         "local.state",
     },
-    "local": {"local.connection", "local.credential", "local.workspace"},
+    "local": {"local.connection", "local.workspace"},
 }
 
 

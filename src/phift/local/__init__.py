@@ -62,8 +62,7 @@ What differs from Azure:
 
 from __future__ import annotations
 
-from phift.local.connection import Connection
-from phift.local.credential import LocalCredential
+from phift.local.connection import Connection, LocalCredential
 from phift.local.workspace import LocalStatus, LocalWorkspace
 
 __all__ = ["Connection", "LocalCredential", "LocalStatus", "LocalWorkspace"]

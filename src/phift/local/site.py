@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 from phift.local.ground import Ground
 from phift.local.work.operations import Operations
-from phift.local.work.provisioning import provisioning
 from phift.local.work.scorers import Scorers
 from phift.local.work.training import Training
 
@@ -23,5 +22,5 @@ class Site(Ground):
 def site_on(ground: Ground) -> Site:
     """Return the workspace that works on a ground; nothing of it runs before its operations and training begin."""
     scorers, training = Scorers(ground), Training(ground)
-    operations = Operations(ground, provisioning(ground, scorers, training))
+    operations = Operations(ground, scorers, training)
     return Site(**vars(ground), operations=operations, scorers=scorers, training=training)

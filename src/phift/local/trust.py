@@ -10,11 +10,10 @@ import shutil
 import sys
 import tempfile
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from phift.local.names import cloud_documents
@@ -36,20 +35,21 @@ def trust(bundle: Path) -> Path:
     """
     import certifi
 
-    named = _named()
+    told = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE")  # in requests' own order
+    named = Path(told) if told and Path(told).exists() else None  # what is gone was a workspace's that is gone
     present = named or Path(certifi.where())
     trusted, added = _authorities(present), _authorities(bundle)
     if added.keys() <= trusted.keys():
         return present
     if named is None and trusted.keys() <= added.keys():
         return bundle
-    return _written((trusted | added).values())
-
-
-def _named() -> Path | None:
-    """Return what requests was told to trust, in its own order; what is gone was a workspace's that is gone."""
-    named = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE")
-    return Path(named) if named and Path(named).exists() else None
+    content = b"\n".join((trusted | added).values()) + b"\n"
+    with _writing:  # under a name of its own: a file that others read at this moment is never changed
+        path = _folder() / f"{hashlib.sha256(content).hexdigest()[:16]}.pem"
+        temporary = path.with_suffix(f".{os.getpid()}.tmp")
+        temporary.write_bytes(content)
+        temporary.replace(path)
+    return path
 
 
 def _authorities(source: Path) -> dict[bytes, bytes]:
@@ -57,17 +57,6 @@ def _authorities(source: Path) -> dict[bytes, bytes]:
     files = sorted(path for path in source.glob("*") if path.is_file()) if source.is_dir() else [source]
     found = [match[0] for file in files for match in _AUTHORITY.finditer(file.read_bytes())]
     return {b"".join(authority.split()): authority for authority in found}
-
-
-def _written(authorities: Iterable[bytes]) -> Path:
-    """Write authorities under a name of their own; a file that others read at this moment is never changed."""
-    content = b"\n".join(authorities) + b"\n"
-    with _writing:
-        path = _folder() / f"{hashlib.sha256(content).hexdigest()[:16]}.pem"
-        temporary = path.with_suffix(f".{os.getpid()}.tmp")
-        temporary.write_bytes(content)
-        temporary.replace(path)
-    return path
 
 
 @cache
@@ -88,9 +77,8 @@ def tell_mlflow(base_url: str) -> None:
     It reads the clouds once, when it is imported, and would ask Azure for one that it has not seen then. Imported
     later, it asks at ``ARM_CLOUD_METADATA_URL``.
     """
-    plugin = _loaded()
-    if plugin is not None:
-        plugin.KNOWN_CLOUDS.update(_clouds(plugin, base_url))
+    for name, cloud in _clouds(base_url).items():
+        sys.modules[_MLFLOW_CLOUDS].KNOWN_CLOUDS[name] = cloud
 
 
 @contextmanager
@@ -100,21 +88,17 @@ def told_to_mlflow(base_url: str) -> Iterator[None]:
     try:
         yield
     finally:
-        plugin = _loaded()
-        if plugin is not None:
-            for name in _clouds(plugin, base_url):
-                plugin.KNOWN_CLOUDS.pop(name, None)
+        for name in _clouds(base_url):
+            plugin = sys.modules[_MLFLOW_CLOUDS]
+            plugin.KNOWN_CLOUDS.pop(name, None)
             for cloud in plugin.HARD_CODED_CLOUD_LIST:  # imported inside, it has seen the workspace's cloud only
                 plugin.KNOWN_CLOUDS.setdefault(cloud.name, cloud)
 
 
-def _loaded() -> ModuleType | None:
-    """Return the plugin's module of clouds, unless it is not imported, or is another one than we know."""
-    module = sys.modules.get(_MLFLOW_CLOUDS)
-    known = {"KNOWN_CLOUDS", "HARD_CODED_CLOUD_LIST", "_convert_arm_to_cli"}
-    return module if module is not None and known <= vars(module).keys() else None
-
-
-def _clouds(plugin: ModuleType, base_url: str) -> dict[str, Any]:
+def _clouds(base_url: str) -> dict[str, Any]:
+    """Return a workspace's cloud as the plugin has it; none while it is not imported or is another than we know."""
+    plugin = sys.modules.get(_MLFLOW_CLOUDS)
+    if plugin is None or not {"KNOWN_CLOUDS", "HARD_CODED_CLOUD_LIST", "_convert_arm_to_cli"} <= vars(plugin).keys():
+        return {}
     clouds: dict[str, Any] = plugin._convert_arm_to_cli(cloud_documents(base_url))
     return clouds

@@ -13,7 +13,7 @@ import sqlite3
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -87,7 +87,12 @@ class LocalWorkspace:
         self._speed = speed
         self._lasting = lasting
         self._lifeline: IO[bytes] | None = None
-        self.folder = (folder or _default_folder()).expanduser().absolute()
+        if folder is None:
+            import platformdirs
+
+            named = os.environ.get("PHIFT_LOCAL_HOME")
+            folder = Path(named) if named else platformdirs.user_data_path("phift") / "local"
+        self.folder = folder.expanduser().absolute()
         # A program of a test's own needs nothing to train with.
         self._needed = (*_NEEDED, *(_NEEDED_TO_TRAIN if engine == "train" and programs is None else ()))
         self._programs = programs or ENGINES[engine]
@@ -145,8 +150,7 @@ class LocalWorkspace:
         if not self.folder.is_dir():
             return False
         with self._start_lock():
-            running = self._running()
-            if running is None:
+            if (running := self._running()) is None:
                 return False
             pid = running["pid"]
             for number, patience in ((signal.SIGTERM, timeout), (signal.SIGKILL, 5)):
@@ -218,9 +222,7 @@ class LocalWorkspace:
             program(self._place.registry, missing)
             return
         command = [*program, str(self._place.registry), *missing]
-        made = subprocess.run(  # noqa: S603 - our own program and our own names
-            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
-        )
+        made = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)  # noqa: S603 - our own
         if made.returncode != 0:
             what = f"The stand-in models could not be made:\n{_tail(made.stderr)}"
             raise errors.LocalWorkspaceError(what, where=str(self._place.registry), fix="report this")
@@ -238,26 +240,22 @@ class LocalWorkspace:
                 command, stdin=stdin, stdout=log, stderr=log, start_new_session=True, cwd=self.folder
             )
         self._lifeline = server.stdin  # open as long as this process lives
-        deadline = time.monotonic() + timeout
+        deadline, what = time.monotonic() + timeout, f"The local workspace did not answer within {timeout:.0f} s."
         while time.monotonic() < deadline:
             if self._running() is not None:
                 # The server outlives this process on purpose; without this, forgetting it would warn.
                 server.returncode = 0
                 return
             if server.poll() is not None:
-                raise self._not_started(f"The local workspace ended at its start (exit code {server.returncode}).")
+                what = f"The local workspace ended at its start (exit code {server.returncode})."
+                break
             time.sleep(0.1)
-        server.kill()
+        server.kill()  # which one that has ended does not notice
         server.wait()
-        raise self._not_started(f"The local workspace did not answer within {timeout:.0f} s.")
-
-    def _not_started(self, what: str) -> errors.LocalWorkspaceError:
         if self._lifeline is not None:
             self._lifeline.close()
-        tail = _tail(self._place.log.read_text(encoding="utf-8", errors="replace"))
-        return errors.LocalWorkspaceError(
-            f"{what} The end of its log:\n{tail}", where=str(self._place.log), fix="read the log, then try again"
-        )
+        what += f" The end of its log:\n{_tail(self._place.log.read_text(encoding='utf-8', errors='replace'))}"
+        raise errors.LocalWorkspaceError(what, where=str(self._place.log), fix="read the log, then try again")
 
     def _running(self) -> dict[str, Any] | None:
         """Return the running server's description, or None.
@@ -266,10 +264,9 @@ class LocalWorkspace:
         """
         if not self._place.server_lock.exists() or not _locked(self._place.server_lock):
             return None
-        try:
-            described: dict[str, Any] = json.loads(self._place.server_file.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            return None
+        described: dict[str, Any] | None = None
+        with suppress(FileNotFoundError):
+            described = json.loads(self._place.server_file.read_text(encoding="utf-8"))
         return described
 
     def _wait_stopped(self, timeout: float) -> bool:
@@ -290,23 +287,13 @@ class LocalWorkspace:
     @contextmanager
     def _documents(self) -> Iterator[Documents]:
         try:
-            documents = Documents(self._place.database)
-            try:
+            with closing(Documents(self._place.database)) as documents:
                 yield documents
-            finally:
-                documents.close()
         except sqlite3.DatabaseError as error:
             what = f"The workspace's database cannot be read or is damaged ({error}). Nothing was deleted."
             fix = "put a copy of the file back; or copy what you want to keep (uploads and models lie in "
             fix += f"{self._place.blobs}), then phift local reset, which deletes this workspace's state"
             raise errors.LocalWorkspaceError(what, where=str(self._place.database), fix=fix) from error
-
-
-def _default_folder() -> Path:
-    import platformdirs
-
-    named = os.environ.get("PHIFT_LOCAL_HOME")
-    return Path(named) if named else platformdirs.user_data_path("phift") / "local"
 
 
 def _locked(path: Path) -> bool:

@@ -14,7 +14,7 @@ from phift.local.state.documents import Document, Json
 from phift.local.wire.call import Call, Reply, section, whole_number
 from phift.local.wire.errors import WireError, not_found, user_error
 from phift.local.wire.pages import existing, listed, resource
-from phift.local.work.provisioning import set_state
+from phift.local.work.operations import set_state
 
 _NAME = re.compile(r"[A-Za-z](?:-?[A-Za-z0-9])*")
 _ENDPOINTS = f"{AT_WORKSPACE}/onlineEndpoints"

@@ -1,8 +1,9 @@
-"""Long-running operations: work in a thread, taken up again after a restart."""
+"""Long-running operations, accepted now and done later: work in a thread, taken up again after a restart."""
 
 from __future__ import annotations
 
 import logging
+import shutil
 import threading
 import uuid
 from collections.abc import Callable, Mapping
@@ -11,24 +12,20 @@ from phift.local.ground import Ground
 from phift.local.state.documents import Json
 from phift.local.wire.call import timestamp
 from phift.local.wire.errors import WireError, of_fault
+from phift.local.work.scorers import ScorerFailed, Scorers
+from phift.local.work.training import Training
 
 logger = logging.getLogger(__name__)
 
-_FAILED: Json = {"provisioningState": "Failed"}
-
 
 class Operations:
-    """The operations of one workspace.
+    """The operations of one workspace."""
 
-    - **work**: what each kind of operation does to its target. It must be safe to do twice: an operation that a dead
-      server left behind is done again from its start.
-    """
-
-    def __init__(self, ground: Ground, work: Mapping[str, Callable[[str], None]]) -> None:
+    def __init__(self, ground: Ground, scorers: Scorers, training: Training) -> None:
         self._documents = ground.documents
         self._clock = ground.clock
         self._faults = ground.faults
-        self._work = work
+        self._work = work_of_operations(ground, scorers, training)
         self._released = threading.Event()  # ends the delays of ordered failures
         self._threads: set[threading.Thread] = set()
 
@@ -65,7 +62,7 @@ class Operations:
         self._released.clear()
 
     def _run(self, name: str, kind: str, target: str) -> None:
-        outcome: Json = {"status": "Succeeded"}
+        failure: WireError | None = None
         try:
             self._clock.spend(kind)
             fault = self._faults.strike(f"operation {kind}")
@@ -73,21 +70,72 @@ class Operations:
                 self._work[kind](target)
             else:
                 self._released.wait(fault.delay)
-                # What was to be provisioned ends Failed too. Computes hold their state one level above where endpoints
-                # and deployments do.
-                self._documents.update(
-                    target, lambda body: (body if "provisioningState" in body else body["properties"]).update(_FAILED)
-                )
-                outcome = _failed(of_fault(fault))
+                self._documents.update(target, _fail)  # what was to be provisioned ends Failed too
+                failure = of_fault(fault)
         except WireError as error:
-            outcome = _failed(error)
+            failure = error
         except Exception as error:
             logger.exception("operation %s on %s failed", kind, target)
             message = f"The operation failed inside the local workspace: {type(error).__name__}."
-            outcome = _failed(WireError(500, "InternalServerError", message))
+            failure = WireError(500, "InternalServerError", message)
+        outcome: Json = {"status": "Succeeded"}
+        if failure is not None:
+            outcome = {"status": "Failed", "error": {"code": failure.code, "message": failure.message}}
         end = timestamp(self._clock.now())
         self._documents.update(f"operations/{name}", lambda body: body.update(outcome, endTime=end))
 
 
-def _failed(error: WireError) -> Json:
-    return {"status": "Failed", "error": {"code": error.code, "message": error.message}}
+def _fail(body: Json) -> None:
+    # Computes hold their state one level above where endpoints and deployments do.
+    (body if "provisioningState" in body else body["properties"])["provisioningState"] = "Failed"
+
+
+def work_of_operations(ground: Ground, scorers: Scorers, training: Training) -> Mapping[str, Callable[[str], object]]:
+    """Return what each kind of operation does to its target: a document's key, and a job's name.
+
+    It is safe to do twice: an operation that a dead server left behind is done again from its start.
+    """
+    documents = ground.documents
+
+    def make_deployment(key: str) -> None:
+        _, endpoint, _, name = key.split("/")
+        try:
+            scorers.replace(endpoint, name)
+        except ScorerFailed as error:
+            scorers.log(endpoint, name, f"The deployment failed: {error}")
+            set_state(ground, key, "Failed")
+            message = f"User container has crashed or terminated: {error} The deployment's log says more."
+            raise WireError(400, "ResourceNotReady", message) from error
+        if documents.get(key) is None:  # deleted while the model was loaded
+            forget(endpoint, name)
+            return
+        set_state(ground, key, "Succeeded")
+
+    def forget(endpoint: str, name: str) -> None:
+        scorers.end(endpoint, name)
+        shutil.rmtree(ground.folder.deployment(endpoint, name), ignore_errors=True)
+
+    def remove_deployment(key: str) -> None:
+        _, endpoint, _, name = key.split("/")
+        documents.delete(key)  # first: a creation that ends meanwhile looks here, and cleans up after itself
+        forget(endpoint, name)
+
+    def remove_endpoint(key: str) -> None:
+        for deployment in list(documents.walk(f"{key}/deployments")):
+            remove_deployment(deployment.key)
+        documents.delete(key)
+
+    return {
+        "compute-create": lambda key: documents.update(key, lambda body: body.update(provisioningState="Succeeded")),
+        "compute-delete": lambda key: documents.delete(key),
+        "deployment-create": make_deployment,
+        "deployment-delete": remove_deployment,
+        "endpoint-create": lambda key: set_state(ground, key, "Succeeded"),
+        "endpoint-delete": remove_endpoint,
+        "job-cancel": training.cancel,
+    }
+
+
+def set_state(ground: Ground, key: str, state: str) -> None:
+    """Note the provisioning state of an endpoint or a deployment."""
+    ground.documents.update(key, lambda body: body["properties"].update(provisioningState=state))

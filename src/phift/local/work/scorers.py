@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import queue
 import signal
 import subprocess
 import threading
@@ -13,9 +12,8 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 from phift.local import instant
 from phift.local.ground import Ground
@@ -41,23 +39,24 @@ class ScorerTimeout(TimeoutError):
 class Scorer:
     """One scoring process. Answers are matched to requests by number, so many may wait at once."""
 
-    def __init__(self, command: list[str], log: Any) -> None:
+    def __init__(self, command: list[str], log: Path) -> None:
+        """Start the process and wait for its first line, which says whether the model could be loaded."""
         self._lock = threading.Lock()
-        self._waiting: dict[int, Future[Json]] = {}
+        ready: Future[Json] = Future()
+        self._waiting: dict[int | None, Future[Json]] = {None: ready}
         self._number = 0
-        self._first: queue.Queue[Json] = queue.Queue()
-        self._process = subprocess.Popen(  # noqa: S603 - our own program; the model is only a folder's path
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, start_new_session=True
-        )
+        with log.open("ab") as errors:
+            self._process = subprocess.Popen(  # noqa: S603 - our own program; the model is only a folder's path
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, start_new_session=True
+            )
         threading.Thread(target=self._read, daemon=True).start()
-
-    def wait_ready(self, timeout: float) -> None:
-        """Wait for the first line, which says whether the model could be loaded."""
         try:
-            first = self._first.get(timeout=timeout)
-        except queue.Empty:
+            first = ready.result(START_SECONDS)
+        except FutureTimeoutError:
             self.stop()
-            raise ScorerFailed(f"The model did not load within {timeout:.0f} s.") from None
+            raise ScorerFailed(f"The model did not load within {START_SECONDS:.0f} s.") from None
+        except ScorerFailed:
+            first = {}
         if not first.get("ready"):
             self.stop()
             raise ScorerFailed((first.get("error") or {}).get("message") or "The scoring process ended at its start.")
@@ -82,21 +81,18 @@ class Scorer:
                 del self._waiting[number]
                 raise ScorerFailed("The scoring process has ended.") from error
         try:
-            reply = future.result(timeout)
+            return future.result(timeout)
         except FutureTimeoutError:
             raise ScorerTimeout(f"No answer within {timeout:.0f} s.") from None
         finally:
             with self._lock:
                 self._waiting.pop(number, None)
-        return reply
 
     def stop(self) -> None:
         """End the process: close its input, kill it if it stays."""
-        if self._process.stdin is not None:
-            try:
-                self._process.stdin.close()
-            except OSError:
-                logger.debug("the scoring process was gone already")
+        assert self._process.stdin is not None  # noqa: S101 - a pipe was asked for
+        with suppress(OSError):  # it may be gone already
+            self._process.stdin.close()
         try:
             self._process.wait(_PATIENCE)
         except subprocess.TimeoutExpired:
@@ -113,14 +109,10 @@ class Scorer:
                 except (ValueError, AttributeError):
                     logger.warning("a scoring process wrote a line that is no JSON object")
                     continue
-                if number is None:
-                    self._first.put(reply)
-                    continue
                 with self._lock:
                     future = self._waiting.get(number)
                 if future is not None and not future.done():
                     future.set_result(reply)
-        self._first.put({})
         with self._lock:
             waiting = list(self._waiting.values())
         for future in waiting:
@@ -206,15 +198,7 @@ class Scorers:
         except WireError as error:
             raise ScorerFailed(error.message) from error
         self.log(endpoint, name, f"Starting the scoring process for {document.body['properties']['model']}")
-        scorer = self._load(model, self._ground.folder.deployment(endpoint, name) / "log.txt")
+        program, log = self._ground.programs.scorer, self._ground.folder.deployment(endpoint, name) / "log.txt"
+        scorer = Scorer([*program, str(model)], log) if isinstance(program, tuple) else program(model)
         self.log(endpoint, name, "The scoring process is ready")
-        return scorer
-
-    def _load(self, model: Path, log: Path) -> Scorer | instant.Scorer:
-        program = self._ground.programs.scorer
-        if not isinstance(program, tuple):
-            return program(model)
-        with log.open("ab") as file:
-            scorer = Scorer([*program, str(model)], file)
-        scorer.wait_ready(START_SECONDS)
         return scorer

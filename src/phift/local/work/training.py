@@ -10,6 +10,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -175,7 +176,7 @@ class Training:
             return
         runs.log(ground, name, f"The pipeline run {name} started with {len(runs.steps(plan))} steps.")
         pipeline.check_computes(ground, plan)
-        folder, code = ground.folder.job(name), 0
+        code = 0
         child, asked = runs.children(ground, name)[0], plan.get("preparation")
         if asked and child.body["status"] != "Completed":
             file = pipeline.write_preparation(ground, name, child, asked)
@@ -196,7 +197,7 @@ class Training:
             runs.end(ground, name, "Failed", runs.error_of_steps(ground, name))
         else:
             # An import error, say, is in no step's log.
-            said = (folder / "engine.log").read_text(encoding="utf-8", errors="replace").split("\n")
+            said = (ground.folder.job(name) / "engine.log").read_text(encoding="utf-8", errors="replace").split("\n")
             last = next((line.strip() for line in reversed(said) if line.strip()), "")
             message = f"The engine ended with exit code {code}. {last}".rstrip()
             runs.end(ground, name, "Failed", {"code": "SystemError", "message": message})
@@ -225,10 +226,9 @@ class Training:
         try:
             with engine.stdout:
                 for line in engine.stdout:
-                    try:
+                    event = None  # which is no event, and is told so below
+                    with suppress(ValueError):
                         event = json.loads(line)
-                    except ValueError:
-                        event = None  # which is no event, and is told so below
                     self._event(name, event)
         except Exception:
             self._stop_engine()
@@ -289,8 +289,5 @@ class Training:
             engine.wait(_PATIENCE)
         except subprocess.TimeoutExpired:
             logger.warning("the engine did not end by itself; it is killed")
-        # Also what the engine may have started itself; its group is its own session.
-        try:
+        with suppress(ProcessLookupError):  # also what the engine may have started itself, in its session
             os.killpg(engine.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            return
