@@ -1,7 +1,16 @@
-"""Where the workspace's blobs lie, as files."""
+"""The storage account's blobs, as plain files, and what is known of each besides its content.
+
+A blob's name is a file's path, so a blob and a "folder" of the same name cannot both be there.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import os
+import uuid
+from collections.abc import Iterable
+from dataclasses import dataclass
+from email.utils import formatdate
 from pathlib import Path
 from urllib.parse import quote
 
@@ -13,6 +22,27 @@ from phift.local.wire.errors import WireError
 
 ROOT_LOG = "logs/azureml/executionlogs.txt"
 STEP_LOG = "user_logs/std_log.txt"
+BYTES = "application/octet-stream"
+
+
+@dataclass(frozen=True)
+class Blob:
+    """A blob that is there, as it is at one moment.
+
+    - **md5**: of its content, in base64, where it is known.
+    - **created**, **modified**: as HTTP writes times.
+    - **etag**: changes with the content and with the metadata; without quotes.
+    """
+
+    name: str
+    path: Path
+    size: int
+    etag: str
+    created: str
+    modified: str
+    kind: str
+    md5: str | None
+    metadata: dict[str, str]
 
 
 def path_of(ground: Ground, container: str, name: str) -> Path:
@@ -48,3 +78,97 @@ def clear_halves(folder: Folder) -> None:
     for half in (*folder.staging.glob("*"), *folder.staging.glob("blocks-*/*.*")):
         if half.is_file():
             half.unlink()
+
+
+def find(ground: Ground, container: str, name: str) -> Blob | None:
+    """Return a blob, or None where there is none."""
+    path = path_of(ground, container, name)
+    if not path.is_file():
+        return None
+    stat = path.stat()
+    stored = ground.documents.get(_key(container, name))
+    # What our own programs wrote is a file and no more.
+    known = stored.body if stored else {}
+    return Blob(
+        name=name,
+        path=path,
+        size=stat.st_size,
+        etag=f"0x{stat.st_mtime_ns:X}{stat.st_size:X}",
+        created=formatdate(stored.created if stored else stat.st_mtime, usegmt=True),
+        modified=formatdate(stat.st_mtime, usegmt=True),
+        kind=known.get("type", "text/plain; charset=utf-8" if path.suffix in (".txt", ".log") else BYTES),
+        md5=known.get("md5"),
+        metadata=known.get("metadata", {}),
+    )
+
+
+def write(ground: Ground, container: str, name: str, parts: Iterable[bytes], about: Json) -> None:
+    """Write a blob beside its place and move it there, so that nobody ever reads half of one.
+
+    - **about**: its ``type``, ``md5`` and ``metadata``.
+
+    Raises `OSError` where a part of its name is itself a blob.
+    """
+    path = path_of(ground, container, name)
+    ground.folder.staging.mkdir(exist_ok=True)
+    temporary = ground.folder.staging / uuid.uuid4().hex
+    try:
+        with temporary.open("wb") as file:
+            file.writelines(parts)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # First, or a server killed in between would leave new content that the old metadata calls complete.
+        ground.documents.delete(_key(container, name))
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    ground.documents.put(_key(container, name), about)
+
+
+def set_metadata(ground: Ground, container: str, blob: Blob, metadata: dict[str, str]) -> None:
+    """Replace a blob's metadata; it is another state of the blob then, with an ETag of its own."""
+    stored = ground.documents.get(_key(container, blob.name))
+    ground.documents.put(_key(container, blob.name), {**(stored.body if stored else {}), "metadata": metadata})
+    os.utime(blob.path)
+
+
+def delete(ground: Ground, container: str, blob: Blob) -> None:
+    """Delete a blob and what is known of it."""
+    blob.path.unlink()
+    ground.documents.delete(_key(container, blob.name))
+
+
+def names(ground: Ground, container: str, prefix: str) -> list[str]:
+    """Return the names that begin with a prefix, sorted."""
+    root = path_of(ground, container, "x").parent
+    # Only the folder that the prefix points into needs a walk.
+    folder = prefix.rpartition("/")[0]
+    start = path_of(ground, container, folder) if folder else root
+    found = [(Path(place) / file).relative_to(root).as_posix() for place, _, files in os.walk(start) for file in files]
+    return sorted(name for name in found if name.startswith(prefix))
+
+
+def block_folder(ground: Ground, container: str, name: str) -> Path:
+    """Return where the blocks of a blob lie until it is put together; the folder need not be there."""
+    return ground.folder.staging / f"blocks-{hashlib.sha256(f'{container}/{name}'.encode()).hexdigest()}"
+
+
+def block_file(ground: Ground, container: str, name: str, block: str) -> Path:
+    """Return the file of one block; its id is the client's own base64, and the id's hash is a safe file name."""
+    return block_folder(ground, container, name) / hashlib.sha256(block.encode()).hexdigest()
+
+
+def write_block(ground: Ground, container: str, name: str, block: str, content: bytes) -> None:
+    """Keep a block until its blob is put together."""
+    file = block_file(ground, container, name, block)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    temporary = file.with_suffix(f".{uuid.uuid4().hex}")
+    try:
+        temporary.write_bytes(content)
+        temporary.replace(file)
+    finally:
+        temporary.unlink(missing_ok=True)  # half of one on a full disk
+
+
+def _key(container: str, name: str) -> str:
+    # Document keys do not tell upper from lower case and blob names do, so the name goes in as a hash.
+    return f"blobs/{hashlib.sha256(f'{container}/{name}'.encode()).hexdigest()}"

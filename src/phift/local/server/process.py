@@ -21,7 +21,7 @@ import threading
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, get_args
+from typing import get_args
 
 import uvicorn
 
@@ -29,8 +29,7 @@ from phift.local.ground import Ground
 from phift.local.model import files, quota
 from phift.local.programs import ENGINES, Programs
 from phift.local.server import certificates
-from phift.local.server.app import configure_logging, create_app
-from phift.local.server.connections import Connection
+from phift.local.server.app import Connection, configure_logging, create_app
 from phift.local.site import Site, site_on
 from phift.local.state import identity
 from phift.local.state.clock import Clock, Speed
@@ -55,26 +54,21 @@ def serve(folder: Path, programs: Programs, speed: Speed = "real", delay: float 
     place.root.mkdir(parents=True, exist_ok=True)
     place.root.chmod(0o700)
     with place.server_lock.open("a") as lock:
-        # Held as long as this process lives, so a dead server never looks alive, whatever its pid is now.
-        if not _acquired(lock):
+        # Held as long as this process lives, so a dead server never looks alive, whatever its pid is now. Somebody who
+        # only looks whether it is held has it for a moment, so once is not enough.
+        for _ in range(50):
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                time.sleep(0.02)
+        else:
             logger.error("another process serves %s", folder)
             return 3
         place.server_file.unlink(missing_ok=True)
         served = _serve(place, programs, Clock(speed), delay)
         place.server_file.unlink(missing_ok=True)
     return 0 if served else 1
-
-
-def _acquired(lock: IO[str]) -> bool:
-    """Take the lock; somebody who only looks whether it is held has it for a moment, so once is not enough."""
-    for _ in range(50):
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            time.sleep(0.02)
-        else:
-            return True
-    return False
 
 
 def _serve(place: Folder, programs: Programs, clock: Clock, delay: float) -> bool:
@@ -102,8 +96,13 @@ def _serve(place: Folder, programs: Programs, clock: Clock, delay: float) -> boo
     )
     try:
         return _run(site, _Server(config), listener)
-    finally:
-        _tell_unserved(site)
+    finally:  # closing the log with what was asked for and is not served, the most frequent first
+        unserved = sorted(site.journal.ever_unserved().items(), key=lambda item: (-item[1], item[0]))
+        if unserved:
+            lines = "".join(f"\n  {count} x {place}" for place, count in unserved)
+            logger.warning("requests without a route, answered 501:%s", lines)
+        else:
+            logger.info("every request had a route")
         listener.close()
         documents.close()
 
@@ -161,16 +160,6 @@ def _run(site: Site, server: _Server, listener: socket.socket) -> bool:
     server.end()
     thread.join()
     return server.started
-
-
-def _tell_unserved(site: Site) -> None:
-    """Close the log with what was asked for and is not served, the most frequent first."""
-    unserved = sorted(site.journal.ever_unserved().items(), key=lambda item: (-item[1], item[0]))
-    if not unserved:
-        logger.info("every request had a route")
-        return
-    lines = "".join(f"\n  {count} x {place}" for place, count in unserved)
-    logger.warning("requests without a route, answered 501:%s", lines)
 
 
 def _listen(documents: Documents) -> socket.socket:

@@ -8,6 +8,7 @@ import re
 import time
 import uuid
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import date
 
@@ -131,7 +132,19 @@ class Exchange:
 
         - **headers**: by their names in small letters.
         """
-        reply = self._reply(Call(self.method, self.path, query, headers, body, self.params))
+        try:
+            reply = self._carry_out(Call(self.method, self.path, query, headers, body, self.params))
+        except WireError as error:
+            reply = error_bodies.reply(error, self.path)
+        except Exception as error:
+            if found_no_room(error):
+                logger.warning("%s %s found no room: %s", self.method, self.path, error)
+                why = "The disk of the local workspace has no room for this. What was stored is kept; free some first."
+                answer = WireError(507, "InsufficientStorage", why)
+            else:
+                logger.exception("%s %s failed", self.method, self.path)
+                answer = WireError(500, "InternalServerError", "The local workspace failed; its log says why.")
+            reply = error_bodies.reply(answer, "")
         return replace(reply, headers={**_common(self.method, self.path, headers), **reply.headers})
 
     def note(self, status: int) -> None:
@@ -139,23 +152,25 @@ class Exchange:
         if self.entry:
             self.site.journal.note(*self.entry, 0 if self.cut else status)
 
-    def _reply(self, call: Call) -> Reply:
-        try:
-            if self.fault:
-                _fail(self.fault, self.path)
-            return _carry_out(self.site, self.route, call)
-        except WireError as error:
-            return error_bodies.reply(error, self.path)
-        except Exception as error:
-            if found_no_room(error):
-                logger.warning("%s %s found no room: %s", self.method, self.path, error)
-                message = (
-                    "The disk of the local workspace has no room for this. What was stored is kept; free some first."
-                )
-                return error_bodies.reply(WireError(507, "InsufficientStorage", message), "")
-            logger.exception("%s %s failed", self.method, self.path)
-            message = "The local workspace failed; its log says why."
-            return error_bodies.reply(WireError(500, "InternalServerError", message), "")
+    def _carry_out(self, call: Call) -> Reply:
+        if self.fault and self.fault.status:
+            ordered = of_fault(self.fault, storage=error_bodies.is_storage(self.path))
+            if self.fault.status == 401:
+                ordered.headers = {**_challenge(ordered.message), **ordered.headers}
+            raise ordered
+        if len(call.body) > LARGEST_BODY:
+            raise WireError(413, "RequestBodyTooLarge", f"The request is larger than {LARGEST_BODY} bytes.")
+        if self.route is None:
+            message = f"The local workspace does not serve {call.method} {call.path}"
+            logger.warning("501: %s", message)
+            self.site.journal.note_unserved(place_of(call.method, call.path))
+            raise WireError(501, "NotImplemented", message)
+        if arm.manages(call.path):
+            _check_version(call.query.get("api-version", ""))
+        if not self.route.anonymous:
+            _authorize(self.site, call.headers)
+        _check_scope(call.params)
+        return self.route.handler(self.site, call)
 
 
 def content(reply: Reply) -> bytes:
@@ -194,57 +209,20 @@ def _common(method: str, path: str, headers: Mapping[str, str]) -> dict[str, str
     }
 
 
-def _fail(fault: Fault, path: str) -> None:
-    """Raise the error that has been ordered, if one has been."""
-    if not fault.status:
-        return
-    error = of_fault(fault, storage=error_bodies.is_storage(path))
-    if fault.status == 401:
-        error.headers = {**_challenge(error.message), **error.headers}
-    raise error
-
-
-def _carry_out(site: Site, route: Route | None, call: Call) -> Reply:
-    if len(call.body) > LARGEST_BODY:
-        raise WireError(413, "RequestBodyTooLarge", f"The request is larger than {LARGEST_BODY} bytes.")
-    if route is None:
-        message = f"The local workspace does not serve {call.method} {call.path}"
-        logger.warning("501: %s", message)
-        site.journal.note_unserved(place_of(call.method, call.path))
-        raise WireError(501, "NotImplemented", message)
-    _check_version(call)
-    if not route.anonymous:
-        _authorize(site, call.headers)
-    _check_scope(call.params)
-    return route.handler(site, call)
-
-
-def _check_version(call: Call) -> None:
+def _check_version(version: str) -> None:
     """Ask for an api-version on what Resource Manager serves; any date will do, as each release of the SDK has its own.
 
-    The codes and words are Resource Manager's (hashicorp/vault-plugin-secrets-azure issue 13, 2018-09-07; Azure's REST
-    guidelines, 2023-05-12).
+    A word may stand behind the date. The codes and words are Resource Manager's (hashicorp/vault-plugin-secrets-azure
+    issue 13, 2018-09-07; Azure's REST guidelines, 2023-05-12).
     """
-    if not arm.manages(call.path):
-        return
-    version = call.query.get("api-version", "")
     if not version:
         message = "The api-version query parameter (?api-version=) is required for all requests."
         raise WireError(400, "MissingApiVersionParameter", message)
-    if not _is_version(version):
-        message = f"The api-version '{version}' is invalid. The supported versions are '{','.join(API_VERSIONS)}'."
-        raise WireError(400, "InvalidApiVersionParameter", message)
-
-
-def _is_version(text: str) -> bool:
-    """Tell whether this is a date, with a word behind it or without."""
-    if not re.fullmatch(r"\d{4}-\d{2}-\d{2}(-[a-z]+)?", text):
-        return False
-    try:
-        date.fromisoformat(text[:10])
-    except ValueError:
-        return False
-    return True
+    with suppress(ValueError):
+        if re.fullmatch(r"\d{4}-\d{2}-\d{2}(-[a-z]+)?", version) and date.fromisoformat(version[:10]):
+            return
+    message = f"The api-version '{version}' is invalid. The supported versions are '{','.join(API_VERSIONS)}'."
+    raise WireError(400, "InvalidApiVersionParameter", message)
 
 
 def _authorize(site: Site, headers: Mapping[str, str]) -> None:

@@ -12,9 +12,8 @@ from pathlib import Path
 from xml.etree import ElementTree
 from xml.sax.saxutils import escape
 
-from phift.local.model import blobs
-from phift.local.model.blobs import Blob
-from phift.local.model.files import path_of
+from phift.local.model import files
+from phift.local.model.files import Blob, path_of
 from phift.local.names import ACCOUNT, MODELS
 from phift.local.services.route import Handler, Route
 from phift.local.site import Site
@@ -57,7 +56,7 @@ def _signed(handler: Handler, container: str = "") -> Handler:
 
 
 def _existing(site: Site, call: Call) -> Blob:
-    blob = blobs.find(site, call["container"], call["name"])
+    blob = files.find(site, call["container"], call["name"])
     if blob is None:
         raise WireError(404, "BlobNotFound", "The specified blob does not exist.")
     return blob
@@ -145,10 +144,10 @@ def _put(site: Site, call: Call) -> Reply:
             base64.b64decode(block, validate=True)
         except ValueError as error:
             raise WireError(400, "InvalidQueryParameterValue", "The block id is not base64.") from error
-        blobs.write_block(site, call["container"], call["name"], block, call.body)
+        files.write_block(site, call["container"], call["name"], block, call.body)
         return Reply(None, 201, {"x-ms-request-server-encrypted": "true"})
     if part == "metadata":
-        blobs.set_metadata(site, call["container"], _existing(site, call), _metadata(call))
+        files.set_metadata(site, call["container"], _existing(site, call), _metadata(call))
     elif part in ("", "blocklist"):
         _write(site, call)
     else:
@@ -175,7 +174,7 @@ def _metadata(call: Call) -> dict[str, str]:
 def _write(site: Site, call: Call) -> None:
     """Write a blob that comes in one piece, or put one together from its blocks."""
     container, name, headers = call["container"], call["name"], call.headers
-    _check_conditions(call, blobs.find(site, container, name))
+    _check_conditions(call, files.find(site, container, name))
     if path_of(site, container, name).is_dir():
         raise WireError(409, "BlobTypeNotSupported", "A folder of this name holds other blobs.")
     whole = not call.query.get("comp")
@@ -188,12 +187,12 @@ def _write(site: Site, call: Call) -> None:
     kind = headers.get("x-ms-blob-content-type") or (headers.get("content-type") if whole else None)
     # Storage works out the hash of a blob that comes in one piece, and of no other.
     md5 = headers.get("x-ms-blob-content-md5") or (_hash(call.body) if whole else None)
-    about = {"metadata": _metadata(call), "type": kind or blobs.BYTES, "md5": md5}
+    about = {"metadata": _metadata(call), "type": kind or files.BYTES, "md5": md5}
     try:
-        blobs.write(site, container, name, parts, about)
+        files.write(site, container, name, parts, about)
     except (FileExistsError, NotADirectoryError) as error:
         raise WireError(409, "BlobTypeNotSupported", "A part of this name is itself a blob.") from error
-    shutil.rmtree(blobs.block_folder(site, container, name), ignore_errors=True)
+    shutil.rmtree(files.block_folder(site, container, name), ignore_errors=True)
 
 
 def _blocks(site: Site, call: Call) -> Iterator[bytes]:
@@ -203,16 +202,16 @@ def _blocks(site: Site, call: Call) -> Iterator[bytes]:
         listed = ElementTree.fromstring(call.body)  # noqa: S314 - no document type, so no entities to expand
     except ElementTree.ParseError as error:
         raise WireError(400, "InvalidXmlDocument", "The block list is not XML.") from error
-    files = [blobs.block_file(site, call["container"], call["name"], element.text or "") for element in listed]
-    if not all(file.is_file() for file in files):
+    blocks = [files.block_file(site, call["container"], call["name"], element.text or "") for element in listed]
+    if not all(block.is_file() for block in blocks):
         raise WireError(400, "InvalidBlockList", "The specified block list is invalid.")
-    return (file.read_bytes() for file in files)
+    return (block.read_bytes() for block in blocks)
 
 
 def _delete(site: Site, call: Call) -> Reply:
     blob = _existing(site, call)
     _check_conditions(call, blob)
-    blobs.delete(site, call["container"], blob)
+    files.delete(site, call["container"], blob)
     return Reply(None, 202, {"x-ms-delete-type-permanent": "true"})
 
 
@@ -229,7 +228,7 @@ def _list(site: Site, call: Call) -> Reply:
     if most < 1:
         raise WireError(400, "OutOfRangeQueryParameterValue", "maxresults must be at least 1.")
     # What is listed: a name, and whether it is not a blob's but the part up to the delimiter of others.
-    entries = [(name, False) for name in blobs.names(site, container, prefix)]
+    entries = [(name, False) for name in files.names(site, container, prefix)]
     if delimiter := call.query.get("delimiter"):
         cut = (name[len(prefix) :].partition(delimiter) for name, _ in entries)
         entries = sorted({(prefix + head + found, bool(found)) for head, found, _ in cut})
@@ -239,7 +238,7 @@ def _list(site: Site, call: Call) -> Reply:
     for name, folder in entries[:most]:
         if folder:
             listed.append(f"<BlobPrefix><Name>{escape(name)}</Name></BlobPrefix>")
-        elif blob := blobs.find(site, container, name):
+        elif blob := files.find(site, container, name):
             listed.append(_element(blob, with_metadata=with_metadata))
     text = (
         f'<?xml version="1.0" encoding="utf-8"?><EnumerationResults ServiceEndpoint="{site.base_url}/{ACCOUNT}/" '

@@ -45,7 +45,6 @@ _MLFLOW_CODES = {
     501: "NOT_IMPLEMENTED",
     503: "TEMPORARILY_UNAVAILABLE",
 }
-_MISSING = "NotFoundError"
 
 
 def is_storage(path: str) -> bool:
@@ -59,62 +58,36 @@ def reply(error: WireError, path: str) -> Reply:
         return Reply(error.message.encode(), error.status, error.headers, "text/plain; charset=utf-8")
     if is_storage(path):
         headers = {"x-ms-error-code": error.code, **error.headers}
-        content = None if error.status == 304 else _xml(error).encode()
+        message = escape(f"{error.message}\nTime:{timestamp(time.time()).replace('+00:00', 'Z')}")
+        text = f"<Error><Code>{error.code}</Code><Message>{message}</Message></Error>"
+        content = None if error.status == 304 else f'<?xml version="1.0" encoding="utf-8"?>{text}'.encode()
         return Reply(content, error.status, headers, "application/xml")
     headers = {"x-ms-response-type": "error", **error.headers}
-    for prefix, component in _SERVICES.items():
-        if path.startswith(prefix):
-            return Reply(_of_service(error, component, path), error.status, headers)
-    if error.code in _GATEWAY:
+    component = next((component for prefix, component in _SERVICES.items() if path.startswith(prefix)), "")
+    if not component and error.code in _GATEWAY:
         headers = {"x-ms-failure-cause": "gateway", **headers}
-    return Reply(_of_resource_manager(error), error.status, headers)
+    return Reply(_in_json(error, component, path), error.status, headers)
 
 
-def _of_resource_manager(error: WireError) -> Json:
-    if error.code in _GATEWAY:
-        return {"error": {"code": error.code, "message": error.message}}
-    info = {
-        "ComponentName": "managementfrontend",
-        "Correlation": _correlation(),
-        "Environment": LOCATION,
-        "Location": LOCATION,
-        "Time": timestamp(time.time()),
-    }
-    inner = _inner(error)
-    if inner:
-        info["InnerError"] = {"code": inner, "innerError": None}
-    more = [{"type": kind, "info": {"value": value}} for kind, value in info.items()]
-    return {"error": {"code": error.code, "message": error.message, "details": [], "additionalInfo": more}}
-
-
-def _of_service(error: WireError, component: str, path: str) -> Json:
-    inner = _inner(error)
+def _in_json(error: WireError, component: str, path: str) -> Json:
+    """Return the body of a service beside Resource Manager, or of that itself, which names no component."""
+    told: Json = {"code": error.code, "message": error.message}
+    if not component and error.code in _GATEWAY:
+        return {"error": told}
+    inner = error.inner or ("NotFoundError" if error.status == 404 else "")
+    inside = {"code": inner, "innerError": None} if inner else None
+    correlation = {"operation": uuid.uuid4().hex, "request": uuid.uuid4().hex[:16]}
+    where: Json = {"correlation": correlation, "environment": LOCATION, "location": LOCATION}
+    where |= {"time": timestamp(time.time()), "componentName": component or "managementfrontend"}
+    if not component:
+        info = {name[0].upper() + name[1:]: where[name] for name in sorted(where)}
+        info |= {"InnerError": inside} if inside else {}
+        more = [{"type": kind, "info": {"value": value}} for kind, value in info.items()]
+        return {"error": {**told, "details": [], "additionalInfo": more}}
     nothing = ("severity", "messageFormat", "messageParameters", "referenceCode", "detailsUri", "target", "debugInfo")
-    shown: Json = {"code": error.code, "message": error.message, **dict.fromkeys(nothing), "details": []}
-    shown |= {"innerError": {"code": inner, "innerError": None} if inner else None, "additionalInfo": None}
-    body: Json = {
-        "error": shown,
-        "correlation": _correlation(),
-        "environment": LOCATION,
-        "location": LOCATION,
-        "time": timestamp(time.time()),
-        "componentName": component,
-    }
+    told |= {**dict.fromkeys(nothing), "details": [], "innerError": inside, "additionalInfo": None}
+    body = {"error": told, **where}
     if path.startswith("/mlflow/"):
         code = error.code if error.code.isupper() else _MLFLOW_CODES.get(error.status, "INTERNAL_ERROR")
         body |= {"error_code": code, "message": error.message}
     return body
-
-
-def _inner(error: WireError) -> str:
-    return error.inner or (_MISSING if error.status == 404 else "")
-
-
-def _correlation() -> dict[str, str]:
-    return {"operation": uuid.uuid4().hex, "request": uuid.uuid4().hex[:16]}
-
-
-def _xml(error: WireError) -> str:
-    message = f"{error.message}\nTime:{timestamp(time.time()).replace('+00:00', 'Z')}"
-    body = f"<Error><Code>{error.code}</Code><Message>{escape(message)}</Message></Error>"
-    return f'<?xml version="1.0" encoding="utf-8"?>{body}'

@@ -68,8 +68,16 @@ def listed(
     2022-12-26) has 50 on a page, newest first, no ``nextLink`` on the last one, and the place in an opaque
     ``$skipToken``; that jobs and endpoints come in pages of the same size is unverified. Azure's token counts what it
     has shown, ours names the last one, so that what is made meanwhile shows nothing twice.
+
+    "Top count of results, top count cannot be greater than the page size. If topCount > page size, results with be
+    default page size count will be returned", and count is the "Number of endpoints to be retrieved in a page of
+    results" (docstrings of the client inside azure-ai-ml 1.35.2).
     """
-    size, at_most = _sizes(call)
+    top = whole_number(call.query["$top"], "$top") if "$top" in call.query else None
+    if top is not None and top < 1:
+        raise user_error("$top must be at least 1.")
+    size = whole_number(call.query.get("count", PAGE), "count") if top is None else top
+    size = min(size, PAGE) if size > 0 else PAGE
     # The SDK's own parameter for the place is ``$skip``.
     tokens = {key.lower(): value for key, value in call.query.items()}
     after = tokens.get("$skiptoken") or tokens.get("$skip") or ""
@@ -79,7 +87,7 @@ def listed(
     except UnknownPosition as error:
         raise user_error("The continuation token is not valid.") from error
     body: Json = {"value": [show(document) for document in shown[:size]]}
-    if len(shown) > size and not at_most:
+    if len(shown) > size and (top is None or top > PAGE):
         query = {key: value for key, value in call.query.items() if key.lower() not in ("$skip", "$skiptoken")}
         query["$skipToken"] = shown[size - 1].position
         body["nextLink"] = f"{ground.base_url}{quote(call.path)}?{urlencode(query, safe='$')}"
@@ -90,19 +98,3 @@ def view(call: Call) -> tuple[bool, ...]:
     """Return which of what is archived and what is not the caller asks for; what is not, unless told otherwise."""
     asked = call.query.get("listViewType", "ActiveOnly")
     return {"ActiveOnly": (False,), "ArchivedOnly": (True,)}.get(asked, (False, True))
-
-
-def _sizes(call: Call) -> tuple[int, bool]:
-    """Return how many fit on a page, and whether that is all that the caller asked for.
-
-    "Top count of results, top count cannot be greater than the page size. If topCount > page size, results with be
-    default page size count will be returned", and count is the "Number of endpoints to be retrieved in a page of
-    results" (docstrings of the client inside azure-ai-ml 1.35.2).
-    """
-    if "$top" in call.query:
-        top = whole_number(call.query["$top"], "$top")
-        if top < 1:
-            raise user_error("$top must be at least 1.")
-        return min(top, PAGE), top <= PAGE
-    count = whole_number(call.query.get("count", PAGE), "count")
-    return (min(count, PAGE) if count > 0 else PAGE), False
