@@ -109,43 +109,28 @@ def asset_name(name: str, split: str) -> str:
 
 
 def _register(clients: Clients, path: Path, name: str, tags: Mapping[str, str], attempts: int = 3) -> DataInput:
+    """Return the asset of a file's content, registered if it was not yet; an archived one is restored."""
     from azure.ai.ml.entities import Data
 
-    existing = _registered(clients, name, tags[_HASH])
-    if existing is not None:
-        return existing
-    version = tags[_HASH][:_VERSION_DIGITS]
-    asset = Data(
-        name=name,
-        version=version,
-        type="uri_file",
-        path=str(path.resolve()),
-        description="Chat data, prepared by phift.",
-        tags=dict(tags),
-    )
-    try:
-        with quiet_uploads(), azure_errors(f"data asset {name}:{version}"):
-            made = clients.workspace.data.create_or_update(asset)
-    except Conflict:  # another run uploads this very file at this moment
-        if attempts == 1:
-            raise
-        time.sleep(clients.poll_seconds)
-        return _register(clients, path, name, tags, attempts - 1)
-    return DataInput(name=name, version=version, address=text(made.id, "data asset.id"), existed=False)
-
-
-def _registered(clients: Clients, name: str, content: str) -> DataInput | None:
-    """Return the asset of a content, or None if there is none yet; an archived one is restored."""
-    version = content[:_VERSION_DIGITS]
-    where = f"data asset {name}:{version}"
-    data = clients.workspace.data
+    data, version = clients.workspace.data, tags[_HASH][:_VERSION_DIGITS]
+    where, described = f"data asset {name}:{version}", "Chat data, prepared by phift."
+    path = path.resolve()
+    new = Data(name=name, version=version, type="uri_file", path=str(path), description=described, tags=dict(tags))
     try:
         with azure_errors(where):
             found = data.get(name, version=version)
     except NotFound:
-        return None
-    tags, kind = texts(found.tags, "data asset.tags"), text(found.type, "data asset.type")
-    if tags.get(_HASH) != content or kind != "uri_file":
+        try:
+            with quiet_uploads(), azure_errors(where):
+                made = data.create_or_update(new)
+        except Conflict:  # another run uploads this very file at this moment
+            if attempts == 1:
+                raise
+            time.sleep(clients.poll_seconds)
+            return _register(clients, path, name, tags, attempts - 1)
+        return DataInput(name=name, version=version, address=text(made.id, "data asset.id"), existed=False)
+    theirs, kind = texts(found.tags, "data asset.tags"), text(found.type, "data asset.type")
+    if theirs.get(_HASH) != tags[_HASH] or kind != "uri_file":
         what = f"The data asset's tag {_HASH} does not name this file's content, so it may hold something else."
         raise Conflict(what, where=where, fix="set `data.asset_name` to another name")
     with azure_errors(where):
@@ -225,7 +210,6 @@ def _find(clients: Clients, split: str, text: str) -> tuple[DataInput, list[Find
 
 
 def _find_asset(clients: Clients, place: str, text: str) -> tuple[DataInput, str]:
-    """Return the asset that an address names, and where its data lies."""
     found = read_address(text)
     if isinstance(found, AssetAddress) and found.kind in ("", "data") and (found.version or not found.registry):
         return (_find_in_registry if found.registry else _find_in_workspace)(clients, place, found)

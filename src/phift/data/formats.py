@@ -281,8 +281,6 @@ def _message(turn: object, place: str) -> dict[str, Any]:
 
 
 def _conversation(known: Format, cells: _Cells) -> list[dict[str, Any]]:
-    """Return the messages of a row in a known format."""
-
     def said(role: str, text: str) -> dict[str, Any]:
         return {"role": role, "content": text}
 

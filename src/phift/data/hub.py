@@ -139,27 +139,24 @@ class HubRows:
                 "so all of it was downloaded once to count its rows"
             )
         wanted, found = _wanted(total, source.percent), 0
-        for batch in _batches(self._part(opened, wanted, total)):
+        if source.sample == "first":
+            rows: Iterator[Row] = islice(opened.stream(source.split), wanted)
+        else:
+            draw = random.Random(source.seed)  # noqa: S311 - a draw that can be repeated, not a secret
+            for split in opened.splits:
+                files = opened.builder.config.data_files[split]
+                files.sort(key={file: draw.random() for file in files}.__getitem__)
+            pool = min(total, SPREAD * wanted)
+            self.notes.append(
+                f"{source.huggingface}: {wanted:,} of {total:,} rows, drawn with seed {source.seed} "
+                f"out of the first {pool:,} with the files in random order"
+            )
+            rows = compress(opened.stream(source.split), _draws(wanted, pool, draw))
+        for batch in _batches(rows):
             found += len(batch)
             yield batch
         if found < wanted:
             self.notes.append(f"{source.huggingface} has fewer rows in {source.split} than its card says")
-
-    def _part(self, opened: _Opened, wanted: int, total: int) -> Iterator[Row]:
-        """Return so many rows: the first, or random ones of the first once the files are in random order."""
-        source = self._source
-        if source.sample == "first":
-            return islice(opened.stream(source.split), wanted)
-        draw = random.Random(source.seed)  # noqa: S311 - a draw that can be repeated, not a secret
-        for split in opened.splits:
-            files = opened.builder.config.data_files[split]
-            files.sort(key={file: draw.random() for file in files}.__getitem__)
-        pool = min(total, SPREAD * wanted)
-        self.notes.append(
-            f"{source.huggingface}: {wanted:,} of {total:,} rows, drawn with seed {source.seed} "
-            f"out of the first {pool:,} with the files in random order"
-        )
-        return compress(opened.stream(source.split), _draws(wanted, pool, draw))
 
 
 def _batches(rows: Iterable[Row]) -> Iterator[list[Row]]:
@@ -292,7 +289,6 @@ def drawn_rows(groups: Sequence[RowGroup], wanted: int, draw: random.Random) -> 
 
 
 def _draws(wanted: int, total: int, draw: random.Random) -> Iterator[bool]:
-    """Say of each of so many rows whether it is drawn."""
     for left in range(total, 0, -1):
         drawn = draw.random() * left < wanted  # its chance, given how many are still wanted and how many still come
         wanted -= drawn
@@ -339,7 +335,6 @@ def _read(chosen: Iterator[Chosen], biggest: int) -> Iterator[list[Row]]:
 
 
 def _taken(file: ParquetFile, index: int, taken: Sequence[int]) -> Iterator[RecordBatch]:
-    """Yield some rows of a row group, in batches."""
     start = 0
     # Threads of Arrow that read through a Python file can outlive the interpreter and hang it.
     for batch in file.iter_batches(batch_size=_BATCH, row_groups=[index], use_threads=False):

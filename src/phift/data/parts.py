@@ -143,7 +143,6 @@ def _first_columns(block: bytes) -> Collection[str]:
 
 
 def _characters(rows: list[Conversation]) -> list[int] | None:
-    """Return the characters of each row; None where one of them cannot be trained on."""
     try:
         return [chat.check(row.messages) for row in rows]
     except chat.InvalidRow:
@@ -154,7 +153,6 @@ def _characters(rows: list[Conversation]) -> list[int] | None:
 
 
 def _read_parquet(part: Part, spool: Spool) -> Iterator[None]:
-    """Read the row groups from ``start`` to before ``end``."""
     number = 0
     read = part.columns if part.keep else {*part.layout.used, *([part.group_by] if part.group_by else [])}
     spool.ignore(column for column in part.columns if column not in part.layout.used)
@@ -174,7 +172,6 @@ def _read_parquet(part: Part, spool: Spool) -> Iterator[None]:
 
 
 def _read_stream(part: Part, spool: Spool) -> Iterator[None]:
-    """Read a file that has to be read from its beginning to its end."""
     path = Path(part.path)
     with files.opened(path) as (stream, position):
         yield from _take_some(part, spool, rows_of(stream, path, part.kind), position)
@@ -192,7 +189,6 @@ def rows_of(stream: BinaryIO, path: Path, kind: str) -> Iterator[tuple[int, Row]
 def _take_some(
     part: Part, spool: Spool, rows: Iterable[tuple[int, Row]], position: Callable[[], int] = int
 ) -> Iterator[None]:
-    """Take numbered rows, a few at a time."""
     numbered = iter(rows)
     while few := list(islice(numbered, _FEW)):
         _take(part, spool, few)

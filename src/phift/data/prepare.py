@@ -101,7 +101,6 @@ class PreparedDataset:
         return "\n".join([*map(str, self.accounts), *map(str, self.findings)])
 
     def _repr_html_(self) -> str:
-        """Show the accounts in a notebook."""
         columns = ("source", "format", "rows", *SPLITS, "aside")
         head = "".join(f"<th>{column}</th>" for column in columns)
         cells = [[escape(str(getattr(account, column))) for column in columns] for account in self.accounts]
@@ -243,7 +242,6 @@ def _choose(data: DataConfig, readings: Sequence[Reading], table: Table) -> npt.
 
 
 def _raise_if_few(readings: Sequence[Reading], left: int, dealt: int) -> None:
-    """Refuse data that leaves fewer rows for training than the component takes."""
     if left >= LEAST_TRAINING_ROWS:
         return
     what = f"{max(0, left)} rows are left for training; the component wants at least {LEAST_TRAINING_ROWS}."

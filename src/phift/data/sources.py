@@ -176,7 +176,6 @@ def _columns(rows: Iterable[chat.Row]) -> Iterator[Collection[str]]:
 def _layout(
     place: str, rows: Iterable[Collection[str]], source: Path | FileSource | HuggingFaceSource | RowsSource
 ) -> Layout:
-    """Return the layout by the columns of the first row that has those of a format."""
     format_, own = (None, {}) if isinstance(source, Path) else (source.format, source.columns)
     unknown: UnknownFormat | None = None
     for columns in rows:
