@@ -289,18 +289,14 @@ def _address_here(error: Exception) -> str | None:
         cause = getattr(cause, "inner_exception", None) or cause.__cause__ or cause.__context__
     if any(isinstance(cause, others) for cause in causes):
         return None
-    address, host = next(filter(None, map(_address, causes)), ("", ""))
-    return address if host in _THIS_MACHINE else None
-
-
-def _address(error: BaseException) -> tuple[str, str] | None:
-    """Return scheme with host and port, and the host alone, where an error tells whom was asked."""
-    url = getattr(getattr(error, "request", None), "url", None)
-    if isinstance(url, str):
-        parts = urlsplit(url)
-        return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}", parts.hostname or ""
-    named = _CONNECTION.search(str(error))
-    return (f"{named[1].lower()}://{named[2]}:{named[3]}", named[2]) if named else None
+    for cause in causes:
+        url, named = getattr(getattr(cause, "request", None), "url", None), _CONNECTION.search(str(cause))
+        if isinstance(url, str):
+            parts = urlsplit(url)
+            return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}" if parts.hostname in _THIS_MACHINE else None
+        if named:
+            return f"{named[1].lower()}://{named[2]}:{named[3]}" if named[2] in _THIS_MACHINE else None
+    return None
 
 
 def _from_status(status: int, what: str, where: str, code: str | None) -> PhiftError:

@@ -148,7 +148,12 @@ def _look_up(config: RunConfig, clients: Clients, prepare: Callable[[], Prepared
         usages = side.begin(_list_usages, clients)
         endpoint = side.begin(_endpoint, config, clients)
         tokenizer = None if elsewhere else side.begin(_tokenizer, config, clients, model)
-        dataset = side.begin(_find_data, config, clients) if elsewhere else _prepared(prepare)
+        dataset: Future[Dataset]
+        if config.data.prepare_on:
+            new_cluster = config.compute.cluster if config.compute.size else None
+            dataset = side.begin(find_preparation, clients, config.data, new_cluster)
+        else:
+            dataset = side.begin(find_data, clients, config.data) if elsewhere else _prepared(prepare)
     failed = (
         *_failure(workspace, "workspace"),
         *_failure(newer, "component", "COMPONENT_NEWER_UNKNOWN"),
@@ -246,13 +251,6 @@ def _tokenizer(config: RunConfig, clients: Clients, model: Future[FoundationMode
         )
     except PhiftError as error:
         return None, error.what
-
-
-def _find_data(config: RunConfig, clients: Clients) -> Dataset:
-    if config.data.prepare_on:
-        new_cluster = config.compute.cluster if config.compute.size else None
-        return find_preparation(clients, config.data, new_cluster)
-    return find_data(clients, config.data)
 
 
 def _prepared(prepare: Callable[[], PreparedDataset]) -> Future[Dataset]:

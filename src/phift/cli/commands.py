@@ -77,12 +77,9 @@ def _reports_errors(command: Callable[..., None]) -> Callable[..., None]:
                     show_report(_console(), error.report)
                 click.echo("Nothing was submitted.", err=True)
                 sys.exit(1)
-            except PhiftError as error:
+            except (PhiftError, OSError) as error:
                 tail = getattr(error, "log_tail", "")
                 say([f"error: {error}", *([f"log:\n{tail}"] if tail else []), *notes(error)])
-                sys.exit(1)
-            except OSError as error:
-                say([f"error: {error}", *notes(error)])
                 sys.exit(1)
             except KeyboardInterrupt:
                 ignore_interruptions()
