@@ -11,7 +11,7 @@ import requests
 from running import Local
 
 from phift.local import LocalWorkspace
-from phift.local.instant import NOTE
+from phift.local.programs import NOTE
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from phift import FineTuneRun, RunConfig, samples
 from phift.azure.connect import connect
 from phift.errors import NotFound
 from phift.local import LocalWorkspace
-from phift.local.instant import NOTE
+from phift.local.programs import NOTE
 
 pytestmark = [
     pytest.mark.slow,

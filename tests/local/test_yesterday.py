@@ -17,7 +17,7 @@ import requests
 from running import Local
 
 from phift.local import LocalWorkspace
-from phift.local.instant import NOTE
+from phift.local.programs import NOTE
 
 LEFT = Path(__file__).parent / "yesterday"
 KEY = "N/3RsbL9KxHTt45N7GMI1sg4M0f2Jvkrgw3HfIsmU2M="  # as the endpoint was asked for it then

@@ -54,15 +54,15 @@ def cloud_metadata(base_url: str) -> dict[str, str]:
 
 def cloud_documents(base_url: str) -> list[dict[str, Any]]:
     """Return what ``ARM_CLOUD_METADATA_URL`` answers: the clouds that there are, which is one."""
-    login = {"loginEndpoint": LOGIN, "audiences": [base_url], "tenant": TENANT}
-    cloud = {
-        "name": cloud_name(base_url),
-        "portal": PORTAL,
-        "resourceManager": f"{base_url}/",
-        "authentication": login,
-        "suffixes": {"storage": STORAGE_SUFFIX},
-    }
-    return [cloud]
+    return [
+        {
+            "name": cloud_name(base_url),
+            "portal": PORTAL,
+            "resourceManager": f"{base_url}/",
+            "authentication": {"loginEndpoint": LOGIN, "audiences": [base_url], "tenant": TENANT},
+            "suffixes": {"storage": STORAGE_SUFFIX},
+        }
+    ]
 
 
 def tracking_uri(base_url: str, scheme: str = "azureml") -> str:

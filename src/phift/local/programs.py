@@ -1,17 +1,72 @@
-"""What runs in a local workspace: the commands of its processes, or what stands for them in the one that serves."""
+"""What runs in a local workspace: the commands of its processes, or what stands for them in the one that serves.
+
+The engine ``instant`` does nothing, at once, for tests of what is around a training. It stands for the training engine,
+the scorer and the maker of the stand-in models, and needs neither torch nor a process. What it leaves says that it is
+empty: no metric is logged, no weight is written, no answer is a model's.
+"""
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
-
-from phift.local import instant
+from typing import Any, Literal
 
 Engine = Literal["train", "instant"]
 Command = tuple[str, ...]
+NOTE = "This is empty: the local workspace's engine is 'instant', and no model has been trained."
+EMPTY = "EMPTY.txt"  # the file that says it, in every folder
+_MLMODEL = """\
+flavors:
+  transformers:
+    task: llm/v1/chat
+metadata:
+  phift.empty: 'true'
+"""
+
+
+def train_at_once(file: Path) -> Iterator[dict[str, str]]:
+    """Complete every step of the job that a file describes; yields the events of `phift.local.work.engine`."""
+    job = json.loads(file.read_text(encoding="utf-8"))
+    for step in job["steps"]:
+        if step["status"] != "Completed":
+            yield {"event": "step", "name": step["name"], "status": "Running"}
+            with Path(step["log"]).open("a", encoding="utf-8") as log:
+                log.write(f"{NOTE}\n")
+            yield {"event": "step", "name": step["name"], "status": "Completed"}
+    for name, folder in job["outputs"].items():
+        _leave(Path(folder), model=name == "mlflow_model_folder")
+
+
+class InstantScorer:
+    """Answers every conversation with `NOTE`."""
+
+    alive = True
+
+    def __init__(self, _model: Path) -> None:
+        """Load nothing."""
+
+    def ask(self, request: dict[str, Any], _timeout: float) -> dict[str, Any]:
+        """Return a text for each conversation."""
+        return {"texts": [NOTE] * len(request["conversations"])}
+
+    def stop(self) -> None:
+        """Do nothing."""
+
+
+def make_standins(folder: Path, names: Sequence[str]) -> None:
+    """Write a folder for each model; see `phift.local.work.standin` for the real ones."""
+    for name in names:
+        _leave(folder / name, model=True)
+
+
+def _leave(folder: Path, *, model: bool) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / EMPTY).write_text(f"{NOTE}\n", encoding="utf-8")
+    if model:
+        (folder / "MLmodel").write_text(_MLMODEL, encoding="utf-8")
 
 
 @dataclass(frozen=True)
@@ -22,11 +77,11 @@ class Programs:
     standin: Command | Callable[[Path, Sequence[str]], None] = (sys.executable, "-m", "phift.local.work.standin")
     preparation: Command = (sys.executable, "-m", "phift.local.work.preparing")
     engine: Command | Callable[[Path], Iterator[dict[str, str]]] = (sys.executable, "-m", "phift.local.work.engine")
-    scorer: Command | type[instant.Scorer] = (sys.executable, "-m", "phift.local.work.scorer")
+    scorer: Command | type[InstantScorer] = (sys.executable, "-m", "phift.local.work.scorer")
 
 
 ENGINES: dict[Engine, Programs] = {
     "train": Programs(),
-    "instant": Programs(standin=instant.make_standins, engine=instant.train, scorer=instant.Scorer),
+    "instant": Programs(standin=make_standins, engine=train_at_once, scorer=InstantScorer),
 }
 """The programs of each engine: ``train`` really trains, ``instant`` does nothing and says so in what it leaves."""

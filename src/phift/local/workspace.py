@@ -21,8 +21,7 @@ from typing import IO, TYPE_CHECKING, Any
 from phift import errors
 from phift.events import isolated
 from phift.local.connection import IN_PROCESS, Connection
-from phift.local.instant import EMPTY
-from phift.local.programs import ENGINES, Engine, Programs
+from phift.local.programs import EMPTY, ENGINES, Engine, Programs
 from phift.local.state.documents import Documents
 from phift.local.state.folder import Folder
 
@@ -222,7 +221,7 @@ class LocalWorkspace:
             program(self._place.registry, missing)
             return
         command = [*program, str(self._place.registry), *missing]
-        made = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)  # noqa: S603 - our own
+        made = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)  # noqa: S603 - ours
         if made.returncode != 0:
             what = f"The stand-in models could not be made:\n{_tail(made.stderr)}"
             raise errors.LocalWorkspaceError(what, where=str(self._place.registry), fix="report this")

@@ -26,11 +26,10 @@ from urllib3.connection import HTTPConnection
 from urllib3.connectionpool import ConnectionPool
 from urllib3.util.request import body_to_chunks
 
-from phift.local import instant
 from phift.local.connection import IN_PROCESS, Connection
 from phift.local.ground import Ground
 from phift.local.model import catalog, quota
-from phift.local.programs import ENGINES
+from phift.local.programs import ENGINES, make_standins
 from phift.local.server.service import Service, content
 from phift.local.site import site_on
 from phift.local.state.clock import Clock, Speed
@@ -63,7 +62,7 @@ def served_here(folder: Path, speed: Speed = "fast") -> Iterator[Connection]:
     place.bundle.touch()  # no authority of its own: there is no TLS
     clock, port = Clock(speed), next(_numbers)
     with ExitStack() as stack:
-        instant.make_standins(place.registry, [model["name"] for model in catalog.models()])
+        make_standins(place.registry, [model["name"] for model in catalog.models()])
         documents = Documents(place.database, clock.now)
         stack.callback(documents.close)
         identity = Identity(read_secret(place.secret), clock.now)

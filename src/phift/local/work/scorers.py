@@ -15,9 +15,9 @@ from concurrent.futures import TimeoutError as FutureTimeoutError
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from phift.local import instant
 from phift.local.ground import Ground
 from phift.local.model import references
+from phift.local.programs import InstantScorer
 from phift.local.state.documents import Json
 from phift.local.wire.call import timestamp
 from phift.local.wire.errors import WireError
@@ -126,11 +126,11 @@ class Scorers:
     def __init__(self, ground: Ground) -> None:
         self._ground = ground
         self._lock = threading.Lock()
-        self._running: dict[str, Scorer | instant.Scorer] = {}
+        self._running: dict[str, Scorer | InstantScorer] = {}
         self._starting: dict[str, threading.Lock] = {}
         self._in_flight: Counter[str] = Counter()
 
-    def get(self, endpoint: str, name: str) -> Scorer | instant.Scorer:
+    def get(self, endpoint: str, name: str) -> Scorer | InstantScorer:
         """Return the deployment's process, starting it where none runs; raises `ScorerFailed`."""
         key = f"{endpoint}/{name}".lower()
         with self._lock:
@@ -189,7 +189,7 @@ class Scorers:
         with (folder / "log.txt").open("a", encoding="utf-8") as file:
             file.write(f"{timestamp(self._ground.clock.now())} | {text}\n")
 
-    def _start(self, endpoint: str, name: str) -> Scorer | instant.Scorer:
+    def _start(self, endpoint: str, name: str) -> Scorer | InstantScorer:
         document = self._ground.documents.get(f"onlineEndpoints/{endpoint}/deployments/{name}")
         if document is None:
             raise ScorerFailed("The deployment does not exist.")

@@ -28,13 +28,6 @@ _END_OF_TEXT = "<|endoftext|>"
 _SPECIAL_TOKENS = (_END_OF_TEXT, "<|assistant|>", "<|end|>", "<|system|>", "<|user|>")
 _TOKENS = 768
 _CONTEXT = 4096
-_SHAPE = {
-    "hidden_size": 128,
-    "intermediate_size": 256,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 4,
-}
 
 _CHAT_TEMPLATE = """\
 {%- for message in messages -%}
@@ -64,9 +57,36 @@ def build(folder: Path, name: str) -> Path:
 
 def write_checkpoint(folder: Path, name: str) -> None:
     """Write tokenizer, weights and finetune config of the stand-in for ``name`` to ``folder``, as transformers does."""
+    import torch
+    from transformers import GenerationConfig, Phi3Config, Phi3ForCausalLM
+
     tokenizer = _tokenizer()
     tokenizer.save_pretrained(folder)
-    _save_weights(folder, tokenizer, name)
+    end_of_text, end_of_turn = tokenizer.convert_tokens_to_ids([_END_OF_TEXT, "<|end|>"])
+    torch.manual_seed(int.from_bytes(hashlib.sha256(name.encode()).digest()[:4]))
+    shape = Phi3Config(
+        vocab_size=-(-(len(tokenizer) + 1) // 64) * 64,  # room for the pad token that fine-tuning adds
+        max_position_embeddings=_CONTEXT,
+        original_max_position_embeddings=_CONTEXT,
+        bos_token_id=end_of_text,
+        eos_token_id=end_of_text,
+        pad_token_id=end_of_text,
+        tie_word_embeddings=False,
+        hidden_size=128,
+        intermediate_size=256,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+    )
+    model = Phi3ForCausalLM(shape)
+    model.generation_config = GenerationConfig(
+        bos_token_id=end_of_text,
+        eos_token_id=[end_of_text, end_of_turn],
+        pad_token_id=end_of_text,
+        do_sample=False,
+        max_new_tokens=256,
+    )
+    model.save_pretrained(folder)
     config: dict[str, Any] = {
         "chat_special_tokens": {"response_template": "<|assistant|>", "instruction_template": "<|user|>"},
     }
@@ -101,33 +121,6 @@ def _tokenizer() -> PreTrainedTokenizerFast:
         model_max_length=_CONTEXT,
         padding_side="left",
     )
-
-
-def _save_weights(folder: Path, tokenizer: PreTrainedTokenizerFast, name: str) -> None:
-    import torch
-    from transformers import GenerationConfig, Phi3Config, Phi3ForCausalLM
-
-    end_of_text, end_of_turn = tokenizer.convert_tokens_to_ids([_END_OF_TEXT, "<|end|>"])
-    torch.manual_seed(int.from_bytes(hashlib.sha256(name.encode()).digest()[:4]))
-    config = Phi3Config(
-        vocab_size=-(-(len(tokenizer) + 1) // 64) * 64,  # room for the pad token that fine-tuning adds
-        max_position_embeddings=_CONTEXT,
-        original_max_position_embeddings=_CONTEXT,
-        bos_token_id=end_of_text,
-        eos_token_id=end_of_text,
-        pad_token_id=end_of_text,
-        tie_word_embeddings=False,
-        **_SHAPE,
-    )
-    model = Phi3ForCausalLM(config)
-    model.generation_config = GenerationConfig(
-        bos_token_id=end_of_text,
-        eos_token_id=[end_of_text, end_of_turn],
-        pad_token_id=end_of_text,
-        do_sample=False,
-        max_new_tokens=256,
-    )
-    model.save_pretrained(folder)
 
 
 if __name__ == "__main__":
