@@ -43,6 +43,7 @@ _NOT_UTF8 = re.compile("[\ud800-\udfff]")
 _LONGEST_FIRST_LINE = 16 << 20  # of a JSON file; what is longer is taken for an object that holds all the rows
 _TURNS = frozenset({"messages", "conversations"})  # lists of objects that are a row's, not the file's
 _ARRAY_OF_ROWS = re.compile(rb"\[\s*(?:\{|$)")
+_FIELD_LIMIT = threading.Lock()
 _object = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
@@ -325,7 +326,14 @@ def csv_rows(stream: BinaryIO, path: Path, delimiter: str) -> Iterator[tuple[int
         text.size, text.problem = 0, None
         number = text.number + 1
         try:
-            cells = _next_row(reader)
+            # Room for long cells: the limit is the module's, not the reader's, and looked at while a cell is read. It
+            # is lifted only for that, and under a lock, so that no other user of `csv` finds it changed.
+            with _FIELD_LIMIT:
+                before = csv.field_size_limit(LONGEST_CSV_ROW)
+                try:
+                    cells = next(reader, None)
+                finally:
+                    csv.field_size_limit(before)
         except csv.Error as error:
             if text.ended:
                 fix = "close the quote; a quote within a cell is written twice"
@@ -353,23 +361,6 @@ def _header(names: list[str], problem: str | None, where: str) -> list[str]:
         fix = "give each column its own name; pandas writes no nameless one with index=False"
         raise DataError(f"The header cannot be used: {problem}.", where=where, fix=fix)
     return names
-
-
-_FIELD_LIMIT = threading.Lock()
-
-
-def _next_row(reader: Iterator[list[str]]) -> list[str] | None:
-    """Return the next row with room for long cells.
-
-    The limit is the module's, not the reader's, and looked at while a cell is read. It is lifted only for that, and
-    under a lock, so that no other user of `csv` finds it changed.
-    """
-    with _FIELD_LIMIT:
-        before = csv.field_size_limit(LONGEST_CSV_ROW)
-        try:
-            return next(reader, None)
-        finally:
-            csv.field_size_limit(before)
 
 
 class _CsvText:

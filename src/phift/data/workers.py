@@ -132,33 +132,27 @@ class _Process:
 
     def work(self, waiting: _Waiting[Result], results: _Results[Result]) -> None:
         """Hand over tasks until none is waiting, then report None; what goes wrong is a result too."""
-        try:
-            while True:
-                index, task = waiting.get_nowait()
-                for result in self._answers(task):
-                    results.put((index, result))
-        except queue.Empty:
-            results.put((-1, None))
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is raised where the results are read
-            results.put((-1, error))
-
-    def _answers(self, task: Task[Result]) -> Iterator[Result]:
         tasks, answers = self._process.stdin, self._process.stdout
         assert tasks is not None and answers is not None  # noqa: S101, PT018 - both are pipes, see above
         try:
-            _send(tasks, task)
             while True:
-                kind, value = pickle.load(answers)  # noqa: S301 - our own process wrote it
-                if kind == "error":
-                    raise value
-                if kind == "end":
+                index, task = waiting.get_nowait()
+                _send(tasks, task)
+                while (answer := pickle.load(answers))[0] == "result":  # noqa: S301 - our own process wrote it
+                    results.put((index, answer[1]))
+                if answer[0] == "error":
+                    results.put((-1, answer[1]))
                     return
-                yield value
+        except queue.Empty:
+            results.put((-1, None))
         except (EOFError, BrokenPipeError, pickle.UnpicklingError) as error:
-            code = self._process.wait()
-            what = f"A process that reads the data ended on its own (exit code {code})."
+            what = f"A process that reads the data ended on its own (exit code {self._process.wait()})."
             fix = "see its own message; where memory is short, prepare less data at a time"
-            raise DataError(what, where="data", fix=fix) from error
+            ended = DataError(what, where="data", fix=fix)
+            ended.__cause__ = error
+            results.put((-1, ended))
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is raised where the results are read
+            results.put((-1, error))
 
     def kill(self) -> None:
         """Stop it, whatever it is at, and wait until it is gone."""
