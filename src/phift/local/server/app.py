@@ -79,30 +79,26 @@ async def _respond(exchange: Exchange, request: Request, scoring_threads: anyio.
 
 
 async def _reply(exchange: Exchange, request: Request, scoring_threads: anyio.CapacityLimiter) -> Reply:
+    chunks: list[bytes] = []
+    size = 0
     try:
         # All of the body is taken in any case: to a client, an answer in the middle of its upload is a broken pipe.
-        body = await _body(request, exchange.slow)
+        # Of one that is too large it is enough to refuse it.
+        async for chunk in request.stream():
+            size += len(chunk)
+            chunks.append(chunk)
+            if size > LARGEST_BODY:
+                break
+            if exchange.slow:
+                await asyncio.sleep(len(chunk) / exchange.slow)
     except ClientDisconnect:
         # Nobody is left to read it; the number is the one that proxies log for this.
         return Reply(None, 499)
     await asyncio.sleep(exchange.delay)
     # Scoring may take minutes; with threads of its own it cannot hold up everything else.
     limiter = scoring_threads if exchange.path.startswith("/inference/") else None
+    body = b"".join(chunks)
     return await anyio.to_thread.run_sync(exchange.reply, request.query_params, request.headers, body, limiter=limiter)
-
-
-async def _body(request: Request, slow: int) -> bytes:
-    """Return the body; of one that is too large, enough to refuse it."""
-    chunks: list[bytes] = []
-    size = 0
-    async for chunk in request.stream():
-        size += len(chunk)
-        chunks.append(chunk)
-        if size > LARGEST_BODY:
-            break
-        if slow:
-            await asyncio.sleep(len(chunk) / slow)
-    return b"".join(chunks)
 
 
 def configure_logging() -> None:

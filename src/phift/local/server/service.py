@@ -41,20 +41,7 @@ logger = logging.getLogger(__name__)
 # The largest upload in one piece: the storage client cuts into blocks above 64 MiB, older ones above 256 MiB.
 LARGEST_BODY = 257 * 1024 * 1024
 _REMAINING = {"GET": ("reads", "11999"), "HEAD": ("reads", "11999"), "DELETE": ("deletes", "14999")}
-PARTS = (
-    arm,
-    assets,
-    blobs,
-    computes,
-    control,
-    endpoints,
-    history,
-    jobs,
-    mlflow,
-    operations,
-    registry,
-    scoring,
-)
+PARTS = (arm, assets, blobs, computes, control, endpoints, history, jobs, mlflow, operations, registry, scoring)
 
 
 class Service:

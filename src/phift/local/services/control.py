@@ -27,7 +27,7 @@ def routes() -> list[Route]:
         ("POST", "seed"): _seed,
         ("GET", "faults"): lambda site, _call: Reply({"value": site.faults.show()}),
         ("POST", "faults"): _order,
-        ("DELETE", "faults"): _clear,
+        ("DELETE", "faults"): _order,
         ("GET", "requests"): _requests,
         ("POST", "clock"): _clock,
     }
@@ -74,17 +74,16 @@ def _seed(site: Site, call: Call) -> Reply:
 
 
 def _order(site: Site, call: Call) -> Reply:
+    """Order failures, or forget all that were."""
+    if call.method == "DELETE":
+        site.faults.clear()
+        return Reply(None, 204)
     try:
         site.faults.order(call.json()["value"])
     except KeyError as error:
         raise WireError(400, "InvalidFault", 'Faults are sent as {"value": [{"on": "GET jobs/*", ...}]}.') from error
     except (TypeError, ValueError) as error:
         raise WireError(400, "InvalidFault", str(error)) from error
-    return Reply(None, 204)
-
-
-def _clear(site: Site, _call: Call) -> Reply:
-    site.faults.clear()
     return Reply(None, 204)
 
 

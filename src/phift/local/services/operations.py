@@ -8,6 +8,7 @@ from phift.local.site import Site
 from phift.local.state.documents import Document, Json
 from phift.local.wire.call import Call, Reply
 from phift.local.wire.errors import WireError
+from phift.local.wire.pages import existing
 
 _RETRY_MILLISECONDS = "50"
 _LOCATION = f"{AT_SUBSCRIPTION}/locations/{{location}}"
@@ -53,10 +54,8 @@ def routes() -> list[Route]:
 
 
 def _operation(site: Site, call: Call) -> Document:
-    found = site.documents.get(f"operations/{call['operation']}")
-    if found is None:
-        raise WireError(404, "OperationNotFound", "The operation was not found.")
-    return found
+    missing = WireError(404, "OperationNotFound", "The operation was not found.")
+    return existing(site, f"operations/{call['operation']}", missing)
 
 
 def _status(site: Site, call: Call) -> Reply:

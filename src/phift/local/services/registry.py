@@ -20,7 +20,11 @@ def routes() -> list[Route]:
     routes = [Route("GET", _DISCOVERY, _discovery)]
     for kind in ("models", "components", "data"):
         routes += [
-            Route("GET", f"{_AT_REGISTRY}/{kind}", _containers),
+            Route(
+                "GET",
+                f"{_AT_REGISTRY}/{kind}",
+                lambda site, call: page([_show_container(each) for each in _assets(site, call)]),
+            ),
             Route("GET", f"{_AT_REGISTRY}/{kind}/{{name}}", _container),
             Route("GET", f"{_AT_REGISTRY}/{kind}/{{name}}/versions", _versions),
             Route("GET", f"{_AT_REGISTRY}/{kind}/{{name}}/versions/{{version}}", _version),
@@ -64,18 +68,14 @@ def _assets(site: Site, call: Call) -> list[Json]:
     return [each for each in shown if not name or f"/{kind}/{name}/versions/" in each["id"].lower()]
 
 
-def _containers(site: Site, call: Call) -> Reply:
-    return page([_show_container(_kind(call), shown) for shown in _assets(site, call)])
-
-
 def _container(site: Site, call: Call) -> Reply:
     found = _assets(site, call)
     if not found:
         raise _missing(call)
-    return Reply(_show_container(_kind(call), found[0]))
+    return Reply(_show_container(found[0]))
 
 
-def _show_container(kind: str, shown: Json) -> Json:
+def _show_container(shown: Json) -> Json:
     identity = shown["id"].partition("/versions/")[0]
     properties = {
         "latestVersion": shown["name"],
@@ -86,7 +86,7 @@ def _show_container(kind: str, shown: Json) -> Json:
         "isArchived": False,
         "provisioningState": "Succeeded",
     }
-    kind = f"Microsoft.MachineLearningServices/registries/{kind}"
+    kind = shown["type"].removesuffix("/versions")
     name = identity.rpartition("/")[2]
     return {"id": identity, "name": name, "type": kind, "properties": properties, "systemData": shown["systemData"]}
 
@@ -111,11 +111,8 @@ def _data_reference(site: Site, call: Call) -> Reply:
         raise WireError(404, "UserError", f"Not found: {what} in registry {REGISTRY}.")
     address = f"{site.base_url}/{MODELS}"
     signed = f"{address}?{site.identity.sas(f'{ACCOUNT}/{MODELS}', 'rl')}"
-    reference = {
-        "blobUri": address,
-        "storageAccountArmId": None,
-        "credential": {"credentialType": "SAS", "sasUri": signed},
-    }
+    credential = {"credentialType": "SAS", "sasUri": signed}
+    reference = {"blobUri": address, "storageAccountArmId": None, "credential": credential}
     return Reply({"blobReferenceForConsumption": reference})
 
 

@@ -14,6 +14,7 @@ from phift.local.state.documents import Document, Json
 from phift.local.state.identity import InvalidToken
 from phift.local.wire.call import Call, Reply
 from phift.local.wire.errors import WireError, user_error
+from phift.local.wire.pages import existing
 from phift.local.work.scorers import ScorerFailed, ScorerTimeout
 
 _DEFAULT_TIMEOUT = 5.0
@@ -26,9 +27,8 @@ def routes() -> list[Route]:
 
 
 def _score(site: Site, call: Call) -> Reply:
-    endpoint = site.documents.get(f"onlineEndpoints/{call['endpoint']}")
-    if endpoint is None:
-        raise WireError(404, "NotFound", "There is no such endpoint.")
+    missing = WireError(404, "NotFound", "There is no such endpoint.")
+    endpoint = existing(site, f"onlineEndpoints/{call['endpoint']}", missing)
     _authorize(site, endpoint, call)
     deployment = _choose(site, endpoint, call.headers.get("azureml-model-deployment"))
     # While a deployment is updated, its old process goes on answering.
@@ -68,10 +68,8 @@ def _choose(site: Site, endpoint: Document, asked: str | None) -> Document:
         if not traffic:
             raise WireError(404, "NotFound", "No deployment of the endpoint has traffic.")
         [name] = random.choices(list(traffic), list(traffic.values()))  # noqa: S311 - traffic, not secrets
-    found = site.documents.get(f"{endpoint.key}/deployments/{name}")
-    if found is None:
-        raise WireError(404, "NotFound", f"The endpoint has no deployment {name}.")
-    return found
+    missing = WireError(404, "NotFound", f"The endpoint has no deployment {name}.")
+    return existing(site, f"{endpoint.key}/deployments/{name}", missing)
 
 
 def _seconds(duration: Any) -> float:
