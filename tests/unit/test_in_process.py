@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -9,12 +10,14 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import requests
 from requests.adapters import HTTPAdapter
 from urllib3.util import Retry
 
+from phift.errors import LocalWorkspaceError
 from phift.local import Connection, LocalCredential, LocalWorkspace
 from phift.local.server.in_process import HOST, served_here
 from phift.local.state.identity import read_secret
@@ -192,3 +195,68 @@ def test_at_the_end_nothing_is_left(tmp_path: Path) -> None:
     assert HTTPAdapter.get_connection_with_tls_context is before
     with pytest.raises(Exception, match=HOST):
         caller.cluster(timeout=5)
+
+
+def test_a_folder_is_served_once(tmp_path: Path) -> None:
+    with served_here(tmp_path / "one") as connection:
+        with pytest.raises(LocalWorkspaceError, match="served already"), served_here(tmp_path / "one"):
+            pass
+        assert LocalWorkspace(tmp_path / "one").up() == connection
+        with pytest.raises(LocalWorkspaceError, match="open in this process"):
+            LocalWorkspace(tmp_path / "one").reset()
+        assert Caller(connection).cluster().ok
+    with served_here(tmp_path / "one") as connection:
+        assert Caller(connection).cluster().ok
+
+
+def test_what_was_trained_for_a_folder_stays_when_it_is_served_here(tmp_path: Path) -> None:
+    with served_here(tmp_path / "one") as connection:
+        model = next((connection.folder / "registry").iterdir())
+    (model / "MLmodel").write_text("of the engine that trains")
+    with served_here(tmp_path / "one"):
+        assert (model / "MLmodel").read_text() == "of the engine that trains"
+
+
+def test_a_patch_that_is_undone_too_late_leads_nobody_astray(tmp_path: Path, server: Script) -> None:
+    server.answers(Reply({"name": "elsewhere"}))
+    with ExitStack() as late, served_here(tmp_path / "one"):
+        late.enter_context(mock.patch.object(HTTPAdapter, "get_connection_with_tls_context", autospec=True))
+    with served_here(tmp_path / "two") as connection:
+        assert Caller(connection).cluster().ok
+        assert requests.get(server.url, timeout=5).json() == {"name": "elsewhere"}
+
+
+def test_what_is_asked_after_the_end_is_refused_as_by_a_host(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(1) as threads, ExitStack() as block:
+        caller = Caller(block.enter_context(served_here(tmp_path / "one")))
+        caller.session.mount("https://", HTTPAdapter(max_retries=Retry(5, status_forcelist=[503], backoff_factor=0.5)))
+        caller.order("GET computes/*", status=503, times=None)
+        asked = threads.submit(caller.cluster)
+        while caller.control("GET", "faults")["value"][0]["hits"] < 2:
+            time.sleep(0.01)
+        block.close()  # while the client waits before its next attempt
+        with pytest.raises(requests.ConnectionError):
+            asked.result(30)
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_forked_process_is_refused_at_once(caller: Caller) -> None:
+    child = os.fork()
+    if not child:
+        try:
+            caller.cluster()
+        except requests.ConnectionError:
+            os._exit(7)
+        finally:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+
+
+def test_requests_that_are_held_up_hold_up_no_other(caller: Caller) -> None:
+    caller.order("GET computes/*", delay=30, times=None)
+    with ThreadPoolExecutor(100) as threads:
+        given_up = [threads.submit(caller.cluster, timeout=0.05) for _ in range(100)]
+        assert {type(each.exception()) for each in given_up} == {requests.ReadTimeout}
+    started = time.monotonic()
+    caller.control("DELETE", "faults")
+    assert time.monotonic() - started < 10

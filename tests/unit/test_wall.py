@@ -87,6 +87,7 @@ ALLOWED = {
         "version",
     },
     "local.server": {
+        "errors",
         "local.connection",
         "local.ground",
         "local.model",

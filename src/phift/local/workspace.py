@@ -111,6 +111,8 @@ class LocalWorkspace:
         """
         from phift.local.state.identity import read_secret
 
+        if self.folder in IN_PROCESS:
+            return IN_PROCESS[self.folder]
         say = isolated(on_event)
         if missing := [name for name in self._needed if importlib.util.find_spec(name) is None]:
             what = f"The local workspace needs packages that are not installed: {', '.join(missing)}."
@@ -184,6 +186,9 @@ class LocalWorkspace:
 
         Raises `phift.errors.LocalWorkspaceError` for a folder that is not a local workspace's.
         """
+        if self.folder in IN_PROCESS:
+            what = "This workspace is open in this process; nothing was deleted."
+            raise errors.LocalWorkspaceError(what, where=str(self.folder), fix="close it first")
         if not self.folder.exists() or not any(self.folder.iterdir()):
             return
         if not (self._place.secret.is_file() and (self.folder / _START_LOCK).is_file()):

@@ -8,12 +8,14 @@ connection among it, is the real thing.
 
 from __future__ import annotations
 
+import errno
 import http.client
 import io
 import itertools
+import os
 import threading
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +28,7 @@ from urllib3.connection import HTTPConnection
 from urllib3.connectionpool import ConnectionPool
 from urllib3.util.request import body_to_chunks
 
+from phift.errors import LocalWorkspaceError
 from phift.local.connection import IN_PROCESS, Connection
 from phift.local.ground import Ground
 from phift.local.model import catalog, quota
@@ -41,11 +44,10 @@ if TYPE_CHECKING:
     from requests import PreparedRequest
 
 HOST = "in-process.phift.invalid"  # RFC 6761: no resolver may know a name in "invalid"
-_THREADS = 64
 _numbers = itertools.count(1)  # each workspace has a port of its own: the SDK keeps what it learned of one by its name
 _pools: dict[str, ConnectionPool] = {}
 _Sent = tuple[str, str, Mapping[str, str], bytes]  # method, path with query, headers by small letters, body
-_changing = threading.Lock()
+_changing = threading.RLock()  # a forgotten workspace may be collected, and closed, while it is held
 _real = HTTPAdapter.get_connection_with_tls_context
 
 
@@ -55,19 +57,27 @@ def served_here(folder: Path, speed: Speed = "fast") -> Iterator[Connection]:
 
     Nothing outside the process reaches it. The class ``requests.adapters.HTTPAdapter`` is changed while at least one
     block is open, for the workspaces' own host name only; any number of them may be open at once, in any threads. At
-    the end all threads of a workspace have ended; what is asked then fails as for a host that is not there.
+    the end all threads of a workspace have ended; what is asked then, or by a process that was forked meanwhile, is
+    refused as where nobody listens.
+
+    Raises `phift.errors.LocalWorkspaceError` for a folder that is served already, here or by a server.
     """
-    place = Folder(folder)
+    place = Folder(folder.absolute())
     place.root.mkdir(parents=True, exist_ok=True, mode=0o700)
     place.bundle.touch()  # no authority of its own: there is no TLS
     clock, port = Clock(speed), next(_numbers)
     with ExitStack() as stack:
-        make_standins(place.registry, [model["name"] for model in catalog.models()])
+        if not stack.enter_context(place.claimed()):
+            what = "This local workspace is served already."
+            raise LocalWorkspaceError(what, where=str(place.root), fix="stop the other one, or name another folder")
+        names = [model["name"] for model in catalog.models()]
+        make_standins(place.registry, [name for name in names if not (place.registry / name).is_dir()])
         documents = Documents(place.database, clock.now)
         stack.callback(documents.close)
         identity = Identity(read_secret(place.secret), clock.now)
         ground = Ground(place, documents, identity, f"https://{HOST}:{port}", ENGINES["instant"], clock)
-        documents.put("server", {"port": port})  # the workspace is as old as this note
+        if documents.get("server") is None:  # the workspace is as old as this note
+            documents.put("server", {"port": 0})
         quota.seed(ground)
         site = site_on(ground)
         service = Service(site)
@@ -85,17 +95,19 @@ def served_here(folder: Path, speed: Speed = "fast") -> Iterator[Connection]:
 @contextmanager
 def _reachable(port: int, door: _Door) -> Iterator[None]:
     global _real
+    place, pool = f"{HOST}:{port}", _Pool(HOST, port, door=door)
     with _changing:
-        if not _pools:  # whoever else has changed it gets back his own
+        _pools[place] = pool
+        # Ours may be there already: whoever patched it inside of a block, and took that back after it, has put it back.
+        if HTTPAdapter.get_connection_with_tls_context is not _connection:
             _real = HTTPAdapter.get_connection_with_tls_context
             HTTPAdapter.get_connection_with_tls_context = _connection  # type: ignore[method-assign, assignment]
-        _pools[f"{HOST}:{port}"] = _Pool(HOST, port, door=door)
     try:
         yield
     finally:
         with _changing:
-            del _pools[f"{HOST}:{port}"]
-            if not _pools:
+            del _pools[place]
+            if not _pools and HTTPAdapter.get_connection_with_tls_context is _connection:
                 HTTPAdapter.get_connection_with_tls_context = _real  # type: ignore[method-assign]
 
 
@@ -105,21 +117,46 @@ def _connection(adapter: HTTPAdapter, request: PreparedRequest, *arguments: Any,
 
 
 class _Door:
-    """Answers requests in threads of its own, so that a client's timeout is one here too."""
+    """Answers each request in a thread of its own, so that a client's timeout is one here too.
+
+    None of a pool's: however many requests are delayed, the next one is answered, and a program that ends does not
+    wait for them.
+    """
 
     def __init__(self, service: Service) -> None:
         self._service = service
         self._closing = threading.Event()
-        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="phift-in-process")
+        self._process = os.getpid()
+        self._change = threading.Condition()
+        self._at_work = 0
 
     def close(self) -> None:
-        """Answer what has been asked, without the delays that were ordered, and end the threads."""
-        self._closing.set()
-        self._threads.shutdown()
+        """Answer what has been asked, without the delays that were ordered, and nothing more."""
+        with self._change:
+            self._closing.set()
+            self._change.wait_for(lambda: not self._at_work)
 
     def ask(self, sent: _Sent, timeout: float | None) -> tuple[int, dict[str, str], bytes]:
         """Return status, headers and body; raises what a connection raises that breaks."""
-        return self._threads.submit(self._answer, *sent).result(timeout)
+        if os.getpid() != self._process:  # a forked child has none of the threads
+            raise ConnectionRefusedError(errno.ECONNREFUSED, "The workspace is in another process")
+        answer: Future[tuple[int, dict[str, str], bytes]] = Future()
+        with self._change:
+            if self._closing.is_set():
+                raise ConnectionRefusedError(errno.ECONNREFUSED, "The workspace is closed")
+            threading.Thread(target=self._work, args=(answer, sent), name="phift-in-process", daemon=True).start()
+            self._at_work += 1
+        return answer.result(timeout)
+
+    def _work(self, answer: Future[tuple[int, dict[str, str], bytes]], sent: _Sent) -> None:
+        try:
+            answer.set_result(self._answer(*sent))
+        except BaseException as error:  # noqa: BLE001 - it is raised where somebody waits for the answer
+            answer.set_exception(error)
+        finally:
+            with self._change:
+                self._at_work -= 1
+                self._change.notify_all()
 
     def _answer(
         self, method: str, address: str, headers: Mapping[str, str], sent: bytes
@@ -130,12 +167,12 @@ class _Door:
         self._closing.wait(exchange.delay + (len(sent) / slow if slow else 0))
         if exchange.cut == "before":
             exchange.note(0)
-            raise ConnectionResetError(104, "Connection reset by peer")
+            raise ConnectionResetError(errno.ECONNRESET, "Connection reset by peer")
         query = dict(parse_qsl(url.query, keep_blank_values=True))
         reply = exchange.reply(query, headers, sent)
         exchange.note(reply.status)
         if exchange.cut == "after":
-            raise ConnectionResetError(104, "Connection reset by peer")
+            raise ConnectionResetError(errno.ECONNRESET, "Connection reset by peer")
         body = b"".join(reply.stream) if reply.stream is not None else content(reply)
         kind = {} if reply.body is None and reply.stream is None else {"Content-Type": reply.media_type}
         described = {**kind, "Content-Length": str(len(body)), **reply.headers}

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import fcntl
 import json
 import logging
 import os
@@ -53,16 +52,8 @@ def serve(folder: Path, programs: Programs, speed: Speed = "real", delay: float 
     place = Folder(folder)
     place.root.mkdir(parents=True, exist_ok=True)
     place.root.chmod(0o700)
-    with place.server_lock.open("a") as lock:
-        # Held as long as this process lives, so a dead server never looks alive, whatever its pid is now. Somebody who
-        # only looks whether it is held has it for a moment, so once is not enough.
-        for _ in range(50):
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                time.sleep(0.02)
-        else:
+    with place.claimed() as ours:
+        if not ours:
             logger.error("another process serves %s", folder)
             return 3
         place.server_file.unlink(missing_ok=True)

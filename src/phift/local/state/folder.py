@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 
@@ -37,6 +41,23 @@ class Folder:
         self.registry = root / "registry"  # the stand-in models, one folder each
         self.blobs = root / "blobs"  # the storage account's files: <account>/<container>/<path>
         self.staging = root / "staging"  # uploads that are not complete yet
+
+    @contextmanager
+    def claimed(self) -> Iterator[bool]:
+        """Hold `server_lock` until the end of the block, and tell whether it could be had.
+
+        Nobody who has died holds it, whatever process has his number now.
+        """
+        with self.server_lock.open("a") as lock:
+            for _ in range(50):
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    time.sleep(0.02)  # somebody who only looks whether it is held has it for a moment
+                else:
+                    yield True
+                    return
+            yield False
 
     def job(self, name: str) -> Path:
         """Return the folder of one job."""

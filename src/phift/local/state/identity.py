@@ -70,7 +70,7 @@ class Identity:
         unchecked: Options = {"verify_aud": False, "verify_exp": False, "verify_iat": False, "verify_nbf": False}
         try:
             claims: Json = jwt.decode(token, self._signing_key("token"), algorithms=["HS256"], options=unchecked)
-        except jwt.InvalidTokenError as error:
+        except (jwt.InvalidTokenError, UnicodeError) as error:
             raise InvalidToken("The access token is invalid.") from error
         if claims["exp"] <= self._now():
             raise InvalidToken("The access token expiry is earlier than current time.")
