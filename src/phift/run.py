@@ -67,7 +67,7 @@ class RunResult:
 class _Checked:
     """What a check found, when and of what.
 
-    - **at**: seconds, of the clock that is never set.
+    - **at**: seconds since 1970; the clock that is never set stands still while a laptop sleeps.
     - **given**: what it was of, see `FineTuneRun._given`.
     """
 
@@ -184,13 +184,16 @@ class FineTuneRun:
                 read = self._data_files()  # before they are read: one that changes meanwhile is read again
                 folder = self.config.work_dir / "data"
                 self._dataset = prepare_dataset(self.config.data, folder, on_progress=self._on_event)
-                self._dataset_files = (read, stamps(self._dataset.files.values()))
+                self._dataset_files = (read, self._written())
             return self._dataset
 
     def _dataset_holds(self) -> bool:
         """Whether the files that were read and those that were written are as they were."""
-        written = stamps(self._dataset.files.values()) if self._dataset else None
-        return self._dataset_files == (self._data_files(), written)
+        return self._dataset_files == (self._data_files(), self._written())
+
+    def _written(self) -> object:
+        # Size and time of the last writing only: what is done to a file's name or rights changes no row.
+        return [each[:3] for each in stamps(self._dataset.files.values())] if self._dataset else None
 
     def _data_files(self) -> object:
         given = [source for sources in self.config.data.sources.values() for source in sources]
@@ -204,7 +207,7 @@ class FineTuneRun:
 
         - **number**: the row's line in the split's file, from 1.
         """
-        prepared, plan = self.prepare(), self.plan
+        prepared, plan = self._dataset or self.prepare(), self.plan
         path = prepared.files.get(split)
         if path is None:
             raise DataError(f"There is no split {split}.", where="conversation", fix=f"use one of {', '.join(SPLITS)}")
@@ -227,7 +230,7 @@ class FineTuneRun:
                     findings += findings_from(mistake, "data")
             return CheckReport.of(findings)
         with self._lock:
-            given, at = self._given(), time.monotonic()
+            given, at = self._given(), time.time()
             self._plan, report = make_plan(self.config, clients, self.prepare, self._on_event, before=self._plan)
             self._checked = _Checked(plan=self._plan, report=report, at=at, given=given)
             return report
@@ -292,7 +295,7 @@ class FineTuneRun:
         What stood in the way may have been mended, so it is looked at again.
         """
         last = self._checked
-        if last is None or last.plan is None or time.monotonic() - last.at >= CHECK_HOLDS:
+        if last is None or last.plan is None or not 0 <= time.time() - last.at < CHECK_HOLDS:
             return None
         dataset = last.plan.dataset
         if isinstance(dataset, PreparedDataset) and not (dataset is self._dataset and self._dataset_holds()):

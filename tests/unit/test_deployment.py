@@ -447,6 +447,23 @@ def test_a_passing_conflict_does_not_end_the_deployment(sleeps: list[float]) -> 
     assert left(fakes) == (1, 1)
 
 
+def test_traffic_that_is_refused_for_somebody_else_s_change_undoes_nothing_of_it(sleeps: list[float]) -> None:
+    fakes = Fakes()
+    endpoints = fakes.workspace.online_endpoints
+    endpoints.add(NAME, tags={"phift.job": "job", "team": "a"})
+    begin = endpoints.begin_create_or_update
+
+    def begin_late(_endpoint: Any) -> Any:
+        endpoints.known[NAME].tags["team"] = "b"
+        endpoints.begin_create_or_update = begin  # type: ignore[method-assign]  # it is refused once
+        raise http_error(409, f"{NAME} is in Updating provisioning state.")
+
+    endpoints.begin_create_or_update = begin_late  # type: ignore[assignment, method-assign]  # a change, under way
+    deploy(fakes)
+    assert endpoints.known[NAME].traffic == {"default": 100}
+    assert endpoints.known[NAME].tags["team"] == "b"
+
+
 def test_an_endpoint_that_phift_made_is_removed_without_a_word_on_its_tags() -> None:
     fakes = Fakes()
     deploy_model(fakes.clients, model_id=MODEL, name=NAME, size=A100, config=DeploymentConfig())

@@ -345,6 +345,22 @@ def test_a_fresh_job_is_submitted_beside_the_old_one() -> None:
     assert fakes.workspace.jobs.submitted[0].name == "job-2"
 
 
+def test_a_job_of_another_caller_that_fails_while_this_one_is_built_is_no_result() -> None:
+    fakes = Fakes()
+    built: list[str] = []
+
+    def build(attempt: str) -> PipelineJob:
+        if not built:
+            fakes.workspace.jobs.create_or_update(PipelineJob(name="job", tags={"phift.fingerprint": "same"}))
+            fakes.workspace.jobs.add("job", "Failed")
+            fakes.workspace.record.fail("jobs.create_or_update", http_error(400, "JobPropertyImmutable"))
+        built.append(attempt)
+        return PipelineJob(name=attempt, tags={"phift.fingerprint": "same"})
+
+    job = submit_job(fakes.clients, "job", build)
+    assert (job.name, job.existed, built) == ("job-2", False, ["job", "job-2"])
+
+
 def test_a_submission_that_is_refused_maps() -> None:
     fakes = Fakes()
     fakes.workspace.record.fail("jobs.create_or_update", http_error(409))

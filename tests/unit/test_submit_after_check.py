@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from phift.errors import CheckFailed
+from phift.errors import CheckFailed, ComputeError
 from phift.local.work import standin
 from phift.run import FineTuneRun
 from phift.tokens.count import Counted
@@ -183,6 +183,31 @@ def test_a_cluster_of_another_size_that_appears_meanwhile_is_not_changed(fakes: 
         run.submit()
     assert fakes.workspace.compute.known["new"].max_instances == 9
     assert not fakes.workspace.jobs.submitted
+
+
+def test_a_failed_cluster_that_appears_meanwhile_is_no_place_for_a_job(fakes: Fakes, tmp_path: Path) -> None:
+    run = FineTuneRun(run_config(tmp_path, compute={"cluster": "new", "size": A100}), fakes.clients)
+    run.check()
+    fakes.workspace.compute.add("new", A100)
+    fakes.workspace.compute.known["new"]._provisioning_state = "Failed"
+    with pytest.raises(ComputeError, match="failed state"):
+        run.submit()
+    assert fakes.workspace.jobs.submitted == []
+
+
+def test_rows_of_an_iterator_are_submitted_though_their_files_got_other_rights(fakes: Fakes, tmp_path: Path) -> None:
+    rows = [json.loads(line) for line in write_rows(tmp_path / "rows.jsonl", 40).read_text().splitlines()]
+    run = FineTuneRun(run_config(tmp_path, data={"train": iter(rows)}), fakes.clients)
+    assert run.check().ok
+    run.prepare().train.chmod(0o640)
+    assert run.submit().name == run.plan.job_name
+
+
+def test_a_row_is_shown_though_its_source_is_gone(run: FineTuneRun, tmp_path: Path) -> None:
+    run.submit()
+    for source in tmp_path.glob("*.jsonl"):
+        source.unlink()
+    assert run.conversation(1).messages
 
 
 def test_threads_that_share_a_run_check_once_and_submit_one_job(fakes: Fakes, run: FineTuneRun) -> None:

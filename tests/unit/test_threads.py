@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from phift.azure.threads import SideBySide
+from phift.azure.threads import SideBySide, taken_soon
 
 
 @pytest.fixture
@@ -106,3 +106,14 @@ def test_the_threads_are_none_that_the_interpreter_waits_for(gate: threading.Eve
         (thread,) = set(threading.enumerate()) - before
         assert thread.daemon
         gate.set()
+
+
+def test_a_lock_that_nobody_gives_back_is_waited_for_half_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("phift.azure.threads._PATIENCE", 0.01)
+    lock = threading.Lock()
+    with taken_soon(lock):
+        assert lock.locked()
+        with taken_soon(lock):
+            pass
+        assert lock.locked()
+    assert not lock.locked()

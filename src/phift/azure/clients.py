@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from phift.azure.threads import taken_soon
 from phift.errors import azure_errors
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ class Clients:
 
     def once(self, question: str, ask: Callable[[], T]) -> T:
         """Return the answer to a question whose answer stays, asking it once whoever wants to know; errors pass."""
-        with self._asking.setdefault(question, threading.Lock()):
+        with taken_soon(self._asking.setdefault(question, threading.Lock())):
             if question not in self._known:
                 self._known[question] = ask()
             known: T = self._known[question]

@@ -6,6 +6,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
+from phift.azure.threads import taken_soon
 from phift.errors import PhiftError, ServiceError, azure_errors
 from phift.version import __version__
 
@@ -33,7 +34,7 @@ class SharedTokens:
 
     def __getattr__(self, name: str) -> Any:
         # Without this name here azure-core takes `get_token`, and not the credential's own way past it.
-        if name == "get_token_info":
+        if name in ("get_token_info", "_credential"):  # nor is there one before it has been set
             raise AttributeError(name)
         return getattr(self._credential, name)
 
@@ -44,7 +45,7 @@ class SharedTokens:
         """
         if any(options.values()):
             return self._credential.get_token(*scopes, **options)
-        with self._asking.setdefault(scopes, threading.Lock()):
+        with taken_soon(self._asking.setdefault(scopes, threading.Lock())):
             token = self._tokens.get(scopes)
             if token is None or token.expires_on - time.time() < _GOOD_FOR:
                 token = self._tokens[scopes] = self._credential.get_token(*scopes)

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
+from contextlib import contextmanager
 from functools import partial
 from types import TracebackType
 from typing import Any, ParamSpec, TypeVar
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+_PATIENCE = 30.0  # seconds
 
 
 class SideBySide:
@@ -78,3 +81,17 @@ def _settle(future: Future[T], call: Callable[[], T]) -> None:
         future.set_result(call())
     except BaseException as error:  # noqa: BLE001 - whatever it is, it is raised where the result is asked for
         future.set_exception(error)
+
+
+@contextmanager
+def taken_soon(lock: threading.Lock) -> Iterator[None]:
+    """Hold a lock for the block, or go on without it after half a minute.
+
+    Whoever holds it may have been left behind by Ctrl-C, waiting for a service that does not answer.
+    """
+    taken = lock.acquire(timeout=_PATIENCE)
+    try:
+        yield
+    finally:
+        if taken:
+            lock.release()

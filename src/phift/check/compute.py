@@ -211,6 +211,9 @@ def ensure_cluster(clients: Clients, config: ComputeConfig, target: ComputeTarge
         if (size := _size_of(existing)).lower() != target.size.lower():
             what = f"Somebody has created the cluster {target.name} meanwhile, with the size {size}."
             raise ComputeError(what, where="compute", fix="run again, or give another name")
+        for finding in _cluster_findings(existing, config):
+            if finding.severity == "error":
+                raise ComputeError(finding.message, where=finding.place, fix=finding.fix)
         return False
     from azure.ai.ml.entities import AmlCompute
 

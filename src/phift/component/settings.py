@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from phift.component.inputs import known_inputs
@@ -72,11 +72,13 @@ class Settings:
         """Take values by name; one that is not given, or that cannot be read, counts as the component's default."""
         known = known_inputs()
 
-        def value(name: str) -> object:
-            given = values.get(name)
-            return known[name].read(given) if known[name].takes(given) else known[name].default
+        def value(name: str, kind: str) -> Any:
+            try:  # the registry's component, which a value was held against, may have options that the table has not
+                return _AS[kind](replace(known[name], options=()).read(values.get(name)))
+            except ValueError:
+                return _AS[kind](known[name].default)
 
-        return cls(**{field.name: _AS[str(field.type)](value(field.name)) for field in fields(cls)})
+        return cls(**{field.name: value(field.name, str(field.type)) for field in fields(cls)})
 
     @classmethod
     def parse(cls, texts: Mapping[str, str]) -> Settings:

@@ -354,6 +354,7 @@ def submit_job(clients: Clients, name: str, build: Callable[[str], PipelineJob],
         with suppress(NotFound):
             theirs = texts(winner.entity().tags, "job.tags").get("phift.fingerprint")
             if theirs == texts(job.tags, "job.tags").get("phift.fingerprint"):
-                return winner
+                ended_badly = winner.status() in {"Failed", "Canceled"}  # while this one was built, which takes minutes
+                return submit_job(clients, name, build, fresh=fresh) if ended_badly else winner
         raise  # it was not about the same job of another caller
     return FineTuneJob(free, clients, existed=texts(made.properties, "job.properties").get(_SUBMISSION) != ticket)

@@ -77,9 +77,9 @@ def deploy_model(
     use = EndpointUse.begin(clients, job, name, emit)
     attempt = _Attempt(clients, name, config, use, emit)
     try:
-        found = attempt.ensure_endpoint(own)
+        attempt.ensure_endpoint(own)
         attempt.ensure_deployment(model_id, size, own)
-        found = attempt.ensure_traffic(found)
+        found = attempt.ensure_traffic()
         endpoint = Endpoint(clients, name, config, emit, existed=not use.made, use=use, found=found)
         emit(DeploymentEvent("ready", name))  # before it is kept: what ends a program here leaves nothing
         use.keep()
@@ -118,8 +118,8 @@ class _Attempt:
     def made(self) -> bool:
         return self._use.made or self._made_deployment
 
-    def ensure_endpoint(self, tags: Mapping[str, str]) -> OnlineEndpoint:
-        """Return the run's endpoint, made now where there is none that came up."""
+    def ensure_endpoint(self, tags: Mapping[str, str]) -> None:
+        """Have the run's endpoint, made now where there is none that came up."""
         existing = self._endpoint.settled()
         there = None if existing is None else texts(existing.tags, "endpoint.tags")
         if there is not None:
@@ -127,7 +127,7 @@ class _Attempt:
         self._use.found(there)
         if existing is not None:
             if provisioning_state(existing) == "succeeded":
-                return existing
+                return
             delete_endpoint(self._clients, self._name, self._emit)
         from azure.ai.ml.entities import ManagedOnlineEndpoint
 
@@ -141,7 +141,6 @@ class _Attempt:
             check_ours(there, tags, self._name)
             self._use.made = there.get(CREATED) == tags[CREATED]
         _check_succeeded(endpoint, self._endpoint.place)
-        return endpoint
 
     def ensure_deployment(self, model_id: str, size: str, tags: Mapping[str, str]) -> None:
         """Have the deployment as it should be; an endpoint that was just made has none, and is not asked."""
@@ -175,15 +174,14 @@ class _Attempt:
         deployment, _ = self._deployment.put(wanted, is_right=is_right)
         _check_succeeded(deployment, self._deployment.place)
 
-    def ensure_traffic(self, endpoint: OnlineEndpoint) -> OnlineEndpoint:
+    def ensure_traffic(self) -> OnlineEndpoint:
         """Return the endpoint with all traffic on the deployment.
 
-        One that was there is looked at again: it took minutes to make the deployment, and what others changed
-        meanwhile must not be sent back.
+        It is looked at again: it took minutes to make the deployment, and what others changed meanwhile must not be
+        sent back.
         """
-        if not self._use.made:
-            with azure_errors(self._endpoint.place):
-                endpoint = self._endpoint.get()
+        with azure_errors(self._endpoint.place):
+            endpoint = self._endpoint.get()
         before, wanted = _traffic(endpoint), {self._config.deployment_name: 100}
         if before == wanted:
             return endpoint
@@ -192,8 +190,14 @@ class _Attempt:
         return self._put_traffic(endpoint, wanted)
 
     def _put_traffic(self, endpoint: OnlineEndpoint, wanted: dict[str, int]) -> OnlineEndpoint:
-        endpoint.traffic = wanted
-        return self._endpoint.put(endpoint, is_right=lambda found: _traffic(found) == wanted)[0]
+        def with_traffic(found: OnlineEndpoint) -> OnlineEndpoint:
+            found.traffic = wanted
+            return found
+
+        def is_right(found: OnlineEndpoint) -> bool:
+            return _traffic(found) == wanted
+
+        return self._endpoint.put(with_traffic(endpoint), is_right=is_right, renew=with_traffic)[0]
 
     def roll_back(self, *, interrupted: bool) -> str:
         """Delete what this attempt made; returns what is to be said of what is left, else an empty text."""

@@ -100,7 +100,13 @@ class Resource(Generic[Entity]):
                 raise WaitTimeout(what, where=self.place, fix="look at it in the studio, and run again")
             time.sleep(self.poll_seconds)
 
-    def put(self, wanted: Entity, *, is_right: Callable[[Entity], bool] = lambda _found: True) -> tuple[Entity, bool]:
+    def put(
+        self,
+        wanted: Entity,
+        *,
+        is_right: Callable[[Entity], bool] = lambda _found: True,
+        renew: Callable[[Entity], Entity] | None = None,
+    ) -> tuple[Entity, bool]:
         """Make or change it; return what came of it, and whether the service said so.
 
         Where the answer was lost, what is there is waited for and returned: azure-core sends a PUT again whose answer
@@ -108,6 +114,7 @@ class Resource(Generic[Entity]):
         passes, so it is tried again.
 
         - **is_right**: whether what is there is what was to be; if it is not, the error stands.
+        - **renew**: makes of what is there by then what the next try sends, so that it undoes nobody's change.
         """
         tries = 1
         while True:
@@ -120,6 +127,8 @@ class Resource(Generic[Entity]):
                     return found, False
                 if tries == _MOST_TRIES or not _passes(error):
                     raise
+                if found is not None and renew is not None:
+                    wanted = renew(found)
             tries += 1
             time.sleep(self.poll_seconds)
 
