@@ -845,3 +845,20 @@ def test_the_memory_grows_by_little_for_a_row_however_long_it_is(tmp_path: Path)
         tracemalloc.stop()
     assert source.stat().st_size > 25_000_000
     assert peaks[1] - peaks[0] < 200 * (24_000 - 8_000)
+
+
+def test_a_file_that_goes_while_it_is_looked_at_is_our_own_error(
+    tmp_path: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = tmp_path / "rows.jsonl"
+    source.write_text('{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}\n' * 20)
+    find = sources.files_of
+
+    def find_and_lose(given: Any) -> list[Path]:
+        found = find(given)
+        source.unlink()
+        return found
+
+    monkeypatch.setattr(dataset, "files_of", find_and_lose)
+    with pytest.raises(DataNotFound):
+        prepare_dataset(DataConfig(train=source), out)

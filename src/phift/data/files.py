@@ -89,31 +89,37 @@ def expand(path: Path) -> list[Path]:
     Hidden names are left out of folders and patterns, and so are files that are no data.
     """
     check_path(path)
-    mode = _mode(path)
-    if mode is not None and stat.S_ISDIR(mode):
+    seen = _look(path)
+    if seen is not None and stat.S_ISDIR(seen.st_mode):
         files = [file for file in _files_below(path) if _suffix(file) in SUFFIXES]
         if not files:
             fix = f"put {', '.join(SUFFIXES)} files there, or give another folder"
             raise DataError("The folder has no data files.", where=str(path), fix=fix)
     else:
-        files = _matching(path) if mode is None else [path]
+        files = _matching(path) if seen is None else [path]
     for file in files:
         check_path(file)
-        mode, where = _mode(file), str(file)
-        if mode is None:
+        seen, where = _look(file), str(file)
+        if seen is None:
             raise DataNotFound("There is no such data file.", where=where, fix="it is a link to nothing, or just went")
-        if not stat.S_ISREG(mode):
+        if not stat.S_ISREG(seen.st_mode):
             raise DataError("The path is not a file.", where=where, fix="give a file, a folder or a pattern")
         kind(file)
-        if file.stat().st_size == 0:
+        if not seen.st_size:
             raise DataError("The data file is empty.", where=where, fix="give a file with rows")
     return files
 
 
-def _mode(path: Path) -> int | None:
-    """Return what a path is, or None if nothing is there."""
+def size(path: Path) -> int:
+    """Return a file's bytes; none of one that just went, which reading it tells."""
+    seen = _look(path)
+    return seen.st_size if seen else 0
+
+
+def _look(path: Path) -> os.stat_result | None:
+    """Return what is at a path, or None if nothing is there."""
     try:
-        return path.stat().st_mode
+        return path.stat()
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:  # too long a name, a loop of links, no right to look

@@ -38,7 +38,7 @@ from phift.data import files
 from phift.data.account import ASIDE, LEAKED, Account, draw_up, findings_of
 from phift.data.sources import Progress, Reading, files_of, open_source, place_of, read_sources, tabulate
 from phift.data.split import draw_split, units
-from phift.data.spool import Deal
+from phift.data.spool import MOST_PROBLEMS, Deal
 from phift.data.workers import LARGE, Workers
 from phift.errors import DataError, PhiftError
 from phift.events import isolated
@@ -51,9 +51,6 @@ if TYPE_CHECKING:
     from phift.data.sources import Table
 
 __all__ = ["Account", "PreparedDataset", "Progress", "prepare_dataset"]
-
-MOST_PROBLEMS = 20
-"""Refused rows that an error lists; the others are counted."""
 
 _MOST_MOVES = 10  # of callers that all find a folder that is not whole
 _SCRATCH = ".preparing-"
@@ -146,7 +143,7 @@ def prepare_dataset(
     paths = [path for given in data.sources.values() for source in given for path in files_of(source)]
     # A few kilobytes of parquet can unpack to gigabytes, so it is always read by processes, whose memory is limited.
     parquet = any(files.kind(path) == "parquet" for path in paths)
-    side_by_side = parquet or sum(path.stat().st_size for path in paths) > LARGE
+    side_by_side = parquet or sum(map(files.size, paths)) > LARGE
     with _scratch_folder(folder) as scratch, Workers(scratch) as workers:
         if side_by_side:
             workers.start(*(["pyarrow.parquet"] if parquet else []))

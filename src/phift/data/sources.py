@@ -80,10 +80,7 @@ def files_of(source: Source) -> list[Path]:
     """
     if not isinstance(source, Path | FileSource):
         return []
-    paths = files.expand(source.files if isinstance(source, FileSource) else source)
-    for path in paths:
-        files.kind(path)
-    return paths
+    return files.expand(source.files if isinstance(source, FileSource) else source)
 
 
 def stamps(paths: Iterable[Path]) -> tuple[tuple[object, ...], ...]:
