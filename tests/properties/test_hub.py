@@ -230,8 +230,11 @@ from phift.config.data import DataConfig
 from phift.data.prepare import prepare_dataset
 
 train = {"huggingface": "o/chats", "percent": 5, "sample": "random"}
-prepared = prepare_dataset(DataConfig(train=train, test={"huggingface": "o/chats", "split": "test"}), Path(sys.argv[1]))
-print(json.dumps([prepared.rows, prepared.name, [finding.message for finding in prepared.findings]]))
+config = DataConfig(train=train, test={"huggingface": "o/chats", "split": "test"})
+seen = []
+prepared = prepare_dataset(config, Path(sys.argv[1]), on_progress=seen.append)
+steps = [(each.source, each.rows) for each in seen if each.stage == "read"]
+print(json.dumps([prepared.rows, prepared.name, [finding.message for finding in prepared.findings], steps]))
 """
 
 
@@ -242,13 +245,17 @@ def test_a_part_of_a_data_set_is_prepared_without_fetching_the_rest(server: Hub,
     done = subprocess.run(  # noqa: S603 - the script above
         command, env=settings, capture_output=True, text=True, check=True
     )
-    rows, name, messages = json.loads(done.stdout)
+    rows, name, messages, steps = json.loads(done.stdout)
     assert rows == {"train": 360, "validation": 40, "test": 50}
     assert name == "o/chats"
     assert any("drawn with seed 42" in message for message in messages)
     assert any(COMMIT in message for message in messages)
     assert share(server) < 0.25, share(server)
     assert done.stderr == ""
+    for source in {source for source, _ in steps}:
+        counts = [count for each, count in steps if each == source]
+        assert counts == sorted(counts)
+    assert steps[-1][1] > 0
 
 
 def test_rows_that_are_not_asked_for_in_the_end_are_not_fetched(server: Hub, reader: Reader) -> None:

@@ -6,16 +6,31 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from phift.check.findings import Finding
 from phift.check.parameters import resolve_parameters
 from phift.component.inputs import known_inputs
-from phift.component.rules import RULES
+from phift.component.settings import Settings
+from phift.errors import ParameterError
+from phift.local.work.engine.validate import check_together
 from unit.fakes import codes, component, target
 
 INPUTS: dict[str, Any] = component().inputs
+SWITCHES = ("apply_deepspeed", "auto_find_batch_size", "apply_early_stopping", "apply_lora")
+NUMBERS = (
+    "eval_steps",
+    "evaluation_steps_interval",
+    "logging_steps",
+    "learning_rate",
+    "gradient_accumulation_steps",
+    "warmup_steps",
+    "lora_r",
+    "lora_dropout",
+    "max_seq_length",
+    "early_stopping_patience",
+)
 
 
 def found(
@@ -268,8 +283,26 @@ def test_a_component_with_few_inputs_of_other_types_breaks_no_rule() -> None:
     assert resolve_parameters(inputs, {}, {}, target()).findings == ()
 
 
-def test_what_the_component_refuses_is_refused_before_it_is_submitted() -> None:
-    assert all(rule.severity == "error" for rule in RULES if rule.refusal)
+@settings(max_examples=1000, deadline=None)
+@given(
+    st.fixed_dictionaries(
+        {},
+        optional={
+            **dict.fromkeys(SWITCHES, st.booleans()),
+            **dict.fromkeys(NUMBERS, st.integers(-2, 2)),
+            "evaluation_strategy": st.sampled_from(["epoch", "steps", "disable"]),
+            "logging_strategy": st.sampled_from(["epoch", "steps"]),
+            "metric_for_best_model": st.sampled_from(["loss", "f1"]),
+        },
+    )
+)
+def test_what_the_component_refuses_is_refused_before_it_is_submitted(user: dict[str, Any]) -> None:
+    resolved = resolve_parameters(INPUTS, {}, user, target())
+    literals = {name: str(p.value) for name, p in resolved.values.items()}
+    try:
+        check_together(Settings.parse(literals))
+    except ParameterError:
+        assert any(one.severity == "error" for one in resolved.findings)
 
 
 @given(st.booleans() | st.integers() | st.floats() | st.text(), st.sampled_from(sorted(known_inputs())))

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import importlib.util
 import os
 import subprocess
 import sys
@@ -47,8 +46,8 @@ def test_every_public_name_has_a_place() -> None:
     assert phift.testing.__all__ == sorted(phift.testing._PLACES)
     assert dir(phift.testing) == phift.testing.__all__
     for name, place in phift.testing._PLACES.items():
-        if importlib.util.find_spec(place):
-            assert getattr(phift.testing, name).__name__ == name
+        assert getattr(phift.testing, name).__name__ == name
+        assert getattr(phift.testing, name).__module__ == place
     with pytest.raises(AttributeError, match=r"'phift\.testing' has no attribute 'nothing'"):
         phift.testing.nothing  # noqa: B018 - the access is the test
 

@@ -33,9 +33,7 @@ def run(job: Job) -> None:
         what = f"The local workspace takes no {other}." if other else "There is no model."
         raise ModelError(what, where=other or "mlflow_model_path", fix="give mlflow_model_path")
     settings = Settings.parse(job.inputs)
-    for rule in RULES:
-        if rule.refusal and rule.broken(settings):
-            raise ParameterError(rule.refusal.format(settings), where="parameters", fix=rule.fix)
+    check_together(settings)
     _check_deepspeed(job, settings)
     for name in not_applied(job.inputs):
         _log.info("not applied on CPU: %s", name)
@@ -53,6 +51,13 @@ def _check_file(name: str, path: Path) -> None:
         raise DataError(what, where=path.name, fix="rename the file")
     if not path.stat().st_size:
         raise DataError(f"{name} is empty.", where=path.name, fix="give at least ten training rows")
+
+
+def check_together(settings: Settings) -> None:
+    """Raise `phift.errors.ParameterError` for the first rule between settings that the component refuses to break."""
+    for rule in RULES:
+        if rule.refusal and rule.broken(settings):
+            raise ParameterError(rule.refusal.format(settings), where="parameters", fix=rule.fix)
 
 
 def _check_deepspeed(job: Job, settings: Settings) -> None:
