@@ -207,7 +207,8 @@ class FineTuneRun:
 
         - **number**: the row's line in the split's file, from 1.
         """
-        prepared, plan = self._dataset or self.prepare(), self.plan
+        plan = self.plan
+        prepared = self._dataset or self.prepare()  # what the plan is of, though its source may be gone by now
         path = prepared.files.get(split)
         if path is None:
             raise DataError(f"There is no split {split}.", where="conversation", fix=f"use one of {', '.join(SPLITS)}")

@@ -302,12 +302,19 @@ def test_a_killed_suite_leaves_no_server(killed: subprocess.Popen[str]) -> None:
     shutil.rmtree(folder.parent)  # that nobody was left to do
 
 
-def test_a_server_without_torch_serves(tmp_path: Path, child_environment: None) -> None:
-    for name in ("torch", "transformers", "peft", "accelerate"):
+TRAINS = ("torch", "transformers", "peft", "accelerate")
+SERVES = ("anyio", "starlette", "trustme", "uvicorn")  # cryptography comes with azure-identity
+
+
+@pytest.mark.parametrize(("server", "missing"), [(True, TRAINS), (False, (*TRAINS, *SERVES))])
+def test_a_workspace_needs_what_its_extra_brings_and_no_more(
+    tmp_path: Path, child_environment: None, server: bool, missing: tuple[str, ...]
+) -> None:
+    for name in missing:
         (tmp_path / f"{name}.py").write_text(f"raise ImportError('{name} is not here')\n")
-    program = """
+    program = f"""
 from phift.testing import TestWorkspace
-with TestWorkspace(server=True) as workspace:
+with TestWorkspace(server={server}) as workspace:
     print(workspace.client.compute.get("gpu-cluster").name)
 """
     paths = [str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])]

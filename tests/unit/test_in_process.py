@@ -207,6 +207,8 @@ def test_a_folder_is_served_once(tmp_path: Path) -> None:
         assert Caller(connection).cluster().ok
     with served_here(tmp_path / "one") as connection:
         assert Caller(connection).cluster().ok
+    LocalWorkspace(tmp_path / "one").reset()
+    assert not (tmp_path / "one").exists()
 
 
 def test_what_was_trained_for_a_folder_stays_when_it_is_served_here(tmp_path: Path) -> None:

@@ -162,6 +162,17 @@ def test_the_rooms_of_the_local_workspace_stand_on_each_other() -> None:
     assert {name: found for name in rooms if (found := (ALLOWED[name] & set(rooms)) - below[name])} == {}
 
 
+def test_the_local_workspace_and_the_rest_meet_in_two_files() -> None:
+    def inside(module: str) -> bool:
+        return module.startswith("phift.local")
+
+    beside = ("phift.testing", "phift.cli")
+    into = {one for one, others in ARROWS.items() if not inside(one) and any(map(inside, others))}
+    assert {one for one in into if not one.startswith(beside)} == {"phift.azure.connect"}
+    out = {other for one, others in ARROWS.items() if inside(one) for other in others if not inside(other)}
+    assert {other for other in out if room(other) == "data"} == {"phift.data.on_cluster"}
+
+
 def test_the_root_is_small_and_no_file_is_long() -> None:
     entries = [entry.name for entry in SRC.iterdir() if entry.name != "__pycache__"]
     assert len(entries) <= MOST_ENTRIES, sorted(entries)

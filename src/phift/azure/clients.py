@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Clients:
-    """Everything a run talks to; a test hands in fakes.
+    """Everything a run talks to; a test hands in those of a workspace in its process, or mocks.
 
     One of these may be shared by all threads of a process, and by several runs.
 

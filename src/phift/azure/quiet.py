@@ -34,7 +34,7 @@ _uploads_are_quiet: ContextVar[bool] = ContextVar("phift.azure.quiet.uploads", d
 def quiet(operations: _Operations, workspace: Callable[[], Workspace] | None = None) -> _Operations:
     """Return operations of the SDK's client whose pollers print no dots; the client itself stays as it is.
 
-    - **operations**: ``client.online_endpoints`` or ``client.online_deployments``; anything else, a fake say, comes
+    - **operations**: ``client.online_endpoints`` or ``client.online_deployments``; anything else, a mock say, comes
       back as it is.
     - **workspace**: gives the workspace; left to itself, the SDK looks it up before each change, for its region.
     """

@@ -106,8 +106,8 @@ class LocalWorkspace:
         - **on_event**: called with a line of text for each thing that takes time.
         - **timeout**: how many seconds the server may take to answer, without the making of the models.
 
-        Raises `phift.errors.MissingDependency` where the extra ``local`` is not installed, and
-        `phift.errors.LocalWorkspaceError` with the end of the server's log where it does not come up.
+        Raises `phift.errors.MissingDependency` where the extra ``testing``, or ``local`` to train, is not installed,
+        and `phift.errors.LocalWorkspaceError` with the end of the server's log where it does not come up.
         """
         from phift.local.state.identity import read_secret
 
@@ -191,7 +191,7 @@ class LocalWorkspace:
             raise errors.LocalWorkspaceError(what, where=str(self.folder), fix="close it first")
         if not self.folder.exists() or not any(self.folder.iterdir()):
             return
-        if not (self._place.secret.is_file() and (self.folder / _START_LOCK).is_file()):
+        if not (self._place.secret.is_file() and self._place.database.is_file()):
             what = "This folder is not a local workspace's; nothing was deleted."
             raise errors.LocalWorkspaceError(what, where=str(self.folder), fix="name the right folder")
         self.down()

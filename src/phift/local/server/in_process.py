@@ -76,7 +76,8 @@ def served_here(folder: Path, speed: Speed = "fast") -> Iterator[Connection]:
         stack.callback(documents.close)
         identity = Identity(read_secret(place.secret), clock.now)
         ground = Ground(place, documents, identity, f"https://{HOST}:{port}", ENGINES["instant"], clock)
-        if documents.get("server") is None:  # the workspace is as old as this note
+        # The workspace's age is this note's (`services/arm.py`); a server takes any port for 0, should one follow.
+        if documents.get("server") is None:
             documents.put("server", {"port": 0})
         quota.seed(ground)
         site = site_on(ground)
