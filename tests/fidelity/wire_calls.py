@@ -15,6 +15,7 @@ import requests
 
 from phift.local import Connection, LocalCredential
 from phift.local.names import WORKSPACE_ID
+from phift.local.services import control
 
 COMPONENT = "azureml://registries/azureml/components/chat_completion_pipeline/versions/0.0.82"
 MODEL = "azureml://registries/azureml/models/Phi-4-mini-instruct/versions/1"
@@ -77,6 +78,12 @@ class Clients:
             path += "?api-version=2023-10-01"
         headers = {"Authorization": f"Bearer {self.token}", **options.pop("headers", {})}
         return self.session.request(method, self.connection.base_url + path, headers=headers, timeout=60, **options)
+
+    def hold_next_job(self) -> None:
+        """Let the next job stay in its first step until it is canceled, however fast the machine is."""
+        fault = {"on": "step *", "status": 500, "delay": 600}
+        owner = {control.HEADER: self.connection.secret()}
+        self.plain("POST", f"{control.AT}/faults", json={"value": [fault]}, headers=owner).raise_for_status()
 
     def ended(self, job: str) -> None:
         end = time.monotonic() + 120
@@ -209,13 +216,10 @@ def _jobs(clients: Clients, name: str) -> None:
     # The SDK (1.35.2) spells its own call wrong for what run history calls an MLFlowModel.
     with pytest.raises(TypeError, match="values"):
         jobs.download(name, download_path=folder / "model", output_name="trained_model")
-    for _ in range(5):  # the second job waits for the first one, so it can be canceled; it may be faster than we are
-        jobs.create_or_update(pipeline(clients))
-        waiting = jobs.create_or_update(pipeline(clients))
-        if jobs.get(waiting.name).status not in ENDED:
-            jobs.begin_cancel(waiting.name).wait()
-            return
-    raise AssertionError("no job waited")
+    clients.hold_next_job()
+    held = jobs.create_or_update(pipeline(clients))
+    jobs.begin_cancel(held.name).wait()
+    assert jobs.get(held.name).status == "Canceled"
 
 
 def _serve(clients: Clients, job: str) -> None:

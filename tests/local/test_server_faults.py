@@ -373,6 +373,18 @@ def test_a_job_that_is_pre_empted_again_and_again_can_be_cancelled(hostile: Loca
     assert hostile.wait(name) == "Canceled"
 
 
+def test_a_job_that_waits_for_its_ordered_failure_can_be_cancelled(hostile: Local) -> None:
+    order(hostile, "step chat_completion_finetune", status=400, delay=600)
+    name = submit(hostile)
+    end = time.monotonic() + 60
+    while hits(hostile) == [0]:
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    assert hostile.request("POST", f"{hostile.arm}/jobs/{name}/cancel").status_code == 202
+    assert hostile.wait(name) == "Canceled"
+    assert statuses(hostile, name) == ["Completed"] * 3 + ["Canceled"] * 2
+
+
 def test_a_step_fails_with_the_error_that_was_ordered(hostile: Local) -> None:
     order(hostile, "step chat_completion_finetune", status=400, code="UserError", message="CUDA out of memory.")
     name = submit(hostile)

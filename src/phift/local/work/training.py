@@ -271,7 +271,7 @@ class Training:
         end = time.monotonic() + fault.delay
         while time.monotonic() < end and self._status(name) != "CancelRequested" and not self._stopping.wait(0.02):
             pass
-        if not fault.status:
+        if not fault.status or self._status(name) == "CancelRequested":
             raise _PreEmpted
         error = of_fault(fault)
         runs.set_status(ground, child.name, "Failed", error={"code": error.code, "message": error.message})
