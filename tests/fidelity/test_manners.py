@@ -58,12 +58,12 @@ def test_resource_manager_wants_an_api_version(said: Said, path: str, query: str
         assert answer.json()["error"]["code"] == code
         assert answer.headers["x-ms-failure-cause"] == "gateway"
     if code == "InvalidApiVersionParameter":
-        assert ",".join(API_VERSIONS) in answer.json()["error"]["message"]
+        assert API_VERSIONS in answer.json()["error"]["message"]
 
 
 def test_all_versions_that_were_asked_with_are_named(said: Said) -> None:
     asked = {exchange.version for exchange in said.traffic.exchanges if exchange.path.startswith(("/sub", "/mferp"))}
-    assert asked - {""} <= set(API_VERSIONS)
+    assert asked - {""} <= set(API_VERSIONS.split(","))
 
 
 @pytest.mark.parametrize(

@@ -23,8 +23,7 @@ from phift.local.state.clock import Clock
 from phift.local.state.documents import Documents
 from phift.local.state.folder import Folder
 from phift.local.state.identity import Identity
-from phift.local.wire.call import Call, Reply
-from phift.local.wire.errors import WireError
+from phift.local.wire.call import Call, Reply, WireError
 
 FEW, MANY = 10, 1000
 ENDPOINT = {

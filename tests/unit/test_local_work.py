@@ -15,7 +15,7 @@ from phift.local.state.clock import Clock
 from phift.local.state.documents import Documents
 from phift.local.state.folder import Folder
 from phift.local.state.identity import Identity
-from phift.local.wire.errors import WireError
+from phift.local.wire.call import WireError
 from phift.local.work.scorers import Scorers
 
 

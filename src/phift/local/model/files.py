@@ -18,7 +18,7 @@ from phift.local.ground import Ground
 from phift.local.names import ACCOUNT, ARTIFACTS, MODELS
 from phift.local.state.documents import Json
 from phift.local.state.folder import Folder, UnsafePath, confined
-from phift.local.wire.errors import WireError
+from phift.local.wire.call import WireError
 
 ROOT_LOG = "logs/azureml/executionlogs.txt"
 STEP_LOG = "user_logs/std_log.txt"

@@ -13,8 +13,7 @@ from phift.local.ground import Ground
 from phift.local.model.runs import RUNNING
 from phift.local.names import LOCATION, SUBSCRIPTION
 from phift.local.state.documents import Json
-from phift.local.wire.call import timestamp
-from phift.local.wire.errors import WireError, user_error
+from phift.local.wire.call import WireError, timestamp, user_error
 
 
 @cache

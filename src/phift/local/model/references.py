@@ -9,7 +9,7 @@ from phift.local.ground import Ground
 from phift.local.model import catalog, files, runs
 from phift.local.names import DATASTORES, MODELS, REGISTRY, WORKSPACE_ID
 from phift.local.state.documents import Document
-from phift.local.wire.errors import user_error
+from phift.local.wire.call import user_error
 
 _DATASTORE = re.compile(
     r"azureml:/+(?:subscriptions/[^/]+/resourcegroups/[^/]+/(?:providers/[^/]+/)?workspaces/[^/]+/)?"

@@ -11,8 +11,7 @@ from phift.local.ground import Ground
 from phift.local.model import files
 from phift.local.names import SUBSCRIPTION
 from phift.local.state.documents import Document, Json
-from phift.local.wire.call import timestamp
-from phift.local.wire.errors import user_error
+from phift.local.wire.call import timestamp, user_error
 
 WAITING = ("NotStarted", "Queued")
 RUNNING = ("Preparing", "Running", "Finalizing", "CancelRequested")

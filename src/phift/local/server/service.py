@@ -32,9 +32,8 @@ from phift.local.site import Site
 from phift.local.state.documents import found_no_room
 from phift.local.state.faults import Fault
 from phift.local.state.identity import InvalidToken
-from phift.local.wire import error_bodies
-from phift.local.wire.call import API_VERSIONS, Call, Reply
-from phift.local.wire.errors import WireError, of_fault
+from phift.local.wire import errors
+from phift.local.wire.call import API_VERSIONS, Call, Reply, WireError
 
 logger = logging.getLogger(__name__)
 
@@ -122,7 +121,7 @@ class Exchange:
         try:
             reply = self._carry_out(Call(self.method, self.path, query, headers, body, self.params))
         except WireError as error:
-            reply = error_bodies.reply(error, self.path)
+            reply = errors.reply(error, self.path)
         except Exception as error:
             if found_no_room(error):
                 logger.warning("%s %s found no room: %s", self.method, self.path, error)
@@ -131,7 +130,7 @@ class Exchange:
             else:
                 logger.exception("%s %s failed", self.method, self.path)
                 answer = WireError(500, "InternalServerError", "The local workspace failed; its log says why.")
-            reply = error_bodies.reply(answer, "")
+            reply = errors.reply(answer, "")
         return replace(reply, headers={**_common(self.method, self.path, headers), **reply.headers})
 
     def note(self, status: int) -> None:
@@ -141,7 +140,7 @@ class Exchange:
 
     def _carry_out(self, call: Call) -> Reply:
         if self.fault and self.fault.status:
-            ordered = of_fault(self.fault, storage=error_bodies.is_storage(self.path))
+            ordered = errors.of_fault(self.fault, storage=errors.is_storage(self.path))
             if self.fault.status == 401:
                 ordered.headers = {**_challenge(ordered.message), **ordered.headers}
             raise ordered
@@ -174,7 +173,7 @@ def _common(method: str, path: str, headers: Mapping[str, str]) -> dict[str, str
     Learn, "Request limits and throttling", 2024-06-27; recordings of azure-sdk-for-python, 2022-10-28).
     """
     common = {"x-ms-request-id": str(uuid.uuid4())}
-    if error_bodies.is_storage(path):
+    if errors.is_storage(path):
         common["x-ms-version"] = "2021-08-06"
     if "x-ms-client-request-id" in headers:
         common["x-ms-client-request-id"] = headers["x-ms-client-request-id"]
@@ -208,7 +207,7 @@ def _check_version(version: str) -> None:
     with suppress(ValueError):
         if re.fullmatch(r"\d{4}-\d{2}-\d{2}(-[a-z]+)?", version) and date.fromisoformat(version[:10]):
             return
-    message = f"The api-version '{version}' is invalid. The supported versions are '{','.join(API_VERSIONS)}'."
+    message = f"The api-version '{version}' is invalid. The supported versions are '{API_VERSIONS}'."
     raise WireError(400, "InvalidApiVersionParameter", message)
 
 

@@ -6,8 +6,7 @@ from phift.local import names
 from phift.local.services.route import AT_GROUP, AT_SUBSCRIPTION, AT_WORKSPACE, Route
 from phift.local.site import Site
 from phift.local.state.documents import Json
-from phift.local.wire.call import Call, Reply
-from phift.local.wire.errors import WireError, not_found
+from phift.local.wire.call import Call, Reply, WireError, not_found
 from phift.local.wire.pages import existing, page, system_data
 from phift.version import __version__
 

@@ -16,8 +16,7 @@ from phift.local.names import ACCOUNT
 from phift.local.services.route import AT_WORKSPACE, Route
 from phift.local.site import Site
 from phift.local.state.documents import Document, Json
-from phift.local.wire.call import Call, Reply, section
-from phift.local.wire.errors import not_found, user_error
+from phift.local.wire.call import Call, Reply, not_found, section, user_error
 from phift.local.wire.pages import existing, listed, page, resource, view
 
 _URI = {"data": "dataUri", "models": "modelUri"}

@@ -8,8 +8,7 @@ from phift.local.services.operations import accepted
 from phift.local.services.route import AT_SUBSCRIPTION, AT_WORKSPACE, Route
 from phift.local.site import Site
 from phift.local.state.documents import Document, Json
-from phift.local.wire.call import Call, Reply, section, timestamp
-from phift.local.wire.errors import WireError, not_found, user_error
+from phift.local.wire.call import Call, Reply, WireError, not_found, section, timestamp, user_error
 from phift.local.wire.pages import existing, listed, page, resource
 
 _NODE_STATES = [f"{state}NodeCount" for state in ("idle", "running", "preparing", "unusable", "leaving", "preempted")]

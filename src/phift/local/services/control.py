@@ -12,8 +12,7 @@ from phift.local.model import quota
 from phift.local.services.route import Handler, Route
 from phift.local.site import Site
 from phift.local.state.documents import Json
-from phift.local.wire.call import Call, Reply, whole_number
-from phift.local.wire.errors import WireError
+from phift.local.wire.call import Call, Reply, WireError, whole_number
 
 AT = "/phift"
 HEADER = "x-identity-header"

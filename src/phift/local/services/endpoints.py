@@ -11,8 +11,7 @@ from phift.local.services.operations import accepted
 from phift.local.services.route import AT_WORKSPACE, Route
 from phift.local.site import Site
 from phift.local.state.documents import Document, Json
-from phift.local.wire.call import Call, Reply, section, whole_number
-from phift.local.wire.errors import WireError, not_found, user_error
+from phift.local.wire.call import Call, Reply, WireError, not_found, section, user_error, whole_number
 from phift.local.wire.pages import existing, listed, resource
 from phift.local.work.operations import set_state
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import uuid
+from typing import Any
 
 from phift.component.preprocessing import SPLITS
 from phift.data import on_cluster
@@ -19,8 +20,7 @@ from phift.local.services.operations import accepted_by_location
 from phift.local.services.route import AT_WORKSPACE, Route
 from phift.local.site import Site
 from phift.local.state.documents import Document, Json
-from phift.local.wire.call import Call, Reply, section, sent_text, timestamp
-from phift.local.wire.errors import WireError, not_found, user_error
+from phift.local.wire.call import Call, Reply, WireError, not_found, section, timestamp, user_error
 from phift.local.wire.pages import existing, listed, resource, system_data, view
 
 # What may change on a job that exists; everything else is what was paid for.
@@ -208,12 +208,12 @@ def _preparation(ground: Ground, node: Json, sent: Json) -> Json:
         )
         raise WireError(501, "NotImplemented", message)
     values = {name: value.get("default") for name, value in known.items() if isinstance(value, dict)}
-    given = {name: sent_text(value) for name, value in section(node, "inputs").items()}
+    given = {name: _text(value) for name, value in section(node, "inputs").items()}
     values |= {name: value for name, value in given.items() if value is not None}
     for name, value in values.items():
         if value is None:
             raise user_error(f"The step {node.get('name')} has no value for its input {name}.")
-    outputs = {name: sent_text(value) for name, value in section(node, "outputs").items()}
+    outputs = {name: _text(value) for name, value in section(node, "outputs").items()}
     known_outputs = dict.fromkeys((*SPLITS, on_cluster.REPORT))
     return {
         "node": str(node.get("name")),
@@ -224,6 +224,12 @@ def _preparation(ground: Ground, node: Json, sent: Json) -> Json:
     }
 
 
+def _text(sent: Any) -> str | None:
+    """Return the text of an input or output: nodes and pipelines spell its fields differently."""
+    value = sent.get("uri", sent.get("value")) if isinstance(sent, dict) else sent
+    return None if value is None else str(value)
+
+
 def _inputs(node: Json, parent: Json) -> dict[str, str]:
     """Return the values of the component's inputs as text; bindings to the pipeline's own inputs are followed."""
     component = catalog.component()
@@ -231,7 +237,7 @@ def _inputs(node: Json, parent: Json) -> dict[str, str]:
     for name, sent in node.items():
         if name not in component["inputs"]:
             raise user_error(f"The component {component['name']} has no input named {name}.")
-        value = sent_text(sent)
+        value = _text(sent)
         bound = None if value is None else _bound_value(name, value, parent)
         if bound is not None:
             values[name] = bound
@@ -244,7 +250,7 @@ def _bound_value(name: str, value: str, parent: Json) -> str | None:
         return value
     if bound[2] not in parent:
         raise user_error(f"The input {name} is bound to {value}, which the pipeline does not have.")
-    return sent_text(parent[bound[2]])
+    return _text(parent[bound[2]])
 
 
 def _bound_outputs(node: Json, parent: Json, known: Json) -> dict[str, str]:
@@ -253,7 +259,7 @@ def _bound_outputs(node: Json, parent: Json, known: Json) -> dict[str, str]:
     for name, sent in node.items():
         if name not in known:
             raise user_error(f"There is no output named {name}, only {', '.join(known)}.")
-        bound = _BINDING.fullmatch(sent_text(sent) or "")
+        bound = _BINDING.fullmatch(_text(sent) or "")
         if bound and bound[2] in parent:
             outputs[bound[2]] = name
     return outputs

@@ -16,8 +16,7 @@ from phift.local.names import WORKSPACE_ID
 from phift.local.services.route import AT_WORKSPACE, Route
 from phift.local.site import Site
 from phift.local.state.documents import Document, Json, Metric, UnknownPosition
-from phift.local.wire.call import Call, Reply, whole_number
-from phift.local.wire.errors import WireError
+from phift.local.wire.call import Call, Reply, WireError, whole_number
 from phift.local.wire.pages import existing
 
 _API = f"/mlflow/{{version}}{AT_WORKSPACE}/api/2.0/mlflow"

@@ -6,8 +6,7 @@ from phift.local.names import LOCATION, SUBSCRIPTION
 from phift.local.services.route import AT_SUBSCRIPTION, Route
 from phift.local.site import Site
 from phift.local.state.documents import Document, Json
-from phift.local.wire.call import Call, Reply
-from phift.local.wire.errors import WireError
+from phift.local.wire.call import Call, Reply, WireError
 from phift.local.wire.pages import existing
 
 _RETRY_MILLISECONDS = "50"

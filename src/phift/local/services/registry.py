@@ -7,8 +7,7 @@ from phift.local.names import ACCOUNT, GROUP, LOCATION, MODELS, REGISTRY, SUBSCR
 from phift.local.services.route import AT_GROUP, Route
 from phift.local.site import Site
 from phift.local.state.documents import Json
-from phift.local.wire.call import Call, Reply, whole_number
-from phift.local.wire.errors import WireError
+from phift.local.wire.call import Call, Reply, WireError, whole_number
 from phift.local.wire.pages import page
 
 _AT_REGISTRY = f"/mferp/managementfrontend{AT_GROUP}/registries/{{registry}}"

@@ -12,8 +12,7 @@ from phift.local.services.route import Route
 from phift.local.site import Site
 from phift.local.state.documents import Document, Json
 from phift.local.state.identity import InvalidToken
-from phift.local.wire.call import Call, Reply
-from phift.local.wire.errors import WireError, user_error
+from phift.local.wire.call import Call, Reply, WireError, user_error
 from phift.local.wire.pages import existing
 from phift.local.work.scorers import ScorerFailed, ScorerTimeout
 

@@ -2,67 +2,49 @@
 
 from __future__ import annotations
 
-import json
-import math
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any
 
+import msgspec
+
+from phift.local.names import WORKSPACE
 from phift.local.state.documents import Json
-from phift.local.wire.errors import WireError
 
 API_VERSIONS = (
-    "2021-10-01-dataplanepreview",
-    "2022-02-01-preview",
-    "2022-05-01",
-    "2022-10-01",
-    "2022-10-01-preview",
-    "2023-02-01-preview",
-    "2023-04-01",
-    "2023-04-01-preview",
-    "2023-06-01-preview",
-    "2023-08-01-preview",
-    "2023-10-01",
-    "2024-01-01-preview",
-    "2024-04-01-preview",
-    "2024-07-01-preview",
-    "2024-10-01-preview",
+    "2021-10-01-dataplanepreview,2022-02-01-preview,2022-05-01,2022-10-01,2022-10-01-preview,2023-02-01-preview,"
+    "2023-04-01,2023-04-01-preview,2023-06-01-preview,2023-08-01-preview,2023-10-01,2024-01-01-preview,"
+    "2024-04-01-preview,2024-07-01-preview,2024-10-01-preview"
 )
-"""The api-versions of azure-ai-ml and of Azure's own management client, for the error that names some."""
+"""The api-versions of azure-ai-ml and of Azure's own management client, as the error lists them that names some."""
 
 
-def section(body: Json, name: str) -> Json:
-    """Return an object inside a body without its nulls; empty where it is absent, an error where it is no object."""
-    value = body.get(name)
-    if not isinstance(value, dict | None):
-        raise WireError(400, "InvalidRequestContent", f"The property '{name}' must be a JSON object.")
-    return {key: item for key, item in (value or {}).items() if item is not None}
+@dataclass(eq=False)
+class WireError(Exception):
+    """An answer that is an error: HTTP status, Azure's code, a message for the user.
+
+    - **inner**: the code inside, where Azure gives one.
+    """
+
+    status: int
+    code: str
+    message: str
+    headers: Mapping[str, str] = field(default_factory=dict)
+    inner: str = ""
+
+    def __str__(self) -> str:
+        return self.message
 
 
-def sent_text(sent: Any) -> str | None:
-    """Return the text of a job's input or output: nodes and pipelines spell its fields differently."""
-    if not isinstance(sent, dict):
-        return None if sent is None else str(sent)
-    value = sent.get("uri", sent.get("value"))
-    return None if value is None else str(value)
+def not_found(kind: str, name: str) -> WireError:
+    """Return the error for a resource that is not there."""
+    return WireError(404, "ResourceNotFound", f"The {kind} '{name}' was not found in workspace '{WORKSPACE}'.")
 
 
-def whole_number(value: Any, name: str) -> int:
-    """Return a number that a caller sent as such or as text."""
-    try:
-        return int(value)
-    except (TypeError, ValueError) as error:
-        raise WireError(400, "InvalidRequestContent", f"{name} is not a whole number: {value!r}") from error
-
-
-def _no_number(text: str) -> float:
-    raise ValueError(f"{text} is not JSON")  # Python reads NaN and Infinity, and SQLite's JSON does not
-
-
-def _finite(text: str) -> float:
-    value = float(text)
-    return value if math.isfinite(value) else _no_number(text)
+def user_error(message: str) -> WireError:
+    """Return the error for a request that cannot be granted as it is."""
+    return WireError(400, "UserError", message)
 
 
 @dataclass(frozen=True)
@@ -77,9 +59,9 @@ class Call:
     params: Mapping[str, str] = field(default_factory=dict)
 
     def json(self) -> Json:
-        """Return the body as a JSON object."""
+        """Return the body as a JSON object, without NaN and infinite numbers, which SQLite's JSON does not know."""
         try:
-            value = json.loads(self.body or b"{}", parse_constant=_no_number, parse_float=_finite)
+            value = msgspec.json.decode(self.body or b"{}")
         except ValueError as error:
             raise WireError(400, "InvalidRequestContent", "The request content is not valid JSON.") from error
         if not isinstance(value, dict):
@@ -102,7 +84,22 @@ class Reply:
     stream: Iterator[bytes] | None = None
 
 
+def section(body: Json, name: str) -> Json:
+    """Return an object inside a body without its nulls; empty where it is absent, an error where it is no object."""
+    value = body.get(name)
+    if not isinstance(value, dict | None):
+        raise WireError(400, "InvalidRequestContent", f"The property '{name}' must be a JSON object.")
+    return {key: item for key, item in (value or {}).items() if item is not None}
+
+
+def whole_number(value: Any, name: str) -> int:
+    """Return a number that a caller sent as such or as text."""
+    try:
+        return int(value)
+    except (TypeError, ValueError) as error:
+        raise WireError(400, "InvalidRequestContent", f"{name} is not a whole number: {value!r}") from error
+
+
 def timestamp(seconds: float) -> str:
     """Return a time as Azure writes it."""
-    whole, fraction = divmod(seconds, 1)
-    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(whole)) + f".{int(fraction * 1e6):06d}+00:00"
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="microseconds")

@@ -10,8 +10,7 @@ from urllib.parse import quote, urlencode
 from phift.local.ground import Ground
 from phift.local.names import WORKSPACE_ID
 from phift.local.state.documents import Document, Json, UnknownPosition
-from phift.local.wire.call import Call, Reply, timestamp, whole_number
-from phift.local.wire.errors import WireError, user_error
+from phift.local.wire.call import Call, Reply, WireError, timestamp, user_error, whole_number
 
 PAGE = 50
 

@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping
 
 from phift.local.ground import Ground
 from phift.local.state.documents import Json
-from phift.local.wire.call import timestamp
-from phift.local.wire.errors import WireError, of_fault
+from phift.local.wire.call import WireError, timestamp
+from phift.local.wire.errors import of_fault
 from phift.local.work.scorers import ScorerFailed, Scorers
 from phift.local.work.training import Training
 

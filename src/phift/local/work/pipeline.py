@@ -13,7 +13,7 @@ from phift.local.ground import Ground
 from phift.local.model import catalog, files, quota, references, runs
 from phift.local.names import DATASTORES, LOCATION, tracking_uri
 from phift.local.state.documents import Document, Json
-from phift.local.wire.errors import WireError
+from phift.local.wire.call import WireError
 
 # The step of the component that makes each of its outputs.
 _MAKERS = {"pytorch_model_folder": "chat_completion_finetune", "mlflow_model_folder": "ft_nlp_model_converter"}

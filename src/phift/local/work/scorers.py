@@ -19,8 +19,7 @@ from phift.local.ground import Ground
 from phift.local.model import references
 from phift.local.programs import InstantScorer
 from phift.local.state.documents import Json
-from phift.local.wire.call import timestamp
-from phift.local.wire.errors import WireError
+from phift.local.wire.call import WireError, timestamp
 
 logger = logging.getLogger(__name__)
 

@@ -19,7 +19,8 @@ from phift.local.ground import Ground
 from phift.local.model import runs
 from phift.local.names import ARM_RESOURCE
 from phift.local.state.documents import Document
-from phift.local.wire.errors import WireError, of_fault
+from phift.local.wire.call import WireError
+from phift.local.wire.errors import of_fault
 from phift.local.work import pipeline
 
 logger = logging.getLogger(__name__)
