@@ -23,7 +23,7 @@ from phift.check.parameters import Parameters, resolve_parameters
 from phift.check.quota import Usage, quota_findings, read_usages
 from phift.check.report import CheckReport
 from phift.check.sizes import VmSize, find_size, read_sizes, text_of
-from phift.component.tokenizer import ChatTokenizer
+from phift.component.preprocessing import ChatTokenizer
 from phift.config.run import RunConfig
 from phift.data.assets import DataInAzure, find_data
 from phift.data.on_cluster import DataOnCluster, find_preparation

@@ -14,8 +14,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from phift.component.preprocessing import SPLITS
-from phift.component.tokenizer import ChatTokenizer, Refused
+from phift.component.preprocessing import SPLITS, ChatTokenizer, Refused
 from phift.config.data import DataConfig
 from phift.data.prepare import PreparedDataset, prepare_dataset
 from phift.errors import DataError

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from phift.component.tokenizer import ChatTokenizer
+from phift.component.preprocessing import ChatTokenizer
 from phift.errors import DataError, DataNotFound
 from phift.local.work import standin
 from phift.tokens.conversation import Conversation

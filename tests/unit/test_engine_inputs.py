@@ -13,9 +13,9 @@ from phift.component.finetune_config import FinetuneConfig
 from phift.component.preprocessing import without_system
 from phift.component.settings import Settings
 from phift.errors import DataError, DataNotFound, ModelError, ParameterError, PhiftError
-from phift.local.work.engine import process, rows, validate
+from phift.local.work.engine import process, validate
 from phift.local.work.engine.job import Job
-from phift.local.work.engine.preprocess import shape
+from phift.local.work.engine.preprocess import read_rows, shape
 from phift.local.work.engine.validate import not_applied
 from phift.local.work.scorer import check_question
 
@@ -158,19 +158,19 @@ def test_rows_of_every_format(tmp_path: Path) -> None:
     (tmp_path / "c.json").write_text("\ufeff" + json.dumps(ROWS), encoding="utf-8")
     pq.write_table(pa.Table.from_pylist(ROWS), tmp_path / "d.parquet")
     for path in sorted(tmp_path.iterdir()):
-        assert [row for _, row in rows.read(path)] == ROWS, path.name
+        assert [row for _, row in read_rows(path)] == ROWS, path.name
 
 
 def test_rows_know_their_line(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text(LINES, encoding="utf-8")
-    assert [place for place, _ in rows.read(path)] == ["a.jsonl, line 1", "a.jsonl, line 3"]
+    assert [place for place, _ in read_rows(path)] == ["a.jsonl, line 1", "a.jsonl, line 3"]
 
 
 def test_names_of_columns_are_stripped(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text('{" messages ": []}')
-    assert next(rows.read(path))[1] == {"messages": []}
+    assert next(read_rows(path))[1] == {"messages": []}
 
 
 @pytest.mark.parametrize(
@@ -188,7 +188,7 @@ def test_rows_that_cannot_be_read(tmp_path: Path, name: str, content: bytes) -> 
     path = tmp_path / name
     path.write_bytes(content)
     with pytest.raises(DataError):
-        list(rows.read(path))
+        list(read_rows(path))
 
 
 def message(role: str, content: object = "text") -> dict[str, object]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from phift.component.preprocessing import trained_spans
+from phift.component.preprocessing import ChatTokenizer
 from phift.errors import DataError
 from phift.local.work import standin
 from phift.local.work.engine import preprocess
@@ -60,6 +60,11 @@ def trained_text(job: Job, model: Path, index: int = 0) -> str:
 
     labels = [label for label in examples(job)[index]["labels"] if label != IGNORED]
     return str(AutoTokenizer.from_pretrained(model).decode(labels))
+
+
+def trained_spans(ids: list[int], response: Sequence[int], instruction: Sequence[int]) -> list[tuple[int, int]]:
+    tokenizer = ChatTokenizer(tokenizer=None, response=tuple(response), instruction=tuple(instruction))
+    return tokenizer.spans(ids)
 
 
 def test_the_assistants_turns_are_trained_on() -> None:

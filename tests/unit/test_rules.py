@@ -14,7 +14,6 @@ from phift.check.parameters import resolve_parameters
 from phift.component.inputs import known_inputs
 from phift.component.settings import Settings
 from phift.errors import ParameterError
-from phift.local.work.engine.validate import check_together
 from unit.fakes import codes, component, target
 
 INPUTS: dict[str, Any] = component().inputs
@@ -300,7 +299,7 @@ def test_what_the_component_refuses_is_refused_before_it_is_submitted(user: dict
     resolved = resolve_parameters(INPUTS, {}, user, target())
     literals = {name: str(p.value) for name, p in resolved.values.items()}
     try:
-        check_together(Settings.parse(literals))
+        Settings.parse(literals)
     except ParameterError:
         assert any(one.severity == "error" for one in resolved.findings)
 

@@ -12,7 +12,7 @@ from typing import Any, cast
 import pytest
 
 from phift.azure.rest import Rest
-from phift.component.tokenizer import ChatTokenizer, Refused
+from phift.component.preprocessing import ChatTokenizer, Refused
 from phift.errors import DataError, MissingDependency, ModelError, ServiceError
 from phift.local.work import standin
 from phift.local.work.engine.preprocess import IGNORED

@@ -14,10 +14,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from phift import facts
 from phift.check.compute import ComputeTarget
 from phift.check.findings import Finding, Severity
-from phift.component import rules
 from phift.component.finetune_config import FinetuneConfig, chat_settings
 from phift.component.inputs import LITERALS, STEPS, Input, known_inputs
-from phift.component.settings import Settings
+from phift.component.settings import FINETUNE, IDLE, RULES, Settings, deepspeed_mistake, gpu_rule
 from phift.config.run import local_file
 from phift.errors import ParameterError
 
@@ -271,10 +270,10 @@ def _rule_findings(parameters: Parameters, target: ComputeTarget, gpu: str | Non
     """Say which of the component's rules the values break, and what the user has set and nothing reads."""
     known, settings = known_inputs(), parameters.settings
     readable = {name for name, each in parameters.values.items() if name in known and known[name].takes(each.value)}
-    for rule in (*rules.RULES, *((rules.gpu_rule(gpu),) if gpu else ())):
+    for rule in (*RULES, *((gpu_rule(gpu),) if gpu else ())):
         if readable >= set(rule.names) and rule.broken(settings):
             yield _broken(parameters, rule.names, rule.why, rule.fix, rule.code, rule.severity, rule.source)
-    idle = [(names, why) for names, is_idle, why in rules.IDLE if is_idle(settings)]
+    idle = [(names, why) for names, is_idle, why in IDLE if is_idle(settings)]
     if target.kind != "serverless":
         idle.append((("instance_type_model_import", "instance_type_preprocess"), "the step runs on the cluster"))
     for names, why in idle:
@@ -308,25 +307,25 @@ def _file_findings(parameters: Parameters) -> Iterator[Finding]:
         config, why = _own_file(parameters["deepspeed"])
         mistake = (why, "give a JSON file with zero_optimization.stage 2 or 3") if why else None
         if config is not None:
-            mistake = rules.deepspeed_mistake(config)
+            mistake = deepspeed_mistake(config)
         if mistake:
-            yield _broken(parameters, ("deepspeed",), *mistake, "PARAMETER_FILE", source=rules.FINETUNE)
+            yield _broken(parameters, ("deepspeed",), *mistake, "PARAMETER_FILE", source=FINETUNE)
     if "finetune_config_path" not in parameters.values:
         return
     names = ("finetune_config_path",)
     document, why = _own_file(parameters[names[0]])
     if why:
         fix = "give a JSON file with an object"
-        yield _broken(parameters, names, why, fix, "PARAMETER_FILE", source=rules.FINETUNE)
+        yield _broken(parameters, names, why, fix, "PARAMETER_FILE", source=FINETUNE)
     own = FinetuneConfig.of(chat_settings(document or {}))
     if own.flash_attention and "precision" in parameters.values and settings.precision == 32:
         why = "the file turns flash attention on, which does not work in 32 bits"
         both = (*names, "precision")
-        yield _broken(parameters, both, why, "set precision to 16", "PARAMETER_CONFLICT", source=rules.FINETUNE)
+        yield _broken(parameters, both, why, "set precision to 16", "PARAMETER_CONFLICT", source=FINETUNE)
     if replaced := sorted(name for name in own.trainer_arguments if name in parameters.values):
         why = f"its hf_trainer_args go before the parameters {', '.join(replaced)}"
         fix = "remove them from the file, or know that your `parameters` do not count there"
-        yield _broken(parameters, names, why, fix, "PARAMETER_REPLACED", "warning", rules.FINETUNE)
+        yield _broken(parameters, names, why, fix, "PARAMETER_REPLACED", "warning", FINETUNE)
 
 
 def _own_file(text: str) -> tuple[dict[str, Any] | None, str]:

@@ -65,27 +65,25 @@ class Input:
     def read(self, raw: object) -> Value:
         """Return what somebody wrote as a value of this input; raises ``ValueError`` with what it must be."""
         if self.is_number:
-            value: Value = _number(raw, integer=self.type == "integer")
-        elif self.type in LITERALS:
-            if not isinstance(raw, str | int | float):
-                raise ValueError("it must be a text, a number, true or false")
-            try:
-                value = str(raw)
-            except ValueError:  # Python writes out no more than 4300 digits
-                raise ValueError("it must be a text") from None
+            return self._number(raw)
+        literal = self.type in LITERALS
+        if literal and not isinstance(raw, str | int | float):
+            raise ValueError("it must be a text, a number, true or false")
+        if not literal and not (isinstance(raw, str) and raw):
+            raise ValueError("it must be the path of a file")
+        try:
+            value = str(raw)
+        except ValueError:  # Python writes out no more than 4300 digits
+            raise ValueError("it must be a text") from None
+        if literal and value in ("True", "False"):
             # The component's enumerations hold true and false (azureml-assets, chat_completion/spec.yaml, 2026-07-23);
             # the SDK would send True.
-            value = value.lower() if value in ("True", "False") else value
-        elif isinstance(raw, str) and raw:
-            value = raw
-        else:
-            raise ValueError("it must be the path of a file")
+            value = value.lower()
         if self.type == "boolean" and value not in ("true", "false"):
             raise ValueError("it must be true or false")
-        self._check(value)
+        self._check_options(value)
         # The component's command lines are single-quoted (its input descriptions, 2026-07-23); files' names get there.
-        written = "" if self.is_number else str(value) if self.type in LITERALS else Path(str(value)).name
-        if any(character in _BREAKING for character in written):
+        if _BREAKING & set(value if literal else Path(value).name):
             what = "it must have no quote, backslash or line break, which break the component's command lines"
             raise ValueError(what)
         return value == "true" if self.type == "boolean" else value
@@ -104,41 +102,38 @@ class Input:
         It takes fewer texts than `read`, which makes of ``True`` and of ``1e3`` what is sent.
         """
         if not self.is_number:
-            self._check(text)
+            self._check_options(text)
             return text
-        value = _number(text, integer=self.type == "integer")
+        value = self._number(text)
         if self.type == "integer" and not text.strip().lstrip("+-").replace("_", "").isdecimal():
             raise ValueError("it must be a whole number")
-        self._check(value)
         return value
 
-    def _check(self, value: Value) -> None:
+    def _check_options(self, value: object) -> None:
         if self.options and str(value) not in self.options:
             raise ValueError(f"it must be one of {', '.join(self.options)}")
-        if self.least is not None and self.is_number and float(value) < float(self.least):
+
+    def _number(self, raw: Any) -> int | float:
+        integer = self.type == "integer"
+        try:
+            value: int | float = math.nan if isinstance(raw, bool) else float(raw)
+        except (TypeError, ValueError, OverflowError):
+            value = math.nan
+        if not math.isfinite(value) or (integer and value != int(value)):
+            raise ValueError("it must be a whole number" if integer else "it must be a number")
+        if integer:
+            if abs(value) >= 2**63:
+                raise ValueError("it must be a whole number of at most 64 bits")
+            try:  # a text or int with all its digits, of which a float keeps 15
+                value = int(value if isinstance(raw, float) else raw)
+            except (TypeError, ValueError):  # a text such as 1e3
+                value = int(value)
+        self._check_options(value)
+        if self.least is not None and value < float(self.least):
             raise ValueError(f"it must be at least {self.least}")
+        return value
 
 
 def known_inputs() -> dict[str, Input]:
     """Return the component's inputs by name, from the dated table."""
     return {name: Input.of(name, spec) for name, spec in facts.load("chat_completion_pipeline")["inputs"].items()}
-
-
-def _number(raw: Any, *, integer: bool) -> int | float:
-    kind = "a whole number" if integer else "a number"
-    try:
-        value = math.nan if isinstance(raw, bool) else float(raw)
-    except (TypeError, ValueError, OverflowError):
-        value = math.nan
-    if not math.isfinite(value) or (integer and value != int(value)):
-        raise ValueError(f"it must be {kind}")
-    if not integer:
-        return value
-    if abs(value) >= 2**63:
-        raise ValueError("it must be a whole number of at most 64 bits")
-    if isinstance(raw, float):
-        return int(value)
-    try:
-        return int(raw)  # with all its digits, of which a float keeps 15
-    except (TypeError, ValueError):  # a text such as 1e3
-        return int(value)

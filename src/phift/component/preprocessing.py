@@ -7,8 +7,10 @@ and the collator, read in 2026-07.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from phift.component.finetune_config import FinetuneConfig
 from phift.errors import DataError
 
 Row = Mapping[str, Any]
@@ -69,39 +71,150 @@ def without_system(messages: Sequence[Message]) -> list[Message]:
     return [*rest[:user], merged, *rest[user + 1 :]]
 
 
-def row_limit(model_max_length: float, max_seq_length: int) -> int | None:
-    """Return after how many tokens a row is cut, or None if none is.
+@dataclass(frozen=True)
+class Refused:
+    """What became of a row that the model's chat template does not take; the reason quotes no text."""
 
-    - **model_max_length**: the tokenizer's longest input.
-    - **max_seq_length**: the job's; 0 or less leaves the tokenizer's.
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChatTokenizer:
+    """A model's tokenizer with its chat template and markers.
+
+    - **tokenizer**: transformers' own, whose chat template is used.
+    - **source**: which one it is, for display.
+    - **response**, **instruction**: the tokens that open an assistant's and a user's turn; empty where not known.
+    - **system_role_supported**: when False, the component moves a system message into the first user message.
+    - **digest**: of all that decides which tokens a row becomes and which are trained on; empty where nobody made one.
     """
-    shortest = int(min(model_max_length, max_seq_length) if max_seq_length > 0 else model_max_length)
-    return shortest if shortest < _NO_LIMIT else None
 
+    tokenizer: Any = field(repr=False)
+    source: str = ""
+    response: tuple[int, ...] = ()
+    instruction: tuple[int, ...] = ()
+    system_role_supported: bool = True
+    digest: str = ""
 
-def trained_spans(ids: list[int], response: Sequence[int], instruction: Sequence[int]) -> list[tuple[int, int]]:
-    """Return from where to where the tokens are trained on, in order and apart; cut ``ids`` first.
+    @classmethod
+    def of(cls, tokenizer: Any, config: FinetuneConfig, source: str = "", digest: str = "") -> ChatTokenizer:
+        """Let a model's finetune config say what its tokenizer does; the tokenizer is changed."""
+        if config.chat_template:
+            tokenizer.chat_template = config.chat_template
+        if tokenizer.is_fast:
+            # What a training run left in tokenizer.json would cut and pad here too.
+            tokenizer.backend_tokenizer.no_truncation()
+            tokenizer.backend_tokenizer.no_padding()
+        return cls(
+            tokenizer=tokenizer,
+            source=source,
+            response=tuple(tokenizer.encode(config.response_template, add_special_tokens=False)),
+            instruction=tuple(tokenizer.encode(config.instruction_template, add_special_tokens=False)),
+            system_role_supported=config.system_role_supported,
+            digest=digest,
+        )
 
-    That is what stands after each response marker up to the next instruction marker. Ids that hold only one of the two
-    have nothing to train on. The markers go in pairs: the n-th instruction hides everything up to the n-th response,
-    and one too many hides the rest. So a text that holds a marker, or a user who speaks twice, hides answers.
+    @property
+    def knows_markers(self) -> bool:
+        """Whether it can be said which tokens are trained on."""
+        return bool(self.response and self.instruction)
 
-    - **response**, **instruction**: the tokens that open an assistant's and a user's turn.
-    """
-    questions = list(_starts(ids, instruction))
-    answers = [start + len(response) for start in _starts(ids, response)]
-    if not questions or not answers:
-        return []
-    if questions[0] > answers[0]:
-        questions.insert(0, 0)
-    hidden = list(zip([0, *questions[1:]], answers, strict=False))
-    hidden.append((questions[-1] if len(questions) > len(answers) else len(ids), len(ids)))
-    spans, end = [], 0
-    for start, stop in hidden:
-        if end < start:
-            spans.append((end, start))
-        end = max(end, start, stop)
-    return spans
+    def limit(self, max_seq_length: int) -> int | None:
+        """Return after how many tokens the component cuts a row, or None if it cuts none.
+
+        - **max_seq_length**: the job's; 0 or less leaves the tokenizer's own.
+        """
+        most = self.tokenizer.model_max_length
+        shortest = int(min(most, max_seq_length) if max_seq_length > 0 else most)
+        return shortest if shortest < _NO_LIMIT else None
+
+    def text(self, row: Row) -> str:
+        """Return the text that the chat template makes of a row.
+
+        Raises `phift.errors.DataError` for a system message that has no place, and whatever the template raises, which
+        may quote the conversation.
+        """
+        messages = list(row["messages"])
+        if not self.system_role_supported:
+            messages = without_system(messages)
+        text = str(self.tokenizer.apply_chat_template(messages, tools=row.get("tools"), tokenize=False))
+        text.encode()  # half a surrogate pair cannot be tokenised
+        return text
+
+    def render(self, row: Row) -> str | Refused:
+        """Return the text of a row, or why there is none."""
+        try:
+            return self.text(row)
+        except DataError as error:
+            return Refused(f"{error.what[0].lower()}{error.what[1:].rstrip('.')}")
+        except Exception as error:  # noqa: BLE001 - a template is a program: it may raise anything
+            return Refused(f"the model's chat template does not take it ({type(error).__name__})")
+
+    def encode_batch(self, rows: Sequence[Row]) -> list[list[int] | Refused]:
+        """Return each row's tokens, not cut, or why the template refuses it.
+
+        Hundreds of rows at a time keep all cores busy.
+        """
+        texts = [self.render(row) for row in rows]
+        encoded = iter(self.encode([text for text in texts if isinstance(text, str)]))
+        return [next(encoded) if isinstance(text, str) else text for text in texts]
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return the tokens of each text."""
+        if not texts:
+            return []
+        if self.tokenizer.is_fast:
+            # Without transformers' own tensors and masks, and without offsets.
+            backend = self.tokenizer.backend_tokenizer
+            return [encoding.ids for encoding in backend.encode_batch_fast(texts, add_special_tokens=False)]
+        return list(self.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"])
+
+    def pieces(self, text: str) -> list[tuple[int, str]]:
+        """Return the tokens of a text, each with its part of it.
+
+        The parts joined are the text; of a character that takes several tokens, the first one has it. A tokenizer in
+        Python does not know the parts, so its tokens are decoded one by one.
+        """
+        if not self.tokenizer.is_fast:
+            return [(token, self.tokenizer.decode([token])) for token in self.encode([text])[0]]
+        encoding = self.tokenizer.backend_tokenizer.encode(text, add_special_tokens=False)
+        found, start = [], 0
+        for token, (_, end) in zip(encoding.ids, encoding.offsets, strict=True):
+            found.append((token, text[start : max(start, end)]))
+            start = max(start, end)
+        if found and start < len(text):
+            found[-1] = (found[-1][0], found[-1][1] + text[start:])
+        return found
+
+    def spans(self, ids: list[int]) -> list[tuple[int, int]]:
+        """Return from where to where the tokens are trained on, in order and apart; cut ``ids`` first.
+
+        That is what stands after each response marker up to the next instruction marker. Ids that hold only one of the
+        two have nothing to train on. The markers go in pairs: the n-th instruction hides everything up to the n-th
+        response, and one too many hides the rest. So a text that holds a marker, or a user who speaks twice, hides
+        answers.
+        """
+        questions = list(_starts(ids, self.instruction))
+        answers = [start + len(self.response) for start in _starts(ids, self.response)]
+        if not questions or not answers:
+            return []
+        if questions[0] > answers[0]:
+            questions.insert(0, 0)
+        hidden = list(zip([0, *questions[1:]], answers, strict=False))
+        hidden.append((questions[-1] if len(questions) > len(answers) else len(ids), len(ids)))
+        spans, end = [], 0
+        for start, stop in hidden:
+            if end < start:
+                spans.append((end, start))
+            end = max(end, start, stop)
+        return spans
+
+    def trained(self, ids: list[int]) -> list[bool]:
+        """Return for each token whether it is trained on; cut ``ids`` first."""
+        mask = [False] * len(ids)
+        for start, end in self.spans(ids):
+            mask[start:end] = [True] * (end - start)
+        return mask
 
 
 def _starts(ids: list[int], marker: Sequence[int]) -> Iterator[int]:

@@ -1,10 +1,16 @@
-"""What the component trains with: the values of its inputs, typed."""
+"""What the component trains with: the values of its inputs, typed, and what they must be like together.
+
+A rule is written once, for the check, which says it before a GPU is paid for, and for the component, which refuses such
+a job when its machine has started. What is covered: switches that exclude each other, numbers out of range, settings
+that have no effect or an unexpected one. What is not: whether it fits into memory (`phift.check.memory`).
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, Literal
 
 from phift.component.inputs import known_inputs
 from phift.errors import ParameterError
@@ -84,7 +90,8 @@ class Settings:
     def parse(cls, texts: Mapping[str, str]) -> Settings:
         """Read every input as it comes over the wire.
 
-        Raises `phift.errors.ParameterError` for an input that there is none of, and for a text that is no value of its.
+        Raises `phift.errors.ParameterError` for an input that there is none of, for a text that is no value of its, and
+        for values that the component refuses together.
         """
         known = known_inputs()
         if unknown := sorted(set(texts) - set(known)):
@@ -95,10 +102,13 @@ class Settings:
             except ValueError as error:
                 words = str(error).removeprefix("it must be ")
                 fault = f"no {words[2:]}" if words.startswith("a ") else f"not {words}"
-                raise ParameterError(
-                    f"{name} is {text!r}, which is {fault}.", where=name, fix=f"give {words}"
-                ) from None
-        return cls.of(texts)
+                what = f"{name} is {text!r}, which is {fault}."
+                raise ParameterError(what, where=name, fix=f"give {words}") from None
+        settings = cls.of(texts)
+        for rule in RULES:
+            if rule.refusal and rule.broken(settings):
+                raise ParameterError(rule.refusal.format(settings), where="parameters", fix=rule.fix)
+        return settings
 
     @property
     def evaluates(self) -> bool:
@@ -112,3 +122,202 @@ class Settings:
         The component takes what is not from 0 to 1 for 0.
         """
         return self.evaluation_steps_interval if 0 < self.evaluation_steps_interval <= 1 else 0.0
+
+
+FINETUNE = "Azure/azureml-assets, finetune_acft_hf_nlp/src/finetune/finetune.py, 2026-07-23"
+_TRAINER = "azureml-acft-contrib-hf-nlp 0.0.91, its trainer; Azure/azureml-assets pull request 4228"
+_TORCH = "torch 2.13.0, torch.optim.AdamW and DataLoader"
+_TRANSFORMERS = "transformers 5.23.0, TrainingArguments and set_seed"
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A demand on settings that each are allowed.
+
+    - **names**: the inputs that it is about; it is not made of a component that lacks one of them.
+    - **broken**: whether settings break it.
+    - **why**, **fix**: what is said of it.
+    - **refusal**: what the component says, with ``{0}`` for the settings; empty where it goes on, and training fails
+      or is not what was meant.
+    """
+
+    names: tuple[str, ...]
+    broken: Callable[[Settings], bool]
+    why: str
+    fix: str
+    refusal: str = ""
+    code: str = "PARAMETER_CONFLICT"
+    severity: Literal["error", "warning", "note"] = "error"
+    source: str = ""
+
+
+def _range(
+    name: str,
+    least: int,
+    fix: str,
+    refusal: str = "",
+    *,
+    below: float = math.inf,
+    only_with: str = "",
+    source: str = "",
+) -> Rule:
+    """Return the rule that a number is in its range; with **only_with**, just while that switch is on."""
+
+    def broken(settings: Settings) -> bool:
+        return not least <= getattr(settings, name) < below and (not only_with or getattr(settings, only_with))
+
+    words = f"at least {least}" if below == math.inf else f"from {least} to below {below}"
+    return Rule((name,), broken, f"it must be {words}", fix, refusal, "PARAMETER_RANGE", source=source)
+
+
+RULES = (
+    Rule(
+        ("apply_deepspeed", "auto_find_batch_size"),
+        lambda s: s.apply_deepspeed and s.auto_find_batch_size,
+        "DeepSpeed does not work with a searched batch size",
+        "turn auto_find_batch_size off and set per_device_train_batch_size to 1, or turn apply_deepspeed off",
+        "DeepSpeed cannot be coupled with auto_find_batch_size.",
+        source=FINETUNE,
+    ),
+    Rule(
+        ("apply_early_stopping", "evaluation_strategy"),
+        lambda s: s.apply_early_stopping and not s.evaluates,
+        "early stopping looks at evaluations, and there are none",
+        "set evaluation_strategy to epoch or steps",
+        "apply_early_stopping needs evaluations, and evaluation_strategy is 'disable'.",
+        source=_TRAINER,
+    ),
+    Rule(
+        ("evaluation_strategy", "eval_steps"),
+        lambda s: s.evaluation_strategy == "steps" and s.eval_steps < 1 and not s.evaluation_share,
+        "nothing says how often to evaluate",
+        "set eval_steps to at least 1, or evaluation_steps_interval to a fraction of an epoch",
+        "evaluation_strategy is 'steps', but neither eval_steps nor evaluation_steps_interval says how many.",
+        source=FINETUNE,
+    ),
+    Rule(
+        ("logging_strategy", "logging_steps"),
+        lambda s: s.logging_strategy == "steps" and s.logging_steps < 1,
+        "nothing says how often to log",
+        "set logging_steps to at least 1, or logging_strategy to epoch",
+        "logging_strategy is 'steps', but logging_steps is below 1.",
+    ),
+    Rule(
+        ("metric_for_best_model",),
+        lambda s: s.evaluates and s.metric_for_best_model != "loss",
+        "the component computes no metric but the loss, so no model is the best",
+        "set it to loss",
+        "metric_for_best_model is {0.metric_for_best_model!r}, which the component never computes.",
+        source=_TRAINER,
+    ),
+    Rule(
+        ("learning_rate",),
+        lambda s: s.learning_rate <= 0,
+        "it must be above 0",
+        "try 5e-6, as the Phi models do",
+        "learning_rate is not above 0.",
+        "PARAMETER_RANGE",
+        source=FINETUNE,
+    ),
+    Rule(
+        ("max_seq_length",),
+        lambda s: s.max_seq_length < 1 and s.max_seq_length != -1,
+        "it must be -1 or at least 1",
+        "-1 is the model's limit",
+        "max_seq_length is neither -1 nor positive.",
+        "PARAMETER_RANGE",
+    ),
+    Rule(
+        ("seed",),
+        lambda s: not 0 <= s.seed < 2**32,
+        "it must be from 0 to 4294967295",
+        "try 42",
+        code="PARAMETER_RANGE",
+        source=_TRANSFORMERS,
+    ),
+    _range("adam_beta1", 0, "try 0.9", below=1, source=_TORCH),
+    _range("adam_beta2", 0, "try 0.999", below=1, source=_TORCH),
+    _range("adam_epsilon", 0, "try 1e-8", source=_TORCH),
+    _range("weight_decay", 0, "0 turns it off", source=_TORCH),
+    _range("warmup_steps", 0, "0 turns it off", "warmup_steps is below 0.", source=_TRANSFORMERS),
+    _range("gradient_accumulation_steps", 1, "set it to 1", "gradient_accumulation_steps is below 1."),
+    _range("dataloader_num_workers", 0, "set it to 0", source=_TORCH),
+    _range("lora_r", 1, "try 8", "lora_r is below 1.", only_with="apply_lora"),
+    _range("lora_alpha", 1, "try 128", only_with="apply_lora"),
+    _range("lora_dropout", 0, "try 0", "lora_dropout is not from 0 up to below 1.", below=1),
+    _range(
+        "early_stopping_patience", 1, "try 1", "early_stopping_patience is below 1.", only_with="apply_early_stopping"
+    ),
+    Rule(
+        ("save_total_limit",),
+        lambda s: s.save_total_limit < 1 and s.evaluates,
+        "every checkpoint is kept, one at each evaluation, and the disk or the bill may fill",
+        "set save_total_limit to 1; the best checkpoint is always kept beside the last",
+        code="PARAMETER_KEEPS_ALL",
+        severity="warning",
+        source=FINETUNE,
+    ),
+)
+
+_EVALUATED = ("per_device_eval_batch_size", "eval_accumulation_steps", "metric_for_best_model", "save_total_limit")
+_STEPS = ("eval_steps", "evaluation_steps_interval")
+_STOPPING = ("early_stopping_patience", "early_stopping_threshold")
+IDLE: tuple[tuple[tuple[str, ...], Callable[[Settings], bool], str], ...] = (
+    (("lora_alpha", "lora_r", "lora_dropout"), lambda s: not s.apply_lora, "apply_lora is not true"),
+    (("deepspeed", "deepspeed_stage"), lambda s: not s.apply_deepspeed, "apply_deepspeed is not true"),
+    (
+        ("deepspeed_stage",),
+        lambda s: s.apply_deepspeed and s.deepspeed != "",
+        "the stage is that of your `deepspeed` file",
+    ),
+    (_STOPPING, lambda s: not s.apply_early_stopping, "apply_early_stopping is not true"),
+    (_STEPS, lambda s: s.evaluation_strategy != "steps", "evaluation_strategy is not steps"),
+    (
+        ("eval_steps",),
+        lambda s: s.evaluation_strategy == "steps" and s.evaluation_share > 0,
+        "evaluation_steps_interval goes before it",
+    ),
+    (
+        ("evaluation_steps_interval",),
+        lambda s: s.evaluation_strategy == "steps" and s.evaluation_steps_interval != s.evaluation_share,
+        "the component takes what is not from 0 to 1 for 0",
+    ),
+    (_EVALUATED, lambda s: not s.evaluates, "evaluation_strategy is disable, so nothing is evaluated or kept"),
+    (("logging_steps",), lambda s: s.logging_strategy != "steps", "logging_strategy is not steps"),
+    (("num_train_epochs",), lambda s: s.max_steps > 0, "max_steps goes before it"),
+    (("adam_beta1", "adam_beta2", "adam_epsilon"), lambda s: s.optim != "adamw_torch", "optim is not adamw_torch"),
+)
+"""Inputs that nothing reads, when, and why."""
+
+# Generations without bfloat16 in hardware: Kepler, Maxwell, Pascal, Volta, Turing (NVIDIA's list of CUDA GPUs, compute
+# capability below 8.0, 2026-07).
+_BEFORE_AMPERE = frozenset({"K80", "M60", "P40", "P100", "V100", "T4"})
+
+
+def gpu_rule(gpu: str) -> Rule:
+    """Return what the GPU's generation and the precision make of bfloat16 and flash attention.
+
+    - **gpu**: its name, as the table of VM sizes has it.
+    """
+    if _BEFORE_AMPERE & set(gpu.upper().replace("-", " ").split()):
+        why = f"the {gpu} is older than Ampere: flash attention is skipped, and it has no bfloat16 in hardware"
+        fix, code = "use a VM size with A100 or H100", "PARAMETER_GPU_GENERATION"
+        return Rule(("precision",), lambda s: s.precision == 16, why, fix, "", code, "warning", FINETUNE)
+    why = f"the {gpu} could do flash attention and half the memory, which need precision 16"
+    fix, code = "set precision to 16", "PARAMETER_NO_FLASH_ATTENTION"
+    return Rule(("precision",), lambda s: s.precision == 32, why, fix, "", code, "note", FINETUNE)
+
+
+def deepspeed_mistake(document: object) -> tuple[str, str] | None:
+    """Return why a DeepSpeed configuration of the user's own cannot be used, and what to do about it; else None."""
+    config = document if isinstance(document, dict) else {}
+    zero = config.get("zero_optimization")
+    zero = zero if isinstance(zero, dict) else {}
+    stage = zero.get("stage")
+    if not isinstance(stage, int) or isinstance(stage, bool):
+        fix = "give a JSON file with zero_optimization.stage 2 or 3"
+        return "the file has no whole number as zero_optimization.stage", fix
+    if stage == 3 and not zero.get("stage3_gather_16bit_weights_on_model_save"):
+        fix = "set zero_optimization.stage3_gather_16bit_weights_on_model_save to true"
+        return "stage 3 would not save whole weights", fix
+    return None

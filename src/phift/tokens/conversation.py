@@ -14,8 +14,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Literal
 
-from phift.component.preprocessing import Row
-from phift.component.tokenizer import ChatTokenizer, Refused
+from phift.component.preprocessing import ChatTokenizer, Refused, Row
 from phift.errors import DataError, DataNotFound
 
 _OPEN, _CLOSE, _CUT = "⟦", "⟧", "✂"

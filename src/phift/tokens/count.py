@@ -23,8 +23,7 @@ from typing import Any
 
 from phift.check.cost import CHARACTERS_PER_TOKEN
 from phift.check.findings import Finding, Severity
-from phift.component.preprocessing import LEAST_TRAINING_ROWS, Row
-from phift.component.tokenizer import ChatTokenizer, Refused
+from phift.component.preprocessing import LEAST_TRAINING_ROWS, ChatTokenizer, Refused, Row
 from phift.errors import DataError, DataNotFound
 from phift.events import isolated
 from phift.tokens.report import MOST_PROBLEMS, QUANTILES, SAMPLE_ROWS, SplitTokens, TokenReport

@@ -29,7 +29,7 @@ from phift.azure.registry import API, mapping, registry_address
 from phift.check.models import FoundationModel
 from phift.component import finetune_config as config_file
 from phift.component.finetune_config import FinetuneConfig
-from phift.component.tokenizer import ChatTokenizer
+from phift.component.preprocessing import ChatTokenizer
 from phift.errors import DataError, MissingDependency, ModelError, PhiftError, ServiceError, azure_errors, redact
 
 # Where MLflow's transformers flavor and Azure's older hftransformersv2 flavor put a tokenizer; last, a plain folder.

@@ -7,8 +7,9 @@ import logging
 import math
 import shutil
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from transformers import (
 
 from phift.component import finetune_config
 from phift.component.finetune_config import FinetuneConfig
-from phift.component.preprocessing import row_limit
+from phift.component.preprocessing import ChatTokenizer
 from phift.component.settings import Settings
 from phift.errors import ModelError
 from phift.local.work.engine import process
@@ -46,26 +47,18 @@ _PAD = "<pad>"
 Example = Mapping[str, list[int]]
 
 
-@dataclass(frozen=True)
-class Collator:
-    """Pads examples to the longest of a batch, or all to one length.
+def collate(examples: Sequence[Example], *, pad: int, length: int) -> dict[str, torch.Tensor]:
+    """Return a batch of examples, all padded to ``length``, or to the longest of them where it is 0."""
+    length = length or max(len(example["input_ids"]) for example in examples)
 
-    - **length**: pad to this length; 0 for the longest.
-    """
+    def padded(rows: Iterable[list[int]], fill: int) -> torch.Tensor:
+        return torch.tensor([row + [fill] * (length - len(row)) for row in rows])
 
-    pad: int
-    length: int = 0
-
-    def __call__(self, examples: Sequence[Example]) -> dict[str, torch.Tensor]:
-        """Return one batch."""
-        length = self.length or max(len(example["input_ids"]) for example in examples)
-
-        def padded(name: str, fill: int) -> torch.Tensor:
-            return torch.tensor([example[name] + [fill] * (length - len(example[name])) for example in examples])
-
-        ids = padded("input_ids", self.pad)
-        mask = torch.tensor([[1] * len(e["input_ids"]) + [0] * (length - len(e["input_ids"])) for e in examples])
-        return {"input_ids": ids, "attention_mask": mask, "labels": padded("labels", IGNORED)}
+    return {
+        "input_ids": padded((example["input_ids"] for example in examples), pad),
+        "attention_mask": padded(([1] * len(example["input_ids"]) for example in examples), 0),
+        "labels": padded((example["labels"] for example in examples), IGNORED),
+    }
 
 
 class Progress(TrainerCallback):  # type: ignore[misc]  # transformers ships no types
@@ -114,13 +107,13 @@ def run(job: Job) -> None:
         tokenizer.add_special_tokens({"pad_token": _PAD})  # padding must not mean something else too
     model = _model(job.model, tokenizer, settings, config)
     train = _examples(job.data / "train.jsonl")
-    limit = row_limit(tokenizer.model_max_length, settings.max_seq_length) or 0
+    limit = ChatTokenizer(tokenizer=tokenizer).limit(settings.max_seq_length) if settings.pad_to_max_length else None
     trainer = Trainer(
         model=model,
         args=_arguments(job, settings, config, len(train), resumed=checkpoint is not None),
         train_dataset=train,
         eval_dataset=_examples(job.data / "validation.jsonl") if settings.evaluates else None,
-        data_collator=Collator(tokenizer.pad_token_id, limit if settings.pad_to_max_length else 0),
+        data_collator=partial(collate, pad=tokenizer.pad_token_id, length=limit or 0),
         callbacks=[progress],
     )
     trainer.remove_callback(PrinterCallback)

@@ -2,51 +2,35 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from pyarrow import ArrowInvalid
+from pyarrow.parquet import ParquetFile
 from transformers import AutoTokenizer
 
 from phift.component.finetune_config import FinetuneConfig
-from phift.component.preprocessing import COLUMNS, LEAST_TRAINING_ROWS, SPLITS, kept_messages
+from phift.component.preprocessing import COLUMNS, LEAST_TRAINING_ROWS, SPLITS, ChatTokenizer, Row, kept_messages
 from phift.component.settings import Settings
-from phift.component.tokenizer import ChatTokenizer
 from phift.errors import DataError
-from phift.local.work.engine import rows
 from phift.local.work.engine.job import Job, empty_folder
-from phift.local.work.engine.rows import Placed
 
 _log = logging.getLogger(__name__)
 
 COUNTS = "counts.json"
 IGNORED = -100  # the label that torch's cross-entropy leaves out
 
+# What became of the rows of a split. They were read, and dropped: `messages` null, empty or of one; `tools` null or
+# empty although the file has that column; no assistant token left, mostly after truncation. A row that was cut counts
+# as truncated whether or not it was kept. The tokens are those of the kept rows.
+_DROPPED = ("without_messages", "too_short", "without_tools", "without_answer")
+_COUNTED = ("read", *_DROPPED, "truncated", "kept", "tokens", "assistant_tokens")
 
-@dataclass
-class Counts:
-    """What became of the rows of one split.
-
-    - **read**: rows in the file that fell to this split.
-    - **without_messages**, **too_short**: dropped, ``messages`` null or empty, or fewer than two.
-    - **without_tools**: dropped, ``tools`` null or empty although the file has that column.
-    - **without_answer**: dropped, no assistant token left, mostly after truncation.
-    - **truncated**: cut at ``max_seq_length``; counted whether or not the row was kept.
-    - **kept**, **tokens**, **assistant_tokens**: what is trained or evaluated on.
-    """
-
-    read: int = 0
-    without_messages: int = 0
-    too_short: int = 0
-    without_tools: int = 0
-    without_answer: int = 0
-    truncated: int = 0
-    kept: int = 0
-    tokens: int = 0
-    assistant_tokens: int = 0
+Placed = tuple[str, Row]  # the place is the file's name and the line or row, from 1
 
 
 def run(job: Job) -> None:
@@ -56,27 +40,33 @@ def run(job: Job) -> None:
     chat = ChatTokenizer.of(tokenizer, FinetuneConfig.load(job.model))
     limit = chat.limit(settings.max_seq_length)
     empty_folder(job.data)
-    counts = {split: _write(placed, chat, limit, job.data / f"{split}.jsonl") for split, placed in split_rows(job)}
+    counts = {split: _write(rows, chat, limit, job.data / f"{split}.jsonl") for split, rows in split_rows(job)}
     for split, count in counts.items():
-        _log.info("%s: %s", split, ", ".join(f"{name} {value}" for name, value in asdict(count).items()))
+        _log.info("%s: %s", split, ", ".join(f"{name} {value}" for name, value in count.items()))
     train = counts["train"]
-    if train.without_answer and not train.assistant_tokens:
+    if train["without_answer"] and not train["assistant_tokens"]:
         what = "No assistant tokens were found in the training rows after preprocessing."
         raise DataError(what, where="train_file_path", fix="raise max_seq_length, or add assistant messages")
-    if train.kept < LEAST_TRAINING_ROWS:
-        what = f"Training dataset has {train.kept} usable rows, which is fewer than {LEAST_TRAINING_ROWS}."
+    if train["kept"] < LEAST_TRAINING_ROWS:
+        what = f"Training dataset has {train['kept']} usable rows, which is fewer than {LEAST_TRAINING_ROWS}."
         raise DataError(what, where="train_file_path", fix="add rows; the step's log says why rows were dropped")
-    if settings.evaluates and not counts["validation"].kept:
+    if settings.evaluates and not counts["validation"]["kept"]:
         fix = "add validation rows, or set evaluation_strategy to disable"
         raise DataError("No validation rows are left.", where="validation_file_path", fix=fix)
-    summary = {split: asdict(count) for split, count in counts.items()}
-    (job.data / COUNTS).write_text(json.dumps(summary), encoding="utf-8")
+    (job.data / COUNTS).write_text(json.dumps(counts), encoding="utf-8")
 
 
 def split_rows(job: Job) -> Iterator[tuple[str, list[Placed]]]:
-    """Yield the rows of each split; what has no file of its own is cut from the training file, by position."""
-    paths = {split: job.input_path(f"{split}_file_path") for split in SPLITS}
-    files = {split: _table(path) for split, path in paths.items() if path}
+    """Yield the rows of each split; what has no file of its own is cut from the training file, by position.
+
+    Every row has the columns that any row of its file has, null where it had none: the component reads tables.
+    """
+    files: dict[str, list[Placed]] = {}
+    for split in SPLITS:
+        if path := job.input_path(f"{split}_file_path"):
+            rows = list(read_rows(path))
+            columns = [name for name in COLUMNS if any(name in row for _, row in rows)]
+            files[split] = [(place, {name: row.get(name) for name in columns}) for place, row in rows]
     if len(files) < len(SPLITS):
         train = files["train"]
         cut, middle = round(0.8 * len(train)), round(0.9 * len(train))
@@ -87,39 +77,75 @@ def split_rows(job: Job) -> Iterator[tuple[str, list[Placed]]]:
         yield split, files[split]
 
 
-def _table(path: Path) -> list[Placed]:
-    """Read rows with the columns that any row of the file has, null where it had none: the component reads tables."""
-    placed = list(rows.read(path))
-    columns = [name for name in COLUMNS if any(name in row for _, row in placed)]
-    return [(place, {name: row.get(name) for name in columns}) for place, row in placed]
+def read_rows(path: Path) -> Iterator[Placed]:
+    """Yield every row with its place, for messages; blanks around the names of columns are stripped."""
+    if path.suffix not in (".parquet", ".json", ".jsonl"):
+        what = f"A {path.suffix} cell is text, and messages must be a list."
+        raise DataError(what, where=path.name, fix="write the rows as JSONL or parquet")
+    for place, row in _values(path):
+        if not isinstance(row, Mapping):
+            raise DataError("A row is not an object.", where=place, fix='write {"messages": […]}')
+        yield place, {name.strip(): value for name, value in row.items()}
 
 
-def _write(placed: Sequence[Placed], chat: ChatTokenizer, limit: int | None, path: Path) -> Counts:
-    counts = Counts(read=len(placed))
+def _values(path: Path) -> Iterator[tuple[str, Any]]:
+    if path.suffix == ".parquet":
+        try:
+            with ParquetFile(path) as file:
+                rows = file.read().to_pylist()
+        except ArrowInvalid:
+            raise DataError("Not a parquet file.", where=path.name, fix="write it again") from None
+    elif path.suffix == ".json" and (content := path.read_bytes()).removeprefix(codecs.BOM_UTF8).lstrip()[:1] == b"[":
+        rows = _parse(content, path.name)
+    else:
+        with path.open("rb") as file:
+            for number, line in enumerate(file, start=1):
+                if line.strip():
+                    place = f"{path.name}, line {number}"
+                    yield place, _parse(line, place)
+        return
+    for number, row in enumerate(rows, start=1):
+        yield f"{path.name}, row {number}", row
+
+
+def _parse(content: bytes, place: str) -> Any:
+    try:
+        return json.loads(content)
+    except ValueError as error:
+        # Not the error's own text for bytes that are not UTF-8: it would quote them.
+        reason = error.msg if isinstance(error, json.JSONDecodeError) else "not UTF-8"
+        raise DataError(f"Not JSON: {reason}.", where=place, fix="mend or remove it") from None
+    except RecursionError:
+        raise DataError("It is nested too deeply.", where=place, fix="mend or remove it") from None
+
+
+def _write(placed: Sequence[Placed], chat: ChatTokenizer, limit: int | None, path: Path) -> dict[str, int]:
+    """Write the tokens and labels of a split's rows, and return what became of them."""
+    counts = dict.fromkeys(_COUNTED, 0) | {"read": len(placed)}
     with path.open("w", encoding="utf-8") as file:
         for place, row in placed:
             ids = _tokens(row, chat, place)
             if isinstance(ids, str):
-                setattr(counts, ids, getattr(counts, ids) + 1)
+                counts[ids] += 1
                 continue
-            counts.truncated += limit is not None and len(ids) > limit
+            counts["truncated"] += limit is not None and len(ids) > limit
             ids = ids[:limit]
             spans = chat.spans(ids)
             if not spans:
-                counts.without_answer += 1
+                counts["without_answer"] += 1
                 continue
             labels = [IGNORED] * len(ids)
             for start, end in spans:
                 labels[start:end] = ids[start:end]
-            counts.kept += 1
-            counts.tokens += len(ids)
-            counts.assistant_tokens += sum(end - start for start, end in spans)
+            counts["kept"] += 1
+            counts["tokens"] += len(ids)
+            counts["assistant_tokens"] += sum(end - start for start, end in spans)
             file.write(json.dumps({"input_ids": ids, "labels": labels}) + "\n")
     return counts
 
 
-def _tokens(row: rows.Row, chat: ChatTokenizer, place: str) -> list[int] | str:
-    """Return a row's tokens, not yet cut, or the count of `Counts` that it is dropped under.
+def _tokens(row: Row, chat: ChatTokenizer, place: str) -> list[int] | str:
+    """Return a row's tokens, not yet cut, or what it is dropped as.
 
     An error names row and roles only, for what the template says may quote the text.
     """
@@ -128,7 +154,7 @@ def _tokens(row: rows.Row, chat: ChatTokenizer, place: str) -> list[int] | str:
         messages = kept_messages(row)
         if isinstance(messages, str):
             return messages
-        return chat.encode(chat.text({**row, "messages": messages}))
+        return chat.encode([chat.text({**row, "messages": messages})])[0]
     except DataError as error:
         raise DataError(error.what, where=place, fix=error.fix) from None
     except Exception as error:  # noqa: BLE001 - a template is a program: it may raise anything

@@ -10,8 +10,7 @@ from pathlib import Path
 
 from phift.component.inputs import known_inputs
 from phift.component.preprocessing import SPLITS, SUFFIXES
-from phift.component.rules import RULES, deepspeed_mistake
-from phift.component.settings import Settings
+from phift.component.settings import Settings, deepspeed_mistake
 from phift.errors import DataError, ModelError, ParameterError
 from phift.local.work.engine.job import Job
 
@@ -33,8 +32,15 @@ def run(job: Job) -> None:
         what = f"The local workspace takes no {other}." if other else "There is no model."
         raise ModelError(what, where=other or "mlflow_model_path", fix="give mlflow_model_path")
     settings = Settings.parse(job.inputs)
-    check_together(settings)
-    _check_deepspeed(job, settings)
+    # A configuration of the user's own is not used here, but would be on Azure.
+    if settings.apply_deepspeed and (path := job.input_path("deepspeed")):
+        try:
+            document = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError:
+            document = None
+        if mistake := deepspeed_mistake(document):
+            what, fix = f"The DeepSpeed configuration cannot be used: {mistake[0]}.", mistake[1]
+            raise ParameterError(what, where="deepspeed", fix=fix)
     for name in not_applied(job.inputs):
         _log.info("not applied on CPU: %s", name)
     _log.info("%d inputs are valid", len(job.inputs))
@@ -51,27 +57,6 @@ def _check_file(name: str, path: Path) -> None:
         raise DataError(what, where=path.name, fix="rename the file")
     if not path.stat().st_size:
         raise DataError(f"{name} is empty.", where=path.name, fix="give at least ten training rows")
-
-
-def check_together(settings: Settings) -> None:
-    """Raise `phift.errors.ParameterError` for the first rule between settings that the component refuses to break."""
-    for rule in RULES:
-        if rule.refusal and rule.broken(settings):
-            raise ParameterError(rule.refusal.format(settings), where="parameters", fix=rule.fix)
-
-
-def _check_deepspeed(job: Job, settings: Settings) -> None:
-    """Check a DeepSpeed configuration of the user's own, which is not used here but would be on Azure."""
-    path = job.input_path("deepspeed")
-    if path is None or not settings.apply_deepspeed:
-        return
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
-        document = None
-    if mistake := deepspeed_mistake(document):
-        why, fix = mistake
-        raise ParameterError(f"The DeepSpeed configuration cannot be used: {why}.", where="deepspeed", fix=fix)
 
 
 def not_applied(inputs: Mapping[str, str]) -> list[str]:
