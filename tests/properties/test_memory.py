@@ -436,7 +436,7 @@ def test_without_an_allow_list_no_size_is_named() -> None:
     ],
 )
 def test_the_length_of_a_row(parameters: dict[str, Any], longest: int | None, length: int) -> None:
-    assert row_length(shape("Phi-4"), Settings.of(parameters), longest) == length
+    assert row_length(shape("Phi-4"), Settings.of(parameters), longest)[0] == length
     estimated, _ = memory_findings("Phi-4", Settings.of(parameters), target(), None, longest)
     assert estimated is not None
     assert str(length) in estimated.assumptions[-1]

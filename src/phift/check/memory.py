@@ -89,53 +89,6 @@ class MemoryEstimate:
         return "\n        ".join([*lines, *(f"assumed: {assumption}" for assumption in self.assumptions)])
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Decisive:
-    """What of the component's inputs decides about memory. ``stage`` 0 is without DeepSpeed; ``size`` is in bytes."""
-
-    lora: bool
-    rank: int
-    stage: int
-    own_config: bool
-    size: int
-    batch: int
-    eval_batch: int
-    accumulates: bool
-    adafactor: bool
-    checkpointing: bool
-
-    @classmethod
-    def of(cls, settings: Settings, checkpointing: bool | None) -> _Decisive:
-        """Take a number below 1 for 1: it is reported with the parameters."""
-        lora, deepspeed = settings.apply_lora, settings.apply_deepspeed
-        halves = settings.auto_find_batch_size and not deepspeed
-        return cls(
-            lora=lora,
-            rank=max(1, settings.lora_r),
-            stage=settings.deepspeed_stage if deepspeed else 0,
-            own_config=deepspeed and settings.deepspeed != "",
-            size=settings.precision // 8,
-            batch=1 if halves else max(1, settings.per_device_train_batch_size),
-            eval_batch=max(1, settings.per_device_eval_batch_size) if settings.evaluates else 0,
-            accumulates=settings.gradient_accumulation_steps > 1,
-            adafactor=settings.optim == "adafactor" and not deepspeed,
-            checkpointing=deepspeed or not lora if checkpointing is None else checkpointing,
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
-class _States:
-    """Bytes that do not depend on the data; ``held`` is what of the gradients lives on outside the backward pass."""
-
-    weights: float
-    gradients: float
-    held: float
-    optimizer: float = 0
-    step: float = 0
-    least: float
-    host: float = 0
-
-
 def model_shape(name: str) -> ModelShape | None:
     """Return the shape of a model, or None where the built-in table does not know it.
 
@@ -169,144 +122,151 @@ def estimate_memory(
     - **sequence_length**: tokens of the longest row, after truncation.
     - **checkpointing**: gradient checkpointing; None is what the component does by itself.
     """
-    decisive = _Decisive.of(settings, checkpointing)
-    states = _states(shape, decisive, gpus)
-    activations = _activations(shape, decisive, sequence_length)
-    backward = states.held + activations
-    stepping = states.gradients + states.step
-    in_backward = backward >= stepping
-    return MemoryEstimate(
-        weights_gb=states.weights / _GB,
-        gradients_gb=(states.held if in_backward else states.gradients) / _GB,
-        optimizer_gb=(states.optimizer + (0 if in_backward else states.step)) / _GB,
-        activations_gb=(activations if in_backward else 0) / _GB,
-        overhead_gb=_OVERHEAD,
-        least_gb=states.least / _GB,
-        host_gb=states.host / _GB,
-        moment="backward pass" if in_backward else "optimizer step",
-        formula=_formula(shape, decisive, sequence_length),
-        assumptions=_assumptions(shape, decisive, sequence_length),
-    )
-
-
-def _states(shape: ModelShape, settings: _Decisive, gpus: int) -> _States:
-    trained, size = _trained(shape, settings), settings.size
-    largest = shape.vocabulary * shape.hidden  # the embedding
-    everything = shape.parameters + (trained if settings.lora else 0)
-    if settings.own_config:
+    run = _Training(shape, settings, sequence_length, checkpointing)
+    size, trained, largest = run.size, run.trained, shape.vocabulary * shape.hidden  # the embedding
+    everything = shape.parameters + (trained if run.lora else 0)
+    optimizer = step = least = host = 0.0
+    if run.own_config:
         # The most that a DeepSpeed file of the user's own can need: its stage without offloading. DeepSpeed's own
         # estimators (docs/code-docs/source/memory.rst, c:077e674): 4 + 16/N bytes a parameter in stage 2, 18/N in
         # stage 3. All may be offloaded, so there is no least.
-        sharded = settings.stage == 3
-        gradients = 4 * trained / gpus + (0 if sharded else size * trained)
+        sharded = run.stage == 3
         weights = size * (everything / gpus + min(everything, _STAGE_3_LIVE) if sharded else everything)
+        held = gradients = 4 * trained / gpus + (0 if sharded else size * trained)
         optimizer = 12 * trained / gpus
-        return _States(weights=weights, gradients=gradients, held=gradients, optimizer=optimizer, least=0)
-    if settings.stage == 2:
-        gradients, least, host = size * (trained / gpus + min(trained, _STAGE_2_BUCKETS)), 2 * everything, 16 * trained
-        return _States(weights=size * everything, gradients=gradients, held=gradients, least=least, host=host)
-    if settings.stage:
-        gradients = size * (trained / shape.layers if settings.lora else largest)
-        weights, host = size * min(everything, _STAGE_3_LIVE), size * everything + 16 * trained
-        return _States(weights=weights, gradients=gradients, held=gradients, least=2 * largest, host=host)
-    # Without DeepSpeed every GPU holds everything; AdamW's step makes one more copy of what it trains.
-    unit = 4 if settings.lora else size  # peft keeps adapters in 32 bits
-    # PyTorch's DistributedDataParallel has its gradients twice: in the parameters and in its buckets.
-    buckets = unit * trained if gpus > 1 else 0
-    return _States(
-        weights=size * shape.parameters + (unit * trained if settings.lora else 0),
-        gradients=unit * trained + buckets,
-        held=buckets + (unit * trained if settings.accumulates else 0),
-        optimizer=0 if settings.adafactor else 2 * unit * trained,
+    elif run.stage == 2:
+        weights, least, host = size * everything, 2 * everything, 16 * trained
+        held = gradients = size * (trained / gpus + min(trained, _STAGE_2_BUCKETS))
+    elif run.stage:
+        weights, least, host = size * min(everything, _STAGE_3_LIVE), 2 * largest, size * everything + 16 * trained
+        held = gradients = size * (trained / shape.layers if run.lora else largest)
+    else:
+        # Without DeepSpeed every GPU holds everything; AdamW's step makes one more copy of what it trains.
+        unit = 4 if run.lora else size  # peft keeps adapters in 32 bits
+        weights = size * shape.parameters + (unit * trained if run.lora else 0)
+        # PyTorch's DistributedDataParallel has its gradients twice: in the parameters and in its buckets.
+        buckets = unit * trained if gpus > 1 else 0
+        gradients, held = unit * trained + buckets, buckets + (unit * trained if run.accumulates else 0)
+        optimizer = 0 if run.adafactor else 2 * unit * trained
         # Adafactor works on 32-bit copies of one tensor at a time: gradient, weights and update.
-        step=12 * min(trained, largest) if settings.adafactor else unit * trained,
-        least=2 * (shape.parameters + trained * (1 if settings.adafactor else 3)),
+        step = 12 * min(trained, largest) if run.adafactor else unit * trained
+        least = 2 * (shape.parameters + trained * (1 if run.adafactor else 3))
+    # Of the gradients, ``held`` is what lives on outside the backward pass, where the activations are.
+    activations = run.activations(checkpointing=run.checkpointing)
+    in_backward = held + activations >= gradients + step
+    return MemoryEstimate(
+        weights_gb=weights / _GB,
+        gradients_gb=(held if in_backward else gradients) / _GB,
+        optimizer_gb=(optimizer + (0 if in_backward else step)) / _GB,
+        activations_gb=(activations if in_backward else 0) / _GB,
+        overhead_gb=_OVERHEAD,
+        least_gb=least / _GB,
+        host_gb=host / _GB,
+        moment="backward pass" if in_backward else "optimizer step",
+        formula=run.formula,
+        assumptions=run.assumptions,
     )
 
 
-def _trained(shape: ModelShape, settings: _Decisive) -> int:
-    """Return how many values are trained; with LoRA, rank times (inputs + outputs) of every linear layer."""
-    if not settings.lora:
-        return shape.parameters
-    hidden, inner, keys = shape.hidden, shape.intermediate, shape.keys
-    ends = 2 * (hidden + hidden) + 2 * (hidden + keys) + 3 * (hidden + inner)
-    return settings.rank * ends * shape.layers
+class _Training:
+    """What of a run decides about its memory; a number below 1 counts as 1, since it is reported with the parameters.
 
-
-def _activations(shape: ModelShape, settings: _Decisive, length: int) -> float:
-    """Return the bytes that depend on the data.
-
-    The numbers were counted in transformers' Phi-3 code (5.23, under autocast): a layer saves 8 bytes for each of its
-    inner values and about 28 for each hidden one, and the loss takes three 32-bit copies of the logits. Measured runs
-    say the same, see docs/memory.md.
+    - **stage**: DeepSpeed's; 0 without it.
+    - **size**: bytes of a value.
+    - **trained**: how many values are; with LoRA, rank times (inputs + outputs) of every linear layer.
     """
-    hidden, inner, keys = shape.hidden, shape.intermediate, shape.keys
-    scale = settings.size / 2
-    saved = scale * (28 * hidden + 4 * keys + 8 * inner)
-    recomputed = scale * (28 * hidden + 4 * keys + 12 * inner)
-    loss = 12 * shape.vocabulary + 6 * hidden
-    if settings.checkpointing:
-        token = settings.size * shape.layers * hidden + max(recomputed, loss)
-    else:
-        token = shape.layers * saved + max(recomputed - saved, loss)
-    return float(length * max(settings.batch * token, settings.eval_batch * loss))
 
+    def __init__(self, shape: ModelShape, settings: Settings, length: int, checkpointing: bool | None) -> None:
+        deepspeed = settings.apply_deepspeed
+        self.shape, self.length = shape, length
+        self.lora = settings.apply_lora
+        self.stage = settings.deepspeed_stage if deepspeed else 0
+        self.own_config = deepspeed and settings.deepspeed != ""
+        self.size = settings.precision // 8
+        halves = settings.auto_find_batch_size and not deepspeed
+        self.batch = 1 if halves else max(1, settings.per_device_train_batch_size)
+        self.eval_batch = max(1, settings.per_device_eval_batch_size) if settings.evaluates else 0
+        self.accumulates = settings.gradient_accumulation_steps > 1
+        self.adafactor = settings.optim == "adafactor" and not deepspeed
+        self.checkpointing = deepspeed or not self.lora if checkpointing is None else checkpointing
+        hidden = shape.hidden
+        ends = 2 * (hidden + hidden) + 2 * (hidden + shape.keys) + 3 * (hidden + shape.intermediate)
+        self.trained = max(1, settings.lora_r) * ends * shape.layers if self.lora else shape.parameters
 
-def _formula(shape: ModelShape, settings: _Decisive, length: int) -> str:
-    rows = f"{settings.batch} rows x {length} tokens"
-    inner = 12 if settings.checkpointing else 8
-    layer = f"28 x {shape.hidden} + 4 x {shape.keys} + {inner} x {shape.intermediate}"
-    layer = layer if settings.size == 2 else f"2 x ({layer})"
-    loss = f"12 x {shape.vocabulary} + 6 x {shape.hidden}"
-    if settings.checkpointing:
-        kept = f"{settings.size} x {shape.layers} layers x {shape.hidden}"
-        return f"activations: {rows} x ({kept} + max({layer}, {loss})) bytes"
-    return f"activations: {rows} x ({shape.layers} layers x ({layer}) + {loss}) bytes"
+    def activations(self, *, checkpointing: bool) -> float:
+        """Return the bytes that depend on the data.
 
+        The numbers were counted in transformers' Phi-3 code (5.23, under autocast): a layer saves 8 bytes for each of
+        its inner values and about 28 for each hidden one, and the loss takes three 32-bit copies of the logits.
+        Measured runs say the same, see docs/memory.md.
+        """
+        hidden, inner, layers = self.shape.hidden, self.shape.intermediate, self.shape.layers
+        saved = self.size / 2 * (28 * hidden + 4 * self.shape.keys + 8 * inner)
+        recomputed = saved + self.size / 2 * 4 * inner
+        loss = 12 * self.shape.vocabulary + 6 * hidden
+        if checkpointing:
+            token = self.size * layers * hidden + max(recomputed, loss)
+        else:
+            token = layers * saved + max(recomputed - saved, loss)
+        return float(self.length * max(self.batch * token, self.eval_batch * loss))
 
-def _assumptions(shape: ModelShape, settings: _Decisive, length: int) -> tuple[str, ...]:
-    if settings.size == 4:
-        precision = (
-            "precision 32: 4 bytes a value; transformers 5 loads 16-bit weights as they are, and needs about half"
+    @property
+    def formula(self) -> str:
+        """How the activations are computed, with the numbers in it."""
+        shape, inner = self.shape, 12 if self.checkpointing else 8
+        layer = f"28 x {shape.hidden} + 4 x {shape.keys} + {inner} x {shape.intermediate}"
+        layer = layer if self.size == 2 else f"2 x ({layer})"
+        loss = f"12 x {shape.vocabulary} + 6 x {shape.hidden}"
+        token = f"{shape.layers} layers x ({layer}) + {loss}"
+        if self.checkpointing:
+            token = f"{self.size} x {shape.layers} layers x {shape.hidden} + max({layer}, {loss})"
+        return f"activations: {self.batch} rows x {self.length} tokens x ({token}) bytes"
+
+    @property
+    def assumptions(self) -> tuple[str, ...]:
+        """What the estimate rests on, a sentence each."""
+        shape, batch, length = self.shape, self.batch, self.length
+        if self.size == 4:
+            precision = (
+                "precision 32: 4 bytes a value; transformers 5 loads 16-bit weights as they are, and needs about half"
+            )
+        elif self.stage:
+            precision = "precision 16: DeepSpeed keeps the weights in 2 bytes a value"
+        else:
+            more = (2 if self.lora else 10) * shape.parameters / _GB
+            precision = (
+                "precision 16: the weights are loaded in 2 bytes a value, and with them AdamW's states; an environment"
+                f" that loads them in 4 needs {more:.0f} GB more"
+            )
+        offloaded = f"stage {self.stage} with the component's own file: "
+        deepspeed = {
+            2: offloaded + "the optimizer lies in the machine's memory",
+            3: offloaded + "weights and optimizer lie in the machine's memory",
+        }.get(self.stage, "no DeepSpeed: every GPU holds all weights, gradients and optimizer states")
+        if self.own_config:
+            what = f"taken as stage {self.stage} without offloading, the most it can be"
+            deepspeed = f"your DeepSpeed file is not read: {what}"
+        checkpointing = "no gradient checkpointing: the component leaves it off for LoRA without DeepSpeed"
+        if self.checkpointing:
+            without = self.activations(checkpointing=False) / _GB
+            checkpointing = (
+                "gradient checkpointing is on: the component forces it for model types it knows (phi3mini,"
+                f" phi_longrope); for a type it does not know, and no word in finetune_config, activations take {without:.1f} GB"
+            )
+        lora = (
+            f"LoRA adapts every linear layer ({self.trained / 1e6:.0f} million trained values);"
+            " the model's finetune_config may name fewer"
         )
-    elif settings.stage:
-        precision = "precision 16: DeepSpeed keeps the weights in 2 bytes a value"
-    else:
-        more = (2 if settings.lora else 10) * shape.parameters / _GB
-        precision = (
-            "precision 16: the weights are loaded in 2 bytes a value, and with them AdamW's states; an environment that"
-            f" loads them in 4 needs {more:.0f} GB more"
+        return (
+            f"the model has {shape.parameters / 1e9:.2f} billion parameters ({shape.source}, {shape.date})",
+            f"the longest row has {length} tokens; {batch} rows a GPU at once",
+            "attention keeps no matrix of all pairs of tokens (flash or PyTorch's fused attention)",
+            precision,
+            deepspeed,
+            checkpointing,
+            *([lora] if self.lora else []),
+            f"{_OVERHEAD:.0f} GB for CUDA's context and kernels; fragmentation is not counted",
         )
-    deepspeed = {
-        0: "no DeepSpeed: every GPU holds all weights, gradients and optimizer states",
-        2: "stage 2 with the component's own file: the optimizer lies in the machine's memory",
-        3: "stage 3 with the component's own file: weights and optimizer lie in the machine's memory",
-    }[settings.stage if settings.stage in (2, 3) else 0]
-    if settings.own_config:
-        deepspeed = (
-            f"your DeepSpeed file is not read: taken as stage {settings.stage} without offloading, the most it can be"
-        )
-    checkpointing = "no gradient checkpointing: the component leaves it off for LoRA without DeepSpeed"
-    if settings.checkpointing:
-        without = _activations(shape, replace(settings, checkpointing=False), length) / _GB
-        checkpointing = (
-            "gradient checkpointing is on: the component forces it for model types it knows (phi3mini, phi_longrope);"
-            f" for a type it does not know, and no word in finetune_config, activations take {without:.1f} GB"
-        )
-    lora = (
-        f"LoRA adapts every linear layer ({_trained(shape, settings) / 1e6:.0f} million trained values);"
-        " the model's finetune_config may name fewer"
-    )
-    return (
-        f"the model has {shape.parameters / 1e9:.2f} billion parameters ({shape.source}, {shape.date})",
-        f"the longest row has {length} tokens; {settings.batch} rows a GPU at once",
-        "attention keeps no matrix of all pairs of tokens (flash or PyTorch's fused attention)",
-        precision,
-        deepspeed,
-        checkpointing,
-        *([lora] if settings.lora else []),
-        f"{_OVERHEAD:.0f} GB for CUDA's context and kernels; fragmentation is not counted",
-    )
 
 
 def memory_findings(
@@ -322,13 +282,13 @@ def memory_findings(
 
     What cannot fit whatever is assumed is an error; what does not fit by the estimate is a warning.
     """
-    shape, vm, gpus = model_shape(model), target.vm, target.gpus_per_node * target.nodes
+    shape, vm = model_shape(model), target.vm
     if shape is None:
         message = f"No source says how {model} is built, so its memory cannot be estimated."
         return None, [Finding("MEMORY_UNKNOWN", "note", f"memory of {model}", message)]
-    length = row_length(shape, settings, longest)
-    estimate = estimate_memory(shape, settings, gpus, length)
-    estimate = replace(estimate, assumptions=(*estimate.assumptions, _length_said(settings, longest, length)))
+    length, why = row_length(shape, settings, longest)
+    estimate = estimate_memory(shape, settings, target.gpus_per_node * target.nodes, length)
+    estimate = replace(estimate, assumptions=(*estimate.assumptions, why))
     if not vm.gpu_memory_gb:
         message = f"No source says how much memory a GPU of {vm.name} has."
         return estimate, [Finding("MEMORY_UNKNOWN", "note", f"memory of {vm.name}", message)]
@@ -341,8 +301,6 @@ def memory_findings(
     total, capacity = estimate.total_gb, _capacity(vm)
     if total <= _TIGHT * capacity:
         return estimate, findings
-    fix = _ways_out(shape, settings, gpus, length, capacity)
-    fix += _sizes_out(shape, settings, target.nodes, length, allowed)
     whose = f"{vm.gpu or 'GPU'} of {vm.name} has {capacity:.1f} GB"
     code = "MEMORY_SHORT"
     severity: Severity = "warning"
@@ -353,6 +311,7 @@ def memory_findings(
     elif total <= capacity:
         code = "MEMORY_TIGHT"
         message = f"Training needs about {total:.1f} GB a GPU, over {_TIGHT:.0%} of it; the {whose}."
+    fix = _ways_out(shape, settings, target, length, allowed)
     return estimate, [Finding(code, severity, "memory", message, fix, _SOURCE), *findings]
 
 
@@ -364,29 +323,26 @@ def _capacity(vm: VmSize) -> float:
     return (vm.gpu_memory_gb or 0) * _GIB / _GB
 
 
-def row_length(shape: ModelShape, settings: Settings, longest: int | None) -> int:
-    """Return the tokens of the longest row that training sees, after truncation and padding."""
+def row_length(shape: ModelShape, settings: Settings, longest: int | None) -> tuple[int, str]:
+    """Return the tokens of the longest row that training sees, after truncation and padding, and why so many."""
     limit = settings.max_seq_length
     most = min(limit, shape.max_positions) if limit > 0 else shape.max_positions
     if settings.pad_to_max_length:
-        return most
+        return most, f"every row is padded to {most} tokens"
     if longest is not None:
-        return min(longest, most)
-    return most if limit > 0 else min(_UNKNOWN_LENGTH, most)
+        length = min(longest, most)
+        return length, f"rows are as long as the data's longest, at most max_seq_length: {length} tokens"
+    if limit > 0:
+        return most, f"rows are as long as max_seq_length or the model allows: {most} tokens"
+    length = min(_UNKNOWN_LENGTH, most)
+    return length, f"nothing says how long rows are, so {length} tokens are taken; longer rows need more"
 
 
-def _length_said(settings: Settings, longest: int | None, length: int) -> str:
-    if settings.pad_to_max_length:
-        return f"every row is padded to {length} tokens"
-    if longest is not None:
-        return f"rows are as long as the data's longest, at most max_seq_length: {length} tokens"
-    if settings.max_seq_length > 0:
-        return f"rows are as long as max_seq_length or the model allows: {length} tokens"
-    return f"nothing says how long rows are, so {length} tokens are taken; longer rows need more"
-
-
-def _ways_out(shape: ModelShape, settings: Settings, gpus: int, length: int, capacity: float) -> str:
-    """Return the settings that help, each with what the estimate would be."""
+def _ways_out(
+    shape: ModelShape, settings: Settings, target: ComputeTarget, length: int, allowed: AllowList | None
+) -> str:
+    """Return the settings that help, and the smallest listed size that fits, each with what the estimate would be."""
+    gpus, nodes, capacity = target.gpus_per_node * target.nodes, target.nodes, _capacity(target.vm)
     stage_3 = {"apply_deepspeed": True, "deepspeed_stage": 3}
     levers: tuple[tuple[str, dict[str, Any], int], ...] = (
         ("`precision: 16`", {"precision": 16}, length),
@@ -403,15 +359,11 @@ def _ways_out(shape: ModelShape, settings: Settings, gpus: int, length: int, cap
         if total < 0.98 * now:
             fits = ", which fits" if total <= _TIGHT * capacity else ""
             said.append(f"{text}: {total:.1f} GB{fits}")
-    return "; ".join(said) or "no setting helps by itself"
-
-
-def _sizes_out(shape: ModelShape, settings: Settings, nodes: int, length: int, allowed: AllowList | None) -> str:
-    """Return the smallest listed size that fits, as the end of a sentence."""
+    ways = "; ".join(said) or "no setting helps by itself"
     listed = [find_size(name) for name in (allowed.sizes if allowed else ())]
     usable = [(vm.gpus, vm.gpu_memory_gb, vm) for vm in listed if vm.gpus and vm.gpu_memory_gb and not vm.retired_on]
-    for gpus, _, vm in sorted(usable, key=lambda each: each[:2]):
-        total = estimate_memory(shape, settings, gpus * nodes, length).total_gb
+    for count, _, vm in sorted(usable, key=lambda each: each[:2]):
+        total = estimate_memory(shape, settings, count * nodes, length).total_gb
         if total <= _TIGHT * _capacity(vm):
-            return f"; or the size {vm.name}, where it is {total:.1f} GB of {_capacity(vm):.1f}"
-    return ""
+            return f"{ways}; or the size {vm.name}, where it is {total:.1f} GB of {_capacity(vm):.1f}"
+    return ways
