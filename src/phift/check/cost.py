@@ -53,28 +53,17 @@ class CostEstimate:
     assumptions: tuple[str, ...] = ()
 
     def __str__(self) -> str:
+        training, endpoint = (
+            "unknown" if price is None else f"{price:,.2f}" for price in (self.training, self.endpoint_per_day)
+        )
         hours = "unknown" if self.hours is None else f"about {self.hours:,.2f}"
         tokens = "an unknown number of" if self.tokens is None else f"about {self.tokens:,}"
         lines = [
-            f"cost: {_money(self.training)} {self.currency} for the training ({tokens} tokens, hours: {hours}), "
-            f"{_money(self.endpoint_per_day)} {self.currency} for a day of the endpoint",
+            f"cost: {training} {self.currency} for the training ({tokens} tokens, hours: {hours}), "
+            f"{endpoint} {self.currency} for a day of the endpoint",
             *(f"assumed: {assumption}" for assumption in self.assumptions),
         ]
         return "\n        ".join(lines)
-
-
-def _money(amount: float | None) -> str:
-    return "unknown" if amount is None else f"{amount:,.2f}"
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Work:
-    """How much is to be computed; **flops** is for each parameter and trained token."""
-
-    tokens: float
-    evaluated: float
-    flops: int
-    assumptions: tuple[str, ...]
 
 
 def estimate_cost(
@@ -85,7 +74,7 @@ def estimate_cost(
     model_parameters: int | None,
     deployment: VmSize | None,
     instances: int,
-    prices: Mapping[str, float] | None = None,
+    prices: Mapping[str, float],
     tokens: TokenReport | None = None,
     tokens_per_second: float | None = None,
     max_cost: float | None = None,
@@ -100,122 +89,109 @@ def estimate_cost(
     - **tokens_per_second**: the user's own throughput of one GPU, instead of the one computed.
     - **max_cost**: what the training may cost, in USD; exceeded or not to be checked, it is an error.
     """
-    work = _work(dataset, tokens, settings, target) if dataset else None
-    said = list(work.assumptions) if work else []
-    missing: list[tuple[str, str]] = []
-    hours = None
-    if work is None:
+    trained, evaluated, said = _tokens(dataset, tokens, settings, target) if dataset else (0.0, 0.0, [])
+    parameters, peak, flops = model_parameters or 0, target.vm.peak_tflops_16 or 0, 4 if settings.apply_lora else 6
+    throughput, own = tokens_per_second or 0, "give `tokens_per_second`"
+    missing: list[tuple[str, str]] = []  # what is not known, and what to do about it
+    if dataset is None:
         remedy = "give the data as files or a Hugging Face id, so that it is read"
         missing.append(("the rows are not read here, so their tokens are not counted", remedy))
+    elif throughput:
+        said.append(f"`tokens_per_second`: {throughput:g} for each GPU")
+    elif parameters and peak and settings.precision == 16:
+        throughput = MFU * peak * 1e12 / (flops * parameters)
+        frozen = ", the frozen weights having no gradients" if settings.apply_lora else ""
+        said += [
+            f"{flops} FLOPs for each of {parameters / 1e9:.2f} billion parameters and each token{frozen}",
+            f"{MFU:.0%} of the GPU's {peak:g} TFLOPS at 16 bit are reached ({MFU_SOURCE}); short rows reach less",
+        ]
+        if settings.apply_deepspeed and settings.deepspeed_stage == 3:
+            said.append("DeepSpeed stage 3 that offloads to the CPU is slower; no source says by how much")
     else:
-        if not tokens_per_second:
-            own = "give `tokens_per_second`"
-            if not model_parameters:
-                missing.append(("no source says how many parameters the model has", own))
-            if not target.vm.peak_tflops_16:
-                missing.append((f"no source says how fast the GPUs of {target.vm.name} compute", own))
-            if settings.precision != 16:
-                reason = "the GPUs' speed is known for precision 16 only"
-                missing.append((reason, f"set `precision` to 16, or {own}"))
-        if tokens_per_second:
-            throughput = tokens_per_second
-            said.append(f"`tokens_per_second`: {tokens_per_second:g} for each GPU")
-        elif not missing:
-            peak = target.vm.peak_tflops_16 or 0
-            throughput = MFU * peak * 1e12 / (work.flops * (model_parameters or 1))
-            frozen = ", the frozen weights having no gradients" if work.flops == 4 else ""
-            said += [
-                f"{work.flops} FLOPs for each of {(model_parameters or 0) / 1e9:.2f} billion parameters and each token"
-                + frozen,
-                f"{MFU:.0%} of the GPU's {peak:g} TFLOPS at 16 bit are reached ({MFU_SOURCE}); short rows reach less",
-            ]
-            if settings.apply_deepspeed and settings.deepspeed_stage == 3:
-                said.append("DeepSpeed stage 3 that offloads to the CPU is slower; no source says by how much")
-        if not missing:
-            # An evaluated token takes a part of what a trained one does.
-            training_tokens = work.tokens + work.evaluated * 2 / work.flops
-            hours = training_tokens / (throughput * target.gpus_per_node * target.nodes) / 3600
-            said.append("the hours are those of the training step, not of node starts, import and conversion")
-    price, how = _price(target.vm, prices or {})
-    endpoint, how_endpoint = _price(deployment, prices or {}) if deployment else (None, "")
+        if not parameters:
+            missing.append(("no source says how many parameters the model has", own))
+        if not peak:
+            missing.append((f"no source says how fast the GPUs of {target.vm.name} compute", own))
+        if settings.precision != 16:
+            missing.append(("the GPUs' speed is known for precision 16 only", f"set `precision` to 16, or {own}"))
+    hours = None
+    if not missing:
+        # An evaluated token takes a part of what a trained one does.
+        hours = (trained + evaluated * 2 / flops) / (throughput * target.gpus_per_node * target.nodes) / 3600
+        said.append("the hours are those of the training step, not of node starts, import and conversion")
+    price, how = _price(target.vm, prices)
+    endpoint, how_endpoint = _price(deployment, prices) if deployment else (None, "")
+    known = (*said, how if price else "", how_endpoint if endpoint else "")
     estimate = CostEstimate(
-        tokens=round(work.tokens) if work else None,
+        tokens=round(trained) if dataset else None,
         hours=hours,
         training=None if hours is None or price is None else hours * target.nodes * price,
         endpoint_per_day=None if endpoint is None else endpoint * instances * 24,
-        assumptions=tuple(dict.fromkeys(each for each in (*said, how, how_endpoint) if each)),
+        assumptions=tuple(dict.fromkeys(each for each in known if each)),
     )
     findings = []
     if estimate.training is None:
-        missing += [_no_price(target.size)] if price is None else []
+        missing += [] if price else [(how, "give it in `prices`")]
         findings.append(_unknown("the training", missing, max_cost))
     elif max_cost is not None and estimate.training > max_cost:
         message = f"The training is estimated at {estimate.training:.2f} USD, more than the {max_cost:g} of `max_cost`."
         fix = "train on less data or for fewer epochs, use a cheaper size, or raise `max_cost`"
         findings.append(Finding("COST_TOO_HIGH", "error", "max_cost", message, fix))
     if deployment and endpoint is None:
-        findings.append(_unknown("a day of the endpoint", [_no_price(deployment.name)], None))
+        findings.append(_unknown("a day of the endpoint", [(how_endpoint, "give it in `prices`")]))
     return estimate, findings
 
 
-def _work(dataset: PreparedDataset, tokens: TokenReport | None, settings: Settings, target: ComputeTarget) -> _Work:
-    """Count what is trained on and what is evaluated, in tokens."""
+def _tokens(
+    dataset: PreparedDataset, counted: TokenReport | None, settings: Settings, target: ComputeTarget
+) -> tuple[float, float, list[str]]:
+    """Return how many tokens are trained on and how many evaluated, and what that rests on."""
     batch = settings.per_device_train_batch_size * max(1, settings.gradient_accumulation_steps)
     batch *= target.gpus_per_node * target.nodes
     rows, steps_per_epoch = dataset.rows["train"], math.ceil(dataset.rows["train"] / batch)
-    steps = settings.max_steps
-    if steps > 0:
-        seen = float(steps * batch)
+    if settings.max_steps > 0:
+        steps = settings.max_steps
+        seen = steps * batch
         length = f"max_steps: {steps} steps of {batch} row{'s' * (batch > 1)}, whatever the epochs"
     else:
         epochs = max(1, settings.num_train_epochs)
-        seen, steps = float(rows * epochs), steps_per_epoch * epochs
+        seen, steps = rows * epochs, steps_per_epoch * epochs
         length = f"{epochs} epoch{'s' * (epochs > 1)} of {rows} rows, without early stopping"
-    counted = f"{CHARACTERS_PER_TOKEN} characters a token, as in English; other languages have more tokens"
-    if tokens and tokens.counted != "estimate":
-        counted = f"tokens of {'all' if tokens.counted == 'exact' else 'some'} rows, by {tokens.source}"
-    else:
-        tokens = None
-    longest = settings.max_seq_length
     evaluations = 0  # how often the validation data is gone through; see the component's inputs
     if settings.evaluates and settings.evaluation_strategy == "steps":
         share = settings.evaluation_share
         evaluations = steps // max(1, int(share * steps_per_epoch) if share else settings.eval_steps)
     elif settings.evaluates:
         evaluations = math.ceil(steps / steps_per_epoch)
-    evaluated = f"{evaluations} evaluation{'s' * (evaluations != 1)} of {dataset.rows['validation']} rows"
-    return _Work(
-        tokens=seen * _row_tokens(dataset, tokens, "train", longest),
-        evaluated=evaluations * dataset.rows["validation"] * _row_tokens(dataset, tokens, "validation", longest),
-        flops=4 if settings.apply_lora else 6,
-        assumptions=(length, counted, evaluated),
-    )
+    how = f"{CHARACTERS_PER_TOKEN} characters a token, as in English; other languages have more tokens"
+    if counted and counted.counted != "estimate":
+        how = f"tokens of {'all' if counted.counted == 'exact' else 'some'} rows, by {counted.source}"
 
+    def of_row(split: str) -> float:
+        """Return the mean tokens of a row, as far as the component does not cut them off."""
+        if counted and counted.counted != "estimate":
+            rows = counted.splits[split]
+            return (rows.tokens - rows.tokens_lost) / max(1, rows.rows_counted - rows.refused)
+        mean = dataset.characters[split] / CHARACTERS_PER_TOKEN / max(1, dataset.rows[split])
+        return min(mean, settings.max_seq_length) if settings.max_seq_length > 0 else mean
 
-def _row_tokens(dataset: PreparedDataset, tokens: TokenReport | None, split: str, longest: int) -> float:
-    """Return the mean tokens of a row, as far as the component does not cut them off."""
-    if tokens:
-        counted = tokens.splits[split]
-        return (counted.tokens - counted.tokens_lost) / max(1, counted.rows_counted - counted.refused)
-    mean = dataset.characters[split] / CHARACTERS_PER_TOKEN / max(1, dataset.rows[split])
-    return min(mean, longest) if longest > 0 else mean
+    evaluated = evaluations * dataset.rows["validation"]
+    often = f"{evaluations} evaluation{'s' * (evaluations != 1)} of {dataset.rows['validation']} rows"
+    return seen * of_row("train"), evaluated * of_row("validation"), [length, how, often]
 
 
 def _price(vm: VmSize, prices: Mapping[str, float]) -> tuple[float | None, str]:
-    """Return the price of one VM for one hour and who says so: the user, else the service."""
+    """Return the price of one VM for one hour and who says so: the user, else the service, else nobody."""
     own = next((price for size, price in prices.items() if size.lower() == vm.name.lower()), None)
     if own is not None:
         return own, f"{vm.name} costs {own:g} USD an hour, says `prices`"
     price = vm.price_per_hour
-    return price, f"{vm.name} costs {price:g} USD an hour as a dedicated Linux VM, says the region" if price else ""
+    if price is None:
+        return None, f"no source says what {vm.name} costs an hour"
+    return price, f"{vm.name} costs {price:g} USD an hour as a dedicated Linux VM, says the region"
 
 
-def _no_price(size: str) -> tuple[str, str]:
-    return f"no source says what {size} costs an hour", "give it in `prices`"
-
-
-def _unknown(what: str, missing: list[tuple[str, str]], max_cost: float | None) -> Finding:
-    """Say why a price is not known: ``missing`` has what is not known, and what to do about it."""
+def _unknown(what: str, missing: list[tuple[str, str]], max_cost: float | None = None) -> Finding:
     message = f"What {what} will cost is not known: {'; '.join(reason for reason, _ in missing)}."
     fix = "; ".join(dict.fromkeys(remedy for _, remedy in missing))
     if max_cost is None:

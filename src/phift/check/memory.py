@@ -248,10 +248,10 @@ class _Training:
             deepspeed = f"your DeepSpeed file is not read: {what}"
         checkpointing = "no gradient checkpointing: the component leaves it off for LoRA without DeepSpeed"
         if self.checkpointing:
-            without = self.activations(checkpointing=False) / _GB
+            without = f"activations take {self.activations(checkpointing=False) / _GB:.1f} GB"
             checkpointing = (
-                "gradient checkpointing is on: the component forces it for model types it knows (phi3mini,"
-                f" phi_longrope); for a type it does not know, and no word in finetune_config, activations take {without:.1f} GB"
+                "gradient checkpointing is on: the component forces it for model types it knows (phi3mini, "
+                f"phi_longrope); for a type it does not know, and no word in finetune_config, {without}"
             )
         lora = (
             f"LoRA adapts every linear layer ({self.trained / 1e6:.0f} million trained values);"
