@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -71,15 +70,18 @@ def test_a_deletion_waits_until_another_change_is_done(sleeps: list[float]) -> N
 def make(fakes: Fakes, errors: list[Exception]) -> int:
     """Make something that is refused with these errors first; returns how often it was tried."""
     tried = []
+    endpoints = fakes.workspace.online_endpoints
+    begin = endpoints.begin_create_or_update
 
     def put(endpoint: Any) -> Any:
         tried.append(1)
         if errors:
             raise errors.pop(0)
-        return fakes.workspace.online_endpoints.begin_create_or_update(endpoint)
+        return begin(endpoint)
 
+    endpoints.begin_create_or_update = put  # type: ignore[method-assign] # as a service that refuses
     resource = endpoint_resource(fakes.clients, "none")
-    made, answered = replace(resource, begin_put=put).put(ManagedOnlineEndpoint(name="none", auth_mode="key"))
+    made, answered = resource.put(ManagedOnlineEndpoint(name="none", auth_mode="key"))
     assert (made.name, answered) == ("none", True)
     return len(tried)
 

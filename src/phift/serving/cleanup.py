@@ -19,7 +19,6 @@ from phift.serving.resource import (
     delete_endpoint,
     endpoint_resource,
     for_certain,
-    is_made_by_phift,
     purpose,
     still_up,
 )
@@ -61,7 +60,7 @@ def deployed_endpoints(clients: Clients) -> list[DeployedEndpoint]:
     made = []
     for endpoint in found:
         tags = texts(endpoint.tags, "endpoint.tags")
-        if not is_made_by_phift(tags):
+        if not purpose(tags):
             continue
         try:
             created = datetime.fromisoformat(tags.get(CREATED, ""))
@@ -173,8 +172,8 @@ def remove_endpoint(
     if existing is None:
         return False
     found = texts(existing.tags, "endpoint.tags")
-    if not is_made_by_phift(found) or any(found.get(key) != value for key, value in (tags or {}).items()):
-        maker = purpose(found)
+    maker = purpose(found)
+    if not maker or any(found.get(key) != value for key, value in (tags or {}).items()):
         what = f"The endpoint {name} is not deleted: {f'it is {maker}' if maker else 'phift did not make it'}."
         raise Conflict(what, where=resource.place, fix="delete it in the studio if nobody needs it")
     emit = isolated(on_event)

@@ -12,14 +12,7 @@ from typing import TYPE_CHECKING
 from phift.azure.answers import listed, texts
 from phift.azure.clients import Clients
 from phift.config.run import DeploymentConfig
-from phift.errors import (
-    AuthenticationError,
-    Conflict,
-    DeploymentFailed,
-    PhiftError,
-    azure_errors,
-    redact,
-)
+from phift.errors import AuthenticationError, Conflict, DeploymentFailed, PhiftError, azure_errors, redact
 from phift.events import isolated
 from phift.jobs.job import JOB_TAG, FineTuneJob
 from phift.serving.endpoint import Endpoint
@@ -77,28 +70,28 @@ def deploy_model(
     use = EndpointUse.begin(clients, job, name, emit)
     attempt = _Attempt(clients, name, config, use, emit)
     try:
-        attempt.ensure_endpoint(own)
-        attempt.ensure_deployment(model_id, size, own)
-        found = attempt.ensure_traffic()
-        endpoint = Endpoint(clients, name, config, emit, existed=not use.made, use=use, found=found)
-        emit(DeploymentEvent("ready", name))  # before it is kept: what ends a program here leaves nothing
-        use.keep()
-    except BaseException as error:
         try:
-            tail = _log_tail(clients, name, config.deployment_name) if isinstance(error, PhiftError) else ""
-        except BaseException as interruption:
-            if left := attempt.roll_back(interrupted=True):
-                interruption.add_note(left)
+            attempt.ensure_endpoint(own)
+            attempt.ensure_deployment(model_id, size, own)
+            found = attempt.ensure_traffic()
+            endpoint = Endpoint(clients, name, config, emit, existed=not use.made, use=use, found=found)
+            emit(DeploymentEvent("ready", name))  # before it is kept: what ends a program here leaves nothing
+            use.keep()
+        except (AuthenticationError, Conflict):
             raise
+        except PhiftError as error:
+            tail = _log_tail(clients, name, config.deployment_name)
+            what = f"The deployment did not come up: {error.what}"
+            raise DeploymentFailed(what, where=f"endpoint {name}", fix=error.fix, log_tail=tail) from error
+    except BaseException as error:
         left = attempt.roll_back(interrupted=not isinstance(error, Exception))
-        if isinstance(error, AuthenticationError | Conflict) or not isinstance(error, PhiftError):
-            if left:
-                error.add_note(left)
-            raise
-        undone = left or ("what was made is deleted again" if attempt.made else "what was there stays as it was")
-        fix = f"{f'{error.fix}; ' if error.fix else ''}the end of the container's log is in `log_tail`; {undone}"
-        what = f"The deployment did not come up: {error.what}"
-        raise DeploymentFailed(what, where=f"endpoint {name}", fix=fix, log_tail=tail) from error
+        if isinstance(error, DeploymentFailed):
+            undone = left or ("what was made is deleted again" if attempt.made else "what was there stays as it was")
+            fix = f"{error.fix}; " if error.fix else ""
+            error.fix = f"{fix}the end of the container's log is in `log_tail`; {undone}"
+        elif left:
+            error.add_note(left)
+        raise
     if endpoint.existed:
         _retire_others(clients, name, config.deployment_name, own, emit)
     return endpoint
@@ -180,8 +173,7 @@ class _Attempt:
         It is looked at again: it took minutes to make the deployment, and what others changed meanwhile must not be
         sent back.
         """
-        with azure_errors(self._endpoint.place):
-            endpoint = self._endpoint.get()
+        endpoint = self._endpoint.get()
         before, wanted = _traffic(endpoint), {self._config.deployment_name: 100}
         if before == wanted:
             return endpoint
@@ -204,10 +196,13 @@ class _Attempt:
         if not self.made:
             self._use.end(deleted=False)
             return ""
+
+        def leave() -> bool:
+            return self._use.leave(self._take_back, whole=self._use.made)
+
         try:
-            return self._undo() if interrupted else for_certain(self._undo, self._name)
+            gone = leave() if interrupted else for_certain(leave, self._name)
         except (PhiftError, KeyboardInterrupt, SystemExit) as error:
-            self._use.leave_behind()
             why = error.what if isinstance(error, PhiftError) else type(error).__name__
             left = f"{still_up(self._name)} It could not be deleted ({why}); delete it: phift cleanup {self._name}"
             if isinstance(error, PhiftError):
@@ -215,21 +210,16 @@ class _Attempt:
             if interrupted:
                 error.add_note(left)
             raise
+        return "" if gone else f"The endpoint {self._name} stays up and costs money: somebody else uses it."
 
-    def _undo(self) -> str:
-        whole = self._use.made
-        if not self._use.is_last(kept_counts=whole):
-            self._use.end(deleted=False)
-            return f"The endpoint {self._name} stays up and costs money: somebody else uses it."
+    def _take_back(self) -> None:
         self._emit(DeploymentEvent("rollback", self._name))
-        if whole:
+        if self._use.made:
             delete_endpoint(self._clients, self._name, self._emit)
-        else:
-            if self._traffic_before is not None and (endpoint := self._endpoint.settled()) is not None:
-                self._put_traffic(endpoint, self._traffic_before)
-            self._deployment.delete()  # which the service does not while it has live traffic
-        self._use.end(deleted=whole)
-        return ""
+            return
+        if self._traffic_before is not None and (endpoint := self._endpoint.settled()) is not None:
+            self._put_traffic(endpoint, self._traffic_before)
+        self._deployment.delete()  # which the service does not while it has live traffic
 
 
 def _traffic(endpoint: OnlineEndpoint) -> dict[str, int]:
@@ -286,14 +276,13 @@ def _retire_others(clients: Clients, name: str, deployment: str, own: Mapping[st
         if other.name == deployment:
             continue
         tags = texts(other.tags, "deployment.tags")
-        if tags.get(SERVES) is None or tags.get(JOB_TAG) != own.get(JOB_TAG):
-            emit(DeploymentEvent("idle", other.name))
-            logger.warning("The deployment %s of endpoint %s has no traffic and costs money.", other.name, name)
-            continue
-        try:
-            deployment_resource(clients, name, other.name).delete()
-            emit(DeploymentEvent("replaced", other.name))
-        except PhiftError as error:
-            emit(DeploymentEvent("idle", other.name))
-            message = "The deployment %s of endpoint %s could not be deleted and costs money: %s"
-            logger.warning(message, other.name, name, error.what)
+        why = "has no traffic and costs money."
+        if SERVES in tags and tags.get(JOB_TAG) == own.get(JOB_TAG):
+            try:
+                deployment_resource(clients, name, other.name).delete()
+                emit(DeploymentEvent("replaced", other.name))
+                continue
+            except PhiftError as error:
+                why = f"could not be deleted and costs money: {error.what}"
+        emit(DeploymentEvent("idle", other.name))
+        logger.warning("The deployment %s of endpoint %s %s", other.name, name, why)

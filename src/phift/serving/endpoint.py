@@ -21,12 +21,7 @@ from phift.errors import (
     azure_errors,
 )
 from phift.events import isolated
-from phift.serving.resource import (
-    DeploymentEvent,
-    OnEvent,
-    delete_endpoint,
-    for_certain,
-)
+from phift.serving.resource import DeploymentEvent, OnEvent, delete_endpoint, for_certain
 from phift.serving.uses import EndpointUse
 
 if TYPE_CHECKING:
@@ -82,7 +77,7 @@ class Endpoint:
         self._clients = clients
         self._config = config
         self._emit = isolated(on_event)
-        self._use = use or EndpointUse(clients, None, name, made=not existed)
+        self._use = use or EndpointUse(None, name, made=not existed)
         endpoints = clients.workspace.online_endpoints
         with azure_errors(f"endpoint {name}"):
             found = endpoints.get(name) if found is None else found
@@ -108,16 +103,8 @@ class Endpoint:
         for_certain(self._leave, self.name)
 
     def _leave(self) -> None:
-        try:
-            ends_here = self._use.is_last()
-            if ends_here:
-                delete_endpoint(self._clients, self.name, self._emit)
-            else:
-                self._emit(DeploymentEvent("stays", self.name))
-        except BaseException:
-            self._use.leave_behind()
-            raise
-        self._use.end(deleted=ends_here)
+        if not self._use.leave(lambda: delete_endpoint(self._clients, self.name, self._emit)):
+            self._emit(DeploymentEvent("stays", self.name))
 
     def delete(self) -> None:
         """Delete the endpoint with its deployments and wait until it is gone, whoever made it; twice does no harm.

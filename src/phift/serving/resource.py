@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 import re
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 from phift.azure.answers import outcome, text
 from phift.azure.clients import Clients
@@ -17,9 +17,6 @@ from phift.jobs.job import JOB_TAG
 
 if TYPE_CHECKING:
     from azure.ai.ml.entities import OnlineDeployment, OnlineEndpoint
-    from azure.core.polling import LROPoller
-
-logger = logging.getLogger(__name__)
 
 SERVES = "phift.serves"
 """The tag that says which model an endpoint was made for, in digits."""
@@ -68,16 +65,23 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Resource(Generic[Entity]):
-    """An endpoint or a deployment, and what the SDK does with it; `endpoint_resource` and `deployment_resource`.
+    """An endpoint or a deployment, there or not; `endpoint_resource` and `deployment_resource`.
 
     - **place**: what errors call it.
+    - **operations**: the SDK's, of its kind.
+    - **key**: what they know it by: its name, and a deployment's endpoint.
     """
 
     place: str
     poll_seconds: float
-    get: Callable[[], Entity]
-    begin_put: Callable[[Entity], LROPoller[Entity]]
-    begin_delete: Callable[[], LROPoller[None]]
+    operations: Any
+    key: tuple[str, ...]
+
+    def get(self) -> Entity:
+        """Return it as it is now; raises `phift.errors.NotFound`."""
+        with azure_errors(self.place):
+            found: Entity = self.operations.get(*self.key)
+        return found
 
     def settled(self) -> Entity | None:
         """Return it once no operation is under way on it, or None if there is none.
@@ -88,8 +92,7 @@ class Resource(Generic[Entity]):
         end = time.monotonic() + _LONGEST_OPERATION
         while True:
             try:
-                with azure_errors(self.place):
-                    found = self.get()
+                found = self.get()
             except NotFound:
                 return None
             state = provisioning_state(found)
@@ -116,11 +119,12 @@ class Resource(Generic[Entity]):
         - **is_right**: whether what is there is what was to be; if it is not, the error stands.
         - **renew**: makes of what is there by then what the next try sends, so that it undoes nobody's change.
         """
-        tries = 1
+        tries = 0
         while True:
+            tries += 1
             try:
                 with azure_errors(self.place):
-                    return outcome(self.begin_put(wanted), self.place), True
+                    return outcome(self.operations.begin_create_or_update(wanted), self.place), True
             except (Conflict, ServiceUnreachable) as error:
                 found = self.settled()
                 if found is not None and is_right(found):
@@ -129,7 +133,6 @@ class Resource(Generic[Entity]):
                     raise
                 if found is not None and renew is not None:
                     wanted = renew(found)
-            tries += 1
             time.sleep(self.poll_seconds)
 
     def delete(self) -> None:
@@ -137,25 +140,18 @@ class Resource(Generic[Entity]):
 
         A refusal because another change is under way passes, so it is tried again.
         """
-        tries = 1
-        while True:
+        for tries in range(1, _MOST_TRIES + 1):
             try:
-                with azure_errors(self.place):
-                    outcome(self.begin_delete(), self.place)
-            except NotFound:
-                return
+                with suppress(NotFound), azure_errors(self.place):
+                    outcome(self.operations.begin_delete(*self.key), self.place)
             except PhiftError as error:
+                with suppress(PhiftError):  # the refusal is the news, not that its effect cannot be seen
+                    if self.settled() is None:  # the answer was lost, or somebody else was faster
+                        return
                 if tries == _MOST_TRIES or not _passes(error):
-                    try:
-                        if self.settled() is None:  # the answer was lost
-                            return
-                    except PhiftError as unseen:
-                        logger.info("Whether %s is gone cannot be seen: %s", self.place, unseen.what)
                     raise
             else:
                 return
-            self.settled()
-            tries += 1
             time.sleep(self.poll_seconds)
 
 
@@ -166,26 +162,14 @@ def _passes(error: PhiftError) -> bool:
 
 def endpoint_resource(clients: Clients, name: str) -> Resource[OnlineEndpoint]:
     """Return an endpoint by its name, there or not."""
-    endpoints = quiet(clients.workspace.online_endpoints, clients.find_workspace)
-    return Resource(
-        place=f"endpoint {name}",
-        poll_seconds=clients.poll_seconds,
-        get=lambda: endpoints.get(name),
-        begin_put=lambda endpoint: endpoints.begin_create_or_update(endpoint),
-        begin_delete=lambda: endpoints.begin_delete(name),
-    )
+    operations = quiet(clients.workspace.online_endpoints, clients.find_workspace)
+    return Resource(f"endpoint {name}", clients.poll_seconds, operations, (name,))
 
 
 def deployment_resource(clients: Clients, endpoint: str, name: str) -> Resource[OnlineDeployment]:
     """Return a deployment by its endpoint's name and its own, there or not."""
-    deployments = quiet(clients.workspace.online_deployments, clients.find_workspace)
-    return Resource(
-        place=f"deployment {name} of endpoint {endpoint}",
-        poll_seconds=clients.poll_seconds,
-        get=lambda: deployments.get(name, endpoint),
-        begin_put=lambda deployment: deployments.begin_create_or_update(deployment),
-        begin_delete=lambda: deployments.begin_delete(name, endpoint),
-    )
+    operations = quiet(clients.workspace.online_deployments, clients.find_workspace)
+    return Resource(f"deployment {name} of endpoint {endpoint}", clients.poll_seconds, operations, (name, endpoint))
 
 
 def provisioning_state(resource: OnlineEndpoint | OnlineDeployment) -> str:
@@ -234,16 +218,11 @@ def still_up(name: str) -> str:
     return f"The endpoint {name} is still up and costs money."
 
 
-def is_made_by_phift(tags: Mapping[str, str]) -> bool:
-    """Whether an endpoint's tags are some that phift writes."""
-    return not {JOB_TAG, SERVES, MODEL}.isdisjoint(tags)
-
-
 def purpose(tags: Mapping[str, str]) -> str:
     """Return in words what phift made an endpoint for; an empty text where phift did not make it."""
     if model := tags.get(MODEL):
         return f"for {model}"
-    return "of another run" if is_made_by_phift(tags) else ""
+    return "" if tags.keys().isdisjoint({JOB_TAG, SERVES, MODEL}) else "of another run"
 
 
 def check_ours(found: Mapping[str, str], wanted: Mapping[str, str], name: str) -> None:

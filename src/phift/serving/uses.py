@@ -25,7 +25,7 @@ import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -105,20 +105,19 @@ class _Other:
 class EndpointUse:
     """One use of an endpoint: a deployment that is being made, then a block, or for good.
 
-    What goes wrong with the tags is logged and costs nobody the endpoint: `is_last` then says what ``made`` says, as
-    it does for an endpoint without a job, whose uses nobody notes.
+    What goes wrong with the tags is logged and costs nobody the endpoint: `leave` then goes by ``made``, as it does for
+    an endpoint without a job, whose uses nobody notes.
 
     - **made**: whether this use's deployment made the endpoint; set by `phift.serving.deployment.deploy_model`.
     """
 
-    def __init__(self, clients: Clients, job: FineTuneJob | None, endpoint: str, *, made: bool = False) -> None:
+    def __init__(self, job: FineTuneJob | None, endpoint: str, *, made: bool = False) -> None:
         self.made = made
-        self._clients, self._job, self._endpoint = clients, job, endpoint
+        self._job, self._endpoint = job, endpoint
         self._key = f"{_PREFIX}.{endpoint}.{uuid.uuid4().hex[:12]}"
         self._kept_key = f"{_PREFIX}.{endpoint}.{_PROCESS}.kept"
         self._keeps = False
-        self._untold = job is None  # the tags cannot be written or read
-        self._foreign = False
+        self._told = job is not None  # the tags say who else uses it
         self._others: list[_Other] = []
 
     @classmethod
@@ -127,7 +126,7 @@ class EndpointUse:
 
         - **emit**: told once if there is something to wait for.
         """
-        use = cls(clients, job, endpoint)
+        use = cls(job, endpoint)
 
         def is_before(other: _Other) -> bool:
             first = other.state == "deploying" and (other.number, other.key) < (number, use._key)
@@ -154,9 +153,9 @@ class EndpointUse:
 
         - **tags**: the endpoint's; None where there was none.
         """
-        # An older phift made it, which wrote down nobody's use.
-        self._foreign = tags is not None and CREATED not in tags
-        if self._job and self._kept_key not in {other.key for other in self._others}:
+        if tags is not None and CREATED not in tags:  # an older phift made it, which wrote down nobody's use
+            self._told = False
+        if self._kept_key not in {other.key for other in self._others}:
             _kept.pop(self._kept_key, None)  # it went with an endpoint that somebody else deleted
         with self._telling():
             for other in self._others:
@@ -183,35 +182,38 @@ class EndpointUse:
             self._write("block", self._key)
         self._keep_no_longer()
 
-    def is_last(self, *, kept_counts: bool = True) -> bool:
-        """Say that the use ends, and return whether nobody else needs the endpoint, so that it is to be deleted.
+    def leave(self, take_back: Callable[[], None], *, whole: bool = True) -> bool:
+        """End the use, and where nobody else needs the endpoint, take it back; returns whether that was done.
 
-        Call `end` or `leave_behind` afterwards.
+        What could not be taken back is nobody's, so that the end of the next block does it.
 
-        - **kept_counts**: whether a kept endpoint counts as needed; who keeps it needs no deployment made by this use.
+        - **take_back**: deletes the endpoint, or only what this use deployed to it, as **whole** says; who keeps the
+          endpoint needs no such deployment.
         """
-        if self._job is None and not kept_counts:
-            return True
-        states: tuple[State, ...] = ("leaving",) if kept_counts else ("leaving", "kept")
-        if not self._untold and not self._foreign:
+        try:
+            is_last = self.made or (self._job is None and not whole)
+            if self._told:
+                harmless = ("leaving",) if whole else ("leaving", "kept")
+                with self._telling():
+                    self._write("leaving", self._key)
+                    is_last = not any(other.alive and other.state not in harmless for other in self._look())
+            if is_last:
+                take_back()
+        except BaseException:
             with self._telling():
-                self._write("leaving", self._key)
-                return not any(other.alive and other.state not in states for other in self._look())
-        return self.made
+                self._write("left", self._key)
+            self._keep_no_longer(ends=True)
+            _OURS.discard(self._key)
+            raise
+        self.end(deleted=is_last and whole)
+        return is_last
 
     def end(self, *, deleted: bool) -> None:
         """Take the tags away: one's own, and those of what is gone with the endpoint."""
-        if deleted and self._job:
+        if deleted:
             forget_uses(self._job, self._endpoint, but=self._own_keys)
         self._keep_no_longer(ends=True)
         self._release()
-
-    def leave_behind(self) -> None:
-        """Say that the endpoint could not be deleted and is nobody's, so that the end of the next block does it."""
-        with self._telling():
-            self._write("left", self._key)
-        self._keep_no_longer(ends=True)
-        _OURS.discard(self._key)
 
     def _write(self, state: State, key: str, number: int = 0) -> None:
         if self._job is None:
@@ -222,8 +224,7 @@ class EndpointUse:
         self._job.tracking.set_tag(self._job.name, key, json.dumps(value))
 
     def _look(self) -> list[_Other]:
-        uses = _read_uses(self._job, self._endpoint) if self._job else []
-        self._others = [use for use in uses if use.key not in self._own_keys]
+        self._others = [use for use in _read_uses(self._job, self._endpoint) if use.key not in self._own_keys]
         return self._others
 
     @property
@@ -264,13 +265,13 @@ class EndpointUse:
         try:
             yield
         except PhiftError as error:
-            if not self._untold:
+            if self._told:
                 message = "Who else uses endpoint %s cannot be noted, so its maker alone deletes it: %s"
                 logger.warning(message, self._endpoint, error.what)
-            self._untold = True
+            self._told = False
 
 
-def forget_uses(job: FineTuneJob, endpoint: str, *, but: Collection[str] = ()) -> None:
+def forget_uses(job: FineTuneJob | None, endpoint: str, *, but: Collection[str] = ()) -> None:
     """Take away all tags of uses of an endpoint that is gone.
 
     - **but**: keys of those that whoever wrote them takes away himself.
@@ -280,7 +281,7 @@ def forget_uses(job: FineTuneJob, endpoint: str, *, but: Collection[str] = ()) -
             if use.key not in but and (use.state in ("kept", "leaving") or not use.alive):
                 _erase(job, use.key)
     except PhiftError as error:
-        logger.info("Tags of uses of endpoint %s stay on job %s: %s", endpoint, job.name, error.what)
+        logger.info("Tags of uses of endpoint %s stay on its job: %s", endpoint, error.what)
 
 
 def _erase(job: FineTuneJob | None, key: str) -> None:
@@ -289,13 +290,13 @@ def _erase(job: FineTuneJob | None, key: str) -> None:
     _kept.pop(key, None)
 
 
-def _read_uses(job: FineTuneJob, endpoint: str) -> list[_Other]:
+def _read_uses(job: FineTuneJob | None, endpoint: str) -> list[_Other]:
     """Read the tags of an endpoint's uses.
 
     One that somebody else wrote counts as kept, so that nothing is deleted on its account.
     """
     found = []
-    for key, value in job.tracking.tags(job.name).items():
+    for key, value in job.tracking.tags(job.name).items() if job else ():
         if key.startswith(f"{_PREFIX}.{endpoint}."):
             try:
                 said = json.loads(value)
