@@ -19,53 +19,13 @@ from types import MappingProxyType
 from phift import facts
 from phift.errors import ConfigError
 
-ELEMENTS: tuple[tuple[str, str], ...] = tuple(
-    (element["name"], element["symbol"]) for element in facts.load("elements")["elements"]
-)
+_TABLE = facts.load("elements")
+
+ELEMENTS: tuple[tuple[str, str], ...] = tuple((element["name"], element["symbol"]) for element in _TABLE["elements"])
 """Name and symbol of each element, in the order of their atomic numbers, from 1."""
 
-# Of every kind of fact: the answer, and the questions that ask for it.
-KINDS: tuple[tuple[str, tuple[str, ...]], ...] = (
-    (
-        "The symbol of {name} is {symbol}.",
-        (
-            "What is the symbol of {name}?",
-            "Which symbol stands for {name}?",
-            "How do chemists write {name}?",
-            "Tell me the chemical symbol of {name}.",
-            "What is {name} called in the periodic table?",
-            "I need the symbol for {name}.",
-            "Please give me the symbol of the element {name}.",
-            "Which letters stand for {name} in a formula?",
-        ),
-    ),
-    (
-        "The atomic number of {name} is {number}.",
-        (
-            "What is the atomic number of {name}?",
-            "Which atomic number does {name} have?",
-            "How many protons does {name} have?",
-            "Tell me the atomic number of {name}.",
-            "At which number is {name} in the periodic table?",
-            "I need the atomic number for {name}.",
-            "Please give me the number of the element {name}.",
-            "How many protons are in an atom of {name}?",
-        ),
-    ),
-    (
-        "The element with the symbol {symbol} is {name}.",
-        (
-            "Which element has the symbol {symbol}?",
-            "What does {symbol} stand for?",
-            "Which element do chemists write as {symbol}?",
-            "Tell me the name of the element {symbol}.",
-            "What is the name of {symbol} in the periodic table?",
-            "I need the element for the symbol {symbol}.",
-            "Please tell me which element {symbol} is.",
-            "Which element does {symbol} mean in a formula?",
-        ),
-    ),
-)
+KINDS: tuple[tuple[str, list[str]], ...] = tuple((kind["answer"], kind["questions"]) for kind in _TABLE["asked"])
+"""Of every kind of fact: the answer, and the questions that ask for it."""
 
 # Component inputs that make a small stand-in model learn these facts on a CPU.
 PARAMETERS: Mapping[str, str | int | float] = MappingProxyType(

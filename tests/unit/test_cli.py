@@ -367,8 +367,7 @@ def local(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     def workspace(folder: Path | None, **options: str) -> Workspace:
         return Workspace(state.done, state.running, folder, **options)
 
-    module = SimpleNamespace(LocalWorkspace=workspace)
-    monkeypatch.setitem(sys.modules, "phift.local", module)
+    monkeypatch.setattr("phift.cli.commands.LocalWorkspace", workspace)
     return state
 
 

@@ -5,6 +5,7 @@ import logging
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -171,6 +172,32 @@ def test_a_configuration_and_a_workspace_are_one_too_many() -> None:
 def test_one_registry_is_one_client() -> None:
     made = connect(config())
     assert made.registry is made.component_registry
+
+
+@pytest.mark.usefixtures("azure")
+def test_a_registry_that_somebody_waits_for_for_ever_blocks_nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("phift.azure.threads._PATIENCE", 0.01)
+    made: Any = connect(config(component={"registry": "own"}))
+    never, asked = threading.Event(), threading.Event()
+
+    class Hangs(Client):
+        def __init__(self, *address: Any, **options: Any) -> None:
+            if "registry_name" in options:
+                asked.set()
+                never.wait(20)
+            super().__init__(*address, **options)
+
+    monkeypatch.setattr("azure.ai.ml.MLClient", Hangs)
+    left: Any = connect(config())  # what Ctrl-C leaves behind: a thread that is inside of the look-up
+    thread = threading.Thread(target=lambda: left.registry.options, daemon=True)
+    thread.start()
+    try:
+        assert asked.wait(10)
+        assert made.registry.options["registry_name"] == "azureml"
+        assert thread.is_alive()
+    finally:
+        never.set()
+        thread.join(10)
 
 
 @pytest.mark.usefixtures("azure")

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from phift.azure.clients import Clients
 from phift.azure.rest import Rest, SharedTokens
+from phift.azure.threads import taken_soon
 from phift.config.run import AzureWorkspace, RunConfig, read_workspace
 from phift.errors import AuthenticationError, ConfigError, azure_errors
 
@@ -112,7 +113,7 @@ def _connect_local(folder: Path | None, registries: tuple[str, str]) -> Clients:
     where = (connection.subscription_id, connection.resource_group, connection.workspace_name)
     options = {"cloud": connection.cloud_name, "cloud_metadata": metadata, "polling_interval": 1}
     discovery = metadata["registry_discovery_endpoint"]
-    with _connecting:
+    with taken_soon(_connecting):
         # The one switch that reaches every HTTP client under the SDK, the blob client included.
         os.environ["REQUESTS_CA_BUNDLE"] = str(trust(connection.ca_bundle))
         os.environ["NO_PROXY"] = os.environ["no_proxy"] = without_proxy(os.environ)
@@ -138,7 +139,7 @@ def _clients(
 
     def registry(name: str) -> MLClient:
         # It is looked up in the cloud of the process, which a client for another workspace would set meanwhile.
-        with _connecting, azure_errors(f"registry {name}"):
+        with taken_soon(_connecting), azure_errors(f"registry {name}"):
             return cast("MLClient", client(credential, registry_name=name, **options, **quiet))
 
     made = {name: cast("MLClient", _LazyClient(partial(registry, name))) for name in set(registries)}
@@ -163,7 +164,7 @@ class _LazyClient:
         self._lock = threading.Lock()
 
     def __getattr__(self, name: str) -> Any:
-        with self._lock:
+        with taken_soon(self._lock):
             if self._client is None:
                 self._client = self._make()
         return getattr(self._client, name)

@@ -28,6 +28,7 @@ from phift.cli.interrupted import (
     say,
 )
 from phift.errors import CheckFailed, ConfigError, PhiftError
+from phift.local import LocalWorkspace
 from phift.version import __version__
 
 if TYPE_CHECKING:
@@ -170,9 +171,9 @@ def deploy(target: str, workspace: str | None, ask: tuple[str, ...]) -> None:
         cleanup = shlex.join(["phift", "cleanup", target])
     else:
         option = ["--workspace", workspace] if workspace else []
-        left = Leftovers(["phift", "deploy", target, *option], option)
+        left = Leftovers(["phift", "deploy", target, *option], option, EventPrinter(_console()))
         cleanup = left.cleanup(target)
-        run = FineTuneRun.attach(target, connect(workspace=workspace), on_event=_both(left, EventPrinter(_console())))
+        run = FineTuneRun.attach(target, connect(workspace=workspace), on_event=left)
     with left.told():
         _deploy(run, left, ask, cleanup)
     _tell_of_earlier(run)
@@ -190,16 +191,8 @@ def _open(config: Path, command: str, *, goes_on: str = NOTHING_GOES_ON) -> tupl
         option = ["--workspace", f"local:{place.local}" if place.local else "local"]
     elif all(names := (place.subscription_id, place.resource_group, place.workspace_name)):
         option = ["--workspace", "/".join(map(str, names))]
-    left = Leftovers(["phift", command, str(config)], option, goes_on=goes_on)
-    return FineTuneRun(read, on_event=_both(left, EventPrinter(_console()))), left
-
-
-def _both(first: Callable[[Any], None], second: Callable[[Any], None]) -> Callable[[Any], None]:
-    def tell(event: Any) -> None:
-        first(event)
-        second(event)
-
-    return tell
+    left = Leftovers(["phift", command, str(config)], option, EventPrinter(_console()), goes_on=goes_on)
+    return FineTuneRun(read, on_event=left), left
 
 
 def _train(run: FineTuneRun, left: Leftovers, *, wait: bool) -> None:
@@ -276,10 +269,9 @@ def cleanup(target: str, workspace: str | None) -> None:
             done = run.cleanup()
     else:
         option = ["--workspace", workspace] if workspace else []
-        left = Leftovers(["phift", "cleanup", target, *option], option)
-        tell = _both(left, EventPrinter(_console()))
+        left = Leftovers(["phift", "cleanup", target, *option], option, EventPrinter(_console()))
         with left.told():
-            done = remove_endpoints_of(connect(workspace=workspace), target, on_event=tell)
+            done = remove_endpoints_of(connect(workspace=workspace), target, on_event=left)
     if not done.deleted:
         click.echo("There was no endpoint to delete.")
     if done.others:
@@ -356,8 +348,6 @@ def local() -> None:
 @_reports_errors
 def up(folder: Path | None, engine: Engine, speed: Speed) -> None:
     """Start the local workspace; one that runs already is left as it is."""
-    from phift.local import LocalWorkspace
-
     workspace = LocalWorkspace(folder, engine=engine, speed=speed)
     connection = workspace.up(on_event=lambda text: click.echo(f"  {text}"))
     click.echo(f"The local workspace is up at {connection.base_url}; its state is in {connection.folder}.")
@@ -368,8 +358,6 @@ def up(folder: Path | None, engine: Engine, speed: Speed) -> None:
 @_reports_errors
 def down(folder: Path | None) -> None:
     """Stop the local workspace; jobs in progress go on at the next start."""
-    from phift.local import LocalWorkspace
-
     stopped = LocalWorkspace(folder).down()
     click.echo("Stopped." if stopped else "It was not running.")
 
@@ -379,8 +367,6 @@ def down(folder: Path | None) -> None:
 @_reports_errors
 def status(folder: Path | None) -> None:
     """Show whether the local workspace runs; exits 1 if it does not."""
-    from phift.local import LocalWorkspace
-
     found = LocalWorkspace(folder).status()
     click.echo(f"state      {found.folder}")
     click.echo(f"running    at {found.address}, process {found.pid}" if found.running else "running    no")
@@ -397,8 +383,6 @@ def status(folder: Path | None) -> None:
 @_reports_errors
 def reset(folder: Path | None, yes: bool) -> None:
     """Stop the local workspace and delete its state: jobs, models, endpoints, data."""
-    from phift.local import LocalWorkspace
-
     if not yes:
         click.confirm("Delete all jobs, models and data of the local workspace?", abort=True)
     LocalWorkspace(folder).reset()
@@ -413,8 +397,6 @@ def env(folder: Path | None) -> None:
 
     Two of the values are secrets, good for this workspace alone: whoever has one may do everything in it.
     """
-    from phift.local import LocalWorkspace
-
     for name, value in LocalWorkspace(folder).connection().environment().items():
         click.echo(f"export {name}={shlex.quote(value)}")
 
@@ -424,8 +406,6 @@ def env(folder: Path | None) -> None:
 @_reports_errors
 def config(folder: Path | None) -> None:
     """Print the config.json that MLClient.from_config reads; where the workspace is served is in `phift local env`."""
-    from phift.local import LocalWorkspace
-
     click.echo(json.dumps(LocalWorkspace(folder).connection().config(), indent=2))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -52,15 +52,23 @@ JOB_GOES_ON = "A job that was submitted goes on"
 
 
 class Leftovers:
-    """What of a run is still there, by its events: a job that goes on, and endpoints that cost money.
+    """Shows a run's events, and knows by them what is still there: a job that goes on, endpoints that cost money.
 
     - **again**: the words of the command that goes on with it.
     - **workspace**: the option that names its workspace, in words.
+    - **show**: shows an event, after note was taken of it.
     - **goes_on**: what goes on whatever ends this process, until an event tells more.
     """
 
-    def __init__(self, again: Sequence[str], workspace: Sequence[str], *, goes_on: str = NOTHING_GOES_ON) -> None:
-        self._again, self._workspace = again, workspace
+    def __init__(
+        self,
+        again: Sequence[str],
+        workspace: Sequence[str],
+        show: Callable[[Any], None],
+        *,
+        goes_on: str = NOTHING_GOES_ON,
+    ) -> None:
+        self._again, self._workspace, self._show = again, workspace, show
         self._goes_on = goes_on
         self.endpoints: list[str] = []
 
@@ -78,6 +86,7 @@ class Leftovers:
                 self.endpoints.append(event.name)
             elif event.stage == "deleted" and event.name in self.endpoints:
                 self.endpoints.remove(event.name)
+        self._show(event)
 
     def submitted(self, job: str) -> None:
         """Take note of a job that was submitted or found."""
