@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import compress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,7 +21,7 @@ import pytest
 
 from phift.config.data import HuggingFaceSource
 from phift.data import hub
-from phift.data.hub import RowGroup, drawn_groups, drawn_rows, first_rows
+from phift.data.hub import RowGroup, drawn_groups, draws
 from phift.errors import ServiceError
 from properties.hub_server import COMMIT, OLDER, Fault, Hub, Repository, hub_server
 
@@ -468,6 +469,11 @@ def test_a_hub_that_is_not_there_and_one_that_may_not_be_asked(tmp_path: Path) -
 GROUPS = [RowGroup(f"file{n // 3}", n % 3, rows, 10 * rows) for n, rows in enumerate((5, 1, 20, 7, 0, 30, 2))]
 
 
+def drawn_rows(groups: list[RowGroup], wanted: int, draw: random.Random) -> list[tuple[RowGroup, int]]:
+    rows = [(group, index) for group in groups for index in range(group.rows)]
+    return list(compress(rows, draws(wanted, len(rows), draw)))
+
+
 @pytest.mark.parametrize("wanted", [1, 5, 6, 64, 65])
 def test_exactly_as_many_rows_are_drawn_as_are_wanted(wanted: int) -> None:
     for seed in range(50):
@@ -475,25 +481,21 @@ def test_exactly_as_many_rows_are_drawn_as_are_wanted(wanted: int) -> None:
         some = drawn_groups(GROUPS, wanted, draw)
         assert sum(group.rows for group in some) >= min(65, 2 * wanted)
         assert [group for group in GROUPS if group in some] == some
-        drawn = list(drawn_rows(some, wanted, draw))
-        assert sum(len(taken) for _, taken in drawn) == wanted
-        assert all(sorted(set(taken)) == taken and taken[-1] < group.rows for group, taken in drawn)
-    first = list(first_rows(GROUPS, wanted))
-    assert sum(len(taken) for _, taken in first) == wanted
+        drawn = drawn_rows(some, wanted, draw)
+        assert len(drawn) == len(set(drawn)) == wanted
 
 
 def test_every_row_is_as_likely() -> None:
     counts = [0] * 65
     starts = {group: sum(other.rows for other in GROUPS[:n]) for n, group in enumerate(GROUPS)}
     for seed in range(4000):
-        for group, taken in drawn_rows(GROUPS, 13, seeded(seed)):
-            for index in taken:
-                counts[starts[group] + index] += 1
+        for group, index in drawn_rows(GROUPS, 13, seeded(seed)):
+            counts[starts[group] + index] += 1
     assert all(650 < count < 950 for count in counts), counts  # 800 expected, with a deviation of 25
 
 
 def test_the_draw_is_the_same_in_every_release() -> None:
     draw = seeded(42)
     some = drawn_groups(GROUPS, 3, draw)
-    drawn = [(group.path, group.index, list(taken)) for group, taken in drawn_rows(some, 3, draw)]
-    assert drawn == [("file0", 1, [0]), ("file1", 0, [1, 4])]
+    drawn = [(group.path, group.number, index) for group, index in drawn_rows(some, 3, draw)]
+    assert drawn == [("file0", 1, 0), ("file1", 0, 1), ("file1", 0, 4)]

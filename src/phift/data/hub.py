@@ -22,15 +22,12 @@ import logging
 import os
 import random
 import time
-from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass
-from functools import partial
 from itertools import compress, groupby, islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from phift.azure.threads import SideBySide
 from phift.config.data import HuggingFaceSource
@@ -49,7 +46,6 @@ from phift.errors import (
 
 if TYPE_CHECKING:
     from datasets import DatasetBuilder
-    from pyarrow import RecordBatch
     from pyarrow.parquet import ParquetFile
 
 Row = dict[str, Any]
@@ -81,142 +77,116 @@ class HubRows:
         self._source = source
 
     def __iter__(self) -> Iterator[Row]:
-        from datasets.packaged_modules.parquet.parquet import Parquet
-
-        source = self._source
-        opened = _opened(source)
-        if opened.commit and opened.commit != source.revision:
-            self.notes.append(
-                f"{source.huggingface} was read at revision {opened.commit}; "
-                "pin it with `revision` to read the same data next time"
-            )
-        with _asking(source):
-            files = [file for split in opened.splits for file in opened.builder.config.data_files[split]]
-            # A part can be fetched neither of a file in an archive nor of one that lies elsewhere.
-            whole = all("::" not in file and (file.startswith(_REMOTE) or Path(file).is_file()) for file in files)
-            parquet = whole and isinstance(opened.builder, Parquet)
-            batches = self._parquet(files) if parquet else self._streamed(opened)
+        rows = self._rows()
         while True:
-            with _asking(source):
-                batch = next(batches, None)
-            if batch is None:
+            with _asking(self._source):
+                batch = list(islice(rows, _BATCH))
+            if not batch:
                 return
             yield from batch
 
-    def _parquet(self, files: list[str]) -> Iterator[list[Row]]:
-        source = self._source
-        with SideBySide(_READERS) as side:
-            footers = [side.begin(_row_groups, file) for file in files]
-            groups = [group for footer in footers for group in footer.result()]
-        total = sum(group.rows for group in groups)
-        wanted = _wanted(total, source.percent)
-        if wanted < total and source.sample == "random":
-            draw = random.Random(source.seed)  # noqa: S311 - a draw that can be repeated, not a secret
-            some = drawn_groups(groups, wanted, draw)
-            self.notes.append(
-                f"{source.huggingface}: {wanted:,} of {total:,} rows, drawn with seed {source.seed} "
-                f"out of {len(some):,} of {len(groups):,} row groups"
-            )
-            chosen = drawn_rows(some, wanted, draw)
-        else:
-            some = [group for group, _ in first_rows(groups, wanted)]
-            chosen = first_rows(groups, wanted)
-        return _read(chosen, max((group.bytes for group in some), default=0))
+    def _rows(self) -> Iterator[Row]:
+        from datasets.packaged_modules.parquet.parquet import Parquet
 
-    def _streamed(self, opened: _Opened) -> Iterator[list[Row]]:
-        source = self._source
-        if source.percent == 100:
-            yield from _batches(opened.stream(source.split))
-            return
-        # How long the data set's card says the splits are.
-        known = opened.builder.info.splits or {}
-        lengths: list[int] = [known[split].num_examples or 0 if split in known else 0 for split in opened.splits]
-        total = sum(lengths)
-        if not all(lengths):
-            total = sum(1 for _ in opened.stream(source.split))
-            self.notes.append(
-                f"{source.huggingface} does not say how long {source.split} is and is not Parquet, "
-                "so all of it was downloaded once to count its rows"
-            )
-        wanted, found = _wanted(total, source.percent), 0
-        if source.sample == "first":
-            rows: Iterator[Row] = islice(opened.stream(source.split), wanted)
+        source, draw = self._source, random.Random(self._source.seed)  # noqa: S311 - can be repeated, is no secret
+        builder, splits = self._open()
+        files = [file for split in splits for file in builder.config.data_files[split]]
+        # A part can be fetched neither of a file in an archive nor of one that lies elsewhere.
+        whole = all("::" not in file and (file.startswith(_REMOTE) or Path(file).is_file()) for file in files)
+        is_parquet = whole and isinstance(builder, Parquet)
+        if is_parquet:
+            with SideBySide(_READERS) as side:
+                footers = [side.begin(_row_groups, file) for file in files]
+            groups = [group for footer in footers for group in footer.result()]
+            total = sum(group.rows for group in groups)
+        elif source.percent < 100:
+            total = self._length(builder, splits)
         else:
-            draw = random.Random(source.seed)  # noqa: S311 - a draw that can be repeated, not a secret
-            for split in opened.splits:
-                files = opened.builder.config.data_files[split]
-                files.sort(key={file: draw.random() for file in files}.__getitem__)
-            pool = min(total, SPREAD * wanted)
-            self.notes.append(
-                f"{source.huggingface}: {wanted:,} of {total:,} rows, drawn with seed {source.seed} "
-                f"out of the first {pool:,} with the files in random order"
-            )
-            rows = compress(opened.stream(source.split), _draws(wanted, pool, draw))
-        for batch in _batches(rows):
-            found += len(batch)
-            yield batch
+            yield from builder.as_streaming_dataset(split=source.split)
+            return
+        wanted = min(total, max(1, round(total * source.percent / 100)))  # at least one row, if there is one
+        is_drawn = source.sample == "random" and wanted < total
+        rows: Iterator[Row]
+        if is_parquet:
+            some = drawn_groups(groups, wanted, draw) if is_drawn else groups
+            rows, pool = _read(some), sum(group.rows for group in some)
+            place = f"{len(some):,} of {len(groups):,} row groups"
+        else:
+            for split in splits if is_drawn else ():
+                of_split = builder.config.data_files[split]
+                of_split.sort(key={file: draw.random() for file in of_split}.__getitem__)
+            rows, pool = iter(builder.as_streaming_dataset(split=source.split)), min(total, SPREAD * wanted)
+            place = f"the first {pool:,} with the files in random order"
+        if is_drawn:
+            drawn = f"{wanted:,} of {total:,} rows, drawn with seed {source.seed} out of {place}"
+            self.notes.append(f"{source.huggingface}: {drawn}")
+            rows = compress(rows, draws(wanted, pool, draw))
+        found = 0
+        for found, row in enumerate(islice(rows, wanted), start=1):  # noqa: B007 - it is looked at below
+            yield row
         if found < wanted:
             self.notes.append(f"{source.huggingface} has fewer rows in {source.split} than its card says")
 
+    def _open(self) -> tuple[DatasetBuilder, list[str]]:
+        """Open the data set, again after a pause where the Hub is busy or does not answer."""
+        import datasets
+        from huggingface_hub import constants
 
-def _batches(rows: Iterable[Row]) -> Iterator[list[Row]]:
-    rows = iter(rows)
-    while batch := list(islice(rows, _BATCH)):
-        yield batch
+        source = self._source
+        is_folder = os.path.isdir(source.huggingface)  # noqa: PTH112 - Path.is_dir raises where an id cannot be a path
+        if not is_folder and (constants.HF_HUB_OFFLINE or datasets.config.HF_HUB_OFFLINE):
+            fix = "unset HF_HUB_OFFLINE, or give files that are on this machine"
+            raise ServiceUnreachable("HF_HUB_OFFLINE is set, so the Hub is not asked.", where=_place(source), fix=fix)
+        for wait in (*_WAITS, None):
+            try:
+                with _asking(source):
+                    commit = None if is_folder else _commit(source)
+                    opened = _open_at(source, commit)
+            except (Throttled, ServiceUnreachable):
+                if wait is None:
+                    raise
+                time.sleep(wait)
+            else:
+                break
+        if commit and commit != source.revision:
+            self.notes.append(
+                f"{source.huggingface} was read at revision {commit}; "
+                "pin it with `revision` to read the same data next time"
+            )
+        return opened
+
+    def _length(self, builder: DatasetBuilder, splits: Sequence[str]) -> int:
+        """Return how long the splits are: what the data set's card says, or else all of them are counted."""
+        known = builder.info.splits or {}
+        lengths: list[int] = [known[split].num_examples or 0 if split in known else 0 for split in splits]
+        if all(lengths):
+            return sum(lengths)
+        self.notes.append(
+            f"{self._source.huggingface} does not say how long {self._source.split} is and is not Parquet, "
+            "so all of it was downloaded once to count its rows"
+        )
+        return sum(1 for _ in builder.as_streaming_dataset(split=self._source.split))
 
 
-# ---------------------------------------------------------------- opening
-
-
-@dataclass(frozen=True)
-class _Opened:
-    """A data set at a commit (None for a local folder), and the names of the splits to read."""
-
-    builder: DatasetBuilder
-    commit: str | None
-    splits: list[str]
-
-    def stream(self, split: str) -> Iterable[Row]:
-        rows: Iterable[Row] = self.builder.as_streaming_dataset(split=split)
-        return rows
-
-
-def _opened(source: HuggingFaceSource) -> _Opened:
-    """Open a data set, again after a pause where the Hub is busy or does not answer."""
-    import datasets
-    from huggingface_hub import constants
-
-    is_folder = os.path.isdir(source.huggingface)  # noqa: PTH112 - Path.is_dir raises where an id cannot be a path
-    if not is_folder and (constants.HF_HUB_OFFLINE or datasets.config.HF_HUB_OFFLINE):
-        fix = "unset HF_HUB_OFFLINE, or give files that are on this machine"
-        raise ServiceUnreachable("HF_HUB_OFFLINE is set, so the Hub is not asked.", where=_place(source), fix=fix)
-    for wait in _WAITS:
-        try:
-            return _open(source, is_folder=is_folder)
-        except (Throttled, ServiceUnreachable):
-            time.sleep(wait)
-    return _open(source, is_folder=is_folder)
-
-
-def _open(source: HuggingFaceSource, *, is_folder: bool) -> _Opened:
-    import datasets
+def _commit(source: HuggingFaceSource) -> str:
     from huggingface_hub import HfApi
 
-    commit = None
-    if not is_folder:
-        with _asking(source):
-            info = HfApi(library_name="phift").dataset_info(
-                source.huggingface, revision=source.revision, expand=["sha"], timeout=30
-            )
-        commit = info.sha
-        if not commit:
-            fix = "check HF_ENDPOINT, if it is set"
-            raise ServiceError("The Hugging Face Hub names no commit.", where=_place(source), fix=fix)
+    api = HfApi(library_name="phift")
+    commit = api.dataset_info(source.huggingface, revision=source.revision, expand=["sha"], timeout=30).sha
+    if not commit:
+        fix = "check HF_ENDPOINT, if it is set"
+        raise ServiceError("The Hugging Face Hub names no commit.", where=_place(source), fix=fix)
+    return commit
+
+
+def _open_at(source: HuggingFaceSource, commit: str | None) -> tuple[DatasetBuilder, list[str]]:
+    """Return a data set at a commit, or that of a local folder, and the names of the splits to read."""
+    import datasets
+
     # The folder is empty, or `datasets` would take an older version that it finds there when the Hub fails.
-    with _asking(source), TemporaryDirectory(prefix="phift-") as folder:
-        load = partial(datasets.load_dataset_builder, revision=commit, cache_dir=folder)
+    with TemporaryDirectory(prefix="phift-") as folder:
         try:
-            builder = load(source.huggingface, source.name)
+            builder = datasets.load_dataset_builder(source.huggingface, source.name, revision=commit, cache_dir=folder)
         except ValueError:
             names = datasets.get_dataset_config_names(source.huggingface, revision=commit)
             if source.name in names or (source.name is None and len(names) < 2):
@@ -232,38 +202,19 @@ def _open(source: HuggingFaceSource, *, is_folder: bool) -> _Opened:
         what = f"There is no split {missing[0]}."
         fix = f"`split` is one of: {', '.join(known)}" + ("; a part of it is `percent`" if "[" in source.split else "")
         raise DataError(what, where=_place(source), fix=fix)
-    return _Opened(builder, commit, splits)
+    return builder, splits
 
 
-def _wanted(total: int, percent: float) -> int:
-    """How many rows are a part of a split: at least one, if there is one."""
-    return min(total, max(1, round(total * percent / 100)))
+# ---------------------------------------------------------------- Parquet, and drawing
 
 
-# ---------------------------------------------------------------- Parquet
-
-
-@dataclass(frozen=True)
-class RowGroup:
+class RowGroup(NamedTuple):
     """A run of rows in a Parquet file, the least of it that can be fetched."""
 
     path: str
-    index: int
+    number: int
     rows: int
     bytes: int
-
-
-Chosen = tuple[RowGroup, Sequence[int]]
-"""A row group and which of its rows to take, in order."""
-
-
-def first_rows(groups: Sequence[RowGroup], wanted: int) -> Iterator[Chosen]:
-    """Yield the row groups that hold the first rows of a split, and which these are."""
-    for group in groups:
-        if wanted <= 0:
-            return
-        yield group, range(min(wanted, group.rows))
-        wanted -= group.rows
 
 
 def drawn_groups(groups: Sequence[RowGroup], wanted: int, draw: random.Random) -> list[RowGroup]:
@@ -279,28 +230,12 @@ def drawn_groups(groups: Sequence[RowGroup], wanted: int, draw: random.Random) -
     return [groups[index] for index in sorted(taken)]
 
 
-def drawn_rows(groups: Sequence[RowGroup], wanted: int, draw: random.Random) -> Iterator[Chosen]:
-    """Draw exactly so many rows out of all rows of the groups, every set of that many being as likely."""
-    draws = _draws(wanted, sum(group.rows for group in groups), draw)
-    for group in groups:
-        taken = [index for index in range(group.rows) if next(draws)]
-        if taken:
-            yield group, taken
-
-
-def _draws(wanted: int, total: int, draw: random.Random) -> Iterator[bool]:
+def draws(wanted: int, total: int, draw: random.Random) -> Iterator[bool]:
+    """Draw exactly so many rows out of all, every set of that many being as likely; say of each whether it is drawn."""
     for left in range(total, 0, -1):
         drawn = draw.random() * left < wanted  # its chance, given how many are still wanted and how many still come
         wanted -= drawn
         yield drawn
-
-
-def _row_groups(path: str) -> list[RowGroup]:
-    """Read where a file's row groups lie, which takes no more than its footer."""
-    with _parquet(path) as file:
-        rows = [file.metadata.row_group(index).num_rows for index in range(file.metadata.num_row_groups)]
-        sizes = compressed_sizes(file.metadata)
-    return [RowGroup(path, index, *group) for index, group in enumerate(zip(rows, sizes, strict=True))]
 
 
 @contextmanager
@@ -309,42 +244,35 @@ def _parquet(path: str, **options: Any) -> Iterator[ParquetFile]:
     from huggingface_hub import HfFileSystem
 
     # Parquet says what it needs; a cache below it would fetch what lies around it too.
-    files = HfFileSystem() if path.startswith(_REMOTE) else None
-    opened = files.open(path, "rb", cache_type="none") if files else nullcontext(path)
+    opened = HfFileSystem().open(path, "rb", cache_type="none") if path.startswith(_REMOTE) else nullcontext(path)
     with opened as file, pq.ParquetFile(file, **options) as parquet:
         yield parquet
 
 
-def _read(chosen: Iterator[Chosen], biggest: int) -> Iterator[list[Row]]:
-    """Read the chosen rows, each file opened once; ``biggest`` is the size of the biggest row group."""
+def _row_groups(path: str) -> list[RowGroup]:
+    """Read where a file's row groups lie, which takes no more than its footer."""
+    with _parquet(path) as file:
+        sizes = enumerate(compressed_sizes(file.metadata))
+        return [RowGroup(path, number, file.metadata.row_group(number).num_rows, size) for number, size in sizes]
+
+
+def _read(groups: Sequence[RowGroup]) -> Iterator[Row]:
+    """Yield the rows of row groups, each file opened once."""
     import datasets
 
+    biggest = max((group.bytes for group in groups), default=0)
     options = {"pre_buffer": True} if biggest <= _AT_ONCE else {"pre_buffer": False, "buffer_size": _PIECE}
-    for path, parts in groupby(chosen, key=lambda part: part[0].path):
+    for path, of_file in groupby(groups, key=lambda group: group.path):
         with _parquet(path, **options) as file:
             texts = datasets.Features()  # the values that `datasets` keeps as JSON text
             if "json" in str(file.schema_arrow).lower():
                 features = datasets.Features.from_arrow_schema(file.schema_arrow)
                 texts = datasets.Features({name: kind for name, kind in features.items() if "Json(" in repr(kind)})
-            for group, taken in parts:
-                for batch in _taken(file, group.index, taken):
-                    rows = batch.to_pylist()
-                    if texts:
-                        rows = [row | texts.decode_example({name: row[name] for name in texts}) for row in rows]
-                    yield rows
-
-
-def _taken(file: ParquetFile, index: int, taken: Sequence[int]) -> Iterator[RecordBatch]:
-    start = 0
-    # Threads of Arrow that read through a Python file can outlive the interpreter and hang it.
-    for batch in file.iter_batches(batch_size=_BATCH, row_groups=[index], use_threads=False):
-        end = start + batch.num_rows
-        here = taken[bisect_left(taken, start) : bisect_left(taken, end)]
-        if here:
-            yield batch if len(here) == batch.num_rows else batch.take([row - start for row in here])
-        if end > taken[-1]:
-            return
-        start = end
+            for group in of_file:
+                # Threads of Arrow that read through a Python file can outlive the interpreter and hang it.
+                for batch in file.iter_batches(_BATCH, row_groups=[group.number], use_threads=False):
+                    for row in batch.to_pylist():
+                        yield row | texts.decode_example({name: row[name] for name in texts}) if texts else row
 
 
 # ---------------------------------------------------------------- errors, and silence
@@ -390,41 +318,39 @@ def _asking(source: HuggingFaceSource) -> Iterator[None]:
         raise _failure(error, source) from None
 
 
-_LOG_IN = "log in with `hf auth login` or set HF_TOKEN"
-
-
 def _failure(error: Exception, source: HuggingFaceSource) -> PhiftError:
     """Return our error for one of the libraries'; it quotes none of their text."""
     from huggingface_hub import errors
 
-    where = _place(source)
+    where, log_in = _place(source), "log in with `hf auth login` or set HF_TOKEN"
+    let_in = f"ask for access on the data set's page, then {log_in}"
     status = error.response.status_code if isinstance(error, errors.HfHubHTTPError) else 0
-    let_in = f"ask for access on the data set's page, then {_LOG_IN}"
     if isinstance(error, errors.GatedRepoError) or (isinstance(error, FileNotFoundError) and "gated" in str(error)):
         return AccessDenied("The data set is gated: it is for accounts that were let in.", where=where, fix=let_in)
     if isinstance(error, errors.RevisionNotFoundError):
         return DataNotFound(f"There is no revision {source.revision}.", where=where, fix="check `revision`")
     if isinstance(error, errors.RepositoryNotFoundError):
-        fix = f"check the id; for a private data set {_LOG_IN}"
+        fix = f"check the id; for a private data set {log_in}"
         return DataNotFound("There is no such data set, or it is private.", where=where, fix=fix)
     if isinstance(error, errors.EntryNotFoundError | FileNotFoundError):
         fix = "check the id, and that the data set has files of a known format"
         return DataNotFound("The data set has no data files.", where=where, fix=fix)
     if status == 401:
-        return AuthenticationError("The Hugging Face Hub refuses the token.", where=where, fix=_LOG_IN)
+        return AuthenticationError("The Hugging Face Hub refuses the token.", where=where, fix=log_in)
     if status == 403:
         return AccessDenied("The token may not read this data set.", where=where, fix=let_in)
     if status == 429:
-        fix = f"wait some minutes; the limit is higher for accounts: {_LOG_IN}"
+        fix = f"wait some minutes; the limit is higher for accounts: {log_in}"
         return Throttled("The Hugging Face Hub takes no more requests from here for now.", where=where, fix=fix)
     if status:
         kind = ServiceUnreachable if status >= 500 else ServiceError
         return kind(f"The Hugging Face Hub answered with status {status}.", where=where, fix="run again later")
+    name = type(error).__name__
     if isinstance(error, ConnectionError | TimeoutError) or type(error).__module__.startswith("httpx"):
-        what = f"The Hugging Face Hub did not answer ({type(error).__name__})."
-        return ServiceUnreachable(what, where=where, fix="check the network and the proxy; then run again")
+        fix = "check the network and the proxy; then run again"
+        return ServiceUnreachable(f"The Hugging Face Hub did not answer ({name}).", where=where, fix=fix)
     if isinstance(error, ImportError):
         what = f"A package that the data set needs is missing ({error.name or 'its name is not known'})."
         return MissingDependency(what, where=where, fix="install it")
-    what = f"The data set cannot be read ({type(error).__name__})."
-    return DataError(what, where=where, fix="check on its page that the Hub's own viewer can read it")
+    fix = "check on its page that the Hub's own viewer can read it"
+    return DataError(f"The data set cannot be read ({name}).", where=where, fix=fix)
