@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import msgspec
 
@@ -50,10 +50,8 @@ class Conversation(msgspec.Struct, gc=False, omit_defaults=True):
     tools: list[Any] | None = None
 
 
-class _AnyMessage(msgspec.Struct):  # with other keys too
-    role: Literal["system", "user", "assistant", "tool"]
-    content: str | None = None
-    tool_calls: list[Any] | None = None
+class _AnyMessage(Message, forbid_unknown_fields=False):
+    """A message with other keys too."""
 
 
 _plain = msgspec.json.Decoder(Conversation)
@@ -61,19 +59,17 @@ _values = msgspec.json.Decoder(dict[str, Any])
 _columns = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 _NEXT: Mapping[str, tuple[str, ...]] = {
+    "": ("system", "user"),
     "system": ("user",),
     "user": ("assistant",),
     "assistant": ("user",),
     "tool call": ("tool",),
     "tool": ("tool", "assistant"),
 }
-_FIRST: tuple[str, ...] = ("system", "user")
 _PLAIN = frozenset(Message.__struct_fields__)
 
-_Turn = TypeVar("_Turn", Message, _AnyMessage)
 
-
-def check(messages: Sequence[_Turn]) -> int:
+def check(messages: Sequence[Message]) -> int:
     """Return how many characters are said in a conversation, tool calls as the JSON they are.
 
     Raises `InvalidRow` where it cannot be trained on.
@@ -81,7 +77,7 @@ def check(messages: Sequence[_Turn]) -> int:
     if len(messages) < 2:
         raise InvalidRow(f"it has {len(messages)} message{'' if len(messages) == 1 else 's'}; at least 2 are needed")
     characters = 0
-    expected, role = _FIRST, ""
+    expected, role = _NEXT[""], ""
     for message in messages:
         content, role = message.content, message.role
         if role not in expected or not content or message.tool_calls or content.isspace():
@@ -91,9 +87,9 @@ def check(messages: Sequence[_Turn]) -> int:
     return characters if role == "assistant" else _check_closely(messages)
 
 
-def _check_closely(messages: Sequence[_Turn]) -> int:
+def _check_closely(messages: Sequence[Message]) -> int:
     """Do what `check` does for a conversation with tool calls, or with a mistake to be named."""
-    characters, before, expected = 0, "", _FIRST
+    characters, before, expected = 0, "", _NEXT[""]
     for index, message in enumerate(messages):
         role, content = message.role, message.content
         if role not in expected:

@@ -22,7 +22,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from numbers import Real
 from types import MappingProxyType, NoneType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import msgspec
 
@@ -61,6 +61,8 @@ _ROLES: Mapping[str, str | None] = {
     "function_call": None,
 }
 
+T = TypeVar("T")
+
 _MOST_NAMES = 20  # columns that a text names
 _LONGEST_NAME = 40  # characters of each
 
@@ -86,15 +88,12 @@ class Layout:
 
     def convert(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """Return the row as ``{"messages": [...]}``, with ``tools`` if it has any; raises `InvalidRow`."""
-        cells = _Cells(values, self.columns)
+        cells = _Cells(self, values)
         try:
-            row = {"messages": _conversation(self.format, cells)}
-            tools = cells.listed("tools")
+            row, tools = {"messages": _conversation(cells)}, cells.listed("tools")
         except RecursionError:
             raise InvalidRow("it is nested too deeply") from None
-        if tools is not None:
-            row["tools"] = tools
-        return row
+        return row if tools is None else row | {"tools": tools}
 
 
 def recognise(
@@ -162,55 +161,41 @@ def _near(name: str, names: Iterable[str]) -> str:
 class _Cells(NamedTuple):
     """The cells of one row, by the format's names for their columns; a missing one is None where it may be missing."""
 
+    layout: Layout
     values: Mapping[str, Any]
-    columns: Mapping[str, str]
 
     def given(self, name: str) -> Any:
-        if name not in self.columns:
-            return None
-        value = self.values.get(self.columns[name])
-        return value if type(value) is str or not _missing(value) else None
-
-    def required(self, name: str) -> Any:
-        value = self.given(name)
-        if value is None:
-            raise InvalidRow(f"it has no `{self.columns[name]}`")
-        return value
+        value = self.values.get(self.layout.columns[name]) if name in self.layout.columns else None
+        return value if type(value) is str or not missing(value) else None
 
     def text(self, name: str) -> str:
-        value = self.required(name)
-        if not isinstance(value, str):
-            raise InvalidRow(f"`{self.columns[name]}` is not a text but {_kind(value)}")
-        return value
-
-    def optional_text(self, name: str) -> str | None:
-        text = None if self.given(name) is None else self.text(name)
-        return text if text and not text.isspace() else None
+        """Return a text; a missing one has no letters."""
+        value = self.given(name)
+        if value is not None and not isinstance(value, str):
+            raise InvalidRow(f"`{self.layout.columns[name]}` is not a text but {_kind(value)}")
+        return self._present(name, value) or ""
 
     def listed(self, name: str) -> list[Any] | None:
         """Return a list, read from JSON if it is text; None where it is missing or blank."""
         value = self.given(name)
         if isinstance(value, str):
-            value = None if not value or value.isspace() else _from_json(value, self.columns[name])
-        if value is None:
-            return None
+            value = None if not value or value.isspace() else _from_json(value, self.layout.columns[name])
         value = plain(value)
-        if not isinstance(value, list):
-            raise InvalidRow(f"`{self.columns[name]}` is not a list but {_kind(value)}")
-        return value
-
-    def required_list(self, name: str) -> list[Any]:
-        value = self.listed(name)
-        if value is None:
-            raise InvalidRow(f"it has no `{self.columns[name]}`")
-        return value
+        if value is not None and not isinstance(value, list):
+            raise InvalidRow(f"`{self.layout.columns[name]}` is not a list but {_kind(value)}")
+        return self._present(name, value)
 
     def messages(self, name: str) -> list[dict[str, Any]]:
-        turns = enumerate(self.required_list(name))
-        return [_message(turn, f"{self.columns[name]}[{index}]") for index, turn in turns]
+        turns = enumerate(self.listed(name) or ())
+        return [_message(turn, f"{self.layout.columns[name]}[{index}]") for index, turn in turns]
+
+    def _present(self, name: str, value: T | None) -> T | None:
+        if value is None and name in _FORMATS[self.layout.format].required:
+            raise InvalidRow(f"it has no `{self.layout.columns[name]}`")
+        return value
 
 
-def _missing(value: Any) -> bool:
+def missing(value: Any) -> bool:
     """Tell None, NaN and pandas' NA and NaT; NA cannot even be compared with itself."""
     if value is None or isinstance(value, list | dict):
         return value is None
@@ -280,13 +265,13 @@ def _message(turn: object, place: str) -> dict[str, Any]:
     return message | {key: value for key, value in others.items() if key not in message}
 
 
-def _conversation(known: Format, cells: _Cells) -> list[dict[str, Any]]:
+def _conversation(cells: _Cells) -> list[dict[str, Any]]:
     def said(role: str, text: str) -> dict[str, Any]:
         return {"role": role, "content": text}
 
-    system = cells.optional_text("system")
-    messages = [said("system", system)] if system else []
-    match known:
+    system, columns = cells.text("system"), cells.layout.columns
+    messages = [said("system", system)] if system.strip() else []
+    match cells.layout.format:
         case "messages":
             messages += cells.messages("messages")
         case "sharegpt":
@@ -294,21 +279,21 @@ def _conversation(known: Format, cells: _Cells) -> list[dict[str, Any]]:
         case "alpaca":
             for index, pair in enumerate(cells.listed("history") or ()):
                 if not (isinstance(pair, list) and len(pair) == 2 and all(isinstance(text, str) for text in pair)):
-                    raise InvalidRow(f"`{cells.columns['history']}`[{index}] is not a pair of texts")
+                    raise InvalidRow(f"`{columns['history']}`[{index}] is not a pair of texts")
                 messages += map(said, ("user", "assistant"), pair)
-            instruction, more = cells.text("instruction"), cells.optional_text("input")
-            messages.append(said("user", f"{instruction}\n\n{more}" if more else instruction))
+            instruction, more = cells.text("instruction"), cells.text("input")
+            messages.append(said("user", f"{instruction}\n\n{more}" if more.strip() else instruction))
             messages.append(said("assistant", cells.text("output")))
         case "prompt_completion":
             # One text or a list of messages: TRL has both.
             for name, role in (("prompt", "user"), ("completion", "assistant")):
-                value = cells.required(name)
+                value = cells.given(name)
                 messages += [said(role, value)] if isinstance(value, str) else cells.messages(name)
         case "question_answer":
             messages += (said("user", cells.text("question")), said("assistant", cells.text("answer")))
         case "ultrachat":
-            for index, text in enumerate(cells.required_list("data")):
+            for index, text in enumerate(cells.listed("data") or ()):
                 if not isinstance(text, str):
-                    raise InvalidRow(f"`{cells.columns['data']}`[{index}] is not a text but {_kind(text)}")
+                    raise InvalidRow(f"`{columns['data']}`[{index}] is not a text but {_kind(text)}")
                 messages.append(said("assistant" if index % 2 else "user", text))
     return messages

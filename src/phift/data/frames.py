@@ -6,18 +6,16 @@ What a value is, is told by the names of its types, so none of these libraries i
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from math import isnan
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
 from phift.config.data import RowsSource
 from phift.data.chat import InvalidRow
-from phift.data.formats import plain
+from phift.data.formats import missing, plain
 from phift.errors import DataError
 
 if TYPE_CHECKING:
     import pandas as pd
-    import pyarrow as pa
 
 Row = Mapping[str, Any] | InvalidRow
 """A row, or what is wrong with an item that is none."""
@@ -25,15 +23,10 @@ Row = Mapping[str, Any] | InvalidRow
 _BATCH = 128  # rows that become Python values at a time
 
 _TABLES = {
-    ("pandas", "DataFrame"),
-    ("datasets", "Dataset"),
-    ("datasets", "IterableDataset"),
-    ("datasets", "DatasetDict"),
-    ("datasets", "IterableDatasetDict"),
-    ("pyarrow", "Table"),
-    ("pyarrow", "RecordBatch"),
-    ("pyarrow", "RecordBatchReader"),
-    ("polars", "DataFrame"),
+    "pandas": ("DataFrame",),
+    "datasets": ("Dataset", "IterableDataset", "DatasetDict", "IterableDatasetDict"),
+    "pyarrow": ("Table", "RecordBatch", "RecordBatchReader"),
+    "polars": ("DataFrame",),
 }
 
 _begun: WeakSet[RowsSource] = WeakSet()  # sources whose rows come once and have been asked for
@@ -44,34 +37,30 @@ def rows(source: RowsSource) -> Iterator[Row]:
 
     What the user's own iterable or function raises goes through as it is.
     """
-    value = source.rows
-    if isinstance(value, Iterator) or _table(value) == ("pyarrow", "RecordBatchReader"):
+    value, where = source.rows, label(source)
+    if isinstance(value, Iterator):
         if source in _begun:
             fix = "give a list, or a function that returns the rows anew"
-            raise DataError("The rows come from an iterator that has been read already.", where=label(source), fix=fix)
+            raise DataError("The rows come from an iterator that has been read already.", where=where, fix=fix)
         _begun.add(source)
     if callable(value) and not isinstance(value, Iterable):
         value = value()
-    where = label(source)
     match _table(value):
-        case ("pandas", "DataFrame"):
+        case ("pandas", _):
             yield from _pandas(value, where)
         case ("datasets", "DatasetDict" | "IterableDatasetDict"):
             fix = f"give one of them, such as data[{next(iter(value), 'train')!r}]"
             raise DataError("These are several splits, not one.", where=where, fix=fix)
         case ("datasets", _):
             yield from value.with_format(None)
-        case ("pyarrow", "RecordBatch"):
-            yield from _arrow(value.schema, [value], where)
-        case ("pyarrow", "Table"):
-            yield from _arrow(value.schema, value.to_batches(), where)
-        case ("pyarrow", "RecordBatchReader"):
-            yield from _arrow(value.schema, value, where)
         case _ if hasattr(value, "__arrow_c_stream__"):
             import pyarrow as pa
 
-            reader = pa.RecordBatchReader.from_stream(value)
-            yield from _arrow(reader.schema, reader, where)
+            reader = value if isinstance(value, pa.RecordBatchReader) else pa.RecordBatchReader.from_stream(value)
+            _check_names(reader.schema.names, where)
+            for batch in reader:
+                for start in range(0, batch.num_rows, _BATCH):
+                    yield from batch.slice(start, _BATCH).to_pylist()
         case _ if isinstance(value, str | bytes | Mapping) or not isinstance(value, Iterable):
             what = f"These are no rows but {type(value).__name__}."
             raise DataError(what, where=where, fix="give a data frame, or an iterable of mappings")
@@ -83,13 +72,16 @@ def rows(source: RowsSource) -> Iterator[Row]:
 
 def label(source: RowsSource) -> str:
     """Return what to call the rows."""
-    return (_table(source.rows) or ("", "rows from Python"))[1]
+    return _table(source.rows)[1]
 
 
-def _table(value: Any) -> tuple[str, str] | None:
+def _table(value: Any) -> tuple[str, str]:
     """Return the library and the name of the table that a value is, if it is one."""
-    names = ((kind.__module__.partition(".")[0], kind.__name__) for kind in type(value).__mro__)
-    return next((name for name in names if name in _TABLES), None)
+    for kind in type(value).__mro__:
+        library = kind.__module__.partition(".")[0]
+        if kind.__name__ in _TABLES.get(library, ()):
+            return library, kind.__name__
+    return "", "rows from Python"
 
 
 def _check_names(names: Sequence[str], where: str) -> None:
@@ -97,13 +89,6 @@ def _check_names(names: Sequence[str], where: str) -> None:
     if twice:
         what = f"The column {twice[0]} is there more than once."
         raise DataError(what, where=where, fix="give each column a name of its own")
-
-
-def _arrow(schema: pa.Schema, batches: Iterable[pa.RecordBatch], where: str) -> Iterator[Row]:
-    _check_names(schema.names, where)
-    for batch in batches:
-        for start in range(0, batch.num_rows, _BATCH):
-            yield from batch.slice(start, _BATCH).to_pylist()
 
 
 def _pandas(frame: pd.DataFrame, where: str) -> Iterator[Row]:
@@ -116,14 +101,8 @@ def _pandas(frame: pd.DataFrame, where: str) -> Iterator[Row]:
     if not names:
         raise DataError("The data frame has no columns.", where=where, fix="give it a column `messages`")
     _check_names(names, where)
-
-    def cell(value: Any) -> Any:
-        value = plain(value)
-        nothing = value is pd.NA or value is pd.NaT or (isinstance(value, float) and isnan(value))
-        return None if nothing else value
-
     for start in range(0, len(frame), _BATCH):
         some = frame.iloc[start : start + _BATCH]
-        columns = [map(cell, some.iloc[:, index].tolist()) for index in range(len(names))]
+        columns = [map(plain, some.iloc[:, index].tolist()) for index in range(len(names))]
         for values in zip(*columns, strict=True):
-            yield dict(zip(names, values, strict=True))
+            yield {name: None if missing(value) else value for name, value in zip(names, values, strict=True)}
