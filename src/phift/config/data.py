@@ -105,8 +105,8 @@ class RowsSource(_Rows):
         return hash(id(self.rows))
 
 
-_KINDS = {"files": "<files>", "huggingface": "<hub>", "asset": "<asset>", "rows": "<rows>"}
-_OPEN = Path | FileSource | HuggingFaceSource | AssetSource | RowsSource
+OneSource = FileSource | HuggingFaceSource | AssetSource | RowsSource
+_KEYS = ("files", "huggingface", "asset", "rows")
 
 
 def _source(value: Any) -> Any:
@@ -124,35 +124,38 @@ def _source(value: Any) -> Any:
     if _is_source(value):
         return value
     if isinstance(value, list | tuple) and value and all(map(_is_source, value)):
-        return tuple(_source(part) for part in value)
+        return tuple(map(_source, value))
     is_rows = callable(value) or hasattr(value, "__arrow_c_stream__")  # an Arrow table cannot be iterated
     is_rows = is_rows or (isinstance(value, Iterable) and not isinstance(value, dict))
     return {"rows": value} if is_rows else value
 
 
 def _is_source(value: Any) -> bool:
-    return isinstance(value, str | _OPEN) or (isinstance(value, dict) and not _KINDS.keys().isdisjoint(value))
+    is_known = isinstance(value, str | Path | OneSource)
+    return is_known or (isinstance(value, dict) and not value.keys().isdisjoint(_KEYS))
 
 
-def _source_kind(value: Any) -> str:
+def _kind(value: Any) -> str:
     """Tell the kinds apart by their keys, so that a mistake is reported once and not once for each kind."""
-    if isinstance(value, tuple):
-        return "<several>"
-    if isinstance(value, Path):
-        return "<path>"
+    if isinstance(value, tuple | Path):
+        return "<several>" if isinstance(value, tuple) else "<path>"
     keys = value if isinstance(value, dict) else type(value).model_fields if isinstance(value, Section) else ()
-    return next((kind for key, kind in _KINDS.items() if key in keys), "<hub>")
+    return next((f"<{key}>" for key in _KEYS if key in keys), "<huggingface>")
 
 
-OneSource = (
+_Source = (
     Annotated[Path, Tag("<path>")]
     | Annotated[FileSource, Tag("<files>")]
-    | Annotated[HuggingFaceSource, Tag("<hub>")]
+    | Annotated[HuggingFaceSource, Tag("<huggingface>")]
     | Annotated[AssetSource, Tag("<asset>")]
     | Annotated[RowsSource, Tag("<rows>")]
 )
-_Several = Annotated[tuple[Annotated[OneSource, Discriminator(_source_kind)], ...], Tag("<several>")]
-Source = Annotated[OneSource | _Several, Discriminator(_source_kind), BeforeValidator(_source)]
+_Several = Annotated[tuple[Annotated[_Source, Discriminator(_kind)], ...], Tag("<several>")]
+Source = Annotated[_Source | _Several, Discriminator(_kind), BeforeValidator(_source)]
+
+
+def _named(source: Path | OneSource) -> OneSource:
+    return FileSource.model_construct(files=source) if isinstance(source, Path) else source
 
 
 class SplitConfig(Section):
@@ -195,9 +198,10 @@ class DataConfig(Section):
 
     @property
     def sources(self) -> dict[str, tuple[OneSource, ...]]:
-        """The sources of each split that has any of its own."""
+        """The sources of each split that has any of its own; a bare path is a `FileSource` here."""
         given = {"train": self.train, "validation": self.validation, "test": self.test}
-        return {split: v if isinstance(v, tuple) else (v,) for split, v in given.items() if v is not None}
+        several = {split: v if isinstance(v, tuple) else (v,) for split, v in given.items() if v is not None}
+        return {split: tuple(map(_named, sources)) for split, sources in several.items()}
 
     @property
     def in_azure(self) -> bool:
@@ -208,7 +212,7 @@ class DataConfig(Section):
     def _one_place(self) -> DataConfig:
         given = [source for sources in self.sources.values() for source in sources]
         if self.prepare_on:
-            if any(isinstance(source, Path | FileSource | RowsSource) for source in given):
+            if any(isinstance(source, FileSource | RowsSource) for source in given):
                 raise ValueError(
                     "a cluster cannot read files or rows of this machine: leave `prepare_on` out, or upload them first "
                     "as a data asset and write `azureml:<name>:<version>`"

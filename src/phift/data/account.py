@@ -83,7 +83,7 @@ def draw_up(
 
         def set_aside(index: int, number: int, reason: str, row: msgspec.Raw) -> None:
             reasons[index][re.sub(r"\[\d+\]| \(byte \d+\)", "", reason)] += 1
-            line = {"source": readings[index].opened.place, "line": number, "reason": reason, "row": row}
+            line = {"source": readings[index].place, "line": number, "reason": reason, "row": row}
             file.write(msgspec.json.encode(line) + b"\n")
 
         for index, reading in enumerate(readings):
@@ -98,8 +98,8 @@ def draw_up(
     for index, reading in enumerate(readings):
         dealt = np.bincount(chosen[table["source"] == index], minlength=ASIDE + 1)
         account = Account(
-            source=reading.opened.place,
-            format=reading.opened.layout.format,
+            source=reading.place,
+            format=reading.layout.format,
             rows=reading.sum("rows"),
             train=int(dealt[0]),
             validation=int(dealt[1]),
@@ -156,12 +156,12 @@ def findings_of(
 
 
 def _of_source(reading: Reading, account: Account) -> Iterator[Finding]:
-    place, layout = reading.opened.label, reading.opened.layout
+    place, layout = reading.label, reading.layout
 
     def note(code: str, message: str) -> Finding:
         return Finding(code=code, severity="note", place=place, message=message)
 
-    yield from (note("DATA_NOTE", told) for told in reading.opened.notes)
+    yield from (note("DATA_NOTE", told) for told in reading.notes)
     renamed = ", ".join(f"{own} as {name}" for name, own in layout.columns.items() if own != name)
     if layout.format != "messages" or renamed:
         message = f"Its rows were taken for the format {layout.format}{renamed and f', {renamed}'}."

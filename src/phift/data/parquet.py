@@ -87,7 +87,9 @@ def conversations(rows: pa.RecordBatch) -> list[Conversation] | None:
     if not pa.types.is_struct(turns.type) or {field.name for field in turns.type} != {"role", "content"}:
         return None
     role, content = turns.field("role"), turns.field("content")
-    if turns.null_count or role.null_count or content.null_count or not _is_text(content.type):
+    if turns.null_count or role.null_count or content.null_count:
+        return None
+    if content.type not in (pa.string(), pa.large_string(), pa.string_view()):
         return None
     try:
         roles, texts = role.to_pylist(), content.to_pylist()
@@ -109,12 +111,6 @@ def values(rows: pa.RecordBatch) -> Iterator[dict[str, Any] | InvalidRow]:
                 yield rows.slice(index, 1).to_pylist()[0]
             except _NO_VALUE as error:
                 yield InvalidRow(f"it holds a value that Python cannot hold ({type(error).__name__})")
-
-
-def _is_text(kind: Any) -> bool:
-    import pyarrow as pa
-
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
 
 
 @contextmanager

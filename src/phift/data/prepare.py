@@ -151,12 +151,12 @@ def prepare_dataset(
             threading.Thread(target=import_module, args=("numpy",)).start()
         group_by, keep = data.split.group_by, data.bad_rows == "set_aside"
         given = [(split, source) for split, some in data.sources.items() for source in some]
-        sources = [
-            opened
+        readings = [
+            reading
             for stratum, (split, source) in enumerate(given)
-            for opened in open_source(source, split, stratum, workers, group_by=group_by, keep=keep)
+            for reading in open_source(source, split, stratum, workers, group_by=group_by, keep=keep)
         ]
-        readings = read_sources(sources, workers, tell, side_by_side=side_by_side)
+        read_sources(readings, workers, tell, side_by_side=side_by_side)
         table = tabulate(readings)
         if data.bad_rows == "refuse":
             _raise_problems(readings)
@@ -190,7 +190,7 @@ def _raise_problems(readings: Sequence[Reading], more: Sequence[tuple[str, str]]
     refused = sum(reading.sum("refused") for reading in readings) + len(more)
     if not refused:
         return
-    listed = chain((problem for reading in readings for problem in reading.problems()), more)
+    listed = chain((problem for reading in readings for problem in reading.problems), more)
     problems = tuple(islice(listed, MOST_PROBLEMS))
     rows = sum(reading.sum("rows") for reading in readings)
     place, reason = problems[0]
@@ -203,12 +203,12 @@ def _choose(data: DataConfig, readings: Sequence[Reading], table: Table) -> npt.
     """Return the index of each row's split, or `ASIDE`."""
     import numpy as np
 
-    given = np.array([SPLITS.index(reading.opened.split) for reading in readings], np.int8)
+    given = np.array([SPLITS.index(reading.split) for reading in readings], np.int8)
     chosen: npt.NDArray[np.int8] = given[table["source"]]
     for split, sources in data.sources.items():
         if not (chosen == SPLITS.index(split)).any():
             _raise_problems(readings)
-            labels = [reading.opened.label for reading in readings if reading.opened.split == split]
+            labels = [reading.label for reading in readings if reading.split == split]
             where = ", ".join(labels) or str(sources)
             raise DataError(f"There are no rows for {split}.", where=where, fix="give data with rows")
     shares = {split: getattr(data.split, split) for split in SPLITS if split not in data.sources}
@@ -219,7 +219,7 @@ def _choose(data: DataConfig, readings: Sequence[Reading], table: Table) -> npt.
         dealt = sum(max(1, round(share * rows)) for share in shares.values())
         _raise_if_few(readings, rows - dealt, dealt)
         together = units(*(kind[pool] for kind in kinds)) if len(kinds) > 1 else table["key"][pool]
-        strata = np.array([reading.opened.stratum for reading in readings])[table["source"]]
+        strata = np.array([reading.stratum for reading in readings])[table["source"]]
         chosen[pool] = draw_split(together, strata[pool], shares, data.split.seed)
     leaked = ~pool
     if leaked.any():
@@ -242,8 +242,8 @@ def _raise_if_few(readings: Sequence[Reading], left: int, dealt: int) -> None:
     if left >= LEAST_TRAINING_ROWS:
         return
     what = f"{max(0, left)} rows are left for training; the component wants at least {LEAST_TRAINING_ROWS}."
-    train = [reading for reading in readings if reading.opened.split == "train"]
-    labels = ", ".join(reading.opened.label for reading in train)
+    train = [reading for reading in readings if reading.split == "train"]
+    labels = ", ".join(reading.label for reading in train)
     split = f", or smaller shares: {dealt} went to validation and test" if dealt else ""
     where = f"{labels}, {sum(reading.sum('good') for reading in train)} usable rows"
     raise DataError(what, where=where, fix=f"give more rows{split}")
@@ -297,7 +297,7 @@ def _manifest(
     of = {split: chosen == index for index, split in enumerate(SPLITS)}
     hashes = {split: hashlib.sha256(table["hash"][rows].tobytes()).hexdigest() for split, rows in of.items()}
     listed = "".join(f"{split} {hashes[split]}\n" for split in SPLITS)
-    first = readings[0].opened
+    first = readings[0]
     return {
         "name": first.place if first.bytes is None else Path(first.place).name.partition(".")[0],
         "content_hash": hashlib.sha256(listed.encode()).hexdigest(),

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
-from phift.config.data import AssetSource, FileSource, HuggingFaceSource, RowsSource
+from phift.config.data import AssetSource, FileSource, HuggingFaceSource, OneSource, RowsSource
 from phift.data import chat, files, frames, hub, parquet
 from phift.data.formats import Layout, UnknownFormat, recognise
 from phift.data.parts import Part, rows_of
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     Table: TypeAlias = npt.NDArray[np.void]
-
-Source = Path | FileSource | HuggingFaceSource | AssetSource | RowsSource
 
 PART = 16 << 20
 """Bytes of a file, about, that one process reads before it takes the next part."""
@@ -48,15 +47,16 @@ class Progress:
     total_bytes: int | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class Opened:
-    """One file, or one other source, ready to be read.
+@dataclass(kw_only=True)
+class Reading:
+    """One file, or one other source, and what became of its rows, in their order.
 
     - **place**: the file's path, the data set's id, or what kind of Python value it is.
     - **split**: what its rows are for.
     - **stratum**: the number of the source it belongs to; the files of a folder are one source.
     - **bytes**: the file's size; None where there is no file.
     - **notes**: what the user should know of the reading; more can come while it is read.
+    - **tallies**: none before it is read.
     """
 
     place: str
@@ -66,21 +66,38 @@ class Opened:
     parts: Sequence[Part]
     bytes: int | None = None
     notes: Sequence[str] = ()
+    tallies: list[Tally] = field(default_factory=list)
 
     @property
     def label(self) -> str:
         """The file's name, the data set's id, or what kind of Python value it is."""
         return self.place if self.bytes is None else Path(self.place).name
 
+    @property
+    def ignored(self) -> list[str]:
+        """Columns that are left out."""
+        return sorted({column for tally in self.tallies for column in tally.ignored})
 
-def files_of(source: Source) -> list[Path]:
+    @property
+    def problems(self) -> list[tuple[str, str]]:
+        """The place and the reason of the first refused rows."""
+        return [(self.at(tally.before + row), reason) for tally in self.tallies for row, reason in tally.problems]
+
+    def sum(self, count: str) -> int:
+        """Return the sum of one of the tallies' counts."""
+        return sum(getattr(tally, count) for tally in self.tallies)
+
+    def at(self, number: int) -> str:
+        """Return the place of a line or row."""
+        return f"{self.place}:{number}"
+
+
+def files_of(source: OneSource) -> list[Path]:
     """Return the files of a source; none for one that is no file.
 
     Raises `phift.errors.DataNotFound` and `phift.errors.DataError` where a file cannot be read at all.
     """
-    if not isinstance(source, Path | FileSource):
-        return []
-    return files.expand(source.files if isinstance(source, FileSource) else source)
+    return files.expand(source.files) if isinstance(source, FileSource) else []
 
 
 def stamps(paths: Iterable[Path]) -> tuple[tuple[object, ...], ...]:
@@ -99,9 +116,9 @@ def stamps(paths: Iterable[Path]) -> tuple[tuple[object, ...], ...]:
 
 
 def open_source(
-    source: Source, split: str, stratum: int, workers: Workers, *, group_by: str | None, keep: bool
-) -> Iterator[Opened]:
-    """Yield a source's files, or the source itself, each looked at as far as its columns.
+    source: OneSource, split: str, stratum: int, workers: Workers, *, group_by: str | None, keep: bool
+) -> Iterator[Reading]:
+    """Yield a source's files, or the source itself, each looked at as far as its columns and not yet read.
 
     - **split**, **stratum**: what its rows are for, and the source's number.
     - **group_by**: the column that the split keeps together.
@@ -109,35 +126,36 @@ def open_source(
 
     Raises `phift.errors.DataError` where it cannot be read, or its columns are none that are known.
     """
-    if isinstance(source, AssetSource):
-        raise DataError("Data in Azure is not read here.", where=source.asset, fix="give files to be prepared here")
-    if isinstance(source, HuggingFaceSource | RowsSource):
-        rows: Iterator[chat.Row]
-        notes: Sequence[str] = ()
-        if isinstance(source, HuggingFaceSource):
-            place, data_set = source.huggingface, hub.HubRows(source)
-            rows, notes = iter(data_set), data_set.notes
-        else:
-            place, rows = frames.label(source), frames.rows(source)
-        first = list(islice(rows, _LOOKED_AT))
-        layout = _layout(place, _columns(first), source)
-        part = Part(path=place, kind="rows", rows=chain(first, rows), layout=layout, group_by=group_by, keep=keep)
-        yield Opened(place=place, split=split, stratum=stratum, layout=layout, parts=[part], notes=notes)
-        return
-    for path in files_of(source):
-        kind = files.kind(path)
-        columns: list[str] = []
-        groups: list[int] = []
-        if kind == "parquet":
-            columns, groups = workers.ask(parquet.Footer(path))
-            layout = _layout(str(path), [columns], source)
-        else:
-            with files.opened(path) as (stream, _):
-                few = islice(rows_of(stream, path, kind), _LOOKED_AT)
-                layout = _layout(str(path), _columns(row for _, row in few), source)
-        part = Part(path=str(path), kind=kind, layout=layout, columns=tuple(columns), group_by=group_by, keep=keep)
-        parts, size = list(_cut(path, part, groups)), path.stat().st_size
-        yield Opened(place=str(path), split=split, stratum=stratum, layout=layout, parts=parts, bytes=size)
+    part, reading = partial(Part, group_by=group_by, keep=keep), partial(Reading, split=split, stratum=stratum)
+    rows: Iterator[chat.Row]
+    match source:
+        case FileSource():
+            for path in files_of(source):
+                kind, place = files.kind(path), str(path)
+                columns: list[str] = []
+                groups: list[int] = []
+                if kind == "parquet":
+                    columns, groups = workers.ask(parquet.Footer(path))
+                    layout = _layout(place, [columns], source)
+                else:
+                    with files.opened(path) as (stream, _):
+                        few = islice(rows_of(stream, path, kind), _LOOKED_AT)
+                        layout = _layout(place, _columns(row for _, row in few), source)
+                whole = part(path=place, kind=kind, layout=layout, columns=tuple(columns))
+                parts, size = list(_cut(path, whole, groups)), path.stat().st_size
+                yield reading(place=place, layout=layout, parts=parts, bytes=size)
+            return
+        case HuggingFaceSource():
+            data_set = hub.HubRows(source)
+            place, rows, notes = source.huggingface, iter(data_set), data_set.notes
+        case RowsSource():
+            place, rows, notes = frames.label(source), frames.rows(source), []
+        case AssetSource():
+            raise DataError("Data in Azure is not read here.", where=source.asset, fix="give files to be prepared here")
+    first = list(islice(rows, _LOOKED_AT))
+    layout = _layout(place, _columns(first), source)
+    parts = [part(path=place, kind="rows", rows=chain(first, rows), layout=layout)]
+    yield reading(place=place, layout=layout, parts=parts, notes=notes)
 
 
 def _cut(path: Path, part: Part, groups: Sequence[int]) -> Iterator[Part]:
@@ -170,14 +188,11 @@ def _columns(rows: Iterable[chat.Row]) -> Iterator[Collection[str]]:
                 yield dict.fromkeys(row)
 
 
-def _layout(
-    place: str, rows: Iterable[Collection[str]], source: Path | FileSource | HuggingFaceSource | RowsSource
-) -> Layout:
-    format_, own = (None, {}) if isinstance(source, Path) else (source.format, source.columns)
+def _layout(place: str, rows: Iterable[Collection[str]], source: OneSource) -> Layout:
     unknown: UnknownFormat | None = None
     for columns in rows:
         try:
-            return recognise(columns, format_, own)
+            return recognise(columns, source.format, source.columns)
         except UnknownFormat as error:
             unknown = unknown or error
     if unknown is None:  # no row could be converted, so any layout will do to say so row by row
@@ -186,49 +201,21 @@ def _layout(
     raise DataError(f"The rows are of no known format: {unknown}.", where=place, fix=fix)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Reading:
-    """One source, and what became of its rows, in their order."""
-
-    opened: Opened
-    tallies: Sequence[Tally]
-
-    def sum(self, count: str) -> int:
-        """Return the sum of one of the tallies' counts."""
-        return sum(getattr(tally, count) for tally in self.tallies)
-
-    @property
-    def ignored(self) -> list[str]:
-        """Columns that are left out."""
-        return sorted({column for tally in self.tallies for column in tally.ignored})
-
-    def problems(self) -> Iterator[tuple[str, str]]:
-        """Yield the place and the reason of the first refused rows."""
-        for tally in self.tallies:
-            for number, reason in tally.problems:
-                yield self.place(tally.before + number), reason
-
-    def place(self, number: int) -> str:
-        """Return the place of a line or row."""
-        return f"{self.opened.place}:{number}"
-
-
 def read_sources(
-    sources: Sequence[Opened], workers: Workers, on_progress: Callable[[Progress], None], *, side_by_side: bool
-) -> list[Reading]:
+    readings: Sequence[Reading], workers: Workers, on_progress: Callable[[Progress], None], *, side_by_side: bool
+) -> None:
     """Read every source to its end.
 
     - **side_by_side**: read files in other processes.
 
     Raises `phift.errors.DataError` where one cannot be read on; a row that cannot be trained on is counted.
     """
-    tallies: dict[int, list[Tally]] = {}  # of each source, by its ``id``
     for is_file in (False, True):
-        some = [opened for opened in sources if (opened.bytes is not None) == is_file]
-        parts = [part for opened in some for part in opened.parts]
+        some = [reading for reading in readings if (reading.bytes is not None) == is_file]
+        parts = [part for reading in some for part in reading.parts]
         found: list[list[Tally]] = [[] for _ in parts]
         positions = [0] * len(parts)
-        rows, total = 0, sum(opened.bytes or 0 for opened in some)
+        rows, total = 0, sum(reading.bytes or 0 for reading in some)
         label = some[0].label if len(some) == 1 else f"{len(some)} sources"
         # What comes from a network or from Python cannot leave this process.
         for index, tally in workers.run(parts, side_by_side=side_by_side and is_file):
@@ -238,20 +225,18 @@ def read_sources(
             read = sum(positions) if total else None
             on_progress(Progress(source=label, rows=rows, bytes=read, total_bytes=total or None))
         of_parts = iter(found)
-        for opened in some:
+        for reading in some:
             before = 0  # each part counts its lines or rows from its own beginning
-            mine = tallies[id(opened)] = []
-            for part in islice(of_parts, len(opened.parts)):
+            for part in islice(of_parts, len(reading.parts)):
                 for tally in part:
                     tally.before = before
-                mine += part
+                reading.tallies += part
                 before += max(tally.last for tally in part)
-    return [Reading(opened=opened, tallies=tallies[id(opened)]) for opened in sources]
 
 
 def place_of(readings: Sequence[Reading], row: np.void) -> str:
     """Return the place of a row of the table."""
-    return readings[int(row["source"])].place(int(row["number"]))
+    return readings[int(row["source"])].at(int(row["number"]))
 
 
 def tabulate(readings: Sequence[Reading]) -> Table:

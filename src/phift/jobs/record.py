@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from phift.azure.addresses import AssetAddress, read_address, without_version
@@ -224,8 +223,7 @@ def _plain(config: RunConfig) -> dict[str, Any]:
     values["data"] = data.model_dump(mode="json", exclude=set(SPLITS))
     for split, sources in data.sources.items():
         values["data"][split] = []
-        for each in sources:
-            source = FileSource(files=each) if isinstance(each, Path) else each
+        for source in sources:
             plain = source.model_dump(mode="json", exclude={"rows"})
             if isinstance(source, RowsSource):
                 plain["rows"] = type(source.rows).__name__
@@ -247,8 +245,6 @@ def _name(source: OneSource) -> str:
             return without_version(source.asset)
         case FileSource():
             return source.files.name
-        case Path():
-            return source.name
 
 
 def _cleaned(value: Any) -> Any:
