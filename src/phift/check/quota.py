@@ -126,18 +126,15 @@ def quota_findings(
     deployment: VmSize | None,
     instances: int,
     usages: Sequence[Usage],
-    *,
-    low_priority: bool = False,
 ) -> list[Finding]:
     """Hold what the training and the endpoint take against what is left; each alone, since one follows the other.
 
     - **deployment**: the endpoint's VM size; None leaves the endpoint out.
     - **usages**: see `read_usages`.
-    - **low_priority**: whether the cluster is of low-priority VMs, which have a quota of their own.
     """
     nodes, exists = target.nodes, target.kind == "cluster" and target.exists
     counted = f"{nodes} node{'s' * (nodes > 1)}"
-    needs = [_Need("training", f"compute {target.name}", target.vm, nodes, counted, low_priority, exists)]
+    needs = [_Need("training", f"compute {target.name}", target.vm, nodes, counted, target.low_priority, exists)]
     if deployment:
         exempt = deployment.without_reserve
         count = instances if exempt else -(-6 * instances // 5)  # ceil(1.2 n), exactly
