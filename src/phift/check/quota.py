@@ -85,7 +85,8 @@ class _Need:
         if not usage.lacks(self.vcpus - own):
             severity = "warning"
             message += f" It fits only if {own} of those in use are nodes of this cluster that are still up."
-        return Finding(f"QUOTA_{self.what.upper()}_SHORT", severity, self.place, message, fix, self.source)
+        code = "QUOTA_TRAINING_SHORT" if self.what == "training" else "QUOTA_ENDPOINT_SHORT"
+        return Finding(code, severity, self.place, message, fix, self.source)
 
 
 def read_usages(listed: Iterable[Any]) -> list[Usage]:
