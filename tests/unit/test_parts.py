@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import closing
-from itertools import count
 from pathlib import Path
 
 import msgspec
@@ -16,23 +14,21 @@ from hypothesis import strategies as st
 from phift.data import files, parquet, parts
 from phift.data.formats import recognise
 from phift.data.parts import Part
-from phift.data.spool import ROW, Spool, Tally
+from phift.data.spool import ROW, Tally
 from phift.errors import DataError
 
 GOOD = b'{"messages":[{"role":"user","content":"%b"},{"role":"assistant","content":"%b"}]}'
 LINES = st.lists(st.sampled_from([GOOD % (b"a", b"b"), GOOD % (b"a" * 150, b"b"), b"{", b"", b" \r"]), max_size=12)
-spools = count()
 
 
 def tallies(path: Path, cut: int) -> Iterator[tuple[int, Tally]]:
     """Yield the tallies of parts of ``cut`` bytes, each with the number of lines in the parts before."""
     layout, size, before = recognise(["messages"]), path.stat().st_size, 0
-    with closing(Spool(path.with_name(f"spool-{next(spools)}.rows"))) as spool:
-        for start in range(0, size, cut):
-            part = Part(path=str(path), kind="jsonl", start=start, end=min(start + cut, size), layout=layout)
-            found = list(part.perform(spool))
-            yield from ((before, tally) for tally in found)
-            before += max(tally.last for tally in found)
+    for start in range(0, size, cut):
+        part = Part(path=str(path), kind="jsonl", start=start, end=min(start + cut, size), layout=layout)
+        found = list(part.perform(path.parent))
+        yield from ((before, tally) for tally in found)
+        before += max(tally.last for tally in found)
 
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

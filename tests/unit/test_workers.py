@@ -11,7 +11,6 @@ from typing import Any
 import psutil
 import pytest
 
-from phift.data.spool import Spool
 from phift.data.workers import MOST_MEMORY, Task, Workers
 from phift.errors import DataError
 
@@ -24,17 +23,17 @@ class Count:
 
     numbers: int
 
-    def perform(self, spool: Spool) -> Iterator[tuple[int, int, str]]:
+    def perform(self, folder: Path) -> Iterator[tuple[int, int, str]]:
         for number in range(self.numbers):
             print("a stray word")  # noqa: T201 - it must not end up among the results
-            yield number, os.getpid(), spool.path.name
+            yield number, os.getpid(), folder.name
 
 
 @dataclass(frozen=True)
 class Kill:
     """Ends its own process."""
 
-    def perform(self, _: Spool) -> Iterator[Any]:
+    def perform(self, _: Path) -> Iterator[Any]:
         yield "before"
         os.kill(os.getpid(), signal.SIGKILL)
 
@@ -43,7 +42,7 @@ class Kill:
 class Refuse:
     """Raises an error of ours, with everything that belongs to one."""
 
-    def perform(self, _: Spool) -> Iterator[Any]:
+    def perform(self, _: Path) -> Iterator[Any]:
         yield "before"
         raise DataError("It is bad.", where="a.jsonl:7", fix="mend it", problems=(("a.jsonl:7", "bad"),), refused=1)
 
@@ -54,7 +53,7 @@ class Hoard:
 
     path: str = "hoard.parquet"
 
-    def perform(self, _: Spool) -> Iterator[Any]:
+    def perform(self, _: Path) -> Iterator[Any]:
         yield len(bytearray(MOST_MEMORY))
 
 
@@ -64,7 +63,7 @@ class Blunder:
 
     path: str = "blunder.jsonl"
 
-    def perform(self, _: Spool) -> Iterator[Any]:
+    def perform(self, _: Path) -> Iterator[Any]:
         nothing: dict[str, int] = {}
         yield nothing["missing"]
 
@@ -108,12 +107,12 @@ def test_the_same_processes_work_again(workers: Workers) -> None:
     assert len(first | again) <= PROCESSES
 
 
-def test_little_is_done_right_here(workers: Workers) -> None:
+def test_little_is_done_right_here(workers: Workers, tmp_path: Path) -> None:
     results = list(workers.run([Count(2), Count(1)], side_by_side=False))
     assert results == [
-        (0, (0, os.getpid(), "here.rows")),
-        (0, (1, os.getpid(), "here.rows")),
-        (1, (0, os.getpid(), "here.rows")),
+        (0, (0, os.getpid(), tmp_path.name)),
+        (0, (1, os.getpid(), tmp_path.name)),
+        (1, (0, os.getpid(), tmp_path.name)),
     ]
 
 

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from pyarrow.parquet import FileMetaData
 
-    from phift.data.spool import Spool
-
 _BATCH = 100  # rows; with 500 they no longer fit the cache, and it takes a tenth longer
 _BUFFER = 1 << 20  # bytes; without one, a whole column of a row group is read at a time
 # What pyarrow raises for a text that is not UTF-8, and for a time that Python's calendar has not.
@@ -32,7 +30,7 @@ class Footer:
 
     path: Path
 
-    def perform(self, _: Spool) -> Iterator[tuple[list[str], list[int]]]:
+    def perform(self, _: Path) -> Iterator[tuple[list[str], list[int]]]:
         """Yield the names of the columns and the bytes of each row group.
 
         Raises `phift.errors.DataError` if it is no parquet file.

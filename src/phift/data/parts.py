@@ -7,8 +7,10 @@ file has the others with their numbers and reasons. In memory there is never mor
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing, suppress
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -36,7 +38,7 @@ class Part:
     - **rows**: left out for a file.
     - **start**, **end**: bytes of a JSONL file, or row groups of a parquet file; any other file is one part, with 0.
     - **size**, **columns**: of a parquet file, the bytes of the row groups, for the progress, and all that it has.
-    - **keep**: write refused rows to the spool of rejects.
+    - **keep**: write refused rows to a file too.
     """
 
     path: str
@@ -50,23 +52,30 @@ class Part:
     group_by: str | None = None
     keep: bool = False
 
-    def perform(self, spool: Spool) -> Iterator[Tally]:
+    @cached_property
+    def is_plain(self) -> bool:
+        """Whether rows have their messages under their own name, and no other column matters."""
+        own = self.layout.columns
+        return self.group_by is None and own.get("messages") == "messages" and own.get("tools") == "tools"
+
+    def perform(self, folder: Path) -> Iterator[Tally]:
         """Read the part to its end, and yield a tally now and then, the last one at the end.
 
         Raises `phift.errors.DataError` where the file cannot be read on.
         """
-        if self.rows is not None:
-            steps = _take_some(self, spool, enumerate(self.rows, start=1))
-        elif self.kind == "parquet":
-            steps = _read_parquet(self, spool)
-        elif self.end:
-            steps = _read_lines(self, spool)
-        else:
-            steps = _read_stream(self, spool)
-        for _ in steps:
-            if spool.full:
-                yield spool.tally()
-        yield spool.tally()
+        with closing(Spool(folder)) as spool:
+            if self.rows is not None:
+                steps = _take_some(self, spool, enumerate(self.rows, start=1))
+            elif self.kind == "parquet":
+                steps = _read_parquet(self, spool)
+            elif self.end:
+                steps = _read_lines(self, spool)
+            else:
+                steps = _read_stream(self, spool)
+            for _ in steps:
+                if spool.full:
+                    yield spool.take()
+            yield spool.take()
 
 
 # ---------------------------------------------------------------- lines of JSON
@@ -94,7 +103,7 @@ def _read_lines(part: Part, spool: Spool) -> Iterator[None]:
                 raise DataError(what, where=where, fix="write one conversation a line")
             number = _take_lines(part, spool, files.without_mark(block, path) if position == 0 else block, number)
             position += len(block)
-            spool.reach(number, position - part.start)
+            spool.tally.last, spool.tally.position = number, position - part.start
             yield
 
 
@@ -114,39 +123,27 @@ def _take_lines(part: Part, spool: Spool, block: bytes, before: int) -> int:
     """Take whole lines, all at once if each is plain and good; return the number of the last one."""
     if not block.endswith(b"\n"):
         block += b"\n"
-    if _is_plain(part):
-        rows = chat.from_lines(block)
-        characters = _characters(rows) if rows else None
-        columns = _first_columns(block) if characters else None
-        if rows and characters and columns:
-            spool.add(rows, characters, range(before + 1, before + len(rows) + 1))
-            spool.count(rows=len(rows))
-            spool.ignore(column for column in columns if column not in COLUMNS)
-            return before + len(rows)
+    if part.is_plain:
+        with suppress(chat.InvalidRow):
+            columns = chat.columns(block[: block.find(b"\n")])  # the first line is a row by itself
+            if taken := _take_plain(spool, chat.from_lines(block), before):
+                spool.tally.ignore(column for column in columns if column not in COLUMNS)
+                return before + taken
     lines = block.split(b"\n")[:-1]
     _take(part, spool, enumerate(lines, start=before + 1))
     return before + len(lines)
 
 
-def _is_plain(part: Part) -> bool:
-    """Whether rows have their messages under their own name, and no other column matters."""
-    own = part.layout.columns
-    return part.group_by is None and own.get("messages") == "messages" and own.get("tools") == "tools"
-
-
-def _first_columns(block: bytes) -> Collection[str]:
-    """Return the columns of the first line; none if it is no row by itself, and the lines have to be looked at."""
+def _take_plain(spool: Spool, rows: list[Conversation] | None, before: int) -> int:
+    """Take rows all at once, if each is good; return how many have been taken, all or none."""
+    rows = rows or []
     try:
-        return chat.columns(block[: block.find(b"\n")])
+        characters = [chat.check(row.messages) for row in rows]
     except chat.InvalidRow:
-        return ()
-
-
-def _characters(rows: list[Conversation]) -> list[int] | None:
-    try:
-        return [chat.check(row.messages) for row in rows]
-    except chat.InvalidRow:
-        return None
+        return 0
+    spool.add(rows, characters, range(before + 1, before + len(rows) + 1))
+    spool.tally.rows += len(rows)
+    return len(rows)
 
 
 # ---------------------------------------------------------------- parquet files
@@ -155,17 +152,15 @@ def _characters(rows: list[Conversation]) -> list[int] | None:
 def _read_parquet(part: Part, spool: Spool) -> Iterator[None]:
     number = 0
     read = part.columns if part.keep else {*part.layout.used, *([part.group_by] if part.group_by else [])}
-    spool.ignore(column for column in part.columns if column not in part.layout.used)
+    spool.tally.ignore(column for column in part.columns if column not in part.layout.used)
     for rows in parquet.batches(Path(part.path), part.start, part.end, read):
-        if _is_plain(part) and (plain := parquet.conversations(rows)) and (characters := _characters(plain)):
-            spool.add(plain, characters, range(number + 1, number + len(plain) + 1))
-            spool.count(rows=len(plain))
-        else:
+        plain = parquet.conversations(rows) if part.is_plain else None
+        if not _take_plain(spool, plain, number):
             _take(part, spool, enumerate(parquet.values(rows), start=number + 1))
         number += rows.num_rows
-        spool.reach(number, 0)
+        spool.tally.last = number
         yield
-    spool.reach(number, part.size)
+    spool.tally.last, spool.tally.position = number, part.size
 
 
 # ---------------------------------------------------------------- rows one by one
@@ -192,7 +187,7 @@ def _take_some(
     numbered = iter(rows)
     while few := list(islice(numbered, _FEW)):
         _take(part, spool, few)
-        spool.reach(few[-1][0], position())
+        spool.tally.last, spool.tally.position = few[-1][0], position()
         yield
 
 
@@ -204,11 +199,11 @@ def _take(part: Part, spool: Spool, rows: Iterable[tuple[int, Row]]) -> None:
     groups: list[int] = []
     for number, row in rows:
         if isinstance(row, bytes) and not row.strip():
-            spool.count(blank=1)
+            spool.tally.blank += 1
             continue
-        spool.count(rows=1)
+        spool.tally.rows += 1
         try:
-            conversation, count, group = _checked(part, spool, row)
+            conversation, count, group = _checked(part, spool.tally, row)
         except chat.InvalidRow as error:
             spool.refuse(number, str(error), row, keep=part.keep)
             continue
@@ -219,15 +214,15 @@ def _take(part: Part, spool: Spool, rows: Iterable[tuple[int, Row]]) -> None:
     spool.add(conversations, characters, numbers, groups)
 
 
-def _checked(part: Part, spool: Spool, row: Row) -> tuple[Conversation, int, list[int]]:
+def _checked(part: Part, tally: Tally, row: Row) -> tuple[Conversation, int, list[int]]:
     """Return a row's conversation, its characters and its group, if rows are grouped; raises `InvalidRow`."""
     if isinstance(row, chat.InvalidRow):
         raise row
-    if isinstance(row, bytes) and _is_plain(part) and (plain := chat.from_lines(row.strip() + b"\n")):
+    if isinstance(row, bytes) and part.is_plain and (plain := chat.from_lines(row.strip() + b"\n")):
         return plain[0], chat.check(plain[0].messages), []
     values = chat.values_of(row) if isinstance(row, bytes) else row
     conversation, count = chat.from_values(part.layout.convert(values))
-    spool.ignore(column for column in values if column not in part.layout.used)
+    tally.ignore(column for column in values if column not in part.layout.used)
     if (column := part.group_by) is None:
         return conversation, count, []
     if values.get(column) is None:

@@ -135,7 +135,7 @@ def open_source(
                 columns: list[str] = []
                 groups: list[int] = []
                 if kind == "parquet":
-                    columns, groups = workers.ask(parquet.Footer(path))
+                    ((_, (columns, groups)),) = workers.run([parquet.Footer(path)], side_by_side=True)
                     layout = _layout(place, [columns], source)
                 else:
                     with files.opened(path) as (stream, _):

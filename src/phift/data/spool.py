@@ -1,4 +1,4 @@
-"""The files that a process writes the rows of its parts to, the tally of what it has written, and the way out."""
+"""The files that the rows of a part are written to, the tally of what has been written, and the way out."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
-from io import BytesIO
 from itertools import islice, repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
+from uuid import uuid4
 
 import msgspec
 import xxhash
@@ -65,6 +65,7 @@ class Tally:
     - **rejects**: the file of the refused ones, if they are kept and there are any.
     - **known**: what is known of each good row, a `ROW` each.
     - **problems**: the first refused rows, each with its number and the reason.
+    - **ignored**: columns that are left out; of a great many, the first.
     - **last**: the number of the last line or row, blank lines too.
     - **before**: lines or rows of the source before the part; all numbers here count from there.
     - **position**: how far the reading has come, in bytes of the file.
@@ -73,12 +74,12 @@ class Tally:
     spool: str
     rejects: str
     size: int = 0
-    known: bytes = b""
+    known: bytearray = field(default_factory=bytearray)
     rows: int = 0
     blank: int = 0
     refused: int = 0
     problems: list[tuple[int, str]] = field(default_factory=list)
-    ignored: list[str] = field(default_factory=list)
+    ignored: set[str] = field(default_factory=set)
     last: int = 0
     before: int = 0
     position: int = 0
@@ -88,26 +89,27 @@ class Tally:
         """How many rows can be trained on."""
         return len(self.known) // ROW.size
 
+    def ignore(self, columns: Iterable[str]) -> None:
+        """Note columns that are left out."""
+        if len(self.ignored) < _MOST_COLUMNS:
+            self.ignored.update(map(str, islice(columns, _MOST_COLUMNS)))  # a name of Python's can be anything
+
 
 class Spool:
-    """The files that one process writes its rows to, and the tally of what it has written.
+    """The files that the rows of a part are written to, and the tally of what has been written.
 
     Each tally's rows have files of their own. Whoever deals the good ones out deletes theirs then, so that no more than
     the data's own size waits to be written to the disk.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._tallies = 0
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
         self._files: dict[str, BinaryIO] = {}
-        self._begin()
+        self.tally = self._new()
 
-    def _begin(self) -> None:
-        name = str(self.path.with_suffix(f".{self._tallies}"))
-        self._tally = Tally(spool=name, rejects=f"{name}.rejects")
-        self._tallies += 1
-        self._known = bytearray()
-        self._ignored: set[str] = set()
+    def _new(self) -> Tally:
+        name = str(self._folder / uuid4().hex)
+        return Tally(spool=name, rejects=f"{name}.rejects")
 
     def _write(self, path: str, block: bytes) -> None:
         if path not in self._files:
@@ -125,8 +127,8 @@ class Spool:
         if not conversations:
             return
         block = _encoder.encode_lines(conversations)
-        self._write(self._tally.spool, block)
-        self._tally.size += len(block)
+        self._write(self.tally.spool, block)
+        self.tally.size += len(block)
         hashes, lengths, start = [], [], 0
         with memoryview(block) as view:
             for _ in conversations:
@@ -141,42 +143,26 @@ class Spool:
                 keys[index] = xxhash.xxh3_128_digest(_encoder.encode(plain) + b"\n")[:8]
         tools = [row.tools is not None for row in conversations]
         known = map(ROW.pack, hashes, keys, groups or repeat(0), numbers, lengths, characters, tools)
-        self._known += b"".join(known)
+        self.tally.known += b"".join(known)
 
     def refuse(self, number: int, reason: str, row: Row, *, keep: bool) -> None:
         """Count a row that cannot be trained on, and write it to the rejects if told to."""
-        self._tally.refused += 1
-        if len(self._tally.problems) < MOST_PROBLEMS:
-            self._tally.problems.append((number, reason))
+        self.tally.refused += 1
+        if len(self.tally.problems) < MOST_PROBLEMS:
+            self.tally.problems.append((number, reason))
         if keep:
             reject = {"number": number, "reason": reason, "row": _kept(row)}
-            self._write(self._tally.rejects, _encoder.encode(reject) + b"\n")
-
-    def count(self, *, rows: int = 0, blank: int = 0) -> None:
-        """Count rows that were read, and blank lines."""
-        self._tally.rows += rows
-        self._tally.blank += blank
-
-    def reach(self, last: int, position: int) -> None:
-        """Note how far the reading has come: the last line's or row's number, and bytes of the file."""
-        self._tally.last, self._tally.position = last, position
-
-    def ignore(self, columns: Iterable[str]) -> None:
-        """Note columns that are left out; of a great many, the first."""
-        if len(self._ignored) < _MOST_COLUMNS:
-            self._ignored.update(map(str, islice(columns, _MOST_COLUMNS)))  # a name of Python's can be anything
+            self._write(self.tally.rejects, _encoder.encode(reject) + b"\n")
 
     @property
     def full(self) -> bool:
         """Whether it is time for a tally."""
-        return self._tally.size >= _TALLY
+        return self.tally.size >= _TALLY
 
-    def tally(self) -> Tally:
-        """Return what has been written since the last tally."""
+    def take(self) -> Tally:
+        """Return the tally, whole, and begin another."""
         self.close()
-        tally = self._tally
-        tally.known, tally.ignored = bytes(self._known), sorted(self._ignored)
-        self._begin()
+        tally, self.tally = self.tally, self._new()
         return tally
 
     def close(self) -> None:
@@ -220,33 +206,19 @@ class Deal:
     files: Sequence[str]
     offsets: Sequence[int]
 
-    def perform(self, _: Spool) -> Iterator[int]:
+    def perform(self, _: Path) -> Iterator[int]:
         """Write the rows, yield how many bytes have been written, now and then, and delete the spool."""
-        lengths = array("I", self.lengths)
         with ExitStack() as stack:
-            source = stack.enter_context(Path(self.spool).open("rb"))
-            files = [stack.enter_context(Path(path).open("r+b", buffering=0)) for path in self.files]
+            source = stack.enter_context(Path(self.spool).open("rb", buffering=BLOCK))
+            files = [stack.enter_context(Path(path).open("r+b", buffering=BLOCK)) for path in self.files]
             for file, offset in zip(files, self.offsets, strict=True):
                 file.seek(offset)
-            start = 0
-            while start < len(lengths):
-                end, size = start, 0
-                while end < len(lengths) and size < BLOCK:
-                    size += lengths[end]
-                    end += 1
-                lines = BytesIO(source.read(size))
-                rows: list[list[bytes]] = [[] for _ in files]
-                for length, index in zip(lengths[start:end], self.chosen[start:end], strict=True):
-                    rows[index].append(lines.read(length))
-                for file, mine in zip(files, rows, strict=True):
-                    write_all(file, b"".join(mine))
-                start = end
-                yield size
+            size = 0
+            for length, index in zip(array("I", self.lengths), self.chosen, strict=True):
+                files[index].write(source.read(length))
+                size += length
+                if size >= BLOCK:
+                    yield size
+                    size = 0
         Path(self.spool).unlink()
-
-
-def write_all(file: BinaryIO, block: bytes) -> None:
-    """Write a block to a file without a buffer, which may take a part of it at a time."""
-    with memoryview(block) as left:
-        while written := file.write(left) if left else 0:
-            left = left[written:]
+        yield size

@@ -15,12 +15,11 @@ import sys
 import threading
 import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import closing, suppress
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
-from typing import IO, Protocol, TypeAlias, TypeVar
+from typing import IO, Any, Protocol, TypeAlias, TypeVar
 
-from phift.data.spool import Spool
 from phift.errors import DataError, PhiftError
 
 MOST_MEMORY = 1 << 30
@@ -41,32 +40,46 @@ _ENVIRONMENT = {
 }
 """What processes have in their environment unless the user has set it."""
 
-
 Result = TypeVar("Result", covariant=True)
+_Process: TypeAlias = "subprocess.Popen[bytes]"
+_Answers: TypeAlias = "queue.SimpleQueue[tuple[_Process, str, Any]]"
 
 
 class Task(Protocol[Result]):
-    """Something to be done to a part of the data; its results, none of them None, and the errors cross a pipe."""
+    """Something to be done to a part of the data; its results, and the errors, cross a pipe.
 
-    def perform(self, spool: Spool) -> Iterator[Result]: ...  # noqa: D102 - said above
+    - **folder**: where new files belong.
+    """
+
+    def perform(self, folder: Path) -> Iterator[Result]: ...  # noqa: D102 - said above
 
 
 class Workers:
     """Works on tasks in this process, or in as many others as there are processors.
 
-    - **folder**: where each process keeps its spool.
+    - **folder**: where tasks keep their files.
     """
 
     def __init__(self, folder: Path) -> None:
-        self.here = Spool(folder / "here.rows")
         self._folder = folder
         self._processes: list[_Process] = []
+        self._answers: _Answers = queue.SimpleQueue()
 
     def start(self, *modules: str) -> None:
         """Start the processes, which import what their tasks will need while this one has other things to do."""
-        if sys.executable and not self._processes:
-            for number in range(min(_processors(), _MOST_PROCESSES)):
-                self._processes.append(_Process(self._folder / f"worker-{number}.rows", modules))
+        if self._processes or not sys.executable:
+            return
+        environment = {**_ENVIRONMENT, **os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        for _ in range(min(_processors(), _MOST_PROCESSES)):
+            process = subprocess.Popen(  # noqa: S603 - this module
+                [sys.executable, "-P", "-m", "phift.data.workers", str(self._folder), *modules],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                env=environment,
+                start_new_session=True,
+            )
+            self._processes.append(process)
+            threading.Thread(target=_listen, args=(process, self._answers), daemon=True).start()
 
     def run(self, tasks: Sequence[Task[Result]], *, side_by_side: bool) -> Iterator[tuple[int, Result]]:
         """Yield every result with its task's index; those of one task come in order.
@@ -76,29 +89,26 @@ class Workers:
         if side_by_side:
             self.start()
         if not (side_by_side and self._processes):
-            yield from ((index, result) for index, task in enumerate(tasks) for result in task.perform(self.here))
+            yield from ((index, result) for index, task in enumerate(tasks) for result in task.perform(self._folder))
             return
-        waiting: _Waiting[Result] = queue.SimpleQueue()
-        for numbered in enumerate(tasks):
-            waiting.put(numbered)
-        results: _Results[Result] = queue.SimpleQueue()
-        busy = self._processes[: len(tasks)]
-        for process in busy:
-            threading.Thread(target=process.work, args=(waiting, results), daemon=True).start()
-        idle = 0
-        while idle < len(busy):
-            index, result = results.get()
-            if isinstance(result, Exception):
-                raise result
-            if result is None:
-                idle += 1
+        waiting, idle = enumerate(tasks), [*self._processes]
+        busy: dict[_Process, int] = {}  # and the task that each works on
+        while True:
+            for process, (index, task) in zip(idle, waiting, strict=False):
+                busy[process] = index
+                with suppress(BrokenPipeError):  # it has ended, as its last answer will say
+                    _send(process.stdin, task)
+            if not busy:
+                return
+            process, kind, value = self._answers.get()
+            if kind == "error":
+                raise value
+            idle = []
+            if kind == "result":
+                yield busy[process], value
             else:
-                yield index, result
-
-    def ask(self, task: Task[Result]) -> Result:
-        """Return the one result of a task, done in another process."""
-        ((_, result),) = self.run([task], side_by_side=True)
-        return result
+                del busy[process]
+                idle = [process]
 
     def __enter__(self) -> Workers:
         return self
@@ -106,65 +116,30 @@ class Workers:
     def __exit__(self, *_: object) -> None:
         for process in self._processes:
             process.kill()
-        self.here.close()
+            with suppress(OSError), process:  # closing a pipe, for what could not be sent to a process that had ended
+                process.wait()
 
 
 def _processors() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-_Waiting: TypeAlias = "queue.SimpleQueue[tuple[int, Task[Result]]]"
-_Results: TypeAlias = "queue.SimpleQueue[tuple[int, Result | Exception | None]]"
+def _listen(process: _Process, answers: _Answers) -> None:
+    """Pass on what a process answers, until it ends; what goes wrong is an answer too."""
+    assert process.stdout  # noqa: S101 - a pipe
+    try:
+        while True:
+            answers.put((process, *pickle.load(process.stdout)))  # noqa: S301 - our own process wrote it
+    except (EOFError, pickle.UnpicklingError):
+        what = f"A process that reads the data ended on its own (exit code {process.wait()})."
+        fix = "see its own message; where memory is short, prepare less data at a time"
+        answers.put((process, "error", DataError(what, where="data", fix=fix)))
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is raised where the results are read
+        answers.put((process, "error", error))
 
 
-class _Process:
-    """One process, seen from the one that began it."""
-
-    def __init__(self, spool: Path, modules: Sequence[str]) -> None:
-        environment = {**_ENVIRONMENT, **os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-        self._process = subprocess.Popen(  # noqa: S603 - this module
-            [sys.executable, "-P", "-m", "phift.data.workers", str(spool), *modules],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env=environment,
-            start_new_session=True,
-        )
-
-    def work(self, waiting: _Waiting[Result], results: _Results[Result]) -> None:
-        """Hand over tasks until none is waiting, then report None; what goes wrong is a result too."""
-        tasks, answers = self._process.stdin, self._process.stdout
-        assert tasks is not None and answers is not None  # noqa: S101, PT018 - both are pipes, see above
-        try:
-            while True:
-                index, task = waiting.get_nowait()
-                _send(tasks, task)
-                while (answer := pickle.load(answers))[0] == "result":  # noqa: S301 - our own process wrote it
-                    results.put((index, answer[1]))
-                if answer[0] == "error":
-                    results.put((-1, answer[1]))
-                    return
-        except queue.Empty:
-            results.put((-1, None))
-        except (EOFError, BrokenPipeError, pickle.UnpicklingError) as error:
-            what = f"A process that reads the data ended on its own (exit code {self._process.wait()})."
-            fix = "see its own message; where memory is short, prepare less data at a time"
-            ended = DataError(what, where="data", fix=fix)
-            ended.__cause__ = error
-            results.put((-1, ended))
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is raised where the results are read
-            results.put((-1, error))
-
-    def kill(self) -> None:
-        """Stop it, whatever it is at, and wait until it is gone."""
-        self._process.kill()
-        self._process.wait()
-        for pipe in (self._process.stdin, self._process.stdout):
-            if pipe:
-                with suppress(OSError):  # what could not be sent to a process that had ended
-                    pipe.close()
-
-
-def _send(pipe: IO[bytes], value: object) -> None:
+def _send(pipe: IO[bytes] | None, value: object) -> None:
+    assert pipe  # noqa: S101 - both ends of ours are pipes
     pickle.dump(value, pipe, protocol=pickle.HIGHEST_PROTOCOL)
     pipe.flush()
 
@@ -182,31 +157,32 @@ def main() -> None:
         import_module(module)
     tasks, answers = sys.stdin.buffer, os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # a stray print must not end up among the answers
-    with closing(Spool(Path(sys.argv[1]))) as spool:
-        while True:
-            try:
-                task = pickle.load(tasks)  # noqa: S301 - the process that began this one wrote it
-            except EOFError:
-                return
-            try:
-                for result in task.perform(spool):
-                    _send(answers, ("result", result))
-                _send(answers, ("end", None))
-            except BrokenPipeError:
-                return
-            except (PhiftError, OSError) as error:
-                _send(answers, ("error", error))
-            except MemoryError:
-                what = f"A row or a batch of rows needs more than {MOST_MEMORY >> 30} GB of memory."
-                where = str(getattr(task, "path", "data"))
-                _send(answers, ("error", DataError(what, where=where, fix="write it in smaller rows")))
-            except Exception as error:  # noqa: BLE001 - it is raised where the results are read
-                # Not its text, which may quote the data.
-                at = traceback.extract_tb(error.__traceback__)[-1]
-                what = f"phift failed with a {type(error).__name__} in {Path(at.filename).name}, line {at.lineno}."
-                fix = "please report this; converting the data to JSONL may avoid it"
-                where = str(getattr(task, "path", "data"))
-                _send(answers, ("error", DataError(what, where=where, fix=fix)))
+    while True:
+        try:
+            task = pickle.load(tasks)  # noqa: S301 - the process that began this one wrote it
+        except EOFError:
+            return
+        where = str(getattr(task, "path", "data"))
+        told: Exception
+        try:
+            for result in task.perform(Path(sys.argv[1])):
+                _send(answers, ("result", result))
+            _send(answers, ("end", None))
+            continue
+        except BrokenPipeError:
+            return
+        except (PhiftError, OSError) as error:
+            told = error
+        except MemoryError:
+            what = f"A row or a batch of rows needs more than {MOST_MEMORY >> 30} GB of memory."
+            told = DataError(what, where=where, fix="write it in smaller rows")
+        except Exception as error:  # noqa: BLE001 - it is raised where the results are read
+            # Not its text, which may quote the data.
+            at = traceback.extract_tb(error.__traceback__)[-1]
+            what = f"phift failed with a {type(error).__name__} in {Path(at.filename).name}, line {at.lineno}."
+            fix = "please report this; converting the data to JSONL may avoid it"
+            told = DataError(what, where=where, fix=fix)
+        _send(answers, ("error", told))
 
 
 if __name__ == "__main__":
