@@ -64,12 +64,27 @@ class Account:
         return f"{self.source} ({self.format}): {self.rows:,} rows = {' + '.join(parts) or '0'}"
 
 
-def draw_up(
-    readings: Sequence[Reading], table: Table, chosen: npt.NDArray[np.int8], rejects: Path, spool: Path
-) -> tuple[Account, ...]:
+@dataclass(frozen=True, kw_only=True)
+class Dealt:
+    """The rows of all sources, and where each one goes.
+
+    - **table**: what is known of each good row.
+    - **chosen**: for each row of the table the index of its split, or `ASIDE`.
+    """
+
+    readings: Sequence[Reading]
+    table: Table
+    chosen: npt.NDArray[np.int8]
+
+    @property
+    def masks(self) -> dict[str, npt.NDArray[np.bool_]]:
+        """Of each split, which rows of the table are in it."""
+        return {split: self.chosen == index for index, split in enumerate(SPLITS)}
+
+
+def draw_up(dealt: Dealt, rejects: Path, spool: Path) -> tuple[Account, ...]:
     """Write the rejects, and return the account of each source.
 
-    - **chosen**: for each row of the table the index of its split, or `ASIDE`.
     - **spool**: the lines of the rows that are set aside, though good in themselves.
 
     The rows in come from the reading, the rows set aside from the lines written here, and the rows out from the deal;
@@ -77,6 +92,7 @@ def draw_up(
     """
     import numpy as np
 
+    readings, table, chosen = dealt.readings, dealt.table, dealt.chosen
     reasons: list[Counter[str]] = [Counter() for _ in readings]
     decode = msgspec.json.Decoder(_Reject).decode
     with rejects.open("wb") as file:
@@ -96,37 +112,30 @@ def draw_up(
                 set_aside(int(row["source"]), int(row["number"]), LEAKED, msgspec.Raw(line.rstrip()))
     accounts = []
     for index, reading in enumerate(readings):
-        dealt = np.bincount(chosen[table["source"] == index], minlength=ASIDE + 1)
+        counts = np.bincount(chosen[table["source"] == index], minlength=len(SPLITS))[: len(SPLITS)].tolist()
         account = Account(
             source=reading.place,
             format=reading.layout.format,
             rows=reading.sum("rows"),
-            train=int(dealt[0]),
-            validation=int(dealt[1]),
-            test=int(dealt[2]),
+            **dict(zip(SPLITS, counts, strict=True)),
             aside=reasons[index].total(),
             reasons=dict(reasons[index].most_common()),
             blank=reading.sum("blank"),
         )
-        if account.rows != account.train + account.validation + account.test + account.aside:
+        if account.rows != sum(counts) + account.aside:
             raise AssertionError(f"the rows of {account.source} do not add up: {account}; please report this")
         accounts.append(account)
     return tuple(accounts)
 
 
-def findings_of(
-    readings: Sequence[Reading], table: Table, chosen: npt.NDArray[np.int8], accounts: Sequence[Account]
-) -> Iterator[Finding]:
-    """Yield what was found in each source, and then in each split.
-
-    - **chosen**: the index of each row's split.
-    """
+def findings_of(dealt: Dealt, accounts: Sequence[Account]) -> Iterator[Finding]:
+    """Yield what was found in each source, and then in each split."""
     import numpy as np
 
-    for reading, account in zip(readings, accounts, strict=True):
+    for reading, account in zip(dealt.readings, accounts, strict=True):
         yield from _of_source(reading, account)
-    in_split = {split: chosen == index for index, split in enumerate(SPLITS)}
-    for split, mine in in_split.items():
+    table, masks = dealt.table, dealt.masks
+    for split, mine in masks.items():
         rows, tools = int(mine.sum()), int(table["tools"][mine].sum())
         if 0 < tools < rows:
             # The component would drop every row without tools, because others have some.
@@ -137,20 +146,20 @@ def findings_of(
             fix = "give tools to every row or to none: what a row's tools are can also be told in a system message"
             yield Finding(code="DATA_TOOLS_MIXED", severity="error", place=split, message=message, fix=fix)
     # Given test rows that stand in the training data are refused; in the given validation data they may.
-    if both := int(np.isin(table["key"][in_split["test"]], table["key"][in_split["validation"]]).sum()):
+    if both := int(np.isin(table["key"][masks["test"]], table["key"][masks["validation"]]).sum()):
         message = f"Also in the validation data: {_counted(both, 'test row')}."
         fix = "give other rows, if scores on the test data are to tell more than those on the validation data"
         yield Finding(code="DATA_TEST_IN_VALIDATION", severity="warning", place="test", message=message, fix=fix)
-    for split, mine in in_split.items() if _different(table["key"]) < len(table) else ():
+    for split, mine in masks.items() if _different(table["key"]) < len(table) else ():
         keys = table["key"][mine]
         if again := len(keys) - _different(keys):
             message = f"{_counted(again, 'row')} of {len(keys)} say what an earlier one says."
             fix = "remove them, unless their weight is meant"
             yield Finding(code="DATA_DUPLICATES", severity="warning", place=split, message=message, fix=fix)
-    for split, mine in in_split.items():
+    for split, mine in masks.items():
         short = np.flatnonzero(mine & (table["characters"] < NEAR_EMPTY))
         if len(short):
-            first = place_of(readings, table[short[0]])
+            first = place_of(dealt.readings, table[short[0]])
             message = f"{_counted(len(short), 'conversation')} of fewer than {NEAR_EMPTY} characters, first {first}."
             yield Finding(code="DATA_NEAR_EMPTY", severity="warning", place=split, message=message, fix="look at them")
 

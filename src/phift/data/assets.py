@@ -15,7 +15,7 @@ import json
 import re
 import time
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path, PurePath, PurePosixPath
 from typing import TYPE_CHECKING
 from urllib.parse import quote, urlsplit
@@ -26,7 +26,7 @@ from phift.azure.clients import Clients
 from phift.azure.quiet import quiet_uploads
 from phift.azure.registry import API, mapping, registry_address
 from phift.azure.threads import SideBySide
-from phift.check.findings import Finding, Severity
+from phift.check.findings import Finding
 from phift.component.preprocessing import SPLITS, SUFFIXES
 from phift.config.data import AssetSource, DataConfig
 from phift.data.prepare import PreparedDataset
@@ -37,7 +37,8 @@ if TYPE_CHECKING:
     from azure.ai.ml.entities import Data
 
 _HASH = "phift.hash"  # the tag that says what a version holds
-_VERSION_DIGITS = 16
+# What the component's preprocessing has a loader for, and how it splits.
+_PREPROCESSING = "azureml-assets, finetune_acft_hf_nlp, src/preprocess/preprocess.py, 2026-07-23"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,7 +113,7 @@ def _register(clients: Clients, path: Path, name: str, tags: Mapping[str, str], 
     """Return the asset of a file's content, registered if it was not yet; an archived one is restored."""
     from azure.ai.ml.entities import Data
 
-    data, version = clients.workspace.data, tags[_HASH][:_VERSION_DIGITS]
+    data, version = clients.workspace.data, tags[_HASH][:16]
     where, described = f"data asset {name}:{version}", "Chat data, prepared by phift."
     path = path.resolve()
     new = Data(name=name, version=version, type="uri_file", path=str(path), description=described, tags=dict(tags))
@@ -148,14 +149,13 @@ def find_data(clients: Clients, data: DataConfig) -> DataInAzure:
     used, or where there are several mistakes.
     """
     sources = {split: source for split, (source,) in data.sources.items() if isinstance(source, AssetSource)}
-    inputs: dict[str, DataInput] = {}
     message = (
         "The rows lie in Azure and are not read here: rows that are broken, too long, double, or both in training and "
         "in test come to light in the job or never. If what lies there changes, the same run is still taken for done."
     )
     fix = "give files or a Hugging Face id to have every row checked; `submit(fresh=True)` trains on changed data"
-    unchecked = Finding(code="DATA_UNCHECKED", severity="note", place="data", message=message, fix=fix)
-    findings = [unchecked, *_split_findings(sources)]
+    findings = [Finding("DATA_UNCHECKED", "note", "data", message, fix), *_split_findings(sources)]
+    inputs: dict[str, DataInput] = {}
     errors: list[PhiftError] = []
     with SideBySide(len(SPLITS)) as side:
         futures = {split: side.begin(_find, clients, split, source.asset) for split, source in sources.items()}
@@ -174,60 +174,50 @@ def find_data(clients: Clients, data: DataConfig) -> DataInAzure:
     return DataInAzure(inputs=inputs, findings=tuple(findings))
 
 
-def find_asset(clients: Clients, place: str, address: str) -> tuple[DataInput, str]:
-    """Look up a file or a folder in Azure, and where it lies; a place in a datastore is taken as it is.
+def _find(clients: Clients, split: str, address: str) -> tuple[DataInput, list[Finding]]:
+    place = f"data.{split}"
+    asset, path = find_asset(clients, place, address)
+    findings = _path_findings(place, path) if asset.type == "uri_file" and path != PurePosixPath() else []
+    if not asset.version:
+        message = "A place in a datastore is not looked up, so nothing says that there is a file."
+        findings.insert(0, Finding("DATA_UNCHECKED", "note", place, message))
+    elif asset.type not in ("uri_file", "mltable"):
+        kind = asset.type or "unknown"
+        message = f"The data asset {asset.name} is of type {kind}; the component takes a file or an MLTable."
+        fix = "register the file in the folder as an asset of type uri_file, or put an MLTable file beside it"
+        findings.append(Finding("DATA_ASSET_TYPE", "error", place, message, fix))
+    return asset, findings
+
+
+def find_asset(clients: Clients, place: str, address: str) -> tuple[DataInput, PurePosixPath]:
+    """Look up what lies in Azure, and its path, empty where it is not known.
+
+    A place in a datastore is taken as it is, and for a file; it has no version.
 
     Raises `phift.errors.NotFound` where the asset is not there, and `phift.errors.DataError` for no such address.
     """
-    if isinstance(found := read_address(address), DatastorePath):
+    found = read_address(address)
+    if isinstance(found, DatastorePath):
         path = PurePosixPath(found.path)
-        kind = "uri_file" if path.suffix and not address.endswith("/") else "uri_folder"
-        asset, where = DataInput(name=path.stem, address=address, type=kind), address
-    else:
-        asset, where = _find_asset(clients, place, address)
-    # A folder is mounted under a name of its own, a file under the one that it has.
-    for finding in _name_findings(place, where) if asset.type == "uri_file" else ():
-        raise DataError(finding.message, where=place, fix=finding.fix)
-    return asset, where
-
-
-def _find(clients: Clients, split: str, text: str) -> tuple[DataInput, list[Finding]]:
-    place = f"data.{split}"
-    if isinstance(found := read_address(text), DatastorePath):
-        path = PurePosixPath(found.path)
-        message = "A place in a datastore is not looked up, so nothing says that there is a file."
-        note = Finding(code="DATA_UNCHECKED", severity="note", place=place, message=message)
-        return DataInput(name=path.stem, address=text), [note, *_path_findings(place, path)]
-    asset, where = _find_asset(clients, place, text)
-    if asset.type == "uri_file":
-        return asset, _path_findings(place, PurePosixPath(urlsplit(where).path)) if where else []
-    if asset.type == "mltable":
-        return asset, []
-    kind = asset.type or "unknown"
-    message = f"The data asset {asset.name} is of type {kind}; the component takes a file or an MLTable."
-    fix = "register the file in the folder as an asset of type uri_file, or put an MLTable file beside it"
-    return asset, [Finding(code="DATA_ASSET_TYPE", severity="error", place=place, message=message, fix=fix)]
-
-
-def _find_asset(clients: Clients, place: str, text: str) -> tuple[DataInput, str]:
-    found = read_address(text)
+        return DataInput(name=path.stem, address=address), path
     if isinstance(found, AssetAddress) and found.kind in ("", "data") and (found.version or not found.registry):
-        return (_find_in_registry if found.registry else _find_in_workspace)(clients, place, found)
+        asset, where = (_find_in_registry if found.registry else _find_in_workspace)(clients, place, found)
+        return asset, PurePosixPath(urlsplit(where).path)
     fix = (
         "write azureml:<name>:<version>, azureml:<name>@latest, azureml://registries/<registry>/data/<name>/versions/"
         "<version> or azureml://datastores/<store>/paths/<file>"
     )
-    raise DataError(f"{text} is no address of data that phift knows.", where=place, fix=fix)
+    raise DataError(f"{address} is no address of data that phift knows.", where=place, fix=fix)
 
 
 def _find_in_workspace(clients: Clients, place: str, address: AssetAddress) -> tuple[DataInput, str]:
     name, version, label = address.name, address.version, address.label
-    if theirs := address.workspace:
+    if address.workspace:
         # A job reads the assets of its own workspace and of registries.
         keys = ("subscription_id", "resource_group_name", "workspace_name")
         ours = [text(getattr(clients.workspace, key), f"workspace.{key}") for key in keys]
-        if [part.lower() for part in theirs] != [part.lower() for part in ours]:
-            what = f"The data asset {name} is in another workspace, {theirs[2]}."
+        if [part.lower() for part in address.workspace] != [part.lower() for part in ours]:
+            what = f"The data asset {name} is in another workspace, {address.workspace[2]}."
             fix = "share it through a registry, or name its place: azureml://datastores/<store>/paths/<file>"
             raise DataError(what, where=place, fix=fix)
     wanted = {"version": version} if version else {"label": label}
@@ -238,13 +228,10 @@ def _find_in_workspace(clients: Clients, place: str, address: AssetAddress) -> t
         # Where a label is asked for, the SDK reports that there is none as an error of its own.
         if isinstance(error, ServiceError) and not (label and error.code in ("MlException", "ValidationException")):
             raise
-        raise _missing(place, name, f"version {version}" if version else f"label {label}", "this workspace") from error
-    asset = DataInput(
-        name=name,
-        version=text(found.version, "data asset.version"),
-        address=text(found.id, "data asset.id"),
-        type=text(found.type, "data asset.type"),
-    )
+        ((kind, value),) = wanted.items()
+        raise _missing(place, name, f"{kind} {value}", "this workspace") from error
+    read = {key: text(getattr(found, key), f"data asset.{key}") for key in ("version", "id", "type")}
+    asset = DataInput(name=name, version=read["version"], address=read["id"], type=read["type"])
     path = found.path or ""
     return asset, str(path) if isinstance(path, PurePath) else text(path, "data asset.path")
 
@@ -270,24 +257,24 @@ def _missing(place: str, name: str, version: str, holder: str) -> NotFound:
 
 def _path_findings(place: str, path: PurePosixPath) -> list[Finding]:
     """Say what the component, which goes by a file's suffix, makes of this one."""
-    findings = _name_findings(place, str(path))
+    findings = name_findings(place, path)
     if path.suffix not in SUFFIXES:
         message = f"The file ends in {path.suffix or 'nothing'!r}; the component reads {', '.join(SUFFIXES)}."
         fix = "name it as what it is, or register it as an MLTable"
-        findings.append(_finding("DATA_FILE_TYPE", "error", place, message, fix))
+        findings.append(Finding("DATA_FILE_TYPE", "error", place, message, fix, _PREPROCESSING))
     if path.suffix in (".csv", ".tsv"):
         message = f"A {path.suffix} file has text where the component wants the list `messages`, so no row can be read."
-        findings.append(_finding("DATA_NO_LISTS", "warning", place, message, "use JSONL or parquet"))
+        findings.append(Finding("DATA_NO_LISTS", "warning", place, message, "use JSONL or parquet", _PREPROCESSING))
     return findings
 
 
-def _name_findings(place: str, path: str) -> list[Finding]:
+def name_findings(place: str, path: PurePosixPath) -> list[Finding]:
     """Refuse a file in Azure whose path breaks the command lines that it gets into; local paths get into none."""
     # Command lines have an input's path in single quotes, so both are invalid in it (the descriptions of its inputs).
-    bad = [character for character in ("'", "\\") if character in path]
+    bad = [character for character in ("'", "\\") if character in str(path)]
     message = f"The file's path in Azure has {' and '.join(bad)} in it, which breaks the component's command lines."
-    finding = _finding("DATA_FILE_NAME", "error", place, message, "copy or register it under another path")
-    return [replace(finding, source="azureml-assets, chat_completion/spec.yaml, 2026-07-23")] if bad else []
+    fix, source = "copy or register it under another path", "azureml-assets, chat_completion/spec.yaml, 2026-07-23"
+    return [Finding("DATA_FILE_NAME", "error", place, message, fix, source)] if bad else []
 
 
 def _split_findings(given: Collection[str]) -> list[Finding]:
@@ -302,10 +289,4 @@ def _split_findings(given: Collection[str]) -> list[Finding]:
     }[tuple(missing)]
     message = f"Without {' and '.join(missing)} data, Azure splits the training rows by their position: {shares}."
     fix = f"give {' and '.join(f'data.{split}' for split in missing)}; no step reads the test file, a small one will do"
-    return [_finding("DATA_SPLIT_BY_AZURE", "warning", "data.train", message, fix)]
-
-
-def _finding(code: str, severity: Severity, place: str, message: str, fix: str) -> Finding:
-    # What the component's preprocessing has a loader for, and how it splits.
-    source = "azureml-assets, finetune_acft_hf_nlp, src/preprocess/preprocess.py, 2026-07-23"
-    return Finding(code=code, severity=severity, place=place, message=message, fix=fix, source=source)
+    return [Finding("DATA_SPLIT_BY_AZURE", "warning", "data.train", message, fix, _PREPROCESSING)]

@@ -18,12 +18,12 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import quote, unquote
 
 from phift.check.findings import Finding
 from phift.component.preprocessing import SPLITS
@@ -126,15 +126,20 @@ def find_preparation(clients: Clients, data: DataConfig, new_cluster: str | None
 
 
 def _find_input(clients: Clients, place: str, address: str) -> DataInput:
-    from phift.data.assets import find_asset
+    from phift.data.assets import find_asset, name_findings
 
     found, path = find_asset(clients, place, address)
+    if not found.version and (address.endswith("/") or not path.suffix):
+        return replace(found, type="uri_folder")
     if found.type not in ("uri_file", "uri_folder"):
         what = f"The data asset {found.name} is of type {found.type or 'unknown'}; a file or a folder can be prepared."
         raise DataError(what, where=place, fix="register the files as an asset of type uri_file or uri_folder")
-    if found.type == "uri_file" and path:
+    # A folder is mounted under a name of its own, a file under the one that it has.
+    if found.type == "uri_file" and path != PurePosixPath():
+        for finding in name_findings(place, path):
+            raise DataError(finding.message, where=place, fix=finding.fix)
         try:
-            files.kind(Path(urlsplit(path).path))
+            files.kind(Path(path))
         except DataError as error:
             fix = f"{error.fix}; the address of a folder ends with a slash"
             raise DataError(error.what, where=place, fix=fix) from None

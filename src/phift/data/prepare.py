@@ -35,7 +35,7 @@ from phift.check.findings import Finding
 from phift.component.preprocessing import LEAST_TRAINING_ROWS, SPLITS
 from phift.config.data import DataConfig
 from phift.data import files
-from phift.data.account import ASIDE, LEAKED, Account, draw_up, findings_of
+from phift.data.account import ASIDE, LEAKED, Account, Dealt, draw_up, findings_of
 from phift.data.sources import Progress, Reading, files_of, open_source, place_of, read_sources, tabulate
 from phift.data.split import draw_split, units
 from phift.data.spool import MOST_PROBLEMS, Deal
@@ -157,21 +157,21 @@ def prepare_dataset(
             for reading in open_source(source, split, stratum, workers, group_by=group_by, keep=keep)
         ]
         read_sources(readings, workers, tell, side_by_side=side_by_side)
-        table = tabulate(readings)
         if data.bad_rows == "refuse":
             _raise_problems(readings)
-        chosen = _choose(data, readings, table)
+        table = tabulate(readings)
+        dealt = Dealt(readings=readings, table=table, chosen=_choose(data, readings, table))
         built = scratch / "built"
-        _write(readings, table, chosen, built, workers, tell)
-        accounts = draw_up(readings, table, chosen, built / "rejects.jsonl", built / "aside")
+        _write(dealt, built, workers, tell)
+        accounts = draw_up(dealt, built / "rejects.jsonl", built / "aside")
         (built / "aside").unlink()
         if not any(account.aside for account in accounts):
             (built / "rejects.jsonl").unlink()
-        manifest = _manifest(data, readings, table, chosen, accounts)
+        manifest = _manifest(data, dealt, accounts)
         (built / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
         target = folder / manifest["content_hash"][:16]
         _settle(built, target, manifest)
-        findings = tuple(findings_of(readings, table, chosen, accounts))
+        findings = tuple(findings_of(dealt, accounts))
     rejects = target / "rejects.jsonl"
     said = {key: manifest[key] for key in ("rows", "characters", "longest_row", "hashes", "content_hash", "name")}
     return PreparedDataset(
@@ -225,7 +225,6 @@ def _choose(data: DataConfig, readings: Sequence[Reading], table: Table) -> npt.
     if leaked.any():
         # The whole pool: what is split off from it for validation must not stand in the test data either.
         leaked[leaked] = np.any([np.isin(kind[leaked], kind[pool]) for kind in kinds], axis=0)
-    if leaked.any():
         if data.bad_rows == "refuse":
             _raise_problems(readings, [(place_of(readings, row), LEAKED) for row in table[leaked]])
         chosen[leaked] = ASIDE
@@ -249,14 +248,7 @@ def _raise_if_few(readings: Sequence[Reading], left: int, dealt: int) -> None:
     raise DataError(what, where=where, fix=f"give more rows{split}")
 
 
-def _write(
-    readings: Sequence[Reading],
-    table: Table,
-    chosen: npt.NDArray[np.int8],
-    folder: Path,
-    workers: Workers,
-    tell: Callable[[Progress], None],
-) -> None:
+def _write(dealt: Dealt, folder: Path, workers: Workers, tell: Callable[[Progress], None]) -> None:
     """Deal every row to its file; those set aside wait in a file of their own until they are accounted for."""
     import numpy as np
 
@@ -264,47 +256,33 @@ def _write(
     paths = [folder / name for name in (*(f"{split}.jsonl" for split in SPLITS), "aside")]
     for path in paths:
         path.touch()
-    deals, offsets, start = [], [0] * len(paths), 0
-    for tally in (tally for reading in readings for tally in reading.tallies if tally.good):
-        end = start + tally.good
-        lengths, mine = table["length"][start:end], chosen[start:end]
-        deals.append(
-            Deal(
-                spool=tally.spool,
-                lengths=lengths.tobytes(),
-                chosen=mine.tobytes(),
-                files=tuple(map(str, paths)),
-                offsets=tuple(offsets),
-            )
-        )
-        sizes = np.bincount(mine, weights=lengths, minlength=len(paths))
-        offsets = [offset + int(size) for offset, size in zip(offsets, sizes, strict=True)]
-        start = end
-    total, written = sum(offsets), 0
+    deals, start, offsets = [], 0, np.zeros(len(paths), np.int64)
+    for tally in (tally for reading in dealt.readings for tally in reading.tallies if tally.good):
+        rows = slice(start, start + tally.good)
+        lengths, chosen = dealt.table["length"][rows], dealt.chosen[rows]
+        files = dict(zip(map(str, paths), offsets.tolist(), strict=True))
+        deals.append(Deal(spool=tally.spool, lengths=lengths.tobytes(), chosen=chosen.tobytes(), files=files))
+        offsets += np.bincount(chosen, weights=lengths, minlength=len(paths)).astype(np.int64)
+        start = rows.stop
+    total, written = int(offsets.sum()), 0
     for _, size in workers.run(deals, side_by_side=total > LARGE):
         written += size
-        splits = ", ".join(SPLITS)
-        tell(Progress(stage="write", source=splits, rows=len(table), bytes=written, total_bytes=total))
+        source = ", ".join(SPLITS)
+        tell(Progress(stage="write", source=source, rows=len(dealt.table), bytes=written, total_bytes=total))
 
 
-def _manifest(
-    data: DataConfig,
-    readings: Sequence[Reading],
-    table: Table,
-    chosen: npt.NDArray[np.int8],
-    accounts: Sequence[Account],
-) -> dict[str, Any]:
-    of = {split: chosen == index for index, split in enumerate(SPLITS)}
-    hashes = {split: hashlib.sha256(table["hash"][rows].tobytes()).hexdigest() for split, rows in of.items()}
+def _manifest(data: DataConfig, dealt: Dealt, accounts: Sequence[Account]) -> dict[str, Any]:
+    table, masks = dealt.table, dealt.masks
+    hashes = {split: hashlib.sha256(table["hash"][mine].tobytes()).hexdigest() for split, mine in masks.items()}
     listed = "".join(f"{split} {hashes[split]}\n" for split in SPLITS)
-    first = readings[0]
+    first = dealt.readings[0]
     return {
         "name": first.place if first.bytes is None else Path(first.place).name.partition(".")[0],
         "content_hash": hashlib.sha256(listed.encode()).hexdigest(),
-        "rows": {split: int(rows.sum()) for split, rows in of.items()},
-        "characters": {split: int(table["characters"][rows].sum()) for split, rows in of.items()},
-        "longest_row": int(table["characters"][of["train"]].max()),
-        "bytes": {split: int(table["length"][rows].sum()) for split, rows in of.items()},
+        "rows": {split: int(mine.sum()) for split, mine in masks.items()},
+        "characters": {split: int(table["characters"][mine].sum()) for split, mine in masks.items()},
+        "longest_row": int(table["characters"][masks["train"]].max()),
+        "bytes": {split: int(table["length"][mine].sum()) for split, mine in masks.items()},
         "hashes": hashes,
         "split": data.split.model_dump(),
         "sources": [asdict(account) for account in accounts],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import struct
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from itertools import islice, repeat
@@ -197,21 +197,20 @@ class Deal:
 
     - **lengths**: of each row's line, in bytes; unsigned numbers of 4 bytes.
     - **chosen**: the index in ``files`` for each row, a byte each.
-    - **files**, **offsets**: the files, which exist, and where the first row for each is written.
+    - **files**: which exist, and where the first row for each is written.
     """
 
     spool: str
     lengths: bytes
     chosen: bytes
-    files: Sequence[str]
-    offsets: Sequence[int]
+    files: Mapping[str, int]
 
     def perform(self, _: Path) -> Iterator[int]:
         """Write the rows, yield how many bytes have been written, now and then, and delete the spool."""
         with ExitStack() as stack:
             source = stack.enter_context(Path(self.spool).open("rb", buffering=BLOCK))
             files = [stack.enter_context(Path(path).open("r+b", buffering=BLOCK)) for path in self.files]
-            for file, offset in zip(files, self.offsets, strict=True):
+            for file, offset in zip(files, self.files.values(), strict=True):
                 file.seek(offset)
             size = 0
             for length, index in zip(array("I", self.lengths), self.chosen, strict=True):
