@@ -155,7 +155,7 @@ def start_and_stop(workers, *modules):
         return  # whoever needs them asks for them to be started
     begin(workers, *modules)
     for process in workers._processes:
-        process._process.send_signal(signal.SIGSTOP)
+        process.send_signal(signal.SIGSTOP)
     say()
 
 def stay(_event):
