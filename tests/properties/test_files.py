@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from phift.data import files
+from phift.data import files, texts
 from phift.data.chat import InvalidRow
 from phift.errors import DataError, DataNotFound
 
@@ -33,15 +33,15 @@ OBJECTS = st.lists(st.dictionaries(TEXT, JSON, max_size=4), max_size=8)
 
 
 def json_rows(data: bytes) -> list[tuple[int, Any]]:
-    return [(number, json.loads(row)) for number, row in files.json_rows(io.BytesIO(data), HERE)]
+    return [(number, json.loads(row)) for number, row in texts.json_rows(io.BytesIO(data), HERE)]
 
 
 def lines(data: bytes) -> list[tuple[int, bytes]]:
-    return list(files.lines(io.BytesIO(data), HERE))
+    return list(texts.lines(io.BytesIO(data), HERE))
 
 
 def csv_rows(data: bytes, delimiter: str = ",") -> list[tuple[int, Any]]:
-    rows = files.csv_rows(io.BytesIO(data), HERE, delimiter)
+    rows = texts.csv_rows(io.BytesIO(data), HERE, delimiter)
     return [(number, str(row) if isinstance(row, InvalidRow) else row) for number, row in rows]
 
 
@@ -177,7 +177,7 @@ def test_a_file_is_unpacked_while_it_is_read(tmp_path: Path, suffix: str) -> Non
     half = len(CONTENT) // 2
     path.write_bytes(packed(CONTENT[:half], suffix) + packed(CONTENT[half:], suffix))  # an archive of two members
     with files.opened(path) as (stream, position):
-        rows = files.lines(stream, path)
+        rows = texts.lines(stream, path)
         assert next(rows) == (1, b'{"row": 0}')
         started = position()
         assert list(rows)[-1] == (200_000, b'{"row": 199999}')
@@ -260,7 +260,7 @@ def test_lists_on_lines_are_rows() -> None:
 
 
 def test_a_long_line_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "LONGEST_LINE", 20)
+    monkeypatch.setattr(texts, "LONGEST_LINE", 20)
     assert len(lines(b"a\n" + b"x" * 19 + b"\n")) == 2
     with pytest.raises(DataError, match="longer than") as caught:
         lines(b"a\n\n" + b"x" * 21)
@@ -275,7 +275,7 @@ def test_a_long_line_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_json_list_gives_its_rows(objects: list[Any], indent: int | str | None, ascii_: bool, before: str) -> None:
     text = (before + json.dumps(objects, indent=indent, ensure_ascii=ascii_)).encode()
     assert json_rows(text) == list(enumerate(objects, 1))
-    assert all(b"\n" not in row for _, row in files.json_rows(io.BytesIO(text), HERE))
+    assert all(b"\n" not in row for _, row in texts.json_rows(io.BytesIO(text), HERE))
 
 
 @settings(deadline=None)
@@ -307,8 +307,7 @@ def test_one_row_is_a_row(row: dict[str, Any]) -> None:
 
 
 def test_rows_that_cross_what_is_read_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("phift.data.json_text._STEP", 3)
-    monkeypatch.setattr(files, "_BUFFER", 2)
+    monkeypatch.setattr(texts, "_BUFFER", 2)
     objects = [{"a\\": 'q"\\\\{]', "n": -1.5, "t": True, "l": [[], {}, "é"]}, 12, "x\n", None, [1, [2]], {}]
     for indent in (None, 1):
         assert json_rows(json.dumps(objects, indent=indent).encode()) == list(enumerate(objects, 1))
@@ -317,20 +316,20 @@ def test_rows_that_cross_what_is_read_at_a_time(monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.parametrize("told", [r"(no such words)", r"\(byte \d(\d*)\)", r"\(byte (\d)"])
 def test_rows_are_found_whatever_msgspec_says_of_what_follows_one(monkeypatch: pytest.MonkeyPatch, told: str) -> None:
-    monkeypatch.setattr("phift.data.json_text._FOLLOWS", re.compile(told))
+    monkeypatch.setattr("phift.data.texts._FOLLOWS", re.compile(told))
     objects = [{"a": "x" * size, "l": [1, {}]} for size in range(0, 300, 7)]
     assert json_rows(json.dumps(objects).encode()) == list(enumerate(objects, 1))
 
 
 def test_a_long_last_line_of_the_head_stays_one_row(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "_BUFFER", 30)
-    monkeypatch.setattr(files, "_LONGEST_FIRST_LINE", 30)
+    monkeypatch.setattr(texts, "_BUFFER", 30)
+    monkeypatch.setattr(texts, "_LONGEST_FIRST_LINE", 30)
     objects = [{"question": "a", "answer": "b"}, {"question": "c" * 500, "answer": "d"}, {"question": "e"}]
     assert json_rows("\n".join(map(json.dumps, objects)).encode()) == list(enumerate(objects, 1))
 
 
 def test_a_row_that_is_broken_inside_is_left_to_whoever_decodes_it() -> None:
-    rows = list(files.json_rows(io.BytesIO(b'[{"a":NaN},{"a":"\xff"},{"a" 1},{"a":"\\ud83d"},\n{"b":\n1 2}]'), HERE))
+    rows = list(texts.json_rows(io.BytesIO(b'[{"a":NaN},{"a":"\xff"},{"a" 1},{"a":"\\ud83d"},\n{"b":\n1 2}]'), HERE))
     assert rows == [
         (1, b'{"a":NaN}'),
         (2, b'{"a":"\xff"}'),
@@ -374,7 +373,7 @@ def test_broken_json_is_an_error_with_its_place_and_without_its_text(text: str, 
 
 @pytest.mark.parametrize("text", ["", "\n", " " * 70, "[]", " [ ] ", '{"a":[]}\n'])
 def test_no_rows(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "_BUFFER", 50)
+    monkeypatch.setattr(texts, "_BUFFER", 50)
     if text.startswith("{"):
         assert json_rows(text.encode()) == [(1, {"a": []})]
     else:
@@ -443,7 +442,7 @@ def test_a_quote_that_is_never_closed_is_an_error() -> None:
 
 
 def test_a_long_row_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "LONGEST_CSV_ROW", 20)
+    monkeypatch.setattr(texts, "LONGEST_CSV_ROW", 20)
     with pytest.raises(DataError, match="longer than"):
         csv_rows(b"a,b\n1," + b"x" * 30)
     with pytest.raises(DataError, match="longer than"):
@@ -453,7 +452,7 @@ def test_a_long_row_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_long_cell_is_read_and_the_limit_of_the_csv_module_stays() -> None:
     before = csv.field_size_limit()
     assert len(csv_rows(b"a,b\n1," + b"x" * (before + 1))[0][1]["b"]) == before + 1
-    rows = files.csv_rows(io.BytesIO(b"a,b\n1,2\n3,4"), HERE, ",")
+    rows = texts.csv_rows(io.BytesIO(b"a,b\n1,2\n3,4"), HERE, ",")
     next(rows)
     assert csv.field_size_limit() == before
 
@@ -493,14 +492,14 @@ READ = """
 import re, sys
 from pathlib import Path
 import pyarrow
-from phift.data import files
+from phift.data import files, texts
 from phift.errors import DataError
 
 def peak():  # in MB; ru_maxrss would be that of the process that started this one, if that was larger
     return int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) // 1024
 
 path = Path(sys.argv[1])
-read = {"jsonl": files.lines, "json": files.json_rows, "csv": lambda *args: files.csv_rows(*args, ",")}
+read = {"jsonl": texts.lines, "json": texts.json_rows, "csv": lambda *args: texts.csv_rows(*args, ",")}
 before = peak()
 try:
     with files.opened(path) as (stream, _):

@@ -19,8 +19,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from phift.config.data import DataConfig, HuggingFaceSource, SplitConfig
-from phift.data import files, sources
 from phift.data import prepare as dataset
+from phift.data import sources
 from phift.data.prepare import PreparedDataset, Progress, prepare_dataset
 from phift.errors import DataError, DataNotFound, ServiceUnreachable
 
@@ -407,7 +407,7 @@ def test_a_broken_parquet_file_is_a_data_error(tmp_path: Path, out: Path) -> Non
 
 
 def test_an_endless_line_is_refused(tmp_path: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "LONGEST_LINE", 1 << 20)
+    monkeypatch.setattr("phift.data.texts.LONGEST_LINE", 1 << 20)
     (tmp_path / "rows.jsonl").write_bytes(json.dumps(chat_row(1)).encode() + b"\n" + b"x" * (4 << 20))
     with pytest.raises(DataError, match="longer than 1 MB") as caught:
         prepare(out, train=tmp_path / "rows.jsonl")

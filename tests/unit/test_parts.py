@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from phift.data import files, parquet, parts
+from phift.data import parquet, parts, texts
 from phift.data.formats import recognise
 from phift.data.parts import Part
 from phift.data.spool import ROW, Tally
@@ -57,7 +57,7 @@ def test_every_line_is_in_one_part(
 def test_a_line_that_is_too_long_is_found_in_the_part_it_begins_in(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cut: int
 ) -> None:
-    monkeypatch.setattr(files, "LONGEST_LINE", 300)
+    monkeypatch.setattr(texts, "LONGEST_LINE", 300)
     monkeypatch.setattr(parts, "BLOCK", 50)
     path = tmp_path / "rows.jsonl"
     path.write_bytes(GOOD % (b"a", b"b") + b"\n" + GOOD % (b"a", b"b" * 1000) + b"\n" + GOOD % (b"a", b"b") + b"\n")

@@ -19,7 +19,7 @@ import msgspec
 import xxhash
 
 from phift.component.preprocessing import COLUMNS
-from phift.data import chat, files, formats, parquet
+from phift.data import chat, files, formats, parquet, texts
 from phift.data.spool import BLOCK, Spool, Tally
 from phift.errors import DataError
 
@@ -89,7 +89,7 @@ def _read_lines(part: Part, spool: Spool) -> Iterator[None]:
         while position < part.end:
             middle = min(position + BLOCK, part.end)
             end = _line_end(file, middle - 1)
-            too_long = end - middle > files.LONGEST_LINE
+            too_long = end - middle > texts.LONGEST_LINE
             file.seek(position)
             block = file.read((middle if too_long else end) - position)
             if not block:
@@ -99,9 +99,9 @@ def _read_lines(part: Part, spool: Spool) -> Iterator[None]:
                 # Only the first part knows its lines' numbers from the start of the file.
                 line = number + block.count(b"\n") + 1
                 where = f"{path}, near byte {position}" if part.start else f"{path}:{line}"
-                what = f"A line is longer than {files.LONGEST_LINE >> 20} MB."
+                what = f"A line is longer than {texts.LONGEST_LINE >> 20} MB."
                 raise DataError(what, where=where, fix="write one conversation a line")
-            number = _take_lines(part, spool, files.without_mark(block, path) if position == 0 else block, number)
+            number = _take_lines(part, spool, texts.without_mark(block, path) if position == 0 else block, number)
             position += len(block)
             spool.tally.last, spool.tally.position = number, position - part.start
             yield
@@ -111,7 +111,7 @@ def _line_end(file: BinaryIO, position: int) -> int:
     """Return where the line ends that has the byte at ``position``; it is not followed further than one may be long."""
     file.seek(position)
     size, end = _LINE, position
-    while end - position <= files.LONGEST_LINE + 1 and (block := file.read(size)):
+    while end - position <= texts.LONGEST_LINE + 1 and (block := file.read(size)):
         if found := block.find(b"\n") + 1:
             return end + found
         end += len(block)
@@ -169,16 +169,7 @@ def _read_parquet(part: Part, spool: Spool) -> Iterator[None]:
 def _read_stream(part: Part, spool: Spool) -> Iterator[None]:
     path = Path(part.path)
     with files.opened(path) as (stream, position):
-        yield from _take_some(part, spool, rows_of(stream, path, part.kind), position)
-
-
-def rows_of(stream: BinaryIO, path: Path, kind: str) -> Iterator[tuple[int, Row]]:
-    """Yield the numbered rows of an open file."""
-    if kind == "jsonl":
-        return files.lines(stream, path)
-    if kind == "json":
-        return files.json_rows(stream, path)
-    return files.csv_rows(stream, path, "\t" if kind == "tsv" else ",")
+        yield from _take_some(part, spool, texts.rows_of(stream, path, part.kind), position)
 
 
 def _take_some(

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from phift.config.data import AssetSource, FileSource, HuggingFaceSource, OneSource, RowsSource
-from phift.data import chat, files, frames, hub, parquet
+from phift.data import chat, files, frames, hub, parquet, texts
 from phift.data.formats import Layout, UnknownFormat, recognise
-from phift.data.parts import Part, rows_of
+from phift.data.parts import Part
 from phift.data.spool import TABLE, Tally
 from phift.data.workers import Workers
 from phift.errors import DataError
@@ -139,7 +139,7 @@ def open_source(
                     layout = _layout(place, [columns], source)
                 else:
                     with files.opened(path) as (stream, _):
-                        few = islice(rows_of(stream, path, kind), _LOOKED_AT)
+                        few = islice(texts.rows_of(stream, path, kind), _LOOKED_AT)
                         layout = _layout(place, _columns(row for _, row in few), source)
                 whole = part(path=place, kind=kind, layout=layout, columns=tuple(columns))
                 parts, size = list(_cut(path, whole, groups)), path.stat().st_size
