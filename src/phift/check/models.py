@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import date
@@ -68,17 +68,6 @@ class FoundationModel:
         return self.tags.get("phift.standin") == "true"
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Sources:
-    """All that is said of one model version, by where it stands."""
-
-    name: str
-    tags: Mapping[str, str]
-    properties: Mapping[str, str]
-    system: Mapping[str, Any]
-    table: Mapping[str, Any]
-
-
 def find_model(clients: Clients, config: ModelConfig) -> FoundationModel:
     """Return the model that ``config`` names, in its pinned or its newest version.
 
@@ -100,33 +89,22 @@ def find_model(clients: Clients, config: ModelConfig) -> FoundationModel:
     version = text(entity.version, "model.version")
     if isinstance(answer, ModelRecord) and answer.version != version:  # one was published between the two looks
         answer = _fetch(clients, config, version)
-    record = answer if isinstance(answer, ModelRecord) else None
-    findings = []
+    sources = _Sources(config.name, entity, answer if isinstance(answer, ModelRecord) else None)
     if isinstance(answer, PhiftError):
         message = f"The registry's own record of the model could not be read, so less is known of it: {answer.what}"
-        findings.append(Finding("MODEL_METADATA_UNREAD", "warning", place, message))
-    table: list[dict[str, Any]] = facts.load("models")["models"]
-    sources = _Sources(
-        name=config.name,
-        tags=texts(entity.tags, "model.tags"),
-        properties=texts(entity.properties, "model.properties"),
-        system=record.system if record else {},
-        table=next((entry for entry in table if entry["name"].lower() == config.name.lower()), {}),
-    )
-    finetune, of_finetune = _allow_list(sources, "finetune_compute_allow_list", "finetune")
-    inference, of_inference = _allow_list(sources, "inference_compute_allow_list", "inference")
-    findings += [*of_finetune, *of_inference]
+        sources.findings.append(Finding("MODEL_METADATA_UNREAD", "warning", place, message))
+    finetune = sources.allow_list("finetune_compute_allow_list", "finetune")
+    inference = sources.allow_list("inference_compute_allow_list", "inference")
     if finetune is None:
         message = "No source says which VM sizes may fine-tune this model."
-        findings.append(Finding("MODEL_NO_ALLOW_LIST", "note", place, message))
-    findings += _task_findings(sources)
-    findings += _life_findings(sources, archived=bool(record and record.archived))
+        sources.findings.append(Finding("MODEL_NO_ALLOW_LIST", "note", place, message))
+    sources.hold_tasks()
+    sources.hold_life()
     latest = newest.result()
     if config.version and isinstance(latest, ModelRecord) and latest.version != version:
         message = f"Version {version} is pinned; the registry's newest is {latest.version}."
-        findings.append(Finding("MODEL_NEWER", "note", place, message))
-    defaults, of_defaults = _literal(sources, "model_specific_defaults", dict)
-    findings += of_defaults
+        sources.findings.append(Finding("MODEL_NEWER", "note", place, message))
+    defaults = sources.literal("model_specific_defaults", dict) or {}
     return FoundationModel(
         id=text(entity.id, "model.id"),
         name=config.name,
@@ -135,10 +113,10 @@ def find_model(clients: Clients, config: ModelConfig) -> FoundationModel:
         description=text_of(entity, "description") or "",
         path=text_of(entity, "path") or "",
         tags=sources.tags,
-        defaults={str(key): value for key, value in (defaults or {}).items()},
+        defaults={str(key): value for key, value in defaults.items()},
         finetune=finetune,
         inference=inference,
-        findings=tuple(findings),
+        findings=tuple(sources.findings),
     )
 
 
@@ -166,96 +144,98 @@ def _fetch(clients: Clients, config: ModelConfig, version: str | None) -> ModelR
         return error
 
 
-def _allow_list(sources: _Sources, tag: str, purpose: str) -> tuple[AllowList | None, Sequence[Finding]]:
-    """Return the first list found: tag, property, raw metadata (computes, then recommended sizes), built-in table."""
-    sizes, findings = _literal(sources, tag, list)
-    if sizes:
-        return AllowList(tuple(map(str, sizes[:_MOST_SIZES])), f"tag {tag}"), findings
-    recommended = f"{purpose}-recommended-sku"
-    text = sources.properties.get(recommended, "")
-    if text and len(text) <= _LONGEST_TAG:
-        named = tuple(part.strip() for part in text.split(",") if part.strip())
-        return AllowList(named, f"property {recommended}"), findings
-    places = (("supportedComputes", f"{purpose}Computes"), ("SKU", f"{purpose}RecommendedSkus"))
-    for section, key in places:
-        listed = mapping(sources.system.get(section)).get(key)
-        if isinstance(listed, list) and listed:
-            return AllowList(tuple(map(str, listed[:_MOST_SIZES])), f"systemMetadata.{section}.{key}"), findings
-    listed = sources.table.get(f"{purpose}_skus")
-    return AllowList(tuple(listed), f"built-in table of {sources.table['date']}") if listed else None, findings
+class _Sources:
+    """All that is said of one model version, by where it stands, and what the user should know of that."""
 
+    def __init__(self, name: str, entity: Any, record: ModelRecord | None) -> None:
+        table: list[dict[str, Any]] = facts.load("models")["models"]
+        self.place = f"model {name}"
+        self.tags = texts(entity.tags, "model.tags")
+        self.properties = texts(entity.properties, "model.properties")
+        self.system = record.system if record else {}
+        self.archived = record is not None and record.archived
+        self.table = next((entry for entry in table if entry["name"].lower() == name.lower()), {})
+        self.findings: list[Finding] = []
 
-def _literal(sources: _Sources, tag: str, kind: type[T]) -> tuple[T | None, Sequence[Finding]]:
-    """Read a tag that holds a Python literal; a broken one is a finding, and never code that runs."""
-    text = sources.tags.get(tag)
-    if not text:
-        return None, ()
-    reason = f"it is longer than {_LONGEST_TAG} characters"
-    if len(text) <= _LONGEST_TAG:
-        try:
-            value = ast.literal_eval(text)
-        except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError) as error:
-            reason = str(error).partition("\n")[0]
-        else:
-            if isinstance(value, kind):
-                return value, ()
-            reason = f"it is a {type(value).__name__}, not a {kind.__name__}"
-    message = f"The tag cannot be read, so it is ignored: {reason}."
-    return None, [Finding("MODEL_TAG_BROKEN", "warning", f"model tag {tag}", message)]
+    def allow_list(self, tag: str, purpose: str) -> AllowList | None:
+        """Return the first list: tag, property, raw metadata (computes, then recommended sizes), built-in table."""
+        recommended = f"{purpose}-recommended-sku"
+        text = self.properties.get(recommended, "")
+        named = [part.strip() for part in text.split(",")] if len(text) <= _LONGEST_TAG else []
+        lists = [(self.literal(tag, list), f"tag {tag}"), ([part for part in named if part], f"property {recommended}")]
+        for section, key in (("supportedComputes", f"{purpose}Computes"), ("SKU", f"{purpose}RecommendedSkus")):
+            lists.append((mapping(self.system.get(section)).get(key), f"systemMetadata.{section}.{key}"))
+        lists.append((self.table.get(f"{purpose}_skus"), f"built-in table of {self.table.get('date')}"))
+        found = ((sizes, source) for sizes, source in lists if isinstance(sizes, list) and sizes)
+        return next((AllowList(tuple(map(str, sizes[:_MOST_SIZES])), source) for sizes, source in found), None)
 
+    def literal(self, tag: str, kind: type[T]) -> T | None:
+        """Read a tag that holds a Python literal; a broken one is a finding, and never code that runs."""
+        text = self.tags.get(tag)
+        if not text:
+            return None
+        reason = f"it is longer than {_LONGEST_TAG} characters"
+        if len(text) <= _LONGEST_TAG:
+            try:
+                value = ast.literal_eval(text)
+            except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError) as error:
+                reason = str(error).partition("\n")[0]
+            else:
+                if isinstance(value, kind):
+                    return value
+                reason = f"it is a {type(value).__name__}, not a {kind.__name__}"
+        message = f"The tag cannot be read, so it is ignored: {reason}."
+        self.findings.append(Finding("MODEL_TAG_BROKEN", "warning", f"model tag {tag}", message))
+        return None
 
-def _task_findings(sources: _Sources) -> list[Finding]:
-    """Refuse a model that is known not to be made for this component.
+    def hold_tasks(self) -> None:
+        """Refuse a model that is known not to be made for this component.
 
-    Without chat special tokens in its fine-tuning configuration the job dies in preprocessing
-    (azureml-acft-contrib-hf-nlp 0.0.91, preprocess).
-    """
-    place = f"model {sources.name}"
-    said: Any = mapping(sources.system.get("tasks")).get("fineTuningTasks")
-    source = "systemMetadata.tasks.fineTuningTasks"
-    if not said and sources.properties.get("finetuning-tasks"):
-        said, source = sources.properties["finetuning-tasks"].split(","), "property finetuning-tasks"
-    if not said:
-        said, source = sources.table.get("finetuning_tasks"), f"built-in table of {sources.table.get('date')}"
-    if not isinstance(said, list):
-        message = f"No source says whether this model can be fine-tuned for {_TASK}."
-        return [Finding("MODEL_TASK_UNKNOWN", "note", place, message)]
-    tasks = [str(task).strip() for task in said[:_MOST_SIZES]]
-    if _TASK in tasks:
-        return []
-    message = f"It can be fine-tuned for {', '.join(tasks) or 'nothing'}, not for {_TASK}."
-    fix = f"use a model with {_TASK} among its fine-tuning tasks"
-    return [Finding("MODEL_TASK", "error", place, message, fix, source)]
+        Without chat special tokens in its fine-tuning configuration the job dies in preprocessing
+        (azureml-acft-contrib-hf-nlp 0.0.91, preprocess).
+        """
+        named = self.properties.get("finetuning-tasks")
+        places = (
+            (mapping(self.system.get("tasks")).get("fineTuningTasks"), "systemMetadata.tasks.fineTuningTasks"),
+            (named.split(",") if named else None, "property finetuning-tasks"),
+            (self.table.get("finetuning_tasks"), f"built-in table of {self.table.get('date')}"),
+        )
+        said, source = next(((said, source) for said, source in places if said), (None, ""))
+        if not isinstance(said, list):
+            message = f"No source says whether this model can be fine-tuned for {_TASK}."
+            self.findings.append(Finding("MODEL_TASK_UNKNOWN", "note", self.place, message))
+            return
+        tasks = [str(task).strip() for task in said[:_MOST_SIZES]]
+        if _TASK not in tasks:
+            message = f"It can be fine-tuned for {', '.join(tasks) or 'nothing'}, not for {_TASK}."
+            fix = f"use a model with {_TASK} among its fine-tuning tasks"
+            self.findings.append(Finding("MODEL_TASK", "error", self.place, message, fix, source))
 
-
-def _life_findings(sources: _Sources, *, archived: bool) -> list[Finding]:
-    """Say whether the model is archived, retired or soon to be, or a preview, and what replaces it."""
-    place, table = f"model {sources.name}", sources.table
-    fix = f"use {table.get('replacement') or 'a current model'}"
-    findings = []
-    # The raw metadata goes before tags and properties, and these before the table.
-    retired, source = table.get("retired_on"), f"{table.get('source')}, {table.get('date')}"
-    for values, name in (
-        (sources.properties, "the model's properties"),
-        (sources.tags, "the model's tags"),
-        (mapping(sources.system.get("deprecation")), "systemMetadata.deprecation"),
-    ):
-        dates = []
-        for key, value in values.items():
-            if "retirement" in key.lower() and isinstance(value, str):
-                with suppress(ValueError):  # an unreadable date says nothing; the next source may
-                    dates.append(date.fromisoformat(value[:10]).isoformat())
-        if dates:
-            retired, source = min(dates), name
-    if retired:
-        past = retired <= date.today().isoformat()
-        code, verb = ("MODEL_RETIRED", "was") if past else ("MODEL_RETIRES", "will be")
-        message = f"It {verb} retired on {retired}."
-        findings.append(Finding(code, "warning", place, message, fix, source))
-    if archived:
-        message = "This version is archived in the registry."
-        findings.append(Finding("MODEL_ARCHIVED", "warning", place, message, fix))
-    if "preview" in {key.lower() for key in sources.tags} or sources.system.get("lifecycle") == "preview":
-        message = "It is a preview: it may change or go without notice."
-        findings.append(Finding("MODEL_PREVIEW", "note", place, message))
-    return findings
+    def hold_life(self) -> None:
+        """Say whether the model is archived, retired or soon to be, or a preview, and what replaces it."""
+        fix = f"use {self.table.get('replacement') or 'a current model'}"
+        # The raw metadata goes before tags and properties, and these before the table.
+        retired, source = self.table.get("retired_on"), f"{self.table.get('source')}, {self.table.get('date')}"
+        for values, name in (
+            (self.properties, "the model's properties"),
+            (self.tags, "the model's tags"),
+            (mapping(self.system.get("deprecation")), "systemMetadata.deprecation"),
+        ):
+            dates = []
+            for key, value in values.items():
+                if "retirement" in key.lower() and isinstance(value, str):
+                    with suppress(ValueError):  # an unreadable date says nothing; the next source may
+                        dates.append(date.fromisoformat(value[:10]).isoformat())
+            if dates:
+                retired, source = min(dates), name
+        if retired:
+            past = retired <= date.today().isoformat()
+            code, verb = ("MODEL_RETIRED", "was") if past else ("MODEL_RETIRES", "will be")
+            message = f"It {verb} retired on {retired}."
+            self.findings.append(Finding(code, "warning", self.place, message, fix, source))
+        if self.archived:
+            message = "This version is archived in the registry."
+            self.findings.append(Finding("MODEL_ARCHIVED", "warning", self.place, message, fix))
+        if "preview" in {key.lower() for key in self.tags} or self.system.get("lifecycle") == "preview":
+            message = "It is a preview: it may change or go without notice."
+            self.findings.append(Finding("MODEL_PREVIEW", "note", self.place, message))

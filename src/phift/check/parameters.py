@@ -27,18 +27,11 @@ Origin = Literal["component", "model", "preset", "user", "compute"]
 
 # What phift sets by itself, and the configuration key the user sets it with.
 _RESERVED = {
-    "mlflow_model_path": "model",
-    "pytorch_model_path": "model",
-    "huggingface_id": "model",
-    "train_file_path": "data.train",
-    "validation_file_path": "data.validation",
-    "test_file_path": "data.test",
-    "train_mltable_path": "data.train",
-    "validation_mltable_path": "data.validation",
-    "test_mltable_path": "data.test",
-    "compute_model_import": "compute",
-    "compute_preprocess": "compute",
-    "compute_finetune": "compute",
+    **dict.fromkeys(("mlflow_model_path", "pytorch_model_path", "huggingface_id"), "model"),
+    **dict.fromkeys(("train_file_path", "train_mltable_path"), "data.train"),
+    **dict.fromkeys(("validation_file_path", "validation_mltable_path"), "data.validation"),
+    **dict.fromkeys(("test_file_path", "test_mltable_path"), "data.test"),
+    **dict.fromkeys(("compute_model_import", "compute_preprocess", "compute_finetune"), "compute"),
     "compute_model_evaluation": "compute",
     "instance_type_finetune": "compute.serverless",
     "num_nodes_finetune": "compute.nodes",
@@ -135,33 +128,39 @@ def resolve_parameters(
     - **gpu**: the name of the GPU, where it is known.
     """
     known = {name: Input.of(name, spec) for name, spec in inputs.items()}
-    advice, findings = _advice(model_defaults, known)
+    advice, of_advice = _advice(model_defaults, known)
+    from_model, of_model = _suggested("model", model_defaults, known, advice)
+    from_preset, of_preset = _suggested("preset", preset, known, advice)
+    from_user, of_user = _wanted(user, known)
+
+    def ours(values: Mapping[str, Any]) -> dict[str, Any]:
+        given = {name: value for name, value in values.items() if name in known and value is not None}
+        return {name: known[name].read(value) if known[name].takes(value) else value for name, value in given.items()}
+
     # What the compute decides: where each step runs, and how many GPUs it uses.
     compute: dict[str, Any] = {
         **{f"compute_{step}": target.name for step in STEPS.values()},
-        **({"instance_type_finetune": target.size} if target.kind == "serverless" else {}),
+        "instance_type_finetune": target.size if target.kind == "serverless" else None,
         "num_nodes_finetune": target.nodes,
         "number_of_gpu_to_use_finetuning": target.gpus_per_node,
     }
     layers: dict[Origin, Mapping[str, Any]] = {
-        "component": {name: each.default for name, each in known.items()},
-        "model": model_defaults,
-        "preset": preset,
-        "user": user,
-        "compute": {name: value for name, value in compute.items() if name in known},
+        "component": ours({name: each.default for name, each in known.items()}),
+        "model": from_model,
+        "preset": from_preset,
+        "user": from_user,
+        "compute": ours(compute),
     }
     values: dict[str, Parameter] = {}
     for origin, layer in layers.items():
-        taken, more = _read_layer(origin, layer, known, advice)
-        findings += more
-        for name, value in taken.items():
+        for name, value in layer.items():
             before = values.get(name)
             overrode = () if before is None else (*before.overrode, (before.origin, before.value))
             values[name] = Parameter(name, value, origin, overrode)
     dropped = tuple(sorted(name for name in {**model_defaults, **preset} if name not in known))
     resolved = Parameters(values=values, dropped=dropped, advice=advice)
-    found = (*_rule_findings(resolved, target, gpu), *_file_findings(resolved), *_against_advice(resolved))
-    return replace(resolved, findings=(*findings, *found))
+    of_values = (*_rule_findings(resolved, target, gpu), *_file_findings(resolved), *_against_advice(resolved))
+    return replace(resolved, findings=(*of_advice, *of_model, *of_preset, *of_user, *of_values))
 
 
 def _advice(
@@ -188,68 +187,63 @@ def _advice(
     return advice, findings
 
 
-def _read_layer(
-    origin: Origin, layer: Mapping[str, Any], known: Mapping[str, Input], advised: Container[str]
+def _suggested(
+    origin: Origin, values: Mapping[str, Any], known: Mapping[str, Input], advised: Container[str]
 ) -> tuple[dict[str, Any], list[Finding]]:
-    """Return a layer's values as the component takes them, and what is wrong with the others."""
-    refused = {name: each for name in layer if (each := _refusal(origin, name, known, advised))}
-    findings = list(refused.values())
-    table, described = facts.load("chat_completion_pipeline"), known_inputs()
-    source = f"{table['source']}, version {table['version']}, {table['date']}"
-    for name in layer:
-        dead = described[name].dead_because if name in described else ""
-        if origin == "user" and dead and name not in refused:
-            message, place = f"The component takes {name} and does nothing with it: {dead}.", f"parameters.{name}"
-            findings.append(Finding("PARAMETER_DEAD", "warning", place, message, f"remove {name}", source))
-    values = {}
-    for name, raw in layer.items():
-        if raw is None or name in refused:
-            continue
-        try:
-            values[name] = known[name].read(raw)
-        except ValueError as error:
-            message, place = f"{name} is {_shown(raw)}, but {error}.", _place(origin, name)
-            if origin == "user":
-                findings.append(Finding("PARAMETER_VALUE", "error", place, message, "correct the value"))
-            elif origin in ("model", "preset"):
-                message += f" The {origin}'s suggestion is left out."
-                findings.append(Finding("PARAMETER_DROPPED", "warning", place, message))
-            else:
-                values[name] = raw
-    return values, findings
-
-
-def _refusal(origin: Origin, name: str, known: Mapping[str, Input], advised: Container[str]) -> Finding | None:
-    """Say why a parameter may not be set by whoever did, if so.
+    """Return what a model or a preset suggests as the component takes it, and what of it is left out.
 
     A model's tags are somebody else's text: one that named a file would have this machine upload it.
     """
-    place = _place(origin, name)
-    if origin == "user" and name in _RESERVED:
-        message, fix = f"{name} is set from `{_RESERVED[name]}`.", f"remove it, and set `{_RESERVED[name]}` instead"
-        return Finding("PARAMETER_RESERVED", "error", place, message, fix)
-    if origin == "user" and name not in known:
-        near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-        fix = f"did you mean {near[0]}?" if near else "see the component's inputs in the docs"
-        return Finding("PARAMETER_UNKNOWN", "error", place, f"The component has no input {name}.", fix)
-    if origin not in ("model", "preset"):
-        return None
-    if name not in known:
-        used = name.rpartition("_")[0] in advised and name.endswith(("_min", "_max"))
-        why = "is no input of the component; it is " + ("used as advice" if used else "left out")
-    elif name in _RESERVED:
-        why = f"is set from `{_RESERVED[name]}`; it is left out"
-    elif known[name].type not in LITERALS:
-        why = "is a file, which only you can name; it is left out"
-    else:
-        return None
-    return Finding("PARAMETER_DROPPED", "note", place, f"The {origin} suggests {_key(name)}, which {why}.")
+    taken: dict[str, Any] = {}
+    notes, warnings = [], []
+    for name, raw in values.items():
+        why, place = "", f"{'model tag' if origin == 'model' else origin} {_key(name)}"
+        if name not in known:
+            used = name.rpartition("_")[0] in advised and name.endswith(("_min", "_max"))
+            why = "is no input of the component; it is " + ("used as advice" if used else "left out")
+        elif name in _RESERVED:
+            why = f"is set from `{_RESERVED[name]}`; it is left out"
+        elif known[name].type not in LITERALS:
+            why = "is a file, which only you can name; it is left out"
+        if why:
+            message = f"The {origin} suggests {_key(name)}, which {why}."
+            notes.append(Finding("PARAMETER_DROPPED", "note", place, message))
+        elif raw is not None:
+            try:
+                taken[name] = known[name].read(raw)
+            except ValueError as error:
+                message = f"{name} is {_shown(raw)}, but {error}. The {origin}'s suggestion is left out."
+                warnings.append(Finding("PARAMETER_DROPPED", "warning", place, message))
+    return taken, [*notes, *warnings]
 
 
-def _place(origin: Origin, name: str) -> str:
-    if origin == "user":
-        return f"parameters.{name}"
-    return f"{'model tag' if origin == 'model' else origin} {_key(name)}"
+def _wanted(values: Mapping[str, Any], known: Mapping[str, Input]) -> tuple[dict[str, Any], list[Finding]]:
+    """Return the user's values as the component takes them, and what is wrong with the others."""
+    table, described = facts.load("chat_completion_pipeline"), known_inputs()
+    taken: dict[str, Any] = {}
+    findings = []
+    for name, raw in values.items():
+        place = f"parameters.{name}"
+        if key := _RESERVED.get(name):
+            fix = f"remove it, and set `{key}` instead"
+            findings.append(Finding("PARAMETER_RESERVED", "error", place, f"{name} is set from `{key}`.", fix))
+            continue
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+            fix = f"did you mean {near[0]}?" if near else "see the component's inputs in the docs"
+            message = f"The component has no input {name}."
+            findings.append(Finding("PARAMETER_UNKNOWN", "error", place, message, fix))
+            continue
+        if name in described and (dead := described[name].dead_because):
+            message = f"The component takes {name} and does nothing with it: {dead}."
+            source = f"{table['source']}, version {table['version']}, {table['date']}"
+            findings.append(Finding("PARAMETER_DEAD", "warning", place, message, f"remove {name}", source))
+        try:
+            taken[name] = known[name].read(raw)
+        except ValueError as error:
+            message = f"{name} is {_shown(raw)}, but {error}."
+            findings.append(Finding("PARAMETER_VALUE", "error", place, message, "correct the value"))
+    return taken, findings
 
 
 def _key(name: str) -> str:
@@ -357,16 +351,9 @@ def _against_advice(parameters: Parameters) -> Iterator[Finding]:
 
 def display_name(model: str, data: str, parameters: Parameters, target: ComputeTarget) -> str:
     """Return the job's display name: model, data set, global batch size, scheduler, DeepSpeed, LoRA, limits."""
-    settings = parameters.settings
-    per_device = settings.per_device_train_batch_size * settings.gradient_accumulation_steps
-    parts = [
-        model,
-        data,
-        f"bs{per_device * target.gpus_per_node * target.nodes}",
-        settings.lr_scheduler_type,
-        f"ds{settings.deepspeed_stage}" if settings.apply_deepspeed else "nods",
-        "lora" if settings.apply_lora else "nolora",
-        f"save{settings.save_total_limit}",
-        f"seq{settings.max_seq_length}",
-    ]
-    return "-".join(parts)
+    settings, gpus = parameters.settings, target.gpus_per_node * target.nodes
+    batch = settings.per_device_train_batch_size * settings.gradient_accumulation_steps * gpus
+    deepspeed = f"ds{settings.deepspeed_stage}" if settings.apply_deepspeed else "nods"
+    lora = "lora" if settings.apply_lora else "nolora"
+    limits = f"save{settings.save_total_limit}-seq{settings.max_seq_length}"
+    return f"{model}-{data}-bs{batch}-{settings.lr_scheduler_type}-{deepspeed}-{lora}-{limits}"
