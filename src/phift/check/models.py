@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import date
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from phift import facts
 from phift.azure.answers import text, texts
@@ -93,8 +93,8 @@ def find_model(clients: Clients, config: ModelConfig) -> FoundationModel:
     if isinstance(answer, PhiftError):
         message = f"The registry's own record of the model could not be read, so less is known of it: {answer.what}"
         sources.findings.append(Finding("MODEL_METADATA_UNREAD", "warning", place, message))
-    finetune = sources.allow_list("finetune_compute_allow_list", "finetune")
-    inference = sources.allow_list("inference_compute_allow_list", "inference")
+    finetune = sources.allow_list("finetune")
+    inference = sources.allow_list("inference")
     if finetune is None:
         message = "No source says which VM sizes may fine-tune this model."
         sources.findings.append(Finding("MODEL_NO_ALLOW_LIST", "note", place, message))
@@ -157,9 +157,9 @@ class _Sources:
         self.table = next((entry for entry in table if entry["name"].lower() == name.lower()), {})
         self.findings: list[Finding] = []
 
-    def allow_list(self, tag: str, purpose: str) -> AllowList | None:
+    def allow_list(self, purpose: Literal["finetune", "inference"]) -> AllowList | None:
         """Return the first list: tag, property, raw metadata (computes, then recommended sizes), built-in table."""
-        recommended = f"{purpose}-recommended-sku"
+        tag, recommended = f"{purpose}_compute_allow_list", f"{purpose}-recommended-sku"
         text = self.properties.get(recommended, "")
         named = [part.strip() for part in text.split(",")] if len(text) <= _LONGEST_TAG else []
         lists = [(self.literal(tag, list), f"tag {tag}"), ([part for part in named if part], f"property {recommended}")]
