@@ -66,8 +66,8 @@ def fill(folder: Path, count: dict[str, int]) -> None:
     """Write completed jobs with their metrics, and endpoints with a deployment, into a workspace that is down."""
     documents = Documents(folder / "state.db")
     site = site_on(Ground(Folder(folder), documents, Identity("x"), "https://localhost:1", Programs(), Clock("fast")))
-    submit = next(route.handler for route in jobs.routes() if route.method == "PUT")
-    make = next(route.handler for route in endpoints.routes() if route.method == "PUT")
+    submit = next(route.handler for route in jobs.ROUTES if route.method == "PUT")
+    make = next(route.handler for route in endpoints.ROUTES if route.method == "PUT")
     quota.seed(site)
     for number in range(count["jobs"]):
         name = f"job-{number}"

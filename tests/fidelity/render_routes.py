@@ -14,14 +14,12 @@ from fidelity.wire_traffic import served
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "routes.md"
 PARTS = {
-    "arm": "Workspace, storage, addresses",
-    "computes": "Clusters, sizes, quota",
+    "arm": "Workspace, storage, addresses; clusters, sizes, quota",
     "assets": "Data assets and models; code, environments, components",
     "jobs": "Jobs",
     "history": "Run history and its neighbours",
     "mlflow": "MLflow tracking",
-    "endpoints": "Endpoints and deployments",
-    "scoring": "Scoring",
+    "endpoints": "Endpoints, deployments, scoring",
     "operations": "Long-running operations",
     "registry": "The registry",
     "blobs": "Blobs",
@@ -38,17 +36,12 @@ def _sections() -> Iterator[str]:
     routes = served()
     modules = {route.operation: route.handler.__module__.rpartition(".")[2] for route in routes}
     for module, title in PARTS.items():
-        names = list(dict.fromkeys(name for name in modules if _part(name, modules[name]) == module))
+        names = [name for name in modules if modules[name] == module]
         yield f"## {title}\n"
         yield "| route | used by | asked with | what is done | what differs | what is left out | held against |"
         yield "|---|---|---|---|---|---|---|"
         yield from (_row(name, FACTS[name]) for name in names)
         yield ""
-
-
-def _part(name: str, module: str) -> str:
-    """Return the part of a route; handlers of the storage's are wrapped in one module, as are their names."""
-    return "blobs" if " blobs/" in name else module
 
 
 def _row(name: str, fact: Fact) -> str:

@@ -82,7 +82,7 @@ class Clients:
     def hold_next_job(self) -> None:
         """Let the next job stay in its first step until it is canceled, however fast the machine is."""
         fault = {"on": "step *", "status": 500, "delay": 600}
-        owner = {control.HEADER: self.connection.secret()}
+        owner = {"X-IDENTITY-HEADER": self.connection.secret()}
         self.plain("POST", f"{control.AT}/faults", json={"value": [fault]}, headers=owner).raise_for_status()
 
     def ended(self, job: str) -> None:

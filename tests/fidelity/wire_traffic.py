@@ -65,7 +65,7 @@ class Traffic:
 
 def served() -> list[Route]:
     """Return the routes that stand for Azure's; those of tests themselves are none of it."""
-    routes = [route for part in service.PARTS for route in part.routes()]
+    routes = [route for part in service.PARTS for route in part.ROUTES]
     return [route for route in routes if not route.template.startswith(f"{control.AT}/")]
 
 

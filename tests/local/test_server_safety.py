@@ -28,7 +28,7 @@ from phift.local.state.identity import Identity
 
 pytestmark = pytest.mark.slow
 
-ROUTES: list[Route] = [route for part in PARTS for route in part.routes()]
+ROUTES: list[Route] = [route for part in PARTS for route in part.ROUTES]
 # What anybody may read: that a server is there, and where its services are.
 OPEN = {"GET health", "GET metadata/endpoints", "GET discovery"}
 
@@ -59,7 +59,7 @@ def test_no_route_answers_without_a_right_to_it(local: Local, route: Route) -> N
         return
     for name, token in wrong_tokens(local).items():
         answer = local.request(route.method, address(route), token=token, json={})
-        expected = {401, 403} if route.anonymous else {401}  # a storage signature that is missing is 403
+        expected = {401, 403} if route.check else {401}  # a storage signature that is missing is 403
         if route.template.startswith("/inference/"):
             expected.add(404)  # no endpoint is called x, and that is all that is told
         assert answer.status_code in expected, (name, answer.status_code, answer.text)

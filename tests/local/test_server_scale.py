@@ -32,7 +32,7 @@ ENDPOINT = {
     "identity": {},
     "kind": "Managed",
 }
-TABLE = [(route, route.pattern()) for part in PARTS for route in part.routes()]
+TABLE = [(route, route.pattern()) for part in PARTS for route in part.ROUTES]
 
 
 def ask(site: Site, method: str, path: str, sent: object = None, **query: str) -> Reply:

@@ -128,7 +128,7 @@ def test_a_program_for_azure_uses_every_route_that_the_sdk_reaches(azure: Shell)
     answered = azure.requests()
     assert answered["unserved"] == {}
     used = {entry["operation"] for entry in answered["value"]}
-    routes = {route.operation for part in PARTS for route in part.routes()}
+    routes = {route.operation for part in PARTS for route in part.ROUTES}
     assert routes - used == NOT_USED.keys()
     assert {entry["status"] for entry in answered["value"]} <= {200, 201, 202, 204, 206, 404}
 

@@ -13,20 +13,7 @@ from dataclasses import dataclass, replace
 from datetime import date
 
 from phift.local.names import GROUP, LOCATION, LOGIN, SUBSCRIPTION, TENANT, WORKSPACE
-from phift.local.services import (
-    arm,
-    assets,
-    blobs,
-    computes,
-    control,
-    endpoints,
-    history,
-    jobs,
-    mlflow,
-    operations,
-    registry,
-    scoring,
-)
+from phift.local.services import arm, assets, blobs, control, endpoints, history, jobs, mlflow, operations, registry
 from phift.local.services.route import Route, place_of
 from phift.local.site import Site
 from phift.local.state.documents import found_no_room
@@ -40,7 +27,7 @@ logger = logging.getLogger(__name__)
 # The largest upload in one piece: the storage client cuts into blocks above 64 MiB, older ones above 256 MiB.
 LARGEST_BODY = 257 * 1024 * 1024
 _REMAINING = {"GET": ("reads", "11999"), "HEAD": ("reads", "11999"), "DELETE": ("deletes", "14999")}
-PARTS = (arm, assets, blobs, computes, control, endpoints, history, jobs, mlflow, operations, registry, scoring)
+PARTS = (arm, assets, blobs, control, endpoints, history, jobs, mlflow, operations, registry)
 
 
 class Service:
@@ -55,7 +42,7 @@ class Service:
 
     def __init__(self, site: Site) -> None:
         self.site = site
-        self._table = [(route, route.pattern()) for part in PARTS for route in part.routes()]
+        self._table = [(route, route.pattern()) for part in PARTS for route in part.ROUTES]
 
     def start(self) -> None:
         """Take up the work that waits."""
@@ -153,8 +140,7 @@ class Exchange:
             raise WireError(501, "NotImplemented", message)
         if arm.manages(call.path):
             _check_version(call.query.get("api-version", ""))
-        if not self.route.anonymous:
-            _authorize(self.site, call.headers)
+        (self.route.check or _authorize)(self.site, call)
         _check_scope(call.params)
         return self.route.handler(self.site, call)
 
@@ -211,9 +197,9 @@ def _check_version(version: str) -> None:
     raise WireError(400, "InvalidApiVersionParameter", message)
 
 
-def _authorize(site: Site, headers: Mapping[str, str]) -> None:
+def _authorize(site: Site, call: Call) -> None:
     """Ask for a bearer token of ours, with the words of Azure Resource Manager."""
-    scheme, _, token = headers.get("authorization", "").partition(" ")
+    scheme, _, token = call.headers.get("authorization", "").partition(" ")
     if scheme.lower() != "bearer" or not token:
         message = "Authentication failed. The 'Authorization' header is missing."
         challenge = _challenge("The authentication failed because of missing 'Authorization' header.")

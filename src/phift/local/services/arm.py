@@ -1,14 +1,21 @@
-"""What a workspace is, where its services are, and its storage: workspace, datastores, discovery, tokens."""
+"""What Resource Manager tells of the workspace: how it is found, its datastores and computes, VM sizes and quota."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from phift.local import names
-from phift.local.services.route import AT_GROUP, AT_SUBSCRIPTION, AT_WORKSPACE, Route
+from phift.local.model import quota
+from phift.local.services import operations
+from phift.local.services.route import AT_GROUP, AT_LOCATION, AT_SUBSCRIPTION, AT_WORKSPACE, anybody, owner, route
 from phift.local.site import Site
-from phift.local.state.documents import Json
-from phift.local.wire.call import Call, Reply, WireError, not_found
-from phift.local.wire.pages import existing, page, system_data
+from phift.local.state.documents import Document, Json
+from phift.local.wire.call import Call, Reply, WireError, not_found, section, timestamp, user_error
+from phift.local.wire.pages import existing, listed, resource, system_data
 from phift.version import __version__
+
+_SERVICES = ("api", "history", "modelmanagement", "experimentation", "catalog", "studio")
+_NODE_STATES = [f"{state}NodeCount" for state in ("idle", "running", "preparing", "unusable", "leaving", "preempted")]
 
 
 def manages(path: str) -> bool:
@@ -16,33 +23,8 @@ def manages(path: str) -> bool:
     return path.lower().startswith(("/subscriptions/", "/mferp/managementfrontend/subscriptions/"))
 
 
-def routes() -> list[Route]:
-    """Return the routes of the workspace itself."""
-    parts = ("api", "history", "modelmanagement", "experimentation", "catalog", "studio")
-    return [
-        Route("GET", "/health", lambda _site, _call: Reply({"status": "ok", "version": __version__}), anonymous=True),
-        Route(
-            "GET", "/metadata/endpoints", lambda site, _: Reply(names.cloud_documents(site.base_url)), anonymous=True
-        ),
-        Route("GET", "/msi/token", _token, anonymous=True),
-        Route("GET", "/discovery", lambda site, _: Reply(dict.fromkeys(parts, site.base_url)), anonymous=True),
-        Route("GET", AT_WORKSPACE, lambda site, _call: Reply(_show_workspace(site))),
-        Route("GET", f"{AT_GROUP}/workspaces", lambda site, _call: page([_show_workspace(site)])),
-        Route("GET", f"{AT_SUBSCRIPTION}/workspaces", lambda site, _call: page([_show_workspace(site)])),
-        Route("GET", f"{AT_WORKSPACE}/datastores", _datastores),
-        Route(
-            "GET",
-            f"{AT_WORKSPACE}/datastores/{{name}}",
-            lambda site, call: Reply(_show_datastore(site, _datastore_name(call))),
-        ),
-        Route("POST", f"{AT_WORKSPACE}/datastores/{{name}}/listSecrets", _secrets),
-    ]
-
-
 def _token(site: Site, call: Call) -> Reply:
     """Answer as the identity endpoint of Azure's app service does; the header is the folder's secret."""
-    if not site.identity.is_secret(call.headers.get("x-identity-header", "")):
-        raise WireError(401, "Unauthorized", "The X-IDENTITY-HEADER is missing or wrong.")
     audience = call.query.get("resource")
     if not audience:
         raise WireError(400, "BadRequest", "The query parameter 'resource' is missing.")
@@ -50,27 +32,13 @@ def _token(site: Site, call: Call) -> Reply:
     return Reply({"access_token": token, "expires_on": str(end), "resource": audience, "token_type": "Bearer"})
 
 
+def _server(site: Site) -> Document:
+    # What has no document was there when the folder was first served: the server notes its port before it answers.
+    return existing(site, "server", not_found("workspace", names.WORKSPACE))
+
+
 def _show_workspace(site: Site) -> Json:
     group = f"/subscriptions/{names.SUBSCRIPTION}/resourceGroups/{names.GROUP}/providers"
-    properties = {
-        "friendlyName": names.WORKSPACE,
-        "description": "A local workspace of phift: it speaks Azure ML's protocol and is not Azure.",
-        "workspaceId": names.SUBSCRIPTION,
-        "provisioningState": "Succeeded",
-        "discoveryUrl": f"{site.base_url}/discovery",
-        "mlFlowTrackingUri": names.tracking_uri(site.base_url),
-        "storageAccount": f"{group}/Microsoft.Storage/storageAccounts/storage",
-        "keyVault": f"{group}/Microsoft.KeyVault/vaults/none",
-        "applicationInsights": f"{group}/Microsoft.Insights/components/none",
-        "hbiWorkspace": False,
-        "storageHnsEnabled": False,
-        "notebookInfo": None,
-        "privateEndpointConnections": [],
-        "privateLinkCount": 0,
-        "serviceProvisionedResourceGroup": None,
-        "publicNetworkAccess": "Disabled",
-        "tenantId": names.TENANT,
-    }
     return {
         "id": names.WORKSPACE_ID,
         "name": names.WORKSPACE,
@@ -80,34 +48,42 @@ def _show_workspace(site: Site) -> Json:
         "sku": {"name": "Basic", "tier": "Basic"},
         "tags": {},
         "identity": {"type": "SystemAssigned", "principalId": names.TENANT, "tenantId": names.TENANT},
-        "properties": properties,
-        "systemData": _made(site),
+        "properties": {
+            "friendlyName": names.WORKSPACE,
+            "description": "A local workspace of phift: it speaks Azure ML's protocol and is not Azure.",
+            "workspaceId": names.SUBSCRIPTION,
+            "provisioningState": "Succeeded",
+            "discoveryUrl": f"{site.base_url}/discovery",
+            "mlFlowTrackingUri": names.tracking_uri(site.base_url),
+            "storageAccount": f"{group}/Microsoft.Storage/storageAccounts/storage",
+            "keyVault": f"{group}/Microsoft.KeyVault/vaults/none",
+            "applicationInsights": f"{group}/Microsoft.Insights/components/none",
+            "hbiWorkspace": False,
+            "storageHnsEnabled": False,
+            "notebookInfo": None,
+            "privateEndpointConnections": [],
+            "privateLinkCount": 0,
+            "serviceProvisionedResourceGroup": None,
+            "publicNetworkAccess": "Disabled",
+            "tenantId": names.TENANT,
+        },
+        "systemData": system_data(_server(site)),
     }
 
 
-def _made(site: Site) -> Json:
-    # It was there when its folder was first served: the server notes its port before it answers.
-    return system_data(existing(site, "server", not_found("workspace", names.WORKSPACE)))
+def _workspaces(site: Site, _call: Call) -> Reply:
+    return Reply({"value": [_show_workspace(site)]})
 
 
 def _datastores(site: Site, call: Call) -> Reply:
     only_default = call.query.get("isDefault", "").lower() == "true"
-    wanted = [name for name in names.DATASTORES if name == "workspaceblobstore" or not only_default]
-    return page([_show_datastore(site, name) for name in wanted])
-
-
-def _secrets(site: Site, call: Call) -> Reply:
-    signature = site.identity.sas(f"{names.ACCOUNT}/{names.DATASTORES[_datastore_name(call)]}", "rwdl")
-    return Reply({"secretsType": "Sas", "sasToken": signature})
-
-
-def _datastore_name(call: Call) -> str:
-    if call["name"] not in names.DATASTORES:
-        raise not_found("datastore", call["name"])
-    return call["name"]
+    wanted = ["workspaceblobstore"] if only_default else names.DATASTORES
+    return Reply({"value": [_show_datastore(site, name) for name in wanted]})
 
 
 def _show_datastore(site: Site, name: str) -> Json:
+    if name not in names.DATASTORES:
+        raise not_found("datastore", name)
     properties = {
         "datastoreType": "AzureBlob",
         "description": "",
@@ -122,10 +98,111 @@ def _show_datastore(site: Site, name: str) -> Json:
         "serviceDataAccessAuthIdentity": "WorkspaceSystemAssignedIdentity",
         "credentials": {"credentialsType": "Sas"},
     }
-    return {
-        "id": f"{names.WORKSPACE_ID}/datastores/{name}",
-        "name": name,
-        "type": "Microsoft.MachineLearningServices/workspaces/datastores",
-        "properties": properties,
-        "systemData": _made(site),
+    return resource(replace(_server(site), key=f"datastores/{name}"), "datastores", properties)
+
+
+def _secrets(site: Site, call: Call) -> Reply:
+    container = _show_datastore(site, call["name"])["properties"]["containerName"]
+    return Reply({"secretsType": "Sas", "sasToken": site.identity.sas(f"{names.ACCOUNT}/{container}", "rwdl")})
+
+
+def _get_compute(site: Site, call: Call) -> Reply:
+    document = existing(site, f"computes/{call['name']}", not_found("compute", call["name"]))
+    return Reply(_show_compute(site, document))
+
+
+def _put_compute(site: Site, call: Call) -> Reply:
+    sent = section(call.json(), "properties")
+    if sent.get("computeType") != "AmlCompute":
+        kind = sent.get("computeType")
+        raise WireError(501, "NotImplemented", f"The local workspace has no computes of type {kind}; use AmlCompute")
+    properties = section(sent, "properties")
+    vm_size = str(properties.get("vmSize") or "")
+    quota.check_size(vm_size)
+    key = f"computes/{call['name']}"
+    previous = site.documents.get(key)
+    if previous and previous.body["properties"]["vmSize"].lower() != vm_size.lower():
+        raise user_error("Property vmSize of an existing compute cannot be changed.")
+    # The service shows the size in upper case, however it was sent (recorded traffic of the SDK's tests).
+    body = {
+        "provisioningState": "Creating",
+        "properties": {**properties, "vmSize": vm_size.upper()},
+        "tags": section(call.json(), "tags"),
+        "description": sent.get("description"),
     }
+    return operations.make(site, "compute", key, body, _show_compute)
+
+
+def _show_compute(_site: Site, document: Document) -> Json:
+    details = {
+        "vmPriority": "Dedicated",
+        "osType": "Linux",
+        "allocationState": "Steady",
+        "allocationStateTransitionTime": timestamp(document.modified),
+        "currentNodeCount": 0,
+        "targetNodeCount": 0,
+        "errors": None,
+        "nodeStateCounts": dict.fromkeys(_NODE_STATES, 0),
+        "remoteLoginPortPublicAccess": "NotSpecified",
+        "scaleSettings": {"minNodeCount": 0, "maxNodeCount": 1, "nodeIdleTimeBeforeScaleDown": "PT2M"},
+        **document.body["properties"],
+    }
+    properties = {
+        "computeType": "AmlCompute",
+        "computeLocation": names.LOCATION,
+        "description": document.body.get("description"),
+        "provisioningState": document.body["provisioningState"],
+        "provisioningErrors": None,
+        "createdOn": timestamp(document.created),
+        "modifiedOn": timestamp(document.modified),
+        "isAttachedCompute": False,
+        "disableLocalAuth": True,
+        "properties": details,
+    }
+    return resource(document, "computes", properties, location=names.LOCATION, tags=document.body.get("tags") or {})
+
+
+def _sizes(_site: Site, _call: Call) -> Reply:
+    # Prices and disks are left out: there are none to tell the truth about.
+    more = {"lowPriorityCapable": True, "premiumIO": True, "supportedComputeTypes": ["AmlCompute", "ComputeInstance"]}
+    return Reply({"value": [{**row, **more} for row in quota.sizes()]})
+
+
+def _usages(site: Site, call: Call) -> Reply:
+    used = quota.usage(site)
+    base = f"/subscriptions/{names.SUBSCRIPTION}/{names.PROVIDER}/locations/{call['location']}"
+    rows = [
+        {
+            "id": f"{base}/usages/{family}",
+            "type": "Microsoft.MachineLearningServices/vmFamily/dedicatedCores/usages",
+            "unit": "Count",
+            "currentValue": used[family],
+            "limit": limit,
+            "name": {"value": family, "localizedValue": f"{family} Cluster Dedicated vCPUs"},
+        }
+        for family, limit in quota.limits(site).items()
+    ]
+    return Reply({"value": rows})
+
+
+ROUTES = [
+    route("GET /health", lambda _site, _call: Reply({"status": "ok", "version": __version__}), anybody),
+    route("GET /metadata/endpoints", lambda site, _call: Reply(names.cloud_documents(site.base_url)), anybody),
+    route("GET /discovery", lambda site, _call: Reply(dict.fromkeys(_SERVICES, site.base_url)), anybody),
+    route("GET /msi/token", _token, owner),
+    route(f"GET {AT_WORKSPACE}", lambda site, _call: Reply(_show_workspace(site))),
+    route(f"GET {AT_GROUP}/workspaces", _workspaces),
+    route(f"GET {AT_SUBSCRIPTION}/workspaces", _workspaces),
+    route("GET datastores", _datastores),
+    route("GET datastores/{name}", lambda site, call: Reply(_show_datastore(site, call["name"]))),
+    route("POST datastores/{name}/listSecrets", _secrets),
+    route("GET computes", lambda site, call: listed(site, call, "computes", _show_compute)),
+    route("GET computes/{name}", _get_compute),
+    route("PUT computes/{name}", _put_compute),
+    route(
+        "DELETE computes/{name}",
+        lambda site, call: operations.delete(site, "compute", site.documents.get(f"computes/{call['name']}")),
+    ),
+    route(f"GET {AT_LOCATION}/vmSizes", _sizes),
+    route(f"GET {AT_LOCATION}/usages", _usages),
+]

@@ -13,11 +13,11 @@ import yaml
 
 from phift.local.model import references
 from phift.local.names import ACCOUNT
-from phift.local.services.route import AT_WORKSPACE, Route
+from phift.local.services.route import Route, route
 from phift.local.site import Site
 from phift.local.state.documents import Document, Json
 from phift.local.wire.call import Call, Reply, not_found, section, user_error
-from phift.local.wire.pages import existing, listed, page, resource, view
+from phift.local.wire.pages import existing, listed, resource, view
 
 _URI = {"data": "dataUri", "models": "modelUri"}
 _TYPE = {"data": "dataType", "models": "modelType"}
@@ -32,33 +32,20 @@ _STANDARD |= {
 _CHANGEABLE = ("description", "tags", "isArchived", "properties")
 
 
-def routes() -> list[Route]:
-    """Return the routes of all kinds of assets."""
-    routes = []
-    for kind in _STANDARD:
-        asset = f"{AT_WORKSPACE}/{kind}"
-        one, versions = f"{asset}/{{name}}", f"{asset}/{{name}}/versions"
-        if kind in _URI:
-            routes += [
-                Route("GET", asset, _containers),
-                Route("GET", one, lambda site, call: Reply(_show_container(site, _container(site, call)))),
-                Route("PUT", one, _put_container),
-                Route("DELETE", f"{versions}/{{version}}", _delete_version),
-            ]
-        routes += [
-            Route("GET", versions, _versions if kind in _URI else _versions_of_part),
-            Route("GET", f"{versions}/{{version}}", _version),
-            Route("PUT", f"{versions}/{{version}}", _put_version if kind in _URI else _put_part),
-        ]
-    return [*routes, Route("POST", f"{AT_WORKSPACE}/codes/{{name}}/versions/{{version}}/startPendingUpload", _upload)]
-
-
 def _kind(call: Call) -> str:
     return call.path.removeprefix("/").split("/")[8].lower()
 
 
 def _key(call: Call) -> str:
-    return f"{_kind(call)}/{call['name']}"
+    """Return the key of the version that is asked for, or of the container where none is."""
+    return f"{_kind(call)}/{call['name']}" + (f"/versions/{call['version']}" if call["version"] else "")
+
+
+def _existing(site: Site, call: Call) -> Document:
+    # 404 for a container's versions as well and not an empty list, unlike a registry: recorded traffic of the SDK's own
+    # tests (azure-sdk-assets, test_model, test_crud_file, 2026-03). That data's are the same is inferred.
+    name = f"{call['name']}:{call['version']}" if call["version"] else call["name"]
+    return existing(site, _key(call), not_found(_kind(call), name))
 
 
 def _visible(call: Call) -> Callable[[Document], bool]:
@@ -67,19 +54,13 @@ def _visible(call: Call) -> Callable[[Document], bool]:
     return lambda document: bool(document.body["properties"].get("isArchived")) in wanted
 
 
-def _container(site: Site, call: Call) -> Document:
-    # 404 for its versions as well and not an empty list, unlike a registry: recorded traffic of the SDK's own tests
-    # (azure-sdk-assets, test_model, test_crud_file, 2026-03). That data's are the same is inferred.
-    return existing(site, _key(call), not_found(_kind(call), call["name"]))
-
-
 def _containers(site: Site, call: Call) -> Reply:
-    return listed(site, call, _kind(call), lambda document: _show_container(site, document), wanted=_visible(call))
+    return listed(site, call, _kind(call), _show_container, wanted=_visible(call))
 
 
 def _put_container(site: Site, call: Call) -> Reply:
-    found, sent = _container(site, call), section(call.json(), "properties")
-    changed = {key: sent[key] for key in ("tags", "description", "isArchived") if sent.get(key) is not None}
+    found, sent = _existing(site, call), section(call.json(), "properties")
+    changed = {key: sent[key] for key in ("tags", "description", "isArchived") if key in sent}
     document = site.documents.put(found.key, {"properties": {**found.body["properties"], **changed}})
     return Reply(_show_container(site, document))
 
@@ -104,51 +85,46 @@ def _show_container(site: Site, document: Document) -> Json:
 
 
 def _versions(site: Site, call: Call) -> Reply:
-    newest_first = call.query.get("$orderBy", "createdtime desc").lower() == "createdtime desc"
-    parent, visible = f"{_container(site, call).key}/versions", _visible(call)
-    return listed(site, call, parent, lambda each: _show(site, each), newest_first=newest_first, wanted=visible)
-
-
-def _versions_of_part(site: Site, call: Call) -> Reply:
+    if _kind(call) in _URI:
+        newest_first = call.query.get("$orderBy", "createdtime desc").lower() == "createdtime desc"
+        parent = f"{_existing(site, call).key}/versions"
+        return listed(site, call, parent, _show, newest_first=newest_first, wanted=_visible(call))
     if "hash" in call.query:  # of a code's content, whatever name and version it is asked under
         same = site.documents.get(f"code-hashes/{call.query['hash']}")
         code = site.documents.get(same.body["key"]) if same else None
-        return page([_show(site, code)] if code else [])
-    return listed(site, call, f"{_key(call)}/versions", lambda document: _show(site, document))
-
-
-def _version(site: Site, call: Call) -> Reply:
-    missing = not_found(_kind(call), f"{call['name']}:{call['version']}")
-    return Reply(_show(site, existing(site, f"{_key(call)}/versions/{call['version']}", missing)))
-
-
-def _delete_version(site: Site, call: Call) -> Reply:
-    return Reply(None, 200 if site.documents.delete(f"{_key(call)}/versions/{call['version']}") else 204)
+        return Reply({"value": [_show(site, code)] if code else []})
+    return listed(site, call, f"{_key(call)}/versions", _show)
 
 
 def _put_version(site: Site, call: Call) -> Reply:
-    """Make a version of data or of a model; on one that is there, change what Azure lets be changed."""
-    kind, sent = _kind(call), section(call.json(), "properties")
-    key = f"{_key(call)}/versions/{call['version']}"
+    """Make a version; on one that is there, change what Azure lets be changed."""
+    kind, key, sent = _kind(call), _key(call), section(call.json(), "properties")
     with site.documents.transaction():
         previous = site.documents.get(key)
-        if previous:
-            stored, uri = previous.body["properties"], sent.get(_URI[kind])
-            if uri and references.normalized(site, str(uri)) != stored[_URI[kind]]:
-                raise user_error("Asset paths cannot be updated.")
-            changed = {key: sent[key] for key in ("tags", "description", "isArchived", "stage") if key in sent}
-            more = {**section(sent, "properties"), **stored["properties"]}
-            properties = {**stored, **changed, "properties": more}
-        else:
-            properties = _new_properties(site, kind, sent)
-        if site.documents.get(_key(call)) is None:
-            site.documents.put(_key(call), {"properties": {_TYPE[kind]: properties.get(_TYPE[kind])}})
+        stored = previous.body["properties"] if previous else None
+        properties = _asset(site, kind, sent, stored) if kind in _URI else _part(site, call, sent, stored)
         document = site.documents.put(key, {"properties": properties})
+        container = key.partition("/versions/")[0]
+        if kind in _URI and site.documents.get(container) is None:
+            site.documents.put(container, {"properties": {_TYPE[kind]: properties.get(_TYPE[kind])}})
+        content = section(sent, "properties").get("hash_sha256")
+        if content and kind == "codes":
+            site.documents.put(f"code-hashes/{content}", {"key": key})
     return Reply(_show(site, document), 200 if previous else 201)
 
 
-def _new_properties(site: Site, kind: str, sent: Json) -> Json:
+def _delete_version(site: Site, call: Call) -> Reply:
+    return Reply(None, 200 if site.documents.delete(_key(call)) else 204)
+
+
+def _asset(site: Site, kind: str, sent: Json, stored: Json | None) -> Json:
+    """Return the properties of a version of data or of a model."""
     uri = sent.get(_URI[kind])
+    if stored is not None:
+        if uri and references.normalized(site, str(uri)) != stored[_URI[kind]]:
+            raise user_error("Asset paths cannot be updated.")
+        changed: Json = {key: sent[key] for key in ("tags", "description", "isArchived", "stage") if key in sent}
+        return {**stored, **changed, "properties": {**section(sent, "properties"), **stored["properties"]}}
     if not isinstance(uri, str):
         raise user_error(f"The property {_URI[kind]} is missing.")
     job, uri = references.job_of(uri), references.normalized(site, uri)
@@ -170,25 +146,16 @@ def _new_properties(site: Site, kind: str, sent: Json) -> Json:
     return properties
 
 
-def _put_part(site: Site, call: Call) -> Reply:
-    sent, key = section(call.json(), "properties"), f"{_key(call)}/versions/{call['version']}"
+def _part(site: Site, call: Call, sent: Json, stored: Json | None) -> Json:
+    """Return the properties of a version of what a step is made of."""
     if "codeUri" in sent:  # the next server may have another port
         sent["codeUri"] = str(sent["codeUri"]).removeprefix(site.base_url)
     if "properties" in sent:  # the SDK sends the version of its hash as a number
         sent["properties"] = {name: str(value) for name, value in section(sent, "properties").items()}
-    with site.documents.transaction():
-        previous = site.documents.get(key)
-        stored = previous.body["properties"] if previous else sent
-        different = [
-            name for name in stored if name not in _CHANGEABLE and sent.get(name, stored[name]) != stored[name]
-        ]
-        if different:
-            raise user_error(f"{call['name']}:{call['version']} exists, and its {different[0]} cannot be changed.")
-        document = site.documents.put(key, {"properties": {**stored, **sent}})
-        content = section(sent, "properties").get("hash_sha256")
-        if content and key.startswith("codes/"):
-            site.documents.put(f"code-hashes/{content}", {"key": key})
-    return Reply(_show(site, document), 200 if previous else 201)
+    for name, value in (stored or {}).items():
+        if name not in _CHANGEABLE and sent.get(name, value) != value:
+            raise user_error(f"{call['name']}:{call['version']} exists, and its {name} cannot be changed.")
+    return {**(stored or {}), **sent}
 
 
 def _upload(site: Site, call: Call) -> Reply:
@@ -207,3 +174,21 @@ def _show(site: Site, document: Document) -> Json:
     if str(properties.get("codeUri", "")).startswith("/"):
         properties["codeUri"] = site.base_url + properties["codeUri"]
     return resource(document, f"{kind}/versions", properties)
+
+
+ROUTES: list[Route] = []
+for _each in _STANDARD:
+    _one, _one_version = f"{_each}/{{name}}", f"{_each}/{{name}}/versions/{{version}}"
+    if _each in _URI:
+        ROUTES += [
+            route(f"GET {_each}", _containers),
+            route(f"GET {_one}", lambda site, call: Reply(_show_container(site, _existing(site, call)))),
+            route(f"PUT {_one}", _put_container),
+            route(f"DELETE {_one_version}", _delete_version),
+        ]
+    ROUTES += [
+        route(f"GET {_one}/versions", _versions),
+        route(f"GET {_one_version}", lambda site, call: Reply(_show(site, _existing(site, call)))),
+        route(f"PUT {_one_version}", _put_version),
+    ]
+ROUTES.append(route("POST codes/{name}/versions/{version}/startPendingUpload", _upload))

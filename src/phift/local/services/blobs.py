@@ -7,7 +7,6 @@ import hashlib
 import re
 import shutil
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 from xml.sax.saxutils import escape
@@ -15,7 +14,7 @@ from xml.sax.saxutils import escape
 from phift.local.model import files
 from phift.local.model.files import Blob, path_of
 from phift.local.names import ACCOUNT, MODELS
-from phift.local.services.route import Handler, Route
+from phift.local.services.route import route
 from phift.local.site import Site
 from phift.local.wire.call import Call, Reply, WireError, whole_number
 
@@ -23,39 +22,24 @@ _CHUNK = 1024 * 1024
 _PAGE = 5000  # the most that one answer lists, as in Azure
 
 
-def routes() -> list[Route]:
-    """Return the storage account's routes; a shared-access signature stands in for a token."""
-    container = f"/{ACCOUNT}/{{container}}"
-    handlers = {"GET": _get, "HEAD": _head, "PUT": _put, "DELETE": _delete}
-    blob = [Route(method, f"{container}/{{name...}}", _signed(handler), True) for method, handler in handlers.items()]
-    # The SDK takes the first segment of a registry model's address for the container and the rest for the blob's name,
-    # so the registry's container has to lie at the top.
-    models = [
-        Route("GET", f"/{MODELS}", _signed(_list, MODELS), True),
-        Route("GET", f"/{MODELS}/{{name...}}", _signed(_get, MODELS), True),
-        Route("HEAD", f"/{MODELS}/{{name...}}", _signed(_head, MODELS), True),
-    ]
-    return [Route("GET", container, _signed(_list), True), *blob, *models]
+def _place(call: Call) -> tuple[str, str]:
+    """Return the container and the name of the blob that is asked for; the registry's container lies at the top."""
+    return call["container"] or MODELS, call["name"]
 
 
-def _signed(handler: Handler, container: str = "") -> Handler:
-    def check(site: Site, call: Call) -> Reply:
-        if container:
-            call = replace(call, params={**call.params, "container": container})
-        path = "/".join(part for part in (ACCOUNT, call["container"], call["name"]) if part)
-        if not site.identity.sas_is_good(path, call.query):
-            message = "Server failed to authenticate the request. Make sure the signature is formed correctly."
-            raise WireError(403, "AuthenticationFailed", message)
-        if not site.identity.sas_allows(call.method, path, call.query):
-            message = "This request is not authorized to perform this operation using this permission."
-            raise WireError(403, "AuthorizationPermissionMismatch", message)
-        return handler(site, call)
-
-    return check
+def _signed(site: Site, call: Call) -> None:
+    """Let call who has a shared-access signature for what is asked for."""
+    path = "/".join((ACCOUNT, *_place(call))).rstrip("/")
+    if not site.identity.sas_is_good(path, call.query):
+        message = "Server failed to authenticate the request. Make sure the signature is formed correctly."
+        raise WireError(403, "AuthenticationFailed", message)
+    if not site.identity.sas_allows(call.method, path, call.query):
+        message = "This request is not authorized to perform this operation using this permission."
+        raise WireError(403, "AuthorizationPermissionMismatch", message)
 
 
 def _existing(site: Site, call: Call) -> Blob:
-    blob = files.find(site, call["container"], call["name"])
+    blob = files.find(site, *_place(call))
     if blob is None:
         raise WireError(404, "BlobNotFound", "The specified blob does not exist.")
     return blob
@@ -135,20 +119,20 @@ def _read(path: Path, start: int, length: int) -> Iterator[bytes]:
 
 def _put(site: Site, call: Call) -> Reply:
     """Write a blob, a block of one, or its metadata."""
-    part = call.query.get("comp", "")
+    (container, name), part = _place(call), call.query.get("comp", "")
     if part == "block":
-        path_of(site, call["container"], call["name"])  # a name that cannot be a blob's is refused now
+        path_of(site, container, name)  # a name that cannot be a blob's is refused now
         block = call.query.get("blockid", "")
         try:
             base64.b64decode(block, validate=True)
         except ValueError as error:
             raise WireError(400, "InvalidQueryParameterValue", "The block id is not base64.") from error
-        files.write_block(site, call["container"], call["name"], block, call.body)
+        files.write_block(site, container, name, block, call.body)
         return Reply(None, 201, {"x-ms-request-server-encrypted": "true"})
     if part == "metadata":
-        files.set_metadata(site, call["container"], _existing(site, call), _metadata(call))
+        files.set_metadata(site, container, _existing(site, call), _metadata(call))
     elif part in ("", "blocklist"):
-        _write(site, call)
+        _write(site, call, whole=not part)
     else:
         raise WireError(501, "NotImplemented", f"The local workspace does not serve PUT blob with comp={part}")
     blob = _existing(site, call)
@@ -170,17 +154,15 @@ def _metadata(call: Call) -> dict[str, str]:
     return found
 
 
-def _write(site: Site, call: Call) -> None:
+def _write(site: Site, call: Call, *, whole: bool) -> None:
     """Write a blob that comes in one piece, or put one together from its blocks."""
-    container, name, headers = call["container"], call["name"], call.headers
+    (container, name), headers = _place(call), call.headers
     _check_conditions(call, files.find(site, container, name))
     if path_of(site, container, name).is_dir():
         raise WireError(409, "BlobTypeNotSupported", "A folder of this name holds other blobs.")
-    whole = not call.query.get("comp")
     if whole and headers.get("x-ms-blob-type") != "BlockBlob":
-        raise WireError(
-            400, "MissingRequiredHeader", "The header x-ms-blob-type is not BlockBlob; no others are served."
-        )
+        message = "The header x-ms-blob-type is not BlockBlob; no others are served."
+        raise WireError(400, "MissingRequiredHeader", message)
     # The conditions come first: of two uploads at once, the slower one finds its blocks gone with the faster one's.
     parts = iter([call.body]) if whole else _blocks(site, call)
     kind = headers.get("x-ms-blob-content-type") or (headers.get("content-type") if whole else None)
@@ -201,7 +183,7 @@ def _blocks(site: Site, call: Call) -> Iterator[bytes]:
         listed = ElementTree.fromstring(call.body)  # noqa: S314 - no document type, so no entities to expand
     except ElementTree.ParseError as error:
         raise WireError(400, "InvalidXmlDocument", "The block list is not XML.") from error
-    blocks = [files.block_file(site, call["container"], call["name"], element.text or "") for element in listed]
+    blocks = [files.block_file(site, *_place(call), element.text or "") for element in listed]
     if not all(block.is_file() for block in blocks):
         raise WireError(400, "InvalidBlockList", "The specified block list is invalid.")
     return (block.read_bytes() for block in blocks)
@@ -210,7 +192,7 @@ def _blocks(site: Site, call: Call) -> Iterator[bytes]:
 def _delete(site: Site, call: Call) -> Reply:
     blob = _existing(site, call)
     _check_conditions(call, blob)
-    files.delete(site, call["container"], blob)
+    files.delete(site, _place(call)[0], blob)
     return Reply(None, 202, {"x-ms-delete-type-permanent": "true"})
 
 
@@ -222,13 +204,14 @@ def _list(site: Site, call: Call) -> Reply:
     """
     if call.query.get("comp") != "list":
         raise WireError(501, "NotImplemented", f"The local workspace does not serve GET {call.path} on a container")
-    container, prefix, marker = call["container"], call.query.get("prefix", ""), call.query.get("marker", "")
+    container, _ = _place(call)
+    prefix, delimiter, marker = (call.query.get(name, "") for name in ("prefix", "delimiter", "marker"))
     most = min(whole_number(call.query.get("maxresults") or _PAGE, "maxresults"), _PAGE)
     if most < 1:
         raise WireError(400, "OutOfRangeQueryParameterValue", "maxresults must be at least 1.")
     # What is listed: a name, and whether it is not a blob's but the part up to the delimiter of others.
     entries = [(name, False) for name in files.names(site, container, prefix)]
-    if delimiter := call.query.get("delimiter"):
+    if delimiter:
         cut = (name[len(prefix) :].partition(delimiter) for name, _ in entries)
         entries = sorted({(prefix + head + found, bool(found)) for head, found, _ in cut})
     entries = [entry for entry in entries if entry[0] > marker]
@@ -259,3 +242,18 @@ def _element(blob: Blob, *, with_metadata: bool) -> str:
         f"<LeaseStatus>unlocked</LeaseStatus><LeaseState>available</LeaseState><ServerEncrypted>true</ServerEncrypted>"
         f"</Properties>{f'<Metadata>{metadata}</Metadata>' if with_metadata else ''}</Blob>"
     )
+
+
+# The SDK takes the first segment of a registry model's address for the container and the rest for the blob's name, so
+# the registry's container has to lie at the top.
+_CONTAINER = f"/{ACCOUNT}/{{container}}"
+ROUTES = [
+    route(f"GET {_CONTAINER}", _list, _signed),
+    route(f"GET {_CONTAINER}/{{name...}}", _get, _signed),
+    route(f"HEAD {_CONTAINER}/{{name...}}", _head, _signed),
+    route(f"PUT {_CONTAINER}/{{name...}}", _put, _signed),
+    route(f"DELETE {_CONTAINER}/{{name...}}", _delete, _signed),
+    route(f"GET /{MODELS}", _list, _signed),
+    route(f"GET /{MODELS}/{{name...}}", _get, _signed),
+    route(f"HEAD /{MODELS}/{{name...}}", _head, _signed),
+]

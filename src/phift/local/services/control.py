@@ -9,39 +9,11 @@ import shutil
 import time
 
 from phift.local.model import quota
-from phift.local.services.route import Handler, Route
+from phift.local.services.route import owner, route
 from phift.local.site import Site
-from phift.local.state.documents import Json
 from phift.local.wire.call import Call, Reply, WireError, whole_number
 
 AT = "/phift"
-HEADER = "x-identity-header"
-_SETTLING = 5.0  # seconds; a real training goes on for longer
-
-
-def routes() -> list[Route]:
-    """Return the routes."""
-    handlers: dict[tuple[str, str], Handler] = {
-        ("POST", "reset"): _reset,
-        ("POST", "seed"): _seed,
-        ("GET", "faults"): lambda site, _call: Reply({"value": site.faults.show()}),
-        ("POST", "faults"): _order,
-        ("DELETE", "faults"): _order,
-        ("GET", "requests"): _requests,
-        ("POST", "clock"): _clock,
-    }
-    return [
-        Route(method, f"{AT}/{name}", _owned(handler), anonymous=True) for (method, name), handler in handlers.items()
-    ]
-
-
-def _owned(handler: Handler) -> Handler:
-    def check(site: Site, call: Call) -> Reply:
-        if not site.identity.is_secret(call.headers.get(HEADER, "")):
-            raise WireError(401, "Unauthorized", "The header x-identity-header is missing or wrong.")
-        return handler(site, call)
-
-    return check
 
 
 def _reset(site: Site, _call: Call) -> Reply:
@@ -61,7 +33,7 @@ def _reset(site: Site, _call: Call) -> Reply:
 
 def _seed(site: Site, call: Call) -> Reply:
     """Put clusters there and set quota, both at once."""
-    sent: Json = call.json()
+    sent = call.json()
     try:
         for cluster in sent.get("computes", []):
             quota.add(site, str(cluster["name"]), str(cluster["size"]), whole_number(cluster["nodes"], "nodes"))
@@ -92,11 +64,10 @@ def _requests(site: Site, call: Call) -> Reply:
 
 
 def _clock(site: Site, call: Call) -> Reply:
-    sent: Json = call.json()
     if site.clock.speed != "manual":
         raise WireError(400, "InvalidClock", f"The clock is {site.clock.speed}; only a manual one can be moved.")
     try:
-        seconds = float(sent["advance"])
+        seconds = float(call.json()["advance"])
     except (KeyError, TypeError, ValueError) as error:
         raise WireError(400, "InvalidClock", "`advance` is not a number of seconds.") from error
     if seconds < 0:
@@ -109,6 +80,17 @@ def _clock(site: Site, call: Call) -> Reply:
 
 def _settle(site: Site) -> None:
     """Wait until all that is at work has ended or waits for the clock."""
-    end = time.monotonic() + _SETTLING
+    end = time.monotonic() + 5  # a real training goes on for longer
     while (site.operations.at_work() or site.training.at_work()) and time.monotonic() < end:
         time.sleep(0.005)
+
+
+ROUTES = [
+    route(f"POST {AT}/reset", _reset, owner),
+    route(f"POST {AT}/seed", _seed, owner),
+    route(f"GET {AT}/faults", lambda site, _call: Reply({"value": site.faults.show()}), owner),
+    route(f"POST {AT}/faults", _order, owner),
+    route(f"DELETE {AT}/faults", _order, owner),
+    route(f"GET {AT}/requests", _requests, owner),
+    route(f"POST {AT}/clock", _clock, owner),
+]

@@ -1,57 +1,34 @@
-"""Online endpoints and their deployments: the control plane."""
+"""Online endpoints: they and their deployments, then who may score, which deployment answers, and how it fails."""
 
 from __future__ import annotations
 
+import hmac
+import random
 import re
 import uuid
+from typing import Any
 
 from phift.local.model import quota, references
 from phift.local.names import LOCATION, TENANT
-from phift.local.services.operations import accepted
-from phift.local.services.route import AT_WORKSPACE, Route
+from phift.local.services import operations
+from phift.local.services.route import anybody, route
 from phift.local.site import Site
 from phift.local.state.documents import Document, Json
+from phift.local.state.identity import InvalidToken
 from phift.local.wire.call import Call, Reply, WireError, not_found, section, user_error, whole_number
 from phift.local.wire.pages import existing, listed, resource
-from phift.local.work.operations import set_state
+from phift.local.work.scorers import ScorerFailed, ScorerTimeout
 
 _NAME = re.compile(r"[A-Za-z](?:-?[A-Za-z0-9])*")
-_ENDPOINTS = f"{AT_WORKSPACE}/onlineEndpoints"
-_ENDPOINT = f"{_ENDPOINTS}/{{endpoint}}"
-_DEPLOYMENT = f"{_ENDPOINT}/deployments/{{deployment}}"
-LOG_LINES = 5000
-
-
-def routes() -> list[Route]:
-    """Return the routes of endpoints and deployments."""
-    return [
-        Route(
-            "GET", _ENDPOINTS, lambda site, call: listed(site, call, "onlineEndpoints", lambda one: _show(site, one))
-        ),
-        Route("GET", _ENDPOINT, lambda site, call: Reply(_show(site, _endpoint(site, call)))),
-        Route("PUT", _ENDPOINT, _put),
-        Route("PATCH", _ENDPOINT, _patch),
-        Route("DELETE", _ENDPOINT, _delete),
-        Route("POST", f"{_ENDPOINT}/listKeys", lambda site, call: Reply(keys(site, _endpoint(site, call)))),
-        Route("POST", f"{_ENDPOINT}/regenerateKeys", _regenerate),
-        Route("POST", f"{_ENDPOINT}/token", _token),
-        Route(
-            "GET",
-            f"{_ENDPOINT}/deployments",
-            lambda site, call: listed(site, call, f"{_endpoint(site, call).key}/deployments", _show_deployment),
-        ),
-        Route("GET", _DEPLOYMENT, lambda site, call: Reply(_show_deployment(_deployment(site, call)))),
-        Route("PUT", _DEPLOYMENT, _put_deployment),
-        Route("DELETE", _DEPLOYMENT, _delete_deployment),
-        Route("POST", f"{_DEPLOYMENT}/getLogs", _logs),
-    ]
+_MOST_LOG_LINES = 5000
+_AUDIENCES = ("https://ml.azure.com", "https://ml.azure.local")
 
 
 def _endpoint(site: Site, call: Call) -> Document:
     return existing(site, f"onlineEndpoints/{call['endpoint']}", not_found("online endpoint", call["endpoint"]))
 
 
-def keys(site: Site, endpoint: Document) -> dict[str, str]:
+def _keys(site: Site, endpoint: Document) -> dict[str, str]:
     """Return an endpoint's two keys; they are made again each time and stored nowhere."""
     made = endpoint.body["keys"].items()
     return {f"{kind.lower()}Key": site.identity.key(endpoint.name, generation) for kind, generation in made}
@@ -61,6 +38,13 @@ def _check_name(kind: str, name: str) -> None:
     if not (_NAME.fullmatch(name) and 3 <= len(name) <= 32):
         message = f"The {kind} name {name} is not valid: 3 to 32 letters, digits and single dashes, a letter first."
         raise user_error(message)
+
+
+def _check_state(document: Document | None, *busy: str) -> None:
+    """Refuse to change what is being changed."""
+    state = document.body["properties"]["provisioningState"] if document else None
+    if document and state in busy:
+        raise WireError(409, "Conflict", f"{document.name} is {state}; wait until that is done.")
 
 
 def _put(site: Site, call: Call) -> Reply:
@@ -87,7 +71,7 @@ def _patch(site: Site, call: Call) -> Reply:
 
 
 def _store(site: Site, previous: Document | None, key: str, sent: Json, properties: Json) -> Reply:
-    _check_idle(previous)
+    _check_state(previous, "Creating", "Updating", "Deleting")
     traffic = section(properties, "traffic")
     names = {name.lower() for name in site.documents.names(f"{key}/deployments")}
     for name, share in traffic.items():
@@ -112,37 +96,22 @@ def _store(site: Site, previous: Document | None, key: str, sent: Json, properti
         "kind": sent.get("kind") or "Managed",
         "keys": previous.body["keys"] if previous else {"Primary": uuid.uuid4().hex, "Secondary": uuid.uuid4().hex},
     }
-    with site.documents.transaction():  # a killed server leaves nothing that is Creating and never made
-        document = site.documents.put(key, body)
-        operation = site.operations.begin("endpoint-create", key)
-    return accepted(site, operation, _show(site, document), status=200 if previous else 201)
-
-
-def _check_idle(document: Document | None) -> None:
-    """Refuse to change what is being changed."""
-    if document and document.body["properties"]["provisioningState"] in ("Creating", "Updating", "Deleting"):
-        state = document.body["properties"]["provisioningState"]
-        raise WireError(409, "Conflict", f"{document.name} is {state}; wait until that is done.")
+    return operations.make(site, "endpoint", key, body, _show)
 
 
 def _delete(site: Site, call: Call) -> Reply:
-    document = site.documents.get(f"onlineEndpoints/{call['endpoint']}")
-    if document is None:
-        return Reply(None, 204)
-    return _delete_later(site, "endpoint-delete", document.key)
+    return operations.delete(site, "endpoint", site.documents.get(f"onlineEndpoints/{call['endpoint']}"))
 
 
 def _show(site: Site, document: Document) -> Json:
-    stored = document.body["properties"]
+    body, base = document.body, f"{site.base_url}/inference/{document.name}"
     # Azure gives no address before the endpoint is made.
-    made = stored["provisioningState"] != "Creating"
-    base = f"{site.base_url}/inference/{document.name}"
-    files = {"scoringUri": "score", "swaggerUri": "swagger.json"}
-    addresses = {name: f"{base}/{file}" if made else None for name, file in files.items()}
+    made = body["properties"]["provisioningState"] != "Creating"
+    addresses = {"scoringUri": f"{base}/score", "swaggerUri": f"{base}/swagger.json"}
+    properties = {**body["properties"], **(addresses if made else dict.fromkeys(addresses))}
     who = {"principalId": str(uuid.uuid5(uuid.UUID(TENANT), document.key)), "tenantId": TENANT}
-    identity = {**who, **document.body["identity"]}
-    more = {"tags": document.body["tags"], "kind": document.body["kind"], "identity": identity}
-    return resource(document, "onlineEndpoints", {**stored, **addresses}, location=LOCATION, **more)
+    more = {"tags": body["tags"], "kind": body["kind"], "identity": {**who, **body["identity"]}}
+    return resource(document, "onlineEndpoints", properties, location=LOCATION, **more)
 
 
 def _regenerate(site: Site, call: Call) -> Reply:
@@ -151,7 +120,7 @@ def _regenerate(site: Site, call: Call) -> Reply:
     if kind not in document.body["keys"]:
         raise user_error(f"There is no key of type {kind}; there are Primary and Secondary.")
     site.documents.update(document.key, lambda body: body["keys"].update({kind: uuid.uuid4().hex}))
-    return Reply(None, 200)
+    return Reply()
 
 
 def _token(site: Site, call: Call) -> Reply:
@@ -163,6 +132,10 @@ def _token(site: Site, call: Call) -> Reply:
     return Reply(shown)
 
 
+def _deployments(site: Site, call: Call) -> Reply:
+    return listed(site, call, f"{_endpoint(site, call).key}/deployments", _show_deployment)
+
+
 def _deployment(site: Site, call: Call) -> Document:
     key = f"{_endpoint(site, call).key}/deployments/{call['deployment']}"
     return existing(site, key, not_found("online deployment", call["deployment"]))
@@ -171,9 +144,7 @@ def _deployment(site: Site, call: Call) -> Document:
 def _put_deployment(site: Site, call: Call) -> Reply:
     endpoint, name, sent = _endpoint(site, call), call["deployment"], call.json()
     _check_name("deployment", name)
-    state = endpoint.body["properties"]["provisioningState"]
-    if state in ("Creating", "Deleting"):
-        raise WireError(409, "Conflict", f"The endpoint {endpoint.name} is {state}; wait until that is done.")
+    _check_state(endpoint, "Creating", "Deleting")
     properties = section(sent, "properties")
     for served_by_container in ("codeConfiguration", "environmentId"):
         if properties.get(served_by_container):
@@ -181,12 +152,11 @@ def _put_deployment(site: Site, call: Call) -> Reply:
             raise WireError(501, "NotImplemented", what)
     sku = {"name": "Default", "capacity": 1, **section(sent, "sku")}
     instances = whole_number(sku["capacity"], "The sku's capacity")
-    whole_number(
-        section(properties, "requestSettings").get("maxConcurrentRequestsPerInstance", 1), "maxConcurrentRequests"
-    )
+    settings = section(properties, "requestSettings")
+    whole_number(settings.get("maxConcurrentRequestsPerInstance", 1), "maxConcurrentRequests")
     key = f"{endpoint.key}/deployments/{name}"
     previous = site.documents.get(key)
-    _check_idle(previous)
+    _check_state(previous, "Creating", "Updating", "Deleting")
     reference = str(properties.get("model") or "")
     if not (references.resolve(site, reference) / "MLmodel").is_file():
         raise user_error(f"The model {reference} is not an MLflow model.")
@@ -195,53 +165,149 @@ def _put_deployment(site: Site, call: Call) -> Reply:
     if held != (instance_type, instances):
         quota.check_quota(site, instance_type, instances, apart_from=previous.key if previous else None)
     properties["provisioningState"] = "Updating" if previous else "Creating"
-    with site.documents.transaction():
-        document = site.documents.put(key, {"properties": properties, "sku": sku, "tags": section(sent, "tags")})
-        operation = site.operations.begin("deployment-create", key)
-    return accepted(site, operation, _show_deployment(document), status=200 if previous else 201)
+    body = {"properties": properties, "sku": sku, "tags": section(sent, "tags")}
+    return operations.make(site, "deployment", key, body, _show_deployment)
 
 
 def _delete_deployment(site: Site, call: Call) -> Reply:
     endpoint = _endpoint(site, call)
     document = site.documents.get(f"{endpoint.key}/deployments/{call['deployment']}")
-    if document is None:
-        return Reply(None, 204)
-    if endpoint.body["properties"]["traffic"].get(document.name):
+    if document and endpoint.body["properties"]["traffic"].get(document.name):
         # The words are quoted in the troubleshooting of public repositories that deploy to the service (2026); which
         # status and code they come with, none of them says.
         raise user_error(f"Can't delete deployment [{document.name}] with non-zero traffic weight.")
-    return _delete_later(site, "deployment-delete", document.key)
+    return operations.delete(site, "deployment", document)
 
 
-def _delete_later(site: Site, kind: str, key: str) -> Reply:
-    with site.documents.transaction():
-        set_state(site, key, "Deleting")
-        operation = site.operations.begin(kind, key)
-    return accepted(site, operation)
-
-
-def _show_deployment(document: Document) -> Json:
-    defaults: Json = {
+def _show_deployment(_site: Site, document: Document) -> Json:
+    body = document.body
+    properties = {
         "endpointComputeType": "Managed",
         "description": None,
         "properties": {},
         "appInsightsEnabled": False,
         "environmentVariables": {},
         "requestSettings": {"requestTimeout": "PT5S", "maxConcurrentRequestsPerInstance": 1, "maxQueueWait": "PT0.5S"},
+        # Without scale settings the SDK's endpoints.get crashes; Azure always sends them.
+        "scaleSettings": {"scaleType": "Default"},
+        **body["properties"],
     }
-    # Without scale settings the SDK's endpoints.get crashes; Azure always sends them.
-    properties = {**defaults, "scaleSettings": {"scaleType": "Default"}, **document.body["properties"]}
-    more = {"tags": document.body["tags"], "sku": document.body["sku"], "kind": "Managed"}
-    kind = "onlineEndpoints/deployments"
-    return resource(document, kind, properties, location=LOCATION, **more)
+    more = {"location": LOCATION, "tags": body["tags"], "sku": body["sku"], "kind": "Managed"}
+    return resource(document, "onlineEndpoints/deployments", properties, **more)
 
 
 def _logs(site: Site, call: Call) -> Reply:
-    document = _deployment(site, call)
-    sent = call.json()
+    document, sent = _deployment(site, call), call.json()
     if sent.get("containerType") == "StorageInitializer":
         return Reply({"content": f"The model {document.body['properties']['model']} lies on this machine already.\n"})
     file = site.folder.deployment(_endpoint(site, call).name, document.name) / "log.txt"
     lines = file.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True) if file.is_file() else []
-    tail = min(whole_number(sent.get("tail") or LOG_LINES, "tail"), LOG_LINES)
+    tail = min(whole_number(sent.get("tail") or _MOST_LOG_LINES, "tail"), _MOST_LOG_LINES)
     return Reply({"content": "".join(lines[-tail:])})
+
+
+def _score(site: Site, call: Call) -> Reply:
+    missing = WireError(404, "NotFound", "There is no such endpoint.")
+    endpoint = existing(site, f"onlineEndpoints/{call['endpoint']}", missing)
+    _authorize(site, endpoint, call)
+    name = call.headers.get("azureml-model-deployment")
+    if not name:
+        traffic = {name: share for name, share in endpoint.body["properties"]["traffic"].items() if share > 0}
+        if not traffic:
+            raise WireError(404, "NotFound", "No deployment of the endpoint has traffic.")
+        [name] = random.choices(list(traffic), list(traffic.values()))  # noqa: S311 - traffic, not secrets
+    missing = WireError(404, "NotFound", f"The endpoint has no deployment {name}.")
+    deployment = existing(site, f"{endpoint.key}/deployments/{name}", missing)
+    # While a deployment is updated, its old process goes on answering.
+    if deployment.body["properties"]["provisioningState"] not in ("Succeeded", "Updating"):
+        raise WireError(503, "NotReady", f"The deployment {deployment.name} is not ready.")
+    settings = deployment.body["properties"].get("requestSettings") or {}
+    # Twice what the instances work on at once.
+    most = 2 * int(settings.get("maxConcurrentRequestsPerInstance") or 1) * int(deployment.body["sku"]["capacity"])
+    with site.scorers.slot(endpoint.name, deployment.name, most):
+        return _ask(site, endpoint, deployment, call, _seconds(settings.get("requestTimeout")))
+
+
+def _authorize(site: Site, endpoint: Document, call: Call) -> None:
+    """Ask for the endpoint's own key or token, which stands in for a bearer token."""
+    scheme, _, given = call.headers.get("authorization", "").partition(" ")
+    mode = endpoint.body["properties"]["authMode"]
+    if scheme.lower() != "bearer" or not given:
+        raise WireError(401, "Unauthorized", "key_auth_bad_header_forbidden")
+    if mode == "Key":
+        good = [hmac.compare_digest(given.encode(), key.encode()) for key in _keys(site, endpoint).values()]
+        if not any(good):
+            raise WireError(401, "Unauthorized", "key_auth_access_denied")
+        return
+    try:
+        audience = str(site.identity.claims(given)["aud"]).rstrip("/")
+    except InvalidToken as error:
+        raise WireError(401, "Unauthorized", str(error)) from error
+    if audience not in (_AUDIENCES if mode == "AADToken" else (f"endpoint/{endpoint.name.lower()}",)):
+        raise WireError(401, "Unauthorized", "The token is for something else.")
+
+
+def _seconds(duration: Any) -> float:
+    """Return the seconds of an ISO 8601 duration such as PT1M30S, or the standard, 5."""
+    found = re.fullmatch(r"PT(?:(\d+)H)?(?:(\d+)M)?(?:([\d.]+)S)?", str(duration or ""))
+    if not found or not any(found.groups()):
+        return 5.0
+    hours, minutes, seconds = (float(part or 0) for part in found.groups())
+    return hours * 3600 + minutes * 60 + seconds
+
+
+def _ask(site: Site, endpoint: Document, deployment: Document, call: Call, timeout: float) -> Reply:
+    headers = {"azureml-model-deployment": deployment.name}
+    try:
+        reply = site.scorers.get(endpoint.name, deployment.name).ask(_request(call), timeout)
+    except ScorerTimeout as error:
+        raise WireError(408, "RequestTimeout", "upstream request timeout", headers) from error
+    except ScorerFailed as error:
+        status, message = 500, str(error)
+    except WireError as error:
+        status, message = 400, error.message
+    else:
+        if "texts" in reply:
+            return Reply([{"0": text} for text in reply["texts"]], 200, headers)
+        status, message = 400, str((reply.get("error") or {}).get("message") or "The model gave no text.")
+    # What the endpoint says when the model's container answered with an error.
+    reason = message.splitlines()[0][:200].encode("ascii", "replace").decode() if message else ""
+    headers |= {"ms-azureml-model-error-statuscode": str(status), "ms-azureml-model-error-reason": reason}
+    raise WireError(424, "ModelError", message, headers)
+
+
+def _request(call: Call) -> Json:
+    """Return the conversations and parameters of a body in one of the forms that the MLflow server takes."""
+    body = call.json()
+    data = body.get("input_data")
+    if not isinstance(data, dict) or "input_string" not in data:
+        raise user_error("The body needs input_data with input_string: a conversation, or a list of them.")
+    conversations = data["input_string"]
+    if not isinstance(conversations, list) or not conversations:
+        raise user_error("input_string must be a list of messages, or a list of such lists.")
+    if all(isinstance(message, dict) for message in conversations):
+        conversations = [conversations]
+    parameters = {**(body.get("params") or {}), **(data.get("parameters") or {})}
+    return {"conversations": conversations, "parameters": parameters}
+
+
+_AT = "onlineEndpoints/{endpoint}"
+ROUTES = [
+    route("GET onlineEndpoints", lambda site, call: listed(site, call, "onlineEndpoints", _show)),
+    route(f"GET {_AT}", lambda site, call: Reply(_show(site, _endpoint(site, call)))),
+    route(f"PUT {_AT}", _put),
+    route(f"PATCH {_AT}", _patch),
+    route(f"DELETE {_AT}", _delete),
+    route(f"POST {_AT}/listKeys", lambda site, call: Reply(_keys(site, _endpoint(site, call)))),
+    route(f"POST {_AT}/regenerateKeys", _regenerate),
+    route(f"POST {_AT}/token", _token),
+    route(f"GET {_AT}/deployments", _deployments),
+    route(
+        f"GET {_AT}/deployments/{{deployment}}",
+        lambda site, call: Reply(_show_deployment(site, _deployment(site, call))),
+    ),
+    route(f"PUT {_AT}/deployments/{{deployment}}", _put_deployment),
+    route(f"DELETE {_AT}/deployments/{{deployment}}", _delete_deployment),
+    route(f"POST {_AT}/deployments/{{deployment}}/getLogs", _logs),
+    route("POST /inference/{endpoint}/score", _score, anybody),
+]

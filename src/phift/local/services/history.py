@@ -8,7 +8,7 @@ from urllib.parse import quote
 from phift.component.preprocessing import SPLITS
 from phift.local.model import files, runs
 from phift.local.names import ARTIFACTS, LOCATION, SUBSCRIPTION, TENANT
-from phift.local.services.route import AT_WORKSPACE, Route
+from phift.local.services.route import AT_WORKSPACE, Route, route
 from phift.local.site import Site
 from phift.local.state.documents import Document, Json
 from phift.local.state.identity import OBJECT
@@ -25,27 +25,6 @@ _OUTPUT_TYPES = {
 _ASSET = re.compile(r"azureml_(?P<job>.+)_output_(?:data|mlflow_model)_(?P<output>.+)")
 
 _HISTORY = f"/history/v1.0{AT_WORKSPACE}"
-
-
-def routes() -> list[Route]:
-    """Return the routes of run history and of the look-up of outputs."""
-
-    def of_a_run(run: str) -> list[Route]:
-        return [
-            Route("GET", run, lambda site, call: Reply(_show(_run(site, call["run"])))),
-            Route("PATCH", run, _patch),
-            Route("GET", f"{run}/details", _details),
-            Route("GET", f"{run}/children", _children),
-        ]
-
-    return [
-        *of_a_run(f"{_HISTORY}/runs/{{run}}"),
-        Route("POST", f"{_HISTORY}/rundata", _run_data),
-        Route("POST", f"/data/v1.0{AT_WORKSPACE}/dataversion/batchGetResolvedUris", _resolve),
-        Route("POST", f"/modelregistry/v1.0{AT_WORKSPACE}/models/batchGetResolvedUris", _resolve),
-        *of_a_run(f"{_HISTORY}/experiments/{{experiment}}/runs/{{run}}"),
-        *of_a_run(f"{_HISTORY}/experimentids/{{experiment}}/runs/{{run}}"),
-    ]
 
 
 def _run(site: Site, name: str) -> Document:
@@ -100,7 +79,6 @@ def _run_data(site: Site, call: Call) -> Reply:
 
 def _show(run: Document) -> Json:
     body = run.body
-    user = {"userObjectId": OBJECT, "userPuId": None, "userTenantId": TENANT, "userName": "local user"}
     hidden = ("error", "outputs", "experimentName", "target", "children", "params")
     error, outputs = None, {}
     if body.get("error"):
@@ -113,11 +91,11 @@ def _show(run: Document) -> Json:
         base = f"azureml://locations/{LOCATION}/workspaces/{SUBSCRIPTION}/{collection}"
         outputs[name] = {"assetId": f"{base}/azureml_{run.name}_output_{word}_{name}/versions/1", "type": kind}
     return {
+        "startTimeUtc": None,
+        "endTimeUtc": None,
         **{key: value for key, value in body.items() if key not in hidden},
         "dataContainerId": f"dcid.{run.name}",
-        "startTimeUtc": body.get("startTimeUtc"),
-        "endTimeUtc": body.get("endTimeUtc"),
-        "createdBy": user,
+        "createdBy": {"userObjectId": OBJECT, "userPuId": None, "userTenantId": TENANT, "userName": "local user"},
         "lastModifiedUtc": timestamp(run.modified),
         "error": error,
         "warnings": None,
@@ -140,3 +118,19 @@ def _resolve(site: Site, call: Call) -> Reply:
             uri = runs.output_uri(site, found["job"], found["output"])
             shown[str(asset_id)] = {"uri": uri, "type": "UriFolder"} if of_data else {"path": uri}
     return Reply({"values": shown})
+
+
+ROUTES: list[Route] = []
+for _above in ("", "/experiments/{experiment}", "/experimentids/{experiment}"):
+    _one = f"{_HISTORY}{_above}/runs/{{run}}"
+    ROUTES += [
+        route(f"GET {_one}", lambda site, call: Reply(_show(_run(site, call["run"])))),
+        route(f"PATCH {_one}", _patch),
+        route(f"GET {_one}/details", _details),
+        route(f"GET {_one}/children", _children),
+    ]
+ROUTES += [
+    route(f"POST {_HISTORY}/rundata", _run_data),
+    route(f"POST /data/v1.0{AT_WORKSPACE}/dataversion/batchGetResolvedUris", _resolve),
+    route(f"POST /modelregistry/v1.0{AT_WORKSPACE}/models/batchGetResolvedUris", _resolve),
+]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import uuid
+from dataclasses import replace
 from typing import Any
 
 from phift.component.preprocessing import SPLITS
@@ -16,12 +17,12 @@ from phift.data import on_cluster
 from phift.local.ground import Ground
 from phift.local.model import catalog, runs
 from phift.local.names import WORKSPACE_ID, tracking_uri
-from phift.local.services.operations import accepted_by_location
-from phift.local.services.route import AT_WORKSPACE, Route
+from phift.local.services import operations
+from phift.local.services.route import route
 from phift.local.site import Site
 from phift.local.state.documents import Document, Json
 from phift.local.wire.call import Call, Reply, WireError, not_found, section, timestamp, user_error
-from phift.local.wire.pages import existing, listed, resource, system_data, view
+from phift.local.wire.pages import existing, listed, resource, view
 
 # What may change on a job that exists; everything else is what was paid for.
 _CHANGEABLE = ("description", "tags", "displayName", "isArchived")
@@ -31,17 +32,6 @@ _NAME_RULE = "letters, digits, '-' and '_', not starting with one of these two, 
 _BINDING = re.compile(r"\$\{\{\s*parent\.(inputs|outputs)\.([\w-]+)\s*\}\}")
 
 
-def routes() -> list[Route]:
-    """Return the routes of jobs."""
-    job = f"{AT_WORKSPACE}/jobs"
-    return [
-        Route("GET", job, _list),
-        Route("GET", f"{job}/{{name}}", _get),
-        Route("PUT", f"{job}/{{name}}", _put),
-        Route("POST", f"{job}/{{name}}/cancel", _cancel),
-    ]
-
-
 def _list(site: Site, call: Call) -> Reply:
     hidden, kind, tag = view(call), call.query.get("jobType", "Pipeline"), call.query.get("tag")
 
@@ -49,7 +39,7 @@ def _list(site: Site, call: Call) -> Reply:
         run = _run(site, document.name).body
         return bool(run.get("hidden")) in hidden and kind == "Pipeline" and (not tag or tag in (run.get("tags") or {}))
 
-    return listed(site, call, "jobs", lambda document: _show(site, document), newest_first=True, wanted=wanted)
+    return listed(site, call, "jobs", _show, newest_first=True, wanted=wanted)
 
 
 def _run(site: Site, name: str) -> Document:
@@ -62,9 +52,7 @@ def _get(site: Site, call: Call) -> Reply:
     if document is not None:
         return Reply(_show(site, document))
     # A child run: the SDK knows one by this null, and asks run history instead.
-    shown = {"id": f"{WORKSPACE_ID}/jobs/{run.name}", "name": run.name, "properties": None}
-    kind = "Microsoft.MachineLearningServices/workspaces/jobs"
-    return Reply({**shown, "type": kind, "systemData": system_data(run)})
+    return Reply(resource(replace(run, key=f"jobs/{run.name}"), "jobs", None))
 
 
 def _put(site: Site, call: Call) -> Reply:
@@ -129,11 +117,10 @@ def _cancel(site: Site, call: Call) -> Reply:
     if site.documents.get(f"jobs/{call['name']}") is None:
         raise user_error(f"{call['name']} is a child run; cancel the job {run.body['rootRunId']}.")
     if run.body["status"] in runs.ENDED:
-        return Reply(None, 200)
+        return Reply()
     with site.documents.transaction():  # a killed server leaves no job that is to be canceled and never is
         runs.set_status(site, run.name, "CancelRequested")
-        operation = site.operations.begin("job-cancel", run.name)
-    return accepted_by_location(site, operation)
+        return operations.begin(site, "job-cancel", run.name)
 
 
 def _show(site: Site, document: Document) -> Json:
@@ -263,3 +250,11 @@ def _bound_outputs(node: Json, parent: Json, known: Json) -> dict[str, str]:
         if bound and bound[2] in parent:
             outputs[bound[2]] = name
     return outputs
+
+
+ROUTES = [
+    route("GET jobs", _list),
+    route("GET jobs/{name}", _get),
+    route("PUT jobs/{name}", _put),
+    route("POST jobs/{name}/cancel", _cancel),
+]

@@ -8,12 +8,13 @@ import operator
 import re
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
+from functools import partial
 from itertools import islice
 from typing import Any
 
 from phift.local.model import runs
 from phift.local.names import WORKSPACE_ID
-from phift.local.services.route import AT_WORKSPACE, Route
+from phift.local.services.route import AT_WORKSPACE, route
 from phift.local.site import Site
 from phift.local.state.documents import Document, Json, Metric, UnknownPosition
 from phift.local.wire.call import Call, Reply, WireError, whole_number
@@ -40,31 +41,8 @@ _COMPARE: dict[str, Callable[[Any, Any], bool]] = {
 }
 
 
-def routes() -> list[Route]:
-    """Return the tracking routes."""
-    return [
-        Route("GET", f"{_API}/experiments/get-by-name", _experiment),
-        Route("GET", f"{_API}/experiments/get", _experiment),
-        Route("POST", f"{_API}/experiments/search", _experiments),
-        Route("GET", f"{_API}/experiments/search", _experiments),
-        Route("GET", f"{_API}/runs/get", lambda site, call: Reply({"run": _show(site, _run_of(site, call.query))})),
-        Route("POST", f"{_API}/runs/search", _runs),
-        Route("POST", f"{_API}/runs/update", _update),
-        Route("POST", f"{_API}/runs/log-metric", lambda site, call: _log(site, call, "metrics")),
-        Route("POST", f"{_API}/runs/log-parameter", lambda site, call: _log(site, call, "params")),
-        Route("POST", f"{_API}/runs/log-batch", _log),
-        Route("POST", f"{_API}/runs/set-tag", lambda site, call: _log(site, call, "tags")),
-        Route("POST", f"{_API}/runs/delete-tag", _delete_tag),
-        Route("GET", f"{_API}/metrics/get-history", _history),
-    ]
-
-
-def _invalid(message: str) -> WireError:
-    return WireError(400, "INVALID_PARAMETER_VALUE", message)
-
-
-def _missing(message: str) -> WireError:
-    return WireError(404, "RESOURCE_DOES_NOT_EXIST", message)
+_invalid = partial(WireError, 400, "INVALID_PARAMETER_VALUE")
+_missing = partial(WireError, 404, "RESOURCE_DOES_NOT_EXIST")
 
 
 def _experiment(site: Site, call: Call) -> Reply:
@@ -259,3 +237,20 @@ def _delete_tag(site: Site, call: Call) -> Reply:
         raise _missing(f"No tag with name: {key} in run with id {run.name}")
     site.documents.update(f"runs/{run.name}", lambda body: body["tags"].pop(key, None))
     return Reply({})
+
+
+ROUTES = [
+    route(f"GET {_API}/experiments/get-by-name", _experiment),
+    route(f"GET {_API}/experiments/get", _experiment),
+    route(f"POST {_API}/experiments/search", _experiments),
+    route(f"GET {_API}/experiments/search", _experiments),
+    route(f"GET {_API}/runs/get", lambda site, call: Reply({"run": _show(site, _run_of(site, call.query))})),
+    route(f"POST {_API}/runs/search", _runs),
+    route(f"POST {_API}/runs/update", _update),
+    route(f"POST {_API}/runs/log-metric", lambda site, call: _log(site, call, "metrics")),
+    route(f"POST {_API}/runs/log-parameter", lambda site, call: _log(site, call, "params")),
+    route(f"POST {_API}/runs/log-batch", _log),
+    route(f"POST {_API}/runs/set-tag", lambda site, call: _log(site, call, "tags")),
+    route(f"POST {_API}/runs/delete-tag", _delete_tag),
+    route(f"GET {_API}/metrics/get-history", _history),
+]

@@ -2,54 +2,58 @@
 
 from __future__ import annotations
 
-from phift.local.names import LOCATION, SUBSCRIPTION
-from phift.local.services.route import AT_SUBSCRIPTION, Route
+from collections.abc import Callable
+
+from phift.local.names import LOCATION, PROVIDER, SUBSCRIPTION
+from phift.local.services.route import AT_LOCATION, route
 from phift.local.site import Site
 from phift.local.state.documents import Document, Json
 from phift.local.wire.call import Call, Reply, WireError
 from phift.local.wire.pages import existing
+from phift.local.work.operations import set_state
 
-_RETRY_MILLISECONDS = "50"
-_LOCATION = f"{AT_SUBSCRIPTION}/locations/{{location}}"
+_VERSION = "api-version=2023-04-01-preview"
 
 
-def accepted(site: Site, operation: str, body: Json | None = None, *, status: int = 202, family: str = "mfe") -> Reply:
-    """Return the answer that starts a poller.
+def make(site: Site, what: str, key: str, body: Json, show: Callable[[Site, Document], Json]) -> Reply:
+    """Store what is to be made and begin to make it; a killed server leaves nothing that is Creating and never made."""
+    with site.documents.transaction():
+        status = 200 if site.documents.get(key) else 201
+        document = site.documents.put(key, body)
+        return begin(site, f"{what}-create", document.key, show(site, document), status)
+
+
+def delete(site: Site, what: str, document: Document | None) -> Reply:
+    """Begin to delete what is there."""
+    if document is None:
+        return Reply(None, 204)
+    with site.documents.transaction():
+        set_state(site, document.key, "Deleting")
+        return begin(site, f"{what}-delete", document.key)
+
+
+def begin(site: Site, kind: str, target: str, shown: Json | None = None, status: int = 202) -> Reply:
+    """Begin an operation, and return the answer that starts a poller.
 
     It has no Retry-After, as the real service sends none. Where the workspace is not to be slow it has the one form
     that all of the SDK's pollers understand (azure-ai-ml 1.35.2 reads a plain Retry-After of a deletion as a whole
     number, and takes 0 for none).
     """
-    base = f"{site.base_url}/subscriptions/{SUBSCRIPTION}/providers/Microsoft.MachineLearningServices"
-    base = f"{base}/locations/{LOCATION}"
-    headers = {
-        "Azure-AsyncOperation": f"{base}/{family}OperationsStatus/{operation}?api-version=2023-04-01-preview",
-        "x-ms-async-operation-timeout": "PT30M",
-    }
-    headers |= _look_again(site)
-    if status == 201 and body and family == "mfe":
-        headers["Location"] = f"{site.base_url}{body['id']}?api-version=2023-04-01-preview"
+    operation = site.operations.begin(kind, target)
+    family = "compute" if kind.startswith("compute-") else "mfe"
+    base = f"{site.base_url}/subscriptions/{SUBSCRIPTION}/{PROVIDER}/locations/{LOCATION}/{family}Operation"
+    headers = {"x-ms-async-operation-timeout": "PT30M", **_look_again(site)}
+    if kind != "job-cancel":  # its poller looks at ``Location`` only
+        headers["Azure-AsyncOperation"] = f"{base}sStatus/{operation}?{_VERSION}"
     if status == 202:
-        headers["Location"] = f"{base}/{family}OperationResults/{operation}?api-version=2023-04-01-preview"
-    return Reply(body, status, headers)
+        headers["Location"] = f"{base}Results/{operation}?{_VERSION}"
+    elif status == 201 and shown and family == "mfe":
+        headers["Location"] = f"{site.base_url}{shown['id']}?{_VERSION}"
+    return Reply(shown, status, headers)
 
 
 def _look_again(site: Site) -> dict[str, str]:
-    return {} if site.clock.speed == "real" else {"x-ms-retry-after-ms": _RETRY_MILLISECONDS}
-
-
-def accepted_by_location(site: Site, operation: str) -> Reply:
-    """Return the answer of a call whose poller looks at ``Location`` only."""
-    headers = accepted(site, operation).headers
-    return Reply(None, 202, {name: value for name, value in headers.items() if name != "Azure-AsyncOperation"})
-
-
-def routes() -> list[Route]:
-    """Return the routes that pollers ask."""
-    families = ("mfe", "compute")
-    status = [Route("GET", f"{_LOCATION}/{family}OperationsStatus/{{operation}}", _status) for family in families]
-    results = [Route("GET", f"{_LOCATION}/{family}OperationResults/{{operation}}", _result) for family in families]
-    return [*status, *results]
+    return {} if site.clock.speed == "real" else {"x-ms-retry-after-ms": "50"}
 
 
 def _operation(site: Site, call: Call) -> Document:
@@ -70,8 +74,14 @@ def _status(site: Site, call: Call) -> Reply:
 def _result(site: Site, call: Call) -> Reply:
     found = _operation(site, call)
     if found.body["status"] == "InProgress":
-        location = f"{site.base_url}{call.path}?api-version=2023-04-01-preview"
-        return Reply(None, 202, {"Location": location, **_look_again(site)})
+        return Reply(None, 202, {"Location": f"{site.base_url}{call.path}?{_VERSION}", **_look_again(site)})
     if found.body["status"] == "Failed":
         raise WireError(400, found.body["error"]["code"], found.body["error"]["message"])
     return Reply(None, 204)
+
+
+ROUTES = [
+    route(f"GET {AT_LOCATION}/{family}Operation{asked}/{{operation}}", handler)
+    for family in ("mfe", "compute")
+    for asked, handler in (("sStatus", _status), ("Results", _result))
+]

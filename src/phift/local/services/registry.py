@@ -4,31 +4,12 @@ from __future__ import annotations
 
 from phift.local.model import catalog
 from phift.local.names import ACCOUNT, GROUP, LOCATION, MODELS, REGISTRY, SUBSCRIPTION, TENANT
-from phift.local.services.route import AT_GROUP, Route
+from phift.local.services.route import AT_GROUP, route
 from phift.local.site import Site
 from phift.local.state.documents import Json
 from phift.local.wire.call import Call, Reply, WireError, whole_number
-from phift.local.wire.pages import page
 
 _AT_REGISTRY = f"/mferp/managementfrontend{AT_GROUP}/registries/{{registry}}"
-_DISCOVERY = "/registrymanagement/v1.0/registries/{registry}/discovery"
-
-
-def routes() -> list[Route]:
-    """Return the registry's routes; it is read-only."""
-    routes = [Route("GET", _DISCOVERY, _discovery)]
-    for kind in ("models", "components", "data"):
-        routes += [
-            Route(
-                "GET",
-                f"{_AT_REGISTRY}/{kind}",
-                lambda site, call: page([_show_container(each) for each in _assets(site, call)]),
-            ),
-            Route("GET", f"{_AT_REGISTRY}/{kind}/{{name}}", _container),
-            Route("GET", f"{_AT_REGISTRY}/{kind}/{{name}}/versions", _versions),
-            Route("GET", f"{_AT_REGISTRY}/{kind}/{{name}}/versions/{{version}}", _version),
-        ]
-    return [*routes, Route("POST", f"{_AT_REGISTRY}/datarefs/{{name}}/versions/{{version}}", _data_reference)]
 
 
 def _check(call: Call) -> None:
@@ -56,22 +37,33 @@ def _kind(call: Call) -> str:
 
 
 def _assets(site: Site, call: Call) -> list[Json]:
-    """Return every version of the assets of a kind, of one name where one is asked for, as the wire shows them."""
+    """Return the versions of a kind of assets that are asked for, as the wire shows them."""
     _check(call)
-    kind, name = _kind(call), call["name"].lower()
+    kind, name, version = _kind(call), call["name"].lower(), call["version"]
     shown: list[Json] = []  # of data there are none: its routes are there so that the answer is "not found"
     if kind == "models":
         shown = [_show_model(site, model) for model in catalog.models()]
     elif kind == "components":
         shown = [_show_component()]
-    return [each for each in shown if not name or f"/{kind}/{name}/versions/" in each["id"].lower()]
+    if name:
+        shown = [each for each in shown if f"/{kind}/{name}/versions/" in each["id"].lower()]
+    return [each for each in shown if version in ("", each["name"])]
 
 
-def _container(site: Site, call: Call) -> Reply:
+def _get(site: Site, call: Call) -> Reply:
     found = _assets(site, call)
     if not found:
-        raise _missing(call)
-    return Reply(_show_container(found[0]))
+        what = f"{_kind(call)}/{call['name']}" + (f"/versions/{call['version']}" if call["version"] else "")
+        raise WireError(404, "UserError", f"Not found: {what} in registry {REGISTRY}.")
+    return Reply(found[0] if call["version"] else _show_container(found[0]))
+
+
+def _list(site: Site, call: Call) -> Reply:
+    shown = _assets(site, call)
+    if not call["name"]:
+        return Reply({"value": [_show_container(each) for each in shown]})
+    # An unknown name is an empty list, as on Azure: the SDK makes its own error of it.
+    return Reply({"value": shown[: whole_number(call.query.get("$top", "100"), "$top")]})
 
 
 def _show_container(shown: Json) -> Json:
@@ -90,18 +82,6 @@ def _show_container(shown: Json) -> Json:
     return {"id": identity, "name": name, "type": kind, "properties": properties, "systemData": shown["systemData"]}
 
 
-def _versions(site: Site, call: Call) -> Reply:
-    # An unknown name is an empty list, as on Azure: the SDK makes its own error of it.
-    return page(_assets(site, call)[: whole_number(call.query.get("$top", "100"), "$top")])
-
-
-def _version(site: Site, call: Call) -> Reply:
-    for shown in _assets(site, call):
-        if shown["name"] == call["version"]:
-            return Reply(shown)
-    raise _missing(call)
-
-
 def _data_reference(site: Site, call: Call) -> Reply:
     """Give an address that reads and lists the container of the registry's models for a while."""
     _check(call)
@@ -113,11 +93,6 @@ def _data_reference(site: Site, call: Call) -> Reply:
     credential = {"credentialType": "SAS", "sasUri": signed}
     reference = {"blobUri": address, "storageAccountArmId": None, "credential": credential}
     return Reply({"blobReferenceForConsumption": reference})
-
-
-def _missing(call: Call) -> WireError:
-    what = f"{_kind(call)}/{call['name']}" + (f"/versions/{call['version']}" if call["version"] else "")
-    return WireError(404, "UserError", f"Not found: {what} in registry {REGISTRY}.")
 
 
 def _show(kind: str, name: str, version: str, created: str, properties: Json) -> Json:
@@ -170,3 +145,15 @@ def _show_component() -> Json:
     }
     properties = {"description": description, "tags": {}, "properties": {}, "componentSpec": spec}
     return _show("components", name, version, facts["date"], properties)
+
+
+_BY_PATH = {"": _list, "/{name}": _get, "/{name}/versions": _list, "/{name}/versions/{version}": _get}
+ROUTES = [
+    route("GET /registrymanagement/v1.0/registries/{registry}/discovery", _discovery),
+    *(
+        route(f"GET {_AT_REGISTRY}/{kind}{path}", handler)
+        for kind in ("models", "components", "data")
+        for path, handler in _BY_PATH.items()
+    ),
+    route(f"POST {_AT_REGISTRY}/datarefs/{{name}}/versions/{{version}}", _data_reference),
+]

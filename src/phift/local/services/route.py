@@ -8,10 +8,11 @@ from dataclasses import dataclass
 
 from phift.local.names import ACCOUNT, PROVIDER
 from phift.local.site import Site
-from phift.local.wire.call import Call, Reply
+from phift.local.wire.call import Call, Reply, WireError
 
 # Path templates; matching ignores case, as Azure Resource Manager does.
 AT_SUBSCRIPTION = f"/subscriptions/{{subscription}}/{PROVIDER}"
+AT_LOCATION = f"{AT_SUBSCRIPTION}/locations/{{location}}"
 AT_GROUP = f"/subscriptions/{{subscription}}/resourceGroups/{{group}}/{PROVIDER}"
 AT_WORKSPACE = f"{AT_GROUP}/workspaces/{{workspace}}"
 
@@ -29,19 +30,20 @@ def place_of(method: str, path: str) -> str:
 
 
 Handler = Callable[[Site, Call], Reply]
+Check = Callable[[Site, Call], object]
 
 
 @dataclass(frozen=True)
 class Route:
     """A method and path template, and what answers there.
 
-    - **anonymous**: no bearer token is asked for; the handler checks the caller itself, or anybody may call.
+    - **check**: refuses who may not call, where that is no matter of a bearer token.
     """
 
     method: str
     template: str
     handler: Handler
-    anonymous: bool = False
+    check: Check | None
 
     @property
     def operation(self) -> str:
@@ -53,3 +55,19 @@ class Route:
         text = re.escape(self.template).replace(r"\{", "{").replace(r"\}", "}").replace(r"\.\.\.}", "...}")
         text = re.sub(r"\{(\w+)\.\.\.\}", r"(?P<\1>.+)", text)
         return re.compile(re.sub(r"\{(\w+)\}", r"(?P<\1>[^/]+)", text) + "/?", re.IGNORECASE)
+
+
+def route(asked: str, handler: Handler, check: Check | None = None) -> Route:
+    """Return the route for ``METHOD path``; a path without a slash in front lies in the workspace."""
+    method, _, path = asked.partition(" ")
+    return Route(method, path if path.startswith("/") else f"{AT_WORKSPACE}/{path}", handler, check)
+
+
+def anybody(_site: Site, _call: Call) -> None:
+    """Let everybody call; the handler may look for itself."""
+
+
+def owner(site: Site, call: Call) -> None:
+    """Let call who knows the folder's secret."""
+    if not site.identity.is_secret(call.headers.get("x-identity-header", "")):
+        raise WireError(401, "Unauthorized", "The header X-IDENTITY-HEADER is missing or wrong.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import islice
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote, urlencode
 
 from phift.local.ground import Ground
@@ -13,9 +13,10 @@ from phift.local.state.documents import Document, Json, UnknownPosition
 from phift.local.wire.call import Call, Reply, WireError, timestamp, user_error, whole_number
 
 PAGE = 50
+_G = TypeVar("_G", bound=Ground)
 
 
-def resource(document: Document, collection: str, properties: Json, **more: Any) -> Json:
+def resource(document: Document, collection: str, properties: Json | None, **more: Any) -> Json:
     """Return a workspace resource as Azure Resource Manager shows it."""
     return {
         "id": f"{WORKSPACE_ID}/{document.key}",
@@ -47,16 +48,11 @@ def existing(ground: Ground, key: str, missing: WireError) -> Document:
     return document
 
 
-def page(values: list[Json]) -> Reply:
-    """Return a list that always fits into one page."""
-    return Reply({"value": values})
-
-
 def listed(
-    ground: Ground,
+    ground: _G,
     call: Call,
     parent: str,
-    show: Callable[[Document], Json],
+    show: Callable[[_G, Document], Json],
     *,
     newest_first: bool = False,
     wanted: Callable[[Document], bool] = lambda _document: True,
@@ -72,11 +68,11 @@ def listed(
     default page size count will be returned", and count is the "Number of endpoints to be retrieved in a page of
     results" (docstrings of the client inside azure-ai-ml 1.35.2).
     """
-    top = whole_number(call.query["$top"], "$top") if "$top" in call.query else None
-    if top is not None and top < 1:
+    name = "$top" if "$top" in call.query else "count"
+    asked = whole_number(call.query.get(name, PAGE), name)
+    if name == "$top" and asked < 1:
         raise user_error("$top must be at least 1.")
-    size = whole_number(call.query.get("count", PAGE), "count") if top is None else top
-    size = min(size, PAGE) if size > 0 else PAGE
+    size = min(asked, PAGE) if asked > 0 else PAGE
     # The SDK's own parameter for the place is ``$skip``.
     tokens = {key.lower(): value for key, value in call.query.items()}
     after = tokens.get("$skiptoken") or tokens.get("$skip") or ""
@@ -85,8 +81,8 @@ def listed(
         shown = list(islice((document for document in found if wanted(document)), size + 1))
     except UnknownPosition as error:
         raise user_error("The continuation token is not valid.") from error
-    body: Json = {"value": [show(document) for document in shown[:size]]}
-    if len(shown) > size and (top is None or top > PAGE):
+    body: Json = {"value": [show(ground, document) for document in shown[:size]]}
+    if len(shown) > size and (name == "count" or asked > PAGE):
         query = {key: value for key, value in call.query.items() if key.lower() not in ("$skip", "$skiptoken")}
         query["$skipToken"] = shown[size - 1].position
         body["nextLink"] = f"{ground.base_url}{quote(call.path)}?{urlencode(query, safe='$')}"

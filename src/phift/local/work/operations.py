@@ -22,6 +22,7 @@ class Operations:
     """The operations of one workspace."""
 
     def __init__(self, ground: Ground, scorers: Scorers, training: Training) -> None:
+        self._ground = ground
         self._documents = ground.documents
         self._clock = ground.clock
         self._faults = ground.faults
@@ -70,7 +71,7 @@ class Operations:
                 self._work[kind](target)
             else:
                 self._released.wait(fault.delay)
-                self._documents.update(target, _fail)  # what was to be provisioned ends Failed too
+                set_state(self._ground, target, "Failed")  # what was to be provisioned ends Failed too
                 failure = of_fault(fault)
         except WireError as error:
             failure = error
@@ -83,11 +84,6 @@ class Operations:
             outcome = {"status": "Failed", "error": {"code": failure.code, "message": failure.message}}
         end = timestamp(self._clock.now())
         self._documents.update(f"operations/{name}", lambda body: body.update(outcome, endTime=end))
-
-
-def _fail(body: Json) -> None:
-    # Computes hold their state one level above where endpoints and deployments do.
-    (body if "provisioningState" in body else body["properties"])["provisioningState"] = "Failed"
 
 
 def work_of_operations(ground: Ground, scorers: Scorers, training: Training) -> Mapping[str, Callable[[str], object]]:
@@ -126,7 +122,7 @@ def work_of_operations(ground: Ground, scorers: Scorers, training: Training) -> 
         documents.delete(key)
 
     return {
-        "compute-create": lambda key: documents.update(key, lambda body: body.update(provisioningState="Succeeded")),
+        "compute-create": lambda key: set_state(ground, key, "Succeeded"),
         "compute-delete": lambda key: documents.delete(key),
         "deployment-create": make_deployment,
         "deployment-delete": remove_deployment,
@@ -137,5 +133,10 @@ def work_of_operations(ground: Ground, scorers: Scorers, training: Training) -> 
 
 
 def set_state(ground: Ground, key: str, state: str) -> None:
-    """Note the provisioning state of an endpoint or a deployment."""
-    ground.documents.update(key, lambda body: body["properties"].update(provisioningState=state))
+    """Note the provisioning state of a compute, an endpoint or a deployment; of what is not there, none."""
+
+    def note(body: Json) -> None:
+        # Computes hold it one level above where endpoints and deployments do.
+        (body if "provisioningState" in body else body["properties"])["provisioningState"] = state
+
+    ground.documents.update(key, note)
