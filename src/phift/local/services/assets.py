@@ -22,11 +22,13 @@ from phift.local.wire.pages import existing, listed, resource, view
 _URI = {"data": "dataUri", "models": "modelUri"}
 _TYPE = {"data": "dataType", "models": "modelType"}
 # What each kind's versions show unless they were sent with something else.
-_STANDARD: dict[str, Json] = {"data": {}, "models": {"provisioningState": "Succeeded"}}
-_STANDARD["codes"] = {"isAnonymous": False, "isArchived": False, "provisioningState": "Succeeded"}
-_STANDARD |= {
-    "components": _STANDARD["codes"],
-    "environments": {**_STANDARD["codes"], "environmentType": "UserCreated"},
+_OF_PARTS = {"isAnonymous": False, "isArchived": False, "provisioningState": "Succeeded"}
+_STANDARD: dict[str, Json] = {
+    "data": {},
+    "models": {"provisioningState": "Succeeded"},
+    "codes": _OF_PARTS,
+    "components": _OF_PARTS,
+    "environments": {**_OF_PARTS, "environmentType": "UserCreated"},
 }
 # What may change on a version of a step's parts; the rest is what it is.
 _CHANGEABLE = ("description", "tags", "isArchived", "properties")

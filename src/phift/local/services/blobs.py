@@ -29,7 +29,7 @@ def _place(call: Call) -> tuple[str, str]:
 
 def _signed(site: Site, call: Call) -> None:
     """Let call who has a shared-access signature for what is asked for."""
-    path = "/".join((ACCOUNT, *_place(call))).rstrip("/")
+    path = "/".join(part for part in (ACCOUNT, *_place(call)) if part)
     if not site.identity.sas_is_good(path, call.query):
         message = "Server failed to authenticate the request. Make sure the signature is formed correctly."
         raise WireError(403, "AuthenticationFailed", message)

@@ -16,12 +16,8 @@ from phift.local.wire.call import Call, Reply, WireError, section, timestamp, us
 from phift.local.wire.pages import PAGE, existing
 
 # Run history's own names, which differ from the ones of the job API (see section 6 of the SDK's issue 48941).
-_OUTPUT_TYPES = {
-    "pytorch_model_folder": "UriFolder",
-    "mlflow_model_folder": "MLFlowModel",
-    "report": "UriFolder",
-    **dict.fromkeys(SPLITS, "UriFile"),
-}
+_OUTPUT_TYPES = {"pytorch_model_folder": "UriFolder", "mlflow_model_folder": "MLFlowModel", "report": "UriFolder"}
+_OUTPUT_TYPES |= dict.fromkeys(SPLITS, "UriFile")
 _ASSET = re.compile(r"azureml_(?P<job>.+)_output_(?:data|mlflow_model)_(?P<output>.+)")
 
 _HISTORY = f"/history/v1.0{AT_WORKSPACE}"

@@ -28,8 +28,13 @@ from phift.local.wire.pages import existing, listed, resource, view
 _CHANGEABLE = ("description", "tags", "displayName", "isArchived")
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,254}")
-_NAME_RULE = "letters, digits, '-' and '_', not starting with one of these two, at most 255."
 _BINDING = re.compile(r"\$\{\{\s*parent\.(inputs|outputs)\.([\w-]+)\s*\}\}")
+
+
+def _check_name(kind: str, name: str) -> None:
+    if not _NAME.fullmatch(name):
+        rule = "letters, digits, '-' and '_', not starting with one of these two, at most 255."
+        raise user_error(f"The {kind} name {name} is not valid: {rule}")
 
 
 def _list(site: Site, call: Call) -> Reply:
@@ -57,8 +62,7 @@ def _get(site: Site, call: Call) -> Reply:
 
 def _put(site: Site, call: Call) -> Reply:
     name = call["name"]
-    if not _NAME.fullmatch(name):
-        raise user_error(f"The job name {name} is not valid: {_NAME_RULE}")
+    _check_name("job", name)
     sent = section(call.json(), "properties")
     with site.documents.transaction():
         previous = site.documents.get(f"jobs/{name}")
@@ -161,15 +165,19 @@ def _plan(ground: Ground, sent: Json) -> Json:
         raise WireError(501, "NotImplemented", message)
     node = section(nodes, mine[0])
     prepared = _preparation(ground, section(nodes, others[0]), sent) if others else None
-    inputs = _inputs(section(node, "inputs"), section(sent, "inputs"))
-    for name, value in inputs.items():
-        bound = runs.step_output(value)
+    inputs: dict[str, str] = {}
+    for name, given in section(node, "inputs").items():
+        if name not in component["inputs"]:
+            raise user_error(f"The component {component['name']} has no input named {name}.")
+        value = _value(name, given, section(sent, "inputs"))
+        bound = runs.step_output(value or "")
         if bound and not (prepared and bound[0] == prepared["node"] and bound[1] in SPLITS):
             raise user_error(f"The input {name} is bound to {value}, which the pipeline does not have.")
+        if value is not None:
+            inputs[name] = value
     outputs = _bound_outputs(section(node, "outputs"), section(sent, "outputs"), component["outputs"])
     experiment = str(sent.get("experimentName") or "Default")
-    if not _NAME.fullmatch(experiment):
-        raise user_error(f"The experiment name {experiment} is not valid: {_NAME_RULE}")
+    _check_name("experiment", experiment)
     request: Json = {"component": expected, "node": mine[0], "inputs": inputs, "outputs": outputs}
     request |= {"preparation": prepared, "experiment": experiment}
     specs = component["inputs"].items()
@@ -205,7 +213,7 @@ def _preparation(ground: Ground, node: Json, sent: Json) -> Json:
     return {
         "node": str(node.get("name")),
         "compute": str(node.get("computeId")).rpartition("/")[2],  # an id, or a bare name
-        "inputs": {name: _bound_value(name, str(value), section(sent, "inputs")) for name, value in values.items()},
+        "inputs": {name: _value(name, str(value), section(sent, "inputs")) for name, value in values.items()},
         "outputs": {name: value for name, value in outputs.items() if value and not value.startswith("${{")},
         "bound": _bound_outputs(section(node, "outputs"), section(sent, "outputs"), known_outputs),
     }
@@ -217,22 +225,10 @@ def _text(sent: Any) -> str | None:
     return None if value is None else str(value)
 
 
-def _inputs(node: Json, parent: Json) -> dict[str, str]:
-    """Return the values of the component's inputs as text; bindings to the pipeline's own inputs are followed."""
-    component = catalog.component()
-    values: dict[str, str] = {}
-    for name, sent in node.items():
-        if name not in component["inputs"]:
-            raise user_error(f"The component {component['name']} has no input named {name}.")
-        value = _text(sent)
-        bound = None if value is None else _bound_value(name, value, parent)
-        if bound is not None:
-            values[name] = bound
-    return values
-
-
-def _bound_value(name: str, value: str, parent: Json) -> str | None:
-    bound = _BINDING.fullmatch(value)
+def _value(name: str, sent: Any, parent: Json) -> str | None:
+    """Return the text of an input; a binding to one of the pipeline's own inputs is followed."""
+    value = _text(sent)
+    bound = _BINDING.fullmatch(value or "")
     if not bound:
         return value
     if bound[2] not in parent:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import heapq
 import math
-import operator
 import re
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from functools import partial
 from itertools import islice
+from operator import eq, ge, gt, le, lt, ne
 from typing import Any
 
 from phift.local.model import runs
@@ -21,25 +21,14 @@ from phift.local.wire.call import Call, Reply, WireError, whole_number
 from phift.local.wire.pages import existing
 
 _API = f"/mlflow/{{version}}{AT_WORKSPACE}/api/2.0/mlflow"
-_STATUS = {"Completed": "FINISHED", "Failed": "FAILED", "Canceled": "KILLED"}
-_SCHEDULED = ("NotStarted", "Queued", "Preparing")
-_OF_PARENT = ("t", "mlflow.parentRunId", "=")
-_PAGE_OF_METRICS = 25_000
-_PAGE = 1000
+_STATUS = {"Completed": "FINISHED", "Failed": "FAILED", "Canceled": "KILLED"}  # all others: RUNNING
+_STATUS |= dict.fromkeys(("NotStarted", "Queued", "Preparing"), "SCHEDULED")
 _CLAUSE = re.compile(
     r"""(?P<kind>tags?|attributes?|params?|parameters|metrics?)\.["`]?(?P<key>[^"`=!<>\s]+)["`]?
         \s*(?P<operator>!=|>=|<=|=|<|>)\s*(?P<value>'[^']*'|"[^"]*"|[-+\d.eE]+)""",
     re.VERBOSE | re.IGNORECASE,
 )
-_COMPARE: dict[str, Callable[[Any, Any], bool]] = {
-    "=": operator.eq,
-    "!=": operator.ne,
-    ">": operator.gt,
-    ">=": operator.ge,
-    "<": operator.lt,
-    "<=": operator.le,
-}
-
+_COMPARE: dict[str, Callable[[Any, Any], bool]] = {"=": eq, "!=": ne, ">": gt, ">=": ge, "<": lt, "<=": le}
 
 _invalid = partial(WireError, 400, "INVALID_PARAMETER_VALUE")
 _missing = partial(WireError, 404, "RESOURCE_DOES_NOT_EXIST")
@@ -60,10 +49,10 @@ def _experiments(site: Site, call: Call) -> Reply:
     if sent.get("filter"):
         raise WireError(501, "NotImplemented", "The local workspace does not filter experiments")
     found = site.documents.walk("experiments", after=str(sent.get("page_token") or ""))
-    return _page(found, _show_experiment, "experiments", _size(sent, _PAGE))
+    return _page(found, _show_experiment, "experiments", _size(sent))
 
 
-def _size(sent: Mapping[str, Any], default: int) -> int:
+def _size(sent: Mapping[str, Any], default: int = 1000) -> int:
     size = whole_number(sent.get("max_results") or default, "max_results")
     if size < 1:
         raise _invalid("max_results must be at least 1.")
@@ -104,10 +93,6 @@ def _milliseconds(when: str | None) -> int | None:
     return int(datetime.fromisoformat(when).timestamp() * 1000) if when else None
 
 
-def _status(body: Json) -> str:
-    return _STATUS.get(body["status"], "SCHEDULED" if body["status"] in _SCHEDULED else "RUNNING")
-
-
 def _tags(document: Document) -> dict[str, str]:
     body = document.body
     tags = {"mlflow.runName": body.get("displayName") or document.name, "mlflow.rootRunId": body["rootRunId"]}
@@ -125,7 +110,7 @@ def _show(site: Site, document: Document) -> Json:
         "run_name": body.get("displayName") or document.name,
         "experiment_id": body["experimentId"],
         "user_id": "local user",
-        "status": _status(body),
+        "status": _STATUS.get(body["status"], "RUNNING"),
         "start_time": _milliseconds(body.get("startTimeUtc") or body["createdUtc"]),
         "end_time": _milliseconds(body.get("endTimeUtc")),
         "artifact_uri": f"azureml://artifacts{WORKSPACE_ID}/ExperimentRun/dcid.{document.name}",
@@ -148,7 +133,7 @@ def _show_metric(metric: Metric) -> Json:
 def _history(site: Site, call: Call) -> Reply:
     run = _run_of(site, call.query)
     after = whole_number(call.query.get("page_token") or 0, "page_token")
-    size = _size(call.query, _PAGE_OF_METRICS)
+    size = _size(call.query, 25_000)
     metrics = site.documents.metrics(run.name, call.query.get("metric_key", ""), after=after, limit=size + 1)
     shown: Json = {"metrics": [_show_metric(metric) for metric in metrics[:size]]}
     if len(metrics) > size:
@@ -170,7 +155,7 @@ def _runs(site: Site, call: Call) -> Reply:
         for document in _candidates(site, sent, clauses)
         if bool(document.body.get("hidden")) in hidden and all(_holds(site, document, *clause) for clause in clauses)
     )
-    return _page(found, lambda document: _show(site, document), "runs", _size(sent, _PAGE))
+    return _page(found, lambda document: _show(site, document), "runs", _size(sent))
 
 
 def _candidates(site: Site, sent: Json, clauses: list[tuple[str, str, str, str]]) -> Iterator[Document]:
@@ -181,10 +166,10 @@ def _candidates(site: Site, sent: Json, clauses: list[tuple[str, str, str, str]]
             raise WireError(501, "NotImplemented", f"The local workspace orders runs by start_time only, not {entry}")
     newest_first, after = not order or order[0].lower().endswith("desc"), str(sent.get("page_token") or "")
     wanted = [str(name) for name in sent.get("experiment_ids") or []]
-    parents = {value.strip("'\"") for kind, key, sign, value in clauses if (kind, key, sign) == _OF_PARENT}
-    if parents:
-        below = site.documents.runs_below(parents.pop(), after=after, newest_first=newest_first)
-        return (run for run in below if run.body["experimentId"] in wanted)
+    for *asked, value in clauses:
+        if asked == ["t", "mlflow.parentRunId", "="]:
+            below = site.documents.runs_below(value.strip("'\""), after=after, newest_first=newest_first)
+            return (run for run in below if run.body["experimentId"] in wanted)
     found = (site.documents.runs_of(name, after=after, newest_first=newest_first) for name in dict.fromkeys(wanted))
     return heapq.merge(*found, key=lambda run: run.place, reverse=newest_first)
 
@@ -195,8 +180,10 @@ def _holds(site: Site, document: Document, kind: str, key: str, sign: str, value
     if kind == "m":
         latest = {metric.key: metric.value for metric in site.documents.latest_metrics(document.name)}.get(key)
         return latest is not None and compare(latest, float(value))
-    info = {"status": _status(document.body), "run_id": document.name, "run_name": document.body.get("displayName")}
-    found: Json = {"t": _tags(document), "p": document.body.get("params") or {}, "a": info}[kind]
+    body = document.body
+    status = _STATUS.get(body["status"], "RUNNING")
+    info = {"status": status, "run_id": document.name, "run_name": body.get("displayName")}
+    found: Json = {"t": _tags(document), "p": body.get("params") or {}, "a": info}[kind]
     text = value.strip("'\"")
     return key in found and compare(str(found[key]), text)
 

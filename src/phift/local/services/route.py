@@ -52,9 +52,8 @@ class Route:
 
     def pattern(self) -> re.Pattern[str]:
         """Return the compiled template: ``{name}`` is one segment, ``{name...}`` the rest of the path."""
-        text = re.escape(self.template).replace(r"\{", "{").replace(r"\}", "}").replace(r"\.\.\.}", "...}")
-        text = re.sub(r"\{(\w+)\.\.\.\}", r"(?P<\1>.+)", text)
-        return re.compile(re.sub(r"\{(\w+)\}", r"(?P<\1>[^/]+)", text) + "/?", re.IGNORECASE)
+        text = re.sub(r"\\\{(\w+)\\\}", r"(?P<\1>[^/]+)", re.escape(self.template))
+        return re.compile(re.sub(r"\\\{(\w+)(?:\\\.){3}\\\}", r"(?P<\1>.+)", text) + "/?", re.IGNORECASE)
 
 
 def route(asked: str, handler: Handler, check: Check | None = None) -> Route:

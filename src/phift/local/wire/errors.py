@@ -12,6 +12,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 import uuid
 from xml.sax.saxutils import escape
@@ -37,16 +38,7 @@ _CODES = {  # what Resource Manager, storage (its "Common REST API error codes")
 }
 _OTHER_CODES = ("InternalServerError", "InternalServerError", "INTERNAL_ERROR")
 # What Resource Manager says before it asks Azure ML; it tells so in a header.
-_GATEWAY = (
-    "AuthenticationFailed",
-    "ExpiredAuthenticationToken",
-    "InvalidApiVersionParameter",
-    "InvalidAuthenticationToken",
-    "InvalidAuthenticationTokenAudience",
-    "MissingApiVersionParameter",
-    "ResourceGroupNotFound",
-    "SubscriptionNotFound",
-)
+_GATEWAY = re.compile("Authentication|ApiVersionParameter|ResourceGroupNotFound|SubscriptionNotFound")
 _SERVICES = {"/history/": "run-history", "/data/": "dataset", "/modelregistry/": "modelregistry"}
 _SERVICES |= {"/registrymanagement/": "registry", "/mlflow/": "run-history"}
 _EXPIRED = "The access token expiry UTC time is earlier than current UTC time."
@@ -81,7 +73,7 @@ def reply(error: WireError, path: str) -> Reply:
     headers = {"x-ms-response-type": "error", **error.headers}
     told: Json = {"code": error.code, "message": error.message}
     component = next((component for prefix, component in _SERVICES.items() if path.startswith(prefix)), "")
-    if not component and error.code in _GATEWAY:
+    if not component and _GATEWAY.search(error.code):
         return Reply({"error": told}, error.status, {"x-ms-failure-cause": "gateway", **headers})
     inner = error.inner or ("NotFoundError" if error.status == 404 else "")
     inside = {"code": inner, "innerError": None} if inner else None
