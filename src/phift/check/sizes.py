@@ -48,56 +48,46 @@ class VmSize:
     table_source: str = ""
 
 
-def read_sizes(listed: Iterable[Any]) -> dict[str, VmSize]:
-    """Return what ``MLClient.compute.list_sizes()`` lists, by lower-case name; nameless entries are left out."""
+def read_sizes(listed: Iterable[Any], *, in_table: bool = False) -> dict[str, VmSize]:
+    """Return what ``MLClient.compute.list_sizes()`` lists, by lower-case name; nameless entries are left out.
+
+    A number that makes no sense is unknown. The built-in table has more to say, under names of its own.
+    """
     sizes: dict[str, VmSize] = {}
     for entry in listed:
-        if name := text_of(entry, "name"):
-            price = _price(field_of(entry, "estimated_vm_prices", "estimatedVMPrices"))
-            size = replace(_size(entry, name), price_per_hour=price, source="the region's VM sizes")
-            sizes.setdefault(name.lower(), size)
+        name, date = text_of(entry, "name"), field_of(entry, "date")
+        if name is None or name.lower() in sizes:
+            continue
+        vcpus, gpus = count_of(entry, "v_cp_us", "vCPUs", "vcpus"), count_of(entry, "gpus")
+        sizes[name.lower()] = VmSize(
+            name=name,
+            family=text_of(entry, "family"),
+            vcpus=vcpus if vcpus is not None and vcpus >= 1 else None,
+            gpus=gpus if gpus is not None and gpus >= 0 else None,
+            memory_gb=_positive(number_of(entry, "memory_gb", "memoryGB")),
+            price_per_hour=_price(field_of(entry, "estimated_vm_prices", "estimatedVMPrices")),
+            gpu=text_of(entry, "gpu"),
+            gpu_memory_gb=_positive(number_of(entry, "gpu_memory_gb")),
+            peak_tflops_16=_positive(number_of(entry, "peak_tflops_16")),
+            retired_on=text_of(entry, "retired_on"),
+            too_old=field_of(entry, "unsupported") is True,
+            without_reserve=field_of(entry, "reservation_exempt") is True,
+            source=f"built-in table, {date}" if in_table else "the region's VM sizes",
+            table_source=f"{entry['source']}, {date}" if in_table else "",
+        )
     return sizes
-
-
-def _size(entry: Any, name: str) -> VmSize:
-    """Return what both the service and the built-in table say of a size; a number that makes no sense is unknown."""
-    vcpus, gpus = count_of(entry, "v_cp_us", "vCPUs", "vcpus"), count_of(entry, "gpus")
-    return VmSize(
-        name=name,
-        family=text_of(entry, "family"),
-        vcpus=vcpus if vcpus is not None and vcpus >= 1 else None,
-        gpus=gpus if gpus is not None and gpus >= 0 else None,
-        memory_gb=_positive(number_of(entry, "memory_gb", "memoryGB")),
-    )
 
 
 def find_size(name: str, listed: Mapping[str, VmSize] = MappingProxyType({})) -> VmSize:
     """Return a VM size as the region lists it, gaps filled from the built-in table; of an unknown one the name."""
-    found, built_in = listed.get(name.lower()), _built_in_sizes().get(name.lower())
+    table = read_sizes(facts.load("vm_sizes")["sizes"], in_table=True)
+    found, built_in = listed.get(name.lower()), table.get(name.lower())
     if found is None or built_in is None:
         return found or built_in or VmSize(name=name)
     known = {key: value for key in _OF_REGION if (value := getattr(found, key)) is not None}
     filled = any(key not in known and getattr(built_in, key) is not None for key in _OF_REGION)
     source = f"{found.source}; {built_in.source}" if filled else found.source
     return replace(built_in, **known, source=source)
-
-
-def _built_in_sizes() -> dict[str, VmSize]:
-    sizes: dict[str, VmSize] = {}
-    for entry in facts.load("vm_sizes")["sizes"]:
-        size = replace(
-            _size(entry, str(entry["name"])),
-            gpu=text_of(entry, "gpu"),
-            gpu_memory_gb=_positive(number_of(entry, "gpu_memory_gb")),
-            peak_tflops_16=_positive(number_of(entry, "peak_tflops_16")),
-            retired_on=text_of(entry, "retired_on"),
-            too_old=bool(entry.get("unsupported")),
-            without_reserve=bool(entry.get("reservation_exempt")),
-            source=f"built-in table, {entry['date']}",
-            table_source=f"{entry['source']}, {entry['date']}",
-        )
-        sizes.setdefault(size.name.lower(), size)
-    return sizes
 
 
 def field_of(entry: Any, *names: str) -> Any:
