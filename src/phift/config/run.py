@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -27,23 +28,35 @@ Scalar = bool | int | float | str
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
-# Parameters of the component that are files, so that relative paths in a YAML file start from its folder.
-_FILE_PARAMETERS = ("deepspeed", "finetune_config_path")
-
-
 def local_file(text: str) -> Path | None:
     """Return the path that a text names on this machine, or None if it names something in the cloud."""
     # Two letters at least, so that C: is no scheme.
     return None if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:", text) else Path(text)
 
 
+@contextmanager
+def _config_errors(where: str) -> Iterator[None]:
+    """List every mistake with its place, without the values: they may hold what the user did not mean to show."""
+    try:
+        yield
+    except ValidationError as error:
+        mistakes: tuple[tuple[str, str], ...] = ()
+        for item in error.errors(include_url=False, include_input=False):
+            # A key's path, without the names of the kinds that a value can be of.
+            place = ".".join(str(part) for part in item["loc"] if not str(part).startswith("<")) or "top level"
+            mistakes += ((place, "no such key" if item["type"] == "extra_forbidden" else item["msg"]),)
+        lines = "; ".join(f"{place}: {message}" for place, message in mistakes)
+        what = f"The configuration has {len(mistakes)} mistake{'s' if len(mistakes) > 1 else ''}: {lines}"
+        fix = "correct the keys named above; the README lists them"
+        raise ConfigError(what, where=where, fix=fix, mistakes=mistakes) from None
+
+
 def _known_preset(name: str) -> str:
     known = {entry["name"]: entry["values"] for entry in facts.load("presets")["presets"]}
     if name not in known:
         raise ValueError(f"there is no such preset; there is: {', '.join(known)}")
-    if not isinstance(known[name], dict):
-        what = "its entry in your own table of presets has no mapping of values"
-        raise ValueError(what)  # noqa: TRY004 - pydantic makes mistakes of a ValueError only
+    if not isinstance(known[name], dict):  # pydantic makes mistakes of a ValueError only
+        raise ValueError("its entry in your own table of presets has no mapping of values")  # noqa: TRY004
     return name
 
 
@@ -69,11 +82,9 @@ def _workspace_from_text(value: Any) -> Any:
         return {"local": folder or None}
     names = value.split("/")
     if len(names) != 3 or not all(names):
-        raise ValueError(
-            "write `local`, `local:<folder>`, `<subscription id>/<resource group>/<workspace>`, or a mapping of "
-            "subscription_id, resource_group and workspace_name"
-        )
-    return dict(zip(("subscription_id", "resource_group", "workspace_name"), names, strict=True))
+        ways = "`local`, `local:<folder>`, `<subscription id>/<resource group>/<workspace>`"
+        raise ValueError(f"write {ways}, or a mapping of subscription_id, resource_group and workspace_name")
+    return dict(zip(AzureWorkspace.model_fields, names, strict=True))
 
 
 def _workspace_kind(value: Any) -> str:
@@ -153,10 +164,8 @@ def read_workspace(value: Any) -> AzureWorkspace | LocalWorkspaceFolder:
 
     Raises `phift.errors.ConfigError` where it names none.
     """
-    try:
+    with _config_errors("workspace"):
         read: AzureWorkspace | LocalWorkspaceFolder = TypeAdapter(Workspace).validate_python(value or {})
-    except ValidationError as error:
-        raise _config_error(error, "workspace") from None
     return read
 
 
@@ -227,10 +236,8 @@ class RunConfig(Section):
     tokens_per_second: Positive | None = None
 
     def __init__(self, /, **values: Any) -> None:
-        try:
+        with _config_errors("RunConfig"):
             super().__init__(**values)
-        except ValidationError as error:
-            raise _config_error(error, "RunConfig") from None
 
     @property
     def preset_values(self) -> Mapping[str, Any]:
@@ -241,7 +248,7 @@ class RunConfig(Section):
     @property
     def parameter_files(self) -> dict[str, Path]:
         """The parameters that are files of this machine, by their names."""
-        given = {name: self.parameters.get(name) for name in _FILE_PARAMETERS}
+        given = {name: self.parameters.get(name) for name in ("deepspeed", "finetune_config_path")}
         found = {name: local_file(value) for name, value in given.items() if isinstance(value, str)}
         return {name: path for name, path in found.items() if path is not None}
 
@@ -272,9 +279,8 @@ class RunConfig(Section):
           workspace's folder.
         """
         if not isinstance(values, dict):
-            raise ConfigError(
-                "The configuration is not a mapping of keys to values.", where=where, fix="see the README"
-            )
+            what = "The configuration is not a mapping of keys to values."
+            raise ConfigError(what, where=where, fix="see the README")
         try:
             config = cls(**{str(key): value for key, value in values.items()})
         except ConfigError as error:
@@ -292,15 +298,3 @@ class RunConfig(Section):
         if isinstance(config.workspace, LocalWorkspaceFolder) and config.workspace.local:
             update["workspace"] = LocalWorkspaceFolder(local=folder / config.workspace.local)
         return config.model_copy(update=update)
-
-
-def _config_error(error: ValidationError, where: str) -> ConfigError:
-    """List every mistake with its place, without the values: they may hold what the user did not mean to show."""
-    mistakes: tuple[tuple[str, str], ...] = ()
-    for item in error.errors(include_url=False, include_input=False):
-        # A key's path, without the names of the kinds that a value can be of.
-        place = ".".join(str(part) for part in item["loc"] if not str(part).startswith("<")) or "top level"
-        mistakes += ((place, "no such key" if item["type"] == "extra_forbidden" else item["msg"]),)
-    lines = "; ".join(f"{place}: {message}" for place, message in mistakes)
-    what = f"The configuration has {len(mistakes)} mistake{'s' if len(mistakes) > 1 else ''}: {lines}"
-    return ConfigError(what, where=where, fix="correct the keys named above; the README lists them", mistakes=mistakes)
