@@ -31,7 +31,7 @@ from phift.errors import AuthenticationError, ServiceUnreachable
 from phift.local import LocalCredential, LocalWorkspace
 from phift.local.server.app import METHODS as SERVED
 from phift.local.state.faults import METHODS, OPERATIONS, STEPS
-from phift.local.work.operations import work_of_operations
+from phift.local.work.operations import Operations
 
 pytestmark = pytest.mark.slow
 
@@ -488,8 +488,8 @@ def test_what_is_no_list_of_faults_is_refused(hostile: Local, sent: Any) -> None
 
 
 def test_a_fault_knows_the_operations_steps_and_methods_that_there_are(hostile: Local) -> None:
-    no_site: Any = SimpleNamespace(documents=None, cancel=None)  # the table is made without a look at it
+    no_site: Any = SimpleNamespace(documents=SimpleNamespace(delete=None), cancel=None)  # the table asks none of them
     of_jobs = {"job-cancel"}
-    assert tuple(sorted(work_of_operations(no_site, no_site, no_site).keys() - of_jobs)) == OPERATIONS
+    assert tuple(sorted(Operations(no_site, no_site, no_site).work.keys() - of_jobs)) == OPERATIONS
     assert (on_cluster.STEP, *inputs.STEPS) == STEPS
     assert tuple(sorted(SERVED)) == METHODS

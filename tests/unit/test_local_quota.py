@@ -4,8 +4,8 @@ from phift.local.model import catalog, quota
 
 
 def test_every_size_has_a_quota() -> None:
-    assert {row["family"] for row in quota.sizes()} <= quota.quota()["limits"].keys()
-    assert set(quota.quota()["without_reserve"]) <= quota.quota()["limits"].keys()
+    assert {row["family"] for row in quota.sizes()} <= catalog.table("quota")["limits"].keys()
+    assert set(catalog.table("quota")["without_reserve"]) <= catalog.table("quota")["limits"].keys()
 
 
 def test_retired_sizes_are_not_offered() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from phift.local.ground import Ground
-from phift.local.model import references
+from phift.local.model import files
 from phift.local.names import WORKSPACE_ID
 from phift.local.programs import Programs
 from phift.local.state.clock import Clock
@@ -28,7 +28,7 @@ def ground(tmp_path: Path) -> Iterator[Ground]:
     (container / "LocalUpload/1/train.jsonl").touch()
     (container / MODEL).mkdir(parents=True)
     (tmp_path / "registry/Phi-4-mini-instruct").mkdir(parents=True)
-    outputs = {"trained_model": {"from": "x", "uri": references.datastore_uri("workspaceblobstore", MODEL)}}
+    outputs = {"trained_model": {"from": "x", "uri": files.datastore_uri("workspaceblobstore", MODEL)}}
     documents.put("runs/job1", {"outputs": outputs})
     documents.put("data/elements/versions/1", {"properties": {"dataUri": STORED}})
     documents.put("models/tuned/versions/2", {"properties": {"modelUri": "azureml://jobs/job1/outputs/trained_model"}})
@@ -54,11 +54,11 @@ def ground(tmp_path: Path) -> Iterator[Ground]:
     ],
 )
 def test_what_a_reference_means(ground: Ground, reference: str, place: str) -> None:
-    assert references.resolve(ground, reference) == ground.folder.blobs / "storage/azureml-blobstore" / place
+    assert files.resolve(ground, reference) == ground.folder.blobs / "storage/azureml-blobstore" / place
 
 
 def test_models_of_the_registry(ground: Ground) -> None:
-    found = references.resolve(ground, "azureml://registries/azureml/models/phi-4-MINI-instruct/versions/1")
+    found = files.resolve(ground, "azureml://registries/azureml/models/phi-4-MINI-instruct/versions/1")
     assert found == ground.folder.registry / "Phi-4-mini-instruct"
 
 
@@ -80,9 +80,9 @@ def test_models_of_the_registry(ground: Ground) -> None:
 )
 def test_what_is_not_there(ground: Ground, reference: str, message: str) -> None:
     with pytest.raises(WireError, match=message):
-        references.resolve(ground, reference)
+        files.resolve(ground, reference)
 
 
 def test_no_reference_leads_out(ground: Ground) -> None:
     with pytest.raises(WireError, match="does not represent a resource"):
-        references.resolve(ground, "azureml://datastores/workspaceblobstore/paths/../../../../etc/passwd")
+        files.resolve(ground, "azureml://datastores/workspaceblobstore/paths/../../../../etc/passwd")

@@ -18,6 +18,8 @@ from phift.local.state.identity import Identity
 from phift.local.wire.call import WireError
 from phift.local.work.scorers import Scorers
 
+BLUE = "onlineEndpoints/chat/deployments/blue"
+
 
 @pytest.fixture
 def site(tmp_path: Path) -> Iterator[Site]:
@@ -32,9 +34,9 @@ def test_a_job_that_is_given_up_while_it_goes_back_into_the_queue_ends(site: Sit
     training._job = "job"
 
     def leave() -> None:
-        with training._ended:
+        with training._changed:
             training._job = None
-            training._ended.notify_all()
+            training._changed.notify_all()
 
     leaving = threading.Timer(0.05, leave)
     leaving.start()
@@ -47,8 +49,8 @@ def test_a_job_that_is_given_up_while_it_goes_back_into_the_queue_ends(site: Sit
 
 def test_each_workspace_counts_its_own_requests_in_flight(site: Site) -> None:
     other, refused = Scorers(site), pytest.raises(WireError, match="More than 1 requests are in flight")
-    first, others, second = (each.slot("chat", "blue", 1) for each in (site.scorers, other, site.scorers))
+    first, others, second = (each.slot(BLUE, 1) for each in (site.scorers, other, site.scorers))
     with first, others, refused, second:
         pass
-    with site.scorers.slot("chat", "blue", 1):
+    with site.scorers.slot(BLUE, 1):
         pass

@@ -13,10 +13,14 @@ from phift.local.state.documents import Json
 
 
 @cache
+def table(name: str) -> Any:
+    """Return one of the tables that lie beside this file."""
+    return json.loads((files(__package__) / f"{name}.json").read_text(encoding="utf-8"))
+
+
 def models() -> list[Json]:
     """Return the models' metadata."""
-    found: list[Json] = json.loads((files(__package__) / "catalog.json").read_text(encoding="utf-8"))["models"]
-    return found
+    return list(table("catalog")["models"])
 
 
 def model(name: str, version: str) -> Json | None:

@@ -1,4 +1,4 @@
-"""The storage account's blobs, as plain files, and what is known of each besides its content.
+"""The storage account's blobs, as plain files, what is known of each besides its content, and what refers to them.
 
 A blob's name is a file's path, so a blob and a "folder" of the same name cannot both be there.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -15,14 +16,31 @@ from pathlib import Path
 from urllib.parse import quote
 
 from phift.local.ground import Ground
-from phift.local.names import ACCOUNT, ARTIFACTS, MODELS
+from phift.local.model import catalog
+from phift.local.names import ACCOUNT, ARTIFACTS, DATASTORES, MODELS, REGISTRY, WORKSPACE_ID
 from phift.local.state.documents import Json
-from phift.local.state.folder import Folder, UnsafePath, confined
-from phift.local.wire.call import WireError
+from phift.local.state.folder import Folder, UnsafePath, confined, write_private
+from phift.local.wire.call import WireError, user_error
 
-ROOT_LOG = "logs/azureml/executionlogs.txt"
-STEP_LOG = "user_logs/std_log.txt"
 BYTES = "application/octet-stream"
+
+_DATASTORE = re.compile(
+    r"azureml:/+(?:subscriptions/[^/]+/resourcegroups/[^/]+/(?:providers/[^/]+/)?workspaces/[^/]+/)?"
+    r"datastores/(?P<store>[^/]+)/paths/(?P<path>.+)",
+    re.IGNORECASE,
+)
+_WORKSPACE_ASSET = re.compile(
+    r"(?:azureml:)?/*subscriptions/.+/workspaces/[^/]+/(?P<kind>models|data)/(?P<name>[^/]+)/versions/(?P<version>[^/]+)",
+    re.IGNORECASE,
+)
+_SHORT_ASSET = re.compile(r"azureml:(?P<name>[\w.-]+):(?P<version>[\w.-]+)")
+_REGISTRY_MODEL = re.compile(
+    r"azureml://registries/(?P<registry>[^/]+)/models/(?P<name>[^/]+)/versions/(?P<version>[^/]+)", re.IGNORECASE
+)
+_JOB_OUTPUT = re.compile(
+    r"azureml:/+(?:subscriptions/.+/workspaces/[^/]+/)?jobs/(?P<job>[^/]+)/outputs/(?P<output>[^/]+)(?:/paths/.*)?/?",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True)
@@ -63,7 +81,8 @@ def signed_url(ground: Ground, container: str, name: str) -> str:
 
 def log_name(run: Json) -> str:
     """Return the blob name of a run's log, in the artifacts container."""
-    return f"ExperimentRun/dcid.{run['runId']}/{STEP_LOG if run.get('parentRunId') else ROOT_LOG}"
+    log = "user_logs/std_log.txt" if run.get("parentRunId") else "logs/azureml/executionlogs.txt"
+    return f"ExperimentRun/dcid.{run['runId']}/{log}"
 
 
 def log_to_write(ground: Ground, run: Json) -> Path:
@@ -126,8 +145,8 @@ def write(ground: Ground, container: str, name: str, parts: Iterable[bytes], abo
 
 def set_metadata(ground: Ground, container: str, blob: Blob, metadata: dict[str, str]) -> None:
     """Replace a blob's metadata; it is another state of the blob then, with an ETag of its own."""
-    stored = ground.documents.get(_key(container, blob.name))
-    ground.documents.put(_key(container, blob.name), {**(stored.body if stored else {}), "metadata": metadata})
+    about = {"type": blob.kind, "md5": blob.md5, "metadata": metadata}
+    ground.documents.put(_key(container, blob.name), about)
     os.utime(blob.path)
 
 
@@ -161,14 +180,86 @@ def write_block(ground: Ground, container: str, name: str, block: str, content: 
     """Keep a block until its blob is put together."""
     file = block_file(ground, container, name, block)
     file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_suffix(f".{uuid.uuid4().hex}")
-    try:
-        temporary.write_bytes(content)
-        temporary.replace(file)
-    finally:
-        temporary.unlink(missing_ok=True)  # half of one on a full disk
+    write_private(file, content)
 
 
 def _key(container: str, name: str) -> str:
     # Document keys do not tell upper from lower case and blob names do, so the name goes in as a hash.
     return f"blobs/{hashlib.sha256(f'{container}/{name}'.encode()).hexdigest()}"
+
+
+# ---------------------------------------------------------------- ids and ``azureml:`` addresses in, files out
+
+
+def resolve(ground: Ground, reference: str) -> Path:
+    """Return the file or folder that a reference means; raises a user error where there is none."""
+    path = path_of(ground, *_address(ground, reference))
+    if not path.exists():
+        raise user_error(f"The asset {reference} does not exist: nothing is stored there.")
+    return path
+
+
+def place(ground: Ground, uri: str) -> Path:
+    """Return the file or folder to write for an output's address; it need not be there."""
+    if not _DATASTORE.fullmatch(uri):
+        raise user_error(f"The output path {uri} is not in a datastore.")
+    return path_of(ground, *_address(ground, uri))
+
+
+def datastore_uri(store: str, path: str) -> str:
+    """Return the long form of a datastore address, as job outputs and models show it."""
+    workspace = WORKSPACE_ID.replace("/providers/Microsoft.MachineLearningServices", "")
+    return f"azureml:/{workspace}/datastores/{store}/paths/{path}"
+
+
+def normalized(ground: Ground, uri: str) -> str:
+    """Return a model's or data asset's address as it is stored: the long form of a datastore address.
+
+    The service shows that, also where it was sent the short one (recorded traffic of the SDK's own tests:
+    azure-sdk-assets, test_data_upload_file, 2026-03).
+    """
+    if found := _JOB_OUTPUT.fullmatch(uri):
+        return output_uri(ground, found["job"], found["output"])
+    found = _DATASTORE.fullmatch(uri)
+    return datastore_uri(found["store"], found["path"]) if found else uri
+
+
+def job_of(uri: str) -> str | None:
+    """Return the job whose output an address is, or None."""
+    found = _JOB_OUTPUT.fullmatch(uri)
+    return found["job"] if found else None
+
+
+def _address(ground: Ground, reference: str) -> tuple[str, str]:
+    """Return the container and the name of the blob or folder that a reference means."""
+    if found := _DATASTORE.fullmatch(reference):
+        if found["store"] not in DATASTORES:
+            raise user_error(f"The datastore {found['store']} was not found.")
+        return DATASTORES[found["store"]], found["path"]
+    if found := _REGISTRY_MODEL.fullmatch(reference):
+        registry, name, version = found.groups()
+        model = catalog.model(name, version)
+        if registry.lower() != REGISTRY or model is None:
+            raise user_error(f"The model {name} version {version} was not found in registry {registry}.")
+        return MODELS, str(model["name"])
+    if found := _JOB_OUTPUT.fullmatch(reference):
+        return _address(ground, output_uri(ground, found["job"], found["output"]))
+    if found := _WORKSPACE_ASSET.fullmatch(reference) or _SHORT_ASSET.fullmatch(reference):
+        for kind in (found["kind"],) if "kind" in found.re.groupindex else ("data", "models"):
+            if document := ground.documents.get(f"{kind}/{found['name']}/versions/{found['version']}"):
+                properties = document.body["properties"]
+                return _address(ground, str(properties.get("modelUri") or properties.get("dataUri") or ""))
+        raise user_error(f"The asset {reference} was not found in this workspace.")
+    raise user_error(f"The local workspace cannot read from {reference}: it has no such place.")
+
+
+def output_uri(ground: Ground, job: str, output: str) -> str:
+    """Return where a job's named output is stored; raises a user error where there is no such job or output."""
+    run = ground.documents.get(f"runs/{job}")
+    if run is None:
+        raise user_error(f"The job {job} was not found.")
+    outputs = run.body.get("outputs") or {}
+    if output not in outputs:
+        names = ", ".join(outputs) or "none yet"
+        raise user_error(f"The job {job} has no output named {output}. Its outputs: {names}.")
+    return str(outputs[output]["uri"])

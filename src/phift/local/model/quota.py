@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import math
+from collections import Counter
 from functools import cache
-from importlib.resources import files
-from typing import Any
 
 import phift.facts
 from phift.local.ground import Ground
+from phift.local.model import catalog
 from phift.local.model.runs import RUNNING
 from phift.local.names import LOCATION, SUBSCRIPTION
 from phift.local.state.documents import Json
 from phift.local.wire.call import WireError, timestamp, user_error
-
-
-@cache
-def quota() -> Any:
-    """Return the quota of this workspace's subscription, as data."""
-    return json.loads((files(__package__) / "quota.json").read_text(encoding="utf-8"))
 
 
 @cache
@@ -63,7 +56,7 @@ def add(ground: Ground, name: str, vm_size: str, nodes: int) -> None:
 def limits(ground: Ground) -> dict[str, int]:
     """Return how many vCPUs may be used, by family."""
     changed = ground.documents.get("quota")
-    return {**quota()["limits"], **(changed.body if changed else {})}
+    return {**catalog.table("quota")["limits"], **(changed.body if changed else {})}
 
 
 def set_limit(ground: Ground, family: str, vcpus: int) -> None:
@@ -71,26 +64,22 @@ def set_limit(ground: Ground, family: str, vcpus: int) -> None:
 
     - **family**: its name, or a VM size in it.
     """
-    row = size(family)
-    known = {name.lower(): name for name in quota()["limits"]}
-    name = row["family"] if row else known.get(family.lower())
+    known, row = limits(ground), size(family)
+    name = row["family"] if row else next((each for each in known if each.lower() == family.lower()), None)
     if name is None:
-        raise user_error(f"There is no VM size or family {family}; the families are {', '.join(known.values())}.")
-    changed = ground.documents.get("quota")
-    ground.documents.put("quota", {**(changed.body if changed else {}), name: vcpus})
+        raise user_error(f"There is no VM size or family {family}; the families are {', '.join(known)}.")
+    ground.documents.put("quota", {**known, name: vcpus})
 
 
-def usage(ground: Ground, apart_from: str | None = None) -> dict[str, int]:
+def usage(ground: Ground, apart_from: str | None = None) -> Counter[str]:
     """Return the vCPUs in use, by family: deployments, apart from one that is to change, and jobs that run."""
-    used = dict.fromkeys(quota()["limits"], 0)
+    used: Counter[str] = Counter()
     for key, instance_type, instances in ground.documents.instances():
-        row = size(instance_type)
-        if row and key != apart_from:
+        if key != apart_from and (row := size(instance_type)):
             used[row["family"]] += row["vCPUs"] * instances
-    for run in (run for status in RUNNING for run in ground.documents.in_status("runs", status)):
+    for run in ground.documents.in_status("runs", *RUNNING):
         job = ground.documents.get(f"jobs/{run.name}")
-        row = size(job.body["plan"].get("vm_size") or "") if job else None
-        if row:
+        if job and (row := size(job.body["plan"].get("vm_size") or "")):
             used[row["family"]] += row["vCPUs"]
     return used
 
@@ -103,7 +92,8 @@ def check_quota(ground: Ground, vm_size: str, instances: int, *, apart_from: str
     row = size(vm_size)
     if row is None:
         raise WireError(400, "BadRequest", f"The instance type {vm_size} is not supported in {LOCATION}.")
-    reserved = instances if row["family"] in quota()["without_reserve"] else math.ceil(1.2 * instances)
+    whole = row["family"] in catalog.table("quota")["without_reserve"]
+    reserved = instances if whole else math.ceil(1.2 * instances)
     needed = reserved * row["vCPUs"]
     used, limit = usage(ground, apart_from)[row["family"]], limits(ground)[row["family"]]
     if used + needed > limit:

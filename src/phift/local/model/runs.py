@@ -11,7 +11,7 @@ from phift.local.ground import Ground
 from phift.local.model import files
 from phift.local.names import SUBSCRIPTION
 from phift.local.state.documents import Document, Json
-from phift.local.wire.call import timestamp, user_error
+from phift.local.wire.call import timestamp
 
 WAITING = ("NotStarted", "Queued")
 RUNNING = ("Preparing", "Running", "Finalizing", "CancelRequested")
@@ -90,17 +90,13 @@ def end(ground: Ground, name: str, status: str, error: Json | None = None) -> No
 
 def put_back(ground: Ground, name: str, why: str) -> None:
     """Put an interrupted job back into the queue; steps that were completed stay so."""
-
-    def begin_anew(body: Json) -> None:
-        body["status"] = "NotStarted"
-        for key in ("startTimeUtc", "endTimeUtc", "error"):
-            body.pop(key, None)
-
     with ground.documents.transaction():
         for child in children(ground, name):
             # A step that failed begins anew as well: what interrupts a job may have come before its failure was told.
             if child.body["status"] != "Completed":
-                ground.documents.update(f"runs/{child.name}", begin_anew)
+                over = ("startTimeUtc", "endTimeUtc", "error")
+                kept = {key: value for key, value in child.body.items() if key not in over}
+                ground.documents.put(child.key, {**kept, "status": "NotStarted"})
         ground.documents.update(f"runs/{name}", lambda body: body.update(status="Queued"))
     log(ground, name, why)
 
@@ -127,10 +123,10 @@ def set_outputs(ground: Ground, name: str, outputs: Json) -> None:
 
 
 def change(ground: Ground, name: str, changed: Json) -> None:
-    """Change what a user may change on a run: tags and properties are merged, texts are replaced."""
+    """Change what a user may change on a run: tags, properties and parameters are merged, texts are replaced."""
 
     def apply(body: Json) -> None:
-        for key in ("tags", "properties"):
+        for key in ("tags", "properties", "params"):
             body[key] = {**(body.get(key) or {}), **(changed.get(key) or {})}
         for key in ("displayName", "description", "hidden"):
             if changed.get(key) is not None:
@@ -144,23 +140,6 @@ def change(ground: Ground, name: str, changed: Json) -> None:
 def write(ground: Ground, name: str, tags: dict[str, str], parameters: dict[str, str]) -> None:
     """Write tags and parameters of a run; what the fine-tuning component keeps as properties goes there."""
     own = {key: value for key, value in tags.items() if key == "score" or key.startswith("__azureml_ft_")}
-
-    def apply(body: Json) -> None:
-        body["properties"] = {**(body.get("properties") or {}), **own}
-        body["tags"] = {**(body.get("tags") or {}), **{key: tags[key] for key in tags if key not in own}}
-        body["params"] = {**(body.get("params") or {}), **parameters}
-
+    others = {key: value for key, value in tags.items() if key not in own}
     if tags or parameters:
-        ground.documents.update(f"runs/{name}", apply)
-
-
-def output_uri(ground: Ground, job: str, output: str) -> str:
-    """Return where a job's named output is stored; raises a user error where there is no such job or output."""
-    run = ground.documents.get(f"runs/{job}")
-    if run is None:
-        raise user_error(f"The job {job} was not found.")
-    outputs = run.body.get("outputs") or {}
-    if output not in outputs:
-        names = ", ".join(outputs) or "none yet"
-        raise user_error(f"The job {job} has no output named {output}. Its outputs: {names}.")
-    return str(outputs[output]["uri"])
+        change(ground, name, {"tags": others, "properties": own, "params": parameters})

@@ -88,7 +88,7 @@ def _serve(place: Folder, programs: Programs, clock: Clock, delay: float) -> boo
     try:
         return _run(site, _Server(config), listener)
     finally:  # closing the log with what was asked for and is not served, the most frequent first
-        unserved = sorted(site.journal.ever_unserved().items(), key=lambda item: (-item[1], item[0]))
+        unserved = sorted(site.journal.ever_unserved.items(), key=lambda item: (-item[1], item[0]))
         if unserved:
             lines = "".join(f"\n  {count} x {place}" for place, count in unserved)
             logger.warning("requests without a route, answered 501:%s", lines)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import yaml
 
-from phift.local.model import references
+from phift.local.model import files
 from phift.local.names import ACCOUNT
 from phift.local.services.route import Route, route
 from phift.local.site import Site
@@ -123,14 +123,14 @@ def _asset(site: Site, kind: str, sent: Json, stored: Json | None) -> Json:
     """Return the properties of a version of data or of a model."""
     uri = sent.get(_URI[kind])
     if stored is not None:
-        if uri and references.normalized(site, str(uri)) != stored[_URI[kind]]:
+        if uri and files.normalized(site, str(uri)) != stored[_URI[kind]]:
             raise user_error("Asset paths cannot be updated.")
         changed: Json = {key: sent[key] for key in ("tags", "description", "isArchived", "stage") if key in sent}
         return {**stored, **changed, "properties": {**section(sent, "properties"), **stored["properties"]}}
     if not isinstance(uri, str):
         raise user_error(f"The property {_URI[kind]} is missing.")
-    job, uri = references.job_of(uri), references.normalized(site, uri)
-    place = references.resolve(site, uri)
+    job, uri = files.job_of(uri), files.normalized(site, uri)
+    place = files.resolve(site, uri)
     properties = {"description": "", "tags": {}, "properties": {}, "isArchived": False, "isAnonymous": False, **sent}
     properties[_URI[kind]] = uri
     if kind == "models":

@@ -23,7 +23,7 @@ def _reset(site: Site, _call: Call) -> Reply:
     site.clock.reset()
     site.operations.reset()
     site.scorers.stop()
-    site.documents.clear(keep=["server"])
+    site.documents.clear(keep="server")
     for folder in ("blobs", "jobs", "endpoints", "staging"):
         shutil.rmtree(site.folder.root / folder, ignore_errors=True)
     quota.seed(site)
@@ -60,7 +60,7 @@ def _order(site: Site, call: Call) -> Reply:
 
 def _requests(site: Site, call: Call) -> Reply:
     after = whole_number(call.query.get("after", "0"), "after")
-    return Reply({"value": site.journal.since(after), "unserved": site.journal.unserved()})
+    return Reply({"value": site.journal.since(after), "unserved": dict(site.journal.unserved)})
 
 
 def _clock(site: Site, call: Call) -> Reply:

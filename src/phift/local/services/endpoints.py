@@ -8,7 +8,7 @@ import re
 import uuid
 from typing import Any
 
-from phift.local.model import quota, references
+from phift.local.model import files, quota
 from phift.local.names import LOCATION, TENANT
 from phift.local.services import operations
 from phift.local.services.route import anybody, route
@@ -158,7 +158,7 @@ def _put_deployment(site: Site, call: Call) -> Reply:
     previous = site.documents.get(key)
     _check_state(previous, "Creating", "Updating", "Deleting")
     reference = str(properties.get("model") or "")
-    if not (references.resolve(site, reference) / "MLmodel").is_file():
+    if not (files.resolve(site, reference) / "MLmodel").is_file():
         raise user_error(f"The model {reference} is not an MLflow model.")
     held = (previous.body["properties"].get("instanceType"), previous.body["sku"]["capacity"]) if previous else None
     instance_type = str(properties.get("instanceType") or "")
@@ -224,8 +224,8 @@ def _score(site: Site, call: Call) -> Reply:
     settings = deployment.body["properties"].get("requestSettings") or {}
     # Twice what the instances work on at once.
     most = 2 * int(settings.get("maxConcurrentRequestsPerInstance") or 1) * int(deployment.body["sku"]["capacity"])
-    with site.scorers.slot(endpoint.name, deployment.name, most):
-        return _ask(site, endpoint, deployment, call, _seconds(settings.get("requestTimeout")))
+    with site.scorers.slot(deployment.key, most):
+        return _ask(site, deployment, call, _seconds(settings.get("requestTimeout")))
 
 
 def _authorize(site: Site, endpoint: Document, call: Call) -> None:
@@ -256,10 +256,10 @@ def _seconds(duration: Any) -> float:
     return hours * 3600 + minutes * 60 + seconds
 
 
-def _ask(site: Site, endpoint: Document, deployment: Document, call: Call, timeout: float) -> Reply:
+def _ask(site: Site, deployment: Document, call: Call, timeout: float) -> Reply:
     headers = {"azureml-model-deployment": deployment.name}
     try:
-        reply = site.scorers.get(endpoint.name, deployment.name).ask(_request(call), timeout)
+        reply = site.scorers.get(deployment.key).ask(_request(call), timeout)
     except ScorerTimeout as error:
         raise WireError(408, "RequestTimeout", "upstream request timeout", headers) from error
     except ScorerFailed as error:

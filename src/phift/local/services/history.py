@@ -111,7 +111,7 @@ def _resolve(site: Site, call: Call) -> Reply:
     for asset_id in asset_ids if isinstance(asset_ids, list) else []:
         found = _ASSET.search(str(asset_id).rpartition("/versions/")[0])
         if found:
-            uri = runs.output_uri(site, found["job"], found["output"])
+            uri = files.output_uri(site, found["job"], found["output"])
             shown[str(asset_id)] = {"uri": uri, "type": "UriFolder"} if of_data else {"path": uri}
     return Reply({"values": shown})
 

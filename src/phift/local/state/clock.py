@@ -26,23 +26,18 @@ DURATIONS: Mapping[str, float] = {
 """Seconds on a manual clock. Computes and endpoints: recorded traffic of the SDK's own tests (azure-sdk-for-python,
 sdk/ml/azure-ai-ml/tests/recordings, 2026-11); the others are of the right order and no more."""
 
-_REAL = 0.2
-"""Seconds that the machine's clock gives to each of them: enough to be seen in between."""
-
 
 class Clock:
     """Tells the time, and makes operations take some.
 
-    - **speed**: ``real``: the machine's time; ``fast``: the same, and nothing waits; ``manual``: it stands still until
-      `advance` moves it.
+    ``real`` is the machine's time; ``fast`` the same, and nothing waits; ``manual`` stands still until `advance`.
     """
 
     def __init__(self, speed: Speed = "real") -> None:
         self.speed = speed
         self._moved = threading.Condition()
         self._still = time.time()
-        self._generation = 0
-        self._sleepers: dict[threading.Thread, float] = {}
+        self._sleepers: dict[threading.Thread, float] = {}  # each with the time at which it wakes up
 
     def now(self) -> float:
         """Return the seconds since 1970."""
@@ -61,13 +56,13 @@ class Clock:
         - **given_up**: looked at when the clock is moved, and when `wake` is called; True ends the wait.
         """
         if self.speed == "real":
-            time.sleep(_REAL)
+            time.sleep(0.2)  # enough to be seen in between
         elif self.speed == "manual":
+            thread = threading.current_thread()
             with self._moved:
-                end, generation = self._still + DURATIONS[kind], self._generation
-                self._sleepers[threading.current_thread()] = end
-                self._moved.wait_for(lambda: self._still >= end or self._generation != generation or given_up())
-                del self._sleepers[threading.current_thread()]
+                self._sleepers[thread] = self._still + DURATIONS[kind]
+                self._moved.wait_for(lambda: not self.holds(thread) or given_up())
+                self._sleepers.pop(thread, None)
 
     def holds(self, thread: threading.Thread) -> bool:
         """Tell whether a thread sleeps on this clock and has not been waited for long enough."""
@@ -83,5 +78,5 @@ class Clock:
         """Set a manual clock to the machine's time; whoever sleeps on it wakes up."""
         with self._moved:
             self._still = time.time()
-            self._generation += 1
+            self._sleepers.clear()
             self._moved.notify_all()

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import base64
 import errno
+import heapq
 import json
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -45,16 +46,13 @@ _METRICS = "SELECT key, value, step, time, rowid FROM metrics WHERE run = ?"
 _FIRST, _LAST = float("-inf"), b""
 
 
-# SQLite's own codes for a write that finds no room: the file, its log, and the index of the log.
-_NO_ROOM_CODES = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_WRITE, sqlite3.SQLITE_IOERR_SHMSIZE)
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-
-
 def found_no_room(error: BaseException) -> bool:
     """Tell whether what failed is a write for which the disk, or the user's share of it, has no room."""
     if isinstance(error, sqlite3.Error):
-        return getattr(error, "sqlite_errorcode", None) in _NO_ROOM_CODES
-    return isinstance(error, OSError) and error.errno in _NO_ROOM
+        # The database's file, its log, and the index of the log.
+        codes = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_WRITE, sqlite3.SQLITE_IOERR_SHMSIZE)
+        return getattr(error, "sqlite_errorcode", None) in codes
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class UnknownPosition(ValueError):
@@ -133,15 +131,9 @@ class Documents:
             if self._connection.in_transaction:
                 yield
                 return
-            self._connection.execute("BEGIN IMMEDIATE")
-            try:
+            with self._connection:  # rolls back what was not committed, also where a full disk makes the commit fail
+                self._connection.execute("BEGIN IMMEDIATE")
                 yield
-                self._connection.execute("COMMIT")
-            except BaseException:
-                # On a full disk it is the COMMIT that fails, and SQLite may have rolled back by itself.
-                if self._connection.in_transaction:
-                    self._connection.execute("ROLLBACK")
-                raise
 
     def get(self, key: str) -> Document | None:
         """Return the document, or None."""
@@ -175,52 +167,50 @@ class Documents:
             change(found.body)
             return self.put(key, found.body)
 
-    def clear(self, keep: Collection[str] = ()) -> None:
-        """Delete everything but the documents with these keys."""
-        marks = ", ".join("?" * len(keep))
+    def clear(self, keep: str) -> None:
+        """Delete everything but one document."""
         with self.transaction():
-            self._connection.execute(f"DELETE FROM documents WHERE key NOT IN ({marks})", tuple(keep))  # noqa: S608
+            self._connection.execute("DELETE FROM documents WHERE key <> ?", (keep,))
             self._connection.execute("DELETE FROM metrics")
 
     def delete(self, key: str) -> bool:
-        """Delete a document and everything below it; False where it was not there."""
-        with self.transaction():
-            self._connection.execute("DELETE FROM documents WHERE key >= ? AND key < ?", _below(key))
-            return self._connection.execute("DELETE FROM documents WHERE key = ?", (key,)).rowcount > 0
+        """Delete a document and everything below it; False where there was nothing."""
+        query = "DELETE FROM documents WHERE key = ? OR key >= ? AND key < ?"
+        with self._lock:
+            return self._connection.execute(query, (key, *_below(key))).rowcount > 0
 
     def walk(self, parent: str, *, after: str = "", newest_first: bool = False, chunk: int = 64) -> Iterator[Document]:
-        """Yield the documents directly below ``parent``, oldest first or newest first.
+        """Yield the documents directly below ``parent``, in the order in which they were made.
 
         Those that are made meanwhile shift nothing: each that was there at the beginning comes once.
 
-        - **after**: the `Document.position` of the last one that is known already.
+        - **after**: the `Document.position` of the last one that is known already; raises `UnknownPosition`.
         - **chunk**: how many are read at once.
-
-        Raises `UnknownPosition`.
         """
         return self._walk(f"{_PARENT} = ?", (f"{parent}/",), "created", after, newest_first, chunk)
 
-    def in_status(self, parent: str, status: str, *, chunk: int = 64) -> Iterator[Document]:
-        """Yield the documents directly below ``parent`` whose status this is, oldest first; of runs, the jobs' own."""
+    def in_status(self, parent: str, *statuses: str, chunk: int = 64) -> Iterator[Document]:
+        """Yield the documents directly below ``parent`` in one of these, oldest first; of runs, the jobs' own."""
         where = f"{_PARENT} = ? AND {_IS_ROOT} AND {_STATUS} = ?"
-        return self._walk(where, (f"{parent}/", status), "created", "", False, chunk)
+        found = (self._walk(where, (f"{parent}/", status), "created", chunk=chunk) for status in statuses)
+        return heapq.merge(*found, key=lambda document: document.place)
 
     def runs_of(self, experiment: str, *, after: str = "", newest_first: bool = True) -> Iterator[Document]:
         """Yield an experiment's runs in the order of their starts; those that have not started are the oldest."""
-        return self._walk(f"{_EXPERIMENT} = ?", (experiment,), _START, after, newest_first, 64)
+        return self._walk(f"{_EXPERIMENT} = ?", (experiment,), _START, after, newest_first)
 
     def runs_below(self, parent: str, *, after: str = "", newest_first: bool = True) -> Iterator[Document]:
-        """Yield a run's child runs in the order of their starts; those that have not started are the oldest."""
-        return self._walk(f"{_PARENT_RUN} = ?", (parent,), _START, after, newest_first, 64)
+        """Yield a run's child runs in the same order."""
+        return self._walk(f"{_PARENT_RUN} = ?", (parent,), _START, after, newest_first)
 
     def _walk(
-        self, where: str, values: tuple[str, ...], by: str, after: str, newest_first: bool, chunk: int
+        self, where: str, values: tuple[str, ...], by: str, after: str = "", newest_first: bool = False, chunk: int = 64
     ) -> Iterator[Document]:
         sign, order = ("<", "DESC") if newest_first else (">", "ASC")
         place: tuple[Any, int] = (_LAST if newest_first else _FIRST, 0)
         if after:
             try:
-                place = value, row = json.loads(base64.urlsafe_b64decode(after.encode()))
+                place = value, row = json.loads(base64.urlsafe_b64decode(after))
                 good = isinstance(value, str | float) and isinstance(row, int) and 0 <= row < 2**63
             except (ValueError, TypeError):
                 good = False
@@ -230,13 +220,10 @@ class Documents:
             f"SELECT key, body, created, modified, {by}, rowid FROM documents "  # noqa: S608 - ours
             f"WHERE {where} AND ({by}, rowid) {sign} (?, ?) ORDER BY {by} {order}, rowid {order} LIMIT {chunk}"
         )
-        while True:
-            rows = self._rows(query, *values, *place)
-            for key, body, created, modified, *last in rows:
-                place = last[0], last[1]
+        while rows := self._rows(query, *values, *place):
+            for key, body, created, modified, value, row in rows:
+                place = value, row
                 yield Document(key, json.loads(body), created, modified, place)
-            if len(rows) < chunk:
-                return
 
     def names(self, parent: str) -> list[str]:
         """Return the names of the documents directly below ``parent``, oldest first."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 import threading
 from collections.abc import Iterator, Mapping
@@ -11,24 +10,28 @@ from fnmatch import fnmatchcase
 from typing import Any, Literal, get_args
 
 from phift.component.inputs import STEPS as COMPONENT_STEPS
+from phift.local.state.clock import DURATIONS
 from phift.local.state.documents import Json
 
 Cut = Literal["", "before", "after", "half"]
 
 # Told here and not asked of who knows them, for `Fault` is to be imported without the server; a test compares.
 METHODS = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
-OPERATIONS = (
-    "compute-create",
-    "compute-delete",
-    "deployment-create",
-    "deployment-delete",
-    "endpoint-create",
-    "endpoint-delete",
-)
+OPERATIONS = tuple(kind for kind in DURATIONS if not kind.startswith("job-"))
 STEPS = ("prepare_data", *COMPONENT_STEPS)
-_LONGEST_DELAY = 3600.0  # seconds
+
+_LONGEST_DELAY = 3600  # seconds
 _HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _HEADER_VALUE = re.compile(r"[\x20-\x7e\t]*")
+# What the value of a field of a `Fault` must be, by its annotation, and how that is said.
+_KINDS: dict[str, tuple[Any, str]] = {
+    "str": (str, "text"),
+    "Cut": (str, "text"),
+    "int": (int, "a whole number"),
+    "int | None": (int | None, "a whole number"),
+    "float": (int | float, "a number"),
+    "Mapping[str, str]": (Mapping, "an object of texts"),
+}
 
 
 @dataclass(frozen=True)
@@ -67,17 +70,10 @@ class Fault:
     after: int = 0
 
     def __post_init__(self) -> None:
-        text, whole = (str, "text"), (int, "a whole number")
-        types: dict[str, tuple[Any, str]] = {
-            **dict.fromkeys(("on", "code", "message", "cut"), text),
-            **dict.fromkeys(("status", "slow", "after", *(() if self.times is None else ("times",))), whole),
-            "delay": (int | float, "a number"),
-            "headers": (Mapping, "an object of texts"),
-        }
-        for name, (kind, wanted) in types.items():
-            value = getattr(self, name)
+        for each in fields(self):
+            value, (kind, wanted) = getattr(self, each.name), _KINDS[str(each.type)]
             if not isinstance(value, kind) or isinstance(value, bool):  # JSON's true is no number
-                raise TypeError(f"`{name}` is {wanted}, not {value!r}.")
+                raise TypeError(f"`{each.name}` is {wanted}, not {value!r}.")
         for name, value in self.headers.items():
             if not (isinstance(name, str) and isinstance(value, str)):
                 raise TypeError(f"`headers` is an object of texts: {name!r}: {value!r} is none.")
@@ -87,13 +83,11 @@ class Fault:
 
     def _mistakes(self) -> Iterator[tuple[object, str]]:
         """Yield what may be wrong with the values, and what is to be said of it then."""
-        yield (
-            self.status and not 400 <= self.status <= 599,
-            f"`status` {self.status} is no error: give one of 400 to 599.",
-        )
+        no_error = self.status and not 400 <= self.status <= 599
+        yield no_error, f"`status` {self.status} is no error: give one of 400 to 599."
         yield self.cut not in get_args(Cut), f"`cut` {self.cut!r} is not one of before, after, half."
-        delayed = math.isfinite(self.delay) and 0 <= self.delay <= _LONGEST_DELAY
-        yield not delayed, f"`delay` {self.delay} is not between 0 and {_LONGEST_DELAY:.0f} seconds."
+        delayed = 0 <= self.delay <= _LONGEST_DELAY  # which what is no number is not
+        yield not delayed, f"`delay` {self.delay} is not between 0 and {_LONGEST_DELAY} seconds."
         yield self.slow < 0 or self.after < 0, "`slow` and `after` cannot be below 0."
         yield self.times is not None and self.times < 1, "`times` is at least 1, or null for good."
         for name, value in self.headers.items():
@@ -115,18 +109,6 @@ class Fault:
         sent = self.headers or self.code or self.message
         yield sent and not self.status, "`headers`, `code` and `message` are sent with an error: give its `status`."
 
-    @classmethod
-    def read(cls, sent: object) -> Fault:
-        """Return a fault that was sent as JSON; raises as making one does, and `TypeError` for unknown fields."""
-        if not isinstance(sent, dict):
-            raise TypeError(f"A fault is a JSON object, not {type(sent).__name__}.")
-        known = [each.name for each in fields(cls)]
-        unknown = sorted(set(sent) - set(known))
-        if unknown or "on" not in sent:
-            problem = f"A fault has no field {', '.join(unknown)}" if unknown else "A fault needs `on`"
-            raise TypeError(f"{problem}; the fields are {', '.join(known)}.")
-        return cls(**sent)
-
 
 @dataclass
 class Scripted:
@@ -135,16 +117,6 @@ class Scripted:
     fault: Fault
     seen: int = 0
     hits: int = 0
-
-    def strikes(self, *places: str) -> bool:
-        """Count a passing of the place that has these names, and tell whether the fault strikes."""
-        fault, on = self.fault, self.fault.on.lower()
-        if not any(fnmatchcase(place.lower(), on) for place in places):
-            return False
-        self.seen += 1
-        strikes = self.seen > fault.after and (fault.times is None or self.hits < fault.times)
-        self.hits += strikes
-        return strikes
 
 
 class Faults:
@@ -162,7 +134,15 @@ class Faults:
         """Add faults, given as a JSON list, or none of them; raises `TypeError` or `ValueError` for what is none."""
         if not isinstance(faults, list):
             raise TypeError(f"Faults are a JSON list, not {type(faults).__name__}.")
-        added = [Scripted(Fault.read(fault)) for fault in faults]
+        known = [each.name for each in fields(Fault)]
+        for sent in faults:
+            if not isinstance(sent, dict):
+                raise TypeError(f"A fault is a JSON object, not {type(sent).__name__}.")
+            if unknown := sorted(set(sent) - set(known)):
+                raise TypeError(f"A fault has no field {', '.join(unknown)}; the fields are {', '.join(known)}.")
+            if "on" not in sent:
+                raise TypeError(f"A fault needs `on`; the fields are {', '.join(known)}.")
+        added = [Scripted(Fault(**sent)) for sent in faults]
         with self._lock:
             self._scripted += added
 
@@ -177,7 +157,14 @@ class Faults:
         - **places**: the place's names: the request and its route, an operation, or a step.
         """
         with self._lock:
-            return next((each.fault for each in self._scripted if each.strikes(*places)), None)
+            for each in self._scripted:
+                fault, on = each.fault, each.fault.on.lower()
+                if any(fnmatchcase(place.lower(), on) for place in places):
+                    each.seen += 1
+                    if each.seen > fault.after and (fault.times is None or each.hits < fault.times):
+                        each.hits += 1
+                        return fault
+        return None
 
     def show(self) -> list[Json]:
         """Return them as JSON, with how often each has struck."""

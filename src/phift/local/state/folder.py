@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import fcntl
-import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
+from tempfile import NamedTemporaryFile
 
 
 class UnsafePath(ValueError):
@@ -70,8 +70,11 @@ class Folder:
 
 def write_private(path: Path, content: bytes) -> None:
     """Write a file that only its owner may read, in one step."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(content)
-    temporary.replace(path)
+    with NamedTemporaryFile(dir=path.parent, prefix=f"{path.name}.", suffix=".tmp", delete=False) as file:
+        half = Path(file.name)
+        try:
+            file.write(content)
+            file.close()
+            half.replace(path)
+        finally:
+            half.unlink(missing_ok=True)  # half of one on a full disk

@@ -11,7 +11,6 @@ import hmac
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 from urllib.parse import urlencode
 
 import jwt
@@ -20,15 +19,7 @@ from phift.local.names import TENANT
 from phift.local.state.documents import Json
 from phift.local.state.folder import write_private
 
-if TYPE_CHECKING:
-    from jwt.types import Options
-
 OBJECT = "00000000-0000-0000-0000-000000000001"
-TOKEN_SECONDS = 3600
-SAS_SECONDS = 24 * 3600
-
-# What a storage request needs a signature to allow: by method, and for listing.
-_PERMISSIONS = {"GET": "r", "HEAD": "r", "PUT": "w", "DELETE": "d"}
 
 
 class InvalidToken(ValueError):
@@ -55,28 +46,31 @@ class Identity:
         """Tell whether ``value`` is the folder's secret."""
         return hmac.compare_digest(value.encode(), self._secret)
 
-    def token(self, audience: str, seconds: float = TOKEN_SECONDS, **claims: str) -> tuple[str, int]:
+    def token(self, audience: str, seconds: float = 3600, **claims: str) -> tuple[str, int]:
         """Return a signed token and when it ends (seconds since 1970)."""
         now = int(self._now())
         end = now + int(seconds)
-        times = {"iat": now, "nbf": now, "exp": end}
         issuer = {"iss": f"https://sts.phift.local/{TENANT}/", "tid": TENANT, "oid": OBJECT, "name": "local user"}
-        payload = {"aud": audience, **times, **issuer, **claims}
+        payload = {"aud": audience, "iat": now, "nbf": now, "exp": end, **issuer, **claims}
         return jwt.encode(payload, self._signing_key("token"), algorithm="HS256"), end
 
     def claims(self, token: str) -> Json:
         """Return the claims of a token of ours; raises `InvalidToken` for any other."""
         # Its times are on this workspace's clock, which a test may move, and not on the machine's.
-        unchecked: Options = {"verify_aud": False, "verify_exp": False, "verify_iat": False, "verify_nbf": False}
         try:
-            claims: Json = jwt.decode(token, self._signing_key("token"), algorithms=["HS256"], options=unchecked)
+            claims: Json = jwt.decode(
+                token,
+                self._signing_key("token"),
+                algorithms=["HS256"],
+                options={"verify_aud": False, "verify_exp": False, "verify_iat": False, "verify_nbf": False},
+            )
         except (jwt.InvalidTokenError, UnicodeError) as error:
             raise InvalidToken("The access token is invalid.") from error
         if claims["exp"] <= self._now():
             raise InvalidToken("The access token expiry is earlier than current time.")
         return claims
 
-    def sas(self, path: str, permissions: str, *, blob: bool = False, seconds: float = SAS_SECONDS) -> str:
+    def sas(self, path: str, permissions: str, *, blob: bool = False, seconds: float = 24 * 3600) -> str:
         """Return a shared-access signature for a container (``account/container``) or one blob in it."""
         end = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self._now() + seconds))
         query = {"sv": "2021-08-06", "sr": "b" if blob else "c", "sp": permissions, "se": end, "spr": "https"}
@@ -84,7 +78,8 @@ class Identity:
 
     def sas_allows(self, method: str, path: str, query: Mapping[str, str]) -> bool:
         """Tell whether the signature in ``query`` is good and allows ``method`` on the blob or container ``path``."""
-        needed = "l" if query.get("comp") == "list" else _PERMISSIONS.get(method)
+        by_method = {"GET": "r", "HEAD": "r", "PUT": "w", "DELETE": "d"}
+        needed = "l" if query.get("comp") == "list" else by_method.get(method)
         return needed is not None and self.sas_is_good(path, query) and needed in query["sp"]
 
     def sas_is_good(self, path: str, query: Mapping[str, str]) -> bool:
@@ -101,8 +96,7 @@ class Identity:
         return self._sign("key", f"{endpoint}/{generation}")
 
     def _sas_signature(self, path: str, query: Mapping[str, str]) -> str:
-        text = "\n".join([path, *(query.get(name, "") for name in ("sv", "sr", "sp", "se"))])
-        return self._sign("sas", text)
+        return self._sign("sas", "\n".join([path, *(query.get(name, "") for name in ("sv", "sr", "sp", "se"))]))
 
     def _sign(self, purpose: str, text: str) -> str:
         return base64.b64encode(hmac.digest(self._signing_key(purpose), text.encode(), hashlib.sha256)).decode()

@@ -8,8 +8,6 @@ from dataclasses import asdict, dataclass
 
 from phift.local.state.documents import Json
 
-_KEPT = 20_000
-
 
 @dataclass(frozen=True)
 class Entry:
@@ -28,14 +26,17 @@ class Entry:
 
 
 class Journal:
-    """The last requests, and a count of those that no route serves."""
+    """The last requests, and a count of those that no route serves.
+
+    - **ever_unserved**: these, each with how often it came since the server's start; **unserved**: since `clear`.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._number = 0
-        self._entries: deque[Entry] = deque(maxlen=_KEPT)
-        self._unserved: Counter[str] = Counter()
-        self._ever_unserved: Counter[str] = Counter()
+        self._entries: deque[Entry] = deque(maxlen=20_000)
+        self.unserved: Counter[str] = Counter()
+        self.ever_unserved: Counter[str] = Counter()
 
     def note(self, operation: str, place: str, status: int) -> None:
         """Add a request."""
@@ -46,26 +47,16 @@ class Journal:
     def note_unserved(self, place: str) -> None:
         """Count a request that no route serves."""
         with self._lock:
-            self._unserved[place] += 1
-            self._ever_unserved[place] += 1
+            self.unserved[place] += 1
+            self.ever_unserved[place] += 1
 
     def since(self, number: int) -> list[Json]:
         """Return the requests after the one with this number."""
         with self._lock:
             return [asdict(entry) for entry in self._entries if entry.number > number]
 
-    def unserved(self) -> dict[str, int]:
-        """Return the requests that no route serves, each with how often it came."""
-        with self._lock:
-            return dict(self._unserved)
-
-    def ever_unserved(self) -> dict[str, int]:
-        """Return the same since the server's start, whatever was forgotten meanwhile."""
-        with self._lock:
-            return dict(self._ever_unserved)
-
     def clear(self) -> None:
         """Forget the requests; the numbers go on."""
         with self._lock:
             self._entries.clear()
-            self._unserved.clear()
+            self.unserved.clear()

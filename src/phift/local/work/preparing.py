@@ -1,4 +1,4 @@
-"""The step that prepares data, run with the phift that is installed here; `services.plans` tells which step that is.
+"""The step that prepares data, run with the phift that is installed here; `services.jobs` tells which step that is.
 
 The step's process, ``python -m phift.local.work.preparing STEP_JSON``, speaks as the training engine's does: events on
 stdout, everything else in the step's log, and the end of stdin ends it.
@@ -15,11 +15,6 @@ from pathlib import Path
 from phift.data import on_cluster
 from phift.local.work.engine import process
 
-_FAILED = (
-    "Execution failed. User process 'python' exited with status code 1. "
-    "Please check log file 'user_logs/std_log.txt' for error details. Error: "
-)
-
 
 def main(file: str) -> int:
     """Prepare the data as the file says, and return the exit code."""
@@ -29,7 +24,8 @@ def main(file: str) -> int:
     process.end_with_parent()
     tempfile.tempdir = step["work"]
     events.write(json.dumps({"name": step["name"], "status": "Running"}) + "\n")
-    reason = ""  # why it failed, in a line
+    outcome: dict[str, object] = {"status": "Completed"}
+    reason = ""
     try:
         on_cluster.main(step["arguments"])
     except SystemExit as ended:
@@ -39,8 +35,11 @@ def main(file: str) -> int:
         traceback.print_exc()
         reason = f"{type(error).__name__}: {error}"
     process.flush()
-    failed = {"status": "Failed", "error": {"code": "UserError", "message": _FAILED + reason.partition("\n")[0]}}
-    events.write(json.dumps({"name": step["name"], **(failed if reason else {"status": "Completed"})}) + "\n")
+    if reason:
+        message = "Execution failed. User process 'python' exited with status code 1. Please check log file "
+        message += "'user_logs/std_log.txt' for error details. Error: " + reason.partition("\n")[0]
+        outcome = {"status": "Failed", "error": {"code": "UserError", "message": message}}
+    events.write(json.dumps({"name": step["name"], **outcome}) + "\n")
     return 1 if reason else 0
 
 

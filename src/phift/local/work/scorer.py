@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Annotated, Any, TextIO
+
+import msgspec
+from msgspec import Meta
 
 from phift.component.finetune_config import FILE_NAME, FinetuneConfig
 from phift.component.preprocessing import without_system
@@ -26,48 +27,24 @@ from phift.local.work.engine.models import MlflowModel
 
 _log = logging.getLogger(__name__)
 
-_ROLES = ("system", "user", "assistant")
 _BATCH = 32  # conversations generated at once; bounds memory, not the request
 
 
-@dataclass(frozen=True)
-class Sampling:
+class Sampling(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How the next token is chosen, and how many there may be."""
 
-    max_new_tokens: int = 256
+    max_new_tokens: Annotated[int, Meta(ge=1)] = 256
     do_sample: bool = False
-    temperature: float = 1.0
-    top_p: float = 1.0
+    temperature: Annotated[float, Meta(ge=0, le=sys.float_info.max)] = 1.0
+    top_p: Annotated[float, Meta(gt=0, le=1)] = 1.0
 
     @classmethod
     def read(cls, parameters: Any) -> Sampling:
         """Check what a request says."""
-        if not isinstance(parameters, Mapping):
-            raise ParameterError("parameters is not an object.", fix="send names and values")
-        if unknown := sorted(set(parameters) - set(cls.__dataclass_fields__)):
-            fix = f"use {', '.join(cls.__dataclass_fields__)}"
-            raise ParameterError(f"{len(unknown)} of the parameters are unknown.", fix=fix)
-        sampling = cls(**parameters)
-        tokens, temperature, top_p = sampling.max_new_tokens, sampling.temperature, sampling.top_p
-        for name, good, allowed in (
-            ("max_new_tokens", _is_number(tokens) and isinstance(tokens, int) and tokens >= 1, "from 1"),
-            ("do_sample", isinstance(sampling.do_sample, bool), "true or false"),
-            ("temperature", _is_number(temperature) and temperature >= 0, "from 0"),
-            ("top_p", _is_number(top_p) and 0 < top_p <= 1, "above 0 and up to 1"),
-        ):
-            if not good:
-                raise ParameterError(f"{name} is out of range.", where=name, fix=f"send {allowed}")
-        return sampling
-
-    def arguments(self) -> dict[str, Any]:
-        """Return what transformers' ``generate`` takes; a temperature of 0 is greedy."""
-        if not self.do_sample or self.temperature == 0:
-            return {"do_sample": False}
-        return {"do_sample": True, "temperature": float(self.temperature), "top_p": float(self.top_p), "top_k": 0}
-
-
-def _is_number(value: Any) -> bool:
-    return not isinstance(value, bool) and isinstance(value, int | float) and math.isfinite(value)
+        try:
+            return msgspec.convert(parameters, cls)
+        except msgspec.ValidationError as error:
+            raise ParameterError("The model does not take these.", where="parameters", fix=str(error)) from error
 
 
 def check_question(messages: Any) -> list[Mapping[str, Any]]:
@@ -83,10 +60,9 @@ def check_question(messages: Any) -> list[Mapping[str, Any]]:
         if not isinstance(message, Mapping) or not isinstance(message.get("content"), str):
             raise DataError("A message needs a role and a content, both text.", where=where, fix="add what is missing")
         role = message.get("role")
-        if role not in _ROLES:
-            raise DataError("Unknown role.", where=where, fix=f"use one of: {', '.join(_ROLES)}")
         if role not in expected:
-            raise DataError(f"The role is {role}.", where=where, fix=f"here comes {' or '.join(expected)}")
+            what = f"The role is {role}." if role in ("system", "user", "assistant") else "Unknown role."
+            raise DataError(what, where=where, fix=f"here comes {' or '.join(expected)}")
         expected = ("assistant",) if role == "user" else ("user",)
     if messages[-1]["role"] != "user":
         raise DataError("The last message is not the user's.", where=f"message {len(messages)}", fix="end with a user")
@@ -102,8 +78,7 @@ class Scorer:
 
         torch.set_num_threads(process.threads())
         parts = MlflowModel.open(folder)
-        config = folder / FILE_NAME
-        self._system = FinetuneConfig.load(folder).system_role_supported if config.is_file() else True
+        self._system = not (folder / FILE_NAME).is_file() or FinetuneConfig.load(folder).system_role_supported
         self._tokenizer = AutoTokenizer.from_pretrained(parts.tokenizer, padding_side="left", trust_remote_code=False)
         # An uploaded model is data: no code of its own, no pickle.
         self._model = AutoModelForCausalLM.from_pretrained(
@@ -119,23 +94,25 @@ class Scorer:
         for messages in map(check_question, conversations):
             asked = list(messages if self._system else without_system(messages))
             prompts.append(self._tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True))
-        starts = range(0, len(prompts), _BATCH)
-        return [text for start in starts for text in self._generate(prompts[start : start + _BATCH], sampling)]
-
-    def _generate(self, prompts: list[str], sampling: Sampling) -> list[str]:
-        inputs = self._tokenizer(prompts, return_tensors="pt", padding=True, add_special_tokens=False)
-        length = inputs["input_ids"].shape[1]
-        room = self._model.config.max_position_embeddings - length
-        if room < 1:
-            what = f"The conversation has {length} tokens, and the model takes {length + room}."
-            raise ParameterError(what, where="conversations", fix="send less")
-        output = self._model.generate(
-            input_ids=inputs["input_ids"],
-            attention_mask=inputs["attention_mask"],
-            max_new_tokens=min(sampling.max_new_tokens, room),
-            **sampling.arguments(),
-        )
-        texts = self._tokenizer.batch_decode(output[:, length:], skip_special_tokens=True)
+        how: dict[str, Any] = {"do_sample": False}
+        if sampling.do_sample and sampling.temperature > 0:  # a temperature of 0 is greedy
+            how = {"do_sample": True, "temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0}
+        texts: list[str] = []
+        for start in range(0, len(prompts), _BATCH):
+            batch = prompts[start : start + _BATCH]
+            inputs = self._tokenizer(batch, return_tensors="pt", padding=True, add_special_tokens=False)
+            length = inputs["input_ids"].shape[1]
+            room = self._model.config.max_position_embeddings - length
+            if room < 1:
+                what = f"The conversation has {length} tokens, and the model takes {length + room}."
+                raise ParameterError(what, where="conversations", fix="send less")
+            output = self._model.generate(
+                input_ids=inputs["input_ids"],
+                attention_mask=inputs["attention_mask"],
+                max_new_tokens=min(sampling.max_new_tokens, room),
+                **how,
+            )
+            texts += self._tokenizer.batch_decode(output[:, length:], skip_special_tokens=True)
         return [text.strip() for text in texts]
 
 
@@ -144,14 +121,12 @@ def reply(scorer: Scorer, line: str) -> dict[str, Any]:
     try:
         request = json.loads(line)
     except ValueError:
-        return {"id": None, "error": {"message": "The request is not JSON."}}
+        request = None
     if not isinstance(request, dict):
-        return {"id": None, "error": {"message": "The request is not an object."}}
-    identity = request.get("id")
-    started = time.perf_counter()
+        return {"id": None, "error": {"message": "The request is not a JSON object."}}
+    identity, started = request.get("id"), time.perf_counter()
     try:
-        parameters = request.get("parameters")
-        texts = scorer.answer(request.get("conversations"), {} if parameters is None else parameters)
+        texts = scorer.answer(request.get("conversations"), request.get("parameters") or {})
     except PhiftError as error:
         _log.warning("request %s refused: %s", identity, error.what)
         return {"id": identity, "error": {"message": process.failure(error)}}
@@ -163,10 +138,7 @@ def reply(scorer: Scorer, line: str) -> dict[str, Any]:
 
 
 def main(folder: Path, requests: TextIO, replies: TextIO) -> int:
-    """Answer every request until there are no more.
-
-    - **replies**: sends each line at its end.
-    """
+    """Answer every request until there are no more, each in a line that is sent at its end."""
     try:
         scorer = Scorer(folder)
         # The first call costs more than any after it; let no request pay for that.

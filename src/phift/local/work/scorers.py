@@ -3,28 +3,23 @@
 from __future__ import annotations
 
 import json
-import logging
-import os
-import signal
-import subprocess
+import shutil
 import threading
-from collections import Counter
+import time
+from collections import Counter, defaultdict
 from collections.abc import Iterator
-from concurrent.futures import Future
-from concurrent.futures import TimeoutError as FutureTimeoutError
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
+from queue import Empty, SimpleQueue
 
 from phift.local.ground import Ground
-from phift.local.model import references
+from phift.local.model import files
 from phift.local.programs import InstantScorer
 from phift.local.state.documents import Json
 from phift.local.wire.call import WireError, timestamp
-
-logger = logging.getLogger(__name__)
+from phift.local.work.child import Child
 
 START_SECONDS = 600.0  # importing torch takes minutes where many processes share a core; one that ends is told at once
-_PATIENCE = 3.0
 
 
 class ScorerFailed(RuntimeError):
@@ -36,29 +31,27 @@ class ScorerTimeout(TimeoutError):
 
 
 class Scorer:
-    """One scoring process. Answers are matched to requests by number, so many may wait at once."""
+    """One scoring process, which answers one request after the other."""
 
-    def __init__(self, command: list[str], log: Path) -> None:
+    def __init__(self, command: tuple[str, ...], log: Path) -> None:
         """Start the process and wait for its first line, which says whether the model could be loaded."""
-        self._lock = threading.Lock()
-        ready: Future[Json] = Future()
-        self._waiting: dict[int | None, Future[Json]] = {None: ready}
+        self._turn = threading.Lock()
         self._number = 0
-        with log.open("ab") as errors:
-            self._process = subprocess.Popen(  # noqa: S603 - our own program; the model is only a folder's path
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, start_new_session=True
-            )
+        self._replies: SimpleQueue[Json] = SimpleQueue()
+        self._process = Child(command, log)
         threading.Thread(target=self._read, daemon=True).start()
         try:
-            first = ready.result(START_SECONDS)
-        except FutureTimeoutError:
-            self.stop()
-            raise ScorerFailed(f"The model did not load within {START_SECONDS:.0f} s.") from None
-        except ScorerFailed:
-            first = {}
+            first = self._replies.get(timeout=START_SECONDS)
+        except Empty:
+            first = {"error": {"message": f"The model did not load within {START_SECONDS:.0f} s."}}
         if not first.get("ready"):
             self.stop()
             raise ScorerFailed((first.get("error") or {}).get("message") or "The scoring process ended at its start.")
+
+    def _read(self) -> None:
+        for reply in self._process.says():
+            self._replies.put(reply)
+        self._replies.put({"ended": True})
 
     @property
     def alive(self) -> bool:
@@ -66,87 +59,58 @@ class Scorer:
         return self._process.poll() is None
 
     def ask(self, request: Json, timeout: float) -> Json:
-        """Send a request and return its reply."""
-        future: Future[Json] = Future()
-        with self._lock:
-            self._number += 1
-            number = self._number
-            self._waiting[number] = future
-            try:
-                assert self._process.stdin is not None  # noqa: S101 - a pipe was asked for
-                self._process.stdin.write(json.dumps({"id": number, **request}).encode() + b"\n")
-                self._process.stdin.flush()
-            except (OSError, ValueError) as error:
-                del self._waiting[number]
-                raise ScorerFailed("The scoring process has ended.") from error
+        """Send a request and return its reply; raises `ScorerTimeout`, and `ScorerFailed` where the process ends."""
+        end, late = time.monotonic() + timeout, f"No answer within {timeout:.0f} s."
+        if not self._turn.acquire(timeout=timeout):
+            raise ScorerTimeout(late)
         try:
-            return future.result(timeout)
-        except FutureTimeoutError:
-            raise ScorerTimeout(f"No answer within {timeout:.0f} s.") from None
+            self._number += 1
+            self._process.stdin.write(json.dumps({"id": self._number, **request}).encode() + b"\n")
+            self._process.stdin.flush()
+            while True:  # a reply to a request that was given up may come first
+                reply = self._replies.get(timeout=max(0, end - time.monotonic()))
+                if "ended" in reply:
+                    raise ScorerFailed("The scoring process ended while it worked on the request.")
+                if reply.get("id") == self._number:
+                    return reply
+        except Empty:
+            raise ScorerTimeout(late) from None
+        except (OSError, ValueError) as error:
+            raise ScorerFailed("The scoring process has ended.") from error
         finally:
-            with self._lock:
-                self._waiting.pop(number, None)
+            self._turn.release()
 
     def stop(self) -> None:
-        """End the process: close its input, kill it if it stays."""
-        assert self._process.stdin is not None  # noqa: S101 - a pipe was asked for
-        with suppress(OSError):  # it may be gone already
-            self._process.stdin.close()
-        try:
-            self._process.wait(_PATIENCE)
-        except subprocess.TimeoutExpired:
-            os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait()
-
-    def _read(self) -> None:
-        assert self._process.stdout is not None  # noqa: S101 - a pipe was asked for
-        with self._process.stdout as lines:
-            for line in lines:
-                try:
-                    reply = json.loads(line)
-                    number = reply.get("id")
-                except (ValueError, AttributeError):
-                    logger.warning("a scoring process wrote a line that is no JSON object")
-                    continue
-                with self._lock:
-                    future = self._waiting.get(number)
-                if future is not None and not future.done():
-                    future.set_result(reply)
-        with self._lock:
-            waiting = list(self._waiting.values())
-        for future in waiting:
-            if not future.done():
-                future.set_exception(ScorerFailed("The scoring process ended while it worked on the request."))
+        """End the process."""
+        self._process.stop()
 
 
 class Scorers:
-    """The scoring processes of all deployments; one that is not there is started when it is asked."""
+    """The scoring processes of all deployments, each by the key of the deployment's document, in any case."""
 
     def __init__(self, ground: Ground) -> None:
         self._ground = ground
         self._lock = threading.Lock()
         self._running: dict[str, Scorer | InstantScorer] = {}
-        self._starting: dict[str, threading.Lock] = {}
+        self._starting: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
         self._in_flight: Counter[str] = Counter()
 
-    def get(self, endpoint: str, name: str) -> Scorer | InstantScorer:
+    def get(self, deployment: str) -> Scorer | InstantScorer:
         """Return the deployment's process, starting it where none runs; raises `ScorerFailed`."""
-        key = f"{endpoint}/{name}".lower()
         with self._lock:
-            start = self._starting.setdefault(key, threading.Lock())
+            start = self._starting[deployment.lower()]
         with start:
-            with self._lock:
-                scorer = self._running.get(key)
+            scorer = self._running.get(deployment.lower())
             if scorer is None or not scorer.alive:
-                scorer = self._start(endpoint, name)
+                scorer = self._start(deployment)
                 with self._lock:
-                    self._running[key] = scorer
+                    self._running[deployment.lower()] = scorer
             return scorer
 
     @contextmanager
-    def slot(self, endpoint: str, name: str, most: int) -> Iterator[None]:
+    def slot(self, deployment: str, most: int) -> Iterator[None]:
         """Hold one of the requests that may be in flight for a deployment, or refuse it."""
-        key = f"{endpoint}/{name}".lower()
+        key = deployment.lower()
         with self._lock:
             if self._in_flight[key] >= most:
                 raise WireError(429, "TooManyRequests", f"More than {most} requests are in flight.")
@@ -157,47 +121,53 @@ class Scorers:
             with self._lock:
                 self._in_flight[key] -= 1
 
-    def replace(self, endpoint: str, name: str) -> None:
+    def replace(self, deployment: str) -> None:
         """Start a new process for a deployment; the old one serves until the new one is ready."""
-        scorer = self._start(endpoint, name)
-        key = f"{endpoint}/{name}".lower()
+        scorer = self._start(deployment)
         with self._lock:
-            old = self._running.get(key)
-            self._running[key] = scorer
+            old = self._running.get(deployment.lower())
+            self._running[deployment.lower()] = scorer
         if old is not None:
             old.stop()
 
-    def end(self, endpoint: str, name: str) -> None:
-        """End the deployment's process."""
+    def _end(self, deployment: str) -> None:
         with self._lock:
-            scorer = self._running.pop(f"{endpoint}/{name}".lower(), None)
+            scorer = self._running.pop(deployment.lower(), None)
         if scorer is not None:
             scorer.stop()
 
+    def forget(self, deployment: str) -> None:
+        """End the deployment's process, and delete its log."""
+        self._end(deployment)
+        shutil.rmtree(self._folder(deployment), ignore_errors=True)
+
     def stop(self) -> None:
         """End all processes."""
-        with self._lock:
-            running, self._running = list(self._running.values()), {}
-        for scorer in running:
-            scorer.stop()
+        for deployment in tuple(self._running):
+            self._end(deployment)
 
-    def log(self, endpoint: str, name: str, text: str) -> None:
+    def _folder(self, deployment: str) -> Path:
+        _, endpoint, _, name = deployment.split("/")
+        return self._ground.folder.deployment(endpoint, name)
+
+    def log(self, deployment: str, text: str) -> None:
         """Write a line of our own into the deployment's log."""
-        folder = self._ground.folder.deployment(endpoint, name)
+        folder = self._folder(deployment)
         folder.mkdir(parents=True, exist_ok=True)
         with (folder / "log.txt").open("a", encoding="utf-8") as file:
             file.write(f"{timestamp(self._ground.clock.now())} | {text}\n")
 
-    def _start(self, endpoint: str, name: str) -> Scorer | InstantScorer:
-        document = self._ground.documents.get(f"onlineEndpoints/{endpoint}/deployments/{name}")
+    def _start(self, deployment: str) -> Scorer | InstantScorer:
+        document = self._ground.documents.get(deployment)
         if document is None:
             raise ScorerFailed("The deployment does not exist.")
+        reference = document.body["properties"]["model"]
         try:
-            model = references.resolve(self._ground, document.body["properties"]["model"])
+            model = files.resolve(self._ground, reference)
         except WireError as error:
             raise ScorerFailed(error.message) from error
-        self.log(endpoint, name, f"Starting the scoring process for {document.body['properties']['model']}")
-        program, log = self._ground.programs.scorer, self._ground.folder.deployment(endpoint, name) / "log.txt"
-        scorer = Scorer([*program, str(model)], log) if isinstance(program, tuple) else program(model)
-        self.log(endpoint, name, "The scoring process is ready")
+        self.log(deployment, f"Starting the scoring process for {reference}")
+        program, log = self._ground.programs.scorer, self._folder(deployment) / "log.txt"
+        scorer = Scorer((*program, str(model)), log) if isinstance(program, tuple) else program(model)
+        self.log(deployment, "The scoring process is ready")
         return scorer

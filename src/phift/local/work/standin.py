@@ -15,7 +15,7 @@ import shutil
 import sys
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from phift import samples
 from phift.component import finetune_config
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 _END_OF_TEXT = "<|endoftext|>"
 _SPECIAL_TOKENS = (_END_OF_TEXT, "<|assistant|>", "<|end|>", "<|system|>", "<|user|>")
-_TOKENS = 768
 _CONTEXT = 4096
 
 _CHAT_TEMPLATE = """\
@@ -44,15 +43,11 @@ def build(folder: Path, name: str) -> Path:
     """Write the stand-in for the model ``name`` to ``folder/<name>``, all of it or nothing, and return that path."""
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".building-") as temporary:
-        checkpoint = Path(temporary) / "checkpoint"
+        checkpoint, model = Path(temporary, "checkpoint"), Path(temporary, "model")
         write_checkpoint(checkpoint, name)
-        metadata = {"base_model_name": name, "phift.standin": "true"}
-        models.write(checkpoint, Path(temporary) / "model", metadata)
-        target = folder / name
-        if target.exists():
-            shutil.rmtree(target)
-        (Path(temporary) / "model").rename(target)
-    return target
+        models.write(checkpoint, model, {"base_model_name": name, "phift.standin": "true"})
+        shutil.rmtree(folder / name, ignore_errors=True)
+        return model.rename(folder / name)
 
 
 def write_checkpoint(folder: Path, name: str) -> None:
@@ -63,36 +58,29 @@ def write_checkpoint(folder: Path, name: str) -> None:
     tokenizer = _tokenizer()
     tokenizer.save_pretrained(folder)
     end_of_text, end_of_turn = tokenizer.convert_tokens_to_ids([_END_OF_TEXT, "<|end|>"])
+    ends = {"bos_token_id": end_of_text, "pad_token_id": end_of_text}
     torch.manual_seed(int.from_bytes(hashlib.sha256(name.encode()).digest()[:4]))
     shape = Phi3Config(
         vocab_size=-(-(len(tokenizer) + 1) // 64) * 64,  # room for the pad token that fine-tuning adds
         max_position_embeddings=_CONTEXT,
         original_max_position_embeddings=_CONTEXT,
-        bos_token_id=end_of_text,
         eos_token_id=end_of_text,
-        pad_token_id=end_of_text,
         tie_word_embeddings=False,
         hidden_size=128,
         intermediate_size=256,
         num_hidden_layers=3,
         num_attention_heads=4,
         num_key_value_heads=4,
+        **ends,
     )
     model = Phi3ForCausalLM(shape)
-    model.generation_config = GenerationConfig(
-        bos_token_id=end_of_text,
-        eos_token_id=[end_of_text, end_of_turn],
-        pad_token_id=end_of_text,
-        do_sample=False,
-        max_new_tokens=256,
-    )
+    answers = {"do_sample": False, "max_new_tokens": 256}
+    model.generation_config = GenerationConfig(eos_token_id=[end_of_text, end_of_turn], **ends, **answers)
     model.save_pretrained(folder)
-    config: dict[str, Any] = {
-        "chat_special_tokens": {"response_template": "<|assistant|>", "instruction_template": "<|user|>"},
-    }
-    if name.startswith("Phi-3"):
-        config["system_role_supported"] = "false"
-    (folder / finetune_config.FILE_NAME).write_text(json.dumps(config, indent=2), encoding="utf-8")
+    markers = {"response_template": "<|assistant|>", "instruction_template": "<|user|>"}
+    more = {"system_role_supported": "false"} if name.startswith("Phi-3") else {}
+    config = json.dumps({"chat_special_tokens": markers, **more}, indent=2)
+    (folder / finetune_config.FILE_NAME).write_text(config, encoding="utf-8")
 
 
 def _tokenizer() -> PreTrainedTokenizerFast:
@@ -104,7 +92,7 @@ def _tokenizer() -> PreTrainedTokenizerFast:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=_TOKENS,
+        vocab_size=768,
         special_tokens=list(_SPECIAL_TOKENS),
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
@@ -113,9 +101,7 @@ def _tokenizer() -> PreTrainedTokenizerFast:
     tokenizer.train_from_iterator(texts, trainer)
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
-        bos_token=_END_OF_TEXT,
-        eos_token=_END_OF_TEXT,
-        pad_token=_END_OF_TEXT,
+        **dict.fromkeys(("bos_token", "eos_token", "pad_token"), _END_OF_TEXT),
         extra_special_tokens=list(_SPECIAL_TOKENS[1:]),
         chat_template=_CHAT_TEMPLATE,
         model_max_length=_CONTEXT,

@@ -1,38 +1,40 @@
-"""Runs jobs, one at a time: starts the training engine, follows its events, survives a restart of the server."""
+"""Runs jobs, one at a time: starts the training engine, follows its events, survives a restart of the server.
+
+Below the queue: what the processes of a job are given, and what they leave.
+"""
 
 from __future__ import annotations
 
 import json
 import logging
 import os
+import shutil
 import signal
-import subprocess
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
+from phift.component.inputs import LITERALS
+from phift.component.preprocessing import SPLITS
+from phift.data import on_cluster
 from phift.local.connection import without_proxy
 from phift.local.ground import Ground
-from phift.local.model import runs
-from phift.local.names import ARM_RESOURCE
-from phift.local.state.documents import Document
-from phift.local.wire.call import WireError
+from phift.local.model import catalog, files, quota, runs
+from phift.local.names import ARM_RESOURCE, LOCATION, tracking_uri
+from phift.local.programs import Command
+from phift.local.state.documents import Document, Json
+from phift.local.wire.call import WireError, user_error
 from phift.local.wire.errors import of_fault
-from phift.local.work import pipeline
+from phift.local.work.child import PATIENCE, Child
 
 logger = logging.getLogger(__name__)
 
-# The engine ends by itself when its input closes; this is for one that does not.
-_PATIENCE = 2.0
-_TOKEN_SECONDS = 14 * 24 * 3600
-_INTERRUPTED = "The local workspace stopped; the job goes on when it runs again."
+_STOPPED = "The local workspace stopped; the job goes on when it runs again."
 
 
-class _PreEmpted(Exception):
-    """The node was taken away, as has been ordered."""
+class _Interrupted(Exception):
+    """A job that cannot go on now; the text is for its log."""
 
 
 class Training:
@@ -41,12 +43,10 @@ class Training:
     def __init__(self, ground: Ground) -> None:
         self._ground = ground
         self._documents = ground.documents
-        self._lock = threading.Lock()
-        self._wake = threading.Event()
         self._stopping = threading.Event()
-        self._engine: subprocess.Popen[bytes] | None = None
+        self._changed = threading.Condition()  # of the queue, and of the two that follow
         self._job: str | None = None
-        self._ended = threading.Condition()
+        self._engine: Child | None = None
         self._thread = threading.Thread(target=self._loop, name="training", daemon=True)
 
     def start(self) -> None:
@@ -56,105 +56,103 @@ class Training:
 
     def submitted(self, name: str) -> None:
         """Take a new job into the queue."""
-        with self._lock:
-            if self._job is not None:
+        with self._changed:
+            if self._job not in (None, name):
                 runs.set_status(self._ground, name, "Queued")
-        self._wake.set()
+            self._changed.notify_all()
 
     def cancel(self, name: str) -> None:
         """Cancel a job whose status is CancelRequested already, and wait until it has ended."""
-        with self._lock:
-            running = self._job == name
-        if running:
-            self._ground.clock.wake()
-            self._stop_engine()
-            with self._ended:
-                running = not self._ended.wait_for(lambda: self._job != name, timeout=_PATIENCE * 4)
+        if self._job == name:
+            self._interrupt()
+        with self._changed:
+            left = self._changed.wait_for(lambda: self._job != name, timeout=PATIENCE * 4)
         # One that nobody works on, or that was being put back into the queue when it was given up.
-        if not running and self._status(name) == "CancelRequested":
+        if left and self._status(name) == "CancelRequested":
             runs.end(self._ground, name, "Canceled")
 
     def stop(self) -> None:
         """Stop the engine; its job goes on at the next start."""
         self._stopping.set()
-        self._wake.set()
-        self._ground.clock.wake()
-        self._stop_engine()
+        self._interrupt()
         if self._thread.is_alive():
-            self._thread.join(_PATIENCE * 2)
+            self._thread.join(PATIENCE * 2)
 
     def reset(self) -> None:
         """Stop the engine and forget the queue; returns when nobody works on a job any more."""
-        for status in (*runs.RUNNING, *runs.WAITING):
-            for run in list(self._documents.in_status("runs", status)):
-                runs.set_status(self._ground, run.name, "CancelRequested")
-        self._ground.clock.wake()
-        self._stop_engine()
-        with self._ended:
-            self._ended.wait_for(lambda: self._job is None, timeout=_PATIENCE * 4)
+        for run in self._documents.in_status("runs", *runs.RUNNING, *runs.WAITING):
+            runs.set_status(self._ground, run.name, "CancelRequested")
+        self._interrupt()
+        with self._changed:
+            self._changed.wait_for(lambda: self._job is None, timeout=PATIENCE * 4)
 
     def at_work(self) -> bool:
         """Tell whether a job goes on without the clock being moved."""
         return (self._job is not None or self._next() is not None) and not self._ground.clock.holds(self._thread)
 
+    def _interrupt(self) -> None:
+        """Let who waits for the clock or for a job look again, and end the engine."""
+        self._ground.clock.wake()
+        with self._changed:
+            self._changed.notify_all()
+            engine = self._engine
+        if engine is not None:
+            engine.stop()
+
     def _loop(self) -> None:
         """Run the job whose turn it is, or wait for one, until the server stops."""
-        healthy = True
         while not self._stopping.is_set():
             try:
-                if not healthy:
-                    self._recover()
-                    healthy = True
-                self._wake.clear()
-                if self._stopping.is_set():  # the call that woke us may have come before the line above
-                    return
-                job = self._next()
-                if job is None:
-                    self._wake.wait()
-                    continue
-                for run in list(self._documents.in_status("runs", "NotStarted")):
-                    if run.name != job.name:
-                        runs.set_status(self._ground, run.name, "Queued")
-                self._take(job)
+                self._recover()
+                while job := self._taken():
+                    self._run_to_an_end(job)
             except Exception:  # a full disk, above all: the queue must outlive it
-                logger.exception("the queue of jobs failed; it is tried again in %.0f s", _PATIENCE)
-                healthy = False
-                self._stop_engine()
-                self._stopping.wait(_PATIENCE)
+                logger.exception("the queue of jobs failed; it is tried again in %.0f s", PATIENCE)
+                self._stopping.wait(PATIENCE)
 
     def _recover(self) -> None:
         """Give every job that nobody works on an end or a place in the queue."""
-        for status in runs.RUNNING:
-            for run in list(self._documents.in_status("runs", status)):
-                self._leave(run.name, _INTERRUPTED)
+        for run in self._documents.in_status("runs", *runs.RUNNING):
+            self._leave(run.name, _STOPPED)
 
     def _leave(self, name: str, why: str) -> None:
         """Put a job that was interrupted back into the queue, unless somebody has given it up."""
         with self._documents.transaction():  # nobody gives it up in between
-            if self._status(name) == "CancelRequested":
+            status = self._status(name)
+            if status == "CancelRequested":
                 runs.end(self._ground, name, "Canceled")
-            else:
+            elif status not in runs.ENDED:
                 runs.put_back(self._ground, name, why)
 
     def _next(self) -> Document | None:
         """Return the oldest of the jobs that wait."""
-        oldest = (next(self._documents.in_status("runs", status, chunk=1), None) for status in runs.WAITING)
-        waiting = [run for run in oldest if run is not None]
-        return self._documents.get(f"jobs/{min(waiting, key=lambda run: run.place).name}") if waiting else None
+        run = next(self._documents.in_status("runs", *runs.WAITING, chunk=1), None)
+        return self._documents.get(f"jobs/{run.name}") if run else None
+
+    def _taken(self) -> Document | None:
+        """Take the job whose turn it is, as soon as there is one; None when the server stops."""
+        with self._changed:
+            while not self._stopping.is_set():
+                if job := self._next():
+                    for run in self._documents.in_status("runs", "NotStarted"):
+                        if run.name != job.name:
+                            runs.set_status(self._ground, run.name, "Queued")
+                    self._job = job.name
+                    return job
+                self._changed.wait()
+        return None
 
     def _status(self, name: str) -> str:
         run = self._documents.get(f"runs/{name}")
         return str(run.body["status"]) if run else "Canceled"
 
-    def _take(self, job: Document) -> None:
+    def _run_to_an_end(self, job: Document) -> None:
         """Run a job, and give it an end or a place in the queue whatever happens."""
         ground, name = self._ground, job.name
-        with self._lock:
-            self._job = name
         try:
             self._run(job)
-        except _PreEmpted:
-            self._leave(name, "The node was pre-empted; the job is in the queue again.")
+        except _Interrupted as why:
+            self._leave(name, str(why))
         except WireError as error:
             runs.end(ground, name, "Failed", {"code": error.code, "message": error.message})
         except Exception as error:
@@ -162,105 +160,76 @@ class Training:
             message = f"The local workspace could not run the job: {type(error).__name__}: {error}"
             runs.end(ground, name, "Failed", {"code": "SystemError", "message": message})
         finally:
-            with self._ended:
+            with self._changed:
                 self._job = None
-                self._ended.notify_all()
+                self._changed.notify_all()
 
     def _run(self, job: Document) -> None:
         """Run a job's steps: the one that prepares its data, if it has one that is not completed, then the engine's."""
         ground, name, plan = self._ground, job.name, job.body["plan"]
         runs.set_status(ground, name, "Preparing")
         ground.clock.spend("job-start", lambda: self._stopping.is_set() or self._status(name) != "Preparing")
-        if self._status(name) != "Preparing":
-            # Somebody canceled it between the look at the queue and now.
-            runs.end(ground, name, "Canceled")
-            return
+        if self._status(name) != "Preparing":  # canceled since the look at the queue
+            raise _Interrupted(_STOPPED)
         runs.log(ground, name, f"The pipeline run {name} started with {len(runs.steps(plan))} steps.")
-        pipeline.check_computes(ground, plan)
+        _check_computes(ground, plan)
         code = 0
-        child, asked = runs.children(ground, name)[0], plan.get("preparation")
-        if asked and child.body["status"] != "Completed":
-            file = pipeline.write_preparation(ground, name, child, asked)
-            code = self._follow(name, file, ground.programs.preparation)
-        if asked and code == 0:
-            uris = pipeline.prepared_uris(asked, child.name)
-            runs.set_outputs(ground, child.name, {key: {"from": key, "uri": uri} for key, uri in uris.items()})
+        if asked := plan.get("preparation"):
+            child = runs.children(ground, name)[0]
+            if child.body["status"] != "Completed":
+                file = _write_preparation(ground, name, child, asked)
+                code = self._follow(name, file, ground.programs.preparation)
+            if code == 0:
+                runs.set_outputs(ground, child.name, _prepared_outputs(asked, child.name))
         if code == 0:
-            file, program = pipeline.write_job(ground, name, plan), ground.programs.engine
-            code = self._follow(name, file, program) if isinstance(program, tuple) else self._here(name, program(file))
-        if self._status(name) == "CancelRequested":
-            runs.end(ground, name, "Canceled")
-        elif code == 0:
-            pipeline.finish(ground, name, plan)
-        elif self._stopping.is_set():
-            self._leave(name, _INTERRUPTED)
-        elif code == 1:
-            runs.end(ground, name, "Failed", runs.error_of_steps(ground, name))
-        else:
-            # An import error, say, is in no step's log.
+            code = self._follow(name, _write_job(ground, name, plan), ground.programs.engine)
+        if self._status(name) == "CancelRequested" or (code != 0 and self._stopping.is_set()):
+            raise _Interrupted(_STOPPED)
+        if code == 1:
+            raise WireError(400, **runs.error_of_steps(ground, name))
+        if code != 0:  # an import error, say, is in no step's log
             said = (ground.folder.job(name) / "engine.log").read_text(encoding="utf-8", errors="replace").split("\n")
             last = next((line.strip() for line in reversed(said) if line.strip()), "")
-            message = f"The engine ended with exit code {code}. {last}".rstrip()
-            runs.end(ground, name, "Failed", {"code": "SystemError", "message": message})
+            raise WireError(500, "SystemError", f"The engine ended with exit code {code}. {last}".rstrip())
+        _finish(ground, name, plan)
 
-    def _follow(self, name: str, file: Path, program: tuple[str, ...]) -> int:
-        """Run a program to its end and turn its events into states of the child runs."""
+    def _follow(self, name: str, file: Path, program: Command | Callable[[Path], Iterator[Json]]) -> int:
+        """Run a program to its end, turn its events into states of the child runs, and return its exit code."""
+        if not isinstance(program, tuple):  # one that needs no process of its own
+            for event in program(file):
+                if self._stopping.is_set() or self._status(name) == "CancelRequested":
+                    return -signal.SIGTERM
+                self._event(name, event)
+            return 0
         ground, hosts = self._ground, without_proxy(os.environ)
-        token, _ = ground.identity.token(ARM_RESOURCE, _TOKEN_SECONDS)
+        token, _ = ground.identity.token(ARM_RESOURCE, seconds=14 * 24 * 3600)
         environment = {**os.environ, "MLFLOW_TRACKING_TOKEN": token, "REQUESTS_CA_BUNDLE": str(ground.folder.bundle)}
         environment |= {"NO_PROXY": hosts, "no_proxy": hosts}
-        with (file.parent / "engine.log").open("ab") as errors, self._lock:
+        with self._changed:
             if self._stopping.is_set():
                 return -signal.SIGTERM
-            engine = subprocess.Popen(  # noqa: S603 - our own program; the job's content is only a file's path
-                [*program, str(file)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=errors,
-                env=environment,
-                start_new_session=True,
-            )
-            self._engine = engine
-        if self._status(name) == "CancelRequested":
-            self._stop_engine()
-        assert engine.stdout is not None  # noqa: S101 - a pipe was asked for
+            engine = self._engine = Child((*program, str(file)), file.parent / "engine.log", environment)
         try:
-            with engine.stdout:
-                for line in engine.stdout:
-                    event = None  # which is no event, and is told so below
-                    with suppress(ValueError):
-                        event = json.loads(line)
-                    self._event(name, event)
+            if self._status(name) == "CancelRequested":
+                engine.stop()
+            for event in engine.says():
+                self._event(name, event)
         except Exception:
-            self._stop_engine()
+            engine.stop()
             raise
         finally:
             code = engine.wait()
-            with self._lock:
+            with self._changed:
                 self._engine = None
-            if engine.stdin is not None:
-                engine.stdin.close()
+            engine.stdin.close()
         return code
 
-    def _here(self, name: str, events: Iterator[dict[str, str]]) -> int:
-        """Follow an engine that needs no process of its own; return the exit code that one would have."""
-        for event in events:
-            if self._stopping.is_set() or self._status(name) == "CancelRequested":
-                return -signal.SIGTERM
-            self._event(name, event)
-        return 0
-
-    def _event(self, name: str, event: Any) -> None:
+    def _event(self, name: str, event: Json) -> None:
         """Note what the engine says of a step, and do to one that has begun what has been ordered."""
-        ground = self._ground
-        try:
-            step, status = event["name"], event["status"]
-        except (KeyError, TypeError):
-            logger.warning("the engine wrote a line that is no event")
-            return
+        ground, step, status = self._ground, event.get("name"), event.get("status")
         child = next((run for run in runs.children(ground, name) if run.body["displayName"] == step), None)
-        if child is None:
-            logger.warning("the engine reported a step that the job does not have")
+        if child is None or status is None:
+            logger.warning("the engine wrote a line that is no event of a step")
             return
         if status == "Running":
             runs.set_status(ground, name, "Running")
@@ -273,22 +242,127 @@ class Training:
         while time.monotonic() < end and self._status(name) != "CancelRequested" and not self._stopping.wait(0.02):
             pass
         if not fault.status or self._status(name) == "CancelRequested":
-            raise _PreEmpted
+            raise _Interrupted("The node was pre-empted; the job is in the queue again.")
         error = of_fault(fault)
         runs.set_status(ground, child.name, "Failed", error={"code": error.code, "message": error.message})
         raise WireError(400, **runs.error_of_steps(ground, name))
 
-    def _stop_engine(self) -> None:
-        """Close the engine's input, which ends it; kill its whole group if it stays."""
-        with self._lock:
-            engine = self._engine
-        if engine is None or engine.poll() is not None:
-            return
-        if engine.stdin is not None and not engine.stdin.closed:
-            engine.stdin.close()
-        try:
-            engine.wait(_PATIENCE)
-        except subprocess.TimeoutExpired:
-            logger.warning("the engine did not end by itself; it is killed")
-        with suppress(ProcessLookupError):  # also what the engine may have started itself, in its session
-            os.killpg(engine.pid, signal.SIGKILL)
+
+def _check_computes(ground: Ground, plan: Json) -> None:
+    """Fail a job whose steps name a compute or a VM size that is not there, or that cannot do the work.
+
+    As the component's validation does: it wants a GPU, and no more processes than the node has GPUs.
+    """
+    for step in runs.steps(plan):
+        compute, vm_size = runs.step_compute(plan, step)
+        if compute.lower() == "serverless":
+            if quota.size(vm_size) is None:
+                raise user_error(f"The VM size {vm_size} of step {step} is not supported in {LOCATION}.")
+        elif ground.documents.get(f"computes/{compute}") is None:
+            raise user_error(f"The compute target {compute} of step {step} was not found.")
+    row = quota.size(plan["vm_size"])
+    wanted = plan["inputs"]["number_of_gpu_to_use_finetuning"]
+    if row is None or not wanted.isdigit():
+        return  # the engine's own validation names what is no number
+    if row["gpus"] == 0:
+        raise user_error(f"SKUNotSupported: fine-tuning needs a GPU, and {row['name']} has none.")
+    if int(wanted) > row["gpus"]:
+        has = f"a node of {row['name']} has {row['gpus']} GPU(s)"
+        raise user_error(f"number_of_gpu_to_use_finetuning is {wanted}, and {has}.")
+
+
+def _prepared_outputs(asked: Json, child: str) -> Json:
+    """Return the outputs of the step that prepares data; ``${{name}}`` in an address is the step's own run.
+
+    Microsoft Learn, "Expressions in Azure Machine Learning SDK and CLI v2", 2026-11-22.
+    """
+    outputs = {}
+    for name in (*SPLITS, on_cluster.REPORT):
+        uri = asked["outputs"].get(name) or files.datastore_uri("workspaceblobstore", f"azureml/{child}/{name}")
+        for expression, value in (("name", child), ("output_name", name), ("default_datastore", "workspaceblobstore")):
+            uri = uri.replace(f"${{{{{expression}}}}}", value)
+        outputs[name] = {"from": name, "uri": uri}
+    return outputs
+
+
+def _write_preparation(ground: Ground, job: str, child: Document, asked: Json) -> Path:
+    """Write what the process of the step that prepares data is to do and return the file."""
+    arguments = ["--settings", asked["inputs"]["settings"]]
+    for name, value in asked["inputs"].items():
+        if name != "settings":
+            arguments += ["--data", name, str(files.resolve(ground, value))]
+    for name, output in _prepared_outputs(asked, child.name).items():
+        arguments += [f"--{name}", str(files.place(ground, output["uri"]))]
+    work = ground.folder.job(job) / "preparing"
+    shutil.rmtree(work, ignore_errors=True)  # of an attempt that was interrupted
+    work.mkdir(mode=0o700, parents=True)
+    log = str(files.log_to_write(ground, child.body))
+    file = work.with_name("preparation.json")
+    description = {"name": on_cluster.STEP, "arguments": arguments, "log": log, "work": str(work)}
+    file.write_text(json.dumps(description), encoding="utf-8")
+    return file
+
+
+def _write_job(ground: Ground, name: str, plan: Json) -> Path:
+    """Write what the engine is to do and return the file; assets and what was prepared become absolute paths."""
+    work = ground.folder.job(name) / "work"
+    work.mkdir(parents=True, exist_ok=True)
+    children = runs.children(ground, name)
+    steps = [
+        {
+            "name": child.body["displayName"],
+            "run_id": child.name,
+            "status": child.body["status"],
+            "log": str(files.log_to_write(ground, child.body)),
+        }
+        for child in children
+        if child.body["displayName"] != on_cluster.STEP
+    ]
+    inputs = {}
+    for key, value in plan["inputs"].items():
+        bound = runs.step_output(value)
+        given = children[0].body["outputs"][bound[1]]["uri"] if bound else value
+        literal = catalog.component()["inputs"][key]["type"] in LITERALS
+        inputs[key] = given if literal else str(files.resolve(ground, given))
+    outputs = {}
+    for key, (_, uri) in _outputs(ground, name).items():
+        path = files.place(ground, uri)
+        path.mkdir(parents=True, exist_ok=True)
+        outputs[key] = str(path)
+    description = {
+        "job": name,
+        "inputs": inputs,
+        "outputs": outputs,
+        "steps": steps,
+        "work": str(work),
+        "tracking": {"uri": tracking_uri(ground.base_url, "https"), "root_run_id": name},
+    }
+    file = work.with_name("job.json")
+    file.write_text(json.dumps(description, indent=1), encoding="utf-8")
+    return file
+
+
+def _finish(ground: Ground, name: str, plan: Json) -> None:
+    """Note what a job's engine has left as the outputs of its steps and its own, and end the job."""
+    runs.set_status(ground, name, "Finalizing")
+    made = {}
+    for output, (child, uri) in _outputs(ground, name).items():
+        if not any(files.place(ground, uri).iterdir()):
+            raise WireError(500, "SystemError", f"The engine ended well but left the output {output} empty.")
+        made[output] = {"from": output, "uri": uri}
+        runs.set_outputs(ground, child, {output: made[output]})
+    bound = {root: made[output] for root, output in plan["outputs"].items()}
+    if plan.get("preparation"):
+        prepared = runs.children(ground, name)[0].body["outputs"]
+        bound |= {root: prepared[output] for root, output in plan["preparation"]["bound"].items()}
+    runs.set_outputs(ground, name, bound)
+    runs.end(ground, name, "Completed")
+
+
+def _outputs(ground: Ground, name: str) -> dict[str, tuple[str, str]]:
+    """Return for each output of the component the child run that makes it and its address."""
+    children = {run.body["displayName"]: run.name for run in runs.children(ground, name)}
+    makers = {"pytorch_model_folder": "chat_completion_finetune", "mlflow_model_folder": "ft_nlp_model_converter"}
+    made = {output: children[step] for output, step in makers.items()}
+    store = "workspaceblobstore"
+    return {key: (child, files.datastore_uri(store, f"azureml/{child}/{key}")) for key, child in made.items()}
