@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Collection
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, cast
 
 from phift.azure.answers import text
 from phift.azure.clients import Clients
@@ -19,13 +19,13 @@ from phift.check.parameters import Parameters, display_name
 from phift.check.report import CheckReport
 from phift.component.preprocessing import SPLITS
 from phift.config.run import DeploymentConfig, RunConfig
-from phift.data.assets import DataInAzure, DataInput, register_assets
+from phift.data.assets import DataInAzure, register_assets
 from phift.data.on_cluster import DataOnCluster, source_code
 from phift.data.prepare import PreparedDataset, prepare_dataset
 from phift.data.sources import files_of, stamps
 from phift.errors import CheckFailed, ConfigError, DataError, NotFound, PhiftError
 from phift.events import isolated
-from phift.jobs.job import FineTuneJob, find_job, list_jobs, submit_job
+from phift.jobs.job import ENDED_BADLY, FineTuneJob, find_job, list_jobs, submit_job
 from phift.jobs.pipeline import build_pipeline
 from phift.jobs.record import CONFIGURATION, SERIES, RunRecord, configuration_digest, data_is_named, series
 from phift.jobs.registration import RegisteredModel, register_model
@@ -42,13 +42,10 @@ if TYPE_CHECKING:
 
 OnEvent = Callable[[Any], None]
 
+# Seconds for which `FineTuneRun.submit` goes by what a check found: time enough to read a report. What changes in Azure
+# meanwhile costs nothing: the job is of the report's model and component, also where the registry has newer ones; it
+# fails at once where its cluster is gone, and waits in the queue where somebody else has taken the quota.
 CHECK_HOLDS = 600.0
-"""Seconds for which `FineTuneRun.submit` goes by what a check found.
-
-Time enough to read a report. What changes in Azure meanwhile costs nothing: the job is of the report's model and
-component, also where the registry has newer ones; it fails at once where its cluster is gone, and waits in the queue
-where somebody else has taken the quota.
-"""
 
 logger = logging.getLogger(__name__)
 
@@ -61,20 +58,6 @@ class RunResult:
     metrics: pd.DataFrame
     model: RegisteredModel
     endpoint: Endpoint
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Checked:
-    """What a check found, when and of what.
-
-    - **at**: seconds since 1970; the clock that is never set stands still while a laptop sleeps.
-    - **given**: what it was of, see `FineTuneRun._given`.
-    """
-
-    plan: Plan | None
-    report: CheckReport
-    at: float
-    given: object
 
 
 class FineTuneRun:
@@ -97,16 +80,13 @@ class FineTuneRun:
     """
 
     def __init__(self, config: RunConfig, clients: Clients | None = None, *, on_event: OnEvent | None = None) -> None:
-        self._begin(config, clients, on_event)
-
-    def _begin(self, config: RunConfig | None, clients: Clients | None, on_event: OnEvent | None) -> None:
-        self._config = config
+        self._config: RunConfig | None = config
         self._clients = clients
         self._on_event = isolated(on_event)
         self._plan: Plan | None = None
-        self._checked: _Checked | None = None
+        self._checked: tuple[CheckReport, float, object] | None = None  # when, in seconds since 1970, and of what
         self._dataset: PreparedDataset | None = None
-        self._dataset_files: object = None
+        self._dataset_files: tuple[object, object] | None = None
         self._job: FineTuneJob | None = None
         self._record: RunRecord | None = None
         self._lock, self._preparing = threading.RLock(), threading.Lock()
@@ -120,8 +100,7 @@ class FineTuneRun:
         """
         job = FineTuneJob(job_name, clients)
         record = RunRecord.read(job.entity())
-        run = cls.__new__(cls)
-        run._begin(record.config(), clients, on_event)
+        run = cls(cast(RunConfig, record.config()), clients, on_event=on_event)  # there may be none: see `config`
         run._job, run._record = job, record
         return run
 
@@ -180,27 +159,22 @@ class FineTuneRun:
             fix = "see `run.plan.dataset` for what is used; to have rows read, give files or a Hugging Face id"
             raise ConfigError(what, where="data.train", fix=fix)
         with self._preparing:
-            if self._dataset is None or not self._dataset_holds():
-                read = self._data_files()  # before they are read: one that changes meanwhile is read again
+            if self._dataset is None or self._dataset_files != self._stamps():
+                read, _ = self._stamps()  # before they are read: one that changes meanwhile is read again
                 folder = self.config.work_dir / "data"
                 self._dataset = prepare_dataset(self.config.data, folder, on_progress=self._on_event)
-                self._dataset_files = (read, self._written())
+                self._dataset_files = read, self._stamps()[1]
             return self._dataset
 
-    def _dataset_holds(self) -> bool:
-        """Whether the files that were read and those that were written are as they were."""
-        return self._dataset_files == (self._data_files(), self._written())
-
-    def _written(self) -> object:
-        # Size and time of the last writing only: what is done to a file's name or rights changes no row.
-        return [each[:3] for each in stamps(self._dataset.files.values())] if self._dataset else None
-
-    def _data_files(self) -> object:
+    def _stamps(self) -> tuple[object, object]:
+        """Return what the files to read and those that were written are like, to compare it."""
         given = [source for sources in self.config.data.sources.values() for source in sources]
-        try:
-            return stamps(path for source in given for path in files_of(source))
-        except PhiftError:  # one is missing, or is none that can be read: preparing says so
-            return object()
+        read: object = object()
+        with suppress(PhiftError):  # one is missing, or is none that can be read: preparing says so
+            read = stamps(path for source in given for path in files_of(source))
+        # Size and time of the last writing only: what is done to a file's name or rights changes no row.
+        written = [each[:3] for each in stamps(self._dataset.files.values())] if self._dataset else None
+        return read, written
 
     def conversation(self, number: int, split: str = "train") -> Conversation:
         """Return a row of the prepared data as the model sees it, with the tokens marked that are trained on.
@@ -231,9 +205,10 @@ class FineTuneRun:
                     findings += findings_from(mistake, "data")
             return CheckReport.of(findings)
         with self._lock:
-            given, at = self._given(), time.time()
+            # The clock that is never set stands still while a laptop sleeps.
+            at, given = time.time(), self._given()
             self._plan, report = make_plan(self.config, clients, self.prepare, self._on_event, before=self._plan)
-            self._checked = _Checked(plan=self._plan, report=report, at=at, given=given)
+            self._checked = report, at, given
             return report
 
     def _given(self) -> object:
@@ -260,30 +235,25 @@ class FineTuneRun:
                 # A job that is there already costs nothing more; by now its own nodes may have used up the quota.
                 report.raise_for_errors(ignore)
                 config, dataset = self.config, plan.dataset
-                data: Mapping[str, DataInput] | DataOnCluster
-                if isinstance(dataset, DataOnCluster):
-                    data = dataset
-                elif isinstance(dataset, DataInAzure):
-                    data = dataset.inputs
-                else:
-                    data = register_assets(self.clients, dataset, config.data.asset_name or slug(dataset.name))
+                code = None
+                data = dataset.inputs if isinstance(dataset, DataInAzure) else dataset
+                if isinstance(data, DataOnCluster):
+                    code = until_submitted.enter_context(source_code())
+                elif isinstance(data, PreparedDataset):
+                    data = register_assets(self.clients, data, config.data.asset_name or slug(data.name))
                 ensure_cluster(self.clients, config.compute, plan.target)
-                on_cluster = isinstance(dataset, DataOnCluster)
-                code = until_submitted.enter_context(source_code()) if on_cluster else None
                 self._checked = None  # its nodes take of the quota that was looked up
                 record = RunRecord.of(config, plan)
                 return build_pipeline(
                     plan.component,
+                    config,
                     model_id=plan.model.id,
                     data=data,
                     parameters=plan.parameters,
                     name=name,
                     display_name=display_name(plan.model.name, dataset.name, plan.parameters, plan.target),
-                    experiment=config.experiment,
                     tags=record.tags,
                     properties=record.properties,
-                    force_rerun=config.force_rerun,
-                    continue_on_step_failure=config.continue_on_step_failure,
                     code=code,
                 )
 
@@ -295,13 +265,14 @@ class FineTuneRun:
 
         What stood in the way may have been mended, so it is looked at again.
         """
-        last = self._checked
-        if last is None or last.plan is None or not 0 <= time.time() - last.at < CHECK_HOLDS:
+        if self._checked is None or self._plan is None:
             return None
-        dataset = last.plan.dataset
-        if isinstance(dataset, PreparedDataset) and not (dataset is self._dataset and self._dataset_holds()):
-            return None
-        return last.report if last.given == self._given() and not last.report.standing(ignore) else None
+        report, at, given = self._checked
+        dataset = self._plan.dataset
+        holds = 0 <= time.time() - at < CHECK_HOLDS and given == self._given() and not report.standing(ignore)
+        if isinstance(dataset, PreparedDataset):
+            holds = holds and dataset is self._dataset and self._dataset_files == self._stamps()
+        return report if holds else None
 
     @property
     def job(self) -> FineTuneJob:
@@ -320,25 +291,25 @@ class FineTuneRun:
     def _find_job(self) -> FineTuneJob:
         config = self.config
         found = [(job, RunRecord.read(job)) for job in list_jobs(self.clients, f"{SERIES}.{series(config)}")]
-        exact = [(job, record) for job, record in found if record.configuration_digest == configuration_digest(config)]
-        runs = {record.fingerprint for _, record in exact or found}
         if not found:
             older = find_job(self.clients, self._plan.job_name) if self._plan else None
             if older:
                 return older
             fix = "call submit() first, or attach to a job by its name: FineTuneRun.attach(name, clients)"
             raise NotFound("This run has not been submitted.", where=repr(self), fix=fix)
+        exact = [(job, record) for job, record in found if record.configuration_digest == configuration_digest(config)]
+        runs = [record.fingerprint for _, record in exact or found]
         # Rows from Python have no name, so that equal configurations may mean other rows.
-        if len(runs) > 1 and not (exact and data_is_named(config)):
+        if len(set(runs)) > 1 and not (exact and data_is_named(config)):
             names = ", ".join(str(job.name) for job, _ in exact or found)
             what = f"This run has not been submitted as it stands, and there are several that it may be about: {names}."
             raise NotFound(what, where=repr(self), fix="FineTuneRun.attach(name, clients) takes the one you mean")
-        job, record = (exact or found)[0]
-        newest = find_job(self.clients, job.name.partition(record.fingerprint)[0] + record.fingerprint)
+        attempts = [job for job, record in found if record.fingerprint == runs[0]]
+        newest = next((job for job in attempts if job.status not in ENDED_BADLY), (exact or found)[0][0])
         if not exact:
             message = "This configuration has not been submitted as it stands; going on with job %s of an earlier one."
-            logger.warning(message, newest.name if newest else job.name)
-        return newest or FineTuneJob(job.name, self.clients)
+            logger.warning(message, newest.name)
+        return FineTuneJob(text(newest.name, "job.name"), self.clients)
 
     @property
     def record(self) -> RunRecord:
@@ -379,8 +350,7 @@ class FineTuneRun:
         record = self.record
         size = instance_type(record.model, self._deployment)
         model = self.register()
-        described = f"{model.name}:{model.version}"
-        tags = {MODEL: described, SERIES: record.series, CONFIGURATION: record.configuration_digest}
+        served = f"{model.name}:{model.version}"
         return deploy_model(
             self.clients,
             model_id=model.id,
@@ -388,7 +358,7 @@ class FineTuneRun:
             size=size,
             config=self._deployment,
             job=self.job,
-            tags=tags,
+            tags={MODEL: served, SERIES: record.series, CONFIGURATION: record.configuration_digest},
             on_event=self._on_event,
         )
 
@@ -404,10 +374,9 @@ class FineTuneRun:
         """
         if self._deployment.endpoint_name:
             return self._deployment.endpoint_name
-        workspace = self.clients.workspace
-        place = {key: getattr(workspace, key) for key in ("subscription_id", "resource_group_name", "workspace_name")}
-        parts = [text(value, f"workspace.{key}") for key, value in place.items()]
-        return f"phift-{digest([*parts, self.job.name])}"
+        keys = ("subscription_id", "resource_group_name", "workspace_name")
+        place = [text(getattr(self.clients.workspace, key), f"workspace.{key}") for key in keys]
+        return f"phift-{digest([*place, self.job.name])}"
 
     def execute(self) -> RunResult:
         """Do all of it: check, prepare, submit, wait, metrics, register, deploy.

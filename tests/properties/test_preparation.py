@@ -17,6 +17,7 @@ from rich.console import Console
 
 from phift.component.preprocessing import SPLITS
 from phift.config.data import DataConfig
+from phift.config.run import RunConfig
 from phift.data import on_cluster as preparation
 from phift.data.assets import DataInput
 from phift.data.on_cluster import PACKAGES, DataOnCluster, find_preparation, source_code
@@ -146,14 +147,9 @@ def test_a_run_is_told_by_addresses_and_settings_and_not_by_the_cluster(fakes: F
 def sent(found: DataOnCluster) -> Any:
     """Return the step's component, and the job's nodes as the SDK sends them."""
     with source_code() as code:
-        settings: dict[str, Any] = {
-            "name": "job",
-            "display_name": "shown",
-            "experiment": "phift",
-            "tags": {},
-            "code": code,
-        }
-        job = build_pipeline(component(), model_id=PHI_4, data=found, parameters=parameters(), **settings)
+        config = RunConfig(model="Phi-4", compute="gpu-cluster", data={"train": RAW})
+        settings: dict[str, Any] = {"name": "job", "display_name": "shown", "tags": {}, "code": code}
+        job = build_pipeline(component(), config, model_id=PHI_4, data=found, parameters=parameters(), **settings)
         nodes = job._to_rest_object().as_dict()["properties"]["jobs"]
         return job.jobs["prepare_data"].component, nodes
 

@@ -10,7 +10,7 @@ from azure.ai.ml.entities import PipelineJob
 
 from phift.check.parameters import Parameter, Parameters
 from phift.component.preprocessing import SPLITS
-from phift.config.run import ComponentConfig
+from phift.config.run import ComponentConfig, RunConfig
 from phift.data.assets import DataInput
 from phift.data.on_cluster import DataOnCluster
 from phift.errors import AccessDenied, NotFound, ParameterError, ServiceError
@@ -20,9 +20,11 @@ from unit.fakes import COMPONENT, PHI_4, Fakes, component, data_id, http_error, 
 
 def build(resolved: Parameters | None = None, **changes: Any) -> Any:
     data = {split: DataInput(name=split, version="1", address=data_id(split, "1")) for split in SPLITS}
+    kept = {key: changes.pop(key) for key in ("force_rerun", "continue_on_step_failure") if key in changes}
+    config = RunConfig(model="Phi-4", compute="gpu-cluster", data={"train": "azureml:chat:1"}, **kept)
     settings: dict[str, Any] = {"model_id": PHI_4, "data": data, "name": "phift-phi-4-0", "display_name": "shown"}
-    settings |= {"experiment": "phift", "tags": {"phift.data": "hash"}, **changes}
-    return build_pipeline(component(), parameters=resolved or parameters(), **settings)
+    settings |= {"tags": {"phift.data": "hash"}, **changes}
+    return build_pipeline(component(), config, parameters=resolved or parameters(), **settings)
 
 
 def wire(job: Any) -> Any:

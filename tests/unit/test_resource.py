@@ -6,7 +6,7 @@ import pytest
 from azure.ai.ml.entities import ManagedOnlineEndpoint
 
 from phift.errors import AccessDenied, Conflict, PhiftError, ServiceError, WaitTimeout
-from phift.serving.resource import DeploymentEvent, delete_endpoint, endpoint_resource
+from phift.serving.resource import DeploymentEvent, delete_endpoint, endpoint
 from unit.fakes import Fakes, http_error
 
 NAME = "phift-e"
@@ -80,7 +80,7 @@ def make(fakes: Fakes, errors: list[Exception]) -> int:
         return begin(endpoint)
 
     endpoints.begin_create_or_update = put  # type: ignore[method-assign] # as a service that refuses
-    resource = endpoint_resource(fakes.clients, "none")
+    resource = endpoint(fakes.clients, "none")
     made, answered = resource.put(ManagedOnlineEndpoint(name="none", auth_mode="key"))
     assert (made.name, answered) == ("none", True)
     return len(tried)
@@ -107,7 +107,7 @@ def test_what_is_under_way_is_waited_for(sleeps: list[float]) -> None:
     endpoints = fakes.workspace.online_endpoints
     endpoints.add(NAME, provisioning_state="Failed")
     endpoints.states[NAME] = ["Deleting", "UPDATING"]
-    found = endpoint_resource(fakes.clients, NAME).settled()
+    found = endpoint(fakes.clients, NAME).settled()
     assert found is not None
     assert found.provisioning_state == "Failed"
     assert sleeps == [0, 0]
@@ -119,9 +119,9 @@ def test_an_operation_without_end_is_given_up(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr("phift.serving.resource._LONGEST_OPERATION", -1.0)
     stuck._provisioning_state = "Updating"
     with pytest.raises(WaitTimeout, match="under way for an hour"):
-        endpoint_resource(fakes.clients, NAME).settled()
+        endpoint(fakes.clients, NAME).settled()
 
 
 def test_what_is_not_there_is_settled() -> None:
     fakes = Fakes()
-    assert endpoint_resource(fakes.clients, "none").settled() is None
+    assert endpoint(fakes.clients, "none").settled() is None

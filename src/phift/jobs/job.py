@@ -9,24 +9,13 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
+from phift import errors
 from phift.azure.answers import listed, outcome, text, texts
 from phift.azure.clients import Clients
 from phift.azure.quiet import quiet_uploads
-from phift.errors import (
-    AuthenticationError,
-    Conflict,
-    JobCanceled,
-    JobFailed,
-    NotFound,
-    PhiftError,
-    ServiceError,
-    ServiceUnreachable,
-    Throttled,
-    WaitTimeout,
-    azure_errors,
-)
 from phift.events import isolated
 from phift.jobs.pipeline import OUTPUT
 from phift.jobs.tracking import MetricPoint, Tracking
@@ -37,8 +26,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+ENDED_BADLY = frozenset({"Failed", "Canceled"})
 # The states a run can end in; `jobs.stream` of the SDK returns silently for all but Failed.
-ENDED = frozenset({"Completed", "Failed", "Canceled"})
+ENDED = ENDED_BADLY | {"Completed"}
 # What a model and an endpoint are tagged with: the name of the job they come from.
 JOB_TAG = "phift.job"
 # Before a node works on the job.
@@ -64,9 +54,7 @@ class Step:
 class JobEvent:
     """Something that happened to a job since the last look.
 
-    - **status**: of the job, or of the step, for those kinds; for ``unreachable``, which the service does not answer,
-      what went wrong.
-    - **metric**: for ``kind="metric"``.
+    - **status**: of the job, or of the step; for ``unreachable``, where the service does not answer, what went wrong.
     """
 
     kind: Literal["status", "step", "metric", "unreachable"]
@@ -95,7 +83,6 @@ class FineTuneJob:
         self.name = name
         self.existed = existed
         self._clients = clients
-        self._tracking: Tracking | None = None
         self._ended: PipelineJob | None = None
         self._live_failed = False
 
@@ -107,19 +94,17 @@ class FineTuneJob:
         """The URI of the fine-tuned model among the job's outputs."""
         return f"azureml://jobs/{self.name}/outputs/{OUTPUT}"
 
-    @property
+    @cached_property
     def tracking(self) -> Tracking:
         """Reader of the metrics and logs of the job's workspace."""
-        if self._tracking is None:
-            workspace: Any = self._clients.find_workspace()
-            self._tracking = Tracking(self._clients.rest, workspace.mlflow_tracking_uri)
-        return self._tracking
+        workspace: Any = self._clients.find_workspace()
+        return Tracking(self._clients.rest, workspace.mlflow_tracking_uri)
 
     def entity(self) -> PipelineJob:
         """Return the job as the SDK sees it now; one that has ended stays as it is, and is asked for once."""
         if self._ended is not None:
             return self._ended
-        with azure_errors(f"job {self.name}"):
+        with errors.azure_errors(f"job {self.name}"):
             found = self._clients.workspace.jobs.get(self.name)
         if text(found.status, "job.status") in ENDED:
             self._ended = found
@@ -142,7 +127,7 @@ class FineTuneJob:
         return steps
 
     def _children(self, run_id: str) -> tuple[Step, ...]:
-        with azure_errors(f"job {run_id}"):
+        with errors.azure_errors(f"job {run_id}"):
             children = listed(self._clients.workspace.jobs.list(parent_job_name=run_id), f"steps of {run_id}")
         return tuple(
             Step(text(child.display_name or child.name, "step.name"), child.name, text(child.status, "step.status"))
@@ -163,42 +148,41 @@ class FineTuneJob:
         started = heard = time.monotonic()
         seen, refused, told = _Look("", {}, {}), False, False
         while True:
-            status, events = "", list[JobEvent]()
+            events: list[JobEvent] = []
             try:
-                status = self.status()
-                # A look that fails half-way must not count as seen.
-                events, seen = self._changes(status, seen)
+                events, seen = self._changes(seen)  # one that fails half-way does not count as seen
                 heard, refused, told = time.monotonic(), False, False
-            except AuthenticationError:
+            except errors.AuthenticationError:
                 if refused:
                     raise
                 refused = True
-            except ServiceError as error:
+            except errors.ServiceError as error:
                 silence = time.monotonic() - heard
                 # A defect of the SDK or a refused request will not pass.
-                passing = isinstance(error, ServiceUnreachable | Throttled) or (error.status or 0) >= 500
+                passing = isinstance(error, errors.ServiceUnreachable | errors.Throttled) or (error.status or 0) >= 500
                 if not passing or silence > self._clients.patience_seconds:
                     raise
-                status = ""
                 if silence > _WORTH_A_WORD and not told:
                     events, told = [JobEvent(kind="unreachable", job=self.name, status=error.what)], True
             yield from events
-            if status in ENDED:
+            if seen.status in ENDED:
                 return
-            waited, fix = time.monotonic() - started, "wait again later: the job goes on; or cancel it"
-            if timeout is not None and waited > timeout:
-                raise WaitTimeout(f"The job has not ended after {waited:.0f} s.", where=f"job {self.name}", fix=fix)
+            waited = time.monotonic() - started
             # The job itself may count as running while its first step is in the queue.
             queued = all(each in _WAITING for each in (seen.steps.values() or [seen.status]))
-            if queue_timeout is not None and queued and waited > queue_timeout:
+            what, fix = "", "wait again later: the job goes on; or cancel it"
+            if timeout is not None and waited > timeout:
+                what = f"The job has not ended after {waited:.0f} s."
+            elif queue_timeout is not None and queued and waited > queue_timeout:
                 what = f"No node works on the job after {waited:.0f} s (status {seen.status})."
-                fix = "a queue this long usually means no capacity: " + fix
-                raise WaitTimeout(what, where=f"job {self.name}", fix=fix)
+                fix = f"a queue this long usually means no capacity: {fix}"
+            if what:
+                raise errors.WaitTimeout(what, where=f"job {self.name}", fix=fix)
             time.sleep(self._clients.poll_seconds)
 
-    def _changes(self, status: str, before: _Look) -> tuple[list[JobEvent], _Look]:
+    def _changes(self, before: _Look) -> tuple[list[JobEvent], _Look]:
         """Return what is new since the look before, and this look."""
-        steps = self.steps()
+        status, steps = self.status(), self.steps()
         now = _Look(status, {step.run_id: step.status for step in steps}, dict(before.points))
         events = [
             JobEvent(kind="step", job=self.name, step=step.name, status=step.status)
@@ -209,7 +193,7 @@ class FineTuneJob:
             known = before.points.get(name, 0)
             try:
                 points = self.tracking.metric_history(self.name, name)
-            except PhiftError as error:  # no reason to stop following
+            except errors.PhiftError as error:  # no reason to stop following
                 points = []
                 if not self._live_failed:
                     self._live_failed = True
@@ -245,27 +229,26 @@ class FineTuneJob:
         if status == "Completed":
             return
         if status == "Canceled":
-            raise JobCanceled("The job was cancelled.", where=where, fix="submit it again", job=self.name)
+            raise errors.JobCanceled("The job was cancelled.", where=where, fix="submit it again", job=self.name)
         if status != "Failed":
-            raise WaitTimeout(f"The job has not ended; it is {status}.", where=where, fix="wait for it first")
-        try:
+            raise errors.WaitTimeout(f"The job has not ended; it is {status}.", where=where, fix="wait for it first")
+        failed = None
+        with suppress(errors.PhiftError):  # that the job failed is the news, not that its steps are out of reach
             failed = next((step for step in self.steps() if step.status == "Failed"), None)
-        except PhiftError:  # that the job failed is the news, not that its steps are out of reach
-            failed = None
         if failed is None:
             what = _readable(lambda: self.tracking.error(self.name)) or "The job failed."
-            raise JobFailed(what, where=where, fix="look at the job's page in the studio", job=self.name)
+            raise errors.JobFailed(what, where=where, fix="look at the job's page in the studio", job=self.name)
         reason = _readable(lambda: self.tracking.error(failed.run_id)) or "no reason given"
         tail = _readable(lambda: self.tracking.log_tail(failed.run_id))
         what = f"The step {failed.name} failed: {reason}"
         fix = "the end of the step's log is in `log_tail`; mend the cause and submit again"
-        raise JobFailed(what, where=where, fix=fix, job=self.name, step=failed.name, log_tail=tail)
+        raise errors.JobFailed(what, where=where, fix=fix, job=self.name, step=failed.name, log_tail=tail)
 
     def cancel(self) -> None:
         """Cancel the job and wait until it has ended; one that has ended already stays as it is."""
         if self.status() in ENDED:
             return
-        with azure_errors(f"job {self.name}"):
+        with errors.azure_errors(f"job {self.name}"):
             outcome(self._clients.workspace.jobs.begin_cancel(self.name), f"job {self.name}")
         for _ in self.follow(timeout=_LONGEST_CANCELLATION):
             pass
@@ -280,10 +263,8 @@ class FineTuneJob:
 
         names = self.tracking.metric_names(self.name)
         points = [point for name in names for point in self.tracking.metric_history(self.name, name)]
-        frame = pd.DataFrame(
-            [(point.name, point.step, point.value, point.timestamp) for point in points],
-            columns=["metric", "step", "value", "time"],
-        )
+        rows = [(point.name, point.step, point.value, point.timestamp) for point in points]
+        frame = pd.DataFrame(rows, columns=["metric", "step", "value", "time"])
         return frame.assign(time=pd.to_datetime(frame["time"], unit="ms", utc=True))
 
 
@@ -291,7 +272,7 @@ def _readable(read: Callable[[], str]) -> str:
     """Return what a look at the failure says, or why it says nothing; it must not hide the failure."""
     try:
         return read()
-    except PhiftError as error:
+    except errors.PhiftError as error:
         return f"(it could not be read: {error.what})"
 
 
@@ -302,7 +283,7 @@ def list_jobs(clients: Clients, tag: str) -> list[PipelineJob]:
         made = getattr(job.creation_context, "created_at", None)
         return made if isinstance(made, datetime) else datetime.min.replace(tzinfo=UTC)
 
-    with azure_errors("jobs"):
+    with errors.azure_errors("jobs"):
         found = listed(clients.workspace.jobs.list(tag=tag), "jobs")
     return sorted((job for job in found if job is not None), key=created, reverse=True)
 
@@ -319,12 +300,12 @@ def _attempts(clients: Clients, name: str) -> tuple[str, FineTuneJob | None]:
         job = FineTuneJob(name if attempt == 1 else f"{name}-{attempt}", clients)
         try:
             status = job.status()
-        except NotFound:
+        except errors.NotFound:
             return job.name, newest
-        if status not in {"Failed", "Canceled"}:
+        if status not in ENDED_BADLY:
             newest = job
     what = f"There are {_MOST_ATTEMPTS} attempts of this job already."
-    raise ServiceError(what, where=f"job {name}", fix="look at why they fail, and change the run")
+    raise errors.ServiceError(what, where=f"job {name}", fix="look at why they fail, and change the run")
 
 
 def submit_job(clients: Clients, name: str, build: Callable[[str], PipelineJob], *, fresh: bool = False) -> FineTuneJob:
@@ -343,18 +324,18 @@ def submit_job(clients: Clients, name: str, build: Callable[[str], PipelineJob],
     job, ticket = build(free), uuid.uuid4().hex
     job.properties = {**(job.properties or {}), _SUBMISSION: ticket}
     try:
-        with quiet_uploads(), azure_errors(f"job {free}"):
+        with quiet_uploads(), errors.azure_errors(f"job {free}"):
             made = clients.workspace.jobs.create_or_update(job)
-    except ServiceError as refused:
+    except errors.ServiceError as refused:
         # A job's name used again with anything else in the body is 400 JobPropertyImmutable, and a property is never
         # changed (azure-docs issue 122250; azure-ai-ml 1.35.2, _job_operations.py).
-        if not (isinstance(refused, Conflict) or refused.status == 400):
+        if not (isinstance(refused, errors.Conflict) or refused.status == 400):
             raise
         winner = FineTuneJob(free, clients)
-        with suppress(NotFound):
+        with suppress(errors.NotFound):
             theirs = texts(winner.entity().tags, "job.tags").get("phift.fingerprint")
             if theirs == texts(job.tags, "job.tags").get("phift.fingerprint"):
-                ended_badly = winner.status() in {"Failed", "Canceled"}  # while this one was built, which takes minutes
+                ended_badly = winner.status() in ENDED_BADLY  # while this one was built, which takes minutes
                 return submit_job(clients, name, build, fresh=fresh) if ended_badly else winner
         raise  # it was not about the same job of another caller
     return FineTuneJob(free, clients, existed=texts(made.properties, "job.properties").get(_SUBMISSION) != ticket)

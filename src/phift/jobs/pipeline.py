@@ -11,7 +11,7 @@ from phift.azure.clients import Clients
 from phift.check.findings import Finding
 from phift.check.parameters import Parameters
 from phift.component.preprocessing import SPLITS
-from phift.config.run import ComponentConfig
+from phift.config.run import ComponentConfig, RunConfig
 from phift.data.assets import DataInput
 from phift.data.on_cluster import REPORT, DataOnCluster, preparation_step, step_inputs
 from phift.data.on_cluster import STEP as PREPARATION
@@ -20,11 +20,8 @@ from phift.errors import NotFound, ParameterError, ServiceError, azure_errors
 if TYPE_CHECKING:
     from azure.ai.ml.entities import Command, Component, PipelineJob
 
-OUTPUT = "trained_model"
-"""The job's output: the fine-tuned model as an MLflow model folder."""
-
-STEP = "step"
-"""The node that is the component."""
+OUTPUT = "trained_model"  # the job's output: the fine-tuned model as an MLflow model folder
+STEP = "step"  # the node that is the component
 
 
 def find_component(clients: Clients, config: ComponentConfig) -> Component:
@@ -60,17 +57,15 @@ def component_findings(clients: Clients, config: ComponentConfig) -> list[Findin
 
 def build_pipeline(
     component: Component,
+    config: RunConfig,
     *,
     model_id: str,
     data: Mapping[str, DataInput] | DataOnCluster,
     parameters: Parameters,
     name: str,
     display_name: str,
-    experiment: str,
     tags: Mapping[str, str],
     properties: Mapping[str, str] | None = None,
-    force_rerun: bool = False,
-    continue_on_step_failure: bool = False,
     code: Path | None = None,
 ) -> PipelineJob:
     """Return the job, ready to submit; its output is called `OUTPUT`.
@@ -81,7 +76,6 @@ def build_pipeline(
 
     - **data**: what ``train``, ``validation`` and ``test`` are. With fewer than these three, Azure's preprocessing
       splits again by position and drops a fifth of the rows (azureml-assets, preprocess.py, 2026-07-23).
-    - **force_rerun**: run steps again whose inputs have not changed.
     - **code**: for data that a cluster prepares, a folder from `phift.data.on_cluster.source_code`.
 
     Raises `phift.errors.ServiceError` where the SDK makes another job of it than was asked for.
@@ -119,12 +113,14 @@ def build_pipeline(
         job = PipelineJob(
             name=name,
             display_name=display_name,
-            experiment_name=experiment,
+            experiment_name=config.experiment,
             tags=dict(tags),
             properties=dict(properties or {}),
             jobs=nodes,
             outputs=outputs,
-            settings=PipelineJobSettings(force_rerun=force_rerun, continue_on_step_failure=continue_on_step_failure),
+            settings=PipelineJobSettings(
+                force_rerun=config.force_rerun, continue_on_step_failure=config.continue_on_step_failure
+            ),
         )
         sent = job._to_rest_object().properties.jobs
     _check_sent(sent, meant, text(component.id, "component.id"))

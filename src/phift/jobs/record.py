@@ -10,9 +10,10 @@ of the training data. Jobs and endpoints are tagged with it, so that those of ea
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypedDict
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
 
 from phift.azure.addresses import AssetAddress, read_address, without_version
 from phift.azure.answers import text, texts
@@ -26,11 +27,10 @@ from phift.plan import Plan, digest, slug
 if TYPE_CHECKING:
     from azure.ai.ml.entities import PipelineJob
 
+# A job's tag is ``phift.series.<digits>``, by whose name jobs are listed; an endpoint's has the digits as its value.
 SERIES = "phift.series"
-"""A job's tag ``phift.series.<digits>``, by whose name jobs are listed; an endpoint's has the digits as its value."""
-
+# The tag with the digits of the configuration as it was submitted.
 CONFIGURATION = "phift.configuration"
-"""The tag with the digits of the configuration as it was submitted."""
 
 # Of a run: 50 tags and 50 properties, keys of 100 characters and values of 1,000 (Microsoft Learn, "Service limits in
 # Azure Machine Learning", read 2026-11-28).
@@ -44,37 +44,19 @@ _NOT_TRAINED_BY = {"workspace", "credential", "work_dir", "max_cost", "prices", 
 _AFTER_TRAINING = {"deployment", "registered_model_name"}
 
 
-class _Serving(TypedDict):
-    sizes: Sequence[str]
-    source: str
-
-
-class _Kept(TypedDict, total=False):
-    """What stands in a job's properties, as JSON; an older phift wrote less of it, or nothing."""
-
-    data_name: str
-    serving: _Serving | None
-    configuration: Mapping[str, Any]
-
-
 @dataclass(frozen=True, kw_only=True)
 class RunRecord:
     """What a submitted run is.
 
-    - **fingerprint**: 12 hex digits; every name comes from it.
-    - **model**: the foundation model, as far as a deployment has to know it.
-    - **component**: ``registry/name:version``.
-    - **data_name**, **data_hash**: the training data's name, and the hash of all of it.
-    - **series**, **configuration_digest**: see the module.
-    - **configuration**: the configuration as plain values, without workspace and credential; empty for a job that an
-      older phift submitted.
+    - **configuration**: as plain values, without workspace and credential; empty for a job that an older phift
+      submitted.
     """
 
-    fingerprint: str
-    model: FoundationModel
-    component: str
-    data_name: str
-    data_hash: str
+    fingerprint: str  # 12 hex digits; every name comes from it
+    model: FoundationModel  # as far as a deployment has to know it
+    component: str  # ``registry/name:version``
+    data_name: str  # the training data's
+    data_hash: str  # of all of it
     series: str
     configuration_digest: str
     configuration: Mapping[str, Any]
@@ -82,13 +64,10 @@ class RunRecord:
     @classmethod
     def of(cls, config: RunConfig, plan: Plan) -> RunRecord:
         """Return the record of a run that is about to be submitted."""
-        model = plan.model
-        known = FoundationModel(
-            id=model.id, name=model.name, version=model.version, registry=model.registry, inference=model.inference
-        )
+        known = {key: getattr(plan.model, key) for key in ("id", "name", "version", "registry", "inference")}
         return cls(
             fingerprint=plan.fingerprint,
-            model=known,
+            model=FoundationModel(**known),
             component=f"{config.component.registry}/{plan.component.name}:{plan.component.version}",
             data_name=plan.dataset.name,
             data_hash=plan.dataset.content_hash,
@@ -109,13 +88,10 @@ class RunRecord:
         if "phift.fingerprint" not in tags or not isinstance(found, AssetAddress) or not found.registry:
             what = "This job was not submitted by phift: it has no record of a run in its tags."
             raise NotFound(what, where=f"job {text(job.name, 'job.name')}", fix="name a job that phift submitted")
-        parts: list[str] = []
-        while (part := properties.get(f"{_PROPERTY}.{len(parts)}")) is not None:
-            parts.append(part)
-        try:
-            kept: _Kept = json.loads("".join(parts) or "{}")
-        except ValueError:
-            kept = {}
+        parts = [properties.get(f"{_PROPERTY}.{number}", "") for number in range(len(properties))]
+        kept: Any = None  # an older phift wrote less of it, or nothing
+        with suppress(ValueError):
+            kept = json.loads("".join(parts))
         kept = kept if isinstance(kept, dict) else {}
         serving = kept.get("serving")
         model = FoundationModel(
@@ -125,14 +101,14 @@ class RunRecord:
             registry=found.registry,
             inference=AllowList(tuple(serving["sizes"]), str(serving["source"])) if serving else None,
         )
-        named = [key for key in tags if key.startswith(f"{SERIES}.")]
+        named = [key.removeprefix(f"{SERIES}.") for key in tags if key.startswith(f"{SERIES}.")]
         return cls(
             fingerprint=tags["phift.fingerprint"],
             model=model,
             component=tags.get("phift.component", ""),
             data_name=str(kept.get("data_name") or "its data"),
             data_hash=tags.get("phift.data", ""),
-            series=named[0].removeprefix(f"{SERIES}.") if named else "",
+            series=named[0] if named else "",
             configuration_digest=tags.get(CONFIGURATION, ""),
             configuration=kept.get("configuration") or {},
         )
@@ -161,14 +137,11 @@ class RunRecord:
         A configuration that is too long for them is kept without its data, or without its parameters too; an attached
         run then has no ``config``.
         """
-        serving = self.model.inference
-        kept: _Kept = {
-            "data_name": self.data_name,
-            "serving": {"sizes": serving.sizes, "source": serving.source} if serving else None,
-        }
-        written = ""
-        for left_out in (set[str](), {"data"}, {"data", "parameters"}):
-            kept["configuration"] = {key: value for key, value in self.configuration.items() if key not in left_out}
+        serving = asdict(self.model.inference) if self.model.inference else None
+        configuration, written = dict(self.configuration), ""
+        for left_out in ("", "data", "parameters"):
+            configuration.pop(left_out, None)
+            kept = {"data_name": self.data_name, "serving": serving, "configuration": configuration}
             written = json.dumps(kept, separators=(",", ":"))
             if len(written) <= _LONGEST_VALUE * _MOST_PROPERTIES:
                 break
@@ -218,10 +191,9 @@ def data_is_named(config: RunConfig) -> bool:
 
 def _plain(config: RunConfig) -> dict[str, Any]:
     """Return a configuration as plain values, with whole paths, and without what could be a secret."""
-    data = config.data
     values = config.model_dump(mode="json", exclude=_NOT_TRAINED_BY)
-    values["data"] = data.model_dump(mode="json", exclude=set(SPLITS))
-    for split, sources in data.sources.items():
+    values["data"] = config.data.model_dump(mode="json", exclude=set(SPLITS))
+    for split, sources in config.data.sources.items():
         values["data"][split] = []
         for source in sources:
             plain = source.model_dump(mode="json", exclude={"rows"})
@@ -230,8 +202,15 @@ def _plain(config: RunConfig) -> dict[str, Any]:
             if isinstance(source, FileSource):
                 plain["files"] = str(source.files.absolute())
             values["data"][split].append(plain)
-    cleaned: dict[str, Any] = _cleaned(values)
-    return cleaned
+
+    def cleaned(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: cleaned(entry) for key, entry in value.items()}
+        if isinstance(value, list):
+            return [cleaned(entry) for entry in value]
+        return redact(value) if isinstance(value, str) else value
+
+    return {key: cleaned(value) for key, value in values.items()}
 
 
 def _name(source: OneSource) -> str:
@@ -245,12 +224,3 @@ def _name(source: OneSource) -> str:
             return without_version(source.asset)
         case FileSource():
             return source.files.name
-
-
-def _cleaned(value: Any) -> Any:
-    """Return plain values with what looks like a signature or a token taken out of every text."""
-    if isinstance(value, dict):
-        return {key: _cleaned(entry) for key, entry in value.items()}
-    if isinstance(value, list):
-        return [_cleaned(entry) for entry in value]
-    return redact(value) if isinstance(value, str) else value

@@ -17,15 +17,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class RegisteredModel:
-    """A model in the workspace.
-
-    - **id**: its resource id, for a deployment.
-    - **existed**: whether `register_model` found it instead of making it.
-    """
+    """A model in the workspace; **existed**: whether `register_model` found it instead of making it."""
 
     name: str
     version: str
-    id: str
+    id: str  # its resource id, for a deployment
     tags: Mapping[str, str]
     existed: bool
 
@@ -46,28 +42,33 @@ def register_model(
     Raises `phift.errors.JobFailed` or `phift.errors.JobCanceled` for a job without a model, and
     `phift.errors.Conflict` where the name and version are taken by another job's model.
     """
-    existing = _existing(clients, job, name, version)
-    if existing is not None:
-        return existing
-    job.raise_for_end()
-    from azure.ai.ml.entities import Model
+    found = _find(clients, job, name, version)
+    existed = found is not None
+    if found is None:
+        job.raise_for_end()
+        from azure.ai.ml.entities import Model
 
-    own = {**(tags or {}), JOB_TAG: job.name}
-    model = Model(
-        path=job.model_path, name=name, version=version, type="mlflow_model", description=description, tags=own
+        own = {**(tags or {}), JOB_TAG: job.name}
+        wanted = Model(
+            path=job.model_path, name=name, version=version, type="mlflow_model", description=description, tags=own
+        )
+        try:
+            with azure_errors(f"model {name}:{version}"):
+                found = clients.workspace.models.create_or_update(wanted)
+        except Conflict:  # the answer to an earlier try was lost, or another process registers it at this moment
+            found, existed = _find(clients, job, name, version), True
+            if found is None:
+                raise
+    return RegisteredModel(
+        name=text(found.name, "model.name"),
+        version=text(found.version, "model.version"),
+        id=text(found.id, "model.id"),
+        tags=texts(found.tags, "model.tags"),
+        existed=existed,
     )
-    try:
-        with azure_errors(f"model {name}:{version}"):
-            made = clients.workspace.models.create_or_update(model)
-    except Conflict:  # the answer to an earlier try was lost, or another process registers it at this moment
-        existing = _existing(clients, job, name, version)
-        if existing is None:
-            raise
-        return existing
-    return _registered(made, own, existed=False)
 
 
-def _existing(clients: Clients, job: FineTuneJob, name: str, version: str) -> RegisteredModel | None:
+def _find(clients: Clients, job: FineTuneJob, name: str, version: str) -> Model | None:
     try:
         with azure_errors(f"model {name}:{version}"):
             found = clients.workspace.models.get(name, version=version)
@@ -78,14 +79,4 @@ def _existing(clients: Clients, job: FineTuneJob, name: str, version: str) -> Re
         other = f"from {tags[JOB_TAG]}" if JOB_TAG in tags else "from elsewhere"
         what = f"The version {version} of {name} does not come from this job but {other}."
         raise Conflict(what, where=f"model {name}", fix="set `registered_model_name` to another name")
-    return _registered(found, tags, existed=True)
-
-
-def _registered(model: Model, tags: Mapping[str, str], *, existed: bool) -> RegisteredModel:
-    return RegisteredModel(
-        name=text(model.name, "model.name"),
-        version=text(model.version, "model.version"),
-        id=text(model.id, "model.id"),
-        tags=dict(tags),
-        existed=existed,
-    )
+    return found

@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
-from phift.azure.answers import json_object, no_answer, text
+from phift.azure.answers import json_object, listed, no_answer, text
 from phift.azure.rest import Rest
 from phift.errors import NotFound, ServiceError, azure_errors, redact
+
+Number = TypeVar("Number", int, float)
 
 _PAGE = 5_000  # points a page; MLflow's own limit is 25,000
 _MOST_PAGES = 1_000  # five million points; a service that goes on after that does not mean it
@@ -17,15 +19,12 @@ _MOST_PAGES = 1_000  # five million points; a service that goes on after that do
 
 @dataclass(frozen=True)
 class MetricPoint:
-    """One logged value of a metric.
-
-    - **timestamp**: milliseconds since 1970, UTC.
-    """
+    """One logged value of a metric."""
 
     name: str
     step: int
     value: float
-    timestamp: int
+    timestamp: int  # milliseconds since 1970, UTC
 
 
 class Tracking:
@@ -49,8 +48,8 @@ class Tracking:
 
     def metric_names(self, run_id: str) -> list[str]:
         """Return the names of all metrics a run has logged, sorted."""
-        metrics = _list(self._data(run_id).get("metrics"), "run.data.metrics")
-        return sorted({text(_object(metric, "metric").get("key"), "metric.key") for metric in metrics})
+        metrics = [_object(metric, "metric") for metric in self._data(run_id, "metrics")]
+        return sorted({text(metric.get("key"), "metric.key") for metric in metrics})
 
     def metric_history(self, run_id: str, name: str) -> list[MetricPoint]:
         """Return every logged value of one metric, in the order of logging."""
@@ -59,15 +58,12 @@ class Tracking:
         seen: set[str] = set()
         while len(seen) < _MOST_PAGES:
             page = _object(self._rest.get(f"{self._mlflow}/metrics/get-history", query), "the history")
-            for listed in _list(page.get("metrics"), "history.metrics"):
-                entry = _object(listed, "metric")
-                point = MetricPoint(
-                    name=text(entry.get("key"), "metric.key"),
-                    step=_whole(entry.get("step") or 0, "metric.step"),
-                    value=_number(entry.get("value"), "metric.value"),
-                    timestamp=_whole(entry.get("timestamp") or 0, "metric.timestamp"),
-                )
-                points.append(point)
+            for metric in listed(page.get("metrics") or (), "history.metrics"):
+                entry = _object(metric, "metric")
+                step = _number(entry.get("step") or 0, "metric.step", int)
+                value = _number(entry.get("value"), "metric.value", float)
+                timestamp = _number(entry.get("timestamp") or 0, "metric.timestamp", int)
+                points.append(MetricPoint(text(entry.get("key"), "metric.key"), step, value, timestamp))
             token = text(page.get("next_page_token") or "", "history.next_page_token")
             if not token:
                 return points
@@ -83,7 +79,7 @@ class Tracking:
 
     def tags(self, run_id: str) -> dict[str, str]:
         """Return a run's tags."""
-        tags = [_object(tag, "tag") for tag in _list(self._data(run_id).get("tags"), "run.data.tags")]
+        tags = [_object(tag, "tag") for tag in self._data(run_id, "tags")]
         return {text(tag.get("key"), "tag.key"): text(tag.get("value") or "", "tag.value") for tag in tags}
 
     def set_tag(self, run_id: str, key: str, value: str) -> None:
@@ -95,9 +91,10 @@ class Tracking:
         with suppress(NotFound):
             self._post(run_id, "delete-tag", {"key": key})
 
-    def _data(self, run_id: str) -> dict[str, Any]:
+    def _data(self, run_id: str, what: str) -> list[Any]:
         answer = _object(self._rest.get(f"{self._mlflow}/runs/get", {"run_id": run_id}), "the run")
-        return _object(_object(answer.get("run"), "run").get("data"), "run.data")
+        data = _object(_object(answer.get("run"), "run").get("data"), "run.data")
+        return listed(data.get(what) or (), f"run.data.{what}")
 
     def _post(self, run_id: str, action: str, body: dict[str, str]) -> None:
         with azure_errors(f"run {run_id}"):  # a test's double of the calls may know none that writes
@@ -128,23 +125,9 @@ def _object(value: object, what: str) -> dict[str, Any]:
     return json_object(value or {}, what)
 
 
-def _list(value: object, what: str) -> list[Any]:
-    if not value:
-        return []
-    if not isinstance(value, list):
-        raise no_answer(value, what, "a list")
-    return value
-
-
-def _whole(value: object, what: str) -> int:
-    with suppress(ValueError, OverflowError):  # NaN and infinity are numbers, but no step
-        return int(_number(value, what))
-    raise no_answer(value, what, "a whole number")
-
-
-def _number(value: object, what: str) -> float:
+def _number(value: object, what: str, kind: type[Number]) -> Number:
     """Return a number, which JSON's protocol buffers write as text where it is large or none, as NaN."""
     if isinstance(value, int | float | str) and not isinstance(value, bool):
-        with suppress(ValueError, OverflowError):
-            return float(value)
+        with suppress(ValueError, OverflowError):  # NaN and infinity are numbers, but not whole ones
+            return kind(float(value))
     raise no_answer(value, what, "a number")

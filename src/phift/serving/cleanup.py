@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -12,37 +13,22 @@ from phift.errors import Conflict, NotFound, PhiftError, azure_errors
 from phift.events import isolated
 from phift.jobs.job import JOB_TAG, FineTuneJob
 from phift.jobs.record import CONFIGURATION, SERIES, RunRecord
-from phift.serving.resource import (
-    CREATED,
-    MODEL,
-    OnEvent,
-    delete_endpoint,
-    endpoint_resource,
-    for_certain,
-    purpose,
-    still_up,
-)
+from phift.serving import resource
+from phift.serving.resource import CREATED, MODEL, OnEvent
 from phift.serving.uses import forget_uses
 
 
 @dataclass(frozen=True, kw_only=True)
 class DeployedEndpoint:
-    """An endpoint that phift made, and that costs money until it is deleted.
-
-    - **job**: the job whose model it serves; empty for one of a registry's model.
-    - **model**: ``name:version`` of the model it was made for.
-    - **series**, **configuration**: see `phift.jobs.record`.
-    - **created**: when; None for one that an older phift made.
-    - **traffic**: percent by deployment.
-    """
+    """An endpoint that phift made, and that costs money until it is deleted; see `phift.jobs.record`."""
 
     name: str
-    job: str
-    model: str
+    job: str  # whose model it serves; empty for a registry's model
+    model: str  # ``name:version``
     series: str
     configuration: str
-    created: datetime | None
-    traffic: Mapping[str, int]
+    created: datetime | None  # None for one that an older phift made
+    traffic: Mapping[str, int]  # percent by deployment
 
     @property
     def age(self) -> timedelta | None:
@@ -60,12 +46,11 @@ def deployed_endpoints(clients: Clients) -> list[DeployedEndpoint]:
     made = []
     for endpoint in found:
         tags = texts(endpoint.tags, "endpoint.tags")
-        if not purpose(tags):
+        if not resource.purpose(tags):
             continue
-        try:
+        created = None
+        with suppress(ValueError):
             created = datetime.fromisoformat(tags.get(CREATED, ""))
-        except ValueError:
-            created = None
         deployed = DeployedEndpoint(
             name=text(endpoint.name, "endpoint.name"),
             job=tags.get(JOB_TAG, ""),
@@ -105,11 +90,8 @@ class Cleanup:
 
     def __str__(self) -> str:
         lines = [f"deleted endpoint {name}" for name in self.deleted] or ["There was no endpoint to delete."]
-        lines += [
-            f"still up and costs money: endpoint {each}; delete it: phift cleanup {each.name}"
-            for each in (*self.left, *self.others)
-        ]
-        return "\n".join(lines)
+        up = [f"endpoint {each}; delete it: phift cleanup {each.name}" for each in (*self.left, *self.others)]
+        return "\n".join([*lines, *(f"still up and costs money: {each}" for each in up)])
 
 
 def remove_endpoints_of(clients: Clients, name: str, *, on_event: OnEvent | None = None) -> Cleanup:
@@ -148,7 +130,7 @@ def remove_all(
             for refusal in errors:
                 interruption.add_note(str(refusal))
             for untouched in endpoints[number:]:
-                interruption.add_note(f"{still_up(untouched.name)} Delete it: phift cleanup {untouched.name}")
+                interruption.add_note(f"{resource.still_up(untouched.name)} Delete it: phift cleanup {untouched.name}")
             raise
     for other in errors[1:]:
         errors[0].add_note(str(other))
@@ -162,22 +144,19 @@ def remove_endpoint(
 ) -> bool:
     """Delete an endpoint that phift made; returns whether there was one.
 
-    - **tags**: what it must be tagged with besides, such as ``{"phift.job": job.name}``.
-
-    Raises `phift.errors.Conflict` where somebody else made it or it has not these tags, and what the service said,
-    with the news that the endpoint is still up, where it cannot be deleted.
+    Raises `phift.errors.Conflict` where somebody else made it or it has not these **tags** too, and what the service
+    said, with the news that the endpoint is still up, where it cannot be deleted.
     """
-    resource = endpoint_resource(clients, name)
-    existing = resource.settled()
+    existing = resource.endpoint(clients, name).settled()
     if existing is None:
         return False
     found = texts(existing.tags, "endpoint.tags")
-    maker = purpose(found)
+    maker = resource.purpose(found)
     if not maker or any(found.get(key) != value for key, value in (tags or {}).items()):
         what = f"The endpoint {name} is not deleted: {f'it is {maker}' if maker else 'phift did not make it'}."
-        raise Conflict(what, where=resource.place, fix="delete it in the studio if nobody needs it")
+        raise Conflict(what, where=f"endpoint {name}", fix="delete it in the studio if nobody needs it")
     emit = isolated(on_event)
-    for_certain(lambda: delete_endpoint(clients, name, emit), name)
+    resource.for_certain(lambda: resource.delete_endpoint(clients, name, emit), name)
     if JOB_TAG in found:
         forget_uses(FineTuneJob(found[JOB_TAG], clients), name)
     return True

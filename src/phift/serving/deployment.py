@@ -15,20 +15,9 @@ from phift.config.run import DeploymentConfig
 from phift.errors import AuthenticationError, Conflict, DeploymentFailed, PhiftError, azure_errors, redact
 from phift.events import isolated
 from phift.jobs.job import JOB_TAG, FineTuneJob
+from phift.serving import resource
 from phift.serving.endpoint import Endpoint
-from phift.serving.resource import (
-    CREATED,
-    SERVES,
-    DeploymentEvent,
-    OnEvent,
-    check_ours,
-    delete_endpoint,
-    deployment_resource,
-    endpoint_resource,
-    for_certain,
-    provisioning_state,
-    still_up,
-)
+from phift.serving.resource import CREATED, SERVES, DeploymentEvent, OnEvent
 from phift.serving.uses import EndpointUse
 
 if TYPE_CHECKING:
@@ -102,8 +91,8 @@ class _Attempt:
 
     def __init__(self, clients: Clients, name: str, config: DeploymentConfig, use: EndpointUse, emit: OnEvent) -> None:
         self._clients, self._name, self._config, self._use, self._emit = clients, name, config, use, emit
-        self._endpoint = endpoint_resource(clients, name)
-        self._deployment = deployment_resource(clients, name, config.deployment_name)
+        self._endpoint = resource.endpoint(clients, name)
+        self._deployment = resource.deployment(clients, name, config.deployment_name)
         self._made_deployment = False
         self._traffic_before: dict[str, int] | None = None
 
@@ -116,12 +105,12 @@ class _Attempt:
         existing = self._endpoint.settled()
         there = None if existing is None else texts(existing.tags, "endpoint.tags")
         if there is not None:
-            check_ours(there, tags, self._name)
+            resource.check_ours(there, tags, self._name)
         self._use.found(there)
         if existing is not None:
-            if provisioning_state(existing) == "succeeded":
+            if resource.provisioning_state(existing) == "succeeded":
                 return
-            delete_endpoint(self._clients, self._name, self._emit)
+            resource.delete_endpoint(self._clients, self._name, self._emit)
         from azure.ai.ml.entities import ManagedOnlineEndpoint
 
         wanted = ManagedOnlineEndpoint(name=self._name, auth_mode="key", tags=dict(tags))
@@ -131,7 +120,7 @@ class _Attempt:
         if not answered:  # somebody else may have been faster: until it is known to be ours, nothing deletes it
             self._use.made = False
             there = texts(endpoint.tags, "endpoint.tags")
-            check_ours(there, tags, self._name)
+            resource.check_ours(there, tags, self._name)
             self._use.made = there.get(CREATED) == tags[CREATED]
         _check_succeeded(endpoint, self._endpoint.place)
 
@@ -160,7 +149,7 @@ class _Attempt:
             return _settings(found) == _settings(wanted)
 
         existing = None if self._use.made else self._deployment.settled()
-        if existing is not None and provisioning_state(existing) == "succeeded" and is_right(existing):
+        if existing is not None and resource.provisioning_state(existing) == "succeeded" and is_right(existing):
             return
         self._made_deployment = existing is None
         self._emit(DeploymentEvent("deployment", config.deployment_name))
@@ -201,10 +190,11 @@ class _Attempt:
             return self._use.leave(self._take_back, whole=self._use.made)
 
         try:
-            gone = leave() if interrupted else for_certain(leave, self._name)
+            gone = leave() if interrupted else resource.for_certain(leave, self._name)
         except (PhiftError, KeyboardInterrupt, SystemExit) as error:
             why = error.what if isinstance(error, PhiftError) else type(error).__name__
-            left = f"{still_up(self._name)} It could not be deleted ({why}); delete it: phift cleanup {self._name}"
+            still_up = resource.still_up(self._name)
+            left = f"{still_up} It could not be deleted ({why}); delete it: phift cleanup {self._name}"
             if isinstance(error, PhiftError):
                 return left
             if interrupted:
@@ -215,7 +205,7 @@ class _Attempt:
     def _take_back(self) -> None:
         self._emit(DeploymentEvent("rollback", self._name))
         if self._use.made:
-            delete_endpoint(self._clients, self._name, self._emit)
+            resource.delete_endpoint(self._clients, self._name, self._emit)
             return
         if self._traffic_before is not None and (endpoint := self._endpoint.settled()) is not None:
             self._put_traffic(endpoint, self._traffic_before)
@@ -227,8 +217,8 @@ def _traffic(endpoint: OnlineEndpoint) -> dict[str, int]:
     return {str(name): share for name, share in dict(endpoint.traffic or {}).items() if share}
 
 
-def _check_succeeded(resource: OnlineEndpoint | OnlineDeployment, place: str) -> None:
-    state = provisioning_state(resource)
+def _check_succeeded(made: OnlineEndpoint | OnlineDeployment, place: str) -> None:
+    state = resource.provisioning_state(made)
     if state != "succeeded":
         raise DeploymentFailed(f"it ended as {state}.", where=place)
 
@@ -279,7 +269,7 @@ def _retire_others(clients: Clients, name: str, deployment: str, own: Mapping[st
         why = "has no traffic and costs money."
         if SERVES in tags and tags.get(JOB_TAG) == own.get(JOB_TAG):
             try:
-                deployment_resource(clients, name, other.name).delete()
+                resource.deployment(clients, name, other.name).delete()
                 emit(DeploymentEvent("replaced", other.name))
                 continue
             except PhiftError as error:

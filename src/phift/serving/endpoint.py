@@ -4,22 +4,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from phift import errors
 from phift.azure.answers import text
 from phift.azure.clients import Clients
 from phift.config.run import DeploymentConfig
-from phift.errors import (
-    AuthenticationError,
-    DataError,
-    NotFound,
-    PhiftError,
-    ScoringError,
-    ServiceUnreachable,
-    Throttled,
-    azure_errors,
-)
 from phift.events import isolated
 from phift.serving.resource import DeploymentEvent, OnEvent, delete_endpoint, for_certain
 from phift.serving.uses import EndpointUse
@@ -31,21 +21,21 @@ if TYPE_CHECKING:
 Message = Mapping[str, Any]
 
 _KEY_REFUSED = (
-    AuthenticationError,
+    errors.AuthenticationError,
     "The endpoint refused the key.",
     "the keys may have been regenerated: call deploy() again, which reads the keys",
 )
 # What a scoring call's status means: the error, what it says, and the way out.
-_REFUSALS: Mapping[int, tuple[type[PhiftError], str, str]] = {
+_REFUSALS: Mapping[int, tuple[type[errors.PhiftError], str, str]] = {
     401: _KEY_REFUSED,
     403: _KEY_REFUSED,
-    404: (NotFound, "No deployment takes traffic here.", "give a deployment traffic"),
+    404: (errors.NotFound, "No deployment takes traffic here.", "give a deployment traffic"),
     408: (
-        ScoringError,
+        errors.ScoringError,
         "The model took longer than the request time-out.",
         "lower max_new_tokens, or raise `deployment.request_timeout_ms` (at most 180000)",
     ),
-    429: (Throttled, "More requests at once than the deployment takes.", "ask slower"),
+    429: (errors.Throttled, "More requests at once than the deployment takes.", "ask slower"),
 }
 
 
@@ -79,7 +69,7 @@ class Endpoint:
         self._emit = isolated(on_event)
         self._use = use or EndpointUse(None, name, made=not existed)
         endpoints = clients.workspace.online_endpoints
-        with azure_errors(f"endpoint {name}"):
+        with errors.azure_errors(f"endpoint {name}"):
             found = endpoints.get(name) if found is None else found
             keys = endpoints.get_keys(name)
         self.scoring_uri = text(found.scoring_uri, "endpoint.scoring_uri")
@@ -97,9 +87,7 @@ class Endpoint:
             raise
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_raised: object) -> None:
         for_certain(self._leave, self.name)
 
     def _leave(self) -> None:
@@ -134,7 +122,7 @@ class Endpoint:
         conversation = [{"role": "user", "content": messages}] if isinstance(messages, str) else list(messages)
         if not conversation or conversation[-1].get("role") != "user":
             fix = "end the conversation with a message of role `user`"
-            raise DataError("The last message is not the user's.", where="messages", fix=fix)
+            raise errors.DataError("The last message is not the user's.", where="messages", fix=fix)
         # A flat list of messages is the one form that the MLflow server and the vLLM container both take
         # (azureml-evaluate-mlflow 0.0.91; foundation-model-serve, azureml-assets, 2026-07-23).
         settings = {"max_new_tokens": max_new_tokens, "do_sample": do_sample, **parameters}
@@ -154,18 +142,18 @@ class Endpoint:
             response = self._sessions.own.post(self.scoring_uri, json=body, headers=headers, timeout=seconds)
         except requests.RequestException as error:
             what = f"The endpoint gave no answer ({type(error).__name__})."
-            raise ServiceUnreachable(what, where=place, fix="check that the endpoint is up") from None
+            raise errors.ServiceUnreachable(what, where=place, fix="check that the endpoint is up") from None
         status = response.status_code
         if status >= 400:
             reason = response.headers.get("ms-azureml-model-error-reason") or response.reason or ""
-            other = ScoringError, f"The endpoint answered {status} {reason}.", "look at the deployment's log"
+            other = errors.ScoringError, f"The endpoint answered {status} {reason}.", "look at the deployment's log"
             kind, what, fix = _REFUSALS.get(status, other)
             # Without its body, which may quote the user's text.
             raise kind(what, where=place, fix=fix, status=status)
         try:
             return answer_text(response.json(), place)
         except ValueError:
-            raise ScoringError("The answer is no JSON.", where=place, status=status) from None
+            raise errors.ScoringError("The answer is no JSON.", where=place, status=status) from None
 
 
 def _patient_session() -> requests.Session:
@@ -202,5 +190,5 @@ def answer_text(reply: Any, place: str = "endpoint") -> str:
             pass
     if not isinstance(said, str):
         what = "The endpoint answered without a text, as its container does when it fails inside."
-        raise ScoringError(what, where=place, fix="look at the deployment's log", status=200)
+        raise errors.ScoringError(what, where=place, fix="look at the deployment's log", status=200)
     return said

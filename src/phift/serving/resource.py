@@ -18,15 +18,9 @@ from phift.jobs.job import JOB_TAG
 if TYPE_CHECKING:
     from azure.ai.ml.entities import OnlineDeployment, OnlineEndpoint
 
-SERVES = "phift.serves"
-"""The tag that says which model an endpoint was made for, in digits."""
-
-CREATED = "phift.created"
-"""The tag that says when an endpoint was made: ISO 8601, UTC, to the microsecond, so that no two calls share it."""
-
-MODEL = "phift.model"
-"""The tag that says which model an endpoint was made for, in words: ``name:version``."""
-
+# The tags that say which model an endpoint was made for, in digits and in words (``name:version``), and when it was
+# made: ISO 8601, UTC, to the microsecond, so that no two calls share it.
+SERVES, MODEL, CREATED = "phift.serves", "phift.model", "phift.created"
 _LONGEST_OPERATION = 3600.0  # seconds; the service gives an endpoint's operations 30 minutes
 _MOST_TRIES = 40  # at a change that is refused because another one is under way; with 15 s between them, ten minutes
 # States in which a create or an update is still under way, as both kinds of resource name them.
@@ -65,17 +59,12 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Resource(Generic[Entity]):
-    """An endpoint or a deployment, there or not; `endpoint_resource` and `deployment_resource`.
+    """An endpoint or a deployment, there or not: `endpoint`, `deployment`."""
 
-    - **place**: what errors call it.
-    - **operations**: the SDK's, of its kind.
-    - **key**: what they know it by: its name, and a deployment's endpoint.
-    """
-
-    place: str
+    place: str  # what errors call it
     poll_seconds: float
-    operations: Any
-    key: tuple[str, ...]
+    operations: Any  # the SDK's, of its kind
+    key: tuple[str, ...]  # what they know it by: its name, and a deployment's endpoint
 
     def get(self) -> Entity:
         """Return it as it is now; raises `phift.errors.NotFound`."""
@@ -160,13 +149,13 @@ def _passes(error: PhiftError) -> bool:
     return isinstance(error, Conflict) and bool(_BUSY.search(error.what))
 
 
-def endpoint_resource(clients: Clients, name: str) -> Resource[OnlineEndpoint]:
+def endpoint(clients: Clients, name: str) -> Resource[OnlineEndpoint]:
     """Return an endpoint by its name, there or not."""
     operations = quiet(clients.workspace.online_endpoints, clients.find_workspace)
     return Resource(f"endpoint {name}", clients.poll_seconds, operations, (name,))
 
 
-def deployment_resource(clients: Clients, endpoint: str, name: str) -> Resource[OnlineDeployment]:
+def deployment(clients: Clients, endpoint: str, name: str) -> Resource[OnlineDeployment]:
     """Return a deployment by its endpoint's name and its own, there or not."""
     operations = quiet(clients.workspace.online_deployments, clients.find_workspace)
     return Resource(f"deployment {name} of endpoint {endpoint}", clients.poll_seconds, operations, (name, endpoint))
@@ -183,16 +172,16 @@ def delete_endpoint(clients: Clients, name: str, emit: OnEvent) -> None:
     Raises what the service said, with the news that the endpoint is still up and costs money.
     """
     emit(DeploymentEvent("delete", name))
-    endpoint = endpoint_resource(clients, name)
+    there = endpoint(clients, name)
     try:
-        endpoint.delete()
+        there.delete()
     except PhiftError as error:
         error.what = f"{still_up(name)} Its deletion failed: {error.what}"
         error.fix = f"{f'{error.fix}; then ' if error.fix else ''}delete it: phift cleanup {name}, or in the studio"
         raise
-    if endpoint.settled() is not None:
+    if there.settled() is not None:
         what = f"{still_up(name)} The service says that it deleted it, and it is still there."
-        raise Conflict(what, where=endpoint.place, fix=f"delete it: phift cleanup {name}, or in the studio")
+        raise Conflict(what, where=there.place, fix=f"delete it: phift cleanup {name}, or in the studio")
     emit(DeploymentEvent("deleted", name))
 
 
@@ -228,9 +217,7 @@ def purpose(tags: Mapping[str, str]) -> str:
 def check_ours(found: Mapping[str, str], wanted: Mapping[str, str], name: str) -> None:
     """Refuse to touch an endpoint that somebody else, or another run, made.
 
-    An endpoint is known by its job's name, or without one by its model. Raises `phift.errors.Conflict`.
-
-    - **found**, **wanted**: its tags, and those that the run's own has.
+    An endpoint is known by its job's name among its tags, or without one by its model. Raises `phift.errors.Conflict`.
     """
     told_by = JOB_TAG if JOB_TAG in wanted or JOB_TAG in found else SERVES
     if found.get(told_by) != wanted.get(told_by):

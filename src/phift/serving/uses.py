@@ -24,7 +24,7 @@ import platform
 import threading
 import time
 import uuid
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -47,11 +47,10 @@ _PREFIX = "phift.use"
 _LONGEST = {"arriving": 600.0, "deploying": 2 * 3600.0, "leaving": 3600.0, "block": 24 * 3600.0}
 _MOST_SECONDS_BETWEEN_LOOKS = 5.0
 _PROCESS = uuid.uuid4().hex[:12]
-_OURS: set[str] = set()
-"""The uses of this process that have not ended."""
-
-# All that this process keeps of one endpoint is one tag, however often it deploys it: a run has 50 at most.
-_kept: Counter[str] = Counter()
+_OURS: set[str] = set()  # the uses of this process that have not ended
+# All that this process keeps of one endpoint is one tag, however often it deploys it: a run has 50 at most. By the tag,
+# the uses that keep the endpoint.
+_keepers: defaultdict[str, set[str]] = defaultdict(set)
 _keeping = threading.Lock()
 
 
@@ -65,18 +64,14 @@ def this_machine() -> str:
 
 @dataclass(frozen=True)
 class _Other:
-    """Somebody else's use, as its tag says.
-
-    - **since**: seconds since 1970.
-    - **number**: its turn, where it deploys.
-    """
+    """Somebody else's use, as its tag says."""
 
     key: str
     state: str
     host: str = ""
     pid: int = 0
-    since: float = 0
-    number: int = 0
+    since: float = 0  # seconds since 1970
+    number: int = 0  # its turn, where it deploys
 
     @property
     def alive(self) -> bool:
@@ -91,10 +86,9 @@ class _Other:
     @property
     def has_process(self) -> bool:
         """Whether the process that wrote it may still be there."""
-        if self.host != this_machine():
-            return True
         try:
-            os.kill(self.pid, 0)
+            if self.host == this_machine():
+                os.kill(self.pid, 0)
         except ProcessLookupError:
             return False
         except OSError:  # it is another user's
@@ -116,7 +110,6 @@ class EndpointUse:
         self._job, self._endpoint = job, endpoint
         self._key = f"{_PREFIX}.{endpoint}.{uuid.uuid4().hex[:12]}"
         self._kept_key = f"{_PREFIX}.{endpoint}.{_PROCESS}.kept"
-        self._keeps = False
         self._told = job is not None  # the tags say who else uses it
         self._others: list[_Other] = []
 
@@ -156,7 +149,7 @@ class EndpointUse:
         if tags is not None and CREATED not in tags:  # an older phift made it, which wrote down nobody's use
             self._told = False
         if self._kept_key not in {other.key for other in self._others}:
-            _kept.pop(self._kept_key, None)  # it went with an endpoint that somebody else deleted
+            _keepers.pop(self._kept_key, None)  # it went with an endpoint that somebody else deleted
         with self._telling():
             for other in self._others:
                 if not other.alive or (other.state == "kept" and tags is None):
@@ -168,8 +161,7 @@ class EndpointUse:
             return
         with self._telling():
             with _keeping:
-                _kept[self._kept_key] += 1
-                self._keeps = True  # before it is written: whatever ends that, the tag is this use's own
+                _keepers[self._kept_key].add(self._key)  # before: whatever ends the writing, the tag is this use's own
                 self._write("kept", self._kept_key)
             without_process = [o for o in self._others if o.state == "kept" and not o.has_process]
             for other in without_process[1:]:  # one says it as well as many
@@ -219,9 +211,8 @@ class EndpointUse:
         if self._job is None:
             return
         _OURS.add(key)
-        value = {"state": state, "host": this_machine(), "pid": os.getpid(), "since": round(time.time())}
-        value |= {"number": number} if number else {}
-        self._job.tracking.set_tag(self._job.name, key, json.dumps(value))
+        who = {"host": this_machine(), "pid": os.getpid(), "since": round(time.time())}
+        self._job.tracking.set_tag(self._job.name, key, json.dumps({"state": state, **who, "number": number}))
 
     def _look(self) -> list[_Other]:
         self._others = [use for use in _read_uses(self._job, self._endpoint) if use.key not in self._own_keys]
@@ -230,7 +221,7 @@ class EndpointUse:
     @property
     def _own_keys(self) -> set[str]:
         """The tags of this use; what this process keeps is another's too where not this use alone keeps it."""
-        return {self._key, self._kept_key} if self._keeps and _kept[self._kept_key] == 1 else {self._key}
+        return {self._key, self._kept_key} if _keepers.get(self._kept_key) == {self._key} else {self._key}
 
     def _keep_no_longer(self, *, ends: bool = False) -> None:
         """Take away the tag that keeps the endpoint, unless another use of this process keeps it too.
@@ -238,13 +229,11 @@ class EndpointUse:
         A tag that cannot be taken away stays this use's own until that ends: as somebody else's it would keep the
         endpoint up.
         """
-        if not self._keeps:
-            return
-        with _keeping:
-            gone = _kept[self._kept_key] > 1 or self._try_to_erase(self._kept_key)
-            if gone or ends:
-                _kept[self._kept_key] = max(0, _kept[self._kept_key] - 1)
-                self._keeps = False
+        keepers = _keepers.get(self._kept_key, set())
+        if self._key in keepers:
+            with _keeping:
+                if len(keepers) > 1 or self._try_to_erase(self._kept_key) or ends:
+                    keepers.discard(self._key)
 
     def _release(self) -> None:
         if self._key in _OURS:
@@ -287,7 +276,7 @@ def forget_uses(job: FineTuneJob | None, endpoint: str, *, but: Collection[str] 
 def _erase(job: FineTuneJob | None, key: str) -> None:
     if job:
         job.tracking.delete_tag(job.name, key)
-    _kept.pop(key, None)
+    _keepers.pop(key, None)
 
 
 def _read_uses(job: FineTuneJob | None, endpoint: str) -> list[_Other]:
