@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 
 from phift.data import parquet, parts, texts
 from phift.data.formats import recognise
-from phift.data.parts import Part
-from phift.data.spool import ROW, Tally
+from phift.data.parts import ROW, Part, Tally
 from phift.errors import DataError
 
 GOOD = b'{"messages":[{"role":"user","content":"%b"},{"role":"assistant","content":"%b"}]}'

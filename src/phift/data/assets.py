@@ -155,22 +155,17 @@ def find_data(clients: Clients, data: DataConfig) -> DataInAzure:
     )
     fix = "give files or a Hugging Face id to have every row checked; `submit(fresh=True)` trains on changed data"
     findings = [Finding("DATA_UNCHECKED", "note", "data", message, fix), *_split_findings(sources)]
-    inputs: dict[str, DataInput] = {}
-    errors: list[PhiftError] = []
     with SideBySide(len(SPLITS)) as side:
         futures = {split: side.begin(_find, clients, split, source.asset) for split, source in sources.items()}
-    for split, future in futures.items():
-        try:
-            inputs[split], more = future.result()
-            findings += more
-        except PhiftError as error:
-            errors.append(error)
-    if len(errors) == 1:
-        raise errors[0]
-    if errors:
+    errors = [error for future in futures.values() if isinstance(error := future.exception(), PhiftError)]
+    if len(errors) > 1:
         problems = tuple((error.where or "data", error.what) for error in errors)
         what, first = f"{len(errors)} data inputs cannot be used.", next((e.fix for e in errors if e.fix), None)
         raise DataError(what, where="data", fix=first, problems=problems)
+    inputs: dict[str, DataInput] = {}
+    for split, future in futures.items():
+        inputs[split], more = future.result()
+        findings += more
     return DataInAzure(inputs=inputs, findings=tuple(findings))
 
 

@@ -86,6 +86,7 @@ def find_preparation(clients: Clients, data: DataConfig, new_cluster: str | None
     there, and `phift.errors.DataError` where one cannot be read.
     """
     inputs: dict[str, DataInput] = {}
+    loose: list[str] = []  # data sets of the Hub that are not pinned to a revision
     settings: dict[str, Any] = data.model_dump(mode="json", include={"split", "bad_rows"})
     for split, sources in data.sources.items():
         settings[split] = []
@@ -97,6 +98,7 @@ def find_preparation(clients: Clients, data: DataConfig, new_cluster: str | None
                 told = {"files": name, **source.model_dump(mode="json", exclude={"asset"})}
             elif isinstance(source, HuggingFaceSource) and not os.path.isdir(source.huggingface):  # noqa: PTH112 - Path.is_dir raises where an id cannot be a path
                 told = source.model_dump(mode="json")
+                loose += [] if source.revision else [source.huggingface]
             else:
                 what = "A cluster cannot read files or rows of this machine."
                 upload = "upload the data first: `az ml data create`, then `azureml:<name>:<version>`"
@@ -108,9 +110,8 @@ def find_preparation(clients: Clients, data: DataConfig, new_cluster: str | None
         "The rows are read by the job's first step: what is wrong with them, and what training on them takes, is not "
         "known before. If what lies there changes, the same run is still taken for done."
     )
-    loose = _on_hub(settings, pinned=False)
     fix = f"pin {', '.join(loose)} with `revision`" if loose else "`submit(fresh=True)` trains on changed data"
-    findings = [Finding(code="DATA_PREPARED_ON_CLUSTER", severity="note", place="data", message=message, fix=fix)]
+    findings = [Finding("DATA_PREPARED_ON_CLUSTER", "note", "data", message, fix)]
     compute = data.prepare_on or ""
     if compute != new_cluster:
         try:
@@ -119,9 +120,7 @@ def find_preparation(clients: Clients, data: DataConfig, new_cluster: str | None
         except NotFound:
             message = f"There is no compute {compute} to prepare the data on."
             fix = "name a cluster that is there, or make one: `az ml compute create --type amlcompute`"
-            place = "data.prepare_on"
-            missing = Finding(code="COMPUTE_PREPARE_MISSING", severity="error", place=place, message=message, fix=fix)
-            findings.append(missing)
+            findings.append(Finding("COMPUTE_PREPARE_MISSING", "error", "data.prepare_on", message, fix))
     return DataOnCluster(compute=compute, inputs=inputs, settings=settings, name=name, findings=tuple(findings))
 
 
@@ -144,12 +143,6 @@ def _find_input(clients: Clients, place: str, address: str) -> DataInput:
             fix = f"{error.fix}; the address of a folder ends with a slash"
             raise DataError(error.what, where=place, fix=fix) from None
     return found
-
-
-def _on_hub(settings: Mapping[str, Any], *, pinned: bool | None = None) -> list[str]:
-    """Return the data sets of the Hugging Face Hub, or those of them that are pinned to a revision, or are not."""
-    given = [source for split in SPLITS for source in settings.get(split, []) if "huggingface" in source]
-    return [source["huggingface"] for source in given if pinned in (None, bool(source["revision"]))]
 
 
 # ---------------------------------------------------------------- the step, as the pipeline has it
@@ -181,16 +174,20 @@ def preparation_step(data: DataOnCluster, code: Path) -> Command:
     from azure.ai.ml import Output
     from azure.ai.ml.entities import Command, CommandComponent, Environment
 
-    packages = [f"{name}=={version(name)}" for name in (*PACKAGES, *(("datasets",) if _on_hub(data.settings) else ()))]
+    hub = [source for split in SPLITS for source in data.settings.get(split, []) if "huggingface" in source]
+    packages = [f"{name}=={version(name)}" for name in (*PACKAGES, *(["datasets"] if hub else []))]
     python = f"python={sys.version_info.major}.{sys.version_info.minor}"
     conda = {"name": "phift", "channels": ["conda-forge"], "dependencies": [python, "pip", {"pip": packages}]}
     content = hashlib.sha256(_json([IMAGE, conda]).encode()).hexdigest()[:16]  # what is in it names its version
-    description = "What phift needs to prepare chat data."
     environment = Environment(
-        name="phift-preparation", version=content, image=IMAGE, conda_file=conda, description=description
+        name="phift-preparation",
+        version=content,
+        image=IMAGE,
+        conda_file=conda,
+        description="What phift needs to prepare chat data.",
     )
     # Azure takes the outputs of an equal step run before, which is right only while the data cannot have changed.
-    is_fixed = not _on_hub(data.settings, pinned=False) and all(found.version for found in data.inputs.values())
+    fixed = [*(source["revision"] for source in hub), *(found.version for found in data.inputs.values())]
     kinds = {name: {"type": found.type} for name, found in data.inputs.items()}
     component = CommandComponent(
         name=STEP,
@@ -200,7 +197,7 @@ def preparation_step(data: DataOnCluster, code: Path) -> Command:
         environment=environment,
         inputs={"settings": {"type": "string"}, **kinds},
         outputs={**{split: {"type": "uri_file"} for split in SPLITS}, REPORT: {"type": "uri_folder"}},
-        is_deterministic=is_fixed,
+        is_deterministic=all(fixed),
     )
     # The component's preprocessing goes by a file's suffix, and an output has none by itself. `name` is
     # the step's; azureml-assets' benchmark tests name their files this way (read 2026-11-22).

@@ -7,7 +7,7 @@ one of the files, or among the rejects with its line and the reason, or the data
 
 **The way**, in `phift.data`. Sources are opened (``sources``) and read in parts side by side (``parts``, ``workers``)
 into spools; then it is known what there is, the split is drawn (``split``), and the rows are dealt from the spools to
-the files (``spool``). Rows keep their order, and the result does not depend on how many processes there were.
+the files. Rows keep their order, and the result does not depend on how many processes there were.
 
 **The folder.** ``<folder>/<first 16 digits of the content hash>/`` with ``train.jsonl``, ``validation.jsonl``,
 ``test.jsonl``, ``manifest.json`` and, where rows were set aside, ``rejects.jsonl``. It is built beside its place and
@@ -19,16 +19,16 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from html import escape
 from importlib import import_module
 from itertools import chain, islice
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from phift.check.findings import Finding
@@ -36,9 +36,9 @@ from phift.component.preprocessing import LEAST_TRAINING_ROWS, SPLITS
 from phift.config.data import DataConfig
 from phift.data import files
 from phift.data.account import ASIDE, LEAKED, Account, Dealt, draw_up, findings_of
+from phift.data.parts import BLOCK, MOST_PROBLEMS
 from phift.data.sources import Progress, Reading, files_of, open_source, place_of, read_sources, tabulate
 from phift.data.split import draw_split, units
-from phift.data.spool import MOST_PROBLEMS, Deal
 from phift.data.workers import LARGE, Workers
 from phift.errors import DataError, PhiftError
 from phift.events import isolated
@@ -162,7 +162,7 @@ def prepare_dataset(
         table = tabulate(readings)
         dealt = Dealt(readings=readings, table=table, chosen=_choose(data, readings, table))
         built = scratch / "built"
-        _write(dealt, built, workers, tell)
+        _write(dealt, built, tell)
         accounts = draw_up(dealt, built / "rejects.jsonl", built / "aside")
         (built / "aside").unlink()
         if not any(account.aside for account in accounts):
@@ -176,9 +176,7 @@ def prepare_dataset(
     said = {key: manifest[key] for key in ("rows", "characters", "longest_row", "hashes", "content_hash", "name")}
     return PreparedDataset(
         folder=target,
-        train=target / "train.jsonl",
-        validation=target / "validation.jsonl",
-        test=target / "test.jsonl",
+        **{split: target / f"{split}.jsonl" for split in SPLITS},
         accounts=accounts,
         rejects=rejects if rejects.exists() else None,
         findings=findings,
@@ -248,27 +246,22 @@ def _raise_if_few(readings: Sequence[Reading], left: int, dealt: int) -> None:
     raise DataError(what, where=where, fix=f"give more rows{split}")
 
 
-def _write(dealt: Dealt, folder: Path, workers: Workers, tell: Callable[[Progress], None]) -> None:
+def _write(dealt: Dealt, folder: Path, tell: Callable[[Progress], None]) -> None:
     """Deal every row to its file; those set aside wait in a file of their own until they are accounted for."""
-    import numpy as np
-
     folder.mkdir(mode=0o700)  # it is renamed, and user text is nobody else's business
-    paths = [folder / name for name in (*(f"{split}.jsonl" for split in SPLITS), "aside")]
-    for path in paths:
-        path.touch()
-    deals, start, offsets = [], 0, np.zeros(len(paths), np.int64)
-    for tally in (tally for reading in dealt.readings for tally in reading.tallies if tally.good):
-        rows = slice(start, start + tally.good)
-        lengths, chosen = dealt.table["length"][rows], dealt.chosen[rows]
-        files = dict(zip(map(str, paths), offsets.tolist(), strict=True))
-        deals.append(Deal(spool=tally.spool, lengths=lengths.tobytes(), chosen=chosen.tobytes(), files=files))
-        offsets += np.bincount(chosen, weights=lengths, minlength=len(paths)).astype(np.int64)
-        start = rows.stop
-    total, written = int(offsets.sum()), 0
-    for _, size in workers.run(deals, side_by_side=total > LARGE):
-        written += size
-        source = ", ".join(SPLITS)
-        tell(Progress(stage="write", source=source, rows=len(dealt.table), bytes=written, total_bytes=total))
+    source, total, written, start = ", ".join(SPLITS), int(dealt.table["length"].sum()), 0, 0
+    with ExitStack() as stack:
+        names = (*(f"{split}.jsonl" for split in SPLITS), "aside")
+        files = [stack.enter_context((folder / name).open("wb", buffering=BLOCK)) for name in names]
+        for tally in (tally for reading in dealt.readings for tally in reading.tallies if tally.good):
+            rows = slice(start, start + tally.good)
+            lengths, chosen = dealt.table["length"][rows].tolist(), dealt.chosen[rows].tolist()
+            with Path(tally.spool).open("rb", buffering=BLOCK) as spool:
+                for length, index in zip(lengths, chosen, strict=True):
+                    files[index].write(spool.read(length))
+            Path(tally.spool).unlink()
+            start, written = rows.stop, written + tally.size
+            tell(Progress(stage="write", source=source, rows=len(dealt.table), bytes=written, total_bytes=total))
 
 
 def _manifest(data: DataConfig, dealt: Dealt, accounts: Sequence[Account]) -> dict[str, Any]:
@@ -291,26 +284,24 @@ def _manifest(data: DataConfig, dealt: Dealt, accounts: Sequence[Account]) -> di
 
 def _settle(built: Path, target: Path, manifest: Mapping[str, Any]) -> None:
     """Move the files to their place, unless the same ones are there already."""
-    if _whole(target, manifest):
-        # The same rows can have come from other sources, so what is said of those is renewed.
-        (built / "manifest.json").replace(target / "manifest.json")
-        if (built / "rejects.jsonl").exists():
-            (built / "rejects.jsonl").replace(target / "rejects.jsonl")
-        else:
-            (target / "rejects.jsonl").unlink(missing_ok=True)
-        return
     for number in range(_MOST_MOVES):
-        try:
-            built.rename(target)
-        except OSError:
-            # Somebody prepared the same data meanwhile; equal bytes, so theirs will do. What is there and not whole is
-            # moved aside and not deleted in its place, where another caller may have put his own by now.
-            if _whole(target, manifest):
-                return
-            if number == _MOST_MOVES - 1:
-                raise
+        if _whole(target, manifest):
+            # The same rows can have come from other sources, so what is said of those is renewed.
+            (built / "manifest.json").replace(target / "manifest.json")
+            if (built / "rejects.jsonl").exists():
+                (built / "rejects.jsonl").replace(target / "rejects.jsonl")
+            else:
+                (target / "rejects.jsonl").unlink(missing_ok=True)
+            return
+        if number:
+            # It is moved aside and not deleted in its place, where another caller may have put his own by now.
             with suppress(OSError):
                 target.rename(built.parent / f"aside-{number}")
+        try:
+            built.rename(target)
+        except OSError:  # what is there is not whole, or somebody has prepared the same data meanwhile
+            if number == _MOST_MOVES - 1:
+                raise
         else:
             return
 
@@ -333,7 +324,6 @@ def _scratch_folder(folder: Path) -> Iterator[Path]:
     """
     import filelock
 
-    scratch = None
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for left in folder.glob(f"{_SCRATCH}*"):
@@ -343,17 +333,15 @@ def _scratch_folder(folder: Path) -> Iterator[Path]:
                 if (left / _LOCK).exists() or time.time() - left.stat().st_mtime >= _MOMENT:
                     with filelock.FileLock(left / _LOCK, timeout=0):
                         shutil.rmtree(left, ignore_errors=True)
-        scratch = Path(tempfile.mkdtemp(prefix=_SCRATCH, dir=folder))
-        with filelock.FileLock(scratch / "taking"):
-            # Named when it is held: between making a file and locking it another process could take the lock.
-            (scratch / "taking").rename(scratch / _LOCK)
-            yield scratch
+        with TemporaryDirectory(prefix=_SCRATCH, dir=folder, ignore_cleanup_errors=True) as name:
+            scratch = Path(name)
+            with filelock.FileLock(scratch / "taking"):
+                # Named when it is held: between making a file and locking it another process could take the lock.
+                (scratch / "taking").rename(scratch / _LOCK)
+                yield scratch
     except PhiftError:
         raise  # some of ours are OSErrors too
     except OSError as error:
         what = f"A file could not be read or written: {error.strerror}."
         where = str(error.filename or folder)
         raise DataError(what, where=where, fix="check the permissions and the free space") from error
-    finally:
-        if scratch:
-            shutil.rmtree(scratch, ignore_errors=True)

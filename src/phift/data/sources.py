@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from phift.config.data import AssetSource, FileSource, HuggingFaceSource, OneSource, RowsSource
 from phift.data import chat, files, frames, hub, parquet, texts
 from phift.data.formats import Layout, UnknownFormat, recognise
-from phift.data.parts import Part
-from phift.data.spool import TABLE, Tally
+from phift.data.parts import TABLE, Part, Tally
 from phift.data.workers import Workers
 from phift.errors import DataError
 
