@@ -25,16 +25,12 @@ from typing import Any
 import requests
 
 from phift.local import LocalCredential, LocalWorkspace
-from phift.local.ground import Ground
 from phift.local.model import quota, runs
 from phift.local.names import WORKSPACE_ID
 from phift.local.programs import Programs
 from phift.local.services import endpoints, jobs
-from phift.local.site import site_on
-from phift.local.state.clock import Clock
-from phift.local.state.documents import Documents
+from phift.local.site import Site
 from phift.local.state.folder import Folder
-from phift.local.state.identity import Identity
 from phift.local.wire.call import Call
 
 COMPONENT = "azureml://registries/azureml/components/chat_completion_pipeline/versions/0.0.82"
@@ -64,8 +60,8 @@ def job() -> dict[str, Any]:
 
 def fill(folder: Path, count: dict[str, int]) -> None:
     """Write completed jobs with their metrics, and endpoints with a deployment, into a workspace that is down."""
-    documents = Documents(folder / "state.db")
-    site = site_on(Ground(Folder(folder), documents, Identity("x"), "https://localhost:1", Programs(), Clock("fast")))
+    site = Site(Folder(folder), "https://localhost:1", Programs(), "fast")
+    documents = site.documents
     submit = next(route.handler for route in jobs.ROUTES if route.method == "PUT")
     make = next(route.handler for route in endpoints.ROUTES if route.method == "PUT")
     quota.seed(site)

@@ -13,16 +13,12 @@ import pytest
 from running import Local
 from wire_jobs import MODEL, body, put_training_file
 
-from phift.local.ground import Ground
 from phift.local.model import quota, runs
 from phift.local.names import WORKSPACE_ID
 from phift.local.programs import Programs
-from phift.local.server.service import PARTS
-from phift.local.site import Site, site_on
-from phift.local.state.clock import Clock
-from phift.local.state.documents import Documents
+from phift.local.server.service import TABLE
+from phift.local.site import Site
 from phift.local.state.folder import Folder
-from phift.local.state.identity import Identity
 from phift.local.wire.call import Call, Reply, WireError
 
 FEW, MANY = 10, 1000
@@ -32,7 +28,6 @@ ENDPOINT = {
     "identity": {},
     "kind": "Managed",
 }
-TABLE = [(route, route.pattern()) for part in PARTS for route in part.ROUTES]
 
 
 def ask(site: Site, method: str, path: str, sent: object = None, **query: str) -> Reply:
@@ -49,8 +44,8 @@ def ask(site: Site, method: str, path: str, sent: object = None, **query: str) -
 
 def fill(folder: Path, jobs: int) -> Site:
     """Return a workspace with jobs that are completed, a few that wait, and one whose metrics are asked for."""
-    documents = Documents(folder / "state.db")
-    site = site_on(Ground(Folder(folder), documents, Identity("x"), "https://localhost:1", Programs(), Clock("fast")))
+    site = Site(Folder(folder), "https://localhost:1", Programs(), "fast")
+    documents = site.documents
     quota.seed(site)
     with documents.transaction():
         for number in range(jobs):

@@ -9,10 +9,7 @@ from phift.local.ground import Ground
 from phift.local.model import files
 from phift.local.names import WORKSPACE_ID
 from phift.local.programs import Programs
-from phift.local.state.clock import Clock
-from phift.local.state.documents import Documents
 from phift.local.state.folder import Folder
-from phift.local.state.identity import Identity
 from phift.local.wire.call import WireError
 
 STORED = "azureml://datastores/workspaceblobstore/paths/LocalUpload/1/train.jsonl"
@@ -21,8 +18,8 @@ MODEL = "azureml/child/mlflow_model_folder"
 
 @pytest.fixture
 def ground(tmp_path: Path) -> Iterator[Ground]:
-    documents = Documents(tmp_path / "state.db")
-    ground = Ground(Folder(tmp_path), documents, Identity("x"), "https://localhost:1", Programs(), Clock())
+    ground = Ground(Folder(tmp_path), "https://localhost:1", Programs())
+    documents = ground.documents
     container = tmp_path / "blobs/storage/azureml-blobstore"
     (container / "LocalUpload/1").mkdir(parents=True)
     (container / "LocalUpload/1/train.jsonl").touch()

@@ -8,13 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from phift.local.ground import Ground
 from phift.local.programs import Programs
-from phift.local.site import Site, site_on
-from phift.local.state.clock import Clock
-from phift.local.state.documents import Documents
+from phift.local.site import Site
 from phift.local.state.folder import Folder
-from phift.local.state.identity import Identity
 from phift.local.wire.call import WireError
 from phift.local.work.scorers import Scorers
 
@@ -23,9 +19,9 @@ BLUE = "onlineEndpoints/chat/deployments/blue"
 
 @pytest.fixture
 def site(tmp_path: Path) -> Iterator[Site]:
-    documents = Documents(tmp_path / "state.db")
-    yield site_on(Ground(Folder(tmp_path), documents, Identity("x"), "https://localhost:1", Programs(), Clock("fast")))
-    documents.close()
+    site = Site(Folder(tmp_path), "https://localhost:1", Programs(), "fast")
+    yield site
+    site.documents.close()
 
 
 def test_a_job_that_is_given_up_while_it_goes_back_into_the_queue_ends(site: Site) -> None:

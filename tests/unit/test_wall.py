@@ -73,7 +73,7 @@ ALLOWED = {
         "local.wire",
         "samples",
     },
-    "local.site": {"local.ground", "local.work"},
+    "local.site": {"local.ground", "local.model", "local.work"},
     "local.services": {
         "component",
         "data",
@@ -89,7 +89,6 @@ ALLOWED = {
     "local.server": {
         "errors",
         "local.connection",
-        "local.ground",
         "local.model",
         "local.names",
         "local.programs",

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from phift.local.programs import Programs
-from phift.local.state.clock import Clock
+from phift.local.state.clock import Clock, Speed
 from phift.local.state.documents import Documents
 from phift.local.state.faults import Faults
 from phift.local.state.folder import Folder
-from phift.local.state.identity import Identity
+from phift.local.state.identity import Identity, read_secret
 from phift.local.state.journal import Journal
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Ground:
     """The folder and what is remembered in it, who may do what, and the time.
 
@@ -21,13 +21,15 @@ class Ground:
     """
 
     folder: Folder
-    documents: Documents
-    identity: Identity
     base_url: str
     programs: Programs
-    clock: Clock
-    faults: Faults = field(default_factory=Faults)
-    journal: Journal = field(default_factory=Journal)
+    speed: Speed = "real"
+
+    def __post_init__(self) -> None:
+        self.clock = Clock(self.speed)
+        self.documents = Documents(self.folder.database, self.clock.now)
+        self.identity = Identity(read_secret(self.folder.secret), self.clock.now)
+        self.faults, self.journal = Faults(), Journal()
 
     @property
     def host(self) -> str:

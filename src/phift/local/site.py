@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from phift.local.ground import Ground
+from phift.local.model import files, quota
 from phift.local.work.operations import Operations
 from phift.local.work.scorers import Scorers
 from phift.local.work.training import Training
 
 
-@dataclass(frozen=True, kw_only=True)
 class Site(Ground):
-    """A ground with what works on it."""
+    """A ground with what works on it; nothing of it runs before `start`."""
 
-    operations: Operations
-    scorers: Scorers
-    training: Training
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.scorers, self.training = Scorers(self), Training(self)
+        self.operations = Operations(self, self.scorers, self.training)
 
+    def start(self) -> None:
+        """Clean up behind one that was killed, and take up the work that waits."""
+        files.clear_halves(self.folder)
+        quota.seed(self)
+        self.operations.resume()
+        self.training.start()
 
-def site_on(ground: Ground) -> Site:
-    """Return the workspace that works on a ground; nothing of it runs before its operations and training begin."""
-    scorers, training = Scorers(ground), Training(ground)
-    operations = Operations(ground, scorers, training)
-    return Site(**vars(ground), operations=operations, scorers=scorers, training=training)
+    def close(self) -> None:
+        """Stop the job that runs, which goes on at the next start, end the scorers, and close the documents."""
+        self.training.stop()
+        self.scorers.stop()
+        self.documents.close()

@@ -30,15 +30,12 @@ from urllib3.util.request import body_to_chunks
 
 from phift.errors import LocalWorkspaceError
 from phift.local.connection import IN_PROCESS, Connection
-from phift.local.ground import Ground
-from phift.local.model import catalog, quota
+from phift.local.model import catalog
 from phift.local.programs import ENGINES, make_standins
-from phift.local.server.service import Service, content
-from phift.local.site import site_on
-from phift.local.state.clock import Clock, Speed
-from phift.local.state.documents import Documents
+from phift.local.server.service import Exchange, whole_body
+from phift.local.site import Site
+from phift.local.state.clock import Speed
 from phift.local.state.folder import Folder
-from phift.local.state.identity import Identity, read_secret
 
 if TYPE_CHECKING:
     from requests import PreparedRequest
@@ -47,6 +44,7 @@ HOST = "in-process.phift.invalid"  # RFC 6761: no resolver may know a name in "i
 _numbers = itertools.count(1)  # each workspace has a port of its own: the SDK keeps what it learned of one by its name
 _pools: dict[str, ConnectionPool] = {}
 _Sent = tuple[str, str, Mapping[str, str], bytes]  # method, path with query, headers by small letters, body
+_Answer = tuple[int, dict[str, str], bytes]  # status, headers, body
 _changing = threading.RLock()  # a forgotten workspace may be collected, and closed, while it is held
 _real = HTTPAdapter.get_connection_with_tls_context
 
@@ -65,30 +63,25 @@ def served_here(folder: Path, speed: Speed = "fast") -> Iterator[Connection]:
     place = Folder(folder.absolute())
     place.root.mkdir(parents=True, exist_ok=True, mode=0o700)
     place.bundle.touch()  # no authority of its own: there is no TLS
-    clock, port = Clock(speed), next(_numbers)
+    port = next(_numbers)
     with ExitStack() as stack:
         if not stack.enter_context(place.claimed()):
             what = "This local workspace is served already."
             raise LocalWorkspaceError(what, where=str(place.root), fix="stop the other one, or name another folder")
         names = [model["name"] for model in catalog.models()]
         make_standins(place.registry, [name for name in names if not (place.registry / name).is_dir()])
-        documents = Documents(place.database, clock.now)
-        stack.callback(documents.close)
-        identity = Identity(read_secret(place.secret), clock.now)
-        ground = Ground(place, documents, identity, f"https://{HOST}:{port}", ENGINES["instant"], clock)
+        site = Site(place, f"https://{HOST}:{port}", ENGINES["instant"], speed)
+        stack.callback(site.close)
         # The workspace's age is this note's (`services/arm.py`); a server takes any port for 0, should one follow.
-        if documents.get("server") is None:
-            documents.put("server", {"port": 0})
-        quota.seed(ground)
-        site = site_on(ground)
-        service = Service(site)
-        service.start()
+        if site.documents.get("server") is None:
+            site.documents.put("server", {"port": 0})
+        site.start()
         stack.callback(site.operations.reset)
-        stack.callback(service.stop)
-        door = _Door(service)
+        stack.callback(site.training.stop)  # before: what its job sleeps for is no longer waited for then
+        door = _Door(site)
         stack.callback(door.close)
         stack.enter_context(_reachable(port, door))
-        IN_PROCESS[place.root] = Connection(ground.base_url, place.bundle, place.root)
+        IN_PROCESS[place.root] = Connection(site.base_url, place.bundle, place.root)
         stack.callback(IN_PROCESS.pop, place.root)
         yield IN_PROCESS[place.root]
 
@@ -124,59 +117,51 @@ class _Door:
     wait for them.
     """
 
-    def __init__(self, service: Service) -> None:
-        self._service = service
-        self._closing = threading.Event()
+    def __init__(self, site: Site) -> None:
+        self._site = site
         self._process = os.getpid()
-        self._change = threading.Condition()
-        self._at_work = 0
+        self._closing = threading.Event()
+        self._change = threading.RLock()
+        self._threads: set[threading.Thread] = set()
 
     def close(self) -> None:
         """Answer what has been asked, without the delays that were ordered, and nothing more."""
         with self._change:
             self._closing.set()
-            self._change.wait_for(lambda: not self._at_work)
+        for thread in self._threads:
+            thread.join()
 
-    def ask(self, sent: _Sent, timeout: float | None) -> tuple[int, dict[str, str], bytes]:
-        """Return status, headers and body; raises what a connection raises that breaks."""
+    def ask(self, sent: _Sent, timeout: float | None) -> _Answer:
+        """Return the answer; raises what a connection raises that breaks."""
+        answer: Future[_Answer] = Future()
+
+        def work() -> None:
+            try:
+                answer.set_result(self._answer(*sent))
+            except BaseException as error:  # noqa: BLE001 - it is raised where somebody waits for the answer
+                answer.set_exception(error)
+
+        refusal = ConnectionRefusedError(errno.ECONNREFUSED, "The workspace is closed, or in another process")
         if os.getpid() != self._process:  # a forked child has none of the threads
-            raise ConnectionRefusedError(errno.ECONNREFUSED, "The workspace is in another process")
-        answer: Future[tuple[int, dict[str, str], bytes]] = Future()
+            raise refusal
         with self._change:
             if self._closing.is_set():
-                raise ConnectionRefusedError(errno.ECONNREFUSED, "The workspace is closed")
-            threading.Thread(target=self._work, args=(answer, sent), name="phift-in-process", daemon=True).start()
-            self._at_work += 1
+                raise refusal
+            thread = threading.Thread(target=work, name="phift-in-process", daemon=True)
+            thread.start()
+            self._threads = {each for each in self._threads if each.is_alive()} | {thread}
         return answer.result(timeout)
 
-    def _work(self, answer: Future[tuple[int, dict[str, str], bytes]], sent: _Sent) -> None:
-        try:
-            answer.set_result(self._answer(*sent))
-        except BaseException as error:  # noqa: BLE001 - it is raised where somebody waits for the answer
-            answer.set_exception(error)
-        finally:
-            with self._change:
-                self._at_work -= 1
-                self._change.notify_all()
-
-    def _answer(
-        self, method: str, address: str, headers: Mapping[str, str], sent: bytes
-    ) -> tuple[int, dict[str, str], bytes]:
+    def _answer(self, method: str, address: str, headers: Mapping[str, str], sent: bytes) -> _Answer:
         url = urlsplit(address)
-        exchange = self._service.admit(method, unquote(url.path))
-        slow = exchange.slow if exchange.cut != "before" else 0
-        self._closing.wait(exchange.delay + (len(sent) / slow if slow else 0))
-        if exchange.cut == "before":
-            exchange.note(0)
+        exchange = Exchange(self._site, method, unquote(url.path))
+        taking = len(sent) / exchange.slow if exchange.slow and exchange.cut != "before" else 0
+        self._closing.wait(exchange.delay + taking)
+        reply = exchange.reply(dict(parse_qsl(url.query, keep_blank_values=True)), headers, sent)
+        if exchange.cut in ("before", "after"):
             raise ConnectionResetError(errno.ECONNRESET, "Connection reset by peer")
-        query = dict(parse_qsl(url.query, keep_blank_values=True))
-        reply = exchange.reply(query, headers, sent)
-        exchange.note(reply.status)
-        if exchange.cut == "after":
-            raise ConnectionResetError(errno.ECONNRESET, "Connection reset by peer")
-        body = b"".join(reply.stream) if reply.stream is not None else content(reply)
-        kind = {} if reply.body is None and reply.stream is None else {"Content-Type": reply.media_type}
-        described = {**kind, "Content-Length": str(len(body)), **reply.headers}
+        body = whole_body(reply)
+        described = {"Content-Length": str(len(body)), **reply.headers}
         if method == "HEAD":
             body = b""
         if exchange.cut == "half":

@@ -9,7 +9,7 @@ import time
 import uuid
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import date
 
 from phift.local.names import GROUP, LOCATION, LOGIN, SUBSCRIPTION, TENANT, WORKSPACE
@@ -17,7 +17,6 @@ from phift.local.services import arm, assets, blobs, control, endpoints, history
 from phift.local.services.route import Route, place_of
 from phift.local.site import Site
 from phift.local.state.documents import found_no_room
-from phift.local.state.faults import Fault
 from phift.local.state.identity import InvalidToken
 from phift.local.wire import errors
 from phift.local.wire.call import API_VERSIONS, Call, Reply, WireError
@@ -26,146 +25,109 @@ logger = logging.getLogger(__name__)
 
 # The largest upload in one piece: the storage client cuts into blocks above 64 MiB, older ones above 256 MiB.
 LARGEST_BODY = 257 * 1024 * 1024
-_REMAINING = {"GET": ("reads", "11999"), "HEAD": ("reads", "11999"), "DELETE": ("deletes", "14999")}
 PARTS = (arm, assets, blobs, control, endpoints, history, jobs, mlflow, operations, registry)
+TABLE = [(route, route.pattern()) for part in PARTS for route in part.ROUTES]
 
 
-class Service:
-    """A workspace with its routes and its background work; whoever brings a request admits it, then answers it.
-
-        exchange = service.admit("GET", path)
-        reply = exchange.reply(query, headers, body)
-        exchange.note(reply.status)
-
-    What has been ordered to happen to a request is known when it is admitted, before its body is taken.
-    """
-
-    def __init__(self, site: Site) -> None:
-        self.site = site
-        self._table = [(route, route.pattern()) for part in PARTS for route in part.ROUTES]
-
-    def start(self) -> None:
-        """Take up the work that waits."""
-        self.site.operations.resume()
-        self.site.training.start()
-
-    def stop(self) -> None:
-        """Stop the job that runs, which goes on at the next start, and end the scorers."""
-        self.site.training.stop()
-        self.site.scorers.stop()
-
-    def admit(self, method: str, path: str) -> Exchange:
-        """Find a request's route, and what has been ordered to happen to it.
-
-        - **path**: decoded, without the query.
-        """
-        place = place_of(method, path)
-        matches = ((route, pattern.fullmatch(path)) for route, pattern in self._table if route.method == method)
-        route, match = next((each for each in matches if each[1]), (None, None))
-        operation = route.operation if route else place
-        ours = path.startswith(f"{control.AT}/")
-        fault = None if ours else self.site.faults.strike(place, operation)
-        params = match.groupdict() if match else {}
-        return Exchange(self.site, method, path, route, params, fault, None if ours else (operation, place))
-
-
-@dataclass(frozen=True)
 class Exchange:
-    """A request on its way to its answer.
+    """A request on its way to its answer; what has been ordered to happen to it is known before its body is taken.
 
-    - **fault**: what has been ordered to happen to it.
-    - **entry**: operation and place for the journal; None for what is done to the workspace itself.
+        exchange = Exchange(site, "GET", path)
+        reply = exchange.reply(query, headers, body)
+
+    - **path**: decoded, without the query.
+    - **cut**, **delay**, **slow**: what has been ordered, as in `Fault`.
     """
 
-    site: Site
-    method: str
-    path: str
-    route: Route | None
-    params: Mapping[str, str]
-    fault: Fault | None
-    entry: tuple[str, str] | None
+    def __init__(self, site: Site, method: str, path: str) -> None:
+        self._site, self.method, self.path = site, method, path
+        self._place = place_of(method, path)
+        matches = ((route, pattern.fullmatch(path)) for route, pattern in TABLE if route.method == method)
+        self._route: Route | None
+        self._route, match = next((each for each in matches if each[1]), (None, None))
+        self._params = match.groupdict() if match else {}
+        self._operation = self._route.operation if self._route else self._place
+        # What is done to the workspace itself neither fails on order nor is noted.
+        self._noted = not path.startswith(f"{control.AT}/")
+        self._fault = fault = site.faults.strike(self._place, self._operation) if self._noted else None
+        self.cut = fault.cut if fault else ""
+        self.delay = fault.delay if fault else 0
+        self.slow = fault.slow if fault else 0
 
-    @property
-    def cut(self) -> str:
-        """Where the connection is to be cut, as in `Fault`."""
-        return self.fault.cut if self.fault else ""
-
-    @property
-    def delay(self) -> float:
-        """Seconds to wait before it is carried out."""
-        return self.fault.delay if self.fault else 0
-
-    @property
-    def slow(self) -> int:
-        """Bytes a second at which its body is taken; 0 for all at once."""
-        return self.fault.slow if self.fault else 0
-
-    def reply(self, query: Mapping[str, str], headers: Mapping[str, str], body: bytes) -> Reply:
-        """Carry it out; whatever goes wrong is an answer too.
+    def reply(self, query: Mapping[str, str], headers: Mapping[str, str], body: bytes | None) -> Reply:
+        """Carry it out and note it in the journal; whatever goes wrong is an answer too.
 
         - **headers**: by their names in small letters.
+        - **body**: None where the client has gone before all of it was there; nothing is carried out then, nor where
+          the connection is to be cut before. The status is the one that proxies log for this.
+
+        The answer's body is bytes, or a stream.
         """
+        reply = Reply(None, 499)
+        if body is not None and self.cut != "before":
+            reply = self._answer(Call(self.method, self.path, query, headers, body, self._params))
+        if self._noted:  # a connection that was cut has no status, whatever was to be answered
+            self._site.journal.note(self._operation, self._place, 0 if self.cut else reply.status)
+        return reply
+
+    def _answer(self, call: Call) -> Reply:
         try:
-            reply = self._carry_out(Call(self.method, self.path, query, headers, body, self.params))
+            reply = self._carry_out(call)
         except WireError as error:
-            reply = errors.reply(error, self.path)
+            reply = errors.reply(error, call.path)
         except Exception as error:
             if found_no_room(error):
-                logger.warning("%s %s found no room: %s", self.method, self.path, error)
+                logger.warning("%s %s found no room: %s", call.method, call.path, error)
                 why = "The disk of the local workspace has no room for this. What was stored is kept; free some first."
                 answer = WireError(507, "InsufficientStorage", why)
             else:
-                logger.exception("%s %s failed", self.method, self.path)
+                logger.exception("%s %s failed", call.method, call.path)
                 answer = WireError(500, "InternalServerError", "The local workspace failed; its log says why.")
             reply = errors.reply(answer, "")
-        return replace(reply, headers={**_common(self.method, self.path, headers), **reply.headers})
-
-    def note(self, status: int) -> None:
-        """Write it into the journal; a connection that was cut has no status, whatever was to be answered."""
-        if self.entry:
-            self.site.journal.note(*self.entry, 0 if self.cut else status)
+        body = reply.body if isinstance(reply.body, bytes | None) else json.dumps(reply.body).encode()
+        kind = {} if body is None and reply.stream is None else {"Content-Type": reply.media_type}
+        return replace(reply, body=body, headers={**kind, **_common(call), **reply.headers})
 
     def _carry_out(self, call: Call) -> Reply:
-        if self.fault and self.fault.status:
-            ordered = errors.of_fault(self.fault, storage=errors.is_storage(self.path))
-            if self.fault.status == 401:
+        if self._fault and self._fault.status:
+            ordered = errors.of_fault(self._fault, storage=errors.is_storage(call.path))
+            if self._fault.status == 401:
                 ordered.headers = {**_challenge(ordered.message), **ordered.headers}
             raise ordered
         if len(call.body) > LARGEST_BODY:
             raise WireError(413, "RequestBodyTooLarge", f"The request is larger than {LARGEST_BODY} bytes.")
-        if self.route is None:
+        if self._route is None:
             message = f"The local workspace does not serve {call.method} {call.path}"
             logger.warning("501: %s", message)
-            self.site.journal.note_unserved(place_of(call.method, call.path))
+            self._site.journal.note_unserved(self._place)
             raise WireError(501, "NotImplemented", message)
         if arm.manages(call.path):
             _check_version(call.query.get("api-version", ""))
-        (self.route.check or _authorize)(self.site, call)
+        (self._route.check or _authorize)(self._site, call)
         _check_scope(call.params)
-        return self.route.handler(self.site, call)
+        return self._route.handler(self._site, call)
 
 
-def content(reply: Reply) -> bytes:
-    """Return the body of an answer that is no stream."""
-    if reply.body is None:
-        return b""
-    return reply.body if isinstance(reply.body, bytes) else json.dumps(reply.body).encode()
+def whole_body(reply: Reply) -> bytes:
+    """Return all that an answer of `Exchange` sends."""
+    return reply.body or b"".join(reply.stream or ())
 
 
-def _common(method: str, path: str, headers: Mapping[str, str]) -> dict[str, str]:
+def _common(call: Call) -> dict[str, str]:
     """Return the headers that every answer has; those of Resource Manager are as the SDK's tests recorded them.
 
     Nothing is throttled here, so the requests that remain are always those after the first one of an hour (Microsoft
     Learn, "Request limits and throttling", 2024-06-27; recordings of azure-sdk-for-python, 2022-10-28).
     """
     common = {"x-ms-request-id": str(uuid.uuid4())}
-    if errors.is_storage(path):
+    if errors.is_storage(call.path):
         common["x-ms-version"] = "2021-08-06"
-    if "x-ms-client-request-id" in headers:
-        common["x-ms-client-request-id"] = headers["x-ms-client-request-id"]
-    if not arm.manages(path):
+    if "x-ms-client-request-id" in call.headers:
+        common["x-ms-client-request-id"] = call.headers["x-ms-client-request-id"]
+    if not arm.manages(call.path):
         return common
-    kind, remaining = _REMAINING.get(method, ("writes", "1199"))
+    remaining = {"GET": ("reads", "11999"), "HEAD": ("reads", "11999"), "DELETE": ("deletes", "14999")}
+    kind, left = remaining.get(call.method, ("writes", "1199"))
     correlation = str(uuid.uuid4())
     stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
     return {
@@ -175,7 +137,7 @@ def _common(method: str, path: str, headers: Mapping[str, str]) -> dict[str, str
         "Pragma": "no-cache",
         "X-Content-Type-Options": "nosniff",
         "x-ms-correlation-request-id": correlation,
-        f"x-ms-ratelimit-remaining-subscription-{kind}": remaining,
+        f"x-ms-ratelimit-remaining-subscription-{kind}": left,
         "x-ms-response-type": "standard",
         "x-ms-routing-request-id": f"{LOCATION.upper()}:{stamp}:{correlation}",
     }
