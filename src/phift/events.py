@@ -16,19 +16,16 @@ def isolated(handler: Callable[[Event], None] | None) -> Callable[[Event], None]
 
     An interruption, such as Ctrl-C while it prints, is none of its errors and goes through. None hears nothing.
     """
-    return handler if isinstance(handler, _Isolated) else _Isolated(handler)
+    failed = False
 
-
-class _Isolated:
-    def __init__(self, handler: Callable[..., None] | None) -> None:
-        self._handler = handler
-        self._failed = False
-
-    def __call__(self, event: object) -> None:
+    def tell(event: Event) -> None:
+        nonlocal failed
         try:
-            if self._handler:
-                self._handler(event)
+            if handler:
+                handler(event)
         except Exception:
-            if not self._failed:
-                self._failed = True
+            if not failed:
+                failed = True
                 logger.exception("A handler of events failed, and the work goes on. Its later errors are not logged.")
+
+    return tell

@@ -44,7 +44,14 @@ class Connection:
     @property
     def cloud_metadata(self) -> dict[str, str]:
         """The addresses for ``MLClient(cloud=connection.cloud_name, cloud_metadata=connection.cloud_metadata)``."""
-        return names.cloud_metadata(self.base_url)
+        return {
+            "azure_portal": names.PORTAL,
+            "resource_manager": f"{self.base_url}/",
+            "active_directory": names.LOGIN,
+            "aml_resource_id": names.ML_RESOURCE,
+            "storage_endpoint": names.STORAGE_SUFFIX,
+            "registry_discovery_endpoint": f"{self.base_url}/",
+        }
 
     def secret(self) -> str:
         """Return the value of the identity header, read anew; it is never part of this object's repr."""

@@ -40,18 +40,6 @@ def cloud_name(base_url: str) -> str:
     return f"PhiftLocal{base_url.rpartition(':')[2]}"
 
 
-def cloud_metadata(base_url: str) -> dict[str, str]:
-    """Return the six addresses that ``MLClient(cloud=..., cloud_metadata=...)`` takes."""
-    return {
-        "azure_portal": PORTAL,
-        "resource_manager": f"{base_url}/",
-        "active_directory": LOGIN,
-        "aml_resource_id": ML_RESOURCE,
-        "storage_endpoint": STORAGE_SUFFIX,
-        "registry_discovery_endpoint": f"{base_url}/",
-    }
-
-
 def cloud_documents(base_url: str) -> list[dict[str, Any]]:
     """Return what ``ARM_CLOUD_METADATA_URL`` answers: the clouds that there are, which is one."""
     return [

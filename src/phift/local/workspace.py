@@ -81,10 +81,7 @@ class LocalWorkspace:
         if not 0 <= delay <= _LONGEST_DELAY:
             what = f"The delay of {delay} s is not between 0 and {_LONGEST_DELAY} s."
             raise errors.LocalWorkspaceError(what, where="LocalWorkspace", fix="give a number of seconds, such as 0.2")
-        self._delay = delay
-        self._engine = engine
-        self._speed = speed
-        self._lasting = lasting
+        self._delay, self._engine, self._speed, self._lasting = delay, engine, speed, lasting
         self._lifeline: IO[bytes] | None = None
         if folder is None:
             import platformdirs
@@ -124,16 +121,15 @@ class LocalWorkspace:
             raise errors.LocalWorkspaceError(what, where=str(self.folder), fix="name another folder")
         self.folder.mkdir(parents=True, exist_ok=True)
         self.folder.chmod(0o700)
-        with self._start_lock():
+        with (self.folder / _START_LOCK).open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # one process at a time starts or stops the server of this folder
             read_secret(self._place.secret)
-            running = self._running()
-            if running is not None:
+            if running := self._running():
                 with socket.socket() as probe:
-                    silent = probe.connect_ex(("127.0.0.1", running["port"])) != 0
-                if silent:  # it was killed a moment ago, and its last thread still holds the lock
-                    self._wait_stopped(5)
-                    running = self._running()
-            if running is None:
+                    # One that was killed a moment ago is silent, and its last thread still holds the lock.
+                    if probe.connect_ex(("127.0.0.1", running["port"])) != 0:
+                        _is_free(self._place.server_lock, 5)
+            if self._running() is None:
                 if self._place.database.exists():
                     with self._documents() as documents:
                         documents.check()  # before anything is written to a damaged one
@@ -150,14 +146,15 @@ class LocalWorkspace:
         """
         if not self.folder.is_dir():
             return False
-        with self._start_lock():
+        with (self.folder / _START_LOCK).open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
             if (running := self._running()) is None:
                 return False
             pid = running["pid"]
             for number, patience in ((signal.SIGTERM, timeout), (signal.SIGKILL, 5)):
                 with suppress(ProcessLookupError):
                     os.kill(pid, number)
-                if self._wait_stopped(patience):
+                if _is_free(self._place.server_lock, patience):
                     break
             with suppress(ChildProcessError):  # it is a child only of the process that started it
                 os.waitpid(pid, 0)
@@ -167,19 +164,16 @@ class LocalWorkspace:
 
     def status(self) -> LocalStatus:
         """Return what the workspace is doing, also when it is not running."""
-        running = self._running()
-        jobs: dict[str, int] = {}
-        endpoints: dict[str, tuple[str, ...]] = {}
+        status = LocalStatus(self.folder, running=False)
+        if running := self._running():
+            address = f"https://localhost:{running['port']}"
+            status = LocalStatus(self.folder, True, running["pid"], address, running.get("created_at"))
         if self._place.database.exists():
             with self._documents() as documents:
-                jobs = documents.count_by_status("runs")
+                status.jobs.update(documents.count_by_status("runs"))
                 for name in documents.names("onlineEndpoints"):
-                    endpoints[name] = tuple(documents.names(f"onlineEndpoints/{name}/deployments"))
-        if running is None:
-            return LocalStatus(self.folder, running=False, jobs=jobs, endpoints=endpoints)
-        address = f"https://localhost:{running['port']}"
-        started = running.get("created_at")
-        return LocalStatus(self.folder, True, running["pid"], address, started, jobs, endpoints)
+                    status.endpoints[name] = tuple(documents.names(f"onlineEndpoints/{name}/deployments"))
+        return status
 
     def reset(self) -> None:
         """Stop the server and delete everything: jobs, models, endpoints, uploads. The folder itself goes too.
@@ -210,13 +204,11 @@ class LocalWorkspace:
     def _make_models(self, say: Callable[[str], None]) -> None:
         from phift.local.model import catalog
 
-        missing = []
-        for name in (model["name"] for model in catalog.models()):
-            folder = self._place.registry / name
+        folders = {model["name"]: self._place.registry / model["name"] for model in catalog.models()}
+        for folder in folders.values():
             if self._engine == "train" and (folder / EMPTY).is_file():
                 shutil.rmtree(folder)  # what the engine `instant` left is none to train
-            if not folder.is_dir():
-                missing.append(name)
+        missing = [name for name, folder in folders.items() if not folder.is_dir()]
         if not missing:
             return
         once = " (once, some ten seconds)" if self._engine == "train" else ""
@@ -232,9 +224,8 @@ class LocalWorkspace:
             raise errors.LocalWorkspaceError(what, where=str(self._place.registry), fix="report this")
 
     def _start(self, timeout: float) -> None:
-        command = [*self._programs.server, str(self.folder), "--engine", self._engine, "--speed", self._speed]
-        if self._delay:
-            command += ["--delay", str(self._delay)]
+        command = [*self._programs.server, str(self.folder)]
+        command += ["--engine", self._engine, "--speed", self._speed, "--delay", str(self._delay)]
         if not self._lasting:
             command.append("--while-input")
         with self._place.log.open("ab") as log:
@@ -255,9 +246,7 @@ class LocalWorkspace:
                 break
             time.sleep(0.1)
         server.kill()  # which one that has ended does not notice
-        server.wait()
-        if self._lifeline is not None:
-            self._lifeline.close()
+        server.communicate()
         what += f" The end of its log:\n{_tail(self._place.log.read_text(encoding='utf-8', errors='replace'))}"
         raise errors.LocalWorkspaceError(what, where=str(self._place.log), fix="read the log, then try again")
 
@@ -266,27 +255,12 @@ class LocalWorkspace:
 
         The server holds a lock as long as it lives, so neither a crash nor a pid that somebody else has now deceives.
         """
-        if not self._place.server_lock.exists() or not _locked(self._place.server_lock):
+        if not self._place.server_lock.exists() or _is_free(self._place.server_lock):
             return None
-        described: dict[str, Any] | None = None
         with suppress(FileNotFoundError):
-            described = json.loads(self._place.server_file.read_text(encoding="utf-8"))
-        return described
-
-    def _wait_stopped(self, timeout: float) -> bool:
-        deadline = time.monotonic() + timeout
-        while time.monotonic() < deadline:
-            if not _locked(self._place.server_lock):
-                return True
-            time.sleep(0.1)
-        return False
-
-    @contextmanager
-    def _start_lock(self) -> Iterator[None]:
-        """Let one process at a time start or stop the server of this folder."""
-        with (self.folder / _START_LOCK).open("a") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
+            described: dict[str, Any] = json.loads(self._place.server_file.read_text(encoding="utf-8"))
+            return described
+        return None
 
     @contextmanager
     def _documents(self) -> Iterator[Documents]:
@@ -300,14 +274,16 @@ class LocalWorkspace:
             raise errors.LocalWorkspaceError(what, where=str(self._place.database), fix=fix) from error
 
 
-def _locked(path: Path) -> bool:
-    """Tell whether some process holds the lock on a file."""
-    with path.open("a") as file:
-        try:
+def _is_free(lock: Path, patience: float = 0) -> bool:
+    """Tell whether no process holds the lock on a file, or the one that does lets go of it within some seconds."""
+    end = time.monotonic() + patience
+    while True:
+        with lock.open("a") as file, suppress(BlockingIOError):
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
             return True
-        return False
+        if time.monotonic() >= end:
+            return False
+        time.sleep(0.1)
 
 
 def _tail(text: str) -> str:

@@ -155,22 +155,19 @@ class TestWorkspace:
     def client(self) -> MLClient:
         """The SDK's client of the workspace."""
         connection = self.connection
-        names = (connection.subscription_id, connection.resource_group, connection.workspace_name)
-        return _sdk_client()(LocalCredential(connection), *names, **self._options())
+        return self._client_of(connection.subscription_id, connection.resource_group, connection.workspace_name)
 
     @cached_property
     def registry(self) -> MLClient:
         """The SDK's client of the registry ``azureml``."""
-        connection = self.connection
-        return _sdk_client()(LocalCredential(connection), registry_name=connection.registry_name, **self._options())
+        return self._client_of(registry_name=self.connection.registry_name)
 
     @cached_property
     def clients(self) -> Clients:
         """What a run of phift talks to: clients of the workspace and of its registry that hardly wait."""
         from phift.azure.connect import connect
 
-        self._options()
-        return replace(connect(workspace={"local": self.connection.folder}), poll_seconds=_POLL_SECONDS)
+        return replace(connect(workspace={"local": self._reached().folder}), poll_seconds=_POLL_SECONDS)
 
     def environment(self) -> dict[str, str]:
         """Return the variables that point other programs at it; a child process of this one inherits them.
@@ -279,25 +276,26 @@ class TestWorkspace:
             what = f"This process already uses another test workspace: {TestWorkspace._in_use}."
             raise LocalWorkspaceError(what, where="TestWorkspace", fix="stop() or detach() that one first")
 
-    def _options(self) -> dict[str, Any]:
+    def _reached(self) -> Connection:
         connection = self.connection
         if TestWorkspace._in_use is not self:
             what = "This process is not pointed at this test workspace, so a client could not reach it."
             raise LocalWorkspaceError(what, where="TestWorkspace", fix="call attach() first")
+        return connection
+
+    def _client_of(self, *workspace: str, **registry: str) -> MLClient:
+        connection = self._reached()
+        with warnings.catch_warnings():
+            # Its libraries warn about themselves when they are first imported; a suite may take warnings for errors.
+            warnings.simplefilter("ignore")
+            from azure.ai.ml import MLClient
         cloud = {"cloud": connection.cloud_name, "cloud_metadata": connection.cloud_metadata}
-        return {**cloud, "polling_interval": _POLL_SECONDS, "enable_telemetry": False, "show_progress": False}
+        quiet = {"polling_interval": _POLL_SECONDS, "enable_telemetry": False, "show_progress": False}
+        return MLClient(LocalCredential(connection), *workspace, **registry, **cloud, **quiet)
 
     def _forget_clients(self) -> None:
         for name in ("client", "clients", "registry"):
             self.__dict__.pop(name, None)
-
-
-def _sdk_client() -> Any:
-    with warnings.catch_warnings():
-        # Its libraries warn about themselves when they are first imported; a suite may take warnings for errors.
-        warnings.simplefilter("ignore")
-        from azure.ai.ml import MLClient
-    return MLClient
 
 
 def _told(scripted: Scripted) -> str:
@@ -310,10 +308,7 @@ def _told(scripted: Scripted) -> str:
 @contextmanager
 def pointed_at(variables: Mapping[str, str]) -> Iterator[None]:
     """Set a workspace's variables, take away those that lead elsewhere, and put all of them back at the end."""
-    names = (*variables, *_OTHER_IDENTITIES, _CLOUD)
-    before = {name: os.environ.get(name) for name in names}
-    for name in (*_OTHER_IDENTITIES, _CLOUD):
-        os.environ.pop(name, None)
+    before = {name: os.environ.pop(name, None) for name in {*variables, *_OTHER_IDENTITIES, _CLOUD}}
     os.environ.update(variables)
     try:
         yield
