@@ -11,7 +11,6 @@ from cryptography import x509
 from phift.local.state.folder import write_private
 
 LIFETIME = datetime.timedelta(days=365)
-RENEW_BEFORE = datetime.timedelta(days=7)
 
 
 def ensure(folder: Path) -> None:
@@ -19,7 +18,7 @@ def ensure(folder: Path) -> None:
     now = datetime.datetime.now(datetime.UTC)
     if all((folder / name).exists() for name in ("ca.pem", "server.pem", "server-key.pem")):
         present = x509.load_pem_x509_certificate((folder / "server.pem").read_bytes())
-        if now + RENEW_BEFORE < present.not_valid_after_utc:
+        if now + datetime.timedelta(days=7) < present.not_valid_after_utc:
             return
     authority = trustme.CA(path_length=0, organization_name="phift", organization_unit_name="local workspace authority")
     server = authority.issue_cert("localhost", "127.0.0.1", common_name="localhost", not_after=now + LIFETIME)
@@ -36,11 +35,9 @@ def write_bundle(folder: Path, existing: str | None) -> Path:
     """
     import certifi
 
-    bundle = folder / "bundle.pem"
-    source = Path(existing or certifi.where())
-    ours = source.exists() and bundle.exists() and source.samefile(bundle)
-    if ours or not source.exists():
-        # Already ours, and the file would grow with every start; or a left-over of a workspace that is gone.
+    bundle, source = folder / "bundle.pem", Path(existing or certifi.where())
+    # A left-over of a workspace that is gone; or already ours, and the file would grow with every start.
+    if not source.exists() or (bundle.exists() and source.samefile(bundle)):
         source = Path(certifi.where())
     files = sorted(source.glob("*")) if source.is_dir() else [source]
     texts = [file.read_bytes().strip() for file in files if file.is_file()]

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 HOST = "in-process.phift.invalid"  # RFC 6761: no resolver may know a name in "invalid"
 _numbers = itertools.count(1)  # each workspace has a port of its own: the SDK keeps what it learned of one by its name
-_pools: dict[str, ConnectionPool] = {}
+_doors: dict[str, _Door] = {}
 _Sent = tuple[str, str, Mapping[str, str], bytes]  # method, path with query, headers by small letters, body
 _Answer = tuple[int, dict[str, str], bytes]  # status, headers, body
 _changing = threading.RLock()  # a forgotten workspace may be collected, and closed, while it is held
@@ -64,13 +64,14 @@ def served_here(folder: Path, speed: Speed = "fast") -> Iterator[Connection]:
     place.root.mkdir(parents=True, exist_ok=True, mode=0o700)
     place.bundle.touch()  # no authority of its own: there is no TLS
     port = next(_numbers)
+    where = f"{HOST}:{port}"
     with ExitStack() as stack:
         if not stack.enter_context(place.claimed()):
             what = "This local workspace is served already."
             raise LocalWorkspaceError(what, where=str(place.root), fix="stop the other one, or name another folder")
         names = [model["name"] for model in catalog.models()]
         make_standins(place.registry, [name for name in names if not (place.registry / name).is_dir()])
-        site = Site(place, f"https://{HOST}:{port}", ENGINES["instant"], speed)
+        site = Site(place, f"https://{where}", ENGINES["instant"], speed)
         stack.callback(site.close)
         # The workspace's age is this note's (`services/arm.py`); a server takes any port for 0, should one follow.
         if site.documents.get("server") is None:
@@ -78,20 +79,19 @@ def served_here(folder: Path, speed: Speed = "fast") -> Iterator[Connection]:
         site.start()
         stack.callback(site.operations.reset)
         stack.callback(site.training.stop)  # before: what its job sleeps for is no longer waited for then
-        door = _Door(site)
-        stack.callback(door.close)
-        stack.enter_context(_reachable(port, door))
+        door = _Door(site, port)
+        stack.callback(door.shut)
+        stack.enter_context(_reachable(where, door))
         IN_PROCESS[place.root] = Connection(site.base_url, place.bundle, place.root)
         stack.callback(IN_PROCESS.pop, place.root)
         yield IN_PROCESS[place.root]
 
 
 @contextmanager
-def _reachable(port: int, door: _Door) -> Iterator[None]:
+def _reachable(where: str, door: _Door) -> Iterator[None]:
     global _real
-    place, pool = f"{HOST}:{port}", _Pool(HOST, port, door=door)
     with _changing:
-        _pools[place] = pool
+        _doors[where] = door
         # Ours may be there already: whoever patched it inside of a block, and took that back after it, has put it back.
         if HTTPAdapter.get_connection_with_tls_context is not _connection:
             _real = HTTPAdapter.get_connection_with_tls_context
@@ -100,31 +100,38 @@ def _reachable(port: int, door: _Door) -> Iterator[None]:
         yield
     finally:
         with _changing:
-            del _pools[place]
-            if not _pools and HTTPAdapter.get_connection_with_tls_context is _connection:
+            del _doors[where]
+            if not _doors and HTTPAdapter.get_connection_with_tls_context is _connection:
                 HTTPAdapter.get_connection_with_tls_context = _real  # type: ignore[method-assign]
 
 
 def _connection(adapter: HTTPAdapter, request: PreparedRequest, *arguments: Any, **options: Any) -> ConnectionPool:
-    pool = _pools.get(urlsplit(request.url or "").netloc.lower())
-    return pool or _real(adapter, request, *arguments, **options)
+    door = _doors.get(urlsplit(request.url or "").netloc.lower())
+    return door or _real(adapter, request, *arguments, **options)
 
 
-class _Door:
-    """Answers each request in a thread of its own, so that a client's timeout is one here too.
+class _Door(HTTPConnectionPool):
+    """Connections to a workspace in this process, which cost nothing: each request has a new one.
 
-    None of a pool's: however many requests are delayed, the next one is answered, and a program that ends does not
-    wait for them.
+    Each is answered in a thread of its own, so that a client's timeout is one here too; none of a pool's: however many
+    requests are delayed, the next one is answered, and a program that ends does not wait for them.
     """
 
-    def __init__(self, site: Site) -> None:
+    def __init__(self, site: Site, port: int) -> None:
+        super().__init__(HOST, port)
         self._site = site
         self._process = os.getpid()
         self._closing = threading.Event()
         self._change = threading.RLock()
         self._threads: set[threading.Thread] = set()
 
-    def close(self) -> None:
+    def _get_conn(self, timeout: float | None = None) -> Any:
+        return _Connection(self)
+
+    def _put_conn(self, conn: Any) -> None:
+        """Forget it."""
+
+    def shut(self) -> None:
         """Answer what has been asked, without the delays that were ordered, and nothing more."""
         with self._change:
             self._closing.set()
@@ -177,8 +184,8 @@ class _Connection(HTTPConnection):
     is_closed = False
     is_connected = True
 
-    def __init__(self, *arguments: Any, door: _Door, **options: Any) -> None:
-        super().__init__(*arguments, **options)
+    def __init__(self, door: _Door) -> None:
+        super().__init__(door.host, door.port)
         self._door = door
 
     def request(self, method: str, url: str, body: Any = None, headers: Any = None, **options: Any) -> None:
@@ -203,15 +210,3 @@ class _Connection(HTTPConnection):
             request_url=self._sent[1],
             **self._options,
         )
-
-
-class _Pool(HTTPConnectionPool):
-    """Connections cost nothing here, so each request has a new one."""
-
-    ConnectionCls = _Connection
-
-    def _get_conn(self, timeout: float | None = None) -> Any:
-        return self._new_conn()
-
-    def _put_conn(self, conn: Any) -> None:
-        """Forget it."""
