@@ -543,7 +543,7 @@ def test_a_full_disk_is_a_data_error_and_leaves_nothing(
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("phift.data.prepare._write", full)
+    monkeypatch.setattr("phift.data.prepare.deal", full)
     with pytest.raises(DataError, match="No space left on device") as caught:
         prepare(out, train=train)
     assert caught.value.where == str(out)

@@ -1,10 +1,11 @@
-"""The account: what became of every row of every source, the file of those set aside, and what the user should know."""
+"""The deal and the account: each row in its file, what became of every source's rows, and what the user should know."""
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -14,7 +15,8 @@ import msgspec
 
 from phift.check.findings import Finding
 from phift.component.preprocessing import SPLITS
-from phift.data.sources import Reading, place_of
+from phift.data.parts import BLOCK
+from phift.data.sources import Progress, Reading, place_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,6 +37,9 @@ class _Reject(msgspec.Struct):
     number: int
     reason: str
     row: msgspec.Raw
+
+
+_decode = msgspec.json.Decoder(_Reject).decode
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,47 +87,63 @@ class Dealt:
         return {split: self.chosen == index for index, split in enumerate(SPLITS)}
 
 
-def draw_up(dealt: Dealt, rejects: Path, spool: Path) -> tuple[Account, ...]:
-    """Write the rejects, and return the account of each source.
+def deal(dealt: Dealt, folder: Path, tell: Callable[[Progress], None]) -> list[Counter[str]]:
+    """Write each row to the file of its split or to the rejects; return how many of each source are there for what."""
+    reasons: list[Counter[str]] = [Counter() for _ in dealt.readings]
+    names, start, written, total = (*SPLITS, "rejects"), 0, 0, int(dealt.table["length"].sum())
+    with ExitStack() as stack:
+        files = [stack.enter_context((folder / f"{name}.jsonl").open("wb", buffering=BLOCK)) for name in names]
 
-    - **spool**: the lines of the rows that are set aside, though good in themselves.
+        def set_aside(index: int, number: int, reason: str, row: msgspec.Raw) -> None:
+            reasons[index][re.sub(r"\[\d+\]| \(byte \d+\)", "", reason)] += 1
+            line = {"source": dealt.readings[index].place, "line": number, "reason": reason, "row": row}
+            files[ASIDE].write(msgspec.json.encode(line) + b"\n")
 
-    The rows in come from the reading, the rows set aside from the lines written here, and the rows out from the deal;
+        for index, tally in ((i, tally) for i, reading in enumerate(dealt.readings) for tally in reading.tallies):
+            if tally.refused:
+                with Path(tally.rejects).open("rb") as refused:
+                    for reject in map(_decode, refused):
+                        set_aside(index, tally.before + reject.number, reject.reason, reject.row)
+            if tally.good:
+                rows = slice(start, start + tally.good)
+                known, chosen = dealt.table[["length", "number"]][rows].tolist(), dealt.chosen[rows].tolist()
+                with Path(tally.spool).open("rb", buffering=BLOCK) as spool:
+                    for (length, number), to in zip(known, chosen, strict=True):
+                        line = spool.read(length)
+                        if to == ASIDE:
+                            set_aside(index, number, LEAKED, msgspec.Raw(line.rstrip()))
+                        else:
+                            files[to].write(line)
+                Path(tally.spool).unlink()
+                start, written = rows.stop, written + tally.size
+                source, count = ", ".join(SPLITS), len(dealt.table)
+                tell(Progress(stage="write", source=source, rows=count, bytes=written, total_bytes=total))
+    return reasons
+
+
+def draw_up(dealt: Dealt, reasons: Sequence[Counter[str]]) -> tuple[Account, ...]:
+    """Return the account of each source.
+
+    - **reasons**: how many of its rows were set aside for what.
+
+    The rows in come from the reading, the rows set aside from the lines written, and the rows out from the choice;
     where they do not add up, something is wrong with phift itself, and it says so.
     """
     import numpy as np
 
-    readings, table, chosen = dealt.readings, dealt.table, dealt.chosen
-    reasons: list[Counter[str]] = [Counter() for _ in readings]
-    decode = msgspec.json.Decoder(_Reject).decode
-    with rejects.open("wb") as file:
-
-        def set_aside(index: int, number: int, reason: str, row: msgspec.Raw) -> None:
-            reasons[index][re.sub(r"\[\d+\]| \(byte \d+\)", "", reason)] += 1
-            line = {"source": readings[index].place, "line": number, "reason": reason, "row": row}
-            file.write(msgspec.json.encode(line) + b"\n")
-
-        for index, reading in enumerate(readings):
-            for tally in (tally for tally in reading.tallies if tally.refused):
-                with Path(tally.rejects).open("rb") as refused:
-                    for reject in map(decode, refused):
-                        set_aside(index, tally.before + reject.number, reject.reason, reject.row)
-        with spool.open("rb") as leaked:
-            for row, line in zip(table[chosen == ASIDE], leaked, strict=True):
-                set_aside(int(row["source"]), int(row["number"]), LEAKED, msgspec.Raw(line.rstrip()))
     accounts = []
-    for index, reading in enumerate(readings):
-        counts = np.bincount(chosen[table["source"] == index], minlength=len(SPLITS))[: len(SPLITS)].tolist()
+    for index, (reading, aside) in enumerate(zip(dealt.readings, reasons, strict=True)):
+        mine = dealt.chosen[dealt.table["source"] == index]
         account = Account(
             source=reading.place,
             format=reading.layout.format,
             rows=reading.sum("rows"),
-            **dict(zip(SPLITS, counts, strict=True)),
-            aside=reasons[index].total(),
-            reasons=dict(reasons[index].most_common()),
+            **dict(zip(SPLITS, np.bincount(mine, minlength=len(SPLITS)).tolist(), strict=False)),
+            aside=aside.total(),
+            reasons=dict(aside.most_common()),
             blank=reading.sum("blank"),
         )
-        if account.rows != sum(counts) + account.aside:
+        if account.rows != account.train + account.validation + account.test + account.aside:
             raise AssertionError(f"the rows of {account.source} do not add up: {account}; please report this")
         accounts.append(account)
     return tuple(accounts)

@@ -22,7 +22,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from html import escape
 from importlib import import_module
@@ -35,8 +35,8 @@ from phift.check.findings import Finding
 from phift.component.preprocessing import LEAST_TRAINING_ROWS, SPLITS
 from phift.config.data import DataConfig
 from phift.data import files
-from phift.data.account import ASIDE, LEAKED, Account, Dealt, draw_up, findings_of
-from phift.data.parts import BLOCK, MOST_PROBLEMS
+from phift.data.account import ASIDE, LEAKED, Account, Dealt, deal, draw_up, findings_of
+from phift.data.parts import MOST_PROBLEMS
 from phift.data.sources import Progress, Reading, files_of, open_source, place_of, read_sources, tabulate
 from phift.data.split import draw_split, units
 from phift.data.workers import LARGE, Workers
@@ -162,9 +162,8 @@ def prepare_dataset(
         table = tabulate(readings)
         dealt = Dealt(readings=readings, table=table, chosen=_choose(data, readings, table))
         built = scratch / "built"
-        _write(dealt, built, tell)
-        accounts = draw_up(dealt, built / "rejects.jsonl", built / "aside")
-        (built / "aside").unlink()
+        built.mkdir(mode=0o700)  # it is renamed, and user text is nobody else's business
+        accounts = draw_up(dealt, deal(dealt, built, tell))
         if not any(account.aside for account in accounts):
             (built / "rejects.jsonl").unlink()
         manifest = _manifest(data, dealt, accounts)
@@ -244,24 +243,6 @@ def _raise_if_few(readings: Sequence[Reading], left: int, dealt: int) -> None:
     split = f", or smaller shares: {dealt} went to validation and test" if dealt else ""
     where = f"{labels}, {sum(reading.sum('good') for reading in train)} usable rows"
     raise DataError(what, where=where, fix=f"give more rows{split}")
-
-
-def _write(dealt: Dealt, folder: Path, tell: Callable[[Progress], None]) -> None:
-    """Deal every row to its file; those set aside wait in a file of their own until they are accounted for."""
-    folder.mkdir(mode=0o700)  # it is renamed, and user text is nobody else's business
-    source, total, written, start = ", ".join(SPLITS), int(dealt.table["length"].sum()), 0, 0
-    with ExitStack() as stack:
-        names = (*(f"{split}.jsonl" for split in SPLITS), "aside")
-        files = [stack.enter_context((folder / name).open("wb", buffering=BLOCK)) for name in names]
-        for tally in (tally for reading in dealt.readings for tally in reading.tallies if tally.good):
-            rows = slice(start, start + tally.good)
-            lengths, chosen = dealt.table["length"][rows].tolist(), dealt.chosen[rows].tolist()
-            with Path(tally.spool).open("rb", buffering=BLOCK) as spool:
-                for length, index in zip(lengths, chosen, strict=True):
-                    files[index].write(spool.read(length))
-            Path(tally.spool).unlink()
-            start, written = rows.stop, written + tally.size
-            tell(Progress(stage="write", source=source, rows=len(dealt.table), bytes=written, total_bytes=total))
 
 
 def _manifest(data: DataConfig, dealt: Dealt, accounts: Sequence[Account]) -> dict[str, Any]:
