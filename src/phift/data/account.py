@@ -165,48 +165,43 @@ def findings_of(dealt: Dealt, accounts: Sequence[Account]) -> Iterator[Finding]:
                 "a word, because in a file with the column tools it drops each row where that is null or empty."
             )
             fix = "give tools to every row or to none: what a row's tools are can also be told in a system message"
-            yield Finding(code="DATA_TOOLS_MIXED", severity="error", place=split, message=message, fix=fix)
+            yield Finding("DATA_TOOLS_MIXED", "error", split, message, fix)
     # Given test rows that stand in the training data are refused; in the given validation data they may.
     if both := int(np.isin(table["key"][masks["test"]], table["key"][masks["validation"]]).sum()):
         message = f"Also in the validation data: {_counted(both, 'test row')}."
         fix = "give other rows, if scores on the test data are to tell more than those on the validation data"
-        yield Finding(code="DATA_TEST_IN_VALIDATION", severity="warning", place="test", message=message, fix=fix)
+        yield Finding("DATA_TEST_IN_VALIDATION", "warning", "test", message, fix)
     for split, mine in masks.items() if _different(table["key"]) < len(table) else ():
         keys = table["key"][mine]
         if again := len(keys) - _different(keys):
             message = f"{_counted(again, 'row')} of {len(keys)} say what an earlier one says."
-            fix = "remove them, unless their weight is meant"
-            yield Finding(code="DATA_DUPLICATES", severity="warning", place=split, message=message, fix=fix)
+            yield Finding("DATA_DUPLICATES", "warning", split, message, "remove them, unless their weight is meant")
     for split, mine in masks.items():
         short = np.flatnonzero(mine & (table["characters"] < NEAR_EMPTY))
         if len(short):
             first = place_of(dealt.readings, table[short[0]])
             message = f"{_counted(len(short), 'conversation')} of fewer than {NEAR_EMPTY} characters, first {first}."
-            yield Finding(code="DATA_NEAR_EMPTY", severity="warning", place=split, message=message, fix="look at them")
+            yield Finding("DATA_NEAR_EMPTY", "warning", split, message, "look at them")
 
 
 def _of_source(reading: Reading, account: Account) -> Iterator[Finding]:
     place, layout = reading.label, reading.layout
-
-    def note(code: str, message: str) -> Finding:
-        return Finding(code=code, severity="note", place=place, message=message)
-
-    yield from (note("DATA_NOTE", told) for told in reading.notes)
+    yield from (Finding("DATA_NOTE", "note", place, told) for told in reading.notes)
     renamed = ", ".join(f"{own} as {name}" for name, own in layout.columns.items() if own != name)
     if layout.format != "messages" or renamed:
         message = f"Its rows were taken for the format {layout.format}{renamed and f', {renamed}'}."
-        yield note("DATA_FORMAT", message)
+        yield Finding("DATA_FORMAT", "note", place, message)
     if reading.ignored:
         names, more = ", ".join(name[:40] for name in reading.ignored[:20]), " and more" * (len(reading.ignored) > 20)
-        yield note("DATA_COLUMNS_LEFT_OUT", f"Columns left out: {names}{more}.")
+        yield Finding("DATA_COLUMNS_LEFT_OUT", "note", place, f"Columns left out: {names}{more}.")
     if account.blank:
-        yield note("DATA_BLANK_LINES", f"{_counted(account.blank, 'blank line')} skipped.")
+        yield Finding("DATA_BLANK_LINES", "note", place, f"{_counted(account.blank, 'blank line')} skipped.")
     if account.aside:
         most = islice(account.reasons.items(), 3)
         reasons = "; ".join(f"{_counted(count, 'row')}: {reason}" for reason, count in most)
         message = f"{account.aside} of {account.rows} rows were set aside: {reasons}."
         fix = "see rejects.jsonl in the folder of the prepared data"
-        yield Finding(code="DATA_SET_ASIDE", severity="warning", place=place, message=message, fix=fix)
+        yield Finding("DATA_SET_ASIDE", "warning", place, message, fix)
 
 
 def _different(keys: npt.NDArray[np.uint64]) -> int:

@@ -144,7 +144,7 @@ class Part:
             else:
                 steps = _read_stream(self, spool)
             for _ in steps:
-                if spool.full:
+                if spool.tally.size >= _TALLY:
                     yield spool.take()
             yield spool.take()
 
@@ -357,11 +357,6 @@ class Spool:
         if keep:
             reject = {"number": number, "reason": reason, "row": _kept(row)}
             self._write(self.tally.rejects, _encoder.encode(reject) + b"\n")
-
-    @property
-    def full(self) -> bool:
-        """Whether it is time for a tally."""
-        return self.tally.size >= _TALLY
 
     def take(self) -> Tally:
         """Return the tally, whole, and begin another."""

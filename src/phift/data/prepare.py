@@ -56,7 +56,6 @@ _MOST_MOVES = 10  # of callers that all find a folder that is not whole
 _SCRATCH = ".preparing-"
 _LOCK = "lock"
 _MOMENT = 60  # seconds between making a scratch folder and holding its lock
-_SHOWN = 80  # characters of a text in a preview
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +114,7 @@ class PreparedDataset:
         def first(role: str, messages: Iterable[dict[str, Any]]) -> str:
             text = next((message.get("content") for message in messages if message["role"] == role), None)
             line = " ".join((text or "").split())
-            return line if len(line) <= _SHOWN else line[: _SHOWN - 1] + "…"
+            return line if len(line) <= 80 else line[:79] + "…"
 
         with self.files[split].open(encoding="utf-8") as file:
             conversations = [json.loads(line)["messages"] for line in islice(file, rows)]

@@ -46,19 +46,13 @@ _Answers: TypeAlias = "queue.SimpleQueue[tuple[_Process, str, Any]]"
 
 
 class Task(Protocol[Result]):
-    """Something to be done to a part of the data; its results, and the errors, cross a pipe.
-
-    - **folder**: where new files belong.
-    """
+    """Something to be done to a part of the data, with new files in a folder; results and errors cross a pipe."""
 
     def perform(self, folder: Path) -> Iterator[Result]: ...  # noqa: D102 - said above
 
 
 class Workers:
-    """Works on tasks in this process, or in as many others as there are processors.
-
-    - **folder**: where tasks keep their files.
-    """
+    """Works on tasks in this process, or in as many others as there are processors; their files are in one folder."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -103,12 +97,11 @@ class Workers:
             process, kind, value = self._answers.get()
             if kind == "error":
                 raise value
-            idle = []
+            idle = [process] if kind == "end" else []
             if kind == "result":
                 yield busy[process], value
             else:
                 del busy[process]
-                idle = [process]
 
     def __enter__(self) -> Workers:
         return self
