@@ -191,9 +191,9 @@ def test_the_regions_total_counts_too() -> None:
 def test_low_priority_has_its_own_quota() -> None:
     usages = [family(0), family(-1, low_priority=True), family(10, name="TotalLowPriorityCores", low_priority=True)]
     assert codes(check(*usages)) == ["QUOTA_TRAINING_SHORT"]
-    (finding,) = quota_findings(target(), None, 1, usages, low_priority=True)
+    (finding,) = quota_findings(target(low_priority=True), None, 1, usages)
     assert "the region's low-priority total" in finding.message
-    assert quota_findings(target(), None, 1, usages[:2], low_priority=True) == []
+    assert quota_findings(target(low_priority=True), None, 1, usages[:2]) == []
 
 
 # ---------------------------------------------------------------- endpoint

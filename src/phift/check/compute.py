@@ -25,6 +25,7 @@ class ComputeTarget:
     - **gpus_per_node**: GPUs in one node; the component needs exactly this number.
     - **nodes**: nodes the job uses.
     - **exists**: False for a cluster that `ensure_cluster` will create.
+    - **low_priority**: whether its VMs are, which have a quota of their own.
     """
 
     kind: Literal["cluster", "serverless"]
@@ -33,6 +34,7 @@ class ComputeTarget:
     gpus_per_node: int
     nodes: int
     exists: bool
+    low_priority: bool = False
     findings: tuple[Finding, ...] = ()
 
     @property
@@ -84,12 +86,16 @@ def resolve_compute(
     has no VM size or the number of its GPUs is unknown.
     """
     name = "serverless" if config.serverless else config.cluster or ""
-    size = config.serverless or (config.size if cluster is None else _size_of(cluster))
+    if cluster is None:
+        size, low_priority = config.serverless or config.size, config.low_priority
+        findings: list[Finding] = []
+    else:
+        size, low_priority = _size_of(cluster), (text_of(cluster, "tier") or "").lower() == "low_priority"
+        findings = _cluster_findings(cluster, config)
     if not size:
         what = f"The compute {config.cluster} has no VM size; only AmlCompute clusters can run this job."
         raise ComputeError(what, where="compute", fix="name an AmlCompute cluster, or use `serverless: <VM size>`")
     vm = replace(find_size(size, sizes), name=size)
-    findings = [] if cluster is None else _cluster_findings(cluster, config)
     findings += size_findings(vm, model.finetune, model.name, "fine-tuning", config.allow_unlisted, f"compute {name}")
     gpus = config.gpus_per_node or vm.gpus
     if gpus is None:
@@ -114,6 +120,7 @@ def resolve_compute(
         gpus_per_node=gpus,
         nodes=config.nodes,
         exists=bool(config.serverless) or cluster is not None,
+        low_priority=low_priority,
         findings=tuple(findings),
     )
 

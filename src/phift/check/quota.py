@@ -46,26 +46,47 @@ class Usage:
         return 0 if self.limit < 0 else max(0, self.used + vcpus - self.limit)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class _Need:
-    """What one part of the run takes; ``formula`` says how ``vcpus`` came about."""
+    """What one part of the run takes: ``count`` machines of a VM size, and ``counted``, how they came about."""
 
     what: Literal["training", "endpoint"]
     place: str
-    family: str
-    vcpus: int
-    formula: str
-    source: str = ""
-    node: int = 0  # vCPUs of one node of an existing cluster: such as run are both in use and there to be used
+    vm: VmSize
+    count: int
+    counted: str
     low_priority: bool = False
+    has_nodes: bool = False  # of an existing cluster: such as run are both in use and there to be used
+    remark: str = ""
+    source: str = ""
+
+    @property
+    def vcpus(self) -> int:
+        return self.count * (self.vm.vcpus or 0)
 
     def limits(self, usages: Sequence[Usage]) -> list[Usage]:
         """Return the limits that this has to keep: its family's and the region's."""
-        return [
-            usage
-            for usage in usages
-            if usage.low_priority == self.low_priority and (usage.is_total or same_family(usage.family, self.family))
-        ]
+        family = self.vm.family or ""
+        same = [usage for usage in usages if usage.low_priority == self.low_priority]
+        return [usage for usage in same if usage.is_total or same_family(usage.family, family)]
+
+    def short(self, usage: Usage) -> Finding:
+        """Say what is missing."""
+        missing, whose, node = usage.lacks(self.vcpus), _whose(usage), self.vm.vcpus or 1
+        message = (
+            f"The {self.what} needs {self.vcpus} vCPUs of {whose} ({self.counted} x {node} vCPUs{self.remark}); "
+            f"{usage.used} of {usage.limit} are in use, so {missing} are missing."
+        )
+        fix = f"ask for a limit of {usage.limit + missing} for {whose} in this region (studio, Quota), "
+        fix += "free what holds it, or use fewer or other machines"
+        severity: Severity = "error"
+        # At most as many of the vCPUs in use may be this cluster's own running nodes.
+        own = min(self.vcpus, usage.used // node * node) if self.has_nodes else 0
+        if not usage.lacks(self.vcpus - own):
+            severity = "warning"
+            message += f" It fits only if {own} of those in use are nodes of this cluster that are still up."
+        code = "QUOTA_TRAINING_SHORT" if self.what == "training" else "QUOTA_ENDPOINT_SHORT"
+        return Finding(code, severity, self.place, message, fix, self.source)
 
 
 def read_usages(listed: Iterable[Any]) -> list[Usage]:
@@ -106,96 +127,52 @@ def quota_findings(
     deployment: VmSize | None,
     instances: int,
     usages: Sequence[Usage],
-    *,
-    low_priority: bool = False,
 ) -> list[Finding]:
     """Hold what the training and the endpoint take against what is left; each alone, since one follows the other.
 
     - **deployment**: the endpoint's VM size; None leaves the endpoint out.
     - **usages**: see `read_usages`.
-    - **low_priority**: whether the cluster is of low-priority VMs, which have a quota of their own.
     """
+    nodes, exists = target.nodes, target.kind == "cluster" and target.exists
+    counted = f"{nodes} node{'s' * (nodes > 1)}"
+    needs = [_Need("training", f"compute {target.name}", target.vm, nodes, counted, target.low_priority, exists)]
+    if deployment:
+        exempt = deployment.without_reserve
+        count = instances if exempt else -(-6 * instances // 5)  # ceil(1.2 n), exactly
+        counted = ("" if exempt else f"ceil(1.2 x {instances}) = ") + f"{count} instance{'s' * (count > 1)}"
+        remark = ", without the reserve of 20 %" if exempt else ""
+        needs.append(_Need("endpoint", "deployment", deployment, count, counted, remark=remark, source=RESERVE_SOURCE))
     findings: list[Finding] = []
-    needs: list[_Need] = []
-    for part, vm in (("training", target.vm), ("the endpoint", deployment)):
-        if vm is None:
-            continue
-        if not vm.family or not vm.vcpus:
-            reason = f"no source says how many vCPUs the VM size {vm.name} has"
-            if vm == VmSize(name=vm.name):
-                reason = f"neither the region nor the built-in table knows the VM size {vm.name}"
-            elif not vm.family:
-                reason = f"no source says which family the VM size {vm.name} belongs to"
-            findings.append(_unknown(part, reason))
-            continue
-        if part == "training":
-            need = _training(target, vm.family, vm.vcpus, low_priority)
+    for need in needs:
+        vm, limits, unknown = need.vm, need.limits(usages), ""
+        if vm == VmSize(name=vm.name):
+            unknown = f"neither the region nor the built-in table knows the VM size {vm.name}"
+        elif not vm.family:
+            unknown = f"no source says which family the VM size {vm.name} belongs to"
+        elif not vm.vcpus:
+            unknown = f"no source says how many vCPUs the VM size {vm.name} has"
         else:
-            need = _endpoint(instances, vm.family, vm.vcpus, without_reserve=vm.without_reserve)
-        needs.append(need)
-        limits = need.limits(usages)
-        findings += [_short(need, usage) for usage in limits if usage.lacks(need.vcpus)]
-        if all(usage.is_total for usage in limits):
-            findings.append(_unknown(part, f"the region's usages have no row for the family {need.family}"))
+            findings += [need.short(usage) for usage in limits if usage.lacks(need.vcpus)]
+            if all(usage.is_total for usage in limits):
+                unknown = f"the region's usages have no row for the family {vm.family}"
+        if unknown:
+            part = "the endpoint" if need.what == "endpoint" else need.what
+            message = f"Whether the quota suffices for {part} is not known: {unknown}."
+            findings.append(Finding("QUOTA_UNKNOWN", "note", "quota", message, "look at the studio's Quota page"))
     if len(needs) < 2 or findings:
         return findings
     # Each fits alone; when another job trains beside the endpoint, both have to.
     training, endpoint = needs
     both = training.vcpus + endpoint.vcpus
-    shared = [usage for usage in training.limits(usages) if usage in endpoint.limits(usages) and usage.lacks(both)]
     fix = "let the cluster scale down before deploying; do not train beside the endpoint"
-    for usage in shared:
-        message = f"Training and endpoint fit {_whose(usage)} one after the other, not at once: together they need "
-        message += f"{both} vCPUs, and {usage.used} of {usage.limit} are in use."
-        findings.append(Finding("QUOTA_SHORT_TOGETHER", "note", "deployment", message, fix))
+    for usage in training.limits(usages):
+        if usage in endpoint.limits(usages) and usage.lacks(both):
+            message = f"Training and endpoint fit {_whose(usage)} one after the other, not at once: together they need "
+            message += f"{both} vCPUs, and {usage.used} of {usage.limit} are in use."
+            findings.append(Finding("QUOTA_SHORT_TOGETHER", "note", "deployment", message, fix))
     return findings
-
-
-def _training(target: ComputeTarget, family: str, vcpus: int, low_priority: bool) -> _Need:
-    return _Need(
-        what="training",
-        place=f"compute {target.name}",
-        family=family,
-        vcpus=target.nodes * vcpus,
-        formula=f"{target.nodes} node{'s' * (target.nodes > 1)} x {vcpus} vCPUs",
-        node=vcpus if target.kind == "cluster" and target.exists else 0,
-        low_priority=low_priority,
-    )
-
-
-def _endpoint(instances: int, family: str, vcpus: int, *, without_reserve: bool) -> _Need:
-    reserved = -(-6 * instances // 5)  # ceil(1.2 n), exactly
-    formula = f"ceil(1.2 x {instances}) = {reserved} instance{'s' * (reserved > 1)} x {vcpus} vCPUs"
-    if without_reserve:
-        reserved = instances
-        formula = f"{instances} instance{'s' * (instances > 1)} x {vcpus} vCPUs, without the reserve of 20 %"
-    needed, source = reserved * vcpus, RESERVE_SOURCE
-    return _Need(what="endpoint", place="deployment", family=family, vcpus=needed, formula=formula, source=source)
-
-
-def _short(need: _Need, usage: Usage) -> Finding:
-    missing, whose = usage.lacks(need.vcpus), _whose(usage)
-    message = (
-        f"The {need.what} needs {need.vcpus} vCPUs of {whose} ({need.formula}); "
-        f"{usage.used} of {usage.limit} are in use, so {missing} are missing."
-    )
-    fix = f"ask for a limit of {usage.limit + missing} for {whose} in this region (studio, Quota), "
-    fix += "free what holds it, or use fewer or other machines"
-    severity: Severity = "error"
-    # At most as many of the vCPUs in use may be this cluster's own running nodes.
-    own = min(need.vcpus, usage.used // need.node * need.node) if need.node else 0
-    if not usage.lacks(need.vcpus - own):
-        severity = "warning"
-        message += f" It fits only if {own} of those in use are nodes of this cluster that are still up."
-    code = "QUOTA_TRAINING_SHORT" if need.what == "training" else "QUOTA_ENDPOINT_SHORT"
-    return Finding(code, severity, need.place, message, fix, need.source)
 
 
 def _whose(usage: Usage) -> str:
     kind = "low-priority" if usage.low_priority else "dedicated"
     return f"the region's {kind} total" if usage.is_total else f"the {kind} family {usage.family}"
-
-
-def _unknown(part: str, reason: str) -> Finding:
-    message = f"Whether the quota suffices for {part} is not known: {reason}."
-    return Finding("QUOTA_UNKNOWN", "note", "quota", message, "look at the studio's Quota page")

@@ -30,17 +30,10 @@ class CheckReport:
     tokens: TokenReport | None = None
 
     @classmethod
-    def of(
-        cls,
-        findings: Iterable[Finding],
-        *,
-        memory: MemoryEstimate | None = None,
-        cost: CostEstimate | None = None,
-        tokens: TokenReport | None = None,
-    ) -> CheckReport:
+    def of(cls, findings: Iterable[Finding], **estimates: Any) -> CheckReport:
         """Build a report with the gravest findings first; their order is kept otherwise."""
-        rank = {"error": 0, "warning": 1, "note": 2}
-        return cls(tuple(sorted(findings, key=lambda finding: rank[finding.severity])), memory, cost, tokens)
+        rank = ("error", "warning", "note").index
+        return cls(tuple(sorted(findings, key=lambda finding: rank(finding.severity))), **estimates)
 
     @property
     def errors(self) -> tuple[Finding, ...]:

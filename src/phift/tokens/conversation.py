@@ -17,7 +17,6 @@ from typing import Literal
 from phift.component.preprocessing import ChatTokenizer, Refused, Row
 from phift.errors import DataError, DataNotFound
 
-_OPEN, _CLOSE, _CUT = "⟦", "⟧", "✂"
 _STYLES = {
     "trained": "background:#c8e6c9;color:#000",
     "read": "",
@@ -77,10 +76,9 @@ class Conversation:
 
     def __str__(self) -> str:
         if not self.tokens:
-            turns = [f"{role}: {text}" for role, text in self.messages]
-            return "\n".join([self._title, *turns])
-        cut = f"{_CUT} cut after {self.limit:,} tokens {_CUT}" if self.limit is not None else ""
-        marks = {"trained": (_OPEN, _CLOSE), "read": ("", ""), "cut": (cut, "")}
+            return "\n".join([self._title, *(f"{role}: {text}" for role, text in self.messages)])
+        cut = f"✂ cut after {self.limit:,} tokens ✂" if self.limit is not None else ""
+        marks = {"trained": ("⟦", "⟧"), "read": ("", ""), "cut": (cut, "")}
         body = "".join(text.join(marks[kind]) for kind, text in self._stretches())
         return f"{self._title}\n{body}"
 
@@ -95,11 +93,9 @@ class Conversation:
 
     @property
     def _title(self) -> str:
-        parts = [self.place]
-        if self.tokens:
-            trained = sum(mine for _, mine in self.tokens)
-            parts.append(f"{len(self.tokens):,} tokens, {trained:,} trained on")
-        return ", ".join(parts) + (f". {self.note}" if self.note else "")
+        trained = sum(mine for _, mine in self.tokens)
+        counts = f", {len(self.tokens):,} tokens, {trained:,} trained on" if self.tokens else ""
+        return self.place + counts + (f". {self.note}" if self.note else "")
 
     def _stretches(self) -> Iterator[tuple[Literal["trained", "read", "cut"], str]]:
         """Yield runs of tokens that have the same fate, with their text."""
@@ -114,7 +110,7 @@ def _row(path: Path, number: int, place: str) -> Row:
     try:
         with path.open("rb") as file:
             line = next((line for index, line in enumerate(file, start=1) if index == number), None)
-        row = json.loads(line) if line is not None else None
+        row = json.loads(line or "null")
     except FileNotFoundError as error:
         raise DataNotFound("There is no such file.", where=str(path), fix="prepare the data first") from error
     except (OSError, ValueError) as error:
@@ -122,7 +118,6 @@ def _row(path: Path, number: int, place: str) -> Row:
     if line is None:
         raise DataNotFound("There is no such row.", where=place, fix="lines are counted from 1")
     messages = row.get("messages") if isinstance(row, dict) else None
-    is_chat = isinstance(messages, list) and all(isinstance(message, dict) for message in messages)
-    if not isinstance(row, dict) or not is_chat:
+    if not (isinstance(messages, list) and all(isinstance(message, dict) for message in messages)):
         raise DataError("The row is no conversation.", where=place, fix="prepare the data first")
-    return row
+    return dict(row)

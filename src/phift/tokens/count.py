@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import random
 from array import array
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil, log10
@@ -22,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from phift.check.cost import CHARACTERS_PER_TOKEN
-from phift.check.findings import Finding, Severity
+from phift.check.findings import Finding
 from phift.component.preprocessing import LEAST_TRAINING_ROWS, ChatTokenizer, Refused, Row
 from phift.errors import DataError, DataNotFound
 from phift.events import isolated
@@ -62,8 +63,9 @@ def measure(
     - **tokenizer**: None estimates by characters; **reason** says why there is none.
     - **max_seq_length**: the job's; 0 or less leaves the tokenizer's own limit.
     """
-    given = max_seq_length if max_seq_length > 0 else None
-    limit = tokenizer.limit(max_seq_length) if tokenizer else given
+    limit = max_seq_length if max_seq_length > 0 else None
+    if tokenizer:
+        limit = tokenizer.limit(max_seq_length)
     tallies, tell = {}, isolated(on_progress)
     for split, path in files.items():
         tallies[split] = tally = _Tally(path)
@@ -111,8 +113,8 @@ def _estimate(row: Row, limit: int | None) -> tuple[int, int]:
     end, trained = 0.0, 0.0
     for message in row["messages"]:
         calls = message.get("tool_calls")
-        characters = len(message.get("content") or "") + (len(json.dumps(calls, ensure_ascii=False)) if calls else 0)
-        start, end = end, end + characters / CHARACTERS_PER_TOKEN
+        text = (message.get("content") or "") + (json.dumps(calls, ensure_ascii=False) if calls else "")
+        start, end = end, end + len(text) / CHARACTERS_PER_TOKEN
         if message.get("role") == "assistant":
             trained += end - start if limit is None else min(end, limit) - min(start, limit)
     return ceil(end), ceil(trained)
@@ -144,9 +146,7 @@ def _split_tokens(
     longest = ordered[-1] if ordered else 0
     over = [length - limit for length in ordered if length > limit] if limit is not None else []
     unanswered = [line for line, trained in zip(tally.lines, tally.trained, strict=True) if not trained]
-    counts = [0] * (bars + 1)
-    for length in ordered:
-        counts[min(length // step, bars)] += 1
+    counts = Counter(min(length // step, bars) for length in ordered)
     histogram = [(index * step, (index + 1) * step, counts[index]) for index in range(bars)]
     if counts[bars]:
         histogram.append((bars * step, longest + 1, counts[bars]))
@@ -226,11 +226,11 @@ def token_findings(report: TokenReport) -> list[Finding]:
     if report.counted == "estimate":
         message = f"Tokens are estimated: {report.source}. Which rows are cut is a guess."
         fix = "install phift[local] and set data.tokenizer to the model's, to count them"
-        findings.append(_finding("DATA_TOKENS_ESTIMATED", "note", "data.tokenizer", message, fix))
+        findings.append(Finding("DATA_TOKENS_ESTIMATED", "note", "data.tokenizer", message, fix))
     elif any(tokens.without_answer is None for tokens in report.splits.values()):
         message = "It is not known which tokens are trained on: no finetune_config.json has the model's markers."
         fix = "give finetune_config_path, or put finetune_config.json into the tokenizer's folder"
-        findings.append(_finding("DATA_MARKERS_UNKNOWN", "note", "data.tokenizer", message, fix))
+        findings.append(Finding("DATA_MARKERS_UNKNOWN", "note", "data.tokenizer", message, fix))
     for split, tokens in report.splits.items():
         findings += _split_findings(report, split, tokens)
     return findings
@@ -241,7 +241,7 @@ def _split_findings(report: TokenReport, split: str, tokens: SplitTokens) -> Ite
         place, reason = tokens.problems[0]
         rows = f"{report.about(tokens, tokens.refused)} of {tokens.rows:,} rows"
         message = f"{rows} cannot become tokens, and one is enough to fail the job. The first: {reason}"
-        yield _finding("DATA_TEMPLATE", "error", place, message, "mend or remove the rows")
+        yield Finding("DATA_TEMPLATE", "error", place, message, "mend or remove the rows")
     if tokens.without_answer:
         left = tokens.rows - tokens.of_all(tokens.without_answer) - tokens.of_all(tokens.refused)
         least = {"train": LEAST_TRAINING_ROWS, "validation": 1}.get(split, 0)
@@ -254,7 +254,7 @@ def _split_findings(report: TokenReport, split: str, tokens: SplitTokens) -> Ite
         # A guess by characters stops nobody.
         fatal = left < least and report.counted != "estimate"
         place = f"{tokens.path}:{tokens.without_answer_lines[0]}"
-        yield _finding("DATA_NO_ANSWER_LEFT", "error" if fatal else "warning", place, message, fix)
+        yield Finding("DATA_NO_ANSWER_LEFT", "error" if fatal else "warning", place, message, fix)
     if tokens.cut and report.limit is not None:
         own = report.limit == report.max_seq_length
         name = "max_seq_length" if own else "the model's longest input"
@@ -267,8 +267,4 @@ def _split_findings(report: TokenReport, split: str, tokens: SplitTokens) -> Ite
         fix = "shorten or divide the conversations"
         if own:
             fix = f"raise max_seq_length (the longest counted row has {tokens.longest:,}), or {fix}"
-        yield _finding("DATA_CUT", "warning", f"{tokens.path}:{tokens.longest_line}", message, fix)
-
-
-def _finding(code: str, severity: Severity, place: str, message: str, fix: str) -> Finding:
-    return Finding(code=code, severity=severity, place=place, message=message, fix=fix)
+        yield Finding("DATA_CUT", "warning", f"{tokens.path}:{tokens.longest_line}", message, fix)

@@ -88,11 +88,8 @@ class TokenReport:
     def summary(self) -> str:
         """The table, without the histograms."""
         table = _table(self)
-        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-        lines = [
-            "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])])  # numbers to the right
-            for row in table
-        ]
+        first, *widths = (max(map(len, column)) for column in zip(*table, strict=True))
+        lines = ("  ".join([split.ljust(first), *map(str.rjust, numbers, widths)]) for split, *numbers in table)
         return "\n".join([_headline(self), *lines, *_remarks(self)])
 
     def __str__(self) -> str:

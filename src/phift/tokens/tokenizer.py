@@ -6,7 +6,7 @@ The registry hands out a signed address of the model's container (``datarefs``, 
 ``models.download``). Of the blobs under the model's own prefix only those are read that say how a conversation becomes
 tokens. Unverified on Azure; tested against the local workspace.
 
-The signed address is a secret: it stays inside `_fetch` and `_list_and_download`, and in no error's text or cause.
+The signed address is a secret: it stays inside `_fetch`, and in no error's text or cause.
 """
 
 from __future__ import annotations
@@ -35,16 +35,8 @@ from phift.errors import DataError, MissingDependency, ModelError, PhiftError, S
 # Where MLflow's transformers flavor and Azure's older hftransformersv2 flavor put a tokenizer; last, a plain folder.
 _PLACES = ("components/tokenizer", "data/tokenizer", ".", "model", "data/model")
 
-_TOKENIZER = (
-    "tokenizer*",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template.jinja",
-    "vocab*",
-    "merges.txt",
-    "*.model",
-)
-NAMES = (*_TOKENIZER, "MLmodel", "finetune_config.json", "config.json", "generation_config.json")
+_TOKENIZER = ("tokenizer*", "vocab*", "*.model", "merges.txt", "special_tokens_map.json", "added_tokens.json")
+NAMES = (*_TOKENIZER, "chat_template.jinja", "MLmodel", "finetune_config.json", "config.json", "generation_config.json")
 """The files that are fetched, wherever in the model's folder they lie."""
 
 MOST_BYTES = 200_000_000
@@ -68,24 +60,23 @@ def find_tokenizer(
     - **cache**: where the registry's tokenizers are kept.
     - **finetune_config**: the job's own (``finetune_config_path``), laid over the model's.
     """
-    fetched, missing = None, ""
+    missing = ""
     try:
         _import_tokenizers()
-        given = _local_folder(wanted) if wanted else None
-        settings = read_settings(given) if given else {}
+        folder = _local_folder(wanted) if wanted else None
+        settings = read_settings(folder) if folder else {}
         if not FinetuneConfig.of(settings).has_markers:
             try:
                 fetched = fetch_tokenizer_files(clients, model, cache)
+                folder = folder or fetched
                 settings = config_file.merge(read_settings(fetched), settings)
             except PhiftError as error:
                 missing = _reason(error)
-        place = given or fetched
-        if place is None:
+        if folder is None:
             return None, missing
         if finetune_config:
             settings = config_file.merge(settings, config_file.read(finetune_config))
-        source = wanted or f"{model.name} version {model.version}"
-        found = load_tokenizer(place, settings, source=source)
+        found = load_tokenizer(folder, settings, source=wanted or f"{model.name} version {model.version}")
     except PhiftError as error:
         return None, _reason(error)
     if found.knows_markers:
@@ -221,6 +212,8 @@ def fetch_tokenizer_files(clients: Clients, model: FoundationModel, cache: Path)
 
 
 def _fetch(clients: Clients, model: FoundationModel, place: str, folder: Path) -> None:
+    from azure.storage.blob import ContainerClient
+
     with azure_errors(place):
         uri = model.path or str(clients.registry.models.get(model.name, version=model.version).path)
     if urlsplit(uri).scheme != "https":
@@ -235,36 +228,30 @@ def _fetch(clients: Clients, model: FoundationModel, place: str, folder: Path) -
     signed = mapping(reference.get("credential")).get("sasUri") or reference.get("blobUri")
     if not isinstance(signed, str) or urlsplit(signed).scheme != "https":
         raise ServiceError("The registry's answer has no address for the model's files.", where=place)
-    container, prefix = unquote(urlsplit(signed).path).rstrip("/"), unquote(urlsplit(uri).path).rstrip("/")
-    if not prefix.startswith(f"{container}/"):
+    container, path = (unquote(urlsplit(address).path).rstrip("/") for address in (signed, uri))
+    if not path.startswith(f"{container}/"):
         raise ServiceError("The registry gave the address of another container than the model's.", where=place)
+    prefix = path.removeprefix(f"{container}/")
     try:
-        with azure_errors(place):
-            _list_and_download(signed, prefix.removeprefix(f"{container}/"), folder, place)
+        with azure_errors(place), ContainerClient.from_container_url(signed) as files:
+            sizes = {blob.name: blob.size for blob in files.list_blobs(name_starts_with=f"{prefix}/")}
+            chosen = wanted_files(prefix, sizes)
+            total = sum(sizes[name] for name in chosen)
+            if not any(_is_named(each, _TOKENIZER) for each in chosen.values()):
+                raise ModelError("The model has no tokenizer files.", where=place, fix="name one as data.tokenizer")
+            if total > MOST_BYTES:
+                most = MOST_BYTES // 10**6
+                what = f"The model's tokenizer files have {total / 1e6:,.0f} MB; more than {most} are not read."
+                raise ModelError(what, where=place, fix="name a tokenizer as data.tokenizer")
+            for name, relative in chosen.items():
+                target = folder / relative
+                target.parent.mkdir(parents=True, exist_ok=True)
+                with target.open("wb") as file:
+                    # The listed size is the most that is read, whatever the blob has become since.
+                    if sizes[name]:
+                        files.download_blob(name, offset=0, length=sizes[name]).readinto(file)
     except PhiftError as error:
         raise error from None  # the cause may quote the signed address
-
-
-def _list_and_download(signed: str, prefix: str, folder: Path, place: str) -> None:
-    from azure.storage.blob import ContainerClient
-
-    with ContainerClient.from_container_url(signed) as container:
-        sizes = {blob.name: blob.size for blob in container.list_blobs(name_starts_with=f"{prefix}/")}
-        chosen = wanted_files(prefix, sizes)
-        total = sum(sizes[name] for name in chosen)
-        if not any(_is_named(path, _TOKENIZER) for path in chosen.values()):
-            raise ModelError("The model has no tokenizer files.", where=place, fix="name one as data.tokenizer")
-        if total > MOST_BYTES:
-            most = MOST_BYTES // 10**6
-            what = f"The model's tokenizer files have {total / 1e6:,.0f} MB; more than {most} are not read."
-            raise ModelError(what, where=place, fix="name a tokenizer as data.tokenizer")
-        for name, relative in chosen.items():
-            target = folder / relative
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with target.open("wb") as file:
-                # The listed size is the most that is read, whatever the blob has become since.
-                if sizes[name]:
-                    container.download_blob(name, offset=0, length=sizes[name]).readinto(file)
 
 
 def wanted_files(prefix: str, names: Iterable[str]) -> dict[str, PurePosixPath]:

@@ -40,9 +40,7 @@ from phift.local.work.engine.preprocess import COUNTS, IGNORED
 
 _log = logging.getLogger(__name__)
 
-STEP = "chat_completion_finetune"
 _CHECKPOINT_DONE = "checkpoint_done.txt"  # a checkpoint without it was cut off while being written
-_PAD = "<pad>"
 
 Example = Mapping[str, list[int]]
 
@@ -64,10 +62,8 @@ def collate(examples: Sequence[Example], *, pad: int, length: int) -> dict[str, 
 class Progress(TrainerCallback):  # type: ignore[misc]  # transformers ships no types
     """Sends what the trainer logs to MLflow, for the step's run and the job's, and marks checkpoints as complete."""
 
-    def __init__(self, job: Job) -> None:
-        self._client = MlflowClient(tracking_uri=job.tracking_uri)
-        self._step = next(step.run_id for step in job.steps if step.name == STEP)
-        self._root = job.root_run_id
+    def __init__(self, client: MlflowClient, *run_ids: str) -> None:
+        self._client, self._run_ids = client, run_ids
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, Any], **_: Any) -> None:
         """Send the numbers of one log line before returning."""
@@ -76,16 +72,12 @@ class Progress(TrainerCallback):  # type: ignore[misc]  # transformers ships no 
         _log.info("step %d of %d: %s", state.global_step, state.max_steps, line)
         now = int(time.time() * 1000)
         batch = [Metric(name, value, now, state.global_step) for name, value in numbers.items()]
-        for run_id in (self._step, self._root):
+        for run_id in self._run_ids:
             self._client.log_batch(run_id, metrics=batch)
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Mark the checkpoint that was just written."""
         (Path(args.output_dir) / f"checkpoint-{state.global_step}" / _CHECKPOINT_DONE).touch()
-
-    def tag(self, name: str, value: object) -> None:
-        """Set a tag of the job's run."""
-        self._client.set_tag(self._root, name, str(value))
 
 
 def run(job: Job) -> None:
@@ -101,10 +93,11 @@ def run(job: Job) -> None:
     torch.set_num_threads(process.threads())
     if settings.precision != 32:
         _log.info("precision %s was asked for; a CPU trains in 32", settings.precision)
-    progress = Progress(job)
+    client = MlflowClient(tracking_uri=job.tracking_uri)
+    own_run = next(step.run_id for step in job.steps if step.name == "chat_completion_finetune")
     tokenizer = AutoTokenizer.from_pretrained(job.model, trust_remote_code=False)
     if tokenizer.pad_token_id in {tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.unk_token_id, None}:
-        tokenizer.add_special_tokens({"pad_token": _PAD})  # padding must not mean something else too
+        tokenizer.add_special_tokens({"pad_token": "<pad>"})  # padding must not mean something else too
     model = _model(job.model, tokenizer, settings, config)
     train = _examples(job.data / "train.jsonl")
     limit = ChatTokenizer(tokenizer=tokenizer).limit(settings.max_seq_length) if settings.pad_to_max_length else None
@@ -114,7 +107,7 @@ def run(job: Job) -> None:
         train_dataset=train,
         eval_dataset=_examples(job.data / "validation.jsonl") if settings.evaluates else None,
         data_collator=partial(collate, pad=tokenizer.pad_token_id, length=limit or 0),
-        callbacks=[progress],
+        callbacks=[Progress(client, own_run, job.root_run_id)],
     )
     trainer.remove_callback(PrinterCallback)
     if settings.apply_early_stopping:
@@ -129,11 +122,12 @@ def run(job: Job) -> None:
         shutil.copy2(job.model / name, folder)
     # The tokens of the training rows, each row counted once.
     counts = json.loads((job.data / COUNTS).read_text(encoding="utf-8"))["train"]
-    progress.tag("__azureml_ft_training_tokens", counts["tokens"])
-    progress.tag("__azureml_ft_assistant_tokens", counts["assistant_tokens"])
-    if trainer.state.best_metric is not None:
-        progress.tag("score", trainer.state.best_metric)
-    _log.info("trained on %d tokens; best eval_loss %s", counts["tokens"], trainer.state.best_metric)
+    best = trainer.state.best_metric
+    client.set_tag(job.root_run_id, "__azureml_ft_training_tokens", str(counts["tokens"]))
+    client.set_tag(job.root_run_id, "__azureml_ft_assistant_tokens", str(counts["assistant_tokens"]))
+    if best is not None:
+        client.set_tag(job.root_run_id, "score", str(best))
+    _log.info("trained on %d tokens; best eval_loss %s", counts["tokens"], best)
 
 
 def _examples(path: Path) -> list[Example]:

@@ -29,12 +29,7 @@ _EXAMPLE = {"messages": [{"role": "user", "content": "What is the symbol of iron
 
 @dataclass(frozen=True)
 class MlflowModel:
-    """The parts of a model folder.
-
-    - **weights**: the folder of the weights and their configuration.
-    - **tokenizer**: the folder of the tokenizer; often the same.
-    - **name**: the model's name as it was first published.
-    """
+    """The folders of a model's weights and tokenizer, often the same, and the name it was first published under."""
 
     weights: Path
     tokenizer: Path
@@ -71,8 +66,7 @@ def import_base(job: Job) -> None:
     for part in dict.fromkeys((model.weights, model.tokenizer)):
         shutil.copytree(part, job.model, dirs_exist_ok=True)
     _copy_config(source, job.model)
-    own = job.input_path("finetune_config_path")
-    if own is not None:
+    if own := job.input_path("finetune_config_path"):
         target, over = job.model / finetune_config.FILE_NAME, finetune_config.read(own)
         target.write_text(json.dumps(finetune_config.merge(finetune_config.read(target), over), indent=2), "utf-8")
         _log.info("finetune_config_path sets %s", ", ".join(sorted(over)) or "nothing")
@@ -95,14 +89,12 @@ def import_base(job: Job) -> None:
 
 def convert(job: Job) -> None:
     """Write ``mlflow_model_folder`` from the trained model; its checkpoints stay behind."""
-    trained = job.outputs["pytorch_model_folder"]
-    target = job.outputs["mlflow_model_folder"]
+    trained, target = job.outputs["pytorch_model_folder"], job.outputs["mlflow_model_folder"]
     if target.exists():
         shutil.rmtree(target)
-    base = json.loads((trained / BASE).read_text(encoding="utf-8"))
-    metadata = {"base_model_name": base["base_model_name"], "job_name": job.name}
-    write(trained, target, metadata)
-    _log.info("wrote an MLflow model of %s", base["base_model_name"])
+    name = json.loads((trained / BASE).read_text(encoding="utf-8"))["base_model_name"]
+    write(trained, target, {"base_model_name": name, "job_name": job.name})
+    _log.info("wrote an MLflow model of %s", name)
 
 
 def write(checkpoint: Path, folder: Path, metadata: Mapping[str, str]) -> None:

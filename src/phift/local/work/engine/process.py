@@ -11,29 +11,27 @@ from typing import TextIO
 from phift import garbage
 from phift.errors import PhiftError, redact
 
-_VARIABLES = {
-    "HF_HUB_OFFLINE": "1",
-    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-    "HF_HUB_DISABLE_TELEMETRY": "1",
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "TOKENIZERS_PARALLELISM": "false",  # it complains when a data loader forks
-    # Threads that wait sleep. By default they spin, and beside another busy process a step then took ten times as long.
-    "OMP_WAIT_POLICY": "passive",
-}
-_MAX_THREADS = 4  # a small model gets slower with more
-_ABANDONED = 75
-
 
 def threads() -> int:
-    """Return how many threads to compute with: what ``OMP_NUM_THREADS`` says, as torch itself goes by, or a few."""
-    cores = os.cpu_count() or 1
+    """Return how many threads to compute with: what ``OMP_NUM_THREADS`` says, as torch itself goes by, or four.
+
+    A small model gets slower with more.
+    """
     told = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()  # then come those of nested regions
-    return min(int(told) if told.isdecimal() and int(told) else _MAX_THREADS, cores)
+    return min(int(told) if told.isdecimal() and int(told) else 4, os.cpu_count() or 1)
 
 
 def prepare() -> None:
     """Set up this process; what is set counts when torch, transformers and mlflow are imported, so call this before."""
-    os.environ.update(_VARIABLES)
+    os.environ |= {
+        "HF_HUB_OFFLINE": "1",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "TOKENIZERS_PARALLELISM": "false",  # it complains when a data loader forks
+        # Threads that wait sleep. By default they spin, and a step beside another busy process took ten times as long.
+        "OMP_WAIT_POLICY": "passive",
+    }
     garbage.look_seldom()
 
 
@@ -50,7 +48,7 @@ def end_with_parent() -> None:
     def wait() -> None:
         while os.read(0, 1024):
             pass
-        os._exit(_ABANDONED)
+        os._exit(75)
 
     threading.Thread(target=wait, daemon=True).start()
 
