@@ -16,7 +16,7 @@ from phift.check.compute import ComputeTarget
 from phift.check.findings import Finding, Severity
 from phift.component.finetune_config import FinetuneConfig, chat_settings
 from phift.component.inputs import LITERALS, STEPS, Input, known_inputs
-from phift.component.settings import FINETUNE, IDLE, RULES, Settings, deepspeed_mistake, gpu_rule
+from phift.component.settings import FINETUNE, RULES, Settings, deepspeed_mistake, gpu_rule, idle_inputs
 from phift.config.run import local_file
 from phift.errors import ParameterError
 
@@ -267,7 +267,7 @@ def _rule_findings(parameters: Parameters, target: ComputeTarget, gpu: str | Non
     for rule in (*RULES, *((gpu_rule(gpu),) if gpu else ())):
         if readable >= set(rule.names) and rule.broken(settings):
             yield _broken(parameters, rule.names, rule.why, rule.fix, rule.code, rule.severity, rule.source)
-    idle = [(names, why) for names, is_idle, why in IDLE if is_idle(settings)]
+    idle = list(idle_inputs(settings))
     if target.kind != "serverless":
         idle.append((("instance_type_model_import", "instance_type_preprocess"), "the step runs on the cluster"))
     for names, why in idle:

@@ -81,8 +81,8 @@ def read(path: Path) -> dict[str, Any]:
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        what, fix = "The finetune config cannot be read as JSON.", "mend the file"
-        raise ModelError(what, where=str(path), fix=fix) from error
+        what = "The finetune config cannot be read as JSON."
+        raise ModelError(what, where=str(path), fix="mend the file") from error
     if not isinstance(document, dict):
         raise ModelError("The finetune config is not a JSON object.", where=str(path), fix="mend the file")
     return chat_settings(document)

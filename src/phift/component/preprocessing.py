@@ -6,15 +6,14 @@ and the collator, read in 2026-07.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from phift.component.finetune_config import FinetuneConfig
 from phift.errors import DataError
 
 Row = Mapping[str, Any]
-Message = Mapping[str, Any]
 
 SPLITS = ("train", "validation", "test")
 SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
@@ -27,16 +26,14 @@ LEAST_TRAINING_ROWS = 10
 
 _NO_LIMIT = 10**9  # transformers writes 1e30 where a tokenizer has no longest input
 
-Dropped = Literal["without_messages", "without_tools", "too_short"]
 
-
-def kept_messages(row: Row) -> list[Any] | Dropped:
-    """Return a row's messages without their null keys, or why the component drops the row.
+def kept_messages(row: Row, place: str) -> list[Any] | str:
+    """Return a row's messages without their null keys, or as what the component drops the row.
 
     Raises `phift.errors.DataError` where the row fails the job.
     """
     if "messages" not in row:
-        raise DataError("There is no column messages.", fix="rename the column that holds the chat")
+        raise DataError("There is no column messages.", where=place, fix="rename the column that holds the chat")
     messages = row["messages"]
     if not messages:
         return "without_messages"
@@ -44,7 +41,7 @@ def kept_messages(row: Row) -> list[Any] | Dropped:
         return "without_tools"
     if not isinstance(messages, list):
         what = f"messages is of type {type(messages).__name__}, not a list."
-        raise DataError(what, fix='write [{"role": …, "content": …}, …]')
+        raise DataError(what, where=place, fix='write [{"role": …, "content": …}, …]')
     if len(messages) < 2:
         return "too_short"
     return [
@@ -53,7 +50,7 @@ def kept_messages(row: Row) -> list[Any] | Dropped:
     ]
 
 
-def without_system(messages: Sequence[Message]) -> list[Message]:
+def without_system(messages: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """Return ``messages`` with the system text in front of the first user text, for models without that role.
 
     Raises `phift.errors.DataError` where the system text has no place.
@@ -128,46 +125,34 @@ class ChatTokenizer:
         shortest = int(min(most, max_seq_length) if max_seq_length > 0 else most)
         return shortest if shortest < _NO_LIMIT else None
 
-    def text(self, row: Row) -> str:
-        """Return the text that the chat template makes of a row.
-
-        Raises `phift.errors.DataError` for a system message that has no place, and whatever the template raises, which
-        may quote the conversation.
-        """
-        messages = list(row["messages"])
-        if not self.system_role_supported:
-            messages = without_system(messages)
-        text = str(self.tokenizer.apply_chat_template(messages, tools=row.get("tools"), tokenize=False))
-        text.encode()  # half a surrogate pair cannot be tokenised
-        return text
-
     def render(self, row: Row) -> str | Refused:
-        """Return the text of a row, or why there is none."""
+        """Return the text that the chat template makes of a row, or why there is none."""
         try:
-            return self.text(row)
+            messages = row["messages"] if self.system_role_supported else without_system(row["messages"])
+            text = str(self.tokenizer.apply_chat_template(list(messages), tools=row.get("tools"), tokenize=False))
+            text.encode()  # half a surrogate pair cannot be tokenised
         except DataError as error:
             return Refused(f"{error.what[0].lower()}{error.what[1:].rstrip('.')}")
         except Exception as error:  # noqa: BLE001 - a template is a program: it may raise anything
             return Refused(f"the model's chat template does not take it ({type(error).__name__})")
+        return text
 
     def encode_batch(self, rows: Sequence[Row]) -> list[list[int] | Refused]:
         """Return each row's tokens, not cut, or why the template refuses it.
 
         Hundreds of rows at a time keep all cores busy.
         """
-        texts = [self.render(row) for row in rows]
-        encoded = iter(self.encode([text for text in texts if isinstance(text, str)]))
-        return [next(encoded) if isinstance(text, str) else text for text in texts]
-
-    def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """Return the tokens of each text."""
-        if not texts:
-            return []
+        rendered = [self.render(row) for row in rows]
+        texts = [text for text in rendered if isinstance(text, str)]
+        ids: Iterable[list[int]] = ()
         if self.tokenizer.is_fast:
             # Without transformers' own tensors and masks, and without offsets.
-            backend = self.tokenizer.backend_tokenizer
-            return [encoding.ids for encoding in backend.encode_batch_fast(texts, add_special_tokens=False)]
-        return list(self.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"])
+            encoded = self.tokenizer.backend_tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+            ids = (each.ids for each in encoded)
+        elif texts:
+            ids = self.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
+        left = iter(ids)
+        return [next(left) if isinstance(text, str) else text for text in rendered]
 
     def pieces(self, text: str) -> list[tuple[int, str]]:
         """Return the tokens of a text, each with its part of it.
@@ -176,7 +161,8 @@ class ChatTokenizer:
         Python does not know the parts, so its tokens are decoded one by one.
         """
         if not self.tokenizer.is_fast:
-            return [(token, self.tokenizer.decode([token])) for token in self.encode([text])[0]]
+            ids = self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+            return [(token, self.tokenizer.decode([token])) for token in ids]
         encoding = self.tokenizer.backend_tokenizer.encode(text, add_special_tokens=False)
         found, start = [], 0
         for token, (_, end) in zip(encoding.ids, encoding.offsets, strict=True):

@@ -8,7 +8,7 @@ that have no effect or an unexpected one. What is not: whether it fits into memo
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
@@ -155,18 +155,22 @@ def _range(
     name: str,
     least: int,
     fix: str,
-    refusal: str = "",
     *,
+    most: float = math.inf,
     below: float = math.inf,
+    refused: bool = False,
     only_with: str = "",
     source: str = "",
 ) -> Rule:
     """Return the rule that a number is in its range; with **only_with**, just while that switch is on."""
+    words = f"at least {least}" if most == math.inf else f"from {least} to {most}"
+    words = words if below == math.inf else f"from {least} to below {below}"
 
     def broken(settings: Settings) -> bool:
-        return not least <= getattr(settings, name) < below and (not only_with or getattr(settings, only_with))
+        value = getattr(settings, name)
+        return not (least <= value <= most and value < below) and (not only_with or getattr(settings, only_with))
 
-    words = f"at least {least}" if below == math.inf else f"from {least} to below {below}"
+    refusal = f"{name} is not {words}." if refused else ""
     return Rule((name,), broken, f"it must be {words}", fix, refusal, "PARAMETER_RANGE", source=source)
 
 
@@ -227,27 +231,18 @@ RULES = (
         "max_seq_length is neither -1 nor positive.",
         "PARAMETER_RANGE",
     ),
-    Rule(
-        ("seed",),
-        lambda s: not 0 <= s.seed < 2**32,
-        "it must be from 0 to 4294967295",
-        "try 42",
-        code="PARAMETER_RANGE",
-        source=_TRANSFORMERS,
-    ),
+    _range("seed", 0, "try 42", most=2**32 - 1, source=_TRANSFORMERS),
     _range("adam_beta1", 0, "try 0.9", below=1, source=_TORCH),
     _range("adam_beta2", 0, "try 0.999", below=1, source=_TORCH),
     _range("adam_epsilon", 0, "try 1e-8", source=_TORCH),
     _range("weight_decay", 0, "0 turns it off", source=_TORCH),
-    _range("warmup_steps", 0, "0 turns it off", "warmup_steps is below 0.", source=_TRANSFORMERS),
-    _range("gradient_accumulation_steps", 1, "set it to 1", "gradient_accumulation_steps is below 1."),
+    _range("warmup_steps", 0, "0 turns it off", refused=True, source=_TRANSFORMERS),
+    _range("gradient_accumulation_steps", 1, "set it to 1", refused=True),
     _range("dataloader_num_workers", 0, "set it to 0", source=_TORCH),
-    _range("lora_r", 1, "try 8", "lora_r is below 1.", only_with="apply_lora"),
+    _range("lora_r", 1, "try 8", refused=True, only_with="apply_lora"),
     _range("lora_alpha", 1, "try 128", only_with="apply_lora"),
-    _range("lora_dropout", 0, "try 0", "lora_dropout is not from 0 up to below 1.", below=1),
-    _range(
-        "early_stopping_patience", 1, "try 1", "early_stopping_patience is below 1.", only_with="apply_early_stopping"
-    ),
+    _range("lora_dropout", 0, "try 0", below=1, refused=True),
+    _range("early_stopping_patience", 1, "try 1", refused=True, only_with="apply_early_stopping"),
     Rule(
         ("save_total_limit",),
         lambda s: s.save_total_limit < 1 and s.evaluates,
@@ -259,35 +254,33 @@ RULES = (
     ),
 )
 
-_EVALUATED = ("per_device_eval_batch_size", "eval_accumulation_steps", "metric_for_best_model", "save_total_limit")
-_STEPS = ("eval_steps", "evaluation_steps_interval")
-_STOPPING = ("early_stopping_patience", "early_stopping_threshold")
-IDLE: tuple[tuple[tuple[str, ...], Callable[[Settings], bool], str], ...] = (
-    (("lora_alpha", "lora_r", "lora_dropout"), lambda s: not s.apply_lora, "apply_lora is not true"),
-    (("deepspeed", "deepspeed_stage"), lambda s: not s.apply_deepspeed, "apply_deepspeed is not true"),
-    (
-        ("deepspeed_stage",),
-        lambda s: s.apply_deepspeed and s.deepspeed != "",
-        "the stage is that of your `deepspeed` file",
-    ),
-    (_STOPPING, lambda s: not s.apply_early_stopping, "apply_early_stopping is not true"),
-    (_STEPS, lambda s: s.evaluation_strategy != "steps", "evaluation_strategy is not steps"),
-    (
-        ("eval_steps",),
-        lambda s: s.evaluation_strategy == "steps" and s.evaluation_share > 0,
-        "evaluation_steps_interval goes before it",
-    ),
-    (
-        ("evaluation_steps_interval",),
-        lambda s: s.evaluation_strategy == "steps" and s.evaluation_steps_interval != s.evaluation_share,
-        "the component takes what is not from 0 to 1 for 0",
-    ),
-    (_EVALUATED, lambda s: not s.evaluates, "evaluation_strategy is disable, so nothing is evaluated or kept"),
-    (("logging_steps",), lambda s: s.logging_strategy != "steps", "logging_strategy is not steps"),
-    (("num_train_epochs",), lambda s: s.max_steps > 0, "max_steps goes before it"),
-    (("adam_beta1", "adam_beta2", "adam_epsilon"), lambda s: s.optim != "adamw_torch", "optim is not adamw_torch"),
-)
-"""Inputs that nothing reads, when, and why."""
+
+def idle_inputs(settings: Settings) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Yield the inputs that nothing reads, and why."""
+    if not settings.apply_lora:
+        yield ("lora_alpha", "lora_r", "lora_dropout"), "apply_lora is not true"
+    if not settings.apply_deepspeed:
+        yield ("deepspeed", "deepspeed_stage"), "apply_deepspeed is not true"
+    elif settings.deepspeed:
+        yield ("deepspeed_stage",), "the stage is that of your `deepspeed` file"
+    if not settings.apply_early_stopping:
+        yield ("early_stopping_patience", "early_stopping_threshold"), "apply_early_stopping is not true"
+    if settings.evaluation_strategy != "steps":
+        yield ("eval_steps", "evaluation_steps_interval"), "evaluation_strategy is not steps"
+    elif settings.evaluation_share:
+        yield ("eval_steps",), "evaluation_steps_interval goes before it"
+    elif settings.evaluation_steps_interval:
+        yield ("evaluation_steps_interval",), "the component takes what is not from 0 to 1 for 0"
+    if not settings.evaluates:
+        names = ("per_device_eval_batch_size", "eval_accumulation_steps", "metric_for_best_model", "save_total_limit")
+        yield names, "evaluation_strategy is disable, so nothing is evaluated or kept"
+    if settings.logging_strategy != "steps":
+        yield ("logging_steps",), "logging_strategy is not steps"
+    if settings.max_steps > 0:
+        yield ("num_train_epochs",), "max_steps goes before it"
+    if settings.optim != "adamw_torch":
+        yield ("adam_beta1", "adam_beta2", "adam_epsilon"), "optim is not adamw_torch"
+
 
 # Generations without bfloat16 in hardware: Kepler, Maxwell, Pascal, Volta, Turing (NVIDIA's list of CUDA GPUs, compute
 # capability below 8.0, 2026-07).

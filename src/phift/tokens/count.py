@@ -31,8 +31,6 @@ from phift.tokens.report import MOST_PROBLEMS, QUANTILES, SAMPLE_ROWS, SplitToke
 
 _BATCH_ROWS = 256
 _BATCH_BYTES = 2_000_000  # of JSON; a token's bookkeeping in the tokenizer takes far more than its text
-_BARS = 12
-_MOST_ROWS = 100
 
 
 @dataclass(frozen=True)
@@ -87,9 +85,9 @@ def measure(
                 tally.trained.append(trained)
             tell(Counted(split, len(tally.lines) + tally.refused, share))
     ordered = {split: sorted(tally.lengths) for split, tally in tallies.items()}
-    # Bins for all splits, up to the 99 % quantile: as wide as 1, 2 or 5 times a power of ten.
+    # A dozen bins for all splits, up to the 99 % quantile: as wide as 1, 2 or 5 times a power of ten.
     top = max((_quantile(each, 0.99) for each in ordered.values()), default=0)
-    rough = max(1.0, (top + 1) / _BARS)
+    rough = max(1.0, (top + 1) / 12)
     power: int = 10 ** int(log10(rough))
     step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough)
     knows = tokenizer.knows_markers if tokenizer else True
@@ -163,7 +161,7 @@ def _split_tokens(
         cut=len(over),
         tokens_lost=sum(over),
         without_answer=len(unanswered) if knows_markers else None,
-        without_answer_lines=tuple(unanswered[:_MOST_ROWS]) if knows_markers else (),
+        without_answer_lines=tuple(unanswered[:100]) if knows_markers else (),
         refused=tally.refused,
         problems=tuple(tally.problems),
     )

@@ -21,8 +21,6 @@ QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1.0)
 
 MOST_PROBLEMS = 20
 
-_BAR_WIDTH = 40
-
 
 @dataclass(frozen=True, kw_only=True)
 class SplitTokens:
@@ -99,7 +97,7 @@ class TokenReport:
             most = max((rows for *_, rows in tokens.histogram), default=0) or 1
             width = max((len(f"{high:,}") for _, high, _ in tokens.histogram), default=0)
             for low, high, rows in tokens.histogram:
-                bar = "█" * ceil(_BAR_WIDTH * rows / most)
+                bar = "█" * ceil(40 * rows / most)
                 cut = f"  <- cut at {self.limit:,}" if self.limit is not None and low <= self.limit < high else ""
                 lines.append(f"{low:>{width},} to {high - 1:>{width},} |{bar} {rows:,}{cut}")
         return "\n".join(lines)

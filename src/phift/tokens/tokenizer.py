@@ -62,7 +62,8 @@ def find_tokenizer(
     """
     missing = ""
     try:
-        _import_tokenizers()
+        with _opening(wanted or ""):
+            pass  # where transformers is not installed, nothing needs to be fetched
         folder = _local_folder(wanted) if wanted else None
         settings = read_settings(folder) if folder else {}
         if not FinetuneConfig.of(settings).has_markers:
@@ -108,8 +109,7 @@ def load_tokenizer(
     if own is None:
         fix = "give a folder with tokenizer_config.json, or an MLflow model"
         raise ModelError("There is no tokenizer in the folder.", where=str(folder), fix=fix)
-    auto = _import_tokenizers()
-    with _opening(str(own)):
+    with _opening(str(own)) as auto:
         tokenizer = auto.from_pretrained(own, trust_remote_code=False)
     if not (config.chat_template or tokenizer.chat_template):
         fix = "name a tokenizer with one as data.tokenizer"
@@ -133,39 +133,31 @@ def _local_folder(place: str | Path) -> Path:
         return folder
     if isinstance(place, Path) or place.startswith((".", "/", "~")):
         raise ModelError("There is no such folder.", where=str(place), fix="check data.tokenizer")
-    _import_tokenizers()
-    from huggingface_hub import snapshot_download
-
     # transformers would fetch by itself, and try for most of a minute where there is no network.
     with _opening(place):
+        from huggingface_hub import snapshot_download
+
         return Path(snapshot_download(place, allow_patterns=list(NAMES)))
 
 
-def _import_tokenizers() -> Any:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            from transformers import AutoTokenizer
-    except ImportError as error:
-        what = "transformers is not installed, so there is no tokenizer to count with."
-        raise MissingDependency(what, fix="pip install 'phift[local]'") from error
-    return AutoTokenizer
-
-
 @contextmanager
-def _opening(place: str) -> Iterator[None]:
-    """Keep back what transformers and its libraries say of themselves, and make their errors ours."""
+def _opening(place: str) -> Iterator[Any]:
+    """Give transformers' class, keep back what it and its libraries say of themselves, and make their errors ours."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        from huggingface_hub.utils import logging as hub
-        from transformers.utils import logging as own
-
+        try:
+            from huggingface_hub.utils import logging as hub
+            from transformers import AutoTokenizer
+            from transformers.utils import logging as own
+        except ImportError as error:
+            what = "transformers is not installed, so there is no tokenizer to count with."
+            raise MissingDependency(what, fix="pip install 'phift[local]'") from error
         before, hub_before, bars = own.get_verbosity(), hub.get_verbosity(), own.is_progress_bar_enabled()
         own.set_verbosity(logging.ERROR)
         own.disable_progress_bar()
         hub.set_verbosity(logging.ERROR)
         try:
-            yield
+            yield AutoTokenizer
         except Exception as error:
             # Hub, file and parser errors of many libraries; their texts go on for pages.
             lines = [line.strip() for line in str(error).splitlines() if line.strip()]

@@ -14,7 +14,15 @@ from pyarrow.parquet import ParquetFile
 from transformers import AutoTokenizer
 
 from phift.component.finetune_config import FinetuneConfig
-from phift.component.preprocessing import COLUMNS, LEAST_TRAINING_ROWS, SPLITS, ChatTokenizer, Row, kept_messages
+from phift.component.preprocessing import (
+    COLUMNS,
+    LEAST_TRAINING_ROWS,
+    SPLITS,
+    ChatTokenizer,
+    Refused,
+    Row,
+    kept_messages,
+)
 from phift.component.settings import Settings
 from phift.errors import DataError
 from phift.local.work.engine.job import Job, empty_folder
@@ -40,7 +48,7 @@ def run(job: Job) -> None:
     chat = ChatTokenizer.of(tokenizer, FinetuneConfig.load(job.model))
     limit = chat.limit(settings.max_seq_length)
     empty_folder(job.data)
-    counts = {split: _write(rows, chat, limit, job.data / f"{split}.jsonl") for split, rows in split_rows(job)}
+    counts = {split: _write(rows, chat, limit, job.data / f"{split}.jsonl") for split, rows in split_rows(job).items()}
     for split, count in counts.items():
         _log.info("%s: %s", split, ", ".join(f"{name} {value}" for name, value in count.items()))
     train = counts["train"]
@@ -56,8 +64,8 @@ def run(job: Job) -> None:
     (job.data / COUNTS).write_text(json.dumps(counts), encoding="utf-8")
 
 
-def split_rows(job: Job) -> Iterator[tuple[str, list[Placed]]]:
-    """Yield the rows of each split; what has no file of its own is cut from the training file, by position.
+def split_rows(job: Job) -> dict[str, list[Placed]]:
+    """Return the rows of each split; what has no file of its own is cut from the training file, by position.
 
     Every row has the columns that any row of its file has, null where it had none: the component reads tables.
     """
@@ -73,8 +81,7 @@ def split_rows(job: Job) -> Iterator[tuple[str, list[Placed]]]:
         validation = train[cut : None if "test" in files else middle]
         test = train[cut if "validation" in files else middle :]
         files = {"validation": validation, "test": test, **files, "train": train[:cut]}
-    for split in SPLITS:
-        yield split, files[split]
+    return {split: files[split] for split in SPLITS}
 
 
 def read_rows(path: Path) -> Iterator[Placed]:
@@ -124,10 +131,14 @@ def _write(placed: Sequence[Placed], chat: ChatTokenizer, limit: int | None, pat
     counts = dict.fromkeys(_COUNTED, 0) | {"read": len(placed)}
     with path.open("w", encoding="utf-8") as file:
         for place, row in placed:
-            ids = _tokens(row, chat, place)
-            if isinstance(ids, str):
-                counts[ids] += 1
+            messages = kept_messages(row, place)
+            if isinstance(messages, str):
+                counts[messages] += 1
                 continue
+            (ids,) = chat.encode_batch([{**row, "messages": messages}])
+            if isinstance(ids, Refused):
+                what = f"Failure while applying the chat template: {ids.reason}; the row has {shape(messages)}."
+                raise DataError(what, where=place, fix="mend or remove the row")
             counts["truncated"] += limit is not None and len(ids) > limit
             ids = ids[:limit]
             spans = chat.spans(ids)
@@ -142,24 +153,6 @@ def _write(placed: Sequence[Placed], chat: ChatTokenizer, limit: int | None, pat
             counts["assistant_tokens"] += sum(end - start for start, end in spans)
             file.write(json.dumps({"input_ids": ids, "labels": labels}) + "\n")
     return counts
-
-
-def _tokens(row: Row, chat: ChatTokenizer, place: str) -> list[int] | str:
-    """Return a row's tokens, not yet cut, or what it is dropped as.
-
-    An error names row and roles only, for what the template says may quote the text.
-    """
-    messages: Any = ()
-    try:
-        messages = kept_messages(row)
-        if isinstance(messages, str):
-            return messages
-        return chat.encode([chat.text({**row, "messages": messages})])[0]
-    except DataError as error:
-        raise DataError(error.what, where=place, fix=error.fix) from None
-    except Exception as error:  # noqa: BLE001 - a template is a program: it may raise anything
-        what = f"Failure while applying the chat template: {type(error).__name__}; the row has {shape(messages)}."
-        raise DataError(what, where=place, fix="mend or remove the row") from None
 
 
 def shape(messages: Sequence[Any]) -> str:
