@@ -93,10 +93,9 @@ class FineTuneRun:
 
     @classmethod
     def attach(cls, job_name: str, clients: Clients, *, on_event: OnEvent | None = None) -> Self:
-        """Return the run of a job that phift submitted, from its name alone; see `phift.azure.connect.connect`.
+        """Return the run of a job from its name alone; its ``config`` is the one that was submitted.
 
-        Its ``config`` is the one that was submitted. Raises `phift.errors.NotFound` where there is no such job, or
-        where phift did not submit it.
+        Raises `phift.errors.NotFound` where there is no such job, or where phift did not submit it.
         """
         job = FineTuneJob(job_name, clients)
         record = RunRecord.read(job.entity())
@@ -261,10 +260,7 @@ class FineTuneRun:
             return self._job
 
     def _last_report(self, ignore: Collection[str]) -> CheckReport | None:
-        """Return the report of the last check, where it still holds and nothing in it stands in the way.
-
-        What stood in the way may have been mended, so it is looked at again.
-        """
+        """Return the last check's report where it still holds; what stood in the way may have been mended since."""
         if self._checked is None or self._plan is None:
             return None
         report, at, given = self._checked

@@ -130,11 +130,7 @@ def build_pipeline(
 def _check_sent(
     sent: Mapping[str, Mapping[str, Any]], meant: Mapping[str, Mapping[str, object]], component: str
 ) -> None:
-    """Hold the nodes that will travel against those that were meant; a job that differs would train something else.
-
-    - **meant**: the inputs of each node.
-    - **component**: the id of the one that trains.
-    """
+    """Hold the nodes that will travel against the inputs that were meant; a job that differs trains something else."""
     wrong = [f"node {name}" for name in sorted(set(sent) ^ set(meant))]
     for name in sorted(set(sent) & set(meant)):
         found = {key: str(value.get("uri", value.get("value"))) for key, value in sent[name]["inputs"].items()}

@@ -48,8 +48,7 @@ class Tracking:
 
     def metric_names(self, run_id: str) -> list[str]:
         """Return the names of all metrics a run has logged, sorted."""
-        metrics = [_object(metric, "metric") for metric in self._data(run_id, "metrics")]
-        return sorted({text(metric.get("key"), "metric.key") for metric in metrics})
+        return sorted({text(metric.get("key"), "metric.key") for metric in self._data(run_id, "metrics")})
 
     def metric_history(self, run_id: str, name: str) -> list[MetricPoint]:
         """Return every logged value of one metric, in the order of logging."""
@@ -58,8 +57,7 @@ class Tracking:
         seen: set[str] = set()
         while len(seen) < _MOST_PAGES:
             page = _object(self._rest.get(f"{self._mlflow}/metrics/get-history", query), "the history")
-            for metric in listed(page.get("metrics") or (), "history.metrics"):
-                entry = _object(metric, "metric")
+            for entry in (_object(each, "metric") for each in listed(page.get("metrics") or (), "history.metrics")):
                 step = _number(entry.get("step") or 0, "metric.step", int)
                 value = _number(entry.get("value"), "metric.value", float)
                 timestamp = _number(entry.get("timestamp") or 0, "metric.timestamp", int)
@@ -79,7 +77,7 @@ class Tracking:
 
     def tags(self, run_id: str) -> dict[str, str]:
         """Return a run's tags."""
-        tags = [_object(tag, "tag") for tag in self._data(run_id, "tags")]
+        tags = self._data(run_id, "tags")
         return {text(tag.get("key"), "tag.key"): text(tag.get("value") or "", "tag.value") for tag in tags}
 
     def set_tag(self, run_id: str, key: str, value: str) -> None:
@@ -91,10 +89,10 @@ class Tracking:
         with suppress(NotFound):
             self._post(run_id, "delete-tag", {"key": key})
 
-    def _data(self, run_id: str, what: str) -> list[Any]:
+    def _data(self, run_id: str, what: str) -> list[dict[str, Any]]:
         answer = _object(self._rest.get(f"{self._mlflow}/runs/get", {"run_id": run_id}), "the run")
         data = _object(_object(answer.get("run"), "run").get("data"), "run.data")
-        return listed(data.get(what) or (), f"run.data.{what}")
+        return [_object(entry, what) for entry in listed(data.get(what) or (), f"run.data.{what}")]
 
     def _post(self, run_id: str, action: str, body: dict[str, str]) -> None:
         with azure_errors(f"run {run_id}"):  # a test's double of the calls may know none that writes

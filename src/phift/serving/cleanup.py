@@ -102,9 +102,7 @@ def remove_endpoints_of(clients: Clients, name: str, *, on_event: OnEvent | None
     """
     there = deployed_endpoints(clients)
     named = [each for each in there if each.name == name]
-    if named:
-        return remove_all(clients, named, (), isolated(on_event))
-    found = [each for each in there if each.job == name]
+    found = named or [each for each in there if each.job == name]
     try:
         of = found[0].series if found else RunRecord.read(FineTuneJob(name, clients).entity()).series
     except NotFound:
@@ -112,8 +110,8 @@ def remove_endpoints_of(clients: Clients, name: str, *, on_event: OnEvent | None
         what = f"There is neither an endpoint {name} that phift made nor a job {name} that it submitted."
         fix = f"check the name and the workspace; endpoints that phift made here: {deployed}"
         raise NotFound(what, where=f"workspace {clients.workspace.workspace_name}", fix=fix) from None
-    left = tuple(each for each in there if of and each.series == of and each.job != name)
-    return remove_all(clients, found, left, isolated(on_event))
+    left = [each for each in there if of and each.series == of and each.job != name]
+    return remove_all(clients, found, () if named else tuple(left), isolated(on_event))
 
 
 def remove_all(

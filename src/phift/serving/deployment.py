@@ -103,10 +103,7 @@ class _Attempt:
     def ensure_endpoint(self, tags: Mapping[str, str]) -> None:
         """Have the run's endpoint, made now where there is none that came up."""
         existing = self._endpoint.settled()
-        there = None if existing is None else texts(existing.tags, "endpoint.tags")
-        if there is not None:
-            resource.check_ours(there, tags, self._name)
-        self._use.found(there)
+        self._use.found(resource.check_ours(existing, tags, self._name) if existing is not None else None)
         if existing is not None:
             if resource.provisioning_state(existing) == "succeeded":
                 return
@@ -119,9 +116,7 @@ class _Attempt:
         endpoint, answered = self._endpoint.put(wanted)
         if not answered:  # somebody else may have been faster: until it is known to be ours, nothing deletes it
             self._use.made = False
-            there = texts(endpoint.tags, "endpoint.tags")
-            resource.check_ours(there, tags, self._name)
-            self._use.made = there.get(CREATED) == tags[CREATED]
+            self._use.made = resource.check_ours(endpoint, tags, self._name).get(CREATED) == tags[CREATED]
         _check_succeeded(endpoint, self._endpoint.place)
 
     def ensure_deployment(self, model_id: str, size: str, tags: Mapping[str, str]) -> None:

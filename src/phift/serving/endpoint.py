@@ -20,15 +20,13 @@ if TYPE_CHECKING:
 
 Message = Mapping[str, Any]
 
-_KEY_REFUSED = (
-    errors.AuthenticationError,
-    "The endpoint refused the key.",
-    "the keys may have been regenerated: call deploy() again, which reads the keys",
-)
 # What a scoring call's status means: the error, what it says, and the way out.
 _REFUSALS: Mapping[int, tuple[type[errors.PhiftError], str, str]] = {
-    401: _KEY_REFUSED,
-    403: _KEY_REFUSED,
+    401: (
+        errors.AuthenticationError,
+        "The endpoint refused the key.",
+        "the keys may have been regenerated: call deploy() again, which reads the keys",
+    ),
     404: (errors.NotFound, "No deployment takes traffic here.", "give a deployment traffic"),
     408: (
         errors.ScoringError,
@@ -147,7 +145,7 @@ class Endpoint:
         if status >= 400:
             reason = response.headers.get("ms-azureml-model-error-reason") or response.reason or ""
             other = errors.ScoringError, f"The endpoint answered {status} {reason}.", "look at the deployment's log"
-            kind, what, fix = _REFUSALS.get(status, other)
+            kind, what, fix = _REFUSALS.get(401 if status == 403 else status, other)
             # Without its body, which may quote the user's text.
             raise kind(what, where=place, fix=fix, status=status)
         try:

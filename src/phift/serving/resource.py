@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
-from phift.azure.answers import outcome, text
+from phift.azure.answers import outcome, text, texts
 from phift.azure.clients import Clients
 from phift.azure.quiet import quiet
 from phift.errors import Conflict, NotFound, PhiftError, ServiceUnreachable, WaitTimeout, azure_errors
@@ -214,13 +214,15 @@ def purpose(tags: Mapping[str, str]) -> str:
     return "" if tags.keys().isdisjoint({JOB_TAG, SERVES, MODEL}) else "of another run"
 
 
-def check_ours(found: Mapping[str, str], wanted: Mapping[str, str], name: str) -> None:
-    """Refuse to touch an endpoint that somebody else, or another run, made.
+def check_ours(found: OnlineEndpoint, wanted: Mapping[str, str], name: str) -> dict[str, str]:
+    """Return an endpoint's tags; refuse to touch one that somebody else, or another run, made.
 
     An endpoint is known by its job's name among its tags, or without one by its model. Raises `phift.errors.Conflict`.
     """
-    told_by = JOB_TAG if JOB_TAG in wanted or JOB_TAG in found else SERVES
-    if found.get(told_by) != wanted.get(told_by):
-        what = f"There is an endpoint {name} already, {purpose(found) or 'and phift did not make it'}."
+    tags = texts(found.tags, "endpoint.tags")
+    told_by = JOB_TAG if JOB_TAG in wanted or JOB_TAG in tags else SERVES
+    if tags.get(told_by) != wanted.get(told_by):
+        what = f"There is an endpoint {name} already, {purpose(tags) or 'and phift did not make it'}."
         fix = "set `deployment.endpoint_name` to another name, or delete that endpoint"
         raise Conflict(what, where=f"endpoint {name}", fix=fix)
+    return tags

@@ -115,10 +115,7 @@ class EndpointUse:
 
     @classmethod
     def begin(cls, clients: Clients, job: FineTuneJob | None, endpoint: str, emit: OnEvent) -> Self:
-        """Say that the endpoint is needed, and wait until nobody else makes or deletes it.
-
-        - **emit**: told once if there is something to wait for.
-        """
+        """Say that the endpoint is needed, and wait until nobody else makes or deletes it."""
         use = cls(job, endpoint)
 
         def is_before(other: _Other) -> bool:
@@ -142,10 +139,7 @@ class EndpointUse:
         return use
 
     def found(self, tags: Mapping[str, str] | None) -> None:
-        """Take note of whether the endpoint was there; what was kept of one that is gone is void.
-
-        - **tags**: the endpoint's; None where there was none.
-        """
+        """Take note of the endpoint's tags, or that there was none; what was kept of one that is gone is void."""
         if tags is not None and CREATED not in tags:  # an older phift made it, which wrote down nobody's use
             self._told = False
         if self._kept_key not in {other.key for other in self._others}:
@@ -261,10 +255,7 @@ class EndpointUse:
 
 
 def forget_uses(job: FineTuneJob | None, endpoint: str, *, but: Collection[str] = ()) -> None:
-    """Take away all tags of uses of an endpoint that is gone.
-
-    - **but**: keys of those that whoever wrote them takes away himself.
-    """
+    """Take away all tags of uses of an endpoint that is gone, **but** those that their writer takes away himself."""
     try:
         for use in _read_uses(job, endpoint):
             if use.key not in but and (use.state in ("kept", "leaving") or not use.alive):
@@ -280,10 +271,7 @@ def _erase(job: FineTuneJob | None, key: str) -> None:
 
 
 def _read_uses(job: FineTuneJob | None, endpoint: str) -> list[_Other]:
-    """Read the tags of an endpoint's uses.
-
-    One that somebody else wrote counts as kept, so that nothing is deleted on its account.
-    """
+    """Read the tags of an endpoint's uses; a stranger's counts as kept, so that nothing is deleted on its account."""
     found = []
     for key, value in job.tracking.tags(job.name).items() if job else ():
         if key.startswith(f"{_PREFIX}.{endpoint}."):
