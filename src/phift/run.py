@@ -288,7 +288,7 @@ class FineTuneRun:
         config = self.config
         found = [(job, RunRecord.read(job)) for job in list_jobs(self.clients, f"{SERIES}.{series(config)}")]
         if not found:
-            older = find_job(self.clients, self._plan.job_name) if self._plan else None
+            older, _ = find_job(self.clients, self._plan.job_name) if self._plan else (None, "")
             if older:
                 return older
             fix = "call submit() first, or attach to a job by its name: FineTuneRun.attach(name, clients)"

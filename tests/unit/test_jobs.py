@@ -314,7 +314,8 @@ def test_the_newest_attempt_that_may_have_a_model_is_found(attempts: list[str], 
     fakes = Fakes()
     for number, status in enumerate(attempts, start=1):
         fakes.workspace.jobs.add("job" if number == 1 else f"job-{number}", status)
-    found = find_job(fakes.clients, "job")
+    found, free = find_job(fakes.clients, "job")
+    assert free == ("job" if not attempts else f"job-{len(attempts) + 1}")
     assert (found and found.name) == name
     assert found is None or found.existed
 

@@ -288,20 +288,15 @@ def list_jobs(clients: Clients, tag: str) -> list[PipelineJob]:
     return sorted((job for job in found if job is not None), key=created, reverse=True)
 
 
-def find_job(clients: Clients, name: str) -> FineTuneJob | None:
-    """Return the newest attempt of the job called ``name`` that is running or completed, or None."""
-    return _attempts(clients, name)[1]
-
-
-def _attempts(clients: Clients, name: str) -> tuple[str, FineTuneJob | None]:
-    """Return the first name of an attempt that no job has, and the newest attempt that is running or completed."""
+def find_job(clients: Clients, name: str) -> tuple[FineTuneJob | None, str]:
+    """Return the newest attempt of a job that is running or completed, or None, and the first name that no job has."""
     newest = None
     for attempt in range(1, _MOST_ATTEMPTS + 1):
         job = FineTuneJob(name if attempt == 1 else f"{name}-{attempt}", clients)
         try:
             status = job.status()
         except errors.NotFound:
-            return job.name, newest
+            return newest, job.name
         if status not in ENDED_BADLY:
             newest = job
     what = f"There are {_MOST_ATTEMPTS} attempts of this job already."
@@ -318,7 +313,7 @@ def submit_job(clients: Clients, name: str, build: Callable[[str], PipelineJob],
     - **build**: makes the job, called with the attempt's name where none is there.
     - **fresh**: submit a new attempt even if one is there.
     """
-    free, existing = _attempts(clients, name)
+    existing, free = find_job(clients, name)
     if existing is not None and not fresh:
         return existing
     job, ticket = build(free), uuid.uuid4().hex
