@@ -57,7 +57,8 @@ class Tracking:
         seen: set[str] = set()
         while len(seen) < _MOST_PAGES:
             page = _object(self._rest.get(f"{self._mlflow}/metrics/get-history", query), "the history")
-            for entry in (_object(each, "metric") for each in listed(page.get("metrics") or (), "history.metrics")):
+            metrics = listed(page.get("metrics") or (), "history.metrics")
+            for entry in (_object(metric, "metric") for metric in metrics):
                 step = _number(entry.get("step") or 0, "metric.step", int)
                 value = _number(entry.get("value"), "metric.value", float)
                 timestamp = _number(entry.get("timestamp") or 0, "metric.timestamp", int)
