@@ -15,9 +15,6 @@ from phift.local.state.folder import Folder
 if TYPE_CHECKING:
     from azure.core.credentials import AccessToken
 
-_AGAIN = (429, 500, 502, 503, 504)
-_MLFLOW_TOKEN_SECONDS = 24 * 3600
-
 
 @dataclass(frozen=True)
 class Connection:
@@ -75,7 +72,7 @@ class Connection:
         from phift.local.state.identity import Identity
 
         secret = self.secret()
-        token, _ = Identity(secret).token(names.ARM_RESOURCE, _MLFLOW_TOKEN_SECONDS)
+        token, _ = Identity(secret).token(names.ARM_RESOURCE, seconds=24 * 3600)
         hosts = without_proxy(os.environ)
         return {
             # It would win over the address below, if the shell had it from somewhere else.
@@ -140,7 +137,8 @@ class LocalCredential:
                 # The environment could name another authority file or a proxy; ours is known.
                 session.trust_env = False
                 # Where nobody listens there is nobody to ask again.
-                again = Retry(total=3, connect=0, backoff_factor=0.2, status_forcelist=_AGAIN, raise_on_status=False)
+                statuses = (429, 500, 502, 503, 504)
+                again = Retry(3, connect=0, backoff_factor=0.2, status_forcelist=statuses, raise_on_status=False)
                 session.mount("https://", HTTPAdapter(max_retries=again))
                 answer = session.get(url, params=query, headers=headers, verify=str(connection.ca_bundle), timeout=30)
         except OSError as error:  # requests' own errors are such too; so is a folder that was deleted

@@ -16,12 +16,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from phift.local.names import cloud_documents
+from phift.local.names import cloud_documents, cloud_name
 
 # No private keys: a file of authorities may have them too, and they are no business of ours.
 _AUTHORITY = re.compile(rb"-----BEGIN ((?:TRUSTED |X509 )?CERTIFICATE|X509 CRL)-----.*?-----END \1-----", re.DOTALL)
 _writing = threading.Lock()
-_MLFLOW_CLOUDS = "azureml.mlflow._common._cloud.cloud"
 
 
 def trust(bundle: Path) -> Path:
@@ -77,8 +76,8 @@ def tell_mlflow(base_url: str) -> None:
     It reads the clouds once, when it is imported, and would ask Azure for one that it has not seen then. Imported
     later, it asks at ``ARM_CLOUD_METADATA_URL``.
     """
-    for name, cloud in _clouds(base_url).items():
-        sys.modules[_MLFLOW_CLOUDS].KNOWN_CLOUDS[name] = cloud
+    if plugin := _mlflow_plugin():
+        plugin.KNOWN_CLOUDS.update(plugin._convert_arm_to_cli(cloud_documents(base_url)))
 
 
 @contextmanager
@@ -88,17 +87,14 @@ def told_to_mlflow(base_url: str) -> Iterator[None]:
     try:
         yield
     finally:
-        for name in _clouds(base_url):
-            plugin = sys.modules[_MLFLOW_CLOUDS]
-            plugin.KNOWN_CLOUDS.pop(name, None)
+        if plugin := _mlflow_plugin():
+            plugin.KNOWN_CLOUDS.pop(cloud_name(base_url), None)
             for cloud in plugin.HARD_CODED_CLOUD_LIST:  # imported inside, it has seen the workspace's cloud only
                 plugin.KNOWN_CLOUDS.setdefault(cloud.name, cloud)
 
 
-def _clouds(base_url: str) -> dict[str, Any]:
-    """Return a workspace's cloud as the plugin has it; none while it is not imported or is another than we know."""
-    plugin = sys.modules.get(_MLFLOW_CLOUDS)
-    if plugin is None or not {"KNOWN_CLOUDS", "HARD_CODED_CLOUD_LIST", "_convert_arm_to_cli"} <= vars(plugin).keys():
-        return {}
-    clouds: dict[str, Any] = plugin._convert_arm_to_cli(cloud_documents(base_url))
-    return clouds
+def _mlflow_plugin() -> Any:
+    """Return the plugin's module of clouds; None while it is not imported or is another than we know."""
+    plugin = sys.modules.get("azureml.mlflow._common._cloud.cloud")
+    known = {"KNOWN_CLOUDS", "HARD_CODED_CLOUD_LIST", "_convert_arm_to_cli"}
+    return plugin if plugin and known <= vars(plugin).keys() else None

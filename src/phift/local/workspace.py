@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 # What the extras "testing" and "local" bring; asked for by name, so that nothing of it is imported here.
 _NEEDED = ("cryptography", "starlette", "trustme", "uvicorn")
 _NEEDED_TO_TRAIN = ("torch", "transformers", "peft")
-_LOG_TAIL = 30
-_LONGEST_DELAY = 60  # clients give up after as long
 _START_LOCK = "start.lock"
 
 
@@ -78,8 +76,8 @@ class LocalWorkspace:
         lasting: bool = True,
         programs: Programs | None = None,
     ) -> None:
-        if not 0 <= delay <= _LONGEST_DELAY:
-            what = f"The delay of {delay} s is not between 0 and {_LONGEST_DELAY} s."
+        if not 0 <= delay <= 60:  # clients give up after as long
+            what = f"The delay of {delay} s is not between 0 and 60 s."
             raise errors.LocalWorkspaceError(what, where="LocalWorkspace", fix="give a number of seconds, such as 0.2")
         self._delay, self._engine, self._speed, self._lasting = delay, engine, speed, lasting
         self._lifeline: IO[bytes] | None = None
@@ -287,4 +285,4 @@ def _is_free(lock: Path, patience: float = 0) -> bool:
 
 
 def _tail(text: str) -> str:
-    return "\n".join(text.splitlines()[-_LOG_TAIL:])
+    return "\n".join(text.splitlines()[-30:])

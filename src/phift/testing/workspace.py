@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from phift.azure.clients import Clients
 
 _POLL_SECONDS = 0.05
-_CALL_SECONDS = 60  # a reset waits for what is at work
 _CLOUD = "AZUREML_CURRENT_CLOUD"  # the SDK's clients set it themselves, see `phift.azure.clients`
 
 # What DefaultAzureCredential of azure-identity 1.27 takes before the identity endpoint, or instead of it.
@@ -255,7 +254,7 @@ class TestWorkspace:
         """Call a route of the workspace's own, see `phift.local.services.control`."""
         where = f"{self.connection.base_url}/phift/{name}"
         try:
-            answer = self._session.request(method, where, json=body, timeout=_CALL_SECONDS)
+            answer = self._session.request(method, where, json=body, timeout=60)  # a reset waits for what is at work
         except OSError as error:  # requests' own errors are such too
             what = "The test workspace does not answer."
             raise LocalWorkspaceNotRunning(what, where=where, fix="start it, or start it again") from error

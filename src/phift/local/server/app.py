@@ -23,8 +23,6 @@ from phift.local.site import Site
 logger = logging.getLogger(__name__)
 
 METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"]
-_SCORING_THREADS = 40
-_LEAVING = 0.05  # seconds for what has been written to leave
 _RESET = struct.pack("ii", 1, 0)  # linger for no time: closing sends RST and not FIN
 
 
@@ -34,7 +32,7 @@ def create_app(site: Site, delay: float = 0) -> Starlette:
     - **delay**: seconds that every request waits before anything is done for it.
     """
     # Scoring may take minutes; with threads of its own it cannot hold up everything else.
-    scoring_threads = anyio.CapacityLimiter(_SCORING_THREADS)
+    scoring_threads = anyio.CapacityLimiter(40)
 
     async def answer(request: Request) -> Response:
         started = time.perf_counter()
@@ -106,7 +104,7 @@ class Half(Response):
         if self.body and scope["method"] != "HEAD":
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
             await send({"type": "http.response.body", "body": self.body[: len(self.body) // 2], "more_body": True})
-            await asyncio.sleep(_LEAVING)
+            await asyncio.sleep(0.05)  # for what has been written to leave
         await _end(scope["state"]["transport"], receive)
 
 

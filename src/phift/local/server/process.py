@@ -35,10 +35,6 @@ from phift.version import __version__
 
 logger = logging.getLogger(__name__)
 
-HOST = "127.0.0.1"
-# How long open connections may finish when the server is told to stop.
-GRACE_SECONDS = 1
-
 
 def serve(folder: Path, programs: Programs, speed: Speed = "real", delay: float = 0) -> int:
     """Serve a folder until SIGTERM or SIGINT; returns the exit code, 3 where another process serves it already.
@@ -78,9 +74,9 @@ def _listen(place: Folder) -> socket.socket:
     with closing(Documents(place.database)) as documents:
         known = documents.get("server")
         try:
-            listener = socket.create_server((HOST, known.body["port"] if known else 0), backlog=128)
+            listener = socket.create_server(("127.0.0.1", known.body["port"] if known else 0), backlog=128)
         except OSError:
-            listener = socket.create_server((HOST, 0), backlog=128)
+            listener = socket.create_server(("127.0.0.1", 0), backlog=128)
         documents.put("server", {"port": listener.getsockname()[1]})
     # Without it the first request of every new TLS connection waits 40 ms; accepted sockets inherit it on Linux.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -104,7 +100,7 @@ class _Server(uvicorn.Server):
             ssl_certfile=str(site.folder.root / "server.pem"),
             ssl_keyfile=str(site.folder.root / "server-key.pem"),
             timeout_keep_alive=120,
-            timeout_graceful_shutdown=GRACE_SECONDS,
+            timeout_graceful_shutdown=1,  # seconds for what is open when the end comes
             server_header=False,
         )
         super().__init__(config)
