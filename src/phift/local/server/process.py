@@ -134,9 +134,7 @@ def main(programs: Programs | None = None) -> None:
 
     - **programs**: the commands of the other processes, for tests.
     """
-    parser = argparse.ArgumentParser(
-        prog="python -m phift.local.server.process", description="Serve a local workspace."
-    )
+    parser = argparse.ArgumentParser("python -m phift.local.server.process", description="Serve a local workspace.")
     parser.add_argument("folder", type=Path)
     parser.add_argument("--delay", type=float, default=0, help="seconds that every request waits")
     parser.add_argument("--engine", choices=ENGINES, default="train")
