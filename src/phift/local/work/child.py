@@ -45,8 +45,10 @@ class Child(subprocess.Popen[bytes]):
 
     def stop(self) -> None:
         """Close its input, and kill it if it stays, with what it may have started itself."""
-        with suppress(OSError):  # it may be gone already
+        with suppress(OSError):
             self.stdin.close()
+        if self.poll() is not None:  # it may be gone for long, and somebody else have its number
+            return
         try:
             self.wait(PATIENCE)
         except subprocess.TimeoutExpired:

@@ -97,15 +97,12 @@ class Scorers:
 
     def get(self, deployment: str) -> Scorer | InstantScorer:
         """Return the deployment's process, starting it where none runs; raises `ScorerFailed`."""
+        key = deployment.lower()
         with self._lock:
-            start = self._starting[deployment.lower()]
+            start = self._starting[key]
         with start:
-            scorer = self._running.get(deployment.lower())
-            if scorer is None or not scorer.alive:
-                scorer = self._start(deployment)
-                with self._lock:
-                    self._running[deployment.lower()] = scorer
-            return scorer
+            scorer = self._running.get(key)
+            return scorer if scorer is not None and scorer.alive else self.replace(deployment)
 
     @contextmanager
     def slot(self, deployment: str, most: int) -> Iterator[None]:
@@ -121,14 +118,14 @@ class Scorers:
             with self._lock:
                 self._in_flight[key] -= 1
 
-    def replace(self, deployment: str) -> None:
+    def replace(self, deployment: str) -> Scorer | InstantScorer:
         """Start a new process for a deployment; the old one serves until the new one is ready."""
-        scorer = self._start(deployment)
+        key, scorer = deployment.lower(), self._start(deployment)
         with self._lock:
-            old = self._running.get(deployment.lower())
-            self._running[deployment.lower()] = scorer
+            old, self._running[key] = self._running.get(key), scorer
         if old is not None:
             old.stop()
+        return scorer
 
     def _end(self, deployment: str) -> None:
         with self._lock:
