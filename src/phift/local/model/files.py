@@ -45,21 +45,16 @@ _JOB_OUTPUT = re.compile(
 
 @dataclass(frozen=True)
 class Blob:
-    """A blob that is there, as it is at one moment.
-
-    - **md5**: of its content, in base64, where it is known.
-    - **created**, **modified**: as HTTP writes times.
-    - **etag**: changes with the content and with the metadata; without quotes.
-    """
+    """A blob that is there, as it is at one moment."""
 
     name: str
     path: Path
     size: int
-    etag: str
-    created: str
+    etag: str  # changes with the content and with the metadata; without quotes
+    created: str  # as HTTP writes times
     modified: str
     kind: str
-    md5: str | None
+    md5: str | None  # of its content, in base64, where it is known
     metadata: dict[str, str]
 
 
@@ -124,9 +119,7 @@ def find(ground: Ground, container: str, name: str) -> Blob | None:
 def write(ground: Ground, container: str, name: str, parts: Iterable[bytes], about: Json) -> None:
     """Write a blob beside its place and move it there, so that nobody ever reads half of one.
 
-    - **about**: its ``type``, ``md5`` and ``metadata``.
-
-    Raises `OSError` where a part of its name is itself a blob.
+    With it goes what is known ``about`` it: type, md5, metadata. Raises `OSError` where a part of its name is a blob.
     """
     path = path_of(ground, container, name)
     ground.folder.staging.mkdir(exist_ok=True)

@@ -60,10 +60,7 @@ def limits(ground: Ground) -> dict[str, int]:
 
 
 def set_limit(ground: Ground, family: str, vcpus: int) -> None:
-    """Change how many vCPUs of a family may be used.
-
-    - **family**: its name, or a VM size in it.
-    """
+    """Change how many vCPUs may be used of a family, given by its name or by a VM size in it."""
     known, row = limits(ground), size(family)
     name = row["family"] if row else next((each for each in known if each.lower() == family.lower()), None)
     if name is None:

@@ -61,15 +61,13 @@ class UnknownPosition(ValueError):
 
 @dataclass(frozen=True)
 class Document:
-    """One stored JSON object with its key and times (seconds since 1970).
-
-    - **place**: for one out of a list, what the list is sorted by, and the row.
-    """
+    """One stored JSON object with its key and times (seconds since 1970)."""
 
     key: str
     body: Json
     created: float
     modified: float
+    # For one out of a list, what the list is sorted by, and the row.
     place: tuple[Any, int] = field(default=("", 0), compare=False)
 
     @property
@@ -250,11 +248,7 @@ class Documents:
             self._connection.executemany("INSERT INTO metrics VALUES (?, ?, ?, ?, ?)", rows)
 
     def metrics(self, run: str, key: str, *, after: int = 0, limit: int = -1) -> list[Metric]:
-        """Return a metric's points in the order they were logged.
-
-        - **after**: the ``row`` of the last one that is known already.
-        - **limit**: how many at most; all of them if negative.
-        """
+        """Return a metric's points in the order they were logged, behind the one in a row, and all if not limited."""
         query = f"{_METRICS} AND key = ? AND rowid > ? ORDER BY rowid LIMIT ?"
         return [Metric(*row) for row in self._rows(query, run, key, after, limit)]
 

@@ -152,10 +152,7 @@ class Faults:
             self._scripted = []
 
     def strike(self, *places: str) -> Fault | None:
-        """Return the fault that strikes at a place, if any does.
-
-        - **places**: the place's names: the request and its route, an operation, or a step.
-        """
+        """Return the fault that strikes at a place, if any does; a request's names are itself and its route."""
         with self._lock:
             for each in self._scripted:
                 fault, on = each.fault, each.fault.on.lower()
