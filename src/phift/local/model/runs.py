@@ -17,8 +17,6 @@ WAITING = ("NotStarted", "Queued")
 RUNNING = ("Preparing", "Running", "Finalizing", "CancelRequested")
 ENDED = ("Completed", "Failed", "Canceled")
 
-_STEP_OUTPUT = re.compile(r"\$\{\{\s*parent\.jobs\.([\w-]+)\.outputs\.([\w-]+)\s*\}\}")
-
 
 def steps(plan: Json) -> tuple[str, ...]:
     """Return the steps that a job consists of, in their order."""
@@ -35,7 +33,7 @@ def step_compute(plan: Json, step: str) -> tuple[str, str]:
 
 def step_output(value: str) -> tuple[str, str] | None:
     """Return the node and the output of it that an input is bound to, or None where it is a value."""
-    bound = _STEP_OUTPUT.fullmatch(value)
+    bound = re.fullmatch(r"\$\{\{\s*parent\.jobs\.([\w-]+)\.outputs\.([\w-]+)\s*\}\}", value)
     return (bound[1], bound[2]) if bound else None
 
 
@@ -80,10 +78,8 @@ def end(ground: Ground, name: str, status: str, error: Json | None = None) -> No
     """End a job: what still ran failed with it, what never ran is canceled."""
     with ground.documents.transaction():  # a killed server leaves no job half ended
         for child in children(ground, name):
-            if status == "Failed" and child.body["status"] == "Running":
-                set_status(ground, child.name, "Failed", error=error)
-            else:
-                set_status(ground, child.name, "Canceled")
+            failed = status == "Failed" and child.body["status"] == "Running"
+            set_status(ground, child.name, "Failed" if failed else "Canceled", error=error if failed else None)
         set_status(ground, name, status, error=error)
     log(ground, name, f"The pipeline run {name} is {status}." + (f" {error['message']}" if error else ""))
 
