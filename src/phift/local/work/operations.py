@@ -78,7 +78,6 @@ class Operations:
             ground.clock.spend(kind)
             if fault := ground.faults.strike(f"operation {kind}"):
                 self._released.wait(fault.delay)
-                set_state(ground, target, "Failed")  # what was to be provisioned ends so too
                 failure = of_fault(fault)
             else:
                 self.work[kind](target)
@@ -90,6 +89,7 @@ class Operations:
             failure = WireError(500, "InternalServerError", message)
         outcome: Json = {"status": "Succeeded", "endTime": timestamp(ground.clock.now())}
         if failure is not None:
+            set_state(ground, target, "Failed")  # what was to be provisioned ends so too
             outcome |= {"status": "Failed", "error": {"code": failure.code, "message": failure.message}}
         ground.documents.update(operation.key, lambda body: body.update(outcome))
 
@@ -98,7 +98,6 @@ class Operations:
             self._scorers.replace(key)
         except ScorerFailed as error:
             self._scorers.log(key, f"The deployment failed: {error}")
-            set_state(self._ground, key, "Failed")
             message = f"User container has crashed or terminated: {error} The deployment's log says more."
             raise WireError(400, "ResourceNotReady", message) from error
         if self._ground.documents.get(key) is None:  # deleted while the model was loaded
@@ -117,7 +116,7 @@ class Operations:
 
 
 def set_state(ground: Ground, key: str, state: str) -> None:
-    """Note the provisioning state of a compute, an endpoint or a deployment."""
+    """Note the provisioning state of a compute, an endpoint or a deployment; of what is not there, none."""
 
     def note(body: Json) -> None:
         # Computes hold their state one level above where endpoints and deployments do.
