@@ -113,7 +113,9 @@ class LocalWorkspace:
             what = f"The local workspace needs packages that are not installed: {', '.join(missing)}."
             extra = "testing" if self._needed == _NEEDED else "local"
             raise errors.MissingDependency(what, fix=f"in the folder of phift's source: pip install '.[{extra}]'")
-        others = {path.name for path in self.folder.iterdir()} - {_START_LOCK} if self.folder.is_dir() else set()
+        there = self.folder.iterdir() if self.folder.is_dir() else ()
+        # Another process that starts it may be at the lock, or writing the secret.
+        others = [path for path in there if path.name != _START_LOCK and path.suffix != ".tmp"]
         if others and not self._place.secret.exists():
             what = "This folder holds other things; a local workspace wants an empty or a new one."
             raise errors.LocalWorkspaceError(what, where=str(self.folder), fix="name another folder")
