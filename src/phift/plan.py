@@ -98,7 +98,7 @@ def make_plan(
         compute = [target.kind, target.name, target.size.lower(), target.nodes, target.gpus_per_node]
         # All values, the component's own defaults too: to spell one out does not make another run.
         values = {name: parameter.value for name, parameter in parameters.values.items()}
-        identifier = text(component.id, "component.id")
+        parts = [model.id, text(component.id, "component.id"), values, dataset.content_hash, compute]
         plan = Plan(
             model=model,
             component=component,
@@ -109,7 +109,7 @@ def make_plan(
             tokenizer=planning.tokenizer,
             memory=memory,
             cost=cost,
-            fingerprint=digest([model.id, identifier, values, dataset.content_hash, compute]),
+            fingerprint=digest(parts),
         )
     planning.hold_name(plan)
     return plan, CheckReport.of(planning.findings, memory=memory, cost=cost, tokens=tokens)
@@ -184,7 +184,6 @@ class _Planning:
             self.config.parameters,
             target or ComputeTarget(kind="cluster", name="unknown", vm=nowhere, gpus_per_node=1, nodes=1, exists=False),
             preset=self.config.preset_values,
-            gpu=target.vm.gpu if target else None,
         )
         self.findings += parameters.findings
         return parameters if target else None

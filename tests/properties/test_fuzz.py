@@ -286,7 +286,7 @@ VALUES = st.booleans() | NUMBERS | TEXT | LIKELY | st.integers(-2, 5)
 def test_parameters_of_any_value_are_taken_or_reported(
     user: dict[str, Any], model: dict[str, Any], preset: dict[str, Any], gpu: str | None
 ) -> None:
-    resolved = resolve_parameters(INPUTS, model, user, target(), preset=preset, gpu=gpu)
+    resolved = resolve_parameters(INPUTS, model, user, target(gpu=gpu), preset=preset)
     shown(resolved.findings)
     refused = {found.place for found in resolved.findings if found.severity == "error"}
     for name in user:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
@@ -178,11 +179,18 @@ def component() -> Any:
 
 
 def target(
-    *, size: str = A100, sizes: Mapping[str, VmSizeFacts] = MappingProxyType({}), **changes: Any
+    *,
+    size: str = A100,
+    sizes: Mapping[str, VmSizeFacts] = MappingProxyType({}),
+    gpu: str | None = None,
+    **changes: Any,
 ) -> ComputeTarget:
-    """Return a target on a VM size that the region has as ``sizes`` say, or that the built-in table knows."""
+    """Return a target on a VM size that the region has as ``sizes`` say, or that the built-in table knows.
+
+    - **gpu**: the GPU's name; of an unknown one there is no finding.
+    """
     values = {"kind": "cluster", "name": "gpu-cluster", "gpus_per_node": 1, "nodes": 1, "exists": True}
-    return ComputeTarget(vm=find_size(size, sizes), **{**values, **changes})
+    return ComputeTarget(vm=replace(find_size(size, sizes), gpu=gpu), **{**values, **changes})
 
 
 def parameters(user: dict[str, Any] | None = None, model: dict[str, Any] | None = None, **where: Any) -> Parameters:

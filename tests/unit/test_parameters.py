@@ -308,7 +308,7 @@ def test_what_a_preset_sets_and_the_component_does_not_take_is_left_out_aloud() 
 
 @pytest.mark.parametrize("entry", facts.load("presets")["presets"], ids=lambda entry: entry["name"])
 def test_a_built_in_preset_fits_the_component_and_itself(entry: dict[str, Any]) -> None:
-    resolved = resolve_parameters(INPUTS, {}, {}, target(), preset=entry["values"], gpu="NVIDIA A100")
+    resolved = resolve_parameters(INPUTS, {}, {}, target(gpu="NVIDIA A100"), preset=entry["values"])
     assert resolved.findings == ()
     assert all(resolved.values[name].origin == "preset" for name in entry["values"])
     assert entry["why"].endswith(".")

@@ -37,7 +37,7 @@ def found(
 ) -> list[Finding]:
     """Return the findings for these values; checkpoints are limited, so that they are not among them."""
     limited = {"save_total_limit": 1, **user}
-    return list(resolve_parameters(INPUTS, model or {}, limited, target(**where), gpu=gpu).findings)
+    return list(resolve_parameters(INPUTS, model or {}, limited, target(gpu=gpu, **where)).findings)
 
 
 def the_finding(user: dict[str, Any], **more: Any) -> Finding:

@@ -98,23 +98,17 @@ def model_shape(name: str) -> ModelShape | None:
     entry = next((entry for entry in entries if entry["name"].lower() == name.lower()), None)
     if entry is None:
         return None
-    numbers: dict[str, int] = {}
-    for key in ModelShape.__dataclass_fields__.keys() - {"source", "date"}:
-        value = entry.get(key)
+    names = ModelShape.__dataclass_fields__.keys() - {"source", "date"}
+    numbers: dict[str, Any] = {key: entry.get(key) for key in names}
+    for key, value in numbers.items():
         if type(value) is not int or value < 1:
             what = f"The architecture of {entry['name']} has no whole number above 0 for {key}."
             raise ConfigError(what, where=str(entry.get("source")), fix="complete the entry in architectures.json")
-        numbers[key] = value
     return ModelShape(source=str(entry["source"]), date=str(entry["date"]), **numbers)
 
 
 def estimate_memory(
-    shape: ModelShape,
-    settings: Settings,
-    gpus: int,
-    sequence_length: int,
-    *,
-    checkpointing: bool | None = None,
+    shape: ModelShape, settings: Settings, gpus: int, sequence_length: int, *, checkpointing: bool | None = None
 ) -> MemoryEstimate:
     """Estimate the GPU memory that training needs at its peak.
 
@@ -270,11 +264,7 @@ class _Training:
 
 
 def memory_findings(
-    model: str,
-    settings: Settings,
-    target: ComputeTarget,
-    allowed: AllowList | None,
-    longest: int | None = None,
+    model: str, settings: Settings, target: ComputeTarget, allowed: AllowList | None, longest: int | None = None
 ) -> tuple[MemoryEstimate | None, list[Finding]]:
     """Hold the estimate against the GPUs of the VM size.
 

@@ -115,7 +115,6 @@ def resolve_parameters(
     target: ComputeTarget,
     *,
     preset: Mapping[str, Any] = MappingProxyType({}),
-    gpu: str | None = None,
 ) -> Parameters:
     """Merge and check the parameters against the component's own inputs.
 
@@ -125,7 +124,6 @@ def resolve_parameters(
       they become advice.
     - **preset**: a named set of values, which goes before the model's.
     - **user**: the user's values; they win.
-    - **gpu**: the name of the GPU, where it is known.
     """
     known = {name: Input.of(name, spec) for name, spec in inputs.items()}
     advice, of_advice = _advice(model_defaults, known)
@@ -159,7 +157,7 @@ def resolve_parameters(
             values[name] = Parameter(name, value, origin, overrode)
     dropped = tuple(sorted(name for name in {**model_defaults, **preset} if name not in known))
     resolved = Parameters(values=values, dropped=dropped, advice=advice)
-    of_values = (*_rule_findings(resolved, target, gpu), *_file_findings(resolved), *_against_advice(resolved))
+    of_values = (*_rule_findings(resolved, target), *_file_findings(resolved), *_against_advice(resolved))
     return replace(resolved, findings=(*of_advice, *of_model, *of_preset, *of_user, *of_values))
 
 
@@ -260,35 +258,29 @@ def _shown(raw: object) -> str:
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
 
 
-def _rule_findings(parameters: Parameters, target: ComputeTarget, gpu: str | None) -> Iterator[Finding]:
+def _rule_findings(parameters: Parameters, target: ComputeTarget) -> Iterator[Finding]:
     """Say which of the component's rules the values break, and what the user has set and nothing reads."""
-    known, settings = known_inputs(), parameters.settings
-    readable = {name for name, each in parameters.values.items() if name in known and known[name].takes(each.value)}
-    for rule in (*RULES, *((gpu_rule(gpu),) if gpu else ())):
+    values, known, settings = parameters.values, known_inputs(), parameters.settings
+    readable = {name for name, each in values.items() if name in known and known[name].takes(each.value)}
+    for rule in (*RULES, *((gpu_rule(target.vm.gpu),) if target.vm.gpu else ())):
         if readable >= set(rule.names) and rule.broken(settings):
-            yield _broken(parameters, rule.names, rule.why, rule.fix, rule.code, rule.severity, rule.source)
+            about = [values[name] for name in rule.names]
+            yield _broken(about, rule.why, rule.fix, rule.code, rule.severity, rule.source)
     idle = list(idle_inputs(settings))
     if target.kind != "serverless":
         idle.append((("instance_type_model_import", "instance_type_preprocess"), "the step runs on the cluster"))
     for names, why in idle:
         for name in names:
             # What others set is their matter.
-            if name in parameters.values and parameters.values[name].origin == "user":
+            if name in values and values[name].origin == "user":
                 why_idle, fix = f"it has no effect, since {why}", f"remove {name}, or change what makes it idle"
-                yield _broken(parameters, (name,), why_idle, fix, "PARAMETER_NO_EFFECT", "warning")
+                yield _broken([values[name]], why_idle, fix, "PARAMETER_NO_EFFECT", "warning")
 
 
 def _broken(
-    parameters: Parameters,
-    names: tuple[str, ...],
-    why: str,
-    fix: str,
-    code: str,
-    severity: Severity = "error",
-    source: str = "",
+    about: list[Parameter], why: str, fix: str, code: str, severity: Severity = "error", source: str = ""
 ) -> Finding:
     """Say what the parameters are, who said so where it was not the user, and what is wrong with that."""
-    about = [parameters.values[name] for name in names]
     first = next((each for each in about if each.origin == "user"), about[0])
     said = " and ".join(f"{each.name} is {each.value}{each.who}" for each in about)
     return Finding(code, severity, f"parameters.{first.name}", f"{said}: {why}.", fix, source)
@@ -296,30 +288,26 @@ def _broken(
 
 def _file_findings(parameters: Parameters) -> Iterator[Finding]:
     """Hold the user's own DeepSpeed and fine-tuning configuration files against the parameters."""
-    settings = parameters.settings
-    if "deepspeed" in parameters.values and settings.apply_deepspeed:
-        config, why = _own_file(parameters["deepspeed"])
+    values, settings = parameters.values, parameters.settings
+    deepspeed, own, precision = (values.get(key) for key in ("deepspeed", "finetune_config_path", "precision"))
+    if deepspeed and settings.apply_deepspeed:
+        document, why = _own_file(deepspeed.value)
         mistake = (why, "give a JSON file with zero_optimization.stage 2 or 3") if why else None
-        if config is not None:
-            mistake = deepspeed_mistake(config)
-        if mistake:
-            yield _broken(parameters, ("deepspeed",), *mistake, "PARAMETER_FILE", source=FINETUNE)
-    if "finetune_config_path" not in parameters.values:
+        if mistake := mistake if document is None else deepspeed_mistake(document):
+            yield _broken([deepspeed], *mistake, "PARAMETER_FILE", source=FINETUNE)
+    if not own:
         return
-    names = ("finetune_config_path",)
-    document, why = _own_file(parameters[names[0]])
+    document, why = _own_file(own.value)
     if why:
-        fix = "give a JSON file with an object"
-        yield _broken(parameters, names, why, fix, "PARAMETER_FILE", source=FINETUNE)
-    own = FinetuneConfig.of(chat_settings(document or {}))
-    if own.flash_attention and "precision" in parameters.values and settings.precision == 32:
+        yield _broken([own], why, "give a JSON file with an object", "PARAMETER_FILE", source=FINETUNE)
+    config = FinetuneConfig.of(chat_settings(document or {}))
+    if config.flash_attention and precision and settings.precision == 32:
         why = "the file turns flash attention on, which does not work in 32 bits"
-        both = (*names, "precision")
-        yield _broken(parameters, both, why, "set precision to 16", "PARAMETER_CONFLICT", source=FINETUNE)
-    if replaced := sorted(name for name in own.trainer_arguments if name in parameters.values):
+        yield _broken([own, precision], why, "set precision to 16", "PARAMETER_CONFLICT", source=FINETUNE)
+    if replaced := sorted(name for name in config.trainer_arguments if name in values):
         why = f"its hf_trainer_args go before the parameters {', '.join(replaced)}"
         fix = "remove them from the file, or know that your `parameters` do not count there"
-        yield _broken(parameters, names, why, fix, "PARAMETER_REPLACED", "warning", FINETUNE)
+        yield _broken([own], why, fix, "PARAMETER_REPLACED", "warning", FINETUNE)
 
 
 def _own_file(text: str) -> tuple[dict[str, Any] | None, str]:

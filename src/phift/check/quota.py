@@ -100,11 +100,9 @@ def read_usages(listed: Iterable[Any]) -> list[Usage]:
         name = field_of(entry, "name")  # a dict: with localizedValue in the SDK 1.35, with localized_value before
         localized = text_of(name, "localized_value", "localizedValue")
         family = text_of(name, "value") or localized
-        used, limit = count_of(entry, "current_value", "currentValue"), count_of(entry, "limit")
+        used, limit = count_of(entry, "current_value", "currentValue"), count_of(entry, "limit", least=-1)
         kind = f"{text_of(entry, 'id')}/{text_of(entry, 'type')}".lower()
-        if family is None or used is None or used < 0 or limit is None or limit < -1:
-            continue
-        if re.search(r"/(workspaces?|computes)/", kind):
+        if family is None or used is None or limit is None or re.search(r"/(workspaces?|computes)/", kind):
             continue
         # Both quotas of a family may go by the same value; the words to tell them by are then in the localized name.
         low_priority = "lowpriority" in _plain(f"{family}{localized}{kind}")
@@ -123,10 +121,7 @@ def _plain(name: str) -> str:
 
 
 def quota_findings(
-    target: ComputeTarget,
-    deployment: VmSize | None,
-    instances: int,
-    usages: Sequence[Usage],
+    target: ComputeTarget, deployment: VmSize | None, instances: int, usages: Sequence[Usage]
 ) -> list[Finding]:
     """Hold what the training and the endpoint take against what is left; each alone, since one follows the other.
 

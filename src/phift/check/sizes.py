@@ -58,12 +58,11 @@ def read_sizes(listed: Iterable[Any], *, in_table: bool = False) -> dict[str, Vm
         name, date = text_of(entry, "name"), field_of(entry, "date")
         if name is None or name.lower() in sizes:
             continue
-        vcpus, gpus = count_of(entry, "v_cp_us", "vCPUs", "vcpus"), count_of(entry, "gpus")
         sizes[name.lower()] = VmSize(
             name=name,
             family=text_of(entry, "family"),
-            vcpus=vcpus if vcpus is not None and vcpus >= 1 else None,
-            gpus=gpus if gpus is not None and gpus >= 0 else None,
+            vcpus=count_of(entry, "v_cp_us", "vCPUs", "vcpus", least=1),
+            gpus=count_of(entry, "gpus"),
             memory_gb=_positive(number_of(entry, "memory_gb", "memoryGB")),
             price_per_hour=_price(field_of(entry, "estimated_vm_prices", "estimatedVMPrices")),
             gpu=text_of(entry, "gpu"),
@@ -117,10 +116,10 @@ def number_of(entry: Any, *names: str) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def count_of(entry: Any, *names: str) -> int | None:
-    """Return a field that is a whole number, or None."""
+def count_of(entry: Any, *names: str, least: int = 0) -> int | None:
+    """Return a field that is a whole number and not below ``least``, or None."""
     number = number_of(entry, *names)
-    return int(number) if number is not None and number == int(number) else None
+    return int(number) if number is not None and number == int(number) and number >= least else None
 
 
 def _positive(number: float | None) -> float | None:
