@@ -3,20 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Discriminator,
-    Field,
-    Tag,
-    model_validator,
-)
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, model_validator
 
 Name = Annotated[str, Field(min_length=1, pattern=r"^[^'\\\s]+$")]
 """A resource name; the component's command lines are single-quoted, so quotes and backslashes break them."""
@@ -106,52 +97,50 @@ class RowsSource(_Rows):
 
 
 OneSource = FileSource | HuggingFaceSource | AssetSource | RowsSource
-_KEYS = ("files", "huggingface", "asset", "rows")
+_KINDS: Mapping[str, type[OneSource]] = {
+    "files": FileSource,
+    "huggingface": HuggingFaceSource,
+    "asset": AssetSource,
+    "rows": RowsSource,
+}
 
 
-def _source(value: Any) -> Any:
-    """Take a value for what it looks like: a place to read from, several of them, or the rows themselves.
+def _one(value: Any) -> Path | OneSource:
+    """Take a value for what it looks like: a place to read from, or the rows themselves.
 
     A text is something in Azure, a Hugging Face id (``owner/name``), or else files.
     """
     if isinstance(value, str):
         if value.startswith("azureml:"):
-            return {"asset": value}
+            return AssetSource(asset=value)
         path = Path(value)
         looks_like_id = value.count("/") == 1 and not path.suffix and not value.startswith((".", "/", "~"))
         exists = os.path.exists(value)  # noqa: PTH110 - Path.exists raises where a name is too long for the file system
-        return {"huggingface": value} if looks_like_id and not exists else expanded(path)
-    if _is_source(value):
+        return HuggingFaceSource(huggingface=value) if looks_like_id and not exists else expanded(path)
+    if isinstance(value, Path | OneSource):
         return value
-    if isinstance(value, list | tuple) and value and all(map(_is_source, value)):
-        return tuple(map(_source, value))
-    is_rows = callable(value) or hasattr(value, "__arrow_c_stream__")  # an Arrow table cannot be iterated
-    is_rows = is_rows or (isinstance(value, Iterable) and not isinstance(value, dict))
-    return {"rows": value} if is_rows else value
+    if isinstance(value, dict):
+        return next((kind for key, kind in _KINDS.items() if key in value), HuggingFaceSource).model_validate(value)
+    # An Arrow table cannot be iterated.
+    if callable(value) or hasattr(value, "__arrow_c_stream__") or isinstance(value, Iterable):
+        return RowsSource(rows=value)
+    return HuggingFaceSource.model_validate(value)
 
 
-def _is_source(value: Any) -> bool:
+_several = TypeAdapter(tuple[Annotated[Path | OneSource, BeforeValidator(_one)], ...])
+
+
+def _source(value: Any) -> Path | OneSource | tuple[Path | OneSource, ...]:
+    is_list = isinstance(value, list | tuple) and value
+    return _several.validate_python(value) if is_list and all(map(_is_place, value)) else _one(value)
+
+
+def _is_place(value: Any) -> bool:
     is_known = isinstance(value, str | Path | OneSource)
-    return is_known or (isinstance(value, dict) and not value.keys().isdisjoint(_KEYS))
+    return is_known or (isinstance(value, dict) and not value.keys().isdisjoint(_KINDS))
 
 
-def _kind(value: Any) -> str:
-    """Tell the kinds apart by their keys, so that a mistake is reported once and not once for each kind."""
-    if isinstance(value, tuple | Path):
-        return "<several>" if isinstance(value, tuple) else "<path>"
-    keys = value if isinstance(value, dict) else type(value).model_fields if isinstance(value, Section) else ()
-    return next((f"<{key}>" for key in _KEYS if key in keys), "<huggingface>")
-
-
-_Source = (
-    Annotated[Path, Tag("<path>")]
-    | Annotated[FileSource, Tag("<files>")]
-    | Annotated[HuggingFaceSource, Tag("<huggingface>")]
-    | Annotated[AssetSource, Tag("<asset>")]
-    | Annotated[RowsSource, Tag("<rows>")]
-)
-_Several = Annotated[tuple[Annotated[_Source, Discriminator(_kind)], ...], Tag("<several>")]
-Source = Annotated[_Source | _Several, Discriminator(_kind), BeforeValidator(_source)]
+Source = Annotated[Path | OneSource | tuple[Path | OneSource, ...], BeforeValidator(_source)]
 
 
 def _named(source: Path | OneSource) -> OneSource:

@@ -142,12 +142,11 @@ class HubRows:
                 with _asking(source):
                     commit = None if is_folder else _commit(source)
                     opened = _open_at(source, commit)
+                break
             except (Throttled, ServiceUnreachable):
                 if wait is None:
                     raise
                 time.sleep(wait)
-            else:
-                break
         if commit and commit != source.revision:
             self.notes.append(
                 f"{source.huggingface} was read at revision {commit}; "
@@ -191,9 +190,12 @@ def _open_at(source: HuggingFaceSource, commit: str | None) -> tuple[DatasetBuil
             names = datasets.get_dataset_config_names(source.huggingface, revision=commit)
             if source.name in names or (source.name is None and len(names) < 2):
                 raise
-            what = f"There is no configuration {source.name}."
-            if source.name is None:
-                what = "The data set has several configurations."
+            is_unknown = source.name is not None
+            what = (
+                f"There is no configuration {source.name}."
+                if is_unknown
+                else "The data set has several configurations."
+            )
             raise DataError(what, where=_place(source), fix=f"`name` is one of: {', '.join(names)}") from None
     known = [str(split) for split in builder.config.data_files or {}]
     splits = source.split.split("+")
@@ -282,10 +284,6 @@ def _place(source: HuggingFaceSource) -> str:
     return f"Hugging Face data set {source.huggingface}"
 
 
-# Streaming imports torch, if it is there, and has no use for it here: 200 MB and two seconds (`datasets` 5.2).
-_SETTINGS = {"STREAMING_READ_MAX_RETRIES": TRIES, "TORCH_AVAILABLE": False}
-
-
 @contextmanager
 def _asking(source: HuggingFaceSource) -> Iterator[None]:
     """Keep the Hub's libraries quiet, limit their patience, and turn what they raise into our errors.
@@ -295,20 +293,19 @@ def _asking(source: HuggingFaceSource) -> Iterator[None]:
     """
     try:
         import datasets
-        from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+        import huggingface_hub.utils
 
         with ExitStack() as stack:
-            if not datasets.are_progress_bars_disabled():
-                datasets.disable_progress_bars()
-                stack.callback(datasets.enable_progress_bars)
-            if not are_progress_bars_disabled():
-                disable_progress_bars()
-                stack.callback(enable_progress_bars)
+            for bars in (datasets, huggingface_hub.utils):
+                if not bars.are_progress_bars_disabled():
+                    bars.disable_progress_bars()
+                    stack.callback(bars.enable_progress_bars)
             for name in ("datasets", "huggingface_hub", "fsspec"):
                 logger = logging.getLogger(name)
                 stack.callback(logger.setLevel, logger.level)
                 logger.setLevel(logging.CRITICAL + 1)
-            for name, value in _SETTINGS.items():
+            # Streaming would import torch, if it is there, for nothing: 200 MB and two seconds (`datasets` 5.2).
+            for name, value in (("STREAMING_READ_MAX_RETRIES", TRIES), ("TORCH_AVAILABLE", False)):
                 stack.callback(setattr, datasets.config, name, getattr(datasets.config, name))
                 setattr(datasets.config, name, value)
             yield

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain, islice
@@ -135,11 +134,11 @@ def open_source(
                 groups: list[int] = []
                 if kind == "parquet":
                     ((_, (columns, groups)),) = workers.run([parquet.Footer(path)], side_by_side=True)
-                    layout = _layout(place, [columns], source)
+                    layout = _layout(place, [dict.fromkeys(columns)], source)
                 else:
                     with files.opened(path) as (stream, _):
                         few = islice(texts.rows_of(stream, path, kind), _LOOKED_AT)
-                        layout = _layout(place, _columns(row for _, row in few), source)
+                        layout = _layout(place, (row for _, row in few), source)
                 whole = part(path=place, kind=kind, layout=layout, columns=tuple(columns))
                 parts, size = list(_cut(path, whole, groups)), path.stat().st_size
                 yield reading(place=place, layout=layout, parts=parts, bytes=size)
@@ -152,7 +151,7 @@ def open_source(
         case AssetSource():
             raise DataError("Data in Azure is not read here.", where=source.asset, fix="give files to be prepared here")
     first = list(islice(rows, _LOOKED_AT))
-    layout = _layout(place, _columns(first), source)
+    layout = _layout(place, first, source)
     parts = [part(path=place, kind="rows", rows=chain(first, rows), layout=layout)]
     yield reading(place=place, layout=layout, parts=parts, notes=notes)
 
@@ -177,23 +176,18 @@ def _cut(path: Path, part: Part, groups: Sequence[int]) -> Iterator[Part]:
         yield part
 
 
-def _columns(rows: Iterable[chat.Row]) -> Iterator[Collection[str]]:
-    """Yield the columns of the rows that are rows at all; another is refused, with its number, when it is read."""
-    for row in rows:
-        with suppress(chat.InvalidRow):
-            if isinstance(row, bytes):
-                yield chat.columns(row)
-            elif isinstance(row, Mapping):
-                yield dict.fromkeys(row)
-
-
-def _layout(place: str, rows: Iterable[Collection[str]], source: OneSource) -> Layout:
+def _layout(place: str, rows: Iterable[chat.Row], source: OneSource) -> Layout:
+    """Recognise the first row that is one at all; another is refused, with its number, when it is read."""
     unknown: UnknownFormat | None = None
-    for columns in rows:
+    for row in rows:
         try:
-            return recognise(columns, source.format, source.columns)
+            columns = chat.columns(row) if isinstance(row, bytes) else row
+            if isinstance(columns, Mapping):
+                return recognise(columns, source.format, source.columns)
         except UnknownFormat as error:
             unknown = unknown or error
+        except chat.InvalidRow:
+            continue
     if unknown is None:  # no row could be converted, so any layout will do to say so row by row
         return recognise(["messages"])
     fix = "rename them, or say what they are with `format` and `columns`"
