@@ -202,9 +202,9 @@ class DataConfig(Section):
         given = [source for sources in self.sources.values() for source in sources]
         if self.prepare_on:
             if any(isinstance(source, FileSource | RowsSource) for source in given):
+                upload = "upload them first as a data asset and write `azureml:<name>:<version>`"
                 raise ValueError(
-                    "a cluster cannot read files or rows of this machine: leave `prepare_on` out, or upload them first "
-                    "as a data asset and write `azureml:<name>:<version>`"
+                    f"a cluster cannot read files or rows of this machine: leave `prepare_on` out, or {upload}"
                 )
             if self.asset_name:
                 raise ValueError(

@@ -65,7 +65,7 @@ def expand(path: Path) -> list[Path]:
     check_path(path)
     seen = _look(path)
     if seen is not None and stat.S_ISDIR(seen.st_mode):
-        files = [file for file in _files_below(path) if _suffix(file) in SUFFIXES]
+        files = list(_data_below(path))
         if not files:
             fix = f"put {', '.join(SUFFIXES)} files there, or give another folder"
             raise DataError("The folder has no data files.", where=str(path), fix=fix)
@@ -99,14 +99,18 @@ def _look(path: Path) -> os.stat_result | None:
         raise _unreadable(path, error) from error
 
 
-def _files_below(folder: Path) -> Iterator[Path]:
+def _data_below(folder: Path) -> Iterator[Path]:
     # Path.rglob passes over a folder that it may not read; its rows would be lost without a word.
     def fail(error: OSError) -> None:
         raise _unreadable(folder, error) from error
 
     for place, folders, names in os.walk(folder, onerror=fail):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield from (Path(place, name) for name in sorted(names) if not name.startswith("."))
+        yield from (Path(place, name) for name in sorted(names) if _is_data(Path(name)))
+
+
+def _is_data(path: Path) -> bool:
+    return _suffix(path) in SUFFIXES and not path.name.startswith(".")
 
 
 def _matching(path: Path) -> list[Path]:
@@ -117,26 +121,20 @@ def _matching(path: Path) -> list[Path]:
     folder, pattern = Path(*path.parts[:magic]), Path(*path.parts[magic:])
     if pattern.name == "**":
         pattern /= "*"
-    found = sorted(
-        file
-        for file in folder.glob(str(pattern))
-        if file.is_file() and not any(part.startswith(".") for part in file.relative_to(folder).parts)
-    )
+    found = sorted(file for file in folder.glob(str(pattern)) if file.is_file())
+    found = [file for file in found if not re.search(r"(?:^|/)\.", file.relative_to(folder).as_posix())]
     if not found:
         raise DataNotFound("No file matches the pattern.", where=str(path), fix=_near(folder / "*"))
-    files = [file for file in found if _suffix(file) in SUFFIXES]
-    return files or [found[0]]  # which says what can be read
+    return [file for file in found if _is_data(file)] or found[:1]  # which says what can be read
 
 
 def _near(path: Path) -> str:
     """Return what to do about a missing file: the names in its folder that look like it."""
     try:
-        taken = [entry.name for entry in path.parent.iterdir() if _suffix(entry) in SUFFIXES]
+        taken = sorted(entry.name for entry in path.parent.iterdir() if _is_data(entry))
     except OSError:
         return f"there is no folder {path.parent}; check the path"
-    near = difflib.get_close_matches(
-        path.name, sorted(name for name in taken if not name.startswith(".")), n=3, cutoff=0.5
-    )
+    near = difflib.get_close_matches(path.name, taken, n=3, cutoff=0.5)
     return f"did you mean {' or '.join(near)}?" if near else "check the path"
 
 

@@ -205,7 +205,7 @@ def missing(value: Any) -> bool:
 def _kind(value: Any) -> str:
     if isinstance(value, bool | Real):
         return "a truth value" if isinstance(value, bool) else "a number"
-    kinds = {str: "a text", list: "a list", tuple: "a list", dict: "an object", type(None): "null"}
+    kinds = {str: "a text", list: "a list", tuple: "a list", dict: "an object", NoneType: "null"}
     return kinds.get(type(value), f"a {type(value).__name__}")
 
 

@@ -136,23 +136,20 @@ class HubRows:
         is_folder = os.path.isdir(source.huggingface)  # noqa: PTH112 - Path.is_dir raises where an id cannot be a path
         if not is_folder and (constants.HF_HUB_OFFLINE or datasets.config.HF_HUB_OFFLINE):
             fix = "unset HF_HUB_OFFLINE, or give files that are on this machine"
-            raise ServiceUnreachable("HF_HUB_OFFLINE is set, so the Hub is not asked.", where=_place(source), fix=fix)
+            raise ServiceUnreachable("HF_HUB_OFFLINE is set, so the Hub is not asked.", fix=fix)
         for wait in (*_WAITS, None):
             try:
                 with _asking(source):
-                    commit = None if is_folder else _commit(source)
-                    opened = _open_at(source, commit)
+                    builder, splits, commit = _open_once(source, is_folder=is_folder)
                 break
             except (Throttled, ServiceUnreachable):
                 if wait is None:
                     raise
                 time.sleep(wait)
         if commit and commit != source.revision:
-            self.notes.append(
-                f"{source.huggingface} was read at revision {commit}; "
-                "pin it with `revision` to read the same data next time"
-            )
-        return opened
+            pin = "pin it with `revision` to read the same data next time"
+            self.notes.append(f"{source.huggingface} was read at revision {commit}; {pin}")
+        return builder, splits
 
     def _length(self, builder: DatasetBuilder, splits: Sequence[str]) -> int:
         """Return how long the splits are: what the data set's card says, or else all of them are counted."""
@@ -160,51 +157,42 @@ class HubRows:
         lengths: list[int] = [known[split].num_examples or 0 if split in known else 0 for split in splits]
         if all(lengths):
             return sum(lengths)
-        self.notes.append(
-            f"{self._source.huggingface} does not say how long {self._source.split} is and is not Parquet, "
-            "so all of it was downloaded once to count its rows"
-        )
-        return sum(1 for _ in builder.as_streaming_dataset(split=self._source.split))
+        name, split = self._source.huggingface, self._source.split
+        counted = "so all of it was downloaded once to count its rows"
+        self.notes.append(f"{name} does not say how long {split} is and is not Parquet, {counted}")
+        return sum(1 for _ in builder.as_streaming_dataset(split=split))
 
 
-def _commit(source: HuggingFaceSource) -> str:
+def _open_once(source: HuggingFaceSource, *, is_folder: bool) -> tuple[DatasetBuilder, list[str], str | None]:
+    """Return a data set, the names of the splits to read, and the commit that it is at, if it is on the Hub."""
+    import datasets
     from huggingface_hub import HfApi
 
-    api = HfApi(library_name="phift")
-    commit = api.dataset_info(source.huggingface, revision=source.revision, expand=["sha"], timeout=30).sha
-    if not commit:
-        fix = "check HF_ENDPOINT, if it is set"
-        raise ServiceError("The Hugging Face Hub names no commit.", where=_place(source), fix=fix)
-    return commit
-
-
-def _open_at(source: HuggingFaceSource, commit: str | None) -> tuple[DatasetBuilder, list[str]]:
-    """Return a data set at a commit, or that of a local folder, and the names of the splits to read."""
-    import datasets
-
+    name, commit = source.huggingface, None
+    if not is_folder:
+        api = HfApi(library_name="phift")
+        commit = api.dataset_info(name, revision=source.revision, expand=["sha"], timeout=30).sha
+        if not commit:
+            raise ServiceError("The Hugging Face Hub names no commit.", fix="check HF_ENDPOINT, if it is set")
     # The folder is empty, or `datasets` would take an older version that it finds there when the Hub fails.
     with TemporaryDirectory(prefix="phift-") as folder:
         try:
-            builder = datasets.load_dataset_builder(source.huggingface, source.name, revision=commit, cache_dir=folder)
+            builder = datasets.load_dataset_builder(name, source.name, revision=commit, cache_dir=folder)
         except ValueError:
-            names = datasets.get_dataset_config_names(source.huggingface, revision=commit)
+            names = datasets.get_dataset_config_names(name, revision=commit)
             if source.name in names or (source.name is None and len(names) < 2):
                 raise
-            is_unknown = source.name is not None
-            what = (
-                f"There is no configuration {source.name}."
-                if is_unknown
-                else "The data set has several configurations."
-            )
-            raise DataError(what, where=_place(source), fix=f"`name` is one of: {', '.join(names)}") from None
+            what = f"There is no configuration {source.name}."
+            if source.name is None:
+                what = "The data set has several configurations."
+            raise DataError(what, fix=f"`name` is one of: {', '.join(names)}") from None
     known = [str(split) for split in builder.config.data_files or {}]
     splits = source.split.split("+")
-    missing = [split for split in splits if split not in known]
-    if missing:
-        what = f"There is no split {missing[0]}."
-        fix = f"`split` is one of: {', '.join(known)}" + ("; a part of it is `percent`" if "[" in source.split else "")
-        raise DataError(what, where=_place(source), fix=fix)
-    return builder, splits
+    for split in splits:
+        if split not in known:
+            part = "; a part of it is `percent`" if "[" in source.split else ""
+            raise DataError(f"There is no split {split}.", fix=f"`split` is one of: {', '.join(known)}{part}")
+    return builder, splits, commit
 
 
 # ---------------------------------------------------------------- Parquet, and drawing
@@ -280,10 +268,6 @@ def _read(groups: Sequence[RowGroup]) -> Iterator[Row]:
 # ---------------------------------------------------------------- errors, and silence
 
 
-def _place(source: HuggingFaceSource) -> str:
-    return f"Hugging Face data set {source.huggingface}"
-
-
 @contextmanager
 def _asking(source: HuggingFaceSource) -> Iterator[None]:
     """Keep the Hub's libraries quiet, limit their patience, and turn what they raise into our errors.
@@ -309,45 +293,45 @@ def _asking(source: HuggingFaceSource) -> Iterator[None]:
                 stack.callback(setattr, datasets.config, name, getattr(datasets.config, name))
                 setattr(datasets.config, name, value)
             yield
-    except PhiftError:
-        raise
     except Exception as error:  # noqa: BLE001 - readers of many formats raise what they like; all of it ends in ours
-        raise _failure(error, source) from None
+        ours = error if isinstance(error, PhiftError) else _failure(error, source)
+        ours.where = f"Hugging Face data set {source.huggingface}"
+        raise ours from None
 
 
 def _failure(error: Exception, source: HuggingFaceSource) -> PhiftError:
     """Return our error for one of the libraries'; it quotes none of their text."""
     from huggingface_hub import errors
 
-    where, log_in = _place(source), "log in with `hf auth login` or set HF_TOKEN"
+    log_in = "log in with `hf auth login` or set HF_TOKEN"
     let_in = f"ask for access on the data set's page, then {log_in}"
     status = error.response.status_code if isinstance(error, errors.HfHubHTTPError) else 0
+    name = type(error).__name__
     if isinstance(error, errors.GatedRepoError) or (isinstance(error, FileNotFoundError) and "gated" in str(error)):
-        return AccessDenied("The data set is gated: it is for accounts that were let in.", where=where, fix=let_in)
+        return AccessDenied("The data set is gated: it is for accounts that were let in.", fix=let_in)
     if isinstance(error, errors.RevisionNotFoundError):
-        return DataNotFound(f"There is no revision {source.revision}.", where=where, fix="check `revision`")
+        return DataNotFound(f"There is no revision {source.revision}.", fix="check `revision`")
     if isinstance(error, errors.RepositoryNotFoundError):
         fix = f"check the id; for a private data set {log_in}"
-        return DataNotFound("There is no such data set, or it is private.", where=where, fix=fix)
+        return DataNotFound("There is no such data set, or it is private.", fix=fix)
     if isinstance(error, errors.EntryNotFoundError | FileNotFoundError):
         fix = "check the id, and that the data set has files of a known format"
-        return DataNotFound("The data set has no data files.", where=where, fix=fix)
+        return DataNotFound("The data set has no data files.", fix=fix)
     if status == 401:
-        return AuthenticationError("The Hugging Face Hub refuses the token.", where=where, fix=log_in)
+        return AuthenticationError("The Hugging Face Hub refuses the token.", fix=log_in)
     if status == 403:
-        return AccessDenied("The token may not read this data set.", where=where, fix=let_in)
+        return AccessDenied("The token may not read this data set.", fix=let_in)
     if status == 429:
         fix = f"wait some minutes; the limit is higher for accounts: {log_in}"
-        return Throttled("The Hugging Face Hub takes no more requests from here for now.", where=where, fix=fix)
+        return Throttled("The Hugging Face Hub takes no more requests from here for now.", fix=fix)
     if status:
         kind = ServiceUnreachable if status >= 500 else ServiceError
-        return kind(f"The Hugging Face Hub answered with status {status}.", where=where, fix="run again later")
-    name = type(error).__name__
+        return kind(f"The Hugging Face Hub answered with status {status}.", fix="run again later")
     if isinstance(error, ConnectionError | TimeoutError) or type(error).__module__.startswith("httpx"):
         fix = "check the network and the proxy; then run again"
-        return ServiceUnreachable(f"The Hugging Face Hub did not answer ({name}).", where=where, fix=fix)
+        return ServiceUnreachable(f"The Hugging Face Hub did not answer ({name}).", fix=fix)
     if isinstance(error, ImportError):
-        what = f"A package that the data set needs is missing ({error.name or 'its name is not known'})."
-        return MissingDependency(what, where=where, fix="install it")
+        package = error.name or "its name is not known"
+        return MissingDependency(f"A package that the data set needs is missing ({package}).", fix="install it")
     fix = "check on its page that the Hub's own viewer can read it"
-    return DataError(f"The data set cannot be read ({name}).", where=where, fix=fix)
+    return DataError(f"The data set cannot be read ({name}).", fix=fix)

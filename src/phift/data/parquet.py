@@ -21,8 +21,6 @@ _BUFFER = 1 << 20  # bytes; without one, a whole column of a row group is read a
 # What pyarrow raises for a text that is not UTF-8, and for a time that Python's calendar has not.
 _NO_VALUE = (ValueError, ArithmeticError)
 
-_ROLES = frozenset({"system", "user", "assistant", "tool"})
-
 
 @dataclass(frozen=True)
 class Footer:
@@ -40,12 +38,12 @@ class Footer:
         with _errors(self.path):
             metadata = pq.read_metadata(self.path)
             names = list(metadata.schema.to_arrow_schema().names)
-            if len(set(names)) < len(names):
-                raise DataError("Two columns have the same name.", where=str(self.path), fix="rename one of them")
-            sizes = compressed_sizes(metadata)
-            if sizes:  # what belongs to no group counts for the last
-                sizes[-1] = self.path.stat().st_size - sum(sizes[:-1])
-            yield names, sizes
+        if len(set(names)) < len(names):
+            raise DataError("Two columns have the same name.", where=str(self.path), fix="rename one of them")
+        sizes = compressed_sizes(metadata)
+        if sizes:  # what belongs to no group counts for the last
+            sizes[-1] = self.path.stat().st_size - sum(sizes[:-1])
+        yield names, sizes
 
 
 def compressed_sizes(metadata: FileMetaData) -> list[int]:
@@ -93,7 +91,7 @@ def conversations(rows: pa.RecordBatch) -> list[Conversation] | None:
         roles, texts = role.to_pylist(), content.to_pylist()
     except ValueError:  # a text that is not UTF-8; which, a closer look will tell
         return None
-    if not _ROLES.issuperset(roles):
+    if not {"system", "user", "assistant", "tool"}.issuperset(roles):
         return None
     messages = list(map(Message, roles, texts))
     return [Conversation(messages[start - ends[0] : end - ends[0]]) for start, end in pairwise(ends)]
