@@ -54,6 +54,7 @@ class _AnyMessage(Message, forbid_unknown_fields=False):
     """A message with other keys too."""
 
 
+_MALFORMED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _plain = msgspec.json.Decoder(Conversation)
 _values = msgspec.json.Decoder(dict[str, Any])
 _columns = msgspec.json.Decoder(dict[str, msgspec.Raw])
@@ -101,11 +102,7 @@ def _check_closely(messages: Sequence[Message]) -> int:
             raise InvalidRow(f"messages[{index}]: only the assistant calls tools, not {role}")
         characters += len(content or "")
         if message.tool_calls:
-            try:
-                characters += len(msgspec.json.encode(message.tool_calls).decode())
-            except (TypeError, ValueError, RecursionError) as error:
-                what = f"messages[{index}].tool_calls holds what JSON cannot hold ({type(error).__name__})"
-                raise InvalidRow(what) from None
+            characters += len(encoded(message.tool_calls, f"messages[{index}].tool_calls holds what").decode())
         before = "tool call" if message.tool_calls else role
         expected = _NEXT[before]
     if messages[-1].role != "assistant":
@@ -121,7 +118,7 @@ def from_lines(block: bytes) -> list[Conversation] | None:
     """
     try:
         rows = _plain.decode_lines(block)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except _MALFORMED:
         return None
     if len(rows) != _lines_of_rows(block):
         return None
@@ -152,7 +149,7 @@ def columns(line: bytes) -> dict[str, msgspec.Raw]:
     """Return the columns of a line of JSON, not yet decoded; raises `InvalidRow`."""
     try:
         return _columns.decode(line)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except _MALFORMED as error:
         raise InvalidRow(_reason(error)) from None
 
 
@@ -161,7 +158,7 @@ def values_of(line: bytes) -> dict[str, Any]:
     try:
         line.decode("utf-8")
         return _values.decode(line)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except _MALFORMED as error:
         raise InvalidRow(_reason(error)) from None
 
 
@@ -183,12 +180,17 @@ def from_values(values: Mapping[str, Any]) -> tuple[Conversation, int]:
     if all(message.keys() <= _PLAIN for message in kept):
         # A Message writes its keys in one order, as rows from `from_lines` have them; a mapping keeps the source's.
         kept = [Message(**message) for message in kept]
+    encoded((kept, tools), "it holds a value that")
+    return Conversation(kept, tools or None), characters
+
+
+def encoded(value: Any, holds: str) -> bytes:
+    """Return a value as JSON; raises `InvalidRow` where JSON cannot hold it, with what **holds** it."""
     try:
-        msgspec.json.encode((kept, tools))
+        return msgspec.json.encode(value)
     except (TypeError, ValueError, RecursionError) as error:
         # Arrow has types that JSON has not; the error's own text may quote the value.
-        raise InvalidRow(f"it holds a value that JSON cannot hold ({type(error).__name__})") from None
-    return Conversation(kept, tools or None), characters
+        raise InvalidRow(f"{holds} JSON cannot hold ({type(error).__name__})") from None
 
 
 def plain(conversation: Conversation) -> Conversation:

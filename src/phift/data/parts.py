@@ -289,11 +289,8 @@ def _checked(part: Part, tally: Tally, row: Row) -> tuple[Conversation, int, int
         return conversation, count, 0
     if values.get(column) is None:
         raise chat.InvalidRow(f"it has no value in `{column}`, which rows are grouped by")
-    try:
-        return conversation, count, xxhash.xxh3_64_intdigest(_encoder.encode(values[column]))
-    except (TypeError, ValueError, RecursionError) as error:
-        reason = f"`{column}`, which rows are grouped by, holds what JSON cannot hold ({type(error).__name__})"
-        raise chat.InvalidRow(reason) from None
+    group = chat.encoded(values[column], f"`{column}`, which rows are grouped by, holds what")
+    return conversation, count, xxhash.xxh3_64_intdigest(group)
 
 
 # ---------------------------------------------------------------- the files of a part

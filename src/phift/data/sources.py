@@ -72,11 +72,6 @@ class Reading:
         return self.place if self.bytes is None else Path(self.place).name
 
     @property
-    def ignored(self) -> list[str]:
-        """Columns that are left out."""
-        return sorted({column for tally in self.tallies for column in tally.ignored})
-
-    @property
     def problems(self) -> list[tuple[str, str]]:
         """The place and the reason of the first refused rows."""
         return [(self.at(tally.before + row), reason) for tally in self.tallies for row, reason in tally.problems]
