@@ -406,6 +406,12 @@ def test_a_broken_parquet_file_is_a_data_error(tmp_path: Path, out: Path) -> Non
         prepare(out, train=path)
 
 
+def test_a_parquet_file_with_two_columns_of_one_name_is_told(tmp_path: Path, out: Path) -> None:
+    pq.write_table(pa.Table.from_arrays([pa.array([1])] * 2, names=["a", "a"]), tmp_path / "rows.parquet")
+    with pytest.raises(DataError, match="Two columns have the same name"):
+        prepare(out, train=tmp_path / "rows.parquet")
+
+
 def test_an_endless_line_is_refused(tmp_path: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("phift.data.texts.LONGEST_LINE", 1 << 20)
     (tmp_path / "rows.jsonl").write_bytes(json.dumps(chat_row(1)).encode() + b"\n" + b"x" * (4 << 20))
