@@ -8,17 +8,18 @@ from typing import TYPE_CHECKING, Any
 from phift.version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from phift.azure.clients import Clients
-    from phift.azure.connect import connect
-    from phift.check.findings import Finding
-    from phift.check.report import CheckReport
-    from phift.config.run import RunConfig
-    from phift.errors import PhiftError
-    from phift.jobs.job import FineTuneJob
-    from phift.jobs.registration import RegisteredModel
-    from phift.run import FineTuneRun, RunResult
-    from phift.serving.endpoint import Endpoint
-    from phift.views import EventPrinter
+    from phift.azure.clients import Clients as Clients
+    from phift.azure.connect import connect as connect
+    from phift.check.findings import Finding as Finding
+    from phift.check.report import CheckReport as CheckReport
+    from phift.config.run import RunConfig as RunConfig
+    from phift.errors import PhiftError as PhiftError
+    from phift.jobs.job import FineTuneJob as FineTuneJob
+    from phift.jobs.registration import RegisteredModel as RegisteredModel
+    from phift.run import FineTuneRun as FineTuneRun
+    from phift.run import RunResult as RunResult
+    from phift.serving.endpoint import Endpoint as Endpoint
+    from phift.views import EventPrinter as EventPrinter
 
 
 # Loaded when first used, so that `import phift` is quick.
@@ -27,9 +28,9 @@ _PLACES = {
     "Clients": "azure.clients",
     "Endpoint": "serving.endpoint",
     "EventPrinter": "views",
+    "Finding": "check.findings",
     "FineTuneJob": "jobs.job",
     "FineTuneRun": "run",
-    "Finding": "check.findings",
     "PhiftError": "errors",
     "RegisteredModel": "jobs.registration",
     "RunConfig": "config.run",
@@ -37,20 +38,7 @@ _PLACES = {
     "connect": "azure.connect",
 }
 
-__all__ = [
-    "CheckReport",
-    "Clients",
-    "Endpoint",
-    "EventPrinter",
-    "Finding",
-    "FineTuneJob",
-    "FineTuneRun",
-    "PhiftError",
-    "RegisteredModel",
-    "RunConfig",
-    "RunResult",
-    "connect",
-]
+__all__ = [*_PLACES]
 
 
 def __getattr__(name: str) -> Any:

@@ -14,17 +14,6 @@ INTERRUPTED = 130
 """The exit code of a command that Ctrl-C, SIGTERM or SIGHUP ended."""
 
 
-def interrupt_on(*signals: signal.Signals) -> None:
-    """Let signals that would end the process at once interrupt it, so that `with` blocks clean up."""
-    for each in signals:
-        if signal.getsignal(each) is not signal.SIG_IGN:  # nohup's wish counts
-            signal.signal(each, _interrupt)
-
-
-def _interrupt(_signal: int, _frame: object) -> None:
-    raise KeyboardInterrupt
-
-
 def ignore_interruptions() -> None:
     """Let nothing keep the last words from being said; they take no time."""
     for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -47,29 +36,23 @@ def say(lines: list[str]) -> None:
             click.echo(line, err=True)
 
 
-NOTHING_GOES_ON = "Nothing goes on by itself"
-JOB_GOES_ON = "A job that was submitted goes on"
+_NOTHING_GOES_ON = "Nothing goes on by itself"
 
 
 class Leftovers:
     """Shows a run's events, and knows by them what is still there: a job that goes on, endpoints that cost money.
 
-    - **again**: the words of the command that goes on with it.
+    - **command**: the name of the command, which goes on with it when it is given again.
+    - **words**: what the command is about, as it was given.
     - **workspace**: the option that names its workspace, in words.
     - **show**: shows an event, after note was taken of it.
-    - **goes_on**: what goes on whatever ends this process, until an event tells more.
     """
 
     def __init__(
-        self,
-        again: Sequence[str],
-        workspace: Sequence[str],
-        show: Callable[[Any], None],
-        *,
-        goes_on: str = NOTHING_GOES_ON,
+        self, command: str, words: Sequence[str], workspace: Sequence[str], show: Callable[[Any], None]
     ) -> None:
-        self._again, self._workspace, self._show = again, workspace, show
-        self._goes_on = goes_on
+        self._command, self._words, self._workspace, self._show = command, words, workspace, show
+        self.goes_on = _NOTHING_GOES_ON  # whatever ends this process
         self.endpoints: list[str] = []
 
     def __call__(self, event: Any) -> None:
@@ -79,18 +62,14 @@ class Leftovers:
 
         if isinstance(event, JobEvent):
             ended = event.kind == "status" and event.status in ENDED
-            self._goes_on = NOTHING_GOES_ON if ended else f"The job {event.job} goes on"
+            self.goes_on = _NOTHING_GOES_ON if ended else f"The job {event.job} goes on"
         elif isinstance(event, DeploymentEvent):
-            self._goes_on = NOTHING_GOES_ON
+            self.goes_on = _NOTHING_GOES_ON
             if event.stage in ("endpoint", "ready", "stays", "delete") and event.name not in self.endpoints:
                 self.endpoints.append(event.name)
             elif event.stage == "deleted" and event.name in self.endpoints:
                 self.endpoints.remove(event.name)
         self._show(event)
-
-    def submitted(self, job: str) -> None:
-        """Take note of a job that was submitted or found."""
-        self._goes_on = f"The job {job} goes on"
 
     @contextmanager
     def told(self) -> Iterator[None]:
@@ -109,12 +88,16 @@ class Leftovers:
         """Return what is to be said of it."""
         lines = []
         if interrupted:
-            lines += [f"{self._goes_on}; the same command goes on from here:", f"  {shlex.join(self._again)}"]
+            again = self.command(self._command)
+            lines += [f"{self.goes_on}; the same command goes on from here:", f"  {again}"]
         for name in self.endpoints:
-            lines.append(f"The endpoint {name} is still up and costs money; to delete it:")
-            lines.append(f"  {self.cleanup(name)}")
+            lines += [f"The endpoint {name} is still up and costs money; to delete it:", f"  {self.cleanup(name)}"]
         return lines
 
-    def cleanup(self, target: str) -> str:
-        """Return the command that deletes an endpoint, or those of a job."""
-        return shlex.join(["phift", "cleanup", target, *self._workspace])
+    def command(self, name: str) -> str:
+        """Return the command of this name that is about the same."""
+        return shlex.join(["phift", name, *self._words])
+
+    def cleanup(self, endpoint: str) -> str:
+        """Return the command that deletes an endpoint."""
+        return shlex.join(["phift", "cleanup", endpoint, *self._workspace])

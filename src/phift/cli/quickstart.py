@@ -10,15 +10,13 @@ from pathlib import Path
 
 from rich.console import Console
 
-from phift import samples
+from phift import EventPrinter, FineTuneRun, RunConfig, samples
 from phift.check.compute import instance_type
-from phift.config.run import RunConfig
 from phift.local import LocalWorkspace
-from phift.run import FineTuneRun
 from phift.serving.deployment import deploy_model
 from phift.serving.endpoint import Endpoint
 from phift.serving.resource import MODEL
-from phift.views import EventPrinter, show_plan, show_report
+from phift.views import show_plan, show_report
 
 _QUESTIONS = 100  # of the held-out ones; asking all would take longer than the training
 _LONGEST_ANSWER = 24  # tokens; the right answers have at most 20
