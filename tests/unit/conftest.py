@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 
 import pytest
 
+from phift.azure.clients import Clients
+from phift.testing import TestWorkspace
 from unit.loopback import Script, scripted_server
 
 # azure-ai-ml 1.35.2 defines its schemas in ways that marshmallow 3 warns of; they are imported once, here.
@@ -57,3 +61,19 @@ def sleeps(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     slept: list[float] = []
     monkeypatch.setattr("time.sleep", slept.append)
     return slept
+
+
+@pytest.fixture
+def workspace(phift_workspace: TestWorkspace, monkeypatch: pytest.MonkeyPatch) -> TestWorkspace:
+    """A local workspace in this process, as good as new.
+
+    The SDK does not load MLflow meanwhile, which takes 3 s: where it can, it asks it for an address that it knows.
+    """
+    monkeypatch.setitem(sys.modules, "azureml.mlflow", None)
+    return phift_workspace
+
+
+@pytest.fixture
+def clients(workspace: TestWorkspace) -> Clients:
+    """A run's clients of the local workspace; phift does not wait with them."""
+    return replace(workspace.clients, poll_seconds=0)
