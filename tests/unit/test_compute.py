@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 from azure.ai.ml.entities import VirtualMachineCompute, VmSize
 
+from phift.azure.clients import Clients
 from phift.check.compute import (
     ComputeTarget,
     ensure_cluster,
@@ -17,95 +18,91 @@ from phift.check.models import AllowList
 from phift.check.sizes import find_size, read_sizes
 from phift.config.run import ComputeConfig
 from phift.errors import AccessDenied, ComputeError, NotFound
-from unit.fakes import A100, FOUR_A100, Fakes, codes, foundation_model, http_error, target
+from phift.testing import Fault, TestWorkspace
+from unit.fakes import A100, FOUR_A100, Fakes, codes, foundation_model, target
 
 LISTED = foundation_model(A100, FOUR_A100)
 RETIRED = "Standard_NC24rs_v3"
 
 
-def resolve(fakes: Fakes, **values: Any) -> ComputeTarget:
+def resolve(clients: Clients, **values: Any) -> ComputeTarget:
     config = ComputeConfig(**values)
-    sizes = read_sizes(fakes.workspace.compute.list_sizes())
-    return resolve_compute(config, LISTED, find_cluster(fakes.clients, config), sizes)
+    sizes = read_sizes(clients.workspace.compute.list_sizes())
+    return resolve_compute(config, LISTED, find_cluster(clients, config), sizes)
 
 
-def test_an_existing_cluster_tells_its_size_and_gpus() -> None:
-    fakes = Fakes()
-    fakes.workspace.compute.add("four", FOUR_A100.upper(), max_instances=2)
-    found = resolve(fakes, cluster="four", nodes=2)
+def test_an_existing_cluster_tells_its_size_and_gpus(workspace: TestWorkspace, clients: Clients) -> None:
+    workspace.add_compute("four", FOUR_A100, instances=2)
+    found = resolve(clients, cluster="four", nodes=2)
     assert (found.kind, found.name, found.size) == ("cluster", "four", FOUR_A100.upper())
     assert (found.gpus_per_node, found.nodes, found.exists) == (4, 2, True)
     assert found.findings == ()
 
 
-def test_serverless_needs_no_cluster() -> None:
-    fakes = Fakes()
-    found = resolve(fakes, serverless=A100)
+def test_serverless_needs_no_cluster(workspace: TestWorkspace, clients: Clients) -> None:
+    found = resolve(clients, serverless=A100)
     assert (found.kind, found.name, found.size, found.gpus_per_node) == ("serverless", "serverless", A100, 1)
     assert found.exists
-    assert fakes.workspace.record.count("compute.get") == 0
+    assert not workspace.requests("* computes/*")
 
 
-def test_a_missing_cluster_with_a_size_will_be_created() -> None:
-    found = resolve(Fakes(), cluster="new", size=A100)
+def test_a_missing_cluster_with_a_size_will_be_created(clients: Clients) -> None:
+    found = resolve(clients, cluster="new", size=A100)
     assert (found.exists, found.size) == (False, A100)
 
 
-def test_a_missing_cluster_names_near_ones() -> None:
+def test_a_missing_cluster_names_near_ones(clients: Clients) -> None:
     with pytest.raises(NotFound) as caught:
-        resolve(Fakes(), cluster="gpu-clustr")
+        resolve(clients, cluster="gpu-clustr")
     assert caught.value.what == "There is no compute gpu-clustr in this workspace."
     assert str(caught.value.fix).startswith("did you mean gpu-cluster? Otherwise use one of gpu-cluster,")
 
 
-def test_a_missing_cluster_in_an_empty_workspace_says_so() -> None:
-    fakes = Fakes()
-    fakes.workspace.compute.known.clear()
+def test_a_missing_cluster_in_an_empty_workspace_says_so(clients: Clients) -> None:
+    clients.workspace.compute.begin_delete("gpu-cluster").result()
     with pytest.raises(NotFound) as caught:
-        resolve(fakes, cluster="any")
+        resolve(clients, cluster="any")
     assert str(caught.value.fix).startswith("use one of (there is none)")
 
 
-def test_other_errors_are_not_taken_for_a_missing_cluster() -> None:
-    fakes = Fakes()
-    fakes.workspace.record.fail("compute.get", http_error(403))
+def test_other_errors_are_not_taken_for_a_missing_cluster(workspace: TestWorkspace, clients: Clients) -> None:
+    workspace.order(Fault("GET computes/*", status=403))
     with pytest.raises(AccessDenied):
-        resolve(fakes, cluster="gpu-cluster", size=A100)
+        resolve(clients, cluster="gpu-cluster", size=A100)
 
 
 def test_a_compute_without_a_size_is_refused() -> None:
     fakes = Fakes()
     fakes.workspace.compute.known["vm"] = VirtualMachineCompute(name="vm", resource_id="r")
     with pytest.raises(ComputeError, match="only AmlCompute clusters"):
-        resolve(fakes, cluster="vm")
+        resolve(fakes.clients, cluster="vm")
 
 
 def test_a_failed_cluster_is_an_error_finding_with_its_reasons() -> None:
     fakes = Fakes()
     cluster = fakes.workspace.compute.add("gpu-cluster")
     cluster._provisioning_state, cluster._provisioning_errors = "Failed", ["no quota"]
-    (finding,) = resolve(fakes, cluster="gpu-cluster").findings
+    (finding,) = resolve(fakes.clients, cluster="gpu-cluster").findings
     assert (finding.code, finding.severity) == ("COMPUTE_FAILED", "error")
     assert finding.message == "The cluster is in a failed state: no quota."
 
 
-def test_more_nodes_than_the_cluster_has_is_an_error_finding() -> None:
-    fakes = Fakes()
-    fakes.workspace.compute.add("gpu-cluster", max_instances=2)
-    assert resolve(fakes, cluster="gpu-cluster", nodes=2).findings == ()
-    (finding,) = resolve(fakes, cluster="gpu-cluster", nodes=3).findings
+def test_more_nodes_than_the_cluster_has_is_an_error_finding(workspace: TestWorkspace, clients: Clients) -> None:
+    workspace.add_compute("gpu-cluster", A100, instances=2)
+    assert resolve(clients, cluster="gpu-cluster", nodes=2).findings == ()
+    (finding,) = resolve(clients, cluster="gpu-cluster", nodes=3).findings
     assert (finding.code, finding.severity) == ("COMPUTE_TOO_FEW_NODES", "error")
 
 
-def test_a_size_for_a_cluster_that_exists_is_a_warning() -> None:
-    (finding,) = resolve(Fakes(), cluster="gpu-cluster", size=FOUR_A100).findings
+def test_a_size_for_a_cluster_that_exists_is_a_warning(clients: Clients) -> None:
+    (finding,) = resolve(clients, cluster="gpu-cluster", size=FOUR_A100).findings
     assert (finding.code, finding.severity) == ("COMPUTE_SIZE_IGNORED", "warning")
-    assert resolve(Fakes(), cluster="gpu-cluster", size=A100.lower()).findings == ()
+    assert resolve(clients, cluster="gpu-cluster", size=A100.lower()).findings == ()
 
 
 @pytest.mark.parametrize(("allow_unlisted", "severity"), [(False, "error"), (True, "warning")])
-def test_an_unlisted_size_is_an_error_unless_allowed(allow_unlisted: bool, severity: str) -> None:
-    found = resolve(Fakes(), serverless="Standard_ND40rs_v2", allow_unlisted=allow_unlisted)
+def test_an_unlisted_size_is_an_error_unless_allowed(clients: Clients, allow_unlisted: bool, severity: str) -> None:
+    found = resolve(clients, serverless="Standard_ND40rs_v2", allow_unlisted=allow_unlisted)
     (finding,) = found.findings
     assert (finding.code, finding.severity) == ("COMPUTE_SIZE_NOT_ALLOWED", severity)
     assert (finding.place, finding.source) == ("compute serverless", "made up")
@@ -136,44 +133,46 @@ def test_without_an_allow_list_a_current_size_is_fine() -> None:
 def test_the_built_in_table_knows_gpus_that_the_service_leaves_out() -> None:
     fakes = Fakes()
     fakes.workspace.compute.sizes = [VmSize(name=FOUR_A100)]
-    assert resolve(fakes, serverless=FOUR_A100).gpus_per_node == 4
+    assert resolve(fakes.clients, serverless=FOUR_A100).gpus_per_node == 4
 
 
 def test_the_services_gpu_count_goes_before_the_tables() -> None:
     fakes = Fakes()
     fakes.workspace.compute.sizes = [VmSize(name=FOUR_A100, gpus=2)]
-    assert resolve(fakes, serverless=FOUR_A100.lower()).gpus_per_node == 2
+    assert resolve(fakes.clients, serverless=FOUR_A100.lower()).gpus_per_node == 2
 
 
-def test_a_given_gpu_count_is_taken_for_a_size_that_nobody_knows() -> None:
-    found = resolve(Fakes(), serverless="Standard_New", gpus_per_node=8, allow_unlisted=True)
+def test_a_given_gpu_count_is_taken_for_a_size_that_nobody_knows(clients: Clients) -> None:
+    found = resolve(clients, serverless="Standard_New", gpus_per_node=8, allow_unlisted=True)
     assert (found.gpus_per_node, codes(found.findings)) == (8, ["COMPUTE_SIZE_NOT_ALLOWED"])
 
 
 @pytest.mark.parametrize(("given", "severity", "says"), [(8, "error", "fails"), (1, "warning", "3 would be paid for")])
-def test_another_gpu_count_than_the_size_has_is_a_finding(given: int, severity: str, says: str) -> None:
-    found = resolve(Fakes(), serverless=FOUR_A100, gpus_per_node=given)
+def test_another_gpu_count_than_the_size_has_is_a_finding(
+    clients: Clients, given: int, severity: str, says: str
+) -> None:
+    found = resolve(clients, serverless=FOUR_A100, gpus_per_node=given)
     (finding,) = found.findings
     assert (found.gpus_per_node, finding.code, finding.severity) == (given, "COMPUTE_GPU_COUNT", severity)
     assert says in finding.message
-    assert resolve(Fakes(), serverless=FOUR_A100, gpus_per_node=4).findings == ()
+    assert resolve(clients, serverless=FOUR_A100, gpus_per_node=4).findings == ()
 
 
-def test_an_unknown_size_names_near_ones() -> None:
+def test_an_unknown_size_names_near_ones(clients: Clients) -> None:
     with pytest.raises(ComputeError, match="knows the VM size Standard_NC24ads_A10_v4") as caught:
-        resolve(Fakes(), serverless="Standard_NC24ads_A10_v4")
+        resolve(clients, serverless="Standard_NC24ads_A10_v4")
     assert f"did you mean {A100}" in str(caught.value.fix)
 
 
-def test_an_unknown_size_like_no_other_gets_no_guess() -> None:
+def test_an_unknown_size_like_no_other_gets_no_guess(clients: Clients) -> None:
     with pytest.raises(ComputeError) as caught:
-        resolve(Fakes(), serverless="zzz")
+        resolve(clients, serverless="zzz")
     assert caught.value.fix == "check the VM size, or give `gpus_per_node`"
 
 
-def test_a_size_without_a_gpu_is_refused() -> None:
+def test_a_size_without_a_gpu_is_refused(clients: Clients) -> None:
     with pytest.raises(ComputeError, match="has no GPU"):
-        resolve(Fakes(), serverless="Standard_D12_v2")
+        resolve(clients, serverless="Standard_D12_v2")
 
 
 def test_the_smallest_size_is_current_and_has_a_gpu() -> None:
@@ -182,40 +181,40 @@ def test_the_smallest_size_is_current_and_has_a_gpu() -> None:
     assert smallest_size(AllowList(("Standard_NC6s_v3", "Standard_Unknown"), "made up")) is None
 
 
-def test_an_existing_cluster_is_left_alone() -> None:
-    fakes = Fakes()
-    assert ensure_cluster(fakes.clients, ComputeConfig(cluster="gpu-cluster"), target()) is False
-    assert fakes.workspace.record.calls == []
+def test_an_existing_cluster_is_left_alone(workspace: TestWorkspace, clients: Clients) -> None:
+    assert ensure_cluster(clients, ComputeConfig(cluster="gpu-cluster"), target()) is False
+    assert not workspace.requests("* computes*")
 
 
 @pytest.mark.parametrize("size", [A100.upper(), FOUR_A100])
-def test_a_cluster_that_somebody_creates_meanwhile_is_left_alone(size: str) -> None:
-    fakes = Fakes()
+def test_a_cluster_that_somebody_creates_meanwhile_is_left_alone(
+    workspace: TestWorkspace, clients: Clients, size: str
+) -> None:
     config = ComputeConfig(cluster="new", size=A100)
-    wanted = resolve(fakes, cluster="new", size=A100)
-    fakes.workspace.compute.add("new", size, max_instances=9)
+    wanted = resolve(clients, cluster="new", size=A100)
+    workspace.add_compute("new", size, instances=9)
     if size == FOUR_A100:
-        with pytest.raises(ComputeError, match=f"meanwhile, with the size {size}"):
-            ensure_cluster(fakes.clients, config, wanted)
+        with pytest.raises(ComputeError, match=f"meanwhile, with the size {size.upper()}"):
+            ensure_cluster(clients, config, wanted)
     else:
-        assert not ensure_cluster(fakes.clients, config, wanted)
-    assert fakes.workspace.compute.known["new"].max_instances == 9
+        assert not ensure_cluster(clients, config, wanted)
+    assert clients.workspace.compute.get("new").max_instances == 9
 
 
-def test_a_new_cluster_scales_to_nothing() -> None:
-    fakes = Fakes()
-    config = ComputeConfig(cluster="new", size=A100, nodes=2, idle_seconds=60)
-    assert ensure_cluster(fakes.clients, config, target(name="new", exists=False)) is True
-    made = fakes.workspace.compute.known["new"]
+def create(clients: Clients, **changes: Any) -> Any:
+    config = ComputeConfig(cluster="new", size=A100, **changes)
+    assert ensure_cluster(clients, config, target(name="new", exists=False)) is True
+    return clients.workspace.compute.get("new")
+
+
+def test_a_new_cluster_scales_to_nothing(clients: Clients) -> None:
+    made = create(clients, nodes=2, idle_seconds=60)
     assert (made.size, made.min_instances, made.max_instances, made.tier) == (A100.upper(), 0, 2, "dedicated")
     assert made.idle_time_before_scale_down == 60
 
 
-def test_a_low_priority_cluster_is_made_only_when_asked_for() -> None:
-    fakes = Fakes()
-    config = ComputeConfig(cluster="new", size=A100, max_nodes=4, low_priority=True)
-    ensure_cluster(fakes.clients, config, target(name="new", exists=False))
-    made = fakes.workspace.compute.known["new"]
+def test_a_low_priority_cluster_is_made_only_when_asked_for(clients: Clients) -> None:
+    made = create(clients, max_nodes=4, low_priority=True)
     assert (made.tier, made.max_instances) == ("low_priority", 4)
 
 
@@ -223,4 +222,4 @@ def test_a_cluster_that_cannot_be_created_is_an_error() -> None:
     fakes = Fakes()
     fakes.workspace.compute.created_as = "Failed"
     with pytest.raises(ComputeError, match="could not be created"):
-        ensure_cluster(fakes.clients, ComputeConfig(cluster="new", size=A100), target(name="new", exists=False))
+        create(fakes.clients)
