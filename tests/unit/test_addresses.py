@@ -6,23 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from phift.azure.addresses import (
-    Address,
-    AssetAddress,
-    DatastorePath,
-    JobOutput,
-    read_address,
-    registry_id,
-    without_version,
-)
+from phift.azure.addresses import Address, read_address, registry_id, without_version
 
 WORKSPACE = "subscriptions/s/resourcegroups/g/workspaces/w"
 ARM = "/subscriptions/s/resourceGroups/g/providers/Microsoft.MachineLearningServices/workspaces/w"
 
 
-def asset(**changes: Any) -> AssetAddress:
+def asset(**changes: Any) -> Address:
     values = {"kind": "data", "name": "chat", "version": "3", "label": "", "registry": "", "workspace": None}
-    return AssetAddress(**{**values, **changes})
+    return Address(**{**values, **changes})
 
 
 @pytest.mark.parametrize(
@@ -36,10 +28,13 @@ def asset(**changes: Any) -> AssetAddress:
         (f"azureml://{WORKSPACE}/DATA/chat/labels/new", asset(version="", label="new", workspace=("s", "g", "w"))),
         ("azureml://registries/r/data/chat/versions/3", asset(registry="r")),
         ("azureml://Registries/r/models/chat/Versions/3", asset(kind="models", registry="r")),
-        ("azureml://datastores/store/paths/a/b.jsonl", DatastorePath(store="store", path="a/b.jsonl")),
-        (f"azureml://{WORKSPACE}/datastores/store/paths/b", DatastorePath(store="store", path="b")),
-        ("azureml://jobs/j/outputs/o", JobOutput(job="j", output="o")),
-        (f"azureml:{ARM}/jobs/j/outputs/o/paths/sub/", JobOutput(job="j", output="o")),
+        ("azureml://datastores/store/paths/a/b.jsonl", Address(kind="datastores", name="store", path="a/b.jsonl")),
+        (
+            f"azureml://{WORKSPACE}/datastores/store/paths/b",
+            Address(kind="datastores", name="store", path="b", workspace=("s", "g", "w")),
+        ),
+        ("azureml://jobs/j/outputs/o", None),
+        (f"azureml:{ARM}/jobs/j/outputs/o/paths/sub/", None),
         ("azureml:chat", None),
         ("azureml:chat:3:4", None),
         ("azureml://registries/r/data/chat", None),

@@ -6,10 +6,9 @@
     /subscriptions/<s>/resourceGroups/<g>/providers/<p>/workspaces/<w>/<kind>/<name>/versions/<version>
     azureml://registries/<registry>/<kind>/<name>/versions/<version>          an asset of a registry
     azureml://datastores/<store>/paths/<path>                                 a place in a datastore
-    azureml://jobs/<job>/outputs/<output>                                     what a job left
 
-A datastore and a job may be those of a workspace that is named before them. Names of keys are in any case, as Azure's
-own spellings are.
+A datastore may be that of a workspace that is named before it. Names of keys are in any case, as Azure's own spellings
+are.
 """
 
 from __future__ import annotations
@@ -27,68 +26,38 @@ _VERSION = r"(?P<kind>[^/]+)/(?P<name>[^/]+)/(?:versions/(?P<version>[^/]+)|labe
 _SHORT = re.compile(r"azureml:(?P<name>[\w.-]+)(?::(?P<version>[\w.-]+)|@(?P<label>[\w.-]+))")
 _LONG = re.compile(rf"(?:azureml:)?/+{_WORKSPACE}{_VERSION}", re.IGNORECASE)
 _IN_REGISTRY = re.compile(rf"azureml://registries/(?P<registry>[^/]+)/{_VERSION}", re.IGNORECASE)
-_IN_DATASTORE = re.compile(rf"azureml:/+(?:{_WORKSPACE})?datastores/(?P<store>[^/]+)/paths/(?P<path>.+)", re.IGNORECASE)
-_JOB_OUTPUT = re.compile(
-    rf"azureml:/+(?:{_WORKSPACE})?jobs/(?P<job>[^/]+)/outputs/(?P<output>[^/]+)(?:/paths/.*)?/?", re.IGNORECASE
-)
+_IN_DATASTORE = re.compile(rf"azureml:/+(?:{_WORKSPACE})?(?P<kind>datastores)/(?P<name>[^/]+)/paths/(?P<path>.+)", re.I)
 
 
 @dataclass(frozen=True, kw_only=True)
-class AssetAddress:
-    """A version of an asset.
+class Address:
+    """A version of an asset, or a place in a datastore.
 
-    - **kind**: ``data``, ``models`` and the like; empty for the short form, which does not say.
-    - **version**, **label**: one of them is empty.
+    - **kind**: ``data``, ``models``, ``datastores`` and the like; empty for the short form, which does not say.
+    - **version**, **label**: one of them is empty for an asset, both for a place in a datastore.
+    - **path**: the place in the datastore.
     - **registry**: empty for an asset of a workspace.
-    - **workspace**: subscription, group and name, where the address says whose it is.
+    - **workspace**: subscription, group and name, where the address of an asset says whose it is.
     """
 
     kind: str
     name: str
-    version: str
-    label: str
-    registry: str
-    workspace: tuple[str, str, str] | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class DatastorePath:
-    """A place in a datastore."""
-
-    store: str
-    path: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class JobOutput:
-    """What a job left under the name of one of its outputs."""
-
-    job: str
-    output: str
-
-
-Address = AssetAddress | DatastorePath | JobOutput
+    version: str = ""
+    label: str = ""
+    path: str = ""
+    registry: str = ""
+    workspace: tuple[str, str, str] | None = None
 
 
 def read_address(text: str) -> Address | None:
     """Return what a text is the address of, or None where it is none of those above."""
-    if found := _IN_DATASTORE.fullmatch(text):
-        return DatastorePath(store=found["store"], path=found["path"])
-    if found := _JOB_OUTPUT.fullmatch(text):
-        return JobOutput(job=found["job"], output=found["output"])
-    found = _IN_REGISTRY.fullmatch(text) or _LONG.fullmatch(text) or _SHORT.fullmatch(text)
-    if found is None:
-        return None
-    parts = found.groupdict(default="")
-    named = (parts.get("subscription", ""), parts.get("group", ""), parts.get("workspace", ""))
-    return AssetAddress(
-        kind=parts.get("kind", "").lower(),
-        name=parts["name"],
-        version=parts["version"],
-        label=parts["label"],
-        registry=parts.get("registry", ""),
-        workspace=named if any(named) else None,
-    )
+    for grammar in (_IN_DATASTORE, _IN_REGISTRY, _LONG, _SHORT):
+        if found := grammar.fullmatch(text):
+            parts = found.groupdict(default="")
+            subscription, group, workspace = (parts.pop(key, "") for key in ("subscription", "group", "workspace"))
+            named = (subscription, group, workspace) if workspace else None
+            return Address(**(parts | {"kind": parts.get("kind", "").lower()}), workspace=named)
+    return None
 
 
 def registry_id(registry: str, kind: str, name: str, version: str) -> str:

@@ -1,6 +1,8 @@
 """What a client answers, read as what it should be: a mock that nobody gave an answer is no id, no name, no state.
 
-``str()`` would take anything, and a run would go on with ``<MagicMock name='...'>`` for a name.
+``str()`` would take anything, and a run would go on with ``<MagicMock name='...'>`` for a name. What is of another kind
+than expected raises `phift.errors.ServiceError`; ``what`` says which answer it is, or which part of one, as in
+``workspace.location``.
 """
 
 from __future__ import annotations
@@ -18,12 +20,7 @@ _LONGEST_OPERATION = 2 * 3600.0  # seconds; the service gives an endpoint's oper
 
 
 def text(value: Any, what: str) -> str:
-    """Return an id, a name, a state or an address of an answer; whole numbers and members of text enums are text too.
-
-    - **what**: which part of which answer it is, as in ``workspace.location``.
-
-    Raises `phift.errors.ServiceError` for anything else.
-    """
+    """Return an id, a name, a state or an address of an answer; whole numbers and text enums are text too."""
     if isinstance(value, Enum):
         value = value.value
     if isinstance(value, str | int) and not isinstance(value, bool):
@@ -32,26 +29,16 @@ def text(value: Any, what: str) -> str:
 
 
 def texts(value: Any, what: str) -> dict[str, str]:
-    """Return an answer's tags or properties as texts; None has none.
-
-    - **what**: which part of which answer it is, as in ``job.tags``.
-
-    Raises `phift.errors.ServiceError` where it is no mapping.
-    """
-    if value is None:
-        return {}
-    if not isinstance(value, Mapping):
+    """Return an answer's tags or properties as texts; None has none."""
+    if value is not None and not isinstance(value, Mapping):
         raise no_answer(value, what, "a mapping")
-    return {str(key): str(entry) for key, entry in value.items()}
+    return {str(key): str(entry) for key, entry in (value or {}).items()}
 
 
 def listed(value: Any, what: str) -> list[Any]:
     """Return what an answer lists: a list, or something to iterate over as the SDK's pages are.
 
-    - **what**: which answer it is, as in ``workspace.compute.list``.
-
-    Raises `phift.errors.ServiceError` for anything else, and where the list would never end: the service names a page
-    twice, or there are more than 100,000 entries.
+    One that would never end is an error: the service names a page twice, or there are more than 100,000 entries.
     """
     if isinstance(value, str) or not isinstance(value, Iterable):
         raise no_answer(value, what, "a list")
@@ -77,8 +64,6 @@ def listed(value: Any, what: str) -> list[Any]:
 def outcome(poller: Any, what: str) -> Any:
     """Return what an operation of the service came to, once it has ended; the SDK itself would ask for ever.
 
-    - **what**: what it is about, as in ``endpoint chat``.
-
     Raises `phift.errors.WaitTimeout` after two hours.
     """
     poller.wait(_LONGEST_OPERATION)
@@ -92,10 +77,7 @@ def outcome(poller: Any, what: str) -> Any:
 
 
 def json_object(value: Any, what: str) -> dict[str, Any]:
-    """Return an answer that is a JSON object; raises `phift.errors.ServiceError` for anything else.
-
-    - **what**: which answer it is, or which part of one.
-    """
+    """Return an answer that is a JSON object."""
     if not isinstance(value, dict):
         raise no_answer(value, what, "a JSON object")
     return value

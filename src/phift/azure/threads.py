@@ -7,12 +7,11 @@ threads once more at the exit: Ctrl-C would take effect when the last service ha
 from __future__ import annotations
 
 import threading
-from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from functools import partial
-from types import TracebackType
+from queue import SimpleQueue
 from typing import Any, ParamSpec, TypeVar
 
 P = ParamSpec("P")
@@ -33,54 +32,40 @@ class SideBySide:
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self._lock = threading.Lock()
-        self._waiting: deque[tuple[Future[Any], Callable[[], Any]]] = deque()
-        self._threads = 0
-        self._begun: list[Future[Any]] = []
+        self._waiting: SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = SimpleQueue()
+        self._futures: list[Future[Any]] = []
 
     def begin(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """Have a call run as soon as there is a thread; its result, or what it raised, is in the returned future."""
         future: Future[T] = Future()
-        self._begun.append(future)
-        with self._lock:
-            self._waiting.append((future, partial(call, *args, **kwargs)))
-            if self._threads < self._most:
-                self._threads += 1
-                threading.Thread(target=self._work, daemon=True).start()
+        self._futures.append(future)
+        self._waiting.put((future, partial(call, *args, **kwargs)))
+        if len(self._futures) <= self._most:
+            threading.Thread(target=self._work, daemon=True).start()
         return future
 
     def _work(self) -> None:
-        while True:
-            with self._lock:
-                if not self._waiting:
-                    self._threads -= 1
-                    return
-                future, call = self._waiting.popleft()
-            _settle(future, call)
+        while entry := self._waiting.get():
+            future, call = entry
+            if future.set_running_or_notify_cancel():
+                try:
+                    future.set_result(call())
+                except BaseException as error:  # noqa: BLE001 - it is raised where the result is asked for
+                    future.set_exception(error)
 
     def __enter__(self) -> SideBySide:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, _error: BaseException | None, _at: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_raised: object) -> None:
         try:
             if kind is None:
-                wait(self._begun)
+                wait(self._futures)
         finally:
-            with self._lock:  # no more calls begin
-                dropped = {future for future, _ in self._waiting}
-                self._waiting.clear()
+            begun = [future for future in self._futures if not future.cancel()]
+            for _ in range(self._most):  # the threads end
+                self._waiting.put(None)
         if kind is not None and issubclass(kind, Exception):
-            wait([future for future in self._begun if future not in dropped])
-
-
-def _settle(future: Future[T], call: Callable[[], T]) -> None:
-    """Carry out a call in this thread, and keep in a future what it returns or raises."""
-    try:
-        future.set_result(call())
-    except BaseException as error:  # noqa: BLE001 - whatever it is, it is raised where the result is asked for
-        future.set_exception(error)
+            wait(begun)
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from pathlib import Path, PurePath, PurePosixPath
 from typing import TYPE_CHECKING
 from urllib.parse import quote, urlsplit
 
-from phift.azure.addresses import PREFIX, AssetAddress, DatastorePath, read_address, registry_id
+from phift.azure.addresses import PREFIX, Address, read_address, registry_id
 from phift.azure.answers import json_object, listed, text, texts
 from phift.azure.clients import Clients
 from phift.azure.quiet import quiet_uploads
@@ -192,10 +192,10 @@ def find_asset(clients: Clients, place: str, address: str) -> tuple[DataInput, P
     Raises `phift.errors.NotFound` where the asset is not there, and `phift.errors.DataError` for no such address.
     """
     found = read_address(address)
-    if isinstance(found, DatastorePath):
+    if found and found.kind == "datastores":
         path = PurePosixPath(found.path)
         return DataInput(name=path.stem, address=address), path
-    if isinstance(found, AssetAddress) and found.kind in ("", "data") and (found.version or not found.registry):
+    if found and found.kind in ("", "data") and (found.version or not found.registry):
         asset, where = (_find_in_registry if found.registry else _find_in_workspace)(clients, place, found)
         return asset, PurePosixPath(urlsplit(where).path)
     fix = (
@@ -205,7 +205,7 @@ def find_asset(clients: Clients, place: str, address: str) -> tuple[DataInput, P
     raise DataError(f"{address} is no address of data that phift knows.", where=place, fix=fix)
 
 
-def _find_in_workspace(clients: Clients, place: str, address: AssetAddress) -> tuple[DataInput, str]:
+def _find_in_workspace(clients: Clients, place: str, address: Address) -> tuple[DataInput, str]:
     name, version, label = address.name, address.version, address.label
     if address.workspace:
         # A job reads the assets of its own workspace and of registries.
@@ -231,7 +231,7 @@ def _find_in_workspace(clients: Clients, place: str, address: AssetAddress) -> t
     return asset, str(path) if isinstance(path, PurePath) else text(path, "data asset.path")
 
 
-def _find_in_registry(clients: Clients, place: str, address: AssetAddress) -> tuple[DataInput, str]:
+def _find_in_registry(clients: Clients, place: str, address: Address) -> tuple[DataInput, str]:
     registry, name, version = address.registry, address.name, address.version
     path = f"data/{quote(name, safe='')}/versions/{quote(version, safe='')}"
     try:

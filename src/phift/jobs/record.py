@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from phift.azure.addresses import AssetAddress, read_address, without_version
+from phift.azure.addresses import read_address, without_version
 from phift.azure.answers import text, texts
 from phift.check.models import AllowList, FoundationModel
 from phift.component.preprocessing import SPLITS
@@ -85,7 +85,7 @@ class RunRecord:
         tags, properties = texts(job.tags, "job.tags"), texts(job.properties, "job.properties")
         base = tags.get("phift.base_model", "")
         found = read_address(base)
-        if "phift.fingerprint" not in tags or not isinstance(found, AssetAddress) or not found.registry:
+        if "phift.fingerprint" not in tags or found is None or not found.registry:
             what = "This job was not submitted by phift: it has no record of a run in its tags."
             raise NotFound(what, where=f"job {text(job.name, 'job.name')}", fix="name a job that phift submitted")
         parts = [properties.get(f"{_PROPERTY}.{number}", "") for number in range(len(properties))]
