@@ -222,7 +222,9 @@ def from_azure(error: Exception, where: str) -> PhiftError:
     """Return the error of this tree that stands for ``error``."""
     from azure.core import exceptions as core
 
-    what, status = _first_line(error), 0
+    # The first line that says something.
+    lines = map(str.strip, str(getattr(error, "message", None) or error).splitlines())
+    what, status = redact(next(filter(None, lines), type(error).__name__))[:400], 0
     if isinstance(error, core.ClientAuthenticationError):
         status = 403 if error.status_code == 403 else 401
     elif isinstance(error, _unanswered()):
@@ -327,14 +329,6 @@ _SECRET = re.compile(
     | (bearer\s+) [\w.~+/=-]+
     """
 )
-
-
-def _first_line(error: Exception) -> str:
-    """Return the first line of an error's text that says something, without secrets, at most 400 characters."""
-    message = str(getattr(error, "message", None) or error)
-    lines = [line.strip() for line in message.splitlines() if line.strip()]
-    text = lines[0] if lines else type(error).__name__
-    return redact(text)[:400]
 
 
 def redact(text: str) -> str:

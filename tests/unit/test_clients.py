@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
@@ -28,6 +28,8 @@ from unit.fakes import Fakes
 
 NAMED = {"subscription_id": "s", "resource_group": "g", "workspace_name": "w"}
 
+Address = Callable[[AzureWorkspace, dict[str, str], Path], tuple[str, str, str]]
+
 
 def config(**changes: Any) -> RunConfig:
     values = {"model": "Phi-4", "compute": "gpu", "data": {"train": "a.jsonl"}, "workspace": NAMED}
@@ -40,25 +42,38 @@ def write_config(folder: Path, **values: str) -> Path:
     return folder
 
 
-def test_what_is_given_goes_before_the_environment_and_the_file(tmp_path: Path) -> None:
+@pytest.fixture
+def address(monkeypatch: pytest.MonkeyPatch) -> Address:
+    """Find a workspace's address in an environment and a folder."""
+
+    def found(workspace: AzureWorkspace, environ: dict[str, str], folder: Path) -> tuple[str, str, str]:
+        for name, value in environ.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.chdir(folder)
+        return workspace_address(workspace)
+
+    return found
+
+
+def test_what_is_given_goes_before_the_environment_and_the_file(address: Address, tmp_path: Path) -> None:
     write_config(tmp_path, subscription_id="file", resource_group="file", workspace_name="file")
     environ = {"AZURE_SUBSCRIPTION_ID": "env", "AZURE_RESOURCE_GROUP": "env"}
-    found = workspace_address(AzureWorkspace(subscription_id="given"), environ, tmp_path)
+    found = address(AzureWorkspace(subscription_id="given"), environ, tmp_path)
     assert found == ("given", "env", "file")
 
 
-def test_our_own_variables_go_before_those_of_azure_ml_compute(tmp_path: Path) -> None:
+def test_our_own_variables_go_before_those_of_azure_ml_compute(address: Address, tmp_path: Path) -> None:
     azure = {"AZUREML_ARM_SUBSCRIPTION": "a", "AZUREML_ARM_RESOURCEGROUP": "b", "AZUREML_ARM_WORKSPACE_NAME": "c"}
-    assert workspace_address(AzureWorkspace(), azure, tmp_path) == ("a", "b", "c")
+    assert address(AzureWorkspace(), azure, tmp_path) == ("a", "b", "c")
     own = {**azure, "AZURE_SUBSCRIPTION_ID": "own"}
-    assert workspace_address(AzureWorkspace(), own, tmp_path) == ("own", "b", "c")
+    assert address(AzureWorkspace(), own, tmp_path) == ("own", "b", "c")
 
 
 @pytest.mark.parametrize("place", [".", ".azureml", "sub/..", "sub/../.azureml"])
-def test_the_file_is_looked_for_upwards(tmp_path: Path, place: str) -> None:
+def test_the_file_is_looked_for_upwards(address: Address, tmp_path: Path, place: str) -> None:
     (tmp_path / "sub").mkdir()
     write_config(tmp_path / place, **NAMED)
-    assert workspace_address(AzureWorkspace(), {}, tmp_path / "sub") == ("s", "g", "w")
+    assert address(AzureWorkspace(), {}, tmp_path / "sub") == ("s", "g", "w")
 
 
 def test_the_environment_and_the_current_folder_are_the_defaults(
@@ -69,40 +84,40 @@ def test_the_environment_and_the_current_folder_are_the_defaults(
     assert workspace_address(AzureWorkspace()) == ("s", "env", "w")
 
 
-def test_what_is_missing_is_named_with_every_place_looked_at(tmp_path: Path) -> None:
+def test_what_is_missing_is_named_with_every_place_looked_at(address: Address, tmp_path: Path) -> None:
     write_config(tmp_path, subscription_id="s", workspace_name="")
     with pytest.raises(ConfigError, match="not named: resource_group, workspace_name missing") as caught:
-        workspace_address(AzureWorkspace(), {"AZURE_RESOURCE_GROUP": ""}, tmp_path)
+        address(AzureWorkspace(), {"AZURE_RESOURCE_GROUP": ""}, tmp_path)
     looked = f"`workspace:`, AZURE_RESOURCE_GROUP, AZUREML_WORKSPACE_NAME, {tmp_path / 'config.json'}"
     assert caught.value.where == looked
 
 
-def test_a_missing_file_is_said_to_be_missing(tmp_path: Path) -> None:
+def test_a_missing_file_is_said_to_be_missing(address: Address, tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
-        workspace_address(AzureWorkspace(), {}, tmp_path)
+        address(AzureWorkspace(), {}, tmp_path)
     assert str(caught.value.where).endswith("config.json (none found)")
 
 
 @pytest.mark.parametrize("content", ["{", "[1]", "42"])
-def test_a_broken_file_is_an_error(tmp_path: Path, content: str) -> None:
+def test_a_broken_file_is_an_error(address: Address, tmp_path: Path, content: str) -> None:
     (tmp_path / "config.json").write_text(content)
     with pytest.raises(ConfigError, match="cannot be read as a JSON object") as caught:
-        workspace_address(AzureWorkspace(), {}, tmp_path)
+        address(AzureWorkspace(), {}, tmp_path)
     assert caught.value.where == str(tmp_path / "config.json")
-    assert workspace_address(AzureWorkspace(**NAMED), {}, tmp_path) == ("s", "g", "w")  # it has no say in this
+    assert address(AzureWorkspace(**NAMED), {}, tmp_path) == ("s", "g", "w")  # it has no say in this
 
 
-def test_a_models_config_file_does_not_hide_the_workspaces(tmp_path: Path) -> None:
+def test_a_models_config_file_does_not_hide_the_workspaces(address: Address, tmp_path: Path) -> None:
     below = tmp_path / "checkpoint"
     below.mkdir()
     (below / "config.json").write_text('{"model_type": "phi3"}')
     (tmp_path / "config.json").write_text(json.dumps(NAMED))
-    assert workspace_address(AzureWorkspace(), {}, below) == ("s", "g", "w")
+    assert address(AzureWorkspace(), {}, below) == ("s", "g", "w")
 
 
-def test_a_file_with_a_byte_order_mark_is_read(tmp_path: Path) -> None:
+def test_a_file_with_a_byte_order_mark_is_read(address: Address, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(NAMED), encoding="utf-8-sig")
-    assert workspace_address(AzureWorkspace(), {}, tmp_path) == ("s", "g", "w")
+    assert address(AzureWorkspace(), {}, tmp_path) == ("s", "g", "w")
 
 
 class Credential:

@@ -159,10 +159,11 @@ def test_b1_no_browser_opens_unless_asked_for(monkeypatch: pytest.MonkeyPatch) -
     assert isinstance(_credential("browser"), InteractiveBrowserCredential)
 
 
-def test_b2_a_broken_config_json_is_an_error_and_named(tmp_path: Path) -> None:
+def test_b2_a_broken_config_json_is_an_error_and_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "config.json").write_text("{")
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError) as caught:
-        workspace_address(AzureWorkspace(), {}, tmp_path)
+        workspace_address(AzureWorkspace())
     assert caught.value.where == str(tmp_path / "config.json")
 
 

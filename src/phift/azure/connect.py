@@ -33,10 +33,7 @@ _connecting = threading.Lock()
 # Management scope and registry discovery per cloud, as azure-ai-ml 1.35.2 has them (_azure_environments.py).
 _CLOUDS = {
     "AzureCloud": ("https://management.azure.com/.default", "https://eastus.api.azureml.ms/"),
-    "AzureUSGovernment": (
-        "https://management.usgovcloudapi.net/.default",
-        "https://usgovarizona.api.ml.azure.us/",
-    ),
+    "AzureUSGovernment": ("https://management.usgovcloudapi.net/.default", "https://usgovarizona.api.ml.azure.us/"),
     "AzureChinaCloud": ("https://management.chinacloudapi.cn/.default", "https://chinaeast2.api.ml.azure.cn/"),
 }
 
@@ -137,16 +134,21 @@ def _clients(
     with azure_errors(f"workspace {name}"):
         workspace_client = client(credential, subscription, group, name, **options, **quiet)
 
-    def registry(name: str) -> MLClient:
-        # It is looked up in the cloud of the process, which a client for another workspace would set meanwhile.
-        with taken_soon(_connecting), azure_errors(f"registry {name}"):
-            return cast("MLClient", client(credential, registry_name=name, **options, **quiet))
+    made: dict[str, MLClient] = {}
 
-    made = {name: cast("MLClient", _LazyClient(partial(registry, name))) for name in set(registries)}
+    def registry(name: str) -> MLClient:
+        if name not in made:
+            # It is looked up in the cloud of the process, which a client for another workspace would set meanwhile.
+            with taken_soon(_connecting), azure_errors(f"registry {name}"):
+                if name not in made:
+                    made[name] = client(credential, registry_name=name, **options, **quiet)
+        return made[name]
+
+    lazy = {name: cast("MLClient", _LazyClient(partial(registry, name))) for name in set(registries)}
     return Clients(
         workspace=workspace_client,
-        registry=made[registries[0]],
-        component_registry=made[registries[1]],
+        registry=lazy[registries[0]],
+        component_registry=lazy[registries[1]],
         rest=Rest(credential, scope),
         registry_discovery=discovery,
     )
@@ -158,16 +160,11 @@ class _LazyClient:
     The SDK asks for the registry when its client is made, and nobody who looks after a job or an endpoint needs it.
     """
 
-    def __init__(self, make: Callable[[], MLClient]) -> None:
-        self._make = make
-        self._client: MLClient | None = None
-        self._lock = threading.Lock()
+    def __init__(self, client: Callable[[], MLClient]) -> None:
+        self._client = client
 
     def __getattr__(self, name: str) -> Any:
-        with taken_soon(self._lock):
-            if self._client is None:
-                self._client = self._make()
-        return getattr(self._client, name)
+        return getattr(self._client(), name)
 
 
 def _sdk_client() -> Any:
@@ -186,27 +183,23 @@ def _sdk_client() -> Any:
     return MLClient
 
 
-def workspace_address(
-    workspace: AzureWorkspace, environ: Mapping[str, str] | None = None, folder: Path | None = None
-) -> tuple[str, str, str]:
+def workspace_address(workspace: AzureWorkspace) -> tuple[str, str, str]:
     """Return subscription id, resource group and workspace name: explicit, then environment, then ``config.json``.
 
-    - **environ**: the environment, this process's by default.
-    - **folder**: where the search for ``config.json`` starts, the current folder by default; it goes up to the root,
-      and looks into ``.azureml`` on the way, as the SDK's ``MLClient.from_config`` does.
+    The file is looked for in the current folder and those above it, and in ``.azureml`` on the way, as the SDK's
+    ``MLClient.from_config`` does.
 
     Raises `phift.errors.ConfigError` naming what is missing and every place that was looked at.
     """
-    environ = os.environ if environ is None else environ
     found: dict[str, str] = {}
     for key, variables in _VARIABLES.items():
-        candidates = [getattr(workspace, key), *(environ.get(name) for name in variables)]
+        candidates = [getattr(workspace, key), *map(os.environ.get, variables)]
         if value := next(filter(None, candidates), None):
             found[key] = value
     file = None
     if len(found) < len(_VARIABLES):  # a file that has no say cannot be wrong
-        values, file = _read_config_file(Path.cwd() if folder is None else folder)
-        found = {**values, **found}
+        values, file = _read_config_file()
+        found = values | found
     missing = [key for key in _VARIABLES if key not in found]
     if missing:
         names = ", ".join(_VARIABLES[key][0] for key in missing)
@@ -216,24 +209,23 @@ def workspace_address(
     return found["subscription_id"], found["resource_group"], found["workspace_name"]
 
 
-def _read_config_file(start: Path) -> tuple[dict[str, str], Path | None]:
+def _read_config_file() -> tuple[dict[str, str], Path | None]:
     """Return what the nearest ``config.json`` of a workspace says, and its path.
 
     A model's ``config.json`` is a JSON object too, with none of the keys, and is passed over; one that is broken is an
     error, not a reason to look elsewhere.
     """
-    for folder in [start, *start.resolve().parents]:
-        for path in (folder / "config.json", folder / ".azureml" / "config.json"):
-            if not path.is_file():
-                continue
-            try:
-                values = json.loads(path.read_text(encoding="utf-8-sig"))
-                if values and values.keys().isdisjoint(_VARIABLES):
-                    continue
+    here = Path.cwd()
+    for path in (folder / name for folder in (here, *here.parents) for name in ("config.json", ".azureml/config.json")):
+        if not path.is_file():
+            continue
+        try:
+            values = json.loads(path.read_text(encoding="utf-8-sig"))
+            if not values or not values.keys().isdisjoint(_VARIABLES):
                 return {key: str(values[key]) for key in _VARIABLES if values.get(key)}, path
-            except (OSError, ValueError, AttributeError) as error:
-                what = "The workspace's config.json cannot be read as a JSON object."
-                raise ConfigError(what, where=str(path), fix="download it again from the workspace's page") from error
+        except (OSError, ValueError, AttributeError) as error:
+            what = "The workspace's config.json cannot be read as a JSON object."
+            raise ConfigError(what, where=str(path), fix="download it again from the workspace's page") from error
     return {}, None
 
 
