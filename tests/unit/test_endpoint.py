@@ -5,9 +5,11 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from azure.ai.ml.entities import ManagedOnlineEndpoint
 from hypothesis import given
 from hypothesis import strategies as st
 
+from phift.azure.clients import Clients
 from phift.config.run import DeploymentConfig
 from phift.errors import (
     AccessDenied,
@@ -21,7 +23,8 @@ from phift.errors import (
 )
 from phift.serving.endpoint import Endpoint, answer_text
 from phift.serving.resource import DeploymentEvent
-from unit.fakes import KEY, Fakes, http_error
+from phift.testing import Fault, TestWorkspace
+from unit.fakes import KEY, Fakes
 from unit.loopback import Reply, Script
 
 CONFIG = DeploymentConfig(request_timeout_ms=5000)
@@ -219,11 +222,23 @@ def test_the_key_is_in_no_repr(server: Script) -> None:
     assert repr(endpoint) == str(endpoint) == "<Endpoint phift-e>"
 
 
-def test_an_endpoint_whose_keys_are_refused_maps() -> None:
-    fakes = Fakes()
-    fakes.workspace.record.fail("online_endpoints.get_keys", http_error(403))
+@pytest.fixture
+def endpoint(clients: Clients) -> Endpoint:
+    """An endpoint of the local workspace, as `deploy_model` returns one that it made, without a job."""
+    wanted = ManagedOnlineEndpoint(name="phift-e", auth_mode="key")
+    clients.workspace.online_endpoints.begin_create_or_update(wanted).result()
+    return Endpoint(clients, "phift-e", CONFIG, existed=False)
+
+
+def left(clients: Clients) -> list[str | None]:
+    return [each.name for each in clients.workspace.online_endpoints.list()]
+
+
+@pytest.mark.usefixtures("endpoint")
+def test_an_endpoint_whose_keys_are_refused_maps(workspace: TestWorkspace, clients: Clients) -> None:
+    workspace.order(Fault("POST onlineEndpoints/*/listKeys", status=403))
     with pytest.raises(AccessDenied):
-        endpoint_at("https://e.test", fakes)
+        Endpoint(clients, "phift-e", CONFIG)
 
 
 def test_one_endpoint_may_be_asked_by_several_threads(server: Script) -> None:
@@ -236,34 +251,32 @@ def test_one_endpoint_may_be_asked_by_several_threads(server: Script) -> None:
         assert list(pool.map(endpoint.chat, questions)) == questions
 
 
-def test_the_end_of_the_block_deletes_the_endpoint() -> None:
-    fakes = Fakes()
-    with endpoint_at("https://e.test", fakes) as endpoint:
-        assert endpoint.scoring_uri == "https://e.test/score"
-    assert fakes.workspace.online_endpoints.known == {}
+def test_the_end_of_the_block_deletes_the_endpoint(
+    workspace: TestWorkspace, clients: Clients, endpoint: Endpoint
+) -> None:
+    with endpoint:
+        assert endpoint.scoring_uri == f"{workspace.connection.base_url}/inference/phift-e/score"
+    assert left(clients) == []
 
 
-def test_an_error_in_the_block_deletes_the_endpoint_and_passes() -> None:
-    fakes = Fakes()
-    with pytest.raises(ZeroDivisionError), endpoint_at("https://e.test", fakes):
+def test_an_error_in_the_block_deletes_the_endpoint_and_passes(clients: Clients, endpoint: Endpoint) -> None:
+    with pytest.raises(ZeroDivisionError), endpoint:
         raise ZeroDivisionError
-    assert fakes.workspace.online_endpoints.known == {}
+    assert left(clients) == []
 
 
-def test_deleting_twice_does_no_harm() -> None:
-    fakes = Fakes()
-    endpoint = endpoint_at("https://e.test", fakes)
+def test_deleting_twice_does_no_harm(clients: Clients, endpoint: Endpoint) -> None:
     endpoint.delete()
     endpoint.delete()
-    assert fakes.workspace.online_endpoints.known == {}
+    assert left(clients) == []
 
 
-def test_the_end_of_the_block_leaves_what_the_block_did_not_make() -> None:
-    fakes, events = Fakes(), list[DeploymentEvent]()
-    fakes.add_endpoint("phift-e")
-    with Endpoint(fakes.clients, "phift-e", CONFIG, events.append):
+@pytest.mark.usefixtures("endpoint")
+def test_the_end_of_the_block_leaves_what_the_block_did_not_make(clients: Clients) -> None:
+    events: list[DeploymentEvent] = []
+    with Endpoint(clients, "phift-e", CONFIG, events.append):
         pass
-    assert list(fakes.workspace.online_endpoints.known) == ["phift-e"]
+    assert left(clients) == ["phift-e"]
     assert events == [DeploymentEvent("stays", "phift-e")]
 
 

@@ -8,6 +8,7 @@ import pytest
 from azure.ai.ml.dsl import pipeline
 from azure.ai.ml.entities import PipelineJob
 
+from phift.azure.clients import Clients
 from phift.check.parameters import Parameter, Parameters
 from phift.component.preprocessing import SPLITS
 from phift.config.run import ComponentConfig, RunConfig
@@ -15,7 +16,8 @@ from phift.data.assets import DataInput
 from phift.data.on_cluster import DataOnCluster
 from phift.errors import AccessDenied, NotFound, ParameterError, ServiceError
 from phift.jobs.pipeline import OUTPUT, build_pipeline, find_component
-from unit.fakes import COMPONENT, PHI_4, Fakes, component, data_id, http_error, parameters
+from phift.testing import Fault, TestWorkspace
+from unit.fakes import COMPONENT, PHI_4, component, data_id, parameters
 
 
 def build(resolved: Parameters | None = None, **changes: Any) -> Any:
@@ -32,31 +34,29 @@ def wire(job: Any) -> Any:
     return job._to_rest_object().as_dict()["properties"]
 
 
-def test_the_component_is_found_in_its_newest_or_pinned_version() -> None:
-    fakes = Fakes()
-    assert find_component(fakes.clients, ComponentConfig()).id == COMPONENT
-    assert find_component(fakes.clients, ComponentConfig(version="0.0.82")).id == COMPONENT
-    name = "chat_completion_pipeline"
-    assert fakes.registry.record.calls == [
-        ("components.get", name, "@latest"),
-        ("components.get", name, "0.0.82"),
-    ]
+def test_the_component_is_found_in_its_newest_or_pinned_version(workspace: TestWorkspace, clients: Clients) -> None:
+    assert find_component(clients, ComponentConfig()).id == COMPONENT
+    assert find_component(clients, ComponentConfig(version="0.0.82")).id == COMPONENT
+    newest, pinned = (each.place.rpartition("/components/")[2] for each in workspace.requests("GET */components/*"))
+    assert newest == "chat_completion_pipeline/versions"
+    assert pinned == "chat_completion_pipeline/versions/0.0.82"
 
 
 @pytest.mark.parametrize(("version", "named"), [(None, "other."), ("9", "other version 9.")])
-def test_a_missing_component_is_named(version: str | None, named: str) -> None:
+def test_a_missing_component_is_named(clients: Clients, version: str | None, named: str) -> None:
     with pytest.raises(NotFound) as caught:
-        find_component(Fakes().clients, ComponentConfig(name="other", version=version))
+        find_component(clients, ComponentConfig(name="other", version=version))
     assert caught.value.what == f"There is no component {named}"
     assert caught.value.where == "component other in registry azureml"
 
 
 @pytest.mark.parametrize(("status", "kind"), [(403, AccessDenied), (500, ServiceError)])
-def test_other_errors_are_not_taken_for_a_missing_component(status: int, kind: type[Exception]) -> None:
-    fakes = Fakes()
-    fakes.registry.record.fail("components.get", http_error(status))
+def test_other_errors_are_not_taken_for_a_missing_component(
+    workspace: TestWorkspace, clients: Clients, sleeps: list[float], status: int, kind: type[Exception]
+) -> None:
+    workspace.order(Fault("GET */components/*", status=status, times=None))
     with pytest.raises(kind):
-        find_component(fakes.clients, ComponentConfig())
+        find_component(clients, ComponentConfig())
 
 
 def test_the_job_calls_the_registrys_component() -> None:

@@ -7,16 +7,19 @@ from typing import Any
 
 import pytest
 
+from phift.azure.clients import Clients
 from phift.config.run import RunConfig
 from phift.errors import NotFound
 from phift.jobs.record import RunRecord, configuration_digest, data_is_named, series
+from phift.local.model import catalog
 from phift.run import FineTuneRun
-from unit.fakes import A100, PHI_4, Fakes, run_config
+from unit import given
+from unit.fakes import A100, run_config
 
 
-def record_of(folder: Path, **changes: Any) -> RunRecord:
-    config = run_config(folder, **changes)
-    return RunRecord.of(config, FineTuneRun(config, Fakes().clients).plan)
+def record_of(clients: Clients, folder: Path, **changes: Any) -> RunRecord:
+    config = run_config(folder, model="Phi-4-mini-instruct", **changes)
+    return RunRecord.of(config, FineTuneRun(config, clients).plan)
 
 
 def with_configuration(record: RunRecord, **changes: Any) -> RunRecord:
@@ -28,37 +31,41 @@ def job(record: RunRecord, **changes: Any) -> Any:
     return SimpleNamespace(**{"name": "job", "tags": record.tags, "properties": record.properties, **changes})
 
 
-def test_what_is_written_is_read_again(tmp_path: Path) -> None:
-    record = record_of(tmp_path, parameters={"seed": 7}, registered_model_name="mine")
+def test_what_is_written_is_read_again(clients: Clients, tmp_path: Path) -> None:
+    record = record_of(clients, tmp_path, parameters={"seed": 7}, registered_model_name="mine")
     read = RunRecord.read(job(record))
     assert read == record
-    assert (read.model.id, read.model_name, read.lineage["phift.parameter.seed"]) == (PHI_4, "mine", "7")
+    assert (read.model.id, read.model_name, read.lineage["phift.parameter.seed"]) == (given.MODEL, "mine", "7")
     assert read.model.inference
-    assert read.model.inference.sizes == (A100,)
+    published = catalog.model("Phi-4-mini-instruct", "1")
+    assert published
+    assert list(read.model.inference.sizes) == published["systemMetadata"]["supportedComputes"]["inferenceComputes"]
 
 
-def test_the_configuration_can_be_made_anew(tmp_path: Path) -> None:
-    config = run_config(tmp_path, parameters={"seed": 7}, deployment={"instance_count": 2})
-    record = RunRecord.of(config, FineTuneRun(config, Fakes().clients).plan)
-    again = RunRecord.read(job(record)).config()
+def test_the_configuration_can_be_made_anew(clients: Clients, tmp_path: Path) -> None:
+    changes: dict[str, Any] = {"parameters": {"seed": 7}, "deployment": {"instance_count": 2}}
+    again = RunRecord.read(job(record_of(clients, tmp_path, **changes))).config()
+    config = run_config(tmp_path, model="Phi-4-mini-instruct", **changes)
     assert again
     assert (again.parameters, again.deployment.instance_count) == ({"seed": 7}, 2)
     assert configuration_digest(again) == configuration_digest(config)
 
 
-def test_rows_from_python_are_in_no_record_and_no_configuration_is_made_of_them(tmp_path: Path) -> None:
+def test_rows_from_python_are_in_no_record_and_no_configuration_is_made_of_them(
+    clients: Clients, tmp_path: Path
+) -> None:
     rows = [
         {"messages": [{"role": "user", "content": f"SECRET {i}"}, {"role": "assistant", "content": "A"}]}
         for i in range(30)
     ]
-    record = record_of(tmp_path, data={"train": rows})
+    record = record_of(clients, tmp_path, data={"train": rows})
     assert "SECRET" not in str(record.properties) + str(record.tags)
     assert RunRecord.read(job(record)).config() is None
 
 
-def test_a_record_keeps_to_the_services_limits(tmp_path: Path) -> None:
+def test_a_record_keeps_to_the_services_limits(clients: Clients, tmp_path: Path) -> None:
     many = {f"made_up_parameter_{number}": "x" * (1200 if number < 25 else 10) for number in range(60)}
-    record = with_configuration(record_of(tmp_path), parameters=many)
+    record = with_configuration(record_of(clients, tmp_path), parameters=many)
     for kept in (record.tags, record.properties):
         assert len(kept) <= 40
         assert all(len(key) <= 100 and len(value) <= 1000 for key, value in kept.items())
@@ -66,8 +73,8 @@ def test_a_record_keeps_to_the_services_limits(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("too_long", ["data", "parameters"])
-def test_of_a_configuration_that_is_too_long_the_rest_is_kept(tmp_path: Path, too_long: str) -> None:
-    record = record_of(tmp_path, parameters={"seed": 7}, deployment={"instance_count": 2})
+def test_of_a_configuration_that_is_too_long_the_rest_is_kept(clients: Clients, tmp_path: Path, too_long: str) -> None:
+    record = record_of(clients, tmp_path, parameters={"seed": 7}, deployment={"instance_count": 2})
     record = with_configuration(record, **{too_long: {"system": "x" * 50_000}})
     assert len(record.properties) <= 40
     read = RunRecord.read(job(record))
@@ -76,15 +83,8 @@ def test_of_a_configuration_that_is_too_long_the_rest_is_kept(tmp_path: Path, to
     assert (read.config(), read.deployment.instance_count, read.data_name) == (None, 2, "rows")
 
 
-def test_what_looks_like_a_signature_is_taken_out(tmp_path: Path) -> None:
-    record = record_of(tmp_path, prices={"x": 1.0}, data={"train": tmp_path / "rows.jsonl", "asset_name": "a"})
-    config = run_config(tmp_path, parameters={"huggingface_id": "https://a.test/x?sig=VERYSECRET&se=1"})
-    written = RunRecord(
-        **{
-            **vars(record),
-            "configuration": RunRecord.of(config, FineTuneRun(config, Fakes().clients).plan).configuration,
-        }
-    )
+def test_what_looks_like_a_signature_is_taken_out(clients: Clients, tmp_path: Path) -> None:
+    written = record_of(clients, tmp_path, parameters={"huggingface_id": "https://a.test/x?sig=VERYSECRET&se=1"})
     assert "VERYSECRET" not in str(written.properties) + str(written.tags)
 
 
@@ -97,10 +97,11 @@ def test_a_job_that_phift_did_not_submit_has_no_record(tags: dict[str, str]) -> 
 
 
 @pytest.mark.parametrize("properties", [{}, {"phift.record.0": "{"}, {"phift.record.0": "[]"}, None])
-def test_an_older_job_is_known_by_its_tags(tmp_path: Path, properties: Any) -> None:
-    record = record_of(tmp_path)
+def test_an_older_job_is_known_by_its_tags(clients: Clients, tmp_path: Path, properties: Any) -> None:
+    record = record_of(clients, tmp_path)
     read = RunRecord.read(job(record, properties=properties))
-    assert (read.fingerprint, read.model.id, read.model_name) == (record.fingerprint, PHI_4, "phi-4-finetuned")
+    assert (read.fingerprint, read.model.id) == (record.fingerprint, given.MODEL)
+    assert read.model_name == "phi-4-mini-instruct-finetuned"
     assert (read.config(), read.model.inference) == (None, None)
 
 

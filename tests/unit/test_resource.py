@@ -5,17 +5,30 @@ from typing import Any
 import pytest
 from azure.ai.ml.entities import ManagedOnlineEndpoint
 
+from phift.azure.clients import Clients
 from phift.errors import AccessDenied, Conflict, PhiftError, ServiceError, WaitTimeout
 from phift.serving.resource import DeploymentEvent, delete_endpoint, endpoint
+from phift.testing import Fault, TestWorkspace
 from unit.fakes import Fakes, http_error
 
 NAME = "phift-e"
+DELETE = f"DELETE onlineEndpoints/{NAME}"
 
 
-def deletion(fakes: Fakes) -> list[str]:
+def begin(clients: Clients) -> Any:
+    """Begin to make the endpoint."""
+    wanted = ManagedOnlineEndpoint(name=NAME, auth_mode="key")
+    return clients.workspace.online_endpoints.begin_create_or_update(wanted)
+
+
+def is_up(clients: Clients) -> bool:
+    return NAME in [each.name for each in clients.workspace.online_endpoints.list()]
+
+
+def deletion(clients: Clients) -> list[str]:
     """Delete the endpoint and return the stages that were told."""
     events: list[DeploymentEvent] = []
-    delete_endpoint(fakes.clients, NAME, events.append)
+    delete_endpoint(clients, NAME, events.append)
     return [event.stage for event in events]
 
 
@@ -24,81 +37,81 @@ def test_a_deletion_that_left_the_endpoint_says_that_it_costs() -> None:
     fakes.add_endpoint(NAME)
     fakes.workspace.online_endpoints.undeletable = True
     with pytest.raises(Conflict, match="still up and costs money") as caught:
-        deletion(fakes)
+        deletion(fakes.clients)
     assert caught.value.fix == f"delete it: phift cleanup {NAME}, or in the studio"
 
 
-LOCKED = http_error(409, "The scope is locked. Please remove the lock and try again.", "ScopeLocked")
+LOCKED = {"status": 409, "code": "ScopeLocked", "message": "The scope is locked. Remove the lock and try again."}
 
 
-@pytest.mark.parametrize(("error", "kind"), [(http_error(403), AccessDenied), (LOCKED, Conflict)], ids=["403", "lock"])
-def test_a_deletion_that_is_refused_says_that_the_endpoint_costs(error: Exception, kind: type[PhiftError]) -> None:
-    fakes = Fakes()
-    fakes.add_endpoint(NAME)
-    fakes.workspace.record.fail("online_endpoints.begin_delete", error)
+@pytest.mark.parametrize(("error", "kind"), [({"status": 403}, AccessDenied), (LOCKED, Conflict)], ids=["403", "lock"])
+def test_a_deletion_that_is_refused_says_that_the_endpoint_costs(
+    workspace: TestWorkspace, clients: Clients, error: Any, kind: type[PhiftError]
+) -> None:
+    begin(clients).result()
+    workspace.order(Fault(DELETE, **error))
     with pytest.raises(
         kind, match=f"^The endpoint {NAME} is still up and costs money. Its deletion failed: "
     ) as caught:
-        deletion(fakes)
+        deletion(clients)
     assert f"phift cleanup {NAME}" in str(caught.value)
-    assert fakes.workspace.record.count("online_endpoints.begin_delete") == 1
+    assert len(workspace.requests(DELETE)) == 1
 
 
-def test_a_deletion_that_fails_half_way_says_that_the_endpoint_costs() -> None:
-    fakes = Fakes()
-    fakes.add_endpoint(NAME)
-    fakes.workspace.record.fail("online_endpoints.result", http_error(500, "try later"))
+def test_a_deletion_that_fails_half_way_says_that_the_endpoint_costs(
+    workspace: TestWorkspace, clients: Clients
+) -> None:
+    begin(clients).result()
+    workspace.order(Fault("operation endpoint-delete", status=500, message="try later"))
     with pytest.raises(ServiceError, match=r"costs money.*try later"):
-        deletion(fakes)
+        deletion(clients)
 
 
-def test_a_deletion_whose_answer_was_lost_is_done() -> None:
-    fakes = Fakes()
-    fakes.workspace.record.fail("online_endpoints.begin_delete", http_error(500))
-    assert deletion(fakes) == ["delete", "deleted"]
+def test_a_deletion_whose_answer_was_lost_is_done(
+    workspace: TestWorkspace, clients: Clients, sleeps: list[float]
+) -> None:
+    workspace.order(Fault(DELETE, status=500, times=None))  # of what is not there
+    assert deletion(clients) == ["delete", "deleted"]
 
 
-def test_a_deletion_waits_until_another_change_is_done(sleeps: list[float]) -> None:
-    fakes = Fakes()
-    fakes.add_endpoint(NAME)
-    busy = http_error(409, f"{NAME} is Updating; wait until that is done.")
-    fakes.workspace.record.fail("online_endpoints.begin_delete", busy, busy)
-    assert deletion(fakes) == ["delete", "deleted"]
-    assert fakes.workspace.online_endpoints.known == {}
+def test_a_deletion_waits_until_another_change_is_done(
+    workspace: TestWorkspace, clients: Clients, sleeps: list[float]
+) -> None:
+    begin(clients).result()
+    workspace.order(Fault(DELETE, status=409, message=f"{NAME} is Updating; wait until that is done.", times=2))
+    assert deletion(clients) == ["delete", "deleted"]
+    assert not is_up(clients)
 
 
-def make(fakes: Fakes, errors: list[Exception]) -> int:
-    """Make something that is refused with these errors first; returns how often it was tried."""
-    tried = []
-    endpoints = fakes.workspace.online_endpoints
-    begin = endpoints.begin_create_or_update
-
-    def put(endpoint: Any) -> Any:
-        tried.append(1)
-        if errors:
-            raise errors.pop(0)
-        return begin(endpoint)
-
-    endpoints.begin_create_or_update = put  # type: ignore[method-assign] # as a service that refuses
-    resource = endpoint(fakes.clients, "none")
-    made, answered = resource.put(ManagedOnlineEndpoint(name="none", auth_mode="key"))
-    assert (made.name, answered) == ("none", True)
-    return len(tried)
+def put(clients: Clients) -> None:
+    made, answered = endpoint(clients, NAME).put(ManagedOnlineEndpoint(name=NAME, auth_mode="key"))
+    assert (made.name, answered) == (NAME, True)
 
 
-def test_a_change_that_is_refused_because_of_another_one_is_tried_again(sleeps: list[float]) -> None:
+PUT = f"PUT onlineEndpoints/{NAME}"
+
+
+def test_a_change_that_is_refused_because_of_another_one_is_tried_again(
+    workspace: TestWorkspace, clients: Clients, sleeps: list[float]
+) -> None:
     said = "Cannot create a deployment in endpoint x because it is in Updating provisioning state."
-    assert make(Fakes(), [http_error(409, said)]) == 2
+    workspace.order(Fault(PUT, status=409, message=said))
+    put(clients)
+    assert [each.status for each in workspace.requests(PUT)] == [409, 201]
 
 
-def test_a_conflict_that_will_not_pass_is_told_at_once() -> None:
+def test_a_conflict_that_will_not_pass_is_told_at_once(workspace: TestWorkspace, clients: Clients) -> None:
+    workspace.order(Fault(PUT, **LOCKED))
     with pytest.raises(Conflict, match="locked"):
-        make(Fakes(), [LOCKED])
+        put(clients)
 
 
 def test_a_change_is_not_tried_for_ever(sleeps: list[float]) -> None:
+    fakes = Fakes()
+    error = http_error(409, "Another operation is in progress.")
+    fakes.workspace.record.fail("online_endpoints.begin_create_or_update", *[error] * 100)
     with pytest.raises(Conflict):
-        make(Fakes(), [http_error(409, "Another operation is in progress.")] * 100)
+        put(fakes.clients)
     assert len(sleeps) == 39
 
 
@@ -113,15 +126,13 @@ def test_what_is_under_way_is_waited_for(sleeps: list[float]) -> None:
     assert sleeps == [0, 0]
 
 
-def test_an_operation_without_end_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    fakes = Fakes()
-    stuck = fakes.add_endpoint(NAME)
+@pytest.mark.phift(speed="manual")
+def test_an_operation_without_end_is_given_up(clients: Clients, monkeypatch: pytest.MonkeyPatch) -> None:
+    begin(clients)
     monkeypatch.setattr("phift.serving.resource._LONGEST_OPERATION", -1.0)
-    stuck._provisioning_state = "Updating"
     with pytest.raises(WaitTimeout, match="under way for an hour"):
-        endpoint(fakes.clients, NAME).settled()
+        endpoint(clients, NAME).settled()
 
 
-def test_what_is_not_there_is_settled() -> None:
-    fakes = Fakes()
-    assert endpoint(fakes.clients, "none").settled() is None
+def test_what_is_not_there_is_settled(clients: Clients) -> None:
+    assert endpoint(clients, "none").settled() is None
