@@ -41,7 +41,11 @@ def test_a_deletion_that_left_the_endpoint_says_that_it_costs() -> None:
     assert caught.value.fix == f"delete it: phift cleanup {NAME}, or in the studio"
 
 
-LOCKED = {"status": 409, "code": "ScopeLocked", "message": "The scope is locked. Remove the lock and try again."}
+LOCKED: dict[str, Any] = {
+    "status": 409,
+    "code": "ScopeLocked",
+    "message": "The scope is locked. Remove the lock and try again.",
+}
 
 
 @pytest.mark.parametrize(("error", "kind"), [({"status": 403}, AccessDenied), (LOCKED, Conflict)], ids=["403", "lock"])
