@@ -127,6 +127,28 @@ def test_a_slow_answer_is_408_and_too_many_at_once_429(local: Local, endpoint: s
     assert _score(local, endpoint, "abc").json() == [{"0": "cba"}]
 
 
+def test_who_waits_while_a_deployment_is_updated_is_answered(local: Local, endpoint: str, model: str) -> None:
+    def update() -> None:
+        patient = {"requestTimeout": "PT20S", "maxConcurrentRequestsPerInstance": 2}
+        made = _ended(local, _deployment(local, endpoint, "green", model, requestSettings=patient))
+        assert made["status"] == "Succeeded"
+
+    update()
+    key, to_green = _key(local, endpoint), {"azureml-model-deployment": "green"}
+    answers: list[requests.Response] = []
+    callers = [
+        threading.Thread(target=lambda: answers.append(_score(local, endpoint, "sleep", key=key, **to_green)))
+        for _ in range(3)
+    ]
+    for caller in callers:
+        caller.start()
+    time.sleep(0.3)
+    update()
+    for caller in callers:
+        caller.join()
+    assert [(answer.status_code, answer.json()) for answer in answers] == [(200, [{"0": "peels"}])] * 3
+
+
 def test_tokens_instead_of_keys(local: Local, model: str) -> None:
     _endpoint(local, "by-token", mode="AMLToken")
     _ended(local, _deployment(local, "by-token", "blue", model))

@@ -197,6 +197,16 @@ def test_at_the_end_nothing_is_left(tmp_path: Path) -> None:
         caller.cluster(timeout=5)
 
 
+def test_what_is_being_made_is_named_where_a_change_has_to_wait(tmp_path: Path) -> None:
+    with served_here(tmp_path / "workspace", "manual") as connection:
+        caller = Caller(connection)
+        endpoint = f"{caller.arm}/onlineEndpoints/chat"
+        assert caller.session.put(f"{endpoint}?{VERSION}", json={"properties": {}}).status_code == 201
+        for busy in (endpoint, f"{endpoint}/deployments/chat"):
+            answer = caller.session.put(f"{busy}?{VERSION}", json={"properties": {}})
+            assert (answer.status_code, "The endpoint chat is Creating; wait" in answer.text) == (409, True)
+
+
 def test_a_folder_is_served_once(tmp_path: Path) -> None:
     with served_here(tmp_path / "one") as connection:
         with pytest.raises(LocalWorkspaceError, match="served already"), served_here(tmp_path / "one"):

@@ -44,7 +44,8 @@ def _check_state(document: Document | None, *busy: str) -> None:
     """Refuse to change what is being changed."""
     state = document.body["properties"]["provisioningState"] if document else None
     if document and state in busy:
-        raise WireError(409, "Conflict", f"{document.name} is {state}; wait until that is done.")
+        kind = "deployment" if "/deployments/" in document.key else "endpoint"
+        raise WireError(409, "Conflict", f"The {kind} {document.name} is {state}; wait until that is done.")
 
 
 def _put(site: Site, call: Call) -> Reply:
@@ -259,7 +260,7 @@ def _seconds(duration: Any) -> float:
 def _ask(site: Site, deployment: Document, call: Call, timeout: float) -> Reply:
     headers = {"azureml-model-deployment": deployment.name}
     try:
-        reply = site.scorers.get(deployment.key).ask(_request(call), timeout)
+        reply = site.scorers.ask(deployment.key, _request(call), timeout)
     except ScorerTimeout as error:
         raise WireError(408, "RequestTimeout", "upstream request timeout", headers) from error
     except ScorerFailed as error:

@@ -26,6 +26,10 @@ class ScorerFailed(RuntimeError):
     """The scoring process did not start, ended, or refused a request."""
 
 
+class ScorerGone(ScorerFailed):
+    """The scoring process had ended before it was sent the request."""
+
+
 class ScorerTimeout(TimeoutError):
     """The scoring process did not answer in time."""
 
@@ -76,7 +80,7 @@ class Scorer:
         except Empty:
             raise ScorerTimeout(late) from None
         except (OSError, ValueError) as error:
-            raise ScorerFailed("The scoring process has ended.") from error
+            raise ScorerGone("The scoring process has ended.") from error
         finally:
             self._turn.release()
 
@@ -103,6 +107,17 @@ class Scorers:
         with start:
             scorer = self._running.get(key)
             return scorer if scorer is not None and scorer.alive else self.replace(deployment)
+
+    def ask(self, deployment: str, request: Json, timeout: float) -> Json:
+        """Ask the deployment's process, as `Scorer.ask`; who waited while it was replaced asks the new one."""
+        scorer, end = self.get(deployment), time.monotonic() + timeout
+        try:
+            return scorer.ask(request, timeout)
+        except ScorerGone:
+            new = self._running.get(deployment.lower(), scorer)
+            if new is scorer:
+                raise
+            return new.ask(request, max(0, end - time.monotonic()))
 
     @contextmanager
     def slot(self, deployment: str, most: int) -> Iterator[None]:
