@@ -15,7 +15,7 @@ from phift.azure.answers import listed, no_answer, text, texts
 from phift.azure.clients import Clients
 from phift.azure.threads import SideBySide
 from phift.check.compute import ComputeTarget, deployment_size, find_cluster, instance_findings, resolve_compute
-from phift.check.cost import CHARACTERS_PER_TOKEN, CostEstimate, estimate_cost
+from phift.check.cost import CostEstimate, estimate_cost
 from phift.check.findings import Finding, findings_from
 from phift.check.memory import MemoryEstimate, memory_findings, model_shape
 from phift.check.models import FoundationModel, find_model
@@ -31,8 +31,7 @@ from phift.data.prepare import PreparedDataset
 from phift.errors import NotFound, PhiftError, azure_errors
 from phift.jobs.job import JOB_TAG
 from phift.jobs.pipeline import component_findings, find_component
-from phift.tokens.count import Counted, measure, token_findings
-from phift.tokens.report import TokenReport
+from phift.tokens.count import CHARACTERS_PER_TOKEN, Counted, TokenReport, measure, token_findings
 from phift.tokens.tokenizer import find_tokenizer
 
 _NAME = "deployment.endpoint_name"

@@ -22,8 +22,7 @@ from phift.local.work import standin
 from phift.local.work.engine import preprocess, validate
 from phift.local.work.engine.job import Job
 from phift.local.work.engine.preprocess import IGNORED
-from phift.tokens.count import measure, token_findings
-from phift.tokens.report import TokenReport
+from phift.tokens.count import TokenReport, measure, token_findings
 from phift.tokens.tokenizer import load_tokenizer
 from properties.preprocessing_rules import (
     AZURE,

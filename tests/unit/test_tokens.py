@@ -14,8 +14,7 @@ from phift.errors import DataError, DataNotFound, MissingDependency
 from phift.local.work import standin
 from phift.local.work.engine import preprocess
 from phift.local.work.engine.job import Job
-from phift.tokens.count import Counted, measure, token_findings
-from phift.tokens.report import SAMPLE_ROWS
+from phift.tokens.count import SAMPLE_ROWS, Counted, measure, token_findings
 from phift.tokens.tokenizer import load_tokenizer
 from unit.fakes import codes
 

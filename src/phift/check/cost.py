@@ -20,9 +20,7 @@ from phift.check.findings import Finding
 from phift.check.sizes import VmSize
 from phift.component.settings import Settings
 from phift.data.prepare import PreparedDataset
-from phift.tokens.report import TokenReport
-
-CHARACTERS_PER_TOKEN = 4
+from phift.tokens.count import CHARACTERS_PER_TOKEN, TokenReport
 
 MFU = 0.3
 """Share of a GPU's peak that training reaches.

@@ -13,7 +13,7 @@ from phift.errors import CheckFailed
 if TYPE_CHECKING:
     from phift.check.cost import CostEstimate
     from phift.check.memory import MemoryEstimate
-    from phift.tokens.report import TokenReport
+    from phift.tokens.count import TokenReport
 
 
 @dataclass(frozen=True)

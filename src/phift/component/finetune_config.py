@@ -72,10 +72,7 @@ class FinetuneConfig:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """Return the settings in a file that concern chat completion; none if there is no such file.
-
-    Raises `phift.errors.ModelError` where the file cannot be read.
-    """
+    """Return the settings in a file that concern chat completion; none if there is no such file."""
     if not path.is_file():
         return {}
     try:

@@ -51,10 +51,7 @@ def kept_messages(row: Row, place: str) -> list[Any] | str:
 
 
 def without_system(messages: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Return ``messages`` with the system text in front of the first user text, for models without that role.
-
-    Raises `phift.errors.DataError` where the system text has no place.
-    """
+    """Return ``messages`` with the system text in front of the first user text, for models without that role."""
     roles = [message.get("role") for message in messages]
     if "system" not in roles:
         return list(messages)
@@ -117,10 +114,7 @@ class ChatTokenizer:
         return bool(self.response and self.instruction)
 
     def limit(self, max_seq_length: int) -> int | None:
-        """Return after how many tokens the component cuts a row, or None if it cuts none.
-
-        - **max_seq_length**: the job's; 0 or less leaves the tokenizer's own.
-        """
+        """Return after how many tokens the component cuts a row, or None; 0 or less leaves the tokenizer's own."""
         most = self.tokenizer.model_max_length
         shortest = int(min(most, max_seq_length) if max_seq_length > 0 else most)
         return shortest if shortest < _NO_LIMIT else None
@@ -138,10 +132,7 @@ class ChatTokenizer:
         return text
 
     def encode_batch(self, rows: Sequence[Row]) -> list[list[int] | Refused]:
-        """Return each row's tokens, not cut, or why the template refuses it.
-
-        Hundreds of rows at a time keep all cores busy.
-        """
+        """Return each row's tokens, not cut, or why the template refuses it; hundreds at a time keep all cores busy."""
         rendered = [self.render(row) for row in rows]
         texts = [text for text in rendered if isinstance(text, str)]
         ids: Iterable[list[int]] = ()

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
+from phift.component.finetune_config import as_object
 from phift.component.inputs import known_inputs
 from phift.errors import ParameterError
 
@@ -88,11 +89,7 @@ class Settings:
 
     @classmethod
     def parse(cls, texts: Mapping[str, str]) -> Settings:
-        """Read every input as it comes over the wire.
-
-        Raises `phift.errors.ParameterError` for an input that there is none of, for a text that is no value of its, and
-        for values that the component refuses together.
-        """
+        """Read every input as it comes over the wire; raises `phift.errors.ParameterError` as the component refuses."""
         known = known_inputs()
         if unknown := sorted(set(texts) - set(known)):
             raise ParameterError(f"The component has no input {', '.join(unknown)}.", fix="check the spelling")
@@ -117,10 +114,7 @@ class Settings:
 
     @property
     def evaluation_share(self) -> float:
-        """After which share of an epoch it is evaluated; 0 where ``eval_steps`` says when.
-
-        The component takes what is not from 0 to 1 for 0.
-        """
+        """After which share of an epoch it is evaluated; 0 where it is not from 0 to 1: ``eval_steps`` says when."""
         return self.evaluation_steps_interval if 0 < self.evaluation_steps_interval <= 1 else 0.0
 
 
@@ -303,9 +297,7 @@ def gpu_rule(gpu: str) -> Rule:
 
 def deepspeed_mistake(document: object) -> tuple[str, str] | None:
     """Return why a DeepSpeed configuration of the user's own cannot be used, and what to do about it; else None."""
-    config = document if isinstance(document, dict) else {}
-    zero = config.get("zero_optimization")
-    zero = zero if isinstance(zero, dict) else {}
+    zero = as_object(as_object(document).get("zero_optimization"))
     stage = zero.get("stage")
     if not isinstance(stage, int) or isinstance(stage, bool):
         fix = "give a JSON file with zero_optimization.stage 2 or 3"

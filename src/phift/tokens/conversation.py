@@ -14,7 +14,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Literal
 
-from phift.component.preprocessing import ChatTokenizer, Refused, Row
+from phift.component.preprocessing import ChatTokenizer, Refused
 from phift.errors import DataError, DataNotFound
 
 _STYLES = {
@@ -54,9 +54,21 @@ class Conversation:
         - **max_seq_length**: the job's; 0 or less leaves the tokenizer's own limit.
         """
         place = f"{path}:{number}"
-        row = _row(path, number, place)
+        try:
+            with path.open("rb") as file:
+                line = next((line for index, line in enumerate(file, start=1) if index == number), None)
+            row = json.loads(line or "null")
+        except FileNotFoundError as error:
+            raise DataNotFound("There is no such file.", where=str(path), fix="prepare the data first") from error
+        except (OSError, ValueError) as error:
+            raise DataError("The row cannot be read.", where=place, fix="prepare the data again") from error
+        if line is None:
+            raise DataNotFound("There is no such row.", where=place, fix="lines are counted from 1")
+        said = row.get("messages") if isinstance(row, dict) else None
+        if not (isinstance(said, list) and all(isinstance(message, dict) for message in said)):
+            raise DataError("The row is no conversation.", where=place, fix="prepare the data first")
         messages: tuple[tuple[str, str], ...] = ()
-        for message in row["messages"]:
+        for message in said:
             calls = message.get("tool_calls")
             parts = [str(message.get("content") or ""), json.dumps(calls, ensure_ascii=False) if calls else ""]
             messages += ((str(message.get("role")), "\n".join(part for part in parts if part)),)
@@ -104,20 +116,3 @@ class Conversation:
             yield "trained" if trained else "read", "".join(text for text, _ in run)
         if last < len(self.tokens):
             yield "cut", "".join(text for text, _ in self.tokens[last:])
-
-
-def _row(path: Path, number: int, place: str) -> Row:
-    try:
-        with path.open("rb") as file:
-            line = next((line for index, line in enumerate(file, start=1) if index == number), None)
-        row = json.loads(line or "null")
-    except FileNotFoundError as error:
-        raise DataNotFound("There is no such file.", where=str(path), fix="prepare the data first") from error
-    except (OSError, ValueError) as error:
-        raise DataError("The row cannot be read.", where=place, fix="prepare the data again") from error
-    if line is None:
-        raise DataNotFound("There is no such row.", where=place, fix="lines are counted from 1")
-    messages = row.get("messages") if isinstance(row, dict) else None
-    if not (isinstance(messages, list) and all(isinstance(message, dict) for message in messages)):
-        raise DataError("The row is no conversation.", where=place, fix="prepare the data first")
-    return dict(row)

@@ -4,8 +4,8 @@
 with equal probability, from a generator seeded with ``seed``: the same file and seed give the same rows. What is then
 said of all rows is an estimate and is worded as one.
 
-**How.** With a tokenizer: the chat template's text, tokenised. Without: `phift.check.cost.CHARACTERS_PER_TOKEN`
-characters of what is said are a token, and the template's own tokens are not counted.
+**How.** With a tokenizer: the chat template's text, tokenised. Without: `CHARACTERS_PER_TOKEN` characters of what is
+said are a token, and the template's own tokens are not counted.
 
 Memory does not grow with the data but for 32 bytes a counted row.
 """
@@ -17,20 +17,181 @@ import random
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from html import escape
 from math import ceil, log10
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from phift.check.cost import CHARACTERS_PER_TOKEN
 from phift.check.findings import Finding
 from phift.component.preprocessing import LEAST_TRAINING_ROWS, ChatTokenizer, Refused, Row
-from phift.errors import DataError, DataNotFound
+from phift.errors import DataError, DataNotFound, MissingDependency
 from phift.events import isolated
-from phift.tokens.report import MOST_PROBLEMS, QUANTILES, SAMPLE_ROWS, SplitTokens, TokenReport
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+CHARACTERS_PER_TOKEN = 4
+
+SAMPLE_ROWS = 1_000
+"""Rows of each split that a sample has."""
+
+_QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1.0)
+_MOST_PROBLEMS = 20
 _BATCH_ROWS = 256
 _BATCH_BYTES = 2_000_000  # of JSON; a token's bookkeeping in the tokenizer takes far more than its text
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitTokens:
+    """The tokens of one split's rows.
+
+    - **rows**, **rows_counted**: in the file, and looked at.
+    - **tokens**: of the counted rows, before anything is cut.
+    - **assistant_tokens**: those trained on, after the cut; None where the model's markers are not known.
+    - **quantiles**, **longest**, **longest_line**: of a row's tokens before the cut.
+    - **histogram**: ``(from, below, rows)``.
+    - **cut**, **tokens_lost**: counted rows longer than the limit, and their tokens beyond it.
+    - **without_answer**: counted rows that keep no trained token; **without_answer_lines** has the first 100.
+    - **refused**: counted rows that the template does not take; **problems** has the first 20, ``(place, reason)``.
+    """
+
+    path: Path
+    rows: int
+    rows_counted: int
+    tokens: int
+    assistant_tokens: int | None
+    quantiles: Mapping[float, int]
+    histogram: tuple[tuple[int, int, int], ...]
+    longest: int
+    longest_line: int
+    cut: int
+    tokens_lost: int
+    without_answer: int | None
+    without_answer_lines: tuple[int, ...]
+    refused: int
+    problems: tuple[tuple[str, str], ...]
+
+    @property
+    def mean(self) -> float:
+        """Tokens of a row before the cut."""
+        return self.tokens / max(1, self.rows_counted - self.refused)
+
+    @property
+    def whole(self) -> bool:
+        """Whether every row was counted."""
+        return self.rows_counted == self.rows
+
+    def of_all(self, count: int) -> int:
+        """Return how many of all rows ``count`` of the counted ones stand for."""
+        return count if self.whole else round(count * self.rows / self.rows_counted)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenReport:
+    """How long the conversations are.
+
+    - **counted**: ``exact`` for all rows, ``sample`` for some of them, ``estimate`` by characters.
+    - **source**: with which tokenizer, or why there was none.
+    - **max_seq_length**: as the job has it; **limit**: where a row is really cut, None if nowhere.
+    """
+
+    counted: Literal["exact", "sample", "estimate"]
+    source: str
+    max_seq_length: int
+    limit: int | None
+    splits: Mapping[str, SplitTokens]
+
+    @property
+    def summary(self) -> str:
+        """The table, without the histograms."""
+        headline, table, remarks = self._parts()
+        first, *widths = (max(map(len, column)) for column in zip(*table, strict=True))
+        lines = ("  ".join([split.ljust(first), *map(str.rjust, numbers, widths)]) for split, *numbers in table)
+        return "\n".join([headline, *lines, *remarks])
+
+    def _parts(self) -> tuple[str, list[list[str]], list[str]]:
+        """Return the headline, the table with its head, and the first rows that cannot become tokens."""
+        rows = "every row" if self.counted == "exact" else f"{SAMPLE_ROWS:,} rows of each split, drawn at random"
+        how = f"Tokens of {rows}, counted with the tokenizer of {self.source}"
+        if self.counted == "estimate":
+            how = f"Tokens estimated ({self.source})"
+        headline = f"{how}; {f'cut at {self.limit:,}' if self.limit is not None else 'not cut'}."
+        names = "split,rows,counted,mean,median,95 %,99 %,longest,cut,no answer,refused"
+        table, remarks = [names.split(",")], []
+        for split, tokens in self.splits.items():
+            lengths = [round(tokens.mean), *(tokens.quantiles[share] for share in (0.5, 0.95, 0.99)), tokens.longest]
+            counts = [tokens.cut, tokens.without_answer, tokens.refused]
+            shown = ["?" if count is None else self.about(tokens, count) for count in counts]
+            table.append([split, *(f"{n:,}" for n in (tokens.rows, tokens.rows_counted, *lengths)), *shown])
+            remarks += [f"{place}: {reason}" for place, reason in tokens.problems]
+        return headline, table, remarks[:_MOST_PROBLEMS]
+
+    def __str__(self) -> str:
+        lines = [self.summary]
+        for split, tokens in self.splits.items():
+            lines += ["", f"{split}: counted rows by tokens"]
+            most = max((rows for *_, rows in tokens.histogram), default=0) or 1
+            width = max((len(f"{high:,}") for _, high, _ in tokens.histogram), default=0)
+            for low, high, rows in tokens.histogram:
+                bar = "█" * ceil(40 * rows / most)
+                cut = f"  <- cut at {self.limit:,}" if self.limit is not None and low <= self.limit < high else ""
+                lines.append(f"{low:>{width},} to {high - 1:>{width},} |{bar} {rows:,}{cut}")
+        return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        """Show the report in a notebook."""
+        headline, (head, *rows), remarks = self._parts()
+        cells = "".join(f"<th>{escape(cell)}</th>" for cell in head)
+        body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+        html = f"<p><b>{escape(headline)}</b></p>"
+        html += f"<table><thead><tr>{cells}</tr></thead><tbody>{body}</tbody></table>"
+        html += "".join(f"<p>{escape(line)}</p>" for line in remarks)
+        for split, tokens in self.splits.items():
+            most = max((count for *_, count in tokens.histogram), default=0) or 1
+            bars = "".join(
+                f"<tr><td>{low:,} to {high - 1:,}</td><td>{count:,}</td>"
+                f"<td><div style='background:#4a7ebb;height:0.8em;width:{10 * count / most:.2f}em'></div></td></tr>"
+                for low, high, count in tokens.histogram
+            )
+            title = f"{escape(split)}: counted rows by tokens"
+            html += f"<details><summary>{title}</summary><table>{bars}</table></details>"
+        return html
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """Draw the share of rows over their tokens, one line a split, and the limit; return the axes."""
+        if ax is None:
+            try:
+                from matplotlib import pyplot
+            except ImportError as error:
+                what = "matplotlib is not installed, so nothing can be drawn."
+                raise MissingDependency(what, where="TokenReport.plot", fix="pip install matplotlib") from error
+            _, ax = pyplot.subplots()
+        for split, tokens in self.splits.items():
+            bins = tokens.histogram
+            if total := sum(rows for *_, rows in bins):
+                shares = [100 * rows / total for *_, rows in bins]
+                ax.stairs(shares, [bins[0][0], *(high for _, high, _ in bins)], label=f"{split}, {tokens.rows:,} rows")
+        if self.limit is not None:
+            ax.axvline(self.limit, linestyle="--", color="gray", label=f"cut at {self.limit:,}")
+        ax.set_xlabel("tokens of a row" + (" (estimated)" if self.counted == "estimate" else ""))
+        ax.set_ylabel("% of rows")
+        if self.splits:
+            ax.legend()
+        return ax
+
+    def about(self, tokens: SplitTokens, count: int) -> str:
+        """Say how many of a split's rows ``count`` stands for, and that it is an estimate where it is one."""
+        sure = tokens.whole and self.counted != "estimate"
+        return f"{'' if sure else 'about '}{tokens.of_all(count):,}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as plain values, ready for JSON."""
+        values = asdict(self)
+        for split, tokens in self.splits.items():
+            quantiles = {f"{share:g}": length for share, length in tokens.quantiles.items()}
+            values["splits"][split] |= {"path": str(tokens.path), "quantiles": quantiles, "mean": tokens.mean}
+        return values
 
 
 @dataclass(frozen=True)
@@ -72,7 +233,7 @@ def measure(
             for (line, row), ids in zip(batch, encoded, strict=True):
                 if isinstance(ids, Refused):
                     tally.refused += 1
-                    if len(tally.problems) < MOST_PROBLEMS:
+                    if len(tally.problems) < _MOST_PROBLEMS:
                         tally.problems.append((f"{path}:{line}", ids.reason))
                     continue
                 if tokenizer and ids is not None:
@@ -119,15 +280,10 @@ def _estimate(row: Row, limit: int | None) -> tuple[int, int]:
 
 
 class _Tally:
-    """One split's rows while they are counted.
-
-    - **rows**: in the file.
-    - **lines**, **lengths**, **trained**: the number, from 1, and the tokens of each counted row.
-    """
+    """One split's rows while they are counted; of each counted one its number, from 1, and its tokens."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-        self.rows = 0
+        self.path, self.rows = path, 0
         self.lines, self.lengths, self.trained = array("q"), array("q"), array("q")
         self.refused = 0
         self.problems: list[tuple[str, str]] = []
@@ -154,7 +310,7 @@ def _split_tokens(
         rows_counted=len(ordered) + tally.refused,
         tokens=sum(ordered),
         assistant_tokens=sum(tally.trained) if knows_markers else None,
-        quantiles={share: _quantile(ordered, share) for share in QUANTILES},
+        quantiles={share: _quantile(ordered, share) for share in _QUANTILES},
         histogram=tuple(histogram),
         longest=longest,
         longest_line=tally.lines[tally.lengths.index(longest)] if ordered else 0,

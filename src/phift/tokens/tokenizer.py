@@ -17,7 +17,7 @@ import re
 import tempfile
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -95,9 +95,6 @@ def load_tokenizer(
 ) -> ChatTokenizer:
     """Open a tokenizer; no code that comes with it is run.
 
-    Raises `phift.errors.MissingDependency` without transformers, and `phift.errors.ModelError` where there is no
-    tokenizer or it has no chat template.
-
     - **place**: a folder (a tokenizer's own or an MLflow model's), or an id on the Hugging Face Hub.
     - **settings**: the finetune config; left out, the one that the folder has.
     """
@@ -143,7 +140,7 @@ def _local_folder(place: str | Path) -> Path:
 @contextmanager
 def _opening(place: str) -> Iterator[Any]:
     """Give transformers' class, keep back what it and its libraries say of themselves, and make their errors ours."""
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), ExitStack() as afterwards:
         warnings.simplefilter("ignore")
         try:
             from huggingface_hub.utils import logging as hub
@@ -152,10 +149,12 @@ def _opening(place: str) -> Iterator[Any]:
         except ImportError as error:
             what = "transformers is not installed, so there is no tokenizer to count with."
             raise MissingDependency(what, fix="pip install 'phift[local]'") from error
-        before, hub_before, bars = own.get_verbosity(), hub.get_verbosity(), own.is_progress_bar_enabled()
-        own.set_verbosity(logging.ERROR)
-        own.disable_progress_bar()
-        hub.set_verbosity(logging.ERROR)
+        for library in (own, hub):
+            afterwards.callback(library.set_verbosity, library.get_verbosity())
+            library.set_verbosity(logging.ERROR)
+        if own.is_progress_bar_enabled():
+            afterwards.callback(own.enable_progress_bar)
+            own.disable_progress_bar()
         try:
             yield AutoTokenizer
         except Exception as error:
@@ -164,11 +163,6 @@ def _opening(place: str) -> Iterator[Any]:
             said = redact(lines[0])[:200] if lines else ""
             what = f"The tokenizer cannot be opened: {type(error).__name__}: {said}"
             raise ModelError(what, where=place, fix="name a tokenizer as data.tokenizer") from error
-        finally:
-            own.set_verbosity(before)
-            hub.set_verbosity(hub_before)
-            if bars:
-                own.enable_progress_bar()
 
 
 def fetch_tokenizer_files(clients: Clients, model: FoundationModel, cache: Path) -> Path:
@@ -176,8 +170,6 @@ def fetch_tokenizer_files(clients: Clients, model: FoundationModel, cache: Path)
 
     The folder is made beside its place and renamed, so one that is there is whole and is used again. Its name tells
     equal names of different clouds and registries apart.
-
-    Raises the errors of `phift.errors`; a caller that can do without shows their text.
     """
     identity = hashlib.sha256(f"{clients.registry_discovery} {model.id}".encode()).hexdigest()[:8]
     target = cache / f"{re.sub(r'[^A-Za-z0-9_.-]', '_', f'{model.name}-{model.version}')}-{identity}"

@@ -7,7 +7,7 @@ import logging
 import math
 import shutil
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
@@ -48,25 +48,21 @@ Example = Mapping[str, list[int]]
 def collate(examples: Sequence[Example], *, pad: int, length: int) -> dict[str, torch.Tensor]:
     """Return a batch of examples, all padded to ``length``, or to the longest of them where it is 0."""
     length = length or max(len(example["input_ids"]) for example in examples)
-
-    def padded(rows: Iterable[list[int]], fill: int) -> torch.Tensor:
-        return torch.tensor([row + [fill] * (length - len(row)) for row in rows])
-
+    fills = {"input_ids": pad, "attention_mask": 0, "labels": IGNORED}
+    rows = [{**example, "attention_mask": [1] * len(example["input_ids"])} for example in examples]
     return {
-        "input_ids": padded((example["input_ids"] for example in examples), pad),
-        "attention_mask": padded(([1] * len(example["input_ids"]) for example in examples), 0),
-        "labels": padded((example["labels"] for example in examples), IGNORED),
+        name: torch.tensor([row[name] + [fill] * (length - len(row[name])) for row in rows])
+        for name, fill in fills.items()
     }
 
 
-class Progress(TrainerCallback):  # type: ignore[misc]  # transformers ships no types
+class _Progress(TrainerCallback):  # type: ignore[misc]  # transformers ships no types
     """Sends what the trainer logs to MLflow, for the step's run and the job's, and marks checkpoints as complete."""
 
     def __init__(self, client: MlflowClient, *run_ids: str) -> None:
         self._client, self._run_ids = client, run_ids
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, Any], **_: Any) -> None:
-        """Send the numbers of one log line before returning."""
         numbers = {name: float(value) for name, value in logs.items() if isinstance(value, int | float)}
         line = ", ".join(f"{name} {value:.4g}" for name, value in numbers.items())
         _log.info("step %d of %d: %s", state.global_step, state.max_steps, line)
@@ -76,7 +72,6 @@ class Progress(TrainerCallback):  # type: ignore[misc]  # transformers ships no 
             self._client.log_batch(run_id, metrics=batch)
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Mark the checkpoint that was just written."""
         (Path(args.output_dir) / f"checkpoint-{state.global_step}" / _CHECKPOINT_DONE).touch()
 
 
@@ -107,7 +102,7 @@ def run(job: Job) -> None:
         train_dataset=train,
         eval_dataset=_examples(job.data / "validation.jsonl") if settings.evaluates else None,
         data_collator=partial(collate, pad=tokenizer.pad_token_id, length=limit or 0),
-        callbacks=[Progress(client, own_run, job.root_run_id)],
+        callbacks=[_Progress(client, own_run, job.root_run_id)],
     )
     trainer.remove_callback(PrinterCallback)
     if settings.apply_early_stopping:
@@ -120,7 +115,6 @@ def run(job: Job) -> None:
     tokenizer.save_pretrained(folder)
     for name in (finetune_config.FILE_NAME, BASE):
         shutil.copy2(job.model / name, folder)
-    # The tokens of the training rows, each row counted once.
     counts = json.loads((job.data / COUNTS).read_text(encoding="utf-8"))["train"]
     best = trainer.state.best_metric
     client.set_tag(job.root_run_id, "__azureml_ft_training_tokens", str(counts["tokens"]))

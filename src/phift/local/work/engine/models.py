@@ -43,13 +43,13 @@ class MlflowModel:
             raise ModelError("The folder is not an MLflow model.", where=str(folder), fix="give a model of type mlflow")
         document = yaml.safe_load(manifest.read_text(encoding="utf-8")) or {}
         flavor = document.get("flavors", {}).get("transformers")
+        fix = "use a model saved with mlflow.transformers"
         if flavor is None:
-            what = "The MLflow model has no transformers flavor."
-            raise ModelError(what, where=str(manifest), fix="use a model saved with mlflow.transformers")
+            raise ModelError("The MLflow model has no transformers flavor.", where=str(manifest), fix=fix)
         try:  # a manifest that comes with a model must not name a folder outside of it
             weights = confined(folder, str(flavor.get("model_binary", "model")))
         except UnsafePath as error:
-            what, fix = "The MLflow model names a folder outside itself.", "use a model saved with mlflow.transformers"
+            what = "The MLflow model names a folder outside itself."
             raise ModelError(what, where=str(manifest), fix=fix) from error
         tokenizer = folder / "components" / "tokenizer"
         name = (document.get("metadata") or {}).get("base_model_name") or folder.name

@@ -14,15 +14,7 @@ from pyarrow.parquet import ParquetFile
 from transformers import AutoTokenizer
 
 from phift.component.finetune_config import FinetuneConfig
-from phift.component.preprocessing import (
-    COLUMNS,
-    LEAST_TRAINING_ROWS,
-    SPLITS,
-    ChatTokenizer,
-    Refused,
-    Row,
-    kept_messages,
-)
+from phift.component.preprocessing import COLUMNS, LEAST_TRAINING_ROWS, SPLITS, ChatTokenizer, Refused, kept_messages
 from phift.component.settings import Settings
 from phift.errors import DataError
 from phift.local.work.engine.job import Job, empty_folder
@@ -38,7 +30,7 @@ IGNORED = -100  # the label that torch's cross-entropy leaves out
 _DROPPED = ("without_messages", "too_short", "without_tools", "without_answer")
 _COUNTED = ("read", *_DROPPED, "truncated", "kept", "tokens", "assistant_tokens")
 
-Placed = tuple[str, Row]  # the place is the file's name and the line or row, from 1
+Placed = tuple[str, Mapping[str, Any]]  # the place is the file's name and the line or row, from 1
 
 
 def run(job: Job) -> None:
@@ -118,12 +110,13 @@ def _values(path: Path) -> Iterator[tuple[str, Any]]:
 def _parse(content: bytes, place: str) -> Any:
     try:
         return json.loads(content)
-    except ValueError as error:
-        # Not the error's own text for bytes that are not UTF-8: it would quote them.
-        reason = error.msg if isinstance(error, json.JSONDecodeError) else "not UTF-8"
-        raise DataError(f"Not JSON: {reason}.", where=place, fix="mend or remove it") from None
+    except json.JSONDecodeError as error:
+        what = f"Not JSON: {error.msg}."
+    except ValueError:
+        what = "Not JSON: not UTF-8."  # the error's own text would quote the bytes
     except RecursionError:
-        raise DataError("It is nested too deeply.", where=place, fix="mend or remove it") from None
+        what = "It is nested too deeply."
+    raise DataError(what, where=place, fix="mend or remove it")
 
 
 def _write(placed: Sequence[Placed], chat: ChatTokenizer, limit: int | None, path: Path) -> dict[str, int]:
