@@ -78,8 +78,7 @@ def read(path: Path) -> dict[str, Any]:
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        what = "The finetune config cannot be read as JSON."
-        raise ModelError(what, where=str(path), fix="mend the file") from error
+        raise ModelError("The finetune config cannot be read as JSON.", where=str(path), fix="mend the file") from error
     if not isinstance(document, dict):
         raise ModelError("The finetune config is not a JSON object.", where=str(path), fix="mend the file")
     return chat_settings(document)

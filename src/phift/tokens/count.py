@@ -127,17 +127,20 @@ class TokenReport:
             remarks += [f"{place}: {reason}" for place, reason in tokens.problems]
         return headline, table, remarks[:_MOST_PROBLEMS]
 
-    def __str__(self) -> str:
-        lines = [self.summary]
+    def _bars(self) -> Iterator[tuple[str, list[str]]]:
+        """Yield for each split what its histogram shows, and the lines of it."""
         for split, tokens in self.splits.items():
-            lines += ["", f"{split}: counted rows by tokens"]
             most = max((rows for *_, rows in tokens.histogram), default=0) or 1
             width = max((len(f"{high:,}") for _, high, _ in tokens.histogram), default=0)
+            lines = []
             for low, high, rows in tokens.histogram:
                 bar = "█" * ceil(40 * rows / most)
                 cut = f"  <- cut at {self.limit:,}" if self.limit is not None and low <= self.limit < high else ""
                 lines.append(f"{low:>{width},} to {high - 1:>{width},} |{bar} {rows:,}{cut}")
-        return "\n".join(lines)
+            yield f"{split}: counted rows by tokens", lines
+
+    def __str__(self) -> str:
+        return self.summary + "".join("\n".join(["\n", title, *lines]) for title, lines in self._bars())
 
     def _repr_html_(self) -> str:
         """Show the report in a notebook."""
@@ -147,15 +150,9 @@ class TokenReport:
         html = f"<p><b>{escape(headline)}</b></p>"
         html += f"<table><thead><tr>{cells}</tr></thead><tbody>{body}</tbody></table>"
         html += "".join(f"<p>{escape(line)}</p>" for line in remarks)
-        for split, tokens in self.splits.items():
-            most = max((count for *_, count in tokens.histogram), default=0) or 1
-            bars = "".join(
-                f"<tr><td>{low:,} to {high - 1:,}</td><td>{count:,}</td>"
-                f"<td><div style='background:#4a7ebb;height:0.8em;width:{10 * count / most:.2f}em'></div></td></tr>"
-                for low, high, count in tokens.histogram
-            )
-            title = f"{escape(split)}: counted rows by tokens"
-            html += f"<details><summary>{title}</summary><table>{bars}</table></details>"
+        for title, lines in self._bars():
+            bars = "\n".join(lines)
+            html += f"<details><summary>{escape(title)}</summary><pre>{bars}</pre></details>"
         return html
 
     def plot(self, ax: Axes | None = None) -> Axes:

@@ -6,12 +6,10 @@ What it does as the component does:
 
 - The same five steps with the same inputs: validate, import the model, preprocess, fine-tune, convert to MLflow.
 - Literals arrive as text and mean what the component's specification says; a value it refuses is refused here.
-- Rows: column ``messages``, ``tools`` handed to the chat template, others ignored; null keys of a message dropped; rows
-  without messages or with one only are dropped; a row that the chat template refuses fails the job; text beyond
-  ``max_seq_length`` is cut; rows with no assistant token left are dropped; fewer than ten training rows fail the job.
+- Rows are taken, dropped, cut and masked as `phift.component.preprocessing` has it; one that the chat template refuses
+  fails the job, as do fewer than ten training rows.
 - A split that has no file is cut from the training file by position, and with fewer than three files a part of the
   training rows goes there.
-- The loss is taken over the assistant's turns, from after their opening marker to the next user's.
 - Metrics have the names of transformers' ``Trainer`` and go to the fine-tuning run and to the job's run.
 - Every evaluation leaves a checkpoint, and the weights with the lowest ``eval_loss`` win.
 - ``resume_from_checkpoint`` goes on from the checkpoints of this step, not of another job. Without it a step that was

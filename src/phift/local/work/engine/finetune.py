@@ -116,10 +116,9 @@ def run(job: Job) -> None:
     for name in (finetune_config.FILE_NAME, BASE):
         shutil.copy2(job.model / name, folder)
     counts = json.loads((job.data / COUNTS).read_text(encoding="utf-8"))["train"]
-    best = trainer.state.best_metric
     client.set_tag(job.root_run_id, "__azureml_ft_training_tokens", str(counts["tokens"]))
     client.set_tag(job.root_run_id, "__azureml_ft_assistant_tokens", str(counts["assistant_tokens"]))
-    if best is not None:
+    if (best := trainer.state.best_metric) is not None:
         client.set_tag(job.root_run_id, "score", str(best))
     _log.info("trained on %d tokens; best eval_loss %s", counts["tokens"], best)
 

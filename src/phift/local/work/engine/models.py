@@ -49,8 +49,7 @@ class MlflowModel:
         try:  # a manifest that comes with a model must not name a folder outside of it
             weights = confined(folder, str(flavor.get("model_binary", "model")))
         except UnsafePath as error:
-            what = "The MLflow model names a folder outside itself."
-            raise ModelError(what, where=str(manifest), fix=fix) from error
+            raise ModelError("The MLflow model names a folder outside itself.", where=str(manifest), fix=fix) from error
         tokenizer = folder / "components" / "tokenizer"
         name = (document.get("metadata") or {}).get("base_model_name") or folder.name
         return cls(weights, tokenizer if tokenizer.is_dir() else weights, name)

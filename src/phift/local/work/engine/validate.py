@@ -6,7 +6,6 @@ import json
 import logging
 from collections.abc import Mapping
 from dataclasses import fields
-from pathlib import Path
 
 from phift.component.inputs import known_inputs
 from phift.component.preprocessing import SPLITS, SUFFIXES
@@ -25,8 +24,19 @@ def run(job: Job) -> None:
     if "train_file_path" not in job.inputs:
         raise DataError("There is no training data.", where="train_file_path", fix="give train_file_path")
     for split in SPLITS:
-        if path := job.input_path(f"{split}_file_path"):
-            _check_file(f"{split}_file_path", path)
+        name = f"{split}_file_path"
+        if not (path := job.input_path(name)):
+            continue
+        if not path.is_file():
+            raise DataError(f"{name} is not a file.", where=str(path), fix="give one file")
+        if path.suffix not in SUFFIXES:
+            what = f"{name} ends in {path.suffix or 'nothing'!r}."
+            raise DataError(what, where=path.name, fix=f"use one of: {', '.join(SUFFIXES)}")
+        if set(path.name) & set("'\\"):
+            what = f"The name of {name} has a quote or backslash, which breaks the component's command line."
+            raise DataError(what, where=path.name, fix="rename the file")
+        if not path.stat().st_size:
+            raise DataError(f"{name} is empty.", where=path.name, fix="give at least ten training rows")
     if not job.input_path("mlflow_model_path"):
         other = next((name for name in ("pytorch_model_path", "huggingface_id") if name in job.inputs), None)
         what = f"The local workspace takes no {other}." if other else "There is no model."
@@ -44,19 +54,6 @@ def run(job: Job) -> None:
     for name in not_applied(job.inputs):
         _log.info("not applied on CPU: %s", name)
     _log.info("%d inputs are valid", len(job.inputs))
-
-
-def _check_file(name: str, path: Path) -> None:
-    if not path.is_file():
-        raise DataError(f"{name} is not a file.", where=str(path), fix="give one file")
-    if path.suffix not in SUFFIXES:
-        what = f"{name} ends in {path.suffix or 'nothing'!r}."
-        raise DataError(what, where=path.name, fix=f"use one of: {', '.join(SUFFIXES)}")
-    if set(path.name) & set("'\\"):
-        what = f"The name of {name} has a quote or backslash, which breaks the component's command line."
-        raise DataError(what, where=path.name, fix="rename the file")
-    if not path.stat().st_size:
-        raise DataError(f"{name} is empty.", where=path.name, fix="give at least ten training rows")
 
 
 def not_applied(inputs: Mapping[str, str]) -> list[str]:
