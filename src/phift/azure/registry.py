@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote
 
-from phift.azure.answers import json_object, no_answer, text
+from phift.azure.answers import json_object, listed, text
 from phift.azure.clients import Clients
 from phift.errors import NotFound, ServiceError
 
@@ -37,17 +37,31 @@ def fetch_record(clients: Clients, registry: str, name: str, version: str | None
     Raises `phift.errors.NotFound` where there is none, `phift.errors.ServiceError` where the registry answers in a
     form that is not known.
     """
-    versions = f"{registry_address(clients, registry)}/models/{quote(name, safe='')}/versions"
+    url = f"{registry_address(clients, registry)}/models/{quote(name, safe='')}/versions"
     if version is not None:
-        answer = clients.rest.get(f"{versions}/{quote(version, safe='')}", {"api-version": API})
-        return _record(answer, name)
-    query = {"api-version": API, "$orderBy": "createdtime desc", "$top": 1}
-    found = json_object(clients.rest.get(versions, query), "the registry's versions").get("value") or []
-    if not isinstance(found, list):
-        raise no_answer(found, "the registry's versions", "a list")
-    if not found:
-        raise NotFound(f"There is no model {name}.", where=f"registry {registry}", fix="check the name")
-    return _record(found[0], name)
+        answer: Any = clients.rest.get(f"{url}/{quote(version, safe='')}", {"api-version": API})
+    else:
+        query = {"api-version": API, "$orderBy": "createdtime desc", "$top": 1}
+        answers = json_object(clients.rest.get(url, query), "the registry's versions").get("value")
+        found = listed(answers or (), "the registry's versions")
+        if not found:
+            raise NotFound(f"There is no model {name}.", where=f"registry {registry}", fix="check the name")
+        answer = found[0]
+    # What has another form than expected is left out, since this is somebody else's text.
+    record = json_object(answer, "the registry's record")
+    body = mapping(record.get("properties"))
+    identifier = record.get("id")
+    if not isinstance(identifier, str) or not identifier:
+        raise ServiceError("The registry's record of the model has no id.", where=f"model {name}")
+    return ModelRecord(
+        id=identifier,
+        version=identifier.rpartition("/")[2],
+        description=str(body.get("description") or ""),
+        archived=body.get("isArchived") is True,
+        tags=mapping(body.get("tags")),
+        properties=mapping(body.get("properties")),
+        system=mapping(body.get("systemMetadata")),
+    )
 
 
 def registry_address(clients: Clients, registry: str) -> str:
@@ -66,24 +80,6 @@ def _discover(clients: Clients, registry: str) -> str:
     uri, subscription, group = (text(found[key], f"the registry's discovery, {key}") for key in keys)
     scope = f"subscriptions/{subscription}/resourceGroups/{group}"
     return f"{uri}mferp/managementfrontend/{scope}/providers/Microsoft.MachineLearningServices/registries/{registry}"
-
-
-def _record(answer: Any, name: str) -> ModelRecord:
-    """Read an answer; what has another form than expected is left out, since this is somebody else's text."""
-    record = json_object(answer, "the registry's record")
-    body = mapping(record.get("properties"))
-    identifier = record.get("id")
-    if not isinstance(identifier, str) or not identifier:
-        raise ServiceError("The registry's record of the model has no id.", where=f"model {name}")
-    return ModelRecord(
-        id=identifier,
-        version=identifier.rpartition("/")[2],
-        description=str(body.get("description") or ""),
-        archived=body.get("isArchived") is True,
-        tags=mapping(body.get("tags")),
-        properties=mapping(body.get("properties")),
-        system=mapping(body.get("systemMetadata")),
-    )
 
 
 def mapping(value: Any) -> Mapping[str, Any]:

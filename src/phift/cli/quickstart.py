@@ -67,9 +67,8 @@ def demonstrate(console: Console, folder: Path, *, fresh: bool = False) -> int:
         return _run(console, folder)
     finally:
         workspace.down()
-        seconds = time.monotonic() - started
-        line = f"\nThe local workspace is stopped after {seconds:.0f} s; its state stays in {folder}."
-        console.print(line, highlight=False)
+        took = f"{time.monotonic() - started:.0f} s"
+        console.print(f"\nThe local workspace is stopped after {took}; its state stays in {folder}.", highlight=False)
 
 
 def configuration(folder: Path) -> RunConfig:
