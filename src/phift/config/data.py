@@ -131,20 +131,14 @@ _several = TypeAdapter(tuple[Annotated[Path | OneSource, BeforeValidator(_one)],
 
 
 def _source(value: Any) -> Path | OneSource | tuple[Path | OneSource, ...]:
+    def is_place(each: Any) -> bool:
+        return isinstance(each, str | Path | OneSource) or (isinstance(each, dict) and bool(each.keys() & _KINDS))
+
     is_list = isinstance(value, list | tuple) and value
-    return _several.validate_python(value) if is_list and all(map(_is_place, value)) else _one(value)
-
-
-def _is_place(value: Any) -> bool:
-    is_known = isinstance(value, str | Path | OneSource)
-    return is_known or (isinstance(value, dict) and not value.keys().isdisjoint(_KINDS))
+    return _several.validate_python(value) if is_list and all(map(is_place, value)) else _one(value)
 
 
 Source = Annotated[Path | OneSource | tuple[Path | OneSource, ...], BeforeValidator(_source)]
-
-
-def _named(source: Path | OneSource) -> OneSource:
-    return FileSource.model_construct(files=source) if isinstance(source, Path) else source
 
 
 class SplitConfig(Section):
@@ -190,7 +184,10 @@ class DataConfig(Section):
         """The sources of each split that has any of its own; a bare path is a `FileSource` here."""
         given = {"train": self.train, "validation": self.validation, "test": self.test}
         several = {split: v if isinstance(v, tuple) else (v,) for split, v in given.items() if v is not None}
-        return {split: tuple(map(_named, sources)) for split, sources in several.items()}
+        return {
+            split: tuple(FileSource.model_construct(files=v) if isinstance(v, Path) else v for v in sources)
+            for split, sources in several.items()
+        }
 
     @property
     def in_azure(self) -> bool:
@@ -203,22 +200,19 @@ class DataConfig(Section):
         if self.prepare_on:
             if any(isinstance(source, FileSource | RowsSource) for source in given):
                 upload = "upload them first as a data asset and write `azureml:<name>:<version>`"
-                raise ValueError(
-                    f"a cluster cannot read files or rows of this machine: leave `prepare_on` out, or {upload}"
-                )
+                message = "a cluster cannot read files or rows of this machine: leave `prepare_on` out, or"
+                raise ValueError(f"{message} {upload}")
             if self.asset_name:
-                raise ValueError(
-                    "`asset_name` is for files that are uploaded from here; with `prepare_on` there are none"
-                )
+                message = "`asset_name` is for files that are uploaded from here; with `prepare_on` there are none"
+                raise ValueError(message)
             return self
         if len({isinstance(source, AssetSource) for source in given}) > 1:
             raise ValueError("train, validation and test are all in Azure, or none of them is")
         if self.in_azure and len(given) > len(self.sources):
             raise ValueError("data in Azure is used where it lies, so it cannot be one of several sources")
         if any(source.format or source.columns for source in given if isinstance(source, AssetSource)):
-            raise ValueError(
-                "`format` and `columns` of data in Azure need `prepare_on`, since nothing converts it here"
-            )
+            message = "`format` and `columns` of data in Azure need `prepare_on`, since nothing converts it here"
+            raise ValueError(message)
         return self
 
 

@@ -249,8 +249,7 @@ class RunConfig(Section):
     def parameter_files(self) -> dict[str, Path]:
         """The parameters that are files of this machine, by their names."""
         given = {name: self.parameters.get(name) for name in ("deepspeed", "finetune_config_path")}
-        found = {name: local_file(value) for name, value in given.items() if isinstance(value, str)}
-        return {name: path for name, path in found.items() if path is not None}
+        return {k: path for k, value in given.items() if isinstance(value, str) and (path := local_file(value))}
 
     @classmethod
     def from_yaml(cls, path: str | Path) -> RunConfig:

@@ -14,7 +14,7 @@ import hashlib
 import json
 import re
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePath, PurePosixPath
 from typing import TYPE_CHECKING
@@ -154,7 +154,18 @@ def find_data(clients: Clients, data: DataConfig) -> DataInAzure:
         "in test come to light in the job or never. If what lies there changes, the same run is still taken for done."
     )
     fix = "give files or a Hugging Face id to have every row checked; `submit(fresh=True)` trains on changed data"
-    findings = [Finding("DATA_UNCHECKED", "note", "data", message, fix), *_split_findings(sources)]
+    findings = [Finding("DATA_UNCHECKED", "note", "data", message, fix)]
+    # What Azure's preprocessing makes of the training rows where a file is missing.
+    if missing := tuple(split for split in ("validation", "test") if split not in sources):
+        shares = {
+            ("validation", "test"): "the first 80 % are trained on, the next 10 % validated on, and 10 % are not used",
+            ("validation",): "the first 80 % are trained on, and the last 20 % are validated on",
+            ("test",): "the first 80 % are trained on, and the last 20 % become a test set that no step uses",
+        }[missing]
+        message = f"Without {' and '.join(missing)} data, Azure splits the training rows by their position: {shares}."
+        wanted = " and ".join(f"data.{split}" for split in missing)
+        fix = f"give {wanted}; no step reads the test file, a small one will do"
+        findings.append(Finding("DATA_SPLIT_BY_AZURE", "warning", "data.train", message, fix, _PREPROCESSING))
     with SideBySide(len(SPLITS)) as side:
         futures = {split: side.begin(_find, clients, split, source.asset) for split, source in sources.items()}
     errors = [error for future in futures.values() if isinstance(error := future.exception(), PhiftError)]
@@ -172,7 +183,17 @@ def find_data(clients: Clients, data: DataConfig) -> DataInAzure:
 def _find(clients: Clients, split: str, address: str) -> tuple[DataInput, list[Finding]]:
     place = f"data.{split}"
     asset, path = find_asset(clients, place, address)
-    findings = _path_findings(place, path) if asset.type == "uri_file" and path != PurePosixPath() else []
+    findings: list[Finding] = []
+    if asset.type == "uri_file" and path != PurePosixPath():  # the component goes by a file's suffix
+        findings += name_findings(place, path)
+        if path.suffix not in SUFFIXES:
+            message = f"The file ends in {path.suffix or 'nothing'!r}; the component reads {', '.join(SUFFIXES)}."
+            fix = "name it as what it is, or register it as an MLTable"
+            findings.append(Finding("DATA_FILE_TYPE", "error", place, message, fix, _PREPROCESSING))
+        if path.suffix in (".csv", ".tsv"):
+            kind, fix = path.suffix, "use JSONL or parquet"
+            message = f"A {kind} file has text where the component wants the list `messages`, so no row can be read."
+            findings.append(Finding("DATA_NO_LISTS", "warning", place, message, fix, _PREPROCESSING))
     if not asset.version:
         message = "A place in a datastore is not looked up, so nothing says that there is a file."
         findings.insert(0, Finding("DATA_UNCHECKED", "note", place, message))
@@ -250,19 +271,6 @@ def _missing(place: str, name: str, version: str, holder: str) -> NotFound:
     return NotFound(what, where=place, fix="check its name and version in the studio, or with `az ml data list`")
 
 
-def _path_findings(place: str, path: PurePosixPath) -> list[Finding]:
-    """Say what the component, which goes by a file's suffix, makes of this one."""
-    findings = name_findings(place, path)
-    if path.suffix not in SUFFIXES:
-        message = f"The file ends in {path.suffix or 'nothing'!r}; the component reads {', '.join(SUFFIXES)}."
-        fix = "name it as what it is, or register it as an MLTable"
-        findings.append(Finding("DATA_FILE_TYPE", "error", place, message, fix, _PREPROCESSING))
-    if path.suffix in (".csv", ".tsv"):
-        message = f"A {path.suffix} file has text where the component wants the list `messages`, so no row can be read."
-        findings.append(Finding("DATA_NO_LISTS", "warning", place, message, "use JSONL or parquet", _PREPROCESSING))
-    return findings
-
-
 def name_findings(place: str, path: PurePosixPath) -> list[Finding]:
     """Refuse a file in Azure whose path breaks the command lines that it gets into; local paths get into none."""
     # Command lines have an input's path in single quotes, so both are invalid in it (the descriptions of its inputs).
@@ -270,18 +278,3 @@ def name_findings(place: str, path: PurePosixPath) -> list[Finding]:
     message = f"The file's path in Azure has {' and '.join(bad)} in it, which breaks the component's command lines."
     fix, source = "copy or register it under another path", "azureml-assets, chat_completion/spec.yaml, 2026-07-23"
     return [Finding("DATA_FILE_NAME", "error", place, message, fix, source)] if bad else []
-
-
-def _split_findings(given: Collection[str]) -> list[Finding]:
-    """Say what Azure's preprocessing makes of the training rows where a file is missing."""
-    missing = [split for split in ("validation", "test") if split not in given]
-    if not missing:
-        return []
-    shares = {
-        ("validation", "test"): "the first 80 % are trained on, the next 10 % validated on, and 10 % are not used",
-        ("validation",): "the first 80 % are trained on, and the last 20 % are validated on",
-        ("test",): "the first 80 % are trained on, and the last 20 % become a test set that no step uses",
-    }[tuple(missing)]
-    message = f"Without {' and '.join(missing)} data, Azure splits the training rows by their position: {shares}."
-    fix = f"give {' and '.join(f'data.{split}' for split in missing)}; no step reads the test file, a small one will do"
-    return [Finding("DATA_SPLIT_BY_AZURE", "warning", "data.train", message, fix, _PREPROCESSING)]

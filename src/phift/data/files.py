@@ -63,16 +63,23 @@ def expand(path: Path) -> list[Path]:
     Hidden names are left out of folders and patterns, and so are files that are no data.
     """
     check_path(path)
-    seen = _look(path)
+    seen = look(path)
     if seen is not None and stat.S_ISDIR(seen.st_mode):
-        files = list(_data_below(path))
+        # Path.rglob passes over a folder that it may not read; its rows would be lost without a word.
+        def fail(error: OSError) -> None:
+            raise _unreadable(path, error) from error
+
+        files = []
+        for place, folders, names in os.walk(path, onerror=fail):
+            folders[:] = sorted(name for name in folders if not name.startswith("."))
+            files += [Path(place, name) for name in sorted(names) if _is_data(Path(name))]
         if not files:
             fix = f"put {', '.join(SUFFIXES)} files there, or give another folder"
             raise DataError("The folder has no data files.", where=str(path), fix=fix)
     else:
         files = _matching(path) if seen is None else [path]
     for file in files:
-        seen, where = _look(file), str(file)
+        seen, where = look(file), str(file)
         if seen is None:
             raise DataNotFound("There is no such data file.", where=where, fix="it is a link to nothing, or just went")
         if not stat.S_ISREG(seen.st_mode):
@@ -83,13 +90,7 @@ def expand(path: Path) -> list[Path]:
     return files
 
 
-def size(path: Path) -> int:
-    """Return a file's bytes; none of one that just went, which reading it tells."""
-    seen = _look(path)
-    return seen.st_size if seen else 0
-
-
-def _look(path: Path) -> os.stat_result | None:
+def look(path: Path) -> os.stat_result | None:
     """Return what is at a path, or None if nothing is there."""
     try:
         return path.stat()
@@ -97,16 +98,6 @@ def _look(path: Path) -> os.stat_result | None:
         return None
     except OSError as error:  # too long a name, a loop of links, no right to look
         raise _unreadable(path, error) from error
-
-
-def _data_below(folder: Path) -> Iterator[Path]:
-    # Path.rglob passes over a folder that it may not read; its rows would be lost without a word.
-    def fail(error: OSError) -> None:
-        raise _unreadable(folder, error) from error
-
-    for place, folders, names in os.walk(folder, onerror=fail):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield from (Path(place, name) for name in sorted(names) if _is_data(Path(name)))
 
 
 def _is_data(path: Path) -> bool:

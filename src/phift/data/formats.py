@@ -32,23 +32,15 @@ if TYPE_CHECKING:
     from phift.config.data import Format
 
 
-class _Columns(NamedTuple):
-    required: tuple[str, ...]
-    optional: tuple[str, ...] = ()
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        return self.required + self.optional
-
-
-_FORMATS: Mapping[Format, _Columns] = {
-    "messages": _Columns(("messages",), ("tools",)),
-    "sharegpt": _Columns(("conversations",), ("system", "tools")),
-    "alpaca": _Columns(("instruction", "output"), ("input", "system", "history")),
-    "prompt_completion": _Columns(("prompt", "completion"), ("system", "tools")),
-    "question_answer": _Columns(("question", "answer"), ("system",)),
-    "ultrachat": _Columns(("data",)),
+_FORMATS: Mapping[Format, tuple[str, ...]] = {
+    "messages": ("messages", "tools"),
+    "sharegpt": ("conversations", "system", "tools"),
+    "alpaca": ("instruction", "output", "input", "system", "history"),
+    "prompt_completion": ("prompt", "completion", "system", "tools"),
+    "question_answer": ("question", "answer", "system"),
+    "ultrachat": ("data",),
 }
+_OPTIONAL = frozenset({"system", "tools", "input", "history"})
 _ALIASES = {"completion": "response"}
 
 # What sets of chats call the speakers; None is an assistant that calls a function, the call being the text.
@@ -113,12 +105,12 @@ def recognise(
     formats = [format] if format else list(_FORMATS)
     standard = {alias: name for name, alias in _ALIASES.items()}
     mapping = {standard.get(name, name): theirs.strip() for name, theirs in mapping.items()}
-    names = {name for known in formats for name in _FORMATS[known].names}
+    names = {name for known in formats for name in _FORMATS[known]}
     for name in mapping:
         if name not in names:
             whose = f"the format {format} has no" if format else "no format has a"
             raise UnknownFormat(f"{whose} column {_shown(name)}{_near(name, names)}")
-    candidates = [known for known in formats if mapping.keys() <= set(_FORMATS[known].names)]
+    candidates = [known for known in formats if mapping.keys() <= set(_FORMATS[known])]
     if not candidates:
         raise UnknownFormat(f"no format has all of the columns {_listed_names(mapping)}")
     there_are = f"its columns are: {_listed_names(own)}"
@@ -129,18 +121,22 @@ def recognise(
         # An optional column keeps its name although it was not seen: later rows may have it. One that the mapping uses
         # stands for nothing else.
         theirs_of = dict(mapping)
-        for name in _FORMATS[known].names:
+        for name in _FORMATS[known]:
             alias = _ALIASES.get(name, name)
             theirs = alias if name not in own and alias in own else name
             if name not in mapping and theirs not in mapping.values():
                 theirs_of[name] = theirs
-        missing = [name for name in _FORMATS[known].required if theirs_of.get(name) not in own]
+        missing = [name for name in _required(known) if theirs_of.get(name) not in own]
         if not missing:
             return Layout(known, {name: own.get(theirs, theirs) for name, theirs in theirs_of.items()})
         if format:
             raise UnknownFormat(f"the format {known} wants {_listed_names(missing)}; {there_are}")
-    wanted = "; ".join(f"{_listed_names(_FORMATS[known].required)} ({known})" for known in candidates)
+    wanted = "; ".join(f"{_listed_names(_required(known))} ({known})" for known in candidates)
     raise UnknownFormat(f"{there_are}, and no format has those; wanted are: {wanted}")
+
+
+def _required(known: Format) -> list[str]:
+    return [name for name in _FORMATS[known] if name not in _OPTIONAL]
 
 
 def _listed_names(names: Iterable[str]) -> str:
@@ -190,7 +186,7 @@ class _Cells(NamedTuple):
         return [_message(turn, f"{self.layout.columns[name]}[{index}]") for index, turn in turns]
 
     def _present(self, name: str, value: T | None) -> T | None:
-        if value is None and name in _FORMATS[self.layout.format].required:
+        if value is None and name not in _OPTIONAL:
             raise InvalidRow(f"it has no `{self.layout.columns[name]}`")
         return value
 

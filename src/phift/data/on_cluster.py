@@ -140,8 +140,8 @@ def _find_input(clients: Clients, place: str, address: str) -> DataInput:
         try:
             files.kind(Path(path))
         except DataError as error:
-            fix = f"{error.fix}; the address of a folder ends with a slash"
-            raise DataError(error.what, where=place, fix=fix) from None
+            error.where, error.fix = place, f"{error.fix}; the address of a folder ends with a slash"
+            raise
     return found
 
 
@@ -179,12 +179,9 @@ def preparation_step(data: DataOnCluster, code: Path) -> Command:
     python = f"python={sys.version_info.major}.{sys.version_info.minor}"
     conda = {"name": "phift", "channels": ["conda-forge"], "dependencies": [python, "pip", {"pip": packages}]}
     content = hashlib.sha256(_json([IMAGE, conda]).encode()).hexdigest()[:16]  # what is in it names its version
+    told = "What phift needs to prepare chat data."
     environment = Environment(
-        name="phift-preparation",
-        version=content,
-        image=IMAGE,
-        conda_file=conda,
-        description="What phift needs to prepare chat data.",
+        name="phift-preparation", version=content, image=IMAGE, conda_file=conda, description=told
     )
     # Azure takes the outputs of an equal step run before, which is right only while the data cannot have changed.
     fixed = [*(source["revision"] for source in hub), *(found.version for found in data.inputs.values())]

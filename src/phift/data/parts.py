@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import base64
 import struct
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -42,8 +42,9 @@ TABLE = (
     ("characters", "<u4"),
     ("source", "<u4"),
     ("tools", "?"),
+    ("split", "i1"),
 )
-"""What is known of every good row without its text, 53 bytes, in the order of the sources.
+"""What is known of every good row without its text, 54 bytes, in the order of the sources.
 
 - **hash**: XXH3 with 128 bits over its line of JSON.
 - **key**: equal where the same is said by the same.
@@ -52,10 +53,11 @@ TABLE = (
 - **length**, **characters**: of the line in bytes, of what is said in characters.
 - **source**: the index of the source.
 - **tools**: whether it has tools.
+- **split**: the index of its split, or that of the rows in none.
 """
 
-ROW = struct.Struct("<16s8sQQII4x?")
-"""A row of `TABLE`, its source left open."""
+ROW = struct.Struct("<16s8sQQII4x?x")
+"""A row of `TABLE`, its source and its split left open."""
 
 _LINE = 16 << 10  # bytes that are read at first to find the end of a line
 _FEW = 128  # rows of values that are converted at a time
@@ -170,8 +172,7 @@ def _read_lines(part: Part, spool: Spool) -> Iterator[None]:
                 # Only the first part knows its lines' numbers from the start of the file.
                 line = number + block.count(b"\n") + 1
                 where = f"{path}, near byte {position}" if part.start else f"{path}:{line}"
-                what = f"A line is longer than {texts.LONGEST_LINE >> 20} MB."
-                raise DataError(what, where=where, fix="write one conversation a line")
+                raise texts.too_long(where, "line")
             number = _take_lines(part, spool, texts.without_mark(block, path) if position == 0 else block, number)
             position += len(block)
             spool.tally.last, spool.tally.position = number, position - part.start
@@ -212,8 +213,9 @@ def _take_plain(spool: Spool, rows: list[Conversation] | None, before: int) -> i
         characters = [chat.check(row.messages) for row in rows]
     except chat.InvalidRow:
         return 0
-    spool.add(rows, characters, range(before + 1, before + len(rows) + 1))
-    spool.tally.rows += len(rows)
+    if rows:
+        spool.add(rows, characters, range(before + 1, before + len(rows) + 1))
+        spool.tally.rows += len(rows)
     return len(rows)
 
 
@@ -255,25 +257,20 @@ def _take_some(
 
 def _take(part: Part, spool: Spool, rows: Iterable[tuple[int, Row]]) -> None:
     """Take numbered rows one by one; blank lines are skipped."""
-    conversations: list[Conversation] = []
-    characters: list[int] = []
-    numbers: list[int] = []
-    groups: list[int] = []
+    taken: list[tuple[Conversation, int, int, int]] = []
     for number, row in rows:
         if isinstance(row, bytes) and not row.strip():
             spool.tally.blank += 1
             continue
         spool.tally.rows += 1
         try:
-            conversation, count, group = _checked(part, spool.tally, row)
+            conversation, characters, group = _checked(part, spool.tally, row)
         except chat.InvalidRow as error:
             spool.refuse(number, str(error), row, keep=part.keep)
-            continue
-        conversations.append(conversation)
-        characters.append(count)
-        numbers.append(number)
-        groups.append(group)
-    spool.add(conversations, characters, numbers, groups)
+        else:
+            taken.append((conversation, characters, number, group))
+    if taken:
+        spool.add(*zip(*taken, strict=True))
 
 
 def _checked(part: Part, tally: Tally, row: Row) -> tuple[Conversation, int, int]:
@@ -319,14 +316,12 @@ class Spool:
 
     def add(
         self,
-        conversations: list[Conversation],
+        conversations: Sequence[Conversation],
         characters: Iterable[int],
         numbers: Iterable[int],
         groups: Iterable[int] = repeat(0),
     ) -> None:
-        """Write rows that can be trained on."""
-        if not conversations:
-            return
+        """Write rows that can be trained on, one at least."""
         block = _encoder.encode_lines(conversations)
         self._write(self.tally.spool, block)
         self.tally.size += len(block)

@@ -35,20 +35,15 @@ from phift.check.findings import Finding
 from phift.component.preprocessing import LEAST_TRAINING_ROWS, SPLITS
 from phift.config.data import DataConfig
 from phift.data import files
-from phift.data.account import ASIDE, LEAKED, Account, Dealt, deal, draw_up, findings_of
 from phift.data.parts import MOST_PROBLEMS
-from phift.data.sources import Progress, Reading, files_of, open_source, place_of, read_sources, tabulate
-from phift.data.split import draw_split, units
+from phift.data.sources import Progress, Reading, Table, files_of, open_source, place_of, read_sources, tabulate
+from phift.data.split import ASIDE, LEAKED, Account, deal, draw_split, findings_of, masks_of, units
 from phift.data.workers import LARGE, Workers
 from phift.errors import DataError, PhiftError
 from phift.events import isolated
 
 if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
     import pandas as pd
-
-    from phift.data.sources import Table
 
 __all__ = ["Account", "PreparedDataset", "Progress", "prepare_dataset"]
 
@@ -142,7 +137,8 @@ def prepare_dataset(
     paths = [path for given in data.sources.values() for source in given for path in files_of(source)]
     # A few kilobytes of parquet can unpack to gigabytes, so it is always read by processes, whose memory is limited.
     parquet = any(files.kind(path) == "parquet" for path in paths)
-    side_by_side = parquet or sum(map(files.size, paths)) > LARGE
+    sizes = (seen.st_size for path in paths if (seen := files.look(path)))  # one that just went, its reader will miss
+    side_by_side = parquet or sum(sizes) > LARGE
     with _scratch_folder(folder) as scratch, Workers(scratch) as workers:
         if side_by_side:
             workers.start(*(["pyarrow.parquet"] if parquet else []))
@@ -159,17 +155,17 @@ def prepare_dataset(
         if data.bad_rows == "refuse":
             _raise_problems(readings)
         table = tabulate(readings)
-        dealt = Dealt(readings=readings, table=table, chosen=_choose(data, readings, table))
+        _choose(data, readings, table)
         built = scratch / "built"
         built.mkdir(mode=0o700)  # it is renamed, and user text is nobody else's business
-        accounts = draw_up(dealt, deal(dealt, built, tell))
+        accounts = deal(readings, table, built, tell)
         if not any(account.aside for account in accounts):
             (built / "rejects.jsonl").unlink()
-        manifest = _manifest(data, dealt, accounts)
+        manifest = _manifest(data, readings, table, accounts)
         (built / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
         target = folder / manifest["content_hash"][:16]
         _settle(built, target, manifest)
-        findings = tuple(findings_of(dealt, accounts))
+        findings = tuple(findings_of(readings, table, accounts))
     rejects = target / "rejects.jsonl"
     said = {key: manifest[key] for key in ("rows", "characters", "longest_row", "hashes", "content_hash", "name")}
     return PreparedDataset(
@@ -195,12 +191,13 @@ def _raise_problems(readings: Sequence[Reading], more: Sequence[tuple[str, str]]
     raise DataError(what, where=place, fix=fix, problems=problems, refused=refused)
 
 
-def _choose(data: DataConfig, readings: Sequence[Reading], table: Table) -> npt.NDArray[np.int8]:
-    """Return the index of each row's split, or `ASIDE`."""
+def _choose(data: DataConfig, readings: Sequence[Reading], table: Table) -> None:
+    """Write into the table which split each row is in."""
     import numpy as np
 
     given = np.array([SPLITS.index(reading.split) for reading in readings], np.int8)
-    chosen: npt.NDArray[np.int8] = given[table["source"]]
+    chosen = table["split"]
+    chosen[:] = given[table["source"]]
     for split, sources in data.sources.items():
         if not (chosen == SPLITS.index(split)).any():
             _raise_problems(readings)
@@ -230,7 +227,6 @@ def _choose(data: DataConfig, readings: Sequence[Reading], table: Table) -> npt.
         if not counts[index]:
             what = f"Every {split} row stands in the training data too."
             raise DataError(what, where=f"data.{split}", fix="give other rows, or none, so that some are split off")
-    return chosen
 
 
 def _raise_if_few(readings: Sequence[Reading], left: int, dealt: int) -> None:
@@ -244,11 +240,13 @@ def _raise_if_few(readings: Sequence[Reading], left: int, dealt: int) -> None:
     raise DataError(what, where=where, fix=f"give more rows{split}")
 
 
-def _manifest(data: DataConfig, dealt: Dealt, accounts: Sequence[Account]) -> dict[str, Any]:
-    table, masks = dealt.table, dealt.masks
+def _manifest(
+    data: DataConfig, readings: Sequence[Reading], table: Table, accounts: Sequence[Account]
+) -> dict[str, Any]:
+    masks = masks_of(table)
     hashes = {split: hashlib.sha256(table["hash"][mine].tobytes()).hexdigest() for split, mine in masks.items()}
     listed = "".join(f"{split} {hashes[split]}\n" for split in SPLITS)
-    first = dealt.readings[0]
+    first = readings[0]
     return {
         "name": first.place if first.bytes is None else Path(first.place).name.partition(".")[0],
         "content_hash": hashlib.sha256(listed.encode()).hexdigest(),

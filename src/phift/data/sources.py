@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    Table: TypeAlias = npt.NDArray[np.void]
+Table: TypeAlias = "npt.NDArray[np.void]"
 
 PART = 16 << 20
 """Bytes of a file, about, that one process reads before it takes the next part."""

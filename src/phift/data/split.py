@@ -1,16 +1,35 @@
-"""The split: which rows become training, validation and test data."""
+"""The split: which rows become training, validation and test data; the deal to their files; the account."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
+
+from phift.check.findings import Finding
 from phift.component.preprocessing import SPLITS
+from phift.data.parts import BLOCK
+from phift.data.sources import Progress, Reading, Table, place_of
 from phift.errors import DataError
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
+
+ASIDE = len(SPLITS)
+"""The index of rows that are in none of the splits."""
+
+NEAR_EMPTY = 10
+"""Characters of a whole conversation; one with fewer is probably a mistake."""
+
+LEAKED = "it stands in the training data too"
 
 
 def draw_split(
@@ -79,3 +98,166 @@ def units(*kinds: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
             least = of_number[column]
         if (least == before).all():
             return least
+
+
+class _Reject(msgspec.Struct):
+    number: int
+    reason: str
+    row: msgspec.Raw
+
+
+_decode = msgspec.json.Decoder(_Reject).decode
+
+
+@dataclass(frozen=True, kw_only=True)
+class Account:
+    """What became of the rows of one source: ``rows == train + validation + test + aside``, always.
+
+    - **source**: the file's path, or the data set's id.
+    - **format**: what its rows were taken for.
+    - **aside**: rows in ``rejects.jsonl``.
+    - **reasons**: how many rows were set aside for what; places within a row are left out.
+    - **blank**: blank lines, which are no rows.
+    """
+
+    source: str
+    format: str
+    rows: int
+    train: int
+    validation: int
+    test: int
+    aside: int
+    reasons: Mapping[str, int]
+    blank: int
+
+    def __str__(self) -> str:
+        parts = [f"{getattr(self, split):,} {split}" for split in SPLITS if getattr(self, split)]
+        parts += [f"{self.aside:,} set aside"] if self.aside else []
+        return f"{self.source} ({self.format}): {self.rows:,} rows = {' + '.join(parts) or '0'}"
+
+
+def deal(
+    readings: Sequence[Reading], table: Table, folder: Path, tell: Callable[[Progress], None]
+) -> tuple[Account, ...]:
+    """Write each row to the file of its split or to the rejects, and return the account of each source.
+
+    The rows in come from the reading, the rows set aside from the lines written, and the rows out from the table; where
+    they do not add up, something is wrong with phift itself, and it says so.
+    """
+    import numpy as np
+
+    reasons: list[Counter[str]] = [Counter() for _ in readings]
+    names, start, written, total = (*SPLITS, "rejects"), 0, 0, int(table["length"].sum())
+    with ExitStack() as stack:
+        files = [stack.enter_context((folder / f"{name}.jsonl").open("wb", buffering=BLOCK)) for name in names]
+
+        def set_aside(index: int, number: int, reason: str, row: msgspec.Raw) -> None:
+            reasons[index][re.sub(r"\[\d+\]| \(byte \d+\)", "", reason)] += 1
+            line = {"source": readings[index].place, "line": number, "reason": reason, "row": row}
+            files[ASIDE].write(msgspec.json.encode(line) + b"\n")
+
+        for index, tally in ((i, tally) for i, reading in enumerate(readings) for tally in reading.tallies):
+            if tally.refused:
+                with Path(tally.rejects).open("rb") as refused:
+                    for reject in map(_decode, refused):
+                        set_aside(index, tally.before + reject.number, reject.reason, reject.row)
+            if tally.good:
+                known = table[["length", "number", "split"]][start : start + tally.good].tolist()
+                with Path(tally.spool).open("rb", buffering=BLOCK) as spool:
+                    for length, number, to in known:
+                        line = spool.read(length)
+                        if to == ASIDE:
+                            set_aside(index, number, LEAKED, msgspec.Raw(line.rstrip()))
+                        else:
+                            files[to].write(line)
+                Path(tally.spool).unlink()
+                start, written = start + tally.good, written + tally.size
+                source = ", ".join(SPLITS)
+                tell(Progress(stage="write", source=source, rows=len(table), bytes=written, total_bytes=total))
+    accounts = []
+    for index, (reading, aside) in enumerate(zip(readings, reasons, strict=True)):
+        mine = table["split"][table["source"] == index]
+        account = Account(
+            source=reading.place,
+            format=reading.layout.format,
+            rows=reading.sum("rows"),
+            **dict(zip(SPLITS, np.bincount(mine, minlength=len(SPLITS)).tolist(), strict=False)),
+            aside=aside.total(),
+            reasons=dict(aside.most_common()),
+            blank=reading.sum("blank"),
+        )
+        if account.rows != account.train + account.validation + account.test + account.aside:
+            raise AssertionError(f"the rows of {account.source} do not add up: {account}; please report this")
+        accounts.append(account)
+    return tuple(accounts)
+
+
+def masks_of(table: Table) -> dict[str, npt.NDArray[np.bool_]]:
+    """Tell of each split which rows of the table are in it."""
+    return {split: table["split"] == index for index, split in enumerate(SPLITS)}
+
+
+def findings_of(readings: Sequence[Reading], table: Table, accounts: Sequence[Account]) -> Iterator[Finding]:
+    """Yield what was found in each source, and then in each split."""
+    import numpy as np
+
+    for reading, account in zip(readings, accounts, strict=True):
+        yield from _of_source(reading, account)
+    masks = masks_of(table)
+    for split, mine in masks.items():
+        rows, tools = int(mine.sum()), int(table["tools"][mine].sum())
+        if 0 < tools < rows:
+            # The component would drop every row without tools, because others have some.
+            message = (
+                f"{_counted(tools, 'row')} of {rows} have tools; the component drops the other {rows - tools} without "
+                "a word, because in a file with the column tools it drops each row where that is null or empty."
+            )
+            fix = "give tools to every row or to none: what a row's tools are can also be told in a system message"
+            yield Finding("DATA_TOOLS_MIXED", "error", split, message, fix)
+    # Given test rows that stand in the training data are refused; in the given validation data they may.
+    if both := int(np.isin(table["key"][masks["test"]], table["key"][masks["validation"]]).sum()):
+        message = f"Also in the validation data: {_counted(both, 'test row')}."
+        fix = "give other rows, if scores on the test data are to tell more than those on the validation data"
+        yield Finding("DATA_TEST_IN_VALIDATION", "warning", "test", message, fix)
+    for split, mine in masks.items() if _different(table["key"]) < len(table) else ():
+        keys = table["key"][mine]
+        if again := len(keys) - _different(keys):
+            message = f"{_counted(again, 'row')} of {len(keys)} say what an earlier one says."
+            yield Finding("DATA_DUPLICATES", "warning", split, message, "remove them, unless their weight is meant")
+    for split, mine in masks.items():
+        short = np.flatnonzero(mine & (table["characters"] < NEAR_EMPTY))
+        if len(short):
+            first = place_of(readings, table[short[0]])
+            message = f"{_counted(len(short), 'conversation')} of fewer than {NEAR_EMPTY} characters, first {first}."
+            yield Finding("DATA_NEAR_EMPTY", "warning", split, message, "look at them")
+
+
+def _of_source(reading: Reading, account: Account) -> Iterator[Finding]:
+    place, layout = reading.label, reading.layout
+    yield from (Finding("DATA_NOTE", "note", place, told) for told in reading.notes)
+    renamed = ", ".join(f"{own} as {name}" for name, own in layout.columns.items() if own != name)
+    if layout.format != "messages" or renamed:
+        message = f"Its rows were taken for the format {layout.format}{renamed and f', {renamed}'}."
+        yield Finding("DATA_FORMAT", "note", place, message)
+    if ignored := sorted({column for tally in reading.tallies for column in tally.ignored}):
+        names, more = ", ".join(name[:40] for name in ignored[:20]), " and more" * (len(ignored) > 20)
+        yield Finding("DATA_COLUMNS_LEFT_OUT", "note", place, f"Columns left out: {names}{more}.")
+    if account.blank:
+        yield Finding("DATA_BLANK_LINES", "note", place, f"{_counted(account.blank, 'blank line')} skipped.")
+    if account.aside:
+        most = islice(account.reasons.items(), 3)
+        reasons = "; ".join(f"{_counted(count, 'row')}: {reason}" for reason, count in most)
+        message = f"{account.aside} of {account.rows} rows were set aside: {reasons}."
+        fix = "see rejects.jsonl in the folder of the prepared data"
+        yield Finding("DATA_SET_ASIDE", "warning", place, message, fix)
+
+
+def _different(keys: npt.NDArray[np.uint64]) -> int:
+    """Count the different keys, by sorting: ``np.unique`` hashes them, which takes nine times as long (numpy 2.4)."""
+    import numpy as np
+
+    return int(np.count_nonzero(np.diff(np.sort(keys)))) + bool(len(keys))
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}{'s' if count > 1 else ''}"

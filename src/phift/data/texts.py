@@ -69,9 +69,10 @@ def without_mark(start: bytes, path: Path) -> bytes:
     return start.removeprefix(_UTF8_MARK)
 
 
-def _too_long(where: str, what: str, limit: str) -> DataError:
+def too_long(where: str, what: str, limit: str = "") -> DataError:
+    """Return the error for a line or a row that no memory is given to."""
     fix = "check that the file is what its name says, and has line ends"
-    return DataError(f"A {what} is longer than {limit}.", where=where, fix=fix)
+    return DataError(f"A {what} is longer than {limit or f'{LONGEST_LINE >> 20} MB'}.", where=where, fix=fix)
 
 
 # ---------------------------------------------------------------- JSON Lines
@@ -93,7 +94,7 @@ def _numbered(streams: Iterable[BinaryIO], path: Path) -> Iterator[tuple[int, by
         while line := stream.readline(LONGEST_LINE + 1):
             number += 1
             if len(line) > LONGEST_LINE:
-                raise _too_long(f"{path}:{number}", "line", f"{LONGEST_LINE >> 20} MB")
+                raise too_long(f"{path}:{number}", "line")
             if number == 1:
                 line = without_mark(line, path)
             if text := line.strip():
@@ -251,8 +252,7 @@ class _JsonText:
         self._buffer, self._at = self._buffer[self._at :], 0
         size = len(self._buffer)
         if size > LONGEST_LINE:
-            what, fix = f"A row is longer than {LONGEST_LINE >> 20} MB.", "check that the file is what its name says"
-            raise DataError(what, where=f"{self._path}, row {self.row + 1}", fix=fix)
+            raise too_long(f"{self._path}, row {self.row + 1}", "row")
         # In steps that grow with the value, which is searched again from its last bracket on.
         self._buffer += self._stream.read(max(_BUFFER, size // 4))
         return len(self._buffer) > size
@@ -276,7 +276,7 @@ def csv_rows(stream: BinaryIO, path: Path, delimiter: str) -> Iterator[tuple[int
             number, size = number + 1, size + len(line)
             if size > LONGEST_CSV_ROW:
                 limit = f"{LONGEST_CSV_ROW >> 20} million characters"
-                raise _too_long(f"{path}:{number}", "row (is a quote not closed?)", limit)
+                raise too_long(f"{path}:{number}", "row (is a quote not closed?)", limit)
             if number == 1:
                 without_mark(line[:4].encode("utf-8", "surrogateescape"), path)
             if "\0" in line:

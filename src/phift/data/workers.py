@@ -42,7 +42,6 @@ _ENVIRONMENT = {
 
 Result = TypeVar("Result", covariant=True)
 _Process: TypeAlias = "subprocess.Popen[bytes]"
-_Answers: TypeAlias = "queue.SimpleQueue[tuple[_Process, str, Any]]"
 
 
 class Task(Protocol[Result]):
@@ -57,7 +56,7 @@ class Workers:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._processes: list[_Process] = []
-        self._answers: _Answers = queue.SimpleQueue()
+        self._answers: queue.SimpleQueue[tuple[_Process, str, Any]] = queue.SimpleQueue()
 
     def start(self, *modules: str) -> None:
         """Start the processes, which import what their tasks will need while this one has other things to do."""
@@ -117,7 +116,7 @@ def _processors() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _listen(process: _Process, answers: _Answers) -> None:
+def _listen(process: _Process, answers: queue.SimpleQueue[tuple[_Process, str, Any]]) -> None:
     """Pass on what a process answers, until it ends; what goes wrong is an answer too."""
     assert process.stdout  # noqa: S101 - a pipe
     try:
