@@ -253,14 +253,11 @@ def main(arguments: Sequence[str]) -> None:
         except PhiftError as error:
             problems = error.problems if isinstance(error, DataError) else ()
             sys.exit("\n".join([str(error), *(f"  {place}: {reason}" for place, reason in problems)]))
-        for split, path in dataset.files.items():
-            written: Path = getattr(given, split)
+        outputs = {path: getattr(given, split) for split, path in dataset.files.items()}
+        for path in dataset.folder.iterdir():  # what is none of the three files belongs to the report
+            written: Path = outputs.get(path, given.report / path.name)
             written.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, written)
-        given.report.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(dataset.folder / "manifest.json", given.report / "manifest.json")
-        if dataset.rejects:
-            shutil.copyfile(dataset.rejects, given.report / "rejects.jsonl")
     for finding in dataset.findings:
         say(str(finding))
     say(", ".join(f"{rows} {split}" for split, rows in dataset.rows.items()) + " rows written.")

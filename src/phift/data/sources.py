@@ -74,15 +74,12 @@ class Reading:
     @property
     def problems(self) -> list[tuple[str, str]]:
         """The place and the reason of the first refused rows."""
-        return [(self.at(tally.before + row), reason) for tally in self.tallies for row, reason in tally.problems]
+        problems = ((tally.before + row, reason) for tally in self.tallies for row, reason in tally.problems)
+        return [(f"{self.place}:{row}", reason) for row, reason in problems]
 
     def sum(self, count: str) -> int:
         """Return the sum of one of the tallies' counts."""
         return sum(getattr(tally, count) for tally in self.tallies)
-
-    def at(self, number: int) -> str:
-        """Return the place of a line or row."""
-        return f"{self.place}:{number}"
 
 
 def files_of(source: OneSource) -> list[Path]:
@@ -224,7 +221,7 @@ def read_sources(
 
 def place_of(readings: Sequence[Reading], row: np.void) -> str:
     """Return the place of a row of the table."""
-    return readings[int(row["source"])].at(int(row["number"]))
+    return f"{readings[row['source']].place}:{row['number']}"
 
 
 def tabulate(readings: Sequence[Reading]) -> Table:
