@@ -6,7 +6,7 @@ and the collator, read in 2026-07.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -135,14 +135,13 @@ class ChatTokenizer:
         """Return each row's tokens, not cut, or why the template refuses it; hundreds at a time keep all cores busy."""
         rendered = [self.render(row) for row in rows]
         texts = [text for text in rendered if isinstance(text, str)]
-        ids: Iterable[list[int]] = ()
+        left: Iterator[list[int]] = iter(())
         if self.tokenizer.is_fast:
             # Without transformers' own tensors and masks, and without offsets.
             encoded = self.tokenizer.backend_tokenizer.encode_batch_fast(texts, add_special_tokens=False)
-            ids = (each.ids for each in encoded)
+            left = (each.ids for each in encoded)
         elif texts:
-            ids = self.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
-        left = iter(ids)
+            left = iter(self.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"])
         return [next(left) if isinstance(text, str) else text for text in rendered]
 
     def pieces(self, text: str) -> list[tuple[int, str]]:

@@ -78,8 +78,7 @@ class Conversation:
         text = tokenizer.render(row)
         if isinstance(text, Refused):
             return cls(place=place, messages=messages, note=f"Roles and texts only: {text.reason}.")
-        pieces = tokenizer.pieces(text)
-        limit = tokenizer.limit(max_seq_length)
+        pieces, limit = tokenizer.pieces(text), tokenizer.limit(max_seq_length)
         trained = tokenizer.trained([token for token, _ in pieces][:limit])
         trained += [False] * (len(pieces) - len(trained))
         tokens = tuple((piece, mine) for (_, piece), mine in zip(pieces, trained, strict=True))

@@ -44,12 +44,7 @@ MOST_BYTES = 200_000_000
 
 
 def find_tokenizer(
-    wanted: str | None,
-    clients: Clients,
-    model: FoundationModel,
-    cache: Path,
-    *,
-    finetune_config: Path | None = None,
+    wanted: str | None, clients: Clients, model: FoundationModel, cache: Path, *, finetune_config: Path | None = None
 ) -> tuple[ChatTokenizer | None, str]:
     """Return the tokenizer to count with, and what is missing, in one sentence, if anything is.
 
