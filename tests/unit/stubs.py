@@ -219,15 +219,11 @@ class Assets:
     """The assets of one kind, ``models``, ``data`` or ``components``.
 
     - **known**: by name and version, oldest first.
-    - **archived**: names and versions that lists leave out.
-    - **contents**: the local file or folder that a version was registered from.
     """
 
     def __init__(self, record: Record, kind: str, owner: str) -> None:
         self._record, self._kind, self._owner = record, kind, owner
         self.known: dict[tuple[str, str], Any] = {}
-        self.archived: set[tuple[str, str | None]] = set()
-        self.contents: dict[tuple[str, str], Path] = {}
 
     def add(self, asset: Any) -> Any:
         """Store an asset as it is, for the start of a test."""
@@ -250,11 +246,10 @@ class Assets:
         return copy.deepcopy(self.known[name, str(version)])
 
     def list(self, name: str, *, list_view_type: Any = "ActiveOnly") -> Iterator[Any]:
-        """Return the versions, newest first, that are archived, or that are not."""
+        """Return the versions, newest first; none is archived."""
         self._record(f"{self._kind}.list", name)
-        archived = str(getattr(list_view_type, "value", list_view_type)) == "ArchivedOnly"
-        keys = [key for key in reversed(self.known) if key[0] == name and (key in self.archived) == archived]
-        return iter([copy.deepcopy(self.known[key]) for key in keys])
+        shown = [] if list_view_type == "ArchivedOnly" else [key for key in reversed(self.known) if key[0] == name]
+        return iter([copy.deepcopy(self.known[key]) for key in shown])
 
     def create_or_update(self, model: Any) -> Any:
         """Register an asset, and show its path in the service's long form; a local file is hashed and goes nowhere."""
@@ -267,7 +262,7 @@ class Assets:
         made.tags = dict(model.tags or {})
         if job := _JOB_OUTPUT.fullmatch(str(model.path)):
             made.job_name = job["job"]
-        self.known[key], self.contents[key] = made, Path(model.path)
+        self.known[key] = made
         return copy.deepcopy(made)
 
     def _long_form(self, path: str) -> str:
@@ -281,11 +276,6 @@ class Assets:
         for file in files:
             total.update(str(file.relative_to(local)).encode() + file.read_bytes())
         return f"{store}/LocalUpload/{total.hexdigest()}/{local.name}"
-
-    def restore(self, name: str, version: str) -> None:
-        """Take back an archiving."""
-        self._record(f"{self._kind}.restore", name, version)
-        self.archived.discard((name, version))
 
 
 class Computes:

@@ -7,12 +7,14 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from phift.azure.clients import Clients
 from phift.component.preprocessing import SPLITS
 from phift.config.data import DataConfig
 from phift.data.assets import DataInAzure, DataInput, asset_name, find_data, register_assets
 from phift.data.prepare import PreparedDataset
 from phift.errors import AccessDenied, Conflict, DataError, NotFound, ServiceError
 from phift.run import FineTuneRun
+from phift.testing import Fault, TestWorkspace
 from phift.views import show_plan
 from unit.fakes import Fakes, codes, data_asset, data_id, http_error, run_config
 
@@ -44,24 +46,26 @@ def in_registry(fakes: Fakes, **properties: Any) -> None:
     fakes.rest.on({"id": "any", "properties": properties}, "registries/shared/data/chat/versions/5?")
 
 
-def test_the_files_become_assets_in_versions_of_their_content(fakes: Fakes, dataset: PreparedDataset) -> None:
-    made = register_assets(fakes.clients, dataset, "mine")
+def test_the_files_become_assets_in_versions_of_their_content(
+    workspace: TestWorkspace, clients: Clients, dataset: PreparedDataset
+) -> None:
+    made = register_assets(clients, dataset, "mine")
     assert list(made) == list(SPLITS)
-    train = fakes.workspace.data.known["mine-train", made["train"].version]
-    assert (train.type, fakes.workspace.data.contents["mine-train", train.version]) == ("uri_file", dataset.train)
-    assert (made["train"].address, made["train"].existed) == (data_id("mine-train", train.version), False)
-    assert re.fullmatch("[0-9a-f]{16}", train.version)
-    assert train.tags["phift.hash"].startswith(train.version)
+    train = clients.workspace.data.get("mine-train", made["train"].version)
+    assert (train.type, made["train"].address, made["train"].existed) == ("uri_file", train.id, False)
+    (stored,) = workspace.connection.folder.rglob(dataset.train.name)
+    assert (stored.read_bytes(), str(train.path).endswith(stored.name)) == (dataset.train.read_bytes(), True)
+    assert re.fullmatch("[0-9a-f]{16}", str(train.version))
+    assert train.tags["phift.hash"].startswith(str(train.version))
     assert (train.tags["phift.rows"], train.tags["phift.data"]) == ("24", dataset.content_hash)
 
 
-def test_what_is_registered_is_used(fakes: Fakes, dataset: PreparedDataset) -> None:
-    first = register_assets(fakes.clients, dataset, "mine")
-    again = register_assets(fakes.clients, dataset, "mine")
+def test_what_is_registered_is_used(workspace: TestWorkspace, clients: Clients, dataset: PreparedDataset) -> None:
+    first = register_assets(clients, dataset, "mine")
+    again = register_assets(clients, dataset, "mine")
     assert {given.existed for given in again.values()} == {True}
     assert [given.address for given in again.values()] == [given.address for given in first.values()]
-    assert fakes.workspace.record.count("data.create_or_update") == 3
-    assert fakes.workspace.record.count("data.restore") == 0
+    assert len(workspace.requests("PUT data/*")) == 3
 
 
 @pytest.mark.parametrize(
@@ -72,12 +76,12 @@ def test_no_name_says_the_split_twice(name: str, expected: str) -> None:
     assert asset_name(name, "train") == expected
 
 
-def test_an_archived_asset_is_restored(fakes: Fakes, dataset: PreparedDataset) -> None:
-    made = register_assets(fakes.clients, dataset, "mine")
-    fakes.workspace.data.archived.add(("mine-train", made["train"].version))
-    assert register_assets(fakes.clients, dataset, "mine")["train"].existed
-    assert fakes.workspace.record.count("data.restore") == 1
-    assert fakes.workspace.data.archived == set()
+def test_an_archived_asset_is_restored(clients: Clients, dataset: PreparedDataset) -> None:
+    version = register_assets(clients, dataset, "mine")["train"].version
+    clients.workspace.data.archive("mine-train", version)
+    assert not list(clients.workspace.data.list("mine-train"))
+    assert register_assets(clients, dataset, "mine")["train"].existed
+    assert [each.version for each in clients.workspace.data.list("mine-train")] == [version]
 
 
 @pytest.mark.parametrize("change", ["tags", "type"])
@@ -93,17 +97,21 @@ def test_an_asset_of_something_else_is_not_taken(fakes: Fakes, dataset: Prepared
     assert caught.value.fix == "set `data.asset_name` to another name"
 
 
-def test_of_two_runs_at_once_one_uploads_and_both_use_it(fakes: Fakes, dataset: PreparedDataset) -> None:
-    fakes.workspace.record.fail("data.create_or_update", http_error(409), http_error(412))
-    made = register_assets(fakes.clients, dataset, "mine")
-    assert len(fakes.workspace.data.known) == 4
+def test_of_two_runs_at_once_one_uploads_and_both_use_it(
+    workspace: TestWorkspace, clients: Clients, dataset: PreparedDataset
+) -> None:
+    workspace.order(Fault("PUT data/*", status=409), Fault("PUT data/*", status=412))
+    made = register_assets(clients, dataset, "mine")
+    assert len(list(clients.workspace.data.list())) == 3
     assert {given.existed for given in made.values()} == {False}
 
 
-def test_a_conflict_that_does_not_pass_is_raised(fakes: Fakes, dataset: PreparedDataset) -> None:
-    fakes.workspace.record.fail("data.create_or_update", *(http_error(409) for _ in range(9)))
+def test_a_conflict_that_does_not_pass_is_raised(
+    workspace: TestWorkspace, clients: Clients, dataset: PreparedDataset
+) -> None:
+    workspace.order(Fault("PUT data/*", status=409, times=None))
     with pytest.raises(Conflict):
-        register_assets(fakes.clients, dataset, "mine")
+        register_assets(clients, dataset, "mine")
 
 
 @pytest.mark.parametrize(("status", "kind"), [(403, AccessDenied), (500, ServiceError)])

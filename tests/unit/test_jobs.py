@@ -9,6 +9,7 @@ import pytest
 from azure.ai.ml.entities import PipelineJob
 from azure.core.exceptions import ServiceRequestError
 
+from phift.azure.clients import Clients
 from phift.errors import (
     AccessDenied,
     AuthenticationError,
@@ -22,6 +23,8 @@ from phift.errors import (
 )
 from phift.jobs.job import FineTuneJob, JobEvent, Step, find_job, submit_job
 from phift.jobs.tracking import MetricPoint, Tracking
+from phift.testing import Fault, TestWorkspace
+from unit import given
 from unit.fakes import Fakes, http_error
 
 STEPS = [("preprocess", "run-1", "Completed"), ("finetune", "run-2", "Failed")]
@@ -59,9 +62,9 @@ def test_a_job_shows_its_name_its_page_and_its_model() -> None:
     assert found.model_path == "azureml://jobs/job/outputs/trained_model"
 
 
-def test_a_job_that_is_not_there_is_not_found() -> None:
+def test_a_job_that_is_not_there_is_not_found(clients: Clients) -> None:
     with pytest.raises(NotFound) as caught:
-        FineTuneJob("none", Fakes().clients).status()
+        FineTuneJob("none", clients).status()
     assert caught.value.where == "job none"
 
 
@@ -141,21 +144,23 @@ def test_a_trouble_that_will_not_pass_is_raised(error: Exception, kind: type[Exc
         list(found.follow())
 
 
-def test_a_token_that_has_expired_meanwhile_does_not_end_the_wait() -> None:
-    fakes = Fakes()
-    found = job(fakes, "Running", "Completed")
-    following = found.follow()
-    for status in ("Running", "Completed"):  # once for each: a token of an hour expires more than once a day
-        fakes.workspace.record.fail("jobs.get", http_error(401))
-        assert next(following).status == status
+@pytest.mark.phift(speed="manual")
+def test_a_token_that_has_expired_meanwhile_does_not_end_the_wait(workspace: TestWorkspace, clients: Clients) -> None:
+    given.job(workspace)
+    expired = Fault("GET jobs/job", status=401)
+    workspace.order(expired)
+    following = FineTuneJob("job", clients).follow()
+    assert next(following).kind == "status"
+    workspace.order(expired)  # once more: a token of an hour expires more than once a day
+    workspace.advance(120)
+    assert list(following)[-1].status == "Completed"
 
 
-def test_a_credential_that_is_refused_again_at_once_ends_the_wait() -> None:
-    fakes = Fakes()
-    found = job(fakes, "Completed")
-    fakes.workspace.record.fail("jobs.get", http_error(401), http_error(401))
+def test_a_credential_that_is_refused_again_at_once_ends_the_wait(workspace: TestWorkspace, clients: Clients) -> None:
+    given.job(workspace)
+    workspace.order(Fault("GET jobs/job", status=401, times=2))
     with pytest.raises(AuthenticationError):
-        list(found.follow())
+        list(FineTuneJob("job", clients).follow())
 
 
 @pytest.mark.usefixtures("clock")
@@ -265,10 +270,12 @@ def test_cancelling_waits_for_the_end() -> None:
     assert found.status() == "Canceled"
 
 
-def test_a_job_that_has_ended_is_not_cancelled() -> None:
-    fakes = Fakes()
-    job(fakes, "Completed").cancel()
-    assert fakes.workspace.record.count("jobs.begin_cancel") == 0
+def test_a_job_that_has_ended_is_not_cancelled(workspace: TestWorkspace, clients: Clients) -> None:
+    given.job(workspace)
+    ended = FineTuneJob("job", clients)
+    ended.wait()
+    ended.cancel()
+    assert not workspace.requests("POST jobs/*")
 
 
 def test_metrics_are_one_row_a_value() -> None:

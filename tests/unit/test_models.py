@@ -7,10 +7,12 @@ from azure.ai.ml.exceptions import ErrorTarget, ValidationException
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from phift.azure.clients import Clients
 from phift.check.models import AllowList, FoundationModel, find_model
 from phift.config.run import ModelConfig
 from phift.errors import AccessDenied, NotFound, ServiceError
-from unit.fakes import A100, FOUR_A100, PHI_4, Fakes, codes, http_error, phi_4
+from phift.testing import Fault, TestWorkspace
+from unit.fakes import A100, FOUR_A100, PHI_4, Fakes, codes, phi_4
 
 
 def find(name: str = "Phi-4", version: str | None = None, **changes: Any) -> FoundationModel:
@@ -200,8 +202,8 @@ def test_no_tag_breaks_the_look_up(text: str) -> None:
     assert len(model.findings) <= 1
 
 
-def test_a_retired_model_names_its_replacement_and_source() -> None:
-    model = find("Phi-3-mini-4k-instruct")
+def test_a_retired_model_names_its_replacement_and_source(clients: Clients) -> None:
+    model = find_model(clients, ModelConfig(name="Phi-3-mini-4k-instruct"))
     (finding,) = model.findings
     assert (finding.code, finding.severity) == ("MODEL_RETIRED", "warning")
     assert "2025-08-30" in finding.message
@@ -213,30 +215,31 @@ def test_a_retired_model_without_a_replacement_says_so() -> None:
     assert find("Llama-2-7b-chat").findings[0].fix == "use a current model"
 
 
-def test_a_missing_model_names_near_ones() -> None:
+def test_a_missing_model_names_near_ones(clients: Clients) -> None:
     with pytest.raises(NotFound) as caught:
-        find_model(Fakes().clients, ModelConfig(name="Phi-4-mini-instrct"))
+        find_model(clients, ModelConfig(name="Phi-4-mini-instrct"))
     assert caught.value.what == "There is no model Phi-4-mini-instrct."
     assert "did you mean Phi-4-mini-instruct" in str(caught.value.fix)
 
 
-def test_a_missing_version_is_named() -> None:
-    with pytest.raises(NotFound, match=r"There is no model Phi-4 version 99\."):
-        find(version="99")
+def test_a_missing_version_is_named(clients: Clients) -> None:
+    with pytest.raises(NotFound, match=r"There is no model Phi-4-mini-instruct version 99\."):
+        find_model(clients, ModelConfig(name="Phi-4-mini-instruct", version="99"))
 
 
-def test_a_name_like_no_other_gets_no_guess() -> None:
+def test_a_name_like_no_other_gets_no_guess(clients: Clients) -> None:
     with pytest.raises(NotFound) as caught:
-        find_model(Fakes().clients, ModelConfig(name="zzz"))
+        find_model(clients, ModelConfig(name="zzz"))
     assert caught.value.fix == "check the name and the registry"
 
 
 @pytest.mark.parametrize(("status", "kind"), [(403, AccessDenied), (500, ServiceError)])
-def test_other_errors_are_not_taken_for_a_missing_model(status: int, kind: type[Exception]) -> None:
-    fakes = Fakes()
-    fakes.registry.record.fail("models.get", http_error(status))
+def test_other_errors_are_not_taken_for_a_missing_model(
+    workspace: TestWorkspace, clients: Clients, sleeps: list[float], status: int, kind: type[Exception]
+) -> None:
+    workspace.order(Fault("GET */models/*", status=status, times=None))
     with pytest.raises(kind):
-        find_model(fakes.clients, ModelConfig(name="Phi-4"))
+        find_model(clients, ModelConfig(name="Phi-4-mini-instruct"))
 
 
 def test_the_sdks_own_validation_error_is_a_missing_model() -> None:
