@@ -25,7 +25,7 @@ from phift.data.prepare import PreparedDataset, prepare_dataset
 from phift.data.sources import files_of, stamps
 from phift.errors import CheckFailed, ConfigError, DataError, NotFound, PhiftError
 from phift.events import isolated
-from phift.jobs.job import ENDED_BADLY, FineTuneJob, find_job, list_jobs, submit_job
+from phift.jobs.job import FineTuneJob, find_job, list_jobs, submit_job
 from phift.jobs.pipeline import build_pipeline
 from phift.jobs.record import CONFIGURATION, SERIES, RunRecord, configuration_digest, data_is_named, series
 from phift.jobs.registration import RegisteredModel, register_model
@@ -300,12 +300,14 @@ class FineTuneRun:
             names = ", ".join(str(job.name) for job, _ in exact or found)
             what = f"This run has not been submitted as it stands, and there are several that it may be about: {names}."
             raise NotFound(what, where=repr(self), fix="FineTuneRun.attach(name, clients) takes the one you mean")
-        attempts = [job for job, record in found if record.fingerprint == runs[0]]
-        newest = next((job for job in attempts if job.status not in ENDED_BADLY), (exact or found)[0][0])
+        listed = text((exact or found)[0][0].name, "job.name")
+        # By name: a list does not have what is archived.
+        newest, _ = find_job(self.clients, listed.partition(runs[0])[0] + runs[0])
+        job = newest or FineTuneJob(listed, self.clients)
         if not exact:
             message = "This configuration has not been submitted as it stands; going on with job %s of an earlier one."
-            logger.warning(message, newest.name)
-        return FineTuneJob(text(newest.name, "job.name"), self.clients)
+            logger.warning(message, job.name)
+        return job
 
     @property
     def record(self) -> RunRecord:

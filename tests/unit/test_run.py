@@ -358,6 +358,23 @@ def test_a_new_process_finds_the_job(start: Start) -> None:
     assert start().job.name == submitted.name
 
 
+@pytest.mark.parametrize("is_archived", [False, True])
+def test_a_new_process_finds_the_newest_attempt_that_did_not_end_badly(
+    fakes: Fakes, start: Start, monkeypatch: pytest.MonkeyPatch, is_archived: bool
+) -> None:
+    fakes.workspace.jobs.next_script = ["Failed" if is_archived else "Completed"]
+    first = start().submit()
+    fakes.workspace.jobs.next_script = ["Completed" if is_archived else "Failed"]
+    second = start().submit(fresh=True)
+    if is_archived:
+        listed = fakes.workspace.jobs.list
+        monkeypatch.setattr(
+            fakes.workspace.jobs, "list", lambda **how: iter([job for job in listed(**how) if job.name != second.name])
+        )
+    wanted = second if is_archived else first
+    assert (start().job.name, start().submit().name) == (wanted.name, wanted.name)
+
+
 def test_waiting_hands_on_the_events_of_the_job(start: Start) -> None:
     events: list[Any] = []
     run = start(events.append)
