@@ -377,6 +377,38 @@ def test_an_interruption_at_any_tag_of_a_roll_back_leaves_no_endpoint(moment: st
         assert (number, is_up(fakes)) == (number, False)
 
 
+@pytest.mark.parametrize("in_block", [False, True])
+def test_interruptions_before_and_after_a_deletion_keep_nobody_waiting(
+    monkeypatch: pytest.MonkeyPatch, in_block: bool
+) -> None:
+    fakes, stages = Fakes(), ["delete" if in_block else "deployment"]
+    get, delete = fakes.rest.get, fakes.workspace.online_endpoints.begin_delete
+
+    def interrupt(event: DeploymentEvent) -> None:
+        if event.stage in stages:
+            stages.remove(event.stage)
+            monkeypatch.setattr(fakes.workspace.online_endpoints, "begin_delete", delete_and_interrupt_what_follows)
+            raise KeyboardInterrupt
+
+    def delete_and_interrupt_what_follows(name: str) -> Any:
+        monkeypatch.setattr(fakes.rest, "get", interrupted)
+        return delete(name)
+
+    def interrupted(*_: Any) -> Any:
+        monkeypatch.setattr(fakes.rest, "get", get)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), deploy(fakes, interrupt):
+        pass
+    assert not is_up(fakes)
+    monkeypatch.undo()
+    events: list[DeploymentEvent] = []
+    threading.Thread(target=deploy, args=(fakes, events.append), daemon=True).start()
+    while not events:
+        time.sleep(0.001)
+    assert events[0].stage != "waits"
+
+
 @pytest.mark.parametrize("ends", [True, False])
 def test_a_tag_that_stayed_counts_for_no_later_use_of_the_process(ends: bool) -> None:
     """Nor where the endpoint stayed up, since somebody else used it, or could not be deleted."""

@@ -185,13 +185,13 @@ class EndpointUse:
                     is_last = not any(other.alive and other.state not in harmless for other in self._look())
             if is_last:
                 take_back()
+            self.end(deleted=is_last and whole)
         except BaseException:
             with self._telling():
                 self._write("left", self._key)
             self._keep_no_longer(ends=True)
             _OURS.discard(self._key)
             raise
-        self.end(deleted=is_last and whole)
         return is_last
 
     def end(self, *, deleted: bool) -> None:
