@@ -87,6 +87,20 @@ def test_a_deletion_waits_until_another_change_is_done(
     assert not is_up(clients)
 
 
+def test_a_deletion_waits_no_longer_than_an_operation_lasts(
+    sleeps: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fakes = Fakes()
+    stuck = fakes.add_endpoint(NAME)
+    stuck._provisioning_state = "Updating"
+    monkeypatch.setattr("phift.serving.resource._LONGEST_OPERATION", -1.0)
+    busy = http_error(409, f"{NAME} is Updating; wait until that is done.")
+    fakes.workspace.record.fail("online_endpoints.begin_delete", *[busy] * 100)
+    with pytest.raises(Conflict, match="costs money"):
+        deletion(fakes.clients)
+    assert fakes.workspace.record.count("online_endpoints.begin_delete") == 1
+
+
 def put(clients: Clients) -> None:
     made, answered = endpoint(clients, NAME).put(ManagedOnlineEndpoint(name=NAME, auth_mode="key"))
     assert (made.name, answered) == (NAME, True)

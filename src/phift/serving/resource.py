@@ -129,6 +129,7 @@ class Resource(Generic[Entity]):
 
         A refusal because another change is under way passes, so it is tried again.
         """
+        end = time.monotonic() + _LONGEST_OPERATION
         for tries in range(1, _MOST_TRIES + 1):
             try:
                 with suppress(NotFound), azure_errors(self.place):
@@ -137,7 +138,7 @@ class Resource(Generic[Entity]):
                 with suppress(PhiftError):  # the refusal is the news, not that its effect cannot be seen
                     if self.settled() is None:  # the answer was lost, or somebody else was faster
                         return
-                if tries == _MOST_TRIES or not _passes(error):
+                if tries == _MOST_TRIES or not _passes(error) or time.monotonic() > end:
                     raise
             else:
                 return
