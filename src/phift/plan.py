@@ -11,16 +11,16 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, TypeVar
 
-from phift.azure.answers import listed, no_answer, text, texts
+from phift.azure.answers import listed, text, texts
 from phift.azure.clients import Clients
 from phift.azure.threads import SideBySide
-from phift.check.compute import ComputeTarget, deployment_size, find_cluster, instance_findings, resolve_compute
+from phift.check import compute
+from phift.check.compute import ComputeTarget
 from phift.check.cost import CostEstimate, estimate_cost
 from phift.check.findings import Finding, findings_from
 from phift.check.memory import MemoryEstimate, memory_findings, model_shape
-from phift.check.models import FoundationModel, find_model
+from phift.check.models import FoundationModel, component_findings, find_component, find_model
 from phift.check.parameters import Parameters, resolve_parameters
-from phift.check.quota import quota_findings, read_usages
 from phift.check.report import CheckReport
 from phift.check.sizes import VmSize, find_size, read_sizes
 from phift.component.preprocessing import ChatTokenizer
@@ -30,7 +30,6 @@ from phift.data.on_cluster import DataOnCluster, find_preparation
 from phift.data.prepare import PreparedDataset
 from phift.errors import NotFound, PhiftError, azure_errors
 from phift.jobs.job import JOB_TAG
-from phift.jobs.pipeline import component_findings, find_component
 from phift.tokens.count import CHARACTERS_PER_TOKEN, Counted, TokenReport, measure, token_findings
 from phift.tokens.tokenizer import find_tokenizer
 
@@ -86,18 +85,15 @@ def make_plan(
     """
     planning = _Planning(config, clients, prepare)
     model, component, dataset = planning.model, planning.component, planning.dataset
-    target = planning.target()
-    parameters = planning.parameters(target)
-    if model:
-        planning.findings += [*model.findings, *instance_findings(model, config.deployment)]
-    tokens = planning.tokens(parameters, on_progress, before)
-    memory, cost = planning.estimates(target, parameters, tokens)
+    target, parameters = planning.target, planning.parameters
+    tokens = planning.tokens(on_progress, before)
+    memory, cost = planning.estimates(tokens)
     plan = None
     if model and component and target and parameters and dataset:
-        compute = [target.kind, target.name, target.size.lower(), target.nodes, target.gpus_per_node]
+        place = [target.kind, target.name, target.size.lower(), target.nodes, target.gpus_per_node]
         # All values, the component's own defaults too: to spell one out does not make another run.
         values = {name: parameter.value for name, parameter in parameters.values.items()}
-        parts = [model.id, text(component.id, "component.id"), values, dataset.content_hash, compute]
+        parts = [model.id, text(component.id, "component.id"), values, dataset.content_hash, place]
         plan = Plan(
             model=model,
             component=component,
@@ -134,9 +130,9 @@ class _Planning:
         with SideBySide(10) as side:
             workspace = side.begin(clients.find_workspace)
             model = side.begin(find_model, clients, config.model)
-            component = side.begin(_component, config, clients)
+            component = side.begin(find_component, clients, config.component)
             newer = side.begin(component_findings, clients, config.component)
-            self.cluster = side.begin(find_cluster, clients, config.compute)
+            self.cluster = side.begin(compute.find_cluster, clients, config.compute)
             sizes = side.begin(_of_region, clients, "list_sizes", "the region's VM sizes")
             usages = side.begin(_of_region, clients, "list_usage", "the region's quota")
             endpoint = side.begin(_endpoint, config, clients)
@@ -151,6 +147,10 @@ class _Planning:
         self.endpoint = self.take(endpoint.result, _NAME, "DEPLOYMENT_NAME_UNREAD")
         self.tokenizer, self.no_tokenizer = tokenizer.result() if tokenizer else (None, "")
         self.findings += [*(of_component or ()), *(self.dataset.findings if self.dataset else ())]
+        self.target = self._target()
+        self.parameters = self._parameters()
+        if self.model:
+            self.findings += [*self.model.findings, *compute.instance_findings(self.model, config.deployment)]
 
     def take(self, call: Callable[[], T], place: str, note: str = "") -> T | None:
         """Return what a call returns; its error is a finding.
@@ -164,34 +164,34 @@ class _Planning:
             self.findings += [unread] if note else findings_from(error, place)
         return None
 
-    def target(self) -> ComputeTarget | None:
+    def _target(self) -> ComputeTarget | None:
         # A wrong model must not hide a wrong compute; without the model's allow-list there is just less to check.
         model = self.model or FoundationModel(id="", name=self.config.model.name, version="", registry="")
         config, sizes = self.config.compute, self.sizes
-        target = self.take(lambda: resolve_compute(config, model, self.cluster.result(), sizes), "compute")
+        target = self.take(lambda: compute.resolve_compute(config, model, self.cluster.result(), sizes), "compute")
         self.findings += target.findings if target else ()
         return target
 
-    def parameters(self, target: ComputeTarget | None) -> Parameters | None:
+    def _parameters(self) -> Parameters | None:
         if self.component is None:
             return None
         # The names and values of the user's parameters can be checked before the compute is known.
-        nowhere = VmSize(name="")
+        nowhere = ComputeTarget(
+            kind="cluster", name="unknown", vm=VmSize(name=""), gpus_per_node=1, nodes=1, exists=False
+        )
         parameters = resolve_parameters(
             self.component.inputs,
             self.model.defaults if self.model else {},
             self.config.parameters,
-            target or ComputeTarget(kind="cluster", name="unknown", vm=nowhere, gpus_per_node=1, nodes=1, exists=False),
+            self.target or nowhere,
             preset=self.config.preset_values,
         )
         self.findings += parameters.findings
-        return parameters if target else None
+        return parameters if self.target else None
 
-    def tokens(
-        self, parameters: Parameters | None, on_progress: Callable[[Counted], None] | None, before: Plan | None
-    ) -> TokenReport | None:
+    def tokens(self, on_progress: Callable[[Counted], None] | None, before: Plan | None) -> TokenReport | None:
         """Count the tokens of the prepared data, as far as there is any and the job's limit is known."""
-        dataset, tokenizer = self.dataset, self.tokenizer
+        dataset, tokenizer, parameters = self.dataset, self.tokenizer, self.parameters
         if not (isinstance(dataset, PreparedDataset) and parameters):
             return None
         report, limit = None, parameters.settings.max_seq_length
@@ -214,17 +214,15 @@ class _Planning:
         self.findings += token_findings(report) if report else ()
         return report
 
-    def estimates(
-        self, target: ComputeTarget | None, parameters: Parameters | None, tokens: TokenReport | None
-    ) -> tuple[MemoryEstimate | None, CostEstimate | None]:
+    def estimates(self, tokens: TokenReport | None) -> tuple[MemoryEstimate | None, CostEstimate | None]:
         """Hold quota, memory and cost against what there is, as far as enough is known."""
-        model, config = self.model, self.config
+        model, config, target, parameters = self.model, self.config, self.target, self.parameters
         if not (model and target and parameters):
             return None, None
-        size, instances = deployment_size(model, config.deployment), config.deployment.instance_count
+        size, instances = compute.deployment_size(model, config.deployment), config.deployment.instance_count
         deployment = find_size(size, self.sizes) if size else None
         if self.usages is not None:
-            self.findings += quota_findings(target, deployment, instances, read_usages(self.usages))
+            self.findings += compute.quota_findings(target, deployment, instances, compute.read_usages(self.usages))
         if model.stand_in and config.max_cost is None:
             message = "Its weights are a small stand-in, so memory, time and cost of the real model say nothing here."
             self.findings.append(Finding("MODEL_STAND_IN", "note", f"model {model.name}", message))
@@ -236,17 +234,9 @@ class _Planning:
         if self.dataset is None:
             return memory, None
         shape = model_shape(model.name)
+        count = shape.parameters if shape and not model.stand_in else None
         cost, of_cost = estimate_cost(
-            prepared,
-            parameters.settings,
-            target,
-            model_parameters=shape.parameters if shape and not model.stand_in else None,
-            deployment=deployment,
-            instances=instances,
-            prices=config.prices,
-            tokens=tokens,
-            tokens_per_second=config.tokens_per_second,
-            max_cost=config.max_cost,
+            config, prepared, parameters.settings, target, model_parameters=count, deployment=deployment, tokens=tokens
         )
         self.findings += of_cost
         return memory, cost
@@ -265,16 +255,6 @@ class _Planning:
         fix += f", or delete that endpoint: `phift cleanup {name}`" if job else ""
         message = f"There is an endpoint {name} already: {told}."
         self.findings.append(Finding("DEPLOYMENT_NAME_TAKEN", "error", _NAME, message, fix))
-
-
-def _component(config: RunConfig, clients: Clients) -> Any:
-    """Return the component, which has all that a plan reads of it."""
-    component = find_component(clients, config.component)
-    for key in ("id", "name", "version"):
-        text(getattr(component, key, None), f"component.{key}")
-    if not isinstance(component.inputs, Mapping):
-        raise no_answer(component.inputs, "component.inputs", "a mapping")
-    return component
 
 
 def _of_region(clients: Clients, method: Literal["list_sizes", "list_usage"], what: str) -> list[Any]:

@@ -8,7 +8,7 @@ from azure.core.exceptions import HttpResponseError, ResourceNotFoundError
 from azure.core.polling import LROPoller
 
 from contract.targets import CLUSTER_SIZE, OTHER_SIZE, Target
-from phift.check.quota import read_usages
+from phift.check.compute import read_usages
 from phift.check.sizes import read_sizes
 
 

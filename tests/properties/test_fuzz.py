@@ -17,11 +17,11 @@ import yaml
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from phift.check.compute import read_usages
 from phift.check.findings import Finding
 from phift.check.memory import memory_findings
 from phift.check.models import find_model
 from phift.check.parameters import display_name, resolve_parameters
-from phift.check.quota import read_usages
 from phift.check.report import CheckReport
 from phift.check.sizes import VmSize, find_size, read_sizes
 from phift.config.run import ModelConfig, RunConfig

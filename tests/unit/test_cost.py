@@ -9,6 +9,7 @@ from phift.check.cost import MFU, CostEstimate, estimate_cost
 from phift.check.findings import Finding
 from phift.check.sizes import VmSize, find_size
 from phift.component.settings import Settings
+from phift.config.run import RunConfig
 from phift.data.prepare import PreparedDataset
 from unit.fakes import A100, FOUR_A100, codes, target
 
@@ -53,9 +54,12 @@ def estimate(
     where = {key: changes.pop(key) for key in ("size", "nodes", "gpus_per_node") if key in changes}
     values = {"model_parameters": PHI_4, "deployment_size": None, "instances": 1, "prices": {A100: 3.6}, **changes}
     sizes, size = values.pop("sizes", {}), values.pop("deployment_size")
-    values["deployment"] = find_size(size, sizes) if size else None
+    known: dict[str, Any] = {"deployment": find_size(size, sizes) if size else None}
+    known |= {key: values.pop(key) for key in ("model_parameters", "tokens") if key in values}
+    deployed = {"instance_count": values.pop("instances")}
+    config = RunConfig(model="Phi-4", compute="gpu-cluster", data={"train": "x.jsonl"}, deployment=deployed, **values)
     given = SIXTEEN if parameters is None else parameters
-    return estimate_cost(data or dataset(), Settings.of(given), target(**where, sizes=sizes), **values)
+    return estimate_cost(config, data or dataset(), Settings.of(given), target(**where, sizes=sizes), **known)
 
 
 def hours(*arguments: Any, **changes: Any) -> float:

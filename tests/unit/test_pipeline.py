@@ -9,13 +9,14 @@ from azure.ai.ml.dsl import pipeline
 from azure.ai.ml.entities import PipelineJob
 
 from phift.azure.clients import Clients
+from phift.check.models import find_component
 from phift.check.parameters import Parameter, Parameters
 from phift.component.preprocessing import SPLITS
 from phift.config.run import ComponentConfig, RunConfig
 from phift.data.assets import DataInput
 from phift.data.on_cluster import DataOnCluster
 from phift.errors import AccessDenied, NotFound, ParameterError, ServiceError
-from phift.jobs.pipeline import OUTPUT, build_pipeline, find_component
+from phift.jobs.pipeline import OUTPUT, build_pipeline
 from phift.testing import Fault, TestWorkspace
 from unit.fakes import COMPONENT, PHI_4, component, data_id, parameters
 

@@ -9,8 +9,8 @@ from azure.ai.ml.entities import Usage as SdkUsage
 from hypothesis import given
 from hypothesis import strategies as st
 
+from phift.check.compute import Usage, quota_findings, read_usages, same_family
 from phift.check.findings import Finding
-from phift.check.quota import Usage, quota_findings, read_usages, same_family
 from phift.check.sizes import VmSize, find_size
 from unit.fakes import A100, codes, target
 

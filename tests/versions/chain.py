@@ -18,7 +18,7 @@ from typing import Any
 from phift import FineTuneRun, RunConfig, samples
 from phift.azure.clients import Clients
 from phift.azure.connect import connect
-from phift.check.quota import read_usages
+from phift.check.compute import read_usages
 from phift.check.sizes import read_sizes
 from phift.local import Connection, LocalWorkspace
 

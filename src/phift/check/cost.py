@@ -19,6 +19,7 @@ from phift.check.compute import ComputeTarget
 from phift.check.findings import Finding
 from phift.check.sizes import VmSize
 from phift.component.settings import Settings
+from phift.config.run import RunConfig
 from phift.data.prepare import PreparedDataset
 from phift.tokens.count import CHARACTERS_PER_TOKEN, TokenReport
 
@@ -65,31 +66,27 @@ class CostEstimate:
 
 
 def estimate_cost(
+    config: RunConfig,
     dataset: PreparedDataset | None,
     settings: Settings,
     target: ComputeTarget,
     *,
     model_parameters: int | None,
     deployment: VmSize | None,
-    instances: int,
-    prices: Mapping[str, float],
     tokens: TokenReport | None = None,
-    tokens_per_second: float | None = None,
-    max_cost: float | None = None,
 ) -> tuple[CostEstimate, list[Finding]]:
     """Estimate time and price of the training, and the price of a day of the endpoint.
 
+    - **config**: whose ``prices`` and ``tokens_per_second`` win; a ``max_cost`` exceeded or not to be checked is an
+      error.
     - **dataset**: None for data that lies in Azure, whose rows are not read.
-    - **tokens**: what was counted of the data; without it, its characters make a guess.
     - **model_parameters**: how many the model has, where that is known.
     - **deployment**: the endpoint's VM size; None leaves the endpoint out.
-    - **prices**: the user's own, USD an hour by VM size; they win.
-    - **tokens_per_second**: the user's own throughput of one GPU, instead of the one computed.
-    - **max_cost**: what the training may cost, in USD; exceeded or not to be checked, it is an error.
+    - **tokens**: what was counted of the data; without it, its characters make a guess.
     """
     trained, evaluated, said = _tokens(dataset, tokens, settings, target) if dataset else (0.0, 0.0, [])
     parameters, peak, flops = model_parameters or 0, target.vm.peak_tflops_16 or 0, 4 if settings.apply_lora else 6
-    throughput, own = tokens_per_second or 0, "give `tokens_per_second`"
+    throughput, own = config.tokens_per_second or 0, "give `tokens_per_second`"
     missing: list[tuple[str, str]] = []  # what is not known, and what to do about it
     if dataset is None:
         remedy = "give the data as files or a Hugging Face id, so that it is read"
@@ -117,14 +114,15 @@ def estimate_cost(
         # An evaluated token takes a part of what a trained one does.
         hours = (trained + evaluated * 2 / flops) / (throughput * target.gpus_per_node * target.nodes) / 3600
         said.append("the hours are those of the training step, not of node starts, import and conversion")
-    price, how = _price(target.vm, prices)
-    endpoint, how_endpoint = _price(deployment, prices) if deployment else (None, "")
+    max_cost = config.max_cost
+    price, how = _price(target.vm, config.prices)
+    endpoint, how_endpoint = _price(deployment, config.prices) if deployment else (None, "")
     known = (*said, how if price else "", how_endpoint if endpoint else "")
     estimate = CostEstimate(
         tokens=round(trained) if dataset else None,
         hours=hours,
         training=None if hours is None or price is None else hours * target.nodes * price,
-        endpoint_per_day=None if endpoint is None else endpoint * instances * 24,
+        endpoint_per_day=None if endpoint is None else endpoint * config.deployment.instance_count * 24,
         assumptions=tuple(dict.fromkeys(each for each in known if each)),
     )
     findings = []

@@ -1,4 +1,4 @@
-"""Which foundation model, and what is known of it: where it may train and run, its defaults, its end of life."""
+"""Which component and which foundation model, and what is known of it: where it may train and run, its end of life."""
 
 from __future__ import annotations
 
@@ -8,17 +8,20 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import date
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from phift import facts
-from phift.azure.answers import text, texts
+from phift.azure.answers import no_answer, text, texts
 from phift.azure.clients import Clients
 from phift.azure.registry import ModelRecord, fetch_record, mapping
 from phift.azure.threads import SideBySide
 from phift.check.findings import Finding
 from phift.check.sizes import text_of
-from phift.config.run import ModelConfig
+from phift.config.run import ComponentConfig, ModelConfig
 from phift.errors import NotFound, PhiftError, ServiceError, azure_errors
+
+if TYPE_CHECKING:
+    from azure.ai.ml.entities import Component
 
 T = TypeVar("T")
 
@@ -75,7 +78,7 @@ def find_model(clients: Clients, config: ModelConfig) -> FoundationModel:
     """
     place = f"model {config.name} in registry {config.registry}"
     with SideBySide(3) as side:
-        asked = side.begin(_get, clients, config, place)
+        asked = side.begin(_get, clients, config)
         fetched = side.begin(_fetch, clients, config, config.version)
         newest = side.begin(_fetch, clients, config, None) if config.version else fetched
     answer = fetched.result()
@@ -120,20 +123,49 @@ def find_model(clients: Clients, config: ModelConfig) -> FoundationModel:
     )
 
 
-def _get(clients: Clients, config: ModelConfig, place: str) -> Any:
+def _get(clients: Clients, config: ModelConfig) -> Any:
+    names = [entry["name"] for entry in facts.load("models")["models"]]
+    near = difflib.get_close_matches(config.name, names, n=3, cutoff=0.5)
+    fix = "check the name and the registry" + (f"; did you mean {' or '.join(near)}?" if near else "")
+    return _pinned_or_newest(clients.registry.models, "model", config, fix)
+
+
+def _pinned_or_newest(operations: Any, kind: str, config: ModelConfig | ComponentConfig, fix: str) -> Any:
     wanted = {"version": config.version} if config.version else {"label": "latest"}
+    place = f"{kind} {config.name} in registry {config.registry}"
     try:
         with azure_errors(place):
-            return clients.registry.models.get(config.name, **wanted)
+            return operations.get(config.name, **wanted)
     except (NotFound, ServiceError) as error:
         # The SDK reports a missing "latest" as a validation error of its own.
         if isinstance(error, ServiceError) and error.code != "ValidationException":
             raise
-        names = [entry["name"] for entry in facts.load("models")["models"]]
-        near = difflib.get_close_matches(config.name, names, n=3, cutoff=0.5)
         version = f" version {config.version}" if config.version else ""
-        fix = "check the name and the registry" + (f"; did you mean {' or '.join(near)}?" if near else "")
-        raise NotFound(f"There is no model {config.name}{version}.", where=place, fix=fix) from error
+        raise NotFound(f"There is no {kind} {config.name}{version}.", where=place, fix=fix) from error
+
+
+def find_component(clients: Clients, config: ComponentConfig) -> Component:
+    """Return the fine-tuning component from its registry, in its pinned or its newest version.
+
+    Raises `phift.errors.NotFound` where the registry does not have it, and `phift.errors.ServiceError` where the answer
+    lacks what a plan reads of it.
+    """
+    fix = "check `component.name`, `component.version` and `component.registry`"
+    component: Component = _pinned_or_newest(clients.component_registry.components, "component", config, fix)
+    for key in ("id", "name", "version"):
+        text(getattr(component, key, None), f"component.{key}")
+    if not isinstance(component.inputs, Mapping):
+        raise no_answer(component.inputs, "component.inputs", "a mapping")
+    return component
+
+
+def component_findings(clients: Clients, config: ComponentConfig) -> list[Finding]:
+    """Say whether the registry has a newer component than the pinned one; without a pin there is nothing to say."""
+    newest = config.version and find_component(clients, config.model_copy(update={"version": None})).version
+    if newest == config.version:
+        return []
+    message = f"Version {config.version} is pinned; the registry's newest is {newest}."
+    return [Finding("COMPONENT_NEWER", "note", f"component {config.name}", message)]
 
 
 def _fetch(clients: Clients, config: ModelConfig, version: str | None) -> ModelRecord | PhiftError:

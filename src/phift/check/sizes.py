@@ -28,7 +28,7 @@ class VmSize:
     - **gpu**: the GPU's name; **peak_tflops_16**: its dense peak at 16 bits.
     - **retired_on**: a day in the past.
     - **too_old**: whether it is known not to work for fine-tuning.
-    - **without_reserve**: whether Azure sets no instances aside at a deployment, see `phift.check.quota`.
+    - **without_reserve**: whether Azure sets no instances aside at a deployment, see `phift.check.compute`.
     - **source**: where this is known from; empty where nothing is. **table_source**: the built-in table's own.
     """
 

@@ -7,52 +7,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from phift.azure.answers import text
-from phift.azure.clients import Clients
-from phift.check.findings import Finding
 from phift.check.parameters import Parameters
 from phift.component.preprocessing import SPLITS
-from phift.config.run import ComponentConfig, RunConfig
+from phift.config.run import RunConfig
 from phift.data.assets import DataInput
 from phift.data.on_cluster import REPORT, DataOnCluster, preparation_step, step_inputs
 from phift.data.on_cluster import STEP as PREPARATION
-from phift.errors import NotFound, ParameterError, ServiceError, azure_errors
+from phift.errors import ParameterError, ServiceError, azure_errors
 
 if TYPE_CHECKING:
     from azure.ai.ml.entities import Command, Component, PipelineJob
 
 OUTPUT = "trained_model"  # the job's output: the fine-tuned model as an MLflow model folder
 STEP = "step"  # the node that is the component
-
-
-def find_component(clients: Clients, config: ComponentConfig) -> Component:
-    """Return the fine-tuning component from its registry, in its pinned or its newest version.
-
-    Raises `phift.errors.NotFound` where the registry does not have it.
-    """
-    place = f"component {config.name} in registry {config.registry}"
-    wanted = {"version": config.version} if config.version else {"label": "latest"}
-    try:
-        with azure_errors(place):
-            return clients.component_registry.components.get(config.name, **wanted)
-    except (NotFound, ServiceError) as error:
-        # The SDK reports a missing "latest" as a validation error of its own.
-        if isinstance(error, ServiceError) and error.code != "ValidationException":
-            raise
-        version = f" version {config.version}" if config.version else ""
-        fix = "check `component.name`, `component.version` and `component.registry`"
-        raise NotFound(f"There is no component {config.name}{version}.", where=place, fix=fix) from error
-
-
-def component_findings(clients: Clients, config: ComponentConfig) -> list[Finding]:
-    """Say whether the registry has a newer component than the pinned one; without a pin there is nothing to say."""
-    if config.version is None:
-        return []
-    newest = find_component(clients, config.model_copy(update={"version": None}))
-    version = text(newest.version, "component.version")
-    if version == config.version:
-        return []
-    message = f"Version {config.version} is pinned; the registry's newest is {version}."
-    return [Finding(code="COMPONENT_NEWER", severity="note", place=f"component {config.name}", message=message)]
 
 
 def build_pipeline(
