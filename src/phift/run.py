@@ -15,7 +15,7 @@ from phift.azure.clients import Clients
 from phift.azure.connect import connect
 from phift.check.compute import ensure_cluster, instance_type
 from phift.check.findings import findings_from
-from phift.check.parameters import Parameters, display_name
+from phift.check.parameters import Parameters
 from phift.check.report import CheckReport
 from phift.component.preprocessing import SPLITS
 from phift.config.run import DeploymentConfig, RunConfig
@@ -242,19 +242,7 @@ class FineTuneRun:
                     data = register_assets(self.clients, data, config.data.asset_name or slug(data.name))
                 ensure_cluster(self.clients, config.compute, plan.target)
                 self._checked = None  # its nodes take of the quota that was looked up
-                record = RunRecord.of(config, plan)
-                return build_pipeline(
-                    plan.component,
-                    config,
-                    model_id=plan.model.id,
-                    data=data,
-                    parameters=plan.parameters,
-                    name=name,
-                    display_name=display_name(plan.model.name, dataset.name, plan.parameters, plan.target),
-                    tags=record.tags,
-                    properties=record.properties,
-                    code=code,
-                )
+                return build_pipeline(config, plan, data, name=name, code=code)
 
             self._job, self._record = submit_job(self.clients, plan.job_name, build, fresh=fresh), None
             return self._job

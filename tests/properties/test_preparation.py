@@ -26,7 +26,7 @@ from phift.errors import ConfigError, DataError, NotFound
 from phift.jobs.pipeline import build_pipeline
 from phift.run import FineTuneRun
 from phift.views import show_plan
-from unit.fakes import A100, PHI_4, Fakes, codes, component, data_asset, data_id, parameters, run_config
+from unit.fakes import A100, Fakes, codes, data_asset, data_id, parameters, plan, run_config
 
 RAW = "azureml:raw:3"
 ON = {"prepare_on": "gpu-cluster"}
@@ -148,8 +148,7 @@ def sent(found: DataOnCluster) -> Any:
     """Return the step's component, and the job's nodes as the SDK sends them."""
     with source_code() as code:
         config = RunConfig(model="Phi-4", compute="gpu-cluster", data={"train": RAW})
-        settings: dict[str, Any] = {"name": "job", "display_name": "shown", "tags": {}, "code": code}
-        job = build_pipeline(component(), config, model_id=PHI_4, data=found, parameters=parameters(), **settings)
+        job = build_pipeline(config, plan(found, parameters()), found, name="job", code=code)
         nodes = job._to_rest_object().as_dict()["properties"]["jobs"]
         return job.jobs["prepare_data"].component, nodes
 

@@ -28,6 +28,7 @@ from phift.check.sizes import VmSize as VmSizeFacts
 from phift.check.sizes import find_size
 from phift.config.run import RunConfig
 from phift.errors import NotFound
+from phift.plan import Dataset, Plan
 from unit.stubs import GROUP, SUBSCRIPTION, Assets, StubClient, service_error, usage
 
 A100 = "Standard_NC24ads_A100_v4"
@@ -195,6 +196,22 @@ def target(
 
 def parameters(user: dict[str, Any] | None = None, model: dict[str, Any] | None = None, **where: Any) -> Parameters:
     return resolve_parameters(component().inputs, model or {}, user or {}, target(**where))
+
+
+def plan(dataset: Dataset, resolved: Parameters) -> Plan:
+    """Return the plan of a run with Phi-4 on one GPU."""
+    return Plan(
+        model=foundation_model(),
+        component=component(),
+        target=target(),
+        parameters=resolved,
+        dataset=dataset,
+        tokens=None,
+        tokenizer=None,
+        memory=None,
+        cost=None,
+        fingerprint="0123456789ab",
+    )
 
 
 def foundation_model(*sizes: str, **changes: Any) -> FoundationModel:

@@ -6,7 +6,7 @@ from typing import Any
 
 import requests
 
-from phift.jobs.pipeline import OUTPUT
+from phift.jobs.job import OUTPUT
 from phift.local import LocalCredential
 from phift.local.names import WORKSPACE_ID
 from phift.testing import TestWorkspace

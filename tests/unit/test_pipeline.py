@@ -10,24 +10,25 @@ from azure.ai.ml.entities import PipelineJob
 
 from phift.azure.clients import Clients
 from phift.check.models import find_component
-from phift.check.parameters import Parameter, Parameters
+from phift.check.parameters import Parameter, Parameters, display_name
 from phift.component.preprocessing import SPLITS
 from phift.config.run import ComponentConfig, RunConfig
 from phift.data.assets import DataInput
 from phift.data.on_cluster import DataOnCluster
 from phift.errors import AccessDenied, NotFound, ParameterError, ServiceError
-from phift.jobs.pipeline import OUTPUT, build_pipeline
+from phift.jobs.job import OUTPUT
+from phift.jobs.pipeline import build_pipeline
+from phift.jobs.record import RunRecord
 from phift.testing import Fault, TestWorkspace
-from unit.fakes import COMPONENT, PHI_4, component, data_id, parameters
+from unit.fakes import COMPONENT, PHI_4, data_id, parameters, plan, target
 
 
 def build(resolved: Parameters | None = None, **changes: Any) -> Any:
     data = {split: DataInput(name=split, version="1", address=data_id(split, "1")) for split in SPLITS}
     kept = {key: changes.pop(key) for key in ("force_rerun", "continue_on_step_failure") if key in changes}
     config = RunConfig(model="Phi-4", compute="gpu-cluster", data={"train": "azureml:chat:1"}, **kept)
-    settings: dict[str, Any] = {"model_id": PHI_4, "data": data, "name": "phift-phi-4-0", "display_name": "shown"}
-    settings |= {"tags": {"phift.data": "hash"}, **changes}
-    return build_pipeline(component(), config, parameters=resolved or parameters(), **settings)
+    settings: dict[str, Any] = {"data": data, "name": "phift-phi-4-0", **changes}
+    return build_pipeline(config, plan(raw(1), resolved or parameters()), **settings)
 
 
 def wire(job: Any) -> Any:
@@ -97,8 +98,11 @@ def test_the_model_folder_is_the_jobs_output() -> None:
 
 def test_names_and_tags_are_the_given_ones() -> None:
     job = build()
-    assert (job.name, job.display_name, job.experiment_name) == ("phift-phi-4-0", "shown", "phift")
-    assert dict(job.tags) == {"phift.data": "hash"}
+    shown = display_name("Phi-4", "raw", parameters(), target())
+    assert (job.name, job.display_name, job.experiment_name) == ("phift-phi-4-0", shown, "phift")
+    config = RunConfig(model="Phi-4", compute="gpu-cluster", data={"train": "azureml:chat:1"})
+    record = RunRecord.of(config, plan(raw(1), parameters()))
+    assert (dict(job.tags), job.properties) == (record.tags, record.properties)
 
 
 @pytest.mark.parametrize("value", [True, False])

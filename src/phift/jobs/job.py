@@ -17,7 +17,6 @@ from phift.azure.answers import listed, outcome, text, texts
 from phift.azure.clients import Clients
 from phift.azure.quiet import quiet_uploads
 from phift.events import isolated
-from phift.jobs.pipeline import OUTPUT
 from phift.jobs.tracking import MetricPoint, Tracking
 
 if TYPE_CHECKING:
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+OUTPUT = "trained_model"  # the job's output: the fine-tuned model as an MLflow model folder
 ENDED_BADLY = frozenset({"Failed", "Canceled"})
 # The states a run can end in; `jobs.stream` of the SDK returns silently for all but Failed.
 ENDED = ENDED_BADLY | {"Completed"}

@@ -7,35 +7,32 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from phift.azure.answers import text
-from phift.check.parameters import Parameters
+from phift.check.parameters import display_name
 from phift.component.preprocessing import SPLITS
 from phift.config.run import RunConfig
 from phift.data.assets import DataInput
 from phift.data.on_cluster import REPORT, DataOnCluster, preparation_step, step_inputs
 from phift.data.on_cluster import STEP as PREPARATION
 from phift.errors import ParameterError, ServiceError, azure_errors
+from phift.jobs.job import OUTPUT
+from phift.jobs.record import RunRecord
+from phift.plan import Plan
 
 if TYPE_CHECKING:
-    from azure.ai.ml.entities import Command, Component, PipelineJob
+    from azure.ai.ml.entities import Command, PipelineJob
 
-OUTPUT = "trained_model"  # the job's output: the fine-tuned model as an MLflow model folder
 STEP = "step"  # the node that is the component
 
 
 def build_pipeline(
-    component: Component,
     config: RunConfig,
-    *,
-    model_id: str,
+    plan: Plan,
     data: Mapping[str, DataInput] | DataOnCluster,
-    parameters: Parameters,
+    *,
     name: str,
-    display_name: str,
-    tags: Mapping[str, str],
-    properties: Mapping[str, str] | None = None,
     code: Path | None = None,
 ) -> PipelineJob:
-    """Return the job, ready to submit; its output is called `OUTPUT`.
+    """Return the job of a plan with its record, ready to submit; its output is called `phift.jobs.job.OUTPUT`.
 
     Its nodes are put together here and not by the SDK's ``dsl.pipeline``: that keeps one stack of open pipelines for
     the whole process, so that a node made in one thread lands in the pipeline that another thread is building
@@ -50,9 +47,10 @@ def build_pipeline(
     from azure.ai.ml import Input, Output
     from azure.ai.ml.entities import Pipeline, PipelineJob, PipelineJobSettings
 
+    component, record = plan.component, RunRecord.of(config, plan)
     inputs: dict[str, str | Input] = {
-        **parameters.arguments(),
-        "mlflow_model_path": Input(type="mlflow_model", path=model_id),
+        **plan.parameters.arguments(),
+        "mlflow_model_path": Input(type="mlflow_model", path=plan.model.id),
     }
     outputs = {OUTPUT: Output(type="mlflow_model")}
     nodes: dict[str, Command | Pipeline] = {}
@@ -79,10 +77,10 @@ def build_pipeline(
         nodes[STEP].name = STEP
         job = PipelineJob(
             name=name,
-            display_name=display_name,
+            display_name=display_name(plan.model.name, plan.dataset.name, plan.parameters, plan.target),
             experiment_name=config.experiment,
-            tags=dict(tags),
-            properties=dict(properties or {}),
+            tags=record.tags,
+            properties=record.properties,
             jobs=nodes,
             outputs=outputs,
             settings=PipelineJobSettings(
