@@ -21,9 +21,7 @@ from phift.check.sizes import VmSize, count_of, field_of, find_size, text_of
 from phift.config.run import ComputeConfig, DeploymentConfig
 from phift.errors import ComputeError, NotFound, azure_errors
 
-RESERVE_SOURCE = (
-    "Microsoft Learn, quota-allocation-online-deployment, 2023-12-07, and the endpoints' SKU list, 2023-10-18"
-)
+_RESERVE = "Microsoft Learn, quota-allocation-online-deployment, 2023-12-07, and the endpoints' SKU list, 2023-10-18"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +31,6 @@ class ComputeTarget:
     - **name**: the cluster's name, or ``serverless``.
     - **vm**: the VM size, with all that is known of it.
     - **gpus_per_node**: GPUs in one node; the component needs exactly this number.
-    - **nodes**: nodes the job uses.
     - **exists**: False for a cluster that `ensure_cluster` will create.
     - **low_priority**: whether its VMs are, which have a quota of their own.
     """
@@ -365,7 +362,7 @@ def quota_findings(
         count = instances if exempt else -(-6 * instances // 5)  # ceil(1.2 n), exactly
         counted = ("" if exempt else f"ceil(1.2 x {instances}) = ") + f"{count} instance{'s' * (count > 1)}"
         remark = ", without the reserve of 20 %" if exempt else ""
-        needs.append(_Need("endpoint", "deployment", deployment, count, counted, remark=remark, source=RESERVE_SOURCE))
+        needs.append(_Need("endpoint", "deployment", deployment, count, counted, remark=remark, source=_RESERVE))
     findings: list[Finding] = []
     for need in needs:
         vm, limits, unknown = need.vm, need.limits(usages), ""

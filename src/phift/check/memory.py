@@ -232,14 +232,13 @@ class _Training:
                 "precision 16: the weights are loaded in 2 bytes a value, and with them AdamW's states; an environment"
                 f" that loads them in 4 needs {more:.0f} GB more"
             )
-        offloaded = f"stage {self.stage} with the component's own file: "
-        deepspeed = {
-            2: offloaded + "the optimizer lies in the machine's memory",
-            3: offloaded + "weights and optimizer lie in the machine's memory",
-        }.get(self.stage, "no DeepSpeed: every GPU holds all weights, gradients and optimizer states")
+        deepspeed = "no DeepSpeed: every GPU holds all weights, gradients and optimizer states"
         if self.own_config:
-            what = f"taken as stage {self.stage} without offloading, the most it can be"
-            deepspeed = f"your DeepSpeed file is not read: {what}"
+            taken = f"taken as stage {self.stage} without offloading, the most it can be"
+            deepspeed = f"your DeepSpeed file is not read: {taken}"
+        elif self.stage:
+            offloaded = "the optimizer lies" if self.stage == 2 else "weights and optimizer lie"
+            deepspeed = f"stage {self.stage} with the component's own file: {offloaded} in the machine's memory"
         checkpointing = "no gradient checkpointing: the component leaves it off for LoRA without DeepSpeed"
         if self.checkpointing:
             without = f"activations take {self.activations(checkpointing=False) / _GB:.1f} GB"
