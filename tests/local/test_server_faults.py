@@ -29,8 +29,7 @@ from phift.component import inputs
 from phift.data import on_cluster
 from phift.errors import AuthenticationError, ServiceUnreachable
 from phift.local import LocalCredential, LocalWorkspace
-from phift.local.server.app import METHODS as SERVED
-from phift.local.state.faults import METHODS, OPERATIONS, STEPS
+from phift.local.state.faults import OPERATIONS, STEPS
 from phift.local.work.operations import Operations
 
 pytestmark = pytest.mark.slow
@@ -492,4 +491,3 @@ def test_a_fault_knows_the_operations_steps_and_methods_that_there_are(hostile: 
     of_jobs = {"job-cancel"}
     assert tuple(sorted(Operations(no_site, no_site, no_site).work.keys() - of_jobs)) == OPERATIONS
     assert (on_cluster.STEP, *inputs.STEPS) == STEPS
-    assert tuple(sorted(SERVED)) == METHODS

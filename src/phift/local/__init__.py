@@ -12,18 +12,7 @@
 Unmodified programs get there by environment variables: ``connection.environment()``.
 
 For the tests of one process there is the same without a server, in that process: `phift.testing.TestWorkspace`.
-
-Several local workspaces in one process, one after the other or at once:
-
-- `phift.azure.connect.connect`, and so a run, adds a workspace to those that the process trusts already, and to whom
-  its user trusts; the clients of the others go on, and any number of threads may connect at once
-- by hand, ``REQUESTS_CA_BUNDLE`` must name a file with the authorities of all of them: `phift.local.trust.trust`
-  makes one
-- the SDK keeps its cloud in a variable of the process, ``AZUREML_CURRENT_CLOUD``; local workspaces differ in nothing
-  that a client reads there once it is made, so make clients for different ones not at the same time
-- a process that has talked to Azure cannot turn to a local workspace, nor back: `phift.errors.ConfigError` says so
-- MLflow's azureml plugin speaks to the one that was connected last; the variables must be set before it is imported,
-  unless `phift.azure.connect.connect` or `phift.testing.TestWorkspace` points the process at the workspace
+docs/local-workspace.md has the rest: several in one process, what happens when it is killed, who may do what in it.
 
 What is covered, with the SDK 1.35.2's calls:
 

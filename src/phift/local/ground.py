@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from phift.local.programs import Programs
 from phift.local.state.clock import Clock, Speed
 from phift.local.state.documents import Documents
-from phift.local.state.faults import Faults
+from phift.local.state.faults import Faults, Journal
 from phift.local.state.folder import Folder
 from phift.local.state.identity import Identity, read_secret
-from phift.local.state.journal import Journal
 
 
 @dataclass(eq=False)
@@ -30,8 +29,3 @@ class Ground:
         self.documents = Documents(self.folder.database, self.clock.now)
         self.identity = Identity(read_secret(self.folder.secret), self.clock.now)
         self.faults, self.journal = Faults(), Journal()
-
-    @property
-    def host(self) -> str:
-        """The host and port of ``base_url``."""
-        return self.base_url.removeprefix("https://")

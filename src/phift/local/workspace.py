@@ -128,7 +128,7 @@ class LocalWorkspace:
                 with socket.socket() as probe:
                     # One that was killed a moment ago is silent, and its last thread still holds the lock.
                     if probe.connect_ex(("127.0.0.1", running["port"])) != 0:
-                        _is_free(self._place.server_lock, 5)
+                        self._is_free(5)
             if self._running() is None:
                 if self._place.database.exists():
                     with self._documents() as documents:
@@ -154,7 +154,7 @@ class LocalWorkspace:
             for number, patience in ((signal.SIGTERM, timeout), (signal.SIGKILL, 5)):
                 with suppress(ProcessLookupError):
                     os.kill(pid, number)
-                if _is_free(self._place.server_lock, patience):
+                if self._is_free(patience):
                     break
             with suppress(ChildProcessError):  # it is a child only of the process that started it
                 os.waitpid(pid, 0)
@@ -255,12 +255,16 @@ class LocalWorkspace:
 
         The server holds a lock as long as it lives, so neither a crash nor a pid that somebody else has now deceives.
         """
-        if not self._place.server_lock.exists() or _is_free(self._place.server_lock):
+        if not self._place.server_lock.exists() or self._is_free():
             return None
         with suppress(FileNotFoundError):
             described: dict[str, Any] = json.loads(self._place.server_file.read_text(encoding="utf-8"))
             return described
         return None
+
+    def _is_free(self, patience: float = 0) -> bool:
+        with self._place.claimed(patience) as free:
+            return free
 
     @contextmanager
     def _documents(self) -> Iterator[Documents]:
@@ -272,18 +276,6 @@ class LocalWorkspace:
             fix = "put a copy of the file back; or copy what you want to keep (uploads and models lie in "
             fix += f"{self._place.blobs}), then phift local reset, which deletes this workspace's state"
             raise errors.LocalWorkspaceError(what, where=str(self._place.database), fix=fix) from error
-
-
-def _is_free(lock: Path, patience: float = 0) -> bool:
-    """Tell whether no process holds the lock on a file, or the one that does lets go of it within some seconds."""
-    end = time.monotonic() + patience
-    while True:
-        with lock.open("a") as file, suppress(BlockingIOError):
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return True
-        if time.monotonic() >= end:
-            return False
-        time.sleep(0.1)
 
 
 def _tail(text: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import socket
 import sys
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 from phift.errors import ForbiddenConnection
@@ -37,17 +38,14 @@ def forbid_azure() -> Ban:
     return ban
 
 
+@dataclass(eq=False)
 class Ban:
     """A ban on connections, in force since it was made; the end of a ``with`` block lifts it.
 
     - **refused**: the hosts that were asked for, in this order; also where the program swallowed the error.
     """
 
-    def __init__(self) -> None:
-        self.refused: list[str] = []
-
-    def __repr__(self) -> str:
-        return f"Ban(refused={self.refused!r})"
+    refused: list[str] = field(default_factory=list)
 
     def __enter__(self) -> Self:
         return self

@@ -20,8 +20,7 @@ from phift.errors import LocalWorkspaceError, LocalWorkspaceNotRunning
 from phift.local import Connection, LocalCredential, LocalWorkspace
 from phift.local.programs import Engine
 from phift.local.state.clock import Speed
-from phift.local.state.faults import Fault, Scripted
-from phift.local.state.journal import Entry
+from phift.local.state.faults import Entry, Fault, Scripted
 from phift.local.trust import told_to_mlflow, trust
 
 if TYPE_CHECKING:

@@ -15,6 +15,7 @@ import logging
 import os
 import signal
 import socket
+import struct
 import sys
 import threading
 import time
@@ -22,18 +23,29 @@ from contextlib import closing
 from pathlib import Path
 from typing import get_args
 
+import anyio
+import anyio.to_thread
 import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response, StreamingResponse
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from phift.local.programs import ENGINES, Programs
 from phift.local.server import certificates
-from phift.local.server.app import Connection, create_app
+from phift.local.server.service import LARGEST_BODY, Exchange, whole_body
 from phift.local.site import Site
 from phift.local.state.clock import Speed
 from phift.local.state.documents import Documents
+from phift.local.state.faults import METHODS
 from phift.local.state.folder import Folder, write_private
 from phift.version import __version__
 
 logger = logging.getLogger(__name__)
+
+_RESET = struct.pack("ii", 1, 0)  # linger for no time: closing sends RST and not FIN
 
 
 def serve(folder: Path, programs: Programs, speed: Speed = "real", delay: float = 0) -> int:
@@ -57,6 +69,9 @@ def serve(folder: Path, programs: Programs, speed: Speed = "real", delay: float 
             with closing(Site(place, f"https://localhost:{port}", programs, speed)) as site:
                 server = _Server(site, delay)
                 site.start()
+                about = {"pid": os.getpid(), "port": port, "created_at": time.time(), "version": __version__}
+                write_private(place.server_file, json.dumps(about).encode())
+                logger.info("serving %s at %s", place.root, site.base_url)
                 server.run([listener])
         # What was asked for and is not served, the most frequent first.
         unserved = sorted(site.journal.ever_unserved.items(), key=lambda item: (-item[1], item[0]))
@@ -84,7 +99,7 @@ def _listen(place: Folder) -> socket.socket:
 
 
 class _Server(uvicorn.Server):
-    """Serves a site until a signal comes.
+    """Serves a site until a signal comes: brings requests to the service, cuts connections on order, writes the log.
 
     Signals are ours and not uvicorn's, for the order of things: the engine must be stopped while it can still reach the
     server, or it would take the silence for a failure of the job.
@@ -92,10 +107,10 @@ class _Server(uvicorn.Server):
 
     def __init__(self, site: Site, delay: float) -> None:
         config = uvicorn.Config(
-            create_app(site, delay),
-            http=Connection,
+            Starlette(routes=[Route("/{path:path}", self._answer, methods=METHODS)]),
+            http=_Connection,
             lifespan="off",
-            access_log=False,  # app.py writes one line a request, without the query, where signatures travel
+            access_log=False,  # ours is one line a request, without the query, where signatures travel
             log_config=None,
             ssl_certfile=str(site.folder.root / "server.pem"),
             ssl_keyfile=str(site.folder.root / "server-key.pem"),
@@ -104,22 +119,15 @@ class _Server(uvicorn.Server):
             server_header=False,
         )
         super().__init__(config)
-        self._site = site
+        self._site, self._delay = site, delay
+        # Scoring may take minutes; with threads of its own it cannot hold up everything else.
+        self._scoring_threads = anyio.CapacityLimiter(40)
         self._told = threading.Event()
         for number in (signal.SIGTERM, signal.SIGINT):  # uvicorn takes them when it runs, and gives them back then
             signal.signal(number, self.handle_exit)
 
     def handle_exit(self, *_signal: object) -> None:
-        """Let the server end."""
         self._told.set()
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Begin to take connections, and say in ``server.json`` where."""
-        await super().startup(sockets)
-        port = int(self._site.host.rpartition(":")[2])
-        about = {"pid": os.getpid(), "port": port, "created_at": time.time(), "version": __version__}
-        write_private(self._site.folder.server_file, json.dumps(about).encode())
-        logger.info("serving %s at %s", self._site.folder.root, self._site.base_url)
 
     async def main_loop(self) -> None:
         """Wait for the end; wakes once a second for the ``Date`` of its answers, and not ten times, to cost little."""
@@ -127,6 +135,80 @@ class _Server(uvicorn.Server):
         while not await asyncio.to_thread(self._told.wait, 1):
             await self.on_tick(0)
         await asyncio.to_thread(self._site.training.stop)
+
+    async def _answer(self, request: Request) -> Response:
+        started = time.perf_counter()
+        # In the event loop and not in a thread of the pool: any number of requests wait at once, as in a network.
+        await asyncio.sleep(self._delay)
+        # `request.url.path` would cut the decoded path at a decoded ``#`` or ``?``.
+        exchange = Exchange(self._site, request.method, str(request.scope["path"]))
+        body = None if exchange.cut == "before" else await _body(request, exchange.slow)
+        await asyncio.sleep(exchange.delay)
+        limiter = self._scoring_threads if exchange.path.startswith("/inference/") else None
+        asked = (request.query_params, request.headers, body)
+        reply = await anyio.to_thread.run_sync(exchange.reply, *asked, limiter=limiter)
+        milliseconds = (time.perf_counter() - started) * 1000
+        logger.info("%s %s %d %.1f ms", request.method, exchange.path, reply.status, milliseconds)
+        if exchange.cut == "half":
+            return _Half(whole_body(reply), reply.status, reply.headers)
+        if exchange.cut:
+            return _Reset()
+        if reply.stream is not None:
+            return StreamingResponse(reply.stream, reply.status, reply.headers)
+        return Response(reply.body, reply.status, reply.headers)
+
+
+async def _body(request: Request, slow: int) -> bytes | None:
+    """Return a request's body, or None where its client has gone.
+
+    All of it is taken in any case: to a client, an answer in the middle of its upload is a broken pipe. Of one that is
+    too large it is enough to refuse it.
+    """
+    body = bytearray()
+    try:
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > LARGEST_BODY:
+                break
+            if slow:
+                await asyncio.sleep(len(chunk) / slow)
+    except ClientDisconnect:
+        return None
+    return bytes(body)
+
+
+class _Connection(H11Protocol):
+    """One connection, which the application finds in the state of its scope."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
+        super().connection_made(transport)
+        self.app_state = {**self.app_state, "transport": transport}
+
+
+class _Reset(Response):
+    """No answer: the client sees its connection reset."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        transport: asyncio.Transport = scope["state"]["transport"]
+        transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+        await _end(transport, receive)
+
+
+class _Half(Response):
+    """An answer that breaks off in the middle of its body; one without a body is no answer at all."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self.body and scope["method"] != "HEAD":
+            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+            await send({"type": "http.response.body", "body": self.body[: len(self.body) // 2], "more_body": True})
+            await asyncio.sleep(0.05)  # for what has been written to leave
+        await _end(scope["state"]["transport"], receive)
+
+
+async def _end(transport: asyncio.Transport, receive: Receive) -> None:
+    transport.abort()
+    while (await receive())["type"] != "http.disconnect":  # until uvicorn knows, or it would answer by itself
+        pass
 
 
 def main(programs: Programs | None = None) -> None:

@@ -91,7 +91,7 @@ def _show_datastore(site: Site, name: str) -> Json:
         "properties": {},
         "isDefault": name == "workspaceblobstore",
         # The SDK writes https://{accountName}.blob.{endpoint}: a host with port and path leads back here.
-        "accountName": f"{site.host}/storage",
+        "accountName": site.base_url.removeprefix("https://") + "/storage",
         "containerName": names.DATASTORES[name],
         "endpoint": names.STORAGE_SUFFIX,
         "protocol": "https",

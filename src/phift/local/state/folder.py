@@ -43,21 +43,24 @@ class Folder:
         self.staging = root / "staging"  # uploads that are not complete yet
 
     @contextmanager
-    def claimed(self) -> Iterator[bool]:
-        """Hold `server_lock` until the end of the block, and tell whether it could be had.
+    def claimed(self, patience: float = 1) -> Iterator[bool]:
+        """Hold `server_lock` until the end of the block, and tell whether it could be had within some seconds.
 
-        Nobody who has died holds it, whatever process has his number now.
+        Who only looks whether it is held has it for a moment. Nobody who has died holds it, whatever process has his
+        number now.
         """
+        end = time.monotonic() + patience
         with self.server_lock.open("a") as lock:
-            for _ in range(50):
+            while True:
                 try:
                     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
                 except BlockingIOError:
-                    time.sleep(0.02)  # somebody who only looks whether it is held has it for a moment
-                else:
-                    yield True
-                    return
-            yield False
+                    if time.monotonic() >= end:
+                        yield False
+                        return
+                    time.sleep(0.02)
+            yield True
 
     def job(self, name: str) -> Path:
         """Return the folder of one job."""
