@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from phift.local.server import certificates
+from phift.local.server.process import ensure_certificates, write_bundle
 
 _INSTALLED = Path(__file__).parents[2] / ".azurite/node_modules/azurite/dist/src/blob/main.js"
 _START_SECONDS = 600
@@ -55,8 +55,8 @@ def program() -> list[str]:
 def running(folder: Path) -> Iterator[Emulator]:
     """Run azurite in a folder of its own, with a certificate of its own."""
     command = program()
-    certificates.ensure(folder)
-    bundle = certificates.write_bundle(folder, os.environ.get("REQUESTS_CA_BUNDLE"))
+    ensure_certificates(folder)
+    bundle = write_bundle(folder, os.environ.get("REQUESTS_CA_BUNDLE"))
     key = base64.b64encode(secrets.token_bytes(32)).decode()
     output = folder / "output.txt"
     with output.open("wb") as file:

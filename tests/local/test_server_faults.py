@@ -486,7 +486,7 @@ def test_what_is_no_list_of_faults_is_refused(hostile: Local, sent: Any) -> None
     assert control(hostile, "POST", "faults", json=sent).json()["error"]["code"] == "InvalidFault"
 
 
-def test_a_fault_knows_the_operations_steps_and_methods_that_there_are(hostile: Local) -> None:
+def test_a_fault_knows_the_operations_and_steps_that_there_are(hostile: Local) -> None:
     no_site: Any = SimpleNamespace(documents=SimpleNamespace(delete=None), cancel=None)  # the table asks none of them
     of_jobs = {"job-cancel"}
     assert tuple(sorted(Operations(no_site, no_site, no_site).work.keys() - of_jobs)) == OPERATIONS

@@ -9,12 +9,12 @@ import certifi
 import pytest
 from cryptography import x509
 
-from phift.local.server import certificates
+from phift.local.server import process
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    certificates.ensure(tmp_path)
+    process.ensure_certificates(tmp_path)
     return tmp_path
 
 
@@ -38,7 +38,7 @@ def test_the_authoritys_key_is_gone_and_the_servers_is_private(folder: Path) -> 
 
 def test_good_ones_are_kept(folder: Path) -> None:
     before = (folder / "server.pem").read_bytes()
-    certificates.ensure(folder)
+    process.ensure_certificates(folder)
     assert (folder / "server.pem").read_bytes() == before
 
 
@@ -47,15 +47,15 @@ def test_expiring_ones_are_made_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lifetime: datetime.timedelta
 ) -> None:
     with monkeypatch.context() as context:
-        context.setattr(certificates, "LIFETIME", lifetime)
-        certificates.ensure(tmp_path)
+        context.setattr(process, "LIFETIME", lifetime)
+        process.ensure_certificates(tmp_path)
     before = (tmp_path / "ca.pem").read_bytes()
-    certificates.ensure(tmp_path)
+    process.ensure_certificates(tmp_path)
     assert (tmp_path / "ca.pem").read_bytes() != before
 
 
 def test_the_bundle_holds_the_public_authorities_and_ours(folder: Path) -> None:
-    bundle = certificates.write_bundle(folder, None).read_bytes()
+    bundle = process.write_bundle(folder, None).read_bytes()
     assert Path(certifi.where()).read_bytes().strip() in bundle
     assert (folder / "ca.pem").read_bytes() in bundle
 
@@ -67,11 +67,11 @@ def test_the_bundle_keeps_the_machines_own_authorities(folder: Path, tmp_path: P
     (own / "root.pem").write_bytes(pem)
     (own / "readme.txt").write_text("nothing")
     for existing in (own / "root.pem", own):
-        bundle = certificates.write_bundle(folder, str(existing)).read_bytes()
+        bundle = process.write_bundle(folder, str(existing)).read_bytes()
         assert bundle == pem + b"\n" + (folder / "ca.pem").read_bytes()
 
 
 @pytest.mark.parametrize("existing", ["bundle.pem", "gone.pem"])
 def test_the_bundle_does_not_grow_out_of_itself(folder: Path, existing: str) -> None:
-    first = certificates.write_bundle(folder, None).read_bytes()
-    assert certificates.write_bundle(folder, str(folder / existing)).read_bytes() == first
+    first = process.write_bundle(folder, None).read_bytes()
+    assert process.write_bundle(folder, str(folder / existing)).read_bytes() == first

@@ -13,7 +13,7 @@ from typing import Any
 import certifi
 import pytest
 
-from phift.local.server import certificates
+from phift.local.server.process import ensure_certificates, write_bundle
 from phift.local.trust import tell_mlflow, told_to_mlflow, trust
 
 URL = "https://localhost:4321"
@@ -23,8 +23,8 @@ PLUGIN = "azureml.mlflow._common._cloud.cloud"
 def workspace(folder: Path, existing: str | None = None) -> Path:
     """Make a workspace's authority, and return the file that its server writes."""
     folder.mkdir()
-    certificates.ensure(folder)
-    return certificates.write_bundle(folder, existing)
+    ensure_certificates(folder)
+    return write_bundle(folder, existing)
 
 
 def trusted(path: Path) -> set[bytes]:

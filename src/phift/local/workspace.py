@@ -164,10 +164,9 @@ class LocalWorkspace:
 
     def status(self) -> LocalStatus:
         """Return what the workspace is doing, also when it is not running."""
-        status = LocalStatus(self.folder, running=False)
-        if running := self._running():
-            address = f"https://localhost:{running['port']}"
-            status = LocalStatus(self.folder, True, running["pid"], address, running.get("created_at"))
+        running = self._running() or {}
+        address = f"https://localhost:{running['port']}" if running else None
+        status = LocalStatus(self.folder, bool(running), running.get("pid"), address, running.get("created_at"))
         if self._place.database.exists():
             with self._documents() as documents:
                 status.jobs.update(documents.count_by_status("runs"))

@@ -74,13 +74,8 @@ def phift_workspace(request: pytest.FixtureRequest, _phift_workspaces: _Workspac
         if marker.args or marker.kwargs.keys() - asked.keys():
             raise pytest.UsageError("pytest.mark.phift takes engine=..., speed=... and server=..., nothing else")
         asked |= marker.kwargs
-    kind = tuple(asked.values())
-    workspace = _phift_workspaces.get(kind)
-    if workspace is None:
-        _phift_workspaces[kind] = workspace = TestWorkspace(**asked).start()
-    else:
-        workspace.attach()
-        workspace.reset()
+    workspace = _phift_workspaces.setdefault(tuple(asked.values()), TestWorkspace(**asked)).start()
+    workspace.reset()
     request.node.stash[_WORKSPACE] = workspace
     yield workspace
     workspace.detach()

@@ -110,6 +110,10 @@ class TestWorkspace:
                 from phift.local.server.in_process import served_here
 
                 self._connection = started.enter_context(served_here(folder, self.speed))
+            self._session = started.enter_context(Session())
+            self._session.trust_env = False  # neither a proxy nor another authority file is asked
+            self._session.verify = str(self._connection.ca_bundle)
+            self._session.headers["X-IDENTITY-HEADER"] = self._connection.secret()
             self._running = started.pop_all()
         self.attach()
         return self
@@ -117,7 +121,6 @@ class TestWorkspace:
     def stop(self) -> None:
         """Put this process back, end the workspace and delete its folder."""
         self.detach()
-        self.__dict__.pop("_session", None)
         self._connection = None
         self._running.close()
 
@@ -222,8 +225,7 @@ class TestWorkspace:
 
         The end of the ``with`` block does it, and the fixture at the end of each test.
         """
-        missed = [_told(each) for each in self.faults() if each.hits < (each.fault.times or 1)]
-        if missed:
+        if missed := [_told(each) for each in self.faults() if each.hits < (each.fault.times or 1)]:
             count = f"{len(missed)} of the ordered faults did not strike as ordered:"
             raise AssertionError("\n  ".join((count, *missed)))
 
@@ -237,8 +239,7 @@ class TestWorkspace:
 
     def unserved(self) -> dict[str, int]:
         """Return the requests that the local workspace does not serve and answers 501, with how often each came."""
-        unserved: dict[str, int] = self._call("GET", "requests")["unserved"]
-        return unserved
+        return dict(self._call("GET", "requests")["unserved"])
 
     def advance(self, seconds: float) -> float:
         """Move a manual clock on, and return the seconds since 1970 that it shows then.
@@ -260,14 +261,6 @@ class TestWorkspace:
         if not answer.ok:
             raise LocalWorkspaceError(answer.json()["error"]["message"], where=where, fix="correct the call")
         return answer.json() if answer.content else None
-
-    @cached_property
-    def _session(self) -> Session:
-        session = self._running.enter_context(Session())
-        session.trust_env = False  # neither a proxy nor another authority file is asked
-        session.verify = str(self.connection.ca_bundle)
-        session.headers["X-IDENTITY-HEADER"] = self.connection.secret()
-        return session
 
     def _refuse_a_second(self) -> None:
         if TestWorkspace._in_use not in (None, self):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import datetime
 import json
 import logging
 import os
@@ -25,7 +26,10 @@ from typing import get_args
 
 import anyio
 import anyio.to_thread
+import certifi
+import trustme
 import uvicorn
+from cryptography import x509
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
@@ -34,7 +38,6 @@ from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from phift.local.programs import ENGINES, Programs
-from phift.local.server import certificates
 from phift.local.server.service import LARGEST_BODY, Exchange, whole_body
 from phift.local.site import Site
 from phift.local.state.clock import Speed
@@ -45,6 +48,7 @@ from phift.version import __version__
 
 logger = logging.getLogger(__name__)
 
+LIFETIME = datetime.timedelta(days=365)  # of a certificate
 _RESET = struct.pack("ii", 1, 0)  # linger for no time: closing sends RST and not FIN
 
 
@@ -62,8 +66,8 @@ def serve(folder: Path, programs: Programs, speed: Speed = "real", delay: float 
             logger.error("another process serves %s", folder)
             return 3
         place.server_file.unlink(missing_ok=True)
-        certificates.ensure(place.root)
-        certificates.write_bundle(place.root, os.environ.get("REQUESTS_CA_BUNDLE"))
+        ensure_certificates(place.root)
+        write_bundle(place.root, os.environ.get("REQUESTS_CA_BUNDLE"))
         with closing(_listen(place)) as listener:
             port = listener.getsockname()[1]
             with closing(Site(place, f"https://localhost:{port}", programs, speed)) as site:
@@ -96,6 +100,40 @@ def _listen(place: Folder) -> socket.socket:
     # Without it the first request of every new TLS connection waits 40 ms; accepted sockets inherit it on Linux.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return listener
+
+
+def ensure_certificates(folder: Path) -> None:
+    """Write ``ca.pem``, ``server.pem`` and ``server-key.pem`` unless good ones are there.
+
+    An own authority signs one certificate for localhost, then its key is thrown away.
+    """
+    now = datetime.datetime.now(datetime.UTC)
+    if all((folder / name).exists() for name in ("ca.pem", "server.pem", "server-key.pem")):
+        present = x509.load_pem_x509_certificate((folder / "server.pem").read_bytes())
+        if now + datetime.timedelta(days=7) < present.not_valid_after_utc:
+            return
+    authority = trustme.CA(path_length=0, organization_name="phift", organization_unit_name="local workspace authority")
+    server = authority.issue_cert("localhost", "127.0.0.1", common_name="localhost", not_after=now + LIFETIME)
+    write_private(folder / "server-key.pem", server.private_key_pem.bytes())
+    write_private(folder / "ca.pem", authority.cert_pem.bytes())
+    # Last: it is the file whose date says that all three are good.
+    write_private(folder / "server.pem", server.cert_chain_pems[0].bytes())
+
+
+def write_bundle(folder: Path, existing: str | None) -> Path:
+    """Write ``bundle.pem``: the machine's authorities and ours, so that one variable serves all connections.
+
+    - **existing**: the value of ``REQUESTS_CA_BUNDLE``, a file or a folder; certifi's list where it is empty.
+    """
+    bundle, source = folder / "bundle.pem", Path(existing or certifi.where())
+    # A left-over of a workspace that is gone; or already ours, and the file would grow with every start.
+    if not source.exists() or (bundle.exists() and source.samefile(bundle)):
+        source = Path(certifi.where())
+    files = sorted(source.glob("*")) if source.is_dir() else [source]
+    texts = [file.read_bytes().strip() for file in files if file.is_file()]
+    authorities = [text for text in texts if b"BEGIN CERTIFICATE" in text]
+    write_private(bundle, b"\n".join([*authorities, (folder / "ca.pem").read_bytes()]))
+    return bundle
 
 
 class _Server(uvicorn.Server):

@@ -1,8 +1,4 @@
-"""The time of a local workspace: the machine's, with the service's waits or without, or one that tests move.
-
-A workspace whose clock is ``manual`` stands still. What takes time on Azure takes it there too, on that clock: an
-endpoint is Creating until somebody has moved it on by `DURATIONS`, and tokens expire when it has passed their end.
-"""
+"""The time of a local workspace: the machine's, with the service's waits or without, or one that tests move."""
 
 from __future__ import annotations
 
@@ -30,7 +26,9 @@ sdk/ml/azure-ai-ml/tests/recordings, 2026-11); the others are of the right order
 class Clock:
     """Tells the time, and makes operations take some.
 
-    ``real`` is the machine's time; ``fast`` the same, and nothing waits; ``manual`` stands still until `advance`.
+    ``real`` is the machine's time; ``fast`` the same, and nothing waits; ``manual`` stands still until `advance`. What
+    takes time on Azure takes it there too: an endpoint is Creating until the clock has been moved on by `DURATIONS`,
+    and tokens expire when it has passed their end.
     """
 
     def __init__(self, speed: Speed = "real") -> None:

@@ -113,7 +113,7 @@ class Fault:
 
 @dataclass
 class Scripted:
-    """A fault, with how often its place has been passed and how often it has struck."""
+    """A fault, with how often its place was passed, not counting what an earlier one struck, and how often it struck."""
 
     fault: Fault
     seen: int = 0
@@ -121,11 +121,7 @@ class Scripted:
 
 
 class Faults:
-    """The faults of one workspace, in the order in which they were ordered; the first one that strikes counts.
-
-    Each shows how often its place was passed (``seen``, not counting what an earlier one struck) and how often it
-    struck (``hits``), so that a test can tell one that never did.
-    """
+    """The faults of one workspace, in the order in which they were ordered; the first one that strikes counts."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

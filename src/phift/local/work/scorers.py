@@ -34,15 +34,15 @@ class ScorerTimeout(TimeoutError):
     """The scoring process did not answer in time."""
 
 
-class Scorer:
+class Scorer(Child):
     """One scoring process, which answers one request after the other."""
 
     def __init__(self, command: tuple[str, ...], log: Path) -> None:
         """Start the process and wait for its first line, which says whether the model could be loaded."""
+        super().__init__(command, log)
         self._turn = threading.Lock()
         self._number = 0
         self._replies: SimpleQueue[Json] = SimpleQueue()
-        self._process = Child(command, log)
         threading.Thread(target=self._read, daemon=True).start()
         try:
             first = self._replies.get(timeout=START_SECONDS)
@@ -53,14 +53,14 @@ class Scorer:
             raise ScorerFailed((first.get("error") or {}).get("message") or "The scoring process ended at its start.")
 
     def _read(self) -> None:
-        for reply in self._process.says():
+        for reply in self.says():
             self._replies.put(reply)
         self._replies.put({"ended": True})
 
     @property
     def alive(self) -> bool:
         """Whether the process runs."""
-        return self._process.poll() is None
+        return self.poll() is None
 
     def ask(self, request: Json, timeout: float) -> Json:
         """Send a request and return its reply; raises `ScorerTimeout`, and `ScorerFailed` where the process ends."""
@@ -69,8 +69,8 @@ class Scorer:
             raise ScorerTimeout(late)
         try:
             self._number += 1
-            self._process.stdin.write(json.dumps({"id": self._number, **request}).encode() + b"\n")
-            self._process.stdin.flush()
+            self.stdin.write(json.dumps({"id": self._number, **request}).encode() + b"\n")
+            self.stdin.flush()
             while True:  # a reply to a request that was given up may come first
                 reply = self._replies.get(timeout=max(0, end - time.monotonic()))
                 if "ended" in reply:
@@ -83,10 +83,6 @@ class Scorer:
             raise ScorerGone("The scoring process has ended.") from error
         finally:
             self._turn.release()
-
-    def stop(self) -> None:
-        """End the process."""
-        self._process.stop()
 
 
 class Scorers:
