@@ -113,7 +113,7 @@ def _connect_local(folder: Path | None, registries: tuple[str, str]) -> Clients:
     with taken_soon(_connecting):
         # The one switch that reaches every HTTP client under the SDK, the blob client included.
         os.environ["REQUESTS_CA_BUNDLE"] = str(trust(connection.ca_bundle))
-        os.environ["NO_PROXY"] = os.environ["no_proxy"] = without_proxy(os.environ)
+        os.environ |= without_proxy()
         tell_mlflow(connection.base_url)
         made = _clients(registries, SharedTokens(LocalCredential(connection)), where, scope, discovery, options)
     return replace(made, poll_seconds=1.0, patience_seconds=_LOCAL_PATIENCE)

@@ -26,7 +26,6 @@ What is covered, with the SDK 1.35.2's calls:
   installed here; the code and the environment that come with it are kept, and never executed
 - MLflow tracking: experiments, runs, metrics, tags and parameters of those runs, reading and writing
 - online endpoints and deployments of MLflow models: keys, tokens, traffic, logs, scoring as Azure's MLflow server does
-- long-running operations without Retry-After, run history's own type names, strings for booleans: the service's habits
 
 What is not covered, and answers 501 with the method and path:
 

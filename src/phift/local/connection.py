@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -73,7 +72,6 @@ class Connection:
 
         secret = self.secret()
         token, _ = Identity(secret).token(names.ARM_RESOURCE, seconds=24 * 3600)
-        hosts = without_proxy(os.environ)
         return {
             # It would win over the address below, if the shell had it from somewhere else.
             "AZUREML_CURRENT_CLOUD": self.cloud_name,
@@ -91,9 +89,7 @@ class Connection:
             # With https, MLflow needs no plugin; where the plugin is meant, the workspace itself names its address.
             "MLFLOW_TRACKING_URI": names.tracking_uri(self.base_url, "https"),
             "MLFLOW_TRACKING_TOKEN": token,
-            # requests reads the name in small letters first.
-            "NO_PROXY": hosts,
-            "no_proxy": hosts,
+            **without_proxy(),
         }
 
 
@@ -101,11 +97,13 @@ IN_PROCESS: dict[Path, Connection] = {}
 """The folders that this process serves to itself, see `phift.local.server.in_process`."""
 
 
-def without_proxy(environ: Mapping[str, str]) -> str:
-    """Return the hosts to reach without a proxy: those that are named already, and this machine."""
-    named = environ.get("no_proxy") or environ.get("NO_PROXY") or ""
+def without_proxy() -> dict[str, str]:
+    """Return the variables of the hosts to reach without a proxy: those that are named already, and this machine."""
+    named = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""  # requests' own order
     hosts = [host.strip() for host in named.split(",") if host.strip()]
-    return ",".join(hosts if {"*", "localhost"} & set(hosts) else [*hosts, "localhost"])
+    if not {"*", "localhost"} & set(hosts):
+        hosts.append("localhost")
+    return dict.fromkeys(("NO_PROXY", "no_proxy"), ",".join(hosts))
 
 
 class LocalCredential:

@@ -113,7 +113,7 @@ class Fault:
 
 @dataclass
 class Scripted:
-    """A fault, with how often its place was passed, not counting what an earlier one struck, and how often it struck."""
+    """A fault, with how often its place was passed, not counting what an earlier one struck, and how often it hit."""
 
     fault: Fault
     seen: int = 0

@@ -24,7 +24,6 @@ def main(file: str) -> int:
     process.end_with_parent()
     tempfile.tempdir = step["work"]
     events.write(json.dumps({"name": step["name"], "status": "Running"}) + "\n")
-    outcome: dict[str, object] = {"status": "Completed"}
     reason = ""
     try:
         on_cluster.main(step["arguments"])
@@ -35,6 +34,7 @@ def main(file: str) -> int:
         traceback.print_exc()
         reason = f"{type(error).__name__}: {error}"
     process.flush()
+    outcome: dict[str, object] = {"status": "Completed"}
     if reason:
         message = "Execution failed. User process 'python' exited with status code 1. Please check log file "
         message += "'user_logs/std_log.txt' for error details. Error: " + reason.partition("\n")[0]

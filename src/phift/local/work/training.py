@@ -1,7 +1,4 @@
-"""Runs jobs, one at a time: starts the training engine, follows its events, survives a restart of the server.
-
-Below the queue: what the processes of a job are given, and what they leave.
-"""
+"""Runs jobs, one at a time: starts the training engine, follows its events, survives a restart of the server."""
 
 from __future__ import annotations
 
@@ -201,14 +198,13 @@ class Training:
                     return -signal.SIGTERM
                 self._event(name, event)
             return 0
-        ground, hosts = self._ground, without_proxy(os.environ)
+        ground = self._ground
         token, _ = ground.identity.token(ARM_RESOURCE, seconds=14 * 24 * 3600)
-        environment = {**os.environ, "MLFLOW_TRACKING_TOKEN": token, "REQUESTS_CA_BUNDLE": str(ground.folder.bundle)}
-        environment |= {"NO_PROXY": hosts, "no_proxy": hosts}
+        reached = {"MLFLOW_TRACKING_TOKEN": token, "REQUESTS_CA_BUNDLE": str(ground.folder.bundle), **without_proxy()}
         with self._changed:
             if self._stopping.is_set():
                 return -signal.SIGTERM
-            engine = self._engine = Child((*program, str(file)), file.parent / "engine.log", environment)
+            engine = self._engine = Child((*program, str(file)), file.parent / "engine.log", {**os.environ, **reached})
         try:
             if self._status(name) == "CancelRequested":
                 engine.stop()
