@@ -23,13 +23,9 @@ from phift.config.run import RunConfig
 from phift.data.prepare import PreparedDataset
 from phift.tokens.count import CHARACTERS_PER_TOKEN, TokenReport
 
+# Share of a GPU's peak that training reaches: the Hugging Face trainer with 4096 tokens a row, by the source's
+# scripts/benchmarks/refs/a100_80gb.csv and a100_80gb_liger.csv; see tests/unit/test_cost.py.
 MFU = 0.3
-"""Share of a GPU's peak that training reaches.
-
-The Hugging Face trainer on A100-80GB with 4096 tokens a row reaches 0.28 to 0.51 (foundation-model-stack/
-fms-acceleration, scripts/benchmarks/refs/a100_80gb.csv and a100_80gb_liger.csv, 2024; see tests/unit/test_cost.py).
-"""
-
 MFU_SOURCE = "foundation-model-stack/fms-acceleration, benchmarks on A100-80GB, 2024: 0.28 to 0.51"
 
 
