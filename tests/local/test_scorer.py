@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from phift.errors import ParameterError
 from phift.local.work import scorer, standin
 from phift.local.work.scorer import Sampling, Scorer
 
@@ -114,8 +115,9 @@ def test_system_text_is_read_with_the_first_question(model: Scorer) -> None:
     ],
 )
 def test_parameters_that_mean_nothing(parameters: Any) -> None:
-    with pytest.raises(ValueError, match=r".+"):
+    with pytest.raises(ParameterError, match="use max_new_tokens, do_sample, temperature, top_p") as caught:
         Sampling.read(parameters)
+    assert all(f"$.{name}" in str(caught.value) or f"`{name}`" in str(caught.value) for name in parameters)
 
 
 def converse(folder: Path, *lines: str) -> list[dict[str, Any]]:

@@ -22,7 +22,7 @@ from azure.core.exceptions import (
     ServiceResponseError,
 )
 from running import Local
-from wire_jobs import MODEL, children, log_lines, put_training_file, statuses, submit
+from wire_jobs import MODEL, body, children, log_lines, put_training_file, statuses, submit
 
 from phift.azure.rest import Rest
 from phift.component import inputs
@@ -338,6 +338,22 @@ def test_a_cluster_that_cannot_be_provisioned_is_failed(hostile: Local) -> None:
     with pytest.raises(HttpResponseError, match="No cores are left"):
         hostile.client.compute.begin_create_or_update(cluster).result()
     assert hostile.client.compute.get("big").provisioning_state == "Failed"
+
+
+@pytest.mark.parametrize("name", ["quota", "server"])
+def test_a_cancellation_that_fails_has_an_end_whatever_the_job_is_called(hostile: Local, name: str) -> None:
+    order(hostile, "step *", delay=600)
+    order(hostile, "operation *", code="InternalServerError", message="No luck.")
+    put_training_file(hostile)
+    hostile.request("PUT", f"{hostile.arm}/jobs/{name}", json=body()).raise_for_status()
+    answer = hostile.request("POST", f"{hostile.arm}/jobs/{name}/cancel")
+    end = time.monotonic() + 60
+    while (asked := hostile.request("GET", answer.headers["Location"])).status_code == 202:
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    assert asked.status_code == 400
+    assert "No luck." in asked.text
+    assert hostile.wait(name) == "Canceled"
 
 
 def test_an_operation_fails_late(hostile: Local) -> None:

@@ -89,7 +89,8 @@ class Operations:
             failure = WireError(500, "InternalServerError", message)
         outcome: Json = {"status": "Succeeded", "endTime": timestamp(ground.clock.now())}
         if failure is not None:
-            set_state(ground, target, "Failed")  # what was to be provisioned ends so too
+            if kind != "job-cancel":
+                set_state(ground, target, "Failed")  # what was to be provisioned ends so too
             outcome |= {"status": "Failed", "error": {"code": failure.code, "message": failure.message}}
         ground.documents.update(operation.key, lambda body: body.update(outcome))
 

@@ -44,7 +44,8 @@ class Sampling(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         try:
             return msgspec.convert(parameters, cls)
         except msgspec.ValidationError as error:
-            raise ParameterError("The model does not take these.", where="parameters", fix=str(error)) from error
+            fix = f"use {', '.join(cls.__struct_fields__)}, as it says: {error}"
+            raise ParameterError("The model does not take these.", where="parameters", fix=fix) from error
 
 
 def check_question(messages: Any) -> list[Mapping[str, Any]]:
