@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 import tracemalloc
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -399,11 +399,15 @@ def test_files_that_are_not_jsonl_are_refused(tmp_path: Path, out: Path, content
         prepare(out, train=tmp_path / "rows.jsonl")
 
 
-def test_a_broken_parquet_file_is_a_data_error(tmp_path: Path, out: Path) -> None:
+@pytest.mark.parametrize("broken", [slice(-20, None), slice(4, 100)])  # its end; a page, which Arrow reads as a file
+def test_a_broken_parquet_file_is_a_data_error(tmp_path: Path, out: Path, broken: slice) -> None:
     path = write_parquet(tmp_path / "rows.parquet", [chat_row(number) for number in range(20)])
-    path.write_bytes(path.read_bytes()[:-20])
-    with pytest.raises(DataError, match="The parquet file cannot be read"):
+    content = bytearray(path.read_bytes())
+    content[broken] = b"\1" * len(content[broken])
+    path.write_bytes(content)
+    with pytest.raises(DataError, match="The parquet file cannot be read") as caught:
         prepare(out, train=path)
+    assert caught.value.where == str(path)
 
 
 def test_a_parquet_file_with_two_columns_of_one_name_is_told(tmp_path: Path, out: Path) -> None:
@@ -541,6 +545,16 @@ def test_an_unwritable_place_is_a_data_error(train: Path, tmp_path: Path) -> Non
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match="could not be read or written: Not a directory"):
         prepare(tmp_path / "file" / "out", train=train)
+
+
+def test_an_error_of_the_user_s_own_rows_goes_through(out: Path) -> None:
+    def rows() -> Iterator[dict[str, Any]]:
+        yield chat_row(0)
+        raise ConnectionError("theirs")  # an OSError, but of no file
+
+    with pytest.raises(ConnectionError, match="theirs"):
+        prepare(out, train=rows)
+    assert not list(out.iterdir())
 
 
 def test_a_full_disk_is_a_data_error_and_leaves_nothing(

@@ -118,7 +118,7 @@ def _errors(path: Path) -> Iterator[None]:
     except MemoryError as error:  # pyarrow's own is one too
         what = "The parquet file has values that do not fit into the memory allowed for reading."
         raise DataError(what, where=str(path), fix="write it in smaller rows and row groups") from error
-    except (pa.ArrowException, ValueError) as error:
+    except (pa.ArrowException, ValueError, OSError) as error:  # Arrow's word for a broken page is OSError
         # The reason may quote a value, so only its kind is told.
         what = f"The parquet file cannot be read ({type(error).__name__})."
-        raise DataError(what, where=str(path), fix="check that it is whole; write it again") from error
+        raise DataError(what, where=str(path), fix="check its rights and that it is whole; write it again") from error

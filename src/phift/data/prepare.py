@@ -39,7 +39,7 @@ from phift.data.parts import MOST_PROBLEMS
 from phift.data.sources import Progress, Reading, Table, files_of, open_source, place_of, read_sources, tabulate
 from phift.data.split import ASIDE, LEAKED, Account, deal, draw_split, findings_of, masks_of, units
 from phift.data.workers import LARGE, Workers
-from phift.errors import DataError, PhiftError
+from phift.errors import DataError
 from phift.events import isolated
 
 if TYPE_CHECKING:
@@ -317,9 +317,9 @@ def _scratch_folder(folder: Path) -> Iterator[Path]:
                 # Named when it is held: between making a file and locking it another process could take the lock.
                 (scratch / "taking").rename(scratch / _LOCK)
                 yield scratch
-    except PhiftError:
-        raise  # some of ours are OSErrors too
     except OSError as error:
+        if not error.strerror:  # the file system gives a reason; some of ours are OSErrors too, and the user's may be
+            raise
         what = f"A file could not be read or written: {error.strerror}."
         where = str(error.filename or folder)
         raise DataError(what, where=where, fix="check the permissions and the free space") from error
