@@ -197,6 +197,7 @@ def test_a_service_that_fails_is_not_a_missing_asset(fakes: Fakes) -> None:
     [
         ("azureml:chat", "no address of data"),
         ("azureml://jobs/job/outputs/out", "no address of data"),
+        ("azureml://registries/shared/datastores/store/versions/1", "no address of data"),
         ("azureml://registries/shared/data/chat/labels/latest", "no address of data"),
         (f"azureml://{WORKSPACE}other/data/chat/versions/3", "is in another workspace, other"),
     ],

@@ -213,7 +213,7 @@ def find_asset(clients: Clients, place: str, address: str) -> tuple[DataInput, P
     Raises `phift.errors.NotFound` where the asset is not there, and `phift.errors.DataError` for no such address.
     """
     found = read_address(address)
-    if found and found.kind == "datastores":
+    if found and found.path:
         path = PurePosixPath(found.path)
         return DataInput(name=path.stem, address=address), path
     if found and found.kind in ("", "data") and (found.version or not found.registry):
