@@ -144,7 +144,7 @@ def _a_row_a_line(head: bytes) -> bool:
         columns = _object.decode(first)
     except msgspec.DecodeError:
         return False
-    except RecursionError:
+    except (UnicodeDecodeError, RecursionError):
         return True  # that is for the reader of the row to say
     lists = [value for value in columns.values() if _ARRAY_OF_ROWS.match(bytes(value))]
     return bool(more) or len(lists) != 1 or not _TURNS.isdisjoint(columns)
