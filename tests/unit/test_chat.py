@@ -146,6 +146,7 @@ def test_a_bad_row_is_refused_with_a_reason_that_quotes_nothing(line: bytes, rea
             "messages[1].tool_calls holds what JSON cannot hold (Unicode",
         ),
         ({"messages": [USER, {**ASSISTANT, "extra": object()}]}, "it holds a value that JSON cannot hold (TypeError)"),
+        ({"messages": [USER, {**ASSISTANT, "\ud800": ""}]}, "it holds a value that JSON cannot hold (Unicode"),
     ],
 )
 def test_bad_values_are_refused(values: dict[str, Any], reason: str) -> None:

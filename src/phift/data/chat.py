@@ -167,7 +167,7 @@ def from_values(values: Mapping[str, Any]) -> tuple[Conversation, int]:
     given, tools = values["messages"], values.get("tools")
     try:
         messages = msgspec.convert(given, list[_AnyMessage])
-    except (msgspec.ValidationError, RecursionError) as error:
+    except (msgspec.ValidationError, RecursionError, UnicodeEncodeError) as error:
         raise InvalidRow(_reason(error)) from None
     if tools is not None and not isinstance(tools, list):
         raise InvalidRow("`tools` is not a list")
@@ -208,6 +208,8 @@ def _reason(error: Exception) -> str:
         return "it is nested too deeply"
     if isinstance(error, UnicodeDecodeError):
         return f"it is not UTF-8 (byte {error.start})"
+    if isinstance(error, UnicodeEncodeError):  # half a surrogate pair in a role or a key
+        return "it holds a value that JSON cannot hold (UnicodeEncodeError)"
     text, _, path = str(error).partition(" - at ")
     place = re.sub(r"^`\$|`$", "", path)
     if not isinstance(error, msgspec.ValidationError):
