@@ -300,8 +300,6 @@ def command_lines() -> str:
     return "\n".join(texts)
 
 
-# Python 3.11's ssl leaves a socket open whose peer resets it before TLS begins, as a killed server does.
-@pytest.mark.filterwarnings("ignore:unclosed <ssl.SSLSocket:ResourceWarning")
 def test_a_killed_server_keeps_its_word(own_local: Local) -> None:
     moments = random.Random(SEED)  # noqa: S311 - when to kill
     known, orphans, first = Acknowledged(), 0, own_local.connection
