@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 from collections.abc import Iterator
@@ -13,6 +14,23 @@ from fakes.server import programs
 from running import Local
 
 from phift.local import LocalWorkspace
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let tests whose servers end under a client find its sockets unclosed; those of other folders are held to it.
+
+    Python 3.11's ssl leaves a socket open whose peer resets it before TLS begins, as a server that ends does.
+    """
+    for item in items:
+        if item.path.parent == Path(__file__).parent:
+            item.add_marker(pytest.mark.filterwarnings("ignore:unclosed <ssl.SSLSocket:ResourceWarning"))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _collect_sockets() -> Iterator[None]:
+    """Have what a file's tests left unclosed collected by themselves, and by no test of another folder."""
+    yield
+    gc.collect()
 
 
 @pytest.fixture(scope="module")
