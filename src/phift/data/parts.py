@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import base64
 import struct
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing, suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice, repeat
@@ -152,6 +152,33 @@ class Part:
 
 
 # ---------------------------------------------------------------- lines of JSON
+
+
+@dataclass(frozen=True, kw_only=True)
+class Deal:
+    """The rows of one spool and where each goes, so that several processes can deal at once; the spool is deleted.
+
+    - **lengths**: of each row's line, in bytes; unsigned numbers of 4 bytes.
+    - **chosen**: the index in ``files`` for each row, a byte each.
+    - **files**: files that are there, and where in each the first of these rows begins.
+    """
+
+    spool: str
+    lengths: bytes
+    chosen: bytes
+    files: Mapping[Path, int]
+
+    def perform(self, _: Path) -> Iterator[int]:
+        """Write the rows, and yield how many bytes they have."""
+        with ExitStack() as stack:
+            spool = stack.enter_context(Path(self.spool).open("rb", buffering=BLOCK))
+            files = [stack.enter_context(path.open("r+b", buffering=BLOCK)) for path in self.files]
+            for file, start in zip(files, self.files.values(), strict=True):
+                file.seek(start)
+            for length, index in zip(memoryview(self.lengths).cast("I"), self.chosen, strict=True):
+                files[index].write(spool.read(length))
+        Path(self.spool).unlink()
+        yield sum(memoryview(self.lengths).cast("I"))
 
 
 def _read_lines(part: Part, spool: Spool) -> Iterator[None]:

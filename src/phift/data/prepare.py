@@ -158,7 +158,7 @@ def prepare_dataset(
         _choose(data, readings, table)
         built = scratch / "built"
         built.mkdir(mode=0o700)  # it is renamed, and user text is nobody else's business
-        accounts = deal(readings, table, built, tell)
+        accounts = deal(readings, table, built, workers, tell)
         if not any(account.aside for account in accounts):
             (built / "rejects.jsonl").unlink()
         manifest = _manifest(data, readings, table, accounts)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -15,8 +14,9 @@ import msgspec
 
 from phift.check.findings import Finding
 from phift.component.preprocessing import SPLITS
-from phift.data.parts import BLOCK
+from phift.data.parts import Deal
 from phift.data.sources import Progress, Reading, Table, place_of
+from phift.data.workers import LARGE, Workers
 from phift.errors import DataError
 
 if TYPE_CHECKING:
@@ -137,7 +137,7 @@ class Account:
 
 
 def deal(
-    readings: Sequence[Reading], table: Table, folder: Path, tell: Callable[[Progress], None]
+    readings: Sequence[Reading], table: Table, folder: Path, workers: Workers, tell: Callable[[Progress], None]
 ) -> tuple[Account, ...]:
     """Write each row to the file of its split or to the rejects, and return the account of each source.
 
@@ -146,34 +146,38 @@ def deal(
     """
     import numpy as np
 
+    tallies = [(index, tally) for index, reading in enumerate(readings) for tally in reading.tallies]
+    rows = np.split(table, np.cumsum([tally.good for _, tally in tallies])[:-1])  # of each tally
+    paths = [folder / f"{name}.jsonl" for name in (*SPLITS, "aside")]
+    for path in paths:
+        path.touch()
+    starts, deals = np.zeros(len(paths), np.int64), []
+    for (_, tally), good in zip(tallies, rows, strict=True):
+        if tally.good:
+            lengths, chosen = good["length"], good["split"]
+            files = dict(zip(paths, starts.tolist(), strict=True))
+            deals.append(Deal(spool=tally.spool, lengths=lengths.tobytes(), chosen=chosen.tobytes(), files=files))
+            starts += np.bincount(chosen, weights=lengths, minlength=len(paths)).astype(np.int64)
+    written, total = 0, int(starts.sum())
+    for _, size in workers.run(deals, side_by_side=total > LARGE):
+        written += size
+        tell(Progress(stage="write", source=", ".join(SPLITS), rows=len(table), bytes=written, total_bytes=total))
     reasons: list[Counter[str]] = [Counter() for _ in readings]
-    names, start, written, total = (*SPLITS, "rejects"), 0, 0, int(table["length"].sum())
-    with ExitStack() as stack:
-        files = [stack.enter_context((folder / f"{name}.jsonl").open("wb", buffering=BLOCK)) for name in names]
+    with (folder / "rejects.jsonl").open("wb") as rejects, paths[ASIDE].open("rb") as leaked:
 
         def set_aside(index: int, number: int, reason: str, row: msgspec.Raw) -> None:
             reasons[index][re.sub(r"\[\d+\]| \(byte \d+\)", "", reason)] += 1
             line = {"source": readings[index].place, "line": number, "reason": reason, "row": row}
-            files[ASIDE].write(msgspec.json.encode(line) + b"\n")
+            rejects.write(msgspec.json.encode(line) + b"\n")
 
-        for index, tally in ((i, tally) for i, reading in enumerate(readings) for tally in reading.tallies):
+        for (index, tally), good in zip(tallies, rows, strict=True):
             if tally.refused:
                 with Path(tally.rejects).open("rb") as refused:
                     for reject in map(_decode, refused):
                         set_aside(index, tally.before + reject.number, reject.reason, reject.row)
-            if tally.good:
-                known = table[["length", "number", "split"]][start : start + tally.good].tolist()
-                with Path(tally.spool).open("rb", buffering=BLOCK) as spool:
-                    for length, number, to in known:
-                        line = spool.read(length)
-                        if to == ASIDE:
-                            set_aside(index, number, LEAKED, msgspec.Raw(line.rstrip()))
-                        else:
-                            files[to].write(line)
-                Path(tally.spool).unlink()
-                start, written = start + tally.good, written + tally.size
-                source = ", ".join(SPLITS)
-                tell(Progress(stage="write", source=source, rows=len(table), bytes=written, total_bytes=total))
+            for number in good["number"][good["split"] == ASIDE].tolist():
+                set_aside(index, number, LEAKED, msgspec.Raw(leaked.readline().rstrip()))
+    paths[ASIDE].unlink()
     accounts = []
     for index, (reading, aside) in enumerate(zip(readings, reasons, strict=True)):
         mine = table["split"][table["source"] == index]
