@@ -212,7 +212,7 @@ def _choose(data: DataConfig, readings: Sequence[Reading], table: Table) -> None
         dealt = sum(max(1, round(share * rows)) for share in shares.values())
         _raise_if_few(readings, rows - dealt, dealt)
         together = units(*(kind[pool] for kind in kinds)) if len(kinds) > 1 else table["key"][pool]
-        strata = np.array([reading.stratum for reading in readings])[table["source"]]
+        strata = np.array([reading.stratum for reading in readings], np.int32)[table["source"]]
         chosen[pool] = draw_split(together, strata[pool], shares, data.split.seed)
     leaked = ~pool
     if leaked.any():

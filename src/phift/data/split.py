@@ -33,7 +33,7 @@ LEAKED = "it stands in the training data too"
 
 
 def draw_split(
-    keys: npt.NDArray[np.uint64], strata: npt.NDArray[np.int64], shares: Mapping[str, float], seed: int
+    keys: npt.NDArray[np.uint64], strata: npt.NDArray[np.int32], shares: Mapping[str, float], seed: int
 ) -> npt.NDArray[np.int8]:
     """Return the index in ``SPLITS`` of each row, drawn with a seed: the same rows and seed give the same split.
 
@@ -48,7 +48,7 @@ def draw_split(
     """
     import numpy as np
 
-    _, first, unit, sizes = np.unique(keys, return_index=True, return_inverse=True, return_counts=True)
+    first, unit, sizes = np.unique(keys, return_index=True, return_inverse=True, return_counts=True)[1:]
     if len(first) <= len(shares):
         what = f"{len(keys)} rows, {len(first)} of them different, cannot be split {len(shares) + 1} ways."
         raise DataError(what, where="data.split", fix="give more rows, or validation and test data of their own")
