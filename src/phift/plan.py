@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, TypeVar
@@ -266,15 +267,10 @@ def _of_region(clients: Clients, method: Literal["list_sizes", "list_usage"], wh
 
 def _endpoint(config: RunConfig, clients: Clients) -> Mapping[str, str] | None:
     """Return the tags of the endpoint that has the configured name, or None."""
-    name = config.deployment.endpoint_name
-    if name is None:
-        return None
-    try:
-        with azure_errors(f"endpoint {name}"):
-            found = clients.workspace.online_endpoints.get(name)
-    except NotFound:
-        return None
-    return texts(found.tags, "endpoint.tags")
+    if name := config.deployment.endpoint_name:
+        with suppress(NotFound), azure_errors(f"endpoint {name}"):
+            return texts(clients.workspace.online_endpoints.get(name).tags, "endpoint.tags")
+    return None
 
 
 def _tokenizer(config: RunConfig, clients: Clients, model: Future[FoundationModel]) -> tuple[ChatTokenizer | None, str]:

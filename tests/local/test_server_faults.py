@@ -24,7 +24,7 @@ from azure.core.exceptions import (
 from running import Local
 from wire_jobs import MODEL, body, children, log_lines, put_training_file, statuses, submit
 
-from phift.azure.rest import Rest
+from phift.azure.clients import Rest
 from phift.component import inputs
 from phift.data import on_cluster
 from phift.errors import AuthenticationError, ServiceUnreachable

@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 from running import Local
 
-from phift.azure.clients import Clients
-from phift.azure.rest import Rest
+from phift.azure.clients import Clients, Rest
 from phift.check.models import FoundationModel, find_model
 from phift.config.run import ModelConfig
 from phift.errors import ModelError, PhiftError

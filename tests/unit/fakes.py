@@ -18,8 +18,7 @@ from azure.ai.ml import MLClient
 from azure.ai.ml.entities import Data, Model, OnlineRequestSettings, PipelineComponent, VmSize
 
 from phift import facts
-from phift.azure.clients import Clients
-from phift.azure.rest import Rest
+from phift.azure.clients import Clients, Rest
 from phift.check.compute import ComputeTarget
 from phift.check.findings import Finding
 from phift.check.models import AllowList, FoundationModel
@@ -59,7 +58,7 @@ DISCOVERY = {
 
 
 class FakeRest:
-    """Stands for `phift.azure.rest.Rest`: answers the first canned reply all of whose words are in the address.
+    """Stands for `phift.azure.clients.Rest`: answers the first canned reply all of whose words are in the address.
 
     Without one, a registry's models are answered as the raw records of ``models``.
     """

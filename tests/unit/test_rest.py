@@ -7,7 +7,7 @@ import pytest
 from azure.core.credentials import AccessToken
 from azure.core.exceptions import ClientAuthenticationError
 
-from phift.azure.rest import Rest
+from phift.azure.clients import Rest
 from phift.errors import (
     AccessDenied,
     AuthenticationError,

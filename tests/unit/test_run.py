@@ -14,8 +14,7 @@ from unittest.mock import MagicMock
 import pytest
 from azure.ai.ml import MLClient
 
-from phift.azure.clients import Clients
-from phift.azure.rest import Rest
+from phift.azure.clients import Clients, Rest
 from phift.data.prepare import Progress
 from phift.errors import CheckFailed, ComputeError, ConfigError, JobFailed, NotFound, PhiftError
 from phift.jobs.job import FineTuneJob, JobEvent

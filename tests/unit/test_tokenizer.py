@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import pytest
 
-from phift.azure.rest import Rest
+from phift.azure.clients import Rest
 from phift.component.preprocessing import ChatTokenizer, Refused
 from phift.errors import DataError, MissingDependency, ModelError, ServiceError
 from phift.local.work import standin

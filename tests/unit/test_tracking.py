@@ -8,7 +8,7 @@ from unittest.mock import MagicMock
 
 import pytest
 
-from phift.azure.rest import Rest
+from phift.azure.clients import Rest
 from phift.errors import ServiceError
 from phift.jobs.tracking import MetricPoint, Tracking
 from unit.fakes import FakeRest

@@ -13,7 +13,7 @@ from typing import Any, cast
 
 import pytest
 
-from phift.azure.rest import Rest
+from phift.azure.clients import Rest
 from phift.config.run import DeploymentConfig
 from phift.errors import DeploymentFailed, PhiftError, ServiceError
 from phift.jobs.job import FineTuneJob

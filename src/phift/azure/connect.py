@@ -11,10 +11,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
-from phift.azure.clients import Clients
-from phift.azure.rest import Rest, SharedTokens
+from phift.azure.clients import Clients, Rest, SharedTokens
 from phift.azure.threads import taken_soon
 from phift.config.run import AzureWorkspace, RunConfig, read_workspace
 from phift.errors import AuthenticationError, ConfigError, azure_errors
@@ -134,17 +133,10 @@ def _clients(
     with azure_errors(f"workspace {name}"):
         workspace_client = client(credential, subscription, group, name, **options, **quiet)
 
-    made: dict[str, MLClient] = {}
-
-    def registry(name: str) -> MLClient:
-        if name not in made:
-            # It is looked up in the cloud of the process, which a client for another workspace would set meanwhile.
-            with taken_soon(_connecting), azure_errors(f"registry {name}"):
-                if name not in made:
-                    made[name] = client(credential, registry_name=name, **options, **quiet)
-        return made[name]
-
-    lazy = {name: cast("MLClient", _LazyClient(partial(registry, name))) for name in set(registries)}
+    lazy: dict[str, Any] = {
+        name: _LazyClient(name, partial(client, credential, registry_name=name, **options, **quiet))
+        for name in set(registries)
+    }
     return Clients(
         workspace=workspace_client,
         registry=lazy[registries[0]],
@@ -160,11 +152,16 @@ class _LazyClient:
     The SDK asks for the registry when its client is made, and nobody who looks after a job or an endpoint needs it.
     """
 
-    def __init__(self, client: Callable[[], MLClient]) -> None:
-        self._client = client
+    def __init__(self, registry: str, make: Callable[[], MLClient]) -> None:
+        self._registry, self._make = registry, make
+        self._made: MLClient | None = None
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._client(), name)
+        if self._made is None:
+            # It is looked up in the cloud of the process, which a client for another workspace would set meanwhile.
+            with taken_soon(_connecting), azure_errors(f"registry {self._registry}"):
+                self._made = self._made or self._make()
+        return getattr(self._made, name)
 
 
 def _sdk_client() -> Any:

@@ -57,18 +57,17 @@ class _Undotted:
         self._generated = generated
 
     def __getattr__(self, name: str) -> Any:
+        from azure.mgmt.core.polling.arm_polling import ARMPolling
+
         attribute = getattr(self._generated, name)
-        return partial(_begin, attribute) if name.startswith("begin_") else attribute
 
+        def begin(*arguments: Any, **options: Any) -> Any:
+            if isinstance(polling := options.get("polling"), ARMPolling):
+                # The SDK made it for this one call. Its class does nothing but print after this method of the base's.
+                polling.update_status = partial(ARMPolling.update_status, polling)
+            return attribute(*arguments, **options)
 
-def _begin(begin: Any, *arguments: Any, **options: Any) -> Any:
-    from azure.mgmt.core.polling.arm_polling import ARMPolling
-
-    polling = options.get("polling")
-    if isinstance(polling, ARMPolling):
-        # The SDK made it for this one call. Its class does nothing but print after this method of the base's.
-        polling.update_status = partial(ARMPolling.update_status, polling)
-    return begin(*arguments, **options)
+        return begin if name.startswith("begin_") else attribute
 
 
 @contextmanager

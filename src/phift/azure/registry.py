@@ -66,20 +66,19 @@ def fetch_record(clients: Clients, registry: str, name: str, version: str | None
 
 def registry_address(clients: Clients, registry: str) -> str:
     """Return the URL that a registry's assets stand below, as its discovery gives it; it is asked for once."""
-    return clients.once(f"registry {registry}", lambda: _discover(clients, registry))
 
+    def discover() -> str:
+        url = f"{clients.registry_discovery}registrymanagement/v1.0/registries/{quote(registry, safe='')}/discovery"
+        found = json_object(clients.rest.get(url), "the registry's discovery")
+        keys = ("primaryRegionResourceProviderUri", "subscriptionId", "resourceGroup")
+        if missing := ", ".join(key for key in keys if not found.get(key)):
+            what = f"The discovery of registry {registry} answered without {missing}."
+            raise ServiceError(what, where=f"registry {registry}")
+        uri, subscription, group = (text(found[key], f"the registry's discovery, {key}") for key in keys)
+        scope = f"subscriptions/{subscription}/resourceGroups/{group}/providers/Microsoft.MachineLearningServices"
+        return f"{uri}mferp/managementfrontend/{scope}/registries/{registry}"
 
-def _discover(clients: Clients, registry: str) -> str:
-    discovery = f"{clients.registry_discovery}registrymanagement/v1.0/registries/{quote(registry, safe='')}/discovery"
-    found = json_object(clients.rest.get(discovery), "the registry's discovery")
-    keys = ("primaryRegionResourceProviderUri", "subscriptionId", "resourceGroup")
-    missing = [key for key in keys if not found.get(key)]
-    if missing:
-        what = f"The discovery of registry {registry} answered without {', '.join(missing)}."
-        raise ServiceError(what, where=f"registry {registry}")
-    uri, subscription, group = (text(found[key], f"the registry's discovery, {key}") for key in keys)
-    scope = f"subscriptions/{subscription}/resourceGroups/{group}"
-    return f"{uri}mferp/managementfrontend/{scope}/providers/Microsoft.MachineLearningServices/registries/{registry}"
+    return clients.once(f"registry {registry}", discover)
 
 
 def mapping(value: Any) -> Mapping[str, Any]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from phift.azure.answers import json_object, listed, no_answer, text
-from phift.azure.rest import Rest
+from phift.azure.clients import Rest
 from phift.errors import NotFound, ServiceError, azure_errors, redact
 
 Number = TypeVar("Number", int, float)

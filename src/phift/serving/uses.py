@@ -89,10 +89,8 @@ class _Other:
         try:
             if self.host == this_machine():
                 os.kill(self.pid, 0)
-        except ProcessLookupError:
-            return False
-        except OSError:  # it is another user's
-            return True
+        except OSError as error:  # another user's must not be asked
+            return not isinstance(error, ProcessLookupError)
         return True
 
 
