@@ -48,7 +48,6 @@ class Plan:
     - **fingerprint**: 12 hex digits over model, component, parameters, data and compute; every name comes from it.
     - **tokens**: how long the conversations are; None for data that is not read here.
     - **tokenizer**: the model's, if there is one to be had.
-    - **memory**, **cost**: estimates with their assumptions; None where the model is not known well enough.
     """
 
     model: FoundationModel
@@ -58,8 +57,6 @@ class Plan:
     dataset: Dataset
     tokens: TokenReport | None
     tokenizer: ChatTokenizer | None
-    memory: MemoryEstimate | None
-    cost: CostEstimate | None
     fingerprint: str
 
     @property
@@ -103,8 +100,6 @@ def make_plan(
             dataset=dataset,
             tokens=tokens,
             tokenizer=planning.tokenizer,
-            memory=memory,
-            cost=cost,
             fingerprint=digest(parts),
         )
     planning.hold_name(plan)

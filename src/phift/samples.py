@@ -28,21 +28,7 @@ KINDS: tuple[tuple[str, list[str]], ...] = tuple((kind["answer"], kind["question
 """Of every kind of fact: the answer, and the questions that ask for it."""
 
 # Component inputs that make a small stand-in model learn these facts on a CPU.
-PARAMETERS: Mapping[str, str | int | float] = MappingProxyType(
-    {
-        "num_train_epochs": 5,
-        "learning_rate": 1e-3,
-        "lr_scheduler_type": "cosine",
-        "warmup_steps": 20,
-        "per_device_train_batch_size": 16,
-        "per_device_eval_batch_size": 64,
-        "logging_steps": 20,
-        "evaluation_strategy": "epoch",
-        "save_total_limit": 1,
-        "apply_lora": "false",
-        "apply_deepspeed": "false",
-    }
-)
+PARAMETERS: Mapping[str, str | int | float] = MappingProxyType(_TABLE["parameters"])
 
 Row = Mapping[str, Sequence[Mapping[str, str]]]
 

@@ -207,8 +207,6 @@ def plan(dataset: Dataset, resolved: Parameters) -> Plan:
         dataset=dataset,
         tokens=None,
         tokenizer=None,
-        memory=None,
-        cost=None,
         fingerprint="0123456789ab",
     )
 

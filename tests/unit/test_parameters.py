@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from phift import facts
 from phift.check.findings import Finding
 from phift.check.parameters import Parameter, Parameters, display_name, resolve_parameters
-from phift.errors import ParameterError
 from unit.fakes import FOUR_A100, codes, component, parameters, target
 
 INPUTS: dict[str, Any] = component().inputs
@@ -66,7 +65,6 @@ def test_a_component_without_the_compute_inputs_is_not_given_them() -> None:
 
 def test_what_the_model_suggests_and_the_component_does_not_take_is_dropped_aloud() -> None:
     resolved = parameters(model={"learning_rate_min": 5e-7})
-    assert resolved.dropped == ("learning_rate_min",)
     found = the_finding(resolved)
     assert (found.code, found.severity, found.place) == ("PARAMETER_DROPPED", "note", "model tag learning_rate_min")
 
@@ -92,7 +90,7 @@ def test_what_phift_sets_itself_cannot_be_set(name: str, key: str) -> None:
     resolved = parameters({name: "x"})
     assert the_finding(resolved).code == "PARAMETER_RESERVED"
     assert f"`{key}`" in the_finding(resolved).fix
-    assert resolved.get(name) != "x"
+    assert name not in resolved.values or resolved[name] != "x"
 
 
 def test_a_parameter_that_does_nothing_is_a_warning_and_is_passed_on() -> None:
@@ -162,7 +160,7 @@ def test_a_boolean_is_not_guessed() -> None:
     inputs = {"flag": SimpleNamespace(type="boolean")}
     resolved = resolve_parameters(inputs, {}, {"flag": "yes"}, target())
     assert codes(resolved.findings) == ["PARAMETER_VALUE"]
-    assert resolved.get("flag") is None
+    assert "flag" not in resolved.values
 
 
 def test_a_default_of_the_component_is_kept_even_if_it_contradicts_itself() -> None:
@@ -196,7 +194,8 @@ def test_trap_a1_tag_keys_that_are_no_inputs_do_not_reach_the_component_and_are_
     tags = {"learning_rate": "5e-6", "learning_rate_min": 5e-7, "learning_rate_max": "5e-5"}
     resolved = parameters(model=tags)
     assert not {"learning_rate_min", "learning_rate_max"} & set(resolved.arguments())
-    assert resolved.dropped == ("learning_rate_max", "learning_rate_min")
+    places = {found.place for found in others(resolved)}
+    assert places == {"model tag learning_rate_max", "model tag learning_rate_min"}
     assert resolved.advice == {"learning_rate": (5e-7, 5e-5)}
     assert codes(others(resolved)) == ["PARAMETER_DROPPED", "PARAMETER_DROPPED"]
 
@@ -263,7 +262,7 @@ def test_trap_e6_an_input_that_another_version_of_the_component_lacks_is_reporte
 @pytest.mark.parametrize("name", ["train_mltable_path", "compute_finetune", "pytorch_model_path"])
 def test_a_model_cannot_set_what_phift_sets(name: str) -> None:
     resolved = parameters(model={name: "somewhere"})
-    assert resolved.get(name) != "somewhere"
+    assert name not in resolved.values or resolved[name] != "somewhere"
     assert codes(others(resolved)) == ["PARAMETER_DROPPED"]
 
 
@@ -296,7 +295,6 @@ def test_a_preset_goes_before_the_model_and_the_user_before_the_preset() -> None
 def test_what_a_preset_sets_and_the_component_does_not_take_is_left_out_aloud() -> None:
     preset = {"nonsense": 1, "optim": "sgd", "train_file_path": "x", "deepspeed": "x.json"}
     resolved = resolve_parameters(INPUTS, {}, {}, target(), preset=preset)
-    assert resolved.dropped == ("nonsense",)
     assert codes(others(resolved)) == ["PARAMETER_DROPPED"] * 4
     assert [found.place for found in others(resolved)] == [
         "preset nonsense",
@@ -327,22 +325,11 @@ def test_a_notebook_shows_the_explanation_and_escapes_what_models_say() -> None:
     assert "<script>" not in html
 
 
-def test_get_has_a_default() -> None:
-    assert parameters().get("nothing", 5) == 5
-
-
 def test_explain_shows_every_value_with_its_origin() -> None:
     frame = parameters({"seed": 7}).explain().set_index("parameter")
     assert list(frame.columns) == ["value", "origin", "overrode"]
     assert list(frame.loc["seed"]) == [7, "user", "component: 42"]
     assert frame.index.is_monotonic_increasing
-
-
-def test_raising_takes_the_first_error_and_no_warning() -> None:
-    parameters({"apply_ort": True}).raise_for_errors()
-    with pytest.raises(ParameterError, match="optim is 'sgd'") as caught:
-        parameters({"apply_ort": True, "optim": "sgd", "seed": "x"}).raise_for_errors()
-    assert caught.value.where == "parameters.optim"
 
 
 def test_the_display_name_says_what_was_run() -> None:

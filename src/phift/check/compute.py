@@ -274,7 +274,7 @@ class Usage:
 
 @dataclass(frozen=True)
 class _Need:
-    """What one part of the run takes: ``count`` machines of a VM size, and ``counted``, how they came about."""
+    """What one part of the run takes: ``count`` machines of a VM size, and ``counted``, how its vCPUs came about."""
 
     what: Literal["training", "endpoint"]
     place: str
@@ -283,7 +283,6 @@ class _Need:
     counted: str
     low_priority: bool = False
     has_nodes: bool = False  # of an existing cluster: such as run are both in use and there to be used
-    remark: str = ""
     source: str = ""
 
     @property
@@ -292,27 +291,24 @@ class _Need:
 
     def limits(self, usages: Sequence[Usage]) -> list[Usage]:
         """Return the limits that this has to keep: its family's and the region's."""
-        family = self.vm.family or ""
-        same = [usage for usage in usages if usage.low_priority == self.low_priority]
-        return [usage for usage in same if usage.is_total or same_family(usage.family, family)]
+        of_kind = [usage for usage in usages if usage.low_priority == self.low_priority]
+        return [usage for usage in of_kind if usage.is_total or same_family(usage.family, self.vm.family or "")]
 
     def short(self, usage: Usage) -> Finding:
         """Say what is missing."""
         missing, whose, node = usage.lacks(self.vcpus), _whose(usage), self.vm.vcpus or 1
         message = (
-            f"The {self.what} needs {self.vcpus} vCPUs of {whose} ({self.counted} x {node} vCPUs{self.remark}); "
+            f"The {self.what} needs {self.vcpus} vCPUs of {whose} ({self.counted}); "
             f"{usage.used} of {usage.limit} are in use, so {missing} are missing."
         )
         fix = f"ask for a limit of {usage.limit + missing} for {whose} in this region (studio, Quota), "
         fix += "free what holds it, or use fewer or other machines"
-        severity: Severity = "error"
         # At most as many of the vCPUs in use may be this cluster's own running nodes.
         own = min(self.vcpus, usage.used // node * node) if self.has_nodes else 0
-        if not usage.lacks(self.vcpus - own):
-            severity = "warning"
+        if may_fit := not usage.lacks(self.vcpus - own):
             message += f" It fits only if {own} of those in use are nodes of this cluster that are still up."
         code = "QUOTA_TRAINING_SHORT" if self.what == "training" else "QUOTA_ENDPOINT_SHORT"
-        return Finding(code, severity, self.place, message, fix, self.source)
+        return Finding(code, "warning" if may_fit else "error", self.place, message, fix, self.source)
 
 
 def read_usages(listed: Iterable[Any]) -> list[Usage]:
@@ -355,14 +351,14 @@ def quota_findings(
     - **usages**: see `read_usages`.
     """
     nodes, exists = target.nodes, target.kind == "cluster" and target.exists
-    counted = f"{nodes} node{'s' * (nodes > 1)}"
+    counted = f"{nodes} node{'s' * (nodes > 1)} x {target.vm.vcpus} vCPUs"
     needs = [_Need("training", f"compute {target.name}", target.vm, nodes, counted, target.low_priority, exists)]
     if deployment:
         exempt = deployment.without_reserve
         count = instances if exempt else -(-6 * instances // 5)  # ceil(1.2 n), exactly
-        counted = ("" if exempt else f"ceil(1.2 x {instances}) = ") + f"{count} instance{'s' * (count > 1)}"
-        remark = ", without the reserve of 20 %" if exempt else ""
-        needs.append(_Need("endpoint", "deployment", deployment, count, counted, remark=remark, source=_RESERVE))
+        counted = f"{count} instance{'s' * (count > 1)} x {deployment.vcpus} vCPUs"
+        counted = f"{counted}, without the reserve of 20 %" if exempt else f"ceil(1.2 x {instances}) = {counted}"
+        needs.append(_Need("endpoint", "deployment", deployment, count, counted, source=_RESERVE))
     findings: list[Finding] = []
     for need in needs:
         vm, limits, unknown = need.vm, need.limits(usages), ""

@@ -48,17 +48,13 @@ class CostEstimate:
     assumptions: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        training, endpoint = (
-            "unknown" if price is None else f"{price:,.2f}" for price in (self.training, self.endpoint_per_day)
-        )
+        prices = (self.training, self.endpoint_per_day)
+        training, endpoint = ("unknown" if price is None else f"{price:,.2f}" for price in prices)
         hours = "unknown" if self.hours is None else f"about {self.hours:,.2f}"
         tokens = "an unknown number of" if self.tokens is None else f"about {self.tokens:,}"
-        lines = [
-            f"cost: {training} {self.currency} for the training ({tokens} tokens, hours: {hours}), "
-            f"{endpoint} {self.currency} for a day of the endpoint",
-            *(f"assumed: {assumption}" for assumption in self.assumptions),
-        ]
-        return "\n        ".join(lines)
+        said = f"cost: {training} {self.currency} for the training ({tokens} tokens, hours: {hours}), "
+        said += f"{endpoint} {self.currency} for a day of the endpoint"
+        return "\n        ".join([said, *(f"assumed: {assumption}" for assumption in self.assumptions)])
 
 
 def estimate_cost(
@@ -177,8 +173,7 @@ def _price(vm: VmSize, prices: Mapping[str, float]) -> tuple[float | None, str]:
     own = next((price for size, price in prices.items() if size.lower() == vm.name.lower()), None)
     if own is not None:
         return own, f"{vm.name} costs {own:g} USD an hour, says `prices`"
-    price = vm.price_per_hour
-    if price is None:
+    if (price := vm.price_per_hour) is None:
         return None, f"no source says what {vm.name} costs an hour"
     return price, f"{vm.name} costs {price:g} USD an hour as a dedicated Linux VM, says the region"
 

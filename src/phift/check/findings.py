@@ -37,10 +37,6 @@ class Finding:
 
 def findings_from(error: PhiftError, place: str) -> list[Finding]:
     """Return an error as findings: one for each mistake it lists, or one for itself."""
-    many: tuple[tuple[str, str], ...] = ()
-    if isinstance(error, ConfigError):
-        many = error.mistakes
-    elif isinstance(error, DataError):
-        many = error.problems
+    many = error.mistakes if isinstance(error, ConfigError) else error.problems if isinstance(error, DataError) else ()
     code, one = type(error).__name__, (error.where or place, error.what)
     return [Finding(code, "error", at, what, error.fix or "") for at, what in many or [one]]

@@ -82,11 +82,8 @@ class MemoryEstimate:
             f"weights {self.weights_gb:.1f} + gradients {self.gradients_gb:.1f} + optimizer {self.optimizer_gb:.1f}"
             f" + activations {self.activations_gb:.1f} + overhead {self.overhead_gb:.1f}"
         )
-        lines = [
-            f"GPU memory: about {self.total_gb:.1f} GB a GPU, highest in the {self.moment} ({parts})",
-            self.formula,
-        ]
-        return "\n        ".join([*lines, *(f"assumed: {assumption}" for assumption in self.assumptions)])
+        said = f"GPU memory: about {self.total_gb:.1f} GB a GPU, highest in the {self.moment} ({parts})"
+        return "\n        ".join([said, self.formula, *(f"assumed: {each}" for each in self.assumptions)])
 
 
 def model_shape(name: str) -> ModelShape | None:

@@ -77,8 +77,11 @@ def find_model(clients: Clients, config: ModelConfig) -> FoundationModel:
     Raises `phift.errors.NotFound` where the registry has no such model or version, with near names.
     """
     place = f"model {config.name} in registry {config.registry}"
+    names = [entry["name"] for entry in facts.load("models")["models"]]
+    near = difflib.get_close_matches(config.name, names, n=3, cutoff=0.5)
+    fix = "check the name and the registry" + (f"; did you mean {' or '.join(near)}?" if near else "")
     with SideBySide(3) as side:
-        asked = side.begin(_get, clients, config)
+        asked = side.begin(lambda: _pinned_or_newest(clients.registry.models, "model", config, fix))
         fetched = side.begin(_fetch, clients, config, config.version)
         newest = side.begin(_fetch, clients, config, None) if config.version else fetched
     answer = fetched.result()
@@ -121,13 +124,6 @@ def find_model(clients: Clients, config: ModelConfig) -> FoundationModel:
         inference=inference,
         findings=tuple(sources.findings),
     )
-
-
-def _get(clients: Clients, config: ModelConfig) -> Any:
-    names = [entry["name"] for entry in facts.load("models")["models"]]
-    near = difflib.get_close_matches(config.name, names, n=3, cutoff=0.5)
-    fix = "check the name and the registry" + (f"; did you mean {' or '.join(near)}?" if near else "")
-    return _pinned_or_newest(clients.registry.models, "model", config, fix)
 
 
 def _pinned_or_newest(operations: Any, kind: str, config: ModelConfig | ComponentConfig, fix: str) -> Any:

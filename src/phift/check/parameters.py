@@ -18,7 +18,6 @@ from phift.component.finetune_config import FinetuneConfig, chat_settings
 from phift.component.inputs import LITERALS, STEPS, Input, known_inputs
 from phift.component.settings import FINETUNE, RULES, Settings, deepspeed_mistake, gpu_rule, idle_inputs
 from phift.config.run import local_file
-from phift.errors import ParameterError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -61,23 +60,16 @@ class Parameters:
     """Every parameter of the component that has a value.
 
     - **values**: by name.
-    - **dropped**: names that the model or the preset suggests and the component does not take.
     - **advice**: the range that the model advises for a parameter; ``inf`` where it gives one end only.
     - **findings**: what is wrong or worth knowing; an error finding keeps the run from being submitted.
     """
 
     values: Mapping[str, Parameter]
-    dropped: tuple[str, ...] = ()
     advice: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     findings: tuple[Finding, ...] = field(default=(), repr=False)
 
     def __getitem__(self, name: str) -> Any:
         return self.values[name].value
-
-    def get(self, name: str, default: Any = None) -> Any:
-        """Return a parameter's value, or ``default`` if the component has none."""
-        parameter = self.values.get(name)
-        return default if parameter is None else parameter.value
 
     @cached_property
     def settings(self) -> Settings:
@@ -100,12 +92,6 @@ class Parameters:
 
     def _repr_html_(self) -> str:
         return str(self.explain().to_html(index=False))  # escaped: a model's defaults are somebody else's text
-
-    def raise_for_errors(self) -> None:
-        """Raise `phift.errors.ParameterError` for the first error finding."""
-        for finding in self.findings:
-            if finding.severity == "error":
-                raise ParameterError(finding.message, where=finding.place, fix=finding.fix)
 
 
 def resolve_parameters(
@@ -155,8 +141,7 @@ def resolve_parameters(
             before = values.get(name)
             overrode = () if before is None else (*before.overrode, (before.origin, before.value))
             values[name] = Parameter(name, value, origin, overrode)
-    dropped = tuple(sorted(name for name in {**model_defaults, **preset} if name not in known))
-    resolved = Parameters(values=values, dropped=dropped, advice=advice)
+    resolved = Parameters(values=values, advice=advice)
     of_values = (*_rule_findings(resolved, target), *_file_findings(resolved), *_against_advice(resolved))
     return replace(resolved, findings=(*of_advice, *of_model, *of_preset, *of_user, *of_values))
 

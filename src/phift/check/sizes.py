@@ -63,11 +63,11 @@ def read_sizes(listed: Iterable[Any], *, in_table: bool = False) -> dict[str, Vm
             family=text_of(entry, "family"),
             vcpus=count_of(entry, "v_cp_us", "vCPUs", "vcpus", least=1),
             gpus=count_of(entry, "gpus"),
-            memory_gb=_positive(number_of(entry, "memory_gb", "memoryGB")),
+            memory_gb=number_of(entry, "memory_gb", "memoryGB", above=0),
             price_per_hour=_price(field_of(entry, "estimated_vm_prices", "estimatedVMPrices")),
             gpu=text_of(entry, "gpu"),
-            gpu_memory_gb=_positive(number_of(entry, "gpu_memory_gb")),
-            peak_tflops_16=_positive(number_of(entry, "peak_tflops_16")),
+            gpu_memory_gb=number_of(entry, "gpu_memory_gb", above=0),
+            peak_tflops_16=number_of(entry, "peak_tflops_16", above=0),
             retired_on=text_of(entry, "retired_on"),
             too_old=field_of(entry, "unsupported") is True,
             without_reserve=field_of(entry, "reservation_exempt") is True,
@@ -104,8 +104,8 @@ def text_of(entry: Any, *names: str) -> str | None:
     return value.strip() or None if isinstance(value, str) else None
 
 
-def number_of(entry: Any, *names: str) -> float | None:
-    """Return a field that is a finite number, or None."""
+def number_of(entry: Any, *names: str, above: float = -math.inf) -> float | None:
+    """Return a field that is a finite number and more than ``above``, or None."""
     value = field_of(entry, *names)
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
@@ -113,17 +113,13 @@ def number_of(entry: Any, *names: str) -> float | None:
         number = float(value)
     except OverflowError:
         return None
-    return number if math.isfinite(number) else None
+    return number if above < number < math.inf else None
 
 
 def count_of(entry: Any, *names: str, least: int = 0) -> int | None:
     """Return a field that is a whole number and not below ``least``, or None."""
     number = number_of(entry, *names)
     return int(number) if number is not None and number == int(number) and number >= least else None
-
-
-def _positive(number: float | None) -> float | None:
-    return number if number is not None and number > 0 else None
 
 
 def _price(prices: Any) -> float | None:
@@ -136,5 +132,5 @@ def _price(prices: Any) -> float | None:
     for value in values if isinstance(values, list | tuple) else ():
         system, tier = text_of(value, "os_type", "osType"), text_of(value, "vm_tier", "vmTier")
         if ((system or "").lower(), (tier or "").lower()) == ("linux", "standard"):
-            return _positive(number_of(value, "retail_price", "retailPrice"))
+            return number_of(value, "retail_price", "retailPrice", above=0)
     return None

@@ -8,16 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    AfterValidator,
-    BeforeValidator,
-    Discriminator,
-    Field,
-    Tag,
-    TypeAdapter,
-    ValidationError,
-    model_validator,
-)
+from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter, ValidationError, model_validator
 
 from phift import facts
 from phift.config.data import DataConfig, EndpointName, Folder, Name, Section, source_below
@@ -42,8 +33,7 @@ def _config_errors(where: str) -> Iterator[None]:
     except ValidationError as error:
         mistakes: tuple[tuple[str, str], ...] = ()
         for item in error.errors(include_url=False, include_input=False):
-            # A key's path, without the names of the kinds that a value can be of.
-            place = ".".join(str(part) for part in item["loc"] if not str(part).startswith("<")) or "top level"
+            place = ".".join(map(str, item["loc"])) or "top level"
             mistakes += ((place, "no such key" if item["type"] == "extra_forbidden" else item["msg"]),)
         lines = "; ".join(f"{place}: {message}" for place, message in mistakes)
         what = f"The configuration has {len(mistakes)} mistake{'s' if len(mistakes) > 1 else ''}: {lines}"
@@ -74,23 +64,20 @@ class LocalWorkspaceFolder(Section):
     local: Folder | None = None
 
 
-def _workspace_from_text(value: Any) -> Any:
-    if not isinstance(value, str):
-        return value
-    kind, _, folder = value.partition(":")
-    if kind == "local":
-        return {"local": folder or None}
-    names = value.split("/")
-    if len(names) != 3 or not all(names):
-        ways = "`local`, `local:<folder>`, `<subscription id>/<resource group>/<workspace>`"
-        raise ValueError(f"write {ways}, or a mapping of subscription_id, resource_group and workspace_name")
-    return dict(zip(AzureWorkspace.model_fields, names, strict=True))
-
-
-def _workspace_kind(value: Any) -> str:
+def _workspace(value: Any) -> AzureWorkspace | LocalWorkspaceFolder:
     """Tell the kinds apart by their keys, so that a mistake is reported once and not once for each kind."""
+    if isinstance(value, str):
+        kind, _, folder = value.partition(":")
+        names = value.split("/")
+        if kind == "local":
+            value = {"local": folder or None}
+        elif len(names) == 3 and all(names):
+            value = dict(zip(AzureWorkspace.model_fields, names, strict=True))
+        else:
+            ways = "`local`, `local:<folder>`, `<subscription id>/<resource group>/<workspace>`"
+            raise ValueError(f"write {ways}, or a mapping of subscription_id, resource_group and workspace_name")
     is_local = isinstance(value, LocalWorkspaceFolder) or (isinstance(value, dict) and "local" in value)
-    return "<local>" if is_local else "<azure>"
+    return (LocalWorkspaceFolder if is_local else AzureWorkspace).model_validate(value)
 
 
 class ModelConfig(Section):
@@ -152,11 +139,7 @@ class ComputeConfig(Section):
         return self
 
 
-Workspace = Annotated[
-    Annotated[LocalWorkspaceFolder, Tag("<local>")] | Annotated[AzureWorkspace, Tag("<azure>")],
-    Discriminator(_workspace_kind),
-    BeforeValidator(_workspace_from_text),
-]
+Workspace = Annotated[AzureWorkspace | LocalWorkspaceFolder, BeforeValidator(_workspace)]
 
 
 def read_workspace(value: Any) -> AzureWorkspace | LocalWorkspaceFolder:

@@ -18,7 +18,6 @@ import tempfile
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import quote, unquote, urlsplit
@@ -216,7 +215,7 @@ def _fetch(clients: Clients, model: FoundationModel, place: str, folder: Path) -
             sizes = {blob.name: blob.size for blob in files.list_blobs(name_starts_with=f"{prefix}/")}
             chosen = wanted_files(prefix, sizes)
             total = sum(sizes[name] for name in chosen)
-            if not any(_is_named(each, _TOKENIZER) for each in chosen.values()):
+            if not any(path.match(name) for path in chosen.values() for name in _TOKENIZER):
                 raise ModelError("The model has no tokenizer files.", where=place, fix="name one as data.tokenizer")
             if total > MOST_BYTES:
                 most = MOST_BYTES // 10**6
@@ -247,9 +246,5 @@ def wanted_files(prefix: str, names: Iterable[str]) -> dict[str, PurePosixPath]:
         if path.is_relative_to(base)
         and not path.is_absolute()
         and not any(part == ".." or set(part) & set("\\:\0") for part in path.parts)
-        and _is_named(path, NAMES)
+        and any(map(path.match, NAMES))
     }
-
-
-def _is_named(path: PurePosixPath, patterns: Iterable[str]) -> bool:
-    return any(fnmatchcase(path.name, pattern) for pattern in patterns)
