@@ -26,8 +26,7 @@ from phift.check.report import CheckReport
 from phift.check.sizes import VmSize, find_size, read_sizes
 from phift.component.preprocessing import ChatTokenizer
 from phift.config.run import RunConfig
-from phift.data.assets import DataInAzure, find_data
-from phift.data.on_cluster import DataOnCluster, find_preparation
+from phift.data.assets import DataInAzure, find_data, find_preparation
 from phift.data.prepare import PreparedDataset
 from phift.errors import NotFound, PhiftError, azure_errors
 from phift.jobs.job import JOB_TAG
@@ -38,7 +37,7 @@ _NAME = "deployment.endpoint_name"
 
 T = TypeVar("T")
 
-Dataset = PreparedDataset | DataInAzure | DataOnCluster
+Dataset = PreparedDataset | DataInAzure
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,7 +20,7 @@ from phift.check.report import CheckReport
 from phift.component.preprocessing import SPLITS
 from phift.config.run import DeploymentConfig, RunConfig
 from phift.data.assets import DataInAzure, register_assets
-from phift.data.on_cluster import DataOnCluster, source_code
+from phift.data.on_cluster import source_code
 from phift.data.prepare import PreparedDataset, prepare_dataset
 from phift.data.sources import files_of, stamps
 from phift.errors import CheckFailed, ConfigError, DataError, NotFound, PhiftError
@@ -233,13 +233,12 @@ class FineTuneRun:
             def build(name: str) -> PipelineJob:
                 # A job that is there already costs nothing more; by now its own nodes may have used up the quota.
                 report.raise_for_errors(ignore)
-                config, dataset = self.config, plan.dataset
-                code = None
-                data = dataset.inputs if isinstance(dataset, DataInAzure) else dataset
-                if isinstance(data, DataOnCluster):
+                config, data, code = self.config, plan.dataset, None
+                if isinstance(data, PreparedDataset):
+                    prefix = config.data.asset_name or slug(data.name)
+                    data = DataInAzure(name=data.name, inputs=register_assets(self.clients, data, prefix))
+                elif data.compute:
                     code = until_submitted.enter_context(source_code())
-                elif isinstance(data, PreparedDataset):
-                    data = register_assets(self.clients, data, config.data.asset_name or slug(data.name))
                 ensure_cluster(self.clients, config.compute, plan.target)
                 self._checked = None  # its nodes take of the quota that was looked up
                 return build_pipeline(config, plan, data, name=name, code=code)

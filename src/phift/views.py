@@ -13,9 +13,7 @@ from rich.progress import Progress as Bars
 from rich.table import Table
 
 from phift.check.report import CheckReport
-from phift.data.assets import DataInAzure
-from phift.data.on_cluster import DataOnCluster
-from phift.data.prepare import Progress
+from phift.data.prepare import PreparedDataset, Progress
 from phift.jobs.job import JobEvent
 from phift.plan import Plan
 from phift.serving.cleanup import DeployedEndpoint
@@ -66,12 +64,12 @@ def show_plan(console: Console, plan: Plan) -> None:
     table.add_row("component", f"{plan.component.name} version {plan.component.version}")
     table.add_row("compute", f"{target.nodes} x {target.size}, {target.gpus_per_node} GPU each ({target.name})")
     dataset = plan.dataset
-    if isinstance(dataset, DataInAzure):
-        data = ", ".join(f"{split} {given}" for split, given in dataset.inputs.items()) + " (not read here)"
-    elif isinstance(dataset, DataOnCluster):
+    if isinstance(dataset, PreparedDataset):
+        data = ", ".join(f"{count} {split}" for split, count in dataset.rows.items()) + " rows"
+    elif dataset.compute:
         data = f"{dataset.name}, prepared by the job on {dataset.compute}"
     else:
-        data = ", ".join(f"{count} {split}" for split, count in dataset.rows.items()) + " rows"
+        data = ", ".join(f"{split} {given}" for split, given in dataset.inputs.items()) + " (not read here)"
     table.add_row("data", data)
     mine = [f"{name}={p.value}" for name, p in plan.parameters.values.items() if p.origin == "user"]
     table.add_row("parameters", ", ".join(mine) or "all from the model and the component")

@@ -19,8 +19,8 @@ from phift.component.preprocessing import SPLITS
 from phift.config.data import DataConfig
 from phift.config.run import RunConfig
 from phift.data import on_cluster as preparation
-from phift.data.assets import DataInput
-from phift.data.on_cluster import PACKAGES, DataOnCluster, find_preparation, source_code
+from phift.data.assets import DataInAzure, DataInput, find_preparation
+from phift.data.on_cluster import PACKAGES, source_code
 from phift.data.prepare import prepare_dataset
 from phift.errors import ConfigError, DataError, NotFound
 from phift.jobs.pipeline import build_pipeline
@@ -40,7 +40,7 @@ def fakes() -> Fakes:
     return fakes
 
 
-def find(fakes: Fakes, train: Any = RAW, **settings: Any) -> DataOnCluster:
+def find(fakes: Fakes, train: Any = RAW, **settings: Any) -> DataInAzure:
     return find_preparation(fakes.clients, DataConfig.model_validate({"train": train, **ON, **settings}))
 
 
@@ -144,7 +144,7 @@ def test_a_run_is_told_by_addresses_and_settings_and_not_by_the_cluster(fakes: F
 # ---------------------------------------------------------------- the step in the pipeline
 
 
-def sent(found: DataOnCluster) -> Any:
+def sent(found: DataInAzure) -> Any:
     """Return the step's component, and the job's nodes as the SDK sends them."""
     with source_code() as code:
         config = RunConfig(model="Phi-4", compute="gpu-cluster", data={"train": RAW})

@@ -13,8 +13,7 @@ from phift.check.models import find_component
 from phift.check.parameters import Parameter, Parameters, display_name
 from phift.component.preprocessing import SPLITS
 from phift.config.run import ComponentConfig, RunConfig
-from phift.data.assets import DataInput
-from phift.data.on_cluster import DataOnCluster
+from phift.data.assets import DataInAzure, DataInput
 from phift.errors import AccessDenied, NotFound, ParameterError, ServiceError
 from phift.jobs.job import OUTPUT
 from phift.jobs.pipeline import build_pipeline
@@ -24,10 +23,10 @@ from unit.fakes import COMPONENT, PHI_4, data_id, parameters, plan, target
 
 
 def build(resolved: Parameters | None = None, **changes: Any) -> Any:
-    data = {split: DataInput(name=split, version="1", address=data_id(split, "1")) for split in SPLITS}
+    inputs = {split: DataInput(name=split, version="1", address=data_id(split, "1")) for split in SPLITS}
     kept = {key: changes.pop(key) for key in ("force_rerun", "continue_on_step_failure") if key in changes}
     config = RunConfig(model="Phi-4", compute="gpu-cluster", data={"train": "azureml:chat:1"}, **kept)
-    settings: dict[str, Any] = {"data": data, "name": "phift-phi-4-0", **changes}
+    settings: dict[str, Any] = {"data": DataInAzure(name="chat", inputs=inputs), "name": "phift-phi-4-0", **changes}
     return build_pipeline(config, plan(raw(1), resolved or parameters()), **settings)
 
 
@@ -76,7 +75,7 @@ def test_model_and_all_three_files_are_inputs() -> None:
 
 def test_an_mltable_goes_into_the_input_for_tables() -> None:
     table = DataInput(name="chat", version="3", address=data_id("chat", "3"), type="mltable")
-    (step,) = wire(build(data={"train": table}))["jobs"].values()
+    (step,) = wire(build(data=DataInAzure(name="chat", inputs={"train": table})))["jobs"].values()
     assert step["inputs"]["train_mltable_path"] == {"uri": data_id("chat", "3"), "job_input_type": "mltable"}
     assert not [name for name in step["inputs"] if name.endswith("_file_path")]
 
@@ -170,11 +169,11 @@ def test_a_job_that_would_prepare_something_else_is_refused(
         build(data=raw(1), code=tmp_path)
 
 
-def raw(version: int) -> DataOnCluster:
+def raw(version: int) -> DataInAzure:
     """Return data that a cluster prepares."""
     address = data_id("raw", str(version))
     inputs = {"raw": DataInput(name="raw", version=str(version), address=address)}
-    return DataOnCluster(compute="cpu", inputs=inputs, settings={"train": [{"files": "raw"}]}, name="raw")
+    return DataInAzure(compute="cpu", inputs=inputs, settings={"train": [{"files": "raw"}]}, name="raw")
 
 
 def test_pipelines_that_are_built_at_once_do_not_mix() -> None:

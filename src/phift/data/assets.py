@@ -1,23 +1,25 @@
-"""Data assets: the prepared files registered once, and data that lies in Azure already and is used there.
+"""Data in Azure: the prepared files registered once, and what lies there already.
 
 **Registered once.** Each prepared file becomes ``<name>-<split>`` in a version that is the first 16 digits of its
 content's hash. One that is there is used, so the same data is uploaded once. A run that ends between the upload and the
 registration leaves a file in the workspace's storage that the next run finds and registers; of two runs that upload
 at the same time, the slower one finds what the faster one has registered.
 
-**Used where it lies.** An asset's name, label and type are looked up; its rows are not read.
+**Used where it lies, or prepared by the job.** An asset's name, label and type are looked up; its rows are not read.
+The job's first step, in which a cluster prepares what has to be, is in `phift.data.on_cluster`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePath, PurePosixPath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
 from phift.azure.addresses import PREFIX, Address, read_address, registry_id
@@ -28,9 +30,10 @@ from phift.azure.registry import API, mapping, registry_address
 from phift.azure.threads import SideBySide
 from phift.check.findings import Finding
 from phift.component.preprocessing import SPLITS, SUFFIXES
-from phift.config.data import AssetSource, DataConfig
+from phift.config.data import AssetSource, DataConfig, HuggingFaceSource
+from phift.data import files
 from phift.data.prepare import PreparedDataset
-from phift.errors import Conflict, DataError, NotFound, PhiftError, ServiceError, azure_errors
+from phift.errors import ConfigError, Conflict, DataError, NotFound, PhiftError, ServiceError, azure_errors
 from phift.version import __version__
 
 if TYPE_CHECKING:
@@ -49,6 +52,7 @@ class DataInput:
     - **address**: its resource id, or its URI.
     - **type**: ``uri_file`` or ``mltable``, or what the component cannot take.
     - **existed**: whether it was there before.
+    - **path**: a file's, in its datastore; empty where it is not known.
     """
 
     name: str
@@ -56,6 +60,7 @@ class DataInput:
     type: str = "uri_file"
     version: str = ""
     existed: bool = True
+    path: str = field(default="", compare=False)
 
     def __str__(self) -> str:
         return self.address if self.address.startswith(PREFIX) else f"azureml:{self.name}:{self.version}"
@@ -63,25 +68,27 @@ class DataInput:
 
 @dataclass(frozen=True, kw_only=True)
 class DataInAzure:
-    """Chat data that lies in Azure and is used there; its rows are not read.
+    """Chat data that is not read here: it is used as it lies in Azure, or the job's first step prepares it.
 
-    - **inputs**: what each split is, for the splits that are given.
+    - **name**: the training data's name, for display.
+    - **inputs**: what lies in Azure, by its split, or by the name of the step's input.
+    - **compute**: the cluster that prepares it, if one has to.
+    - **settings**: what it does, as plain values: sources, with the inputs' names in place of files, split and policy.
     - **findings**: what the look-ups found.
     """
 
+    name: str
     inputs: Mapping[str, DataInput]
+    compute: str = ""
+    settings: Mapping[str, Any] = field(default_factory=dict)
     findings: tuple[Finding, ...] = ()
 
     @property
-    def name(self) -> str:
-        """The training data's name, for display."""
-        return self.inputs["train"].name
-
-    @property
     def content_hash(self) -> str:
-        """SHA-256 over the addresses, since the content is not read."""
-        addresses = {split: given.address for split, given in self.inputs.items()}
-        return hashlib.sha256(json.dumps(addresses, sort_keys=True).encode()).hexdigest()
+        """SHA-256 over addresses and settings, since the content is not read."""
+        addresses = {name: given.address for name, given in self.inputs.items()}
+        told = [addresses, self.settings] if self.compute else addresses
+        return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
 
 def register_assets(clients: Clients, dataset: PreparedDataset, name: str) -> dict[str, DataInput]:
@@ -167,46 +174,119 @@ def find_data(clients: Clients, data: DataConfig) -> DataInAzure:
         fix = f"give {wanted}; no step reads the test file, a small one will do"
         findings.append(Finding("DATA_SPLIT_BY_AZURE", "warning", "data.train", message, fix, _PREPROCESSING))
     with SideBySide(len(SPLITS)) as side:
-        futures = {split: side.begin(_find, clients, split, source.asset) for split, source in sources.items()}
+        futures = {split: side.begin(_find, clients, f"data.{split}", each.asset) for split, each in sources.items()}
     errors = [error for future in futures.values() if isinstance(error := future.exception(), PhiftError)]
     if len(errors) > 1:
         problems = tuple((error.where or "data", error.what) for error in errors)
         what, first = f"{len(errors)} data inputs cannot be used.", next((e.fix for e in errors if e.fix), None)
         raise DataError(what, where="data", fix=first, problems=problems)
-    inputs: dict[str, DataInput] = {}
-    for split, future in futures.items():
-        inputs[split], more = future.result()
-        findings += more
-    return DataInAzure(inputs=inputs, findings=tuple(findings))
+    inputs = {split: future.result() for split, future in futures.items()}
+    for split, found in inputs.items():
+        findings += _input_findings(f"data.{split}", found)
+    return DataInAzure(name=inputs["train"].name, inputs=inputs, findings=tuple(findings))
 
 
-def _find(clients: Clients, split: str, address: str) -> tuple[DataInput, list[Finding]]:
-    place = f"data.{split}"
-    asset, path = find_asset(clients, place, address)
-    findings: list[Finding] = []
-    if asset.type == "uri_file" and path != PurePosixPath():  # the component goes by a file's suffix
-        findings += name_findings(place, path)
-        if path.suffix not in SUFFIXES:
-            message = f"The file ends in {path.suffix or 'nothing'!r}; the component reads {', '.join(SUFFIXES)}."
-            fix = "name it as what it is, or register it as an MLTable"
-            findings.append(Finding("DATA_FILE_TYPE", "error", place, message, fix, _PREPROCESSING))
-        if path.suffix in (".csv", ".tsv"):
-            kind, fix = path.suffix, "use JSONL or parquet"
-            message = f"A {kind} file has text where the component wants the list `messages`, so no row can be read."
-            findings.append(Finding("DATA_NO_LISTS", "warning", place, message, fix, _PREPROCESSING))
-    if not asset.version:
+def _input_findings(place: str, found: DataInput) -> Iterator[Finding]:
+    if not found.version:
         message = "A place in a datastore is not looked up, so nothing says that there is a file."
-        findings.insert(0, Finding("DATA_UNCHECKED", "note", place, message))
-    elif asset.type not in ("uri_file", "mltable"):
-        kind = asset.type or "unknown"
-        message = f"The data asset {asset.name} is of type {kind}; the component takes a file or an MLTable."
+        yield Finding("DATA_UNCHECKED", "note", place, message)
+    elif found.type not in ("uri_file", "mltable"):
+        kind = found.type or "unknown"
+        message = f"The data asset {found.name} is of type {kind}; the component takes a file or an MLTable."
         fix = "register the file in the folder as an asset of type uri_file, or put an MLTable file beside it"
-        findings.append(Finding("DATA_ASSET_TYPE", "error", place, message, fix))
-    return asset, findings
+        yield Finding("DATA_ASSET_TYPE", "error", place, message, fix)
+    if found.path:  # the component goes by a file's suffix
+        yield from _name_findings(place, found.path)
+        suffix = PurePosixPath(found.path).suffix
+        if suffix not in SUFFIXES:
+            message = f"The file ends in {suffix or 'nothing'!r}; the component reads {', '.join(SUFFIXES)}."
+            fix = "name it as what it is, or register it as an MLTable"
+            yield Finding("DATA_FILE_TYPE", "error", place, message, fix, _PREPROCESSING)
+        if suffix in (".csv", ".tsv"):
+            message = f"A {suffix} file has text where the component wants the list `messages`, so no row can be read."
+            yield Finding("DATA_NO_LISTS", "warning", place, message, "use JSONL or parquet", _PREPROCESSING)
 
 
-def find_asset(clients: Clients, place: str, address: str) -> tuple[DataInput, PurePosixPath]:
-    """Look up what lies in Azure, and its path, empty where it is not known.
+def _name_findings(place: str, path: str) -> list[Finding]:
+    """Refuse a file in Azure whose path breaks the command lines that it gets into; local paths get into none."""
+    # Command lines have an input's path in single quotes, so both are invalid in it (the descriptions of its inputs).
+    bad = [character for character in ("'", "\\") if character in path]
+    message = f"The file's path in Azure has {' and '.join(bad)} in it, which breaks the component's command lines."
+    fix, source = "copy or register it under another path", "azureml-assets, chat_completion/spec.yaml, 2026-07-23"
+    return [Finding("DATA_FILE_NAME", "error", place, message, fix, source)] if bad else []
+
+
+def find_preparation(clients: Clients, data: DataConfig, new_cluster: str | None = None) -> DataInAzure:
+    """Look up the data and the cluster that prepares it; nothing is downloaded.
+
+    - **new_cluster**: one that need not be there yet.
+
+    Raises `phift.errors.ConfigError` for files and rows of this machine, `phift.errors.NotFound` where an asset is not
+    there, and `phift.errors.DataError` where one cannot be read.
+    """
+    inputs: dict[str, DataInput] = {}
+    loose: list[str] = []  # data sets of the Hub that are not pinned to a revision
+    settings: dict[str, Any] = data.model_dump(mode="json", include={"split", "bad_rows"})
+    for split, sources in data.sources.items():
+        settings[split] = []
+        for number, source in enumerate(sources, start=1):
+            place = f"data.{split}"
+            if isinstance(source, AssetSource):
+                name = f"{split}_{number}"
+                inputs[name] = _find_for_step(clients, place, source.asset)
+                told = {"files": name, **source.model_dump(mode="json", exclude={"asset"})}
+            elif isinstance(source, HuggingFaceSource) and not os.path.isdir(source.huggingface):  # noqa: PTH112 - Path.is_dir raises where an id cannot be a path
+                told = source.model_dump(mode="json")
+                loose += [] if source.revision else [source.huggingface]
+            else:
+                what = "A cluster cannot read files or rows of this machine."
+                upload = "upload the data first: `az ml data create`, then `azureml:<name>:<version>`"
+                raise ConfigError(what, where=place, fix=f"leave `prepare_on` out, or {upload}")
+            settings[split].append(told)
+    first = settings["train"][0]
+    name = first.get("huggingface") or inputs[first["files"]].name
+    message = (
+        "The rows are read by the job's first step: what is wrong with them, and what training on them takes, is not "
+        "known before. If what lies there changes, the same run is still taken for done."
+    )
+    fix = f"pin {', '.join(loose)} with `revision`" if loose else "`submit(fresh=True)` trains on changed data"
+    findings = [Finding("DATA_PREPARED_ON_CLUSTER", "note", "data", message, fix)]
+    compute = data.prepare_on or ""
+    if compute != new_cluster:
+        try:
+            with azure_errors(f"compute {compute}"):
+                clients.workspace.compute.get(compute)
+        except NotFound:
+            message = f"There is no compute {compute} to prepare the data on."
+            fix = "name a cluster that is there, or make one: `az ml compute create --type amlcompute`"
+            findings.append(Finding("COMPUTE_PREPARE_MISSING", "error", "data.prepare_on", message, fix))
+    return DataInAzure(compute=compute, inputs=inputs, settings=settings, name=name, findings=tuple(findings))
+
+
+def _find_for_step(clients: Clients, place: str, address: str) -> DataInput:
+    found = _find(clients, place, address)
+    if not found.version and (address.endswith("/") or not PurePosixPath(found.path).suffix):
+        return replace(found, type="uri_folder")
+    if found.type not in ("uri_file", "uri_folder"):
+        what = f"The data asset {found.name} is of type {found.type or 'unknown'}; a file or a folder can be prepared."
+        raise DataError(what, where=place, fix="register the files as an asset of type uri_file or uri_folder")
+    # A folder is mounted under a name of its own, a file under the one that it has.
+    if found.path:
+        for finding in _name_findings(place, found.path):
+            raise DataError(finding.message, where=place, fix=finding.fix)
+        try:
+            files.kind(Path(found.path))
+        except DataError as error:
+            error.where, error.fix = place, f"{error.fix}; the address of a folder ends with a slash"
+            raise
+    return found
+
+
+# ---------------------------------------------------------------- one asset
+
+
+def _find(clients: Clients, place: str, address: str) -> DataInput:
+    """Look up what lies in Azure.
 
     A place in a datastore is taken as it is, and for a file; it has no version.
 
@@ -214,11 +294,9 @@ def find_asset(clients: Clients, place: str, address: str) -> tuple[DataInput, P
     """
     found = read_address(address)
     if found and found.path:
-        path = PurePosixPath(found.path)
-        return DataInput(name=path.stem, address=address), path
+        return DataInput(name=PurePosixPath(found.path).stem, address=address, path=found.path)
     if found and found.kind in ("", "data") and (found.version or not found.registry):
-        asset, where = (_find_in_registry if found.registry else _find_in_workspace)(clients, place, found)
-        return asset, PurePosixPath(urlsplit(where).path)
+        return (_find_in_registry if found.registry else _find_in_workspace)(clients, place, found)
     fix = (
         "write azureml:<name>:<version>, azureml:<name>@latest, azureml://registries/<registry>/data/<name>/versions/"
         "<version> or azureml://datastores/<store>/paths/<file>"
@@ -226,7 +304,7 @@ def find_asset(clients: Clients, place: str, address: str) -> tuple[DataInput, P
     raise DataError(f"{address} is no address of data that phift knows.", where=place, fix=fix)
 
 
-def _find_in_workspace(clients: Clients, place: str, address: Address) -> tuple[DataInput, str]:
+def _find_in_workspace(clients: Clients, place: str, address: Address) -> DataInput:
     name, version, label = address.name, address.version, address.label
     if address.workspace:
         # A job reads the assets of its own workspace and of registries.
@@ -247,12 +325,12 @@ def _find_in_workspace(clients: Clients, place: str, address: Address) -> tuple[
         ((kind, value),) = wanted.items()
         raise _missing(place, name, f"{kind} {value}", "this workspace") from error
     read = {key: text(getattr(found, key), f"data asset.{key}") for key in ("version", "id", "type")}
-    asset = DataInput(name=name, version=read["version"], address=read["id"], type=read["type"])
-    path = found.path or ""
-    return asset, str(path) if isinstance(path, PurePath) else text(path, "data asset.path")
+    uri = found.path or ""
+    uri = str(uri) if isinstance(uri, PurePath) else text(uri, "data asset.path")
+    return _asset(name, read["version"], read["id"], read["type"], uri)
 
 
-def _find_in_registry(clients: Clients, place: str, address: Address) -> tuple[DataInput, str]:
+def _find_in_registry(clients: Clients, place: str, address: Address) -> DataInput:
     registry, name, version = address.registry, address.name, address.version
     path = f"data/{quote(name, safe='')}/versions/{quote(version, safe='')}"
     try:
@@ -260,21 +338,16 @@ def _find_in_registry(clients: Clients, place: str, address: Address) -> tuple[D
     except NotFound as error:
         raise _missing(place, name, f"version {version}", f"registry {registry}") from error
     body = mapping(json_object(record, "the registry's record").get("properties"))
-    identifier = registry_id(registry, "data", name, version)
     # The wire says UriFile and uri_file, depending on the service's mood and its API's version.
     kind = re.sub(r"(?<=[a-z])(?=[A-Z][a-z])", "_", str(body.get("dataType") or "")).lower()
-    return DataInput(name=name, version=version, address=identifier, type=kind), str(body.get("dataUri") or "")
+    return _asset(name, version, registry_id(registry, "data", name, version), kind, str(body.get("dataUri") or ""))
+
+
+def _asset(name: str, version: str, address: str, kind: str, uri: str) -> DataInput:
+    path = urlsplit(uri).path if kind == "uri_file" else ""
+    return DataInput(name=name, version=version, address=address, type=kind, path=path)
 
 
 def _missing(place: str, name: str, version: str, holder: str) -> NotFound:
     what = f"There is no data asset {name} with {version} in {holder}."
     return NotFound(what, where=place, fix="check its name and version in the studio, or with `az ml data list`")
-
-
-def name_findings(place: str, path: PurePosixPath) -> list[Finding]:
-    """Refuse a file in Azure whose path breaks the command lines that it gets into; local paths get into none."""
-    # Command lines have an input's path in single quotes, so both are invalid in it (the descriptions of its inputs).
-    bad = [character for character in ("'", "\\") if character in str(path)]
-    message = f"The file's path in Azure has {' and '.join(bad)} in it, which breaks the component's command lines."
-    fix, source = "copy or register it under another path", "azureml-assets, chat_completion/spec.yaml, 2026-07-23"
-    return [Finding("DATA_FILE_NAME", "error", place, message, fix, source)] if bad else []

@@ -3,7 +3,7 @@
 For data that should not pass through here. What is uploaded is this package's own source, so the step and this machine
 do the same; its environment has the versions that are installed here. Unverified on Azure.
 
-- Here: `find_preparation` looks up what is to be prepared, `preparation_step` is the step in the pipeline.
+- Here: `phift.data.assets` looks up what is to be prepared, `preparation_step` is the step in the pipeline.
 - There: ``python -m phift.data.on_cluster`` reads the step's inputs and writes its outputs. Its log has no row's text.
 """
 
@@ -12,31 +12,26 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import os
 import shutil
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from importlib.metadata import version
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote
 
-from phift.check.findings import Finding
 from phift.component.preprocessing import SPLITS
-from phift.config.data import AssetSource, DataConfig, HuggingFaceSource
-from phift.data import files
+from phift.config.data import DataConfig
 from phift.data.prepare import Progress, prepare_dataset
-from phift.errors import ConfigError, DataError, NotFound, PhiftError, azure_errors
+from phift.errors import DataError, PhiftError
 
 if TYPE_CHECKING:
     from azure.ai.ml.entities import Command
 
-    from phift.azure.clients import Clients
-    from phift.data.assets import DataInput
+    from phift.data.assets import DataInAzure
 
 STEP = "prepare_data"
 """The step's name in the job."""
@@ -53,98 +48,6 @@ PACKAGES = ("filelock", "msgspec", "numpy", "pyarrow", "pydantic", "xxhash")
 _SECONDS_BETWEEN_LINES = 10.0
 
 
-@dataclass(frozen=True, kw_only=True)
-class DataOnCluster:
-    """Chat data that the job's first step prepares; nothing of it is read before.
-
-    - **compute**: the cluster that does it.
-    - **inputs**: what lies in Azure, by the name of the step's input.
-    - **settings**: sources, split and policy as plain values, with the inputs' names in place of files.
-    - **name**: the training data's name, for display.
-    - **findings**: what the look-ups found.
-    """
-
-    compute: str
-    inputs: Mapping[str, DataInput]
-    settings: Mapping[str, Any]
-    name: str
-    findings: tuple[Finding, ...] = ()
-
-    @property
-    def content_hash(self) -> str:
-        """SHA-256 over addresses and settings, since the content is not read."""
-        addresses = {name: given.address for name, given in self.inputs.items()}
-        return hashlib.sha256(json.dumps([addresses, self.settings], sort_keys=True).encode()).hexdigest()
-
-
-def find_preparation(clients: Clients, data: DataConfig, new_cluster: str | None = None) -> DataOnCluster:
-    """Look up the data and the cluster that prepares it; nothing is downloaded.
-
-    - **new_cluster**: one that need not be there yet.
-
-    Raises `phift.errors.ConfigError` for files and rows of this machine, `phift.errors.NotFound` where an asset is not
-    there, and `phift.errors.DataError` where one cannot be read.
-    """
-    inputs: dict[str, DataInput] = {}
-    loose: list[str] = []  # data sets of the Hub that are not pinned to a revision
-    settings: dict[str, Any] = data.model_dump(mode="json", include={"split", "bad_rows"})
-    for split, sources in data.sources.items():
-        settings[split] = []
-        for number, source in enumerate(sources, start=1):
-            place = f"data.{split}"
-            if isinstance(source, AssetSource):
-                name = f"{split}_{number}"
-                inputs[name] = _find_input(clients, place, source.asset)
-                told = {"files": name, **source.model_dump(mode="json", exclude={"asset"})}
-            elif isinstance(source, HuggingFaceSource) and not os.path.isdir(source.huggingface):  # noqa: PTH112 - Path.is_dir raises where an id cannot be a path
-                told = source.model_dump(mode="json")
-                loose += [] if source.revision else [source.huggingface]
-            else:
-                what = "A cluster cannot read files or rows of this machine."
-                upload = "upload the data first: `az ml data create`, then `azureml:<name>:<version>`"
-                raise ConfigError(what, where=place, fix=f"leave `prepare_on` out, or {upload}")
-            settings[split].append(told)
-    first = settings["train"][0]
-    name = first.get("huggingface") or inputs[first["files"]].name
-    message = (
-        "The rows are read by the job's first step: what is wrong with them, and what training on them takes, is not "
-        "known before. If what lies there changes, the same run is still taken for done."
-    )
-    fix = f"pin {', '.join(loose)} with `revision`" if loose else "`submit(fresh=True)` trains on changed data"
-    findings = [Finding("DATA_PREPARED_ON_CLUSTER", "note", "data", message, fix)]
-    compute = data.prepare_on or ""
-    if compute != new_cluster:
-        try:
-            with azure_errors(f"compute {compute}"):
-                clients.workspace.compute.get(compute)
-        except NotFound:
-            message = f"There is no compute {compute} to prepare the data on."
-            fix = "name a cluster that is there, or make one: `az ml compute create --type amlcompute`"
-            findings.append(Finding("COMPUTE_PREPARE_MISSING", "error", "data.prepare_on", message, fix))
-    return DataOnCluster(compute=compute, inputs=inputs, settings=settings, name=name, findings=tuple(findings))
-
-
-def _find_input(clients: Clients, place: str, address: str) -> DataInput:
-    from phift.data.assets import find_asset, name_findings
-
-    found, path = find_asset(clients, place, address)
-    if not found.version and (address.endswith("/") or not path.suffix):
-        return replace(found, type="uri_folder")
-    if found.type not in ("uri_file", "uri_folder"):
-        what = f"The data asset {found.name} is of type {found.type or 'unknown'}; a file or a folder can be prepared."
-        raise DataError(what, where=place, fix="register the files as an asset of type uri_file or uri_folder")
-    # A folder is mounted under a name of its own, a file under the one that it has.
-    if found.type == "uri_file" and path != PurePosixPath():
-        for finding in name_findings(place, path):
-            raise DataError(finding.message, where=place, fix=finding.fix)
-        try:
-            files.kind(Path(path))
-        except DataError as error:
-            error.where, error.fix = place, f"{error.fix}; the address of a folder ends with a slash"
-            raise
-    return found
-
-
 # ---------------------------------------------------------------- the step, as the pipeline has it
 
 
@@ -156,7 +59,7 @@ def command_line(inputs: Iterable[str]) -> str:
     return f"python -m phift.data.on_cluster --settings ${{{{inputs.settings}}}}{data}{written}"
 
 
-def step_inputs(data: DataOnCluster) -> dict[str, Any]:
+def step_inputs(data: DataInAzure) -> dict[str, Any]:
     """Return the step's inputs: its settings as text, and what lies in Azure."""
     from azure.ai.ml import Input
 
@@ -166,7 +69,7 @@ def step_inputs(data: DataOnCluster) -> dict[str, Any]:
     return {"settings": settings, **places}
 
 
-def preparation_step(data: DataOnCluster, code: Path) -> Command:
+def preparation_step(data: DataInAzure, code: Path) -> Command:
     """Return the step, a node for a pipeline job that calls it `STEP` and has an output `REPORT`.
 
     - **code**: a folder from `source_code`, which must be there until the job is submitted.

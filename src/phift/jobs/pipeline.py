@@ -10,8 +10,8 @@ from phift.azure.answers import text
 from phift.check.parameters import display_name
 from phift.component.preprocessing import SPLITS
 from phift.config.run import RunConfig
-from phift.data.assets import DataInput
-from phift.data.on_cluster import REPORT, DataOnCluster, preparation_step, step_inputs
+from phift.data.assets import DataInAzure
+from phift.data.on_cluster import REPORT, preparation_step, step_inputs
 from phift.data.on_cluster import STEP as PREPARATION
 from phift.errors import ParameterError, ServiceError, azure_errors
 from phift.jobs.job import OUTPUT
@@ -25,12 +25,7 @@ STEP = "step"  # the node that is the component
 
 
 def build_pipeline(
-    config: RunConfig,
-    plan: Plan,
-    data: Mapping[str, DataInput] | DataOnCluster,
-    *,
-    name: str,
-    code: Path | None = None,
+    config: RunConfig, plan: Plan, data: DataInAzure, *, name: str, code: Path | None = None
 ) -> PipelineJob:
     """Return the job of a plan with its record, ready to submit; its output is called `phift.jobs.job.OUTPUT`.
 
@@ -56,7 +51,7 @@ def build_pipeline(
     nodes: dict[str, Command | Pipeline] = {}
     meant: dict[str, Mapping[str, object]] = {STEP: inputs}
     with azure_errors("pipeline"):
-        if isinstance(data, DataOnCluster):
+        if data.compute:
             nodes[PREPARATION] = preparation_step(data, code or Path())
             meant[PREPARATION] = step_inputs(data)
             outputs[REPORT] = Output(type="uri_folder")
@@ -64,7 +59,7 @@ def build_pipeline(
                 prepared = f"${{{{parent.jobs.{PREPARATION}.outputs.{split}}}}}"
                 inputs[f"{split}_file_path"] = Input(type="uri_file", path=prepared)
         else:
-            for split, given in data.items():
+            for split, given in data.inputs.items():
                 kind = "mltable" if given.type == "mltable" else "file"
                 inputs[f"{split}_{kind}_path"] = Input(type=given.type, path=given.address)
         # A node made by hand takes inputs that the component does not have, and the service would not.
