@@ -1,4 +1,4 @@
-"""Writes `docs/routes.md` from the routes and their facts: ``python tests/fidelity/render_routes.py``."""
+"""Writes `docs/routes.md` from routes, facts and recordings: ``python tests/fidelity/render_routes.py``."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from fidelity.recording import recordings
 from fidelity.route_facts import EXPECTED, FACTS, Fact
 from fidelity.wire_traffic import served
 
@@ -29,7 +30,7 @@ HEAD = Path(__file__).with_name("routes_head.md")
 
 def document() -> str:
     """Return the whole text."""
-    return "\n".join([HEAD.read_text(encoding="utf-8"), *_sections(), *_expected()]) + "\n"
+    return "\n".join([HEAD.read_text(encoding="utf-8"), *_sections(), *_expected(), *_recorded()]) + "\n"
 
 
 def _sections() -> Iterator[str]:
@@ -38,8 +39,9 @@ def _sections() -> Iterator[str]:
     for module, title in PARTS.items():
         names = [name for name in modules if modules[name] == module]
         yield f"## {title}\n"
-        yield "| route | used by | asked with | what is done | what differs | what is left out | held against |"
-        yield "|---|---|---|---|---|---|---|"
+        columns = "used by", "asked with", "what is done", "what differs", "left out", "held against", "known from"
+        yield f"| route | {' | '.join(columns)} |"
+        yield f"|---{'|---' * len(columns)}|"
         yield from (_row(name, FACTS[name]) for name in names)
         yield ""
 
@@ -47,7 +49,9 @@ def _sections() -> Iterator[str]:
 def _row(name: str, fact: Fact) -> str:
     models = ", ".join(f"`{model.strip('[]')}`" for model in dict.fromkeys((*fact.answer, *fact.body))) or fact.why
     versions = ", ".join(fact.versions)
-    cells = (f"`{name}`", fact.calls, versions, fact.does, fact.differs, fact.left_out, models)
+    dates = [recording.source["recorded"] for recording in recordings() if recording.route == name]
+    known = f"recorded, {max(dates)}" if dates else "documented" if fact.answer or fact.body else "guessed"
+    cells = (f"`{name}`", fact.calls, versions, fact.does, fact.differs, fact.left_out, models, known)
     return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
 
 
@@ -57,6 +61,22 @@ def _expected() -> Iterator[str]:
     yield "|---|---|---|"
     for name, complaints in EXPECTED.items():
         yield from (f"| `{name}` | `{complaint}` | {reason} |" for complaint, reason in complaints.items())
+
+
+def _recorded() -> Iterator[str]:
+    yield "\n## Beside recorded answers of Azure\n"
+    yield "| answer | where it was recorded | when | differences that stay |"
+    yield "|---|---|---|---|"
+    for recording in recordings():
+        source = recording.source
+        file = source["file"].rpartition("/")[2]
+        place = f"{source['repository']} {source['commit']}, {file}, {source['where']}"
+        cells = recording.operation, place, source["recorded"], str(len(recording.known) or "")
+        yield f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+    yield "\n| answer | what differs | why it stays |"
+    yield "|---|---|---|"
+    for recording in recordings():
+        yield from (f"| {recording.operation} | `{what}` | {why} |" for what, why in recording.known.items())
 
 
 if __name__ == "__main__":

@@ -38,7 +38,8 @@ class Clients:
         return connection.subscription_id, connection.resource_group, connection.workspace_name
 
     @property
-    def _options(self) -> dict[str, Any]:
+    def options(self) -> dict[str, Any]:
+        """What `MLClient` wants besides the names."""
         cloud = {"cloud": self.connection.cloud_name, "cloud_metadata": self.connection.cloud_metadata}
         return {**cloud, "polling_interval": 0.05, "enable_telemetry": False, "show_progress": False}
 
@@ -46,13 +47,13 @@ class Clients:
     def sdk(self) -> Any:
         from azure.ai.ml import MLClient
 
-        return MLClient(LocalCredential(self.connection), *self.scope, **self._options)
+        return MLClient(LocalCredential(self.connection), *self.scope, **self.options)
 
     @cached_property
     def registry(self) -> Any:
         from azure.ai.ml import MLClient
 
-        return MLClient(LocalCredential(self.connection), registry_name="azureml", **self._options)
+        return MLClient(LocalCredential(self.connection), registry_name="azureml", **self.options)
 
     @cached_property
     def mgmt(self) -> Any:
@@ -64,6 +65,10 @@ class Clients:
     @cached_property
     def token(self) -> str:
         return LocalCredential(self.connection).get_token("https://management.azure.com/.default").token
+
+    @property
+    def storage_token(self) -> str:
+        return LocalCredential(self.connection).get_token("https://storage.azure.com/.default").token
 
     @cached_property
     def session(self) -> requests.Session:

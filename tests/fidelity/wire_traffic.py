@@ -26,19 +26,23 @@ from phift.local.services.route import Route
 class Exchange:
     """One request and its answer.
 
-    - **client**: who asked: ``sdk``, ``mgmt``, ``mlflow`` or ``plain`` for requests written by hand.
+    - **client**: who asked, ``sdk``, ``mgmt``, ``mlflow`` or ``plain`` for requests written by hand; or for what.
     - **route**: the operation that answered, ``PUT jobs/{name}``; empty where none is served.
     - **version**: the api-version asked for.
+    - **query**: as it was sent.
     - **sent**, **answer**: JSON bodies; None where there is none.
+    - **text**: of the answer.
     """
 
     client: str
     route: str
     path: str
+    query: str
     version: str
     sent: Any
     status: int
     answer: Any
+    text: str
     headers: dict[str, str]
 
 
@@ -106,10 +110,12 @@ def _exchange(client: str, request: requests.PreparedRequest, response: requests
         client=client,
         route=route_of(method, path),
         path=path,
+        query=parts.query,
         version=parse_qs(parts.query).get("api-version", [""])[0],
         sent=_json(request.body),
         status=response.status_code,
         answer=_json(response.content) if readable else None,
+        text=response.content.decode("utf-8", "replace"),
         headers={name.lower(): value for name, value in response.headers.items()},
     )
 
