@@ -31,7 +31,7 @@ from phift.local.programs import Programs
 from phift.local.services import endpoints, jobs
 from phift.local.site import Site
 from phift.local.state.folder import Folder
-from phift.local.wire.call import Call
+from phift.local.wire import Call
 
 COMPONENT = "azureml://registries/azureml/components/chat_completion_pipeline/versions/0.0.82"
 MODEL = "azureml://registries/azureml/models/Phi-3-mini-4k-instruct/versions/15"

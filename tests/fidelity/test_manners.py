@@ -29,7 +29,7 @@ from fidelity.wire_traffic import recorded
 from phift.local import LocalWorkspace
 from phift.local.names import WORKSPACE_ID
 from phift.local.state.clock import Speed
-from phift.local.wire.call import API_VERSIONS
+from phift.local.wire import API_VERSIONS
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # the clients' own warnings, of themselves
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from phift.local.wire import call as wire
+from phift.local import wire
 
 
 class Watched(dict[str, Any]):

@@ -19,7 +19,7 @@ from phift.local.programs import Programs
 from phift.local.server.service import TABLE
 from phift.local.site import Site
 from phift.local.state.folder import Folder
-from phift.local.wire.call import Call, Reply, WireError
+from phift.local.wire import Call, Reply, WireError
 
 FEW, MANY = 10, 1000
 ENDPOINT = {

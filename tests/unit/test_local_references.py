@@ -10,7 +10,7 @@ from phift.local.model import files
 from phift.local.names import WORKSPACE_ID
 from phift.local.programs import Programs
 from phift.local.state.folder import Folder
-from phift.local.wire.call import WireError
+from phift.local.wire import WireError
 
 STORED = "azureml://datastores/workspaceblobstore/paths/LocalUpload/1/train.jsonl"
 MODEL = "azureml/child/mlflow_model_folder"

@@ -11,7 +11,7 @@ import pytest
 from phift.local.programs import Programs
 from phift.local.site import Site
 from phift.local.state.folder import Folder
-from phift.local.wire.call import WireError
+from phift.local.wire import WireError
 from phift.local.work.scorers import Scorers
 
 BLUE = "onlineEndpoints/chat/deployments/blue"

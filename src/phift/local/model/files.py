@@ -20,7 +20,7 @@ from phift.local.model import catalog
 from phift.local.names import ACCOUNT, ARTIFACTS, DATASTORES, MODELS, REGISTRY, WORKSPACE_ID
 from phift.local.state.documents import Json
 from phift.local.state.folder import Folder, UnsafePath, confined, write_private
-from phift.local.wire.call import WireError, user_error
+from phift.local.wire import WireError, user_error
 
 BYTES = "application/octet-stream"
 

@@ -12,7 +12,7 @@ from phift.local.model import catalog
 from phift.local.model.runs import RUNNING
 from phift.local.names import LOCATION, SUBSCRIPTION
 from phift.local.state.documents import Json
-from phift.local.wire.call import WireError, timestamp, user_error
+from phift.local.wire import WireError, timestamp, user_error
 
 
 @cache

@@ -11,7 +11,7 @@ from phift.local.ground import Ground
 from phift.local.model import files
 from phift.local.names import SUBSCRIPTION
 from phift.local.state.documents import Document, Json
-from phift.local.wire.call import timestamp
+from phift.local.wire import timestamp
 
 WAITING = ("NotStarted", "Queued")
 RUNNING = ("Preparing", "Running", "Finalizing", "CancelRequested")

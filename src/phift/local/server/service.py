@@ -18,8 +18,7 @@ from phift.local.services.route import Route, place_of
 from phift.local.site import Site
 from phift.local.state.documents import found_no_room
 from phift.local.state.identity import InvalidToken
-from phift.local.wire import errors
-from phift.local.wire.call import API_VERSIONS, Call, Reply, WireError
+from phift.local.wire import API_VERSIONS, Call, Reply, WireError, error_reply, is_storage, of_fault
 
 logger = logging.getLogger(__name__)
 
@@ -74,7 +73,7 @@ class Exchange:
         try:
             reply = self._carry_out(call)
         except WireError as error:
-            reply = errors.reply(error, call.path)
+            reply = error_reply(error, call.path)
         except Exception as error:
             if found_no_room(error):
                 logger.warning("%s %s found no room: %s", call.method, call.path, error)
@@ -83,14 +82,14 @@ class Exchange:
             else:
                 logger.exception("%s %s failed", call.method, call.path)
                 answer = WireError(500, "InternalServerError", "The local workspace failed; its log says why.")
-            reply = errors.reply(answer, "")
+            reply = error_reply(answer, "")
         body = reply.body if isinstance(reply.body, bytes | None) else json.dumps(reply.body).encode()
         kind = {} if body is None and reply.stream is None else {"Content-Type": reply.media_type}
         return replace(reply, body=body, headers={**kind, **_common(call), **reply.headers})
 
     def _carry_out(self, call: Call) -> Reply:
         if self._fault and self._fault.status:
-            ordered = errors.of_fault(self._fault, storage=errors.is_storage(call.path))
+            ordered = of_fault(self._fault, storage=is_storage(call.path))
             if self._fault.status == 401:
                 ordered.headers = {**_challenge(ordered.message), **ordered.headers}
             raise ordered
@@ -120,7 +119,7 @@ def _common(call: Call) -> dict[str, str]:
     Learn, "Request limits and throttling", 2024-06-27; recordings of azure-sdk-for-python, 2022-10-28).
     """
     common = {"x-ms-request-id": str(uuid.uuid4())}
-    if errors.is_storage(call.path):
+    if is_storage(call.path):
         common["x-ms-version"] = "2021-08-06"
     if "x-ms-client-request-id" in call.headers:
         common["x-ms-client-request-id"] = call.headers["x-ms-client-request-id"]

@@ -10,8 +10,7 @@ from phift.local.services import operations
 from phift.local.services.route import AT_GROUP, AT_LOCATION, AT_SUBSCRIPTION, AT_WORKSPACE, anybody, owner, route
 from phift.local.site import Site
 from phift.local.state.documents import Document, Json
-from phift.local.wire.call import Call, Reply, WireError, not_found, section, timestamp, user_error
-from phift.local.wire.pages import existing, listed, resource, system_data
+from phift.local.wire import Call, Reply, WireError, existing, listed, not_found, origin, resource, section, user_error
 from phift.version import __version__
 
 _SERVICES = ("api", "history", "modelmanagement", "experimentation", "catalog", "studio")
@@ -67,7 +66,7 @@ def _show_workspace(site: Site) -> Json:
             "publicNetworkAccess": "Disabled",
             "tenantId": names.TENANT,
         },
-        "systemData": system_data(_server(site)),
+        "systemData": origin(_server(site)),
     }
 
 
@@ -107,7 +106,7 @@ def _secrets(site: Site, call: Call) -> Reply:
 
 
 def _get_compute(site: Site, call: Call) -> Reply:
-    document = existing(site, f"computes/{call['name']}", not_found("compute", call["name"]))
+    document = existing(site, f"computes/{call['name']}", "compute")
     return Reply(_show_compute(site, document))
 
 
@@ -134,11 +133,12 @@ def _put_compute(site: Site, call: Call) -> Reply:
 
 
 def _show_compute(_site: Site, document: Document) -> Json:
+    made = origin(document)
     details = {
         "vmPriority": "Dedicated",
         "osType": "Linux",
         "allocationState": "Steady",
-        "allocationStateTransitionTime": timestamp(document.modified),
+        "allocationStateTransitionTime": made["lastModifiedAt"],
         "currentNodeCount": 0,
         "targetNodeCount": 0,
         "errors": None,
@@ -153,8 +153,8 @@ def _show_compute(_site: Site, document: Document) -> Json:
         "description": document.body.get("description"),
         "provisioningState": document.body["provisioningState"],
         "provisioningErrors": None,
-        "createdOn": timestamp(document.created),
-        "modifiedOn": timestamp(document.modified),
+        "createdOn": made["createdAt"],
+        "modifiedOn": made["lastModifiedAt"],
         "isAttachedCompute": False,
         "disableLocalAuth": True,
         "properties": details,

@@ -16,8 +16,7 @@ from phift.local.names import ACCOUNT
 from phift.local.services.route import Route, route
 from phift.local.site import Site
 from phift.local.state.documents import Document, Json
-from phift.local.wire.call import Call, Reply, not_found, section, user_error
-from phift.local.wire.pages import existing, listed, resource, view
+from phift.local.wire import Call, Reply, existing, listed, not_found, resource, section, user_error, view
 
 _URI = {"data": "dataUri", "models": "modelUri"}
 _TYPE = {"data": "dataType", "models": "modelType"}

@@ -16,7 +16,7 @@ from phift.local.model.files import Blob, path_of
 from phift.local.names import ACCOUNT, MODELS
 from phift.local.services.route import route
 from phift.local.site import Site
-from phift.local.wire.call import Call, Reply, WireError, whole_number
+from phift.local.wire import Call, Reply, WireError, whole_number
 
 _CHUNK = 1024 * 1024
 _PAGE = 5000  # the most that one answer lists, as in Azure

@@ -11,7 +11,7 @@ import time
 from phift.local.model import quota
 from phift.local.services.route import owner, route
 from phift.local.site import Site
-from phift.local.wire.call import Call, Reply, WireError, whole_number
+from phift.local.wire import Call, Reply, WireError, whole_number
 
 AT = "/phift"
 

@@ -15,8 +15,7 @@ from phift.local.services.route import anybody, route
 from phift.local.site import Site
 from phift.local.state.documents import Document, Json
 from phift.local.state.identity import InvalidToken
-from phift.local.wire.call import Call, Reply, WireError, not_found, section, user_error, whole_number
-from phift.local.wire.pages import existing, listed, resource
+from phift.local.wire import Call, Reply, WireError, existing, listed, resource, section, user_error, whole_number
 from phift.local.work.scorers import ScorerFailed, ScorerTimeout
 
 _NAME = re.compile(r"[A-Za-z](?:-?[A-Za-z0-9])*")
@@ -25,7 +24,7 @@ _AUDIENCES = ("https://ml.azure.com", "https://ml.azure.local")
 
 
 def _endpoint(site: Site, call: Call) -> Document:
-    return existing(site, f"onlineEndpoints/{call['endpoint']}", not_found("online endpoint", call["endpoint"]))
+    return existing(site, f"onlineEndpoints/{call['endpoint']}", "online endpoint")
 
 
 def _keys(site: Site, endpoint: Document) -> dict[str, str]:
@@ -138,8 +137,7 @@ def _deployments(site: Site, call: Call) -> Reply:
 
 
 def _deployment(site: Site, call: Call) -> Document:
-    key = f"{_endpoint(site, call).key}/deployments/{call['deployment']}"
-    return existing(site, key, not_found("online deployment", call["deployment"]))
+    return existing(site, f"{_endpoint(site, call).key}/deployments/{call['deployment']}", "online deployment")
 
 
 def _put_deployment(site: Site, call: Call) -> Reply:

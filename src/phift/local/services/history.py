@@ -12,8 +12,7 @@ from phift.local.services.route import AT_WORKSPACE, Route, route
 from phift.local.site import Site
 from phift.local.state.documents import Document, Json
 from phift.local.state.identity import OBJECT
-from phift.local.wire.call import Call, Reply, WireError, section, timestamp, user_error, whole_number
-from phift.local.wire.pages import PAGE, existing
+from phift.local.wire import PAGE, Call, Reply, WireError, existing, section, timestamp, user_error, whole_number
 
 # Run history's own names, which differ from the ones of the job API (see section 6 of the SDK's issue 48941).
 _OUTPUT_TYPES = {"pytorch_model_folder": "UriFolder", "mlflow_model_folder": "MLFlowModel", "report": "UriFolder"}

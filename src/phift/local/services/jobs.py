@@ -21,8 +21,7 @@ from phift.local.services import operations
 from phift.local.services.route import route
 from phift.local.site import Site
 from phift.local.state.documents import Document, Json
-from phift.local.wire.call import Call, Reply, WireError, not_found, section, timestamp, user_error
-from phift.local.wire.pages import existing, listed, resource, view
+from phift.local.wire import Call, Reply, WireError, existing, listed, resource, section, timestamp, user_error, view
 
 # What may change on a job that exists; everything else is what was paid for.
 _CHANGEABLE = ("description", "tags", "displayName", "isArchived")
@@ -48,7 +47,7 @@ def _list(site: Site, call: Call) -> Reply:
 
 
 def _run(site: Site, name: str) -> Document:
-    return existing(site, f"runs/{name}", not_found("job", name))
+    return existing(site, f"runs/{name}", "job")
 
 
 def _get(site: Site, call: Call) -> Reply:

@@ -17,8 +17,7 @@ from phift.local.names import WORKSPACE_ID
 from phift.local.services.route import AT_WORKSPACE, route
 from phift.local.site import Site
 from phift.local.state.documents import Document, Json, Metric, UnknownPosition
-from phift.local.wire.call import Call, Reply, WireError, whole_number
-from phift.local.wire.pages import existing
+from phift.local.wire import Call, Reply, WireError, existing, whole_number
 
 _API = f"/mlflow/{{version}}{AT_WORKSPACE}/api/2.0/mlflow"
 _STATUS = {"Completed": "FINISHED", "Failed": "FAILED", "Canceled": "KILLED"}  # all others: RUNNING

@@ -8,8 +8,7 @@ from phift.local.names import LOCATION, PROVIDER, SUBSCRIPTION
 from phift.local.services.route import AT_LOCATION, route
 from phift.local.site import Site
 from phift.local.state.documents import Document, Json
-from phift.local.wire.call import Call, Reply, WireError
-from phift.local.wire.pages import existing
+from phift.local.wire import Call, Reply, WireError, existing
 from phift.local.work.operations import set_state
 
 _VERSION = "api-version=2023-04-01-preview"

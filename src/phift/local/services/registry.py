@@ -7,7 +7,7 @@ from phift.local.names import ACCOUNT, GROUP, LOCATION, MODELS, REGISTRY, SUBSCR
 from phift.local.services.route import AT_GROUP, route
 from phift.local.site import Site
 from phift.local.state.documents import Json
-from phift.local.wire.call import Call, Reply, WireError, whole_number
+from phift.local.wire import Call, Reply, WireError, whole_number
 
 _AT_REGISTRY = f"/mferp/managementfrontend{AT_GROUP}/registries/{{registry}}"
 

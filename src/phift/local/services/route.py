@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from phift.local.names import ACCOUNT, PROVIDER
 from phift.local.site import Site
-from phift.local.wire.call import Call, Reply, WireError
+from phift.local.wire import Call, Reply, WireError
 
 # Path templates; matching ignores case, as Azure Resource Manager does.
 AT_SUBSCRIPTION = f"/subscriptions/{{subscription}}/{PROVIDER}"

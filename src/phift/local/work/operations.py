@@ -9,8 +9,7 @@ from collections.abc import Callable, Mapping
 
 from phift.local.ground import Ground
 from phift.local.state.documents import Document, Json
-from phift.local.wire.call import WireError, timestamp
-from phift.local.wire.errors import of_fault
+from phift.local.wire import WireError, of_fault, timestamp
 from phift.local.work.scorers import ScorerFailed, Scorers
 from phift.local.work.training import Training
 

@@ -16,7 +16,7 @@ from phift.local.ground import Ground
 from phift.local.model import files
 from phift.local.programs import InstantScorer
 from phift.local.state.documents import Json
-from phift.local.wire.call import WireError, timestamp
+from phift.local.wire import WireError, timestamp
 from phift.local.work.child import Child
 
 START_SECONDS = 600.0  # importing torch takes minutes where many processes share a core; one that ends is told at once

@@ -21,8 +21,7 @@ from phift.local.model import catalog, files, quota, runs
 from phift.local.names import ARM_RESOURCE, LOCATION, tracking_uri
 from phift.local.programs import Command
 from phift.local.state.documents import Document, Json
-from phift.local.wire.call import WireError, user_error
-from phift.local.wire.errors import of_fault
+from phift.local.wire import WireError, of_fault, user_error
 from phift.local.work.child import PATIENCE, Child
 
 logger = logging.getLogger(__name__)

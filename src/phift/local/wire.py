@@ -1,0 +1,278 @@
+"""How Azure writes: a request and an answer as the services see them, their values, lists page by page, and errors."""
+
+from __future__ import annotations
+
+import re
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from itertools import islice
+from typing import Any, TypeVar
+from urllib.parse import quote, urlencode
+from xml.sax.saxutils import escape
+
+import msgspec
+
+from phift.local.ground import Ground
+from phift.local.names import LOCATION, WORKSPACE, WORKSPACE_ID
+from phift.local.state.documents import Document, Json, UnknownPosition
+from phift.local.state.faults import Fault
+
+API_VERSIONS = (
+    "2021-10-01-dataplanepreview,2022-02-01-preview,2022-05-01,2022-10-01,2022-10-01-preview,2023-02-01-preview,"
+    "2023-04-01,2023-04-01-preview,2023-06-01-preview,2023-08-01-preview,2023-10-01,2024-01-01-preview,"
+    "2024-04-01-preview,2024-07-01-preview,2024-10-01-preview"
+)
+"""The api-versions of azure-ai-ml and of Azure's own management client, as the error lists them that names some."""
+
+
+@dataclass(eq=False)
+class WireError(Exception):
+    """An answer that is an error: HTTP status, Azure's code, a message for the user.
+
+    - **inner**: the code inside, where Azure gives one.
+    """
+
+    status: int
+    code: str
+    message: str
+    headers: Mapping[str, str] = field(default_factory=dict)
+    inner: str = ""
+
+    def __str__(self) -> str:
+        return self.message
+
+
+def not_found(kind: str, name: str) -> WireError:
+    """Return the error for a resource that is not there."""
+    return WireError(404, "ResourceNotFound", f"The {kind} '{name}' was not found in workspace '{WORKSPACE}'.")
+
+
+def user_error(message: str) -> WireError:
+    """Return the error for a request that cannot be granted as it is."""
+    return WireError(400, "UserError", message)
+
+
+@dataclass(frozen=True)
+class Call:
+    """One request."""
+
+    method: str
+    path: str
+    query: Mapping[str, str]
+    headers: Mapping[str, str]
+    body: bytes
+    params: Mapping[str, str] = field(default_factory=dict)
+
+    def json(self) -> Json:
+        """Return the body as a JSON object, without NaN and infinite numbers, which SQLite's JSON does not know."""
+        try:
+            value = msgspec.json.decode(self.body or b"{}")
+        except ValueError as error:
+            raise WireError(400, "InvalidRequestContent", "The request content is not valid JSON.") from error
+        if not isinstance(value, dict):
+            raise WireError(400, "InvalidRequestContent", "The request content is not a JSON object.")
+        return value
+
+    def __getitem__(self, name: str) -> str:
+        """Return a part of the path, or an empty text."""
+        return self.params.get(name, "")
+
+
+@dataclass(frozen=True)
+class Reply:
+    """One answer: a JSON value, bytes, or a stream of bytes with its length in the headers."""
+
+    body: Any = None
+    status: int = 200
+    headers: Mapping[str, str] = field(default_factory=dict)
+    media_type: str = "application/json; charset=utf-8"
+    stream: Iterator[bytes] | None = None
+
+
+def section(body: Json, name: str) -> Json:
+    """Return an object inside a body without its nulls; empty where it is absent, an error where it is no object."""
+    value = body.get(name)
+    if not isinstance(value, dict | None):
+        raise WireError(400, "InvalidRequestContent", f"The property '{name}' must be a JSON object.")
+    return {key: item for key, item in (value or {}).items() if item is not None}
+
+
+def whole_number(value: Any, name: str) -> int:
+    """Return a number that a caller sent as such or as text."""
+    try:
+        return int(value)
+    except (TypeError, ValueError) as error:
+        raise WireError(400, "InvalidRequestContent", f"{name} is not a whole number: {value!r}") from error
+
+
+def timestamp(seconds: float) -> str:
+    """Return a time as Azure writes it."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="microseconds")
+
+
+PAGE = 50
+_G = TypeVar("_G", bound=Ground)
+
+
+def resource(document: Document, collection: str, properties: Json | None, **more: Any) -> Json:
+    """Return a workspace resource as Azure Resource Manager shows it."""
+    return {
+        "id": f"{WORKSPACE_ID}/{document.key}",
+        "name": document.name,
+        "type": f"Microsoft.MachineLearningServices/workspaces/{collection}",
+        "properties": properties,
+        "systemData": origin(document),
+        **more,
+    }
+
+
+def origin(document: Document) -> Json:
+    """Return who made a document and when."""
+    return {
+        "createdBy": "local user",
+        "createdByType": "User",
+        "createdAt": timestamp(document.created),
+        "lastModifiedBy": "local user",
+        "lastModifiedByType": "User",
+        "lastModifiedAt": timestamp(document.modified),
+    }
+
+
+def existing(ground: Ground, key: str, missing: WireError | str) -> Document:
+    """Return a document; raises the given error, or the one for a resource of this kind, where it is not there."""
+    document = ground.documents.get(key)
+    if document is None:
+        raise missing if isinstance(missing, WireError) else not_found(missing, key.rpartition("/")[2])
+    return document
+
+
+def listed(
+    ground: _G,
+    call: Call,
+    parent: str,
+    show: Callable[[_G, Document], Json],
+    *,
+    newest_first: bool = False,
+    wanted: Callable[[Document], bool] = lambda _document: True,
+) -> Reply:
+    """Return a page of the documents directly below ``parent``, with the link to the next one where there is one.
+
+    Recorded traffic of the SDK's own tests (azure-sdk-for-python, recordings of test_component.py, test_component_list,
+    2022-12-26) has 50 on a page, newest first, no ``nextLink`` on the last one, and the place in an opaque
+    ``$skipToken``; that jobs and endpoints come in pages of the same size is unverified. Azure's token counts what it
+    has shown, ours names the last one, so that what is made meanwhile shows nothing twice.
+
+    "Top count of results, top count cannot be greater than the page size. If topCount > page size, results with be
+    default page size count will be returned", and count is the "Number of endpoints to be retrieved in a page of
+    results" (docstrings of the client inside azure-ai-ml 1.35.2).
+    """
+    name = "$top" if "$top" in call.query else "count"
+    asked = whole_number(call.query.get(name, PAGE), name)
+    if name == "$top" and asked < 1:
+        raise user_error("$top must be at least 1.")
+    size = min(asked, PAGE) if asked > 0 else PAGE
+    # The SDK's own parameter for the place is ``$skip``.
+    tokens = {key.lower(): value for key, value in call.query.items()}
+    after = tokens.get("$skiptoken") or tokens.get("$skip") or ""
+    try:
+        found = ground.documents.walk(parent, after=after, newest_first=newest_first, chunk=size + 1)
+        shown = list(islice((document for document in found if wanted(document)), size + 1))
+    except UnknownPosition as error:
+        raise user_error("The continuation token is not valid.") from error
+    body: Json = {"value": [show(ground, document) for document in shown[:size]]}
+    if len(shown) > size and (name == "count" or asked > PAGE):
+        query = {key: value for key, value in call.query.items() if key.lower() not in ("$skip", "$skiptoken")}
+        query["$skipToken"] = shown[size - 1].position
+        body["nextLink"] = f"{ground.base_url}{quote(call.path)}?{urlencode(query, safe='$')}"
+    return Reply(body)
+
+
+def view(call: Call) -> tuple[bool, ...]:
+    """Return which of what is archived and what is not the caller asks for; what is not, unless told otherwise."""
+    asked = call.query.get("listViewType", "ActiveOnly")
+    return {"ActiveOnly": (False,), "ArchivedOnly": (True,)}.get(asked, (False, True))
+
+
+_CODES = {  # what Resource Manager, storage (its "Common REST API error codes") and MLflow call a status
+    400: ("BadRequest", "BadRequest", "INVALID_PARAMETER_VALUE"),
+    401: ("ExpiredAuthenticationToken", "InvalidAuthenticationInfo", "UNAUTHENTICATED"),
+    403: ("AuthorizationFailed", "AuthenticationFailed", "PERMISSION_DENIED"),
+    404: ("ResourceNotFound", "BlobNotFound", "RESOURCE_DOES_NOT_EXIST"),
+    409: ("Conflict", "Conflict", "RESOURCE_CONFLICT"),
+    412: ("PreconditionFailed", "ConditionNotMet", "INTERNAL_ERROR"),
+    429: ("TooManyRequests", "TooManyRequests", "REQUEST_LIMIT_EXCEEDED"),
+    500: ("InternalServerError", "InternalError", "INTERNAL_ERROR"),
+    501: ("InternalServerError", "InternalServerError", "NOT_IMPLEMENTED"),
+    502: ("BadGateway", "BadGateway", "INTERNAL_ERROR"),
+    503: ("ServiceUnavailable", "ServerBusy", "TEMPORARILY_UNAVAILABLE"),
+    504: ("GatewayTimeout", "GatewayTimeout", "INTERNAL_ERROR"),
+}
+_OTHER_CODES = ("InternalServerError", "InternalServerError", "INTERNAL_ERROR")
+# What Resource Manager says before it asks Azure ML; it tells so in a header.
+_GATEWAY = re.compile("Authentication|ApiVersionParameter|ResourceGroupNotFound|SubscriptionNotFound")
+_SERVICES = {"/history/": "run-history", "/data/": "dataset", "/modelregistry/": "modelregistry"}
+_SERVICES |= {"/registrymanagement/": "registry", "/mlflow/": "run-history"}
+_EXPIRED = "The access token expiry UTC time is earlier than current UTC time."
+
+
+def of_fault(fault: Fault, *, storage: bool = False) -> WireError:
+    """Return the answer for a request, an operation or a step that fails because that has been ordered.
+
+    - **storage**: in the words of Azure Storage and not Resource Manager's.
+    """
+    of_manager, of_storage, _ = _CODES.get(fault.status, _OTHER_CODES)
+    code = fault.code or (of_storage if storage else of_manager)
+    message = fault.message or (_EXPIRED if code == "ExpiredAuthenticationToken" else "This failure was ordered.")
+    return WireError(fault.status, code, message, fault.headers)
+
+
+def is_storage(path: str) -> bool:
+    """Whether Azure Storage answers at this path."""
+    return path.startswith(("/storage.blob.", "/registry-models"))  # the registry's models have their own container
+
+
+def error_reply(error: WireError, path: str) -> Reply:
+    """Return the answer for an error as the service that has this path writes it.
+
+    - Resource Manager itself has a code and a message; Azure ML behind it adds who it was, when, and the code inside
+      (error output of Azure's own clients in public threads of 2022-04-11, 2022-11-23 and 2023-03-16).
+    - The services beside Resource Manager (run history, data, model registry) have one form of their own (the SDK's
+      generated ``RunHistoryErrorResponse``, azure-ai-ml 1.35.2; recommenders issue 1876, 2023-02-01).
+    - MLflow's client reads ``error_code`` and ``message`` (``RestException``, mlflow 3.15).
+    - Storage writes XML, and the code in a header as well, as an answer to HEAD has no body (Microsoft Learn, "Status
+      and error codes", read 2026-11).
+    - Endpoints answer in plain text.
+    """
+    now = timestamp(time.time())
+    if path.startswith("/inference/"):
+        return Reply(error.message.encode(), error.status, error.headers, "text/plain; charset=utf-8")
+    if is_storage(path):
+        message = escape(f"{error.message}\nTime:{now.replace('+00:00', 'Z')}")
+        text = f"<Error><Code>{error.code}</Code><Message>{message}</Message></Error>"
+        content = None if error.status == 304 else f'<?xml version="1.0" encoding="utf-8"?>{text}'.encode()
+        return Reply(content, error.status, {"x-ms-error-code": error.code, **error.headers}, "application/xml")
+    headers = {"x-ms-response-type": "error", **error.headers}
+    told: Json = {"code": error.code, "message": error.message}
+    component = next((component for prefix, component in _SERVICES.items() if path.startswith(prefix)), "")
+    if not component and _GATEWAY.search(error.code):
+        return Reply({"error": told}, error.status, {"x-ms-failure-cause": "gateway", **headers})
+    inner = error.inner or ("NotFoundError" if error.status == 404 else "")
+    inside = {"code": inner, "innerError": None} if inner else None
+    correlation = {"operation": uuid.uuid4().hex, "request": uuid.uuid4().hex[:16]}
+    where: Json = {"correlation": correlation, "environment": LOCATION, "location": LOCATION, "time": now}
+    where["componentName"] = component or "managementfrontend"
+    if not component:
+        info = {name[0].upper() + name[1:]: where[name] for name in sorted(where)}
+        info |= {"InnerError": inside} if inside else {}
+        more = [{"type": kind, "info": {"value": value}} for kind, value in info.items()]
+        return Reply({"error": {**told, "details": [], "additionalInfo": more}}, error.status, headers)
+    nothing = ("severity", "messageFormat", "messageParameters", "referenceCode", "detailsUri", "target", "debugInfo")
+    told |= {**dict.fromkeys(nothing), "details": [], "innerError": inside, "additionalInfo": None}
+    body = {"error": told, **where}
+    if path.startswith("/mlflow/"):
+        code = error.code if error.code.isupper() else _CODES.get(error.status, _OTHER_CODES)[2]
+        body |= {"error_code": code, "message": error.message}
+    return Reply(body, error.status, headers)

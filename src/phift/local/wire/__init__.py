@@ -1,1 +1,0 @@
-"""How Azure writes: requests, answers and errors."""
