@@ -73,13 +73,10 @@ def served() -> list[Route]:
     return [route for route in routes if not route.template.startswith(f"{control.AT}/")]
 
 
-_PATTERNS = [(route, route.pattern()) for route in served()]
-
-
 def route_of(method: str, path: str) -> str:
     """Return the operation that serves a request, or an empty text."""
-    for route, pattern in _PATTERNS:
-        if route.method == method and pattern.fullmatch(path):
+    for route in served():
+        if route.method == method and route.pattern.fullmatch(path):
             return route.operation
     return ""
 

@@ -33,12 +33,11 @@ ENDPOINT = {
 def ask(site: Site, method: str, path: str, sent: object = None, **query: str) -> Reply:
     """Carry out a request in this process."""
     path = path.replace("{ws}", WORKSPACE_ID)
-    for route, pattern in TABLE:
-        match = pattern.fullmatch(path) if route.method == method else None
+    for route in TABLE:
+        match = route.pattern.fullmatch(path) if route.method == method else None
         if match:
             call = Call(method, path, query, {}, json.dumps(sent or {}).encode(), match.groupdict())
-            reply: Reply = route.handler(site, call)
-            return reply
+            return route.handler(site, call)
     raise AssertionError(f"no route for {method} {path}")
 
 

@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 # The largest upload in one piece: the storage client cuts into blocks above 64 MiB, older ones above 256 MiB.
 LARGEST_BODY = 257 * 1024 * 1024
 PARTS = (arm, assets, blobs, control, endpoints, history, jobs, mlflow, operations, registry)
-TABLE = [(route, route.pattern()) for part in PARTS for route in part.ROUTES]
+TABLE: list[Route] = [route for part in PARTS for route in part.ROUTES]
 
 
 class Exchange:
@@ -41,7 +41,7 @@ class Exchange:
     def __init__(self, site: Site, method: str, path: str) -> None:
         self._site, self.method, self.path = site, method, path
         self._place = place_of(method, path)
-        matches = ((route, pattern.fullmatch(path)) for route, pattern in TABLE if route.method == method)
+        matches = ((route, route.pattern.fullmatch(path)) for route in TABLE if route.method == method)
         self._route: Route | None
         self._route, match = next((each for each in matches if each[1]), (None, None))
         self._params = match.groupdict() if match else {}

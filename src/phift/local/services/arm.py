@@ -7,7 +7,7 @@ from dataclasses import replace
 from phift.local import names
 from phift.local.model import quota
 from phift.local.services import operations
-from phift.local.services.route import AT_GROUP, AT_LOCATION, AT_SUBSCRIPTION, AT_WORKSPACE, anybody, owner, route
+from phift.local.services.route import AT_GROUP, AT_LOCATION, AT_SUBSCRIPTION, AT_WORKSPACE, Route, anybody, owner
 from phift.local.site import Site
 from phift.local.state.documents import Document, Json
 from phift.local.wire import Call, Reply, WireError, existing, listed, not_found, origin, resource, section, user_error
@@ -186,23 +186,23 @@ def _usages(site: Site, call: Call) -> Reply:
 
 
 ROUTES = [
-    route("GET /health", lambda _site, _call: Reply({"status": "ok", "version": __version__}), anybody),
-    route("GET /metadata/endpoints", lambda site, _call: Reply(names.cloud_documents(site.base_url)), anybody),
-    route("GET /discovery", lambda site, _call: Reply(dict.fromkeys(_SERVICES, site.base_url)), anybody),
-    route("GET /msi/token", _token, owner),
-    route(f"GET {AT_WORKSPACE}", lambda site, _call: Reply(_show_workspace(site))),
-    route(f"GET {AT_GROUP}/workspaces", _workspaces),
-    route(f"GET {AT_SUBSCRIPTION}/workspaces", _workspaces),
-    route("GET datastores", _datastores),
-    route("GET datastores/{name}", lambda site, call: Reply(_show_datastore(site, call["name"]))),
-    route("POST datastores/{name}/listSecrets", _secrets),
-    route("GET computes", lambda site, call: listed(site, call, "computes", _show_compute)),
-    route("GET computes/{name}", _get_compute),
-    route("PUT computes/{name}", _put_compute),
-    route(
+    Route("GET /health", lambda _site, _call: Reply({"status": "ok", "version": __version__}), anybody),
+    Route("GET /metadata/endpoints", lambda site, _call: Reply(names.cloud_documents(site.base_url)), anybody),
+    Route("GET /discovery", lambda site, _call: Reply(dict.fromkeys(_SERVICES, site.base_url)), anybody),
+    Route("GET /msi/token", _token, owner),
+    Route(f"GET {AT_WORKSPACE}", lambda site, _call: Reply(_show_workspace(site))),
+    Route(f"GET {AT_GROUP}/workspaces", _workspaces),
+    Route(f"GET {AT_SUBSCRIPTION}/workspaces", _workspaces),
+    Route("GET datastores", _datastores),
+    Route("GET datastores/{name}", lambda site, call: Reply(_show_datastore(site, call["name"]))),
+    Route("POST datastores/{name}/listSecrets", _secrets),
+    Route("GET computes", lambda site, call: listed(site, call, "computes", _show_compute)),
+    Route("GET computes/{name}", _get_compute),
+    Route("PUT computes/{name}", _put_compute),
+    Route(
         "DELETE computes/{name}",
         lambda site, call: operations.delete(site, "compute", site.documents.get(f"computes/{call['name']}")),
     ),
-    route(f"GET {AT_LOCATION}/vmSizes", _sizes),
-    route(f"GET {AT_LOCATION}/usages", _usages),
+    Route(f"GET {AT_LOCATION}/vmSizes", _sizes),
+    Route(f"GET {AT_LOCATION}/usages", _usages),
 ]

@@ -13,7 +13,7 @@ import yaml
 
 from phift.local.model import files
 from phift.local.names import ACCOUNT
-from phift.local.services.route import Route, route
+from phift.local.services.route import Route
 from phift.local.site import Site
 from phift.local.state.documents import Document, Json
 from phift.local.wire import Call, Reply, existing, listed, not_found, resource, section, user_error, view
@@ -177,19 +177,19 @@ def _show(site: Site, document: Document) -> Json:
     return resource(document, f"{kind}/versions", properties)
 
 
-ROUTES: list[Route] = []
+ROUTES = []
 for _each in _STANDARD:
     _one, _one_version = f"{_each}/{{name}}", f"{_each}/{{name}}/versions/{{version}}"
     if _each in _URI:
         ROUTES += [
-            route(f"GET {_each}", _containers),
-            route(f"GET {_one}", lambda site, call: Reply(_show_container(site, _existing(site, call)))),
-            route(f"PUT {_one}", _put_container),
-            route(f"DELETE {_one_version}", _delete_version),
+            Route(f"GET {_each}", _containers),
+            Route(f"GET {_one}", lambda site, call: Reply(_show_container(site, _existing(site, call)))),
+            Route(f"PUT {_one}", _put_container),
+            Route(f"DELETE {_one_version}", _delete_version),
         ]
     ROUTES += [
-        route(f"GET {_one}/versions", _versions),
-        route(f"GET {_one_version}", lambda site, call: Reply(_show(site, _existing(site, call)))),
-        route(f"PUT {_one_version}", _put_version),
+        Route(f"GET {_one}/versions", _versions),
+        Route(f"GET {_one_version}", lambda site, call: Reply(_show(site, _existing(site, call)))),
+        Route(f"PUT {_one_version}", _put_version),
     ]
-ROUTES.append(route("POST codes/{name}/versions/{version}/startPendingUpload", _upload))
+ROUTES.append(Route("POST codes/{name}/versions/{version}/startPendingUpload", _upload))

@@ -14,7 +14,7 @@ from xml.sax.saxutils import escape
 from phift.local.model import files
 from phift.local.model.files import Blob, path_of
 from phift.local.names import ACCOUNT, MODELS
-from phift.local.services.route import route
+from phift.local.services.route import Route
 from phift.local.site import Site
 from phift.local.wire import Call, Reply, WireError, whole_number
 
@@ -248,12 +248,12 @@ def _element(blob: Blob, *, with_metadata: bool) -> str:
 # the registry's container has to lie at the top.
 _CONTAINER = f"/{ACCOUNT}/{{container}}"
 ROUTES = [
-    route(f"GET {_CONTAINER}", _list, _signed),
-    route(f"GET {_CONTAINER}/{{name...}}", _get, _signed),
-    route(f"HEAD {_CONTAINER}/{{name...}}", _head, _signed),
-    route(f"PUT {_CONTAINER}/{{name...}}", _put, _signed),
-    route(f"DELETE {_CONTAINER}/{{name...}}", _delete, _signed),
-    route(f"GET /{MODELS}", _list, _signed),
-    route(f"GET /{MODELS}/{{name...}}", _get, _signed),
-    route(f"HEAD /{MODELS}/{{name...}}", _head, _signed),
+    Route(f"GET {_CONTAINER}", _list, _signed),
+    Route(f"GET {_CONTAINER}/{{name...}}", _get, _signed),
+    Route(f"HEAD {_CONTAINER}/{{name...}}", _head, _signed),
+    Route(f"PUT {_CONTAINER}/{{name...}}", _put, _signed),
+    Route(f"DELETE {_CONTAINER}/{{name...}}", _delete, _signed),
+    Route(f"GET /{MODELS}", _list, _signed),
+    Route(f"GET /{MODELS}/{{name...}}", _get, _signed),
+    Route(f"HEAD /{MODELS}/{{name...}}", _head, _signed),
 ]

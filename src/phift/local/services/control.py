@@ -9,7 +9,7 @@ import shutil
 import time
 
 from phift.local.model import quota
-from phift.local.services.route import owner, route
+from phift.local.services.route import Route, owner
 from phift.local.site import Site
 from phift.local.wire import Call, Reply, WireError, whole_number
 
@@ -86,11 +86,11 @@ def _settle(site: Site) -> None:
 
 
 ROUTES = [
-    route(f"POST {AT}/reset", _reset, owner),
-    route(f"POST {AT}/seed", _seed, owner),
-    route(f"GET {AT}/faults", lambda site, _call: Reply({"value": site.faults.show()}), owner),
-    route(f"POST {AT}/faults", _order, owner),
-    route(f"DELETE {AT}/faults", _order, owner),
-    route(f"GET {AT}/requests", _requests, owner),
-    route(f"POST {AT}/clock", _clock, owner),
+    Route(f"POST {AT}/reset", _reset, owner),
+    Route(f"POST {AT}/seed", _seed, owner),
+    Route(f"GET {AT}/faults", lambda site, _call: Reply({"value": site.faults.show()}), owner),
+    Route(f"POST {AT}/faults", _order, owner),
+    Route(f"DELETE {AT}/faults", _order, owner),
+    Route(f"GET {AT}/requests", _requests, owner),
+    Route(f"POST {AT}/clock", _clock, owner),
 ]

@@ -11,7 +11,7 @@ from typing import Any
 from phift.local.model import files, quota
 from phift.local.names import LOCATION, TENANT
 from phift.local.services import operations
-from phift.local.services.route import anybody, route
+from phift.local.services.route import Route, anybody
 from phift.local.site import Site
 from phift.local.state.documents import Document, Json
 from phift.local.state.identity import InvalidToken
@@ -292,21 +292,21 @@ def _request(call: Call) -> Json:
 
 _AT = "onlineEndpoints/{endpoint}"
 ROUTES = [
-    route("GET onlineEndpoints", lambda site, call: listed(site, call, "onlineEndpoints", _show)),
-    route(f"GET {_AT}", lambda site, call: Reply(_show(site, _endpoint(site, call)))),
-    route(f"PUT {_AT}", _put),
-    route(f"PATCH {_AT}", _patch),
-    route(f"DELETE {_AT}", _delete),
-    route(f"POST {_AT}/listKeys", lambda site, call: Reply(_keys(site, _endpoint(site, call)))),
-    route(f"POST {_AT}/regenerateKeys", _regenerate),
-    route(f"POST {_AT}/token", _token),
-    route(f"GET {_AT}/deployments", _deployments),
-    route(
+    Route("GET onlineEndpoints", lambda site, call: listed(site, call, "onlineEndpoints", _show)),
+    Route(f"GET {_AT}", lambda site, call: Reply(_show(site, _endpoint(site, call)))),
+    Route(f"PUT {_AT}", _put),
+    Route(f"PATCH {_AT}", _patch),
+    Route(f"DELETE {_AT}", _delete),
+    Route(f"POST {_AT}/listKeys", lambda site, call: Reply(_keys(site, _endpoint(site, call)))),
+    Route(f"POST {_AT}/regenerateKeys", _regenerate),
+    Route(f"POST {_AT}/token", _token),
+    Route(f"GET {_AT}/deployments", _deployments),
+    Route(
         f"GET {_AT}/deployments/{{deployment}}",
         lambda site, call: Reply(_show_deployment(site, _deployment(site, call))),
     ),
-    route(f"PUT {_AT}/deployments/{{deployment}}", _put_deployment),
-    route(f"DELETE {_AT}/deployments/{{deployment}}", _delete_deployment),
-    route(f"POST {_AT}/deployments/{{deployment}}/getLogs", _logs),
-    route("POST /inference/{endpoint}/score", _score, anybody),
+    Route(f"PUT {_AT}/deployments/{{deployment}}", _put_deployment),
+    Route(f"DELETE {_AT}/deployments/{{deployment}}", _delete_deployment),
+    Route(f"POST {_AT}/deployments/{{deployment}}/getLogs", _logs),
+    Route("POST /inference/{endpoint}/score", _score, anybody),
 ]

@@ -8,7 +8,7 @@ from urllib.parse import quote
 from phift.component.preprocessing import SPLITS
 from phift.local.model import files, runs
 from phift.local.names import ARTIFACTS, LOCATION, SUBSCRIPTION, TENANT
-from phift.local.services.route import AT_WORKSPACE, Route, route
+from phift.local.services.route import AT_WORKSPACE, Route
 from phift.local.site import Site
 from phift.local.state.documents import Document, Json
 from phift.local.state.identity import OBJECT
@@ -115,17 +115,17 @@ def _resolve(site: Site, call: Call) -> Reply:
     return Reply({"values": shown})
 
 
-ROUTES: list[Route] = []
+ROUTES = []
 for _above in ("", "/experiments/{experiment}", "/experimentids/{experiment}"):
     _one = f"{_HISTORY}{_above}/runs/{{run}}"
     ROUTES += [
-        route(f"GET {_one}", lambda site, call: Reply(_show(_run(site, call["run"])))),
-        route(f"PATCH {_one}", _patch),
-        route(f"GET {_one}/details", _details),
-        route(f"GET {_one}/children", _children),
+        Route(f"GET {_one}", lambda site, call: Reply(_show(_run(site, call["run"])))),
+        Route(f"PATCH {_one}", _patch),
+        Route(f"GET {_one}/details", _details),
+        Route(f"GET {_one}/children", _children),
     ]
 ROUTES += [
-    route(f"POST {_HISTORY}/rundata", _run_data),
-    route(f"POST /data/v1.0{AT_WORKSPACE}/dataversion/batchGetResolvedUris", _resolve),
-    route(f"POST /modelregistry/v1.0{AT_WORKSPACE}/models/batchGetResolvedUris", _resolve),
+    Route(f"POST {_HISTORY}/rundata", _run_data),
+    Route(f"POST /data/v1.0{AT_WORKSPACE}/dataversion/batchGetResolvedUris", _resolve),
+    Route(f"POST /modelregistry/v1.0{AT_WORKSPACE}/models/batchGetResolvedUris", _resolve),
 ]

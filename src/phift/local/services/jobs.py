@@ -18,7 +18,7 @@ from phift.local.ground import Ground
 from phift.local.model import catalog, runs
 from phift.local.names import WORKSPACE_ID, tracking_uri
 from phift.local.services import operations
-from phift.local.services.route import route
+from phift.local.services.route import Route
 from phift.local.site import Site
 from phift.local.state.documents import Document, Json
 from phift.local.wire import Call, Reply, WireError, existing, listed, resource, section, timestamp, user_error, view
@@ -248,8 +248,8 @@ def _bound_outputs(node: Json, parent: Json, known: Json) -> dict[str, str]:
 
 
 ROUTES = [
-    route("GET jobs", _list),
-    route("GET jobs/{name}", _get),
-    route("PUT jobs/{name}", _put),
-    route("POST jobs/{name}/cancel", _cancel),
+    Route("GET jobs", _list),
+    Route("GET jobs/{name}", _get),
+    Route("PUT jobs/{name}", _put),
+    Route("POST jobs/{name}/cancel", _cancel),
 ]

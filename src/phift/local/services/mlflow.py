@@ -14,7 +14,7 @@ from typing import Any
 
 from phift.local.model import runs
 from phift.local.names import WORKSPACE_ID
-from phift.local.services.route import AT_WORKSPACE, route
+from phift.local.services.route import AT_WORKSPACE, Route
 from phift.local.site import Site
 from phift.local.state.documents import Document, Json, Metric, UnknownPosition
 from phift.local.wire import Call, Reply, WireError, existing, whole_number
@@ -226,17 +226,17 @@ def _delete_tag(site: Site, call: Call) -> Reply:
 
 
 ROUTES = [
-    route(f"GET {_API}/experiments/get-by-name", _experiment),
-    route(f"GET {_API}/experiments/get", _experiment),
-    route(f"POST {_API}/experiments/search", _experiments),
-    route(f"GET {_API}/experiments/search", _experiments),
-    route(f"GET {_API}/runs/get", lambda site, call: Reply({"run": _show(site, _run_of(site, call.query))})),
-    route(f"POST {_API}/runs/search", _runs),
-    route(f"POST {_API}/runs/update", _update),
-    route(f"POST {_API}/runs/log-metric", lambda site, call: _log(site, call, "metrics")),
-    route(f"POST {_API}/runs/log-parameter", lambda site, call: _log(site, call, "params")),
-    route(f"POST {_API}/runs/log-batch", _log),
-    route(f"POST {_API}/runs/set-tag", lambda site, call: _log(site, call, "tags")),
-    route(f"POST {_API}/runs/delete-tag", _delete_tag),
-    route(f"GET {_API}/metrics/get-history", _history),
+    Route(f"GET {_API}/experiments/get-by-name", _experiment),
+    Route(f"GET {_API}/experiments/get", _experiment),
+    Route(f"POST {_API}/experiments/search", _experiments),
+    Route(f"GET {_API}/experiments/search", _experiments),
+    Route(f"GET {_API}/runs/get", lambda site, call: Reply({"run": _show(site, _run_of(site, call.query))})),
+    Route(f"POST {_API}/runs/search", _runs),
+    Route(f"POST {_API}/runs/update", _update),
+    Route(f"POST {_API}/runs/log-metric", lambda site, call: _log(site, call, "metrics")),
+    Route(f"POST {_API}/runs/log-parameter", lambda site, call: _log(site, call, "params")),
+    Route(f"POST {_API}/runs/log-batch", _log),
+    Route(f"POST {_API}/runs/set-tag", lambda site, call: _log(site, call, "tags")),
+    Route(f"POST {_API}/runs/delete-tag", _delete_tag),
+    Route(f"GET {_API}/metrics/get-history", _history),
 ]

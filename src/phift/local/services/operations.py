@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from phift.local.names import LOCATION, PROVIDER, SUBSCRIPTION
-from phift.local.services.route import AT_LOCATION, route
+from phift.local.services.route import AT_LOCATION, Route
 from phift.local.site import Site
 from phift.local.state.documents import Document, Json
 from phift.local.wire import Call, Reply, WireError, existing
@@ -80,7 +80,7 @@ def _result(site: Site, call: Call) -> Reply:
 
 
 ROUTES = [
-    route(f"GET {AT_LOCATION}/{family}Operation{asked}/{{operation}}", handler)
+    Route(f"GET {AT_LOCATION}/{family}Operation{asked}/{{operation}}", handler)
     for family in ("mfe", "compute")
     for asked, handler in (("sStatus", _status), ("Results", _result))
 ]

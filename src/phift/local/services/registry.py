@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from phift.local.model import catalog
 from phift.local.names import ACCOUNT, GROUP, LOCATION, MODELS, REGISTRY, SUBSCRIPTION, TENANT
-from phift.local.services.route import AT_GROUP, route
+from phift.local.services.route import AT_GROUP, Route
 from phift.local.site import Site
 from phift.local.state.documents import Json
 from phift.local.wire import Call, Reply, WireError, whole_number
@@ -149,11 +149,11 @@ def _show_component() -> Json:
 
 _BY_PATH = {"": _list, "/{name}": _get, "/{name}/versions": _list, "/{name}/versions/{version}": _get}
 ROUTES = [
-    route("GET /registrymanagement/v1.0/registries/{registry}/discovery", _discovery),
+    Route("GET /registrymanagement/v1.0/registries/{registry}/discovery", _discovery),
     *(
-        route(f"GET {_AT_REGISTRY}/{kind}{path}", handler)
+        Route(f"GET {_AT_REGISTRY}/{kind}{path}", handler)
         for kind in ("models", "components", "data")
         for path, handler in _BY_PATH.items()
     ),
-    route(f"POST {_AT_REGISTRY}/datarefs/{{name}}/versions/{{version}}", _data_reference),
+    Route(f"POST {_AT_REGISTRY}/datarefs/{{name}}/versions/{{version}}", _data_reference),
 ]

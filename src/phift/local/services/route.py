@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from phift.local.names import ACCOUNT, PROVIDER
 from phift.local.site import Site
@@ -33,33 +32,21 @@ Handler = Callable[[Site, Call], Reply]
 Check = Callable[[Site, Call], object]
 
 
-@dataclass(frozen=True)
 class Route:
-    """A method and path template, and what answers there.
+    """A method and a path, as in ``PUT jobs/{name}``, and what answers there.
 
+    - **asked**: a path without a slash in front lies in the workspace; ``{name}`` is a segment, ``{name...}`` the rest.
     - **check**: refuses who may not call, where that is no matter of a bearer token.
     """
 
-    method: str
-    template: str
-    handler: Handler
-    check: Check | None
-
-    @property
-    def operation(self) -> str:
-        """The route's name, ``PUT jobs/{name}``."""
-        return place_of(self.method, self.template)
-
-    def pattern(self) -> re.Pattern[str]:
-        """Return the compiled template: ``{name}`` is one segment, ``{name...}`` the rest of the path."""
+    def __init__(self, asked: str, handler: Handler, check: Check | None = None) -> None:
+        self.method, _, path = asked.partition(" ")
+        self.template = path if path.startswith("/") else f"{AT_WORKSPACE}/{path}"
+        self.operation = place_of(self.method, self.template)
+        self.handler, self.check = handler, check
         text = re.sub(r"\\\{(\w+)\\\}", r"(?P<\1>[^/]+)", re.escape(self.template))
-        return re.compile(re.sub(r"\\\{(\w+)(?:\\\.){3}\\\}", r"(?P<\1>.+)", text) + "/?", re.IGNORECASE)
-
-
-def route(asked: str, handler: Handler, check: Check | None = None) -> Route:
-    """Return the route for ``METHOD path``; a path without a slash in front lies in the workspace."""
-    method, _, path = asked.partition(" ")
-    return Route(method, path if path.startswith("/") else f"{AT_WORKSPACE}/{path}", handler, check)
+        text = re.sub(r"\\\{(\w+)(?:\\\.){3}\\\}", r"(?P<\1>.+)", text)
+        self.pattern = re.compile(text + "/?", re.IGNORECASE)
 
 
 def anybody(_site: Site, _call: Call) -> None:
