@@ -29,7 +29,6 @@ class ComputeTarget:
     """Where a job will train.
 
     - **name**: the cluster's name, or ``serverless``.
-    - **vm**: the VM size, with all that is known of it.
     - **gpus_per_node**: GPUs in one node; the component needs exactly this number.
     - **exists**: False for a cluster that `ensure_cluster` will create.
     - **low_priority**: whether its VMs are, which have a quota of their own.
@@ -348,7 +347,6 @@ def quota_findings(
     """Hold what the training and the endpoint take against what is left; each alone, since one follows the other.
 
     - **deployment**: the endpoint's VM size; None leaves the endpoint out.
-    - **usages**: see `read_usages`.
     """
     nodes, exists = target.nodes, target.kind == "cluster" and target.exists
     counted = f"{nodes} node{'s' * (nodes > 1)} x {target.vm.vcpus} vCPUs"

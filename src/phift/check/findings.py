@@ -27,12 +27,9 @@ class Finding:
     source: str = ""
 
     def __str__(self) -> str:
-        text = f"{self.severity:<7} {self.code}  {self.place}: {self.message}"
-        if self.fix:
-            text += f"\n        fix: {self.fix}"
-        if self.source:
-            text += f"\n        source: {self.source}"
-        return text
+        fix = f"\n        fix: {self.fix}" if self.fix else ""
+        source = f"\n        source: {self.source}" if self.source else ""
+        return f"{self.severity:<7} {self.code}  {self.place}: {self.message}{fix}{source}"
 
 
 def findings_from(error: PhiftError, place: str) -> list[Finding]:

@@ -57,7 +57,6 @@ class FoundationModel:
     name: str
     version: str
     registry: str
-    description: str = ""
     path: str = field(default="", repr=False)
     tags: Mapping[str, str] = field(default_factory=dict, repr=False)
     defaults: Mapping[str, Any] = field(default_factory=dict)
@@ -116,7 +115,6 @@ def find_model(clients: Clients, config: ModelConfig) -> FoundationModel:
         name=config.name,
         version=version,
         registry=config.registry,
-        description=text_of(entity, "description") or "",
         path=text_of(entity, "path") or "",
         tags=sources.tags,
         defaults={str(key): value for key, value in defaults.items()},

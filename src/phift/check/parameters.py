@@ -59,7 +59,6 @@ class Parameter:
 class Parameters:
     """Every parameter of the component that has a value.
 
-    - **values**: by name.
     - **advice**: the range that the model advises for a parameter; ``inf`` where it gives one end only.
     - **findings**: what is wrong or worth knowing; an error finding keeps the run from being submitted.
     """

@@ -282,10 +282,7 @@ _BEFORE_AMPERE = frozenset({"K80", "M60", "P40", "P100", "V100", "T4"})
 
 
 def gpu_rule(gpu: str) -> Rule:
-    """Return what the GPU's generation and the precision make of bfloat16 and flash attention.
-
-    - **gpu**: its name, as the table of VM sizes has it.
-    """
+    """Return what a GPU's generation, told by its name, and the precision make of bfloat16 and flash attention."""
     if _BEFORE_AMPERE & set(gpu.upper().replace("-", " ").split()):
         why = f"the {gpu} is older than Ampere: flash attention is skipped, and it has no bfloat16 in hardware"
         fix, code = "use a VM size with A100 or H100", "PARAMETER_GPU_GENERATION"

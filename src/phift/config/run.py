@@ -14,8 +14,6 @@ from phift import facts
 from phift.config.data import DataConfig, EndpointName, Folder, Name, Section, source_below
 from phift.errors import ConfigError
 
-Scalar = bool | int | float | str
-
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
@@ -206,7 +204,7 @@ class RunConfig(Section):
     workspace: Workspace = AzureWorkspace()
     credential: Literal["default", "browser", "device_code"] = "default"
     component: ComponentConfig = ComponentConfig()
-    parameters: dict[str, Scalar] = Field(default_factory=dict)
+    parameters: dict[str, bool | int | float | str] = Field(default_factory=dict)
     preset: Annotated[str, AfterValidator(_known_preset)] | None = None
     deployment: DeploymentConfig = DeploymentConfig()
     experiment: Name = "phift"
