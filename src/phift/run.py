@@ -18,6 +18,7 @@ from phift.check.findings import findings_from
 from phift.check.parameters import Parameters
 from phift.check.report import CheckReport
 from phift.component.preprocessing import SPLITS
+from phift.config.data import RowsSource
 from phift.config.run import DeploymentConfig, RunConfig
 from phift.data.assets import DataInAzure, register_assets
 from phift.data.on_cluster import source_code
@@ -27,7 +28,7 @@ from phift.errors import CheckFailed, ConfigError, DataError, NotFound, PhiftErr
 from phift.events import isolated
 from phift.jobs.job import FineTuneJob, find_job, list_jobs, submit_job
 from phift.jobs.pipeline import build_pipeline
-from phift.jobs.record import CONFIGURATION, SERIES, RunRecord, configuration_digest, data_is_named, series
+from phift.jobs.record import CONFIGURATION, SERIES, RunRecord, configuration_digest, series
 from phift.jobs.registration import RegisteredModel, register_model
 from phift.plan import Plan, digest, make_plan, slug
 from phift.serving.cleanup import Cleanup, DeployedEndpoint, deployed_endpoints, remove_all
@@ -167,10 +168,9 @@ class FineTuneRun:
 
     def _stamps(self) -> tuple[object, object]:
         """Return what the files to read and those that were written are like, to compare it."""
-        given = [source for sources in self.config.data.sources.values() for source in sources]
         read: object = object()
         with suppress(PhiftError):  # one is missing, or is none that can be read: preparing says so
-            read = stamps(path for source in given for path in files_of(source))
+            read = stamps(files_of(self.config.data))
         # Size and time of the last writing only: what is done to a file's name or rights changes no row.
         written = [each[:3] for each in stamps(self._dataset.files.values())] if self._dataset else None
         return read, written
@@ -283,7 +283,8 @@ class FineTuneRun:
         exact = [(job, record) for job, record in found if record.configuration_digest == configuration_digest(config)]
         runs = [record.fingerprint for _, record in exact or found]
         # Rows from Python have no name, so that equal configurations may mean other rows.
-        if len(set(runs)) > 1 and not (exact and data_is_named(config)):
+        nameless = any(isinstance(source, RowsSource) for some in config.data.sources.values() for source in some)
+        if len(set(runs)) > 1 and (nameless or not exact):
             names = ", ".join(str(job.name) for job, _ in exact or found)
             what = f"This run has not been submitted as it stands, and there are several that it may be about: {names}."
             raise NotFound(what, where=repr(self), fix="FineTuneRun.attach(name, clients) takes the one you mean")

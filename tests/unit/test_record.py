@@ -10,7 +10,7 @@ import pytest
 from phift.azure.clients import Clients
 from phift.config.run import RunConfig
 from phift.errors import NotFound
-from phift.jobs.record import RunRecord, configuration_digest, data_is_named, series
+from phift.jobs.record import RunRecord, configuration_digest, series
 from phift.local.model import catalog
 from phift.run import FineTuneRun
 from unit import given
@@ -134,4 +134,3 @@ def test_another_version_of_an_asset_is_the_same_series(address: str, same: bool
         return RunConfig(model="Phi-4", compute="c", data={"train": train})
 
     assert (series(config(address)) == series(config("azureml:chat:3"))) == same
-    assert data_is_named(config(address))

@@ -134,7 +134,7 @@ def prepare_dataset(
     """
     tell = isolated(on_progress)
     files.check_path(folder)
-    paths = [path for given in data.sources.values() for source in given for path in files_of(source)]
+    paths = files_of(data)
     # A few kilobytes of parquet can unpack to gigabytes, so it is always read by processes, whose memory is limited.
     parquet = any(files.kind(path) == "parquet" for path in paths)
     sizes = (seen.st_size for path in paths if (seen := files.look(path)))  # one that just went, its reader will miss

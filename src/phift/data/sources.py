@@ -7,10 +7,11 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
+from weakref import WeakSet
 
-from phift.config.data import AssetSource, FileSource, HuggingFaceSource, OneSource, RowsSource
-from phift.data import chat, files, frames, hub, parquet, texts
+from phift.config.data import AssetSource, DataConfig, FileSource, HuggingFaceSource, OneSource, RowsSource
+from phift.data import chat, files, formats, hub, parquet, texts
 from phift.data.formats import Layout, UnknownFormat, recognise
 from phift.data.parts import TABLE, Part, Tally
 from phift.data.workers import Workers
@@ -19,6 +20,7 @@ from phift.errors import DataError
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
+    import pandas as pd
 
 Table: TypeAlias = "npt.NDArray[np.void]"
 
@@ -26,6 +28,16 @@ PART = 16 << 20
 """Bytes of a file, about, that one process reads before it takes the next part."""
 
 _LOOKED_AT = 100  # rows among which the first usable one tells the columns
+_BATCH = 128  # rows that become Python values at a time
+
+_TABLES = {
+    "pandas": ("DataFrame",),
+    "datasets": ("Dataset", "IterableDataset", "DatasetDict", "IterableDatasetDict"),
+    "pyarrow": ("Table", "RecordBatch", "RecordBatchReader"),
+    "polars": ("DataFrame",),
+}
+
+_begun: WeakSet[RowsSource] = WeakSet()  # sources whose rows come once and have been asked for
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,12 +94,13 @@ class Reading:
         return sum(getattr(tally, count) for tally in self.tallies)
 
 
-def files_of(source: OneSource) -> list[Path]:
-    """Return the files of a source; none for one that is no file.
+def files_of(data: DataConfig) -> list[Path]:
+    """Return the files of all sources.
 
     Raises `phift.errors.DataNotFound` and `phift.errors.DataError` where a file cannot be read at all.
     """
-    return files.expand(source.files) if isinstance(source, FileSource) else []
+    sources = [source for some in data.sources.values() for source in some if isinstance(source, FileSource)]
+    return [path for source in sources for path in files.expand(source.files)]
 
 
 def stamps(paths: Iterable[Path]) -> tuple[tuple[object, ...], ...]:
@@ -120,7 +133,7 @@ def open_source(
     rows: Iterator[chat.Row]
     match source:
         case FileSource():
-            for path in files_of(source):
+            for path in files.expand(source.files):
                 kind, place = files.kind(path), str(path)
                 columns: list[str] = []
                 groups: list[int] = []
@@ -139,7 +152,7 @@ def open_source(
             data_set = hub.HubRows(source)
             place, rows, notes = source.huggingface, iter(data_set), data_set.notes
         case RowsSource():
-            place, rows, notes = frames.label(source), frames.rows(source), []
+            place, rows, notes = kind_of(source.rows)[1], rows_from_python(source), []
         case AssetSource():
             raise DataError("Data in Azure is not read here.", where=source.asset, fix="give files to be prepared here")
     first = list(islice(rows, _LOOKED_AT))
@@ -237,3 +250,81 @@ def tabulate(readings: Sequence[Reading]) -> Table:
         rows["number"] += tally.before
         start += tally.good
     return table
+
+
+# ---------------------------------------------------------------- rows that are in Python already
+
+
+def rows_from_python(source: RowsSource) -> Iterator[chat.Row]:
+    """Yield the rows of a data frame, a data set, an Arrow table, an iterable of mappings, or a function.
+
+    A few are made at a time. What the user's own iterable or function raises goes through as it is.
+    """
+    value = source.rows
+    where = kind_of(value)[1]
+    if isinstance(value, Iterator):
+        if source in _begun:
+            fix = "give a list, or a function that returns the rows anew"
+            raise DataError("The rows come from an iterator that has been read already.", where=where, fix=fix)
+        _begun.add(source)
+    if callable(value) and not isinstance(value, Iterable):
+        value = value()
+    match kind_of(value):
+        case ("pandas", _):
+            yield from _pandas(value, where)
+        case ("datasets", "DatasetDict" | "IterableDatasetDict"):
+            fix = f"give one of them, such as data[{next(iter(value), 'train')!r}]"
+            raise DataError("These are several splits, not one.", where=where, fix=fix)
+        case ("datasets", _):
+            yield from value.with_format(None)
+        case _ if hasattr(value, "__arrow_c_stream__"):
+            import pyarrow as pa
+
+            reader = value if isinstance(value, pa.RecordBatchReader) else pa.RecordBatchReader.from_stream(value)
+            _check_names(reader.schema.names, where)
+            for batch in reader:
+                for start in range(0, batch.num_rows, _BATCH):
+                    yield from batch.slice(start, _BATCH).to_pylist()
+        case _ if isinstance(value, str | bytes | Mapping) or not isinstance(value, Iterable):
+            what = f"These are no rows but {type(value).__name__}."
+            raise DataError(what, where=where, fix="give a data frame, or an iterable of mappings")
+        case _:
+            for item in value:
+                told = f"it is not a mapping but {type(item).__name__}"
+                yield item if isinstance(item, Mapping) else chat.InvalidRow(told)
+
+
+def kind_of(value: Any) -> tuple[str, str]:
+    """Return the library and the name of the table that a value is, or what to call it if it is none.
+
+    The names of its types tell it, so that none of these libraries is imported for a value of another.
+    """
+    for kind in type(value).__mro__:
+        library = kind.__module__.partition(".")[0]
+        if kind.__name__ in _TABLES.get(library, ()):
+            return library, kind.__name__
+    return "", "rows from Python"
+
+
+def _check_names(names: Sequence[str], where: str) -> None:
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        what = f"The column {twice[0]} is there more than once."
+        raise DataError(what, where=where, fix="give each column a name of its own")
+
+
+def _pandas(frame: pd.DataFrame, where: str) -> Iterator[chat.Row]:
+    import pandas as pd
+
+    if isinstance(frame.columns, pd.MultiIndex):
+        fix = "give its columns plain names, with frame.columns = […]"
+        raise DataError("The data frame has columns of several levels.", where=where, fix=fix)
+    names = [str(name) for name in frame.columns]
+    if not names:
+        raise DataError("The data frame has no columns.", where=where, fix="give it a column `messages`")
+    _check_names(names, where)
+    for start in range(0, len(frame), _BATCH):
+        some = frame.iloc[start : start + _BATCH]
+        columns = [map(formats.plain, some.iloc[:, index].tolist()) for index in range(len(names))]
+        for values in zip(*columns, strict=True):
+            yield {name: None if formats.missing(value) else value for name, value in zip(names, values, strict=True)}

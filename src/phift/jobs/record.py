@@ -184,11 +184,6 @@ def configuration_digest(config: RunConfig) -> str:
     return digest([{key: value for key, value in _plain(config).items() if key not in _AFTER_TRAINING}])
 
 
-def data_is_named(config: RunConfig) -> bool:
-    """Whether the configuration says by itself which data it means; rows from Python have no name."""
-    return not any(isinstance(source, RowsSource) for sources in config.data.sources.values() for source in sources)
-
-
 def _plain(config: RunConfig) -> dict[str, Any]:
     """Return a configuration as plain values, with whole paths, and without what could be a secret."""
     values = config.model_dump(mode="json", exclude=_NOT_TRAINED_BY)

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from phift.config.data import DataConfig, RowsSource
-from phift.data import frames
+from phift.data import sources
 from phift.data.chat import InvalidRow
 from phift.errors import DataError
 
@@ -44,7 +44,7 @@ Frame.__name__, Frame.__module__ = "DataFrame", "polars.dataframe.frame"
 
 
 def read(value: Any) -> list[Any]:
-    return list(frames.rows(RowsSource(rows=value)))
+    return list(sources.rows_from_python(RowsSource(rows=value)))
 
 
 def generated() -> Iterator[dict[str, Any]]:
@@ -74,21 +74,21 @@ FORMS: dict[str, Any] = {
 def test_the_same_rows_come_out_of_every_form_each_time(form: str) -> None:
     value, label = FORMS[form]
     source = RowsSource(rows=value)
-    assert list(frames.rows(source)) == list(frames.rows(source)) == CHATS
-    assert frames.label(source) == label
+    assert list(sources.rows_from_python(source)) == list(sources.rows_from_python(source)) == CHATS
+    assert sources.kind_of(value)[1] == label
 
 
 @pytest.mark.parametrize("once", [generated, lambda: iter(CHATS), lambda: map(dict, CHATS), TABLE.to_reader])
 def test_an_iterator_gives_its_rows_once(once: Any) -> None:
     source = RowsSource(rows=once())
-    assert list(frames.rows(source)) == CHATS
+    assert list(sources.rows_from_python(source)) == CHATS
     with pytest.raises(DataError, match="has been read already") as caught:
-        list(frames.rows(source))
+        list(sources.rows_from_python(source))
     assert caught.value.fix == "give a list, or a function that returns the rows anew"
     config = DataConfig(train=source)
     assert isinstance(config.train, RowsSource)
     with pytest.raises(DataError, match="has been read already"):
-        next(frames.rows(config.train))
+        next(sources.rows_from_python(config.train))
 
 
 def test_rows_are_made_as_they_are_asked_for() -> None:
@@ -99,7 +99,7 @@ def test_rows_are_made_as_they_are_asked_for() -> None:
             made.append(number)
             yield {"id": number}
 
-    rows = frames.rows(RowsSource(rows=make))
+    rows = sources.rows_from_python(RowsSource(rows=make))
     assert made == []
     assert next(rows) == {"id": 0}
     assert made == [0]
@@ -119,7 +119,7 @@ def test_what_the_users_own_code_raises_is_theirs() -> None:
         yield {"id": 1}
         raise LookupError("theirs")
 
-    rows = frames.rows(RowsSource(rows=fails))
+    rows = sources.rows_from_python(RowsSource(rows=fails))
     assert next(rows) == {"id": 1}
     with pytest.raises(LookupError, match="theirs") as caught:
         next(rows)
@@ -217,13 +217,13 @@ def test_a_class_made_from_a_data_frame_is_one() -> None:
         pass
 
     assert read(Chats(CHATS)) == CHATS
-    assert frames.label(RowsSource(rows=Chats(CHATS))) == "DataFrame"
+    assert sources.kind_of(Chats(CHATS))[1] == "DataFrame"
 
 
 def test_a_frame_is_read_in_slices() -> None:
     frame = pd.DataFrame({"messages": [[{"role": "user", "content": "x" * 500}] for _ in range(20_000)]})
     tracemalloc.start()
-    for _ in frames.rows(RowsSource(rows=frame)):
+    for _ in sources.rows_from_python(RowsSource(rows=frame)):
         pass
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
@@ -240,9 +240,9 @@ def test_a_batch_reader_of_a_file_is_read_batch_by_batch(tmp_path: Any) -> None:
 def test_no_library_is_imported_for_rows_of_another() -> None:
     code = """
 import sys
-from phift.data import frames
+from phift.data import sources
 from phift.config.data import RowsSource
-assert list(frames.rows(RowsSource(rows=[{"a": 1}]))) == [{"a": 1}]
+assert list(sources.rows_from_python(RowsSource(rows=[{"a": 1}]))) == [{"a": 1}]
 print(sorted({"pandas", "pyarrow", "datasets", "numpy", "polars", "torch"} & set(sys.modules)))
 """
     command = [sys.executable, "-c", code]
