@@ -116,7 +116,7 @@ class EngineJob:
     def make(cls, folder: Path, registry: Path, mlflow: MlflowDouble, **inputs: str) -> EngineJob:
         files = {f"{split}_file_path": _write(folder / f"{split}.jsonl", rows[:48]) for split, rows in DATA.items()}
         document = {
-            "job": "phift-test",
+            "name": "phift-test",
             "inputs": {**files, "mlflow_model_path": str(registry / MODEL), **SHORT, **inputs},
             "outputs": {name: str(folder / name) for name in ("pytorch_model_folder", "mlflow_model_folder")},
             "steps": [
@@ -124,7 +124,7 @@ class EngineJob:
                 for name in STEPS
             ],
             "work": str(folder / "work"),
-            "tracking": {"uri": mlflow.uri, "root_run_id": "phift-test"},
+            "tracking_uri": mlflow.uri,
         }
         return cls(folder, document)
 

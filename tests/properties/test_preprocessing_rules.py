@@ -165,7 +165,7 @@ def job(folder: Path, model: Path, files: dict[str, Path], max_seq_length: int =
         (work / "model").symlink_to(model, target_is_directory=True)
     inputs = {f"{split}_file_path": str(path) for split, path in files.items()}
     inputs |= {"mlflow_model_path": str(model), "max_seq_length": str(max_seq_length)}
-    return Job("job", inputs, {}, (), work, "http://127.0.0.1:1", "job")
+    return Job("job", inputs, {}, (), work, "http://127.0.0.1:1")
 
 
 def counts_of(job: Job) -> dict[str, dict[str, int]]:

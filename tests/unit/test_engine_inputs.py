@@ -21,7 +21,7 @@ from phift.local.work.scorer import check_question
 
 
 def job(tmp_path: Path, **inputs: str) -> Job:
-    return Job("job", inputs, {}, (), tmp_path / "work", "http://127.0.0.1:1", "job")
+    return Job("job", inputs, {}, (), tmp_path / "work", "http://127.0.0.1:1")
 
 
 def ready_job(tmp_path: Path, **inputs: str) -> Job:

@@ -30,7 +30,7 @@ def model(tmp_path: Path) -> Path:
 
 
 def job(tmp_path: Path, model: Path, **inputs: str) -> Job:
-    return Job("job", {"mlflow_model_path": str(model), **inputs}, {}, (), tmp_path / "work", "", "job")
+    return Job("job", {"mlflow_model_path": str(model), **inputs}, {}, (), tmp_path / "work", "")
 
 
 def test_the_parts_come_into_one_folder(tmp_path: Path, model: Path) -> None:

@@ -39,7 +39,7 @@ def job(folder: Path, model: Path, files: dict[str, Sequence[Any]], **inputs: st
         path = folder / f"{split}.jsonl"
         path.write_text("".join(json.dumps(row) + "\n" for row in content), encoding="utf-8")
         inputs[f"{split}_file_path"] = str(path)
-    return Job("job", inputs, {}, (), work, "http://127.0.0.1:1", "job")
+    return Job("job", inputs, {}, (), work, "http://127.0.0.1:1")
 
 
 def three(train: Sequence[Any]) -> dict[str, Sequence[Any]]:

@@ -62,7 +62,7 @@ def test_the_counts_are_what_the_engine_does_with_the_rows(
     work.mkdir()
     (work / "model").symlink_to(model, target_is_directory=True)
     inputs = {f"{split}_file_path": str(path) for split, path in files.items()}
-    job = Job("job", {**inputs, "max_seq_length": str(limit)}, {}, (), work, "http://127.0.0.1:1", "job")
+    job = Job("job", {**inputs, "max_seq_length": str(limit)}, {}, (), work, "http://127.0.0.1:1")
     preprocess.run(job)
     engine = json.loads((job.data / preprocess.COUNTS).read_text())
     report = measure(files, tokenizer, max_seq_length=limit, exact=True)

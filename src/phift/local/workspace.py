@@ -170,8 +170,9 @@ class LocalWorkspace:
         if self._place.database.exists():
             with self._documents() as documents:
                 status.jobs.update(documents.count_by_status("runs"))
-                for name in documents.names("onlineEndpoints"):
-                    status.endpoints[name] = tuple(documents.names(f"onlineEndpoints/{name}/deployments"))
+                for endpoint in documents.walk("onlineEndpoints"):
+                    deployments = documents.walk(f"{endpoint.key}/deployments")
+                    status.endpoints[endpoint.name] = tuple(deployment.name for deployment in deployments)
         return status
 
     def reset(self) -> None:

@@ -27,11 +27,11 @@ def event(name: str, status: str, **more: Any) -> None:
     sys.stdout.flush()
 
 
-def log_metrics(tracking: dict[str, str], run: str, step: int) -> None:
+def log_metrics(tracking_uri: str, run: str, step: int) -> None:
     metrics = [{"key": "loss", "value": 2.0 / step, "step": step, "timestamp": int(time.time() * 1000)}]
     body = {"run_id": run, "metrics": metrics, "tags": [{"key": "score", "value": str(2.0 / step)}], "params": []}
     headers = {"Authorization": f"Bearer {os.environ['MLFLOW_TRACKING_TOKEN']}"}
-    url = f"{tracking['uri']}/api/2.0/mlflow/runs/log-batch"
+    url = f"{tracking_uri}/api/2.0/mlflow/runs/log-batch"
     requests.post(url, json=body, headers=headers, timeout=60).raise_for_status()
 
 
@@ -46,8 +46,8 @@ def finetune(job: dict[str, Any], step: dict[str, Any]) -> None:
         child = subprocess.Popen(["sleep", "600"])  # noqa: S607 - a fixed program of every system
         Path(job["work"], "child.pid").write_text(str(child.pid))
     for tick in range(1, int(job["inputs"]["num_train_epochs"]) + 1):
-        for run in (step["run_id"], job["tracking"]["root_run_id"]):
-            log_metrics(job["tracking"], run, tick)
+        for run in (step["run_id"], job["name"]):
+            log_metrics(job["tracking_uri"], run, tick)
         time.sleep(0.1)
     (Path(job["outputs"]["pytorch_model_folder"]) / "weights.bin").write_bytes(b"trained")
 

@@ -84,19 +84,6 @@ def end(ground: Ground, name: str, status: str, error: Json | None = None) -> No
     log(ground, name, f"The pipeline run {name} is {status}." + (f" {error['message']}" if error else ""))
 
 
-def put_back(ground: Ground, name: str, why: str) -> None:
-    """Put an interrupted job back into the queue; steps that were completed stay so."""
-    with ground.documents.transaction():
-        for child in children(ground, name):
-            # A step that failed begins anew as well: what interrupts a job may have come before its failure was told.
-            if child.body["status"] != "Completed":
-                over = ("startTimeUtc", "endTimeUtc", "error")
-                kept = {key: value for key, value in child.body.items() if key not in over}
-                ground.documents.put(child.key, {**kept, "status": "NotStarted"})
-        ground.documents.update(f"runs/{name}", lambda body: body.update(status="Queued"))
-    log(ground, name, why)
-
-
 def error_of_steps(ground: Ground, name: str) -> Json:
     """Return the error of the step that failed, as the pipeline shows it."""
     for child in children(ground, name):

@@ -68,7 +68,7 @@ def _put_container(site: Site, call: Call) -> Reply:
 
 def _show_container(site: Site, document: Document) -> Json:
     kind = document.key.partition("/")[0]
-    versions = site.documents.names(f"{document.key}/versions")
+    versions = [version.name for version in site.documents.walk(f"{document.key}/versions")]
     numbers = [int(version) for version in versions if version.isdigit()]
     properties = {
         "description": None,

@@ -73,7 +73,7 @@ def _patch(site: Site, call: Call) -> Reply:
 def _store(site: Site, previous: Document | None, key: str, sent: Json, properties: Json) -> Reply:
     _check_state(previous, "Creating", "Updating", "Deleting")
     traffic = section(properties, "traffic")
-    names = {name.lower() for name in site.documents.names(f"{key}/deployments")}
+    names = {found.name.lower() for found in site.documents.walk(f"{key}/deployments")}
     for name, share in traffic.items():
         if name.lower() not in names:
             raise user_error(f"Traffic cannot go to {name}: the endpoint has no such deployment.")

@@ -156,14 +156,12 @@ class Documents:
         assert stored is not None, key  # noqa: S101 - it was written under the same lock
         return stored
 
-    def update(self, key: str, change: Callable[[Json], None]) -> Document | None:
-        """Apply ``change`` to a document's body in one transaction; None where there is no such document."""
+    def update(self, key: str, change: Callable[[Json], None]) -> None:
+        """Apply ``change`` to a document's body in one transaction, where there is such a document."""
         with self.transaction():
-            found = self.get(key)
-            if found is None:
-                return None
-            change(found.body)
-            return self.put(key, found.body)
+            if found := self.get(key):
+                change(found.body)
+                self.put(key, found.body)
 
     def clear(self, keep: str) -> None:
         """Delete everything but one document."""
@@ -187,10 +185,10 @@ class Documents:
         """
         return self._walk(f"{_PARENT} = ?", (f"{parent}/",), "created", after, newest_first, chunk)
 
-    def in_status(self, parent: str, *statuses: str, chunk: int = 64) -> Iterator[Document]:
+    def in_status(self, parent: str, *statuses: str) -> Iterator[Document]:
         """Yield the documents directly below ``parent`` in one of these, oldest first; of runs, the jobs' own."""
         where = f"{_PARENT} = ? AND {_IS_ROOT} AND {_STATUS} = ?"
-        found = (self._walk(where, (f"{parent}/", status), "created", chunk=chunk) for status in statuses)
+        found = (self._walk(where, (f"{parent}/", status), "created") for status in statuses)
         return heapq.merge(*found, key=lambda document: document.place)
 
     def runs_of(self, experiment: str, *, after: str = "", newest_first: bool = True) -> Iterator[Document]:
@@ -222,11 +220,6 @@ class Documents:
             for key, body, created, modified, value, row in rows:
                 place = value, row
                 yield Document(key, json.loads(body), created, modified, place)
-
-    def names(self, parent: str) -> list[str]:
-        """Return the names of the documents directly below ``parent``, oldest first."""
-        query = f"SELECT key FROM documents WHERE {_PARENT} = ? ORDER BY created, rowid"  # noqa: S608 - our own names
-        return [str(key).rpartition("/")[2] for (key,) in self._rows(query, f"{parent}/")]
 
     def count_by_status(self, parent: str) -> dict[str, int]:
         """Return how many documents directly below ``parent`` have which status; of runs, only the jobs' own count."""

@@ -22,8 +22,6 @@ OPERATIONS = tuple(kind for kind in DURATIONS if not kind.startswith("job-"))
 STEPS = ("prepare_data", *COMPONENT_STEPS)
 
 _LONGEST_DELAY = 3600  # seconds
-_HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
-_HEADER_VALUE = re.compile(r"[\x20-\x7e\t]*")
 # What the value of a field of a `Fault` must be, by its annotation, and how that is said.
 _KINDS: dict[str, tuple[Any, str]] = {
     "str": (str, "text"),
@@ -92,7 +90,7 @@ class Fault:
         yield self.slow < 0 or self.after < 0, "`slow` and `after` cannot be below 0."
         yield self.times is not None and self.times < 1, "`times` is at least 1, or null for good."
         for name, value in self.headers.items():
-            sendable = _HEADER.fullmatch(name) and _HEADER_VALUE.fullmatch(value)
+            sendable = re.fullmatch(r"[\w!#$%&'*+.^`|~-]+", name, re.ASCII) and re.fullmatch(r"[\x20-\x7e\t]*", value)
             yield not sendable, f"The header {name!r} cannot be sent: letters and dashes, and a value in ASCII."
         kind, _, name = self.on.partition(" ")
         if kind in ("operation", "step"):

@@ -176,6 +176,6 @@ class Scorers:
             raise ScorerFailed(error.message) from error
         self.log(deployment, f"Starting the scoring process for {reference}")
         program, log = self._ground.programs.scorer, self._folder(deployment) / "log.txt"
-        scorer = Scorer((*program, str(model)), log) if isinstance(program, tuple) else program(model)
+        scorer = Scorer((*program, str(model)), log) if isinstance(program, tuple) else program()
         self.log(deployment, "The scoring process is ready")
         return scorer

@@ -26,6 +26,7 @@ from phift.local.work.child import PATIENCE, Child
 
 logger = logging.getLogger(__name__)
 
+_STORE = "workspaceblobstore"
 _STOPPED = "The local workspace stopped; the job goes on when it runs again."
 
 
@@ -112,17 +113,24 @@ class Training:
             self._leave(run.name, _STOPPED)
 
     def _leave(self, name: str, why: str) -> None:
-        """Put a job that was interrupted back into the queue, unless somebody has given it up."""
+        """Put a job that was interrupted back into the queue, unless somebody has given it up; steps stay completed."""
         with self._documents.transaction():  # nobody gives it up in between
             status = self._status(name)
             if status == "CancelRequested":
                 runs.end(self._ground, name, "Canceled")
             elif status not in runs.ENDED:
-                runs.put_back(self._ground, name, why)
+                for child in runs.children(self._ground, name):
+                    # One that failed begins anew as well: what interrupts a job may have come before that was told.
+                    if child.body["status"] != "Completed":
+                        over = ("startTimeUtc", "endTimeUtc", "error")
+                        kept = {key: value for key, value in child.body.items() if key not in over}
+                        self._documents.put(child.key, {**kept, "status": "NotStarted"})
+                runs.set_status(self._ground, name, "Queued")
+                runs.log(self._ground, name, why)
 
     def _next(self) -> Document | None:
         """Return the oldest of the jobs that wait."""
-        run = next(self._documents.in_status("runs", *runs.WAITING, chunk=1), None)
+        run = next(self._documents.in_status("runs", *runs.WAITING), None)
         return self._documents.get(f"jobs/{run.name}") if run else None
 
     def _taken(self) -> Document | None:
@@ -273,8 +281,8 @@ def _prepared_outputs(asked: Json, child: str) -> Json:
     """
     outputs = {}
     for name in (*SPLITS, on_cluster.REPORT):
-        uri = asked["outputs"].get(name) or files.datastore_uri("workspaceblobstore", f"azureml/{child}/{name}")
-        for expression, value in (("name", child), ("output_name", name), ("default_datastore", "workspaceblobstore")):
+        uri = asked["outputs"].get(name) or files.datastore_uri(_STORE, f"azureml/{child}/{name}")
+        for expression, value in (("name", child), ("output_name", name), ("default_datastore", _STORE)):
             uri = uri.replace(f"${{{{{expression}}}}}", value)
         outputs[name] = {"from": name, "uri": uri}
     return outputs
@@ -325,12 +333,12 @@ def _write_job(ground: Ground, name: str, plan: Json) -> Path:
         path.mkdir(parents=True, exist_ok=True)
         outputs[key] = str(path)
     description = {
-        "job": name,
+        "name": name,
         "inputs": inputs,
         "outputs": outputs,
         "steps": steps,
         "work": str(work),
-        "tracking": {"uri": tracking_uri(ground.base_url, "https"), "root_run_id": name},
+        "tracking_uri": tracking_uri(ground.base_url, "https"),
     }
     file = work.with_name("job.json")
     file.write_text(json.dumps(description, indent=1), encoding="utf-8")
@@ -358,6 +366,5 @@ def _outputs(ground: Ground, name: str) -> dict[str, tuple[str, str]]:
     """Return for each output of the component the child run that makes it and its address."""
     children = {run.body["displayName"]: run.name for run in runs.children(ground, name)}
     makers = {"pytorch_model_folder": "chat_completion_finetune", "mlflow_model_folder": "ft_nlp_model_converter"}
-    made = {output: children[step] for output, step in makers.items()}
-    store = "workspaceblobstore"
-    return {key: (child, files.datastore_uri(store, f"azureml/{child}/{key}")) for key, child in made.items()}
+    made = [(output, children[step]) for output, step in makers.items()]
+    return {key: (child, files.datastore_uri(_STORE, f"azureml/{child}/{key}")) for key, child in made}

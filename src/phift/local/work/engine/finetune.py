@@ -102,7 +102,7 @@ def run(job: Job) -> None:
         train_dataset=train,
         eval_dataset=_examples(job.data / "validation.jsonl") if settings.evaluates else None,
         data_collator=partial(collate, pad=tokenizer.pad_token_id, length=limit or 0),
-        callbacks=[_Progress(client, own_run, job.root_run_id)],
+        callbacks=[_Progress(client, own_run, job.name)],
     )
     trainer.remove_callback(PrinterCallback)
     if settings.apply_early_stopping:
@@ -116,10 +116,10 @@ def run(job: Job) -> None:
     for name in (finetune_config.FILE_NAME, BASE):
         shutil.copy2(job.model / name, folder)
     counts = json.loads((job.data / COUNTS).read_text(encoding="utf-8"))["train"]
-    client.set_tag(job.root_run_id, "__azureml_ft_training_tokens", str(counts["tokens"]))
-    client.set_tag(job.root_run_id, "__azureml_ft_assistant_tokens", str(counts["assistant_tokens"]))
+    client.set_tag(job.name, "__azureml_ft_training_tokens", str(counts["tokens"]))
+    client.set_tag(job.name, "__azureml_ft_assistant_tokens", str(counts["assistant_tokens"]))
     if (best := trainer.state.best_metric) is not None:
-        client.set_tag(job.root_run_id, "score", str(best))
+        client.set_tag(job.name, "score", str(best))
     _log.info("trained on %d tokens; best eval_loss %s", counts["tokens"], best)
 
 

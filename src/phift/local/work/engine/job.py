@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
+
 from phift.errors import DataNotFound
 
 
@@ -34,22 +36,13 @@ class Job:
     steps: tuple[Step, ...]
     work: Path
     tracking_uri: str
-    root_run_id: str
 
     @classmethod
     def load(cls, path: Path) -> Job:
-        """Read a job from ``path``."""
+        """Read a job from ``path``; an empty input is none."""
         document = json.loads(path.read_text(encoding="utf-8"))
-        steps = (Step(step["name"], step["run_id"], step["status"], Path(step["log"])) for step in document["steps"])
-        return cls(
-            name=document["job"],
-            inputs={name: str(value) for name, value in document["inputs"].items() if value not in (None, "")},
-            outputs={name: Path(folder) for name, folder in document["outputs"].items()},
-            steps=tuple(steps),
-            work=Path(document["work"]),
-            tracking_uri=document["tracking"]["uri"],
-            root_run_id=document["tracking"]["root_run_id"],
-        )
+        given = {name: value for name, value in document["inputs"].items() if value}
+        return msgspec.convert({**document, "inputs": given}, cls, dec_hook=lambda kind, text: kind(text))
 
     def input_path(self, name: str) -> Path | None:
         """Return where the file or folder given as ``name`` is, None if none was given."""
@@ -71,9 +64,8 @@ class Job:
         return self.work / "data"
 
 
-def empty_folder(path: Path) -> Path:
-    """Return ``path`` as an empty folder, whatever an interrupted run left there."""
+def empty_folder(path: Path) -> None:
+    """Make ``path`` an empty folder, whatever an interrupted run left there."""
     if path.exists():
         shutil.rmtree(path)
     path.mkdir(parents=True)
-    return path

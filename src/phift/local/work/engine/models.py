@@ -22,9 +22,6 @@ from phift.local.work.engine.job import Job, empty_folder
 _log = logging.getLogger(__name__)
 
 BASE = "base.json"
-# Stated, so that MLflow does not load the model in a second process to find out what it imports.
-_REQUIREMENTS = ("mlflow", "torch", "transformers", "accelerate")
-_EXAMPLE = {"messages": [{"role": "user", "content": "What is the symbol of iron?"}]}
 
 
 @dataclass(frozen=True)
@@ -89,8 +86,7 @@ def import_base(job: Job) -> None:
 def convert(job: Job) -> None:
     """Write ``mlflow_model_folder`` from the trained model; its checkpoints stay behind."""
     trained, target = job.outputs["pytorch_model_folder"], job.outputs["mlflow_model_folder"]
-    if target.exists():
-        shutil.rmtree(target)
+    shutil.rmtree(target, ignore_errors=True)
     name = json.loads((trained / BASE).read_text(encoding="utf-8"))["base_model_name"]
     write(trained, target, {"base_model_name": name, "job_name": job.name})
     _log.info("wrote an MLflow model of %s", name)
@@ -111,13 +107,15 @@ def write(checkpoint: Path, folder: Path, metadata: Mapping[str, str]) -> None:
     model = AutoModelForCausalLM.from_pretrained(checkpoint, trust_remote_code=False, use_safetensors=True)
     model.name_or_path = metadata["base_model_name"]
     tokenizer = AutoTokenizer.from_pretrained(checkpoint, trust_remote_code=False)
+    imported = ("mlflow", "torch", "transformers", "accelerate")
     mlflow.transformers.save_model(
         # The parts, not the path: for a path MLflow 3.15 reads a class out of transformers that 5.x gives as a name.
         transformers_model={"model": model, "tokenizer": tokenizer},
         path=str(folder),
         task="llm/v1/chat",
-        input_example=_EXAMPLE,
-        pip_requirements=[f"{name}=={version(name).partition('+')[0]}" for name in _REQUIREMENTS],
+        input_example={"messages": [{"role": "user", "content": "What is the symbol of iron?"}]},
+        # Stated, so that MLflow does not load the model in a second process to find out what it imports.
+        pip_requirements=[f"{name}=={version(name).partition('+')[0]}" for name in imported],
         metadata=dict(metadata),
     )
     # It names a page on the hub that does not exist.

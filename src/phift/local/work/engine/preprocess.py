@@ -28,7 +28,6 @@ IGNORED = -100  # the label that torch's cross-entropy leaves out
 # empty although the file has that column; no assistant token left, mostly after truncation. A row that was cut counts
 # as truncated whether or not it was kept. The tokens are those of the kept rows.
 _DROPPED = ("without_messages", "too_short", "without_tools", "without_answer")
-_COUNTED = ("read", *_DROPPED, "truncated", "kept", "tokens", "assistant_tokens")
 
 Placed = tuple[str, Mapping[str, Any]]  # the place is the file's name and the line or row, from 1
 
@@ -121,7 +120,7 @@ def _parse(content: bytes, place: str) -> Any:
 
 def _write(placed: Sequence[Placed], chat: ChatTokenizer, limit: int | None, path: Path) -> dict[str, int]:
     """Write the tokens and labels of a split's rows, and return what became of them."""
-    counts = dict.fromkeys(_COUNTED, 0) | {"read": len(placed)}
+    counts = {"read": len(placed), **dict.fromkeys((*_DROPPED, "truncated", "kept", "tokens", "assistant_tokens"), 0)}
     with path.open("w", encoding="utf-8") as file:
         for place, row in placed:
             messages = kept_messages(row, place)
