@@ -179,7 +179,9 @@ def _suggested(
     taken: dict[str, Any] = {}
     notes, warnings = [], []
     for name, raw in values.items():
-        why, place = "", f"{'model tag' if origin == 'model' else origin} {_key(name)}"
+        # What is no name is shown as a text.
+        shown = name if name.isidentifier() and len(name) <= _LONGEST else _shown(name)
+        why, place = "", f"{'model tag' if origin == 'model' else origin} {shown}"
         if name not in known:
             used = name.rpartition("_")[0] in advised and name.endswith(("_min", "_max"))
             why = "is no input of the component; it is " + ("used as advice" if used else "left out")
@@ -188,7 +190,7 @@ def _suggested(
         elif known[name].type not in LITERALS:
             why = "is a file, which only you can name; it is left out"
         if why:
-            message = f"The {origin} suggests {_key(name)}, which {why}."
+            message = f"The {origin} suggests {shown}, which {why}."
             notes.append(Finding("PARAMETER_DROPPED", "note", place, message))
         elif raw is not None:
             try:
@@ -226,11 +228,6 @@ def _wanted(values: Mapping[str, Any], known: Mapping[str, Input]) -> tuple[dict
             message = f"{name} is {_shown(raw)}, but {error}."
             findings.append(Finding("PARAMETER_VALUE", "error", place, message, "correct the value"))
     return taken, findings
-
-
-def _key(name: str) -> str:
-    """Return a suggestion's name for a message; what is no name is shown as a text."""
-    return name if name.isidentifier() and len(name) <= _LONGEST else _shown(name)
 
 
 def _shown(raw: object) -> str:

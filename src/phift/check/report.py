@@ -89,11 +89,9 @@ class CheckReport:
 
     def raise_for_errors(self, ignore: Collection[str] = ()) -> None:
         """Raise `phift.errors.CheckFailed` if an error stands whose code is not in ``ignore``."""
-        standing = self.standing(ignore)
-        if not standing:
+        if not (standing := self.standing(ignore)):
             return
-        first = standing[0]
-        more = f" (and {len(standing) - 1} more)" if len(standing) > 1 else ""
+        first, *others = standing
+        more = f" (and {len(others)} more)" if others else ""
         what = f"{first.code}: {first.message}{more}"
-        fix = first.fix or "see the report"
-        raise CheckFailed(what, where=first.place, fix=fix, report=self)
+        raise CheckFailed(what, where=first.place, fix=first.fix or "see the report", report=self)
