@@ -338,3 +338,8 @@ def test_the_display_name_says_what_was_run() -> None:
     resolved = resolve_parameters(INPUTS, {}, {**user, "gradient_accumulation_steps": 3}, where)
     assert display_name("Phi-4", "rows", resolved, where) == "Phi-4-rows-bs48-linear-ds2-lora-save1-seq-1"
     assert "-nods-nolora-" in display_name("Phi-4", "rows", parameters(), target())
+
+
+def test_get_has_a_default() -> None:
+    assert parameters().get("nothing", 5) == 5
+    assert parameters({"seed": 7}).get("seed", 5) == 7

@@ -70,6 +70,10 @@ class Parameters:
     def __getitem__(self, name: str) -> Any:
         return self.values[name].value
 
+    def get(self, name: str, default: Any = None) -> Any:
+        """Return a parameter's value, or ``default`` if the component has none."""
+        return self[name] if name in self.values else default
+
     @cached_property
     def settings(self) -> Settings:
         """What is trained with, typed; what the component has no value for counts as its usual default."""
