@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import replace
 from datetime import date
 
-from phift.local.names import GROUP, LOCATION, LOGIN, SUBSCRIPTION, TENANT, WORKSPACE
+from phift.local.names import GROUP, LOCATION, LOGIN, REGISTRY, SUBSCRIPTION, TENANT, WORKSPACE
 from phift.local.services import arm, assets, blobs, control, endpoints, history, jobs, mlflow, operations, registry
 from phift.local.services.route import Route, place_of
 from phift.local.site import Site
@@ -26,6 +26,17 @@ logger = logging.getLogger(__name__)
 LARGEST_BODY = 257 * 1024 * 1024
 PARTS = (arm, assets, blobs, control, endpoints, history, jobs, mlflow, operations, registry)
 TABLE: list[Route] = [route for part in PARTS for route in part.ROUTES]
+_SCOPE = {  # the one of each that there is, and what is said of others
+    "subscription": (SUBSCRIPTION, "SubscriptionNotFound", "The subscription '{}' could not be found."),
+    "group": (GROUP, "ResourceGroupNotFound", "Resource group '{}' could not be found."),
+    "workspace": (
+        WORKSPACE,
+        "ResourceNotFound",
+        f"The Resource 'Microsoft.MachineLearningServices/workspaces/{{}}' under resource group '{GROUP}' "
+        "was not found.",
+    ),
+    "registry": (REGISTRY, "RegistryNotFound", "The registry '{}' was not found."),
+}
 
 
 class Exchange:
@@ -186,13 +197,7 @@ def _challenge(why: str) -> dict[str, str]:
 
 
 def _check_scope(params: Mapping[str, str]) -> None:
-    """Refuse another subscription, resource group or workspace than the one there is."""
-    subscription, group, workspace = (params.get(name) for name in ("subscription", "group", "workspace"))
-    if subscription is not None and subscription.lower() != SUBSCRIPTION:
-        raise WireError(404, "SubscriptionNotFound", f"The subscription '{subscription}' could not be found.")
-    if group is not None and group.lower() != GROUP:
-        raise WireError(404, "ResourceGroupNotFound", f"Resource group '{group}' could not be found.")
-    if workspace is not None and workspace.lower() != WORKSPACE:
-        name = f"Microsoft.MachineLearningServices/workspaces/{workspace}"
-        message = f"The Resource '{name}' under resource group '{GROUP}' was not found."
-        raise WireError(404, "ResourceNotFound", message)
+    """Refuse another subscription, resource group, workspace or registry than the one there is."""
+    for part, (known, code, message) in _SCOPE.items():
+        if params.get(part, known).lower() != known:
+            raise WireError(404, code, message.format(params[part]))

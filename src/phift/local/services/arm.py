@@ -199,10 +199,7 @@ ROUTES = [
     Route("GET computes", lambda site, call: listed(site, call, "computes", _show_compute)),
     Route("GET computes/{name}", _get_compute),
     Route("PUT computes/{name}", _put_compute),
-    Route(
-        "DELETE computes/{name}",
-        lambda site, call: operations.delete(site, "compute", site.documents.get(f"computes/{call['name']}")),
-    ),
+    Route("DELETE computes/{name}", lambda site, call: operations.delete(site, "compute", f"computes/{call['name']}")),
     Route(f"GET {AT_LOCATION}/vmSizes", _sizes),
     Route(f"GET {AT_LOCATION}/usages", _usages),
 ]

@@ -99,10 +99,6 @@ def _store(site: Site, previous: Document | None, key: str, sent: Json, properti
     return operations.make(site, "endpoint", key, body, _show)
 
 
-def _delete(site: Site, call: Call) -> Reply:
-    return operations.delete(site, "endpoint", site.documents.get(f"onlineEndpoints/{call['endpoint']}"))
-
-
 def _show(site: Site, document: Document) -> Json:
     body, base = document.body, f"{site.base_url}/inference/{document.name}"
     # Azure gives no address before the endpoint is made.
@@ -170,12 +166,13 @@ def _put_deployment(site: Site, call: Call) -> Reply:
 
 def _delete_deployment(site: Site, call: Call) -> Reply:
     endpoint = _endpoint(site, call)
-    document = site.documents.get(f"{endpoint.key}/deployments/{call['deployment']}")
+    key = f"{endpoint.key}/deployments/{call['deployment']}"
+    document = site.documents.get(key)
     if document and endpoint.body["properties"]["traffic"].get(document.name):
         # The words are quoted in the troubleshooting of public repositories that deploy to the service (2026); which
         # status and code they come with, none of them says.
         raise user_error(f"Can't delete deployment [{document.name}] with non-zero traffic weight.")
-    return operations.delete(site, "deployment", document)
+    return operations.delete(site, "deployment", key)
 
 
 def _show_deployment(_site: Site, document: Document) -> Json:
@@ -296,7 +293,9 @@ ROUTES = [
     Route(f"GET {_AT}", lambda site, call: Reply(_show(site, _endpoint(site, call)))),
     Route(f"PUT {_AT}", _put),
     Route(f"PATCH {_AT}", _patch),
-    Route(f"DELETE {_AT}", _delete),
+    Route(
+        f"DELETE {_AT}", lambda site, call: operations.delete(site, "endpoint", f"onlineEndpoints/{call['endpoint']}")
+    ),
     Route(f"POST {_AT}/listKeys", lambda site, call: Reply(_keys(site, _endpoint(site, call)))),
     Route(f"POST {_AT}/regenerateKeys", _regenerate),
     Route(f"POST {_AT}/token", _token),

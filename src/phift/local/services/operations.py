@@ -22,8 +22,9 @@ def make(site: Site, what: str, key: str, body: Json, show: Callable[[Site, Docu
         return begin(site, f"{what}-create", document.key, show(site, document), status)
 
 
-def delete(site: Site, what: str, document: Document | None) -> Reply:
+def delete(site: Site, what: str, key: str) -> Reply:
     """Begin to delete what is there."""
+    document = site.documents.get(key)
     if document is None:
         return Reply(None, 204)
     with site.documents.transaction():
