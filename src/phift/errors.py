@@ -220,14 +220,22 @@ def azure_errors(where: str) -> Iterator[None]:
 
 def from_azure(error: Exception, where: str) -> PhiftError:
     """Return the error of this tree that stands for ``error``."""
+    import requests
+    import urllib3
     from azure.core import exceptions as core
 
+    # What says that no answer came, or not all of one: half an answer is ``IncompleteReadError`` in azure-core, which
+    # takes it for an answer with a status. The SDK asks some things with requests alone; its errors are no
+    # ``ConnectionError`` of Python's.
+    incomplete = (core.IncompleteReadError, requests.exceptions.ChunkedEncodingError, urllib3.exceptions.HTTPError)
+    unsent = (core.ServiceRequestError, requests.ConnectionError, ConnectionError)
+    unanswered = (core.ServiceResponseError, requests.Timeout, TimeoutError)
     # The first line that says something.
     lines = map(str.strip, str(getattr(error, "message", None) or error).splitlines())
     what, status = redact(next(filter(None, lines), type(error).__name__))[:400], 0
     if isinstance(error, core.ClientAuthenticationError):
         status = 403 if error.status_code == 403 else 401
-    elif isinstance(error, _unanswered()):
+    elif isinstance(error, (*unsent, *unanswered, *incomplete)):
         here = _address_here(error)
         if here is not None:
             what = f"The local workspace at {here} does not answer: {what}"
@@ -250,21 +258,6 @@ def from_azure(error: Exception, where: str) -> PhiftError:
         fix = "another thread is inside a function of the SDK's dsl.pipeline; run again when that is done"
         return ServiceError(what, where=where, code=type(error).__name__, fix=fix if inside else "")
     return ServiceError(f"The Azure SDK raised {type(error).__name__}: {what}", where=where, code=type(error).__name__)
-
-
-def _unanswered() -> tuple[type[Exception], ...]:
-    """Return what says that no answer came, or not all of one.
-
-    Half an answer is ``IncompleteReadError`` in azure-core, which takes it for an answer with a status. The SDK asks
-    some things with requests alone; its errors are no ``ConnectionError`` of Python's.
-    """
-    import requests
-    import urllib3
-    from azure.core import exceptions as core
-
-    incomplete = (core.IncompleteReadError, requests.exceptions.ChunkedEncodingError, urllib3.exceptions.HTTPError)
-    sent = (core.ServiceRequestError, core.ServiceResponseError, requests.ConnectionError, requests.Timeout)
-    return (*sent, *incomplete, ConnectionError, TimeoutError)
 
 
 # As urllib3 2 writes a connection, and a pool of them.
@@ -306,9 +299,7 @@ def _from_status(status: int, what: str, where: str, code: str | None) -> PhiftE
         fix = "run again: a new token is asked for; if that one has expired too, run `az login` and look at the clock"
         if "ExpiredAuthenticationToken" in what:  # azure-core has thrown it away by now, and asks for another next time
             return AuthenticationError(f"The service takes the token for expired: {what}", where=where, fix=fix)
-        fix = (
-            "run `az login`, or set `credential:` to browser or device_code, or set AZURE_CLIENT_ID and its companions"
-        )
+        fix = "run `az login`, set AZURE_CLIENT_ID and its companions, or set `credential: browser | device_code`"
         return AuthenticationError(f"No credential worked: {what}", where=where, fix=fix)
     if status == 403:
         fix = "ask for 'AzureML Data Scientist' on the workspace and 'Storage Blob Data Contributor' on its storage"

@@ -14,7 +14,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from secrets import token_hex
-from types import MappingProxyType
 
 from phift import facts
 from phift.errors import ConfigError
@@ -28,7 +27,7 @@ KINDS: tuple[tuple[str, list[str]], ...] = tuple((kind["answer"], kind["question
 """Of every kind of fact: the answer, and the questions that ask for it."""
 
 # Component inputs that make a small stand-in model learn these facts on a CPU.
-PARAMETERS: Mapping[str, str | int | float] = MappingProxyType(_TABLE["parameters"])
+PARAMETERS: Mapping[str, str | int | float] = _TABLE["parameters"]
 
 Row = Mapping[str, Sequence[Mapping[str, str]]]
 

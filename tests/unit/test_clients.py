@@ -19,9 +19,8 @@ from azure.core.credentials import AccessToken
 from azure.identity import CredentialUnavailableError
 
 from phift.azure import connect as connecting
-from phift.azure.clients import SharedTokens
+from phift.azure.clients import SharedTokens, registry_address
 from phift.azure.connect import connect, workspace_address
-from phift.azure.registry import registry_address
 from phift.config.run import AzureWorkspace, RunConfig
 from phift.errors import AuthenticationError, ConfigError, LocalWorkspaceNotRunning, ServiceError
 from unit.fakes import Fakes

@@ -16,8 +16,7 @@ from azure.ai.ml import MLClient
 from azure.core import exceptions as core
 
 from phift import FineTuneRun, errors
-from phift.azure.clients import Clients, Rest
-from phift.azure.registry import fetch_record
+from phift.azure.clients import Clients, Rest, fetch_record
 from phift.check.compute import ensure_cluster, find_cluster, resolve_compute
 from phift.check.models import find_model
 from phift.check.report import CheckReport

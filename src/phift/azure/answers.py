@@ -83,6 +83,11 @@ def json_object(value: Any, what: str) -> dict[str, Any]:
     return value
 
 
+def mapping(value: Any) -> Mapping[str, Any]:
+    """Return a JSON object as it is, and anything else as an empty one."""
+    return value if isinstance(value, dict) else {}
+
+
 def no_answer(value: Any, what: str, expected: str) -> ServiceError:
     """Return the error for an answer that is of another kind than ``expected``."""
     kind = "nothing" if value is None else f"a {type(value).__name__}"

@@ -1,16 +1,18 @@
-"""The clients: everything that a run talks to, plain JSON calls and shared tokens among it."""
+"""The clients: everything that a run talks to, plain JSON calls among it, and what these ask a registry for."""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import quote
 
+from phift.azure.answers import json_object, listed, mapping, text
 from phift.azure.threads import taken_soon
-from phift.errors import PhiftError, ServiceError, azure_errors
+from phift.errors import NotFound, PhiftError, ServiceError, azure_errors
 from phift.version import __version__
 
 if TYPE_CHECKING:
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
     from azure.core.credentials import AccessToken, TokenCredential
 
 T = TypeVar("T")
+
+API = "2021-10-01-dataplanepreview"  # what azure-ai-ml 1.35.2 asks registries for
 
 _GOOD_FOR = 300  # seconds that a token must still be good for, as azure-core has it
 
@@ -169,3 +173,70 @@ class Clients:
         client = self.workspace
         with azure_errors(f"workspace {client.workspace_name}"):
             return self.once("workspace", lambda: client.workspaces.get(client.workspace_name))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelRecord:
+    """A model version as the registry itself sends it; the SDK drops its ``systemMetadata``.
+
+    - **system**: that ``systemMetadata``, where allow-lists, tasks and dates stand since 2026-06 (azureml-assets pull
+      requests 5150 and 5190).
+    """
+
+    id: str
+    version: str
+    description: str = ""
+    archived: bool = False
+    tags: Mapping[str, Any] = field(default_factory=dict)
+    properties: Mapping[str, Any] = field(default_factory=dict)
+    system: Mapping[str, Any] = field(default_factory=dict)
+
+
+def fetch_record(clients: Clients, registry: str, name: str, version: str | None = None) -> ModelRecord:
+    """Return the record of a model version, or of the newest one created.
+
+    Raises `phift.errors.NotFound` where there is none, `phift.errors.ServiceError` where the registry answers in a
+    form that is not known.
+    """
+    url = f"{registry_address(clients, registry)}/models/{quote(name, safe='')}/versions"
+    if version is not None:
+        answer: Any = clients.rest.get(f"{url}/{quote(version, safe='')}", {"api-version": API})
+    else:
+        query = {"api-version": API, "$orderBy": "createdtime desc", "$top": 1}
+        answers = json_object(clients.rest.get(url, query), "the registry's versions").get("value")
+        found = listed(answers or (), "the registry's versions")
+        if not found:
+            raise NotFound(f"There is no model {name}.", where=f"registry {registry}", fix="check the name")
+        answer = found[0]
+    # What has another form than expected is left out, since this is somebody else's text.
+    record = json_object(answer, "the registry's record")
+    body = mapping(record.get("properties"))
+    identifier = record.get("id")
+    if not isinstance(identifier, str) or not identifier:
+        raise ServiceError("The registry's record of the model has no id.", where=f"model {name}")
+    return ModelRecord(
+        id=identifier,
+        version=identifier.rpartition("/")[2],
+        description=str(body.get("description") or ""),
+        archived=body.get("isArchived") is True,
+        tags=mapping(body.get("tags")),
+        properties=mapping(body.get("properties")),
+        system=mapping(body.get("systemMetadata")),
+    )
+
+
+def registry_address(clients: Clients, registry: str) -> str:
+    """Return the URL that a registry's assets stand below, as its discovery gives it; it is asked for once."""
+
+    def discover() -> str:
+        url = f"{clients.registry_discovery}registrymanagement/v1.0/registries/{quote(registry, safe='')}/discovery"
+        found = json_object(clients.rest.get(url), "the registry's discovery")
+        keys = ("primaryRegionResourceProviderUri", "subscriptionId", "resourceGroup")
+        if missing := ", ".join(key for key in keys if not found.get(key)):
+            what = f"The discovery of registry {registry} answered without {missing}."
+            raise ServiceError(what, where=f"registry {registry}")
+        uri, subscription, group = (text(found[key], f"the registry's discovery, {key}") for key in keys)
+        scope = f"subscriptions/{subscription}/resourceGroups/{group}/providers/Microsoft.MachineLearningServices"
+        return f"{uri}mferp/managementfrontend/{scope}/registries/{registry}"
+
+    return clients.once(f"registry {registry}", discover)

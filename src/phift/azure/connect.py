@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from phift.azure.clients import Clients, Rest, SharedTokens
 from phift.azure.threads import taken_soon
 from phift.config.run import AzureWorkspace, RunConfig, read_workspace
-from phift.errors import AuthenticationError, ConfigError, azure_errors
+from phift.errors import ConfigError, azure_errors
 
 if TYPE_CHECKING:
     from azure.ai.ml import MLClient
@@ -84,12 +84,8 @@ def _connect_azure(workspace: AzureWorkspace, kind: str | TokenCredential, regis
     where = workspace_address(workspace)
     scope, discovery = _CLOUDS[cloud]
     credential = SharedTokens(_credential(kind) if isinstance(kind, str) else kind)
-    try:  # one token now, so that a missing login is the first error and not the tenth
-        with azure_errors("credential"):
-            credential.get_token(scope)
-    except AuthenticationError as error:
-        error.fix = "run `az login`, set AZURE_CLIENT_ID and its companions, or set `credential: browser | device_code`"
-        raise
+    with azure_errors("credential"):  # one token now, so that a missing login is the first error and not the tenth
+        credential.get_token(scope)
     # Endpoints and computes send no Retry-After; the SDK then looks every 30 s (its poller's default).
     options = {"polling_interval": 10}
     return _clients(registries, credential, where, scope, discovery, options)
@@ -193,10 +189,20 @@ def workspace_address(workspace: AzureWorkspace) -> tuple[str, str, str]:
         candidates = [getattr(workspace, key), *map(os.environ.get, variables)]
         if value := next(filter(None, candidates), None):
             found[key] = value
-    file = None
-    if len(found) < len(_VARIABLES):  # a file that has no say cannot be wrong
-        values, file = _read_config_file()
-        found = values | found
+    file, here = None, Path.cwd()
+    places = (folder / name for folder in (here, *here.parents) for name in ("config.json", ".azureml/config.json"))
+    # A file that has no say cannot be wrong.
+    for path in filter(Path.is_file, places) if len(found) < len(_VARIABLES) else ():
+        try:
+            values = json.loads(path.read_text(encoding="utf-8-sig"))
+            # A model's file of this name has none of the keys; one that is broken is no reason to look elsewhere.
+            if not values or not values.keys().isdisjoint(_VARIABLES):
+                found = {key: str(values[key]) for key in _VARIABLES if values.get(key)} | found
+                file = path
+                break
+        except (OSError, ValueError, AttributeError) as error:
+            what = "The workspace's config.json cannot be read as a JSON object."
+            raise ConfigError(what, where=str(path), fix="download it again from the workspace's page") from error
     missing = [key for key in _VARIABLES if key not in found]
     if missing:
         names = ", ".join(_VARIABLES[key][0] for key in missing)
@@ -204,26 +210,6 @@ def workspace_address(workspace: AzureWorkspace) -> tuple[str, str, str]:
         fix = "name the workspace under `workspace:`, or download config.json from the workspace's page in the portal"
         raise ConfigError(f"The workspace is not named: {', '.join(missing)} missing.", where=looked, fix=fix)
     return found["subscription_id"], found["resource_group"], found["workspace_name"]
-
-
-def _read_config_file() -> tuple[dict[str, str], Path | None]:
-    """Return what the nearest ``config.json`` of a workspace says, and its path.
-
-    A model's ``config.json`` is a JSON object too, with none of the keys, and is passed over; one that is broken is an
-    error, not a reason to look elsewhere.
-    """
-    here = Path.cwd()
-    for path in (folder / name for folder in (here, *here.parents) for name in ("config.json", ".azureml/config.json")):
-        if not path.is_file():
-            continue
-        try:
-            values = json.loads(path.read_text(encoding="utf-8-sig"))
-            if not values or not values.keys().isdisjoint(_VARIABLES):
-                return {key: str(values[key]) for key in _VARIABLES if values.get(key)}, path
-        except (OSError, ValueError, AttributeError) as error:
-            what = "The workspace's config.json cannot be read as a JSON object."
-            raise ConfigError(what, where=str(path), fix="download it again from the workspace's page") from error
-    return {}, None
 
 
 def _credential(kind: str) -> TokenCredential:

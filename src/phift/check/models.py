@@ -11,9 +11,8 @@ from datetime import date
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from phift import facts
-from phift.azure.answers import no_answer, text, texts
-from phift.azure.clients import Clients
-from phift.azure.registry import ModelRecord, fetch_record, mapping
+from phift.azure.answers import mapping, no_answer, text, texts
+from phift.azure.clients import Clients, ModelRecord, fetch_record
 from phift.azure.threads import SideBySide
 from phift.check.findings import Finding
 from phift.check.sizes import text_of

@@ -41,6 +41,9 @@ class Exam:
         """The share of answers that are exactly right, 0 to 1."""
         return self.right / len(self.questions)
 
+    def __str__(self) -> str:
+        return f"{self.right} of {len(self.questions)} questions answered exactly ({self.share:.0%})"
+
 
 def default_folder() -> Path:
     """Return where the demonstration keeps its state, apart from the user's own local workspace."""
@@ -107,7 +110,7 @@ def _run(console: Console, folder: Path) -> int:
         before = ask_held_out(base, run.prepare().test)
     finally:
         base.delete()  # also one that an interrupted demonstration left
-    _score(console, before)
+    console.print(f"  {before}", highlight=False)
 
     _title(console, "Fine-tune")
     job = run.submit()
@@ -122,7 +125,7 @@ def _run(console: Console, folder: Path) -> int:
     with run.deploy() as endpoint:
         console.print(f"  {endpoint.scoring_uri}", highlight=False)
         after = ask_held_out(endpoint, run.prepare().test)
-        _score(console, after)
+        console.print(f"  {after}", highlight=False)
 
     _title(console, "Result")
     for question, first, last in list(zip(before.questions, before.answers, after.answers, strict=True))[:_EXAMPLES]:
@@ -145,11 +148,6 @@ def ask_held_out(endpoint: Endpoint, test_file: Path, count: int = _QUESTIONS, s
         expected=tuple(str(messages[-1]["content"]) for messages in rows),
         answers=tuple(endpoint.chat(messages[:-1], max_new_tokens=_LONGEST_ANSWER) for messages in rows),
     )
-
-
-def _score(console: Console, exam: Exam) -> None:
-    line = f"  {exam.right} of {len(exam.questions)} questions answered exactly ({exam.share:.0%})"
-    console.print(line, highlight=False)
 
 
 def _title(console: Console, text: str) -> None:

@@ -23,10 +23,9 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
 from phift.azure.addresses import PREFIX, Address, read_address, registry_id
-from phift.azure.answers import json_object, listed, text, texts
-from phift.azure.clients import Clients
+from phift.azure.answers import json_object, listed, mapping, text, texts
+from phift.azure.clients import API, Clients, registry_address
 from phift.azure.quiet import quiet_uploads
-from phift.azure.registry import API, mapping, registry_address
 from phift.azure.threads import SideBySide
 from phift.check.findings import Finding
 from phift.component.preprocessing import SPLITS, SUFFIXES

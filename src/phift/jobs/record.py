@@ -19,7 +19,7 @@ from phift.azure.addresses import read_address, without_version
 from phift.azure.answers import text, texts
 from phift.check.models import AllowList, FoundationModel
 from phift.component.preprocessing import SPLITS
-from phift.config.data import AssetSource, FileSource, HuggingFaceSource, OneSource, RowsSource
+from phift.config.data import AssetSource, FileSource, HuggingFaceSource, RowsSource
 from phift.config.run import DeploymentConfig, RunConfig
 from phift.errors import ConfigError, NotFound, redact
 from phift.plan import Plan, digest, slug
@@ -175,7 +175,17 @@ class RunRecord:
 
 def series(config: RunConfig) -> str:
     """Return the digits of a configuration's series: experiment, foundation model, names of the training data."""
-    names = [_name(source) for source in config.data.sources["train"]]
+    names: list[str] = []
+    for source in config.data.sources["train"]:  # what each is called wherever it lies
+        match source:
+            case RowsSource():
+                names.append("rows")
+            case HuggingFaceSource():
+                names.append(source.huggingface)
+            case AssetSource():
+                names.append(without_version(source.asset))
+            case FileSource():
+                names.append(source.files.name)
     return digest([config.experiment, config.model.registry, config.model.name, names])
 
 
@@ -206,16 +216,3 @@ def _plain(config: RunConfig) -> dict[str, Any]:
         return redact(value) if isinstance(value, str) else value
 
     return {key: cleaned(value) for key, value in values.items()}
-
-
-def _name(source: OneSource) -> str:
-    """Return what a source is called wherever it lies."""
-    match source:
-        case RowsSource():
-            return "rows"
-        case HuggingFaceSource():
-            return source.huggingface
-        case AssetSource():
-            return without_version(source.asset)
-        case FileSource():
-            return source.files.name

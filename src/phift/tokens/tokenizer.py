@@ -23,8 +23,8 @@ from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
 from phift.azure.addresses import registry_id
-from phift.azure.clients import Clients
-from phift.azure.registry import API, mapping, registry_address
+from phift.azure.answers import mapping
+from phift.azure.clients import API, Clients, registry_address
 from phift.check.models import FoundationModel
 from phift.component import finetune_config as config_file
 from phift.component.finetune_config import FinetuneConfig
