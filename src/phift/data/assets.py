@@ -313,15 +313,14 @@ def _find_in_workspace(clients: Clients, place: str, address: Address) -> DataIn
             what = f"The data asset {name} is in another workspace, {address.workspace[2]}."
             fix = "share it through a registry, or name its place: azureml://datastores/<store>/paths/<file>"
             raise DataError(what, where=place, fix=fix)
-    wanted = {"version": version} if version else {"label": label}
+    kind, value = ("version", version) if version else ("label", label)
     try:
         with azure_errors(place):
-            found: Data = clients.workspace.data.get(name, **wanted)
+            found: Data = clients.workspace.data.get(name, **{kind: value})
     except (NotFound, ServiceError) as error:
         # Where a label is asked for, the SDK reports that there is none as an error of its own.
         if isinstance(error, ServiceError) and not (label and error.code in ("MlException", "ValidationException")):
             raise
-        ((kind, value),) = wanted.items()
         raise _missing(place, name, f"{kind} {value}", "this workspace") from error
     read = {key: text(getattr(found, key), f"data asset.{key}") for key in ("version", "id", "type")}
     uri = found.path or ""

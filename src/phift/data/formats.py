@@ -53,6 +53,8 @@ _ROLES: Mapping[str, str | None] = {
     "function_call": None,
 }
 
+_KINDS = {str: "a text", list: "a list", tuple: "a list", dict: "an object", NoneType: "null"}
+
 T = TypeVar("T")
 
 _MOST_NAMES = 20  # columns that a text names
@@ -166,29 +168,25 @@ class _Cells(NamedTuple):
 
     def text(self, name: str) -> str:
         """Return a text; a missing one has no letters."""
-        value = self.given(name)
-        if value is not None and not isinstance(value, str):
-            raise InvalidRow(f"`{self.layout.columns[name]}` is not a text but {_kind(value)}")
-        return self._present(name, value) or ""
+        return self._checked(name, self.given(name), str) or ""
 
     def listed(self, name: str) -> list[Any] | None:
         """Return a list, read from JSON if it is text; None where it is missing or blank."""
         value = self.given(name)
         if isinstance(value, str):
             value = None if not value or value.isspace() else _from_json(value, self.layout.columns[name])
-        value = plain(value)
-        if value is not None and not isinstance(value, list):
-            raise InvalidRow(f"`{self.layout.columns[name]}` is not a list but {_kind(value)}")
-        return self._present(name, value)
+        return self._checked(name, plain(value), list)
 
     def messages(self, name: str) -> list[dict[str, Any]]:
         turns = enumerate(self.listed(name) or ())
         return [_message(turn, f"{self.layout.columns[name]}[{index}]") for index, turn in turns]
 
-    def _present(self, name: str, value: T | None) -> T | None:
-        if value is None and name not in _OPTIONAL:
-            raise InvalidRow(f"it has no `{self.layout.columns[name]}`")
-        return value
+    def _checked(self, name: str, value: Any, kind: type[T]) -> T | None:
+        if isinstance(value, kind) or (value is None and name in _OPTIONAL):
+            return value
+        column = self.layout.columns[name]
+        told = f"`{column}` is not {_KINDS[kind]} but {_kind(value)}"
+        raise InvalidRow(f"it has no `{column}`" if value is None else told)
 
 
 def missing(value: Any) -> bool:
@@ -201,8 +199,7 @@ def missing(value: Any) -> bool:
 def _kind(value: Any) -> str:
     if isinstance(value, bool | Real):
         return "a truth value" if isinstance(value, bool) else "a number"
-    kinds = {str: "a text", list: "a list", tuple: "a list", dict: "an object", NoneType: "null"}
-    return kinds.get(type(value), f"a {type(value).__name__}")
+    return _KINDS.get(type(value), f"a {type(value).__name__}")
 
 
 def _from_json(text: str, place: str) -> Any:

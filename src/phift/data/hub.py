@@ -24,7 +24,7 @@ import random
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
-from itertools import compress, groupby, islice
+from itertools import accumulate, compress, groupby, islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -211,12 +211,8 @@ def drawn_groups(groups: Sequence[RowGroup], wanted: int, draw: random.Random) -
     """Draw row groups until they hold `SPREAD` times the rows wanted; they stay in the order of the split."""
     # Only `random()` is sure to give the same numbers in every release of Python.
     order = sorted(range(len(groups)), key=[draw.random() for _ in groups].__getitem__)
-    held, taken = 0, []
-    for index in order:
-        if held >= SPREAD * wanted:
-            break
-        taken.append(index)
-        held += groups[index].rows
+    held = accumulate((groups[index].rows for index in order), initial=0)  # before each is taken
+    taken = [index for index, before in zip(order, held, strict=False) if before < SPREAD * wanted]
     return [groups[index] for index in sorted(taken)]
 
 

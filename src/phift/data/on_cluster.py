@@ -140,15 +140,12 @@ def main(arguments: Sequence[str]) -> None:
         source["files"] = places[source["files"]]
     said = time.monotonic()
 
-    def say(line: str) -> None:
-        sys.stdout.write(f"{line}\n")
-        sys.stdout.flush()
-
     def say_progress(progress: Progress) -> None:
         nonlocal said
         if time.monotonic() - said >= _SECONDS_BETWEEN_LINES:
             said = time.monotonic()
-            say(f"{progress.stage}: {progress.source}, {progress.rows:,} rows")
+            sys.stdout.write(f"{progress.stage}: {progress.source}, {progress.rows:,} rows\n")
+            sys.stdout.flush()
 
     with TemporaryDirectory(prefix="phift-") as folder:
         try:
@@ -161,9 +158,8 @@ def main(arguments: Sequence[str]) -> None:
             written: Path = outputs.get(path, given.report / path.name)
             written.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, written)
-    for finding in dataset.findings:
-        say(str(finding))
-    say(", ".join(f"{rows} {split}" for split, rows in dataset.rows.items()) + " rows written.")
+    written_rows = ", ".join(f"{rows} {split}" for split, rows in dataset.rows.items())
+    sys.stdout.write("\n".join([*map(str, dataset.findings), f"{written_rows} rows written.\n"]))
 
 
 if __name__ == "__main__":

@@ -137,14 +137,12 @@ class Part:
         Raises `phift.errors.DataError` where the file cannot be read on.
         """
         with closing(Spool(folder)) as spool:
-            if self.rows is not None:
-                steps = _take_some(self, spool, enumerate(self.rows, start=1))
-            elif self.kind == "parquet":
+            if self.kind == "parquet":
                 steps = _read_parquet(self, spool)
             elif self.end:
                 steps = _read_lines(self, spool)
             else:
-                steps = _read_stream(self, spool)
+                steps = _read_rows(self, spool)
             for _ in steps:
                 if spool.tally.size >= _TALLY:
                     yield spool.take()
@@ -266,20 +264,19 @@ def _read_parquet(part: Part, spool: Spool) -> Iterator[None]:
 # ---------------------------------------------------------------- rows one by one
 
 
-def _read_stream(part: Part, spool: Spool) -> Iterator[None]:
+def _read_rows(part: Part, spool: Spool) -> Iterator[None]:
+    """Read the rows of this process, or of a file that is not read from the middle."""
     path = Path(part.path)
-    with files.opened(path) as (stream, position):
-        yield from _take_some(part, spool, texts.rows_of(stream, path, part.kind), position)
-
-
-def _take_some(
-    part: Part, spool: Spool, rows: Iterable[tuple[int, Row]], position: Callable[[], int] = int
-) -> Iterator[None]:
-    numbered = iter(rows)
-    while few := list(islice(numbered, _FEW)):
-        _take(part, spool, few)
-        spool.tally.last, spool.tally.position = few[-1][0], position()
-        yield
+    rows: Iterator[tuple[int, Row]] = enumerate(part.rows or (), start=1)
+    position: Callable[[], int] = int
+    with ExitStack() as stack:
+        if part.rows is None:
+            stream, position = stack.enter_context(files.opened(path))
+            rows = texts.rows_of(stream, path, part.kind)
+        while few := list(islice(rows, _FEW)):
+            _take(part, spool, few)
+            spool.tally.last, spool.tally.position = few[-1][0], position()
+            yield
 
 
 def _take(part: Part, spool: Spool, rows: Iterable[tuple[int, Row]]) -> None:
