@@ -49,7 +49,7 @@ def test_a_wait_can_be_given_up() -> None:
     clock, given_up = Clock("manual"), threading.Event()
     work = begun(lambda: clock.spend("job-start", given_up.is_set))
     given_up.set()
-    clock.wake()
+    clock.advance(0)
     assert ended(work)
 
 

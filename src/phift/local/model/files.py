@@ -205,22 +205,16 @@ def datastore_uri(store: str, path: str) -> str:
     return f"azureml:/{workspace}/datastores/{store}/paths/{path}"
 
 
-def normalized(ground: Ground, uri: str) -> str:
-    """Return a model's or data asset's address as it is stored: the long form of a datastore address.
+def normalized(ground: Ground, uri: str) -> tuple[str, str | None]:
+    """Return a model's or data asset's address as it is stored, the long form, and the job whose output it is, if any.
 
     The service shows that, also where it was sent the short one (recorded traffic of the SDK's own tests:
     azure-sdk-assets, test_data_upload_file, 2026-03).
     """
     if found := _JOB_OUTPUT.fullmatch(uri):
-        return output_uri(ground, found["job"], found["output"])
+        return output_uri(ground, found["job"], found["output"]), found["job"]
     found = _DATASTORE.fullmatch(uri)
-    return datastore_uri(found["store"], found["path"]) if found else uri
-
-
-def job_of(uri: str) -> str | None:
-    """Return the job whose output an address is, or None."""
-    found = _JOB_OUTPUT.fullmatch(uri)
-    return found["job"] if found else None
+    return (datastore_uri(found["store"], found["path"]) if found else uri), None
 
 
 def _address(ground: Ground, reference: str) -> tuple[str, str]:

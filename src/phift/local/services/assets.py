@@ -122,13 +122,13 @@ def _asset(site: Site, kind: str, sent: Json, stored: Json | None) -> Json:
     """Return the properties of a version of data or of a model."""
     uri = sent.get(_URI[kind])
     if stored is not None:
-        if uri and files.normalized(site, str(uri)) != stored[_URI[kind]]:
+        if uri and files.normalized(site, str(uri))[0] != stored[_URI[kind]]:
             raise user_error("Asset paths cannot be updated.")
         changed: Json = {key: sent[key] for key in ("tags", "description", "isArchived", "stage") if key in sent}
         return {**stored, **changed, "properties": {**section(sent, "properties"), **stored["properties"]}}
     if not isinstance(uri, str):
         raise user_error(f"The property {_URI[kind]} is missing.")
-    job, uri = files.job_of(uri), files.normalized(site, uri)
+    uri, job = files.normalized(site, uri)
     place = files.resolve(site, uri)
     properties = {"description": "", "tags": {}, "properties": {}, "isArchived": False, "isAnonymous": False, **sent}
     properties[_URI[kind]] = uri

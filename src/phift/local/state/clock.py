@@ -42,7 +42,7 @@ class Clock:
         return self._still if self.speed == "manual" else time.time()
 
     def advance(self, seconds: float) -> float:
-        """Move a manual clock on, and return what it shows then."""
+        """Move a manual clock on, let whoever sleeps on it look again, and return what it shows then."""
         with self._moved:
             self._still += seconds
             self._moved.notify_all()
@@ -51,7 +51,7 @@ class Clock:
     def spend(self, kind: str, given_up: Callable[[], bool] = lambda: False) -> None:
         """Let an operation take its time.
 
-        - **given_up**: looked at when the clock is moved, and when `wake` is called; True ends the wait.
+        - **given_up**: looked at when the clock is moved, be it by nothing; True ends the wait.
         """
         if self.speed == "real":
             time.sleep(0.2)  # enough to be seen in between
@@ -66,11 +66,6 @@ class Clock:
         """Tell whether a thread sleeps on this clock and has not been waited for long enough."""
         with self._moved:
             return self._sleepers.get(thread, 0) > self._still
-
-    def wake(self) -> None:
-        """Let whoever waits look whether it has been given up."""
-        with self._moved:
-            self._moved.notify_all()
 
     def reset(self) -> None:
         """Set a manual clock to the machine's time; whoever sleeps on it wakes up."""

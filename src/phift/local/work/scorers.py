@@ -57,11 +57,6 @@ class Scorer(Child):
             self._replies.put(reply)
         self._replies.put({"ended": True})
 
-    @property
-    def alive(self) -> bool:
-        """Whether the process runs."""
-        return self.poll() is None
-
     def ask(self, request: Json, timeout: float) -> Json:
         """Send a request and return its reply; raises `ScorerTimeout`, and `ScorerFailed` where the process ends."""
         end, late = time.monotonic() + timeout, f"No answer within {timeout:.0f} s."
@@ -102,7 +97,7 @@ class Scorers:
             start = self._starting[key]
         with start:
             scorer = self._running.get(key)
-            return scorer if scorer is not None and scorer.alive else self.replace(deployment)
+            return scorer if scorer is not None and scorer.poll() is None else self.replace(deployment)
 
     def ask(self, deployment: str, request: Json, timeout: float) -> Json:
         """Ask the deployment's process, as `Scorer.ask`; who waited while it was replaced asks the new one."""

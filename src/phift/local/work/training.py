@@ -89,7 +89,7 @@ class Training:
 
     def _interrupt(self) -> None:
         """Let who waits for the clock or for a job look again, and end the engine."""
-        self._ground.clock.wake()
+        self._ground.clock.advance(0)
         with self._changed:
             self._changed.notify_all()
             engine = self._engine
@@ -311,16 +311,11 @@ def _write_job(ground: Ground, name: str, plan: Json) -> Path:
     work = ground.folder.job(name) / "work"
     work.mkdir(parents=True, exist_ok=True)
     children = runs.children(ground, name)
-    steps = [
-        {
-            "name": child.body["displayName"],
-            "run_id": child.name,
-            "status": child.body["status"],
-            "log": str(files.log_to_write(ground, child.body)),
-        }
-        for child in children
-        if child.body["displayName"] != on_cluster.STEP
-    ]
+    steps = []
+    for child in children:
+        step, log = child.body["displayName"], str(files.log_to_write(ground, child.body))
+        if step != on_cluster.STEP:
+            steps.append({"name": step, "run_id": child.name, "status": child.body["status"], "log": log})
     inputs = {}
     for key, value in plan["inputs"].items():
         bound = runs.step_output(value)

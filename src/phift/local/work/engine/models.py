@@ -54,9 +54,7 @@ class MlflowModel:
 
 def import_base(job: Job) -> None:
     """Copy the model into a folder of the job's own, and lay the job's own finetune config over the model's."""
-    source = job.input_path("mlflow_model_path")
-    if source is None:
-        raise ModelError("There is no model.", where="mlflow_model_path", fix="give mlflow_model_path")
+    source = Path(job.inputs["mlflow_model_path"])  # which is there: step 1 has looked
     model = MlflowModel.open(source)
     empty_folder(job.model)
     for part in dict.fromkeys((model.weights, model.tokenizer)):

@@ -18,8 +18,7 @@ _log = logging.getLogger(__name__)
 
 def run(job: Job) -> None:
     """Check the files, every literal, and what the component's own code demands of them together."""
-    tables = [f"{split}_mltable_path" for split in SPLITS if f"{split}_mltable_path" in job.inputs]
-    if tables:
+    if tables := [f"{split}_mltable_path" for split in SPLITS if f"{split}_mltable_path" in job.inputs]:
         raise DataError("The local workspace reads no MLTable.", where=tables[0], fix="give a JSONL or parquet file")
     if "train_file_path" not in job.inputs:
         raise DataError("There is no training data.", where="train_file_path", fix="give train_file_path")
