@@ -28,17 +28,23 @@ Each error is also the built-in type a caller would expect, pickles, and says wh
     └── LocalWorkspaceError (RuntimeError)
         └── LocalWorkspaceNotRunning (ConnectionError)
 
-``azure_errors`` maps what azure-core, azure-identity, azure-storage and azure-ai-ml raise into this tree.
+``azure_errors`` maps what azure-core, azure-identity, azure-storage and azure-ai-ml raise into this tree; ``isolated``
+keeps from the work what goes wrong in a handler of events.
 """
 
 from __future__ import annotations
 
+import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
+
+logger = logging.getLogger("phift.events")
+
+Event = TypeVar("Event", contravariant=True)
 
 
 class PhiftError(Exception):
@@ -325,3 +331,23 @@ _SECRET = re.compile(
 def redact(text: str) -> str:
     """Return ``text`` with anything that looks like a signature, key or token replaced by ``***``."""
     return _SECRET.sub(lambda match: f"{match[1] or match[2]}***", text)
+
+
+def isolated(handler: Callable[[Event], None] | None) -> Callable[[Event], None]:
+    """Return a handler that never raises an error: the first one of ``handler`` is logged, the others pass.
+
+    An interruption, such as Ctrl-C while it prints, is none of its errors and goes through. None hears nothing.
+    """
+    failed = False
+
+    def tell(event: Event) -> None:
+        nonlocal failed
+        try:
+            if handler:
+                handler(event)
+        except Exception:
+            if not failed:
+                failed = True
+                logger.exception("A handler of events failed, and the work goes on. Its later errors are not logged.")
+
+    return tell

@@ -24,8 +24,7 @@ from phift.data.assets import DataInAzure, register_assets
 from phift.data.on_cluster import source_code
 from phift.data.prepare import PreparedDataset, prepare_dataset
 from phift.data.sources import files_of, stamps
-from phift.errors import CheckFailed, ConfigError, DataError, NotFound, PhiftError
-from phift.events import isolated
+from phift.errors import CheckFailed, ConfigError, DataError, NotFound, PhiftError, isolated
 from phift.jobs.job import FineTuneJob, find_job, list_jobs, submit_job
 from phift.jobs.pipeline import build_pipeline
 from phift.jobs.record import CONFIGURATION, SERIES, RunRecord, configuration_digest, series

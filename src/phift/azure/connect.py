@@ -125,9 +125,8 @@ def _clients(
     client = _sdk_client()
     # Telemetry from a notebook would look up three Microsoft hosts; progress bars are ours to draw.
     quiet = {"show_progress": False, "enable_telemetry": False, "raw_response_hook": credential.forget_if_refused}
-    subscription, group, name = workspace
-    with azure_errors(f"workspace {name}"):
-        workspace_client = client(credential, subscription, group, name, **options, **quiet)
+    with azure_errors(f"workspace {workspace[-1]}"):
+        workspace_client = client(credential, *workspace, **options, **quiet)
 
     lazy: dict[str, Any] = {
         name: _LazyClient(name, partial(client, credential, registry_name=name, **options, **quiet))

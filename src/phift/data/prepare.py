@@ -39,8 +39,7 @@ from phift.data.parts import MOST_PROBLEMS
 from phift.data.sources import Progress, Reading, Table, files_of, open_source, place_of, read_sources, tabulate
 from phift.data.split import ASIDE, LEAKED, Account, deal, draw_split, findings_of, masks_of, units
 from phift.data.workers import LARGE, Workers
-from phift.errors import DataError
-from phift.events import isolated
+from phift.errors import DataError, isolated
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -16,7 +16,6 @@ from phift import errors
 from phift.azure.answers import listed, outcome, text, texts
 from phift.azure.clients import Clients
 from phift.azure.quiet import quiet_uploads
-from phift.events import isolated
 from phift.jobs.tracking import MetricPoint, Tracking
 
 if TYPE_CHECKING:
@@ -218,7 +217,7 @@ class FineTuneJob:
         Ctrl-C detaches: the job goes on, and waiting again picks it up. Raises `phift.errors.JobFailed` with the
         failing step and the end of its log, `phift.errors.JobCanceled`, and `phift.errors.WaitTimeout`.
         """
-        tell = isolated(on_event)
+        tell = errors.isolated(on_event)
         for event in self.follow(timeout=timeout, queue_timeout=queue_timeout):
             tell(event)
         self.raise_for_end()

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from phift import errors
-from phift.events import isolated
 from phift.local.connection import IN_PROCESS, Connection
 from phift.local.programs import EMPTY, ENGINES, Engine, Programs
 from phift.local.state.documents import Documents
@@ -108,7 +107,7 @@ class LocalWorkspace:
 
         if self.folder in IN_PROCESS:
             return IN_PROCESS[self.folder]
-        say = isolated(on_event)
+        say = errors.isolated(on_event)
         if missing := [name for name in self._needed if importlib.util.find_spec(name) is None]:
             what = f"The local workspace needs packages that are not installed: {', '.join(missing)}."
             extra = "testing" if self._needed == _NEEDED else "local"

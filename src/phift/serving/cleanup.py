@@ -9,8 +9,7 @@ from datetime import UTC, datetime, timedelta
 
 from phift.azure.answers import listed, text, texts
 from phift.azure.clients import Clients
-from phift.errors import Conflict, NotFound, PhiftError, azure_errors
-from phift.events import isolated
+from phift.errors import Conflict, NotFound, PhiftError, azure_errors, isolated
 from phift.jobs.job import JOB_TAG, FineTuneJob
 from phift.jobs.record import CONFIGURATION, SERIES, RunRecord
 from phift.serving import resource

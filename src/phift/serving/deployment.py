@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING
 from phift.azure.answers import listed, texts
 from phift.azure.clients import Clients
 from phift.config.run import DeploymentConfig
-from phift.errors import AuthenticationError, Conflict, DeploymentFailed, PhiftError, azure_errors, redact
-from phift.events import isolated
+from phift.errors import AuthenticationError, Conflict, DeploymentFailed, PhiftError, azure_errors, isolated, redact
 from phift.jobs.job import JOB_TAG, FineTuneJob
 from phift.serving import resource
 from phift.serving.endpoint import Endpoint

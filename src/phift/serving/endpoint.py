@@ -10,7 +10,6 @@ from phift import errors
 from phift.azure.answers import text
 from phift.azure.clients import Clients
 from phift.config.run import DeploymentConfig
-from phift.events import isolated
 from phift.serving.resource import DeploymentEvent, OnEvent, delete_endpoint, for_certain
 from phift.serving.uses import EndpointUse
 
@@ -64,7 +63,7 @@ class Endpoint:
         self.existed = existed
         self._clients = clients
         self._config = config
-        self._emit = isolated(on_event)
+        self._emit = errors.isolated(on_event)
         self._use = use or EndpointUse(None, name, made=not existed)
         endpoints = clients.workspace.online_endpoints
         with errors.azure_errors(f"endpoint {name}"):

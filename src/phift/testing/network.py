@@ -83,10 +83,7 @@ def _watch(event: str, arguments: tuple[Any, ...]) -> None:
 
 
 def _other_machine(host: Any, *, numbers: bool) -> str | None:
-    """Return the name of a host unless it is this machine.
-
-    - **numbers**: whether an address in numbers counts too.
-    """
+    """Return the name of a host unless it is this machine; an address in **numbers** only where those count."""
     name = bytes(host).decode("ascii", "replace") if isinstance(host, bytes | bytearray) else str(host or "")
     try:
         address = ipaddress.ip_address(name)

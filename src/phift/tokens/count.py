@@ -25,8 +25,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from phift.check.findings import Finding
 from phift.component.preprocessing import LEAST_TRAINING_ROWS, ChatTokenizer, Refused, Row
-from phift.errors import DataError, DataNotFound, MissingDependency
-from phift.events import isolated
+from phift.errors import DataError, DataNotFound, MissingDependency, isolated
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
