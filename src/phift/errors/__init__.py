@@ -36,11 +36,14 @@ from __future__ import annotations
 
 import logging
 import re
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
+
+from phift.errors import reasons
 
 logger = logging.getLogger("phift.events")
 
@@ -53,7 +56,11 @@ class PhiftError(Exception):
     - **what**: one sentence.
     - **where**: the place: a file and line, a configuration key, a resource.
     - **fix**: what the user can do.
+    - **status**, **code**: the service's own, where it was one that refused.
     """
+
+    status: int | None = None
+    code: str | None = None
 
     def __init__(self, what: str, *, where: str | None = None, fix: str | None = None, **details: Any) -> None:
         super().__init__(what)
@@ -131,7 +138,12 @@ class DataNotFound(NotFound, FileNotFoundError):
 
 
 class AuthenticationError(PhiftError, PermissionError):
-    """No credential worked."""
+    """No credential worked; ``tried`` has the line of each one that was tried, with why it failed."""
+
+    tried: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return "\n".join([super().__str__(), *(f"  tried: {line}" for line in self.tried)])
 
 
 class AccessDenied(PhiftError, PermissionError):
@@ -164,18 +176,13 @@ class DeploymentFailed(PhiftError, RuntimeError):
 class ScoringError(PhiftError, RuntimeError):
     """An endpoint answered, but not with text; ``status`` is its HTTP status."""
 
-    status: int | None = None
-
 
 class WaitTimeout(PhiftError, TimeoutError):
     """A wait ended before the thing waited for did; nothing was cancelled."""
 
 
 class ServiceError(PhiftError, RuntimeError):
-    """Azure, or its SDK, answered with an error; ``status`` and ``code`` are the service's own."""
-
-    status: int | None = None
-    code: str | None = None
+    """Azure, or its SDK, answered with an error."""
 
 
 class Conflict(ServiceError):
@@ -216,54 +223,120 @@ def azure_errors(where: str) -> Iterator[None]:
 
     - **where**: the resource the call is about, for the message.
     """
+    handled = sys.exception()
     try:
         yield
     except PhiftError:
         raise
     except Exception as error:
-        raise from_azure(error, where) from error
+        raise from_azure(error, where, handled) from error
 
 
-def from_azure(error: Exception, where: str) -> PhiftError:
-    """Return the error of this tree that stands for ``error``."""
+def from_azure(error: Exception, where: str, handled: BaseException | None = None) -> PhiftError:
+    """Return the error of this tree that stands for ``error``; `phift.errors.reasons` knows what a service means.
+
+    - **handled**: what was being handled when the call began, and so is no cause of it.
+    """
+    here = _address_here(error) if isinstance(error, _unanswered()) else None
+    if here is not None:
+        what = f"The local workspace at {here} does not answer: {redact(reasons.words(error))}"
+        fix = "start it: phift local up; where it runs and hangs, phift local down comes first"
+        return ServiceUnreachable(what, where=where, fix=fix)
+    reason, code, told = reasons.find(error, handled)
+    status = _status(told) or _status(error)
+    kind, opening, fix = _by_status(status) if status else _by_kind(error)
+    if reason is not None:
+        kind, opening, fix = globals()[reason.type] if reason.type else kind, reason.what, reason.fix
+    words = redact(reasons.words(told))
+    outermost = next((own for own, _ in reasons.parts(told) if own), "" if status else type(error).__name__)
+    details = {"status": status or None, "code": code or outermost or None}
+    if kind is AuthenticationError:
+        details["tried"] = tuple(_tried(told))
+    return kind(f"{opening}: {words}" if opening else words, where=where, fix=fix or None, **details)
+
+
+def way_out(said: str) -> str | None:
+    """Return what can be done about something that a service said in a log or a state, if the table knows it."""
+    return next((reason.fix for reason in reasons.table() if reason.code_in(said) is not None), None)
+
+
+def _status(error: BaseException) -> int:
+    """Return the HTTP status that an error stands for, 0 for none.
+
+    One that a test makes has a kind and no status, and an answer of which only half came is none.
+    """
+    from azure.core import exceptions as core
+
+    if isinstance(error, core.ClientAuthenticationError):
+        return 403 if error.status_code == 403 else 401
+    if isinstance(error, _unanswered()) or not isinstance(error, core.HttpResponseError):
+        return 0
+    kinds = {core.ResourceNotFoundError: 404, core.ResourceExistsError: 409, core.ResourceModifiedError: 412}
+    return error.status_code or next((kinds[kind] for kind in kinds if isinstance(error, kind)), 0)
+
+
+def _by_status(status: int) -> tuple[type[PhiftError], str, str]:
+    """Return our error for an HTTP status whose reason is not known, how its text begins, and the way out."""
+    match status:
+        case 401:
+            fix = "run `az login`, set AZURE_CLIENT_ID and its companions, or set `credential: browser | device_code`"
+            return AuthenticationError, "No credential worked", fix
+        case 403:
+            fix = (
+                "if it is a role: 'AzureML Data Scientist' on the workspace, 'Storage Blob Data Contributor' on its "
+                "storage; else ask who looks after the subscription"
+            )
+            return AccessDenied, "Access denied", fix
+        case 404:
+            return NotFound, "", "check the name, the resource group and the workspace"
+        case 409 | 412:
+            return Conflict, "", ""
+        case 429:
+            return Throttled, "", "wait a minute and run again"
+    return ServiceError, "", ""
+
+
+def _by_kind(error: Exception) -> tuple[type[PhiftError], str, str]:
+    """Return our error for what came without an HTTP status, how its text begins, and the way out."""
+    from azure.core import exceptions as core
+
+    if isinstance(error, _unanswered()):
+        fix = "check the network, the proxy, and that the address is right; then run again"
+        return ServiceUnreachable, "No answer from the service", fix
+    if isinstance(error, FileNotFoundError):
+        return DataNotFound, "", "check the path"
+    if not isinstance(error, core.AzureError):
+        return ServiceError, f"The Azure SDK raised {type(error).__name__}", ""
+    # The SDK reads an output of its own nodes in a way that it forbids while anybody's pipeline function runs
+    # (azure-ai-ml 1.35.2, _io/mixin.py and _pipeline_expression.py).
+    inside = "is not supported for operation bool()" in str(error)
+    fix = "another thread is inside a function of the SDK's dsl.pipeline; run again when that is done"
+    return ServiceError, "", fix if inside else ""
+
+
+def _tried(error: BaseException) -> Iterator[str]:
+    """Yield the lines of a failed sign-in behind its first one: each credential that was tried, and why it failed."""
+    if getattr(error, "error", None) is not None:
+        return  # a service's answer: azure-core repeats what its first line says
+    lines = str(getattr(error, "message", "")).strip().splitlines()[1:]
+    for line in map(str.strip, lines):
+        if line and line != "Attempted credentials:":
+            yield redact(line)[:400]
+
+
+def _unanswered() -> tuple[type[Exception], ...]:
+    """Return what says that no answer came, or not all of one.
+
+    Half an answer is ``IncompleteReadError`` in azure-core, which takes it for an answer with a status. The SDK asks
+    some things with requests alone; its errors are no ``ConnectionError`` of Python's.
+    """
     import requests
     import urllib3
     from azure.core import exceptions as core
 
-    # What says that no answer came, or not all of one: half an answer is ``IncompleteReadError`` in azure-core, which
-    # takes it for an answer with a status. The SDK asks some things with requests alone; its errors are no
-    # ``ConnectionError`` of Python's.
     incomplete = (core.IncompleteReadError, requests.exceptions.ChunkedEncodingError, urllib3.exceptions.HTTPError)
-    unsent = (core.ServiceRequestError, requests.ConnectionError, ConnectionError)
-    unanswered = (core.ServiceResponseError, requests.Timeout, TimeoutError)
-    # The first line that says something.
-    lines = map(str.strip, str(getattr(error, "message", None) or error).splitlines())
-    what, status = redact(next(filter(None, lines), type(error).__name__))[:400], 0
-    if isinstance(error, core.ClientAuthenticationError):
-        status = 403 if error.status_code == 403 else 401
-    elif isinstance(error, (*unsent, *unanswered, *incomplete)):
-        here = _address_here(error)
-        if here is not None:
-            what = f"The local workspace at {here} does not answer: {what}"
-            fix = "start it: phift local up; where it runs and hangs, phift local down comes first"
-            return ServiceUnreachable(what, where=where, fix=fix)
-        fix = "check the network, the proxy, and that the address is right; then run again"
-        return ServiceUnreachable(f"No answer from the service: {what}", where=where, fix=fix)
-    elif isinstance(error, core.HttpResponseError):
-        # One that a test makes has a kind and no status.
-        kinds = {core.ResourceNotFoundError: 404, core.ResourceExistsError: 409, core.ResourceModifiedError: 412}
-        status = error.status_code or next((kinds[kind] for kind in kinds if isinstance(error, kind)), 0)
-    if status:
-        return _from_status(status, what, where, getattr(getattr(error, "error", None), "code", None))
-    if isinstance(error, FileNotFoundError):
-        return DataNotFound(what, where=where, fix="check the path")
-    if isinstance(error, core.AzureError):
-        # The SDK reads an output of its own nodes in a way that it forbids while anybody's pipeline function runs
-        # (azure-ai-ml 1.35.2, _io/mixin.py and _pipeline_expression.py).
-        inside = "is not supported for operation bool()" in what
-        fix = "another thread is inside a function of the SDK's dsl.pipeline; run again when that is done"
-        return ServiceError(what, where=where, code=type(error).__name__, fix=fix if inside else "")
-    return ServiceError(f"The Azure SDK raised {type(error).__name__}: {what}", where=where, code=type(error).__name__)
+    sent = (core.ServiceRequestError, core.ServiceResponseError, requests.ConnectionError, requests.Timeout)
+    return (*sent, *incomplete, ConnectionError, TimeoutError)
 
 
 # As urllib3 2 writes a connection, and a pool of them.
@@ -282,12 +355,7 @@ def _address_here(error: Exception) -> str | None:
     import urllib3
 
     others = (requests.exceptions.ProxyError, urllib3.exceptions.ProxyError, ssl.SSLCertVerificationError)
-    causes: list[BaseException] = []
-    cause: BaseException | None = error
-    while cause is not None and not any(cause is seen for seen in causes):
-        causes.append(cause)
-        # azure-core keeps what it wraps in a place of its own
-        cause = getattr(cause, "inner_exception", None) or cause.__cause__ or cause.__context__
+    causes = tuple(reasons.causes(error))
     if any(isinstance(cause, others) for cause in causes):
         return None
     for cause in causes:
@@ -298,25 +366,6 @@ def _address_here(error: Exception) -> str | None:
         if named:
             return f"{named[1].lower()}://{named[2]}:{named[3]}" if named[2] in _THIS_MACHINE else None
     return None
-
-
-def _from_status(status: int, what: str, where: str, code: str | None) -> PhiftError:
-    if status == 401:
-        fix = "run again: a new token is asked for; if that one has expired too, run `az login` and look at the clock"
-        if "ExpiredAuthenticationToken" in what:  # azure-core has thrown it away by now, and asks for another next time
-            return AuthenticationError(f"The service takes the token for expired: {what}", where=where, fix=fix)
-        fix = "run `az login`, set AZURE_CLIENT_ID and its companions, or set `credential: browser | device_code`"
-        return AuthenticationError(f"No credential worked: {what}", where=where, fix=fix)
-    if status == 403:
-        fix = "ask for 'AzureML Data Scientist' on the workspace and 'Storage Blob Data Contributor' on its storage"
-        return AccessDenied(f"Access denied: {what}", where=where, fix=fix)
-    if status == 404:
-        return NotFound(what, where=where, fix="check the name, the resource group and the workspace", status=404)
-    if status in (409, 412):
-        return Conflict(what, where=where, status=status, code=code)
-    if status == 429:
-        return Throttled(what, where=where, fix="wait a minute and run again", status=status, code=code)
-    return ServiceError(what, where=where, status=status, code=code)
 
 
 # A shared-access signature's `sig` and `se`, and bearer tokens, travel in URLs and headers that the SDK quotes.

@@ -1,0 +1,142 @@
+"""Why a service refuses: what an error and its causes say, and which row of the table of reasons that is.
+
+Azure ML puts the reason into the parts of an answer that the SDK's message leaves out: ``details``, ``innerError`` and
+``additionalInfo`` (recordings of azure-sdk-assets, 2026-03). Storage has it in a header, and the SDK wraps what storage
+said into errors of its own, so the error that gave the reason may be the cause of the one that is raised.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache, cached_property
+from importlib.resources import files
+
+_MOST_PARTS = 4  # of an answer's parts, as many are told
+_LONGEST = 400  # characters of each
+_DEEPEST = 8  # levels of an answer that are looked into; Azure ML's have three
+_INSIDE = ("error", "model", "details", "innerError", "innererror", "additionalInfo", "additional_info", "info", "value")
+
+
+@dataclass(frozen=True)
+class Reason:
+    """A row of the table, which is in ``reasons.json``; the first row that fits counts.
+
+    - **name**: of the row.
+    - **codes**: the service's own, found as whole words in whatever an error says.
+    - **text**: a regular expression for what has no code of its own.
+    - **status**: the only HTTP status that the row is about, where the code has another meaning with another one.
+    - **type**: the name of our error; empty where the HTTP status decides.
+    - **what**, **fix**: our sentence, and the way out.
+    - **source**, **date**: who says that the service answers so, and when that was.
+    """
+
+    name: str
+    what: str
+    fix: str
+    source: str
+    date: str
+    codes: tuple[str, ...] = ()
+    text: str = ""
+    status: int = 0
+    type: str = ""
+
+    @cached_property
+    def _pattern(self) -> re.Pattern[str]:
+        codes = rf"(?<!\w)({'|'.join(self.codes)})(?!\w)" if self.codes else ""
+        return re.compile("|".join(filter(None, (codes, self.text))))
+
+    def code_in(self, said: str, status: int = 0) -> str | None:
+        """Return the code that makes this the reason, empty where a text does; None if it is another one."""
+        if self.status and status not in (self.status, 0):
+            return None
+        found = self._pattern.search(said)
+        return found and (found[1] if self.codes else "") or ("" if found else None)
+
+
+@cache
+def table() -> tuple[Reason, ...]:
+    """Return all rows."""
+    rows = json.loads((files(__name__.rpartition(".")[0]) / "reasons.json").read_text(encoding="utf-8"))
+    return tuple(Reason(**{**row, "codes": tuple(row.get("codes", ()))}) for row in rows)
+
+
+def find(error: BaseException, handled: BaseException | None = None) -> tuple[Reason | None, str, BaseException]:
+    """Return why, by which code, and which of an error and its causes says so: itself where nothing is known.
+
+    - **handled**: where the causes end.
+    """
+    for cause in causes(error, handled):
+        said, status = "\n".join(_said(cause)), getattr(cause, "status_code", None)
+        for reason in table():
+            code = reason.code_in(said, status if isinstance(status, int) else 0)
+            if code is not None:
+                return reason, code, cause
+    return None, "", error
+
+
+def causes(error: BaseException, handled: BaseException | None = None) -> Iterator[BaseException]:
+    """Yield an error, and what it was raised from, in turn.
+
+    A 404 that was being handled when the next one came up was an answer to a question, and not its cause.
+    """
+    seen: list[BaseException | None] = [handled]
+    cause: BaseException | None = error
+    while cause is not None and not any(cause is other for other in seen):
+        seen.append(cause)
+        yield cause
+        # azure-core keeps what it wraps in a place of its own
+        inner = getattr(cause, "inner_exception", None) or cause.__cause__
+        if inner is None and not cause.__suppress_context__:
+            inner = cause.__context__
+            if getattr(inner, "status_code", None) == 404:
+                return
+        cause = inner if isinstance(inner, BaseException) else None
+
+
+def parts(error: BaseException) -> list[tuple[str, str]]:
+    """Return code and message of an answer that is an error, and of all that is inside, the outermost first."""
+    try:
+        body = json.loads(error.response.text())  # type: ignore[attr-defined]  # what has no answer has no parts
+    except Exception:  # none, one that was never read, or one that is no JSON
+        body = {name: getattr(error, name, None) for name in ("error", "model")}
+    return list(dict.fromkeys(_walk(body)))
+
+
+def words(error: BaseException) -> str:
+    """Return what an error says, in one line: the first line of its message, and what its parts add to that."""
+    lines = map(str.strip, str(getattr(error, "message", None) or error).splitlines())
+    told = [next(filter(None, lines), type(error).__name__)[:_LONGEST]]
+    for code, message in parts(error):
+        if message and not any(message[: _LONGEST // 2] in line for line in told):
+            told.append((f"({code}) {message}" if code else message)[:_LONGEST])
+    return " ".join(told[: _MOST_PARTS + 1])
+
+
+def _said(error: BaseException) -> Iterator[str]:
+    yield str(getattr(error, "error_code", None) or "")  # storage's header
+    for code, message in parts(error):
+        yield f"{code} {message}"
+    yield str(error)
+
+
+def _walk(node: object, depth: int = 0) -> Iterator[tuple[str, str]]:
+    """Yield the codes and messages of JSON, or of the SDK's objects that were made of it."""
+    if depth > _DEEPEST:
+        return
+    if isinstance(node, list | tuple):
+        for each in node:
+            yield from _walk(each, depth + 1)
+        return
+    values = node if isinstance(node, Mapping) else getattr(node, "__dict__", {})
+    code, message = values.get("code"), values.get("message")
+    policy = values.get("policyDefinitionDisplayName")
+    if isinstance(policy, str):  # what Azure Policy adds (azure-cli issue 8058, 2018-12-13)
+        message = f"The policy is {policy!r}, assigned as {str(values.get('policyAssignmentDisplayName'))!r}."
+    if isinstance(code, str) or isinstance(message, str):
+        yield code if isinstance(code, str) else "", message if isinstance(message, str) else ""
+    for name in _INSIDE:
+        if values.get(name):
+            yield from _walk(values[name], depth + 1)
