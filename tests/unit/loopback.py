@@ -63,7 +63,7 @@ def _handler(script: Script) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         def _answer(self) -> None:
             sent = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            asked = json.loads(sent) if sent else None
+            asked = json.loads(sent) if sent.startswith((b"{", b"[")) else None  # a sign-in sends a form
             request = Request(self.command, self.path, dict(self.headers), asked)
             script.requests.append(request)
             script.before()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from phift.errors import ConfigError, DataError, PhiftError
+from phift.errors import AuthenticationError, ConfigError, DataError, PhiftError
 
 Severity = Literal["error", "warning", "note"]
 
@@ -35,5 +35,6 @@ class Finding:
 def findings_from(error: PhiftError, place: str) -> list[Finding]:
     """Return an error as findings: one for each mistake it lists, or one for itself."""
     many = error.mistakes if isinstance(error, ConfigError) else error.problems if isinstance(error, DataError) else ()
-    code, one = type(error).__name__, (error.where or place, error.what)
+    told = "; ".join((error.what, *error.tried)) if isinstance(error, AuthenticationError) else error.what
+    code, one = type(error).__name__, (error.where or place, told)
     return [Finding(code, "error", at, what, error.fix or "") for at, what in many or [one]]

@@ -249,7 +249,7 @@ def from_azure(error: Exception, where: str, handled: BaseException | None = Non
         kind, opening, fix = globals()[reason.type] if reason.type else kind, reason.what, reason.fix
     words = redact(reasons.words(told))
     outermost = next((own for own, _ in reasons.parts(told) if own), "" if status else type(error).__name__)
-    details = {"status": status or None, "code": code or outermost or None}
+    details: dict[str, Any] = {"status": status or None, "code": code or outermost or None}
     if kind is AuthenticationError:
         details["tried"] = tuple(_tried(told))
     return kind(f"{opening}: {words}" if opening else words, where=where, fix=fix or None, **details)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache, cached_property
 from importlib.resources import files
@@ -17,7 +18,19 @@ from importlib.resources import files
 _MOST_PARTS = 4  # of an answer's parts, as many are told
 _LONGEST = 400  # characters of each
 _DEEPEST = 8  # levels of an answer that are looked into; Azure ML's have three
-_INSIDE = ("error", "model", "details", "innerError", "innererror", "additionalInfo", "additional_info", "info", "value")
+# Where an answer, and what the SDK makes of one, has more of it.
+_INSIDE = [
+    "error",
+    "model",
+    "details",
+    "innerError",
+    "innererror",
+    "additionalInfo",
+    "additional_info",
+    "info",
+    "value",
+]
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")  # in which azure-ai-ml writes what is wrong with an entity
 
 
 @dataclass(frozen=True)
@@ -53,7 +66,9 @@ class Reason:
         if self.status and status not in (self.status, 0):
             return None
         found = self._pattern.search(said)
-        return found and (found[1] if self.codes else "") or ("" if found else None)
+        if found is None:
+            return None
+        return (found[1] if self.codes else "") or ""
 
 
 @cache
@@ -68,13 +83,20 @@ def find(error: BaseException, handled: BaseException | None = None) -> tuple[Re
 
     - **handled**: where the causes end.
     """
-    for cause in causes(error, handled):
-        said, status = "\n".join(_said(cause)), getattr(cause, "status_code", None)
+    told = [(cause, "\n".join(_said(cause)), _status(cause)) for cause in causes(error, handled)]
+    for cause, said, status in told:
         for reason in table():
-            code = reason.code_in(said, status if isinstance(status, int) else 0)
-            if code is not None:
-                return reason, code, cause
+            if (code := reason.code_in(said, status)) is None:
+                continue
+            # Of those that say so, an answer has the service's own words.
+            answers = ((reason.code_in(words, own), each) for each, words, own in told if own)
+            return reason, *next(((own, each) for own, each in answers if own is not None), (code, cause))
     return None, "", error
+
+
+def _status(error: BaseException) -> int:
+    status = getattr(error, "status_code", None)
+    return status if isinstance(status, int) else 0
 
 
 def causes(error: BaseException, handled: BaseException | None = None) -> Iterator[BaseException]:
@@ -98,16 +120,15 @@ def causes(error: BaseException, handled: BaseException | None = None) -> Iterat
 
 def parts(error: BaseException) -> list[tuple[str, str]]:
     """Return code and message of an answer that is an error, and of all that is inside, the outermost first."""
-    try:
-        body = json.loads(error.response.text())  # type: ignore[attr-defined]  # what has no answer has no parts
-    except Exception:  # none, one that was never read, or one that is no JSON
-        body = {name: getattr(error, name, None) for name in ("error", "model")}
+    body: object = {name: getattr(error, name, None) for name in ("error", "model")}
+    with suppress(Exception):  # there is none, it is no JSON, or it was never read
+        body = json.loads(error.response.text())  # type: ignore[attr-defined]  # not all errors are answers
     return list(dict.fromkeys(_walk(body)))
 
 
 def words(error: BaseException) -> str:
     """Return what an error says, in one line: the first line of its message, and what its parts add to that."""
-    lines = map(str.strip, str(getattr(error, "message", None) or error).splitlines())
+    lines = map(str.strip, _COLOUR.sub("", str(getattr(error, "message", None) or error)).splitlines())
     told = [next(filter(None, lines), type(error).__name__)[:_LONGEST]]
     for code, message in parts(error):
         if message and not any(message[: _LONGEST // 2] in line for line in told):

@@ -236,11 +236,13 @@ class FineTuneJob:
             failed = next((step for step in self.steps() if step.status == "Failed"), None)
         if failed is None:
             what = _readable(lambda: self.tracking.error(self.name)) or "The job failed."
-            raise errors.JobFailed(what, where=where, fix="look at the job's page in the studio", job=self.name)
+            fix = errors.way_out(what) or "look at the job's page in the studio"
+            raise errors.JobFailed(what, where=where, fix=fix, job=self.name)
         reason = _readable(lambda: self.tracking.error(failed.run_id)) or "no reason given"
         tail = _readable(lambda: self.tracking.log_tail(failed.run_id))
         what = f"The step {failed.name} failed: {reason}"
-        fix = "the end of the step's log is in `log_tail`; mend the cause and submit again"
+        way_out = errors.way_out(reason) or "mend the cause and submit again"
+        fix = f"the end of the step's log is in `log_tail`; {way_out}"
         raise errors.JobFailed(what, where=where, fix=fix, job=self.name, step=failed.name, log_tail=tail)
 
     def cancel(self) -> None:

@@ -104,7 +104,7 @@ class Tracking:
         """Return what the service says went wrong in a run, or an empty text."""
         error = _object(self._details(run_id).get("error"), "run.error")
         inner = _object(error.get("error"), "run.error.error") or error
-        return redact(text(inner.get("message") or "", "run.error.message"))
+        return redact(text(inner.get("message") or "", "run.error.message").strip())
 
     def log_tail(self, run_id: str, lines: int = 30) -> str:
         """Return the end of a run's standard log, or an empty text where it has none."""

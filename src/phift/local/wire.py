@@ -33,6 +33,7 @@ class WireError(Exception):
     """An answer that is an error: HTTP status, Azure's code, a message for the user.
 
     - **inner**: the code inside, where Azure gives one.
+    - **more**: what else the error's object has: ``details``, ``innerError``, ``additionalInfo``.
     """
 
     status: int
@@ -40,6 +41,7 @@ class WireError(Exception):
     message: str
     headers: Mapping[str, str] = field(default_factory=dict)
     inner: str = ""
+    more: Mapping[str, Any] = field(default_factory=dict)
 
     def __str__(self) -> str:
         return self.message
@@ -212,7 +214,9 @@ _CODES = {  # what Resource Manager, storage (its "Common REST API error codes")
 }
 _OTHER_CODES = ("InternalServerError", "InternalServerError", "INTERNAL_ERROR")
 # What Resource Manager says before it asks Azure ML; it tells so in a header.
-_GATEWAY = re.compile("Authentication|ApiVersionParameter|ResourceGroupNotFound|SubscriptionNotFound")
+_GATEWAY = re.compile(
+    "Authentication|Authorization|ApiVersionParameter|ResourceGroup|Subscription|DisallowedByPolicy|ScopeLocked|Provider"
+)
 _SERVICES = {"/history/": "run-history", "/data/": "dataset", "/modelregistry/": "modelregistry"}
 _SERVICES |= {"/registrymanagement/": "registry", "/mlflow/": "run-history"}
 _EXPIRED = "The access token expiry UTC time is earlier than current UTC time."
@@ -226,7 +230,7 @@ def of_fault(fault: Fault, *, storage: bool = False) -> WireError:
     of_manager, of_storage, _ = _CODES.get(fault.status, _OTHER_CODES)
     code = fault.code or (of_storage if storage else of_manager)
     message = fault.message or (_EXPIRED if code == "ExpiredAuthenticationToken" else "This failure was ordered.")
-    return WireError(fault.status, code, message, fault.headers)
+    return WireError(fault.status, code, message, fault.headers, more=fault.error)
 
 
 def is_storage(path: str) -> bool:
@@ -258,19 +262,20 @@ def error_reply(error: WireError, path: str) -> Reply:
     told: Json = {"code": error.code, "message": error.message}
     component = next((component for prefix, component in _SERVICES.items() if path.startswith(prefix)), "")
     if not component and _GATEWAY.search(error.code):
-        return Reply({"error": told}, error.status, {"x-ms-failure-cause": "gateway", **headers})
+        return Reply({"error": {**told, **error.more}}, error.status, {"x-ms-failure-cause": "gateway", **headers})
     inner = error.inner or ("NotFoundError" if error.status == 404 else "")
-    inside = {"code": inner, "innerError": None} if inner else None
+    inside = error.more.get("innerError") or ({"code": inner, "innerError": None} if inner else None)
+    details, added = (list(error.more.get(name, ())) for name in ("details", "additionalInfo"))
     correlation = {"operation": uuid.uuid4().hex, "request": uuid.uuid4().hex[:16]}
     where: Json = {"correlation": correlation, "environment": LOCATION, "location": LOCATION, "time": now}
     where["componentName"] = component or "managementfrontend"
     if not component:
         info = {name[0].upper() + name[1:]: where[name] for name in sorted(where)}
         info |= {"InnerError": inside} if inside else {}
-        more = [{"type": kind, "info": {"value": value}} for kind, value in info.items()]
-        return Reply({"error": {**told, "details": [], "additionalInfo": more}}, error.status, headers)
+        added += [{"type": kind, "info": {"value": value}} for kind, value in info.items()]
+        return Reply({"error": {**told, "details": details, "additionalInfo": added}}, error.status, headers)
     nothing = ("severity", "messageFormat", "messageParameters", "referenceCode", "detailsUri", "target", "debugInfo")
-    told |= {**dict.fromkeys(nothing), "details": [], "innerError": inside, "additionalInfo": None}
+    told |= {**dict.fromkeys(nothing), "details": details, "innerError": inside, "additionalInfo": added or None}
     body = {"error": told, **where}
     if path.startswith("/mlflow/"):
         code = error.code if error.code.isupper() else _CODES.get(error.status, _OTHER_CODES)[2]

@@ -30,7 +30,9 @@ _KINDS: dict[str, tuple[Any, str]] = {
     "int | None": (int | None, "a whole number"),
     "float": (int | float, "a number"),
     "Mapping[str, str]": (Mapping, "an object of texts"),
+    "Mapping[str, Any]": (Mapping, "an object"),
 }
+_IN_AN_ERROR: Mapping[str, type[Any]] = {"details": list, "innerError": dict, "additionalInfo": list}
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,8 @@ class Fault:
     - **status**, **code**, **message**: for a request, an error as Azure writes it, instead of carrying it out. For
       an operation, the error that it ends with; without a code ``InternalServerError``. For a step, its failure; a
       step's fault without a status takes its node away: the job goes back into the queue, and that step begins anew.
+    - **error**: what else is in Azure's error object, ``{"details": [{"code": "ModelNotFound", "message": "..."}]}``;
+      ``innerError`` and ``additionalInfo`` go where the service that answers has them. Storage and endpoints have none.
     - **headers**: sent with a request's error, ``{"Retry-After": "2"}``.
     - **delay**: seconds that pass before the request is carried out, whether somebody still waits for it or not; or
       before the operation or the step fails.
@@ -61,6 +65,7 @@ class Fault:
     status: int = 0
     code: str = ""
     message: str = ""
+    error: Mapping[str, Any] = field(default_factory=dict)
     headers: Mapping[str, str] = field(default_factory=dict)
     delay: float = 0
     cut: Cut = ""
@@ -92,6 +97,9 @@ class Fault:
         for name, value in self.headers.items():
             sendable = re.fullmatch(r"[\w!#$%&'*+.^`|~-]+", name, re.ASCII) and re.fullmatch(r"[\x20-\x7e\t]*", value)
             yield not sendable, f"The header {name!r} cannot be sent: letters and dashes, and a value in ASCII."
+        for name, value in self.error.items():
+            wrong = not isinstance(value, _IN_AN_ERROR.get(name, ()))
+            yield wrong, f"`error` may have the lists details and additionalInfo, the object innerError: not {name!r}."
         kind, _, name = self.on.partition(" ")
         if kind in ("operation", "step"):
             known = OPERATIONS if kind == "operation" else STEPS
@@ -105,8 +113,8 @@ class Fault:
         changes = self.status or self.delay or self.cut or self.slow
         yield not changes, f"The fault on {self.on!r} changes nothing: give status, delay, cut or slow."
         yield self.cut and self.status, "With `cut` nobody sees the `status`: give one of them."
-        sent = self.headers or self.code or self.message
-        yield sent and not self.status, "`headers`, `code` and `message` are sent with an error: give its `status`."
+        sent = self.headers or self.code or self.message or self.error
+        yield sent and not self.status, "`headers`, `code`, `message` and `error` need an error: give its `status`."
 
 
 @dataclass

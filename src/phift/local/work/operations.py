@@ -90,7 +90,7 @@ class Operations:
         if failure is not None:
             if kind != "job-cancel":
                 set_state(ground, target, "Failed")  # what was to be provisioned ends so too
-            outcome |= {"status": "Failed", "error": {"code": failure.code, "message": failure.message}}
+            outcome |= {"status": "Failed", "error": {"code": failure.code, "message": failure.message, **failure.more}}
         ground.documents.update(operation.key, lambda body: body.update(outcome))
 
     def _make_deployment(self, key: str) -> None:

@@ -247,7 +247,8 @@ class Training:
         if not fault.status or self._status(name) == "CancelRequested":
             raise _Interrupted("The node was pre-empted; the job is in the queue again.")
         error = of_fault(fault)
-        runs.set_status(ground, child.name, "Failed", error={"code": error.code, "message": error.message})
+        failure = {"code": error.code, "message": error.message, **error.more}
+        runs.set_status(ground, child.name, "Failed", error=failure)
         raise WireError(400, **runs.error_of_steps(ground, name))
 
 
