@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # Microsoft's storage emulator, for tests; 3.36 and newer want Node.js 21.
 AZURITE := 3.35.0
 
-.PHONY: quickstart test azurite contract verified check routes versions faults proofs fuzz format bench bench-data bench-local kill callers signals clean
+.PHONY: quickstart test azurite contract verified check routes reasons versions faults proofs fuzz format bench bench-data bench-local kill callers signals clean
 
 quickstart: $(VENV)/installed
 	$(BIN)/phift quickstart
@@ -77,6 +77,10 @@ format: $(VENV)/installed
 
 routes: $(VENV)/installed
 	$(BIN)/python tests/fidelity/render_routes.py
+
+# The table in docs/errors.md.
+reasons: $(VENV)/installed
+	$(BIN)/python tests/unit/render_reasons.py
 
 clean:
 	rm -rf $(VENV) .versions .azurite dist .mypy_cache .pytest_cache .ruff_cache .coverage .phift

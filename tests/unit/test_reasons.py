@@ -14,11 +14,13 @@ import requests
 import urllib3
 from azure.core import exceptions as core
 
-from phift import errors
+from phift import FineTuneRun, errors
+from phift.azure.clients import Clients
 from phift.check.findings import findings_from
 from phift.errors import PhiftError, azure_errors, from_azure, reasons
 from phift.errors.reasons import Reason
 from phift.testing import Fault, TestWorkspace
+from unit.fakes import run_config
 from unit.loopback import Reply, Script
 from unit.render_reasons import DOCUMENT, document
 from unit.stubs import service_error
@@ -282,6 +284,15 @@ def test_each_row_says_where_it_is_from(reason: Reason) -> None:
 
 def test_the_page_shows_the_table() -> None:
     assert DOCUMENT.read_text(encoding="utf-8") == document()
+
+
+def test_the_example_of_the_page_prints_what_it_says(
+    workspace: TestWorkspace, clients: Clients, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (example,) = re.findall(r"```python\n(.*?)```", DOCUMENT.read_text(encoding="utf-8"), flags=re.DOTALL)
+    workspace.order(Fault("GET onlineEndpoints", status=403))
+    exec(example, {"run": FineTuneRun(run_config(tmp_path), clients)})  # noqa: S102 - our own words
+    assert capsys.readouterr().out == "AuthorizationFailed 403\n"
 
 
 def test_what_was_tried_is_told_line_by_line() -> None:
