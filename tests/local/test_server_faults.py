@@ -470,7 +470,7 @@ def test_faults_reach_neither_the_routes_of_the_tests_nor_the_next_test(hostile:
         ({"on": "GET *", "status": 500, "times": 0}, "`times` is at least 1"),
         ({"on": "GET *", "status": 500, "after": -1}, "cannot be below 0"),
         ({"on": "GET *"}, "changes nothing"),
-        ({"on": "GET *", "error": {"details": []}}, "need an error"),
+        ({"on": "GET *", "delay": 1, "error": {"details": []}}, "need an error"),
         ({"on": "GET *", "status": 400, "error": {"details": {}}}, "not 'details'"),
         ({"on": "GET *", "status": 400, "error": {"code": "X"}}, "not 'code'"),
         ({"on": "GET *", "status": 400, "error": "X"}, "`error` is an object"),
