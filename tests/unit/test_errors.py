@@ -195,6 +195,8 @@ def test_only_the_first_line_that_says_something_is_kept() -> None:
         ("refresh_token=SECRET password='SECRET'", "refresh_token=*** password='***'"),
         ('{"primaryKey": "SECRET", "name": "a"}', '{"primaryKey": "***", "name": "a"}'),
         ("?code=SECRET&status_code=404", "?code=***&status_code=404"),
+        ("client_assertion=SECRET&x=1", "client_assertion=***&x=1"),
+        ("proxy http://me:SECRET@proxy.test:8080", "proxy http://***@proxy.test:8080"),
         ("nothing to hide, design=good", "nothing to hide, design=good"),
     ],
 )

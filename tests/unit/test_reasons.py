@@ -368,6 +368,20 @@ def test_what_the_sdk_writes_in_colour_is_told_without() -> None:
     assert from_azure(core.AzureError("\x1b[37m\n\x1b[30m 1) no path"), "here").what == "1) no path"
 
 
+def test_a_network_that_a_service_tells_of_is_not_this_machines() -> None:
+    said = "The container found no address: Name or service not known."
+    error = from_azure(service_error(400, said, "ResourceBroken"), "here")
+    assert (type(error), error.fix) == (errors.ServiceError, None)
+    assert errors.way_out(said) is None
+
+
+def test_a_failed_sign_in_is_one_whatever_one_of_its_lines_says() -> None:
+    said = "No credential worked.\nAttempted credentials:\n\tA: Name or service not known\n\tB: not set up"
+    error = from_azure(core.ClientAuthenticationError(said), "credential")
+    assert isinstance(error, errors.AuthenticationError)
+    assert error.tried == ("A: Name or service not known", "B: not set up")
+
+
 def test_a_job_that_fails_names_the_way_out() -> None:
     fix = errors.way_out("Error Code: ScriptExecution.StreamAccess.Authentication")
     assert "Storage Blob Data Reader" in str(fix)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -122,6 +123,17 @@ def test_a_conflict_that_will_not_pass_is_told_at_once(workspace: TestWorkspace,
     workspace.order(Fault(PUT, **LOCKED))
     with pytest.raises(Conflict, match="locked"):
         put(clients)
+
+
+@pytest.mark.parametrize(("code", "tries"), [("AnotherOperationInProgress", 2), ("ResourceGroupBeingDeleted", 1)])
+def test_another_operation_is_waited_for_and_a_group_that_goes_is_not(
+    workspace: TestWorkspace, clients: Clients, sleeps: list[float], code: str, tries: int
+) -> None:
+    said = "The resource group 'g' is in deprovisioning state and cannot perform this operation."
+    workspace.order(Fault(PUT, status=409, code=code, message=said if tries == 1 else "Wait."))
+    with nullcontext() if tries == 2 else pytest.raises(Conflict, match="being deleted"):
+        put(clients)
+    assert len(workspace.requests(PUT)) == tries
 
 
 def test_a_change_is_not_tried_for_ever(sleeps: list[float]) -> None:

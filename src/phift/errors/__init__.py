@@ -237,13 +237,13 @@ def from_azure(error: Exception, where: str, handled: BaseException | None = Non
 
     - **handled**: what was being handled when the call began, and so is no cause of it.
     """
-    here = _address_here(error) if isinstance(error, _unanswered()) else None
+    here = _address_here(error) if isinstance(error, reasons.unanswered()) else None
     if here is not None:
         what = f"The local workspace at {here} does not answer: {redact(reasons.words(error))}"
         fix = "start it: phift local up; where it runs and hangs, phift local down comes first"
         return ServiceUnreachable(what, where=where, fix=fix)
     reason, code, told = reasons.find(error, handled)
-    status = _status(told) or _status(error)
+    status = reasons.status_of(told) or reasons.status_of(error)
     kind, opening, fix = _by_status(status) if status else _by_kind(error)
     if reason is not None:
         kind, opening, fix = globals()[reason.type] if reason.type else kind, reason.what, reason.fix
@@ -256,23 +256,11 @@ def from_azure(error: Exception, where: str, handled: BaseException | None = Non
 
 
 def way_out(said: str) -> str | None:
-    """Return what can be done about something that a service said in a log or a state, if the table knows it."""
-    return next((reason.fix for reason in reasons.table() if reason.code_in(said) is not None), None)
-
-
-def _status(error: BaseException) -> int:
-    """Return the HTTP status that an error stands for, 0 for none.
-
-    One that a test makes has a kind and no status, and an answer of which only half came is none.
-    """
-    from azure.core import exceptions as core
-
-    if isinstance(error, core.ClientAuthenticationError):
-        return 403 if error.status_code == 403 else 401
-    if isinstance(error, _unanswered()) or not isinstance(error, core.HttpResponseError):
-        return 0
-    kinds = {core.ResourceNotFoundError: 404, core.ResourceExistsError: 409, core.ResourceModifiedError: 412}
-    return error.status_code or next((kinds[kind] for kind in kinds if isinstance(error, kind)), 0)
+    """Return what can be done about what a service said of its own work, in a run's error, if the table knows it."""
+    of_service = (
+        reason for reason in reasons.table() if reason.type not in ("ServiceUnreachable", "AuthenticationError")
+    )
+    return next((reason.fix for reason in of_service if reason.code_in(said) is not None), None)
 
 
 def _by_status(status: int) -> tuple[type[PhiftError], str, str]:
@@ -300,7 +288,7 @@ def _by_kind(error: Exception) -> tuple[type[PhiftError], str, str]:
     """Return our error for what came without an HTTP status, how its text begins, and the way out."""
     from azure.core import exceptions as core
 
-    if isinstance(error, _unanswered()):
+    if isinstance(error, reasons.unanswered()):
         fix = "check the network, the proxy, and that the address is right; then run again"
         return ServiceUnreachable, "No answer from the service", fix
     if isinstance(error, FileNotFoundError):
@@ -322,21 +310,6 @@ def _tried(error: BaseException) -> Iterator[str]:
     for line in map(str.strip, lines):
         if line and line != "Attempted credentials:":
             yield redact(line)[:400]
-
-
-def _unanswered() -> tuple[type[Exception], ...]:
-    """Return what says that no answer came, or not all of one.
-
-    Half an answer is ``IncompleteReadError`` in azure-core, which takes it for an answer with a status. The SDK asks
-    some things with requests alone; its errors are no ``ConnectionError`` of Python's.
-    """
-    import requests
-    import urllib3
-    from azure.core import exceptions as core
-
-    incomplete = (core.IncompleteReadError, requests.exceptions.ChunkedEncodingError, urllib3.exceptions.HTTPError)
-    sent = (core.ServiceRequestError, core.ServiceResponseError, requests.ConnectionError, requests.Timeout)
-    return (*sent, *incomplete, ConnectionError, TimeoutError)
 
 
 # As urllib3 2 writes a connection, and a pool of them.
@@ -368,18 +341,21 @@ def _address_here(error: Exception) -> str | None:
     return None
 
 
-# A shared-access signature's `sig` and `se`, and bearer tokens, travel in URLs and headers that the SDK quotes.
+# A shared-access signature's `sig` and `se`, and bearer tokens, travel in URLs and headers that the SDK quotes; so does
+# what a proxy is told.
 _SECRET = re.compile(
     r"""(?ix)
-    ( (?:\b(?:sig|sv|code)|token|key|secret|password) =['"]? | (?:token|key|secret|password) ['"]\s*:\s*['"] ) [^&\s'"]+
+    ( (?:\b(?:sig|sv|code)|token|key|secret|password|assertion) =['"]?
+    | (?:token|key|secret|password) ['"]\s*:\s*['"] ) [^&\s'"]+
     | (bearer\s+) [\w.~+/=-]+
+    | (://) [^/\s:@'"]+ : [^/\s@'"]+ (?=@)
     """
 )
 
 
 def redact(text: str) -> str:
     """Return ``text`` with anything that looks like a signature, key or token replaced by ``***``."""
-    return _SECRET.sub(lambda match: f"{match[1] or match[2]}***", text)
+    return _SECRET.sub(lambda match: f"{match[1] or match[2] or match[3]}***", text)
 
 
 def isolated(handler: Callable[[Event], None] | None) -> Callable[[Event], None]:

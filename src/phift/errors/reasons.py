@@ -65,6 +65,8 @@ class Reason:
         """Return the code that makes this the reason, empty where a text does; None if it is another one."""
         if self.status and status not in (self.status, 0):
             return None
+        if self.type == "ServiceUnreachable" and status:  # an answer may tell of somebody else's network
+            return None
         found = self._pattern.search(said)
         if found is None:
             return None
@@ -83,7 +85,7 @@ def find(error: BaseException, handled: BaseException | None = None) -> tuple[Re
 
     - **handled**: where the causes end.
     """
-    told = [(cause, "\n".join(_said(cause)), _status(cause)) for cause in causes(error, handled)]
+    told = [(cause, "\n".join(_said(cause)), status_of(cause)) for cause in causes(error, handled)]
     for cause, said, status in told:
         for reason in table():
             if (code := reason.code_in(said, status)) is None:
@@ -94,9 +96,34 @@ def find(error: BaseException, handled: BaseException | None = None) -> tuple[Re
     return None, "", error
 
 
-def _status(error: BaseException) -> int:
-    status = getattr(error, "status_code", None)
-    return status if isinstance(status, int) else 0
+def status_of(error: BaseException) -> int:
+    """Return the HTTP status that an error stands for, 0 for none.
+
+    One that a test makes has a kind and no status, nor has a failed sign-in; an answer of which only half came is none.
+    """
+    from azure.core import exceptions as core
+
+    if isinstance(error, core.ClientAuthenticationError):
+        return 403 if error.status_code == 403 else 401
+    if isinstance(error, unanswered()) or not isinstance(error, core.HttpResponseError):
+        return 0
+    kinds = {core.ResourceNotFoundError: 404, core.ResourceExistsError: 409, core.ResourceModifiedError: 412}
+    return error.status_code or next((kinds[kind] for kind in kinds if isinstance(error, kind)), 0)
+
+
+def unanswered() -> tuple[type[Exception], ...]:
+    """Return what says that no answer came, or not all of one.
+
+    Half an answer is ``IncompleteReadError`` in azure-core, which takes it for an answer with a status. The SDK asks
+    some things with requests alone; its errors are no ``ConnectionError`` of Python's.
+    """
+    import requests
+    import urllib3
+    from azure.core import exceptions as core
+
+    incomplete = (core.IncompleteReadError, requests.exceptions.ChunkedEncodingError, urllib3.exceptions.HTTPError)
+    sent = (core.ServiceRequestError, core.ServiceResponseError, requests.ConnectionError, requests.Timeout)
+    return (*sent, *incomplete, ConnectionError, TimeoutError)
 
 
 def causes(error: BaseException, handled: BaseException | None = None) -> Iterator[BaseException]:

@@ -70,7 +70,10 @@ def deploy_model(
         except PhiftError as error:
             tail = _log_tail(clients, name, config.deployment_name)
             what = f"The deployment did not come up: {error.what}"
-            raise DeploymentFailed(what, where=f"endpoint {name}", fix=error.fix, log_tail=tail) from error
+            place = f"endpoint {name}"
+            raise DeploymentFailed(
+                what, where=place, fix=error.fix, log_tail=tail, status=error.status, code=error.code
+            ) from error
     except BaseException as error:
         left = attempt.roll_back(interrupted=not isinstance(error, Exception))
         if isinstance(error, DeploymentFailed):

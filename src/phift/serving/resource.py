@@ -28,7 +28,7 @@ _UNDER_WAY = frozenset({"creating", "updating", "provisioning", "scaling", "dele
 # "Cannot create a deployment in endpoint x because it is in Updating provisioning state", told of an endpoint that had
 # succeeded (azure-sdk-for-net issue 36961, 2023-06).
 _BUSY = re.compile(
-    r"provisioning state|is (creating|updating|deleting)|in progress|concurrent|already running", re.IGNORECASE
+    r"\bprovisioning state|is (creating|updating|deleting)|in progress|concurrent|already running", re.IGNORECASE
 )
 
 Stage = Literal[
@@ -147,7 +147,8 @@ class Resource(Generic[Entity]):
 
 def _passes(error: PhiftError) -> bool:
     """Whether a refusal is about another change that is under way."""
-    return isinstance(error, Conflict) and bool(_BUSY.search(error.what))
+    busy = error.code == "AnotherOperationInProgress" or _BUSY.search(error.what)
+    return isinstance(error, Conflict) and bool(busy)
 
 
 def endpoint(clients: Clients, name: str) -> Resource[OnlineEndpoint]:
