@@ -19,7 +19,10 @@ from phift.azure.clients import Clients
 from phift.check.findings import findings_from
 from phift.errors import PhiftError, azure_errors, from_azure, reasons
 from phift.errors.reasons import Reason
+from phift.jobs.job import FineTuneJob
+from phift.local.names import WORKSPACE_ID
 from phift.testing import Fault, TestWorkspace
+from unit import given
 from unit.fakes import run_config
 from unit.loopback import Reply, Script
 from unit.render_reasons import DOCUMENT, document
@@ -382,7 +385,37 @@ def test_a_failed_sign_in_is_one_whatever_one_of_its_lines_says() -> None:
     assert error.tried == ("A: Name or service not known", "B: not set up")
 
 
-def test_a_job_that_fails_names_the_way_out() -> None:
-    fix = errors.way_out("Error Code: ScriptExecution.StreamAccess.Authentication")
-    assert "Storage Blob Data Reader" in str(fix)
+def test_a_job_that_fails_names_the_way_out(workspace: TestWorkspace, clients: Clients) -> None:
+    said = "\nError Code: ScriptExecution.StreamAccess.Authentication"
+    workspace.order(Fault("step chat_completion_finetune", status=400, message=said))
+    given.job(workspace)
+    with pytest.raises(errors.JobFailed) as caught:
+        FineTuneJob("job", clients).wait()
+    assert caught.value.what == f"The step chat_completion_finetune failed: {said.strip()}"
+    assert "Storage Blob Data Reader" in str(caught.value.fix)
     assert errors.way_out("Traceback: KeyError") is None
+
+
+def test_an_operation_that_fails_tells_its_details(ordered: Any) -> None:
+    details = {"details": [{"code": "QuotaExceeded", "message": "0 of 24 cores are left."}]}
+    what = {"on": "operation compute-create", "code": "BadRequest", "message": "Not made.", "error": details}
+    error = ordered("make a compute", what)
+    assert (type(error), error.code) == (errors.ComputeError, "QuotaExceeded")
+    assert error.what.endswith("(BadRequest) Not made. (QuotaExceeded) 0 of 24 cores are left.")
+
+
+@pytest.mark.parametrize("where", ["run history", "Resource Manager"])
+def test_a_fault_carries_what_azure_has_in_its_errors(workspace: TestWorkspace, clients: Clients, where: str) -> None:
+    more = {"details": [{"code": "D", "message": "d"}], "innerError": {"code": "I", "innerError": None}}
+    added = [{"type": "PolicyViolation", "info": {"a": "b"}}]
+    workspace.order(Fault("GET *", status=400, code="UserError", error={**more, "additionalInfo": added}))
+    base = workspace.connection.base_url
+    path = "/history/v1.0/runs/r" if where == "run history" else WORKSPACE_ID
+    answer = requests.get(f"{base}{path}", params={"api-version": "2023-04-01"}, timeout=60)
+    told = answer.json()["error"]
+    assert told["details"] == more["details"]
+    assert told["additionalInfo"][0] == added[0]
+    if where == "run history":
+        assert told["innerError"] == more["innerError"]
+    else:
+        assert {"type": "InnerError", "info": {"value": more["innerError"]}} in told["additionalInfo"]
