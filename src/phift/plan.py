@@ -9,9 +9,11 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Literal, TypeVar
 
+from phift import facts
 from phift.azure.answers import listed, text, texts
 from phift.azure.clients import Clients
 from phift.azure.threads import SideBySide
@@ -24,6 +26,7 @@ from phift.check.models import FoundationModel, component_findings, find_compone
 from phift.check.parameters import Parameters, resolve_parameters
 from phift.check.report import CheckReport
 from phift.check.sizes import VmSize, find_size, read_sizes
+from phift.check.workspace import name_findings, storage_findings
 from phift.component.preprocessing import ChatTokenizer
 from phift.config.run import RunConfig
 from phift.data.assets import DataInAzure, find_data, find_preparation
@@ -102,6 +105,7 @@ def make_plan(
             fingerprint=digest(parts),
         )
     planning.hold_name(plan)
+    planning.note_old_facts(memory)
     return plan, CheckReport.of(planning.findings, memory=memory, cost=cost, tokens=tokens)
 
 
@@ -133,7 +137,7 @@ class _Planning:
             endpoint = side.begin(_endpoint, config, clients)
             tokenizer = side.begin(_tokenizer, config, clients, model) if data is prepare else None
             self.dataset = self.take(data, "data")  # in this very thread, where an interrupt arrives
-        self.take(workspace.result, "workspace")
+        found = self.take(workspace.result, "workspace")
         of_component = self.take(newer.result, "component", "COMPONENT_NEWER_UNKNOWN")
         self.model = self.take(model.result, "model")
         self.component = self.take(component.result, "component")
@@ -144,6 +148,11 @@ class _Planning:
         self.findings += [*(of_component or ()), *(self.dataset.findings if self.dataset else ())]
         self.target = self._target()
         self.parameters = self._parameters()
+        creates = bool(self.target and not self.target.exists)
+        self.findings += name_findings(config, creates_cluster=creates)
+        if found and self.target:
+            serverless = self.target.kind == "serverless"
+            self.findings += storage_findings(found, self.cluster.result(), serverless=serverless)
         if self.model:
             self.findings += [*self.model.findings, *compute.instance_findings(self.model, config.deployment)]
 
@@ -235,6 +244,29 @@ class _Planning:
         )
         self.findings += of_cost
         return memory, cost
+
+    def note_old_facts(self, memory: MemoryEstimate | None) -> None:
+        """Say which built-in tables something was decided by though they are older than they are good for."""
+        size = compute.deployment_size(self.model, self.config.deployment) if self.model else None
+        sizes = [find_size(size, self.sizes)] if size else []
+        sizes += [self.target.vm] if self.target else []
+        lists = (self.model.finetune, self.model.inference) if self.model else ()
+        used = {
+            "architectures": memory is not None,
+            "chat_completion_pipeline": self.parameters is not None,
+            "models": any(each and "built-in table" in each.source for each in lists),
+            "presets": self.config.preset is not None,
+            "vm_sizes": any("built-in table" in each.source for each in sizes),
+        }
+        today = datetime.now(UTC).date()
+        for age in facts.ages():
+            if used.get(age.table) and age.old(today):
+                message = (
+                    f"Part of this was decided by the built-in table {age.table}, which was read {age.days(today)} "
+                )
+                message += f"days ago, on {age.read_on}, and is good for {age.good_for}."
+                fix = "take a newer phift, or entries of your own; `phift facts --check` lists all tables"
+                self.findings.append(Finding("FACTS_OLD", "note", f"phift/facts/{age.table}.json", message, fix))
 
     def hold_name(self, plan: Plan | None) -> None:
         """Refuse a configured name that another endpoint has; that of this very run's, made before, is used again."""

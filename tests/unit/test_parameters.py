@@ -131,7 +131,7 @@ def test_a_value_that_does_not_fit_says_what_would(name: str, value: Any, wanted
         ("num_train_epochs", "3", 3),
         ("num_train_epochs", 3.0, 3),
         ("learning_rate", "5e-6", 5e-6),
-        ("learning_rate", 1, 1.0),
+        ("max_grad_norm", 1, 1.0),
         ("seed", "1e3", 1000),
         ("shm_size_finetune", "10g", "10g"),
         ("finetune_config_path", "azureml:own-config:1", "azureml:own-config:1"),

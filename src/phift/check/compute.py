@@ -24,6 +24,23 @@ from phift.errors import ComputeError, NotFound, azure_errors
 _RESERVE = "Microsoft Learn, quota-allocation-online-deployment, 2023-12-07, and the endpoints' SKU list, 2023-10-18"
 
 
+# Computes without a VM size, as the SDK has their types (azure-ai-ml 1.35.2, entities/_compute).
+_KINDS = {
+    "kubernetes": "an attached Kubernetes cluster",
+    "virtualmachine": "an attached virtual machine",
+    "synapsespark": "an attached Spark pool",
+}
+# Azure's states of computes (the SDK's ProvisioningState and ComputeInstanceState, azure-ai-ml 1.35.2): those in which
+# jobs start, and those that pass; of one that is in neither, what to do.
+_READY = ("succeeded", "running", "jobrunning")
+_PASSING = ("creating", "updating", "resizing", "starting", "restarting", "settingup", "usersettingup")
+_WAYS_OUT = {
+    "stopped": "start it: `az ml compute start --name {}`, or Start on its page in the studio",
+    "stopping": "wait until it has stopped, then start it: `az ml compute start --name {}`",
+    "deleting": "name another compute, or wait until it is gone and add `size:` to have it created",
+}
+
+
 @dataclass(frozen=True, kw_only=True)
 class ComputeTarget:
     """Where a job will train.
@@ -99,7 +116,8 @@ def resolve_compute(
         size, low_priority = _size_of(cluster), (text_of(cluster, "tier") or "").lower() == "low_priority"
         findings = _cluster_findings(cluster, config)
     if not size:
-        what = f"The compute {config.cluster} has no VM size; only AmlCompute clusters can run this job."
+        kind = _KINDS.get((text_of(cluster, "type") or "").lower(), "of another kind")
+        what = f"The compute {config.cluster} is {kind} and has no VM size; only AmlCompute clusters can run this job."
         raise ComputeError(what, where="compute", fix="name an AmlCompute cluster, or use `serverless: <VM size>`")
     vm = replace(find_size(size, sizes), name=size)
     findings += size_findings(vm, model.finetune, model.name, "fine-tuning", config.allow_unlisted, f"compute {name}")
@@ -134,16 +152,33 @@ def resolve_compute(
 def _cluster_findings(cluster: Any, config: ComputeConfig) -> list[Finding]:
     place = f"compute {config.cluster}"
     found = []
-    if (text_of(cluster, "provisioning_state") or "").lower() == "failed":
+    states = (text_of(cluster, "provisioning_state"), text_of(cluster, "state"))
+    state = next((each for each in states if each and each.lower() not in _READY), "")
+    if "failed" in state.lower():
         errors = getattr(cluster, "provisioning_errors", None)
         reasons = "; ".join(map(str, errors)) if isinstance(errors, list | tuple) else ""
         message = "The cluster is in a failed state" + (f": {reasons}." if reasons else ".")
         fix = "delete it and create it again, or name another one"
         found.append(Finding("COMPUTE_FAILED", "error", place, message, fix))
-    most = count_of(cluster, "max_instances")
+    elif state.lower() in _PASSING:
+        message = f"The compute is {state}; a job waits until that is over."
+        found.append(Finding("COMPUTE_NOT_READY", "note", place, message))
+    elif state:
+        message = f"The compute is {state}, and no job starts on it."
+        fix = _WAYS_OUT.get(state.lower(), "look at its page in the studio for the reason, or name another compute")
+        found.append(Finding("COMPUTE_NOT_READY", "error", place, message, fix.format(config.cluster)))
+    if is_instance := (text_of(cluster, "type") or "").lower() == "computeinstance":
+        message = "It is a compute instance: one machine of one user, which costs money until it is stopped."
+        fix = "name a cluster, which scales down to no node when the job is over"
+        found.append(Finding("COMPUTE_INSTANCE", "warning", place, message, fix))
+    most = 1 if is_instance else count_of(cluster, "max_instances")
     if most is not None and config.nodes > most:
-        message = f"The job wants {config.nodes} nodes and the cluster has at most {most}."
-        fix = f"lower `nodes` to {most}, or raise the cluster's max_instances"
+        message = (
+            f"The job wants {config.nodes} nodes and the {'instance' if is_instance else 'cluster'} has at most {most}."
+        )
+        fix = f"lower `nodes` to {most}, or " + (
+            "name a cluster" if is_instance else "raise the cluster's max_instances"
+        )
         found.append(Finding("COMPUTE_TOO_FEW_NODES", "error", place, message, fix))
     existing = _size_of(cluster)
     if config.size and config.size.lower() != existing.lower():

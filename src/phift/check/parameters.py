@@ -217,21 +217,47 @@ def _wanted(values: Mapping[str, Any], known: Mapping[str, Input]) -> tuple[dict
             findings.append(Finding("PARAMETER_RESERVED", "error", place, f"{name} is set from `{key}`.", fix))
             continue
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-            fix = f"did you mean {near[0]}?" if near else "see the component's inputs in the docs"
-            message = f"The component has no input {name}."
-            findings.append(Finding("PARAMETER_UNKNOWN", "error", place, message, fix))
+            findings.append(_unknown(name, values, known))
             continue
         if name in described and (dead := described[name].dead_because):
             message = f"The component takes {name} and does nothing with it: {dead}."
-            source = f"{table['source']}, version {table['version']}, {table['date']}"
-            findings.append(Finding("PARAMETER_DEAD", "warning", place, message, f"remove {name}", source))
+            findings.append(
+                Finding("PARAMETER_DEAD", "warning", place, message, f"remove {name}", _of_component(table))
+            )
+        if name == "batch_size":
+            message = "batch_size is how many rows are tokenized at once; no training reads it."
+            fix = "the rows that one GPU trains on at once are per_device_train_batch_size"
+            findings.append(Finding("PARAMETER_NAME", "warning", place, message, fix, _of_component(table)))
         try:
             taken[name] = known[name].read(raw)
         except ValueError as error:
             message = f"{name} is {_shown(raw)}, but {error}."
             findings.append(Finding("PARAMETER_VALUE", "error", place, message, "correct the value"))
     return taken, findings
+
+
+def _of_component(table: Mapping[str, Any]) -> str:
+    return f"{table['source']}, version {table['version']}, {table['date']}"
+
+
+def _unknown(name: str, values: Mapping[str, Any], known: Mapping[str, Input]) -> Finding:
+    """Refuse a name that the component has not, with its own name for it where another library's is known.
+
+    None is taken for another: what one name means differs from library to library, and a run is paid for.
+    """
+    table = facts.load("parameter_names")
+    entry: Mapping[str, Any] = next((each for each in table["names"] if each["name"] == name.lower()), {})
+    message, fix, meant = f"The component has no input {name}.", "see the component's inputs in the docs", None
+    if near := difflib.get_close_matches(name, known, n=1, cutoff=0.6):
+        fix = f"did you mean {near[0]}?"
+    if entry:
+        meant = entry["input"] if entry["input"] in known else None
+        fix = f"write {meant} in its place" if meant else "leave it out"
+        fix = f"remove it: {meant} is set too" if meant in values else fix
+        fix = f"{fix}; {entry['note']}" if entry.get("note") else fix
+    source = table["sources"].get(entry.get("source"), "")
+    source = f"{source}, {table['read_on']}" if source else ""
+    return Finding("PARAMETER_UNKNOWN", "error", f"parameters.{name}", message, fix, source)
 
 
 def _shown(raw: object) -> str:
@@ -310,16 +336,43 @@ def _own_file(text: str) -> tuple[dict[str, Any] | None, str]:
 
 
 def _against_advice(parameters: Parameters) -> Iterator[Finding]:
-    for name, (least, most) in parameters.advice.items():
-        parameter = parameters.values.get(name)
-        if parameter is None or least <= parameter.value <= most:
-            continue
-        ends = (("min", "at least", least), ("max", "at most", most))
-        source = "model tag " + ", ".join(f"{name}_{tag}" for tag, _, end in ends if math.isfinite(end))
-        wanted = " and ".join(f"{word} {end:g}" for _, word, end in ends if math.isfinite(end))
-        message = f"{name} is {parameter.value:g}{parameter.who}, and the model's publisher advises {wanted}."
-        fix = f"choose {name} from that range, or know why not"
-        yield Finding("PARAMETER_ADVICE", "warning", f"parameters.{name}", message, fix, source)
+    """Hold values against what the model's publisher advises, the learning rate with what LoRA makes of it.
+
+    A rate is advised for the publisher's own lora_alpha and lora_r; with others, the same rate weighs more or less.
+    """
+    settings, theirs = parameters.settings, _of_publisher(parameters)
+    both = settings.apply_lora and theirs.apply_lora and settings.lora_scale > 0 and theirs.lora_scale > 0
+    factor = settings.lora_scale / theirs.lora_scale if both else 1.0
+    lora = f"with lora_alpha / lora_r = {settings.lora_alpha} / {settings.lora_r} it weighs as much as {{:g}} with the "
+    lora += f"publisher's {theirs.lora_alpha} / {theirs.lora_r}"
+    for name, parameter in parameters.values.items():
+        place, about = f"parameters.{name}", f"{name} is {parameter.value}{parameter.who}"
+        scale = factor if name == "learning_rate" else 1.0
+        weighs = lora.format(parameter.value * scale) if scale != 1 else ""
+        least, most = parameters.advice.get(name, (-math.inf, math.inf))
+        if name in parameters.advice and not least <= parameter.value * scale <= most:
+            ends = (("min", "at least", least), ("max", "at most", most))
+            source = "model tag " + ", ".join(f"{name}_{tag}" for tag, _, end in ends if math.isfinite(end))
+            wanted = " and ".join(f"{word} {end / scale:g}" for _, word, end in ends if math.isfinite(end))
+            message = f"{about}, and the model's publisher advises {wanted}{'; ' * bool(weighs)}{weighs}."
+            fix = f"choose {name} from that range, or know why not"
+            yield Finding("PARAMETER_ADVICE", "warning", place, message, fix, source)
+        elif parameter.origin == "model" and not 0.25 < scale < 4:
+            fix = (
+                f"set it to {parameter.value / scale:g}, which weighs as much as the model's, or to one you have tried"
+            )
+            yield Finding("PARAMETER_ADVICE", "warning", place, f"{about}; {weighs}.", fix)
+
+
+def _of_publisher(parameters: Parameters) -> Settings:
+    """Return what would be trained with, had nobody said anything but the model and the component."""
+    said: dict[str, Any] = {}
+    for name, each in parameters.values.items():
+        layers = (*each.overrode, (each.origin, each.value))
+        for origin, value in layers:
+            if origin in ("component", "model"):
+                said[name] = value
+    return Settings.of(said)
 
 
 def display_name(model: str, data: str, parameters: Parameters, target: ComputeTarget) -> str:

@@ -285,6 +285,26 @@ def quickstart(folder: Path | None, fresh: bool) -> None:
     sys.exit(demonstrate(_console(), folder or default_folder(), fresh=fresh))
 
 
+@main.command()
+@click.option("--check", "must_be_new", is_flag=True, help="Exit with 1 if a table is older than it is good for.")
+def facts(must_be_new: bool) -> None:
+    """List the built-in tables of what Azure's services do not tell, with their age and the dates of their sources."""
+    from datetime import UTC, datetime
+
+    from phift.facts import ages
+
+    today, old = datetime.now(UTC).date(), False
+    for each in ages():
+        old |= each.old(today)
+        good = f"good for {each.good_for} days" if each.good_for else "does not age"
+        state, sources = "OLD" if each.old(today) else "ok", " to ".join(sorted(set(each.sources)))
+        click.echo(f"{each.table:<24} {state:<4} {each.read_on}, {each.days(today)} days ago; {good}")
+        click.echo(f"{'':<29} sources of {sources}")
+    if old:
+        click.echo("To renew: a newer phift, or entries of your own in the folder that PHIFT_FACTS names.", err=True)
+    sys.exit(1 if must_be_new and old else 0)
+
+
 @main.group()
 def local() -> None:
     """Start, stop and look at the local workspace."""

@@ -117,10 +117,18 @@ class Settings:
         """After which share of an epoch it is evaluated; 0 where it is not from 0 to 1: ``eval_steps`` says when."""
         return self.evaluation_steps_interval if 0 < self.evaluation_steps_interval <= 1 else 0.0
 
+    @property
+    def lora_scale(self) -> float:
+        """What LoRA multiplies its weights by, and so a step's effect on the model: alpha / r; 1 without LoRA."""
+        return self.lora_alpha / self.lora_r if self.apply_lora and self.lora_r else 1.0
+
 
 FINETUNE = "Azure/azureml-assets, finetune_acft_hf_nlp/src/finetune/finetune.py, 2026-07-23"
 _TRAINER = "azureml-acft-contrib-hf-nlp 0.0.91, its trainer; Azure/azureml-assets pull request 4228"
 _TORCH = "torch 2.13.0, torch.optim.AdamW and DataLoader"
+_ADAM = "Kingma and Ba, Adam, section 2.1, 2015: a step moves a weight by at most about the learning rate"
+# Three times the highest that a Phi model's publisher advises: learning_rate_max 2e-4 at 128/8, Phi-3.5-mini-instruct.
+_HIGH = 0.01
 _TRANSFORMERS = "transformers 5.23.0, TrainingArguments and set_seed"
 
 
@@ -216,6 +224,32 @@ RULES = (
         "learning_rate is not above 0.",
         "PARAMETER_RANGE",
         source=FINETUNE,
+    ),
+    Rule(
+        ("learning_rate",),
+        lambda s: s.learning_rate >= 1,
+        "a step moves each weight by about as much, and they are much smaller than 1",
+        "try 5e-6, as the Phi models do",
+        code="PARAMETER_RANGE",
+        source=_ADAM,
+    ),
+    Rule(
+        ("learning_rate",),
+        lambda s: not s.apply_lora and _HIGH <= s.learning_rate < 1,
+        "that is far above what models are fine-tuned with, and what they know is lost",
+        "try 5e-6, as the Phi models do",
+        code="PARAMETER_RATE_HIGH",
+        severity="warning",
+        source=_ADAM,
+    ),
+    Rule(
+        ("learning_rate", "lora_alpha", "lora_r"),
+        lambda s: s.apply_lora and s.learning_rate < 1 and s.learning_rate * s.lora_scale >= _HIGH,
+        "LoRA multiplies a step's effect by lora_alpha / lora_r, which is far above what Phi models are tuned with",
+        "lower it: the Phi models have 5e-6 with 128 and 8, which weighs as much as 8e-5 with 16 and 16",
+        code="PARAMETER_RATE_HIGH",
+        severity="warning",
+        source=_ADAM,
     ),
     Rule(
         ("max_seq_length",),
