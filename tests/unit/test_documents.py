@@ -12,7 +12,9 @@ import yaml
 from phift.config.data import DataConfig
 
 ROOT = Path(__file__).parents[2]
-CODE = re.compile(r"\b(?:MODEL|COMPUTE|COMPONENT|PARAMETER|QUOTA|COST|MEMORY|DATA|DEPLOYMENT)(?:_[A-Z]+)+\b")
+CODE = re.compile(
+    r"\b(?:MODEL|COMPUTE|COMPONENT|PARAMETER|QUOTA|COST|MEMORY|DATA|DEPLOYMENT|FACTS|NAME|STORAGE)(?:_[A-Z]+)+\b"
+)
 
 
 def codes_of_the_source() -> set[str]:
