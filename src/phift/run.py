@@ -235,10 +235,10 @@ class FineTuneRun:
                 config, data, code = self.config, plan.dataset, None
                 if isinstance(data, PreparedDataset):
                     prefix = config.data.asset_name or slug(data.name)
-                    data = DataInAzure(name=data.name, inputs=register_assets(self.clients, data, prefix))
+                    data = DataInAzure(name=data.name, inputs=register_assets(self.clients, data, prefix, config.tags))
                 elif data.compute:
                     code = until_submitted.enter_context(source_code())
-                ensure_cluster(self.clients, config.compute, plan.target)
+                ensure_cluster(self.clients, config.compute, plan.target, config.tags)
                 self._checked = None  # its nodes take of the quota that was looked up
                 return build_pipeline(config, plan, data, name=name, code=code)
 
@@ -321,7 +321,7 @@ class FineTuneRun:
             job,
             name=(self._config and self._config.registered_model_name) or record.model_name,
             version=record.fingerprint + attempt,
-            tags=record.lineage,
+            tags={**record.lineage, **self._own_tags},
             description=f"{record.model.name} version {record.model.version}, fine-tuned on {record.data_name}.",
         )
 
@@ -343,9 +343,13 @@ class FineTuneRun:
             size=size,
             config=self._deployment,
             job=self.job,
-            tags={MODEL: served, SERIES: record.series, CONFIGURATION: record.configuration_digest},
+            tags={**self._own_tags, MODEL: served, SERIES: record.series, CONFIGURATION: record.configuration_digest},
             on_event=self._on_event,
         )
+
+    @property
+    def _own_tags(self) -> dict[str, str]:
+        return self._config.tags if self._config else self.record.own_tags
 
     @property
     def _deployment(self) -> DeploymentConfig:

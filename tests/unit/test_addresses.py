@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from phift.azure.addresses import Address, read_address, registry_id, without_version
+from phift.config.addresses import Address, read_address, registry_id, without_version
 
 WORKSPACE = "subscriptions/s/resourcegroups/g/workspaces/w"
 ARM = "/subscriptions/s/resourceGroups/g/providers/Microsoft.MachineLearningServices/workspaces/w"

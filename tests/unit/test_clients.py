@@ -56,9 +56,58 @@ def address(monkeypatch: pytest.MonkeyPatch) -> Address:
 
 def test_what_is_given_goes_before_the_environment_and_the_file(address: Address, tmp_path: Path) -> None:
     write_config(tmp_path, subscription_id="file", resource_group="file", workspace_name="file")
-    environ = {"AZURE_SUBSCRIPTION_ID": "env", "AZURE_RESOURCE_GROUP": "env"}
-    found = address(AzureWorkspace(subscription_id="given"), environ, tmp_path)
-    assert found == ("given", "env", "file")
+    environ = {"AZURE_SUBSCRIPTION_ID": "env", "AZURE_RESOURCE_GROUP": "env", "AZUREML_WORKSPACE_NAME": "env"}
+    given = {"subscription_id": "given", "resource_group": "given", "workspace_name": "given"}
+    assert address(AzureWorkspace(**given), environ, tmp_path) == ("given", "given", "given")
+    assert address(AzureWorkspace(), environ, tmp_path) == ("env", "env", "env")
+    assert address(AzureWorkspace(subscription_id="ENV"), environ, tmp_path) == ("ENV", "env", "env")
+
+
+@pytest.mark.parametrize(
+    ("given", "environ", "places"),
+    [
+        ({}, {"AZURE_SUBSCRIPTION_ID": "env"}, ("AZURE_SUBSCRIPTION_ID in the environment", "config.json")),
+        ({"resource_group": "given"}, {}, ("`workspace:`", "config.json")),
+        (
+            {"subscription_id": "given"},
+            {"AZURE_SUBSCRIPTION_ID": "env", "AZURE_RESOURCE_GROUP": "env", "AZUREML_WORKSPACE_NAME": "env"},
+            ("`workspace:`", "the environment"),
+        ),
+    ],
+)
+def test_names_of_two_workspaces_are_not_mixed(
+    address: Address, tmp_path: Path, given: dict[str, str], environ: dict[str, str], places: tuple[str, str]
+) -> None:
+    write_config(tmp_path, **NAMED)
+    with pytest.raises(ConfigError, match="name different workspaces") as caught:
+        address(AzureWorkspace(**given), environ, tmp_path)
+    assert all(place in str(caught.value.where) for place in places)
+
+
+def test_two_places_that_agree_or_complete_each_other_are_one(address: Address, tmp_path: Path) -> None:
+    write_config(tmp_path, **NAMED)
+    assert address(AzureWorkspace(), {"AZURE_SUBSCRIPTION_ID": "S"}, tmp_path) == ("S", "g", "w")
+    write_config(tmp_path, subscription_id="s", resource_group="g")
+    assert address(AzureWorkspace(workspace_name="own"), {}, tmp_path) == ("S", "g", "own")
+
+
+@pytest.mark.parametrize("place", ["project.json", "aml_config/config.json", ".azureml/project.json"])
+def test_the_file_has_any_name_and_form_that_the_sdk_reads(address: Address, tmp_path: Path, place: str) -> None:
+    path = tmp_path / place
+    path.parent.mkdir(exist_ok=True)
+    scope = "/subscriptions/s/resourceGroups/g/providers/Microsoft.MachineLearningServices/workspaces/w"
+    path.write_text(json.dumps({"Id": None, "Scope": scope}))
+    assert address(AzureWorkspace(), {}, tmp_path) == ("s", "g", "w")
+
+
+@pytest.mark.parametrize("left", ["<SUBSCRIPTION_ID>", "${AZURE_SUBSCRIPTION_ID}", "{{subscription}}"])
+def test_a_placeholder_is_refused_wherever_it_stands(address: Address, tmp_path: Path, left: str) -> None:
+    names = {**NAMED, "subscription_id": left}
+    with pytest.raises(ConfigError, match="placeholder"):
+        RunConfig(workspace=names, model="m", compute="c", data={"train": "t.jsonl"})
+    write_config(tmp_path, **names)
+    with pytest.raises(ConfigError, match="placeholder"):
+        address(AzureWorkspace(), {}, tmp_path)
 
 
 def test_our_own_variables_go_before_those_of_azure_ml_compute(address: Address, tmp_path: Path) -> None:
@@ -78,9 +127,9 @@ def test_the_file_is_looked_for_upwards(address: Address, tmp_path: Path, place:
 def test_the_environment_and_the_current_folder_are_the_defaults(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("AZURE_RESOURCE_GROUP", "env")
+    monkeypatch.setenv("AZURE_RESOURCE_GROUP", "G")
     monkeypatch.chdir(write_config(tmp_path, **NAMED))
-    assert workspace_address(AzureWorkspace()) == ("s", "env", "w")
+    assert workspace_address(AzureWorkspace()) == ("s", "G", "w")
 
 
 def test_what_is_missing_is_named_with_every_place_looked_at(address: Address, tmp_path: Path) -> None:
@@ -177,6 +226,29 @@ def test_a_workspace_is_connected_to_by_its_name_and_a_credential_of_ones_own() 
 
 
 @pytest.mark.usefixtures("azure")
+def test_a_credential_of_ones_own_goes_before_the_configuration_s() -> None:
+    own = Credential()
+    made: Any = connect(config(credential="browser"), credential=own)
+    assert made.workspace.address == ("s", "g", "w")
+    made.workspace.credential.get_token("another scope")
+    assert own.scopes[-1] == "another scope"
+
+
+@pytest.mark.usefixtures("azure")
+def test_a_client_of_the_sdk_is_taken_with_its_workspace_and_its_credential() -> None:
+    own, theirs = Credential(), SimpleNamespace(subscription_id="s", resource_group_name="g", workspace_name="w")
+    theirs._credential = own
+    for made in (connect(workspace=theirs), connect(config(component={"registry": "own"}), workspace=theirs)):
+        assert made.workspace is theirs
+        registry: Any = made.component_registry
+        registry.credential.get_token("a scope")
+        assert own.scopes[-1] == "a scope"
+    theirs.workspace_name = None
+    with pytest.raises(ConfigError, match="not of a workspace"):
+        connect(workspace=theirs)
+
+
+@pytest.mark.usefixtures("azure")
 def test_a_configuration_and_a_workspace_are_one_too_many() -> None:
     with pytest.raises(ConfigError, match="not for both"):
         connect(config(), workspace="s/g/w")
@@ -251,6 +323,46 @@ def test_interactive_credentials_are_used_only_when_asked_for(monkeypatch: pytes
     connecting._credential("browser")
     connecting._credential("device_code")
     assert options == [{}, {"prompt_callback": connecting._device_code_prompt}]
+
+
+@pytest.mark.parametrize(
+    ("cloud", "authority"),
+    [("AzureUSGovernment", "login.microsoftonline.us"), ("AzureChinaCloud", "login.chinacloudapi.cn")],
+)
+@pytest.mark.parametrize("kind", ["browser", "device_code"])
+def test_a_sovereign_cloud_has_its_own_authority(
+    monkeypatch: pytest.MonkeyPatch, cloud: str, authority: str, kind: str
+) -> None:
+    monkeypatch.setenv("AZUREML_CURRENT_CLOUD", cloud)
+    made: Any = connecting._credential(kind)
+    assert authority in made._authority
+    given: list[dict[str, Any]] = []
+    monkeypatch.setattr("azure.identity.DefaultAzureCredential", lambda **options: given.append(options))
+    connecting._credential("default")
+    assert authority in given[0]["authority"]
+    monkeypatch.setenv("AZURE_AUTHORITY_HOST", "own.test")
+    made = connecting._credential(kind)
+    assert "own.test" in made._authority
+
+
+def test_a_tenant_is_asked_for_its_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    for kind in ("browser", "device_code"):
+        made: Any = connecting._credential(kind, "tenant-b")
+        assert made._tenant_id == "tenant-b"
+    asked: list[dict[str, Any]] = []
+    monkeypatch.setattr("azure.identity.DefaultAzureCredential.get_token", lambda *_, **options: asked.append(options))
+    connecting._credential("default", "tenant-b").get_token("scope")
+    assert asked == [{"tenant_id": "tenant-b"}]
+
+
+def test_identities_of_azure_are_chosen_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AZURE_CLIENT_ID", "own")
+    made: list[dict[str, Any]] = []
+    for name in ("ManagedIdentityCredential", "WorkloadIdentityCredential"):
+        monkeypatch.setattr(f"azure.identity.{name}", lambda **given: made.append(given))
+    connecting._credential("managed_identity")
+    connecting._credential("workload_identity", "tenant-b")
+    assert made == [{"client_id": "own"}, {"tenant_id": "tenant-b"}]
 
 
 def test_the_device_code_is_a_warning_so_that_it_is_seen(caplog: pytest.LogCaptureFixture) -> None:

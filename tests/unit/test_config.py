@@ -12,6 +12,7 @@ from phift.config.run import (
     ComputeConfig,
     LocalWorkspaceFolder,
     RunConfig,
+    read_workspace,
 )
 from phift.errors import ConfigError
 
@@ -263,3 +264,68 @@ def test_a_files_mistakes_name_the_file(tmp_path: Path) -> None:
         RunConfig.from_yaml(tmp_path / "run.yaml")
     assert caught.value.where == str(tmp_path / "run.yaml")
     assert places(caught.value) == ["data", "compute", "7"]
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "version", "registry"),
+    [
+        ("azureml://registries/azureml/models/Phi-4/versions/8", "Phi-4", "8", "azureml"),
+        ("azureml://registries/ours/models/Phi-4/labels/latest", "Phi-4", None, "ours"),
+        ("Phi-4:8", "Phi-4", "8", "azureml"),
+    ],
+)
+def test_a_model_is_taken_as_registries_write_it(text: str, name: str, version: str | None, registry: str) -> None:
+    made = RunConfig(model=text, compute="c", data={"train": "t.jsonl"}).model
+    assert (made.name, made.version, made.registry) == (name, version, registry)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("azureml:Phi-4:8", "only a registry's models can be tuned"),
+        ("https://ai.azure.com/catalog/models/Phi-4", "only a registry's models can be tuned"),
+        ("azureml://registries/azureml/components/x/versions/1", "only a registry's models can be tuned"),
+        ("/subscriptions/s/resourceGroups/g/providers/p/workspaces/w/models/m/versions/1", "only a registry's models"),
+        ("microsoft/Phi-4", "write Phi-4"),
+    ],
+)
+def test_a_model_that_is_written_otherwise_is_refused_with_how_to_write_it(text: str, says: str) -> None:
+    for model in (text, {"name": text.partition(":")[0] if text.startswith("azureml:P") else text}):
+        with pytest.raises(ConfigError, match=says):
+            RunConfig(model=model, compute="c", data={"train": "t.jsonl"})
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "s/g/w",
+        "/subscriptions/s/resourceGroups/g/providers/Microsoft.MachineLearningServices/workspaces/w",
+        "https://ml.azure.com/home?wsid=/subscriptions/s/resourcegroups/g/workspaces/w&tid=t",
+        "https://ml.azure.com/?wsid=%2Fsubscriptions%2Fs%2Fresourcegroups%2Fg%2Fproviders%2Fx%2Fworkspaces%2Fw",
+    ],
+)
+def test_a_workspace_is_taken_as_azure_writes_it(text: str) -> None:
+    found = read_workspace(text)
+    assert isinstance(found, AzureWorkspace)
+    assert (found.subscription_id, found.resource_group, found.workspace_name) == ("s", "g", "w")
+
+
+@pytest.mark.parametrize(
+    ("tags", "says"),
+    [
+        ({"phift.job": "x"}, "phift's own"),
+        ({"a/b": "x"}, "should match pattern"),
+        ({"a": "x" * 257}, "at most 256 characters"),
+        ({"a": 1}, "valid string"),
+        ({str(i): "x" for i in range(11)}, "at most 10 items"),
+        ({"cost": "<YOUR COST CENTRE>"}, "placeholder"),
+    ],
+)
+def test_a_tag_that_azure_would_not_take_is_refused(tags: dict[str, Any], says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        RunConfig(model="m", compute="c", data={"train": "t.jsonl"}, tags=tags)
+
+
+def test_a_tenant_has_either_name() -> None:
+    for name in ("tenant", "tenant_id"):
+        assert RunConfig(model="m", compute="c", data={"train": "t.jsonl"}, **{name: "b"}).tenant == "b"

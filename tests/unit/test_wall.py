@@ -26,7 +26,7 @@ ALLOWED = {
     "component": {"errors", "facts"},
     "check": {"azure", "component", "config", "data", "errors", "facts", "tokens"},
     "data": {"azure", "check", "component", "config", "errors", "version"},
-    "tokens": {"azure", "check", "component", "errors"},
+    "tokens": {"azure", "check", "component", "config", "errors"},
     "jobs": {"azure", "check", "component", "config", "data", "errors", "plan"},
     "serving": {"azure", "config", "errors", "jobs"},
     "plan": {"azure", "check", "component", "config", "data", "errors", "facts", "jobs", "tokens"},

@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 API = "2021-10-01-dataplanepreview"  # what azure-ai-ml 1.35.2 asks registries for
 
-_GOOD_FOR = 300  # seconds that a token must still be good for, as azure-core has it
+GOOD_FOR = 300  # seconds that a token must still be good for, as azure-core has it
 
 
 class SharedTokens:
@@ -57,7 +57,7 @@ class SharedTokens:
             return self._credential.get_token(*scopes, **options)
         with taken_soon(self._asking.setdefault(scopes, threading.Lock())):
             token = self._tokens.get(scopes)
-            if token is None or token.expires_on - time.time() < _GOOD_FOR:
+            if token is None or token.expires_on - time.time() < GOOD_FOR:
                 token = self._tokens[scopes] = self._credential.get_token(*scopes)
             return token
 

@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 from phift.azure.clients import Clients, Rest, SharedTokens
 from phift.azure.threads import taken_soon
+from phift.config.addresses import read_workspace_id
 from phift.config.run import AzureWorkspace, RunConfig, read_workspace
 from phift.errors import ConfigError, azure_errors
 
 if TYPE_CHECKING:
     from azure.ai.ml import MLClient
-    from azure.core.credentials import TokenCredential
+    from azure.core.credentials import AccessToken, TokenCredential
 
 logger = logging.getLogger(__name__)
 
@@ -29,11 +30,24 @@ _CLOUD = "AZUREML_CURRENT_CLOUD"  # where the SDK keeps the cloud of the whole p
 _LOCAL_PATIENCE = 20.0  # seconds; a server on this machine that is silent for longer has ended
 _connecting = threading.Lock()
 
-# Management scope and registry discovery per cloud, as azure-ai-ml 1.35.2 has them (_azure_environments.py).
+# Management scope, registry discovery and authority per cloud, as azure-ai-ml 1.35.2 (_azure_environments.py) and
+# azure-identity 1.27 (AzureAuthorityHosts) have them.
 _CLOUDS = {
-    "AzureCloud": ("https://management.azure.com/.default", "https://eastus.api.azureml.ms/"),
-    "AzureUSGovernment": ("https://management.usgovcloudapi.net/.default", "https://usgovarizona.api.ml.azure.us/"),
-    "AzureChinaCloud": ("https://management.chinacloudapi.cn/.default", "https://chinaeast2.api.ml.azure.cn/"),
+    "AzureCloud": (
+        "https://management.azure.com/.default",
+        "https://eastus.api.azureml.ms/",
+        "https://login.microsoftonline.com",
+    ),
+    "AzureUSGovernment": (
+        "https://management.usgovcloudapi.net/.default",
+        "https://usgovarizona.api.ml.azure.us/",
+        "https://login.microsoftonline.us",
+    ),
+    "AzureChinaCloud": (
+        "https://management.chinacloudapi.cn/.default",
+        "https://chinaeast2.api.ml.azure.cn/",
+        "https://login.chinacloudapi.cn",
+    ),
 }
 
 # Our own names first, then those that Azure ML sets on its compute.
@@ -48,7 +62,8 @@ def connect(
     config: RunConfig | None = None,
     *,
     workspace: Any = None,
-    credential: str | TokenCredential = "default",
+    credential: str | TokenCredential | None = None,
+    tenant: str | None = None,
     registry: str = "azureml",
 ) -> Clients:
     """Return clients for the workspace and the registries that ``config`` names, or for a workspace without one.
@@ -56,39 +71,66 @@ def connect(
         clients = connect(workspace="<subscription id>/<resource group>/<workspace>")
         run = FineTuneRun.attach("phift-phi-4-5f2c9d0e7a31", clients)
 
+        clients = connect(config, credential=ClientSecretCredential(...))
+        clients = connect(config, workspace=ml_client)
+
     The clients may be shared by threads; see `Clients`.
 
-    - **workspace**: as in `RunConfig`; left out, it comes from the environment or ``config.json``.
-    - **credential**: ``default``, ``browser``, ``device_code``, or any token credential of azure-identity's kind.
+    - **workspace**: as in `RunConfig`; left out, it comes from the environment or ``config.json``. Or an ``MLClient``
+      that you have: its workspace and credential are used, beside a ``config`` too.
+    - **credential**: a name as in `RunConfig`, or any token credential of azure-identity's kind; it goes before that of
+      ``config``.
+    - **tenant**: as in `RunConfig`; a credential that is handed in has its own.
     - **registry**: where foundation models and the component are looked up, at the first use.
 
     Raises `phift.errors.ConfigError` where the workspace is not fully named, `phift.errors.LocalWorkspaceNotRunning`
     where a local one is meant and none runs, and `phift.errors.AuthenticationError` where no credential works.
     """
+    registries = (config.model.registry, config.component.registry) if config else (registry, registry)
+    # An MLClient, or a mock of one: nothing that a workspace is written as has this.
+    if hasattr(workspace, "workspace_name") and not isinstance(workspace, AzureWorkspace):
+        return _connect_through(workspace, registries)
     if config is not None and workspace is not None:
         what = "Clients are for a configuration or for a workspace, not for both."
         raise ConfigError(what, where="connect", fix="leave one of them out")
     place = config.workspace if config else read_workspace(workspace)
-    registries = (config.model.registry, config.component.registry) if config else (registry, registry)
-    if isinstance(place, AzureWorkspace):
-        return _connect_azure(place, config.credential if config else credential, registries)
-    return _connect_local(place.local, registries)
+    if not isinstance(place, AzureWorkspace):
+        return _connect_local(place.local, registries)
+    kind = credential or (config.credential if config else "default")
+    return _connect_azure(place, kind, tenant or (config.tenant if config else None), registries)
 
 
-def _connect_azure(workspace: AzureWorkspace, kind: str | TokenCredential, registries: tuple[str, str]) -> Clients:
+def _connect_azure(
+    workspace: AzureWorkspace, kind: str | TokenCredential, tenant: str | None, registries: tuple[str, str]
+) -> Clients:
     cloud = os.environ.get(_CLOUD, "AzureCloud")
     if cloud not in _CLOUDS:
         what = f"This process already talks to the cloud {cloud}, and the Azure ML SDK knows one cloud a process."
         fix = f"start a new process for Azure, from a shell without {_CLOUD}; a local workspace is `workspace: local`"
         raise ConfigError(what, where="workspace", fix=fix)
     where = workspace_address(workspace)
-    scope, discovery = _CLOUDS[cloud]
-    credential = SharedTokens(_credential(kind) if isinstance(kind, str) else kind)
+    scope, discovery, _ = _CLOUDS[cloud]
+    credential = SharedTokens(_credential(kind, tenant) if isinstance(kind, str) else kind)
     with azure_errors("credential"):  # one token now, so that a missing login is the first error and not the tenth
         credential.get_token(scope)
     # Endpoints and computes send no Retry-After; the SDK then looks every 30 s (its poller's default).
     options = {"polling_interval": 10}
     return _clients(registries, credential, where, scope, discovery, options)
+
+
+def _connect_through(client: MLClient, registries: tuple[str, str]) -> Clients:
+    """Return clients that share the workspace and the credential of a client of the SDK; they are looked up nowhere."""
+    cloud = os.environ.get(_CLOUD, "AzureCloud")
+    if cloud not in _CLOUDS:
+        what = f"The client belongs to the cloud {cloud}, which is none of Azure's."
+        raise ConfigError(what, where="workspace", fix="for a local workspace, write `workspace: local`")
+    if not client.workspace_name:
+        what = "The client is of a registry or a subscription, and not of a workspace."
+        raise ConfigError(what, where="workspace", fix="make it with the name of a workspace")
+    scope, discovery, _ = _CLOUDS[cloud]
+    credential = SharedTokens(client._credential)
+    where = (str(client.subscription_id), str(client.resource_group_name), str(client.workspace_name))
+    return replace(_clients(registries, credential, where, scope, discovery, {}), workspace=client)
 
 
 def _connect_local(folder: Path | None, registries: tuple[str, str]) -> Clients:
@@ -175,52 +217,95 @@ def _sdk_client() -> Any:
     return MLClient
 
 
-def workspace_address(workspace: AzureWorkspace) -> tuple[str, str, str]:
-    """Return subscription id, resource group and workspace name: explicit, then environment, then ``config.json``.
+def workspace_address(
+    workspace: AzureWorkspace, environ: Mapping[str, str] = os.environ, folder: Path | None = None
+) -> tuple[str, str, str]:
+    """Return subscription id, resource group and workspace name: what is explicit, and the rest from one other place.
 
-    The file is looked for in the current folder and those above it, and in ``.azureml`` on the way, as the SDK's
-    ``MLClient.from_config`` does.
+    That is the environment, where it has all of the rest, else ``config.json`` in a folder or the nearest one above it,
+    in each form and under each name that the SDK's ``MLClient.from_config`` reads (azure-ai-ml 1.35.2).
 
-    Raises `phift.errors.ConfigError` naming what is missing and every place that was looked at.
+    - **environ**, **folder**: left out, those of this process.
+
+    Raises `phift.errors.ConfigError` naming what is missing and every place that was looked at, or the two places that
+    do not name the same.
     """
-    found: dict[str, str] = {}
-    for key, variables in _VARIABLES.items():
-        candidates = [getattr(workspace, key), *map(os.environ.get, variables)]
-        if value := next(filter(None, candidates), None):
-            found[key] = value
-    file, here = None, Path.cwd()
-    places = (folder / name for folder in (here, *here.parents) for name in ("config.json", ".azureml/config.json"))
-    # A file that has no say cannot be wrong.
-    for path in filter(Path.is_file, places) if len(found) < len(_VARIABLES) else ():
-        try:
-            values = json.loads(path.read_text(encoding="utf-8-sig"))
-            # A model's file of this name has none of the keys; one that is broken is no reason to look elsewhere.
-            if not values or not values.keys().isdisjoint(_VARIABLES):
-                found = {key: str(values[key]) for key in _VARIABLES if values.get(key)} | found
-                file = path
-                break
-        except (OSError, ValueError, AttributeError) as error:
-            what = "The workspace's config.json cannot be read as a JSON object."
-            raise ConfigError(what, where=str(path), fix="download it again from the workspace's page") from error
-    missing = [key for key in _VARIABLES if key not in found]
-    if missing:
+    given = {key: value for key in _VARIABLES if (value := getattr(workspace, key))}
+    variables = {key: next(filter(environ.get, names), "") for key, names in _VARIABLES.items()}
+    set_there = {key: environ[name] for key, name in variables.items() if name}
+    needed, file = _VARIABLES.keys() - given.keys(), None
+    if needed <= set_there.keys():
+        rest, place, before = set_there, "the environment", [given]
+    else:
+        rest, file = _config_file(folder or Path.cwd())  # a file that has no say cannot be wrong
+        place, before = str(file), [given, {key: set_there[key] for key in needed & set_there.keys()}]
+    found = {**rest, **before[-1], **given}
+    for key in rest.keys() & found.keys() if needed else ():
+        if found[key].lower() != rest[key].lower():
+            other = "`workspace:`" if key in given else f"{variables[key]} in the environment"
+            what = f"Two places name different workspaces: {other} and {place} do not have the same {key}."
+            fix = f"write {', '.join(_VARIABLES)} under `workspace:`, or have one place name all three"
+            raise ConfigError(what, where=f"{other}, {place}", fix=fix)
+    if missing := [key for key in _VARIABLES if key not in found]:
         names = ", ".join(_VARIABLES[key][0] for key in missing)
         looked = f"`workspace:`, {names}, {file or 'config.json (none found)'}"
         fix = "name the workspace under `workspace:`, or download config.json from the workspace's page in the portal"
         raise ConfigError(f"The workspace is not named: {', '.join(missing)} missing.", where=looked, fix=fix)
+    read_workspace(found)  # what the environment and the file have must be names too, and no placeholders
     return found["subscription_id"], found["resource_group"], found["workspace_name"]
 
 
-def _credential(kind: str) -> TokenCredential:
-    from azure.identity import DefaultAzureCredential, DeviceCodeCredential, InteractiveBrowserCredential
+def _config_file(folder: Path) -> tuple[dict[str, str], Path | None]:
+    """Return the names in the nearest ``config.json`` of a workspace, and its path; without one, nothing."""
+    below = [f"{inner}{name}" for inner in ("", ".azureml/", "aml_config/") for name in ("config.json", "project.json")]
+    for path in filter(Path.is_file, (above / name for above in (folder, *folder.parents) for name in below)):
+        try:
+            values = json.loads(path.read_text(encoding="utf-8-sig"))
+            if scope := read_workspace_id(str(values.get("Scope") or "")):
+                return dict(zip(_VARIABLES, scope, strict=True)), path
+            # A model's file of this name has none of the keys; one that is broken is no reason to look elsewhere.
+            if not values or not values.keys().isdisjoint(_VARIABLES):
+                return {key: str(values[key]) for key in _VARIABLES if values.get(key)}, path
+        except (OSError, ValueError, AttributeError) as error:
+            what = "The workspace's config.json cannot be read as a JSON object."
+            raise ConfigError(what, where=str(path), fix="download it again from the workspace's page") from error
+    return {}, None
 
-    if kind == "browser":
-        return InteractiveBrowserCredential()
-    if kind == "device_code":
-        return DeviceCodeCredential(prompt_callback=_device_code_prompt)
+
+def _credential(kind: str, tenant: str | None = None) -> TokenCredential:
+    from azure import identity
+
     # On Azure ML compute the identity to use stands in a variable of its own (azure-sdk-for-python issue 30427).
-    identity = os.environ.get("AZURE_CLIENT_ID") or os.environ.get("DEFAULT_IDENTITY_CLIENT_ID")
-    return DefaultAzureCredential(managed_identity_client_id=identity)
+    own = os.environ.get("AZURE_CLIENT_ID") or os.environ.get("DEFAULT_IDENTITY_CLIENT_ID")
+    if kind == "managed_identity":
+        return identity.ManagedIdentityCredential(client_id=own)
+    # azure-identity knows AZURE_AUTHORITY_HOST, and without it only the public cloud.
+    cloud = _CLOUDS.get(os.environ.get(_CLOUD, "AzureCloud"), _CLOUDS["AzureCloud"])
+    is_told = cloud == _CLOUDS["AzureCloud"] or "AZURE_AUTHORITY_HOST" in os.environ
+    options: dict[str, Any] = {} if is_told else {"authority": cloud[2]}
+    of_tenant: dict[str, Any] = {"tenant_id": tenant} if tenant else {}
+    if kind == "workload_identity":
+        return identity.WorkloadIdentityCredential(**options, **of_tenant)
+    if kind == "browser":
+        return identity.InteractiveBrowserCredential(**options, **of_tenant)
+    if kind == "device_code":
+        return identity.DeviceCodeCredential(prompt_callback=_device_code_prompt, **options, **of_tenant)
+    allowed = {"additionally_allowed_tenants": [tenant]} if tenant else {}
+    found = identity.DefaultAzureCredential(managed_identity_client_id=own, **options, **allowed)
+    return _OfTenant(found, tenant) if tenant else found
+
+
+class _OfTenant:
+    """A chain of credentials that is asked for the tokens of one tenant; it takes no tenant of its own.
+
+    azure-identity 1.27 refuses ``DefaultAzureCredential(tenant_id=...)``, and takes the tenant with each request.
+    """
+
+    def __init__(self, credential: TokenCredential, tenant: str) -> None:
+        self._credential, self._tenant = credential, tenant
+
+    def get_token(self, *scopes: str, **options: Any) -> AccessToken:
+        return self._credential.get_token(*scopes, **{"tenant_id": self._tenant, **options})
 
 
 def _device_code_prompt(uri: str, code: str, _expires: object) -> None:

@@ -11,6 +11,7 @@ import difflib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any, Literal
 
 from phift.azure.answers import listed, outcome, text
@@ -245,11 +246,14 @@ def instance_type(model: FoundationModel, config: DeploymentConfig) -> str:
     return str(deployment_size(model, config))
 
 
-def ensure_cluster(clients: Clients, config: ComputeConfig, target: ComputeTarget) -> bool:
-    """Create the cluster if it does not exist; returns whether it did create one.
+def ensure_cluster(
+    clients: Clients, config: ComputeConfig, target: ComputeTarget, tags: Mapping[str, str] = MappingProxyType({})
+) -> bool:
+    """Create the cluster, with tags, if it does not exist; returns whether it did create one.
 
-    The cluster scales down to no node, so it costs nothing while idle. Raises `phift.errors.ComputeError` where it
-    cannot be created, or somebody else has created it with another size since ``target`` was looked up.
+    One that is there is left as it is, with its identity, its subnet and its tags. The cluster scales down to no node,
+    so it costs nothing while idle. Raises `phift.errors.ComputeError` where it cannot be created, or somebody else has
+    created it with another size since ``target`` was looked up.
     """
     if target.exists:
         return False
@@ -272,6 +276,7 @@ def ensure_cluster(clients: Clients, config: ComputeConfig, target: ComputeTarge
         max_instances=max(config.max_nodes, config.nodes),
         idle_time_before_scale_down=config.idle_seconds,
         tier="low_priority" if config.low_priority else "dedicated",
+        tags=dict(tags),
     )
     with azure_errors(f"compute {target.name}"):
         made = outcome(clients.workspace.compute.begin_create_or_update(cluster), f"compute {target.name}")

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, model_validator
 
-Name = Annotated[str, Field(min_length=1, pattern=r"^[^'\\\s]+$")]
+
+def refuse_placeholder(text: str) -> str:
+    """Return a text that somebody has filled in; what was left as ``<name>`` or ``${NAME}`` is a `ValueError`."""
+    if re.search(r"<[^<>]*>|\$\{[^{}]*\}|\{\{.*\}\}", text):
+        raise ValueError(f"{text} is a placeholder; write what it stands for (variables are not put in here)")
+    return text
+
+
+Name = Annotated[str, Field(min_length=1, pattern=r"^[^'\\\s]+$"), AfterValidator(refuse_placeholder)]
 """A resource name; the component's command lines are single-quoted, so quotes and backslashes break them."""
 
 EndpointName = Annotated[str, Field(min_length=3, max_length=32, pattern=r"^[A-Za-z](-?[A-Za-z0-9])*$")]

@@ -8,13 +8,37 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    AliasChoices,
+    BeforeValidator,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from phift import facts
-from phift.config.data import DataConfig, EndpointName, Folder, Name, Section, source_below
+from phift.config.addresses import read_address, read_workspace_id
+from phift.config.data import DataConfig, EndpointName, Folder, Name, Section, refuse_placeholder, source_below
 from phift.errors import ConfigError
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+CredentialKind = Literal["default", "browser", "device_code", "managed_identity", "workload_identity"]
+
+
+def _own_tag(name: str) -> str:
+    if name.lower().startswith("phift."):
+        raise ValueError("tags that begin with `phift.` are phift's own")
+    return name
+
+
+# What Azure takes for a tag of any resource (Microsoft Learn, "Use tags to organize your Azure resources and
+# management hierarchy", read 2026-11-30).
+_TagName = Annotated[str, Field(min_length=1, max_length=512, pattern=r"^[^<>%&\\?/]+$"), AfterValidator(_own_tag)]
+_TagValue = Annotated[str, Field(max_length=256), AfterValidator(refuse_placeholder)]
 
 
 def local_file(text: str) -> Path | None:
@@ -51,9 +75,9 @@ def _known_preset(name: str) -> str:
 class AzureWorkspace(Section):
     """An Azure ML workspace; what is left out comes from the environment, then from ``config.json``."""
 
-    subscription_id: str | None = None
-    resource_group: str | None = None
-    workspace_name: str | None = None
+    subscription_id: Name | None = None
+    resource_group: Name | None = None
+    workspace_name: Name | None = None
 
 
 class LocalWorkspaceFolder(Section):
@@ -66,20 +90,23 @@ def _workspace(value: Any) -> AzureWorkspace | LocalWorkspaceFolder:
     """Tell the kinds apart by their keys, so that a mistake is reported once and not once for each kind."""
     if isinstance(value, str):
         kind, _, folder = value.partition(":")
-        names = value.split("/")
+        names = read_workspace_id(value) or value.split("/")
         if kind == "local":
             value = {"local": folder or None}
         elif len(names) == 3 and all(names):
             value = dict(zip(AzureWorkspace.model_fields, names, strict=True))
         else:
-            ways = "`local`, `local:<folder>`, `<subscription id>/<resource group>/<workspace>`"
+            ways = "`local`, `local:<folder>`, `<subscription id>/<resource group>/<workspace>`, the workspace's id"
             raise ValueError(f"write {ways}, or a mapping of subscription_id, resource_group and workspace_name")
     is_local = isinstance(value, LocalWorkspaceFolder) or (isinstance(value, dict) and "local" in value)
     return (LocalWorkspaceFolder if is_local else AzureWorkspace).model_validate(value)
 
 
 class ModelConfig(Section):
-    """The foundation model, as text ``name`` or ``name:version``; without a version, the newest one."""
+    """The foundation model, as text ``name``, ``name:version`` or its id in a registry; without a version, the newest.
+
+    Its id is ``azureml://registries/<registry>/models/<name>/versions/<version>``.
+    """
 
     name: Name
     version: Name | None = None
@@ -90,8 +117,21 @@ class ModelConfig(Section):
     def _from_text(cls, value: Any) -> Any:
         if not isinstance(value, str):
             return value
+        found = read_address(value)
+        if found and found.registry and found.kind == "models" and found.label in ("", "latest"):
+            return {"name": found.name, "version": found.version or None, "registry": found.registry}
         name, _, version = value.partition(":")
         return {"name": name, "version": version or None}
+
+    @field_validator("name")
+    @classmethod
+    def _of_a_registry(cls, name: str) -> str:
+        if name in ("azureml", "http", "https") or name.startswith(("azureml:", "/")):
+            where = "azureml://registries/<registry>/models/<name>/versions/<version>"
+            raise ValueError(f"only a registry's models can be tuned: write <name>, <name>:<version> or {where}")
+        if "/" in name:
+            raise ValueError(f"a registry's models have no owner: write {name.rpartition('/')[2]}")
+        return name
 
 
 class ComponentConfig(Section):
@@ -167,11 +207,14 @@ class DeploymentConfig(Section):
     """The online endpoint and its one deployment.
 
     - **instance_type**: VM size; without one, the cheapest allowed size the built-in table knows.
+    - **auth_mode**: who may call it: whoever has its ``key``, or with ``aad_token`` whom Microsoft Entra ID knows and
+      whose role has ``onlineEndpoints/score/action`` (Microsoft Learn, "Authenticate clients", read 2026-11-28).
     - **request_timeout_ms**: at most 180000, the service's limit (deployment YAML reference, Microsoft Learn, 2026-07).
     """
 
     instance_type: Name | None = None
     instance_count: int = Field(default=1, ge=1)
+    auth_mode: Literal["key", "aad_token"] = "key"
     endpoint_name: EndpointName | None = None
     deployment_name: EndpointName = "default"
     request_timeout_ms: int = Field(default=180_000, ge=1, le=180_000)
@@ -188,6 +231,9 @@ class RunConfig(Section):
     - **workspace**: ``"local"``, ``"local:<folder>"``, an Azure workspace as a mapping or as
       ``"<subscription id>/<resource group>/<workspace>"``; left out, it comes from the
       environment (``AZURE_SUBSCRIPTION_ID``, ``AZURE_RESOURCE_GROUP``, ``AZUREML_WORKSPACE_NAME``) or ``config.json``.
+    - **credential**: who signs in: ``default`` asks the environment, a managed identity and the Azure CLI in turn.
+    - **tenant**: the id of the Microsoft Entra tenant whose tokens are wanted, where you are a guest in several.
+    - **tags**: on all that is made: cluster, data, job, model, endpoint, deployment; at most 10.
     - **parameters**: fine-tuning parameters; what is not given comes from the preset, then the model's tags, then the
       component.
     - **preset**: a named set of parameters; ``safe`` needs the least GPU memory.
@@ -202,7 +248,9 @@ class RunConfig(Section):
     data: DataConfig
     compute: ComputeConfig
     workspace: Workspace = AzureWorkspace()
-    credential: Literal["default", "browser", "device_code"] = "default"
+    credential: CredentialKind = "default"
+    tenant: Name | None = Field(default=None, validation_alias=AliasChoices("tenant", "tenant_id"))
+    tags: dict[_TagName, _TagValue] = Field(default_factory=dict, max_length=10)
     component: ComponentConfig = ComponentConfig()
     parameters: dict[str, bool | int | float | str] = Field(default_factory=dict)
     preset: Annotated[str, AfterValidator(_known_preset)] | None = None

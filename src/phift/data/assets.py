@@ -19,16 +19,17 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePath, PurePosixPath
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
-from phift.azure.addresses import PREFIX, Address, read_address, registry_id
 from phift.azure.answers import json_object, listed, mapping, text, texts
 from phift.azure.clients import API, Clients, registry_address
 from phift.azure.quiet import quiet_uploads
 from phift.azure.threads import SideBySide
 from phift.check.findings import Finding
 from phift.component.preprocessing import SPLITS, SUFFIXES
+from phift.config.addresses import PREFIX, Address, read_address, registry_id
 from phift.config.data import AssetSource, DataConfig, HuggingFaceSource
 from phift.data import files
 from phift.data.prepare import PreparedDataset
@@ -90,10 +91,13 @@ class DataInAzure:
         return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
 
-def register_assets(clients: Clients, dataset: PreparedDataset, name: str) -> dict[str, DataInput]:
+def register_assets(
+    clients: Clients, dataset: PreparedDataset, name: str, own_tags: Mapping[str, str] = MappingProxyType({})
+) -> dict[str, DataInput]:
     """Return the data assets of the prepared files; what is not registered yet is uploaded and registered.
 
     - **name**: what the assets' names start with.
+    - **own_tags**: the user's, for assets that are made.
 
     Raises `phift.errors.Conflict` where an asset of that name and version is not of this file.
     """
@@ -101,6 +105,7 @@ def register_assets(clients: Clients, dataset: PreparedDataset, name: str) -> di
     with SideBySide(len(SPLITS)) as side:
         for split, path in dataset.files.items():
             tags = {
+                **own_tags,
                 _HASH: dataset.hashes[split],
                 "phift.rows": str(dataset.rows[split]),
                 "phift.data": dataset.content_hash,

@@ -15,10 +15,10 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from phift.azure.addresses import read_address, without_version
 from phift.azure.answers import text, texts
 from phift.check.models import AllowList, FoundationModel
 from phift.component.preprocessing import SPLITS
+from phift.config.addresses import read_address, without_version
 from phift.config.data import AssetSource, FileSource, HuggingFaceSource, RowsSource
 from phift.config.run import DeploymentConfig, RunConfig
 from phift.errors import ConfigError, NotFound, redact
@@ -40,8 +40,8 @@ _MOST_PARAMETER_TAGS = 30
 _PROPERTY = "phift.record"
 
 # What says who is asked and where things lie, and not what is trained.
-_NOT_TRAINED_BY = {"workspace", "credential", "work_dir", "max_cost", "prices", "tokens_per_second", "data"}
-_AFTER_TRAINING = {"deployment", "registered_model_name"}
+_NOT_TRAINED_BY = {"workspace", "credential", "tenant", "work_dir", "max_cost", "prices", "tokens_per_second", "data"}
+_AFTER_TRAINING = {"deployment", "registered_model_name", "tags"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,10 +114,16 @@ class RunRecord:
         )
 
     @property
+    def own_tags(self) -> dict[str, str]:
+        """The tags that the user wants on all that is made."""
+        return dict(self.configuration.get("tags", {}))
+
+    @property
     def lineage(self) -> dict[str, str]:
         """Where the trained model comes from, as tags."""
         parameters = list((self.configuration.get("parameters") or {}).items())[:_MOST_PARAMETER_TAGS]
         return {
+            **self.own_tags,
             "phift.fingerprint": self.fingerprint,
             "phift.base_model": self.model.id,
             "phift.component": self.component,

@@ -9,7 +9,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from phift.azure.answers import listed, texts
+from phift.azure.answers import listed, text, texts
 from phift.azure.clients import Clients
 from phift.config.run import DeploymentConfig
 from phift.errors import AuthenticationError, Conflict, DeploymentFailed, PhiftError, azure_errors, isolated, redact
@@ -108,11 +108,12 @@ class _Attempt:
         self._use.found(resource.check_ours(existing, tags, self._name) if existing is not None else None)
         if existing is not None:
             if resource.provisioning_state(existing) == "succeeded":
+                _check_auth_mode(existing, self._config.auth_mode)
                 return
             resource.delete_endpoint(self._clients, self._name, self._emit)
         from azure.ai.ml.entities import ManagedOnlineEndpoint
 
-        wanted = ManagedOnlineEndpoint(name=self._name, auth_mode="key", tags=dict(tags))
+        wanted = ManagedOnlineEndpoint(name=self._name, auth_mode=self._config.auth_mode, tags=dict(tags))
         self._use.made = True
         self._emit(DeploymentEvent("endpoint", self._name))
         endpoint, answered = self._endpoint.put(wanted)
@@ -212,6 +213,15 @@ class _Attempt:
 def _traffic(endpoint: OnlineEndpoint) -> dict[str, int]:
     """Return the deployments that get traffic; the SDK gives the others with 0."""
     return {str(name): share for name, share in dict(endpoint.traffic or {}).items() if share}
+
+
+def _check_auth_mode(endpoint: OnlineEndpoint, wanted: str) -> None:
+    """Refuse an endpoint that others may call than is wanted; the service never changes that of one that is there."""
+    mode = text(endpoint.auth_mode, "endpoint.auth_mode")
+    if mode != wanted:
+        what = f"The endpoint {endpoint.name} is there already, with auth_mode {mode} and not {wanted}."
+        fix = f"set `deployment.auth_mode: {mode}` or another `endpoint_name`, or first: phift cleanup {endpoint.name}"
+        raise Conflict(what, where=f"endpoint {endpoint.name}", fix=fix)
 
 
 def _check_succeeded(made: OnlineEndpoint | OnlineDeployment, place: str) -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import threading
+import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
 from phift import errors
 from phift.azure.answers import text
-from phift.azure.clients import Clients
+from phift.azure.clients import GOOD_FOR, Clients
 from phift.config.run import DeploymentConfig
 from phift.serving.resource import DeploymentEvent, OnEvent, delete_endpoint, for_certain
 from phift.serving.uses import EndpointUse
@@ -68,9 +71,8 @@ class Endpoint:
         endpoints = clients.workspace.online_endpoints
         with errors.azure_errors(f"endpoint {name}"):
             found = endpoints.get(name) if found is None else found
-            keys = endpoints.get_keys(name)
+        self._key = _read_key(clients, name)
         self.scoring_uri = text(found.scoring_uri, "endpoint.scoring_uri")
-        self._key = text(keys.primary_key, "keys.primary_key")
         self._sessions = threading.local()  # requests does not say that threads may share one
 
     def __repr__(self) -> str:
@@ -86,6 +88,12 @@ class Endpoint:
 
     def __exit__(self, *_raised: object) -> None:
         for_certain(self._leave, self.name)
+
+    def _opened(self) -> _Key:
+        """Return the endpoint's key; a token that is about to expire is asked for again."""
+        if self._key.until - time.time() < GOOD_FOR:
+            self._key = _read_key(self._clients, self.name)
+        return self._key
 
     def _leave(self) -> None:
         if not self._use.leave(lambda: delete_endpoint(self._clients, self.name, self._emit)):
@@ -125,7 +133,7 @@ class Endpoint:
         settings = {"max_new_tokens": max_new_tokens, "do_sample": do_sample, **parameters}
         body = {"input_data": {"input_string": conversation, "parameters": settings}, "params": {}}
         # Headers of its own: the SDK's ``invoke`` keeps them for later calls.
-        headers = {"Authorization": f"Bearer {self._key}"}
+        headers = {"Authorization": f"Bearer {self._opened().value}"}
         if deployment:
             headers["azureml-model-deployment"] = deployment
         place = f"endpoint {self.name}"
@@ -151,6 +159,22 @@ class Endpoint:
             return answer_text(response.json(), place)
         except ValueError:
             raise errors.ScoringError("The answer is no JSON.", where=place, status=status) from None
+
+
+@dataclass(frozen=True)
+class _Key:
+    """What opens an endpoint: a key, or a token that lasts until a time."""
+
+    value: str = field(repr=False)
+    until: float = math.inf
+
+
+def _read_key(clients: Clients, name: str) -> _Key:
+    with errors.azure_errors(f"endpoint {name}"):
+        keys = clients.workspace.online_endpoints.get_keys(name)
+    if (token := getattr(keys, "access_token", None)) is not None:
+        return _Key(text(token, "keys.access_token"), float(keys.expiry_time_utc))
+    return _Key(text(keys.primary_key, "keys.primary_key"))
 
 
 def _patient_session() -> requests.Session:

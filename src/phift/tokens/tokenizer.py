@@ -22,13 +22,13 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
-from phift.azure.addresses import registry_id
 from phift.azure.answers import mapping
 from phift.azure.clients import API, Clients, registry_address
 from phift.check.models import FoundationModel
 from phift.component import finetune_config as config_file
 from phift.component.finetune_config import FinetuneConfig
 from phift.component.preprocessing import ChatTokenizer
+from phift.config.addresses import registry_id
 from phift.errors import DataError, MissingDependency, ModelError, PhiftError, ServiceError, azure_errors, redact
 
 # Where MLflow's transformers flavor and Azure's older hftransformersv2 flavor put a tokenizer; last, a plain folder.

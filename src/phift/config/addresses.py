@@ -6,6 +6,7 @@
     /subscriptions/<s>/resourceGroups/<g>/providers/<p>/workspaces/<w>/<kind>/<name>/versions/<version>
     azureml://registries/<registry>/<kind>/<name>/versions/<version>          an asset of a registry
     azureml://datastores/<store>/paths/<path>                                 a place in a datastore
+    /subscriptions/<s>/resourceGroups/<g>/providers/<p>/workspaces/<w>        a workspace; in the studio's pages too
 
 A datastore may be that of a workspace that is named before it. Names of keys are in any case, as Azure's own spellings
 are.
@@ -15,13 +16,15 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from urllib.parse import unquote
 
 PREFIX = "azureml:"
 
-_WORKSPACE = (
+_NAMED_WORKSPACE = (
     r"subscriptions/(?P<subscription>[^/]+)/resourcegroups/(?P<group>[^/]+)/"
-    r"(?:providers/[^/]+/)?workspaces/(?P<workspace>[^/]+)/"
+    r"(?:providers/[^/]+/)?workspaces/(?P<workspace>[^/?&#]+)"
 )
+_WORKSPACE = f"{_NAMED_WORKSPACE}/"
 _VERSION = r"(?P<kind>[^/]+)/(?P<name>[^/]+)/(?:versions/(?P<version>[^/]+)|labels/(?P<label>[^/]+))"
 _SHORT = re.compile(r"azureml:(?P<name>[\w.-]+)(?::(?P<version>[\w.-]+)|@(?P<label>[\w.-]+))")
 _LONG = re.compile(rf"(?:azureml:)?/+{_WORKSPACE}{_VERSION}", re.IGNORECASE)
@@ -58,6 +61,12 @@ def read_address(text: str) -> Address | None:
             named = (subscription, group, workspace) if workspace else None
             return Address(**(parts | {"kind": parts.get("kind", "").lower()}), workspace=named)
     return None
+
+
+def read_workspace_id(text: str) -> tuple[str, str, str] | None:
+    """Return subscription, group and name of the workspace whose id is in a text, or None where there is none."""
+    found = re.search(f"/{_NAMED_WORKSPACE}", unquote(text), re.IGNORECASE)
+    return (found["subscription"], found["group"], found["workspace"]) if found else None
 
 
 def registry_id(registry: str, kind: str, name: str, version: str) -> str:
