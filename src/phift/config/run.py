@@ -126,7 +126,7 @@ class ModelConfig(Section):
     @field_validator("name")
     @classmethod
     def _of_a_registry(cls, name: str) -> str:
-        if name in ("azureml", "http", "https") or name.startswith(("azureml:", "/")):
+        if name in ("azureml", "http", "https") or ":" in name or name.startswith("/"):
             where = "azureml://registries/<registry>/models/<name>/versions/<version>"
             raise ValueError(f"only a registry's models can be tuned: write <name>, <name>:<version> or {where}")
         if "/" in name:
