@@ -120,7 +120,7 @@ def _is(kind: Any, value: Any) -> bool:
         if kind is datetime.datetime:
             return datetime.datetime.fromisoformat(value).tzinfo is not None
         if kind is datetime.timedelta:
-            return bool(isodate.parse_duration(value))
+            return isodate.parse_duration(value) is not None
     except (TypeError, ValueError):
         return False
     if kind is float:

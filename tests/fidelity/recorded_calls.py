@@ -171,6 +171,8 @@ def _models(clients: Clients, _traffic: Traffic, told: dict[str, Any]) -> Calls:
     file.write_text(name)
     custom = Model(name=f"custom-{job}", version="1", path=str(file), type="custom_model")
     yield "model-custom", lambda: models.create_or_update(custom)
+    other = Model(name=custom.name, version="2", path=str(file), type="custom_model")
+    yield "model-other", lambda: models.create_or_update(other)
     query = "api-version=2023-08-01-preview&$orderBy=createdtime desc&$top=1"
     yield "model-top", lambda: clients.plain("GET", f"{WORKSPACE_ID}/models/custom-{job}/versions?{query}")
     yield "model-missing-latest", refused(lambda: models.get("nothing", label="latest"))

@@ -151,15 +151,14 @@ FACTS: dict[str, Fact] = {
         "an endpoint; no `scoringUri` before it is made",
         ("2022-02-01-preview", "2023-04-01-preview"),
         _both("OnlineEndpoint"),
-        differs="the properties `azureml.onlineendpointid` and `AzureAsyncOperationUri` are not there",
+        differs="what it says while its traffic changes (Updating, with its addresses) is in no recording",
     ),
     "PUT onlineEndpoints/{endpoint}": Fact(
         "`online_endpoints.begin_create_or_update`",
-        "makes an endpoint, sets its traffic",
+        "makes an endpoint, sets its traffic; the answer has no address",
         _V2022,
         _both("OnlineEndpoint"),
         _both("OnlineEndpoint"),
-        differs="what `Location` and `Azure-AsyncOperation` name has one api-version, whichever was asked with",
         left_out="Kubernetes: 501; mirrored traffic is stored only",
     ),
     "PATCH onlineEndpoints/{endpoint}": Fact(
@@ -172,7 +171,10 @@ FACTS: dict[str, Fact] = {
         "`online_endpoints.begin_delete`", "deletes it with its deployments", _V2022, why=_NO_BODY
     ),
     "POST onlineEndpoints/{endpoint}/listKeys": Fact(
-        "`online_endpoints.get_keys`, `invoke`", "both keys", _V2022, _both("EndpointAuthKeys")
+        "`online_endpoints.get_keys`, `invoke`",
+        "both keys; null where Entra's tokens count",
+        _V2022,
+        _both("EndpointAuthKeys"),
     ),
     "POST onlineEndpoints/{endpoint}/regenerateKeys": Fact(
         "`online_endpoints.begin_regenerate_keys`",
@@ -185,7 +187,7 @@ FACTS: dict[str, Fact] = {
     ),
     "POST onlineEndpoints/{endpoint}/token": Fact(
         "`online_endpoints.get_keys` of an endpoint with tokens",
-        "a token for scoring",
+        "a token for scoring, for a day",
         _V2022,
         _both("EndpointAuthToken"),
     ),
@@ -201,6 +203,7 @@ FACTS: dict[str, Fact] = {
         _V202304,
         _both("OnlineDeployment"),
         _both("OnlineDeployment"),
+        differs="the environment of an MLflow model has a name, and is not there",
         left_out="scoring code, environments: 501; scale rules, probes and collectors are stored only",
     ),
     "DELETE onlineEndpoints/{endpoint}/deployments/{deployment}": Fact(
@@ -208,7 +211,7 @@ FACTS: dict[str, Fact] = {
     ),
     "POST onlineEndpoints/{endpoint}/deployments/{deployment}/getLogs": Fact(
         "`online_deployments.get_logs`",
-        "the last lines of the scorer",
+        "the instance's status, one event, and the last lines of the scorer",
         _V202304,
         _both("DeploymentLogs"),
         _both("DeploymentLogsRequest"),
@@ -443,7 +446,7 @@ def _operations() -> None:
         FACTS[f"GET locations/{{location}}/{family}OperationsStatus/{{operation}}"] = Fact(
             "every poller (azure-core)",
             "the status; without Retry-After at speed real, with `x-ms-retry-after-ms` at speed fast",
-            _V202304,
+            ("2022-02-01-preview", "2023-04-01-preview") if family == "mfe" else ("2023-08-01-preview",),
             why=_POLLED,
             differs="" if family == "mfe" else "InProgress until it ends; what Azure says meanwhile is not known",
         )
@@ -465,6 +468,20 @@ _HASH = "azure-ai-ml 1.35.2 sends the version of its hash as a number; it is kep
 _USAGE = "only for the quota of a single workspace"
 _CHILD = "the SDK knows a child run by this null"
 _KIND = "newer than the management client"
+_NEWER = "recorded as null in 2026-03, and unknown to a client"
+_NEWER_2025 = "recorded as null on 2025-02-25, and unknown to a client"
+_VERSIONS = {
+    "data": dict.fromkeys(("autoDeleteSetting", "intellectualProperty", "properties.stage"), _NEWER),
+    "models": dict.fromkeys(("autoDeleteSetting", "intellectualProperty"), _NEWER),
+}
+_CHANGE = "recorded without on 2025-02-25, of an endpoint that was there"
+_CLUSTER = "recorded without on 2024-12-18"
+_DEPLOYMENT = "onlineEndpoints/{endpoint}/deployments"
+_AT_VERSION = (
+    "GET {}/{{name}}/versions",
+    "GET {}/{{name}}/versions/{{version}}",
+    "PUT {}/{{name}}/versions/{{version}}",
+)
 
 EXPECTED: dict[str, dict[str, str]] = {
     "GET datastores": {"credentials.secrets: required": _SECRETS},
@@ -480,5 +497,13 @@ EXPECTED: dict[str, dict[str, str]] = {
     "GET workspace": {"body.kind": _KIND},
     "GET workspaces": {"body.kind": _KIND},
     "PUT codes/{name}/versions/{version}": {"202208": _HASH},
+    "GET computes": {"body.systemData: always sent": _CLUSTER},
+    "GET computes/{name}": {"body.systemData: always sent": _CLUSTER},
+    "PUT computes/{name}": {"body.systemData: always sent": _CLUSTER},
+    "PUT onlineEndpoints/{endpoint}": {"body.location: required": _CHANGE},
+    f"GET {_DEPLOYMENT}": {"dataCollector": _NEWER_2025},
+    f"GET {_DEPLOYMENT}/{{deployment}}": {"dataCollector": _NEWER_2025},
+    f"PUT {_DEPLOYMENT}/{{deployment}}": {"dataCollector": _NEWER_2025},
+    **{place.format(kind): found for kind, found in _VERSIONS.items() for place in _AT_VERSION},
 }
 """What a route's models complain of, and why it is right as it is."""

@@ -271,6 +271,14 @@ def test_deleting_twice_does_no_harm(clients: Clients, endpoint: Endpoint) -> No
     assert left(clients) == []
 
 
+def test_an_endpoint_that_is_being_changed_is_waited_for() -> None:
+    fakes = Fakes()
+    fakes.add_endpoint("phift-e")
+    fakes.workspace.online_endpoints.states["phift-e"] = ["Creating", "Updating"]
+    assert Endpoint(fakes.clients, "phift-e", CONFIG).scoring_uri == "https://endpoint.test/score"
+    assert fakes.workspace.record.count("online_endpoints.get") == 3
+
+
 @pytest.mark.usefixtures("endpoint")
 def test_the_end_of_the_block_leaves_what_the_block_did_not_make(clients: Clients) -> None:
     events: list[DeploymentEvent] = []

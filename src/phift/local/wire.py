@@ -6,7 +6,7 @@ import re
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from itertools import islice
 from typing import Any, TypeVar
@@ -16,7 +16,7 @@ from xml.sax.saxutils import escape
 import msgspec
 
 from phift.local.ground import Ground
-from phift.local.names import LOCATION, WORKSPACE, WORKSPACE_ID
+from phift.local.names import LOCATION, WORKSPACE_ID
 from phift.local.state.documents import Document, Json, UnknownPosition
 from phift.local.state.faults import Fault
 
@@ -48,13 +48,35 @@ class WireError(Exception):
 
 
 def not_found(kind: str, name: str) -> WireError:
-    """Return the error for a resource that is not there."""
-    return WireError(404, "ResourceNotFound", f"The {kind} '{name}' was not found in workspace '{WORKSPACE}'.")
+    """Return the error for a thing of Azure ML's own that is not there.
+
+    As recorded for the versions of a model (azure-sdk-assets 0f205ad0, test_crud_file, 2026-03-26). That it is the
+    same for other kinds, and what each is called inside, is guessed.
+    """
+    code = f"{kind.removesuffix(' container').title().replace(' ', '')}NotFound"
+    return _refusal(
+        404, "The specified resource was not found.", code, f"{kind.capitalize()} with name: {name} not found."
+    )
 
 
 def user_error(message: str) -> WireError:
     """Return the error for a request that cannot be granted as it is."""
     return WireError(400, "UserError", message)
+
+
+def invalid(reason: str) -> WireError:
+    """Return the error for a body with a field that does not belong there, or with no value for one.
+
+    As recorded for a job (azure-sdk-assets 0f205ad0, test_command_job_register_output, 2026-03-27).
+    """
+    refusal = _refusal(400, "Request is invalid and/or missing fields.", "RequestInvalid", reason)
+    return replace(refusal, inner="RequestInvalid")
+
+
+def _refusal(status: int, message: str, code: str, reason: str) -> WireError:
+    """Return an error whose reason stands in its details, as Azure ML gives it."""
+    detail = {"code": code, "message": reason, "details": [], "additionalInfo": []}
+    return WireError(status, "UserError", message, more={"details": [detail]})
 
 
 @dataclass(frozen=True)
@@ -110,9 +132,41 @@ def whole_number(value: Any, name: str) -> int:
         raise WireError(400, "InvalidRequestContent", f"{name} is not a whole number: {value!r}") from error
 
 
-def timestamp(seconds: float) -> str:
-    """Return a time as Azure writes it."""
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="microseconds")
+_DURATION = re.compile(r"P(?:(\d+)D)?(?:T(?=\d)(?:(\d+)H)?(?:(\d+)M)?(?:(\d+(?:\.\d+)?)S)?)?", re.ASCII)
+
+
+def seconds(value: Any, name: str) -> float:
+    """Return the seconds of an ISO 8601 duration, such as ``PT1M30S``."""
+    found = _DURATION.fullmatch(str(value))
+    if not found or not any(found.groups()):
+        raise invalid(f"{name} is not a duration such as PT1M30S: {value!r}")
+    return sum(float(part or 0) * length for part, length in zip(found.groups(), (86400, 3600, 60, 1), strict=True))
+
+
+def timestamp(seconds: float, zone: str = "+00:00") -> str:
+    """Return a time as Azure writes it: up to seven digits of a second, without zeros at the end.
+
+    As recorded by the SDK's and Azure PowerShell's own tests (azure-sdk-assets, 2023-02-12 to 2026-03-27). The seventh
+    digit is made up: a number of seconds since 1970 has no more than six that are true.
+
+    - **zone**: the workspace's own dates end in ``Z``.
+    """
+    whole, _, digits = f"{seconds:.7f}".partition(".")
+    fraction = f".{digits}".rstrip("0").rstrip(".")
+    return f"{datetime.fromtimestamp(int(whole), UTC):%Y-%m-%dT%H:%M:%S}{fraction}{zone}"
+
+
+def link(ground: Ground, call: Call, path: str) -> str:
+    """Return where to look again after this request: with its own api-version, as recorded (2024-12-18 to 2026-03-27).
+
+    Azure's addresses carry some kilobytes of signature as well.
+    """
+    return f"{ground.base_url}{path}?{urlencode({'api-version': call.query.get('api-version', '')})}"
+
+
+def created(ground: Ground, call: Call, shown: Json) -> Reply:
+    """Return the answer of a PUT that has made what is shown (recorded for data, models and jobs, 2026-03)."""
+    return Reply(shown, 201, {"Location": link(ground, call, shown["id"])})
 
 
 PAGE = 50
@@ -126,21 +180,39 @@ def resource(document: Document, collection: str, properties: Json | None, **mor
         "name": document.name,
         "type": f"Microsoft.MachineLearningServices/workspaces/{collection}",
         "properties": properties,
-        "systemData": origin(document),
+        **({} if collection == "computes" else {"systemData": origin(document, collection)}),
         **more,
     }
 
 
-def origin(document: Document) -> Json:
-    """Return who made a document and when."""
-    return {
+_ORIGIN = {
+    "datastores": ("createdAt", "lastModifiedAt", "lastModifiedBy", "lastModifiedByType"),
+    "jobs": ("createdAt", "createdBy", "createdByType"),
+    "onlineEndpoints": ("createdAt", "createdBy", "lastModifiedAt"),
+    "onlineEndpoints/deployments": ("createdAt", "createdBy", "lastModifiedAt"),
+}
+
+
+def origin(document: Document, collection: str) -> Json:
+    """Return who made a document and when, with the fields that its kind has.
+
+    As recorded by the SDK's and Azure PowerShell's own tests (azure-sdk-assets, azure-powershell): datastores, data,
+    models, code, jobs and the workspace in 2025-11 to 2026-03, endpoints and deployments 2025-02-25, clusters, which
+    have none, 2024-12-18. Data tells who changed it last once it has been changed.
+    """
+    zone = "Z" if collection == "workspaces" else "+00:00"
+    told = {
+        "createdAt": timestamp(document.created, zone),
         "createdBy": "local user",
         "createdByType": "User",
-        "createdAt": timestamp(document.created),
+        "lastModifiedAt": timestamp(document.modified, zone),
         "lastModifiedBy": "local user",
         "lastModifiedByType": "User",
-        "lastModifiedAt": timestamp(document.modified),
     }
+    fields = _ORIGIN.get(collection, tuple(told))
+    if collection == "data/versions" and document.modified == document.created:
+        fields = ("createdAt", "createdBy", "createdByType", "lastModifiedAt")
+    return {name: told[name] for name in fields}
 
 
 def existing(ground: Ground, key: str, missing: WireError | str) -> Document:
@@ -185,7 +257,7 @@ def listed(
     except UnknownPosition as error:
         raise user_error("The continuation token is not valid.") from error
     body: Json = {"value": [show(ground, document) for document in shown[:size]]}
-    if len(shown) > size and (name == "count" or asked > PAGE):
+    if len(shown) > size:
         query = {key: value for key, value in call.query.items() if key.lower() not in ("$skip", "$skiptoken")}
         query["$skipToken"] = shown[size - 1].position
         body["nextLink"] = f"{ground.base_url}{quote(call.path)}?{urlencode(query, safe='$')}"
@@ -230,7 +302,7 @@ def of_fault(fault: Fault, *, storage: bool = False) -> WireError:
     of_manager, of_storage, _ = _CODES.get(fault.status, _OTHER_CODES)
     code = fault.code or (of_storage if storage else of_manager)
     message = fault.message or (_EXPIRED if code == "ExpiredAuthenticationToken" else "This failure was ordered.")
-    return WireError(fault.status, code, message, fault.headers, more=fault.error)
+    return WireError(fault.status, code, message, fault.headers)
 
 
 def is_storage(path: str) -> bool:
@@ -250,11 +322,10 @@ def error_reply(error: WireError, path: str) -> Reply:
       and error codes", read 2026-11).
     - Endpoints answer in plain text.
     """
-    now = timestamp(time.time())
     if path.startswith("/inference/"):
         return Reply(error.message.encode(), error.status, error.headers, "text/plain; charset=utf-8")
     if is_storage(path):
-        message = escape(f"{error.message}\nTime:{now.replace('+00:00', 'Z')}")
+        message = escape(f"{error.message}\nTime:{timestamp(time.time(), 'Z')}")
         text = f"<Error><Code>{error.code}</Code><Message>{message}</Message></Error>"
         content = None if error.status == 304 else f'<?xml version="1.0" encoding="utf-8"?>{text}'.encode()
         return Reply(content, error.status, {"x-ms-error-code": error.code, **error.headers}, "application/xml")
@@ -263,11 +334,12 @@ def error_reply(error: WireError, path: str) -> Reply:
     component = next((component for prefix, component in _SERVICES.items() if path.startswith(prefix)), "")
     if not component and _GATEWAY.search(error.code):
         return Reply({"error": {**told, **error.more}}, error.status, {"x-ms-failure-cause": "gateway", **headers})
-    inner = error.inner or ("NotFoundError" if error.status == 404 else "")
+    inner = error.inner or ("NotFoundError" if component and error.status == 404 else "")
     inside = error.more.get("innerError") or ({"code": inner, "innerError": None} if inner else None)
     details, added = (list(error.more.get(name, ())) for name in ("details", "additionalInfo"))
     correlation = {"operation": uuid.uuid4().hex, "request": uuid.uuid4().hex[:16]}
-    where: Json = {"correlation": correlation, "environment": LOCATION, "location": LOCATION, "time": now}
+    where: Json = {"correlation": correlation, "environment": LOCATION, "location": LOCATION}
+    where["time"] = timestamp(time.time())
     where["componentName"] = component or "managementfrontend"
     if not component:
         info = {name[0].upper() + name[1:]: where[name] for name in sorted(where)}

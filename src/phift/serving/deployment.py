@@ -160,7 +160,7 @@ class _Attempt:
         It is looked at again: it took minutes to make the deployment, and what others changed meanwhile must not be
         sent back.
         """
-        endpoint = self._endpoint.get()
+        endpoint = self._endpoint.settled() or self._endpoint.get()
         before, wanted = _traffic(endpoint), {self._config.deployment_name: 100}
         if before == wanted:
             return endpoint

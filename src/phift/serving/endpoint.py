@@ -13,6 +13,7 @@ from phift import errors
 from phift.azure.answers import text
 from phift.azure.clients import GOOD_FOR, Clients
 from phift.config.run import DeploymentConfig
+from phift.serving import resource
 from phift.serving.resource import DeploymentEvent, OnEvent, delete_endpoint, for_certain
 from phift.serving.uses import EndpointUse
 
@@ -68,9 +69,9 @@ class Endpoint:
         self._config = config
         self._emit = errors.isolated(on_event)
         self._use = use or EndpointUse(None, name, made=not existed)
-        endpoints = clients.workspace.online_endpoints
-        with errors.azure_errors(f"endpoint {name}"):
-            found = endpoints.get(name) if found is None else found
+        if found is None:
+            there = resource.endpoint(clients, name)
+            found = there.settled() or there.get()  # the service tells no address of one that is being changed
         self._key = _read_key(clients, name)
         self.scoring_uri = text(found.scoring_uri, "endpoint.scoring_uri")
         self._sessions = threading.local()  # requests does not say that threads may share one

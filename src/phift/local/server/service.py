@@ -130,6 +130,8 @@ def _common(call: Call) -> dict[str, str]:
     Learn, "Request limits and throttling", 2024-06-27; recordings of azure-sdk-for-python, 2022-10-28).
     """
     common = {"x-ms-request-id": str(uuid.uuid4())}
+    if call.path.startswith("/inference/"):  # azure-sdk-assets b4cd9fb8, test_online_deployment, 2025-02-25
+        common |= {"x-request-id": str(uuid.uuid4()), "server": "azureml-frontdoor"}
     if is_storage(call.path):
         common["x-ms-version"] = "2021-08-06"
     if "x-ms-client-request-id" in call.headers:

@@ -10,7 +10,19 @@ from phift.local.services import operations
 from phift.local.services.route import AT_GROUP, AT_LOCATION, AT_SUBSCRIPTION, AT_WORKSPACE, Route, anybody, owner
 from phift.local.site import Site
 from phift.local.state.documents import Document, Json
-from phift.local.wire import Call, Reply, WireError, existing, listed, not_found, origin, resource, section, user_error
+from phift.local.wire import (
+    Call,
+    Reply,
+    WireError,
+    existing,
+    listed,
+    not_found,
+    origin,
+    resource,
+    section,
+    timestamp,
+    user_error,
+)
 from phift.version import __version__
 
 _SERVICES = ("api", "history", "modelmanagement", "experimentation", "catalog", "studio")
@@ -66,7 +78,7 @@ def _show_workspace(site: Site) -> Json:
             "publicNetworkAccess": "Disabled",
             "tenantId": names.TENANT,
         },
-        "systemData": origin(_server(site)),
+        "systemData": origin(_server(site), "workspaces"),
     }
 
 
@@ -129,16 +141,19 @@ def _put_compute(site: Site, call: Call) -> Reply:
         "tags": section(call.json(), "tags"),
         "description": sent.get("description"),
     }
-    return operations.make(site, "compute", key, body, _show_compute)
+    return operations.make(site, call, "compute", key, body, _show_compute)
+
+
+def _delete_compute(site: Site, call: Call) -> Reply:
+    return operations.delete(site, call, "compute", f"computes/{call['name']}")
 
 
 def _show_compute(_site: Site, document: Document) -> Json:
-    made = origin(document)
     details = {
         "vmPriority": "Dedicated",
         "osType": "Linux",
         "allocationState": "Steady",
-        "allocationStateTransitionTime": made["lastModifiedAt"],
+        "allocationStateTransitionTime": timestamp(document.modified),
         "currentNodeCount": 0,
         "targetNodeCount": 0,
         "errors": None,
@@ -153,8 +168,8 @@ def _show_compute(_site: Site, document: Document) -> Json:
         "description": document.body.get("description"),
         "provisioningState": document.body["provisioningState"],
         "provisioningErrors": None,
-        "createdOn": made["createdAt"],
-        "modifiedOn": made["lastModifiedAt"],
+        "createdOn": timestamp(document.created),
+        "modifiedOn": timestamp(document.modified),
         "isAttachedCompute": False,
         "disableLocalAuth": True,
         "properties": details,
@@ -199,7 +214,7 @@ ROUTES = [
     Route("GET computes", lambda site, call: listed(site, call, "computes", _show_compute)),
     Route("GET computes/{name}", _get_compute),
     Route("PUT computes/{name}", _put_compute),
-    Route("DELETE computes/{name}", lambda site, call: operations.delete(site, "compute", f"computes/{call['name']}")),
+    Route("DELETE computes/{name}", _delete_compute),
     Route(f"GET {AT_LOCATION}/vmSizes", _sizes),
     Route(f"GET {AT_LOCATION}/usages", _usages),
 ]

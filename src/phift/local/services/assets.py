@@ -16,15 +16,17 @@ from phift.local.names import ACCOUNT
 from phift.local.services.route import Route
 from phift.local.site import Site
 from phift.local.state.documents import Document, Json
-from phift.local.wire import Call, Reply, existing, listed, not_found, resource, section, user_error, view
+from phift.local.wire import Call, Reply, created, existing, listed, not_found, resource, section, user_error, view
 
 _URI = {"data": "dataUri", "models": "modelUri"}
 _TYPE = {"data": "dataType", "models": "modelType"}
 # What each kind's versions show unless they were sent with something else.
+_NOTHING: Json = {"description": None, "tags": {}, "properties": {}, "isArchived": False, "isAnonymous": False}
+_NOTHING |= {"autoDeleteSetting": None, "intellectualProperty": None}
 _OF_PARTS = {"isAnonymous": False, "isArchived": False, "provisioningState": "Succeeded"}
 _STANDARD: dict[str, Json] = {
-    "data": {},
-    "models": {"provisioningState": "Succeeded"},
+    "data": {**_NOTHING, "stage": None},
+    "models": {**_NOTHING, "provisioningState": "Succeeded"},
     "codes": _OF_PARTS,
     "components": _OF_PARTS,
     "environments": {**_OF_PARTS, "environmentType": "UserCreated"},
@@ -45,8 +47,9 @@ def _key(call: Call) -> str:
 def _existing(site: Site, call: Call) -> Document:
     # 404 for a container's versions as well and not an empty list, unlike a registry: recorded traffic of the SDK's own
     # tests (azure-sdk-assets, test_model, test_crud_file, 2026-03). That data's are the same is inferred.
-    name = f"{call['name']}:{call['version']}" if call["version"] else call["name"]
-    return existing(site, _key(call), not_found(_kind(call), name))
+    kind, version = _kind(call).removesuffix("s"), call["version"]
+    missing = not_found(kind, f"{call['name']}:{version}") if version else not_found(f"{kind} container", call["name"])
+    return existing(site, _key(call), missing)
 
 
 def _visible(call: Call) -> Callable[[Document], bool]:
@@ -111,7 +114,7 @@ def _put_version(site: Site, call: Call) -> Reply:
         content = section(sent, "properties").get("hash_sha256")
         if content and kind == "codes":
             site.documents.put(f"code-hashes/{content}", {"key": key})
-    return Reply(_show(site, document), 200 if previous else 201)
+    return Reply(_show(site, document)) if previous else created(site, call, _show(site, document))
 
 
 def _delete_version(site: Site, call: Call) -> Reply:
@@ -125,13 +128,12 @@ def _asset(site: Site, kind: str, sent: Json, stored: Json | None) -> Json:
         if uri and files.normalized(site, str(uri))[0] != stored[_URI[kind]]:
             raise user_error("Asset paths cannot be updated.")
         changed: Json = {key: sent[key] for key in ("tags", "description", "isArchived", "stage") if key in sent}
-        return {**stored, **changed, "properties": {**section(sent, "properties"), **stored["properties"]}}
+        return {**stored, **changed, "properties": {**section(sent, "properties"), **section(stored, "properties")}}
     if not isinstance(uri, str):
         raise user_error(f"The property {_URI[kind]} is missing.")
     uri, job = files.normalized(site, uri)
     place = files.resolve(site, uri)
-    properties = {"description": "", "tags": {}, "properties": {}, "isArchived": False, "isAnonymous": False, **sent}
-    properties[_URI[kind]] = uri
+    properties = {**sent, _URI[kind]: uri}
     if kind == "models":
         properties |= {"flavors": sent.get("flavors") or {}, "jobName": sent.get("jobName") or job}
     if kind == "models" and properties.get("modelType") == "mlflow_model":
@@ -172,6 +174,10 @@ def _upload(site: Site, call: Call) -> Reply:
 def _show(site: Site, document: Document) -> Json:
     kind = document.key.partition("/")[0]
     properties = {**_STANDARD[kind], **document.body["properties"]}
+    if kind == "models":  # an anonymous one is ``Logged``: azure-sdk-assets, recordings of 2026-03
+        properties["stage"] = properties.get("stage") or ("Logged" if properties["isAnonymous"] else "Development")
+    elif kind == "data":  # which the service spells in another way than a model's
+        properties["dataUri"] = properties["dataUri"].replace("/resourceGroups/", "/resourcegroups/")
     if str(properties.get("codeUri", "")).startswith("/"):
         properties["codeUri"] = site.base_url + properties["codeUri"]
     return resource(document, f"{kind}/versions", properties)

@@ -6,20 +6,35 @@ import hmac
 import random
 import re
 import uuid
-from typing import Any
 
 from phift.local.model import files, quota
-from phift.local.names import LOCATION, TENANT
+from phift.local.names import LOCATION, TENANT, WORKSPACE_ID
 from phift.local.services import operations
 from phift.local.services.route import Route, anybody
 from phift.local.site import Site
 from phift.local.state.documents import Document, Json
 from phift.local.state.identity import InvalidToken
-from phift.local.wire import Call, Reply, WireError, existing, listed, resource, section, user_error, whole_number
+from phift.local.wire import (
+    Call,
+    Reply,
+    WireError,
+    existing,
+    listed,
+    resource,
+    seconds,
+    section,
+    timestamp,
+    user_error,
+    whole_number,
+)
 from phift.local.work.scorers import ScorerFailed, ScorerTimeout
 
 _NAME = re.compile(r"[A-Za-z](?:-?[A-Za-z0-9])*")
 _MOST_LOG_LINES = 5000
+_DAY = 24 * 3600
+_ENVIRONMENT = f"{WORKSPACE_ID}/environments/DefaultNcdEnv-mlflow-ubuntu20-04-py38-cpu-inference/versions/1"
+"""What an MLflow model runs in where none is named; its name: azure-powershell, Get-AzMLWorkspaceEnvironmentContainer,
+2025-11-04."""
 _AUDIENCES = ("https://ml.azure.com", "https://ml.azure.local")
 
 
@@ -27,9 +42,15 @@ def _endpoint(site: Site, call: Call) -> Document:
     return existing(site, f"onlineEndpoints/{call['endpoint']}", "online endpoint")
 
 
-def _keys(site: Site, endpoint: Document) -> dict[str, str]:
-    """Return an endpoint's two keys; they are made again each time and stored nowhere."""
+def _keys(site: Site, endpoint: Document) -> dict[str, str | None]:
+    """Return an endpoint's two keys; they are made again each time and stored nowhere.
+
+    Where Entra's tokens open it there are none (azure-powershell 481f488c, Get-AzMLWorkspaceOnlineEndpointKey,
+    2025-11-04).
+    """
     made = endpoint.body["keys"].items()
+    if endpoint.body["properties"]["authMode"] == "AADToken":
+        return {f"{kind.lower()}Key": None for kind, _ in made}
     return {f"{kind.lower()}Key": site.identity.key(endpoint.name, generation) for kind, generation in made}
 
 
@@ -60,17 +81,19 @@ def _put(site: Site, call: Call) -> Reply:
         raise user_error(f"The authMode {mode} is not one of Key, AMLToken, AADToken.")
     if previous and mode != previous.body["properties"]["authMode"]:
         raise user_error("The authMode of an existing endpoint cannot be changed.")
-    return _store(site, previous, key, sent, {**properties, "authMode": mode})
+    body = _body(site, previous, key, sent, {**properties, "authMode": mode})
+    return operations.make(site, call, "endpoint", key, body, _show_change if previous else _show)
 
 
 def _patch(site: Site, call: Call) -> Reply:
     """Change tags and identity, which is all that the API lets be changed in part."""
     previous, sent = _endpoint(site, call), call.json()
     changed = {name: sent[name] for name in ("tags", "identity") if sent.get(name) is not None}
-    return _store(site, previous, previous.key, {**previous.body, **changed}, previous.body["properties"])
+    body = _body(site, previous, previous.key, {**previous.body, **changed}, previous.body["properties"])
+    return operations.make(site, call, "endpoint", previous.key, body, _show, 200)
 
 
-def _store(site: Site, previous: Document | None, key: str, sent: Json, properties: Json) -> Reply:
+def _body(site: Site, previous: Document | None, key: str, sent: Json, properties: Json) -> Json:
     _check_state(previous, "Creating", "Updating", "Deleting")
     traffic = section(properties, "traffic")
     names = {found.name.lower() for found in site.documents.walk(f"{key}/deployments")}
@@ -81,11 +104,11 @@ def _store(site: Site, previous: Document | None, key: str, sent: Json, properti
             raise user_error(f"The traffic of {name} must be a whole number from 0 to 100.")
     if sum(traffic.values()) not in (0, 100):
         raise user_error(f"The traffic of all deployments must sum to 0 or 100, not {sum(traffic.values())}.")
-    body = {
+    return {
         "properties": {
             "authMode": properties["authMode"],
             "description": properties.get("description"),
-            "properties": properties.get("properties") or {},
+            "properties": _of_users(properties),
             "publicNetworkAccess": properties.get("publicNetworkAccess") or "Enabled",
             "traffic": traffic,
             "mirrorTraffic": properties.get("mirrorTraffic") or {},
@@ -96,7 +119,33 @@ def _store(site: Site, previous: Document | None, key: str, sent: Json, properti
         "kind": sent.get("kind") or "Managed",
         "keys": previous.body["keys"] if previous else {"Primary": uuid.uuid4().hex, "Secondary": uuid.uuid4().hex},
     }
-    return operations.make(site, "endpoint", key, body, _show)
+
+
+_OPERATION, _ID = "AzureAsyncOperationUri", "azureml.onlineendpointid"
+
+
+def _of_users(sent: Json) -> Json:
+    """Return the properties that are the user's own, and not what the service told of itself."""
+    return {name: value for name, value in section(sent, "properties").items() if name not in (_OPERATION, _ID)}
+
+
+def _with_operation(site: Site, document: Document) -> Json:
+    """Return a document's own properties with the address of what made it what it is."""
+    operation = document.body.get("operation")
+    told = {_OPERATION: f"{site.base_url}{operation}"} if operation else {}
+    return {**document.body["properties"].get("properties", {}), **told}
+
+
+def _show_change(site: Site, document: Document) -> Json:
+    """Return what the service says of an endpoint when it begins to change it, which is little more than what was sent.
+
+    So recorded on 2025-02-25 (azure-sdk-assets b4cd9fb8, test_online_deployment). On 2022-10-28 the same test got the
+    state Updating, the old traffic and the addresses. What GET says meanwhile is in no recording.
+    """
+    shown = _show(site, document)
+    del shown["location"], shown["identity"], shown["properties"]["properties"][_ID]
+    shown["properties"] |= {"provisioningState": "Creating", "scoringUri": None, "swaggerUri": None}
+    return {**shown, "systemData": {"lastModifiedAt": shown["systemData"]["lastModifiedAt"]}}
 
 
 def _show(site: Site, document: Document) -> Json:
@@ -104,7 +153,9 @@ def _show(site: Site, document: Document) -> Json:
     # Azure gives no address before the endpoint is made.
     made = body["properties"]["provisioningState"] != "Creating"
     addresses = {"scoringUri": f"{base}/score", "swaggerUri": f"{base}/swagger.json"}
-    properties = {**body["properties"], **(addresses if made else dict.fromkeys(addresses))}
+    properties = {**body["properties"], "compute": None, **(addresses if made else dict.fromkeys(addresses))}
+    own = {_ID: f"{WORKSPACE_ID}/{document.key}".lower()}
+    properties["properties"] = {**_with_operation(site, document), **own}
     who = {"principalId": str(uuid.uuid5(uuid.UUID(TENANT), document.key)), "tenantId": TENANT}
     more = {"tags": body["tags"], "kind": body["kind"], "identity": {**who, **body["identity"]}}
     return resource(document, "onlineEndpoints", properties, location=LOCATION, **more)
@@ -123,8 +174,9 @@ def _token(site: Site, call: Call) -> Reply:
     document = _endpoint(site, call)
     if document.body["properties"]["authMode"] == "Key":
         raise user_error(f"The endpoint {document.name} uses keys, not tokens.")
-    token, end = site.identity.token(f"endpoint/{document.name.lower()}")
-    shown = {"accessToken": token, "tokenType": "Bearer", "expiryTimeUtc": end, "refreshAfterTimeUtc": end - 600}
+    # A day, and renewed after half of it: azure-powershell 9fe78818, Get-AzMLWorkspaceOnlineEndpointToken, 2024-07-24.
+    token, end = site.identity.token(f"endpoint/{document.name.lower()}", _DAY)
+    shown = {"accessToken": token, "tokenType": "Bearer", "expiryTimeUtc": end, "refreshAfterTimeUtc": end - _DAY // 2}
     return Reply(shown)
 
 
@@ -142,13 +194,13 @@ def _put_deployment(site: Site, call: Call) -> Reply:
     _check_state(endpoint, "Creating", "Deleting")
     properties = section(sent, "properties")
     for served_by_container in ("codeConfiguration", "environmentId"):
-        if properties.get(served_by_container):
+        # The environment that we name ourselves comes back with what a user read and changed.
+        if str(properties.get(served_by_container) or _ENVIRONMENT).lower() != _ENVIRONMENT.lower():
             what = f"The local workspace serves MLflow models without a container: no {served_by_container}"
             raise WireError(501, "NotImplemented", what)
-    sku = {"name": "Default", "capacity": 1, **section(sent, "sku")}
+    sku = {"name": "Default", "tier": "Standard", "capacity": 1, **section(sent, "sku")}
     instances = whole_number(sku["capacity"], "The sku's capacity")
-    settings = section(properties, "requestSettings")
-    whole_number(settings.get("maxConcurrentRequestsPerInstance", 1), "maxConcurrentRequests")
+    _check_settings(properties)
     key = f"{endpoint.key}/deployments/{name}"
     previous = site.documents.get(key)
     _check_state(previous, "Creating", "Updating", "Deleting")
@@ -160,8 +212,31 @@ def _put_deployment(site: Site, call: Call) -> Reply:
     if held != (instance_type, instances):
         quota.check_quota(site, instance_type, instances, apart_from=previous.key if previous else None)
     properties["provisioningState"] = "Updating" if previous else "Creating"
+    properties["properties"] = _of_users(properties)
     body = {"properties": properties, "sku": sku, "tags": section(sent, "tags")}
-    return operations.make(site, "deployment", key, body, _show_deployment)
+    return operations.make(site, call, "deployment", key, body, _show_deployment)
+
+
+_REQUESTS: Json = {"requestTimeout": "PT5S", "maxConcurrentRequestsPerInstance": 1, "maxQueueWait": "PT0S"}
+_PROBE: Json = {
+    "failureThreshold": 30,
+    "successThreshold": 1,
+    "timeout": "PT2S",
+    "period": "PT10S",
+    "initialDelay": "PT10S",
+}
+# What a deployment has where it was sent nothing else (azure-sdk-assets b4cd9fb8, test_online_deployment, 2025-02-25).
+_SETTINGS = {"requestSettings": _REQUESTS, "livenessProbe": _PROBE, "readinessProbe": _PROBE}
+
+
+def _check_settings(properties: Json) -> None:
+    """Refuse numbers that are none, and durations that are none."""
+    for part, standard in _SETTINGS.items():
+        for name, value in section(properties, part).items():
+            if isinstance(standard.get(name), str):
+                seconds(value, f"properties.{part}.{name}")
+            elif name in standard:
+                whole_number(value, f"properties.{part}.{name}")
 
 
 def _delete_deployment(site: Site, call: Call) -> Reply:
@@ -172,34 +247,70 @@ def _delete_deployment(site: Site, call: Call) -> Reply:
         # The words are quoted in the troubleshooting of public repositories that deploy to the service (2026); which
         # status and code they come with, none of them says.
         raise user_error(f"Can't delete deployment [{document.name}] with non-zero traffic weight.")
-    return operations.delete(site, "deployment", key)
+    return operations.delete(site, call, "deployment", key)
 
 
-def _show_deployment(_site: Site, document: Document) -> Json:
+def _show_deployment(site: Site, document: Document) -> Json:
     body = document.body
+    sent = body["properties"]
     properties = {
         "endpointComputeType": "Managed",
         "description": None,
-        "properties": {},
         "appInsightsEnabled": False,
-        "environmentVariables": {},
-        "requestSettings": {"requestTimeout": "PT5S", "maxConcurrentRequestsPerInstance": 1, "maxQueueWait": "PT0.5S"},
+        "environmentId": _ENVIRONMENT,
+        "modelMountPath": None,
+        "egressPublicNetworkAccess": "Enabled",
+        "dataCollector": None,
         # Without scale settings the SDK's endpoints.get crashes; Azure always sends them.
         "scaleSettings": {"scaleType": "Default"},
-        **body["properties"],
+        **sent,
+        **{name: {**standard, **section(sent, name)} for name, standard in _SETTINGS.items()},
+        "properties": _with_operation(site, document),
+        "environmentVariables": {**_variables(sent), **section(sent, "environmentVariables")},
     }
-    more = {"location": LOCATION, "tags": body["tags"], "sku": body["sku"], "kind": "Managed"}
+    more = {"location": LOCATION, "tags": body["tags"], "sku": {"tier": "Standard", **body["sku"]}, "kind": "Managed"}
     return resource(document, "onlineEndpoints/deployments", properties, **more)
 
 
+def _variables(properties: Json) -> Json:
+    """Return what an MLflow model's container is told once it is made, which is where its model lies.
+
+    The names are recorded (2025-02-25), the first value is documented (Microsoft Learn, deploy machine learning models
+    to online endpoints, 2026), the second is the folder's name that the fine-tuning component gives.
+    """
+    found = re.search(r"([^/:]+)(?:/versions/|:)([^/:]+)$", str(properties["model"]))
+    if properties["provisioningState"] == "Creating" or not found:
+        return {}
+    name, version = found.groups()
+    return {
+        "AZUREML_MODEL_DIR": f"/var/azureml-app/azureml-models/{name}/{version}",
+        "MLFLOW_MODEL_FOLDER": "mlflow_model_folder",
+    }
+
+
+_STEPS = ("SystemSetup", "UserContainerImagePull", "ModelDownload", "UserContainerStart")
+_LOG = "Instance status:\n{status}\n\nContainer events:\n{events}\nContainer logs:\n{lines}"
+
+
 def _logs(site: Site, call: Call) -> Reply:
+    """Return how far the instance is, what happened to its container, and what that wrote.
+
+    The three parts: azure-powershell 689c9cc2, Get-AzMLWorkspaceOnlineDeploymentLog, 2025-11-04; an event's form: the
+    same command's documentation, 2022-05-19. "InProgress" and "Waiting" are of a public log of 2025-10-16; what is said
+    of one that failed is guessed.
+    """
     document, sent = _deployment(site, call), call.json()
     if sent.get("containerType") == "StorageInitializer":
         return Reply({"content": f"The model {document.body['properties']['model']} lies on this machine already.\n"})
     file = site.folder.deployment(_endpoint(site, call).name, document.name) / "log.txt"
     lines = file.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True) if file.is_file() else []
     tail = min(whole_number(sent.get("tail") or _MOST_LOG_LINES, "tail"), _MOST_LOG_LINES)
-    return Reply({"content": "".join(lines[-tail:])})
+    state = document.body["properties"]["provisioningState"]
+    last = {"Succeeded": "Succeeded", "Updating": "Succeeded", "Failed": "Failed"}.get(state, "Waiting")
+    status = "\n".join(f"{step}: {last if step == _STEPS[-1] else 'Succeeded'}" for step in _STEPS)
+    event = f"Kind: Pod, Name: Created, Type: Normal, Time: {timestamp(document.created, 'Z')}"
+    events = f"{event}, Message: Created container inference-server\n"
+    return Reply({"content": _LOG.format(status=status, events=events, lines="".join(lines[-tail:]))})
 
 
 def _score(site: Site, call: Call) -> Reply:
@@ -221,7 +332,7 @@ def _score(site: Site, call: Call) -> Reply:
     # Twice what the instances work on at once.
     most = 2 * int(settings.get("maxConcurrentRequestsPerInstance") or 1) * int(deployment.body["sku"]["capacity"])
     with site.scorers.slot(deployment.key, most):
-        return _ask(site, deployment, call, _seconds(settings.get("requestTimeout")))
+        return _ask(site, deployment, call, seconds(settings.get("requestTimeout") or "PT5S", "requestTimeout"))
 
 
 def _authorize(site: Site, endpoint: Document, call: Call) -> None:
@@ -231,7 +342,7 @@ def _authorize(site: Site, endpoint: Document, call: Call) -> None:
     if scheme.lower() != "bearer" or not given:
         raise WireError(401, "Unauthorized", "key_auth_bad_header_forbidden")
     if mode == "Key":
-        good = [hmac.compare_digest(given.encode(), key.encode()) for key in _keys(site, endpoint).values()]
+        good = [hmac.compare_digest(given.encode(), str(key).encode()) for key in _keys(site, endpoint).values()]
         if not any(good):
             raise WireError(401, "Unauthorized", "key_auth_access_denied")
         return
@@ -243,17 +354,8 @@ def _authorize(site: Site, endpoint: Document, call: Call) -> None:
         raise WireError(401, "Unauthorized", "The token is for something else.")
 
 
-def _seconds(duration: Any) -> float:
-    """Return the seconds of an ISO 8601 duration such as PT1M30S, or the standard, 5."""
-    found = re.fullmatch(r"PT(?:(\d+)H)?(?:(\d+)M)?(?:([\d.]+)S)?", str(duration or ""))
-    if not found or not any(found.groups()):
-        return 5.0
-    hours, minutes, seconds = (float(part or 0) for part in found.groups())
-    return hours * 3600 + minutes * 60 + seconds
-
-
 def _ask(site: Site, deployment: Document, call: Call, timeout: float) -> Reply:
-    headers = {"azureml-model-deployment": deployment.name}
+    headers = {"azureml-model-deployment": deployment.name, "azureml-model-session": deployment.name}
     try:
         reply = site.scorers.ask(deployment.key, _request(call), timeout)
     except ScorerTimeout as error:
@@ -294,7 +396,8 @@ ROUTES = [
     Route(f"PUT {_AT}", _put),
     Route(f"PATCH {_AT}", _patch),
     Route(
-        f"DELETE {_AT}", lambda site, call: operations.delete(site, "endpoint", f"onlineEndpoints/{call['endpoint']}")
+        f"DELETE {_AT}",
+        lambda site, call: operations.delete(site, call, "endpoint", f"onlineEndpoints/{call['endpoint']}"),
     ),
     Route(f"POST {_AT}/listKeys", lambda site, call: Reply(_keys(site, _endpoint(site, call)))),
     Route(f"POST {_AT}/regenerateKeys", _regenerate),

@@ -21,7 +21,19 @@ from phift.local.services import operations
 from phift.local.services.route import Route
 from phift.local.site import Site
 from phift.local.state.documents import Document, Json
-from phift.local.wire import Call, Reply, WireError, existing, listed, resource, section, timestamp, user_error, view
+from phift.local.wire import (
+    Call,
+    Reply,
+    WireError,
+    created,
+    existing,
+    listed,
+    resource,
+    section,
+    timestamp,
+    user_error,
+    view,
+)
 
 # What may change on a job that exists; everything else is what was paid for.
 _CHANGEABLE = ("description", "tags", "displayName", "isArchived")
@@ -82,7 +94,7 @@ def _put(site: Site, call: Call) -> Reply:
         document = site.documents.put(f"jobs/{name}", {"properties": sent, "plan": plan})
         _start_runs(site, name, sent, plan)
     site.training.submitted(name)
-    return Reply(_show(site, document), 201)
+    return created(site, call, _show(site, document))
 
 
 def _start_runs(site: Site, name: str, sent: Json, plan: Json) -> None:
@@ -123,7 +135,7 @@ def _cancel(site: Site, call: Call) -> Reply:
         return Reply()
     with site.documents.transaction():  # a killed server leaves no job that is to be canceled and never is
         runs.set_status(site, run.name, "CancelRequested")
-        return operations.begin(site, "job-cancel", run.name)
+        return operations.begin(site, call, "job-cancel", run.name)
 
 
 def _show(site: Site, document: Document) -> Json:

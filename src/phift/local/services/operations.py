@@ -3,36 +3,50 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
-from phift.local.names import LOCATION, PROVIDER, SUBSCRIPTION
+from phift.local.names import LOCATION, PROVIDER, SUBSCRIPTION, WORKSPACE_ID
 from phift.local.services.route import AT_LOCATION, Route
 from phift.local.site import Site
 from phift.local.state.documents import Document, Json
-from phift.local.wire import Call, Reply, WireError, existing
+from phift.local.wire import Call, Reply, WireError, existing, link
 from phift.local.work.operations import set_state
 
-_VERSION = "api-version=2023-04-01-preview"
 
+def make(
+    site: Site,
+    call: Call,
+    what: str,
+    key: str,
+    body: Json,
+    show: Callable[[Site, Document], Json],
+    status: int = 201,
+) -> Reply:
+    """Store what is to be made and begin to make it; a killed server leaves nothing that is Creating and never made.
 
-def make(site: Site, what: str, key: str, body: Json, show: Callable[[Site, Document], Json]) -> Reply:
-    """Store what is to be made and begin to make it; a killed server leaves nothing that is Creating and never made."""
+    A PUT has the same status for what is there already, as recorded for clusters (2024-12-18) and endpoints
+    (2025-02-25); that it has it for deployments is guessed.
+    """
     with site.documents.transaction():
-        status = 200 if site.documents.get(key) else 201
         document = site.documents.put(key, body)
-        return begin(site, f"{what}-create", document.key, show(site, document), status)
+        answer = begin(site, call, f"{what}-create", document.key, status)
+        # Without the server's own address: the next one may have another port.
+        operation = answer.headers["Azure-AsyncOperation"].removeprefix(site.base_url)
+        document = site.documents.put(document.key, {**document.body, "operation": operation})
+        return replace(answer, body=show(site, document))
 
 
-def delete(site: Site, what: str, key: str) -> Reply:
+def delete(site: Site, call: Call, what: str, key: str) -> Reply:
     """Begin to delete what is there."""
     document = site.documents.get(key)
     if document is None:
         return Reply(None, 204)
     with site.documents.transaction():
         set_state(site, document.key, "Deleting")
-        return begin(site, f"{what}-delete", document.key)
+        return begin(site, call, f"{what}-delete", document.key)
 
 
-def begin(site: Site, kind: str, target: str, shown: Json | None = None, status: int = 202) -> Reply:
+def begin(site: Site, call: Call, kind: str, target: str, status: int = 202) -> Reply:
     """Begin an operation, and return the answer that starts a poller.
 
     It has no Retry-After, as the real service sends none. Where the workspace is not to be slow it has the one form
@@ -41,15 +55,17 @@ def begin(site: Site, kind: str, target: str, shown: Json | None = None, status:
     """
     operation = site.operations.begin(kind, target)
     family = "compute" if kind.startswith("compute-") else "mfe"
-    base = f"{site.base_url}/subscriptions/{SUBSCRIPTION}/{PROVIDER}/locations/{LOCATION}/{family}Operation"
+    base = f"/subscriptions/{SUBSCRIPTION}/{PROVIDER}/locations/{LOCATION}/{family}Operation"
     headers = {"x-ms-async-operation-timeout": "PT30M", **_look_again(site)}
     if kind != "job-cancel":  # its poller looks at ``Location`` only
-        headers["Azure-AsyncOperation"] = f"{base}sStatus/{operation}?{_VERSION}"
-    if status == 202:
-        headers["Location"] = f"{base}Results/{operation}?{_VERSION}"
-    elif status == 201 and shown and family == "mfe":
-        headers["Location"] = f"{site.base_url}{shown['id']}?{_VERSION}"
-    return Reply(shown, status, headers)
+        headers["Azure-AsyncOperation"] = link(site, call, f"{base}sStatus/{operation}")
+    if status == 202 and family == "mfe":  # clusters send none, as recorded 2024-12-18
+        headers["Location"] = link(site, call, f"{base}Results/{operation}")
+    elif status == 201 and family == "mfe":
+        headers["Location"] = link(site, call, f"{WORKSPACE_ID}/{target}")
+    # ``null`` as recorded for an endpoint (2025-02-25); that deployments have it too is guessed.
+    body = b"null" if kind in ("endpoint-delete", "deployment-delete") else None
+    return Reply(body, status, headers)
 
 
 def _look_again(site: Site) -> dict[str, str]:
@@ -62,19 +78,28 @@ def _operation(site: Site, call: Call) -> Document:
 
 
 def _status(site: Site, call: Call) -> Reply:
+    """Tell how far it is: 0 % to its end, and until then an end in the year 1, as recorded (2025-02-25, 2026-03-03)."""
     found = _operation(site, call)
-    shown: Json = {key: found.body[key] for key in ("status", "error", "startTime", "endTime") if key in found.body}
-    headers = _look_again(site) if shown["status"] == "InProgress" else {}
-    if shown["status"] == "InProgress" and found.body["kind"].startswith(("endpoint-", "deployment-")):
-        # As recorded for endpoints and deployments, made and deleted (`test_online_deployment`, 2022-10-28).
-        shown |= {"status": "Updating", "percentComplete": 0.0}
-    return Reply({"id": call.path, "name": found.name, **shown}, 200, headers)
+    told: Json = {key: found.body[key] for key in ("startTime", "endTime", "status", "error") if key in found.body}
+    shown = {
+        "id": call.path,
+        "name": found.name,
+        "endTime": "0001-01-01T00:00:00+00:00",
+        "percentComplete": 0.0,
+        **told,
+    }
+    if shown["status"] != "InProgress":
+        return Reply(shown)
+    if found.body["kind"].startswith(("endpoint-", "deployment-")):
+        # As recorded for both, made and deleted (`test_online_deployment`, 2022-10-28 and 2025-02-25).
+        shown["status"] = "Updating"
+    return Reply(shown, 200, _look_again(site))
 
 
 def _result(site: Site, call: Call) -> Reply:
     found = _operation(site, call)
     if found.body["status"] == "InProgress":
-        return Reply(None, 202, {"Location": f"{site.base_url}{call.path}?{_VERSION}", **_look_again(site)})
+        return Reply(None, 202, {"Location": link(site, call, call.path), **_look_again(site)})
     if found.body["status"] == "Failed":
         raise WireError(400, found.body["error"]["code"], found.body["error"]["message"])
     return Reply(None, 204)

@@ -88,7 +88,7 @@ def _data_reference(site: Site, call: Call) -> Reply:
 
 
 def _show(kind: str, name: str, version: str, created: str, properties: Json) -> Json:
-    made = {"createdAt": f"{created}T00:00:00.000000+00:00", "createdBy": "Microsoft", "createdByType": "User"}
+    made = {"createdAt": f"{created}T00:00:00+00:00", "createdBy": "Microsoft", "createdByType": "User"}
     return {
         "id": catalog.asset_id(kind, name, version),
         "name": version,
