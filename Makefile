@@ -20,9 +20,10 @@ azurite: .azurite/$(AZURITE)
 contract: $(VENV)/installed
 	$(BIN)/python -m pytest tests/contract
 
-# With PHIFT_CONTRACT_AZURE=<subscription>/<group>/<workspace> on Azure too; writes docs/verified.md.
+# With PHIFT_CONTRACT_AZURE=<subscription>/<group>/<workspace> on Azure, recorded; writes docs/verified.md.
 verified: $(VENV)/installed
-	PHIFT_CONTRACT_RECORD=1 $(BIN)/python -m pytest tests/contract --deselect tests/contract/test_verified.py
+	PHIFT_CONTRACT_RECORD=1 $(if $(PHIFT_CONTRACT_AZURE),$(BIN)/phift local record azure-$$(date +%F).jsonl --) \
+		$(BIN)/python -m pytest tests/contract --deselect tests/contract/test_verified.py
 
 check: $(VENV)/installed
 	$(BIN)/ruff check .

@@ -20,6 +20,7 @@ from contract.targets import NAMES
 
 WANTED = "PHIFT_CONTRACT_RECORD"
 RECORD = Path(__file__).with_name("verified.json")
+AZURE = Path(__file__).with_name("azure.json")  # a file of its own: whoever has a subscription can hand it in
 TABLE = Path(__file__).parents[2] / "docs" / "verified.md"
 
 _ID = re.compile(r"(?:.*/)?(?P<file>\w+)\.py::(?P<name>\w+)\[(?P<given>[\w-]+)\]")
@@ -45,7 +46,40 @@ PHIFT_CONTRACT_AZURE=<subscription>/<resource group>/<workspace> make verified
 
 runs it on Azure, takes away what it made (data assets, models and jobs are archived: the SDK deletes
 none), and writes this table anew. It makes clusters without nodes, a handful of small jobs on serverless compute, and
-endpoints one after another, five of them with one small machine; it takes hours.
+endpoints one after another, five of them with one small machine; it takes hours. It leaves two files to hand in:
+`tests/contract/azure.json` has the outcomes and their date, from which the last column is filled, and
+`azure-<date>.jsonl` has the recorded exchanges.
+
+## What Azure answers, recorded
+
+Any program can be recorded, your own run or the suite:
+
+```sh
+phift local record mine.jsonl -- phift run finetune.yaml --ask "How many protons are in an atom of gold?"
+```
+
+runs it through a proxy on this machine, which passes requests and tokens on and writes one line for each exchange with
+Resource Manager, Azure ML, blob storage or an endpoint; other connections, such as the sign-in, pass unopened. A line
+has the operation, the api-version, the status and the form of what was sent and answered: which fields there are, and
+whether each is a text, a number, a date, an id or null. A text is kept only where it is one of the service's own words,
+as `Completed` or `UserError` are. The list of these words and of the known field names is
+`src/phift/local/recorder/words.json`; an exchange that holds any other text cannot be made, and so cannot be written.
+
+```sh
+phift local replay mine.jsonl -- phift run local.yaml --ask "How many protons are in an atom of gold?"
+```
+
+runs the same program on a new local workspace with the engine `instant` (`local.yaml` is the same run with
+`workspace: local`; a program that takes its workspace from the environment needs no change) and prints what it answers
+otherwise. An operation must answer with each **status** that it had; of its answers with that status, the most similar
+one must have the same **fields**, null where there was null, of the same **kinds**; **values** are compared only where
+they are words of the service in fields such as `status`, `type` and `code`, and states in between are not. How often
+and in which order something was asked is not compared: that follows from time. Exits 1 where something differs.
+
+Ctrl-C ends the program, which may still clean up through the proxy; what was recorded until then is in the file. A file
+that exists is never written over.
+
+## The last runs
 
 """
 
@@ -77,13 +111,19 @@ def save() -> None:
     for target, results in outcomes.items():
         date = datetime.datetime.now(datetime.UTC).date().isoformat()
         known[target] = {"date": date, "sdk": version("azure-ai-ml"), "results": dict(sorted(results.items()))}
-    RECORD.write_text(json.dumps(known, indent=2) + "\n", encoding="utf-8")
+    azure = {name: known.pop(name) for name in ("azure",) if name in known}
+    for path, runs in ((RECORD, known), (AZURE, azure)):
+        if runs:
+            path.write_text(json.dumps(runs, indent=2) + "\n", encoding="utf-8")
+    known |= azure
     TABLE.write_text(render(known), encoding="utf-8")
 
 
 def load() -> dict[str, Any]:
     """Return the record: for each target date, SDK and results."""
-    known: dict[str, Any] = json.loads(RECORD.read_text(encoding="utf-8")) if RECORD.exists() else {}
+    known: dict[str, Any] = {}
+    for path in (RECORD, AZURE):
+        known |= json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     return known
 
 

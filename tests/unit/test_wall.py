@@ -41,6 +41,7 @@ ALLOWED = {
         "jobs",
         "local",
         "local.programs",
+        "local.recorder",
         "local.state",
         "phift",
         "samples",
@@ -96,6 +97,7 @@ ALLOWED = {
         "local.wire",
         "version",
     },
+    "local.recorder": {"errors", "local.names", "local.services", "local.trust", "version"},
     "local.workspace": {
         "errors",
         "local.connection",

@@ -8,6 +8,7 @@ import os
 import shlex
 import signal
 import sys
+import tempfile
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,7 @@ from phift.local import LocalWorkspace
 
 if TYPE_CHECKING:
     from phift.local.programs import Engine
+    from phift.local.recorder.exchange import Exchange
     from phift.local.state.clock import Speed
 
 
@@ -381,6 +383,73 @@ def env(folder: Path | None) -> None:
 def config(folder: Path | None) -> None:
     """Print the config.json that MLClient.from_config reads; where the workspace is served is in `phift local env`."""
     click.echo(json.dumps(LocalWorkspace(folder).connection().config(), indent=2))
+
+
+_PROGRAM = click.argument("program", nargs=-1, required=True, type=click.UNPROCESSED)
+_FILE = click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+
+
+@local.command(context_settings={"ignore_unknown_options": True})
+@_FILE
+@_PROGRAM
+def record(file: Path, program: tuple[str, ...]) -> None:
+    """Run PROGRAM and write its exchanges with Azure ML to FILE, redacted; docs/verified.md says what is kept.
+
+    Exits as PROGRAM does, or 1 where nothing was recorded.
+    """
+    from phift.local.recorder.exchange import begin, write
+    from phift.local.recorder.program import run
+
+    count = 0
+    with begin(file) as stream:
+
+        def note(exchange: Exchange) -> None:
+            nonlocal count
+            write(stream, exchange)
+            count += 1
+
+        try:
+            code, unreachable = run(program, note)
+        finally:
+            if not count:
+                file.unlink()
+    _say_unreachable(unreachable)
+    click.echo(f"{count} exchanges in {file}" if count else "Nothing was recorded.", err=True)
+    sys.exit(code if count else code or 1)
+
+
+@local.command(context_settings={"ignore_unknown_options": True})
+@_FILE
+@_PROGRAM
+def replay(file: Path, program: tuple[str, ...]) -> None:
+    """Run PROGRAM on a new local workspace, and tell what it answers otherwise than FILE has it.
+
+    PROGRAM is the one that was recorded. Exits 1 where something differs, or as PROGRAM does.
+    """
+    from phift.local.recorder.compare import compare
+    from phift.local.recorder.exchange import read
+    from phift.local.recorder.program import run
+
+    date, there = read(file)
+    here: list[Exchange] = []
+    with tempfile.TemporaryDirectory(prefix="phift-replay-") as folder:
+        workspace = LocalWorkspace(Path(folder), engine="instant", speed="fast", lasting=False)
+        try:
+            variables = {**workspace.up().environment(), "PHIFT_LOCAL_HOME": folder}
+            code, unreachable = run(program, here.append, variables)
+        finally:
+            workspace.down()
+    _say_unreachable(unreachable)
+    lines = compare(there, here)
+    for line in lines:
+        click.echo(line)
+    click.echo(f"{len(lines)} differences from what was recorded on {date}: {len(there)} exchanges, {len(here)} here")
+    sys.exit(code or (1 if lines else 0))
+
+
+def _say_unreachable(hosts: dict[str, str]) -> None:
+    for host, why in hosts.items():
+        click.echo(f"could not be reached: {host} ({why})", err=True)
 
 
 def program() -> None:

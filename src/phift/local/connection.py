@@ -98,7 +98,12 @@ IN_PROCESS: dict[Path, Connection] = {}
 
 
 def without_proxy() -> dict[str, str]:
-    """Return the variables of the hosts to reach without a proxy: those that are named already, and this machine."""
+    """Return the variables of the hosts to reach without a proxy: those that are named already, and this machine.
+
+    The recorder's proxy is there to be passed through.
+    """
+    if f"//{names.RECORDER}:" in os.environ.get("HTTPS_PROXY", ""):
+        return {}
     named = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""  # requests' own order
     hosts = [host.strip() for host in named.split(",") if host.strip()]
     if not {"*", "localhost"} & set(hosts):

@@ -27,6 +27,8 @@ DATASTORES = {"workspaceblobstore": "azureml-blobstore", "workspaceartifactstore
 """The container behind each datastore."""
 
 ARTIFACTS = DATASTORES["workspaceartifactstore"]
+RECORDER = "recorder"
+"""The user in the address of the proxy of `phift.local.recorder`."""
 MODELS = "registry-models"
 """The container that holds the registry's models; nobody is given the right to write there."""
 

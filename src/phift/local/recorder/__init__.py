@@ -1,0 +1,1 @@
+"""Exchanges with a workspace, kept without anybody's names or secrets, and held against those of another."""
