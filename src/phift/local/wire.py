@@ -302,7 +302,7 @@ def of_fault(fault: Fault, *, storage: bool = False) -> WireError:
     of_manager, of_storage, _ = _CODES.get(fault.status, _OTHER_CODES)
     code = fault.code or (of_storage if storage else of_manager)
     message = fault.message or (_EXPIRED if code == "ExpiredAuthenticationToken" else "This failure was ordered.")
-    return WireError(fault.status, code, message, fault.headers)
+    return WireError(fault.status, code, message, fault.headers, more=fault.error)
 
 
 def is_storage(path: str) -> bool:
