@@ -112,7 +112,8 @@ def _assets(clients: Clients, _traffic: Traffic, told: dict[str, Any]) -> Calls:
 
 def _jobs(clients: Clients, traffic: Traffic, told: dict[str, Any]) -> Calls:
     jobs, job = clients.sdk.jobs, pipeline(clients)
-    name = told["job"] = job.name
+    name, job.description = job.name, "recorded"
+    told["job"] = name
     yield "job-create", lambda: jobs.create_or_update(job)
     yield "job", lambda: jobs.get(name)
     yield "job-stream", lambda: jobs.stream(name)

@@ -483,10 +483,24 @@ _AT_VERSION = (
     "PUT {}/{{name}}/versions/{{version}}",
 )
 
+_RECORDED_RUN = "recorded 2026-02-27; the generated client is older"
+_RECORDED_OUTPUT = "recorded null 2026-02-27, for every type of output; the generated models know it of newer versions"
+_OLD_RUN = {" not in Run": _RECORDED_RUN}
+_OLD_RUNS = {**_OLD_RUN, " not in Compute": _RECORDED_RUN}
+_OLD_JOB = {"JobOutput": _RECORDED_OUTPUT, " not in PipelineJob": _RECORDED_RUN}
+_RUN = "history/v1.0/{above}runs/{{run}}"
+_ABOVE = ("", "experiments/{experiment}/", "experimentids/{experiment}/")
+
 EXPECTED: dict[str, dict[str, str]] = {
     "GET datastores": {"credentials.secrets: required": _SECRETS},
     "GET datastores/{name}": {"credentials.secrets: required": _SECRETS},
-    "GET jobs/{name}": {"body.properties: required": _CHILD},
+    "GET jobs": _OLD_JOB,
+    "GET jobs/{name}": {"body.properties: required": _CHILD, **_OLD_JOB},
+    "PUT jobs/{name}": _OLD_JOB,
+    **{f"{method} {_RUN.format(above=above)}": _OLD_RUN for method in ("GET", "PATCH") for above in _ABOVE},
+    **{f"GET {_RUN.format(above=above)}/children": _OLD_RUNS for above in _ABOVE},
+    f"GET {_RUN.format(above='')}": _OLD_RUNS,
+    "POST history/v1.0/rundata": {**_OLD_RUN, " not in GetRunDataResult": _RECORDED_RUN},
     "GET locations/{location}/usages": {"amlWorkspaceLocation: always sent": _USAGE},
     "GET locations/{location}/vmSizes": {
         "maxResourceVolumeMB: always sent": _SIZES,

@@ -69,6 +69,13 @@ class Local:
             options["params"] = {"api-version": "2023-10-01", **(options.get("params") or {})}
         return self.session.request(method, url, headers=headers, timeout=60, **options)
 
+    def output(self, job: str, name: str) -> str:
+        """Return the address of a job's output as the SDK finds it: the job itself does not tell it."""
+        run = self.request("GET", f"/history/v1.0{self.arm}/runs/{job}").json()
+        asset = run["outputs"][name]["assetId"]
+        where = f"/modelregistry/v1.0{self.arm}/models/batchGetResolvedUris"
+        return str(self.request("POST", where, json={"values": [asset]}).json()["values"][asset]["path"])
+
     def wait(self, job: str, *statuses: str, seconds: float = 120) -> str:
         """Wait until a job has one of the statuses, by default an ended one."""
         wanted = statuses or ("Completed", "Failed", "Canceled")

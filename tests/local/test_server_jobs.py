@@ -63,7 +63,8 @@ def test_a_failing_step_fails_the_job_and_stops_the_rest(local: Local) -> None:
     details = local.request("GET", f"/history/v1.0{local.arm}/runs/{name}/details").json()
     error = details["error"]["error"]
     assert error["code"] == "UserError"
-    assert "chat_completion_finetune failed: thirteen is not a good seed" in error["message"]
+    assert error["message"].startswith("Pipeline has failed child jobs. Failed nodes: /chat_completion_finetune. ")
+    assert error["referenceCode"] == "PipelineHasStepJobFailed"
     child = children(local, name)[3]
     assert child["error"]["error"]["message"] == "thirteen is not a good seed"
     logs = local.request("GET", f"/history/v1.0{local.arm}/runs/{child['runId']}/details").json()["logFiles"]
@@ -235,4 +236,5 @@ def test_training_file_address(local: Local) -> None:
     assert local.wait(name) == "Completed"
     shown = local.request("GET", f"{local.arm}/jobs/{name}").json()["properties"]
     assert shown["inputs"]["train"]["uri"] == TRAIN
-    assert shown["outputs"]["trained_model"]["uri"].endswith("/mlflow_model_folder")
+    assert shown["outputs"]["trained_model"]["uri"] is None
+    assert local.output(name, "trained_model").endswith("/mlflow_model_folder")

@@ -279,7 +279,7 @@ def check_jobs(local: Local, known: Acknowledged) -> Counter[str]:
         ended[status] += 1
         if status == "Completed":
             assert set(steps) == {"Completed"}, (name, steps)
-            output = get(local, f"{{ws}}/jobs/{name}")["properties"]["outputs"]["trained_model"]["uri"]
+            output = local.output(name, "trained_model")
             path = local.connection.folder / "blobs/storage/azureml-blobstore" / output.partition("/paths/")[2]
             assert (path / "MLmodel").is_file()
         else:

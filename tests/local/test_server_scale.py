@@ -251,7 +251,7 @@ def test_every_page_of_child_runs(sites: tuple[Site, Site]) -> None:
     second = ask(site, "GET", path, **{"$top": "3", "$continuationtoken": first["continuationToken"]}).body
     names = [run["runId"] for run in (*first["value"], *second["value"])]
     assert names == [run.name for run in runs.children(site, "job-1")]
-    assert (second["continuationToken"], second["nextLink"]) == (None, None)
+    assert list(second) == ["value"]
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,7 @@ def test_its_jobs_and_assets_are_there(yesterdays: Local) -> None:
     [job] = yesterdays.request("GET", f"{yesterdays.arm}/jobs").json()["value"]
     assert (job["name"], job["properties"]["status"]) == ("first", "Completed")
     model = yesterdays.request("GET", f"{yesterdays.arm}/models/tuned/versions/1").json()["properties"]
-    assert model["modelUri"] == job["properties"]["outputs"]["trained_model"]["uri"]
+    assert model["modelUri"] == yesterdays.output("first", "trained_model")
     assert yesterdays.request("GET", f"{yesterdays.arm}/data/elements/versions/1").status_code == 200
     [step, *_] = yesterdays.request("GET", f"/history/v1.0{yesterdays.arm}/runs/first/children").json()["value"]
     details = yesterdays.request("GET", f"/history/v1.0{yesterdays.arm}/runs/{step['runId']}/details").json()

@@ -347,8 +347,10 @@ def error_reply(error: WireError, path: str) -> Reply:
         added += [{"type": kind, "info": {"value": value}} for kind, value in info.items()]
         return Reply({"error": {**told, "details": details, "additionalInfo": added}}, error.status, headers)
     nothing = ("severity", "messageFormat", "messageParameters", "referenceCode", "detailsUri", "target", "debugInfo")
-    told |= {**dict.fromkeys(nothing), "details": details, "innerError": inside, "additionalInfo": added or None}
-    body = {"error": told, **where}
+    told |= {**dict.fromkeys(nothing), **error.more, "details": details, "innerError": inside}
+    body = {"error": {**told, "additionalInfo": added or None}, **where}
+    if path.startswith("/history/"):
+        body["statusCode"] = error.status
     if path.startswith("/mlflow/"):
         code = error.code if error.code.isupper() else _CODES.get(error.status, _OTHER_CODES)[2]
         body |= {"error_code": code, "message": error.message}

@@ -85,13 +85,20 @@ def end(ground: Ground, name: str, status: str, error: Json | None = None) -> No
 
 
 def error_of_steps(ground: Ground, name: str) -> Json:
-    """Return the error of the step that failed, as the pipeline shows it."""
-    for child in children(ground, name):
-        if child.body["status"] == "Failed":
-            error = child.body.get("error") or {"code": "SystemError", "message": "No reason was given."}
-            message = f"Pipeline has failed child jobs. The step {child.body['displayName']} failed: {error['message']}"
-            return {"code": error["code"], "message": message}
-    return {"code": "SystemError", "message": "The engine reported a failure and named no step."}
+    """Return the error of a pipeline whose steps failed, as what a `WireError` is made of.
+
+    It names the steps and leaves the reason to them (recorded 2026-02-27: azure-sdk-assets 6873a4bb,
+    test_pipeline_job_download).
+    """
+    failed = [f"/{child.body['displayName']}" for child in children(ground, name) if child.body["status"] == "Failed"]
+    if not failed:
+        return {"code": "SystemError", "message": "The engine reported a failure and named no step."}
+    more = "For more details and logs, please go to the job detail page and check the child jobs."
+    return {
+        "code": "UserError",
+        "message": f"Pipeline has failed child jobs. Failed nodes: {', '.join(failed)}. {more}",
+        "more": {"messageFormat": "Pipeline has failed child jobs. {0}", "referenceCode": "PipelineHasStepJobFailed"},
+    }
 
 
 def log(ground: Ground, name: str, text: str) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import uuid
+from datetime import datetime
 from urllib.parse import quote
 
 from phift.component.preprocessing import SPLITS
@@ -19,11 +21,27 @@ _OUTPUT_TYPES = {"pytorch_model_folder": "UriFolder", "mlflow_model_folder": "ML
 _OUTPUT_TYPES |= dict.fromkeys(SPLITS, "UriFile")
 _ASSET = re.compile(r"azureml_(?P<job>.+)_output_(?:data|mlflow_model)_(?P<output>.+)")
 
+_NO_TIME = "0001-01-01T00:00:00+00:00"
+
 _HISTORY = f"/history/v1.0{AT_WORKSPACE}"
 
 
+_USER: Json = {
+    "userObjectId": OBJECT,
+    "userPuId": "0000000000000000",
+    "userIdp": None,
+    "userAltSecId": None,
+    "userIss": f"https://sts.phift.local/{TENANT}/",
+    "userTenantId": TENANT,
+    "userName": "local user",
+    "upn": None,
+}
+
+
 def _run(site: Site, name: str) -> Document:
-    return existing(site, f"runs/{name}", WireError(404, "UserError", f"Run {name} not found"))
+    asked = f"runId={name}"
+    form = {"messageFormat": "Run {runId} was not found", "messageParameters": {"runId": asked}}
+    return existing(site, f"runs/{name}", WireError(404, "UserError", f"Run {asked} was not found", more=form))
 
 
 def _patch(site: Site, call: Call) -> Reply:
@@ -48,11 +66,11 @@ def _children(site: Site, call: Call) -> Reply:
     if size < 1 or start < 0:
         raise user_error("$top must be at least 1, and the continuation token one of ours.")
     found = runs.children(site, _run(site, call["run"]).name)  # their number is that of the job's steps
-    shown: Json = {"value": [_show(run) for run in found[start : start + size]], "continuationToken": None}
+    shown: Json = {"value": [_show(run) for run in found[start : start + size]]}  # the last page has no link, nor null
     if start + size < len(found):
         shown["continuationToken"] = str(start + size)
         shown["nextLink"] = f"{site.base_url}{quote(call.path)}?$top={size}&$continuationtoken={start + size}"
-    return Reply({"nextLink": None, **shown})
+    return Reply(shown)
 
 
 def _details(site: Site, call: Call) -> Reply:
@@ -61,46 +79,108 @@ def _details(site: Site, call: Call) -> Reply:
     logs = {}
     if files.path_of(site, ARTIFACTS, log).is_file():
         logs[log.partition(f"dcid.{run.name}/")[2]] = files.signed_url(site, ARTIFACTS, log)
-    left_out = ("createdUtc", "dataContainerId", "description", "displayName", "experimentId", "hidden", "runType")
-    kept = {key: value for key, value in _show(run).items() if key not in left_out}
+    record = _show(run)
+    kept = {key: record[key] for key in _DETAILS if key in record}
     more = {"target": run.body.get("target"), "createdTimeUtc": run.body["createdUtc"], "runDefinition": None}
     return Reply({**kept, **more, "logFiles": logs})
 
 
+_DETAILS = (
+    *("runId", "parentRunId", "rootRunId", "status", "startTimeUtc", "endTimeUtc", "createdBy", "lastModifiedUtc"),
+    *("error", "warnings", "tags", "properties", "parameters", "inputs", "outputs", "compute", "services"),
+)
+
+
 def _run_data(site: Site, call: Call) -> Reply:
     run = _run(site, str(call.json().get("runId") or ""))
-    return Reply({"runMetadata": _show(run), "runDefinition": None, "jobSpecification": None})
+    return Reply({"runMetadata": _show(run), **dict.fromkeys(("runDefinition", "jobSpecification", "systemSettings"))})
 
 
 def _show(run: Document) -> Json:
+    """Return a run's record with the fields and the nulls of recorded ones (steps 2026-02-27, others 2024-01-15)."""
     body = run.body
-    hidden = ("error", "outputs", "experimentName", "target", "children", "params")
-    error, outputs = None, {}
-    if body.get("error"):
-        nothing: Json = {"messageFormat": None, "messageParameters": {}, "details": [], "innerError": None}
-        where: Json = {"correlation": {}, "environment": LOCATION, "location": LOCATION, "time": body.get("endTimeUtc")}
-        error = {"error": {**body["error"], **nothing}, **where}
+    hidden = ("outputs", "experimentName", "children", "params")
+    of_step, target, outputs = "parentRunId" in body, body.get("target"), {}
     for name, made in (body.get("outputs") or {}).items():
         kind = _OUTPUT_TYPES[made["from"]]
         collection, word = ("models", "mlflow_model") if kind == "MLFlowModel" else ("data", "data")
         base = f"azureml://locations/{LOCATION}/workspaces/{SUBSCRIPTION}/{collection}"
         outputs[name] = {"assetId": f"{base}/azureml_{run.name}_output_{word}_{name}/versions/1", "type": kind}
+    took = _duration(body)
     return {
-        "startTimeUtc": None,
-        "endTimeUtc": None,
+        **dict.fromkeys(_NOTHING),
         **{key: value for key, value in body.items() if key not in hidden},
-        "dataContainerId": f"dcid.{run.name}",
-        "createdBy": {"userObjectId": OBJECT, "userPuId": None, "userTenantId": TENANT, "userName": "local user"},
+        "runNumber": 1,
+        "createdBy": _USER,
+        "lastModifiedBy": _USER,
         "lastModifiedUtc": timestamp(run.modified),
-        "error": error,
-        "warnings": None,
+        "userId": OBJECT,
+        "revision": 1,
+        "statusRevision": 0,
+        "runUuid": _uuid(run.name),
+        "parentRunUuid": _uuid(body["parentRunId"]) if of_step else None,
+        "rootRunUuid": _uuid(body["rootRunId"]),
+        "duration": took,
+        "computeDuration": took,
+        "currentAttemptId": 1,
+        "name": "azureml_anonymous" if of_step else None,
+        "dataContainerId": f"dcid.{run.name}",
+        "runTypeV2": {
+            "orchestrator": "Execution" if of_step else None,
+            "traits": [body["runType"]],
+            "attribution": "Aether",
+            "computeType": "AmlcTrain" if of_step else None,
+        },
+        "error": _error(body) if body.get("error") else None,
+        "warnings": [{"source": "AzureMLCompute", "message": f"AzureMLCompute job failed\n{body['error']['message']}"}]
+        if of_step and body.get("error")
+        else None,
         "parameters": body.get("params") or {},
-        "inputs": {},
-        "outputs": outputs,
-        "compute": {"target": body["target"], "targetType": "amlcompute"} if body.get("target") else None,
+        "actionUris": {},
+        "uniqueChildRunComputeTargets": [],
+        "settings": {},
         "services": {},
+        "inputDatasets": [],
+        "outputDatasets": [],
+        "diagnosticsUri": "",
+        "computeRequest": {"nodeCount": 1, "gpuCount": 0} if of_step else None,
+        "compute": {**dict.fromkeys(_NO_COMPUTE), "target": target, **_AML_COMPUTE} if target else None,
+        "retainForLifetimeOfWorkspace": None if of_step else False,
+        "outputs": outputs if outputs or not of_step else None,
         "hidden": bool(body.get("hidden")),
     }
+
+
+# Of a run's record, what is null in every recorded one, or until there is something to tell.
+_NOTHING = (
+    *("startTimeUtc", "endTimeUtc", "parentRunId", "description", "inputs", "token", "tokenExpiryTimeUtc"),
+    *("lastStartTimeUtc", "currentComputeTime", "effectiveStartTimeUtc", "cancelationReason", "scheduleId"),
+    *("scriptName", "target", "runDefinition", "jobSpecification", "primaryMetricName", "createdFrom", "cancelUri"),
+    *("completeUri", "queueingInfo"),
+)
+_NO_COMPUTE = ("vmSize", "instanceType", "priority", "region", "armId", "properties")
+_AML_COMPUTE = {"targetType": "amlcompute", "instanceCount": 1, "gpuCount": 0}
+
+
+def _uuid(run: str) -> str:
+    return str(uuid.uuid5(uuid.UUID(SUBSCRIPTION), f"run/{run}"))
+
+
+def _duration(body: Json) -> str | None:
+    """Return how long an ended run took, as ``00:01:02.345``."""
+    begun, ended = body.get("startTimeUtc"), body.get("endTimeUtc")
+    return f"0{datetime.fromisoformat(ended) - datetime.fromisoformat(begun)}" if begun and ended else None
+
+
+def _error(body: Json) -> Json:
+    """Return a run's error as its record has it: a step's comes from where it ran, a pipeline's from the service."""
+    nothing = ("severity", "messageFormat", "referenceCode", "detailsUri", "target", "innerError", "debugInfo")
+    told = {**dict.fromkeys((*nothing, "additionalInfo")), "messageParameters": {}, "details": [], **body["error"]}
+    if "parentRunId" in body:
+        origin = {"environment": None, "location": None, "time": _NO_TIME, "componentName": "CommonRuntime"}
+    else:
+        origin = {"environment": LOCATION, "location": LOCATION, "time": body.get("endTimeUtc"), "componentName": ""}
+    return {"error": told, "correlation": None, **origin}
 
 
 def _resolve(site: Site, call: Call) -> Reply:

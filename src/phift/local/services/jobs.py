@@ -16,7 +16,7 @@ from phift.component.preprocessing import SPLITS
 from phift.data import on_cluster
 from phift.local.ground import Ground
 from phift.local.model import catalog, runs
-from phift.local.names import WORKSPACE_ID, tracking_uri
+from phift.local.names import TENANT, WORKSPACE_ID, tracking_uri
 from phift.local.services import operations
 from phift.local.services.route import Route
 from phift.local.site import Site
@@ -37,6 +37,8 @@ from phift.local.wire import (
 
 # What may change on a job that exists; everything else is what was paid for.
 _CHANGEABLE = ("description", "tags", "displayName", "isArchived")
+
+_OUTPUT = ("description", "uri", "assetName", "assetVersion", "pathOnCompute", "autoDeleteSetting")
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,254}")
 _BINDING = re.compile(r"\$\{\{\s*parent\.(inputs|outputs)\.([\w-]+)\s*\}\}")
@@ -67,8 +69,9 @@ def _get(site: Site, call: Call) -> Reply:
     document = site.documents.get(f"jobs/{call['name']}")
     if document is not None:
         return Reply(_show(site, document))
-    # A child run: the SDK knows one by this null, and asks run history instead.
-    return Reply(resource(replace(run, key=f"jobs/{run.name}"), "jobs", None))
+    # A child run: the SDK knows one by having no properties (recorded 2023-02-12), and asks run history instead.
+    shown = resource(replace(run, key=f"jobs/{run.name}"), "jobs", None)
+    return Reply({key: value for key, value in shown.items() if key != "properties"})
 
 
 def _put(site: Site, call: Call) -> Reply:
@@ -108,7 +111,7 @@ def _start_runs(site: Site, name: str, sent: Json, plan: Json) -> None:
         "displayName": sent.get("displayName") or name,
         "description": sent.get("description"),
         "tags": section(sent, "tags"),
-        "properties": {**section(sent, "properties"), "azureml.runsource": "azureml.PipelineRun"},
+        "properties": {**section(sent, "properties"), **_of_pipeline(sent)},
         "target": None,
         "children": [str(uuid.uuid5(uuid.UUID(experiment), f"{name}/{step}")) for step in runs.steps(plan)],
     }
@@ -120,11 +123,49 @@ def _start_runs(site: Site, name: str, sent: Json, plan: Json) -> None:
             "parentRunId": name,
             "runType": "azureml.StepRun",
             "displayName": step,
-            "tags": {},
-            "properties": {"azureml.moduleName": step, "azureml.pipelinerunid": name, "azureml.nodeid": str(number)},
+            "tags": {"azureml.nodeid": str(number), "azureml.pipeline": name},
+            "properties": _of_step(name, step, number, runs.step_compute(plan, step)[0]),
             "target": runs.step_compute(plan, step)[0],
         }
         site.documents.put(f"runs/{child}", kept)
+
+
+def _of_pipeline(sent: Json) -> dict[str, str]:
+    """Return the properties that Azure gives a pipeline's run (recorded 2026-02-27, azure-sdk-assets 6873a4bb)."""
+    settings = section(sent, "settings")
+    return {
+        "azureml.DevPlatv2": "true",
+        "azureml.DatasetAccessMode": "Asset",
+        "azureml.runsource": "azureml.PipelineRun",
+        "runSource": "MFE",
+        "runType": "HTTP",
+        "azureml.parameters": "{}",
+        "azureml.continue_on_step_failure": str(bool(settings.get("continue_on_step_failure", True))),
+        "azureml.continue_on_failed_optional_input": "True",
+        "azureml.enforceRerun": str(bool(settings.get("force_rerun"))),
+        "azureml.defaultDataStoreName": "workspaceblobstore",
+        "azureml.pipelineComponent": "pipelinerun",
+    }
+
+
+def _of_step(job: str, step: str, number: int, compute: str) -> dict[str, str]:
+    """Return the properties of a step's run: the names are recorded (as above), of the values these are known."""
+    return {
+        "azureml.DevPlatv2": "true",
+        "azureml.DatasetAccessMode": "Asset",
+        "StepType": "CommandComponent",
+        "ComputeTargetType": "AmlCompute",
+        "azureml.moduleid": str(uuid.uuid5(uuid.NAMESPACE_URL, step)),
+        "azureml.moduleName": step,
+        "azureml.moduleVersion": "1",
+        "azureml.runsource": "azureml.StepRun",
+        "azureml.nodeid": str(number),
+        "azureml.pipelinerunid": job,
+        "azureml.pipeline": job,
+        "azureml.rootpipelinerunid": job,
+        "_azureml.ComputeTargetType": "amlctrain",
+        "_azureml.ClusterName": compute,
+    }
 
 
 def _cancel(site: Site, call: Call) -> Reply:
@@ -140,10 +181,15 @@ def _cancel(site: Site, call: Call) -> Reply:
 
 def _show(site: Site, document: Document) -> Json:
     sent, state = document.body["properties"], _run(site, document.name).body
-    made = {name: {"uri": output["uri"]} for name, output in (state.get("outputs") or {}).items()}
-    tracking = {"jobServiceType": "Tracking", "port": None, "endpoint": tracking_uri(site.base_url)}
+    addresses = {
+        "Tracking": f"{tracking_uri(site.base_url)}?",
+        "Studio": f"https://ml.azure.com/runs/{document.name}?wsid={WORKSPACE_ID}&tid={TENANT}",
+    }
+    nothing = dict.fromkeys(("port", "status", "errorMessage", "properties", "nodes"))
     properties = {
+        **dict.fromkeys(("identity", "componentId", "notificationSetting", "secretsConfiguration", "sourceJobId")),
         **sent,
+        "inputs": sent.get("inputs") or None,
         "jobType": "Pipeline",
         "status": state["status"],
         "experimentName": state["experimentName"],
@@ -152,9 +198,10 @@ def _show(site: Site, document: Document) -> Json:
         "tags": state.get("tags") or {},
         "properties": state.get("properties") or {},
         "isArchived": bool(state.get("hidden")),
-        # No Studio: there is no page to show, and a link to one would be false.
-        "services": {"Tracking": {**tracking, "status": None, "errorMessage": None, "properties": None}},
-        "outputs": {name: {**sent, **made.get(name, {})} for name, sent in section(sent, "outputs").items()},
+        # The Studio's page is none of this workspace's: Azure shows one for each job, and programs read it.
+        "services": {kind: {"jobServiceType": kind, "endpoint": uri, **nothing} for kind, uri in addresses.items()},
+        # Their addresses stay null, when it has completed too (recorded 2023-02-12 and 2026-02-27).
+        "outputs": {name: {**dict.fromkeys(_OUTPUT), **sent} for name, sent in section(sent, "outputs").items()},
         "computeId": sent.get("computeId"),
     }
     return resource(document, "jobs", properties)
@@ -169,6 +216,8 @@ def _plan(ground: Ground, sent: Json) -> Json:
     expected = catalog.asset_id("components", component["name"], component["version"])
     mine = [name for name in nodes if str(section(nodes, name).get("componentId", "")).lower() == expected.lower()]
     others = [name for name in nodes if name not in mine]
+    for name in others:
+        _check_component(ground, str(section(nodes, name).get("componentId")))
     if len(mine) != 1 or len(others) > 1:
         message = f"The local workspace runs {expected}, with phift's step that prepares data before it or without; "
         asked = [str(section(nodes, name).get("componentId")) for name in others]
@@ -197,6 +246,17 @@ def _plan(ground: Ground, sent: Json) -> Json:
     compute, instance_type = runs.step_compute(plan, "chat_completion_finetune")
     cluster = ground.documents.get(f"computes/{compute}")
     return {**plan, "vm_size": str(cluster.body["properties"]["vmSize"]) if cluster else instance_type}
+
+
+def _check_component(ground: Ground, identity: str) -> None:
+    """Refuse a version of a component that is not there, as recorded 2023-10-30 (azure-sdk-assets 2909d3d1)."""
+    found = re.fullmatch(r"(?:azureml:)?(/.*|//registries/.*)/components/([^/]+)/versions/([^/]+)", identity)
+    if found is None:
+        return
+    of_registry, name, version = found[1].startswith("//registries/"), found[2], found[3]
+    if of_registry or ground.documents.get(f"components/{name}/versions/{version}") is None:
+        message = f"key: {identity}, Message: Not found component {name} (version: {version})."
+        raise WireError(404, "NotFound", message)
 
 
 def _preparation(ground: Ground, node: Json, sent: Json) -> Json:

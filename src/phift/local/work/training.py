@@ -158,7 +158,7 @@ class Training:
         except _Interrupted as why:
             self._leave(name, str(why))
         except WireError as error:
-            runs.end(ground, name, "Failed", {"code": error.code, "message": error.message})
+            runs.end(ground, name, "Failed", {"code": error.code, "message": error.message, **error.more})
         except Exception as error:
             logger.exception("job %s failed inside the local workspace", name)
             message = f"The local workspace could not run the job: {type(error).__name__}: {error}"
