@@ -75,7 +75,10 @@ FACTS: dict[str, Fact] = {
         "`workspaces.list`", "the one workspace", _V202410, _both("[Workspace]"), differs="`kind` is always shown"
     ),
     "GET datastores": Fact(
-        "`datastores.list`, `get_default`", "the two that every workspace has", _V202410, _both("[Datastore]")
+        "`datastores.list`, `get_default`",
+        "the four that every workspace has, two of them file shares",
+        _V202410,
+        _both("[Datastore]"),
     ),
     "GET datastores/{name}": Fact(
         "`datastores.get`, every upload and download",
@@ -83,11 +86,11 @@ FACTS: dict[str, Fact] = {
         _V202410,
         _both("Datastore"),
         differs="`accountName` holds host, port and path, so that the SDK's storage address leads here",
-        left_out="making datastores; those on other storage",
+        left_out="making datastores; those on other storage; file shares hold nothing",
     ),
     "POST datastores/{name}/listSecrets": Fact(
         "every upload and download",
-        "a signature for the container, for one day",
+        "a signature for the container, for one day; 400 where the datastores take the caller's own token",
         _V202410,
         _both("DatastoreSecrets"),
         differs="never an account key",
@@ -490,10 +493,17 @@ _OLD_RUNS = {**_OLD_RUN, " not in Compute": _RECORDED_RUN}
 _OLD_JOB = {"JobOutput": _RECORDED_OUTPUT, " not in PipelineJob": _RECORDED_RUN}
 _RUN = "history/v1.0/{above}runs/{{run}}"
 _ABOVE = ("", "experiments/{experiment}/", "experimentids/{experiment}/")
+_PLACE = "recorded 2025-11-04 and 2026-03-27; the management client 2.0.0b2, of 2023-04-01, does not know it"
+_STORE = {
+    "credentials.secrets: required": _SECRETS,
+    "properties.subscriptionId": _PLACE,
+    "properties.resourceGroup": _PLACE,
+}
+_MODE = "the service writes it small (recorded 2026-02-27), and the management client 2.0.0b2 does not know it"
 
 EXPECTED: dict[str, dict[str, str]] = {
-    "GET datastores": {"credentials.secrets: required": _SECRETS},
-    "GET datastores/{name}": {"credentials.secrets: required": _SECRETS},
+    "GET datastores": _STORE,
+    "GET datastores/{name}": _STORE,
     "GET jobs": _OLD_JOB,
     "GET jobs/{name}": {"body.properties: required": _CHILD, **_OLD_JOB},
     "PUT jobs/{name}": _OLD_JOB,
@@ -508,8 +518,8 @@ EXPECTED: dict[str, dict[str, str]] = {
     },
     "GET registries/{registry}/models/{name}/versions": {"properties.systemMetadata": _METADATA},
     "GET registries/{registry}/models/{name}/versions/{version}": {"properties.systemMetadata": _METADATA},
-    "GET workspace": {"body.kind": _KIND},
-    "GET workspaces": {"body.kind": _KIND},
+    "GET workspace": {"body.kind": _KIND, "properties.systemDatastoresAuthMode": _MODE},
+    "GET workspaces": {"body.kind": _KIND, "properties.systemDatastoresAuthMode": _MODE},
     "PUT codes/{name}/versions/{version}": {"202208": _HASH},
     "GET computes": {"body.systemData: always sent": _CLUSTER},
     "GET computes/{name}": {"body.systemData: always sent": _CLUSTER},

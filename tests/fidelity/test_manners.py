@@ -155,7 +155,7 @@ def test_an_endpoint_answers_in_plain_text(said: Said) -> None:
 
 def blob_url(clients: Clients, name: str) -> str:
     secrets = clients.plain("POST", f"{WORKSPACE_ID}/datastores/workspaceblobstore/listSecrets").json()
-    return f"{clients.connection.base_url}/storage.blob.phift.local/azureml-blobstore/{name}?{secrets['sasToken']}"
+    return f"{clients.connection.base_url}/storage.blob.phift.local/azureml-blobstore/{name}{secrets['sasToken']}"
 
 
 def test_storage_writes_xml(said: Said) -> None:

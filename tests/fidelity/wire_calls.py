@@ -388,7 +388,7 @@ def by_hand(clients: Clients, job: str) -> None:
     while plain("GET", result.replace("OperationsStatus", "OperationResults")).status_code == 202:
         time.sleep(0.01)
     secrets = plain("POST", f"{WORKSPACE_ID}/datastores/workspaceblobstore/listSecrets").json()
-    blob = f"/storage.blob.phift.local/azureml-blobstore/by-hand.txt?{secrets['sasToken']}"
+    blob = f"/storage.blob.phift.local/azureml-blobstore/by-hand.txt{secrets['sasToken']}"
     plain("PUT", blob, data=b"1", headers={"x-ms-blob-type": "BlockBlob"}).raise_for_status()
     plain("DELETE", blob).raise_for_status()
     plain("GET", "/health").raise_for_status()

@@ -105,4 +105,4 @@ def test_a_session(tmp_path: Path, child_environment: None) -> None:
     missed = re.findall(r"^E .*of the ordered faults did not strike", done.stdout, flags=re.MULTILINE)
     assert len(missed) == 2  # the test that failed by itself is not blamed for it
     assert "ZeroDivisionError: my own" in done.stdout
-    assert "takes engine=..., speed=... and server=..., nothing else" in done.stdout
+    assert "takes nothing but: engine, speed, server, datastores" in done.stdout

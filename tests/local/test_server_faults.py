@@ -92,7 +92,7 @@ def test_a_status_has_the_error_body_of_azure(hostile: Local) -> None:
 def test_a_failure_of_storage_is_in_storage_s_own_form(hostile: Local) -> None:
     order(hostile, "PUT blobs/*", status=503)
     secrets = hostile.request("POST", f"{hostile.arm}/datastores/workspaceblobstore/listSecrets").json()
-    url = f"/storage.blob.phift.local/azureml-blobstore/x.txt?{secrets['sasToken']}"
+    url = f"/storage.blob.phift.local/azureml-blobstore/x.txt{secrets['sasToken']}"
     answer = hostile.request("PUT", url, token="", data=b"x")
     assert (answer.status_code, answer.headers["x-ms-error-code"]) == (503, "ServerBusy")
     assert answer.headers["Content-Type"] == "application/xml"
@@ -254,7 +254,7 @@ def test_half_of_a_download_is_less_too(hostile: Local) -> None:
     put_training_file(hostile)
     order(hostile, "GET blobs/{container}/{name...}", cut="half")
     secrets = hostile.request("POST", f"{hostile.arm}/datastores/workspaceblobstore/listSecrets").json()
-    url = f"/storage.blob.phift.local/azureml-blobstore/tests/train.jsonl?{secrets['sasToken']}"
+    url = f"/storage.blob.phift.local/azureml-blobstore/tests/train.jsonl{secrets['sasToken']}"
     with pytest.raises(requests.exceptions.RequestException):
         hostile.request("GET", url, token="")
     assert hostile.request("GET", url, token="").content == b'{"messages": []}\n'
@@ -283,7 +283,7 @@ def test_what_the_sdk_raises_of_a_cut_connection_becomes_ours(
 
 def test_an_upload_is_taken_slowly(hostile: Local) -> None:
     secrets = hostile.request("POST", f"{hostile.arm}/datastores/workspaceblobstore/listSecrets").json()
-    url = f"/storage.blob.phift.local/azureml-blobstore/slow.bin?{secrets['sasToken']}"
+    url = f"/storage.blob.phift.local/azureml-blobstore/slow.bin{secrets['sasToken']}"
     order(hostile, "PUT blobs/*", slow=200_000)
     started = time.monotonic()
     assert hostile.request("PUT", url, token="", data=bytes(200_000)).status_code == 201

@@ -67,7 +67,7 @@ class Load:
     def __init__(self, local: Local, known: Acknowledged) -> None:
         self.local, self.known = local, known
         secrets = local.request("POST", f"{local.arm}/datastores/workspaceblobstore/listSecrets").json()
-        self.signature = secrets["sasToken"]
+        self.signature = secrets["sasToken"].removeprefix("?")
         self.failed: list[str] = []
         self.over = threading.Event()
         writers = (self.write_jobs, self.write_metrics, self.write_blobs, self.write_data, self.write_endpoints)

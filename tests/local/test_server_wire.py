@@ -28,7 +28,7 @@ pytestmark = pytest.mark.slow
 def _sas(local: Local, store: str = "workspaceblobstore") -> str:
     secrets = local.request("POST", f"{local.arm}/datastores/{store}/listSecrets").json()
     assert secrets["secretsType"] == "Sas"
-    return str(secrets["sasToken"])
+    return str(secrets["sasToken"]).removeprefix("?")
 
 
 def _blob(local: Local, name: str, query: str = "") -> str:
@@ -214,8 +214,14 @@ def test_storage_wants_its_own_signature(local: Local) -> None:
     assert local.request("PUT", url, token="", data=b"1", headers=block).status_code == 201
     plain = url.partition("?")[0]
     assert local.request("GET", plain, token="").status_code == 403
-    # A bearer token is not a signature, and one container's signature is not another's.
-    assert local.request("GET", plain).status_code == 403
+    # A token for something else is refused, and one container's signature is not another's.
+    refused = local.request("GET", plain)
+    assert (refused.status_code, refused.headers["x-ms-error-code"]) == (401, "InvalidAuthenticationInfo")
+    assert "resource_id=https://storage.azure.com" in refused.headers["WWW-Authenticate"]
+    own = LocalCredential(local.connection).get_token("https://storage.azure.com/.default").token
+    assert local.request("GET", plain, token=own).content == b"1"
+    models = local.request("GET", "/registry-models?restype=container&comp=list", token=own)
+    assert (models.status_code, models.headers["x-ms-error-code"]) == (403, "AuthorizationPermissionMismatch")
     other = plain.replace("azureml-blobstore", "azureml")
     assert local.request("GET", f"{other}?{_sas(local)}", token="").status_code == 403
     changed = url.replace("sp=rwdl", "sp=rwdlx")

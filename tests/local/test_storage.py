@@ -72,7 +72,7 @@ def _container(local: Local, name: str = STORES) -> ContainerClient:
     store = {STORES: "workspaceblobstore", "azureml": "workspaceartifactstore"}[name]
     about = local.request("GET", f"{local.arm}/datastores/{store}").json()["properties"]
     secret = local.request("POST", f"{local.arm}/datastores/{store}/listSecrets").json()
-    assert about["credentials"]["credentialsType"] == secret["secretsType"]
+    assert (about["credentials"]["credentialsType"], secret["secretsType"]) == ("AccountKey", "Sas")
     url = f"https://{about['accountName']}.blob.{about['endpoint']}"
     return ContainerClient(url, about["containerName"], secret["sasToken"])
 

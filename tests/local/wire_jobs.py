@@ -15,7 +15,7 @@ TRAIN = "azureml://datastores/workspaceblobstore/paths/tests/train.jsonl"
 
 def put_training_file(local: Local) -> None:
     secrets = local.request("POST", f"{local.arm}/datastores/workspaceblobstore/listSecrets").json()
-    url = f"/storage.blob.phift.local/azureml-blobstore/tests/train.jsonl?{secrets['sasToken']}"
+    url = f"/storage.blob.phift.local/azureml-blobstore/tests/train.jsonl{secrets['sasToken']}"
     assert local.request("PUT", url, token="", data=b'{"messages": []}\n').status_code == 201
 
 

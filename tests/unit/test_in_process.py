@@ -45,7 +45,7 @@ class Caller:
     def blob(self, name: str) -> str:
         asked = self.session.post(f"{self.arm}/datastores/workspaceblobstore/listSecrets?{VERSION}")
         place = f"{self.connection.base_url}/storage.blob.phift.local/azureml-blobstore"
-        return f"{place}/{name}?{asked.json()['sasToken']}"
+        return f"{place}/{name}{asked.json()['sasToken']}"
 
     def control(self, method: str, what: str, **options: Any) -> Any:
         headers = {"X-IDENTITY-HEADER": self.connection.secret()}

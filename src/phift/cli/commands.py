@@ -22,7 +22,7 @@ from phift.errors import CheckFailed, ConfigError, PhiftError
 from phift.local import LocalWorkspace
 
 if TYPE_CHECKING:
-    from phift.local.programs import Engine
+    from phift.local.programs import Datastores, Engine
     from phift.local.recorder.exchange import Exchange
     from phift.local.state.clock import Speed
 
@@ -328,9 +328,14 @@ def local() -> None:
     show_default=True,
     help="How long operations seem to take: as on Azure, no time, or until a test moves the clock.",
 )
-def up(folder: Path | None, engine: Engine, speed: Speed) -> None:
+@click.option(
+    "--datastores",
+    type=click.Choice(["accesskey", "identity", "keys-off"]),
+    help="How storage is reached: by its key, by your own token, or by a key that it refuses. The folder remembers it.",
+)
+def up(folder: Path | None, engine: Engine, speed: Speed, datastores: Datastores | None) -> None:
     """Start the local workspace; one that runs already is left as it is."""
-    workspace = LocalWorkspace(folder, engine=engine, speed=speed)
+    workspace = LocalWorkspace(folder, engine=engine, speed=speed, datastores=datastores)
     connection = workspace.up(on_event=lambda text: click.echo(f"  {text}"))
     click.echo(f"The local workspace is up at {connection.base_url}; its state is in {connection.folder}.")
 

@@ -16,7 +16,8 @@ docs/local-workspace.md has the rest: several in one process, what happens when 
 
 What is covered, with the SDK 1.35.2's calls:
 
-- workspaces.get and list, datastores.get and list, uploads and downloads through the storage client (SAS)
+- workspaces.get and list, datastores.get and list, uploads and downloads through the storage client, by
+  a signature or the caller's own token
 - registry ``azureml``: two stand-in models, the component chat_completion_pipeline 0.0.82
 - compute: AmlCompute clusters, VM sizes, usage; quota is checked at deployment, GPUs per node at the start of a job
 - data assets and models: versions, labels, archiving, registration from a job's output, download

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from phift.local.programs import Programs
+from phift.local.programs import Datastores, Programs
 from phift.local.state.clock import Clock, Speed
 from phift.local.state.documents import Documents
 from phift.local.state.faults import Faults, Journal
@@ -29,3 +29,10 @@ class Ground:
         self.documents = Documents(self.folder.database, self.clock.now)
         self.identity = Identity(read_secret(self.folder.secret), self.clock.now)
         self.faults, self.journal = Faults(), Journal()
+
+    @property
+    def datastores(self) -> Datastores:
+        """How storage is reached, as the folder remembers it."""
+        server = self.documents.get("server")
+        told: Datastores = server.body.get("datastores", "accesskey") if server else "accesskey"
+        return told

@@ -24,7 +24,10 @@ ARM_RESOURCE = "https://management.azure.com"
 STORAGE_SUFFIX = "phift.local"
 ACCOUNT = f"storage.blob.{STORAGE_SUFFIX}"
 DATASTORES = {"workspaceblobstore": "azureml-blobstore", "workspaceartifactstore": "azureml"}
-"""The container behind each datastore."""
+"""The container behind each datastore of blobs."""
+
+FILE_STORES = {"workspaceworkingdirectory": "code-local", "workspacefilestore": "azureml-filestore"}
+"""The file share behind each of the others, which are names only."""
 
 ARTIFACTS = DATASTORES["workspaceartifactstore"]
 RECORDER = "recorder"

@@ -14,6 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+Datastores = Literal["accesskey", "identity", "keys-off"]
+"""How storage is reached: by a key, by the caller's own token, or by a key that the storage account does not take.
+
+The first two are the workspace's ``systemDatastoresAuthMode``; with the third it is ``accesskey`` still.
+"""
+
 Engine = Literal["train", "instant"]
 Command = tuple[str, ...]
 NOTE = "This is empty: the local workspace's engine is 'instant', and no model has been trained."

@@ -16,11 +16,11 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, get_args
 
 from phift import errors
 from phift.local.connection import IN_PROCESS, Connection
-from phift.local.programs import EMPTY, ENGINES, Engine, Programs
+from phift.local.programs import EMPTY, ENGINES, Datastores, Engine, Programs
 from phift.local.state.documents import Documents
 from phift.local.state.folder import Folder
 
@@ -58,6 +58,10 @@ class LocalWorkspace:
     - **speed**: ``real`` answers long operations as Azure does, with which the SDK waits up to 30 s for each; ``fast``
       asks it to look again at once; ``manual`` has a clock that stands still until a test moves it, see
       `phift.local.state.clock`.
+    - **datastores**: how storage is reached: ``accesskey`` by a signature made with the account's key, ``identity`` by
+      the caller's own token, as in a workspace whose ``systemDatastoresAuthMode`` is that; ``keys-off`` gives
+      signatures for a storage account that takes none. The folder remembers it; None is what it was, ``accesskey`` at
+      first.
     - **delay**: seconds that the server waits before it answers a request, to see what latency does to a program.
     - **lasting**: whether the server outlives the process that starts it; False ends it also when that is killed.
     - **programs**: the commands of its processes, for tests.
@@ -71,6 +75,7 @@ class LocalWorkspace:
         *,
         engine: Engine = "train",
         speed: Speed = "real",
+        datastores: Datastores | None = None,
         delay: float = 0,
         lasting: bool = True,
         programs: Programs | None = None,
@@ -79,6 +84,11 @@ class LocalWorkspace:
             what = f"The delay of {delay} s is not between 0 and 60 s."
             raise errors.LocalWorkspaceError(what, where="LocalWorkspace", fix="give a number of seconds, such as 0.2")
         self._delay, self._engine, self._speed, self._lasting = delay, engine, speed, lasting
+        if datastores not in (None, *get_args(Datastores)):
+            what = f"There are no datastores of kind {datastores!r}."
+            fix = f"use one of {', '.join(get_args(Datastores))}"
+            raise errors.LocalWorkspaceError(what, where="LocalWorkspace", fix=fix)
+        self._datastores = datastores
         self._lifeline: IO[bytes] | None = None
         if folder is None:
             import platformdirs
@@ -225,6 +235,8 @@ class LocalWorkspace:
     def _start(self, timeout: float) -> None:
         command = [*self._programs.server, str(self.folder)]
         command += ["--engine", self._engine, "--speed", self._speed, "--delay", str(self._delay)]
+        if self._datastores:
+            command += ["--datastores", self._datastores]
         if not self._lasting:
             command.append("--while-input")
         with self._place.log.open("ab") as log:

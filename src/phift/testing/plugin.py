@@ -7,12 +7,13 @@
 In the ini file, or with ``-o`` on the command line:
 
 - ``phift_engine``: ``instant`` or ``train``; ``phift_speed``: ``fast``, ``real`` or ``manual``
+- ``phift_datastores``: ``accesskey``, ``identity`` or ``keys-off``, see `phift.testing.TestWorkspace`
 - ``phift_server = true``: on a server, which other programs reach too
 - ``phift_forbid_azure = true``: nothing in the session reaches another machine, see `phift.testing.forbid_azure`
 
-``@pytest.mark.phift(speed="manual")`` chooses for one test, class or module, and so do ``engine`` and ``server``; each
-combination that is asked for has a workspace, as good as new for each test. A test fails if a fault that it ordered
-did not strike.
+``@pytest.mark.phift(speed="manual")`` chooses for one test, class or module, and so do ``engine``, ``server`` and
+``datastores``; each combination that is asked for has a workspace, as good as new for each test. A test fails if a
+fault that it ordered did not strike.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from phift.testing.workspace import TestWorkspace
 
 _WORKSPACE = pytest.StashKey["TestWorkspace"]()
+_SETTINGS = ("engine", "speed", "server", "datastores")
 _Workspaces = dict[tuple[Any, ...], "TestWorkspace"]
 
 
@@ -35,12 +37,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addini("phift_engine", "what runs jobs in phift_workspace: instant or train", default="instant")
     parser.addini("phift_speed", "time in phift_workspace: fast, real or manual", default="fast")
     parser.addini("phift_server", "give phift_workspace a server", type="bool", default=False)
+    parser.addini("phift_datastores", "accesskey, identity or keys-off", default="accesskey")
     parser.addini("phift_forbid_azure", "forbid connections to other machines", type="bool", default=False)
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Announce the marker, and forbid what is to be forbidden."""
-    config.addinivalue_line("markers", "phift(engine=..., speed=..., server=...): the kind of phift_workspace")
+    settings = ", ".join(f"{name}=..." for name in _SETTINGS)
+    config.addinivalue_line("markers", f"phift({settings}): the kind of phift_workspace")
     if config.getini("phift_forbid_azure"):
         from phift.testing.network import forbid_azure
 
@@ -69,10 +73,10 @@ def phift_workspace(request: pytest.FixtureRequest, _phift_workspaces: _Workspac
     """Give a test a clean `phift.testing.TestWorkspace`, and point this process at it until the test ends."""
     from phift.testing.workspace import TestWorkspace
 
-    asked = {name: request.config.getini(f"phift_{name}") for name in ("engine", "speed", "server")}
+    asked = {name: request.config.getini(f"phift_{name}") for name in _SETTINGS}
     for marker in reversed(list(request.node.iter_markers("phift"))):  # the closest one last
         if marker.args or marker.kwargs.keys() - asked.keys():
-            raise pytest.UsageError("pytest.mark.phift takes engine=..., speed=... and server=..., nothing else")
+            raise pytest.UsageError(f"pytest.mark.phift takes nothing but: {', '.join(_SETTINGS)}")
         asked |= marker.kwargs
     workspace = _phift_workspaces.setdefault(tuple(asked.values()), TestWorkspace(**asked)).start()
     workspace.reset()

@@ -18,7 +18,7 @@ from requests import Session
 
 from phift.errors import LocalWorkspaceError, LocalWorkspaceNotRunning
 from phift.local import Connection, LocalCredential, LocalWorkspace
-from phift.local.programs import Engine
+from phift.local.programs import Datastores, Engine
 from phift.local.state.clock import Speed
 from phift.local.state.faults import Entry, Fault, Scripted
 from phift.local.trust import told_to_mlflow, trust
@@ -52,6 +52,7 @@ class TestWorkspace:
       trains a small model, on a server, and needs the extra ``local``.
     - **speed**: ``fast`` lets nothing wait; ``real`` answers long operations as Azure does, with which the SDK waits up
       to 30 s for each; ``manual`` has a clock that stands still until `advance` moves it.
+    - **datastores**: how storage is reached, as in `LocalWorkspace`: ``accesskey``, ``identity`` or ``keys-off``.
     - **server**: whether it has a server process on the loopback interface, which other programs reach too.
 
     In a ``with`` block, or between `start` and `stop`, this process is pointed at it by environment variables, so that
@@ -62,13 +63,25 @@ class TestWorkspace:
     __test__ = False  # pytest would take a class of this name for tests
     _in_use: ClassVar[TestWorkspace | None] = None  # the one that this process is pointed at
 
-    def __init__(self, *, engine: Engine = "instant", speed: Speed = "fast", server: bool = False) -> None:
-        for name, value, known in (("engine", engine, get_args(Engine)), ("speed", speed, get_args(Speed))):
+    def __init__(
+        self,
+        *,
+        engine: Engine = "instant",
+        speed: Speed = "fast",
+        server: bool = False,
+        datastores: Datastores = "accesskey",
+    ) -> None:
+        for name, value, known in (
+            ("engine", engine, get_args(Engine)),
+            ("speed", speed, get_args(Speed)),
+            ("datastores", datastores, get_args(Datastores)),
+        ):
             if value not in known:
                 what = f"There is no {name} {value!r}."
                 raise LocalWorkspaceError(what, where="TestWorkspace", fix=f"use one of {', '.join(known)}")
         self.engine = engine
         self.speed = speed
+        self.datastores = datastores
         self.server = server or engine == "train"  # a training is a process, and speaks to the workspace
         self._connection: Connection | None = None
         self._running = ExitStack()
@@ -102,14 +115,16 @@ class TestWorkspace:
             temporary = tempfile.TemporaryDirectory(prefix="phift-", ignore_cleanup_errors=True)
             folder = Path(started.enter_context(temporary)).resolve() / "workspace"
             if self.server:
-                local = LocalWorkspace(folder, engine=self.engine, speed=self.speed, lasting=False)
+                local = LocalWorkspace(
+                    folder, engine=self.engine, speed=self.speed, datastores=self.datastores, lasting=False
+                )
                 # Nothing of it is kept, so a server that trains nothing need not end in order, which takes a second.
                 started.callback(local.down, timeout=0 if self.engine == "instant" else 20)
                 self._connection = local.up()
             else:
                 from phift.local.server.in_process import served_here
 
-                self._connection = started.enter_context(served_here(folder, self.speed))
+                self._connection = started.enter_context(served_here(folder, self.speed, self.datastores))
             self._session = started.enter_context(Session())
             self._session.trust_env = False  # neither a proxy nor another authority file is asked
             self._session.verify = str(self._connection.ca_bundle)

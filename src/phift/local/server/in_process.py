@@ -31,7 +31,7 @@ from urllib3.util.request import body_to_chunks
 from phift.errors import LocalWorkspaceError
 from phift.local.connection import IN_PROCESS, Connection
 from phift.local.model import catalog
-from phift.local.programs import ENGINES, make_standins
+from phift.local.programs import ENGINES, Datastores, make_standins
 from phift.local.server.service import Exchange, whole_body
 from phift.local.site import Site
 from phift.local.state.clock import Speed
@@ -50,7 +50,7 @@ _real = HTTPAdapter.get_connection_with_tls_context
 
 
 @contextmanager
-def served_here(folder: Path, speed: Speed = "fast") -> Iterator[Connection]:
+def served_here(folder: Path, speed: Speed = "fast", datastores: Datastores | None = None) -> Iterator[Connection]:
     """Serve a folder to this process, with the instant engine, until the end of the block.
 
     Nothing outside the process reaches it. The class ``requests.adapters.HTTPAdapter`` is changed while at least one
@@ -74,8 +74,10 @@ def served_here(folder: Path, speed: Speed = "fast") -> Iterator[Connection]:
         site = Site(place, f"https://{where}", ENGINES["instant"], speed)
         stack.callback(site.close)
         # The workspace's age is this note's (`services/arm.py`); a server takes any port for 0, should one follow.
-        if site.documents.get("server") is None:
-            site.documents.put("server", {"port": 0})
+        known = site.documents.get("server")
+        if known is None or datastores:
+            told = {"datastores": datastores} if datastores else {}
+            site.documents.put("server", {"port": 0, **(known.body if known else {}), **told})
         site.start()
         stack.callback(site.operations.reset)
         stack.callback(site.training.stop)  # before: what its job sleeps for is no longer waited for then

@@ -2,8 +2,9 @@
 
 `LocalWorkspace.up` starts it.
 
-With ``--delay 0.2`` every request waits 0.2 s before it is answered, as if the service were far away; ``--engine`` and
-``--speed`` are those of `LocalWorkspace`; with ``--while-input`` it ends when its standard input does.
+With ``--delay 0.2`` every request waits 0.2 s before it is answered, as if the service were far away; ``--engine``,
+``--speed`` and ``--datastores`` are those of `LocalWorkspace`; with ``--while-input`` it ends when its standard input
+does.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from phift.local.programs import ENGINES, Programs
+from phift.local.programs import ENGINES, Datastores, Programs
 from phift.local.server.service import LARGEST_BODY, Exchange, whole_body
 from phift.local.site import Site
 from phift.local.state.clock import Speed
@@ -52,7 +53,13 @@ LIFETIME = datetime.timedelta(days=365)  # of a certificate
 _RESET = struct.pack("ii", 1, 0)  # linger for no time: closing sends RST and not FIN
 
 
-def serve(folder: Path, programs: Programs, speed: Speed = "real", delay: float = 0) -> int:
+def serve(
+    folder: Path,
+    programs: Programs,
+    speed: Speed = "real",
+    delay: float = 0,
+    datastores: Datastores | None = None,
+) -> int:
     """Serve a folder until SIGTERM or SIGINT; returns the exit code, 3 where another process serves it already.
 
     - **delay**: seconds that every request waits before it is answered.
@@ -68,7 +75,7 @@ def serve(folder: Path, programs: Programs, speed: Speed = "real", delay: float 
         place.server_file.unlink(missing_ok=True)
         ensure_certificates(place.root)
         write_bundle(place.root, os.environ.get("REQUESTS_CA_BUNDLE"))
-        with closing(_listen(place)) as listener:
+        with closing(_listen(place, datastores)) as listener:
             port = listener.getsockname()[1]
             with closing(Site(place, f"https://localhost:{port}", programs, speed)) as site:
                 server = _Server(site, delay)
@@ -88,15 +95,19 @@ def serve(folder: Path, programs: Programs, speed: Speed = "real", delay: float 
     return 0
 
 
-def _listen(place: Folder) -> socket.socket:
-    """Listen on the port of last time, so that addresses users have kept stay good, else on any free one."""
+def _listen(place: Folder, datastores: Datastores | None) -> socket.socket:
+    """Listen on the port of last time, so that addresses users have kept stay good, else on any free one.
+
+    The folder remembers both: the port, and how storage is reached.
+    """
     with closing(Documents(place.database)) as documents:
         known = documents.get("server")
         try:
             listener = socket.create_server(("127.0.0.1", known.body["port"] if known else 0), backlog=128)
         except OSError:
             listener = socket.create_server(("127.0.0.1", 0), backlog=128)
-        documents.put("server", {"port": listener.getsockname()[1]})
+        told = {"datastores": datastores} if datastores else {}
+        documents.put("server", {**(known.body if known else {}), **told, "port": listener.getsockname()[1]})
     # Without it the first request of every new TLS connection waits 40 ms; accepted sockets inherit it on Linux.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return listener
@@ -256,6 +267,7 @@ def main(programs: Programs | None = None) -> None:
     """
     parser = argparse.ArgumentParser("python -m phift.local.server.process", description="Serve a local workspace.")
     parser.add_argument("folder", type=Path)
+    parser.add_argument("--datastores", choices=get_args(Datastores))
     parser.add_argument("--delay", type=float, default=0, help="seconds that every request waits")
     parser.add_argument("--engine", choices=ENGINES, default="train")
     parser.add_argument("--speed", choices=get_args(Speed), default="real")
@@ -267,7 +279,8 @@ def main(programs: Programs | None = None) -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
     if arguments.while_input:
         threading.Thread(target=_end_with_input, daemon=True).start()
-    sys.exit(serve(arguments.folder, programs or ENGINES[arguments.engine], arguments.speed, arguments.delay))
+    programs = programs or ENGINES[arguments.engine]
+    sys.exit(serve(arguments.folder, programs, arguments.speed, arguments.delay, arguments.datastores))
 
 
 def _end_with_input() -> None:

@@ -71,6 +71,7 @@ def _show_workspace(site: Site) -> Json:
             "applicationInsights": f"{group}/Microsoft.Insights/components/none",
             "hbiWorkspace": False,
             "storageHnsEnabled": False,
+            "systemDatastoresAuthMode": "identity" if site.datastores == "identity" else "accesskey",
             "notebookInfo": None,
             "privateEndpointConnections": [],
             "privateLinkCount": 0,
@@ -88,33 +89,50 @@ def _workspaces(site: Site, _call: Call) -> Reply:
 
 def _datastores(site: Site, call: Call) -> Reply:
     only_default = call.query.get("isDefault", "").lower() == "true"
-    wanted = ["workspaceblobstore"] if only_default else names.DATASTORES
+    # In the order that was recorded (azure-powershell, Get-AzMLWorkspaceDatastore, 2025-11-04).
+    (blobs, artifacts), (working, files) = names.DATASTORES, names.FILE_STORES
+    wanted = [blobs] if only_default else [blobs, working, artifacts, files]
     return Reply({"value": [_show_datastore(site, name) for name in wanted]})
 
 
 def _show_datastore(site: Site, name: str) -> Json:
-    if name not in names.DATASTORES:
+    """Return a datastore, as recorded with a key (azure-sdk-assets and azure-powershell, 2025-11-04, 2026-03-27).
+
+    One that takes the caller's own token has credentials of type ``None`` (azure-sdk-assets, test_online_deployment,
+    2025-02-25).
+    """
+    default = name == "workspaceblobstore"
+    if container := names.DATASTORES.get(name):
+        kind, held = "AzureBlob", {"containerName": container}
+    elif share := names.FILE_STORES.get(name):
+        kind, held = "AzureFile", {"fileShareName": share}
+    else:
         raise not_found("datastore", name)
     properties = {
-        "datastoreType": "AzureBlob",
-        "description": "",
-        "tags": {},
-        "properties": {},
-        "isDefault": name == "workspaceblobstore",
+        "datastoreType": kind,
+        "description": None,
+        "tags": None,
+        "properties": None,
+        "isDefault": default,
+        "subscriptionId": names.SUBSCRIPTION if default else None,
+        "resourceGroup": names.GROUP if default else None,
         # The SDK writes https://{accountName}.blob.{endpoint}: a host with port and path leads back here.
         "accountName": site.base_url.removeprefix("https://") + "/storage",
-        "containerName": names.DATASTORES[name],
+        **held,
         "endpoint": names.STORAGE_SUFFIX,
         "protocol": "https",
-        "serviceDataAccessAuthIdentity": "WorkspaceSystemAssignedIdentity",
-        "credentials": {"credentialsType": "Sas"},
+        "serviceDataAccessAuthIdentity": "WorkspaceSystemAssignedIdentity" if default else "None",
+        "credentials": {"credentialsType": "None" if site.datastores == "identity" else "AccountKey"},
     }
     return resource(replace(_server(site), key=f"datastores/{name}"), "datastores", properties)
 
 
 def _secrets(site: Site, call: Call) -> Reply:
-    container = _show_datastore(site, call["name"])["properties"]["containerName"]
-    return Reply({"secretsType": "Sas", "sasToken": site.identity.sas(f"{names.ACCOUNT}/{container}", "rwdl")})
+    properties = _show_datastore(site, call["name"])["properties"]
+    if site.datastores == "identity":
+        raise user_error("No secrets for credentials of type None.")
+    place = properties.get("containerName") or properties["fileShareName"]
+    return Reply({"secretsType": "Sas", "sasToken": "?" + site.identity.sas(f"{names.ACCOUNT}/{place}", "rwdl")})
 
 
 def _get_compute(site: Site, call: Call) -> Reply:
