@@ -62,9 +62,8 @@ def job_file(local: Local, job: str) -> Any:
 
 def report(local: Local, job: str) -> Path:
     """Return the folder of a job's report."""
-    shown = local.request("GET", f"{local.arm}/jobs/{job}").json()["properties"]
-    sent: str = shown["outputs"]["report"]["uri"]
-    return local.connection.folder / "blobs" / "storage" / "azureml-blobstore" / sent.partition("/paths/")[2]
+    path = local.output(job, "report").partition("/paths/")[2]
+    return local.connection.folder / "blobs" / "storage" / "azureml-blobstore" / path
 
 
 def check_same(local: Local, job: str, here: PreparedDataset) -> None:

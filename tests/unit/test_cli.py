@@ -374,12 +374,12 @@ def local(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 def test_up_starts_the_local_workspace_in_the_folder(local: SimpleNamespace, tmp_path: Path) -> None:
     result = invoke("local", "up", "--folder", tmp_path)
     assert result.output.startswith("  starting\nThe local workspace is up at https://localhost:1")
-    assert local.done == [("up", tmp_path, {"engine": "train", "speed": "real"})]
+    assert local.done == [("up", tmp_path, {"engine": "train", "speed": "real", "datastores": None})]
 
 
 def test_up_takes_an_engine_and_a_speed(local: SimpleNamespace) -> None:
     assert invoke("local", "up", "--engine", "instant", "--speed", "fast").exit_code == 0
-    assert local.done == [("up", None, {"engine": "instant", "speed": "fast"})]
+    assert local.done == [("up", None, {"engine": "instant", "speed": "fast", "datastores": None})]
     assert "'warp' is not one of 'real', 'fast', 'manual'" in invoke("local", "up", "--speed", "warp").output
 
 
