@@ -321,6 +321,32 @@ def test_a_secret_in_a_detail_is_hidden() -> None:
     assert mapped.what == "(UserError) No. (X) https://a.test/?sig=***&x"
 
 
+@pytest.mark.parametrize("before", [0, 340, 360, 380])
+def test_a_secret_that_is_cut_in_the_middle_is_hidden(before: int) -> None:
+    said = f"{'x' * before} https://me:{'hush-hush' * 8}@proxy.test/ refused"
+    details = core.ODataV4Format({"code": "X", "message": "No.", "details": [{"code": "Y", "message": said}]})
+    answer = service_error(400, "No.", "X")
+    answer.error = details
+    assert "hush" not in from_azure(core.AzureError(said), "here").what + from_azure(answer, "here").what
+
+
+def test_a_code_that_is_a_text_with_a_secret_is_hidden_and_cut() -> None:
+    error = from_azure(service_error(400, "No.", f"https://a.test/?sig=SECRET&{'x' * 1000}"), "here")
+    assert error.code
+    assert error.code.startswith("https://a.test/?sig=***&x")
+    assert len(error.code) <= 400
+
+
+def test_a_secret_in_json_in_a_text_of_json_is_hidden() -> None:
+    assert errors.redact(r'{"error": "{\"access_token\": \"SECRET\"}"}') == r'{"error": "{\"access_token\": \"***"}"}'
+
+
+def test_a_part_of_many_lines_is_told_in_one() -> None:
+    error = service_error(400, "No.", "UserError")
+    error.error = core.ODataV4Format({"code": "UserError", "message": "No.", "details": [{"message": "a\n  fix: b"}]})
+    assert str(from_azure(error, "here")).splitlines()[0] == "(UserError) No. a fix: b"
+
+
 def test_many_details_are_not_all_told() -> None:
     error = service_error(400, "No.", "UserError")
     details = [{"code": "X", "message": f"{number} {'x' * 1000}"} for number in range(50)]

@@ -44,6 +44,7 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from phift.errors import reasons
+from phift.errors.redaction import redact as redact
 
 logger = logging.getLogger("phift.events")
 
@@ -239,7 +240,7 @@ def from_azure(error: Exception, where: str, handled: BaseException | None = Non
     """
     here = _address_here(error) if isinstance(error, reasons.unanswered()) else None
     if here is not None:
-        what = f"The local workspace at {here} does not answer: {redact(reasons.words(error))}"
+        what = f"The local workspace at {here} does not answer: {reasons.words(error)}"
         fix = "start it: phift local up; where it runs and hangs, phift local down comes first"
         return ServiceUnreachable(what, where=where, fix=fix)
     reason, code, told = reasons.find(error, handled)
@@ -247,8 +248,9 @@ def from_azure(error: Exception, where: str, handled: BaseException | None = Non
     kind, opening, fix = _by_status(status) if status else _by_kind(error)
     if reason is not None:
         kind, opening, fix = globals()[reason.type] if reason.type else kind, reason.what, reason.fix
-    words = redact(reasons.words(told))
+    words = reasons.words(told)
     outermost = next((own for own, _ in reasons.parts(told) if own), "" if status else type(error).__name__)
+    outermost = redact(outermost)[:400]
     details: dict[str, Any] = {"status": status or None, "code": code or outermost or None}
     if kind is AuthenticationError:
         details["tried"] = tuple(_tried(told))
@@ -339,23 +341,6 @@ def _address_here(error: Exception) -> str | None:
         if named:
             return f"{named[1].lower()}://{named[2]}:{named[3]}" if named[2] in _THIS_MACHINE else None
     return None
-
-
-# A shared-access signature's `sig` and `se`, and bearer tokens, travel in URLs and headers that the SDK quotes; so does
-# what a proxy is told.
-_SECRET = re.compile(
-    r"""(?ix)
-    ( (?:\b(?:sig|sv|code)|token|key|secret|password|assertion) =['"]?
-    | (?:token|key|secret|password) ['"]\s*:\s*['"] ) [^&\s'"]+
-    | (bearer\s+) [\w.~+/=-]+
-    | (://) [^/\s:@'"]+ : [^/\s@'"]+ (?=@)
-    """
-)
-
-
-def redact(text: str) -> str:
-    """Return ``text`` with anything that looks like a signature, key or token replaced by ``***``."""
-    return _SECRET.sub(lambda match: f"{match[1] or match[2] or match[3]}***", text)
 
 
 def isolated(handler: Callable[[Event], None] | None) -> Callable[[Event], None]:

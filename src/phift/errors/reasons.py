@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from functools import cache, cached_property
 from importlib.resources import files
 
+from phift.errors.redaction import redact
+
 _MOST_PARTS = 4  # of an answer's parts, as many are told
 _LONGEST = 400  # characters of each
 _DEEPEST = 8  # levels of an answer that are looked into; Azure ML's have three
@@ -154,13 +156,19 @@ def parts(error: BaseException) -> list[tuple[str, str]]:
 
 
 def words(error: BaseException) -> str:
-    """Return what an error says, in one line: the first line of its message, and what its parts add to that."""
+    """Return what an error says, in one line: the first line of its message, and what its parts add to that.
+
+    Secrets are hidden first and texts cut then: half of one would not be known for what it is.
+    """
     lines = map(str.strip, _COLOUR.sub("", str(getattr(error, "message", None) or error)).splitlines())
-    told = [next(filter(None, lines), type(error).__name__)[:_LONGEST]]
-    for code, message in parts(error):
+    told = [redact(next(filter(None, lines), type(error).__name__))[:_LONGEST]]
+    for code, raw in parts(error):
+        message = redact(" ".join(raw.split()))
         if message and not any(message[: _LONGEST // 2] in line for line in told):
-            told.append((f"({code}) {message}" if code else message)[:_LONGEST])
-    return " ".join(told[: _MOST_PARTS + 1])
+            told.append(redact(f"({code}) {message}" if code else message)[:_LONGEST])
+        if len(told) > _MOST_PARTS:
+            break
+    return " ".join(told)
 
 
 def _said(error: BaseException) -> Iterator[str]:
