@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import re
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -352,6 +353,23 @@ def test_many_details_are_not_all_told() -> None:
     details = [{"code": "X", "message": f"{number} {'x' * 1000}"} for number in range(50)]
     error.error = core.ODataV4Format({"code": "UserError", "message": "No.", "details": details})
     assert len(from_azure(error, "here").what) < 2000
+
+
+@pytest.mark.parametrize(
+    "details",
+    [
+        [{"code": "X", "message": f"{number} {'x' * 300}"} for number in range(20_000)],
+        [{"code": "X", "message": "lorem ipsum " * 200_000}],
+    ],
+    ids=["many", "long"],
+)
+def test_an_answer_of_megabytes_is_told_in_seconds(details: list[dict[str, str]]) -> None:
+    error = service_error(400, "No.", "UserError")
+    error.error = core.ODataV4Format({"code": "UserError", "message": "No.", "details": details})
+    begin = time.process_time()
+    assert from_azure(error, "here").what.startswith("(UserError) No. (X) ")
+    assert errors.way_out(details[0]["message"]) is None
+    assert time.process_time() - begin < 10
 
 
 def while_handling(first: Exception, then: Callable[[], object]) -> None:

@@ -19,6 +19,7 @@ from phift.errors.redaction import redact
 
 _MOST_PARTS = 4  # of an answer's parts, as many are told
 _LONGEST = 400  # characters of each
+_MOST_READ = 50_000  # characters of a text in which a reason is looked for
 _DEEPEST = 8  # levels of an answer that are looked into; Azure ML's have three
 # Where an answer, and what the SDK makes of one, has more of it.
 _INSIDE = [
@@ -69,7 +70,7 @@ class Reason:
             return None
         if self.type == "ServiceUnreachable" and status:  # an answer may tell of somebody else's network
             return None
-        found = self._pattern.search(said)
+        found = self._pattern.search(said, 0, _MOST_READ)
         if found is None:
             return None
         return (found[1] if self.codes else "") or ""
