@@ -422,6 +422,21 @@ def test_a_network_that_a_service_tells_of_is_not_this_machines() -> None:
     assert errors.way_out(said) is None
 
 
+def test_an_error_that_repeats_an_answer_is_about_no_more_than_that() -> None:
+    answer = service_error(400, "The container found no address: Name or service not known.", "ResourceBroken")
+    repeated = error_of(lambda: while_handling(answer, raising(RuntimeError(f"upload failed: {answer}"))))
+    assert (type(repeated), repeated.fix) == (errors.ServiceError, None)
+    unsigned = service_error(401, "No token.", "AuthenticationFailed")  # with 403 it is storage's
+    error = error_of(lambda: while_handling(unsigned, raising(RuntimeError(f"upload failed: {unsigned}"))))
+    assert "signature" not in error.what
+
+
+def test_an_error_that_repeats_a_failed_sign_in_without_an_answer_tells_of_the_network() -> None:
+    failed = core.ClientAuthenticationError("A: Name or service not known")
+    error = error_of(lambda: while_handling(failed, raising(RuntimeError(f"upload failed: {failed}"))))
+    assert isinstance(error, errors.ServiceUnreachable)
+
+
 def test_a_failed_sign_in_is_one_whatever_one_of_its_lines_says() -> None:
     said = "No credential worked.\nAttempted credentials:\n\tA: Name or service not known\n\tB: not set up"
     error = from_azure(core.ClientAuthenticationError(said), "credential")

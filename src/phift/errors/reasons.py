@@ -94,8 +94,13 @@ def find(error: BaseException, handled: BaseException | None = None) -> tuple[Re
             if (code := reason.code_in(said, status)) is None:
                 continue
             # Of those that say so, an answer has the service's own words.
-            answers = ((reason.code_in(words, own), each) for each, words, own in told if own)
-            return reason, *next(((own, each) for own, each in answers if own is not None), (code, cause))
+            say_so = [(each, words, own) for each, words, own in told if own and reason.code_in(words) is not None]
+            for each, words, own in say_so:
+                if (its_own := reason.code_in(words, own)) is not None:
+                    return reason, its_own, each
+            # What repeats an answer that is about something else is so too.
+            if not any(getattr(each, "status_code", None) for each, *_ in say_so):
+                return reason, code, cause
     return None, "", error
 
 
