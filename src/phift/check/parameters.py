@@ -347,7 +347,7 @@ def _against_advice(parameters: Parameters) -> Iterator[Finding]:
     lora += f"publisher's {theirs.lora_alpha} / {theirs.lora_r}"
     for name, parameter in parameters.values.items():
         place, about = f"parameters.{name}", f"{name} is {parameter.value}{parameter.who}"
-        scale = factor if name == "learning_rate" else 1.0
+        scale = factor if name == "learning_rate" and not isinstance(parameter.value, str) else 1.0
         weighs = lora.format(parameter.value * scale) if scale != 1 else ""
         least, most = parameters.advice.get(name, (-math.inf, math.inf))
         if name in parameters.advice and not least <= parameter.value * scale <= most:
