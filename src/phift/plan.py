@@ -259,8 +259,8 @@ class _Planning:
             "vm_sizes": any("built-in table" in each.source for each in sizes),
         }
         today = datetime.now(UTC).date()
-        for age in facts.ages():
-            if used.get(age.table) and age.old(today):
+        for age in (facts.age(table) for table, decided in used.items() if decided):
+            if age.old(today):
                 message = (
                     f"Part of this was decided by the built-in table {age.table}, which was read {age.days(today)} "
                 )

@@ -15,14 +15,15 @@ from click.testing import CliRunner
 from phift import FineTuneRun, RunConfig, facts
 from phift.check.compute import ComputeTarget, find_cluster, resolve_compute
 from phift.check.findings import Finding
+from phift.check.parameters import resolve_parameters
 from phift.check.sizes import read_sizes
 from phift.check.workspace import name_findings, storage_findings
 from phift.cli.commands import main
 from phift.component.inputs import known_inputs
 from phift.config.run import ComputeConfig
-from phift.errors import CheckFailed, ComputeError
+from phift.errors import CheckFailed, ComputeError, ConfigError
 from phift.testing import TestWorkspace
-from unit.fakes import A100, FOUR_A100, Fakes, codes, foundation_model, parameters, run_config
+from unit.fakes import A100, FOUR_A100, Fakes, codes, foundation_model, parameters, run_config, target
 
 NAMES: list[dict[str, Any]] = facts.load("parameter_names")["names"]
 PHI_4_LORA = {"apply_lora": "true", "learning_rate": 5e-6, "save_total_limit": 1}
@@ -195,8 +196,8 @@ def test_every_table_ages_from_the_day_it_was_read() -> None:
 
 
 @pytest.fixture
-def old_models(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """Say of a built-in table that it was read long ago, by a table of one's own that is as old."""
+def old_component(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """Say of the component's table that it was read long ago, by a table of one's own that is as old."""
     own = tmp_path / "facts" / "chat_completion_pipeline.json"
     own.parent.mkdir()
     own.write_text(json.dumps({"read_on": "2020-01-01"}), encoding="utf-8")
@@ -205,19 +206,54 @@ def old_models(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     return own
 
 
-def test_an_old_table_ends_the_command_with_1_and_says_how_to_renew_it(old_models: Path) -> None:
+def test_an_old_table_ends_the_command_with_1_and_says_how_to_renew_it(old_component: Path) -> None:
     shown = CliRunner().invoke(main, ["facts"])
     assert (shown.exit_code, "chat_completion_pipeline OLD  2020-01-01" in shown.stdout) == (0, True)
     checked = CliRunner().invoke(main, ["facts", "--check"])
     assert (checked.exit_code, "PHIFT_FACTS" in checked.stderr) == (1, True)
-    os.utime(old_models)  # entries of one's own, of today
+    os.utime(old_component)  # entries of one's own, of today
     assert CliRunner().invoke(main, ["facts", "--check"]).exit_code == 0
 
 
 def test_an_old_table_that_decided_something_is_a_note(
-    old_models: Path, workspace: TestWorkspace, tmp_path: Path
+    old_component: Path, workspace: TestWorkspace, tmp_path: Path
 ) -> None:
     config = run_config(tmp_path, workspace={"local": workspace.connection.folder})
     (found,) = by_code(FineTuneRun(config).check().findings, "FACTS_OLD")
     assert (found.severity, found.place) == ("note", "phift/facts/chat_completion_pipeline.json")
     assert "on 2020-01-01" in found.message
+
+
+@pytest.mark.parametrize(
+    ("table", "own"),
+    [
+        ("models", {"read_on": "yesterday"}),
+        ("models", {"read_on": None}),
+        ("models", {"good_for_days": "many"}),
+        ("elements", {"date": "2026-13-01"}),
+    ],
+)
+def test_an_age_of_ones_own_that_cannot_be_read_is_a_mistake_with_its_place(
+    table: str, own: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / f"{table}.json").write_text(json.dumps(own), encoding="utf-8")
+    monkeypatch.setenv("PHIFT_FACTS", str(tmp_path))
+    with pytest.raises(ConfigError) as caught:
+        facts.ages()
+    assert caught.value.where == str(tmp_path / f"{table}.json")
+
+
+def test_a_broken_table_that_decides_nothing_stops_no_check(
+    old_component: Path, workspace: TestWorkspace, tmp_path: Path
+) -> None:
+    (old_component.parent / "elements.json").write_text("{", encoding="utf-8")
+    config = run_config(tmp_path, workspace={"local": workspace.connection.folder})
+    assert "FACTS_OLD" in codes(FineTuneRun(config).check().findings)
+
+
+def test_a_component_whose_rate_is_no_number_is_no_mistake_of_ours() -> None:
+    inputs = {**facts.load("chat_completion_pipeline")["inputs"], "learning_rate": {"type": "string"}}
+    user = {"lora_alpha": 16, "lora_r": 16}
+    resolved = resolve_parameters(inputs, {"apply_lora": "true", "learning_rate": "5e-6"}, user, target())
+    assert resolved["learning_rate"] == "5e-6"
+    assert not by_code(resolved.findings, "PARAMETER_ADVICE")

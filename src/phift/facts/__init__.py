@@ -49,15 +49,25 @@ class Age:
 
 
 def ages() -> list[Age]:
-    """Return how old each table is; raises `phift.errors.ConfigError` where the user's own one cannot be read."""
-    found = []
-    for name in sorted(each.name[:-5] for each in files(__name__).iterdir() if each.name.endswith(".json")):
-        table, own = load(name), _own(name, os.environ.get("PHIFT_FACTS"))
-        dates = sorted(re.findall(r'"\w*date": "([\d-]+)"', json.dumps(table))) or [table["read_on"]]
+    """Return how old each table is; raises as `age` does."""
+    return [age(each.name[:-5]) for each in sorted(files(__name__).iterdir(), key=str) if each.name.endswith(".json")]
+
+
+def age(name: str) -> Age:
+    """Return how old a table is.
+
+    Raises `phift.errors.ConfigError` where the user's own one cannot be read, or tells no day or number of days.
+    """
+    table, own = load(name), _own(name, os.environ.get("PHIFT_FACTS"))
+    dates = sorted(re.findall(r'"\w*date": "([\d-]+)"', json.dumps(table))) or [table["read_on"]]
+    try:
         read_on = date.fromisoformat(table.get("read_on", dates[-1]))
         read_on = max(read_on, _changed(own)) if own else read_on
-        found.append(Age(name, read_on, table.get("good_for_days", 0), (dates[0], dates[-1])))
-    return found
+        good_for = int(table.get("good_for_days", 0))
+    except (OSError, ValueError, TypeError, OverflowError) as error:
+        what, fix = "The age of your own table cannot be read.", "write read_on as 2026-11-22, good_for_days as 120"
+        raise ConfigError(what, where=str(own), fix=fix) from error
+    return Age(name, read_on, good_for, (dates[0], dates[-1]))
 
 
 def load(name: str) -> Any:
