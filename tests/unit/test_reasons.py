@@ -50,7 +50,12 @@ def failed(code: str, message: str) -> Order:
 
 
 def of_storage(status: int, code: str, message: str) -> Order:
-    return "upload", {"on": "* blobs/*", "status": status, "code": code, "message": message, "times": None}, ""
+    """An answer of storage to HEAD, which has its code in a header and no message."""
+    return (
+        "upload",
+        {"on": "* blobs/*", "status": status, "code": code, "message": message, "times": None},
+        "invalid status",
+    )
 
 
 def sign_in(number: int, message: str, status: int = 400) -> Order:
@@ -59,7 +64,7 @@ def sign_in(number: int, message: str, status: int = 400) -> Order:
 
 def unsent(*arguments: Any) -> Order:
     """What urllib3 raised, as requests and azure-core wrap it."""
-    return "ask", {"cause": urllib3.exceptions.MaxRetryError(*arguments)}, ""
+    return "ask", {"cause": urllib3.exceptions.MaxRetryError(*arguments)}, str(arguments[-1])
 
 
 class Pool(urllib3.HTTPSConnectionPool):
@@ -116,7 +121,10 @@ ORDERS: dict[str, Order] = {
     ),
     "AuthenticationFailed": of_storage(403, "AuthenticationFailed", "Server failed to authenticate the request."),
     "AccountIsDisabled": of_storage(403, "AccountIsDisabled", "The specified account is disabled."),
-    "ContainerNotFound": of_storage(404, "ContainerNotFound", "The specified container does not exist."),
+    "ContainerNotFound": (  # to the upload itself, since what is not there yet is no error of HEAD
+        *of_storage(404, "ContainerNotFound", "The specified container does not exist.")[:2],
+        "The specified container does not exist.",
+    ),
     "ServerBusy": of_storage(503, "ServerBusy", "The server is busy."),
     "RequestDisallowedByPolicy": (
         *refused(403, "RequestDisallowedByPolicy", "Resource 'x' was disallowed by policy.", additionalInfo=[POLICY])[
@@ -265,6 +273,8 @@ def test_a_reason_is_told_with_its_way_out(reason: Reason, ordered: Any) -> None
     assert told in str(error)
     if how not in ("ask", "sign in"):
         assert error.code in {what["code"], *reason.codes, reason.name}
+    if how == "sign in":
+        assert error.code == told
     assert "hush-hush" not in str(error) + repr(error)
     assert str(pickle.loads(pickle.dumps(error))) == str(error)  # noqa: S301 - our own bytes
 
