@@ -181,6 +181,8 @@ def test_a_workspace_without_keys_names_the_roles(mode: str) -> None:
     mine, jobs = storage_findings(workspace, cluster, serverless=False)
     assert (mine.code, jobs.code) == ("STORAGE_BY_IDENTITY", "STORAGE_NO_IDENTITY")
     assert all("Storage Blob Data Contributor on the storage account mystore" in each.fix for each in (mine, jobs))
+    assert "`az ml compute update --name gpu-cluster --identity-type SystemAssigned`" in jobs.fix
+    assert "update --name CLUSTER " in storage_findings(workspace, None, serverless=False)[1].fix
     assert codes(storage_findings(workspace, None, serverless=True)) == ["STORAGE_BY_IDENTITY"]
     cluster.identity = object()
     assert codes(storage_findings(workspace, cluster, serverless=False)) == ["STORAGE_BY_IDENTITY"]

@@ -59,6 +59,8 @@ def storage_findings(workspace: Any, cluster: Any, *, serverless: bool) -> list[
     if not serverless and getattr(cluster, "identity", None) is None:
         which = "The compute has" if cluster is not None else "The cluster that will be created has"
         message = f"{which} no managed identity, and without account keys a job reads and writes its data with that."
-        fix = f"give it one (`az ml compute update --identity-type SystemAssigned`), and the identity {role}"
+        name = text_of(cluster, "name") or "CLUSTER"
+        fix = f"give it one (`az ml compute update --name {name} --identity-type SystemAssigned`), and the identity "
+        fix += role
         found.append(Finding("STORAGE_NO_IDENTITY", "warning", "compute", message, fix, _BY_IDENTITY))
     return found
