@@ -321,7 +321,7 @@ class FineTuneRun:
             job,
             name=(self._config and self._config.registered_model_name) or record.model_name,
             version=record.fingerprint + attempt,
-            tags={**record.lineage, **self._own_tags},
+            tags={**self._own_tags, **record.lineage},
             description=f"{record.model.name} version {record.model.version}, fine-tuned on {record.data_name}.",
         )
 

@@ -249,6 +249,25 @@ def test_a_client_of_the_sdk_is_taken_with_its_workspace_and_its_credential() ->
 
 
 @pytest.mark.usefixtures("azure")
+def test_a_client_of_the_sdk_and_what_contradicts_it_are_refused() -> None:
+    theirs = SimpleNamespace(subscription_id="s", resource_group_name="g", workspace_name="other")
+    theirs._credential = Credential()
+    for workspace in ("s/g/w", "local"):
+        with pytest.raises(ConfigError, match="another workspace"):
+            connect(config(workspace=workspace), workspace=theirs)
+    for more in ({"credential": Credential()}, {"tenant": "b"}):
+        with pytest.raises(ConfigError, match="has a credential already"):
+            connect(workspace=theirs, **more)
+
+
+@pytest.mark.usefixtures("azure")
+def test_a_credential_that_there_is_not_is_refused_with_those_that_there_are() -> None:
+    with pytest.raises(ConfigError, match="no credential azure_cli") as caught:
+        connect(workspace="s/g/w", credential="azure_cli")
+    assert "device_code" in str(caught.value.fix)
+
+
+@pytest.mark.usefixtures("azure")
 def test_a_configuration_and_a_workspace_are_one_too_many() -> None:
     with pytest.raises(ConfigError, match="not for both"):
         connect(config(), workspace="s/g/w")

@@ -319,6 +319,7 @@ def test_a_workspace_is_taken_as_azure_writes_it(text: str) -> None:
         ({"a": 1}, "valid string"),
         ({str(i): "x" for i in range(11)}, "at most 10 items"),
         ({"cost": "<YOUR COST CENTRE>"}, "placeholder"),
+        ({"sas": "sv=2025&sig=abc%2Fdef"}, "looks like a key or a token"),
     ],
 )
 def test_a_tag_that_azure_would_not_take_is_refused(tags: dict[str, Any], says: str) -> None:
@@ -329,3 +330,8 @@ def test_a_tag_that_azure_would_not_take_is_refused(tags: dict[str, Any], says: 
 def test_a_tenant_has_either_name() -> None:
     for name in ("tenant", "tenant_id"):
         assert RunConfig(model="m", compute="c", data={"train": "t.jsonl"}, **{name: "b"}).tenant == "b"
+
+
+def test_a_managed_identity_has_its_own_tenant() -> None:
+    with pytest.raises(ConfigError, match="a tenant of its own"):
+        RunConfig(**LEAST, credential="managed_identity", tenant="b")

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import json
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from azure.ai.ml.entities import ManagedOnlineEndpoint
+from azure.ai.ml.entities import EndpointAadToken, ManagedOnlineEndpoint
+from azure.core.credentials import AccessToken
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -125,6 +127,43 @@ def test_refusals_map_and_are_not_asked_again(server: Script, status: int, kind:
     error = refusal(server, Reply({"error": f"you said {SECRET_QUESTION}"}, status))
     assert type(error) is kind
     assert len(server.requests) == 1
+
+
+def by_token(server: Script, monkeypatch: pytest.MonkeyPatch, *seconds: float) -> tuple[Endpoint, list[str]]:
+    """Return an endpoint that tokens open, each good for so many seconds, and the tokens that were asked for."""
+    fakes, asked, left = Fakes(), list[str](), iter(seconds)
+
+    def get_keys(name: str) -> EndpointAadToken:
+        asked.append(f"{name} token {len(asked)}")
+        return EndpointAadToken(AccessToken(asked[-1], int(time.time() + next(left))))
+
+    monkeypatch.setattr(fakes.workspace.online_endpoints, "get_keys", get_keys)
+    return endpoint_at(server.url, fakes), asked
+
+
+def test_a_token_is_used_until_it_is_about_to_expire(server: Script, monkeypatch: pytest.MonkeyPatch) -> None:
+    server.answers(Reply(["x"]))
+    endpoint, asked = by_token(server, monkeypatch, 200, 3600)
+    assert asked == ["phift-e token 0"]
+    endpoint.chat("Hi")
+    endpoint.chat("Hi")
+    assert [request.headers["Authorization"] for request in server.requests] == ["Bearer phift-e token 1"] * 2
+
+
+@pytest.mark.parametrize(
+    ("status", "kind", "way_out"),
+    [(401, AuthenticationError, "sign in again"), (403, AccessDenied, "onlineEndpoints/score/action")],
+)
+def test_a_refused_token_has_its_own_way_out(
+    server: Script, monkeypatch: pytest.MonkeyPatch, status: int, kind: type[PhiftError], way_out: str
+) -> None:
+    server.answers(Reply({}, status))
+    endpoint, asked = by_token(server, monkeypatch, 3600)
+    with pytest.raises(PhiftError) as caught:
+        endpoint.chat("Hi")
+    assert type(caught.value) is kind
+    assert way_out in str(caught.value.fix)
+    assert asked[0] not in str(caught.value) + repr(endpoint) + repr(vars(endpoint))
 
 
 def test_a_time_out_is_explained(server: Script) -> None:

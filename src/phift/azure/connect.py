@@ -11,12 +11,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from phift.azure.clients import Clients, Rest, SharedTokens
 from phift.azure.threads import taken_soon
 from phift.config.addresses import read_workspace_id
-from phift.config.run import AzureWorkspace, RunConfig, read_workspace
+from phift.config.run import AzureWorkspace, CredentialKind, LocalWorkspaceFolder, RunConfig, read_workspace
 from phift.errors import ConfigError, azure_errors
 
 if TYPE_CHECKING:
@@ -80,16 +80,20 @@ def connect(
       that you have: its workspace and credential are used, beside a ``config`` too.
     - **credential**: a name as in `RunConfig`, or any token credential of azure-identity's kind; it goes before that of
       ``config``.
-    - **tenant**: as in `RunConfig`; a credential that is handed in has its own.
+    - **tenant**: as in `RunConfig`; a credential that is handed in has its own, and so has an ``MLClient``.
     - **registry**: where foundation models and the component are looked up, at the first use.
 
-    Raises `phift.errors.ConfigError` where the workspace is not fully named, `phift.errors.LocalWorkspaceNotRunning`
+    Raises `phift.errors.ConfigError` where the workspace is not fully named, or two of these contradict each other,
+    `phift.errors.LocalWorkspaceNotRunning`
     where a local one is meant and none runs, and `phift.errors.AuthenticationError` where no credential works.
     """
     registries = (config.model.registry, config.component.registry) if config else (registry, registry)
     # An MLClient, or a mock of one: nothing that a workspace is written as has this.
     if hasattr(workspace, "workspace_name") and not isinstance(workspace, AzureWorkspace):
-        return _connect_through(workspace, registries)
+        if credential or tenant:
+            what = "The client has a credential already; another one and a tenant have no say."
+            raise ConfigError(what, where="connect", fix="leave `credential` and `tenant` out")
+        return _connect_through(workspace, config.workspace if config else AzureWorkspace(), registries)
     if config is not None and workspace is not None:
         what = "Clients are for a configuration or for a workspace, not for both."
         raise ConfigError(what, where="connect", fix="leave one of them out")
@@ -118,8 +122,13 @@ def _connect_azure(
     return _clients(registries, credential, where, scope, discovery, options)
 
 
-def _connect_through(client: MLClient, registries: tuple[str, str]) -> Clients:
-    """Return clients that share the workspace and the credential of a client of the SDK; they are looked up nowhere."""
+def _connect_through(
+    client: MLClient, configured: AzureWorkspace | LocalWorkspaceFolder, registries: tuple[str, str]
+) -> Clients:
+    """Return clients that share the workspace and the credential of a client of the SDK; they are looked up nowhere.
+
+    - **configured**: the workspace of a configuration, which must not be another one.
+    """
     cloud = os.environ.get(_CLOUD, "AzureCloud")
     if cloud not in _CLOUDS:
         what = f"The client belongs to the cloud {cloud}, which is none of Azure's."
@@ -127,10 +136,13 @@ def _connect_through(client: MLClient, registries: tuple[str, str]) -> Clients:
     if not client.workspace_name:
         what = "The client is of a registry or a subscription, and not of a workspace."
         raise ConfigError(what, where="workspace", fix="make it with the name of a workspace")
+    names = zip(_VARIABLES, (client.subscription_id, client.resource_group_name, client.workspace_name), strict=True)
+    is_other = [str(getattr(configured, key, None) or name).lower() != str(name).lower() for key, name in names]
+    if not isinstance(configured, AzureWorkspace) or any(is_other):
+        what = "The configuration names another workspace than the client's."
+        raise ConfigError(what, where="workspace", fix="leave `workspace:` out of it, or do not hand in a client")
     scope, discovery, _ = _CLOUDS[cloud]
-    credential = SharedTokens(client._credential)
-    where = (str(client.subscription_id), str(client.resource_group_name), str(client.workspace_name))
-    return replace(_clients(registries, credential, where, scope, discovery, {}), workspace=client)
+    return _clients(registries, SharedTokens(client._credential), client, scope, discovery, {})
 
 
 def _connect_local(folder: Path | None, registries: tuple[str, str]) -> Clients:
@@ -159,23 +171,21 @@ def _connect_local(folder: Path | None, registries: tuple[str, str]) -> Clients:
 def _clients(
     registries: tuple[str, str],
     credential: SharedTokens,
-    workspace: tuple[str, str, str],
+    workspace: tuple[str, str, str] | MLClient,
     scope: str,
     discovery: str,
     options: Mapping[str, Any],
 ) -> Clients:
-    client = _sdk_client()
     # Telemetry from a notebook would look up three Microsoft hosts; progress bars are ours to draw.
     quiet = {"show_progress": False, "enable_telemetry": False, "raw_response_hook": credential.forget_if_refused}
-    with azure_errors(f"workspace {workspace[-1]}"):
-        workspace_client = client(credential, *workspace, **options, **quiet)
+    make = partial(_sdk_client(), credential, **options, **quiet)
+    if isinstance(workspace, tuple):
+        with azure_errors(f"workspace {workspace[-1]}"):
+            workspace = make(*workspace)
 
-    lazy: dict[str, Any] = {
-        name: _LazyClient(name, partial(client, credential, registry_name=name, **options, **quiet))
-        for name in set(registries)
-    }
+    lazy: dict[str, Any] = {name: _LazyClient(name, partial(make, registry_name=name)) for name in set(registries)}
     return Clients(
-        workspace=workspace_client,
+        workspace=workspace,
         registry=lazy[registries[0]],
         component_registry=lazy[registries[1]],
         rest=Rest(credential, scope),
@@ -275,6 +285,9 @@ def _config_file(folder: Path) -> tuple[dict[str, str], Path | None]:
 def _credential(kind: str, tenant: str | None = None) -> TokenCredential:
     from azure import identity
 
+    if kind not in get_args(CredentialKind):
+        what, ways = f"There is no credential {kind}.", ", ".join(get_args(CredentialKind))
+        raise ConfigError(what, where="credential", fix=f"use one of: {ways}; or hand in a credential")
     # On Azure ML compute the identity to use stands in a variable of its own (azure-sdk-for-python issue 30427).
     own = os.environ.get("AZURE_CLIENT_ID") or os.environ.get("DEFAULT_IDENTITY_CLIENT_ID")
     if kind == "managed_identity":

@@ -22,11 +22,17 @@ from pydantic import (
 from phift import facts
 from phift.config.addresses import read_address, read_workspace_id
 from phift.config.data import DataConfig, EndpointName, Folder, Name, Section, refuse_placeholder, source_below
-from phift.errors import ConfigError
+from phift.errors import ConfigError, redact
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 CredentialKind = Literal["default", "browser", "device_code", "managed_identity", "workload_identity"]
+
+
+def _no_secret(text: str) -> str:
+    if redact(text) != text:
+        raise ValueError("it looks like a key or a token, and whoever may read the resource reads its tags")
+    return text
 
 
 def _own_tag(name: str) -> str:
@@ -38,7 +44,7 @@ def _own_tag(name: str) -> str:
 # What Azure takes for a tag of any resource (Microsoft Learn, "Use tags to organize your Azure resources and
 # management hierarchy", read 2026-11-30).
 _TagName = Annotated[str, Field(min_length=1, max_length=512, pattern=r"^[^<>%&\\?/]+$"), AfterValidator(_own_tag)]
-_TagValue = Annotated[str, Field(max_length=256), AfterValidator(refuse_placeholder)]
+_TagValue = Annotated[str, Field(max_length=256), AfterValidator(refuse_placeholder), AfterValidator(_no_secret)]
 
 
 def local_file(text: str) -> Path | None:
@@ -267,6 +273,12 @@ class RunConfig(Section):
     def __init__(self, /, **values: Any) -> None:
         with _config_errors("RunConfig"):
             super().__init__(**values)
+
+    @model_validator(mode="after")
+    def _one_tenant(self) -> RunConfig:
+        if self.tenant and self.credential == "managed_identity":
+            raise ValueError("a managed identity has a tenant of its own; leave `tenant` out")
+        return self
 
     @property
     def preset_values(self) -> Mapping[str, Any]:

@@ -123,7 +123,6 @@ class RunRecord:
         """Where the trained model comes from, as tags."""
         parameters = list((self.configuration.get("parameters") or {}).items())[:_MOST_PARAMETER_TAGS]
         return {
-            **self.own_tags,
             "phift.fingerprint": self.fingerprint,
             "phift.base_model": self.model.id,
             "phift.component": self.component,
@@ -134,7 +133,12 @@ class RunRecord:
     @property
     def tags(self) -> dict[str, str]:
         """The job's tags."""
-        return {**self.lineage, CONFIGURATION: self.configuration_digest, f"{SERIES}.{self.series}": self.fingerprint}
+        return {
+            **self.own_tags,
+            **self.lineage,
+            CONFIGURATION: self.configuration_digest,
+            f"{SERIES}.{self.series}": self.fingerprint,
+        }
 
     @property
     def properties(self) -> dict[str, str]:

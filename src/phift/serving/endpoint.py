@@ -24,12 +24,14 @@ if TYPE_CHECKING:
 Message = Mapping[str, Any]
 
 # What a scoring call's status means: the error, what it says, and the way out.
+_REFUSED = (
+    errors.AuthenticationError,
+    "The endpoint refused the key.",
+    "the keys may have been regenerated: call deploy() again, which reads the keys",
+)
 _REFUSALS: Mapping[int, tuple[type[errors.PhiftError], str, str]] = {
-    401: (
-        errors.AuthenticationError,
-        "The endpoint refused the key.",
-        "the keys may have been regenerated: call deploy() again, which reads the keys",
-    ),
+    401: _REFUSED,
+    403: _REFUSED,
     404: (errors.NotFound, "No deployment takes traffic here.", "give a deployment traffic"),
     408: (
         errors.ScoringError,
@@ -37,6 +39,15 @@ _REFUSALS: Mapping[int, tuple[type[errors.PhiftError], str, str]] = {
         "lower max_new_tokens, or raise `deployment.request_timeout_ms` (at most 180000)",
     ),
     429: (errors.Throttled, "More requests at once than the deployment takes.", "ask slower"),
+}
+# What else it means where a token of Microsoft Entra ID opens the endpoint.
+_TOKEN_REFUSALS: Mapping[int, tuple[type[errors.PhiftError], str, str]] = {
+    401: (errors.AuthenticationError, "The endpoint refused the token.", "sign in again, to the workspace's tenant"),
+    403: (
+        errors.AccessDenied,
+        "The endpoint knows the token, and its owner may not call it.",
+        "have a role assigned with Microsoft.MachineLearningServices/workspaces/onlineEndpoints/score/action",
+    ),
 }
 
 
@@ -153,7 +164,8 @@ class Endpoint:
         if status >= 400:
             reason = response.headers.get("ms-azureml-model-error-reason") or response.reason or ""
             other = errors.ScoringError, f"The endpoint answered {status} {reason}.", "look at the deployment's log"
-            kind, what, fix = _REFUSALS.get(401 if status == 403 else status, other)
+            refusals = _REFUSALS if self._key.until == math.inf else {**_REFUSALS, **_TOKEN_REFUSALS}
+            kind, what, fix = refusals.get(status, other)
             # Without its body, which may quote the user's text.
             raise kind(what, where=place, fix=fix, status=status)
         try:
