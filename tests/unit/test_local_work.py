@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from phift.local.programs import Programs
+from phift.local.services.history import _duration
 from phift.local.site import Site
 from phift.local.state.folder import Folder
-from phift.local.wire import WireError
+from phift.local.wire import WireError, timestamp
 from phift.local.work.scorers import Scorers
 
 BLUE = "onlineEndpoints/chat/deployments/blue"
@@ -50,3 +51,13 @@ def test_each_workspace_counts_its_own_requests_in_flight(site: Site) -> None:
         pass
     with site.scorers.slot(BLUE, 1):
         pass
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [(0, "00:00:00"), (62.345, "00:01:02.345000"), (36_001, "10:00:01"), (90_000, "1.01:00:00"), (-5, "00:00:00")],
+)
+def test_a_duration_is_written_as_the_service_does(seconds: float, said: str) -> None:
+    body = {"startTimeUtc": timestamp(1e9), "endTimeUtc": timestamp(1e9 + seconds)}
+    assert _duration(body) == said
+    assert _duration({"startTimeUtc": timestamp(1e9)}) is None

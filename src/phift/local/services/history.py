@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import uuid
-from datetime import datetime
+from datetime import datetime, timedelta
 from urllib.parse import quote
 
 from phift.component.preprocessing import SPLITS
@@ -167,9 +167,13 @@ def _uuid(run: str) -> str:
 
 
 def _duration(body: Json) -> str | None:
-    """Return how long an ended run took, as ``00:01:02.345``."""
+    """Return how long an ended run took, as .NET writes it: ``00:01:02.345``, with days as ``1.00:01:02``."""
     begun, ended = body.get("startTimeUtc"), body.get("endTimeUtc")
-    return f"0{datetime.fromisoformat(ended) - datetime.fromisoformat(begun)}" if begun and ended else None
+    if not (begun and ended):
+        return None
+    took = max(datetime.fromisoformat(ended) - datetime.fromisoformat(begun), timedelta())
+    of_day = (datetime.min + took).time().isoformat()
+    return f"{took.days}.{of_day}" if took.days else of_day
 
 
 def _error(body: Json) -> Json:
