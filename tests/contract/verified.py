@@ -44,8 +44,9 @@ One suite of tests, `tests/contract`, is written with the Azure ML SDK's own cal
 PHIFT_CONTRACT_AZURE=<subscription>/<resource group>/<workspace> make verified
 ```
 
-runs it on Azure, takes away what it made (data assets, models and jobs are archived: the SDK deletes
-none), and writes this table anew. It makes clusters without nodes, a handful of small jobs on serverless compute, and
+runs it on Azure, takes away what it made (data assets, models and jobs are archived: the SDK deletes no assets, and
+jobs only since 1.35), and writes this table anew. It makes clusters without nodes, a handful of small jobs on
+serverless compute, and
 endpoints one after another, five of them with one small machine; it takes hours. It leaves two files to hand in:
 `tests/contract/azure.json` has the outcomes and their date, from which the last column is filled, and
 `azure-<date>.jsonl` has the recorded exchanges.
