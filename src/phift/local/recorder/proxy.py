@@ -172,16 +172,22 @@ class _Connection(BaseHTTPRequestHandler):
         return session
 
     def _sent(self) -> bytes | None:
-        if "chunked" not in self.headers.get("Transfer-Encoding", ""):
+        if "chunked" not in self.headers.get("Transfer-Encoding", "").lower():
             length = self.headers.get("Content-Length")
-            return None if length is None else self.rfile.read(int(length))
+            return None if length is None else self._read(int(length))
         pieces = []
         while size := int(self.rfile.readline().partition(b";")[0], 16):
-            pieces.append(self.rfile.read(size))
+            pieces.append(self._read(size))
             self.rfile.readline()
         while self.rfile.readline().strip():
             pass
         return b"".join(pieces)
+
+    def _read(self, size: int) -> bytes:
+        """Read all of a body, or end the connection: half of one, passed on, would be a whole one to the other side."""
+        if len(body := self.rfile.read(size)) < size:
+            raise ConnectionError("a client left in the middle of its request")
+        return body
 
     def _answer(self, answer: requests.Response, body: bytes | None, *, empty: bool) -> None:
         """Hand an answer on, in pieces where it was not read yet: a model's file does not fit into memory."""

@@ -1,0 +1,74 @@
+"""What passes through the recorder's proxy from clients and servers that do not behave, and what is kept of it."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+from phift.local.recorder.exchange import begin, read, write
+from phift.local.recorder.proxy import Proxy, running
+from unit.loopback import Reply, Script, scripted_server
+
+CHUNKED = "Transfer-Encoding: chunked"
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """A server that is recorded, and the proxy in front of it."""
+
+    server: Script
+    proxy: Proxy
+    authorities: str
+    file: Path
+
+    @contextmanager
+    def client(self) -> Iterator[ssl.SSLSocket]:
+        place, context = urlsplit(self.proxy.address), ssl.create_default_context(cafile=self.authorities)
+        with socket.create_connection(("127.0.0.1", place.port or 0), timeout=30) as plain:
+            target = urlsplit(self.server.url).port
+            allowed = f"Proxy-Authorization: {self.proxy.password}"
+            plain.sendall(f"CONNECT localhost:{target} HTTP/1.1\r\n{allowed}\r\n\r\n".encode())
+            assert b" 200 " in plain.recv(1000)
+            with context.wrap_socket(plain, server_hostname="localhost") as client:
+                yield client
+
+    def asked(self, head: str, body: str = "") -> bytes:
+        """Return all that is answered to a request that is the last one of its connection."""
+        with self.client() as client:
+            client.sendall(f"{head}\r\nConnection: close\r\n\r\n{body}".encode())
+            return b"".join(iter(lambda: client.recv(65536), b""))
+
+
+@pytest.fixture
+def recorded(tmp_path: Path) -> Iterator[Recorded]:
+    file = tmp_path / "recording.jsonl"
+    with scripted_server(tmp_path) as server, begin(file) as stream:
+        server.answers(Reply({"status": "Completed"}, headers={"Content-Type": "application/json"}))
+        with running(lambda each: write(stream, each), str(tmp_path / "ca.pem")) as (proxy, variables):
+            yield Recorded(server, proxy, variables["REQUESTS_CA_BUNDLE"], file)
+
+
+@pytest.mark.parametrize(
+    "cut", ["Content-Length: 100\r\n\r\nhalf", *(f"{CHUNKED}\r\n\r\n{text}" for text in ("", "64\r\nhalf"))]
+)
+def test_an_upload_that_is_cut_off_is_not_passed_on_as_a_whole_one(cut: str, recorded: Recorded) -> None:
+    with recorded.client() as client:
+        client.sendall(f"POST /x HTTP/1.1\r\n{cut}".encode())
+        with suppress(OSError):
+            client.unwrap()  # says that nothing more comes, and waits until the proxy has left
+    assert recorded.server.requests == []
+
+
+@pytest.mark.parametrize("coding", [CHUNKED, CHUNKED.title()])
+def test_an_upload_in_chunks_is_passed_on(coding: str, recorded: Recorded) -> None:
+    body = '3\r\n{"a\r\n4;x=y\r\n": 1\r\n1\r\n}\r\n0\r\nTrailer: t\r\n\r\n'
+    assert b" 200 " in recorded.asked(f"POST /x HTTP/1.1\r\n{coding}", body)
+    assert [each.body for each in recorded.server.requests] == [{"a": 1}]
+    assert len(read(recorded.file)[1]) == 1
