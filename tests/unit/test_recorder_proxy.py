@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from phift.local.recorder.compare import compare
 from phift.local.recorder.exchange import begin, read, write
 from phift.local.recorder.proxy import Proxy, running
 from unit.loopback import Reply, Script, scripted_server
@@ -72,3 +73,15 @@ def test_an_upload_in_chunks_is_passed_on(coding: str, recorded: Recorded) -> No
     assert b" 200 " in recorded.asked(f"POST /x HTTP/1.1\r\n{coding}", body)
     assert [each.body for each in recorded.server.requests] == [{"a": 1}]
     assert len(read(recorded.file)[1]) == 1
+
+
+@pytest.mark.parametrize("depth", [100, 500, 900, 5000])
+@pytest.mark.parametrize(("opened", "closed"), [('{"id":', "}"), ("[", "]")])
+def test_an_answer_is_kept_and_passed_on_however_deep_it_is(
+    opened: str, closed: str, depth: int, recorded: Recorded
+) -> None:
+    body = (opened * depth + "1" + closed * depth).encode()
+    recorded.server.answers(Reply(body, headers={"Content-Type": "application/json"}))
+    assert recorded.asked("GET /x HTTP/1.1").endswith(body)
+    (kept,) = read(recorded.file)[1]
+    assert compare([kept], [kept]) == []

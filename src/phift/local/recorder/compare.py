@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict
 
 from phift.local.recorder.exchange import PASSING, Exchange, Shape
 
@@ -46,7 +45,7 @@ def compare(there: Iterable[Exchange], here: Iterable[Exchange]) -> list[str]:
 
 
 def _distinct(exchanges: Iterable[Exchange]) -> Iterable[Exchange]:
-    return {json.dumps({**asdict(each), "sent": None}, sort_keys=True): each for each in exchanges}.values()
+    return {json.dumps({**vars(each), "sent": None}, sort_keys=True): each for each in exchanges}.values()
 
 
 def _state(answer: Shape) -> Shape:

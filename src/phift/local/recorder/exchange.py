@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.resources import files
 from pathlib import Path
@@ -206,7 +206,7 @@ def begin(file: Path) -> IO[str]:
 
 def write(stream: IO[str], exchange: Exchange) -> None:
     """Write an exchange at once: what has been recorded is there, however the recorder ends."""
-    stream.write(json.dumps(asdict(exchange)) + "\n")
+    stream.write(json.dumps(vars(exchange)) + "\n")
 
 
 def read(file: Path) -> tuple[str, list[Exchange]]:
