@@ -39,8 +39,8 @@ UNKNOWN = "*"
 
 DATE = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.(\d+))?(Z|[+-]\d\d:\d\d)")
 _ID = re.compile(r"(azureml:/)?/subscriptions/[^?#]*")
-_VERSION = re.compile(r"\d{4}-\d\d-\d\d(-preview|-dataplanepreview|-privatepreview)?|v1\.0|1\.5\.0|")
-_FORM = re.compile(r"text|number|boolean|date \d (Z|[+]00:00|other)|(id|=) (?P<words>.+)")
+_VERSION = re.compile(r"20[0-9]{2}-[01][0-9]-[0-3][0-9](-preview|-dataplanepreview|-privatepreview)?|v1\.0|1\.5\.0|")
+_FORM = re.compile(r"text|number|boolean|date [0-9] (Z|[+]00:00|other)|(id|=) (?P<words>.+)")
 
 
 @dataclass(frozen=True, kw_only=True)
