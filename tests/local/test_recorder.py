@@ -95,6 +95,38 @@ def test_statuses_fields_kinds_and_stable_values_are_compared() -> None:
     assert compare([running], [there]) == []  # it was over before the first look
 
 
+def test_half_a_line_at_the_end_is_left_out(tmp_path: Path) -> None:
+    file, kept = tmp_path / "killed.jsonl", exchange(name="n")
+    with begin(file) as stream:
+        write(stream, kept)
+        write(stream, kept)
+    content = file.read_bytes()
+    for missing in (1, 20):
+        file.write_bytes(content[:-missing])
+        assert read(file)[1] == [kept]
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        "",
+        "[]",
+        '{"operation": 5}',
+        '{"headers": null}',
+        '{"headers": ["etag"]}',
+        '{"status": 200.5}',
+        '{"answer": ' + '{"id": ' * 5000 + "null" + "}" * 5001,
+    ],
+)
+def test_a_line_that_is_no_exchange_makes_no_recording(told: str, tmp_path: Path) -> None:
+    file, kept = tmp_path / "other.jsonl", exchange(name="n")
+    with begin(file) as stream:
+        write(stream, kept)
+        stream.write(told.replace("{", json.dumps(vars(kept))[:-1] + ", ", 1) + "\n")
+    with pytest.raises(LocalWorkspaceError, match="no recording"):
+        read(file)
+
+
 def test_another_file_is_no_recording_and_none_is_written_over(tmp_path: Path) -> None:
     file = tmp_path / "file.jsonl"
     file.write_text('{"a": 1}\n')

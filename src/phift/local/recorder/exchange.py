@@ -210,12 +210,15 @@ def write(stream: IO[str], exchange: Exchange) -> None:
 
 
 def read(file: Path) -> tuple[str, list[Exchange]]:
-    """Return the date of a recording and what it holds; raises `phift.errors.LocalWorkspaceError` for other files."""
+    """Return the date of a recording and what it holds; raises `phift.errors.LocalWorkspaceError` for other files.
+
+    What stands behind the last end of a line is left out: it was being written when the recorder was killed.
+    """
     try:
-        head, *lines = file.read_text(encoding="utf-8").splitlines()
+        head, *lines = file.read_text(encoding="utf-8").split("\n")[:-1]
         date = str(json.loads(head)["recorded"])
         told = [json.loads(line) for line in lines]
         return date, [Exchange(**{**each, "query": tuple(each["query"])}) for each in told]
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         what, fix = "This is no recording, or one of another phift.", "make one: phift local record FILE COMMAND"
         raise LocalWorkspaceError(what, where=str(file), fix=fix) from error
