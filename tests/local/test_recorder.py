@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import pty
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -136,6 +139,53 @@ def test_another_file_is_no_recording_and_none_is_written_over(tmp_path: Path) -
     assert done.returncode == 1
     assert "File exists" in done.stderr
     assert file.read_text() == '{"a": 1}\n'
+
+
+INTERRUPTED = """
+import signal, socket
+told, each = socket.socketpair()
+each.setblocking(False)
+signal.set_wakeup_fd(each.fileno())  # is told of two that come at once, too
+signal.signal(signal.SIGINT, lambda *_: None)
+print("ready", flush=True)
+told.settimeout(60)
+try:
+    while told.recv(1):
+        print("told", flush=True)
+        told.settimeout(2)
+except TimeoutError:
+    print("end", flush=True)
+"""
+ON_A_TERMINAL = "import os, sys; os.open(os.ttyname(1), os.O_RDWR); os.execv(sys.executable, sys.argv[1:])"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("typed", [True, False])
+def test_each_interruption_reaches_the_program_once(typed: bool, tmp_path: Path) -> None:
+    command = [*PHIFT, "local", "record", str(tmp_path / "file.jsonl"), "--", sys.executable, "-c", INTERRUPTED]
+    if typed:  # on a terminal that it does not read from, and whose Ctrl-C reaches whoever is in front
+        command = [sys.executable, "-c", ON_A_TERMINAL, *command]
+    ours, theirs = pty.openpty()
+    try:
+        recorder = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=theirs, start_new_session=True)  # noqa: S603 - ours
+        os.close(theirs)
+        said = os.read(ours, 1000)
+        assert b"ready" in said
+        for _ in range(5):  # of two at the same moment, a process may see one
+            if typed:
+                os.write(ours, b"\x03")
+            else:
+                recorder.send_signal(signal.SIGINT)
+            while b"told" not in (more := os.read(ours, 1000)):
+                said += more
+            said += more
+            time.sleep(0.1)
+        while b"end" not in said:
+            said += os.read(ours, 1000)
+        assert said.count(b"told") == 5
+        assert recorder.wait(60) == 1  # nothing was recorded
+    finally:
+        os.close(ours)
 
 
 @pytest.mark.slow

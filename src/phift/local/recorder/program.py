@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 from phift.local.recorder.exchange import Exchange
@@ -36,7 +36,7 @@ def run(
 @contextmanager
 def _handed_on(program: subprocess.Popen[bytes]) -> Iterator[None]:
     def hand_on(number: int, _frame: Any) -> None:
-        if number != signal.SIGINT or not sys.stdin.isatty():  # a terminal tells both of its Ctrl-C
+        if number != signal.SIGINT or not _at_a_terminal():  # which tells both of its Ctrl-C
             program.send_signal(number)
 
     before = {each: signal.signal(each, hand_on) for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
@@ -45,3 +45,10 @@ def _handed_on(program: subprocess.Popen[bytes]) -> Iterator[None]:
     finally:
         for each, handler in before.items():
             signal.signal(each, handler)
+
+
+def _at_a_terminal() -> bool:
+    """Whether this process is in front on a terminal, wherever it reads from and writes to."""
+    with suppress(OSError), Path("/dev/tty").open("rb") as terminal:
+        return os.tcgetpgrp(terminal.fileno()) == os.getpgrp()
+    return False
