@@ -73,14 +73,12 @@ class Proxy(ThreadingHTTPServer):
         user = f"{RECORDER}:{secrets.token_urlsafe(16)}"  # nobody else on this machine is served
         self.address = f"http://{user}@127.0.0.1:{self.server_port}"
         self.password = f"Basic {b64encode(user.encode()).decode()}"
-        self.noted = 0
         self.unreachable: dict[str, str] = {}
 
     def note(self, exchange: Exchange) -> None:
         """Hand on an exchange, one at a time."""
         with self._noting:
             self._note(exchange)
-            self.noted += 1
 
     def context(self, host: str) -> ssl.SSLContext:
         """Return what speaks TLS in the name of a host."""
