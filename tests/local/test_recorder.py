@@ -98,6 +98,18 @@ def test_statuses_fields_kinds_and_stable_values_are_compared() -> None:
     assert compare([running], [there]) == []  # it was over before the first look
 
 
+def test_a_text_an_id_and_a_date_are_of_three_kinds() -> None:
+    values = {"text": "a", "id": "/subscriptions/s", "date": "2024-01-01T00:00:00Z"}
+    for one, value in values.items():
+        for other, here in values.items():
+            found = compare([exchange(name=value)], [exchange(name=here)])
+            assert found == (
+                []
+                if one == other
+                else [f"GET subscriptions/{{}}/jobs/{{}} 200: answer.name: {one} there, {other} here"]
+            )
+
+
 def test_half_a_line_at_the_end_is_left_out(tmp_path: Path) -> None:
     file, kept = tmp_path / "killed.jsonl", exchange(name="n")
     with begin(file) as stream:

@@ -96,10 +96,10 @@ def _kind(shape: Shape) -> str:
 def _texts(there: str, here: str, path: str) -> Iterator[str]:
     (form, _, one), (other_form, _, other) = there.partition(" "), here.partition(" ")
     if form != other_form:
-        if form == "date":
-            yield f"{path}: no date here"
-        elif "=" in (form, other_form):
+        if "=" in (form, other_form):
             yield f"{path}: {one or 'another text'} there, {other or 'another text'} here"
+        else:
+            yield f"{path}: {form} there, {other_form} here"
     elif form == "date":
         (_, zone), (_, own_zone) = one.split(), other.split()  # zeros at the end of a second are cut
         if zone != own_zone:
