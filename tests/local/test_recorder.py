@@ -68,6 +68,7 @@ def test_a_secret_planted_everywhere_is_nowhere_in_the_file(tmp_path: Path) -> N
         {"answer": "id mine"},
         {"answer": "date \u0663 Z"},
         {"headers": {"mine": "text"}},
+        {"headers": {"status": "text"}},
         {"headers": {"location": "mine"}},
         {"answer": 5},
         {"status": "mine"},
