@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import ssl
 from collections.abc import Iterator
@@ -85,3 +86,31 @@ def test_an_answer_is_kept_and_passed_on_however_deep_it_is(
     assert recorded.asked("GET /x HTTP/1.1").endswith(body)
     (kept,) = read(recorded.file)[1]
     assert compare([kept], [kept]) == []
+
+
+def test_nothing_of_a_request_or_its_answer_is_in_the_file_that_is_no_public_word(recorded: Recorded) -> None:
+    secret = "s3cret-Hunter2"
+    told = {
+        "Content-Type": f"application/json; {secret}",
+        "ETag": secret,
+        "Location": f"/subscriptions/{secret}/{secret}",
+    }
+    body = {
+        secret: secret,
+        "status": secret,
+        "type": [{"code": secret}],
+        "id": f"/subscriptions/{secret}/jobs/{secret}",
+    }
+    recorded.server.answers(Reply(body, 299, told | {"x-ms-error-code": secret, secret: secret}))
+    head = f"Authorization: Bearer {secret}\r\nContent-Type: application/json\r\nstatus: {secret}\r\n{secret}: {secret}"
+    sent = json.dumps(body)
+    for path in (
+        f"/{secret}?api-version={secret}&{secret}={secret}",
+        f"/jobs/{secret}%2F{secret};{secret}",
+        f"/?{secret}",
+    ):
+        raw = recorded.asked(f"POST {path} HTTP/1.1\r\n{head}\r\nContent-Length: {len(sent)}", sent)
+        assert b" 299 " in raw
+        assert secret.encode() in raw  # it was passed on
+    assert len(read(recorded.file)[1]) == 3
+    assert secret.lower() not in recorded.file.read_text().lower()
