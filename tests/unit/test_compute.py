@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
-from azure.ai.ml.entities import VirtualMachineCompute, VmSize
+from azure.ai.ml._restclient.arm_ml_service.models import ComputeResource
+from azure.ai.ml.entities import AmlCompute, VirtualMachineCompute, VmSize
 
 from phift.azure.clients import Clients
 from phift.check.compute import (
@@ -22,6 +25,7 @@ from phift.testing import Fault, TestWorkspace
 from unit.fakes import A100, FOUR_A100, Fakes, codes, foundation_model, target
 
 LISTED = foundation_model(A100, FOUR_A100)
+RECORDED = Path(__file__).parents[1] / "fidelity" / "recorded"
 RETIRED = "Standard_NC24rs_v3"
 
 
@@ -37,6 +41,21 @@ def test_an_existing_cluster_tells_its_size_and_gpus(workspace: TestWorkspace, c
     assert (found.kind, found.name, found.size) == ("cluster", "four", FOUR_A100.upper())
     assert (found.gpus_per_node, found.nodes, found.exists) == (4, 2, True)
     assert found.findings == ()
+
+
+@pytest.mark.parametrize("recorded", ["compute", "compute-create", "compute-update"])
+def test_a_cluster_is_read_from_any_answer_that_was_recorded(recorded: str) -> None:
+    # Of a PUT the counts, the state of the nodes and once the tags are null, and the size is in upper case.
+    body = json.loads((RECORDED / f"{recorded}.json").read_text(encoding="utf-8"))["response"]["body"]
+    fakes, name = Fakes(), body["name"]
+    fakes.workspace.compute.known[name] = AmlCompute._load_from_rest(ComputeResource(body))
+    sizes = read_sizes([{"name": "Standard_DS2_v2", "vCPUs": 2, "gpus": 1}])
+    config = ComputeConfig(cluster=name, size="standard_ds2_V2", nodes=2, allow_unlisted=True)
+    found = resolve_compute(config, LISTED, find_cluster(fakes.clients, config), sizes)
+    states = [finding.message for finding in found.findings if finding.code == "COMPUTE_NOT_READY"]
+    assert bool(states) == (recorded != "compute")
+    assert {finding.code for finding in found.findings} <= {"COMPUTE_NOT_READY", "COMPUTE_SIZE_NOT_ALLOWED"}
+    assert (found.vm.vcpus, found.low_priority, found.exists) == (2, False, True)
 
 
 def test_serverless_needs_no_cluster(workspace: TestWorkspace, clients: Clients) -> None:

@@ -132,6 +132,63 @@ def test_the_regions_total_is_known_by_both_its_names() -> None:
     assert not family(1).is_total
 
 
+# ---------------------------------------------------------------- as recorded
+
+# azure-powershell 689c9cc2, Get-AzMLServiceUsage.Recording.json, 2025-11-04: name, localized name, type, used, limit.
+RECORDED = [
+    ("TotalClusters", "Total Clusters", "totalClusters", 3, 200),
+    ("TotalDedicatedCores", "Total Cluster Dedicated Regional vCPUs", "totalDedicatedCores", 20, 20),
+    ("standardFSv2Family", "Standard FSv2 Family Cluster Dedicated vCPUs", "vmFamily/dedicatedCores", 16, 16),
+    (
+        "standardNCADSA100v4Family",
+        "Standard NCADSA100v4 Family Cluster Dedicated vCPUs",
+        "vmFamily/dedicatedCores",
+        0,
+        0,
+    ),
+    ("TotalLowPriorityCores", "Total Cluster Low Priority Regional vCPUs", "totalLowPriorityCores", 0, 0),
+    (
+        "standardNCADSA100v4Family",
+        "Standard NCADSA100v4 Family Cluster LowPriority vCPUs",
+        "vmFamily/lowPriorityCores",
+        0,
+        -1,
+    ),
+]
+
+
+def recorded() -> list[Usage]:
+    rows = []
+    for value, localized, kind, used, limit in RECORDED:
+        place = "/subscriptions/s" + (f"/usages/{value}" if kind.startswith("vmFamily") else "")
+        body = wire(value, used, limit, localized=localized, kind=f"{kind}/usages") | {"id": place}
+        rows.append(SdkUsage._from_rest_object(RestUsage(body)))
+    return read_usages(rows)
+
+
+def test_the_recorded_rows_are_families_and_totals_of_cores_and_no_number_of_clusters() -> None:
+    told = [(usage.family, usage.used, usage.limit, usage.low_priority, usage.is_total) for usage in recorded()]
+    assert told == [
+        ("TotalDedicatedCores", 20, 20, False, True),
+        ("standardFSv2Family", 16, 16, False, False),
+        ("standardNCADSA100v4Family", 0, 0, False, False),
+        ("TotalLowPriorityCores", 0, 0, True, True),
+        ("standardNCADSA100v4Family", 0, -1, True, False),
+    ]
+
+
+def test_a_size_finds_the_recorded_row_of_its_family_and_the_total() -> None:
+    assert find_size(A100).family == FAMILY  # with a capital, and the row has none
+    of_region, of_family = quota_findings(target(exists=False), None, 1, recorded())
+    assert "the region's dedicated total (1 node x 24 vCPUs); 20 of 20 are in use" in of_region.message
+    assert "the dedicated family standardNCADSA100v4Family" in of_family.message
+
+
+def test_low_priority_cores_without_a_limit_of_the_family_still_have_the_regions() -> None:
+    (finding,) = quota_findings(target(low_priority=True), None, 1, recorded())
+    assert "the region's low-priority total (1 node x 24 vCPUs); 0 of 0 are in use" in finding.message
+
+
 # ---------------------------------------------------------------- training
 
 

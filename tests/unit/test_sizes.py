@@ -102,6 +102,22 @@ def test_a_price_that_is_not_one_of_a_linux_vm_for_an_hour_in_dollars_is_unknown
     assert read(new(estimatedVMPrices=listed)).price_per_hour is None
 
 
+def test_a_price_of_windows_among_those_of_linux_is_not_taken_for_one() -> None:
+    # azure-powershell 689c9cc2, Get-AzMLServiceVMSize.Recording.json, 2025-11-04: Standard_D16ads_v5, in its own order.
+    values = [("Windows", "Standard", 1.56), ("Linux", "LowPriority", 0.62), ("Linux", "LowPriority", 0.16)]
+    values += [("Linux", "Standard", 0.82), ("Windows", "LowPriority", 0.62), ("Linux", "Standard", 1.56)]
+    listed = [price(amount, system, tier) for system, tier, amount in values]
+    for order in (listed, listed[::-1]):
+        assert read(new(estimatedVMPrices=prices(*order))).price_per_hour == 0.82
+
+
+def test_a_size_that_no_price_is_told_of_has_none() -> None:
+    # Standard_DS12_v2 has none, in the same recording.
+    body = wire()
+    del body["estimatedVMPrices"]
+    assert read(SdkVmSize._from_rest_object(VirtualMachineSize(body))).price_per_hour is None
+
+
 @pytest.mark.parametrize("odd", ["24", True, float("inf"), 10**400, [24], 1.5, -3])
 def test_odd_counts_are_unknown(odd: Any) -> None:
     size = read(old(v_cp_us=odd, gpus=odd))

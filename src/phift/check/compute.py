@@ -286,6 +286,9 @@ def ensure_cluster(
     return True
 
 
+_NO_CORES_OF_A_REGION = re.compile("/(workspaces?|computes|totalclusters)/")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Usage:
     """The vCPUs of one family, or of the whole region, in one subscription.
@@ -354,7 +357,8 @@ def read_usages(listed: Iterable[Any]) -> list[Usage]:
     """Return the families' and the region's vCPUs of what ``MLClient.compute.list_usage()`` lists.
 
     The same answer repeats a family for each workspace and each cluster; those are shares of it and are left out, and
-    so is what has no numbers.
+    so are the number of clusters (``totalClusters`` in azure-powershell 689c9cc2, Get-AzMLServiceUsage.Recording.json,
+    2025-11-04) and what has no numbers.
     """
     usages = []
     for entry in listed:
@@ -363,7 +367,7 @@ def read_usages(listed: Iterable[Any]) -> list[Usage]:
         family = text_of(name, "value") or localized
         used, limit = count_of(entry, "current_value", "currentValue"), count_of(entry, "limit", least=-1)
         kind = f"{text_of(entry, 'id')}/{text_of(entry, 'type')}".lower()
-        if family is None or used is None or limit is None or re.search(r"/(workspaces?|computes)/", kind):
+        if family is None or used is None or limit is None or _NO_CORES_OF_A_REGION.search(kind):
             continue
         # Both quotas of a family may go by the same value; the words to tell them by are then in the localized name.
         low_priority = "lowpriority" in _plain(f"{family}{localized}{kind}")

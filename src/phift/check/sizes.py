@@ -123,14 +123,19 @@ def count_of(entry: Any, *names: str, least: int = 0) -> int | None:
 
 
 def _price(prices: Any) -> float | None:
-    """Return the hourly price of a dedicated Linux VM; their order is not fixed, and the list may have any currency."""
+    """Return the hourly price of a dedicated Linux VM; the list may have any order and any currency.
+
+    For some sizes Linux stands there twice, the second time with the price of Windows, which is the higher one
+    (azure-powershell 689c9cc2, Get-AzMLServiceVMSize.Recording.json, 2025-11-04).
+    """
     currency = text_of(prices, "billing_currency", "billingCurrency")
     unit = text_of(prices, "unit_of_measure", "unitOfMeasure")
     if (currency or "").upper() != "USD" or (unit or "").lower() != "onehour":
         return None
     values = field_of(prices, "values", "values_property")
+    found = []
     for value in values if isinstance(values, list | tuple) else ():
         system, tier = text_of(value, "os_type", "osType"), text_of(value, "vm_tier", "vmTier")
         if ((system or "").lower(), (tier or "").lower()) == ("linux", "standard"):
-            return number_of(value, "retail_price", "retailPrice", above=0)
-    return None
+            found.append(number_of(value, "retail_price", "retailPrice", above=0))
+    return min((each for each in found if each is not None), default=None)
