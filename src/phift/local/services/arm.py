@@ -25,7 +25,8 @@ from phift.local.wire import (
 )
 from phift.version import __version__
 
-_SERVICES = ("api", "history", "modelmanagement", "experimentation", "catalog", "studio")
+_SERVICES = ["api", "catalog", "history", "modelmanagement", "pipelines", "studio"]
+_SERVICES += ["experimentation", "hyperdrive", "labeling"]
 _NODE_STATES = [f"{state}NodeCount" for state in ("idle", "running", "preparing", "unusable", "leaving", "preempted")]
 
 
@@ -49,37 +50,69 @@ def _server(site: Site) -> Document:
 
 
 def _show_workspace(site: Site) -> Json:
+    """Return the workspace, as recorded (azure-sdk-assets 6873a4bb, test_pipeline_job_get_child_run, 2026-02-27).
+
+    What Azure fills with a key of telemetry and with a host for notebooks is made up, in the form that it has there.
+    """
     group = f"/subscriptions/{names.SUBSCRIPTION}/resourceGroups/{names.GROUP}/providers"
+    guid = names.SUBSCRIPTION
+    made = origin(_server(site), "workspaces")
+    properties = {
+        "friendlyName": names.WORKSPACE,
+        "description": "A local workspace of phift: it speaks Azure ML's protocol and is not Azure.",
+        "storageAccount": f"{group}/Microsoft.Storage/storageAccounts/storage",
+        "keyVault": f"{group}/Microsoft.Keyvault/vaults/none",
+        "applicationInsights": f"{group}/Microsoft.insights/components/none",
+        "hbiWorkspace": False,
+        "tenantId": names.TENANT,
+        "imageBuildCompute": None,
+        "provisioningState": "Succeeded",
+        "managedNetwork": {
+            "changeableIsolationModes": ["AllowInternetOutbound", "AllowOnlyApprovedOutbound"],
+            "isolationMode": "Disabled",
+            "enableNetworkMonitor": False,
+            "enableFirewallLog": False,
+        },
+        "allowRoleAssignmentOnRG": True,
+        "v1LegacyMode": False,
+        "softDeleteEnabled": False,
+        "containerRegistry": f"{group}/Microsoft.ContainerRegistry/registries/none",
+        "creationTime": made["createdAt"],
+        "notebookInfo": {
+            "resourceId": guid.replace("-", ""),
+            "fqdn": f"ml-{names.WORKSPACE}-{names.LOCATION}-{guid}.{names.LOCATION}.notebooks.phift.local",
+            "isPrivateLinkEnabled": False,
+            "notebookPreparationError": None,
+        },
+        "storageHnsEnabled": False,
+        "workspaceId": guid,
+        "linkedModelInventoryArmId": None,
+        "privateLinkCount": 0,
+        "publicNetworkAccess": "Enabled",
+        "ipAllowlist": [],
+        "networkAcls": {"defaultAction": "Allow", "bypass": "", "ipRules": [], "resourceAccessRules": []},
+        "discoveryUrl": f"{site.base_url}/discovery",
+        "mlFlowTrackingUri": names.tracking_uri(site.base_url),
+        "serverlessComputeSettings": None,
+        "EnableSoftwareBillOfMaterials": False,
+        "sdkTelemetryAppInsightsKey": guid,
+        "sasGetterUri": "",
+        "enableDataIsolation": False,
+        "systemDatastoresAuthMode": "identity" if site.datastores == "identity" else "accesskey",
+        "enableServiceSideCMKEncryption": False,
+    }
     return {
         "id": names.WORKSPACE_ID,
         "name": names.WORKSPACE,
         "type": "Microsoft.MachineLearningServices/workspaces",
         "location": names.LOCATION,
+        "tags": {},
+        "etag": None,
+        "properties": properties,
+        "identity": {"type": "SystemAssigned", "principalId": names.TENANT, "tenantId": names.TENANT},
         "kind": "Default",
         "sku": {"name": "Basic", "tier": "Basic"},
-        "tags": {},
-        "identity": {"type": "SystemAssigned", "principalId": names.TENANT, "tenantId": names.TENANT},
-        "properties": {
-            "friendlyName": names.WORKSPACE,
-            "description": "A local workspace of phift: it speaks Azure ML's protocol and is not Azure.",
-            "workspaceId": names.SUBSCRIPTION,
-            "provisioningState": "Succeeded",
-            "discoveryUrl": f"{site.base_url}/discovery",
-            "mlFlowTrackingUri": names.tracking_uri(site.base_url),
-            "storageAccount": f"{group}/Microsoft.Storage/storageAccounts/storage",
-            "keyVault": f"{group}/Microsoft.KeyVault/vaults/none",
-            "applicationInsights": f"{group}/Microsoft.Insights/components/none",
-            "hbiWorkspace": False,
-            "storageHnsEnabled": False,
-            "systemDatastoresAuthMode": "identity" if site.datastores == "identity" else "accesskey",
-            "notebookInfo": None,
-            "privateEndpointConnections": [],
-            "privateLinkCount": 0,
-            "serviceProvisionedResourceGroup": None,
-            "publicNetworkAccess": "Disabled",
-            "tenantId": names.TENANT,
-        },
-        "systemData": origin(_server(site), "workspaces"),
+        "systemData": made,
     }
 
 
