@@ -2,8 +2,8 @@
 
 A recording has the answer of the real service, where it is from and when, and which answer here stands beside it: a
 part of `recorded_calls`, a route, and the number of the answer where there are several. Names and secrets in it have
-been replaced, so values are only held against each other where the recording says so. What differs and stays so is
-listed in it, with the reason.
+been replaced, so values are only held against each other where the recording says so; forms are compared as
+`phift local replay` does. What differs and stays so is listed in it, with the reason.
 """
 
 from __future__ import annotations
@@ -13,15 +13,17 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from functools import reduce
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from fidelity.wire_traffic import Exchange
+from phift.local.recorder import compare
+from phift.local.recorder.exchange import Shape, shape_of
 
 FOLDER = Path(__file__).parent / "recorded"
-_DATE = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)")
-_ID = re.compile(r"(azureml:/)?/subscriptions/")
+_ZEROS = re.compile(r"T\d\d:\d\d:\d\d\.\d*0(Z|[+-]\d\d:\d\d)\"")  # at the end of a date's second
 _SAME = ("x-ms-response-type", "x-ms-error-code", "x-ms-async-operation-timeout", "content-type")
 
 
@@ -64,6 +66,7 @@ class Recording:
     part: str
     route: str
     which: int
+    version: str
     status: int | None
     headers: Mapping[str, str | None]
     body: Any
@@ -87,6 +90,7 @@ def _read(path: Path) -> Recording:
         part=here["part"],
         route=here["route"],
         which=here.get("which", 0),
+        version=(told["request"] or {}).get("api-version", ""),
         status=answer["status"],
         headers=answer["headers"],
         body=answer["body"],
@@ -97,110 +101,73 @@ def _read(path: Path) -> Recording:
 
 
 def differences(recording: Recording, exchanges: Iterable[Exchange]) -> list[str]:
-    """Tell how the answer here differs, a line for each place.
+    """Tell how the answer here differs, a line for each place, as the recorder's comparison does.
 
     - **exchanges**: of the part.
     """
     rules, found = recording.rules, [each for each in exchanges if each.route == recording.route]
     if not found:
         return ["no such request"]
-    here = found[recording.which]
+    there, here = recording.body, found[recording.which]
+    body = [] if there is None else compare.differences(_form(rules, there), _form(rules, here.answer))
+    if there is None and here.answer is not None and not (rules.rows or "body" in rules.any):
+        body = ["body: none there"]
     return [
-        *([] if "status" in rules.any else _values("status", recording.status, here.status)),
-        *_headers(recording, here),
-        *([] if recording.body is None else _fields(rules, recording.body, here.answer, "")),
-        *(["body: none there"] if recording.body is None and here.answer is not None and not _bodiless(rules) else []),
-        *(f"{path}: not like {wanted}" for path, wanted in rules.matches.items() if not _matches(here, path, wanted)),
+        *compare.differences(_head(recording, recording), _head(recording, here)),
+        *(line for line in body if not (rules.partial and ": none there" in line)),
+        *(f"{path}: not like {text}" for path, text in rules.matches.items() if not _matches(here, path, text)),
         *(f"text: nothing like {text}" for text in rules.texts if not re.search(text, here.text, re.M)),
+        *(["text: zeros at the end of a second here"] if _ZEROS.search(here.text) else []),
         *_rows(rules, here.answer),
         *_order(recording, found),
     ]
 
 
-def _bodiless(rules: Rules) -> bool:
-    return bool(rules.rows) or "body" in rules.any
+def _head(recording: Recording, answer: Recording | Exchange) -> dict[str, Shape]:
+    """Return the form of an answer's status, and of those headers that the recording tells of."""
+    form: dict[str, Shape] = {} if "status" in recording.rules.any else {"status": _exactly(answer.status)}
+    for name in recording.headers:
+        if (value := answer.headers.get(name)) is not None:
+            form[f"header {name}"] = _exactly(value.partition(";")[0]) if name in _SAME else "text"
+            if version := parse_qs(urlsplit(value).query).get("api-version"):
+                form[f"header {name}, api-version"] = "= as asked" if version == [answer.version] else f"= {version}"
+    return form
 
 
-def _values(path: str, there: object, here: object) -> Iterator[str]:
-    if there != here:
-        yield f"{path}: {there} there, {here} here"
+def _form(rules: Rules, value: Any, path: str = "") -> Shape:
+    """Return the form of a body by the recording's rules: all names are kept, and those values that must be equal."""
+    if value is not None and path in rules.exact:
+        return _exactly(value)
+    if isinstance(value, dict) and value and any(fnmatchcase(path, pattern) for pattern in rules.maps):
+        return {"*": reduce(_joined, (_form(rules, each, f"{path}.*") for each in value.values()))}
+    if isinstance(value, dict):
+        places = {name: f"{path}.{name}" if path else name for name in value}
+        skipped = {name for name in value if any(fnmatchcase(places[name], pattern) for pattern in rules.any)}
+        return {name: _form(rules, each, places[name]) for name, each in value.items() if name not in skipped}
+    if isinstance(value, list):
+        rows = _chosen(rules, value) if path == "value" else value
+        return [reduce(_joined, (_form(rules, row, f"{path}.0") for row in rows))] if rows else []
+    return shape_of(value, path.rpartition(".")[2])
+
+
+def _joined(one: Shape, other: Shape) -> Shape:
+    """Return the fields of two rows; of each the first that is not null, so that nothing fills a hole within it."""
+    if not isinstance(one, dict) or not isinstance(other, dict):
+        return other if isinstance(one, dict) else one
+    return {**one, **{name: each for name, each in other.items() if one.get(name) is None}}
+
+
+def _exactly(value: object) -> str:
+    return f"{type(value).__name__} {value}"
 
 
 def _matches(here: Exchange, path: str, wanted: str) -> bool:
     return re.match(wanted, str(_at(here.answer, path))) is not None
 
 
-def _headers(recording: Recording, here: Exchange) -> Iterator[str]:
-    for name, value in recording.headers.items():
-        own = here.headers.get(name)
-        if (value is None) != (own is None):
-            yield f"header {name}: {'none there' if value is None else 'none here'}"
-        elif value is None or own is None:
-            continue
-        elif name in _SAME:
-            yield from _values(f"header {name}", value, own.partition(";")[0])
-        elif name in ("azure-asyncoperation", "location") and "api-version" in value and here.version:
-            told = parse_qs(urlsplit(own).query).get("api-version", [""])[0]
-            yield from _values(f"header {name}, api-version", "as asked", "as asked" if told == here.version else told)
-
-
-def _fields(rules: Rules, there: Any, here: Any, path: str) -> Iterator[str]:
-    if any(fnmatchcase(path, pattern) for pattern in rules.any):
-        return
-    if there is None or here is None:
-        if there is not here:
-            yield f"{path}: {'null there' if there is None else 'null here'}"
-    elif _kind(there) is not _kind(here):
-        yield f"{path}: {_kind(there).__name__} there, {_kind(here).__name__} here"
-    elif path in rules.exact:
-        yield from _values(path, there, here)
-    elif any(fnmatchcase(path, pattern) for pattern in rules.maps):
-        if there and here:
-            yield from _fields(rules, _union(there.values()), _union(here.values()), f"{path}.*")
-    elif isinstance(there, dict):
-        yield from _objects(rules, there, here, path)
-    elif isinstance(there, list):
-        rows = _chosen(rules, here) if path == "value" else here
-        if path == "value" and not rows:
-            yield f"{path}: no such row here"
-        elif there and rows:
-            yield from _fields(rules, _union(there), _union(rows), f"{path}.0")
-    elif isinstance(there, str):
-        yield from _texts(there, here, path)
-
-
-def _objects(rules: Rules, there: dict[str, Any], here: dict[str, Any], path: str) -> Iterator[str]:
-    for name in [*there, *(name for name in here if name not in there)]:
-        place = f"{path}.{name}" if path else name
-        if name in there and name in here:
-            yield from _fields(rules, there[name], here[name], place)
-        elif any(fnmatchcase(place, pattern) for pattern in rules.any) or (name in here and rules.partial):
-            continue
-        elif name in there:
-            yield f"{place}: {'null there, ' if there[name] is None else ''}none here"
-        else:
-            yield f"{place}: none there{', null here' if here[name] is None else ''}"
-
-
-def _texts(there: str, here: str, path: str) -> Iterator[str]:
-    one, other = _DATE.fullmatch(there), _DATE.fullmatch(here)
-    if one and not other:
-        yield f"{path}: no date here"
-    elif one and other and (one[2] == "Z") != (other[2] == "Z"):
-        yield f"{path}: {one[2]} there, {other[2]} here"
-    elif other and (other[1] or "").endswith("0"):
-        yield f"{path}: zeros at the end of a second here"
-    if _ID.match(there) and _ID.match(here) and _words(there) != _words(here):
-        yield f"{path}: {_words(there)} there, {_words(here)} here"
-
-
-def _words(resource: str) -> str:
-    """Return the words of a resource's id without the names between them."""
-    parts = resource.removeprefix("azureml:/").strip("/").partition("/paths/")[0].split("/")
-    return "/".join(parts[::2])
-
-
 def _rows(rules: Rules, answer: Any) -> Iterator[str]:
+    if isinstance(rows := _at(answer, "value"), list) and not _chosen(rules, rows):
+        yield "value: no such row here"
     for path, wanted in rules.rows.items():
         there = {str(_at(row, path)) for row in answer["value"]}
         yield from (f"value, {path}: no row with {value} here" for value in wanted if value not in there)
@@ -222,17 +189,3 @@ def _at(value: Any, path: str) -> Any:
     for name in path.split("."):
         value = value.get(name) if isinstance(value, dict) else None
     return value
-
-
-def _union(items: Iterable[Any]) -> Any:
-    """Return an object with the fields of all; of other values the first."""
-    merged: dict[str, Any] = {}
-    for item in items:
-        if not isinstance(item, dict):
-            return item
-        merged |= {name: value for name, value in item.items() if merged.get(name) is None}
-    return merged
-
-
-def _kind(value: object) -> type:
-    return float if type(value) is int else type(value)
