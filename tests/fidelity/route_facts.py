@@ -134,7 +134,7 @@ FACTS: dict[str, Fact] = {
         "a pipeline job; a child run with null properties, as the SDK expects it",
         ("2023-10-01", "2024-01-01-preview"),
         _both("JobBase"),
-        differs="no link to a studio",
+        differs="its link to the Studio leads to Azure",
     ),
     "PUT jobs/{name}": Fact(
         "`jobs.create_or_update`, `update`, `archive`",

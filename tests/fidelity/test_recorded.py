@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Iterator
 
 import pytest
@@ -44,3 +45,12 @@ def test_nothing_differs_but_what_is_known(said: tuple[list[Exchange], str], rec
     exchanges, _ = said
     part = [exchange for exchange in exchanges if exchange.client == recording.part]
     assert differences(recording, part) == list(recording.known)
+
+
+def test_stream_prints_what_it_prints_at_azure(said: tuple[list[Exchange], str]) -> None:
+    # azureml-examples 085cd6ea, model-monitoring-e2e.ipynb, cell 14 (2024-01-11). The log in the middle, which the SDK
+    # prints of a job that still runs, is in tests/local/test_server_sdk.py.
+    _, printed = said
+    job = r"RunId: \S+\nWeb View: https://ml\.azure\.com/runs/\S+\n"
+    log = r"\nStreaming logs/azureml/executionlogs\.txt\n=+\n\n(\[.*\n)+"
+    assert re.fullmatch(rf"{job}({log})?\nExecution Summary\n=+\n{job}\n", printed), printed

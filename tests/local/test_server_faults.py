@@ -22,7 +22,7 @@ from azure.core.exceptions import (
     ServiceResponseError,
 )
 from running import Local
-from wire_jobs import MODEL, body, children, log_lines, put_training_file, statuses, submit
+from wire_jobs import MODEL, begun, body, children, log_lines, put_training_file, statuses, submit
 
 from phift.azure.clients import Rest
 from phift.component import inputs
@@ -371,9 +371,9 @@ def test_a_pre_empted_job_goes_back_into_the_queue_and_runs_again(hostile: Local
     assert hits(hostile) == [2]
     assert statuses(hostile, name) == ["Completed"] * 5
     lines = [line.partition("] ")[2] for line in log_lines(hostile, name)]
-    began = [line for line in lines if line.endswith("is Running.")]
-    assert began.count("The step chat_completion_finetune is Running.") == 3
-    assert began.count("The step chat_completion_datapreprocess is Running.") == 1  # what is completed stays so
+    began = begun(hostile, name)
+    assert began.count("chat_completion_finetune") == 3
+    assert began.count("chat_completion_datapreprocess") == 1  # what is completed stays so
     assert lines.count("The node was pre-empted; the job is in the queue again.") == 2
 
 

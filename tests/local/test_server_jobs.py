@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from running import Local
-from wire_jobs import COMPONENT, TRAIN, body, children, log_lines, statuses, submit
+from wire_jobs import COMPONENT, TRAIN, begun, body, children, log_lines, statuses, submit
 
 pytestmark = pytest.mark.slow
 
@@ -171,7 +171,7 @@ def test_a_stopped_server_goes_on_with_the_job_where_it_was(own_local: Local) ->
     assert own_local.workspace.status().jobs == {"Queued": 1}
     assert own_local.workspace.up() == own_local.connection, "the port stays the same"
     assert own_local.wait(name) == "Completed"
-    starts = [line for line in log_lines(own_local, name) if "ft_nlp_common_validation is Running" in line]
+    starts = [step for step in begun(own_local, name) if step == "ft_nlp_common_validation"]
     assert len(starts) == 1, "a finished step is not run again"
 
 

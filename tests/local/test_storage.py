@@ -144,7 +144,7 @@ def test_a_model_and_logs_are_downloaded(stored: Local, finished: FineTuneRun, t
     client.models.download(model.name, version=model.version, download_path=str(tmp_path))
     assert (tmp_path / model.name / "mlflow_model_folder/EMPTY.txt").read_text() == f"{NOTE}\n"
     client.jobs.download(job, download_path=tmp_path / "job")
-    assert "is Completed" in (tmp_path / "job/artifacts/logs/azureml/executionlogs.txt").read_text()
+    assert "] Completing processing run id " in (tmp_path / "job/artifacts/logs/azureml/executionlogs.txt").read_text()
     step = list(client.jobs.list(parent_job_name=job))[-1].name
     client.jobs.download(step, download_path=tmp_path / "step")
     assert (tmp_path / "step/artifacts/user_logs/std_log.txt").read_text() == f"{NOTE}\n"
@@ -158,14 +158,16 @@ def test_a_log_grows_while_it_is_read(tmp_path: Path, quiet_sdk: None, capsys: p
         job = FineTuneRun(slow, run.clients).submit().name
         local.wait(job, "Running")
         first = _log(local, job)
+        last_step = list(local.client.jobs.list(parent_job_name=job))[-1].name
+        done = f"Completing processing run id {last_step}."
         capsys.readouterr()
         local.client.jobs.stream(job)
         printed, last = capsys.readouterr().out, _log(local, job)
         assert first in last
-        assert "The step ft_nlp_model_converter is Completed" not in first
-        assert "The step ft_nlp_model_converter is Completed" in last
+        assert done not in first
+        assert done in last
         assert first in printed
-        assert "The step ft_nlp_model_converter is Completed" in printed
+        assert done in printed
         assert "Execution Summary" in printed
 
 

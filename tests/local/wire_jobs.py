@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import uuid
 from pathlib import Path
 from typing import Any
@@ -65,3 +66,12 @@ def statuses(local: Local, job: str) -> list[str]:
 def log_lines(local: Local, job: str) -> list[str]:
     folder: Path = local.connection.folder / "blobs/storage/azureml"
     return (folder / f"ExperimentRun/dcid.{job}/logs/azureml/executionlogs.txt").read_text().splitlines()
+
+
+def begun(local: Local, job: str) -> list[str]:
+    """Return the names of the steps that have begun, in their order, as the job's log tells their runs."""
+    names = {run["runId"]: run["displayName"] for run in children(local, job)}
+    found = (
+        re.search(r"\] Submitting 1 runs, first five are: [0-9a-f]{8}:(\S+)$", line) for line in log_lines(local, job)
+    )
+    return [names[each[1]] for each in found if each]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 import uuid
+from datetime import UTC, datetime
 
 from phift.component.inputs import STEPS
 from phift.data.on_cluster import STEP
@@ -68,10 +70,23 @@ def set_status(ground: Ground, name: str, status: str, *, error: Json | None = N
             body.setdefault("startTimeUtc", timestamp(ground.clock.now()))
         if status in ENDED:
             body["endTimeUtc"] = timestamp(ground.clock.now())
+            if "parentRunId" not in body:
+                body["properties"] = {**(body.get("properties") or {}), "azureml.pipelines.stages": _stages(body)}
         if error is not None:
             body["error"] = error
 
     ground.documents.update(f"runs/{name}", apply)
+
+
+def _stages(body: Json) -> str:
+    """Return what an ended pipeline's property of this name tells of its execution.
+
+    As Azure's Ansible collection shows it for a pipeline that has completed (ansible-collections/azure,
+    azure_rm_ml_batch_endpoint_info.py, 2026-05-04); that the two other words are the run's own is guessed.
+    """
+    told = {"StartTime": body.get("startTimeUtc"), "EndTime": body["endTimeUtc"]}
+    status = "Finished" if body["status"] == "Completed" else body["status"]
+    return json.dumps({"Initialization": None, "Execution": {**told, "Status": status}}, separators=(",", ":"))
 
 
 def end(ground: Ground, name: str, status: str, error: Json | None = None) -> None:
@@ -81,7 +96,10 @@ def end(ground: Ground, name: str, status: str, error: Json | None = None) -> No
             failed = status == "Failed" and child.body["status"] == "Running"
             set_status(ground, child.name, "Failed" if failed else "Canceled", error=error if failed else None)
         set_status(ground, name, status, error=error)
-    log(ground, name, f"The pipeline run {name} is {status}." + (f" {error['message']}" if error else ""))
+    if status == "Failed":
+        log(ground, name, "Execution of experiment failed, update experiment status and cancel running nodes.")
+    if error or status == "Canceled":
+        log(ground, name, error["message"] if error else f"The pipeline run {name} is Canceled.")
 
 
 def error_of_steps(ground: Ground, name: str) -> Json:
@@ -102,9 +120,29 @@ def error_of_steps(ground: Ground, name: str) -> Json:
 
 
 def log(ground: Ground, name: str, text: str) -> None:
-    """Write a line into a job's own log."""
-    with files.log_to_write(ground, {"runId": name}).open("a", encoding="utf-8") as file:
-        file.write(f"[{timestamp(ground.clock.now())}] {text}\n")
+    """Write a line into a job's own log.
+
+    Its form, and the two logs beside it, in which nothing is written here, are as recorded (azureml-examples 085cd6ea,
+    model-monitoring-e2e.ipynb, 2024-01-11; azure-sdk-for-python 563adfe1, test_pipeline_job_download, 2023-02-12).
+    """
+    path = files.log_to_write(ground, {"runId": name})
+    for other in ("stderrlogs.txt", "stdoutlogs.txt"):
+        path.with_name(other).touch()
+    with path.open("a", encoding="utf-8") as file:
+        file.write(f"[{datetime.fromtimestamp(ground.clock.now(), UTC):%Y-%m-%d %H:%M:%SZ}] {text}\n")
+
+
+def log_step(ground: Ground, name: str, child: str, status: str) -> None:
+    """Write into a job's log that a step begins or has completed, in the recorded words (as `log`)."""
+    if status == "Running":
+        log(ground, name, f"Submitting 1 runs, first five are: {node_id(child)}:{child}")
+    elif status == "Completed":
+        log(ground, name, f"Completing processing run id {child}.")
+
+
+def node_id(child: str) -> str:
+    """Return the id that a step's node has in its pipeline: eight hexadecimal digits, as recorded (2023-02-12)."""
+    return child[:8]
 
 
 def set_outputs(ground: Ground, name: str, outputs: Json) -> None:

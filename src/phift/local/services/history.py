@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 from phift.component.preprocessing import SPLITS
 from phift.local.model import files, runs
-from phift.local.names import ARTIFACTS, LOCATION, SUBSCRIPTION, TENANT
+from phift.local.names import ARTIFACTS, LOCATION, SUBSCRIPTION, TENANT, WORKSPACE_ID
 from phift.local.services.route import AT_WORKSPACE, Route
 from phift.local.site import Site
 from phift.local.state.documents import Document, Json
@@ -52,7 +52,7 @@ def _patch(site: Site, call: Call) -> Reply:
         raise user_error(f"Properties of a run cannot be changed: {', '.join(sorted(conflicts))}.")
     merged = {key: section(sent, key) for key in ("tags", "properties")}
     runs.change(site, run.name, {**merged, **{key: sent.get(key) for key in ("displayName", "description", "hidden")}})
-    return Reply(_show(_run(site, run.name)))
+    return Reply(_show(site, _run(site, run.name)))
 
 
 def _children(site: Site, call: Call) -> Reply:
@@ -66,7 +66,9 @@ def _children(site: Site, call: Call) -> Reply:
     if size < 1 or start < 0:
         raise user_error("$top must be at least 1, and the continuation token one of ours.")
     found = runs.children(site, _run(site, call["run"]).name)  # their number is that of the job's steps
-    shown: Json = {"value": [_show(run) for run in found[start : start + size]]}  # the last page has no link, nor null
+    shown: Json = {
+        "value": [_show(site, run) for run in found[start : start + size]]
+    }  # the last page has no link, nor null
     if start + size < len(found):
         shown["continuationToken"] = str(start + size)
         shown["nextLink"] = f"{site.base_url}{quote(call.path)}?$top={size}&$continuationtoken={start + size}"
@@ -75,11 +77,10 @@ def _children(site: Site, call: Call) -> Reply:
 
 def _details(site: Site, call: Call) -> Reply:
     run = _run(site, call["run"])
-    log = files.log_name(run.body)
-    logs = {}
-    if files.path_of(site, ARTIFACTS, log).is_file():
-        logs[log.partition(f"dcid.{run.name}/")[2]] = files.signed_url(site, ARTIFACTS, log)
-    record = _show(run)
+    base, folder = f"ExperimentRun/dcid.{run.name}/", files.log_name(run.body).rpartition("/")[0]
+    names = files.names(site, ARTIFACTS, f"{folder}/")
+    logs = {name.removeprefix(base): files.signed_url(site, ARTIFACTS, name) for name in names}
+    record = _show(site, run)
     kept = {key: record[key] for key in _DETAILS if key in record}
     more = {"target": run.body.get("target"), "createdTimeUtc": run.body["createdUtc"], "runDefinition": None}
     return Reply({**kept, **more, "logFiles": logs})
@@ -93,20 +94,27 @@ _DETAILS = (
 
 def _run_data(site: Site, call: Call) -> Reply:
     run = _run(site, str(call.json().get("runId") or ""))
-    return Reply({"runMetadata": _show(run), **dict.fromkeys(("runDefinition", "jobSpecification", "systemSettings"))})
+    return Reply(
+        {"runMetadata": _show(site, run), **dict.fromkeys(("runDefinition", "jobSpecification", "systemSettings"))}
+    )
 
 
-def _show(run: Document) -> Json:
-    """Return a run's record with the fields and the nulls of recorded ones (steps 2026-02-27, others 2024-01-15)."""
+def _show(site: Site, run: Document) -> Json:
+    """Return a run's record with the fields and the nulls of recorded ones (steps 2026-02-27, others 2024-01-15).
+
+    A step's record tells no outputs, also where it has some (recorded 2023-02-12 and 2026-02-27).
+    """
     body = run.body
     hidden = ("outputs", "experimentName", "children", "params")
     of_step, target, outputs = "parentRunId" in body, body.get("target"), {}
-    for name, made in (body.get("outputs") or {}).items():
+    for name, made in ({} if of_step else body.get("outputs") or {}).items():
         kind = _OUTPUT_TYPES[made["from"]]
         collection, word = ("models", "mlflow_model") if kind == "MLFlowModel" else ("data", "data")
         base = f"azureml://locations/{LOCATION}/workspaces/{SUBSCRIPTION}/{collection}"
         outputs[name] = {"assetId": f"{base}/azureml_{run.name}_output_{word}_{name}/versions/1", "type": kind}
     took = _duration(body)
+    at = WORKSPACE_ID.replace("/providers/Microsoft.MachineLearningServices", "")
+    cancel = f"{site.base_url}/studioservice/apiv2{at}/runs/{run.name}/Cancel" if of_step else None  # nobody asks there
     return {
         **dict.fromkeys(_NOTHING),
         **{key: value for key, value in body.items() if key not in hidden},
@@ -136,7 +144,8 @@ def _show(run: Document) -> Json:
         if of_step and body.get("error")
         else None,
         "parameters": body.get("params") or {},
-        "actionUris": {},
+        "actionUris": {"Cancel": cancel} if cancel else {},
+        "cancelUri": cancel,
         "uniqueChildRunComputeTargets": [],
         "settings": {},
         "services": {},
@@ -146,7 +155,7 @@ def _show(run: Document) -> Json:
         "computeRequest": {"nodeCount": 1, "gpuCount": 0} if of_step else None,
         "compute": {**dict.fromkeys(_NO_COMPUTE), "target": target, **_AML_COMPUTE} if target else None,
         "retainForLifetimeOfWorkspace": None if of_step else False,
-        "outputs": outputs if outputs or not of_step else None,
+        "outputs": None if of_step else outputs,
         "hidden": bool(body.get("hidden")),
     }
 
@@ -155,8 +164,8 @@ def _show(run: Document) -> Json:
 _NOTHING = (
     *("startTimeUtc", "endTimeUtc", "parentRunId", "description", "inputs", "token", "tokenExpiryTimeUtc"),
     *("lastStartTimeUtc", "currentComputeTime", "effectiveStartTimeUtc", "cancelationReason", "scheduleId"),
-    *("scriptName", "target", "runDefinition", "jobSpecification", "primaryMetricName", "createdFrom", "cancelUri"),
-    *("completeUri", "queueingInfo"),
+    *("scriptName", "target", "runDefinition", "jobSpecification", "primaryMetricName", "createdFrom", "completeUri"),
+    "queueingInfo",
 )
 _NO_COMPUTE = ("vmSize", "instanceType", "priority", "region", "armId", "properties")
 _AML_COMPUTE = {"targetType": "amlcompute", "instanceCount": 1, "gpuCount": 0}
@@ -203,7 +212,7 @@ ROUTES = []
 for _above in ("", "/experiments/{experiment}", "/experimentids/{experiment}"):
     _one = f"{_HISTORY}{_above}/runs/{{run}}"
     ROUTES += [
-        Route(f"GET {_one}", lambda site, call: Reply(_show(_run(site, call["run"])))),
+        Route(f"GET {_one}", lambda site, call: Reply(_show(site, _run(site, call["run"])))),
         Route(f"PATCH {_one}", _patch),
         Route(f"GET {_one}/details", _details),
         Route(f"GET {_one}/children", _children),

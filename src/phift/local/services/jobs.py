@@ -116,16 +116,17 @@ def _start_runs(site: Site, name: str, sent: Json, plan: Json) -> None:
         "children": [str(uuid.uuid5(uuid.UUID(experiment), f"{name}/{step}")) for step in runs.steps(plan)],
     }
     site.documents.put(f"runs/{name}", root)
-    for number, (child, step) in enumerate(zip(root["children"], runs.steps(plan), strict=True)):
+    for child, step in zip(root["children"], runs.steps(plan), strict=True):
+        compute, _ = runs.step_compute(plan, step)
         kept = {
             **common,
             "runId": child,
             "parentRunId": name,
             "runType": "azureml.StepRun",
             "displayName": step,
-            "tags": {"azureml.nodeid": str(number), "azureml.pipeline": name},
-            "properties": _of_step(name, step, number, runs.step_compute(plan, step)[0]),
-            "target": runs.step_compute(plan, step)[0],
+            "tags": {"azureml.nodeid": runs.node_id(child), "azureml.pipeline": name},
+            "properties": _of_step(name, step, runs.node_id(child), compute),
+            "target": compute,
         }
         site.documents.put(f"runs/{child}", kept)
 
@@ -148,7 +149,7 @@ def _of_pipeline(sent: Json) -> dict[str, str]:
     }
 
 
-def _of_step(job: str, step: str, number: int, compute: str) -> dict[str, str]:
+def _of_step(job: str, step: str, node: str, compute: str) -> dict[str, str]:
     """Return the properties of a step's run: the names are recorded (as above), of the values these are known."""
     return {
         "azureml.DevPlatv2": "true",
@@ -159,7 +160,7 @@ def _of_step(job: str, step: str, number: int, compute: str) -> dict[str, str]:
         "azureml.moduleName": step,
         "azureml.moduleVersion": "1",
         "azureml.runsource": "azureml.StepRun",
-        "azureml.nodeid": str(number),
+        "azureml.nodeid": node,
         "azureml.pipelinerunid": job,
         "azureml.pipeline": job,
         "azureml.rootpipelinerunid": job,

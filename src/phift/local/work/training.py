@@ -175,7 +175,6 @@ class Training:
         ground.clock.spend("job-start", lambda: self._stopping.is_set() or self._status(name) != "Preparing")
         if self._status(name) != "Preparing":  # canceled since the look at the queue
             raise _Interrupted(_STOPPED)
-        runs.log(ground, name, f"The pipeline run {name} started with {len(runs.steps(plan))} steps.")
         _check_computes(ground, plan)
         code = 0
         if asked := plan.get("preparation"):
@@ -237,7 +236,7 @@ class Training:
         if status == "Running":
             runs.set_status(ground, name, "Running")
         runs.set_status(ground, child.name, status, error=event.get("error"))
-        runs.log(ground, name, f"The step {step} is {status}.")
+        runs.log_step(ground, name, child.name, status)
         fault = ground.faults.strike(f"step {step}") if status == "Running" else None
         if fault is None:
             return
