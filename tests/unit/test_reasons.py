@@ -349,7 +349,7 @@ def test_a_code_that_is_a_text_with_a_secret_is_hidden_and_cut() -> None:
 
 
 def test_a_secret_in_json_in_a_text_of_json_is_hidden() -> None:
-    assert errors.redact(r'{"error": "{\"access_token\": \"SECRET\"}"}') == r'{"error": "{\"access_token\": \"***"}"}'
+    assert errors.redact(r'{"error": "{\"access_token\": \"SECRET\"}"}') == r'{"error": "{\"access_token\": \"***\"}"}'
 
 
 def test_a_part_of_many_lines_is_told_in_one() -> None:

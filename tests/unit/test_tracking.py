@@ -86,6 +86,15 @@ def test_the_tail_is_the_end_of_the_standard_log_without_secrets() -> None:
     assert details(rest, {"logFiles": files}).log_tail("run-1", lines=2) == "two\npassword=***"
 
 
+def test_a_private_key_of_which_the_tail_has_the_end_only_is_hidden() -> None:
+    rest = FakeRest()
+    body = "\n".join(["MIIEvQIBADANBgkqhkiG9w0BAQEFAASC"] * 50)
+    log = f"-----BEGIN PRIVATE KEY-----\n{body}\n-----END PRIVATE KEY-----\ndone"
+    rest.on(log, "https://logs.test/std")
+    files = {"std_log.txt": "https://logs.test/std"}
+    assert details(rest, {"logFiles": files}).log_tail("run-1", lines=5) == "-----BEGIN PRIVATE KEY-----***\ndone"
+
+
 @pytest.mark.parametrize("answer", [{}, {"logFiles": None}, {"logFiles": {"system_logs/a.txt": "u"}}])
 def test_a_run_without_a_log_has_no_tail(answer: dict[str, Any]) -> None:
     rest = FakeRest()

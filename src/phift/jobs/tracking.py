@@ -14,6 +14,7 @@ from phift.errors import NotFound, ServiceError, azure_errors, redact
 Number = TypeVar("Number", int, float)
 
 _PAGE = 5_000  # points a page; MLflow's own limit is 25,000
+_LONGEST_KEY = 100  # lines of a private key; one of 4,096 bits has 52
 _MOST_PAGES = 1_000  # five million points; a service that goes on after that does not mean it
 
 
@@ -113,7 +114,8 @@ class Tracking:
         if name is None:
             return ""
         log = text(self._rest.text(text(files.get(name), "run.logFiles")), "the log")
-        return redact("\n".join(log.splitlines()[-lines:]))
+        # A little more is looked at than is shown: of a secret that is cut off nobody would know what it is.
+        return "\n".join(redact("\n".join(log.splitlines()[-lines - _LONGEST_KEY :])).splitlines()[-lines:])
 
     def _details(self, run_id: str) -> dict[str, Any]:
         return _object(self._rest.get(f"{self._history}/runs/{run_id}/details"), "the run's details")

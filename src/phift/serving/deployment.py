@@ -253,8 +253,8 @@ def _log_tail(clients: Clients, name: str, deployment: str) -> str:
         with suppress(PhiftError), azure_errors(f"logs of {name}"):
             # The container that never started has no log; the failure itself is what gets reported.
             logs = clients.workspace.online_deployments.get_logs(deployment, name, lines=50, container_type=container)
-            tails.append(f"--- {container}\n{logs}")
-    return redact("\n".join(tails))
+            tails.append(f"--- {container}\n{redact(str(logs))}")
+    return "\n".join(tails)
 
 
 def _retire_others(clients: Clients, name: str, deployment: str, own: Mapping[str, str], emit: OnEvent) -> None:
