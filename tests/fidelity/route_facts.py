@@ -261,7 +261,7 @@ FACTS: dict[str, Fact] = {
         "where the registry is",
         ("v1.0",),
         ("registries:RegistryDiscoveryDto",),
-        left_out="registries other than `azureml`: 404",
+        left_out="registries other than `azureml`: 403, as one that may not be used",
     ),
     "POST registries/{registry}/datarefs/{name}/versions/{version}": Fact(
         "`models.download` from the registry",
@@ -467,6 +467,13 @@ for _fill in (_assets, _own_steps, _registry, _history, _tracking, _operations):
 
 _SECRETS = "never shown; listSecrets gives them, as the specification says"
 _METADATA = "the registry sends it, and no generated client knows it: the SDK drops it"
+_REGISTRYS_MODEL = "recorded 2024-05-03; the generated clients know it of a workspace's models, or not at all"
+_MODEL = dict.fromkeys(
+    ("properties.intellectualProperty", "properties.originAssetId", "provisioningState: always sent"), _REGISTRYS_MODEL
+)
+_MODEL |= {"properties.systemMetadata": _METADATA}
+_COMPONENT = {"provisioningState: always sent": "recorded without on 2022-11-17"}
+_DISCOVERED = "recorded 2023-04-20, and unknown to the client"
 _SIZES = "there are no disks to tell the truth about"
 _HASH = "azure-ai-ml 1.35.2 sends the version of its hash as a number; it is kept as text"
 _USAGE = "only for the quota of a single workspace"
@@ -526,8 +533,13 @@ EXPECTED: dict[str, dict[str, str]] = {
         "maxResourceVolumeMB: always sent": _SIZES,
         "osVhdSizeMB: always sent": _SIZES,
     },
-    "GET registries/{registry}/models/{name}/versions": {"properties.systemMetadata": _METADATA},
-    "GET registries/{registry}/models/{name}/versions/{version}": {"properties.systemMetadata": _METADATA},
+    "GET registrymanagement/v1.0/registries/{registry}/discovery": dict.fromkeys(
+        ("registryId", "registryFqdns", "intellectualPropertyPublisher"), _DISCOVERED
+    ),
+    "GET registries/{registry}/models/{name}/versions": _MODEL,
+    "GET registries/{registry}/models/{name}/versions/{version}": _MODEL,
+    "GET registries/{registry}/components/{name}/versions": _COMPONENT,
+    "GET registries/{registry}/components/{name}/versions/{version}": _COMPONENT,
     "GET workspace": _WORKSPACE,
     "GET workspaces": _WORKSPACE,
     "PUT codes/{name}/versions/{version}": {"202208": _HASH},

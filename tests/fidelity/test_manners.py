@@ -112,6 +112,16 @@ def test_errors_of_azure_ml_behind_resource_manager(said: Said) -> None:
         assert "InnerError" not in more  # none in the recorded 404 of 2026-03-26
 
 
+def test_a_registry_that_is_not_there_is_one_that_may_not_be_used(said: Said) -> None:
+    # As recorded of a PUT (azure-sdk-assets 8517cfcb, test_component_create_get_list_from_registry, 2023-04-20).
+    answer = said.clients.plain("GET", f"{REGISTRY.replace('azureml', 'nobody-s')}/components/nope/versions")
+    error = answer.json()["error"]
+    assert (answer.status_code, error["code"]) == (401, "UserError")
+    assert error["message"] == "User/tenant/subscription is not allowed to access registry nobody-s"
+    more = {entry["type"]: entry["info"]["value"] for entry in error["additionalInfo"]}
+    assert more["InnerError"]["innerError"]["innerError"]["code"] == "UnAuthorizedRegistryAccess"
+
+
 @pytest.mark.parametrize(
     ("prefix", "rest", "component"),
     [

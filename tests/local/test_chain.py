@@ -113,6 +113,11 @@ MISTAKES: dict[str, tuple[dict[str, Any], str, str]] = {
         "model Phi-4-mini-instruckt in registry azureml",
         "Phi-4-mini-instruct",
     ),
+    "registry": (
+        {"model": {"name": "Phi-4-mini-instruct", "registry": "azure-ml"}},
+        "registry azure-ml",
+        "check its name",
+    ),
     "cluster": ({"compute": "gpu-clutser"}, "compute", "did you mean gpu-cluster"),
     "size": ({"compute": {"serverless": "Standard_NC4as_T4_v3"}}, "compute serverless", "listed size"),
     "parameter": ({"parameters": {"learning_rat": 1e-5}}, "parameters.learning_rat", "did you mean learning_rate"),

@@ -290,7 +290,7 @@ _GATEWAY = re.compile(
     "Authentication|Authorization|ApiVersionParameter|ResourceGroup|Subscription|DisallowedByPolicy|ScopeLocked|Provider"
 )
 _SERVICES = {"/history/": "run-history", "/data/": "dataset", "/modelregistry/": "modelregistry"}
-_SERVICES |= {"/registrymanagement/": "registry", "/mlflow/": "run-history"}
+_SERVICES |= {"/registrymanagement/": "feedmanagement", "/mlflow/": "run-history"}
 _EXPIRED = "The access token expiry UTC time is earlier than current UTC time."
 
 
@@ -349,7 +349,7 @@ def error_reply(error: WireError, path: str) -> Reply:
     nothing = ("severity", "messageFormat", "messageParameters", "referenceCode", "detailsUri", "target", "debugInfo")
     told |= {**dict.fromkeys(nothing), **error.more, "details": details, "innerError": inside}
     body = {"error": {**told, "additionalInfo": added or None}, **where}
-    if path.startswith("/history/"):
+    if path.startswith(("/history/", "/registrymanagement/")):
         body["statusCode"] = error.status
     if path.startswith("/mlflow/"):
         code = error.code if error.code.isupper() else _CODES.get(error.status, _OTHER_CODES)[2]

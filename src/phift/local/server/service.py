@@ -35,7 +35,6 @@ _SCOPE = {  # the one of each that there is, and what is said of others
         f"The Resource 'Microsoft.MachineLearningServices/workspaces/{{}}' under resource group '{GROUP}' "
         "was not found.",
     ),
-    "registry": (REGISTRY, "RegistryNotFound", "The registry '{}' was not found."),
 }
 
 
@@ -114,7 +113,7 @@ class Exchange:
         if arm.manages(call.path):
             _check_version(call.query.get("api-version", ""))
         (self._route.check or _authorize)(self._site, call)
-        _check_scope(call.params)
+        _check_scope(call)
         return self._route.handler(self._site, call)
 
 
@@ -198,8 +197,10 @@ def _challenge(why: str) -> dict[str, str]:
     return {"WWW-Authenticate": value}
 
 
-def _check_scope(params: Mapping[str, str]) -> None:
+def _check_scope(call: Call) -> None:
     """Refuse another subscription, resource group, workspace or registry than the one there is."""
     for part, (known, code, message) in _SCOPE.items():
-        if params.get(part, known).lower() != known:
-            raise WireError(404, code, message.format(params[part]))
+        if call.params.get(part, known).lower() != known:
+            raise WireError(404, code, message.format(call[part]))
+    if call.params.get("registry", REGISTRY).lower() != REGISTRY:
+        raise registry.refused(call)

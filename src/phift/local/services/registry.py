@@ -12,16 +12,38 @@ from phift.local.wire import Call, Reply, WireError, whole_number
 _AT_REGISTRY = f"/mferp/managementfrontend{AT_GROUP}/registries/{{registry}}"
 
 
+_REFUSED = "User/tenant/subscription is not allowed to access registry {feedName}"
+
+
+def refused(call: Call) -> WireError:
+    """Return the error for another registry than the one there is: that of a registry that the caller may not use.
+
+    Recorded of a discovery with 403 (azure-sdk-assets 0f205ad0, test_component_create_get_list_from_registry,
+    2026-03-27), and of the registry itself with 401 (the same test, 8517cfcb, 2023-04-20). It does not tell whether the
+    registry is there at all; that one that is not gets the same is inferred.
+    """
+    message, code = _REFUSED.format(feedName=call["registry"]), {"code": "UnAuthorizedRegistryAccess"}
+    inner = {"code": "Auth", "innerError": {"code": "Authorization", "innerError": {**code, "innerError": None}}}
+    if not call.path.startswith("/registrymanagement/"):
+        return WireError(401, "UserError", message, more={"innerError": inner})
+    formed = {"messageFormat": _REFUSED, "messageParameters": {"feedName": call["registry"]}}
+    return WireError(403, "UserError", message, more={**formed, "innerError": inner})
+
+
 def _discovery(site: Site, _call: Call) -> Reply:
+    """Tell where the registry is, as recorded (azure-sdk-assets 8517cfcb, 2023-04-20); its number is made up."""
     shown = {
+        "registryId": SUBSCRIPTION,
         "registryName": REGISTRY,
-        "subscriptionId": SUBSCRIPTION,
-        "resourceGroup": GROUP,
         "tenantId": TENANT,
         "primaryRegion": LOCATION,
         "regions": [LOCATION],
+        "subscriptionId": SUBSCRIPTION,
+        "resourceGroup": GROUP,
         "workspaceName": None,
         "primaryRegionResourceProviderUri": f"{site.base_url}/",
+        "registryFqdns": {LOCATION: {"uri": site.base_url}},
+        "intellectualPropertyPublisher": None,
     }
     return Reply(shown)
 
@@ -40,7 +62,7 @@ def _assets(site: Site, call: Call) -> list[Json]:
         shown = [_show_component()]
     if name:
         shown = [each for each in shown if f"/{kind}/{name}/versions/" in each["id"].lower()]
-    return [each for each in shown if version in ("", each["name"])]
+    return [each for each in shown if version in ("", each["id"].rpartition("/")[2])]
 
 
 def _get(site: Site, call: Call) -> Reply:
@@ -60,9 +82,9 @@ def _list(site: Site, call: Call) -> Reply:
 
 
 def _show_container(shown: Json) -> Json:
-    identity = shown["id"].partition("/versions/")[0]
+    identity, _, version = shown["id"].partition("/versions/")
     properties = {
-        "latestVersion": shown["name"],
+        "latestVersion": version,
         "nextVersion": None,
         "description": shown["properties"]["description"],
         "tags": shown["properties"]["tags"],
@@ -70,8 +92,8 @@ def _show_container(shown: Json) -> Json:
         "isArchived": False,
         "provisioningState": "Succeeded",
     }
-    kind = shown["type"].removesuffix("/versions")
-    name = identity.rpartition("/")[2]
+    *_, kind, name = identity.split("/")
+    kind = f"Microsoft.MachineLearningServices/registries/{kind}"
     return {"id": identity, "name": name, "type": kind, "properties": properties, "systemData": shown["systemData"]}
 
 
@@ -87,35 +109,44 @@ def _data_reference(site: Site, call: Call) -> Reply:
     return Reply({"blobReferenceForConsumption": reference})
 
 
-def _show(kind: str, name: str, version: str, created: str, properties: Json) -> Json:
-    made = {"createdAt": f"{created}T00:00:00+00:00", "createdBy": "Microsoft", "createdByType": "User"}
-    return {
-        "id": catalog.asset_id(kind, name, version),
-        "name": version,
-        "type": f"Microsoft.MachineLearningServices/registries/{kind}/versions",
-        "properties": {"isAnonymous": False, "isArchived": False, "provisioningState": "Succeeded", **properties},
-        "systemData": {**made, "lastModifiedAt": made["createdAt"]},
-    }
+def _origin(created: str) -> Json:
+    made = {"At": f"{created}T00:00:00+00:00", "By": "Microsoft", "ByType": "User"}
+    return {f"{done}{what}": value for done in ("created", "lastModified") for what, value in made.items()}
 
 
 def _show_model(site: Site, model: Json) -> Json:
-    name, version = model["name"], model["version"]
+    """Return a model's version, which goes by the model's name there.
+
+    As recorded of a registry (azure-sdk-assets 0e2fb6b0, test_create_get_download_model_registry, 2024-05-03), and with
+    the ``systemMetadata`` that the models of Azure's own registry have.
+    """
     properties = {
-        "modelType": "mlflow_model",
-        "modelUri": f"{site.base_url}/{MODELS}/{name}",
         "description": model["description"],
         # Structured tags travel as Python literals in text; that is what users have to parse.
         "tags": {key: value if isinstance(value, str) else repr(value) for key, value in model["tags"].items()},
         "properties": model["properties"],
+        "isArchived": False,
+        "isAnonymous": False,
         "flavors": {"transformers": {"data": {"task": "llm/v1/chat"}}},
-        "stage": None,
+        "modelType": "mlflow_model",
+        "modelUri": f"{site.base_url}/{MODELS}/{model['name']}",
+        "originAssetId": None,
+        "jobName": None,
+        "intellectualProperty": None,
     }
     if model["systemMetadata"]:
         properties["systemMetadata"] = model["systemMetadata"]
-    return _show("models", name, version, model["created"], properties)
+    return {
+        "id": catalog.asset_id("models", model["name"], model["version"]),
+        "name": model["name"],
+        "type": "models",
+        "properties": properties,
+        "systemData": _origin(model["created"]),
+    }
 
 
 def _show_component() -> Json:
+    """Return the component's version, as recorded (azure-sdk-for-python 3773b0eb, the test above, 2022-11-17)."""
     facts = catalog.component()
     name, version = facts["name"], facts["version"]
     description = "Pipeline component to fine-tune chat models. Here its steps are run by phift's local engine."
@@ -127,16 +158,24 @@ def _show_component() -> Json:
         "description": description,
         "type": "pipeline",
         "is_deterministic": "False",
-        # Booleans and numbers are text, as real registries send them.
-        "inputs": {
-            name: {key: value if isinstance(value, (str, list)) else str(value) for key, value in given.items()}
-            for name, given in facts["inputs"].items()
-        },
+        "inputs": {name: _input(given) for name, given in facts["inputs"].items()},
         "outputs": {key: {"type": value["type"]} for key, value in facts["outputs"].items()},
         "jobs": {},
     }
-    properties = {"description": description, "tags": {}, "properties": {}, "componentSpec": spec}
-    return _show("components", name, version, facts["date"], properties)
+    properties = {"description": description, "tags": {}, "properties": {}, "isArchived": False, "isAnonymous": False}
+    return {
+        "id": catalog.asset_id("components", name, version),
+        "name": version,
+        "type": "Microsoft.MachineLearningServices/registries/components/versions",
+        "properties": {**properties, "componentSpec": spec},
+        "systemData": _origin(facts["date"]),
+    }
+
+
+def _input(given: Json) -> Json:
+    """Return an input as its author wrote it, booleans and numbers as text, as real registries send them."""
+    written = {key: value for key, value in given.items() if key not in ("dead", "dead_because")}  # our own words
+    return {key: value if isinstance(value, (str, list)) else str(value) for key, value in written.items()}
 
 
 _BY_PATH = {"": _list, "/{name}": _get, "/{name}/versions": _list, "/{name}/versions/{version}": _get}
