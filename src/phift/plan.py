@@ -122,8 +122,7 @@ class _Planning:
         self.findings: list[Finding] = []
         data: Callable[[], Dataset] = prepare
         if config.data.prepare_on:
-            new_cluster = config.compute.cluster if config.compute.size else None
-            data = partial(find_preparation, clients, config.data, new_cluster)
+            data = partial(find_preparation, clients, config.data)
         elif config.data.in_azure:
             data = partial(find_data, clients, config.data)
         with SideBySide(10) as side:
@@ -132,6 +131,7 @@ class _Planning:
             component = side.begin(find_component, clients, config.component)
             newer = side.begin(component_findings, clients, config.component)
             self.cluster = side.begin(compute.find_cluster, clients, config.compute)
+            preparation = side.begin(compute.preparation_findings, clients, config)
             sizes = side.begin(_of_region, clients, "list_sizes", "the region's VM sizes")
             usages = side.begin(_of_region, clients, "list_usage", "the region's quota")
             endpoint = side.begin(_endpoint, config, clients)
@@ -146,6 +146,7 @@ class _Planning:
         self.endpoint = self.take(endpoint.result, _NAME, "DEPLOYMENT_NAME_UNREAD")
         self.tokenizer, self.no_tokenizer = tokenizer.result() if tokenizer else (None, "")
         self.findings += [*(of_component or ()), *(self.dataset.findings if self.dataset else ())]
+        self.findings += self.take(preparation.result, "data.prepare_on") or ()
         self.target = self._target()
         self.parameters = self._parameters()
         creates = bool(self.target and not self.target.exists)
@@ -255,6 +256,7 @@ class _Planning:
             "architectures": memory is not None,
             "chat_completion_pipeline": self.parameters is not None,
             "models": any(each and "built-in table" in each.source for each in lists),
+            "parameter_names": any(each.code == "PARAMETER_UNKNOWN" and each.source for each in self.findings),
             "presets": self.config.preset is not None,
             "vm_sizes": any("built-in table" in each.source for each in sizes),
         }

@@ -107,7 +107,8 @@ def test_the_check_says_what_cannot_be_known_before(fakes: Fakes) -> None:
 
 
 def test_a_cluster_that_is_not_there_is_an_error_unless_the_run_makes_it(fakes: Fakes, tmp_path: Path) -> None:
-    missing = find(fakes, prepare_on="none").findings[1]
+    none = run_config(tmp_path, data={"train": RAW, "prepare_on": "none"})
+    (missing,) = FineTuneRun(none, fakes.clients).check().errors
     assert (missing.code, missing.severity, missing.place) == ("COMPUTE_PREPARE_MISSING", "error", "data.prepare_on")
     made = run_config(tmp_path, data={"train": RAW, "prepare_on": "new"}, compute={"cluster": "new", "size": A100})
     assert FineTuneRun(made, fakes.clients).check().ok

@@ -9,11 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from azure.ai.ml.entities import ComputeInstance, KubernetesCompute, VirtualMachineCompute, Workspace
+from azure.ai.ml.entities import (
+    ComputeInstance,
+    KubernetesCompute,
+    SynapseSparkCompute,
+    VirtualMachineCompute,
+    Workspace,
+)
 from click.testing import CliRunner
 
 from phift import FineTuneRun, RunConfig, facts
-from phift.check.compute import ComputeTarget, find_cluster, resolve_compute
+from phift.check.compute import ComputeTarget, find_cluster, preparation_findings, resolve_compute
 from phift.check.findings import Finding
 from phift.check.parameters import resolve_parameters
 from phift.check.sizes import read_sizes
@@ -139,7 +145,9 @@ def instance(state: str) -> ComputeInstance:
         ("Stopped", "error", "start it: `az ml compute start --name mine`"),
         ("Stopping", "error", "wait until it has stopped"),
         ("Deleting", "error", "name another compute"),
-        ("Unusable", "error", "look at its page"),
+        ("Unusable", "error", "restart it: `az ml compute restart --name mine`"),
+        ("Unknown", "warning", "look at its page"),
+        ("Canceled", "warning", "look at its page"),
         ("Starting", "note", ""),
         ("SettingUp", "note", ""),
     ],
@@ -148,6 +156,36 @@ def test_a_compute_on_which_no_job_starts_is_told(state: str, severity: str, fix
     (found,) = by_code(resolve(instance(state)).findings, "COMPUTE_NOT_READY")
     assert (found.severity, found.fix[: len(fix)]) == (severity, fix)
     assert state in found.message
+
+
+@pytest.mark.parametrize(
+    ("compute", "code", "severity"),
+    [
+        (ComputeInstance(name="other", size=A100, state="Stopped"), "COMPUTE_NOT_READY", "error"),
+        (ComputeInstance(name="other", size=A100, state="SetupFailed"), "COMPUTE_FAILED", "error"),
+        (ComputeInstance(name="other", size=A100, state="Running"), "", ""),
+        (SynapseSparkCompute(name="other"), "COMPUTE_PREPARE_KIND", "error"),
+        (KubernetesCompute(name="other", namespace="default"), "", ""),
+    ],
+)
+def test_the_compute_that_prepares_the_data_is_looked_at_too(
+    compute: Any, code: str, severity: str, tmp_path: Path
+) -> None:
+    fakes = Fakes()
+    fakes.workspace.compute.known["other"] = compute
+    config = run_config(tmp_path, data={"train": "azureml:raw:1", "prepare_on": "other"})
+    found = preparation_findings(fakes.clients, config)
+    assert [(each.code, each.severity, each.place) for each in found] == (
+        [(code, severity, "data.prepare_on")] if code else []
+    )
+
+
+def test_the_trainings_own_cluster_is_judged_once(tmp_path: Path) -> None:
+    fakes = Fakes()
+    fakes.workspace.compute.known["gpu-cluster"] = ComputeInstance(name="gpu-cluster", size=A100, state="SetupFailed")
+    config = run_config(tmp_path, data={"train": "azureml:raw:1", "prepare_on": "gpu-cluster"})
+    assert preparation_findings(fakes.clients, config) == []
+    assert codes(FineTuneRun(config, fakes.clients).check().findings).count("COMPUTE_FAILED") == 1
 
 
 def test_a_running_instance_is_one_machine_that_costs_until_it_is_stopped() -> None:
@@ -197,15 +235,19 @@ def test_every_table_ages_from_the_day_it_was_read() -> None:
     assert not ages["elements"].old(date(2100, 1, 1))
 
 
-@pytest.fixture
-def old_component(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """Say of the component's table that it was read long ago, by a table of one's own that is as old."""
-    own = tmp_path / "facts" / "chat_completion_pipeline.json"
+def read_long_ago(table: str, monkeypatch: pytest.MonkeyPatch, folder: Path) -> Path:
+    """Say of a table that it was read long ago, by a table of one's own that is as old."""
+    own = folder / "facts" / f"{table}.json"
     own.parent.mkdir()
     own.write_text(json.dumps({"read_on": "2020-01-01"}), encoding="utf-8")
     os.utime(own, (0, 0))
     monkeypatch.setenv("PHIFT_FACTS", str(own.parent))
     return own
+
+
+@pytest.fixture
+def old_component(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    return read_long_ago("chat_completion_pipeline", monkeypatch, tmp_path)
 
 
 def test_an_old_table_ends_the_command_with_1_and_says_how_to_renew_it(old_component: Path) -> None:
@@ -224,6 +266,17 @@ def test_an_old_table_that_decided_something_is_a_note(
     (found,) = by_code(FineTuneRun(config).check().findings, "FACTS_OLD")
     assert (found.severity, found.place) == ("note", "phift/facts/chat_completion_pipeline.json")
     assert "on 2020-01-01" in found.message
+
+
+@pytest.mark.parametrize(("parameter", "told"), [("lr", True), ("learning_rat", False), ("learning_rate", False)])
+def test_the_table_of_other_names_ages_where_it_knew_one(
+    parameter: str, told: bool, workspace: TestWorkspace, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    read_long_ago("parameter_names", monkeypatch, tmp_path)
+    place = {"local": workspace.connection.folder}
+    config = run_config(tmp_path, workspace=place, parameters={parameter: 1e-5})
+    found = by_code(FineTuneRun(config).check().findings, "FACTS_OLD")
+    assert [each.place for each in found] == ["phift/facts/parameter_names.json"] * told
 
 
 @pytest.mark.parametrize(

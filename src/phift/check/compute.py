@@ -19,7 +19,7 @@ from phift.azure.clients import Clients
 from phift.check.findings import Finding, Severity
 from phift.check.models import AllowList, FoundationModel
 from phift.check.sizes import VmSize, count_of, field_of, find_size, text_of
-from phift.config.run import ComputeConfig, DeploymentConfig
+from phift.config.run import ComputeConfig, DeploymentConfig, RunConfig
 from phift.errors import ComputeError, NotFound, azure_errors
 
 _RESERVE = "Microsoft Learn, quota-allocation-online-deployment, 2023-12-07, and the endpoints' SKU list, 2023-10-18"
@@ -32,13 +32,16 @@ _KINDS = {
     "synapsespark": "an attached Spark pool",
 }
 # Azure's states of computes (the SDK's ProvisioningState and ComputeInstanceState, azure-ai-ml 1.35.2): those in which
-# jobs start, and those that pass; of one that is in neither, what to do.
+# jobs start, those that pass, and those in which none starts, with what to do. Of others, such as Unknown and Canceled,
+# no source says which they are.
 _READY = ("succeeded", "running", "jobrunning")
 _PASSING = ("creating", "updating", "resizing", "starting", "restarting", "settingup", "usersettingup")
 _WAYS_OUT = {
     "stopped": "start it: `az ml compute start --name {}`, or Start on its page in the studio",
     "stopping": "wait until it has stopped, then start it: `az ml compute start --name {}`",
     "deleting": "name another compute, or wait until it is gone and add `size:` to have it created",
+    # The service's own advice, in MicrosoftDocs/azure-docs issue 85756, 2021-12-27.
+    "unusable": "restart it: `az ml compute restart --name {}`; if it was never usable, delete it and create it again",
 }
 
 
@@ -150,24 +153,54 @@ def resolve_compute(
     )
 
 
-def _cluster_findings(cluster: Any, config: ComputeConfig) -> list[Finding]:
-    place = f"compute {config.cluster}"
-    found = []
-    states = (text_of(cluster, "provisioning_state"), text_of(cluster, "state"))
+def preparation_findings(clients: Clients, config: RunConfig) -> list[Finding]:
+    """Say what is wrong with the compute of ``data.prepare_on``; the training's own is judged as that.
+
+    A Kubernetes cluster or a machine without a VM size can run the step; a Spark pool runs Spark only (Microsoft Learn,
+    azureml-core, SynapseCompute, read 2026-11-30).
+    """
+    name, place = config.data.prepare_on, "data.prepare_on"
+    if not name or name == config.compute.cluster:
+        return []
+    try:
+        with azure_errors(f"compute {name}"):
+            compute = clients.workspace.compute.get(name)
+    except NotFound:
+        message = f"There is no compute {name} to prepare the data on."
+        fix = "name a cluster that is there, or make one: `az ml compute create --type amlcompute`"
+        return [Finding("COMPUTE_PREPARE_MISSING", "error", place, message, fix)]
+    kind = (text_of(compute, "type") or "").lower()
+    if kind == "synapsespark":
+        message = f"The compute {name} is {_KINDS[kind]}, which runs nothing but Spark."
+        return [Finding("COMPUTE_PREPARE_KIND", "error", place, message, "name a cluster")]
+    return _state_findings(compute, name, place)
+
+
+def _state_findings(compute: Any, name: str, place: str) -> list[Finding]:
+    """Say whether a job starts on a compute as it is now."""
+    states = (text_of(compute, "provisioning_state"), text_of(compute, "state"))
     state = next((each for each in states if each and each.lower() not in _READY), "")
+    if not state:
+        return []
     if "failed" in state.lower():
-        errors = getattr(cluster, "provisioning_errors", None)
+        errors = getattr(compute, "provisioning_errors", None)
         reasons = "; ".join(map(str, errors)) if isinstance(errors, list | tuple) else ""
         message = "The cluster is in a failed state" + (f": {reasons}." if reasons else ".")
-        fix = "delete it and create it again, or name another one"
-        found.append(Finding("COMPUTE_FAILED", "error", place, message, fix))
-    elif state.lower() in _PASSING:
-        message = f"The compute is {state}; a job waits until that is over."
-        found.append(Finding("COMPUTE_NOT_READY", "note", place, message))
-    elif state:
-        message = f"The compute is {state}, and no job starts on it."
-        fix = _WAYS_OUT.get(state.lower(), "look at its page in the studio for the reason, or name another compute")
-        found.append(Finding("COMPUTE_NOT_READY", "error", place, message, fix.format(config.cluster)))
+        return [
+            Finding("COMPUTE_FAILED", "error", place, message, "delete it and create it again, or name another one")
+        ]
+    severity: Severity = "warning"
+    message, fix = f"The compute is {state}; whether a job starts on it is not known.", "look at its page in the studio"
+    if state.lower() in _PASSING:
+        severity, message, fix = "note", f"The compute is {state}; a job waits until that is over.", ""
+    elif way_out := _WAYS_OUT.get(state.lower()):
+        severity, message, fix = "error", f"The compute is {state}, and no job starts on it.", way_out.format(name)
+    return [Finding("COMPUTE_NOT_READY", severity, place, message, fix)]
+
+
+def _cluster_findings(cluster: Any, config: ComputeConfig) -> list[Finding]:
+    place = f"compute {config.cluster}"
+    found = _state_findings(cluster, config.cluster or "", place)
     if is_instance := (text_of(cluster, "type") or "").lower() == "computeinstance":
         message = "It is a compute instance: one machine of one user, which costs money until it is stopped."
         fix = "name a cluster, which scales down to no node when the job is over"

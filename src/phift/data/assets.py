@@ -220,10 +220,8 @@ def _name_findings(place: str, path: str) -> list[Finding]:
     return [Finding("DATA_FILE_NAME", "error", place, message, fix, source)] if bad else []
 
 
-def find_preparation(clients: Clients, data: DataConfig, new_cluster: str | None = None) -> DataInAzure:
-    """Look up the data and the cluster that prepares it; nothing is downloaded.
-
-    - **new_cluster**: one that need not be there yet.
+def find_preparation(clients: Clients, data: DataConfig) -> DataInAzure:
+    """Look up the data that a cluster prepares; nothing is downloaded.
 
     Raises `phift.errors.ConfigError` for files and rows of this machine, `phift.errors.NotFound` where an asset is not
     there, and `phift.errors.DataError` where one cannot be read.
@@ -254,17 +252,8 @@ def find_preparation(clients: Clients, data: DataConfig, new_cluster: str | None
         "known before. If what lies there changes, the same run is still taken for done."
     )
     fix = f"pin {', '.join(loose)} with `revision`" if loose else "`submit(fresh=True)` trains on changed data"
-    findings = [Finding("DATA_PREPARED_ON_CLUSTER", "note", "data", message, fix)]
-    compute = data.prepare_on or ""
-    if compute != new_cluster:
-        try:
-            with azure_errors(f"compute {compute}"):
-                clients.workspace.compute.get(compute)
-        except NotFound:
-            message = f"There is no compute {compute} to prepare the data on."
-            fix = "name a cluster that is there, or make one: `az ml compute create --type amlcompute`"
-            findings.append(Finding("COMPUTE_PREPARE_MISSING", "error", "data.prepare_on", message, fix))
-    return DataInAzure(compute=compute, inputs=inputs, settings=settings, name=name, findings=tuple(findings))
+    findings = (Finding("DATA_PREPARED_ON_CLUSTER", "note", "data", message, fix),)
+    return DataInAzure(compute=data.prepare_on or "", inputs=inputs, settings=settings, name=name, findings=findings)
 
 
 def _find_for_step(clients: Clients, place: str, address: str) -> DataInput:
