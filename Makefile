@@ -21,8 +21,9 @@ contract: $(VENV)/installed
 	$(BIN)/python -m pytest tests/contract
 
 # With PHIFT_CONTRACT_AZURE=<subscription>/<group>/<workspace> on Azure, recorded; writes docs/verified.md.
+RECORDING = azure-$$(date +%F).jsonl
 verified: $(VENV)/installed
-	PHIFT_CONTRACT_RECORD=1 $(if $(PHIFT_CONTRACT_AZURE),$(BIN)/phift local record azure-$$(date +%F).jsonl --) \
+	PHIFT_CONTRACT_RECORD=1 $(if $(PHIFT_CONTRACT_AZURE),$(BIN)/phift local record $(RECORDING) --) \
 		$(BIN)/python -m pytest tests/contract --deselect tests/contract/test_verified.py
 
 check: $(VENV)/installed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,10 @@ from typing import Literal
 import pytest
 
 from contract import verified
-from contract.targets import NAMES
+from contract.targets import AZURE, NAMES
+from phift.local import LocalWorkspace
+from phift.local.names import WORKSPACE_ID
+from phift.local.recorder.exchange import read
 
 HERE = Path(__file__).parent
 
@@ -60,3 +64,27 @@ def test_a_skipped_target_leaves_no_record_and_a_failure_stays_one(monkeypatch: 
     assert verified.outcomes == {"azure": {"test_a.test_b[c]": "failed"}}
     known = {"azure": {"date": "2026-01-01", "sdk": "1.35.2", "results": verified.outcomes["azure"]}}
     assert verified.render(known).endswith("| a: b (c) | unverified | unverified | failed |\n")
+
+
+@pytest.mark.slow
+def test_the_suite_is_recorded_on_a_local_workspace_and_verifies_nothing_on_azure(
+    tmp_path: Path, child_environment: None
+) -> None:
+    _, _, subscription, _, group, *_, name = WORKSPACE_ID.split("/")
+    given = {**os.environ, AZURE: f"{subscription}/{group}/{name}", verified.WANTED: "1"}
+    before = verified.load(), verified.TABLE.read_text(encoding="utf-8")
+    file = tmp_path / "suite.jsonl"
+    tests = [f"{HERE / 'test_places.py'}", f"{HERE / 'test_jobs.py'}::test_a_running_job_is_cancelled"]
+    suite = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests]
+    command = [sys.executable, "-m", "phift.cli", "local", "record", str(file), "--", *suite]
+    workspace = LocalWorkspace(tmp_path / "workspace", engine="instant", speed="fast")
+    try:
+        variables = {**given, **workspace.up().environment()}
+        done = subprocess.run(command, env=variables, capture_output=True, text=True, check=False)  # noqa: S603 - ours
+    finally:
+        workspace.down()
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr
+    assert "9 passed" in done.stdout
+    operations = {each.operation for each in read(file)[1]}
+    assert operations >= {"GET datastores/{}", "PUT jobs/{}", "POST jobs/{}/cancel"}
+    assert (verified.load(), verified.TABLE.read_text(encoding="utf-8")) == before

@@ -46,10 +46,17 @@ PHIFT_CONTRACT_AZURE=<subscription>/<resource group>/<workspace> make verified
 
 runs it on Azure, takes away what it made (data assets, models and jobs are archived: the SDK deletes no assets, and
 jobs only since 1.35), and writes this table anew. It makes clusters without nodes, a handful of small jobs on
-serverless compute, and
-endpoints one after another, five of them with one small machine; it takes hours. It leaves two files to hand in:
-`tests/contract/azure.json` has the outcomes and their date, from which the last column is filled, and
+serverless compute, and endpoints one after another, five of them with one small machine; it takes hours. It leaves two
+files to hand in: `tests/contract/azure.json` has the outcomes and their date, from which the last column is filled, and
 `azure-<date>.jsonl` has the recorded exchanges.
+
+To try it first, let a local workspace stand in for Azure's, of which nothing is written into the table:
+
+```sh
+phift local up --engine instant --speed fast && eval "$(phift local env)"
+PHIFT_CONTRACT_AZURE=$AZURE_SUBSCRIPTION_ID/$AZURE_RESOURCE_GROUP/$AZUREML_WORKSPACE_NAME \\
+    make verified RECORDING=rehearsal.jsonl
+```
 
 ## What Azure answers, recorded
 
@@ -75,7 +82,8 @@ runs the same program on a new local workspace with the engine `instant` (`local
 otherwise. An operation must answer with each **status** that it had; of its answers with that status, the most similar
 one must have the same **fields**, null where there was null, of the same **kinds**; **values** are compared only where
 they are words of the service in fields such as `status`, `type` and `code`, and states in between are not. How often
-and in which order something was asked is not compared: that follows from time. Exits 1 where something differs.
+and in which order something was asked is not compared: that follows from time. Exits 1 where something differs. Azure's
+answers in `docs/routes.md`, which others have recorded, are held against the local workspace by the same comparison.
 
 Ctrl-C ends the program, which may still clean up through the proxy; what was recorded until then is in the file. A file
 that exists is never written over.
