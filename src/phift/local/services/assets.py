@@ -22,11 +22,12 @@ _URI = {"data": "dataUri", "models": "modelUri"}
 _TYPE = {"data": "dataType", "models": "modelType"}
 # What each kind's versions show unless they were sent with something else.
 _NOTHING: Json = {"description": None, "tags": {}, "properties": {}, "isArchived": False, "isAnonymous": False}
-_NOTHING |= {"autoDeleteSetting": None, "intellectualProperty": None}
-_OF_PARTS = {"isAnonymous": False, "isArchived": False, "provisioningState": "Succeeded"}
+_NEWER: Json = {"autoDeleteSetting": None, "intellectualProperty": None}
+# Recorded of code (azure-sdk-assets 0f205ad0, test_code, 2026-03-27); that the other parts are the same is inferred.
+_OF_PARTS = {**_NOTHING, "provisioningState": "Succeeded"}
 _STANDARD: dict[str, Json] = {
-    "data": {**_NOTHING, "stage": None},
-    "models": {**_NOTHING, "provisioningState": "Succeeded"},
+    "data": {**_NOTHING, **_NEWER, "stage": None},
+    "models": {**_NOTHING, **_NEWER, "provisioningState": "Succeeded"},
     "codes": _OF_PARTS,
     "components": _OF_PARTS,
     "environments": {**_OF_PARTS, "environmentType": "UserCreated"},
