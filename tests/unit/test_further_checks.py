@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from azure.ai.ml._restclient.arm_ml_service.models import Workspace as RestWorkspace
 from azure.ai.ml.entities import (
     ComputeInstance,
     KubernetesCompute,
@@ -210,6 +211,15 @@ def test_a_compute_of_another_kind_is_named_with_it(compute: Any, kind: str) -> 
 def test_of_a_workspace_with_keys_nothing_is_said(mode: str | None) -> None:
     workspace = Workspace(name="w", system_datastores_auth_mode=mode)
     assert storage_findings(workspace, None, serverless=False) == []
+
+
+def test_a_workspace_is_read_as_it_was_recorded() -> None:
+    recorded = Path(__file__).parents[1] / "fidelity" / "recorded" / "workspace.json"
+    body = json.loads(recorded.read_text(encoding="utf-8"))["response"]["body"]
+    assert storage_findings(Workspace._from_rest_object(RestWorkspace(body)), None, serverless=False) == []
+    body["properties"]["systemDatastoresAuthMode"] = "identity"
+    found = storage_findings(Workspace._from_rest_object(RestWorkspace(body)), None, serverless=True)
+    assert codes(found) == ["STORAGE_BY_IDENTITY"]
 
 
 @pytest.mark.parametrize("mode", ["identity", "Identity"])

@@ -1,18 +1,28 @@
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
+from azure.ai.ml._restclient.arm_ml_service.models import ComponentVersion, ModelVersion
+from azure.ai.ml.entities import Component, Model
 from azure.ai.ml.exceptions import ErrorTarget, ValidationException
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from phift.azure.clients import Clients
-from phift.check.models import AllowList, FoundationModel, find_model
-from phift.config.run import ModelConfig
+from phift.check.models import AllowList, FoundationModel, find_component, find_model
+from phift.config.run import ComponentConfig, ModelConfig
 from phift.errors import AccessDenied, NotFound, ServiceError
 from phift.testing import Fault, TestWorkspace
 from unit.fakes import A100, FOUR_A100, PHI_4, Fakes, codes, phi_4
+
+RECORDED = Path(__file__).parents[1] / "fidelity" / "recorded"
+
+
+def recorded(name: str) -> Any:
+    return json.loads((RECORDED / f"{name}.json").read_text(encoding="utf-8"))["response"]["body"]
 
 
 def find(name: str = "Phi-4", version: str | None = None, **changes: Any) -> FoundationModel:
@@ -157,6 +167,23 @@ def test_a_registry_whose_record_cannot_be_read_leaves_the_table_and_a_warning(a
     assert model.finetune is not None
     assert model.finetune.source.startswith("built-in table")
     assert codes(model.findings) == ["MODEL_METADATA_UNREAD"]
+
+
+def test_a_model_and_a_component_are_read_from_what_registries_were_recorded_to_answer() -> None:
+    # The model's version has the model's name, and of the component's inputs each value is a text.
+    fakes = Fakes()
+    fakes.rest.on(recorded("registry-discovery"), "registries/R/discovery")
+    fakes.rest.on(recorded("registry-model"), "https://x/mferp/", "/registries/R/models/M/versions/2?")
+    fakes.registry.models.add(Model._from_rest_object(ModelVersion(recorded("registry-model"))))
+    model = find_model(fakes.clients, ModelConfig(name="M", version="2", registry="R"))
+    assert (model.id, model.version, model.tags) == ("azureml://registries/R/models/M/versions/2", "2", {"foo": "bar"})
+    assert "MODEL_METADATA_UNREAD" not in codes(model.findings)
+    (version,) = recorded("registry-component")["value"]
+    version["properties"]["componentSpec"] |= {"command": "true", "environment": "azureml:e:1"}  # not kept of it
+    fakes.registry.components.add(Component._from_rest_object(ComponentVersion(version)))
+    component = find_component(fakes.clients, ComponentConfig(name="C", version="0.0.1", registry="R"))
+    assert (component.id, component.version) == (version["id"], "0.0.1")
+    assert component.inputs["path"].optional is False
 
 
 def test_a_model_that_nothing_is_known_of_is_noted() -> None:
