@@ -131,8 +131,11 @@ def _jobs(clients: Clients, traffic: Traffic, told: dict[str, Any]) -> Calls:
     (node,) = other["properties"]["jobs"].values()
     node["componentId"] = node["componentId"].rpartition("/")[0] + "/non_existent"
     unknown["properties"]["outputs"]["trained_model"]["assetVersion"] = "2"
-    for part, body in (("job-component-missing", other), ("job-unknown-field", unknown)):
-        url = f"{WORKSPACE_ID}/jobs/{name}-{part}?api-version=2024-01-01-preview"
+    for part, body, version in (
+        ("job-component-missing", other, "2024-01-01-preview"),
+        ("job-unknown-field", unknown, "2025-01-01-preview"),
+    ):
+        url = f"{WORKSPACE_ID}/jobs/{name}-{part}?api-version={version}"
         yield part, lambda url=url, body=body: clients.plain("PUT", url, json=body)  # type: ignore[misc]  # bound at once
 
 

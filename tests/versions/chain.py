@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
 import tempfile
 import time
 import warnings
 from dataclasses import replace
 from importlib.metadata import version
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -38,10 +40,21 @@ def main() -> dict[str, Any]:
             config = configuration(connection, Path(scratch))
             clients = replace(connect(config), poll_seconds=0.05)
             started = time.perf_counter()
+            job_fields_are_those_of_the_models()
             seen = {"azure-ai-ml": version("azure-ai-ml"), **shapes(clients), **chain(config, clients)}
             return {**seen, "seconds": round(time.perf_counter() - started, 1), "unserved": unserved(connection)}
         finally:
             workspace.down()
+
+
+def job_fields_are_those_of_the_models() -> None:
+    """Hold the local workspace's table of a job's fields against this SDK's models of every version, if it has them."""
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+    from fidelity import job_models
+
+    found = job_models.table()
+    known = json.loads((files("phift.local.services") / "job_fields.json").read_text(encoding="utf-8"))
+    assert not found["versions"] or {**found, "source": known["source"]} == known
 
 
 def configuration(connection: Connection, folder: Path) -> RunConfig:

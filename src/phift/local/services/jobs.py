@@ -17,7 +17,7 @@ from phift.data import on_cluster
 from phift.local.ground import Ground
 from phift.local.model import catalog, runs
 from phift.local.names import TENANT, WORKSPACE_ID, tracking_uri
-from phift.local.services import operations
+from phift.local.services import job_fields, operations
 from phift.local.services.route import Route
 from phift.local.site import Site
 from phift.local.state.documents import Document, Json
@@ -77,7 +77,10 @@ def _get(site: Site, call: Call) -> Reply:
 def _put(site: Site, call: Call) -> Reply:
     name = call["name"]
     _check_name("job", name)
-    sent = section(call.json(), "properties")
+    body = call.json()
+    sent = section(body, "properties")
+    if sent.get("jobType") == "Pipeline":  # the only type that is served
+        job_fields.refuse_unknown(body, call.query.get("api-version", ""))
     with site.documents.transaction():
         previous = site.documents.get(f"jobs/{name}")
         plan = _plan(site, sent)
