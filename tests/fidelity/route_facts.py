@@ -138,7 +138,7 @@ FACTS: dict[str, Fact] = {
     ),
     "PUT jobs/{name}": Fact(
         "`jobs.create_or_update`, `update`, `archive`",
-        "submits a pipeline of the one component; changes name, tags, description; refuses fields that its version has not",
+        "submits a pipeline of the one component; changes name, tags, description; refuses unknown fields",
         _V2024,
         _both("JobBase"),
         _both("JobBase"),
