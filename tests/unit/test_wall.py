@@ -88,6 +88,7 @@ ALLOWED = {
     "local.server": {
         "errors",
         "local.connection",
+        "local.ground",
         "local.model",
         "local.names",
         "local.programs",

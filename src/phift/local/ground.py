@@ -36,3 +36,10 @@ class Ground:
         server = self.documents.get("server")
         told: Datastores = server.body.get("datastores", "accesskey") if server else "accesskey"
         return told
+
+
+def remember(documents: Documents, **told: object) -> None:
+    """Write down how a folder is served: its ``port``, 0 for any, and its ``datastores``; None where it was before."""
+    known = documents.get("server")
+    new = {name: value for name, value in told.items() if value is not None}
+    documents.put("server", {"port": 0, **(known.body if known else {}), **new})

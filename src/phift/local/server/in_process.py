@@ -30,6 +30,7 @@ from urllib3.util.request import body_to_chunks
 
 from phift.errors import LocalWorkspaceError
 from phift.local.connection import IN_PROCESS, Connection
+from phift.local.ground import remember
 from phift.local.model import catalog
 from phift.local.programs import ENGINES, Datastores, make_standins
 from phift.local.server.service import Exchange, whole_body
@@ -73,11 +74,7 @@ def served_here(folder: Path, speed: Speed = "fast", datastores: Datastores | No
         make_standins(place.registry, [name for name in names if not (place.registry / name).is_dir()])
         site = Site(place, f"https://{where}", ENGINES["instant"], speed)
         stack.callback(site.close)
-        # The workspace's age is this note's (`services/arm.py`); a server takes any port for 0, should one follow.
-        known = site.documents.get("server")
-        if known is None or datastores:
-            told = {"datastores": datastores} if datastores else {}
-            site.documents.put("server", {"port": 0, **(known.body if known else {}), **told})
+        remember(site.documents, datastores=datastores)  # the workspace's age is this note's (`services/arm.py`)
         site.start()
         stack.callback(site.operations.reset)
         stack.callback(site.training.stop)  # before: what its job sleeps for is no longer waited for then

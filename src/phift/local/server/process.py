@@ -38,6 +38,7 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from phift.local.ground import remember
 from phift.local.programs import ENGINES, Datastores, Programs
 from phift.local.server.service import LARGEST_BODY, Exchange, whole_body
 from phift.local.site import Site
@@ -106,8 +107,7 @@ def _listen(place: Folder, datastores: Datastores | None) -> socket.socket:
             listener = socket.create_server(("127.0.0.1", known.body["port"] if known else 0), backlog=128)
         except OSError:
             listener = socket.create_server(("127.0.0.1", 0), backlog=128)
-        told = {"datastores": datastores} if datastores else {}
-        documents.put("server", {**(known.body if known else {}), **told, "port": listener.getsockname()[1]})
+        remember(documents, datastores=datastores, port=listener.getsockname()[1])
     # Without it the first request of every new TLS connection waits 40 ms; accepted sockets inherit it on Linux.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return listener
