@@ -86,7 +86,8 @@ and in which order something was asked is not compared: that follows from time. 
 answers in `docs/routes.md`, which others have recorded, are held against the local workspace by the same comparison.
 
 Ctrl-C ends the program, which may still clean up through the proxy; what was recorded until then is in the file. A file
-that exists is never written over.
+that exists is never written over. Where the disk is full the program goes on, and at the end the recorder says that the
+file is incomplete and exits 1.
 
 ## The last runs
 

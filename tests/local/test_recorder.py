@@ -17,7 +17,7 @@ from phift import samples
 from phift.errors import LocalWorkspaceError
 from phift.local import LocalWorkspace
 from phift.local.recorder.compare import compare
-from phift.local.recorder.exchange import Exchange, begin, read, redacted, write
+from phift.local.recorder.exchange import Exchange, begin, read, redacted
 
 PHIFT = [sys.executable, "-m", "phift.cli"]
 SECRET = "s3cret-Hunter2"
@@ -44,10 +44,10 @@ def test_a_secret_planted_everywhere_is_nowhere_in_the_file(tmp_path: Path) -> N
         f"https://management.azure.com/{SECRET}/jobs/{SECRET}?api-version={SECRET}",
     ]
     file = tmp_path / "all.jsonl"
-    with begin(file) as stream:
+    with begin(file) as recording:
         for url in urls:
-            write(stream, redacted("PUT", url, body, 200, headers, body))
-            write(stream, redacted("PUT", url, SECRET.encode(), 200, headers, SECRET.encode()))
+            recording.write(redacted("PUT", url, body, 200, headers, body))
+            recording.write(redacted("PUT", url, SECRET.encode(), 200, headers, SECRET.encode()))
     text = file.read_text()
     assert SECRET.lower() not in text.lower()
     assert len(read(file)[1]) == 6
@@ -113,9 +113,9 @@ def test_a_text_an_id_and_a_date_are_of_three_kinds() -> None:
 
 def test_half_a_line_at_the_end_is_left_out(tmp_path: Path) -> None:
     file, kept = tmp_path / "killed.jsonl", exchange(name="n")
-    with begin(file) as stream:
-        write(stream, kept)
-        write(stream, kept)
+    with begin(file) as recording:
+        recording.write(kept)
+        recording.write(kept)
     content = file.read_bytes()
     for missing in (1, 20):
         file.write_bytes(content[:-missing])
@@ -136,9 +136,9 @@ def test_half_a_line_at_the_end_is_left_out(tmp_path: Path) -> None:
 )
 def test_a_line_that_is_no_exchange_makes_no_recording(told: str, tmp_path: Path) -> None:
     file, kept = tmp_path / "other.jsonl", exchange(name="n")
-    with begin(file) as stream:
-        write(stream, kept)
-        stream.write(told.replace("{", json.dumps(vars(kept))[:-1] + ", ", 1) + "\n")
+    with begin(file) as recording:
+        recording.write(kept)
+        recording.stream.write(told.replace("{", json.dumps(vars(kept))[:-1] + ", ", 1) + "\n")
     with pytest.raises(LocalWorkspaceError, match="no recording"):
         read(file)
 
@@ -150,7 +150,7 @@ def test_another_file_is_no_recording_and_none_is_written_over(tmp_path: Path) -
         read(file)
     done = subprocess.run([*PHIFT, "local", "record", str(file), "true"], capture_output=True, text=True, check=False)  # noqa: S603
     assert done.returncode == 1
-    assert "File exists" in done.stderr
+    assert "This file is there already" in done.stderr
     assert file.read_text() == '{"a": 1}\n'
 
 

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import json
+import os
 import socket
 import ssl
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+from click.testing import CliRunner
 
+from phift.cli.commands import main
+from phift.errors import LocalWorkspaceError
 from phift.local.recorder.compare import compare
-from phift.local.recorder.exchange import begin, read, write
+from phift.local.recorder.exchange import begin, read
 from phift.local.recorder.proxy import Proxy, running
 from unit.loopback import Reply, Script, scripted_server
 
@@ -51,9 +58,9 @@ class Recorded:
 @pytest.fixture
 def recorded(tmp_path: Path) -> Iterator[Recorded]:
     file = tmp_path / "recording.jsonl"
-    with scripted_server(tmp_path) as server, begin(file) as stream:
+    with scripted_server(tmp_path) as server, begin(file) as recording:
         server.answers(Reply({"status": "Completed"}, headers={"Content-Type": "application/json"}))
-        with running(lambda each: write(stream, each), str(tmp_path / "ca.pem")) as (proxy, variables):
+        with running(recording.write, str(tmp_path / "ca.pem")) as (proxy, variables):
             yield Recorded(server, proxy, variables["REQUESTS_CA_BUNDLE"], file)
 
 
@@ -114,3 +121,37 @@ def test_nothing_of_a_request_or_its_answer_is_in_the_file_that_is_no_public_wor
         assert secret.encode() in raw  # it was passed on
     assert len(read(recorded.file)[1]) == 3
     assert secret.lower() not in recorded.file.read_text().lower()
+
+
+def test_two_record_at_once_but_not_into_one_file(recorded: Recorded, tmp_path: Path) -> None:
+    other = tmp_path / "other.jsonl"
+    with begin(other) as recording, running(recording.write, str(tmp_path / "ca.pem")) as (proxy, variables):
+        second = replace(recorded, proxy=proxy, authorities=variables["REQUESTS_CA_BUNDLE"])
+        for each in (recorded, second):
+            assert b" 200 " in each.asked("GET /x HTTP/1.1")
+        with pytest.raises(LocalWorkspaceError, match="there already"), begin(recorded.file):
+            pass
+    assert [len(read(file)[1]) for file in (recorded.file, other)] == [1, 1]
+
+
+class Full(io.StringIO):
+    """A file on a disk with room for a head and a line."""
+
+    def write(self, text: str) -> int:
+        if self.tell() > 100:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return super().write(text)
+
+
+def test_a_program_goes_on_when_the_disk_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file, opened = tmp_path / "full.jsonl", Path.open
+    monkeypatch.setattr(Path, "open", lambda path, *a, **k: Full() if path == file else opened(path, *a, **k))
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "ca.pem"))
+    with scripted_server(tmp_path) as server:
+        server.answers(Reply({"status": "Completed"}))
+        program = f"import requests\nfor _ in range(3): requests.get('{server.url}/x').raise_for_status()"
+        done = CliRunner().invoke(main, ["local", "record", str(file), "--", sys.executable, "-c", program])
+        assert len(server.requests) == 3
+    assert done.exit_code == 1
+    assert "1 exchanges in" in done.output
+    assert "The recording is incomplete, it could not be written: No space left on device" in done.output

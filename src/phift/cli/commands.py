@@ -400,27 +400,19 @@ _FILE = click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
 def record(file: Path, program: tuple[str, ...]) -> None:
     """Run PROGRAM and write its exchanges with Azure ML to FILE, redacted; docs/verified.md says what is kept.
 
-    Exits as PROGRAM does, or 1 where nothing was recorded.
+    Exits as PROGRAM does, or 1 where nothing was recorded, or not all of it.
     """
-    from phift.local.recorder.exchange import begin, write
+    from phift.local.recorder.exchange import begin
     from phift.local.recorder.program import run
 
-    count = 0
-    with begin(file) as stream:
-
-        def note(exchange: Exchange) -> None:
-            nonlocal count
-            write(stream, exchange)
-            count += 1
-
-        try:
-            code, unreachable = run(program, note)
-        finally:
-            if not count:
-                file.unlink()
+    with begin(file) as recording:
+        code, unreachable = run(program, recording.write)
     _say_unreachable(unreachable)
+    count, failure = recording.count, recording.failure
     click.echo(f"{count} exchanges in {file}" if count else "Nothing was recorded.", err=True)
-    sys.exit(code if count else code or 1)
+    if failure:
+        click.echo(f"The recording is incomplete, it could not be written: {failure.strerror}", err=True)
+    sys.exit(code or int(failure is not None or not count))
 
 
 @local.command(context_settings={"ignore_unknown_options": True})

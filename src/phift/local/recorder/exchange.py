@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.resources import files
@@ -196,17 +197,54 @@ def merged(one: Shape, other: Shape) -> Shape:
     return one
 
 
-def begin(file: Path) -> IO[str]:
-    """Begin a recording, one line for each exchange; raises `FileExistsError` where the file is there already."""
-    stream = file.open("x", encoding="utf-8", buffering=1)
-    head = {"phift": __version__, "recorded": datetime.now(UTC).date().isoformat()}
-    stream.write(json.dumps(head) + "\n")
-    return stream
+@dataclass
+class Recording:
+    """A file that is being written, a line for each exchange: what has been recorded is there, however it ends.
+
+    - **count**: of the exchanges in it.
+    - **failure**: why it is incomplete; behind a line that could not be written comes no other.
+    """
+
+    stream: IO[str]
+    count: int = 0
+    failure: OSError | None = None
+
+    def write(self, exchange: Exchange) -> None:
+        """Write an exchange; never raises for a full disk, which is none of the recorded program's business."""
+        self.line(vars(exchange))
+        self.count += self.failure is None
+
+    def line(self, told: Mapping[str, object]) -> None:
+        """Write it at once, unless something could not be written before."""
+        try:
+            if self.failure is None:
+                self.stream.write(json.dumps(told) + "\n")
+        except OSError as error:
+            self.failure = error
 
 
-def write(stream: IO[str], exchange: Exchange) -> None:
-    """Write an exchange at once: what has been recorded is there, however the recorder ends."""
-    stream.write(json.dumps(vars(exchange)) + "\n")
+@contextmanager
+def begin(file: Path) -> Iterator[Recording]:
+    """Record into a new file, of which nothing stays without an exchange.
+
+    Raises `phift.errors.LocalWorkspaceError` where the file is there already.
+    """
+    try:
+        stream = file.open("x", encoding="utf-8", buffering=1)
+    except FileExistsError as error:
+        what = "This file is there already: another recording, or one in progress."
+        raise LocalWorkspaceError(what, where=str(file), fix="name another file; none is written over") from error
+    recording = Recording(stream)
+    recording.line({"phift": __version__, "recorded": datetime.now(UTC).date().isoformat()})
+    try:
+        yield recording
+    finally:
+        try:
+            stream.close()
+        except OSError as error:
+            recording.failure = error
+        if not recording.count:
+            file.unlink(missing_ok=True)
 
 
 def read(file: Path) -> tuple[str, list[Exchange]]:
