@@ -99,7 +99,11 @@ FACTS: dict[str, Fact] = {
     # Computes and quota
     "GET computes": Fact("`compute.list`", "clusters", _V202308, _both("[ComputeResource]")),
     "GET computes/{name}": Fact(
-        "`compute.get`", "a cluster", _V202308, _both("ComputeResource"), differs="node counts are always 0"
+        "`compute.get`",
+        "a cluster; 404 without a body where there is none",
+        _V202308,
+        _both("ComputeResource"),
+        differs="node counts are always 0, also while it is made",
     ),
     "PUT computes/{name}": Fact(
         "`compute.begin_create_or_update`",
@@ -114,18 +118,18 @@ FACTS: dict[str, Fact] = {
     ),
     "GET locations/{location}/vmSizes": Fact(
         "`compute.list_sizes`",
-        "the sizes that the models allow",
+        "the sizes that the models allow, with the prices of one day in one region",
         _V202308,
         _both("VirtualMachineSizeListResult"),
-        left_out="prices, disk sizes",
+        left_out="the many other sizes",
     ),
     "GET locations/{location}/usages": Fact(
         "`compute.list_usage`",
-        "vCPUs in use and their limit, by family",
+        "clusters and vCPUs in use and their limit, in the region and by family, dedicated and low-priority",
         _V202308,
         _both("[Usage]"),
-        differs="limits are made up",
-        left_out="low-priority cores, the quota of a single workspace",
+        differs="limits are made up; a total is no limit of its own",
+        left_out="the families of other sizes, the quota of a single workspace",
     ),
     # Jobs
     "GET jobs": Fact("`jobs.list`", "jobs, newest first, by `listViewType`", _V2024, _both("[JobBase]")),
@@ -452,7 +456,6 @@ def _operations() -> None:
             "the status; without Retry-After at speed real, with `x-ms-retry-after-ms` at speed fast",
             ("2022-02-01-preview", "2023-04-01-preview") if family == "mfe" else ("2023-08-01-preview",),
             why=_POLLED,
-            differs="" if family == "mfe" else "InProgress until it ends; what Azure says meanwhile is not known",
         )
         FACTS[f"GET locations/{{location}}/{family}OperationResults/{{operation}}"] = Fact(
             "pollers of deletions and cancellations",
@@ -474,7 +477,7 @@ _MODEL = dict.fromkeys(
 _MODEL |= {"properties.systemMetadata": _METADATA}
 _COMPONENT = {"provisioningState: always sent": "recorded without on 2022-11-17"}
 _DISCOVERED = "recorded 2023-04-20, and unknown to the client"
-_SIZES = "there are no disks to tell the truth about"
+_SIZES = "recorded 2025-11-04, and unknown to a client"
 _HASH = "azure-ai-ml 1.35.2 sends the version of its hash as a number; it is kept as text"
 _USAGE = "only for the quota of a single workspace"
 _CHILD = "the SDK knows a child run by this null"
@@ -486,7 +489,12 @@ _VERSIONS = {
     "models": dict.fromkeys(("autoDeleteSetting", "intellectualProperty"), _NEWER),
 }
 _CHANGE = "recorded without on 2025-02-25, of an endpoint that was there"
-_CLUSTER = "recorded without on 2024-12-18"
+_CLUSTER = {
+    "body.systemData: always sent": "recorded without on 2024-12-18",
+    "provisioningWarnings": "recorded 2024-12-18, and unknown to a client",
+    "enableBatchPrivateLink": "recorded 2024-12-18, and unknown to a client",
+}
+_PUT_CLUSTER = {**_CLUSTER, "allocationStateTransitionTime: always sent": "recorded without on 2024-12-18"}
 _DEPLOYMENT = "onlineEndpoints/{endpoint}/deployments"
 _AT_VERSION = (
     "GET {}/{{name}}/versions",
@@ -530,8 +538,8 @@ EXPECTED: dict[str, dict[str, str]] = {
     "POST history/v1.0/rundata": {**_OLD_RUN, " not in GetRunDataResult": _RECORDED_RUN},
     "GET locations/{location}/usages": {"amlWorkspaceLocation: always sent": _USAGE},
     "GET locations/{location}/vmSizes": {
-        "maxResourceVolumeMB: always sent": _SIZES,
-        "osVhdSizeMB: always sent": _SIZES,
+        "generation": _SIZES,
+        "supportsIB": _SIZES,
     },
     "GET registrymanagement/v1.0/registries/{registry}/discovery": dict.fromkeys(
         ("registryId", "registryFqdns", "intellectualPropertyPublisher"), _DISCOVERED
@@ -543,9 +551,9 @@ EXPECTED: dict[str, dict[str, str]] = {
     "GET workspace": _WORKSPACE,
     "GET workspaces": _WORKSPACE,
     "PUT codes/{name}/versions/{version}": {"202208": _HASH},
-    "GET computes": {"body.systemData: always sent": _CLUSTER},
-    "GET computes/{name}": {"body.systemData: always sent": _CLUSTER},
-    "PUT computes/{name}": {"body.systemData: always sent": _CLUSTER},
+    "GET computes": _CLUSTER,
+    "GET computes/{name}": _CLUSTER,
+    "PUT computes/{name}": _PUT_CLUSTER,
     "PUT onlineEndpoints/{endpoint}": {"body.location: required": _CHANGE},
     f"GET {_DEPLOYMENT}": {"dataCollector": _NEWER_2025},
     f"GET {_DEPLOYMENT}/{{deployment}}": {"dataCollector": _NEWER_2025},

@@ -200,8 +200,8 @@ def test_quota(local: Local, endpoint: str, model: str) -> None:
     reserved = _deployment(local, endpoint, "red", model, instances=2, instanceType="Standard_NC4as_T4_v3")
     assert reserved.json()["error"]["message"].endswith("Current usage/limit: 0/8. Additional needed: 12")
     usage = local.request("GET", _usages(local)).json()["value"]
-    used = {entry["name"]["value"]: entry["currentValue"] for entry in usage}
-    assert used["StandardNCADSA100v4Family"] == 48
+    used = [entry["currentValue"] for entry in usage if entry["name"]["value"] == "standardNCADSA100v4Family"]
+    assert used == [48, 0], "dedicated and low-priority"
     assert local.request("GET", f"{local.arm}/onlineEndpoints/{endpoint}/deployments/red").status_code == 404
 
 

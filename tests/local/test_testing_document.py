@@ -60,4 +60,4 @@ def test_the_commands_run_a_program_as_it_is(tmp_path: Path) -> None:
         said = run(tmp_path, "sh", "-e", "-c", commands, PHIFT_LOCAL_HOME=str(home), PYTHONWARNINGS="ignore")
     finally:
         LocalWorkspace(home).down(timeout=0)
-    assert "STANDARD_NC24ADS_A100_V4 local\nStopped.\n" in said
+    assert "Standard_NC24ads_A100_v4 local\nStopped.\n" in said

@@ -21,6 +21,7 @@ from azure.core.exceptions import HttpResponseError, ResourceNotFoundError
 from azure.identity import DefaultAzureCredential
 
 from phift import errors
+from phift.check.compute import read_usages
 from phift.local import LocalWorkspace
 from phift.testing import Fault, TestWorkspace
 
@@ -42,7 +43,7 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def limits(client: Any) -> dict[str, int]:
-    return {entry.__dict__["name"]["value"]: entry.__dict__["limit"] for entry in client.compute.list_usage()}
+    return {each.family: each.limit for each in read_usages(client.compute.list_usage()) if not each.low_priority}
 
 
 @pytest.fixture(params=[False, True], ids=["process", "server"])
@@ -59,7 +60,7 @@ def test_the_block_gives_a_workspace_and_puts_the_process_back(monkeypatch: pyte
         monkeypatch.delenv(name, raising=False)
     before = dict(os.environ)
     with TestWorkspace(server=server) as workspace:
-        assert workspace.client.compute.get("gpu-cluster").size == A100.upper()
+        assert workspace.client.compute.get("gpu-cluster").size == A100
         assert workspace.registry.models.get("Phi-4-mini-instruct", label="latest").version == "1"
         assert os.environ["AZUREML_CURRENT_CLOUD"] == workspace.connection.cloud_name
         variables = workspace.connection.environment()
@@ -116,17 +117,17 @@ def test_everything_is_as_at_first_after_a_reset(phift_workspace: TestWorkspace,
     assert workspace.faults() == []
     assert [model.name for model in workspace.client.models.list()] == []
     assert [compute.name for compute in workspace.client.compute.list()] == ["gpu-cluster"]
-    assert limits(workspace.client)["StandardNCADSA100v4Family"] == 192
+    assert limits(workspace.client)["standardNCADSA100v4Family"] == 192
 
 
 def test_computes_and_quota_are_seeded(phift_workspace: TestWorkspace) -> None:
     phift_workspace.add_compute("two-nodes", "Standard_ND96asr_v4", instances=2)
     found = phift_workspace.client.compute.get("two-nodes")
-    assert (found.size, found.max_instances, found.provisioning_state) == ("STANDARD_ND96ASR_V4", 2, "Succeeded")
+    assert (found.size, found.max_instances, found.provisioning_state) == ("Standard_ND96asr_v4", 2, "Succeeded")
     phift_workspace.set_quota(A100, 24)
     phift_workspace.set_quota("standardndsh100v5family", 96)
-    assert limits(phift_workspace.client)["StandardNCADSA100v4Family"] == 24
-    assert limits(phift_workspace.client)["standardNDSH100v5Family"] == 96
+    assert limits(phift_workspace.client)["standardNCADSA100v4Family"] == 24
+    assert limits(phift_workspace.client)["standardNDv5H100Family"] == 96
     assert phift_workspace.requests("* computes/*") == phift_workspace.requests("GET computes/two-nodes")
 
 
@@ -134,7 +135,7 @@ def test_computes_and_quota_are_seeded(phift_workspace: TestWorkspace) -> None:
     ("seed", "words"),
     [
         (lambda workspace: workspace.add_compute("x", "Standard_Nothing"), "Standard_Nothing is not supported"),
-        (lambda workspace: workspace.set_quota("Standard_Nothing", 1), "the families are .*StandardNCADSA100v4Family"),
+        (lambda workspace: workspace.set_quota("Standard_Nothing", 1), "the families are .*standardNCADSA100v4Family"),
         (lambda workspace: workspace.set_quota(A100, "many"), "quota is not a whole number"),
     ],
 )

@@ -49,6 +49,16 @@ def test_its_jobs_and_assets_are_there(yesterdays: Local) -> None:
     assert yesterdays.request("GET", details["logFiles"]["user_logs/std_log.txt"], token="").text == f"{NOTE}\n"
 
 
+def test_its_cluster_keeps_the_spelling_that_was_stored(yesterdays: Local) -> None:
+    at = f"{yesterdays.arm}/computes/gpu-cluster"
+    shown = yesterdays.request("GET", at).json()
+    assert shown["properties"]["properties"]["vmSize"] == "STANDARD_NC24ADS_A100_V4"
+    size = {"vmSize": "Standard_NC24ads_A100_v4", "scaleSettings": {"minNodeCount": 0, "maxNodeCount": 1}}
+    sent = {"properties": {"computeType": "AmlCompute", "properties": size}}
+    assert yesterdays.request("PUT", at, json=sent).status_code == 201
+    assert yesterdays.request("GET", at).json()["properties"]["properties"]["vmSize"] == size["vmSize"]
+
+
 def test_its_endpoint_answers_whoever_has_its_key_and_trusts_its_authority(yesterdays: Local) -> None:
     endpoint = yesterdays.request("GET", f"{yesterdays.arm}/onlineEndpoints/chat").json()["properties"]
     left = json.loads((LEFT / "files.json").read_text(encoding="utf-8"))

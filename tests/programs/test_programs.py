@@ -162,7 +162,7 @@ client = MLClient(DefaultAzureCredential(), *(os.environ[name] for name in names
 registry = MLClient(DefaultAzureCredential(), registry_name="azureml")
 """,
     "look": """
-assert client.compute.get("gpu-cluster").size == "STANDARD_NC24ADS_A100_V4"
+assert client.compute.get("gpu-cluster").size == "Standard_NC24ads_A100_v4"
 assert registry.models.get("Phi-3-mini-4k-instruct", label="latest").version == "15"
 """,
     "upload": """

@@ -320,8 +320,7 @@ class Computes:
     def begin_create_or_update(self, compute: Any) -> LROPoller[Any]:
         self._record("compute.begin_create_or_update", compute.name)
         made = copy.deepcopy(compute)
-        # The service shows the size in upper case, however it was sent (recorded traffic of the SDK's tests, 2022-08).
-        made.size, made._id = str(compute.size).upper(), f"{self._owner}/computes/{compute.name}"
+        made._id = f"{self._owner}/computes/{compute.name}"
         made._provisioning_state = self.created_as
         self.known[compute.name] = made
         return poller(copy.deepcopy(made), self._record.ordered("compute.result"))

@@ -38,7 +38,7 @@ def resolve(clients: Clients, **values: Any) -> ComputeTarget:
 def test_an_existing_cluster_tells_its_size_and_gpus(workspace: TestWorkspace, clients: Clients) -> None:
     workspace.add_compute("four", FOUR_A100, instances=2)
     found = resolve(clients, cluster="four", nodes=2)
-    assert (found.kind, found.name, found.size) == ("cluster", "four", FOUR_A100.upper())
+    assert (found.kind, found.name, found.size) == ("cluster", "four", FOUR_A100)
     assert (found.gpus_per_node, found.nodes, found.exists) == (4, 2, True)
     assert found.findings == ()
 
@@ -213,7 +213,7 @@ def test_a_cluster_that_somebody_creates_meanwhile_is_left_alone(
     wanted = resolve(clients, cluster="new", size=A100)
     workspace.add_compute("new", size, instances=9)
     if size == FOUR_A100:
-        with pytest.raises(ComputeError, match=f"meanwhile, with the size {size.upper()}"):
+        with pytest.raises(ComputeError, match=f"meanwhile, with the size {size}"):
             ensure_cluster(clients, config, wanted)
     else:
         assert not ensure_cluster(clients, config, wanted)
@@ -228,7 +228,7 @@ def create(clients: Clients, **changes: Any) -> Any:
 
 def test_a_new_cluster_scales_to_nothing(clients: Clients) -> None:
     made = create(clients, nodes=2, idle_seconds=60)
-    assert (made.size, made.min_instances, made.max_instances, made.tier) == (A100.upper(), 0, 2, "dedicated")
+    assert (made.size, made.min_instances, made.max_instances, made.tier) == (A100, 0, 2, "dedicated")
     assert made.idle_time_before_scale_down == 60
 
 

@@ -73,8 +73,8 @@ def shapes(clients: Clients) -> dict[str, str]:
     listed, used = list(clients.workspace.compute.list_sizes()), list(clients.workspace.compute.list_usage())
     size = read_sizes(listed)[SIZE.lower()]
     assert (size.vcpus, size.gpus, size.memory_gb) == (24, 1, 220)
-    limits = {usage.family: usage.limit for usage in read_usages(used)}
-    assert limits["StandardNCADSA100v4Family"] == 192
+    limits = {(usage.family, usage.low_priority): usage.limit for usage in read_usages(used)}
+    assert limits["standardNCADSA100v4Family", False] == 192
     cores = next(name for name in ("v_cp_us", "vCPUs") if vars(listed[0]).get(name) is not None)
     current = next(name for name in ("current_value", "currentValue") if vars(used[0]).get(name) is not None)
     return {"sizes": cores, "usages": current}

@@ -33,7 +33,7 @@ What is not covered, and answers 501 with the method and path:
 - other jobs (command, sweep, AutoML, fine-tuning jobs), other components and steps, schedules
 - custom containers, batch and serverless endpoints, Kubernetes, mirrored traffic
 - MLflow: making runs and experiments, artifacts, logged models
-- writing to the registry, other registries, connections, feature stores, roles, networks, prices
+- writing to the registry, other registries, connections, feature stores, roles, networks
 - Studio: there is no web page
 - Windows
 
@@ -42,7 +42,7 @@ What differs from Azure:
 - the same job submitted again is accepted and answered with the job that is there; another one of its name is refused
 - a list's continuation token names the last thing shown, so that nothing comes twice; Azure's counts what was shown
 - the step that ran when the server stopped begins anew, and logs its metrics again
-- GPUs, nodes and VM sizes are names and quota only; training and scoring run on this machine's CPU
+- GPUs, nodes and VM sizes are names, prices of one day and quota only; training and scoring run on this machine's CPU
 - the models' weights are small and untrained (tag ``phift.standin``)
 - ``components.download`` fails: the SDK wants its code on ``blob.core.windows.net``
 - a blob and a folder cannot share a name

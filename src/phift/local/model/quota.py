@@ -9,7 +9,7 @@ from functools import cache
 import phift.facts
 from phift.local.ground import Ground
 from phift.local.model import catalog
-from phift.local.model.runs import RUNNING
+from phift.local.model.runs import RUNNING, step_compute
 from phift.local.names import LOCATION, SUBSCRIPTION
 from phift.local.state.documents import Json
 from phift.local.wire import WireError, timestamp, user_error
@@ -17,10 +17,29 @@ from phift.local.wire import WireError, timestamp, user_error
 
 @cache
 def sizes() -> list[Json]:
-    """Return the VM sizes that are not retired, from phift's dated facts, as the wire shows them."""
-    names = {"name": "name", "family": "family", "vcpus": "vCPUs", "memory_gb": "memoryGB", "gpus": "gpus"}
-    rows = [row for row in phift.facts.load("vm_sizes")["sizes"] if row["retired_on"] is None]
-    return [{shown: row[known] for known, shown in names.items()} for row in rows]
+    """Return the VM sizes that are not retired, as the wire shows them.
+
+    From phift's dated facts, and what Azure ML was recorded to tell of them besides.
+    """
+    return [_shown(row) for row in phift.facts.load("vm_sizes")["sizes"] if row["retired_on"] is None]
+
+
+def _shown(row: Json) -> Json:
+    recorded = catalog.table("sizes")
+    more = {**recorded["usual"], **recorded["sizes"].get(row["name"], {})}
+    prices = [
+        {"retailPrice": price, "osType": system, "vmTier": tier} for system, tier, price in more.pop("prices", ())
+    ]
+    listed = {"billingCurrency": "USD", "unitOfMeasure": "OneHour", "values": prices}
+    return {
+        "name": row["name"],
+        "family": row["family"],
+        "vCPUs": row["vcpus"],
+        "gpus": row["gpus"],
+        "memoryGB": float(row["memory_gb"]),
+        **more,
+        **({"estimatedVMPrices": listed} if prices else {}),
+    }
 
 
 def size(name: str) -> Json | None:
@@ -46,38 +65,54 @@ def add(ground: Ground, name: str, vm_size: str, nodes: int) -> None:
     """Make a cluster at once, of a VM size that there is."""
     check_size(vm_size)
     cluster = {
-        "vmSize": vm_size.upper(),
+        "vmSize": vm_size,
         "vmPriority": "Dedicated",
         "scaleSettings": {"minNodeCount": 0, "maxNodeCount": nodes, "nodeIdleTimeBeforeScaleDown": "PT2M"},
     }
     ground.documents.put(f"computes/{name}", {"provisioningState": "Succeeded", "properties": cluster})
 
 
+def family_of(name: str) -> str:
+    """Return a family as its usages spell it: by the name that its sizes have, or that phift had for it."""
+    table = catalog.table("quota")
+    spelled = {each: each for each in table["limits"]} | table["renamed"]
+    return next((spelled[each] for each in spelled if each.lower() == name.lower()), name)
+
+
 def limits(ground: Ground) -> dict[str, int]:
     """Return how many vCPUs may be used, by family."""
     changed = ground.documents.get("quota")
-    return {**catalog.table("quota")["limits"], **(changed.body if changed else {})}
+    own = {family_of(name): vcpus for name, vcpus in changed.body.items()} if changed else {}
+    return {**catalog.table("quota")["limits"], **own}
 
 
 def set_limit(ground: Ground, family: str, vcpus: int) -> None:
     """Change how many vCPUs may be used of a family, given by its name or by a VM size in it."""
     known, row = limits(ground), size(family)
-    name = row["family"] if row else next((each for each in known if each.lower() == family.lower()), None)
+    wanted = family_of(row["family"] if row else family)
+    name = next((each for each in known if each.lower() == wanted.lower()), wanted if row else None)
     if name is None:
         raise user_error(f"There is no VM size or family {family}; the families are {', '.join(known)}.")
     ground.documents.put("quota", {**known, name: vcpus})
 
 
-def usage(ground: Ground, apart_from: str | None = None) -> Counter[str]:
-    """Return the vCPUs in use, by family: deployments, apart from one that is to change, and jobs that run."""
+def usage(ground: Ground, apart_from: str | None = None, *, low_priority: bool = False) -> Counter[str]:
+    """Return the vCPUs in use, by family: deployments, apart from one that is to change, and jobs that run.
+
+    - **low_priority**: those of such VMs, which have a quota of their own.
+    """
     used: Counter[str] = Counter()
-    for key, instance_type, instances in ground.documents.instances():
+    for key, instance_type, instances in ground.documents.instances() if not low_priority else ():
         if key != apart_from and (row := size(instance_type)):
-            used[row["family"]] += row["vCPUs"] * instances
+            used[family_of(row["family"])] += row["vCPUs"] * instances
     for run in ground.documents.in_status("runs", *RUNNING):
         job = ground.documents.get(f"jobs/{run.name}")
-        if job and (row := size(job.body["plan"].get("vm_size") or "")):
-            used[row["family"]] += row["vCPUs"]
+        if job is None or (row := size(job.body["plan"].get("vm_size") or "")) is None:
+            continue
+        compute, _ = step_compute(job.body["plan"], "chat_completion_finetune")
+        cluster = ground.documents.get(f"computes/{compute}")
+        if low_priority == bool(cluster and cluster.body["properties"].get("vmPriority") == "LowPriority"):
+            used[family_of(row["family"])] += row["vCPUs"]
     return used
 
 
@@ -89,10 +124,11 @@ def check_quota(ground: Ground, vm_size: str, instances: int, *, apart_from: str
     row = size(vm_size)
     if row is None:
         raise WireError(400, "BadRequest", f"The instance type {vm_size} is not supported in {LOCATION}.")
-    whole = row["family"] in catalog.table("quota")["without_reserve"]
+    family = family_of(row["family"])
+    whole = family in catalog.table("quota")["without_reserve"]
     reserved = instances if whole else math.ceil(1.2 * instances)
     needed = reserved * row["vCPUs"]
-    used, limit = usage(ground, apart_from)[row["family"]], limits(ground)[row["family"]]
+    used, limit = usage(ground, apart_from)[family], limits(ground).get(family, 0)
     if used + needed > limit:
         message = (
             f"Not enough quota available for {vm_size} in SubscriptionId {SUBSCRIPTION}. "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 from phift.local import names
@@ -169,7 +170,11 @@ def _secrets(site: Site, call: Call) -> Reply:
 
 
 def _get_compute(site: Site, call: Call) -> Reply:
-    document = existing(site, f"computes/{call['name']}", "compute")
+    document = site.documents.get(f"computes/{call['name']}")
+    if document is None:
+        # Without a body, and not called an error (recorded 2023-10-30: azure-sdk-assets 2909d3d1,
+        # test_pipeline_job_validation_remote).
+        return Reply(None, 404)
     return Reply(_show_compute(site, document))
 
 
@@ -185,14 +190,16 @@ def _put_compute(site: Site, call: Call) -> Reply:
     previous = site.documents.get(key)
     if previous and previous.body["properties"]["vmSize"].lower() != vm_size.lower():
         raise user_error("Property vmSize of an existing compute cannot be changed.")
-    # The service shows the size in upper case, however it was sent (recorded traffic of the SDK's tests).
+    if account := section(properties, "userAccountCredentials"):
+        properties["userAccountCredentials"] = {**account, "adminUserPassword": None}  # told to nobody, and not kept
     body = {
         "provisioningState": "Creating",
-        "properties": {**properties, "vmSize": vm_size.upper()},
+        "properties": {**properties, "vmSize": vm_size},
         "tags": section(call.json(), "tags"),
         "description": sent.get("description"),
+        "disableLocalAuth": bool(sent.get("disableLocalAuth")),
     }
-    return operations.make(site, call, "compute", key, body, _show_compute)
+    return operations.make(site, call, "compute", key, body, _show_changed if previous else _show_accepted)
 
 
 def _delete_compute(site: Site, call: Call) -> Reply:
@@ -200,55 +207,108 @@ def _delete_compute(site: Site, call: Call) -> Reply:
 
 
 def _show_compute(_site: Site, document: Document) -> Json:
+    """Return a cluster as recorded 2024-12-18 (azure-sdk-assets 003b900b, test_aml_compute_create_and_delete).
+
+    Its size is in the case in which it was sent; in 2022 and 2023, and in what phift stored until 2026-11, in upper
+    case.
+    """
     details = {
         "vmPriority": "Dedicated",
-        "osType": "Linux",
-        "allocationState": "Steady",
-        "allocationStateTransitionTime": timestamp(document.modified),
+        "scaleSettings": {"minNodeCount": 0, "maxNodeCount": 1, "nodeIdleTimeBeforeScaleDown": "PT2M"},
+        "subnet": None,
         "currentNodeCount": 0,
         "targetNodeCount": 0,
-        "errors": None,
         "nodeStateCounts": dict.fromkeys(_NODE_STATES, 0),
+        "allocationState": "Steady",
+        "allocationStateTransitionTime": timestamp(document.modified),
+        "errors": None,
         "remoteLoginPortPublicAccess": "NotSpecified",
-        "scaleSettings": {"minNodeCount": 0, "maxNodeCount": 1, "nodeIdleTimeBeforeScaleDown": "PT2M"},
+        "osType": "Linux",
+        "virtualMachineImage": None,
+        "isolatedNetwork": False,
+        "enableNodePublicIp": True,
+        "enableBatchPrivateLink": False,
+        "propertyBag": {},
         **document.body["properties"],
     }
     properties = {
-        "computeType": "AmlCompute",
-        "computeLocation": names.LOCATION,
-        "description": document.body.get("description"),
-        "provisioningState": document.body["provisioningState"],
-        "provisioningErrors": None,
         "createdOn": timestamp(document.created),
         "modifiedOn": timestamp(document.modified),
+        "disableLocalAuth": document.body.get("disableLocalAuth", True),
+        "description": document.body.get("description"),
+        "resourceId": None,
+        "computeType": "AmlCompute",
+        "computeLocation": names.LOCATION,
+        "provisioningState": document.body["provisioningState"],
+        "provisioningErrors": None,
+        "provisioningWarnings": {},
         "isAttachedCompute": False,
-        "disableLocalAuth": True,
         "properties": details,
     }
     return resource(document, "computes", properties, location=names.LOCATION, tags=document.body.get("tags") or {})
 
 
+def _show_changed(site: Site, document: Document) -> Json:
+    """Return what a PUT of a cluster that is there answers: its size in upper case, and nothing yet of its nodes."""
+    shown = _show_compute(site, document)
+    batch = names.WORKSPACE_ID.replace("Microsoft.MachineLearningServices", "Microsoft.BatchAI")
+    shown["properties"]["resourceId"] = f"{batch}/clusters/{document.name}"
+    details = shown["properties"]["properties"]
+    del details["allocationStateTransitionTime"], details["propertyBag"]
+    unknown = ("currentNodeCount", "targetNodeCount", "nodeStateCounts", "allocationState")
+    details |= {"vmSize": details["vmSize"].upper(), **dict.fromkeys(unknown)}
+    return shown
+
+
+def _show_accepted(site: Site, document: Document) -> Json:
+    """Return what the PUT of a new cluster answers: of it less is known still, where it lies neither."""
+    shown = _show_changed(site, document)
+    shown["tags"] = document.body["tags"] or None
+    shown["properties"] |= {"resourceId": None, "provisioningWarnings": None}
+    del shown["properties"]["computeLocation"]
+    return shown
+
+
 def _sizes(_site: Site, _call: Call) -> Reply:
-    # Prices and disks are left out: there are none to tell the truth about.
-    more = {"lowPriorityCapable": True, "premiumIO": True, "supportedComputeTypes": ["AmlCompute", "ComputeInstance"]}
-    return Reply({"value": [{**row, **more} for row in quota.sizes()]})
+    return Reply({"value": quota.sizes()})
 
 
-def _usages(site: Site, call: Call) -> Reply:
-    used = quota.usage(site)
-    base = f"/subscriptions/{names.SUBSCRIPTION}/{names.PROVIDER}/locations/{call['location']}"
+def _usages(site: Site, _call: Call) -> Reply:
+    """Return clusters and vCPUs in use and their limits, of the region and by family.
+
+    Names, ids, order and the limit of clusters as recorded 2025-11-04 (azure-powershell 689c9cc2,
+    Get-AzMLServiceUsage.Recording.json); there low-priority VMs have a limit in the region and none in a family too.
+    What the totals may be is made up.
+    """
+    limits, clusters = quota.limits(site), sum(1 for _ in site.documents.walk("computes"))
+    dedicated, low, total = quota.usage(site), quota.usage(site, low_priority=True), sum(limits.values())
+    of_region = "Total Cluster {} Regional vCPUs".format
     rows = [
-        {
-            "id": f"{base}/usages/{family}",
-            "type": "Microsoft.MachineLearningServices/vmFamily/dedicatedCores/usages",
-            "unit": "Count",
-            "currentValue": used[family],
-            "limit": limit,
-            "name": {"value": family, "localizedValue": f"{family} Cluster Dedicated vCPUs"},
-        }
-        for family, limit in quota.limits(site).items()
+        _usage("TotalClusters", "Total Clusters", "totalClusters", clusters, 200),
+        _usage("TotalDedicatedCores", of_region("Dedicated"), "totalDedicatedCores", dedicated.total(), total),
+        *(_of_family(family, "dedicated", dedicated[family], limit) for family, limit in limits.items()),
+        _usage("TotalLowPriorityCores", of_region("Low Priority"), "totalLowPriorityCores", low.total(), total),
+        *(_of_family(family, "lowPriority", low[family], -1) for family in limits),
     ]
     return Reply({"value": rows})
+
+
+def _of_family(family: str, tier: str, used: int, limit: int) -> Json:
+    bare = re.sub("^standard|family$", "", family, flags=re.IGNORECASE)
+    localized = f"Standard {bare} Family Cluster {tier[0].upper()}{tier[1:]} vCPUs"
+    shown = _usage(family, localized, f"vmFamily/{tier}Cores", used, limit)
+    return {**shown, "id": f"{shown['id']}/usages/{family.replace(' ', '_')}"}
+
+
+def _usage(name: str, localized: str, kind: str, used: int, limit: int) -> Json:
+    return {
+        "unit": "Count",
+        "currentValue": used,
+        "limit": limit,
+        "name": {"value": name, "localizedValue": localized},
+        "type": f"Microsoft.MachineLearningServices/{kind}/usages",
+        "id": f"/subscriptions/{names.SUBSCRIPTION}",
+    }
 
 
 ROUTES = [
