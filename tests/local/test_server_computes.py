@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from running import Local
 
 SIZE = "standard_nc24ADS_A100_v4"
@@ -42,6 +43,17 @@ def test_only_a_cluster_that_is_there_has_a_place_in_the_answer_of_a_put(local: 
     assert again["tags"] == {}
     assert again["properties"]["resourceId"].endswith("/Microsoft.BatchAI/workspaces/local/clusters/placed")
     assert again["properties"]["computeLocation"] == first["location"]
+
+
+def test_the_sdk_changes_what_it_has_read_by_an_update_only(local: Local) -> None:
+    # azure-ai-ml 1.35.2 takes `enableNodePublicIp` for a network, and then wants the name of one to create or update.
+    put(local, "grows", scaleSettings={"minNodeCount": 0, "maxNodeCount": 1})
+    computes = local.client.compute
+    found = computes.get("grows")
+    found.max_instances = 4
+    with pytest.raises(AttributeError, match="no attribute 'lower'"):
+        computes.begin_create_or_update(found)
+    assert computes.begin_update(found).result().max_instances == 4
 
 
 def test_a_password_is_told_to_nobody(local: Local) -> None:

@@ -89,7 +89,7 @@ def test_what_is_not_served_says_so(local: Local) -> None:
 
 
 def test_errors_and_answers_have_azures_shape(local: Local) -> None:
-    answer = local.request("GET", f"{local.arm}/computes/nope", headers={"x-ms-client-request-id": "mine"})
+    answer = local.request("GET", f"{local.arm}/onlineEndpoints/nope", headers={"x-ms-client-request-id": "mine"})
     assert answer.status_code == 404
     assert answer.json()["error"].keys() == {"code", "message", "details", "additionalInfo"}
     assert uuid.UUID(answer.headers["x-ms-request-id"])
