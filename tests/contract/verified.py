@@ -93,9 +93,9 @@ file is incomplete and exits 1.
 
 The local workspace answers as Azure ML does in the newest recording that there is. Recordings of 2022 and 2024 differ
 in places: fields that did not exist yet, an account key in the place of a signature, VM sizes in capitals, an update
-that tells the old traffic, quota under other ids. `tests/fidelity/older_forms.py` lists them with their sources and puts
-them into the answers on their way; phift goes through its whole chain with those of either year and reads the same from
-them as from the newest.
+that tells the old traffic, quota under other ids. `tests/fidelity/older_forms.py` lists them with their sources and
+puts them into the answers on their way; phift goes through its whole chain with those of either year and reads the same
+from them as from the newest.
 
 ## The last runs
 
