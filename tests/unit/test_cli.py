@@ -6,6 +6,7 @@ import os
 import re
 import shlex
 import signal
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -445,3 +446,50 @@ def test_the_quickstarts_exit_code_is_the_demonstrations(
     monkeypatch.setitem(sys.modules, "phift.cli.quickstart", module)
     assert invoke("quickstart", *arguments).exit_code == 3
     assert calls == [(Path(folder), fresh)]
+
+
+IN_A_FINALIZER = """
+import os, signal, sys, time
+from phift.cli import commands
+
+class Struck:
+    def __del__(self):
+        os.kill(os.getpid(), getattr(signal, sys.argv[2]))
+        time.sleep(0.01)  # where the signal's handler is run, if it was not before
+
+@commands.main.command()
+@commands.click.argument("name")
+def strike(name):
+    Struck()
+    time.sleep(60)
+    print("it went on")
+
+@commands.main.command()
+@commands.click.argument("name")
+def fail(name):
+    class Broken:
+        def __del__(self):
+            raise ValueError("in a finalizer")
+    Broken()
+    print("it went on")
+
+commands.program()
+"""
+
+
+def in_a_process(command: str, name: str) -> subprocess.CompletedProcess[str]:
+    arguments = [sys.executable, "-c", IN_A_FINALIZER, command, name]
+    return subprocess.run(arguments, capture_output=True, text=True, timeout=300, check=False)  # noqa: S603 - ours
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_an_interruption_that_strikes_in_a_finalizer_is_not_lost(name: str) -> None:
+    ended = in_a_process("strike", name)
+    assert (ended.returncode, ended.stdout) == (130, ""), ended.stderr
+    assert ended.stderr == "Interrupted.\n"
+
+
+def test_another_error_in_a_finalizer_is_told_as_python_does() -> None:
+    ended = in_a_process("fail", "SIGINT")
+    assert (ended.returncode, ended.stdout) == (0, "it went on\n")
+    assert "ValueError: in a finalizer" in ended.stderr

@@ -17,7 +17,7 @@ import click
 
 import phift
 from phift import garbage
-from phift.cli.interrupted import INTERRUPTED, Leftovers, ignore_interruptions, notes, say
+from phift.cli.interrupted import INTERRUPTED, Leftovers, ignore_interruptions, interrupt_again, notes, say
 from phift.errors import CheckFailed, ConfigError, PhiftError
 from phift.local import LocalWorkspace
 
@@ -452,9 +452,11 @@ def _say_unreachable(hosts: dict[str, str]) -> None:
 def program() -> None:
     """Run the command line as a process of its own.
 
-    An interruption ends it at once: Python would wait for threads of the SDK that talk to the network.
+    An interruption ends it at once: Python would wait for threads of the SDK that talk to the network. None is lost:
+    one that strikes in a finalizer comes again.
     """
     garbage.look_seldom()
+    sys.unraisablehook = interrupt_again
     try:
         main()
     except SystemExit as end:

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import shlex
 import signal
+import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+
+if TYPE_CHECKING:
+    from sys import UnraisableHookArgs
 
 INTERRUPTED = 130
 """The exit code of a command that Ctrl-C, SIGTERM or SIGHUP ended."""
@@ -18,6 +23,21 @@ def ignore_interruptions() -> None:
     """Let nothing keep the last words from being said; they take no time."""
     for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(each, signal.SIG_IGN)
+
+
+def interrupt_again(swallowed: UnraisableHookArgs) -> None:
+    """Interrupt once more where Python has swallowed it, as it does in a finalizer; a process's `sys.unraisablehook`.
+
+    It comes a moment later, since here it would be swallowed too, and as SIGTERM, which interrupts this program also
+    where a shell that started it in the background has had SIGINT ignored.
+    """
+    if not issubclass(swallowed.exc_type, KeyboardInterrupt):
+        sys.__unraisablehook__(swallowed)
+        return
+    main = threading.main_thread().ident or 0
+    later = threading.Timer(0.01, signal.pthread_kill, (main, signal.SIGTERM))
+    later.daemon = True
+    later.start()
 
 
 def notes(error: BaseException | None) -> list[str]:
