@@ -26,7 +26,7 @@ from phift.check.models import FoundationModel, component_findings, find_compone
 from phift.check.parameters import Parameters, resolve_parameters
 from phift.check.report import CheckReport
 from phift.check.sizes import VmSize, find_size, read_sizes
-from phift.check.workspace import name_findings, storage_findings
+from phift.check.workspace import account_findings, name_findings, storage_findings
 from phift.component.preprocessing import ChatTokenizer
 from phift.config.run import RunConfig
 from phift.data.assets import DataInAzure, find_data, find_preparation
@@ -125,8 +125,9 @@ class _Planning:
             data = partial(find_preparation, clients, config.data)
         elif config.data.in_azure:
             data = partial(find_data, clients, config.data)
-        with SideBySide(10) as side:
+        with SideBySide(11) as side:
             workspace = side.begin(clients.find_workspace)
+            account = side.begin(account_findings, clients)
             model = side.begin(find_model, clients, config.model)
             component = side.begin(find_component, clients, config.component)
             newer = side.begin(component_findings, clients, config.component)
@@ -151,6 +152,8 @@ class _Planning:
         self.parameters = self._parameters()
         creates = bool(self.target and not self.target.exists)
         self.findings += name_findings(config, creates_cluster=creates)
+        if found:  # else that is an error already
+            self.findings += self.take(account.result, "workspace", "STORAGE_UNREAD") or ()
         if found and self.target:
             serverless = self.target.kind == "serverless"
             self.findings += storage_findings(found, self.cluster.result(), serverless=serverless)

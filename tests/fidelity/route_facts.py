@@ -49,6 +49,8 @@ _NO_BODY = "the answer has no body"
 _POLLED = "pollers read it; no model is generated for it; held against azure-core's own names by hand"
 _SIGNED = "storage has its own client, which is used on it; a shared-access signature stands in for a token"
 
+_ACCOUNT = "subscriptions/{subscription}/resourceGroups/{group}/providers/Microsoft.Storage/storageAccounts/{account}"
+
 FACTS: dict[str, Fact] = {
     # The workspace itself
     "GET health": Fact("`phift local up`", "version of the server", why="ours, not Azure's"),
@@ -74,6 +76,16 @@ FACTS: dict[str, Fact] = {
     ),
     "GET workspaces": Fact(
         "`workspaces.list`", "the one workspace", _V202410, _both("[Workspace]"), differs="`kind` is always shown"
+    ),
+    f"GET {_ACCOUNT}": Fact(
+        "`phift check`",
+        "whether the storage account takes keys",
+        why="the storage provider's, of whom no client is here",
+    ),
+    f"GET {_ACCOUNT}/providers/Microsoft.Authorization/permissions": Fact(
+        "`phift check`",
+        "what the caller may do there: everything",
+        why="Azure's authorization, of which no client is here",
     ),
     "GET datastores": Fact(
         "`datastores.list`, `get_default`",

@@ -391,6 +391,9 @@ def by_hand(clients: Clients, job: str) -> None:
     blob = f"/storage.blob.phift.local/azureml-blobstore/by-hand.txt{secrets['sasToken']}"
     plain("PUT", blob, data=b"1", headers={"x-ms-blob-type": "BlockBlob"}).raise_for_status()
     plain("DELETE", blob).raise_for_status()
+    account = f"{WORKSPACE_ID.partition('/providers/')[0]}/providers/Microsoft.Storage/storageAccounts/storage"
+    for end in ("", "/providers/Microsoft.Authorization/permissions"):
+        plain("GET", f"{account}{end}").raise_for_status()
     plain("GET", "/health").raise_for_status()
     plain("GET", "/metadata/endpoints?api-version=2019-05-01").raise_for_status()
     plain("GET", "/discovery").raise_for_status()

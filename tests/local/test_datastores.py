@@ -72,8 +72,11 @@ def test_the_whole_chain(datastores: Any, may_list: bool, tmp_path: Path) -> Non
 def test_storage_without_keys_refuses_the_upload_with_the_reason_and_the_way_out(tmp_path: Path) -> None:
     with TestWorkspace(datastores="keys-off") as workspace:
         run = _run(workspace, tmp_path)
+        (found,) = run.check().errors
+        assert found.code == "STORAGE_KEYS_OFF"
+        assert "--system-datastores-auth-mode identity" in found.fix
         with pytest.raises(AccessDenied, match="takes no account keys") as caught:
-            run.submit()
+            run.submit(ignore=["STORAGE_KEYS_OFF"])
         assert "--system-datastores-auth-mode identity" in (caught.value.fix or "")
         assert not workspace.requests("PUT jobs/*")
         assert {each.status for each in workspace.requests("* blobs/*")} == {403}

@@ -73,7 +73,7 @@ def chain(tmp_path_factory: pytest.TempPathFactory, quiet_sdk: None) -> Iterator
 
 MOST = {
     "connect": 0,
-    "check": 13,
+    "check": 14,
     "submit": 25,
     "wait": 2,
     "metrics": 1,

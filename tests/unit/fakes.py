@@ -63,6 +63,8 @@ class FakeRest:
     Without one, a registry's models are answered as the raw records of ``models``.
     """
 
+    resource_manager = "https://management.azure.com"
+
     def __init__(self, models: Assets | None = None) -> None:
         self.models = models or StubClient().models
         self.system: Any = {}

@@ -24,11 +24,11 @@ from phift.check.compute import ComputeTarget, find_cluster, preparation_finding
 from phift.check.findings import Finding
 from phift.check.parameters import resolve_parameters
 from phift.check.sizes import read_sizes
-from phift.check.workspace import name_findings, storage_findings
+from phift.check.workspace import account_findings, name_findings, storage_findings
 from phift.cli.commands import main
 from phift.component.inputs import known_inputs
 from phift.config.run import ComputeConfig
-from phift.errors import CheckFailed, ComputeError, ConfigError
+from phift.errors import AccessDenied, CheckFailed, ComputeError, ConfigError, NotFound, PhiftError
 from phift.testing import TestWorkspace
 from unit.fakes import A100, FOUR_A100, Fakes, codes, foundation_model, parameters, run_config, target
 
@@ -234,6 +234,66 @@ def test_a_workspace_without_keys_names_the_roles(mode: str) -> None:
     assert codes(storage_findings(workspace, None, serverless=True)) == ["STORAGE_BY_IDENTITY"]
     cluster.identity = object()
     assert codes(storage_findings(workspace, cluster, serverless=False)) == ["STORAGE_BY_IDENTITY"]
+
+
+BLOBS = "Microsoft.Storage/storageAccounts/blobServices/containers/blobs"
+
+
+def account(mode: str | None, answer: Any) -> tuple[list[tuple[str, str]], list[str]]:
+    """Return what is found of a storage account, and what was asked, of a workspace of this mode."""
+    fakes = Fakes()
+    fakes.rest.on(answer, "/storageAccounts/mystore")
+    place = "/subscriptions/s/storageAccounts/mystore"
+    workspace = Workspace(name="w", storage_account=place, system_datastores_auth_mode=mode)
+    fakes.clients.once("workspace", lambda: workspace)
+    found = account_findings(fakes.clients)
+    assert all("Storage Blob Data Contributor on the storage account mystore" in each.fix for each in found)
+    return [(each.code, each.severity) for each in found], fakes.rest.addresses
+
+
+@pytest.mark.parametrize(
+    ("mode", "allowed", "expected"),
+    [
+        ("accesskey", False, [("STORAGE_KEYS_OFF", "error")]),
+        (None, False, [("STORAGE_KEYS_OFF", "error")]),
+        ("accesskey", True, []),
+        ("accesskey", None, []),  # Azure's default, which allows them
+    ],
+)
+def test_an_account_that_takes_no_keys_is_found_before_an_upload(
+    mode: str | None, allowed: bool | None, expected: list[tuple[str, str]]
+) -> None:
+    found, asked = account(mode, {"properties": {"allowSharedKeyAccess": allowed}})
+    assert found == expected
+    assert asked == ["https://management.azure.com/subscriptions/s/storageAccounts/mystore?api-version=2023-05-01"]
+
+
+@pytest.mark.parametrize(
+    ("granted", "missing"),
+    [
+        ([{"dataActions": [f"{BLOBS}/write"]}], False),
+        ([{"actions": ["*"]}, {"dataActions": [f"{BLOBS.upper()}/*"]}], False),
+        ([{"dataActions": ["*"], "notDataActions": [f"{BLOBS}/write"]}], True),
+        ([{"actions": ["*"], "dataActions": []}], True),  # an owner may do everything but read and write blobs
+        ([{"dataActions": [f"{BLOBS}/read"]}], True),
+        ([], True),
+        (None, False),
+    ],
+)
+def test_a_role_that_is_missing_is_named_before_an_upload(granted: Any, missing: bool) -> None:
+    found, asked = account("identity", {"value": granted})
+    assert found == [("STORAGE_NO_ROLE", "warning")] * missing
+    assert asked[0].endswith("/mystore/providers/Microsoft.Authorization/permissions?api-version=2022-04-01")
+
+
+@pytest.mark.parametrize("mode", ["accesskey", "identity"])
+@pytest.mark.parametrize("error", [AccessDenied("no"), NotFound("no")])
+def test_of_an_account_that_one_may_not_read_nothing_is_said(mode: str, error: PhiftError) -> None:
+    assert account(mode, error)[0] == []
+
+
+def test_storage_of_another_kind_is_not_asked_for() -> None:
+    assert account("UserDelegationSAS", {}) == ([], [])
 
 
 def test_every_table_ages_from_the_day_it_was_read() -> None:

@@ -22,7 +22,8 @@ ML_RESOURCE = "https://ml.azure.local"
 ARM_RESOURCE = "https://management.azure.com"
 
 STORAGE_SUFFIX = "phift.local"
-ACCOUNT = f"storage.blob.{STORAGE_SUFFIX}"
+ACCOUNT_NAME = "storage"
+ACCOUNT = f"{ACCOUNT_NAME}.blob.{STORAGE_SUFFIX}"
 DATASTORES = {"workspaceblobstore": "azureml-blobstore", "workspaceartifactstore": "azureml"}
 """The container behind each datastore of blobs."""
 

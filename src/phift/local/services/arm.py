@@ -61,7 +61,7 @@ def _show_workspace(site: Site) -> Json:
     properties = {
         "friendlyName": names.WORKSPACE,
         "description": "A local workspace of phift: it speaks Azure ML's protocol and is not Azure.",
-        "storageAccount": f"{group}/Microsoft.Storage/storageAccounts/storage",
+        "storageAccount": f"{group}/Microsoft.Storage/storageAccounts/{names.ACCOUNT_NAME}",
         "keyVault": f"{group}/Microsoft.Keyvault/vaults/none",
         "applicationInsights": f"{group}/Microsoft.insights/components/none",
         "hbiWorkspace": False,
@@ -311,6 +311,31 @@ def _usage(name: str, localized: str, kind: str, used: int, limit: int) -> Json:
     }
 
 
+def _account(site: Site, call: Call) -> Reply:
+    """Answer for the workspace's storage account, which is no resource of Azure ML's."""
+    _find_account(call)
+    properties = {"provisioningState": "Succeeded", "allowSharedKeyAccess": site.datastores != "keys-off"}
+    shown = {"id": call.path, "name": names.ACCOUNT_NAME, "type": "Microsoft.Storage/storageAccounts"}
+    return Reply({**shown, "location": names.LOCATION, "kind": "StorageV2", "properties": properties})
+
+
+def _permissions(_site: Site, call: Call) -> Reply:
+    """Answer that whoever asks has the roles Owner and Storage Blob Data Contributor (Azure's built-in roles)."""
+    _find_account(call)
+    blobs = "Microsoft.Storage/storageAccounts/blobServices/containers/blobs"
+    ends = ("delete", "read", "write", "move/action", "add/action")
+    owns: Json = {"actions": ["*"], "notActions": [], "dataActions": [], "notDataActions": []}
+    return Reply({"value": [owns, {**owns, "actions": [], "dataActions": [f"{blobs}/{end}" for end in ends]}]})
+
+
+def _find_account(call: Call) -> None:
+    if call["account"].lower() != names.ACCOUNT_NAME:
+        raise not_found("storage account", call["account"])
+
+
+_AT_ACCOUNT = (
+    "/subscriptions/{subscription}/resourceGroups/{group}/providers/Microsoft.Storage/storageAccounts/{account}"
+)
 ROUTES = [
     Route("GET /health", lambda _site, _call: Reply({"status": "ok", "version": __version__}), anybody),
     Route("GET /metadata/endpoints", lambda site, _call: Reply(names.cloud_documents(site.base_url)), anybody),
@@ -319,6 +344,8 @@ ROUTES = [
     Route(f"GET {AT_WORKSPACE}", lambda site, _call: Reply(_show_workspace(site))),
     Route(f"GET {AT_GROUP}/workspaces", _workspaces),
     Route(f"GET {AT_SUBSCRIPTION}/workspaces", _workspaces),
+    Route(f"GET {_AT_ACCOUNT}", _account),
+    Route(f"GET {_AT_ACCOUNT}/providers/Microsoft.Authorization/permissions", _permissions),
     Route("GET datastores", _datastores),
     Route("GET datastores/{name}", lambda site, call: Reply(_show_datastore(site, call["name"]))),
     Route("POST datastores/{name}/listSecrets", _secrets),
