@@ -164,6 +164,13 @@ FACTS: dict[str, Fact] = {
     "POST jobs/{name}/cancel": Fact(
         "`jobs.begin_cancel`", "cancels a job and its engine", _V202304, why=_NO_BODY, differs="a child run: 400"
     ),
+    "DELETE jobs/{name}": Fact(
+        "`jobs.begin_delete`",
+        "deletes a job that has ended, its runs, logs and metrics; the operation fails for one that runs",
+        _V202304,
+        why=_NO_BODY,
+        differs="204 where there is none; that outputs stay is guessed; a child run: 400",
+    ),
     # Endpoints
     "GET onlineEndpoints": Fact("`online_endpoints.list`", "endpoints", _V2022, _both("[OnlineEndpoint]")),
     "GET onlineEndpoints/{endpoint}": Fact(

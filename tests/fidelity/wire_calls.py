@@ -225,6 +225,7 @@ def _jobs(clients: Clients, name: str) -> None:
     held = jobs.create_or_update(pipeline(clients))
     jobs.begin_cancel(held.name).wait()
     assert jobs.get(held.name).status == "Canceled"
+    jobs.begin_delete(held.name).wait()
 
 
 def _serve(clients: Clients, job: str) -> None:

@@ -143,10 +143,10 @@ def set_metadata(ground: Ground, container: str, blob: Blob, metadata: dict[str,
     os.utime(blob.path)
 
 
-def delete(ground: Ground, container: str, blob: Blob) -> None:
+def delete(ground: Ground, container: str, name: str) -> None:
     """Delete a blob and what is known of it."""
-    blob.path.unlink()
-    ground.documents.delete(_key(container, blob.name))
+    path_of(ground, container, name).unlink(missing_ok=True)
+    ground.documents.delete(_key(container, name))
 
 
 def names(ground: Ground, container: str, prefix: str) -> list[str]:

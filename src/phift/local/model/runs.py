@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import uuid
 from datetime import UTC, datetime
 
@@ -11,7 +12,7 @@ from phift.component.inputs import STEPS
 from phift.data.on_cluster import STEP
 from phift.local.ground import Ground
 from phift.local.model import files
-from phift.local.names import SUBSCRIPTION
+from phift.local.names import ARTIFACTS, SUBSCRIPTION
 from phift.local.state.documents import Document, Json
 from phift.local.wire import timestamp
 
@@ -100,6 +101,20 @@ def end(ground: Ground, name: str, status: str, error: Json | None = None) -> No
         log(ground, name, "Execution of experiment failed, update experiment status and cancel running nodes.")
     if error or status == "Canceled":
         log(ground, name, error["message"] if error else f"The pipeline run {name} is Canceled.")
+
+
+def delete(ground: Ground, name: str) -> None:
+    """Delete a job and its runs, with logs and metrics; the outputs stay, as registered models lie there.
+
+    That is guessed, as no source tells what Azure keeps. To be called in a transaction.
+    """
+    for run in (*(child.name for child in children(ground, name)), name):
+        for blob in files.names(ground, ARTIFACTS, f"ExperimentRun/dcid.{run}/"):
+            files.delete(ground, ARTIFACTS, blob)
+        ground.documents.forget_metrics(run)
+        ground.documents.delete(f"runs/{run}")
+    shutil.rmtree(ground.folder.job(name), ignore_errors=True)
+    ground.documents.delete(f"jobs/{name}")
 
 
 def error_of_steps(ground: Ground, name: str) -> Json:

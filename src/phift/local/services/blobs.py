@@ -222,7 +222,7 @@ def _blocks(site: Site, call: Call) -> Iterator[bytes]:
 def _delete(site: Site, call: Call) -> Reply:
     blob = _existing(site, call)
     _check_conditions(call, blob)
-    files.delete(site, _place(call)[0], blob)
+    files.delete(site, _place(call)[0], blob.name)
     return Reply(None, 202, {"x-ms-delete-type-permanent": "true"})
 
 

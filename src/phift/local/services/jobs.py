@@ -116,7 +116,7 @@ def _start_runs(site: Site, name: str, sent: Json, plan: Json) -> None:
         "tags": section(sent, "tags"),
         "properties": {**section(sent, "properties"), **_of_pipeline(sent)},
         "target": None,
-        "children": [str(uuid.uuid5(uuid.UUID(experiment), f"{name}/{step}")) for step in runs.steps(plan)],
+        "children": [str(uuid.uuid4()) for _ in runs.steps(plan)],  # another time another job may have this name
     }
     site.documents.put(f"runs/{name}", root)
     for child, step in zip(root["children"], runs.steps(plan), strict=True):
@@ -181,6 +181,21 @@ def _cancel(site: Site, call: Call) -> Reply:
     with site.documents.transaction():  # a killed server leaves no job that is to be canceled and never is
         runs.set_status(site, run.name, "CancelRequested")
         return operations.begin(site, call, "job-cancel", run.name)
+
+
+def _delete(site: Site, call: Call) -> Reply:
+    """Begin to delete a job; that it has ended is looked at by the operation, which fails where it has not.
+
+    So the client of Azure's developer CLI tells of this operation, and of 204 for a job that is not there (azure-dev
+    7fd51b92, azure.ai.training/pkg/client/jobs.go, 2026); the SDK's own docstring tells of a 404 (azure-ai-ml 1.35.2).
+    """
+    document = site.documents.get(f"jobs/{call['name']}")
+    if document is not None:
+        return operations.begin(site, call, "job-delete", document.name)
+    run = site.documents.get(f"runs/{call['name']}")
+    if run is not None:
+        raise user_error(f"{call['name']} is a child run; delete the job {run.body['rootRunId']}.")
+    return Reply(None, 204)
 
 
 def _show(site: Site, document: Document) -> Json:
@@ -327,5 +342,6 @@ ROUTES = [
     Route("GET jobs", _list),
     Route("GET jobs/{name}", _get),
     Route("PUT jobs/{name}", _put),
+    Route("DELETE jobs/{name}", _delete),
     Route("POST jobs/{name}/cancel", _cancel),
 ]

@@ -57,7 +57,7 @@ def begin(site: Site, call: Call, kind: str, target: str, status: int = 202) -> 
     family = "compute" if kind.startswith("compute-") else "mfe"
     base = f"/subscriptions/{SUBSCRIPTION}/{PROVIDER}/locations/{LOCATION}/{family}Operation"
     headers = {"x-ms-async-operation-timeout": "PT30M", **_look_again(site)}
-    if kind != "job-cancel":  # its poller looks at ``Location`` only
+    if not kind.startswith("job-"):  # their pollers look at ``Location`` only
         headers["Azure-AsyncOperation"] = link(site, call, f"{base}sStatus/{operation}")
     if status == 202 and family == "mfe":  # clusters send none, as recorded 2024-12-18
         headers["Location"] = link(site, call, f"{base}Results/{operation}")
@@ -111,7 +111,8 @@ def _result(site: Site, call: Call) -> Reply:
         return Reply(None, 202, {"Location": link(site, call, call.path), **_look_again(site)})
     if found.body["status"] == "Failed":
         raise WireError(400, found.body["error"]["code"], found.body["error"]["message"])
-    return Reply(None, 204)
+    # 200 of a job that was deleted: azure-dev, as `services.jobs` has it.
+    return Reply(None, 200 if found.body["kind"] == "job-delete" else 204)
 
 
 ROUTES = [

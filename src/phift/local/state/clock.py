@@ -17,6 +17,7 @@ DURATIONS: Mapping[str, float] = {
     "endpoint-create": 50,
     "endpoint-delete": 60,
     "job-cancel": 5,
+    "job-delete": 5,
     "job-start": 120,
 }
 """Seconds on a manual clock. Computes and endpoints: recorded traffic of the SDK's own tests (azure-sdk-for-python,

@@ -245,6 +245,11 @@ class Documents:
         query = f"{_METRICS} AND key = ? AND rowid > ? ORDER BY rowid LIMIT ?"
         return [Metric(*row) for row in self._rows(query, run, key, after, limit)]
 
+    def forget_metrics(self, run: str) -> None:
+        """Delete all points of a run."""
+        with self._lock:
+            self._connection.execute("DELETE FROM metrics WHERE run = ?", (run,))
+
     def latest_metrics(self, run: str) -> list[Metric]:
         """Return each metric's point of the highest step, and of these the one logged last."""
         # One look into the index for each metric, however many points it has.

@@ -34,6 +34,7 @@ class Operations:
             "endpoint-create": lambda key: set_state(ground, key, "Succeeded"),
             "endpoint-delete": self._remove_endpoint,
             "job-cancel": training.cancel,
+            "job-delete": training.delete,
         }
         self._released = threading.Event()  # ends the delays of ordered failures
         self._threads: set[threading.Thread] = set()
@@ -88,7 +89,7 @@ class Operations:
             failure = WireError(500, "InternalServerError", message)
         outcome: Json = {"status": "Succeeded", "endTime": timestamp(ground.clock.now())}
         if failure is not None:
-            if kind != "job-cancel":
+            if not kind.startswith("job-"):
                 set_state(ground, target, "Failed")  # what was to be provisioned ends so too
             outcome |= {"status": "Failed", "error": {"code": failure.code, "message": failure.message, **failure.more}}
         ground.documents.update(operation.key, lambda body: body.update(outcome))

@@ -68,6 +68,18 @@ class Training:
         if left and self._status(name) == "CancelRequested":
             runs.end(self._ground, name, "Canceled")
 
+    def delete(self, name: str) -> None:
+        """Delete a job, with its runs, their logs and metrics; raises a user error for one that has not ended."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._job != name or self._status(name) not in runs.ENDED, PATIENCE * 4)
+        with self._documents.transaction():
+            status = self._status(name)
+            if status not in runs.ENDED:
+                raise user_error(
+                    f"The job {name} is {status}; only a job that has ended can be deleted. Cancel it first."
+                )
+            runs.delete(self._ground, name)
+
     def stop(self) -> None:
         """Stop the engine; its job goes on at the next start."""
         self._stopping.set()
