@@ -31,6 +31,7 @@ _PACKAGES = {
     "registries": f"{_SDK}.registry_discovery.models",
     "modeldata": f"{_SDK}.model_dataplane.models",
     "mgmt": "azure.mgmt.machinelearningservices.models",
+    "artifacts": "azureml.mlflow._restclient.run_artifact.models",
 }
 _PLAIN = {"str": str, "int": int, "long": int, "float": float, "bool": bool, "object": object}
 _TIMES = {"iso-8601": datetime.datetime, "duration": datetime.timedelta, "unix-time": int}
@@ -79,7 +80,7 @@ def complaints(kind: Any, value: Any, path: str = "body", *, sent: bool = False)
             yield f"{path}: {_short(value)} is not one of {kind.__name__}"
     elif isinstance(kind, Inside):
         yield from _object(kind.title, kind.fields, value, path, sent)
-    elif isinstance(kind, type) and kind.__module__.startswith("azure."):
+    elif isinstance(kind, type) and kind.__module__.startswith(("azure.", "azureml.")):
         cls = concrete(kind, value) if isinstance(value, dict) else kind
         yield from _object(cls.__name__, fields(cls), value, path, sent)
     elif not _is(kind, value):
@@ -151,7 +152,7 @@ def concrete(cls: Any, value: dict[str, Any]) -> Any:
         for attribute, names in vars(cls).get("_subtype_map", {}).items():
             picked = names.get(value.get(cls._attribute_map[attribute]["key"]))
             if picked:
-                return concrete(getattr(importlib.import_module(_PACKAGES["mgmt"]), picked), value)
+                return concrete(getattr(_package(cls), picked), value)
         return cls
     for field in _rest_fields(cls).values():
         if field._is_discriminator:
@@ -172,7 +173,7 @@ def _older(cls: Any) -> dict[str, Field]:
     enums = _documented_enums(cls)
     for attribute, shape in cls._attribute_map.items():
         rule = cls._validation.get(attribute, {})
-        kind = enums.get(attribute) or _older_kind(shape["type"])
+        kind = enums.get(attribute) or _older_kind(cls, shape["type"])
         field = Field(kind, bool(rule.get("required")), bool(rule.get("readonly")))
         outer, _, name = shape["key"].rpartition(".")
         if not outer:
@@ -183,19 +184,22 @@ def _older(cls: Any) -> dict[str, Field]:
     return found
 
 
-def _older_kind(text: str) -> Any:
+def _older_kind(cls: type, text: str) -> Any:
     if text.startswith("["):
-        return list[_older_kind(text[1:-1])]  # type: ignore[misc]  # a type made at run time
+        return list[_older_kind(cls, text[1:-1])]  # type: ignore[misc]  # a type made at run time
     if text.startswith("{"):
-        return dict[str, _older_kind(text[1:-1])]  # type: ignore[misc]  # a type made at run time
-    return _PLAIN.get(text) or _TIMES.get(text) or getattr(importlib.import_module(_PACKAGES["mgmt"]), text)
+        return dict[str, _older_kind(cls, text[1:-1])]  # type: ignore[misc]  # a type made at run time
+    return _PLAIN.get(text) or _TIMES.get(text) or getattr(_package(cls), text)
+
+
+def _package(cls: type) -> Any:
+    return importlib.import_module(cls.__module__.rpartition(".")[0])
 
 
 def _documented_enums(cls: type) -> dict[str, Any]:
     """Return the enums of the older generator's fields, which it tells of in its docstrings alone."""
     named = re.findall(r":vartype (\w+):\s+str or\s+~[\w.]+\.models\.(\w+)", cls.__doc__ or "")
-    package = importlib.import_module(_PACKAGES["mgmt"])
-    return {attribute: getattr(package, name) for attribute, name in named}
+    return {attribute: getattr(_package(cls), name) for attribute, name in named}
 
 
 def _rest_fields(cls: Any) -> dict[str, Any]:
@@ -293,7 +297,7 @@ def _may_have(kind: Any, names: list[str]) -> bool:
         return _may_have(typing.get_args(kind)[1], names[1:])
     if isinstance(kind, Inside):
         return names[0] in kind.fields and _may_have(kind.fields[names[0]].kind, names[1:])
-    if not (isinstance(kind, type) and kind.__module__.startswith("azure.")):
+    if not (isinstance(kind, type) and kind.__module__.startswith(("azure.", "azureml."))):
         return False
     return any(names[0] in fields(cls) and _may_have(fields(cls)[names[0]].kind, names[1:]) for cls in _family(kind))
 

@@ -19,6 +19,7 @@ PARTS = {
     "assets": "Data assets and models; code, environments, components",
     "jobs": "Jobs",
     "history": "Run history and its neighbours",
+    "artifacts": "Artifacts",
     "mlflow": "MLflow tracking",
     "endpoints": "Endpoints, deployments, scoring",
     "operations": "Long-running operations",

@@ -441,30 +441,80 @@ def _history() -> None:
 def _tracking() -> None:
     api = "mlflow/{version}/api/2.0/mlflow"
     calls = {
-        "GET experiments/get-by-name": ("GetExperimentByName", "`get_experiment_by_name`"),
-        "GET experiments/get": ("GetExperiment", "`get_experiment`"),
-        "POST experiments/search": ("SearchExperiments", "`search_experiments`"),
-        "GET experiments/search": ("SearchExperiments", "older clients"),
-        "GET runs/get": ("GetRun", "`get_run`"),
-        "POST runs/search": ("SearchRuns", "`search_runs`"),
-        "POST runs/update": ("UpdateRun", "`update_run`"),
-        "POST runs/log-metric": ("LogMetric", "`log_metric`"),
-        "POST runs/log-parameter": ("LogParam", "`log_param`"),
-        "POST runs/log-batch": ("LogBatch", "`log_batch`"),
-        "POST runs/set-tag": ("SetTag", "`set_tag`"),
-        "POST runs/delete-tag": ("DeleteTag", "`delete_tag`"),
-        "GET metrics/get-history": ("GetMetricHistory", "`get_metric_history`"),
+        "GET experiments/get-by-name": ("GetExperimentByName", "`get_experiment_by_name`", "an experiment"),
+        "GET experiments/get": ("GetExperiment", "`get_experiment`", "an experiment; `0` is the one called Default"),
+        "POST experiments/create": ("CreateExperiment", "`create_experiment`, `set_experiment`", "makes one"),
+        "POST experiments/set-experiment-tag": ("SetExperimentTag", "`set_experiment_tag`", "writes a tag"),
+        "POST experiments/delete": ("DeleteExperiment", "`delete_experiment`", "hides one"),
+        "POST experiments/restore": ("RestoreExperiment", "`restore_experiment`", "shows it again"),
+        "POST experiments/search": ("SearchExperiments", "`search_experiments`", "experiments, as they were made"),
+        "GET experiments/search": ("SearchExperiments", "older clients", "the same"),
+        "POST runs/create": ("CreateRun", "`start_run`, `create_run`", "begins a run"),
+        "GET runs/get": ("GetRun", "`get_run`", "a run, of a job too"),
+        "POST runs/search": ("SearchRuns", "`search_runs`", "runs, of jobs too"),
+        "POST runs/update": ("UpdateRun", "`end_run`, `update_run`", "renames or ends a run"),
+        "POST runs/delete": ("DeleteRun", "`delete_run`", "hides a run"),
+        "POST runs/restore": ("RestoreRun", "`restore_run`", "shows it again"),
+        "POST runs/log-metric": ("LogMetric", "`log_metric`", "writes a point"),
+        "POST runs/log-parameter": ("LogParam", "`log_param`", "writes a parameter"),
+        "POST runs/log-batch": ("LogBatch", "`log_batch`", "writes metrics, parameters and tags"),
+        "POST runs/log-inputs": ("LogInputs", "`log_input`", "notes data sets"),
+        "POST runs/set-tag": ("SetTag", "`set_tag`", "writes a tag"),
+        "POST runs/delete-tag": ("DeleteTag", "`delete_tag`", "deletes a tag"),
+        "GET metrics/get-history": ("GetMetricHistory", "`get_metric_history`", "all points of a metric"),
     }
-    left_out = {"SearchRuns": "orders other than by start", "SearchExperiments": "filters: 501"}
-    for route, (message, call) in calls.items():
+    more = {
+        "UpdateRun": ("the status of a job's run is the server's own", ""),
+        "LogParam": ("on a job's run, a parameter may change", ""),
+        "SearchRuns": ("", "filters on data sets"),
+        "SearchExperiments": ("", "orders"),
+        "LogInputs": ("", "logged models: 501"),
+    }
+    for route, (message, call, does) in calls.items():
         method, _, path = route.partition(" ")
+        differs, left_out = more.get(message, ("", ""))
         FACTS[f"{method} {api}/{path}"] = Fact(
             f"MLflow: {call}",
-            "runs of jobs",
+            does,
             answer=(f"mlflow:{message}.Response",),
             body=(f"mlflow:{message}",) if method == "POST" else (),
-            differs="the status is the server's own" if message == "UpdateRun" else "",
-            left_out=left_out.get(message, ""),
+            differs=differs,
+            left_out=left_out,
+        )
+    FACTS[f"POST {api.replace('/2.0/', '/2.0/preview/')}/runs/log-batch-async"] = Fact(
+        "MLflow's azureml plugin: `log_metric(synchronous=False)`",
+        "as log-batch, at once",
+        why="azureml-mlflow has a message of its own, and is used on it",
+    )
+    for path, call in (("logged-models", "`log_model`"), ("logged-models/search", "`list_artifacts` of a folder")):
+        FACTS[f"POST {api}/{path}"] = Fact(
+            f"MLflow 3: {call}", "404, as Azure ML answers (2026-01-28, 2026-04-17)", why="always 404"
+        )
+
+
+def _artifacts() -> None:
+    calls = "MLflow's azureml plugin: {}"
+    for place in (
+        "history/v1.0/experiments/{experiment}/runs/{run}/artifacts",
+        "artifact/v2.0/artifacts/{origin}/{container}",
+    ):
+        FACTS[f"GET {place}"] = Fact(
+            calls.format("`list_artifacts`"),
+            "all that a run keeps, of a job's its logs too" if "history" in place else "what lies at a place",
+            answer=("artifacts:PaginatedArtifactList",),
+            differs="everything is one page",
+        )
+        FACTS[f"GET {place}/contentinfo"] = Fact(
+            calls.format("`download_artifacts`"),
+            "a signed address to read one",
+            answer=("artifacts:ArtifactContentInformation",),
+        )
+        FACTS[f"POST {place}/batch/metadata"] = Fact(
+            calls.format("`log_artifact`" if "history" in place else "`register_model` of a folder"),
+            "signed addresses to write some; one that is there is refused",
+            answer=("artifacts:BatchArtifactContentInformationResult",),
+            body=("artifacts:ArtifactPathList",),
+            differs="one that is not written yet is not listed",
         )
 
 
@@ -484,7 +534,7 @@ def _operations() -> None:
         )
 
 
-for _fill in (_assets, _own_steps, _registry, _history, _tracking, _operations):
+for _fill in (_assets, _own_steps, _registry, _history, _tracking, _artifacts, _operations):
     _fill()
 
 _SECRETS = "never shown; listSecrets gives them, as the specification says"

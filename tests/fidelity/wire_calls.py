@@ -357,6 +357,48 @@ def by_mlflow(clients: Clients, job: str) -> None:
     client.get_experiment(experiment.experiment_id)
     client.search_experiments()
     client.search_runs([experiment.experiment_id])
+    _own_runs(client)
+
+
+def _own_runs(client: Any) -> None:
+    from mlflow.entities import Dataset, DatasetInput
+    from mlflow.exceptions import MlflowException
+
+    own = client.create_experiment("of-my-own", tags={"a": "b"})
+    client.set_experiment_tag(own, "c", "d")
+    run = client.create_run(own, run_name="outer", tags={"e": "f"}).info.run_id
+    client.create_run(own, tags={"mlflow.parentRunId": run})
+    client.log_inputs(run, [DatasetInput(Dataset("d", "1", "local", "{}"))])
+    client.log_metric(run, "m", 0.5)
+    client.search_runs([own], "metrics.m < 1 and tags.e = 'f'", order_by=["metrics.m DESC"])
+    client.search_experiments(filter_string="name LIKE 'of-%'")
+    client.set_terminated(run, "FAILED")
+    client.delete_run(run)
+    client.restore_run(run)
+    client.delete_experiment(own)
+    client.restore_experiment(own)
+    for of_models in (client.search_logged_models, client.create_logged_model):
+        with pytest.raises(MlflowException, match="404"):
+            of_models([own]) if of_models == client.search_logged_models else of_models(own)
+
+
+def _artifacts(clients: Clients, job: str, experiment: str) -> None:
+    plain, at = clients.plain, f"/history/v1.0{WORKSPACE_ID}"
+    for number, place in enumerate(
+        (
+            f"{at}/experiments/{experiment}/runs/{job}/artifacts",
+            f"/artifact/v2.0{WORKSPACE_ID}/artifacts/LocalUpload/some",
+        )
+    ):
+        path = f"notes/{number}.txt"
+        for _ in range(2):  # the second time, it is there
+            made = plain("POST", f"{place}/batch/metadata", json={"paths": [{"path": path}]}).json()
+            if to_write := made["artifactContentInformation"].get(path):
+                address = to_write["contentUri"].removeprefix(clients.connection.base_url)
+                plain("PUT", address, data=b"1", headers={"x-ms-blob-type": "BlockBlob"}).raise_for_status()
+        assert path in made["errors"]
+        plain("GET", place).raise_for_status()
+        plain("GET", f"{place}/contentinfo?path={path}").raise_for_status()
 
 
 def by_hand(clients: Clients, job: str) -> None:
@@ -373,6 +415,9 @@ def by_hand(clients: Clients, job: str) -> None:
     plain("POST", f"/modelregistry/v1.0{WORKSPACE_ID}/models/batchGetResolvedUris", json=ids).raise_for_status()
     tracking = f"/mlflow/v2.0{WORKSPACE_ID}/api/2.0/mlflow"
     plain("GET", f"{tracking}/experiments/search").raise_for_status()
+    late = {"run_id": job, "metrics": [{"key": "late", "value": 1, "timestamp": 1, "step": 1}]}
+    plain("POST", f"{tracking.replace('2.0/mlflow', '2.0/preview/mlflow')}/runs/log-batch-async", json=late)
+    _artifacts(clients, job, experiment)
     registry = f"/mferp/managementfrontend{WORKSPACE_ID.replace('workspaces/local', 'registries/azureml')}"
     plain("GET", f"{registry}/models/Phi-4-mini-instruct").raise_for_status()
     plain("GET", f"{registry}/components/chat_completion_pipeline").raise_for_status()

@@ -107,4 +107,4 @@ def test_errors(local: Local) -> None:
     search = {"experiment_ids": ["x"], "filter": "whatever this is"}
     wrong = local.request("POST", f"{base}/runs/search", json=search)
     assert (wrong.status_code, wrong.json()["error_code"]) == (400, "INVALID_PARAMETER_VALUE")
-    assert local.request("POST", f"{base}/runs/create", json={}).status_code == 501
+    assert local.request("POST", f"{base}/logged-models", json={}).status_code == 404

@@ -46,7 +46,7 @@ def test_the_tests_in_it_pass(tmp_path: Path) -> None:
     for example in examples:
         name, _, _ = example.removeprefix("# ").partition("\n")
         (tmp_path / name).write_text(example)
-    assert len(list(tmp_path.iterdir())) == len(examples) == 11
+    assert len(list(tmp_path.iterdir())) == len(examples) == 12
     tests = sum(example.count("\ndef test_") for example in examples)
     said = run(tmp_path, sys.executable, "-m", "pytest", "-p", "phift.testing.plugin", "-p", "no:cacheprovider")
     assert f"{tests} passed" in said

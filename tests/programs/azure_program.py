@@ -32,7 +32,7 @@ from azure.ai.ml.entities import (
 from azure.core.exceptions import ResourceNotFoundError
 from azure.identity import DefaultAzureCredential
 from mlflow import MlflowClient
-from mlflow.entities import Metric, Param, RunTag
+from mlflow.entities import Dataset, DatasetInput, Metric, Param, RunTag
 
 FOUNDATION_MODEL = "Phi-4-mini-instruct"
 SIZE = "Standard_NC24ads_A100_v4"
@@ -284,6 +284,40 @@ def track(client: MLClient, job: str) -> None:
     assert (run.data.tags["reviewed"], run.data.tags["kind"]) == ("yes", "test")
 
 
+def keep_a_book(client: MLClient) -> None:
+    """Log a training of one's own to the workspace: an experiment, runs in a run, files, and a model by its run."""
+    mlflow.set_tracking_uri(client.workspaces.get(client.workspace_name).mlflow_tracking_uri)
+    own, name = MlflowClient(), f"book-{uuid.uuid4().hex[:8]}"
+    experiment = mlflow.set_experiment(name).experiment_id
+    mlflow.set_experiment_tag("purpose", "test")
+    folder = Path("own-model")
+    folder.mkdir(exist_ok=True)
+    (folder / "MLmodel").write_text("flavors:\n  python_function:\n    loader_module: none\n", encoding="utf-8")
+    with mlflow.start_run(run_name="sweep") as outer:
+        mlflow.log_param("layers", 3)
+        mlflow.log_metric("accuracy", 0.25, synchronous=False)
+        source = DatasetInput(Dataset("rivers", "1", "local", "{}"))
+        own.log_inputs(outer.info.run_id, [source])
+        for rate in (0.1, 0.2):
+            with mlflow.start_run(nested=True):
+                mlflow.log_metric("accuracy", 1 - rate)
+        mlflow.log_text("it went well", "notes/result.txt")
+        mlflow.log_artifacts(str(folder), "model")
+    run = outer.info.run_id
+    below = f"tags.mlflow.parentRunId = '{run}' and metrics.accuracy > 0.5"
+    best = own.search_runs([experiment], below, order_by=["metrics.accuracy DESC"])[0]
+    assert best.data.metrics == {"accuracy": 0.9}
+    assert sorted(found.path for found in own.list_artifacts(run)) == ["model", "notes"]
+    assert mlflow.artifacts.load_text(f"runs:/{run}/notes/result.txt") == "it went well"
+    model = Model(name=name, path=f"runs:/{run}/model", type=AssetTypes.MLFLOW_MODEL)
+    assert client.models.create_or_update(model).flavors["python_function"]["loader_module"] == "none"
+    own.delete_run(best.info.run_id)
+    own.restore_run(best.info.run_id)
+    own.delete_experiment(experiment)
+    own.restore_experiment(experiment)
+    assert own.get_run(run).info.status == "FINISHED"
+
+
 def main(train: Path) -> None:
     client, registry = connect()
     look_around(client, registry)
@@ -304,6 +338,7 @@ def main(train: Path) -> None:
     use_tokens(again)
     make_component(client)
     track(client, job)
+    keep_a_book(client)
     client.compute.begin_delete(cluster).wait()
     print("done")  # noqa: T201 - a program's output
 

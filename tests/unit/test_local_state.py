@@ -132,6 +132,7 @@ def test_documents_by_status(documents: Documents) -> None:
     documents.put("runs/a", {"status": "Queued"})
     documents.put("runs/c", {"status": "Queued", "parentRunId": "a"})
     documents.put("runs/d", {"status": "Running"})
+    documents.put("runs/of-mlflow", {"status": "Queued", "ofMlflow": True})
     documents.put("operations/e", {"status": "Queued"})
     assert [run.name for run in documents.in_status("runs", "Queued")] == ["b", "a"]
     assert documents.count_by_status("runs") == {"Queued": 2, "Running": 1}

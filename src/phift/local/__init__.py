@@ -25,14 +25,15 @@ What is covered, with the SDK 1.35.2's calls:
   download, cancel, update, archive; one job trains at a time, the others wait; a restart of the server resumes
 - phift's own step that prepares data, before that pipeline: known by its exact command, and run with the phift that is
   installed here; the code and the environment that come with it are kept, and never executed
-- MLflow tracking: experiments, runs, metrics, tags and parameters of those runs, reading and writing
+- MLflow tracking: experiments, runs, metrics, tags and parameters, reading and writing, of those jobs and of runs that
+  a program makes itself; their artifacts, through MLflow's azureml plugin; a run's artifact as a model's path
 - online endpoints and deployments of MLflow models: keys, tokens, traffic, logs, scoring as Azure's MLflow server does
 
 What is not covered, and answers 501 with the method and path:
 
 - other jobs (command, sweep, AutoML, fine-tuning jobs), other components and steps, schedules
 - custom containers, batch and serverless endpoints, Kubernetes, mirrored traffic
-- MLflow: making runs and experiments, artifacts, logged models
+- MLflow: the model registry's aliases and stages, traces; logged models are answered with 404, as Azure ML does
 - writing to the registry, other registries, connections, feature stores, roles, networks
 - Studio: there is no web page
 - Windows
@@ -46,6 +47,7 @@ What differs from Azure:
 - the models' weights are small and untrained (tag ``phift.standin``)
 - ``components.download`` fails: the SDK wants its code on ``blob.core.windows.net``
 - a blob and a folder cannot share a name
+- where a job's run keeps no artifact of a name, its output of that name is meant
 - whoever holds the folder's secret is the workspace's owner; there are no roles
 """
 

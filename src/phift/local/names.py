@@ -30,7 +30,8 @@ DATASTORES = {"workspaceblobstore": "azureml-blobstore", "workspaceartifactstore
 FILE_STORES = {"workspaceworkingdirectory": "code-local", "workspacefilestore": "azureml-filestore"}
 """The file share behind each of the others, which are names only."""
 
-ARTIFACTS = DATASTORES["workspaceartifactstore"]
+ARTIFACT_STORE = "workspaceartifactstore"
+ARTIFACTS = DATASTORES[ARTIFACT_STORE]
 RECORDER = "recorder"
 """The user in the address of the proxy of `phift.local.recorder`."""
 MODELS = "registry-models"

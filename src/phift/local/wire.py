@@ -290,7 +290,7 @@ _GATEWAY = re.compile(
     "Authentication|Authorization|ApiVersionParameter|ResourceGroup|Subscription|DisallowedByPolicy|ScopeLocked|Provider"
 )
 _SERVICES = {"/history/": "run-history", "/data/": "dataset", "/modelregistry/": "modelregistry"}
-_SERVICES |= {"/registrymanagement/": "feedmanagement", "/mlflow/": "run-history"}
+_SERVICES |= {"/registrymanagement/": "feedmanagement", "/mlflow/": "run-history", "/artifact/": "artifact"}
 _EXPIRED = "The access token expiry UTC time is earlier than current UTC time."
 
 

@@ -17,7 +17,7 @@ from urllib.parse import quote
 
 from phift.local.ground import Ground
 from phift.local.model import catalog
-from phift.local.names import ACCOUNT, ARTIFACTS, DATASTORES, MODELS, REGISTRY, WORKSPACE_ID
+from phift.local.names import ACCOUNT, ARTIFACT_STORE, ARTIFACTS, DATASTORES, MODELS, REGISTRY, WORKSPACE_ID
 from phift.local.state.documents import Json
 from phift.local.state.folder import Folder, UnsafePath, confined, write_private
 from phift.local.wire import WireError, user_error
@@ -38,9 +38,14 @@ _REGISTRY_MODEL = re.compile(
     r"azureml://registries/(?P<registry>[^/]+)/models/(?P<name>[^/]+)/versions/(?P<version>[^/]+)", re.IGNORECASE
 )
 _JOB_OUTPUT = re.compile(
-    r"azureml:/+(?:subscriptions/.+/workspaces/[^/]+/)?jobs/(?P<job>[^/]+)/outputs/(?P<output>[^/]+)(?:/paths/.*)?/?",
+    r"azureml:/+(?:subscriptions/.+/workspaces/[^/]+/)?jobs/(?P<job>[^/]+)/outputs/(?P<output>[^/]+)"
+    r"(?:/paths(?:/(?P<path>.*?))?)?/?",
     re.IGNORECASE,
 )
+# A run's artifact, as MLflow writes it and as its azureml plugin does; and one by its place in the artifact service.
+_RUN_ARTIFACT = re.compile(r"runs:/+(?P<run>[^/]+)/(?P<path>.+?)/?")
+_LONG_RUN_ARTIFACT = re.compile(r"azureml://(?:.+/)?experiments/[^/]+/runs/(?P<run>[^/]+)/artifacts/(?P<path>.+?)/?")
+_ARTIFACT = re.compile(r"azureml://artifacts/(?P<path>[^/]+/[^/]+/.+?)/?")
 
 
 @dataclass(frozen=True)
@@ -68,16 +73,16 @@ def path_of(ground: Ground, container: str, name: str) -> Path:
         raise WireError(400, "InvalidUri", message) from error
 
 
-def signed_url(ground: Ground, container: str, name: str) -> str:
-    """Return a URL that reads one blob, as it is then, without a token."""
-    signature = ground.identity.sas(f"{ACCOUNT}/{container}/{name}", "r", blob=True)
+def signed_url(ground: Ground, container: str, name: str, permissions: str = "r") -> str:
+    """Return a URL that reads one blob, as it is then, or does what else is permitted, without a token."""
+    signature = ground.identity.sas(f"{ACCOUNT}/{container}/{name}", permissions, blob=True)
     return f"{ground.base_url}/{ACCOUNT}/{container}/{quote(name)}?{signature}"
 
 
 def log_name(run: Json) -> str:
     """Return the blob name of a run's log, in the artifacts container."""
     log = "user_logs/std_log.txt" if run.get("parentRunId") else "logs/azureml/executionlogs.txt"
-    return f"ExperimentRun/dcid.{run['runId']}/{log}"
+    return f"{artifacts_of(run['runId'])}/{log}"
 
 
 def log_to_write(ground: Ground, run: Json) -> Path:
@@ -212,13 +217,18 @@ def normalized(ground: Ground, uri: str) -> tuple[str, str | None]:
     azure-sdk-assets, test_data_upload_file, 2026-03).
     """
     if found := _JOB_OUTPUT.fullmatch(uri):
-        return output_uri(ground, found["job"], found["output"]), found["job"]
+        return output_uri(ground, found["job"], found["output"], found["path"] or ""), found["job"]
+    if found := _RUN_ARTIFACT.fullmatch(uri) or _LONG_RUN_ARTIFACT.fullmatch(uri):
+        return _artifact_uri(ground, found["run"], found["path"]), found["run"]
+    if found := _ARTIFACT.fullmatch(uri):
+        return datastore_uri(ARTIFACT_STORE, found["path"]), None
     found = _DATASTORE.fullmatch(uri)
     return (datastore_uri(found["store"], found["path"]) if found else uri), None
 
 
 def _address(ground: Ground, reference: str) -> tuple[str, str]:
     """Return the container and the name of the blob or folder that a reference means."""
+    reference, _ = normalized(ground, reference)
     if found := _DATASTORE.fullmatch(reference):
         if found["store"] not in DATASTORES:
             raise user_error(f"The datastore {found['store']} was not found.")
@@ -229,8 +239,6 @@ def _address(ground: Ground, reference: str) -> tuple[str, str]:
         if registry.lower() != REGISTRY or model is None:
             raise user_error(f"The model {name} version {version} was not found in registry {registry}.")
         return MODELS, str(model["name"])
-    if found := _JOB_OUTPUT.fullmatch(reference):
-        return _address(ground, output_uri(ground, found["job"], found["output"]))
     if found := _WORKSPACE_ASSET.fullmatch(reference) or _SHORT_ASSET.fullmatch(reference):
         for kind in (found["kind"],) if "kind" in found.re.groupindex else ("data", "models"):
             if document := ground.documents.get(f"{kind}/{found['name']}/versions/{found['version']}"):
@@ -240,13 +248,45 @@ def _address(ground: Ground, reference: str) -> tuple[str, str]:
     raise user_error(f"The local workspace cannot read from {reference}: it has no such place.")
 
 
-def output_uri(ground: Ground, job: str, output: str) -> str:
-    """Return where a job's named output is stored; raises a user error where there is no such job or output."""
+def output_uri(ground: Ground, job: str, output: str, path: str = "") -> str:
+    """Return where a job's named output is stored; raises a user error where there is no such job or output.
+
+    - **output**: ``artifacts`` is what the job's run keeps, where no output is called so (Microsoft Learn, "Manage
+      models", read 2026-11).
+    - **path**: inside of it.
+    """
     run = ground.documents.get(f"runs/{job}")
     if run is None:
         raise user_error(f"The job {job} was not found.")
     outputs = run.body.get("outputs") or {}
+    if output not in outputs and output == "artifacts":
+        return _artifact_uri(ground, job, path)
     if output not in outputs:
         names = ", ".join(outputs) or "none yet"
         raise user_error(f"The job {job} has no output named {output}. Its outputs: {names}.")
-    return str(outputs[output]["uri"])
+    uri = str(outputs[output]["uri"])
+    return f"{uri.rstrip('/')}/{path}" if path else uri
+
+
+def artifacts_of(run: str) -> str:
+    """Return the folder of what a run keeps, in the artifacts container."""
+    return f"ExperimentRun/dcid.{run}"
+
+
+def _artifact_uri(ground: Ground, run: str, path: str) -> str:
+    """Return where a run keeps an artifact, or, where it keeps none there, where its output of that name is.
+
+    The only output is the folder ``outputs`` too. That is this workspace's reading: what Azure does for a pipeline,
+    whose outputs are no artifacts, is unverified.
+    """
+    found = ground.documents.get(f"runs/{run}")
+    if found is None:
+        raise user_error(f"The run {run} was not found.")
+    name, outputs = f"{artifacts_of(run)}/{path}", found.body.get("outputs") or {}
+    if not path_of(ground, ARTIFACTS, name).exists():
+        output, _, rest = path.partition("/")
+        if path.strip("/") == "outputs" and len(outputs) == 1:
+            (output,) = outputs
+        if output in outputs:
+            return output_uri(ground, run, output, rest)
+    return datastore_uri(ARTIFACT_STORE, name)

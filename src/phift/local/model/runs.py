@@ -1,4 +1,4 @@
-"""The runs of jobs and of their steps: which there are, their states, and what they have left."""
+"""The runs of jobs, of their steps, and those made through MLflow: which there are, their states, what they left."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from phift.local.ground import Ground
 from phift.local.model import files
 from phift.local.names import ARTIFACTS, SUBSCRIPTION
 from phift.local.state.documents import Document, Json
-from phift.local.wire import timestamp
+from phift.local.wire import timestamp, user_error
 
 WAITING = ("NotStarted", "Queued")
 RUNNING = ("Preparing", "Running", "Finalizing", "CancelRequested")
@@ -40,6 +40,13 @@ def step_output(value: str) -> tuple[str, str] | None:
     return (bound[1], bound[2]) if bound else None
 
 
+def check_name(kind: str, name: str) -> None:
+    """Refuse a name that neither a job nor an experiment may have."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,254}", name):
+        rule = "letters, digits, '-' and '_', not starting with one of these two, at most 255."
+        raise user_error(f"The {kind} name {name} is not valid: {rule}")
+
+
 def experiment(ground: Ground, name: str) -> str:
     """Return the id of the experiment called ``name``, making it where it is new."""
     identity = experiment_id(name)
@@ -51,6 +58,48 @@ def experiment(ground: Ground, name: str) -> str:
 def experiment_id(name: str) -> str:
     """Return the id that the experiment called ``name`` has, or would have."""
     return str(uuid.uuid5(uuid.UUID(SUBSCRIPTION), f"experiment/{name}"))
+
+
+def begin(ground: Ground, experiment: Document, started: float, tags: dict[str, str]) -> str:
+    """Begin a run that is of no job, and return its id.
+
+    - **experiment**: the document of its experiment.
+    - **started**: seconds since 1970.
+    - **tags**: among them its name and its parent, where it has them, as MLflow calls them.
+    """
+    name = str(uuid.uuid4())
+    body = {
+        "ofMlflow": True,
+        "experimentId": experiment.name,
+        "experimentName": experiment.body["name"],
+        "rootRunId": name,
+        "runId": name,
+        "runType": None,
+        "displayName": name,
+        "tags": {},
+        "properties": {},
+        "target": None,
+        "status": "Running",
+        "createdUtc": timestamp(ground.clock.now()),
+        "startTimeUtc": timestamp(started),
+    }
+    with ground.documents.transaction():
+        ground.documents.put(f"runs/{name}", body)
+        write(ground, name, tags, {})
+    return name
+
+
+def move(ground: Ground, name: str, status: str, ended: float | None) -> None:
+    """Move a run that is of no job to a state; it may begin again after its end."""
+
+    def apply(body: Json) -> None:
+        body["status"] = status
+        if status in ENDED:
+            body["endTimeUtc"] = timestamp(ground.clock.now() if ended is None else ended)
+        else:
+            body.pop("endTimeUtc", None)
+
+    ground.documents.update(f"runs/{name}", apply)
 
 
 def children(ground: Ground, root: str) -> list[Document]:
@@ -185,4 +234,13 @@ def write(ground: Ground, name: str, tags: dict[str, str], parameters: dict[str,
     own = {key: value for key, value in tags.items() if key == "score" or key.startswith("__azureml_ft_")}
     others = {key: value for key, value in tags.items() if key not in own}
     if tags or parameters:
-        change(ground, name, {"tags": others, "properties": own, "params": parameters})
+        renamed = {"displayName": others.pop("mlflow.runName", None)}
+        change(ground, name, {"tags": others, "properties": own, "params": parameters, **renamed})
+    if parent := tags.get("mlflow.parentRunId"):
+        above = ground.documents.get(f"runs/{parent}")
+
+        def nest(body: Json) -> None:
+            if body.get("ofMlflow"):
+                body |= {"parentRunId": parent, "rootRunId": above.body["rootRunId"] if above else parent}
+
+        ground.documents.update(f"runs/{name}", nest)

@@ -13,7 +13,19 @@ from dataclasses import replace
 from datetime import date
 
 from phift.local.names import GROUP, LOCATION, LOGIN, REGISTRY, SUBSCRIPTION, TENANT, WORKSPACE
-from phift.local.services import arm, assets, blobs, control, endpoints, history, jobs, mlflow, operations, registry
+from phift.local.services import (
+    arm,
+    artifacts,
+    assets,
+    blobs,
+    control,
+    endpoints,
+    history,
+    jobs,
+    mlflow,
+    operations,
+    registry,
+)
 from phift.local.services.route import Route, place_of
 from phift.local.site import Site
 from phift.local.state.documents import found_no_room
@@ -24,7 +36,7 @@ logger = logging.getLogger(__name__)
 
 # The largest upload in one piece: the storage client cuts into blocks above 64 MiB, older ones above 256 MiB.
 LARGEST_BODY = 257 * 1024 * 1024
-PARTS = (arm, assets, blobs, control, endpoints, history, jobs, mlflow, operations, registry)
+PARTS = (arm, artifacts, assets, blobs, control, endpoints, history, jobs, mlflow, operations, registry)
 TABLE: list[Route] = [route for part in PARTS for route in part.ROUTES]
 _SCOPE = {  # the one of each that there is, and what is said of others
     "subscription": (SUBSCRIPTION, "SubscriptionNotFound", "The subscription '{}' could not be found."),

@@ -38,21 +38,22 @@ _USER: Json = {
 }
 
 
-def _run(site: Site, name: str) -> Document:
+def run_of(site: Site, name: str) -> Document:
+    """Return a run, or raise run history's error for one that is not there."""
     asked = f"runId={name}"
     form = {"messageFormat": "Run {runId} was not found", "messageParameters": {"runId": asked}}
     return existing(site, f"runs/{name}", WireError(404, "UserError", f"Run {asked} was not found", more=form))
 
 
 def _patch(site: Site, call: Call) -> Reply:
-    run, sent = _run(site, call["run"]), call.json()
+    run, sent = run_of(site, call["run"]), call.json()
     stored = run.body.get("properties") or {}
     conflicts = [key for key, value in section(sent, "properties").items() if stored.get(key, value) != value]
     if conflicts:
         raise user_error(f"Properties of a run cannot be changed: {', '.join(sorted(conflicts))}.")
     merged = {key: section(sent, key) for key in ("tags", "properties")}
     runs.change(site, run.name, {**merged, **{key: sent.get(key) for key in ("displayName", "description", "hidden")}})
-    return Reply(_show(site, _run(site, run.name)))
+    return Reply(_show(site, run_of(site, run.name)))
 
 
 def _children(site: Site, call: Call) -> Reply:
@@ -65,7 +66,7 @@ def _children(site: Site, call: Call) -> Reply:
     start = whole_number(query.get("$continuationtoken") or query.get("$continuationToken") or 0, "$continuationtoken")
     if size < 1 or start < 0:
         raise user_error("$top must be at least 1, and the continuation token one of ours.")
-    found = runs.children(site, _run(site, call["run"]).name)  # their number is that of the job's steps
+    found = runs.children(site, run_of(site, call["run"]).name)  # their number is that of the job's steps
     shown: Json = {
         "value": [_show(site, run) for run in found[start : start + size]]
     }  # the last page has no link, nor null
@@ -76,7 +77,7 @@ def _children(site: Site, call: Call) -> Reply:
 
 
 def _details(site: Site, call: Call) -> Reply:
-    run = _run(site, call["run"])
+    run = run_of(site, call["run"])
     base, folder = f"ExperimentRun/dcid.{run.name}/", files.log_name(run.body).rpartition("/")[0]
     names = files.names(site, ARTIFACTS, f"{folder}/")
     logs = {name.removeprefix(base): files.signed_url(site, ARTIFACTS, name) for name in names}
@@ -93,7 +94,7 @@ _DETAILS = (
 
 
 def _run_data(site: Site, call: Call) -> Reply:
-    run = _run(site, str(call.json().get("runId") or ""))
+    run = run_of(site, str(call.json().get("runId") or ""))
     return Reply(
         {"runMetadata": _show(site, run), **dict.fromkeys(("runDefinition", "jobSpecification", "systemSettings"))}
     )
@@ -105,8 +106,8 @@ def _show(site: Site, run: Document) -> Json:
     A step's record tells no outputs, also where it has some (recorded 2023-02-12 and 2026-02-27).
     """
     body = run.body
-    hidden = ("outputs", "experimentName", "children", "params")
-    of_step, target, outputs = "parentRunId" in body, body.get("target"), {}
+    hidden = ("outputs", "experimentName", "children", "params", "ofMlflow", "datasets")
+    of_step, target, outputs = body["runType"] == "azureml.StepRun", body.get("target"), {}
     for name, made in ({} if of_step else body.get("outputs") or {}).items():
         kind = _OUTPUT_TYPES[made["from"]]
         collection, word = ("models", "mlflow_model") if kind == "MLFlowModel" else ("data", "data")
@@ -126,7 +127,7 @@ def _show(site: Site, run: Document) -> Json:
         "revision": 1,
         "statusRevision": 0,
         "runUuid": _uuid(run.name),
-        "parentRunUuid": _uuid(body["parentRunId"]) if of_step else None,
+        "parentRunUuid": _uuid(body["parentRunId"]) if body.get("parentRunId") else None,
         "rootRunUuid": _uuid(body["rootRunId"]),
         "duration": took,
         "computeDuration": took,
@@ -135,8 +136,8 @@ def _show(site: Site, run: Document) -> Json:
         "dataContainerId": f"dcid.{run.name}",
         "runTypeV2": {
             "orchestrator": "Execution" if of_step else None,
-            "traits": [body["runType"]],
-            "attribution": "Aether",
+            "traits": [body["runType"]] if body["runType"] else [],
+            "attribution": None if body.get("ofMlflow") else "Aether",
             "computeType": "AmlcTrain" if of_step else None,
         },
         "error": _error(body) if body.get("error") else None,
@@ -212,7 +213,7 @@ ROUTES = []
 for _above in ("", "/experiments/{experiment}", "/experimentids/{experiment}"):
     _one = f"{_HISTORY}{_above}/runs/{{run}}"
     ROUTES += [
-        Route(f"GET {_one}", lambda site, call: Reply(_show(site, _run(site, call["run"])))),
+        Route(f"GET {_one}", lambda site, call: Reply(_show(site, run_of(site, call["run"])))),
         Route(f"PATCH {_one}", _patch),
         Route(f"GET {_one}/details", _details),
         Route(f"GET {_one}/children", _children),

@@ -40,14 +40,7 @@ _CHANGEABLE = ("description", "tags", "displayName", "isArchived")
 
 _OUTPUT = ("description", "uri", "assetName", "assetVersion", "pathOnCompute", "autoDeleteSetting")
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,254}")
 _BINDING = re.compile(r"\$\{\{\s*parent\.(inputs|outputs)\.([\w-]+)\s*\}\}")
-
-
-def _check_name(kind: str, name: str) -> None:
-    if not _NAME.fullmatch(name):
-        rule = "letters, digits, '-' and '_', not starting with one of these two, at most 255."
-        raise user_error(f"The {kind} name {name} is not valid: {rule}")
 
 
 def _list(site: Site, call: Call) -> Reply:
@@ -76,7 +69,7 @@ def _get(site: Site, call: Call) -> Reply:
 
 def _put(site: Site, call: Call) -> Reply:
     name = call["name"]
-    _check_name("job", name)
+    runs.check_name("job", name)
     body = call.json()
     sent = section(body, "properties")
     if sent.get("jobType") == "Pipeline":  # the only type that is served
@@ -256,7 +249,7 @@ def _plan(ground: Ground, sent: Json) -> Json:
             inputs[name] = value
     outputs = _bound_outputs(section(node, "outputs"), section(sent, "outputs"), component["outputs"])
     experiment = str(sent.get("experimentName") or "Default")
-    _check_name("experiment", experiment)
+    runs.check_name("experiment", experiment)
     request: Json = {"component": expected, "node": mine[0], "inputs": inputs, "outputs": outputs}
     request |= {"preparation": prepared, "experiment": experiment}
     specs = component["inputs"].items()

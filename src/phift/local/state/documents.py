@@ -20,7 +20,8 @@ Json = dict[str, Any]
 # An index serves a query only where both spell an expression in the same way.
 _PARENT = "rtrim(key, replace(key, '/', '')) COLLATE NOCASE"  # "jobs/" of "jobs/one"
 _PARENT_RUN = "json_extract(body, '$.parentRunId')"
-_IS_ROOT = f"{_PARENT_RUN} IS NULL"
+# Of runs, the jobs' own: neither those of their steps nor those that somebody made through MLflow.
+_IS_JOB = f"{_PARENT_RUN} IS NULL AND json_extract(body, '$.ofMlflow') IS NULL"
 _STATUS = "json_extract(body, '$.status')"
 _EXPERIMENT = "json_extract(body, '$.experimentId')"
 _START = "ifnull(json_extract(body, '$.startTimeUtc'), '')"
@@ -31,7 +32,8 @@ _SCHEMA = f"""
 CREATE TABLE IF NOT EXISTS documents (
     key TEXT PRIMARY KEY COLLATE NOCASE, body TEXT NOT NULL, created REAL NOT NULL, modified REAL NOT NULL);
 CREATE INDEX IF NOT EXISTS documents_by_parent ON documents ({_PARENT}, created);
-CREATE INDEX IF NOT EXISTS documents_by_status ON documents ({_PARENT}, {_STATUS}, created) WHERE {_IS_ROOT};
+DROP INDEX IF EXISTS documents_by_status; -- of before 2026-12, when all runs were of jobs
+CREATE INDEX IF NOT EXISTS jobs_by_status ON documents ({_PARENT}, {_STATUS}, created) WHERE {_IS_JOB};
 CREATE INDEX IF NOT EXISTS runs_by_experiment ON documents ({_EXPERIMENT}, {_START}) WHERE {_EXPERIMENT} IS NOT NULL;
 CREATE INDEX IF NOT EXISTS runs_by_parent ON documents ({_PARENT_RUN}, {_START}) WHERE {_PARENT_RUN} IS NOT NULL;
 CREATE INDEX IF NOT EXISTS instances ON documents (key, {_INSTANCE_TYPE}, {_CAPACITY})
@@ -187,7 +189,7 @@ class Documents:
 
     def in_status(self, parent: str, *statuses: str) -> Iterator[Document]:
         """Yield the documents directly below ``parent`` in one of these, oldest first; of runs, the jobs' own."""
-        where = f"{_PARENT} = ? AND {_IS_ROOT} AND {_STATUS} = ?"
+        where = f"{_PARENT} = ? AND {_IS_JOB} AND {_STATUS} = ?"
         found = (self._walk(where, (f"{parent}/", status), "created") for status in statuses)
         return heapq.merge(*found, key=lambda document: document.place)
 
@@ -223,7 +225,7 @@ class Documents:
 
     def count_by_status(self, parent: str) -> dict[str, int]:
         """Return how many documents directly below ``parent`` have which status; of runs, only the jobs' own count."""
-        where = f"{_PARENT} = ? AND {_IS_ROOT} GROUP BY {_STATUS}"
+        where = f"{_PARENT} = ? AND {_IS_JOB} GROUP BY {_STATUS}"
         return dict(self._rows(f"SELECT {_STATUS}, count(*) FROM documents WHERE {where}", f"{parent}/"))  # noqa: S608 - our own names
 
     def instances(self) -> list[tuple[str, str, int]]:
