@@ -507,7 +507,9 @@ def test_what_is_no_list_of_faults_is_refused(hostile: Local, sent: Any) -> None
 
 
 def test_a_fault_knows_the_operations_and_steps_that_there_are(hostile: Local) -> None:
-    no_site: Any = SimpleNamespace(documents=SimpleNamespace(delete=None), cancel=None)  # the table asks none of them
-    of_jobs = {"job-cancel"}
+    no_site: Any = SimpleNamespace(
+        documents=SimpleNamespace(delete=None), cancel=None, delete=None
+    )  # the table asks none of them
+    of_jobs = {"job-cancel", "job-delete"}
     assert tuple(sorted(Operations(no_site, no_site, no_site).work.keys() - of_jobs)) == OPERATIONS
     assert (on_cluster.STEP, *inputs.STEPS) == STEPS
