@@ -22,7 +22,7 @@ What is covered, with the SDK 1.35.2's calls:
 - compute: AmlCompute clusters, VM sizes, usage; quota is checked at deployment, GPUs per node at the start of a job
 - data assets and models: versions, labels, archiving, registration from a job's output, download
 - jobs: a pipeline of the one component, expanded into its five steps and really trained; get, list, children, stream,
-  download, cancel, update, archive; one job trains at a time, the others wait; a restart of the server resumes
+  download, cancel, delete, update, archive; one job trains at a time, the others wait; a restart of the server resumes
 - phift's own step that prepares data, before that pipeline: known by its exact command, and run with the phift that is
   installed here; the code and the environment that come with it are kept, and never executed
 - MLflow tracking: experiments, runs, metrics, tags and parameters, reading and writing, of those jobs and of runs that
