@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +13,8 @@ from typing import Any
 import psutil
 import pytest
 
-from phift.data.workers import MOST_MEMORY, Task, Workers
-from phift.errors import DataError
+from phift.data.workers import DATA, Limits, Task, Workers, _send
+from phift.errors import ConfigError, DataError
 
 PROCESSES = 3
 
@@ -54,7 +56,7 @@ class Hoard:
     path: str = "hoard.parquet"
 
     def perform(self, _: Path) -> Iterator[Any]:
-        yield len(bytearray(MOST_MEMORY))
+        yield len(bytearray(DATA.memory))
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,45 @@ class Blunder:
     def perform(self, _: Path) -> Iterator[Any]:
         nothing: dict[str, int] = {}
         yield nothing["missing"]
+
+
+@dataclass(frozen=True)
+class Panic:
+    """Raises what is no `Exception`, as Rust's panics are none."""
+
+    path: str = "panic.json"
+
+    def perform(self, _: Path) -> Iterator[Any]:
+        yield "before"
+        raise BaseException(self)  # noqa: TRY002 - as Rust's is, which has no name to be imported by
+
+
+@dataclass(frozen=True)
+class Broken:
+    """Raises an `OSError` that is none of the file system's, and cannot even be shown."""
+
+    path: str = "broken.parquet"
+
+    def perform(self, _: Path) -> Iterator[Any]:
+        yield "before"
+
+        class Mute(OSError):
+            def __str__(self) -> str:
+                raise ValueError
+
+        raise Mute("a value")
+
+
+@dataclass(frozen=True)
+class Hang:
+    """Answers once and then no more; a thread that hears of no signal is what a library has."""
+
+    path: str = "hang.json"
+
+    def perform(self, _: Path) -> Iterator[Any]:
+        yield "before"
+        re.match("(a+)+b", "a" * 99)
+        yield "after"
 
 
 def command_of(process: psutil.Process) -> list[str]:
@@ -166,3 +207,50 @@ def test_results_that_nobody_takes_keep_nobody_waiting(workers: Workers) -> None
     for index, _ in workers.run([Count(1000)] * 20, side_by_side=True):
         assert index < 20
         break
+
+
+@pytest.mark.parametrize(("task", "name"), [(Panic(), "BaseException"), (Broken(), "Mute")])
+def test_whatever_is_raised_names_what_was_read(workers: Workers, task: Task[Any], name: str) -> None:
+    with pytest.raises(DataError, match=f"failed with a {name} in test_workers.py") as caught:
+        list(workers.run([task], side_by_side=True))
+    assert caught.value.where == getattr(task, "path", None)
+
+
+def test_what_does_not_end_is_ended_and_the_next_task_is_worked_on(tmp_path: Path) -> None:
+    limits = Limits(what="tokenizer", fix="name another one", seconds=2)
+    with Workers(tmp_path, limits, most=1) as workers:
+        started = time.monotonic()
+        with pytest.raises(DataError, match=r"Reading the tokenizer was stopped: it took longer than 2 s") as caught:
+            list(workers.run([Hang()], side_by_side=True))
+        assert time.monotonic() - started < 20
+        assert caught.value.where == "hang.json"
+        assert caught.value.fix == "name another one; or set PHIFT_SECONDS to more, if it is only slow"
+        assert [result for _, result in workers.run([Count(2)], side_by_side=True) if result[0] == 1]
+
+
+def test_what_does_not_end_ends_itself_where_nobody_is_left_to_end_it(tmp_path: Path) -> None:
+    with Workers(tmp_path, Limits(seconds=1), most=1) as workers:
+        workers.start()
+        ((process, _),) = workers._processes.items()
+        _send(process.stdin, Hang())
+        assert process.wait(60) == -signal.SIGALRM
+
+
+def test_results_that_nobody_takes_wait_and_are_not_late(tmp_path: Path) -> None:
+    with Workers(tmp_path, Limits(seconds=1), most=1) as workers:
+        results = workers.run([Count(20_000)], side_by_side=True)
+        next(results)
+        time.sleep(3)
+        assert len(list(results)) == 19_999
+
+
+def test_a_limit_is_raised_in_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PHIFT_MEMORY_GB", "2.5")
+    monkeypatch.setenv("PHIFT_SECONDS", "7")
+    assert (DATA.raised().memory, DATA.raised().seconds) == (5 << 29, None)
+    assert [Limits(seconds=given).raised().seconds for given in (2, 9)] == [7, 9]
+    with Workers(tmp_path, most=1) as workers:
+        assert list(workers.run([Hoard()], side_by_side=True)) == [(0, DATA.memory)]
+    monkeypatch.setenv("PHIFT_SECONDS", "soon")
+    with pytest.raises(ConfigError, match="PHIFT_SECONDS is not a number"):
+        DATA.raised()
