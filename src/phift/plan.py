@@ -27,14 +27,13 @@ from phift.check.parameters import Parameters, resolve_parameters
 from phift.check.report import CheckReport
 from phift.check.sizes import VmSize, find_size, read_sizes
 from phift.check.workspace import account_findings, name_findings, storage_findings
-from phift.component.preprocessing import ChatTokenizer
 from phift.config.run import RunConfig
 from phift.data.assets import DataInAzure, find_data, find_preparation
 from phift.data.prepare import PreparedDataset
 from phift.errors import NotFound, PhiftError, azure_errors
 from phift.jobs.job import JOB_TAG
 from phift.tokens.count import CHARACTERS_PER_TOKEN, Counted, TokenReport, measure, token_findings
-from phift.tokens.tokenizer import find_tokenizer
+from phift.tokens.limited import LimitedTokenizer, find_tokenizer
 
 _NAME = "deployment.endpoint_name"
 
@@ -58,7 +57,7 @@ class Plan:
     parameters: Parameters
     dataset: Dataset
     tokens: TokenReport | None
-    tokenizer: ChatTokenizer | None
+    tokenizer: LimitedTokenizer | None
     fingerprint: str
 
     @property
@@ -219,6 +218,8 @@ class _Planning:
             on_progress=on_progress,
         )
         report = report or self.take(count, "data")
+        if tokenizer:
+            tokenizer.workers.end()  # hundreds of megabytes, and nobody may want it any more
         self.findings += token_findings(report) if report else ()
         return report
 
@@ -304,7 +305,9 @@ def _endpoint(config: RunConfig, clients: Clients) -> Mapping[str, str] | None:
     return None
 
 
-def _tokenizer(config: RunConfig, clients: Clients, model: Future[FoundationModel]) -> tuple[ChatTokenizer | None, str]:
+def _tokenizer(
+    config: RunConfig, clients: Clients, model: Future[FoundationModel]
+) -> tuple[LimitedTokenizer | None, str]:
     """Return the model's tokenizer, or why there is none; it is not worth an error, since tokens can be estimated."""
     try:
         return find_tokenizer(

@@ -17,7 +17,8 @@ from phift.errors import ModelError, PhiftError
 from phift.local import LocalCredential
 from phift.local.work import standin
 from phift.tokens.count import measure
-from phift.tokens.tokenizer import fetch_tokenizer_files, find_tokenizer, load_tokenizer
+from phift.tokens.limited import find_tokenizer
+from phift.tokens.tokenizer import fetch_tokenizer_files, load_tokenizer
 
 pytestmark = pytest.mark.slow
 
@@ -66,7 +67,6 @@ def test_the_registrys_tokenizer_counts_as_the_models_own(
     assert tokenizer is not None
     assert missing == ""
     assert tokenizer.source == f"{NAME} version {model.version}"
-    assert not tokenizer.system_role_supported
     rows = tmp_path / "train.jsonl"
     messages = [{"role": role, "content": "Größe 東京"} for role in ("system", "user", "assistant")]
     rows.write_text(json.dumps({"messages": messages}) + "\n", encoding="utf-8")

@@ -78,6 +78,23 @@ def test_other_names_are_refused_with_those_that_are_taken(name: str) -> None:
     assert ".jsonl, .json, .csv, .tsv file, which may end in .gz or .zst, or a .parquet file" in str(caught.value)
 
 
+@pytest.mark.parametrize("suffix", [".gz", ".zst"])
+def test_a_packed_file_holds_only_so_much(suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / f"a.jsonl{suffix}"
+    path.write_bytes(packed(b"[]\n" * 100_000, suffix))
+    monkeypatch.setattr(files, "most_unpacked", lambda size: 100 * size)
+    with files.opened(path) as (stream, _), pytest.raises(DataError, match="more than 200 times its own") as caught:
+        stream.read()
+    assert (caught.value.where, caught.value.fix) == (str(path), "unpack it, if what it holds is meant")
+    monkeypatch.setattr(files, "most_unpacked", lambda size: 10_000 * size)
+    with files.opened(path) as (stream, _):
+        assert len(stream.read()) == 300_000
+
+
+def test_an_ordinary_file_may_be_packed_well() -> None:
+    assert (files.most_unpacked(100), files.most_unpacked(10**9)) == (1 << 30, 200 * 10**9)
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     for name in ("b.jsonl", "a.csv", "README.md", ".hidden.jsonl", "sub/c.json.gz", ".git/d.jsonl", "_SUCCESS"):

@@ -76,6 +76,33 @@ def parquet_bomb(path: Path) -> None:
     pq.write_table(pa.table({"messages": messages}), path, compression="zstd", store_schema=False)
 
 
+def packed(path: Path, start: bytes, block: bytes, megabytes: int) -> None:
+    with gzip.open(path, "wb", compresslevel=1) as file:
+        file.write(start)
+        for _ in range(megabytes):
+            file.write(block * ((1 << 20) // len(block)))
+
+
+def blank_lines(path: Path) -> None:
+    packed(path, json.dumps(GOOD[0]).encode() + b"\n", b" \n", 100)
+
+
+def blank_rows(path: Path) -> None:
+    packed(path, b"question,answer\n", b"\n", 100)
+
+
+def empty_rows(path: Path) -> None:
+    packed(path, b"", b'{"messages":[]}\n', 20)
+
+
+def null_rows(path: Path) -> None:
+    """Write a file of a few kilobytes with ten million rows."""
+    rows = pa.table({"messages": pa.nulls(1_000_000, pa.string())})
+    with pq.ParquetWriter(path, rows.schema, compression="zstd") as file:
+        for _ in range(10):
+            file.write_table(rows)
+
+
 def nul_bytes(path: Path) -> None:
     path.write_bytes(b"\0" * 100_000)
 
@@ -90,6 +117,10 @@ def nul_bytes(path: Path) -> None:
         ("wide.csv", wide_csv, "is longer than 16 million characters"),
         ("nested.jsonl", nested, "nested too deeply"),
         ("bomb.parquet", parquet_bomb, "do not fit into the memory allowed"),
+        ("blank.jsonl.gz", blank_lines, "A stretch of blank lines is longer than 4 MB"),
+        ("blank.csv.gz", blank_rows, "A stretch of blank lines is longer than 4 MB"),
+        ("empty.jsonl.gz", empty_rows, "More than 1,000,000 rows in a row cannot be trained on."),
+        ("null.parquet", null_rows, "More than 1,000,000 rows in a row cannot be trained on."),
         ("nul.jsonl", nul_bytes, "it is not JSON"),
         ("nul.csv", nul_bytes, "it has a NUL character"),
         ("nul.parquet", nul_bytes, "cannot be read"),

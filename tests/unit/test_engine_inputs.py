@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -173,6 +174,14 @@ def test_names_of_columns_are_stripped(tmp_path: Path) -> None:
     assert next(read_rows(path))[1] == {"messages": []}
 
 
+def broken_page() -> bytes:
+    """Return a parquet file whose footer is whole and whose only page is not, for which Arrow raises `OSError`."""
+    file = io.BytesIO()
+    pq.write_table(pa.table({"a": ["x" * 100]}), file, compression="none", use_dictionary=False)
+    content = file.getvalue()
+    return content[:4] + b"\xff" * 30 + content[34:]
+
+
 @pytest.mark.parametrize(
     ("name", "content"),
     [
@@ -181,14 +190,16 @@ def test_names_of_columns_are_stripped(tmp_path: Path) -> None:
         ("a.jsonl", b"[1]"),
         ("a.json", b"[1"),
         ("a.parquet", b"PAR0"),
+        ("a.parquet", broken_page()),
         ("a.csv", b"messages\n[]\n"),
     ],
 )
 def test_rows_that_cannot_be_read(tmp_path: Path, name: str, content: bytes) -> None:
     path = tmp_path / name
     path.write_bytes(content)
-    with pytest.raises(DataError):
+    with pytest.raises(DataError) as caught:
         list(read_rows(path))
+    assert name in str(caught.value.where)
 
 
 def message(role: str, content: object = "text") -> dict[str, object]:

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import msgspec
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from phift.data import parquet, parts, texts
+from phift.data import files, parquet, parts, texts
 from phift.data.formats import recognise
 from phift.data.parts import ROW, Part, Tally
 from phift.errors import DataError
@@ -81,3 +82,29 @@ def test_a_slice_of_a_batch_has_its_own_conversations(
     batch = pa.record_batch({"messages": pa.array(rows, kind(turn))}).slice(start, length)
     found = parquet.conversations(batch)
     assert msgspec.to_builtins(found) == [{"messages": row} for row in rows[start : start + length]]
+
+
+def test_a_parquet_file_holds_only_so_much(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "rows.parquet"
+    rows = [msgspec.json.decode(GOOD % (b"a" * 100, b"b" * 100))] * 1000
+    pq.write_table(pa.Table.from_pylist(rows), path)
+    layout, size = recognise(["messages"]), path.stat().st_size
+    part = Part(path=str(path), kind="parquet", end=1, size=size, columns=("messages",), layout=layout)
+    assert sum(tally.good for tally in part.perform(tmp_path)) == 1000
+    monkeypatch.setattr(files, "most_unpacked", lambda size: 2 * size)
+    with pytest.raises(DataError, match="more than 200 times its own size") as caught:
+        list(part.perform(tmp_path))
+    assert caught.value.where == str(path)
+
+
+def test_rows_that_are_all_refused_have_an_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parts, "MOST_REFUSED", 200)
+    monkeypatch.setattr(parts, "BLOCK", 1 << 10)
+    path = tmp_path / "rows.jsonl"
+    bad, good = b'{"messages":[]}\n', GOOD % (b"a", b"b") + b"\n"
+    path.write_bytes((bad * 190 + good) * 10)
+    assert sum(tally.refused for _, tally in tallies(path, 1 << 20)) == 1900
+    path.write_bytes(good + bad * 1900)
+    with pytest.raises(DataError, match="More than 200 rows in a row cannot be trained on") as caught:
+        list(tallies(path, 1 << 20))
+    assert caught.value.where == str(path)

@@ -12,11 +12,13 @@ from typing import Any, cast
 import pytest
 
 from phift.azure.clients import Rest
+from phift.component import finetune_config as config_file
 from phift.component.preprocessing import ChatTokenizer, Refused
 from phift.errors import DataError, MissingDependency, ModelError, ServiceError
 from phift.local.work import standin
 from phift.local.work.engine.preprocess import IGNORED
-from phift.tokens.tokenizer import fetch_tokenizer_files, find_tokenizer, load_tokenizer, read_settings, wanted_files
+from phift.tokens.limited import find_tokenizer
+from phift.tokens.tokenizer import fetch_tokenizer_files, load_tokenizer, read_settings, wanted_files
 from unit.fakes import FakeRest, Fakes, foundation_model
 from unit.fakes import phi_4 as fake_model
 
@@ -314,8 +316,11 @@ def test_the_jobs_own_finetune_config_is_laid_over(own: Path, tmp_path: Path) ->
         str(own), Fakes().clients, foundation_model(), tmp_path / "cache", finetune_config=path
     )
     assert tokenizer is not None
-    assert list(tokenizer.response) == tokenizer.tokenizer.encode("<|end|>")
-    assert list(tokenizer.instruction) == tokenizer.tokenizer.encode("<|user|>")
+    given = config_file.merge(read_settings(own), config_file.read(path))
+    inside = load_tokenizer(own, given)
+    assert list(inside.response) == inside.tokenizer.encode("<|end|>")
+    assert list(inside.instruction) == inside.tokenizer.encode("<|user|>")
+    assert tokenizer.digest == inside.digest != load_tokenizer(own).digest
 
 
 @pytest.mark.parametrize(

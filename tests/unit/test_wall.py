@@ -26,10 +26,10 @@ ALLOWED = {
     "component": {"errors", "facts"},
     "check": {"azure", "component", "config", "data", "errors", "facts", "tokens"},
     "data": {"azure", "check", "component", "config", "errors", "version"},
-    "tokens": {"azure", "check", "component", "config", "errors"},
+    "tokens": {"azure", "check", "component", "config", "data", "errors"},
     "jobs": {"azure", "check", "component", "config", "data", "errors", "plan"},
     "serving": {"azure", "config", "errors", "jobs"},
-    "plan": {"azure", "check", "component", "config", "data", "errors", "facts", "jobs", "tokens"},
+    "plan": {"azure", "check", "config", "data", "errors", "facts", "jobs", "tokens"},
     "run": {"azure", "check", "component", "config", "data", "errors", "jobs", "plan", "serving", "tokens"},
     "views": {"check", "data", "jobs", "plan", "serving", "tokens"},
     "cli": {

@@ -187,8 +187,7 @@ def test_a_blunder_is_not_swallowed_and_says_where_it_is(workers: Workers) -> No
 
 def test_an_idle_process_that_is_killed_is_told_and_the_others_go(workers: Workers) -> None:
     list(workers.run([Count(1)] * 9, side_by_side=True))
-    children = psutil.Process().children()
-    victim = next(child for child in children if "phift.data.workers" in command_of(child))
+    victim = psutil.Process(next(iter(workers._processes)).pid)
     victim.kill()
     victim.wait()
     with pytest.raises(DataError, match="ended on its own"):
@@ -220,11 +219,13 @@ def test_what_does_not_end_is_ended_and_the_next_task_is_worked_on(tmp_path: Pat
     limits = Limits(what="tokenizer", fix="name another one", seconds=2)
     with Workers(tmp_path, limits, most=1) as workers:
         started = time.monotonic()
-        with pytest.raises(DataError, match=r"Reading the tokenizer was stopped: it took longer than 2 s") as caught:
+        with pytest.raises(
+            DataError, match=r"Reading the tokenizer was stopped after 2 s, which PHIFT_SECONDS raises"
+        ) as caught:
             list(workers.run([Hang()], side_by_side=True))
         assert time.monotonic() - started < 20
         assert caught.value.where == "hang.json"
-        assert caught.value.fix == "name another one; or set PHIFT_SECONDS to more, if it is only slow"
+        assert caught.value.fix == "name another one"
         assert [result for _, result in workers.run([Count(2)], side_by_side=True) if result[0] == 1]
 
 
@@ -237,10 +238,10 @@ def test_what_does_not_end_ends_itself_where_nobody_is_left_to_end_it(tmp_path: 
 
 
 def test_results_that_nobody_takes_wait_and_are_not_late(tmp_path: Path) -> None:
-    with Workers(tmp_path, Limits(seconds=1), most=1) as workers:
+    with Workers(tmp_path, Limits(seconds=5), most=1) as workers:
         results = workers.run([Count(20_000)], side_by_side=True)
         next(results)
-        time.sleep(3)
+        time.sleep(7)
         assert len(list(results)) == 19_999
 
 

@@ -12,6 +12,9 @@ from phift.errors import ModelError
 
 FILE_NAME = "finetune_config.json"
 
+_LARGEST = 10_000_000  # bytes; the models' own have some thousands
+_DEEPEST = 50  # objects in objects; the models' own have four
+
 
 @dataclass(frozen=True)
 class FinetuneConfig:
@@ -76,12 +79,24 @@ def read(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        with path.open("rb") as file:
+            document = json.loads(file.read(_LARGEST))  # a longer one ends within a value
     except (OSError, ValueError, RecursionError) as error:
         raise ModelError("The finetune config cannot be read as JSON.", where=str(path), fix="mend the file") from error
+    if _depth(document) > _DEEPEST:
+        raise ModelError("The finetune config is nested too deeply.", where=str(path), fix="mend the file")
     if not isinstance(document, dict):
         raise ModelError("The finetune config is not a JSON object.", where=str(path), fix="mend the file")
     return chat_settings(document)
+
+
+def _depth(document: object) -> int:
+    """Return how many lists and objects lie in each other, without one of Python's frames for each."""
+    depth, level = 0, [document]
+    while level := [each for each in level if isinstance(each, dict | list)]:
+        depth += 1
+        level = [inner for each in level for inner in (each.values() if isinstance(each, dict) else each)]
+    return depth
 
 
 def chat_settings(document: Mapping[str, Any]) -> dict[str, Any]:

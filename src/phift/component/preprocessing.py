@@ -72,6 +72,12 @@ class Refused:
     reason: str
 
 
+def shortest(longest_input: float | None, max_seq_length: int) -> int | None:
+    """Return after how many tokens the component cuts a row, or None; a limit of 0 or less is none."""
+    limits = [longest_input if longest_input is not None else _NO_LIMIT, *([max_seq_length] * (max_seq_length > 0))]
+    return int(min(limits)) if min(limits) < _NO_LIMIT else None
+
+
 @dataclass(frozen=True, kw_only=True)
 class ChatTokenizer:
     """A model's tokenizer with its chat template and markers.
@@ -115,9 +121,7 @@ class ChatTokenizer:
 
     def limit(self, max_seq_length: int) -> int | None:
         """Return after how many tokens the component cuts a row, or None; 0 or less leaves the tokenizer's own."""
-        most = self.tokenizer.model_max_length
-        shortest = int(min(most, max_seq_length) if max_seq_length > 0 else most)
-        return shortest if shortest < _NO_LIMIT else None
+        return shortest(self.tokenizer.model_max_length, max_seq_length)
 
     def render(self, row: Row) -> str | Refused:
         """Return the text that the chat template makes of a row, or why there is none."""
@@ -125,6 +129,8 @@ class ChatTokenizer:
             messages = row["messages"] if self.system_role_supported else without_system(row["messages"])
             text = str(self.tokenizer.apply_chat_template(list(messages), tools=row.get("tools"), tokenize=False))
             text.encode()  # half a surrogate pair cannot be tokenised
+        except MemoryError:
+            raise
         except DataError as error:
             return Refused(f"{error.what[0].lower()}{error.what[1:].rstrip('.')}")
         except Exception as error:  # noqa: BLE001 - a template is a program: it may raise anything
@@ -143,6 +149,24 @@ class ChatTokenizer:
         elif texts:
             left = iter(self.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"])
         return [next(left) if isinstance(text, str) else text for text in rendered]
+
+    def count(self, rows: Sequence[Row], limit: int | None) -> list[tuple[int, int] | Refused]:
+        """Return each row's tokens before the cut, and of those after it the ones that are trained on."""
+        # The cut comes first: it may go through a marker.
+        return [
+            ids if isinstance(ids, Refused) else (len(ids), sum(end - start for start, end in self.spans(ids[:limit])))
+            for ids in self.encode_batch(rows)
+        ]
+
+    def view(self, row: Row, limit: int | None) -> list[tuple[str, bool]] | Refused:
+        """Return each token's part of a row's text and whether it is trained on, all of them although it is cut."""
+        text = self.render(row)
+        if isinstance(text, Refused):
+            return text
+        pieces = self.pieces(text)
+        trained = self.trained([token for token, _ in pieces][:limit])
+        trained += [False] * (len(pieces) - len(trained))
+        return [(piece, mine) for (_, piece), mine in zip(pieces, trained, strict=True)]
 
     def pieces(self, text: str) -> list[tuple[int, str]]:
         """Return the tokens of a text, each with its part of it.

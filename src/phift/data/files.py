@@ -21,6 +21,17 @@ _PACKED = (".gz", ".zst")
 _BUFFER = 1 << 20
 
 
+def most_unpacked(size: int) -> int:
+    """Return the bytes that a packed file may hold, since a small one can hold as many as would fill any disk.
+
+    Ordinary chats take a fifth to a tenth of their size; gzip packs nothing to less than a thousandth, zstd and parquet
+    know no end.
+
+    - **size**: the file's own, in bytes.
+    """
+    return max(1 << 30, 200 * size)
+
+
 def kind(path: Path) -> str:
     """Return what the file is by its name: jsonl, json, csv, tsv or parquet.
 
@@ -159,6 +170,7 @@ class _Unpacked(io.RawIOBase):
 
     def __init__(self, file: io.FileIO, path: Path) -> None:
         self._path = path
+        self._left = most_unpacked(os.fstat(file.fileno()).st_size) if compressed(path) else None
         self._bytes: io.BufferedIOBase | io.FileIO = file
         if path.suffix.lower() == ".gz":
             self._bytes = gzip.GzipFile(fileobj=io.BufferedReader(file, _BUFFER))
@@ -172,9 +184,15 @@ class _Unpacked(io.RawIOBase):
 
     def readinto(self, buffer: memoryview, /) -> int | None:  # type: ignore[override]  # WriteableBuffer is private
         try:
-            return self._bytes.readinto(buffer)
+            count = self._bytes.readinto(buffer)
         except (EOFError, OSError, zlib.error) as error:
             if not compressed(self._path):
                 raise _unreadable(self._path, error) from error
             what = "The packed file cannot be unpacked: it is cut short or broken."
             raise DataError(what, where=str(self._path), fix="pack or copy it again") from error
+        if self._left is not None:
+            self._left -= count or 0
+            if self._left < 0:
+                what = "The packed file holds more than 1 GB, and more than 200 times its own size."
+                raise DataError(what, where=str(self._path), fix="unpack it, if what it holds is meant")
+        return count

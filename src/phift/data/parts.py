@@ -30,6 +30,9 @@ BLOCK = 1 << 19
 """Bytes that are read at a time: with more, the rows no longer fit the processor's cache (a third slower at 16 MB than
 at 1 MB: 2 cores of an AMD EPYC, 2026-11-22)."""
 
+MOST_REFUSED = 1_000_000
+"""Rows in a row that cannot be trained on; no data that is meant has so many, and a small file can hold far more."""
+
 MOST_PROBLEMS = 20
 """Refused rows that a tally names; the others are counted."""
 
@@ -144,6 +147,7 @@ class Part:
             else:
                 steps = _read_rows(self, spool)
             for _ in steps:
+                spool.check(self)
                 if spool.tally.size >= _TALLY:
                     yield spool.take()
             yield spool.take()
@@ -327,6 +331,8 @@ class Spool:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._files: dict[str, BinaryIO] = {}
+        self._refused = 0  # since the last good row
+        self.written = 0
         self.tally = self._new()
 
     def _new(self) -> Tally:
@@ -349,6 +355,8 @@ class Spool:
         block = _encoder.encode_lines(conversations)
         self._write(self.tally.spool, block)
         self.tally.size += len(block)
+        self.written += len(block)
+        self._refused = 0
         hashes, lengths, start = [], [], 0
         with memoryview(block) as view:
             for _ in conversations:
@@ -368,11 +376,22 @@ class Spool:
     def refuse(self, number: int, reason: str, row: Row, *, keep: bool) -> None:
         """Count a row that cannot be trained on, and write it to the rejects if told to."""
         self.tally.refused += 1
+        self._refused += 1
         if len(self.tally.problems) < MOST_PROBLEMS:
             self.tally.problems.append((number, reason))
         if keep:
             reject = {"number": number, "reason": reason, "row": _kept(row)}
             self._write(self.tally.rejects, _encoder.encode(reject) + b"\n")
+
+    def check(self, part: Part) -> None:
+        """Refuse a file that would go on for as good as ever."""
+        if self._refused > MOST_REFUSED:
+            first = "".join(f" The first of its part: {reason}." for _, reason in self.tally.problems[:1])
+            what = f"More than {MOST_REFUSED:,} rows in a row cannot be trained on.{first}"
+            raise DataError(what, where=part.path, fix="take them out")
+        if part.kind == "parquet" and self.written > files.most_unpacked(part.size):
+            what = "The parquet file holds more than 1 GB, and more than 200 times its own size."
+            raise DataError(what, where=part.path, fix="write its rows as JSONL, if they are meant")
 
     def take(self) -> Tally:
         """Return the tally, whole, and begin another."""

@@ -30,6 +30,9 @@ from phift.errors import DataError
 LONGEST_LINE = 16 << 20
 """Bytes of a line, or of a row of JSON: a file without line ends must not fill the memory."""
 
+LONGEST_BLANK = 4 << 20
+"""Bytes of blank lines in a row: gigabytes of them take next to nothing in a packed file, and minutes to pass over."""
+
 LONGEST_CSV_ROW = 16 << 20
 """Characters of a row of CSV; the `csv` module takes four bytes for each, and eight for each cell."""
 
@@ -89,7 +92,7 @@ def lines(stream: BinaryIO, path: Path) -> Iterator[tuple[int, bytes]]:
 
 
 def _numbered(streams: Iterable[BinaryIO], path: Path) -> Iterator[tuple[int, bytes]]:
-    number = 0
+    number = blank = 0
     for stream in streams:
         while line := stream.readline(LONGEST_LINE + 1):
             number += 1
@@ -98,7 +101,10 @@ def _numbered(streams: Iterable[BinaryIO], path: Path) -> Iterator[tuple[int, by
             if number == 1:
                 line = without_mark(line, path)
             if text := line.strip():
+                blank = 0
                 yield number, text
+            elif (blank := blank + len(line)) > LONGEST_BLANK:
+                raise too_long(f"{path}:{number}", "stretch of blank lines", f"{LONGEST_BLANK >> 20} MB")
 
 
 # ---------------------------------------------------------------- JSON
@@ -265,10 +271,10 @@ def csv_rows(stream: BinaryIO, path: Path, delimiter: str) -> Iterator[tuple[int
     """Yield each row by the header's names, or what is wrong with it, with the number of the line that it starts on."""
     # Of the row that is being read: its characters, and what is wrong with it.
     size, problem = 0, ""
-    ended = False
+    blank, ended = 0, False
 
     def checked_lines() -> Iterator[str]:
-        nonlocal size, problem, ended
+        nonlocal size, problem, blank, ended
         # What is no UTF-8 becomes lone surrogates, which UTF-8 has not: the row is refused, and not the file.
         text = io.TextIOWrapper(stream, "utf-8-sig", errors="surrogateescape", newline="")
         number = 0
@@ -277,6 +283,9 @@ def csv_rows(stream: BinaryIO, path: Path, delimiter: str) -> Iterator[tuple[int
             if size > LONGEST_CSV_ROW:
                 limit = f"{LONGEST_CSV_ROW >> 20} million characters"
                 raise too_long(f"{path}:{number}", "row (is a quote not closed?)", limit)
+            blank = blank + len(line) if line.isspace() else 0
+            if blank > LONGEST_BLANK:
+                raise too_long(f"{path}:{number}", "stretch of blank lines", f"{LONGEST_BLANK >> 20} MB")
             if number == 1:
                 without_mark(line[:4].encode("utf-8", "surrogateescape"), path)
             if "\0" in line:

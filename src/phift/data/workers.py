@@ -25,7 +25,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import IO, Any, Protocol, TypeAlias, TypeVar
 
-from phift.errors import ConfigError, DataError, PhiftError
+from phift.errors import ConfigError, DataError, ModelError, PhiftError
 
 LARGE = 128 << 20
 """Bytes; fewer are worked on here. To start processes takes half a second of processor time: two read 56 MB of JSONL no
@@ -62,7 +62,7 @@ class Task(Protocol[Result]):
 class Limits:
     """What a process may have; whoever needs more raises it in the environment.
 
-    - **what**: what it works on, and **fix**: the way out besides, both for errors.
+    - **what**: what it works on, **fix**: the way out besides, and **error**: which of ours, all for errors.
     - **memory**: bytes of data (``RLIMIT_DATA``), a whole number of gigabytes; ``PHIFT_MEMORY_GB`` raises it.
     - **seconds**: until it answers, once and again, where nothing else makes it end; ``PHIFT_SECONDS`` raises it.
     - **file**: bytes of each file that it writes (``RLIMIT_FSIZE``).
@@ -71,6 +71,7 @@ class Limits:
 
     what: str = "data"
     fix: str = "write it in smaller rows"
+    error: type[DataError | ModelError] = DataError
     memory: int = 1 << 30
     seconds: float | None = None
     file: int | None = None
@@ -82,21 +83,30 @@ class Limits:
         seconds = _of_environment("PHIFT_SECONDS")
         return replace(self, memory=memory, seconds=None if self.seconds is None else max(self.seconds, seconds))
 
-    def too_slow(self, where: str) -> DataError:
+    def too_slow(self, where: str) -> PhiftError:
         """Return the error for a process that does not answer."""
-        what = f"Reading the {self.what} was stopped: it took longer than {self.seconds:.0f} s."
-        return DataError(what, where=where, fix=f"{self.fix}; or set PHIFT_SECONDS to more, if it is only slow")
+        what = f"Reading the {self.what} was stopped after {self.seconds:.0f} s, which PHIFT_SECONDS raises."
+        return self.error(what, where=where, fix=self.fix)
 
-    def too_big(self, where: str) -> DataError:
+    def too_big(self, where: str) -> PhiftError:
         """Return the error for a process that wants more memory than there is for it."""
-        what = f"Reading the {self.what} needs more than {self.memory >> 30} GB of memory."
-        return DataError(what, where=where, fix=f"{self.fix}; or set PHIFT_MEMORY_GB to more")
+        what = (
+            f"Reading the {self.what} needs more than {self.memory >> 30} GB of memory, which PHIFT_MEMORY_GB raises."
+        )
+        return self.error(what, where=where, fix=self.fix)
 
-    def ended(self, code: int, where: str) -> DataError:
+    def ended(self, code: int, where: str) -> PhiftError:
         """Return the error for a process that has ended by itself."""
         what = f"A process that reads the {self.what} ended on its own (exit code {code})."
-        fix = f"the file may be broken: {self.fix}; or it needs more than {self.memory >> 30} GB: set PHIFT_MEMORY_GB"
-        return DataError(what, where=where, fix=fix)
+        fix = f"it may be broken, or need more than {self.memory >> 30} GB: {self.fix}; or set PHIFT_MEMORY_GB to more"
+        return self.error(what, where=where, fix=fix)
+
+    def failed(self, error: BaseException, where: str) -> PhiftError:
+        """Return the error for one that nobody expects; not its text, which may quote the data."""
+        at = traceback.extract_tb(error.__traceback__)[-1]
+        name, line = Path(at.filename).name, at.lineno
+        what = f"Reading the {self.what} failed with a {type(error).__name__} in {name}, line {line}."
+        return self.error(what, where=where, fix=f"it may be broken: {self.fix}; else please report this")
 
 
 def _of_environment(name: str) -> float:
@@ -275,12 +285,8 @@ def main() -> None:
         except MemoryError:
             answer = "memory", None
         except BaseException as error:  # noqa: BLE001 - Rust's panics are no Exception; told where the results are read
-            # Not its text, which may quote the data.
-            at = traceback.extract_tb(error.__traceback__)[-1]
-            what = f"phift failed with a {type(error).__name__} in {Path(at.filename).name}, line {at.lineno}."
-            fix = "please report this; converting the data to JSONL may avoid it"
             of_files = isinstance(error, OSError) and error.strerror  # others say something else with the same class
-            answer = "error", error if of_files else DataError(what, where=_place(task), fix=fix)
+            answer = "error", error if of_files else limits.failed(error, _place(task))
         _send(answers, answer)
 
 

@@ -14,8 +14,9 @@ from itertools import groupby
 from pathlib import Path
 from typing import Literal
 
-from phift.component.preprocessing import ChatTokenizer, Refused
-from phift.errors import DataError, DataNotFound
+from phift.component.preprocessing import Refused
+from phift.errors import DataError, DataNotFound, ModelError
+from phift.tokens.count import RowTokens
 
 _STYLES = {
     "trained": "background:#c8e6c9;color:#000",
@@ -42,9 +43,7 @@ class Conversation:
     note: str = ""
 
     @classmethod
-    def show(
-        cls, path: Path, number: int, tokenizer: ChatTokenizer | None, *, max_seq_length: int = -1
-    ) -> Conversation:
+    def show(cls, path: Path, number: int, tokenizer: RowTokens | None, *, max_seq_length: int = -1) -> Conversation:
         """Read a row and return it as the model sees it.
 
         Raises `phift.errors.DataNotFound` where there is no such file or row, and `phift.errors.DataError` where the
@@ -75,15 +74,15 @@ class Conversation:
         if tokenizer is None:
             note = "Roles and texts only: without the model's tokenizer this is not what the model sees."
             return cls(place=place, messages=messages, note=note)
-        text = tokenizer.render(row)
-        if isinstance(text, Refused):
-            return cls(place=place, messages=messages, note=f"Roles and texts only: {text.reason}.")
-        pieces, limit = tokenizer.pieces(text), tokenizer.limit(max_seq_length)
-        trained = tokenizer.trained([token for token, _ in pieces][:limit])
-        trained += [False] * (len(pieces) - len(trained))
-        tokens = tuple((piece, mine) for (_, piece), mine in zip(pieces, trained, strict=True))
+        limit = tokenizer.limit(max_seq_length)
+        try:
+            seen = tokenizer.view(row, limit)
+        except ModelError as error:
+            seen = Refused(error.what.rstrip("."))
+        if isinstance(seen, Refused):
+            return cls(place=place, messages=messages, note=f"Roles and texts only: {seen.reason}.")
         note = "" if tokenizer.knows_markers else "It is not known which tokens are trained on."
-        return cls(place=place, messages=messages, tokens=tokens, limit=limit, note=note)
+        return cls(place=place, messages=messages, tokens=tuple(seen), limit=limit, note=note)
 
     def __str__(self) -> str:
         if not self.tokens:

@@ -21,11 +21,11 @@ from dataclasses import asdict, dataclass
 from html import escape
 from math import ceil, log10
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from phift.check.findings import Finding
-from phift.component.preprocessing import LEAST_TRAINING_ROWS, ChatTokenizer, Refused, Row
-from phift.errors import DataError, DataNotFound, MissingDependency, isolated
+from phift.component.preprocessing import LEAST_TRAINING_ROWS, Refused, Row
+from phift.errors import DataError, DataNotFound, MissingDependency, ModelError, isolated
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -39,6 +39,18 @@ _QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1.0)
 _MOST_PROBLEMS = 20
 _BATCH_ROWS = 256
 _BATCH_BYTES = 2_000_000  # of JSON; a token's bookkeeping in the tokenizer takes far more than its text
+
+
+class RowTokens(Protocol):
+    """What counts and shows rows: `phift.component.preprocessing.ChatTokenizer` says what each of its methods does."""
+
+    @property
+    def source(self) -> str: ...  # noqa: D102
+    @property
+    def knows_markers(self) -> bool: ...  # noqa: D102
+    def limit(self, max_seq_length: int) -> int | None: ...  # noqa: D102
+    def count(self, rows: Sequence[Row], limit: int | None) -> list[tuple[int, int] | Refused]: ...  # noqa: D102
+    def view(self, row: Row, limit: int | None) -> list[tuple[str, bool]] | Refused: ...  # noqa: D102
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -204,7 +216,7 @@ class Counted:
 
 def measure(
     files: Mapping[str, Path],
-    tokenizer: ChatTokenizer | None,
+    tokenizer: RowTokens | None,
     *,
     max_seq_length: int,
     exact: bool,
@@ -213,6 +225,8 @@ def measure(
     on_progress: Callable[[Counted], None] | None = None,
 ) -> TokenReport:
     """Count the tokens of prepared files, see the module's text for which rows and how.
+
+    Where the tokenizer fails, or takes more time or memory than there is for it, they are estimated.
 
     - **files**: the prepared file of each split.
     - **tokenizer**: None estimates by characters; **reason** says why there is none.
@@ -225,18 +239,21 @@ def measure(
     for split, path in files.items():
         tallies[split] = tally = _Tally(path)
         for batch, share in _batches(tally, seed, exact=exact):
-            encoded = tokenizer.encode_batch([row for _, row in batch]) if tokenizer else [None] * len(batch)
-            for (line, row), ids in zip(batch, encoded, strict=True):
-                if isinstance(ids, Refused):
+            rows = [row for _, row in batch]
+            try:
+                counts = tokenizer.count(rows, limit) if tokenizer else [_estimate(row, limit) for row in rows]
+            except ModelError as error:
+                reason = f"{error.what.rstrip('.')} ({error.where}): {error.fix}"
+                return measure(
+                    files, None, max_seq_length=max_seq_length, exact=exact, seed=seed, reason=reason, on_progress=tell
+                )
+            for (line, _), counted in zip(batch, counts, strict=True):
+                if isinstance(counted, Refused):
                     tally.refused += 1
                     if len(tally.problems) < _MOST_PROBLEMS:
-                        tally.problems.append((f"{path}:{line}", ids.reason))
+                        tally.problems.append((f"{path}:{line}", counted.reason))
                     continue
-                if tokenizer and ids is not None:
-                    # The cut comes first: it may go through a marker.
-                    length, trained = len(ids), sum(end - start for start, end in tokenizer.spans(ids[:limit]))
-                else:
-                    length, trained = _estimate(row, limit)
+                length, trained = counted
                 tally.lines.append(line)
                 tally.lengths.append(length)
                 tally.trained.append(trained)

@@ -1,6 +1,7 @@
-"""The tokenizer to count with: the user's own or the model's, fetched without the weights and opened without its code.
+"""A tokenizer, the user's own or the model's, fetched without the weights and opened without its code.
 
-It needs transformers, which comes with ``phift[local]``; without it tokens are estimated, see `phift.tokens.count`.
+It needs transformers, which comes with ``phift[local]``. What is opened here can still take for ever, or all memory:
+`phift.tokens.limited` does it in another process.
 
 The registry hands out a signed address of the model's container (``datarefs``, as azure-ai-ml 1.35.2 asks for it in
 ``models.download``). Of the blobs under the model's own prefix only those are read that say how a conversation becomes
@@ -17,12 +18,12 @@ import re
 import tempfile
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
-from phift.azure.answers import mapping
+from phift.azure.answers import listed, mapping
 from phift.azure.clients import API, Clients, registry_address
 from phift.check.models import FoundationModel
 from phift.component import finetune_config as config_file
@@ -42,48 +43,6 @@ MOST_BYTES = 200_000_000
 """A check is not worth more traffic than this."""
 
 
-def find_tokenizer(
-    wanted: str | None, clients: Clients, model: FoundationModel, cache: Path, *, finetune_config: Path | None = None
-) -> tuple[ChatTokenizer | None, str]:
-    """Return the tokenizer to count with, and what is missing, in one sentence, if anything is.
-
-    The user's own tokenizer comes before the model's in the registry. It raises nothing of ours: without a tokenizer
-    tokens are estimated, and a check goes on.
-
-    - **wanted**: a folder or an id on the Hugging Face Hub (``data.tokenizer``).
-    - **cache**: where the registry's tokenizers are kept.
-    - **finetune_config**: the job's own (``finetune_config_path``), laid over the model's.
-    """
-    missing = ""
-    try:
-        with _opening(wanted or ""):
-            pass  # where transformers is not installed, nothing needs to be fetched
-        folder = _local_folder(wanted) if wanted else None
-        settings = read_settings(folder) if folder else {}
-        if not FinetuneConfig.of(settings).has_markers:
-            try:
-                fetched = fetch_tokenizer_files(clients, model, cache)
-                folder = folder or fetched
-                settings = config_file.merge(read_settings(fetched), settings)
-            except PhiftError as error:
-                missing = _reason(error)
-        if folder is None:
-            return None, missing
-        if finetune_config:
-            settings = config_file.merge(settings, config_file.read(finetune_config))
-        found = load_tokenizer(folder, settings, source=wanted or f"{model.name} version {model.version}")
-    except PhiftError as error:
-        return None, _reason(error)
-    if found.knows_markers:
-        return found, ""
-    without = f"No {config_file.FILE_NAME} says what opens a turn, so it is not known which tokens are trained on."
-    return found, f"{without} {missing}".rstrip()
-
-
-def _reason(error: PhiftError) -> str:
-    return f"{error.what.rstrip('.')} ({error.where})." if error.where else error.what
-
-
 def load_tokenizer(
     place: str | Path, settings: Mapping[str, Any] | None = None, *, source: str | None = None
 ) -> ChatTokenizer:
@@ -92,7 +51,7 @@ def load_tokenizer(
     - **place**: a folder (a tokenizer's own or an MLflow model's), or an id on the Hugging Face Hub.
     - **settings**: the finetune config; left out, the one that the folder has.
     """
-    folder = _local_folder(place)
+    folder = local_folder(place)
     config = FinetuneConfig.of(read_settings(folder) if settings is None else settings)
     places = [folder / each for each in _PLACES]
     of_tokenizer = ("tokenizer_config.json", "tokenizer.json")
@@ -100,15 +59,18 @@ def load_tokenizer(
     if own is None:
         fix = "give a folder with tokenizer_config.json, or an MLflow model"
         raise ModelError("There is no tokenizer in the folder.", where=str(folder), fix=fix)
-    with _opening(str(own)) as auto:
-        tokenizer = auto.from_pretrained(own, trust_remote_code=False)
-    if not (config.chat_template or tokenizer.chat_template):
-        fix = "name a tokenizer with one as data.tokenizer"
-        raise ModelError("The tokenizer has no chat template.", where=str(place), fix=fix)
     digest = hashlib.sha256(repr(config).encode())
     for path in sorted(path for name in NAMES for path in own.glob(name)):
         digest.update(f"\n{path.name} ".encode() + path.read_bytes())
-    return ChatTokenizer.of(tokenizer, config, source or str(place), digest.hexdigest())
+    with _opening(str(own)) as auto:
+        tokenizer = auto.from_pretrained(own, trust_remote_code=False)
+        if not (config.chat_template or tokenizer.chat_template):
+            fix = "name a tokenizer with one as data.tokenizer"
+            raise ModelError("The tokenizer has no chat template.", where=str(place), fix=fix)
+        if not (isinstance(tokenizer.model_max_length, int | float) and tokenizer.model_max_length > 0):
+            what = "The tokenizer's model_max_length is no number above 0."
+            raise ModelError(what, where=str(place), fix="mend tokenizer_config.json")
+        return ChatTokenizer.of(tokenizer, config, source or str(place), digest.hexdigest())
 
 
 def read_settings(folder: Path) -> dict[str, Any]:
@@ -117,7 +79,7 @@ def read_settings(folder: Path) -> dict[str, Any]:
     return config_file.read(next((path for path in paths if path.is_file()), paths[0]))
 
 
-def _local_folder(place: str | Path) -> Path:
+def local_folder(place: str | Path) -> Path:
     """Return the folder of a tokenizer; of one on the Hugging Face Hub, the needed files are downloaded."""
     folder = Path(place).expanduser()
     if folder.is_dir():
@@ -126,8 +88,13 @@ def _local_folder(place: str | Path) -> Path:
         raise ModelError("There is no such folder.", where=str(place), fix="check data.tokenizer")
     # transformers would fetch by itself, and try for most of a minute where there is no network.
     with _opening(place):
-        from huggingface_hub import snapshot_download
+        from huggingface_hub import HfApi, snapshot_download
 
+        found: Any = None
+        with suppress(Exception):  # where it does not answer, what was fetched before is there, or the next call fails
+            found = HfApi(library_name="phift").model_info(place, files_metadata=True, timeout=30).siblings
+        sizes = [file.size or 0 for file in found or () if any(PurePosixPath(file.rfilename).match(n) for n in NAMES)]
+        _check_size(sum(sizes), place)
         return Path(snapshot_download(place, allow_patterns=list(NAMES)))
 
 
@@ -151,10 +118,14 @@ def _opening(place: str) -> Iterator[Any]:
             own.disable_progress_bar()
         try:
             yield AutoTokenizer
-        except Exception as error:
-            # Hub, file and parser errors of many libraries; their texts go on for pages.
-            lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-            said = redact(lines[0])[:200] if lines else ""
+        except (PhiftError, MemoryError, KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # Rust's panics are no Exception
+            # Hub, file and parser errors of many libraries; their texts go on for pages, and some have none.
+            said = ""
+            with suppress(Exception):
+                lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+                said = redact(lines[0])[:200]
             what = f"The tokenizer cannot be opened: {type(error).__name__}: {said}"
             raise ModelError(what, where=place, fix="name a tokenizer as data.tokenizer") from error
 
@@ -212,15 +183,13 @@ def _fetch(clients: Clients, model: FoundationModel, place: str, folder: Path) -
     prefix = path.removeprefix(f"{container}/")
     try:
         with azure_errors(place), ContainerClient.from_container_url(signed) as files:
-            sizes = {blob.name: blob.size for blob in files.list_blobs(name_starts_with=f"{prefix}/")}
+            blobs = listed(files.list_blobs(name_starts_with=f"{prefix}/"), place)
+            sizes = {blob.name: blob.size for blob in blobs}
             chosen = wanted_files(prefix, sizes)
             total = sum(sizes[name] for name in chosen)
             if not any(path.match(name) for path in chosen.values() for name in _TOKENIZER):
                 raise ModelError("The model has no tokenizer files.", where=place, fix="name one as data.tokenizer")
-            if total > MOST_BYTES:
-                most = MOST_BYTES // 10**6
-                what = f"The model's tokenizer files have {total / 1e6:,.0f} MB; more than {most} are not read."
-                raise ModelError(what, where=place, fix="name a tokenizer as data.tokenizer")
+            _check_size(total, place)
             for name, relative in chosen.items():
                 target = folder / relative
                 target.parent.mkdir(parents=True, exist_ok=True)
@@ -230,6 +199,13 @@ def _fetch(clients: Clients, model: FoundationModel, place: str, folder: Path) -
                         files.download_blob(name, offset=0, length=sizes[name]).readinto(file)
     except PhiftError as error:
         raise error from None  # the cause may quote the signed address
+
+
+def _check_size(total: int, place: str) -> None:
+    if total > MOST_BYTES:
+        most = MOST_BYTES // 10**6
+        what = f"The model's tokenizer files have {total / 1e6:,.0f} MB; more than {most} are not read."
+        raise ModelError(what, where=place, fix="name a tokenizer as data.tokenizer, or a folder that has it")
 
 
 def wanted_files(prefix: str, names: Iterable[str]) -> dict[str, PurePosixPath]:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pyarrow import ArrowInvalid
+from pyarrow import ArrowException
 from pyarrow.parquet import ParquetFile
 from transformers import AutoTokenizer
 
@@ -91,8 +91,10 @@ def _values(path: Path) -> Iterator[tuple[str, Any]]:
         try:
             with ParquetFile(path) as file:
                 rows = file.read().to_pylist()
-        except ArrowInvalid:
-            raise DataError("Not a parquet file.", where=path.name, fix="write it again") from None
+        except (ArrowException, ValueError, ArithmeticError, OSError) as error:
+            # Arrow's word for a broken page is OSError, and Python has not all of its values; the text may quote one.
+            what = f"Not a parquet file that can be read ({type(error).__name__})."
+            raise DataError(what, where=path.name, fix="write it again") from None
     elif path.suffix == ".json" and (content := path.read_bytes()).removeprefix(codecs.BOM_UTF8).lstrip()[:1] == b"[":
         rows = _parse(content, path.name)
     else:
