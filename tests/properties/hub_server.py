@@ -11,7 +11,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -43,11 +43,11 @@ class Repository:
 class Fault:
     """What goes wrong with requests whose path has ``part`` in it, so many times.
 
-    ``drop`` closes the connection half way through the body.
+    ``drop`` closes the connection half way through the body; ``trickle`` sends a byte of it now and then, for ever.
     """
 
     part: str
-    what: Literal["drop"] | int
+    what: Literal["drop", "trickle"] | int
     times: float = 1
 
 
@@ -69,7 +69,7 @@ class Hub:
         self.sent.clear()
         self.requests.clear()
 
-    def fault(self, path: str) -> Literal["drop"] | int | None:
+    def fault(self, path: str) -> Literal["drop", "trickle"] | int | None:
         with self.lock:
             for fault in self.faults:
                 if fault.part in path and fault.times > 0:
@@ -100,15 +100,26 @@ class _Handler(BaseHTTPRequestHandler):
         time.sleep(self.hub.latency)
         fault = self.hub.fault(path)
         try:
-            if isinstance(fault, int):
+            if fault == "trickle":
+                self._trickle()
+            elif isinstance(fault, int):
                 raise _Refusal(fault, "", "not now")  # noqa: TRY301 - refused as anything else is
-            if path.startswith("/api/datasets/"):
+            elif path.startswith("/api/datasets/"):
                 self._send(200, json.dumps(self._told(path.removeprefix("/api/datasets/"), sent)).encode(), {})
             else:
                 self._file(path.removeprefix("/datasets/"), broken=fault == "drop")
         except _Refusal as refusal:
             headers = {"X-Error-Message": str(refusal)} | ({"X-Error-Code": refusal.code} if refusal.code else {})
             self._send(refusal.status, b'{"error": "no"}', headers)
+
+    def _trickle(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", str(1 << 40))
+        self.end_headers()
+        with suppress(OSError):  # whoever asked has gone
+            while True:
+                self.wfile.write(b" ")
+                time.sleep(0.2)
 
     do_GET = do_HEAD = do_POST = _answer  # noqa: N815 - http.server's names
 

@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import compress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from zipfile import ZipFile
 
 import huggingface_hub
 import pyarrow as pa
@@ -22,7 +24,7 @@ import pytest
 from phift.config.data import HuggingFaceSource
 from phift.data import hub
 from phift.data.hub import RowGroup, drawn_groups, draws
-from phift.errors import ServiceError
+from phift.errors import DataError, DataNotFound, ServiceError
 from properties.hub_server import COMMIT, OLDER, Fault, Hub, Repository, hub_server
 
 SECRET = "my own words"
@@ -401,6 +403,87 @@ def test_no_code_of_a_data_set_runs(server: Hub, reader: Reader) -> None:
 @pytest.mark.parametrize("name", ["o/torn", "o/no-parquet"])
 def test_broken_files_are_data_errors_that_quote_nothing(reader: Reader, name: str) -> None:
     reader.fails(name, "DataError", "The data set cannot be read (")
+
+
+def card(files: str, more: str = "") -> str:
+    return f"---\nconfigs:\n- config_name: default\n  data_files: {json.dumps(files)}\n{more}---\n"
+
+
+@pytest.mark.parametrize(
+    ("files", "more"),
+    [
+        ("zip://secret.jsonl::file://{folder}/secret.zip", ""),
+        ("zip://*::{folder}/secret.zip", ""),
+        ("{folder}/secret.jsonl", ""),
+        ("file://{folder}/secret.jsonl", ""),
+        ("{url}/secret.jsonl", ""),
+        ("zip://secret.jsonl::{url}/secret.zip", ""),
+        ("hf://datasets/o/lines/data/*.jsonl", ""),
+        ("hf://datasets/o/hostile/../../o/lines/*.jsonl", ""),
+        ("../../../../../..{folder}/secret.jsonl", ""),
+        ("secret.jsonl", "  data_dir: {folder}\n"),
+        ("zip://secret.jsonl::own.zip", ""),
+    ],
+)
+def test_a_card_opens_no_files_but_the_data_sets_own(
+    server: Hub, reader: Reader, tmp_path: Path, files: str, more: str
+) -> None:
+    secret = json.dumps(chats(0, 1)[0] | {"id": SECRET})
+    (tmp_path / "secret.jsonl").write_text(secret)
+    with ZipFile(tmp_path / "secret.zip", "w") as archive:
+        archive.writestr("secret.jsonl", secret)
+    given = {"folder": str(tmp_path), "url": server.url}
+    folder = tmp_path / "own"
+    text_files(folder, README_md=card(files.format(**given), more.format(**given)), train_jsonl=secret)
+    shutil.copy(tmp_path / "secret.zip", folder / "own.zip")
+    server.repositories["o/hostile"] = Repository(folder)
+    seen = reader.fails(
+        "o/hostile", "DataError", "The data set's card (README.md) names data files that are not its own"
+    )
+    assert seen["ids"] == []
+    assert not [path for _, path in server.requests if "secret" in path]
+    # So it is with a data set in a folder of this machine.
+    if "hf://" not in files and not more:
+        reader.fails(str(folder), "DataError", "that are not its own")
+
+
+def test_what_a_card_calls_pictures_is_not_opened(server: Hub, reader: Reader, tmp_path: Path) -> None:
+    features = "dataset_info:\n  features:\n  - name: id\n    dtype: string\n  - name: look\n    dtype: image\n"
+    row = json.dumps({"id": "one", "look": f"{server.url}/secret.png"}) + "\n"
+    text_files(tmp_path / "own", README_md=card("*.jsonl", features), train_jsonl=row)
+    server.repositories["o/pictures"] = Repository(tmp_path / "own")
+    seen = reader.read("o/pictures")
+    assert seen["ids"] == ["one"], seen["error"]
+    assert not [path for _, path in server.requests if "secret" in path]
+
+
+# ---------------------------------------------------------------- a process of their own
+
+
+def test_rows_come_out_of_a_process_as_they_are_read_in_one(
+    server: Hub, reader: Reader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", server.url)
+    notes: list[str] = []
+    rows = list(hub.read_rows(HuggingFaceSource(huggingface="o/lines", percent=10, sample="random"), notes))
+    again = reader.read("o/lines", percent=10, sample="random")
+    assert [row["id"] for row in rows] == again["ids"]
+    assert notes == again["notes"]
+    with pytest.raises(DataNotFound, match="There is no such data set") as caught:
+        list(hub.read_rows(HuggingFaceSource(huggingface="o/nowhere"), notes))
+    assert caught.value.where == "Hugging Face data set o/nowhere"
+
+
+@pytest.mark.parametrize("part", ["/api/datasets", "train-"])
+def test_a_hub_that_never_ends_is_left(server: Hub, monkeypatch: pytest.MonkeyPatch, part: str) -> None:
+    server.fresh()
+    server.faults = [Fault(part, "trickle", times=float("inf"))]
+    monkeypatch.setenv("HF_ENDPOINT", server.url)
+    monkeypatch.setattr(hub, "LIMITS", replace(hub.LIMITS, seconds=12))
+    with pytest.raises(DataError, match="Reading the data set was stopped after 12 s, which PHIFT_SECONDS") as caught:
+        list(hub.read_rows(HuggingFaceSource(huggingface="o/lines"), []))
+    assert caught.value.where == "Hugging Face data set o/lines"
+    server.fresh()
 
 
 # ---------------------------------------------------------------- a network as it is

@@ -1,6 +1,9 @@
 """Data sets of the Hugging Face Hub: the rows that were asked for, without downloading all the others.
 
-The commit is looked up first and everything is read at it. Nothing of the data set is ever executed.
+The commit is looked up first and everything is read at it. Nothing of the data set is ever executed, and no other files
+are opened than its own: its card can name archives of this machine and addresses anywhere (``zip://x::file:///…``).
+
+It is read in a process with a limit of time and memory (`read_rows`), since what answers may answer for ever.
 
 How a part of a split (``percent``) is found depends on how its files are kept:
 
@@ -22,9 +25,10 @@ import logging
 import os
 import random
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
-from itertools import accumulate, compress, groupby, islice
+from dataclasses import dataclass
+from itertools import accumulate, chain, compress, groupby, islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -32,6 +36,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from phift.azure.threads import SideBySide
 from phift.config.data import HuggingFaceSource
 from phift.data.parquet import compressed_sizes
+from phift.data.workers import Limits, Workers
 from phift.errors import (
     AccessDenied,
     AuthenticationError,
@@ -56,7 +61,17 @@ SPREAD = 2
 TRIES = 3
 """How often a stream is taken up again; with the 20 times of ``datasets`` 5.2 a Hub that is gone takes nine minutes."""
 
+LIMITS = Limits(
+    what="data set",
+    fix="run again later, or download its files and give those",
+    memory=4 << 30,
+    seconds=600,
+    numpy=True,
+)
+"""The time is that without a row, and without a sign that one will come."""
+
 _BATCH = 128  # rows that become Python values at a time
+_COUNTED = 1_000  # rows between two signs of life, where they are only counted
 # Bytes; a row group up to this size is fetched with as few requests as possible, a bigger one in pieces.
 _AT_ONCE = 32 << 20
 _PIECE = 4 << 20
@@ -64,6 +79,32 @@ _READERS = 8  # footers fetched at the same time
 _WAITS = (1, 2, 4)  # seconds between two attempts to open a data set; the Hub's client does not repeat all its calls
 
 _REMOTE = "hf://"
+
+
+def read_rows(source: HuggingFaceSource, notes: list[str]) -> Iterator[Row]:
+    """Yield the rows of `HubRows` out of a process of their own.
+
+    - **notes**: filled with what the user should know about the reading, as far as it has come.
+    """
+    with Workers(Path(), LIMITS, most=1) as workers:
+        for _, (batch, notes[:]) in workers.run([_Reading(source)], side_by_side=True):
+            yield from batch
+
+
+@dataclass(frozen=True)
+class _Reading:
+    source: HuggingFaceSource
+
+    @property
+    def path(self) -> str:
+        return _place(self.source)
+
+    def perform(self, _: Path) -> Iterator[tuple[list[Row], list[str]]]:
+        """Yield rows, and the notes so far, which can be more at the end."""
+        rows = HubRows(self.source)
+        for batch in rows.batches():
+            yield batch, rows.notes
+        yield [], rows.notes
 
 
 class HubRows:
@@ -77,15 +118,21 @@ class HubRows:
         self._source = source
 
     def __iter__(self) -> Iterator[Row]:
+        for batch in self.batches():
+            yield from batch
+
+    def batches(self) -> Iterator[list[Row]]:
+        """Yield the rows many at a time, and lists without any as signs of life."""
         rows = self._rows()
         while True:
             with _asking(self._source):
                 batch = list(islice(rows, _BATCH))
             if not batch:
                 return
-            yield from batch
+            yield [row for row in batch if row is not None]
 
-    def _rows(self) -> Iterator[Row]:
+    def _rows(self) -> Iterator[Row | None]:
+        """Yield the rows, and None as a sign of life."""
         from datasets.packaged_modules.parquet.parquet import Parquet
 
         source, draw = self._source, random.Random(self._source.seed)  # noqa: S311 - can be repeated, is no secret
@@ -95,14 +142,16 @@ class HubRows:
         whole = all("::" not in file and (file.startswith(_REMOTE) or Path(file).is_file()) for file in files)
         is_parquet = whole and isinstance(builder, Parquet)
         if is_parquet:
+            groups: list[RowGroup] = []
             with SideBySide(_READERS) as side:
-                footers = [side.begin(_row_groups, file) for file in files]
-            groups = [group for footer in footers for group in footer.result()]
+                for footer in [side.begin(_row_groups, file) for file in files]:
+                    groups += footer.result()
+                    yield None
             total = sum(group.rows for group in groups)
         elif source.percent < 100:
-            total = self._length(builder, splits)
+            total = yield from self._length(builder, splits)
         else:
-            yield from builder.as_streaming_dataset(split=source.split)
+            yield from _stream(builder, source.split)
             return
         wanted = min(total, max(1, round(total * source.percent / 100)))  # at least one row, if there is one
         is_drawn = source.sample == "random" and wanted < total
@@ -115,7 +164,7 @@ class HubRows:
             for split in splits if is_drawn else ():
                 of_split = builder.config.data_files[split]
                 of_split.sort(key={file: draw.random() for file in of_split}.__getitem__)
-            rows, pool = iter(builder.as_streaming_dataset(split=source.split)), min(total, SPREAD * wanted)
+            rows, pool = _stream(builder, source.split), min(total, SPREAD * wanted)
             place = f"the first {pool:,} with the files in random order"
         if is_drawn:
             drawn = f"{wanted:,} of {total:,} rows, drawn with seed {source.seed} out of {place}"
@@ -151,7 +200,7 @@ class HubRows:
             self.notes.append(f"{source.huggingface} was read at revision {commit}; {pin}")
         return builder, splits
 
-    def _length(self, builder: DatasetBuilder, splits: Sequence[str]) -> int:
+    def _length(self, builder: DatasetBuilder, splits: Sequence[str]) -> Generator[None, None, int]:
         """Return how long the splits are: what the data set's card says, or else all of them are counted."""
         known = builder.info.splits or {}
         lengths: list[int] = [known[split].num_examples or 0 if split in known else 0 for split in splits]
@@ -160,7 +209,17 @@ class HubRows:
         name, split = self._source.huggingface, self._source.split
         counted = "so all of it was downloaded once to count its rows"
         self.notes.append(f"{name} does not say how long {split} is and is not Parquet, {counted}")
-        return sum(1 for _ in builder.as_streaming_dataset(split=split))
+        count = 0
+        for count, _ in enumerate(_stream(builder, split), start=1):
+            if count % _COUNTED == 0:
+                yield None
+        return count
+
+
+def _stream(builder: DatasetBuilder, split: str) -> Iterator[Row]:
+    """Yield the rows of a split from its beginning; pictures and sounds are not opened, which lie anywhere."""
+    rows: Any = builder.as_streaming_dataset(split=split)
+    return iter(rows.decode(False) if rows.features else rows)
 
 
 def _open_once(source: HuggingFaceSource, *, is_folder: bool) -> tuple[DatasetBuilder, list[str], str | None]:
@@ -174,10 +233,13 @@ def _open_once(source: HuggingFaceSource, *, is_folder: bool) -> tuple[DatasetBu
         commit = api.dataset_info(name, revision=source.revision, expand=["sha"], timeout=30).sha
         if not commit:
             raise ServiceError("The Hugging Face Hub names no commit.", fix="check HF_ENDPOINT, if it is set")
+    root = f"hf://datasets/{name}@{commit}" if commit else Path(name).expanduser().resolve().as_posix()
     # The folder is empty, or `datasets` would take an older version that it finds there when the Hub fails.
-    with TemporaryDirectory(prefix="phift-") as folder:
+    with TemporaryDirectory(prefix="phift-") as folder, _own_files(root):
         try:
             builder = datasets.load_dataset_builder(name, source.name, revision=commit, cache_dir=folder)
+        except DataError:
+            raise
         except ValueError:
             names = datasets.get_dataset_config_names(name, revision=commit)
             if source.name in names or (source.name is None and len(names) < 2):
@@ -186,6 +248,8 @@ def _open_once(source: HuggingFaceSource, *, is_folder: bool) -> tuple[DatasetBu
             if source.name is None:
                 what = "The data set has several configurations."
             raise DataError(what, fix=f"`name` is one of: {', '.join(names)}") from None
+    for file in chain.from_iterable((builder.config.data_files or {}).values()):
+        _check_own(str(file), root)
     known = [str(split) for split in builder.config.data_files or {}]
     splits = source.split.split("+")
     for split in splits:
@@ -193,6 +257,32 @@ def _open_once(source: HuggingFaceSource, *, is_folder: bool) -> tuple[DatasetBu
             part = "; a part of it is `percent`" if "[" in source.split else ""
             raise DataError(f"There is no split {split}.", fix=f"`split` is one of: {', '.join(known)}{part}")
     return builder, splits, commit
+
+
+@contextmanager
+def _own_files(root: str) -> Iterator[None]:
+    """Let ``datasets`` resolve no pattern that leads out of the data set, while a card says which files there are."""
+    from datasets import data_files
+
+    resolve = data_files.resolve_pattern
+
+    def resolve_own(pattern: str, base_path: str, *args: Any, **kwargs: Any) -> list[str]:
+        is_whole = "://" in pattern or pattern.startswith("/")
+        _check_own(pattern if is_whole else f"{base_path}/{pattern}", root)
+        found: list[str] = resolve(pattern, base_path, *args, **kwargs)
+        return found
+
+    data_files.resolve_pattern = resolve_own
+    try:
+        yield
+    finally:
+        data_files.resolve_pattern = resolve
+
+
+def _check_own(file: str, root: str) -> None:
+    if "::" in file or ".." in file.split("/") or not f"{file}/".startswith(f"{root}/"):
+        what = "The data set's card (README.md) names data files that are not its own."
+        raise DataError(what, fix="look at data_files and data_dir in it; give files of other places themselves")
 
 
 # ---------------------------------------------------------------- Parquet, and drawing
@@ -291,8 +381,12 @@ def _asking(source: HuggingFaceSource) -> Iterator[None]:
             yield
     except Exception as error:  # noqa: BLE001 - readers of many formats raise what they like; all of it ends in ours
         ours = error if isinstance(error, PhiftError) else _failure(error, source)
-        ours.where = f"Hugging Face data set {source.huggingface}"
+        ours.where = _place(source)
         raise ours from None
+
+
+def _place(source: HuggingFaceSource) -> str:
+    return f"Hugging Face data set {source.huggingface}"
 
 
 def _failure(error: Exception, source: HuggingFaceSource) -> PhiftError:

@@ -131,6 +131,7 @@ def open_source(
     """
     part, reading = partial(Part, group_by=group_by, keep=keep), partial(Reading, split=split, stratum=stratum)
     rows: Iterator[chat.Row]
+    notes: list[str] = []
     match source:
         case FileSource():
             for path in files.expand(source.files):
@@ -149,10 +150,10 @@ def open_source(
                 yield reading(place=place, layout=layout, parts=parts, bytes=size)
             return
         case HuggingFaceSource():
-            data_set = hub.HubRows(source)
-            place, rows, notes = source.huggingface, iter(data_set), data_set.notes
+            place = source.huggingface
+            rows = hub.read_rows(source, notes)
         case RowsSource():
-            place, rows, notes = kind_of(source.rows)[1], rows_from_python(source), []
+            place, rows = kind_of(source.rows)[1], rows_from_python(source)
         case AssetSource():
             raise DataError("Data in Azure is not read here.", where=source.asset, fix="give files to be prepared here")
     first = list(islice(rows, _LOOKED_AT))
