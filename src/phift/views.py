@@ -7,13 +7,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 from rich.table import Table
+from rich.text import Text
 
 from phift.check.report import CheckReport
 from phift.data.prepare import PreparedDataset, Progress
+from phift.errors import redact, visible
 from phift.jobs.job import JobEvent
 from phift.plan import Plan
 from phift.serving.cleanup import DeployedEndpoint
@@ -37,10 +38,24 @@ _STAGES = {
 _SECONDS_BETWEEN_LINES = 2.0
 
 
+def shown(text: object, style: str = "", *, lines: bool = True) -> Text:
+    """Return a text for a console, which takes it for what it is; nothing gets onto one in another way.
+
+    A text on its own would be taken for rich's markup: ``[/x]`` ends what was never begun, ``[link=...]`` makes a link.
+
+    - **lines**: whether a newline in it ends a line.
+    """
+    return Text(visible(redact(str(text)), lines=lines), style)
+
+
+def _names(*texts: object) -> list[Text]:
+    return [shown(text, lines=False) for text in texts]
+
+
 def show_report(console: Console, report: CheckReport) -> None:
     """Print every finding of a report, or that there is none, and the estimates."""
     if not report.findings:
-        console.print("Nothing found that would stop this run.")
+        console.print(shown("Nothing found that would stop this run."))
     else:
         table = Table(box=None, pad_edge=False)
         for column in ("severity", "code", "where", "what, and the way out"):
@@ -48,21 +63,21 @@ def show_report(console: Console, report: CheckReport) -> None:
         for finding in report.findings:
             said = finding.message + (f"\n-> {finding.fix}" if finding.fix else "")
             said += f"\n({finding.source})" if finding.source else ""
-            table.add_row(finding.severity, finding.code, finding.place, said, style=_COLOURS[finding.severity])
+            row = (*_names(finding.severity, finding.code, finding.place), shown(said))
+            table.add_row(*row, style=_COLOURS[finding.severity])
         console.print(table)
     if report.tokens:
-        console.print(report.tokens.summary, highlight=False, markup=False)
+        console.print(shown(report.tokens.summary))
     for estimate in report.estimates:
-        console.print(str(estimate), highlight=False, markup=False)
+        console.print(shown(estimate))
 
 
 def show_plan(console: Console, plan: Plan) -> None:
     """Print what a run will do."""
     target = plan.target
-    table = Table(box=None, show_header=False, pad_edge=False)
-    table.add_row("model", f"{plan.model.name} version {plan.model.version} ({plan.model.registry})")
-    table.add_row("component", f"{plan.component.name} version {plan.component.version}")
-    table.add_row("compute", f"{target.nodes} x {target.size}, {target.gpus_per_node} GPU each ({target.name})")
+    rows = [("model", f"{plan.model.name} version {plan.model.version} ({plan.model.registry})")]
+    rows.append(("component", f"{plan.component.name} version {plan.component.version}"))
+    rows.append(("compute", f"{target.nodes} x {target.size}, {target.gpus_per_node} GPU each ({target.name})"))
     dataset = plan.dataset
     if isinstance(dataset, PreparedDataset):
         data = ", ".join(f"{count} {split}" for split, count in dataset.rows.items()) + " rows"
@@ -70,17 +85,20 @@ def show_plan(console: Console, plan: Plan) -> None:
         data = f"{dataset.name}, prepared by the job on {dataset.compute}"
     else:
         data = ", ".join(f"{split} {given}" for split, given in dataset.inputs.items()) + " (not read here)"
-    table.add_row("data", data)
+    rows.append(("data", data))
     mine = [f"{name}={p.value}" for name, p in plan.parameters.values.items() if p.origin == "user"]
-    table.add_row("parameters", ", ".join(mine) or "all from the model and the component")
-    table.add_row("job", plan.job_name)
+    rows.append(("parameters", ", ".join(mine) or "all from the model and the component"))
+    rows.append(("job", plan.job_name))
+    table = Table(box=None, show_header=False, pad_edge=False)
+    for row in rows:
+        table.add_row(*_names(*row))
     console.print(table)
 
 
 def show_endpoints(console: Console, found: Sequence[tuple[DeployedEndpoint, Mapping[str, str]]]) -> None:
     """Print what is deployed in a workspace: endpoints with their deployments' instances."""
     if not found:
-        console.print("phift has deployed nothing in this workspace.")
+        console.print(shown("phift has deployed nothing in this workspace."))
         return
     table = Table(box=None, pad_edge=False)
     for column in ("endpoint", "job", "model", "age", "traffic"):
@@ -92,9 +110,9 @@ def show_endpoints(console: Console, found: Sequence[tuple[DeployedEndpoint, Map
             minutes = max(0, int(each.age.total_seconds() // 60))
             hours, days = minutes // 60, minutes // (24 * 60)
             age = f"{days} d {hours % 24} h" if days else f"{hours} h {minutes % 60} min" if hours else f"{minutes} min"
-        row = (each.name, each.job or "-", each.model or "-", age, "\n".join(shares) or "no deployment")
-        table.add_row(*map(escape, row))
-    console.print(table, highlight=False)
+        traffic = "\n".join(visible(share, lines=False) for share in shares) or "no deployment"
+        table.add_row(*_names(each.name, each.job or "-", each.model or "-", age), shown(traffic))
+    console.print(table)
 
 
 class EventPrinter:
@@ -132,9 +150,11 @@ class EventPrinter:
                 self._line(f"{what}: {event.rows:,} rows" + (f", {done / total:.0%}" if total else ""))
             return
         if self._bar is None:
-            columns = (TextColumn("  {task.description}"), BarColumn(), TextColumn("{task.fields[rows]:,} rows"))
+            described = TextColumn("  {task.description}", markup=False)
+            columns = (described, BarColumn(), TextColumn("{task.fields[rows]:,} rows"))
             self._bar = Bars(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=self._console)
             self._bar.start()
+        what = shown(what, lines=False).plain
         if what not in self._tasks:
             self._tasks[what] = self._bar.add_task(what, total=total or None, rows=0)
         self._bar.update(self._tasks[what], completed=done, total=total or None, rows=event.rows)
@@ -161,4 +181,4 @@ class EventPrinter:
 
     def _line(self, text: str) -> None:
         self._last_line = time.monotonic()
-        self._console.print(f"  {text}", highlight=False, markup=False)
+        self._console.print(shown(f"  {text}", lines=False))

@@ -78,6 +78,17 @@ def test_the_open_routes_tell_no_secret(local: Local) -> None:
             assert secret not in local.request(route.method, address(route), token="").text
 
 
+def test_a_path_is_one_line_in_the_log_and_does_nothing_to_a_terminal(local: Local) -> None:
+    path = quote("/said\x1b[2J\x9b2J\u202e 2026-01-01 INFO all is well\r", safe="/")
+    verify = str(local.connection.ca_bundle)
+    assert requests.get(f"{local.connection.base_url}{path}", verify=verify, timeout=30).status_code == 501
+    log = (local.connection.folder / "server.log").read_text()
+    lines = [line for line in log.splitlines() if "/said" in line]
+    assert len(lines) == 2  # that it has no route, and the request itself
+    shown = r"/said\x1b[2J\x9b2J\u202e 2026-01-01 INFO all is well\r"
+    assert all(shown in line for line in lines)
+
+
 def test_no_other_user_can_read_anything(local: Local) -> None:
     local.wait(submit(local))
     folder = local.connection.folder

@@ -31,7 +31,7 @@ ALLOWED = {
     "serving": {"azure", "config", "errors", "jobs"},
     "plan": {"azure", "check", "config", "data", "errors", "facts", "jobs", "tokens"},
     "run": {"azure", "check", "component", "config", "data", "errors", "jobs", "plan", "serving", "tokens"},
-    "views": {"check", "data", "jobs", "plan", "serving", "tokens"},
+    "views": {"check", "data", "errors", "jobs", "plan", "serving", "tokens"},
     "cli": {
         "check",
         "config",
@@ -177,3 +177,23 @@ def test_the_root_is_small_and_no_file_is_long() -> None:
     assert len(entries) <= MOST_ENTRIES, sorted(entries)
     lengths = {name: len(file.read_text(encoding="utf-8").splitlines()) for name, file in FILES.items()}
     assert {name: length for name, length in lengths.items() if length > MOST_LINES} == {}
+
+
+def test_texts_are_written_in_one_way_each() -> None:
+    """What goes to a console is made by `phift.views.shown`, and what the command line says by `phift.cli.output`."""
+    writers = {"print", "click.echo", "click.secho", "sys.stdout.write", "sys.stderr.write", "sys.stdout.buffer.write"}
+    found: set[tuple[str, str]] = set()
+    for module, file in FILES.items():
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call):
+                called = ast.unparse(node.func)
+                if called in writers:
+                    found.add((module, called))
+                elif called.endswith("console.print") and node.args and ast.unparse(node.args[0])[:6] != "shown(":
+                    found.add((module, ast.unparse(node)))
+    assert found == {
+        ("phift.cli.output", "click.echo"),
+        ("phift.data.on_cluster", "sys.stdout.write"),  # into a job's log, which nobody there reads in a terminal
+        ("phift.local.work.preparing", "sys.stderr.write"),  # into a step's log, what that would have said
+        ("phift.views", "console.print(table)"),
+    }

@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from phift.errors import AuthenticationError, ConfigError, DataError, PhiftError
+from phift.errors import AuthenticationError, ConfigError, DataError, PhiftError, redact, visible
 
 Severity = Literal["error", "warning", "note"]
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing a check found.
+    """One thing a check found; secrets are hidden in its texts.
 
     - **code**: stable name, for ``submit(ignore=[...])``.
     - **place**: configuration key, file and line, or resource.
@@ -26,10 +26,15 @@ class Finding:
     fix: str = ""
     source: str = ""
 
+    def __post_init__(self) -> None:
+        for name in ("place", "message", "fix", "source"):
+            object.__setattr__(self, name, redact(getattr(self, name)))
+
     def __str__(self) -> str:
         fix = f"\n        fix: {self.fix}" if self.fix else ""
         source = f"\n        source: {self.source}" if self.source else ""
-        return f"{self.severity:<7} {self.code}  {self.place}: {self.message}{fix}{source}"
+        head = visible(f"{self.severity:<7} {self.code}  {self.place}", lines=False)
+        return f"{head}: {visible(self.message + fix + source)}"
 
 
 def findings_from(error: PhiftError, place: str) -> list[Finding]:

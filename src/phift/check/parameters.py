@@ -18,6 +18,7 @@ from phift.component.finetune_config import FinetuneConfig, chat_settings
 from phift.component.inputs import LITERALS, STEPS, Input, known_inputs
 from phift.component.settings import FINETUNE, RULES, Settings, deepspeed_mistake, gpu_rule, idle_inputs
 from phift.config.run import local_file
+from phift.errors import visible
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -94,7 +95,7 @@ class Parameters:
         return pd.DataFrame(rows, columns=["parameter", "value", "origin", "overrode"])
 
     def _repr_html_(self) -> str:
-        return str(self.explain().to_html(index=False))  # escaped: a model's defaults are somebody else's text
+        return visible(self.explain().to_html(index=False))  # escaped: a model's defaults are somebody else's text
 
 
 def resolve_parameters(

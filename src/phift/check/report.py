@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 from dataclasses import asdict, dataclass
-from html import escape
 from typing import TYPE_CHECKING, Any
 
 from phift.check.findings import Finding
-from phift.errors import CheckFailed
+from phift.errors import CheckFailed, visible_html
 
 if TYPE_CHECKING:
     from phift.check.cost import CostEstimate
@@ -60,11 +59,11 @@ class CheckReport:
         rows = ""
         for each in self.findings:
             cells = (each.severity, each.code, each.place, each.message, each.fix, each.source)
-            rows += "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in cells) + "</tr>"
+            rows += "<tr>" + "".join(f"<td>{visible_html(cell)}</td>" for cell in cells) + "</tr>"
         head = "".join(f"<th>{title}</th>" for title in ("severity", "code", "where", "what", "way out", "source"))
         table = f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>" if rows else ""
         verdict = "Nothing stands in the way of submitting." if self.ok else "Nothing will be submitted."
-        estimates = "".join(f"<pre>{escape(str(estimate))}</pre>" for estimate in self.estimates)
+        estimates = "".join(f"<pre>{visible_html(estimate)}</pre>" for estimate in self.estimates)
         tokens = self.tokens._repr_html_() if self.tokens else ""
         return f"<p><b>{verdict}</b></p>{table}{tokens}{estimates}"
 

@@ -10,6 +10,7 @@ import signal
 import sys
 import tempfile
 from contextlib import suppress
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ import click
 import phift
 from phift import garbage
 from phift.cli.interrupted import INTERRUPTED, Leftovers, ignore_interruptions, interrupt_again, notes, say
+from phift.cli.output import console, hand_out, tell, visible_mistakes
 from phift.errors import CheckFailed, ConfigError, PhiftError
 from phift.local import LocalWorkspace
 
@@ -44,6 +46,10 @@ _ASK = click.option("--ask", multiple=True, metavar="QUESTION", help="Ask the en
 class _Program(click.Group):
     """Shows our errors as text with the exit code 1, and an interruption as 130."""
 
+    def make_context(self, *arguments: Any, **options: Any) -> click.Context:
+        with visible_mistakes():
+            return super().make_context(*arguments, **options)
+
     def invoke(self, ctx: click.Context) -> Any:
         # The SDK warns of its own experimental classes, and up to 1.34 of fields that it does not know itself, which
         # tells a user of this program nothing.
@@ -54,11 +60,12 @@ class _Program(click.Group):
                 signal.signal(each, signal.default_int_handler)
         try:
             try:
-                return super().invoke(ctx)
+                with visible_mistakes():
+                    return super().invoke(ctx)
             except CheckFailed as error:
                 if error.report is not None:
                     _show(error.report)
-                click.echo("Nothing was submitted.", err=True)
+                tell("Nothing was submitted.", err=True)
                 sys.exit(1)
             except (PhiftError, OSError) as error:
                 tail = getattr(error, "log_tail", "")
@@ -73,21 +80,13 @@ class _Program(click.Group):
             sys.exit(INTERRUPTED)
 
 
-def _console(*, stderr: bool = False) -> Any:
-    from rich.console import Console
-
-    # A log file has no width; 80 columns would fold every finding.
-    stream = sys.stderr if stderr else sys.stdout
-    return Console(stderr=stderr, width=None if stream.isatty() else 160)
-
-
 def _show(report: phift.CheckReport, run: phift.FineTuneRun | None = None) -> None:
     """Print a report, and what the run will do where nothing stands in its way."""
     from phift.views import show_plan, show_report
 
-    show_report(_console(), report)
+    show_report(console(), report)
     if run and report.ok:
-        show_plan(_console(), run.plan)
+        show_plan(console(), run.plan)
 
 
 @click.group(cls=_Program)
@@ -105,13 +104,13 @@ def check(config: Path, as_json: bool) -> None:
 
     run = None
     try:
-        events = phift.EventPrinter(_console(stderr=True))
+        events = phift.EventPrinter(console(stderr=True))
         run = phift.FineTuneRun(phift.RunConfig.from_yaml(config), on_event=events)
         report = run.check()
     except ConfigError as error:
         report = phift.CheckReport.of(findings_from(error, str(config)))
     if as_json:
-        click.echo(json.dumps(report.to_dict(), indent=2))
+        hand_out(json.dumps(report.to_dict(), indent=2))
     else:
         _show(report, run)
     sys.exit(report.exit_code)
@@ -140,7 +139,7 @@ def submit(config: Path, wait: bool) -> None:
     run, left = _open("submit", config)
     with left.told():
         _train(run, left, wait=wait)
-    click.echo(f"Nothing is deployed; to do so: {left.command('deploy')}")
+    tell(f"Nothing is deployed; to do so: {left.command('deploy')}")
 
 
 @main.command()
@@ -164,7 +163,7 @@ def _is_config(target: str) -> bool:
 
 def _leftovers_of_name(command: str, name: str, workspace: str | None) -> Leftovers:
     option = ["--workspace", workspace] if workspace else []
-    return Leftovers(command, [name, *option], option, phift.EventPrinter(_console()))
+    return Leftovers(command, [name, *option], option, phift.EventPrinter(console()))
 
 
 def _open(command: str, config: Path) -> tuple[phift.FineTuneRun, Leftovers]:
@@ -177,7 +176,7 @@ def _open(command: str, config: Path) -> tuple[phift.FineTuneRun, Leftovers]:
         option = ["--workspace", f"local:{place.local}" if place.local else "local"]
     elif all(names := (place.subscription_id, place.resource_group, place.workspace_name)):
         option = ["--workspace", "/".join(map(str, names))]
-    left = Leftovers(command, [str(config)], option, phift.EventPrinter(_console()))
+    left = Leftovers(command, [str(config)], option, phift.EventPrinter(console()))
     return phift.FineTuneRun(read, on_event=left), left
 
 
@@ -188,11 +187,11 @@ def _train(run: phift.FineTuneRun, left: Leftovers, *, wait: bool) -> None:
         _show(report, run)
     job = run.submit()  # shows the report itself where an error stands in the way
     left.goes_on = f"The job {job.name} goes on"
-    click.echo(f"job      {job.name}{' (submitted before)' if job.existed else ''}")
+    tell(f"job      {job.name}{' (submitted before)' if job.existed else ''}")
     if wait:
         run.wait()
         model = run.register()
-        click.echo(f"model    {model.name} version {model.version}")
+        tell(f"model    {model.name} version {model.version}")
 
 
 def _deploy(run: phift.FineTuneRun, left: Leftovers, ask: tuple[str, ...]) -> None:
@@ -200,14 +199,15 @@ def _deploy(run: phift.FineTuneRun, left: Leftovers, ask: tuple[str, ...]) -> No
     if ask:
         with run.deploy() as endpoint:
             for question in ask:
-                click.echo(f"{question}\n  {endpoint.chat(question)}")
+                tell(question, hide=False)
+                tell(f"  {endpoint.chat(question)}", lines=True, hide=False)
         say(left.lines(interrupted=False))
     else:
         endpoint = run.deploy()
-        click.echo(f"endpoint {endpoint.name} at {endpoint.scoring_uri}")
-        click.echo(f"It costs money until you delete it: {left.command('cleanup')}")
+        tell(f"endpoint {endpoint.name} at {endpoint.scoring_uri}")
+        tell(f"It costs money until you delete it: {left.command('cleanup')}")
     for each in run.earlier_endpoints():
-        click.echo(f"still up and costs money: endpoint {each}, of an earlier run of this configuration", err=True)
+        tell(f"still up and costs money: endpoint {each}, of an earlier run of this configuration", err=True)
 
 
 @main.command()
@@ -216,12 +216,12 @@ def _deploy(run: phift.FineTuneRun, left: Leftovers, ask: tuple[str, ...]) -> No
 @click.option("--split", type=click.Choice(["train", "validation", "test"]), default="train", show_default=True)
 def prepare(config: Path, row: int | None, split: str) -> None:
     """Read, check, split and write the data, and say what became of every row; submits nothing."""
-    run = phift.FineTuneRun(phift.RunConfig.from_yaml(config), on_event=phift.EventPrinter(_console()))
+    run = phift.FineTuneRun(phift.RunConfig.from_yaml(config), on_event=phift.EventPrinter(console()))
     data = run.prepare()
-    click.echo(str(data))
-    click.echo(f"written to {data.folder}")
+    tell(data, lines=True)
+    tell(f"written to {data.folder}")
     if row is not None:
-        click.echo(f"\n{run.conversation(row, split)}")
+        tell(f"\n{run.conversation(row, split)}", lines=True, hide=False)
 
 
 @main.command()
@@ -244,12 +244,12 @@ def cleanup(target: str, workspace: str | None) -> None:
         with left.told():
             done = remove_endpoints_of(phift.connect(workspace=workspace), target, on_event=left)
     if not done.deleted:
-        click.echo("There was no endpoint to delete.")
+        tell("There was no endpoint to delete.")
     if done.others:
-        click.echo("This configuration has not been submitted as it stands; endpoints of other runs:", err=True)
+        tell("This configuration has not been submitted as it stands; endpoints of other runs:", err=True)
     for each in (*done.left, *done.others):
-        click.echo(f"still up and costs money: endpoint {each}; to delete it:", err=True)
-        click.echo(f"  {left.cleanup(each.name)}", err=True)
+        tell(f"still up and costs money: endpoint {each}; to delete it:", err=True)
+        tell(f"  {left.cleanup(each.name)}", err=True)
     sys.exit(1 if done.left or done.others else 0)
 
 
@@ -262,7 +262,7 @@ def endpoints(workspace: str | None) -> None:
 
     clients = phift.connect(workspace=workspace)
     found = deployed_endpoints(clients)
-    show_endpoints(_console(), [(each, deployments_of(clients, each.name)) for each in found])
+    show_endpoints(console(), [(each, deployments_of(clients, each.name)) for each in found])
 
 
 @main.command()
@@ -274,7 +274,7 @@ def samples(folder: Path, force: bool) -> None:
 
     written = write(folder, overwrite=force)
     for path in (written.train, written.validation, written.test):
-        click.echo(path)
+        tell(path)
 
 
 @main.command()
@@ -284,7 +284,7 @@ def quickstart(folder: Path | None, fresh: bool) -> None:
     """Show a whole run on this machine: no Azure account, no GPU, a few minutes."""
     from phift.cli.quickstart import default_folder, demonstrate
 
-    sys.exit(demonstrate(_console(), folder or default_folder(), fresh=fresh))
+    sys.exit(demonstrate(console(), folder or default_folder(), fresh=fresh))
 
 
 @main.command()
@@ -300,10 +300,10 @@ def facts(must_be_new: bool) -> None:
         old |= each.old(today)
         good = f"good for {each.good_for} days" if each.good_for else "does not age"
         state, sources = "OLD" if each.old(today) else "ok", " to ".join(sorted(set(each.sources)))
-        click.echo(f"{each.table:<24} {state:<4} {each.read_on}, {each.days(today)} days ago; {good}")
-        click.echo(f"{'':<29} sources of {sources}")
+        tell(f"{each.table:<24} {state:<4} {each.read_on}, {each.days(today)} days ago; {good}")
+        tell(f"{'':<29} sources of {sources}")
     if old:
-        click.echo("To renew: a newer phift, or entries of your own in the folder that PHIFT_FACTS names.", err=True)
+        tell("To renew: a newer phift, or entries of your own in the folder that PHIFT_FACTS names.", err=True)
     sys.exit(1 if must_be_new and old else 0)
 
 
@@ -336,15 +336,15 @@ def local() -> None:
 def up(folder: Path | None, engine: Engine, speed: Speed, datastores: Datastores | None) -> None:
     """Start the local workspace; one that runs already is left as it is."""
     workspace = LocalWorkspace(folder, engine=engine, speed=speed, datastores=datastores)
-    connection = workspace.up(on_event=lambda text: click.echo(f"  {text}"))
-    click.echo(f"The local workspace is up at {connection.base_url}; its state is in {connection.folder}.")
+    connection = workspace.up(on_event=lambda text: tell(f"  {text}"))
+    tell(f"The local workspace is up at {connection.base_url}; its state is in {connection.folder}.")
 
 
 @local.command()
 @_FOLDER
 def down(folder: Path | None) -> None:
     """Stop the local workspace; jobs in progress go on at the next start."""
-    click.echo("Stopped." if LocalWorkspace(folder).down() else "It was not running.")
+    tell("Stopped." if LocalWorkspace(folder).down() else "It was not running.")
 
 
 @local.command()
@@ -352,12 +352,12 @@ def down(folder: Path | None) -> None:
 def status(folder: Path | None) -> None:
     """Show whether the local workspace runs; exits 1 if it does not."""
     found = LocalWorkspace(folder).status()
-    click.echo(f"state      {found.folder}")
-    click.echo(f"running    at {found.address}, process {found.pid}" if found.running else "running    no")
+    tell(f"state      {found.folder}")
+    tell(f"running    at {found.address}, process {found.pid}" if found.running else "running    no")
     for job_status, count in sorted(found.jobs.items()):
-        click.echo(f"jobs       {count} {job_status}")
+        tell(f"jobs       {count} {job_status}")
     for name, deployments in sorted(found.endpoints.items()):
-        click.echo(f"endpoint   {name}: {', '.join(deployments) or 'no deployment'}")
+        tell(f"endpoint   {name}: {', '.join(deployments) or 'no deployment'}")
     sys.exit(0 if found.running else 1)
 
 
@@ -369,7 +369,7 @@ def reset(folder: Path | None, yes: bool) -> None:
     if not yes:
         click.confirm("Delete all jobs, models and data of the local workspace?", abort=True)
     LocalWorkspace(folder).reset()
-    click.echo("Deleted.")
+    tell("Deleted.")
 
 
 @local.command()
@@ -380,14 +380,14 @@ def env(folder: Path | None) -> None:
     Two of the values are secrets, good for this workspace alone: whoever has one may do everything in it.
     """
     for name, value in LocalWorkspace(folder).connection().environment().items():
-        click.echo(f"export {name}={shlex.quote(value)}")
+        hand_out(f"export {name}={shlex.quote(value)}")
 
 
 @local.command()
 @_FOLDER
 def config(folder: Path | None) -> None:
     """Print the config.json that MLClient.from_config reads; where the workspace is served is in `phift local env`."""
-    click.echo(json.dumps(LocalWorkspace(folder).connection().config(), indent=2))
+    hand_out(json.dumps(LocalWorkspace(folder).connection().config(), indent=2))
 
 
 _PROGRAM = click.argument("program", nargs=-1, required=True, type=click.UNPROCESSED)
@@ -409,9 +409,9 @@ def record(file: Path, program: tuple[str, ...]) -> None:
         code, unreachable = run(program, recording.write)
     _say_unreachable(unreachable)
     count, failure = recording.count, recording.failure
-    click.echo(f"{count} exchanges in {file}" if count else "Nothing was recorded.", err=True)
+    tell(f"{count} exchanges in {file}" if count else "Nothing was recorded.", err=True)
     if failure:
-        click.echo(f"The recording is incomplete, it could not be written: {failure.strerror}", err=True)
+        tell(f"The recording is incomplete, it could not be written: {failure.strerror}", err=True)
     sys.exit(code or int(failure is not None or not count))
 
 
@@ -439,14 +439,14 @@ def replay(file: Path, program: tuple[str, ...]) -> None:
     _say_unreachable(unreachable)
     lines = compare(there, here)
     for line in lines:
-        click.echo(line)
-    click.echo(f"{len(lines)} differences from what was recorded on {date}: {len(there)} exchanges, {len(here)} here")
+        tell(line)
+    tell(f"{len(lines)} differences from what was recorded on {date}: {len(there)} exchanges, {len(here)} here")
     sys.exit(code or (1 if lines else 0))
 
 
 def _say_unreachable(hosts: dict[str, str]) -> None:
     for host, why in hosts.items():
-        click.echo(f"could not be reached: {host} ({why})", err=True)
+        tell(f"could not be reached: {host} ({why})", err=True)
 
 
 def program() -> None:
@@ -457,6 +457,9 @@ def program() -> None:
     """
     garbage.look_seldom()
     sys.unraisablehook = interrupt_again
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # what its encoding has no character for
     try:
         main()
     except SystemExit as end:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
-import click
+from phift.cli.output import tell
 
 if TYPE_CHECKING:
     from sys import UnraisableHookArgs
@@ -53,7 +53,7 @@ def say(lines: list[str]) -> None:
     """Say last words, each once; where the terminal is gone, nobody reads them."""
     with suppress(OSError):
         for line in dict.fromkeys(lines):
-            click.echo(line, err=True)
+            tell(line, err=True, lines=True)
 
 
 _NOTHING_GOES_ON = "Nothing goes on by itself"

@@ -16,7 +16,7 @@ from phift.local import LocalWorkspace
 from phift.serving.deployment import deploy_model
 from phift.serving.endpoint import Endpoint
 from phift.serving.resource import MODEL
-from phift.views import show_plan, show_report
+from phift.views import show_plan, show_report, shown
 
 _QUESTIONS = 100  # of the held-out ones; asking all would take longer than the training
 _LONGEST_ANSWER = 24  # tokens; the right answers have at most 20
@@ -64,14 +64,14 @@ def demonstrate(console: Console, folder: Path, *, fresh: bool = False) -> int:
     if fresh:
         workspace.reset()
     _title(console, "Local workspace")
-    connection = workspace.up(on_event=lambda text: console.print(f"  {text}", highlight=False))
+    connection = workspace.up(on_event=lambda text: console.print(shown(f"  {text}")))
     try:
-        console.print(f"  {connection.base_url} speaks Azure ML; the client is the unmodified azure-ai-ml SDK.")
+        console.print(shown(f"  {connection.base_url} speaks Azure ML; the client is the unmodified azure-ai-ml SDK."))
         return _run(console, folder)
     finally:
         workspace.down()
         took = f"{time.monotonic() - started:.0f} s"
-        console.print(f"\nThe local workspace is stopped after {took}; its state stays in {folder}.", highlight=False)
+        console.print(shown(f"\nThe local workspace is stopped after {took}; its state stays in {folder}."))
 
 
 def configuration(folder: Path) -> RunConfig:
@@ -110,32 +110,32 @@ def _run(console: Console, folder: Path) -> int:
         before = ask_held_out(base, run.prepare().test)
     finally:
         base.delete()  # also one that an interrupted demonstration left
-    console.print(f"  {before}", highlight=False)
+    console.print(shown(f"  {before}"))
 
     _title(console, "Fine-tune")
     job = run.submit()
     if job.existed:
-        console.print(f"  going on with {job.name}, submitted earlier")
+        console.print(shown(f"  going on with {job.name}, submitted earlier"))
     run.wait()
     metrics = run.metrics()
     model = run.register()
-    console.print(f"  registered {model.name} version {model.version}", highlight=False)
+    console.print(shown(f"  registered {model.name} version {model.version}"))
 
     _title(console, "After: the fine-tuned model on the same questions")
     with run.deploy() as endpoint:
-        console.print(f"  {endpoint.scoring_uri}", highlight=False)
+        console.print(shown(f"  {endpoint.scoring_uri}"))
         after = ask_held_out(endpoint, run.prepare().test)
-        console.print(f"  {after}", highlight=False)
+        console.print(shown(f"  {after}"))
 
     _title(console, "Result")
     for question, first, last in list(zip(before.questions, before.answers, after.answers, strict=True))[:_EXAMPLES]:
         for label, text in (("question", question), ("before", first), ("after", last)):
-            console.print(f"  {label:<9}{' '.join(text.split())[:90]}", highlight=False, markup=False)
+            console.print(shown(f"  {label:<9}{' '.join(text.split())[:90]}"))
         console.print()
     losses = metrics[metrics["metric"] == "eval_loss"].sort_values("step")["value"]
-    console.print(f"  validation loss    {losses.iloc[0]:.3f} before, {losses.iloc[-1]:.3f} after", highlight=False)
+    console.print(shown(f"  validation loss    {losses.iloc[0]:.3f} before, {losses.iloc[-1]:.3f} after"))
     line = f"  answered exactly   {before.share:.0%} before, {after.share:.0%} after"
-    console.print(f"{line} (of {len(after.questions)} held-out questions)", highlight=False)
+    console.print(shown(f"{line} (of {len(after.questions)} held-out questions)"))
     return 0 if after.share > before.share else 1
 
 
@@ -151,4 +151,4 @@ def ask_held_out(endpoint: Endpoint, test_file: Path, count: int = _QUESTIONS, s
 
 
 def _title(console: Console, text: str) -> None:
-    console.print(f"\n[bold]{text}[/bold]", highlight=False)
+    console.print(shown(f"\n{text}", "bold"))

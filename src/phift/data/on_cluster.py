@@ -26,7 +26,7 @@ from urllib.parse import quote, unquote
 from phift.component.preprocessing import SPLITS
 from phift.config.data import DataConfig
 from phift.data.prepare import Progress, prepare_dataset
-from phift.errors import DataError, PhiftError
+from phift.errors import DataError, PhiftError, visible
 
 if TYPE_CHECKING:
     from azure.ai.ml.entities import Command
@@ -144,7 +144,8 @@ def main(arguments: Sequence[str]) -> None:
         nonlocal said
         if time.monotonic() - said >= _SECONDS_BETWEEN_LINES:
             said = time.monotonic()
-            sys.stdout.write(f"{progress.stage}: {progress.source}, {progress.rows:,} rows\n")
+            source = visible(progress.source, lines=False)
+            sys.stdout.write(f"{progress.stage}: {source}, {progress.rows:,} rows\n")
             sys.stdout.flush()
 
     with TemporaryDirectory(prefix="phift-") as folder:
@@ -152,7 +153,7 @@ def main(arguments: Sequence[str]) -> None:
             dataset = prepare_dataset(DataConfig(**settings), Path(folder), on_progress=say_progress)
         except PhiftError as error:
             problems = error.problems if isinstance(error, DataError) else ()
-            sys.exit("\n".join([str(error), *(f"  {place}: {reason}" for place, reason in problems)]))
+            sys.exit("\n".join([str(error), *(visible(f"  {place}: {reason}") for place, reason in problems)]))
         outputs = {path: getattr(given, split) for split, path in dataset.files.items()}
         for path in dataset.folder.iterdir():  # what is none of the three files belongs to the report
             written: Path = outputs.get(path, given.report / path.name)

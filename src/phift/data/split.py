@@ -17,7 +17,7 @@ from phift.component.preprocessing import SPLITS
 from phift.data.parts import Deal
 from phift.data.sources import Progress, Reading, Table, place_of
 from phift.data.workers import LARGE, Workers
-from phift.errors import DataError
+from phift.errors import DataError, visible
 
 if TYPE_CHECKING:
     import numpy as np
@@ -133,7 +133,7 @@ class Account:
     def __str__(self) -> str:
         parts = [f"{getattr(self, split):,} {split}" for split in SPLITS if getattr(self, split)]
         parts += [f"{self.aside:,} set aside"] if self.aside else []
-        return f"{self.source} ({self.format}): {self.rows:,} rows = {' + '.join(parts) or '0'}"
+        return f"{visible(self.source, lines=False)} ({self.format}): {self.rows:,} rows = {' + '.join(parts) or '0'}"
 
 
 def deal(

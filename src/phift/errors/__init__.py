@@ -45,6 +45,8 @@ from urllib.parse import urlsplit
 
 from phift.errors import reasons
 from phift.errors.redaction import redact as redact
+from phift.errors.visible import visible as visible
+from phift.errors.visible import visible_html as visible_html
 
 logger = logging.getLogger("phift.events")
 
@@ -58,24 +60,26 @@ class PhiftError(Exception):
     - **where**: the place: a file and line, a configuration key, a resource.
     - **fix**: what the user can do.
     - **status**, **code**: the service's own, where it was one that refused.
+
+    Secrets are hidden in all of it, and its text has no control characters: what a service said may be part of it.
     """
 
     status: int | None = None
     code: str | None = None
 
     def __init__(self, what: str, *, where: str | None = None, fix: str | None = None, **details: Any) -> None:
-        super().__init__(what)
-        self.what = what
-        self.where = where
-        self.fix = fix
+        self.what = redact(what)
+        self.where = redact(where) if where else where
+        self.fix = redact(fix) if fix else fix
+        super().__init__(self.what)
         self.__dict__.update(details)
 
     def __str__(self) -> str:
-        lines = [self.what]
+        lines = [visible(self.what)]
         if self.where:
-            lines.append(f"  where: {self.where}")
+            lines.append(f"  where: {visible(self.where, lines=False)}")
         if self.fix:
-            lines.append(f"  fix:   {self.fix}")
+            lines.append(f"  fix:   {visible(self.fix)}")
         return "\n".join(lines)
 
     def __repr__(self) -> str:
@@ -83,6 +87,10 @@ class PhiftError(Exception):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return partial(type(self), **self.__dict__), ()
+
+
+def _line(text: str) -> str:
+    return visible(redact(text), lines=False)
 
 
 class ConfigError(PhiftError, ValueError):
@@ -108,7 +116,7 @@ class DataError(PhiftError, ValueError):
     refused: int = 0
 
     def __str__(self) -> str:
-        others = [f"  also:  {place}: {reason}" for place, reason in self.problems[1:]]
+        others = [f"  also:  {_line(f'{place}: {reason}')}" for place, reason in self.problems[1:]]
         if others and self.refused > len(self.problems):
             others.append(f"  and {self.refused - len(self.problems)} more")
         return "\n".join([super().__str__(), *others])
@@ -144,7 +152,7 @@ class AuthenticationError(PhiftError, PermissionError):
     tried: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        return "\n".join([super().__str__(), *(f"  tried: {line}" for line in self.tried)])
+        return "\n".join([super().__str__(), *(f"  tried: {_line(line)}" for line in self.tried)])
 
 
 class AccessDenied(PhiftError, PermissionError):

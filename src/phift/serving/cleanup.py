@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 
 from phift.azure.answers import listed, text, texts
 from phift.azure.clients import Clients
-from phift.errors import Conflict, NotFound, PhiftError, azure_errors, isolated
+from phift.errors import Conflict, NotFound, PhiftError, azure_errors, isolated, visible
 from phift.jobs.job import JOB_TAG, FineTuneJob
 from phift.jobs.record import CONFIGURATION, SERIES, RunRecord
 from phift.serving import resource
@@ -35,7 +35,8 @@ class DeployedEndpoint:
         return datetime.now(UTC) - self.created if self.created else None
 
     def __str__(self) -> str:
-        return f"{self.name} ({f'of job {self.job}' if self.job else f'of model {self.model}'})"
+        of = f"of job {self.job}" if self.job else f"of model {self.model}"
+        return visible(f"{self.name} ({of})", lines=False)
 
 
 def deployed_endpoints(clients: Clients) -> list[DeployedEndpoint]:
@@ -88,8 +89,10 @@ class Cleanup:
     others: tuple[DeployedEndpoint, ...] = ()
 
     def __str__(self) -> str:
-        lines = [f"deleted endpoint {name}" for name in self.deleted] or ["There was no endpoint to delete."]
+        deleted = [visible(name, lines=False) for name in self.deleted]
+        lines = [f"deleted endpoint {name}" for name in deleted] or ["There was no endpoint to delete."]
         up = [f"endpoint {each}; delete it: phift cleanup {each.name}" for each in (*self.left, *self.others)]
+        up = [visible(each, lines=False) for each in up]
         return "\n".join([*lines, *(f"still up and costs money: {each}" for each in up)])
 
 

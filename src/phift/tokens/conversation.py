@@ -9,13 +9,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from html import escape
 from itertools import groupby
 from pathlib import Path
 from typing import Literal
 
 from phift.component.preprocessing import Refused
-from phift.errors import DataError, DataNotFound, ModelError
+from phift.errors import DataError, DataNotFound, ModelError, visible, visible_html
 from phift.tokens.count import RowTokens
 
 _STYLES = {
@@ -85,21 +84,22 @@ class Conversation:
         return cls(place=place, messages=messages, tokens=tuple(seen), limit=limit, note=note)
 
     def __str__(self) -> str:
+        title = visible(self._title, lines=False)
         if not self.tokens:
-            return "\n".join([self._title, *(f"{role}: {text}" for role, text in self.messages)])
+            return "\n".join([title, *(visible(f"{role}: {text}") for role, text in self.messages)])
         cut = f"✂ cut after {self.limit:,} tokens ✂" if self.limit is not None else ""
         marks = {"trained": ("⟦", "⟧"), "read": ("", ""), "cut": (cut, "")}
         body = "".join(text.join(marks[kind]) for kind, text in self._stretches())
-        return f"{self._title}\n{body}"
+        return f"{title}\n{visible(body)}"
 
     def _repr_html_(self) -> str:
         """Show the conversation in a notebook; every text in it is escaped."""
         if not self.tokens:
-            body = "".join(f"<b>{escape(role)}</b>: {escape(text)}\n" for role, text in self.messages)
+            body = "".join(f"<b>{visible_html(role)}</b>: {visible_html(text)}\n" for role, text in self.messages)
         else:
-            stretches = ((_STYLES[kind], kind, escape(text)) for kind, text in self._stretches())
+            stretches = ((_STYLES[kind], kind, visible_html(text)) for kind, text in self._stretches())
             body = "".join(f'<span class="{kind}" style="{style}">{text}</span>' for style, kind, text in stretches)
-        return f'<p>{escape(self._title)}</p><pre style="white-space:pre-wrap">{body}</pre>'
+        return f'<p>{visible_html(self._title)}</p><pre style="white-space:pre-wrap">{body}</pre>'
 
     @property
     def _title(self) -> str:

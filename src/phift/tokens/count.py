@@ -18,14 +18,13 @@ from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from html import escape
 from math import ceil, log10
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from phift.check.findings import Finding
 from phift.component.preprocessing import LEAST_TRAINING_ROWS, Refused, Row
-from phift.errors import DataError, DataNotFound, MissingDependency, ModelError, isolated
+from phift.errors import DataError, DataNotFound, MissingDependency, ModelError, isolated, visible_html
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -156,14 +155,14 @@ class TokenReport:
     def _repr_html_(self) -> str:
         """Show the report in a notebook."""
         headline, (head, *rows), remarks = self._parts()
-        cells = "".join(f"<th>{escape(cell)}</th>" for cell in head)
-        body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-        html = f"<p><b>{escape(headline)}</b></p>"
+        cells = "".join(f"<th>{visible_html(cell)}</th>" for cell in head)
+        body = "".join("<tr>" + "".join(f"<td>{visible_html(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+        html = f"<p><b>{visible_html(headline)}</b></p>"
         html += f"<table><thead><tr>{cells}</tr></thead><tbody>{body}</tbody></table>"
-        html += "".join(f"<p>{escape(line)}</p>" for line in remarks)
+        html += "".join(f"<p>{visible_html(line)}</p>" for line in remarks)
         for title, lines in self._bars():
             bars = "\n".join(lines)
-            html += f"<details><summary>{escape(title)}</summary><pre>{bars}</pre></details>"
+            html += f"<details><summary>{visible_html(title)}</summary><pre>{bars}</pre></details>"
         return html
 
     def plot(self, ax: Axes | None = None) -> Axes:

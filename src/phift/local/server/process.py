@@ -23,7 +23,7 @@ import threading
 import time
 from contextlib import closing
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import anyio
 import anyio.to_thread
@@ -38,6 +38,7 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from phift.errors import visible
 from phift.local.ground import remember
 from phift.local.programs import ENGINES, Datastores, Programs
 from phift.local.server.service import LARGEST_BODY, Exchange, whole_body
@@ -87,10 +88,9 @@ def serve(
                 server.run([listener])
         # What was asked for and is not served, the most frequent first.
         unserved = sorted(site.journal.ever_unserved.items(), key=lambda item: (-item[1], item[0]))
-        if unserved:
-            lines = "".join(f"\n  {count} x {what}" for what, count in unserved)
-            logger.warning("requests without a route, answered 501:%s", lines)
-        else:
+        for what, count in unserved:
+            logger.warning("requests without a route, answered 501: %d x %s", count, what)
+        if not unserved:
             logger.info("every request had a route")
         place.server_file.unlink(missing_ok=True)
     return 0
@@ -273,7 +273,9 @@ def main(programs: Programs | None = None) -> None:
     parser.add_argument("--speed", choices=get_args(Speed), default="real")
     parser.add_argument("--while-input", action="store_true", help="end when the standard input does")
     arguments = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    shown = logging.StreamHandler()
+    shown.setFormatter(_Visible("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[shown])
     logging.Formatter.converter = time.gmtime
     for name in ("uvicorn.error", "azure"):
         logging.getLogger(name).setLevel(logging.WARNING)
@@ -281,6 +283,16 @@ def main(programs: Programs | None = None) -> None:
         threading.Thread(target=_end_with_input, daemon=True).start()
     programs = programs or ENGINES[arguments.engine]
     sys.exit(serve(arguments.folder, programs, arguments.speed, arguments.delay, arguments.datastores))
+
+
+class _Visible(logging.Formatter):
+    """Shows what is in requests, and would end a line or be for a terminal, as it is: the log is read in one."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
+        return visible(super().formatMessage(record), lines=False)
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802 - logging's name
+        return visible(super().formatException(ei))
 
 
 def _end_with_input() -> None:

@@ -1,0 +1,23 @@
+"""How a text of somebody else is shown: what is in it for a terminal is seen and not done."""
+
+from __future__ import annotations
+
+import html
+import re
+
+# The controls C0, DEL and C1, separators of lines, what turns the direction of reading, and halves of a character.
+_CONTROL = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def visible(text: str, *, lines: bool = True) -> str:
+    """Return a text with its control characters as Python escapes them, such as ``\\x1b``.
+
+    - **lines**: whether a newline ends a line, as in a log; else, as in a name, it is a control character too.
+    """
+    text = text.replace("\r\n", "\n") if lines else text.replace("\n", "\\n")
+    return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
+
+
+def visible_html(text: object) -> str:
+    """Return a text for a notebook, which takes none of it for HTML."""
+    return html.escape(visible(str(text)))

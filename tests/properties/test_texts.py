@@ -1,0 +1,181 @@
+"""Whatever is in a text of somebody else: it is shown, whole and as it is, and does nothing to the terminal.
+
+Findings, names, tags, file names, a log's lines and a model's answers, with rich's markup, links, emoji codes and every
+control character in them, go through every view and through the command line's own way out.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+from click.testing import CliRunner
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from rich.console import Console
+
+from phift import errors
+from phift.check.findings import Finding
+from phift.check.report import CheckReport
+from phift.cli.commands import main
+from phift.cli.interrupted import say
+from phift.cli.output import tell
+from phift.data.prepare import Progress
+from phift.data.split import Account
+from phift.errors import visible
+from phift.jobs.job import JobEvent
+from phift.jobs.tracking import MetricPoint
+from phift.plan import Plan
+from phift.run import FineTuneRun
+from phift.serving.cleanup import Cleanup, DeployedEndpoint
+from phift.serving.resource import DeploymentEvent
+from phift.tokens.conversation import Conversation
+from phift.tokens.count import Counted
+from phift.views import EventPrinter, show_endpoints, show_plan, show_report
+from unit.fakes import Fakes, run_config
+
+EXAMPLES = int(os.environ.get("PHIFT_EXAMPLES", "50"))
+many = settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
+
+MARKUP = ["[x]", "[/x]", "[/]", "[red]a[/red]", "[link=https://a.test]b[/link]", ":smile:", "\\[a]", "[@click=x]y[/]"]
+CONTROLS = ["\x1b[2J", "\x1b]8;;https://a.test\x1b\\b", "\x1b]52;c;eA==\x07", "\x9b31m", "\u202e", "\u2066", "\ud800"]
+NAMES = ["data/[train]/x.jsonl", "phift[local]", "<b>a</b>", "\r\n", "\n", "\t", "\x00", "\x7f", "\x85", "\u2028"]
+HOSTILE = st.lists(st.sampled_from([*MARKUP, *CONTROLS, *NAMES, "a", " ", "ü"]) | st.characters(), max_size=6)
+TEXT = HOSTILE.map(lambda parts: "a" + "".join(parts) + "z")  # a view may leave spaces at an end away
+
+CONTROL = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def drawn(show: Callable[[Console], object]) -> str:
+    stream = io.StringIO()
+    # Wide enough for a text to stay in one line; rich writes no sequences of its own without a terminal.
+    show(Console(file=stream, width=2000))
+    return stream.getvalue()
+
+
+def printed(show: Callable[[], object]) -> str:
+    with CliRunner().isolation() as (out, err, *_):
+        show()
+        return (out.getvalue() + err.getvalue()).decode()
+
+
+@pytest.fixture(scope="module")
+def plan(tmp_path_factory: pytest.TempPathFactory) -> Plan:
+    return FineTuneRun(run_config(tmp_path_factory.mktemp("plan")), Fakes().clients).plan
+
+
+def endpoint(text: str) -> DeployedEndpoint:
+    return DeployedEndpoint(
+        name=text, job=text, model=text, series="", configuration="", created=datetime.now(UTC), traffic={text: 100}
+    )
+
+
+def account(text: str) -> Account:
+    return Account(source=text, format="jsonl", rows=1, train=1, validation=0, test=0, aside=0, reasons={}, blank=0)
+
+
+def finding(text: str) -> Finding:
+    return Finding(text, "error", text, text, text, text)
+
+
+def error(text: str) -> errors.PhiftError:
+    return errors.DataError(text, where=text, fix=text, problems=(("a", "b"), (text, text)), refused=5)
+
+
+NAME_VIEWS: dict[str, Callable[[str], str]] = {
+    "status": lambda text: drawn(lambda c: EventPrinter(c)(JobEvent(kind="status", job=text, status=text))),
+    "step": lambda text: drawn(lambda c: EventPrinter(c)(JobEvent(kind="step", job="j", step=text, status="Running"))),
+    "silence": lambda text: drawn(lambda c: EventPrinter(c)(JobEvent(kind="unreachable", job="j", status=text))),
+    "metric": lambda text: drawn(
+        lambda c: EventPrinter(c)(JobEvent(kind="metric", job="j", metric=MetricPoint(text, 1, 1.0, 0)))
+    ),
+    "deployment": lambda text: drawn(lambda c: EventPrinter(c)(DeploymentEvent("ready", text))),
+    "progress": lambda text: drawn(lambda c: EventPrinter(c)(Progress(source=text, rows=1))),
+    "counted": lambda text: drawn(lambda c: EventPrinter(c)(Counted(text, 1, 0.5))),
+    "endpoints": lambda text: drawn(lambda c: show_endpoints(c, [(endpoint(text), {text: text})])),
+    "tell": lambda text: printed(lambda: tell(f"job {text}")),
+    "account": lambda text: f"{account(text)}",
+    "endpoint": lambda text: f"{endpoint(text)}\n",
+}
+LINES_VIEWS: dict[str, Callable[[str], str]] = {
+    "report": lambda text: drawn(lambda c: show_report(c, CheckReport.of([finding(text)]))),
+    "report as text": lambda text: f"{CheckReport.of([finding(text)])}",
+    "error": lambda text: f"{error(text)}",
+    "cleanup": lambda text: f"{Cleanup(deleted=(text,), left=(endpoint(text),))}",
+    "conversation": lambda text: f"{Conversation(place=text, messages=((text, text),), note=text)}",
+    "tokens": lambda text: f"{Conversation(place='a', messages=(), tokens=((text, True), (text, False)))}",
+    "say": lambda text: printed(lambda: say([f"error: {error(text)}", f"log:\n{text}"])),
+    "answer": lambda text: printed(lambda: tell(text, lines=True, hide=False)),
+}
+
+
+@many
+@given(st.sampled_from(sorted(NAME_VIEWS)), TEXT)
+def test_a_name_is_shown_whole_in_one_line(view: str, text: str) -> None:
+    out = NAME_VIEWS[view](text)
+    assert not CONTROL.search(out)
+    assert visible(text, lines=False) in out
+
+
+@many
+@given(st.sampled_from(sorted(LINES_VIEWS)), TEXT)
+def test_a_text_is_shown_whole_with_its_lines(view: str, text: str) -> None:
+    out = LINES_VIEWS[view](text)
+    assert not CONTROL.search(out)
+    lines = visible(text).split("\n")
+    assert all(line.strip() in out for line in lines)
+
+
+@many
+@given(TEXT)
+def test_a_plan_is_shown_as_it_is(plan: Plan, text: str) -> None:
+    hostile = replace(
+        plan,
+        model=replace(plan.model, name=text, version=text),
+        component=SimpleNamespace(name=text, version=text),
+        target=replace(plan.target, name=text),
+    )
+    out = drawn(lambda c: show_plan(c, hostile))
+    assert not CONTROL.search(out)
+    assert out.count(visible(text, lines=False)) >= 5
+
+
+@many
+@given(TEXT)
+def test_a_bar_in_a_terminal_has_only_the_sequences_that_are_its_own(text: str) -> None:
+    stream = io.StringIO()
+    printer = EventPrinter(Console(file=stream, width=300, force_terminal=True, color_system=None))
+    printer(Progress(source=text, rows=1, bytes=100, total_bytes=100))
+    own = re.sub(r"\x1b\[(?:\?25[lh]|\d*[AK])|[\r\n]", "", stream.getvalue())
+    assert not CONTROL.search(own)
+    assert visible(text, lines=False) in own
+
+
+@many
+@given(TEXT)
+def test_a_notebook_takes_nothing_for_html(text: str) -> None:
+    report: Any = CheckReport.of([finding(text)])
+    for shown in (report, Conversation(place=text, messages=((text, text),))):
+        html = cast(Any, shown)._repr_html_()
+        assert not CONTROL.search(html)
+        assert "<b>a</b>" not in html
+
+
+@many
+@given(TEXT.filter(lambda text: "\0" not in text), st.sampled_from(["", "check", "local up --engine"]))
+def test_a_mistake_on_the_command_line_is_quoted_as_it_is(text: str, command: str) -> None:
+    result = CliRunner().invoke(main, [*command.split(), text])
+    assert result.exit_code in (1, 2)
+    assert not CONTROL.search(result.output)
+
+
+def test_advice_stays_whole() -> None:
+    out = drawn(lambda c: show_report(c, CheckReport.of([finding("install `phift[local]` for data/[train]/x.jsonl")])))
+    assert out.count("install `phift[local]` for data/[train]/x.jsonl") == 5
