@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any, cast
@@ -64,6 +64,76 @@ def test_a_block_deletes_what_it_made_and_leaves_no_tag() -> None:
         assert [json.loads(value)["state"] for value in fakes.rest.tags[JOB].values()] == ["block"]
         assert not endpoint.existed
     assert (is_up(fakes), fakes.rest.tags[JOB]) == (False, {})
+
+
+def in_a_forked_child(work: Callable[[], bool]) -> bool:
+    """Return what the work came to in a child that has a copy of everything here."""
+    child = os.fork()
+    if child == 0:
+        came_to = False
+        try:
+            came_to = work()
+        finally:
+            os._exit(0 if came_to else 1)
+    return os.waitpid(child, 0)[1] == 0
+
+
+def test_a_forked_child_that_leaves_its_parents_block_deletes_nothing() -> None:
+    fakes = Fakes()
+    with deploy(fakes) as endpoint:
+        before = dict(fakes.rest.tags[JOB])
+
+        def leaves() -> bool:
+            endpoint.__exit__(SystemExit)
+            return is_up(fakes) and fakes.rest.tags[JOB] == before
+
+        assert in_a_forked_child(leaves)
+    assert (is_up(fakes), fakes.rest.tags[JOB]) == (False, {})
+
+
+def test_a_block_of_a_forked_child_around_its_parents_endpoint_deletes_nothing() -> None:
+    fakes = Fakes()
+    endpoint = deploy(fakes)
+    before = dict(fakes.rest.tags[JOB])
+
+    def block() -> bool:
+        with endpoint:
+            pass
+        return is_up(fakes) and fakes.rest.tags[JOB] == before
+
+    assert in_a_forked_child(block)
+
+
+def test_a_forked_child_rolls_nothing_of_its_parents_back() -> None:
+    fakes = Fakes()
+
+    def fork(event: DeploymentEvent) -> None:
+        if event.stage == "deployment" and (child := os.fork()) == 0:
+            raise KeyboardInterrupt
+        if event.stage == "deployment":
+            children.append(child)
+
+    children: list[int] = []
+    parent = os.getpid()
+    try:
+        deploy(fakes, fork)
+    except KeyboardInterrupt:
+        if os.getpid() == parent:
+            raise
+        os._exit(0 if is_up(fakes) and fakes.rest.tags[JOB] else 1)
+    assert os.waitpid(children[0], 0)[1] == 0
+    assert is_up(fakes)
+
+
+def test_a_forked_child_that_deletes_its_parents_endpoint_by_name_does_so() -> None:
+    fakes = Fakes()
+    endpoint = deploy(fakes)
+
+    def deletes() -> bool:
+        endpoint.delete()
+        return not is_up(fakes)
+
+    assert in_a_forked_child(deletes)
 
 
 def test_what_was_left_up_on_purpose_stays() -> None:

@@ -180,6 +180,8 @@ class _Attempt:
 
     def roll_back(self, *, interrupted: bool) -> str:
         """Delete what this attempt made; returns what is to be said of what is left, else an empty text."""
+        if self._use.is_copy:
+            return ""
         if not self.made:
             self._use.end(deleted=False)
             return ""

@@ -100,6 +100,8 @@ class EndpointUse:
     What goes wrong with the tags is logged and costs nobody the endpoint: `leave` then goes by ``made``, as it does for
     an endpoint without a job, whose uses nobody notes.
 
+    It belongs to the process that it was begun in. The copy that a forked child has of it begins and ends nothing.
+
     - **made**: whether this use's deployment made the endpoint; set by `phift.serving.deployment.deploy_model`.
     """
 
@@ -110,6 +112,12 @@ class EndpointUse:
         self._kept_key = f"{_PREFIX}.{endpoint}.{_PROCESS}.kept"
         self._told = job is not None  # the tags say who else uses it
         self._others: list[_Other] = []
+        self._process = os.getpid()
+
+    @property
+    def is_copy(self) -> bool:
+        """Whether this is a forked child's copy."""
+        return os.getpid() != self._process
 
     @classmethod
     def begin(cls, clients: Clients, job: FineTuneJob | None, endpoint: str, emit: OnEvent) -> Self:
@@ -162,6 +170,8 @@ class EndpointUse:
 
     def enter(self) -> None:
         """Begin a block."""
+        if self.is_copy:
+            return
         with self._telling():
             self._write("block", self._key)
         self._keep_no_longer()
@@ -174,6 +184,8 @@ class EndpointUse:
         - **take_back**: deletes the endpoint, or only what this use deployed to it, as **whole** says; who keeps the
           endpoint needs no such deployment.
         """
+        if self.is_copy:
+            return False
         try:
             is_last = self.made or (self._job is None and not whole)
             if self._told:
@@ -228,7 +240,7 @@ class EndpointUse:
                     keepers.discard(self._key)
 
     def _release(self) -> None:
-        if self._key in _OURS:
+        if self._key in _OURS and not self.is_copy:
             _OURS.discard(self._key)
             self._try_to_erase(self._key)
 
