@@ -19,12 +19,13 @@ from azure.core.credentials import AccessToken
 from azure.identity import CredentialUnavailableError
 
 from phift.azure import connect as connecting
-from phift.azure.clients import SharedTokens, registry_address
+from phift.azure.clients import SharedTokens, registry_address, send_own_authorization
 from phift.azure.connect import connect, workspace_address
 from phift.config.run import AzureWorkspace, RunConfig
 from phift.errors import AuthenticationError, ConfigError, LocalWorkspaceNotRunning, ServiceError
 from unit.fakes import Fakes
 
+OWN = {"raw_request_hook": send_own_authorization}  # what every credential of ours has
 NAMED = {"subscription_id": "s", "resource_group": "g", "workspace_name": "w"}
 
 Address = Callable[[AzureWorkspace, dict[str, str], Path], tuple[str, str, str]]
@@ -319,7 +320,7 @@ def test_the_identity_of_the_compute_is_used(
 ) -> None:
     monkeypatch.setenv(variable, value)
     connect(config())
-    assert azure.made == [{"managed_identity_client_id": value}]
+    assert azure.made == [{"managed_identity_client_id": value, **OWN}]
 
 
 def test_a_missing_login_is_the_first_error(azure: type[Credential]) -> None:
@@ -341,7 +342,7 @@ def test_interactive_credentials_are_used_only_when_asked_for(monkeypatch: pytes
         monkeypatch.setattr(f"azure.identity.{name}", lambda **given: options.append(given))
     connecting._credential("browser")
     connecting._credential("device_code")
-    assert options == [{}, {"prompt_callback": connecting._device_code_prompt}]
+    assert options == [OWN, {"prompt_callback": connecting._device_code_prompt, **OWN}]
 
 
 @pytest.mark.parametrize(
@@ -381,7 +382,7 @@ def test_identities_of_azure_are_chosen_by_name(monkeypatch: pytest.MonkeyPatch)
         monkeypatch.setattr(f"azure.identity.{name}", lambda **given: made.append(given))
     connecting._credential("managed_identity")
     connecting._credential("workload_identity", "tenant-b")
-    assert made == [{"client_id": "own"}, {"tenant_id": "tenant-b"}]
+    assert made == [{"client_id": "own", **OWN}, {"tenant_id": "tenant-b", **OWN}]
 
 
 def test_the_device_code_is_a_warning_so_that_it_is_seen(caplog: pytest.LogCaptureFixture) -> None:

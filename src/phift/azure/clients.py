@@ -20,8 +20,10 @@ if TYPE_CHECKING:
     from azure.ai.ml.entities import Workspace
     from azure.core import PipelineClient
     from azure.core.credentials import AccessToken, TokenCredential
+    from azure.core.pipeline import PipelineRequest
 
 T = TypeVar("T")
+Request = TypeVar("Request")
 
 API = "2021-10-01-dataplanepreview"  # what azure-ai-ml 1.35.2 asks registries for
 
@@ -65,6 +67,20 @@ class SharedTokens:
         """Forget the tokens where the service refuses one; azure-core calls this with every response."""
         if response.http_response.status_code == 401:
             self._tokens.clear()
+
+
+def own_authorization(request: Request) -> Request:
+    """Leave a request as it is: given to requests as ``auth``, it keeps what a ``.netrc`` says from taking its place.
+
+    requests asks that file where no ``auth`` is given, whatever header there is (2.34, ``Session.prepare_request``).
+    Proxies and authorities go on coming from the environment.
+    """
+    return request
+
+
+def send_own_authorization(request: PipelineRequest[Any]) -> None:
+    """Have azure-core send what it signed, whatever a ``.netrc`` says; for ``raw_request_hook`` of its clients."""
+    request.context.options["auth"] = own_authorization
 
 
 class Rest:
@@ -127,6 +143,7 @@ def _client(credential: TokenCredential | None, scope: str) -> PipelineClient[An
         policies.UserAgentPolicy(f"phift/{__version__}"),
         policies.RedirectPolicy(),
         policies.RetryPolicy(),
+        policies.CustomHookPolicy(raw_request_hook=send_own_authorization),
     ]
     if credential is not None:
         chain.append(policies.BearerTokenCredentialPolicy(credential, scope))

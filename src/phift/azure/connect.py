@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-from phift.azure.clients import Clients, Rest, SharedTokens
+from phift.azure.clients import Clients, Rest, SharedTokens, send_own_authorization
 from phift.azure.threads import taken_soon
 from phift.config.addresses import read_workspace_id
 from phift.config.run import AzureWorkspace, CredentialKind, LocalWorkspaceFolder, RunConfig, read_workspace
@@ -177,8 +177,9 @@ def _clients(
     options: Mapping[str, Any],
 ) -> Clients:
     # Telemetry from a notebook would look up three Microsoft hosts; progress bars are ours to draw.
-    quiet = {"show_progress": False, "enable_telemetry": False, "raw_response_hook": credential.forget_if_refused}
-    make = partial(_sdk_client(), credential, **options, **quiet)
+    quiet = {"show_progress": False, "enable_telemetry": False}
+    hooks = {"raw_request_hook": send_own_authorization, "raw_response_hook": credential.forget_if_refused}
+    make = partial(_sdk_client(), credential, **options, **quiet, **hooks)
     if isinstance(workspace, tuple):
         with azure_errors(f"workspace {workspace[-1]}"):
             workspace = make(*workspace)
@@ -291,11 +292,12 @@ def _credential(kind: str, tenant: str | None = None) -> TokenCredential:
     # On Azure ML compute the identity to use stands in a variable of its own (azure-sdk-for-python issue 30427).
     own = os.environ.get("AZURE_CLIENT_ID") or os.environ.get("DEFAULT_IDENTITY_CLIENT_ID")
     if kind == "managed_identity":
-        return identity.ManagedIdentityCredential(client_id=own)
+        return identity.ManagedIdentityCredential(client_id=own, raw_request_hook=send_own_authorization)
     # azure-identity knows AZURE_AUTHORITY_HOST, and without it only the public cloud.
     cloud = _CLOUDS.get(os.environ.get(_CLOUD, "AzureCloud"), _CLOUDS["AzureCloud"])
     is_told = cloud == _CLOUDS["AzureCloud"] or "AZURE_AUTHORITY_HOST" in os.environ
-    options: dict[str, Any] = {} if is_told else {"authority": cloud[2]}
+    options: dict[str, Any] = {"raw_request_hook": send_own_authorization}
+    options |= {} if is_told else {"authority": cloud[2]}
     of_tenant: dict[str, Any] = {"tenant_id": tenant} if tenant else {}
     if kind == "workload_identity":
         return identity.WorkloadIdentityCredential(**options, **of_tenant)

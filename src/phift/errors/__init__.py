@@ -35,6 +35,7 @@ keeps from the work what goes wrong in a handler of events.
 from __future__ import annotations
 
 import logging
+import os
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -43,7 +44,7 @@ from functools import partial
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-from phift.errors import reasons
+from phift.errors import netrc, reasons
 from phift.errors.redaction import redact as redact
 from phift.errors.visible import visible as visible
 from phift.errors.visible import visible_html as visible_html
@@ -253,6 +254,11 @@ def from_azure(error: Exception, where: str, handled: BaseException | None = Non
         return ServiceUnreachable(what, where=where, fix=fix)
     reason, code, told = reasons.find(error, handled)
     status = reasons.status_of(told) or reasons.status_of(error)
+    if status in (400, 401, 403) and (instead := netrc.sent_instead(reasons.causes(error, handled))):
+        file, host = instead
+        what = f"{host} was sent the name and the password that {file} has for it, and not your own credential."
+        fix = f"take its entry, or the default one, out of {file}; or have NETRC name an empty file: NETRC={os.devnull}"
+        return AuthenticationError(what, where=where, fix=fix, status=status, code=code or None)
     kind, opening, fix = _by_status(status) if status else _by_kind(error)
     if reason is not None:
         kind, opening, fix = globals()[reason.type] if reason.type else kind, reason.what, reason.fix

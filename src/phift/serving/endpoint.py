@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from phift import errors
 from phift.azure.answers import text
-from phift.azure.clients import GOOD_FOR, Clients
+from phift.azure.clients import GOOD_FOR, Clients, own_authorization
 from phift.config.run import DeploymentConfig
 from phift.serving import resource
 from phift.serving.resource import DeploymentEvent, OnEvent, delete_endpoint, for_certain
@@ -144,11 +144,15 @@ class Endpoint:
         # (azureml-evaluate-mlflow 0.0.91; foundation-model-serve, azureml-assets, 2026-07-23).
         settings = {"max_new_tokens": max_new_tokens, "do_sample": do_sample, **parameters}
         body = {"input_data": {"input_string": conversation, "parameters": settings}, "params": {}}
+        place = f"endpoint {self.name}"
+        if not self.scoring_uri.lower().startswith("https://"):
+            what = "The address that the service gave for the endpoint is not https, so no key is sent there."
+            fix = "Azure's are https: look at the endpoint in the studio, and at what answers in the service's place"
+            raise errors.ServiceError(what, where=f"{place} at {errors.redact(self.scoring_uri)}", fix=fix)
         # Headers of its own: the SDK's ``invoke`` keeps them for later calls.
         headers = {"Authorization": f"Bearer {self._opened().value}"}
         if deployment:
             headers["azureml-model-deployment"] = deployment
-        place = f"endpoint {self.name}"
         # A little longer than the service waits, so that its answer comes first.
         seconds = self._config.request_timeout_ms / 1000 + 10
         if not hasattr(self._sessions, "own"):
@@ -156,12 +160,15 @@ class Endpoint:
         import requests
 
         try:
-            response = self._sessions.own.post(self.scoring_uri, json=body, headers=headers, timeout=seconds)
+            # The key and the question are for this address: where it leads elsewhere, nobody follows.
+            response = self._sessions.own.post(
+                self.scoring_uri, json=body, headers=headers, timeout=seconds, allow_redirects=False
+            )
         except requests.RequestException as error:
             what = f"The endpoint gave no answer ({type(error).__name__})."
             raise errors.ServiceUnreachable(what, where=place, fix="check that the endpoint is up") from None
         status = response.status_code
-        if status >= 400:
+        if status >= 300:
             reason = response.headers.get("ms-azureml-model-error-reason") or response.reason or ""
             other = errors.ScoringError, f"The endpoint answered {status} {reason}.", "look at the deployment's log"
             refusals = _REFUSALS if self._key.until == math.inf else {**_REFUSALS, **_TOKEN_REFUSALS}
@@ -206,6 +213,7 @@ def _patient_session() -> requests.Session:
         raise_on_status=False,
     )
     session = requests.Session()
+    session.auth = own_authorization
     session.mount("https://", HTTPAdapter(max_retries=retry))
     return session
 

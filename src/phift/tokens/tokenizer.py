@@ -24,7 +24,7 @@ from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
 from phift.azure.answers import listed, mapping
-from phift.azure.clients import API, Clients, registry_address
+from phift.azure.clients import API, Clients, registry_address, send_own_authorization
 from phift.check.models import FoundationModel
 from phift.component import finetune_config as config_file
 from phift.component.finetune_config import FinetuneConfig
@@ -182,7 +182,10 @@ def _fetch(clients: Clients, model: FoundationModel, place: str, folder: Path) -
         raise ServiceError("The registry gave the address of another container than the model's.", where=place)
     prefix = path.removeprefix(f"{container}/")
     try:
-        with azure_errors(place), ContainerClient.from_container_url(signed) as files:
+        with (
+            azure_errors(place),
+            ContainerClient.from_container_url(signed, raw_request_hook=send_own_authorization) as files,
+        ):
             blobs = listed(files.list_blobs(name_starts_with=f"{prefix}/"), place)
             sizes = {blob.name: blob.size for blob in blobs}
             chosen = wanted_files(prefix, sizes)
