@@ -270,9 +270,10 @@ def _same_time(one: Any, other: Any) -> bool:
 def mlflow_complaints(name: str, value: Any) -> Iterator[str]:
     """Yield what MLflow's own protocol buffers do not know or read; ``name`` is ``mlflow:Message``."""
     from google.protobuf import json_format
-    from mlflow.protos import service_pb2
+    from mlflow.protos import model_registry_pb2, service_pb2
 
-    message: Any = service_pb2
+    of_models = name.partition(".")[0].endswith(("RegisteredModel", "ModelVersion", "ModelVersions", "DownloadUri"))
+    message: Any = model_registry_pb2 if of_models else service_pb2
     for part in name.removeprefix("mlflow:").split("."):
         message = getattr(message, part)
     try:

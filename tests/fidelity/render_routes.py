@@ -21,6 +21,7 @@ PARTS = {
     "history": "Run history and its neighbours",
     "artifacts": "Artifacts",
     "mlflow": "MLflow tracking",
+    "mlflow_models": "MLflow's registry of models",
     "endpoints": "Endpoints, deployments, scoring",
     "operations": "Long-running operations",
     "registry": "The registry",

@@ -462,6 +462,20 @@ def _tracking() -> None:
         "POST runs/set-tag": ("SetTag", "`set_tag`", "writes a tag"),
         "POST runs/delete-tag": ("DeleteTag", "`delete_tag`", "deletes a tag"),
         "GET metrics/get-history": ("GetMetricHistory", "`get_metric_history`", "all points of a metric"),
+        "POST registered-models/create": (
+            "CreateRegisteredModel",
+            "`register_model`",
+            "makes a model, without versions",
+        ),
+        "GET registered-models/get": ("GetRegisteredModel", "`get_registered_model`", "a model of the workspace"),
+        "POST model-versions/create": ("CreateModelVersion", "`register_model`", "makes a version of it"),
+        "GET model-versions/get": ("GetModelVersion", "`get_model_version`", "a version, ready at once"),
+        "GET model-versions/get-download-uri": ("GetModelVersionDownloadUri", "`models:/name/1`", "where it lies"),
+        "GET model-versions/search": (
+            "SearchModelVersions",
+            "`search_model_versions`",
+            "those of a model, or of a run",
+        ),
     }
     more = {
         "UpdateRun": ("the status of a job's run is the server's own", ""),
@@ -469,6 +483,8 @@ def _tracking() -> None:
         "SearchRuns": ("", "filters on data sets"),
         "SearchExperiments": ("", "orders"),
         "LogInputs": ("", "logged models: 501"),
+        "SearchModelVersions": ("everything is one page", "other filters"),
+        "GetRegisteredModel": ("", "aliases, stages"),
     }
     for route, (message, call, does) in calls.items():
         method, _, path = route.partition(" ")

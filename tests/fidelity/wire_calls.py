@@ -357,10 +357,10 @@ def by_mlflow(clients: Clients, job: str) -> None:
     client.get_experiment(experiment.experiment_id)
     client.search_experiments()
     client.search_runs([experiment.experiment_id])
-    _own_runs(client)
+    _own_runs(client, job)
 
 
-def _own_runs(client: Any) -> None:
+def _own_runs(client: Any, job: str) -> None:
     from mlflow.entities import Dataset, DatasetInput
     from mlflow.exceptions import MlflowException
 
@@ -375,6 +375,12 @@ def _own_runs(client: Any) -> None:
     client.set_terminated(run, "FAILED")
     client.delete_run(run)
     client.restore_run(run)
+    model = client.create_registered_model(f"by-mlflow-{run[:8]}", tags={"a": "b"}).name
+    version = client.create_model_version(model, f"azureml://jobs/{job}/outputs/trained_model", job).version
+    client.get_registered_model(model)
+    client.get_model_version(model, version)
+    client.get_model_version_download_uri(model, version)
+    client.search_model_versions(f"name = '{model}'")
     client.delete_experiment(own)
     client.restore_experiment(own)
     for of_models in (client.search_logged_models, client.create_logged_model):

@@ -525,6 +525,56 @@ def test_a_model_is_registered_by_run(workspace: TestWorkspace, kept: Any, tmp_p
     assert (tmp_path / "down" / name / "model" / "data" / "weights ä.bin").read_bytes() == b"1234"
 
 
+def test_a_model_is_registered_with_mlflow(mlflow: Any, workspace: TestWorkspace, kept: Any, tmp_path: Path) -> None:
+    """By its address and from a folder; it is the workspace's own model, and is read by its name."""
+    name = f"of-{uuid.uuid4().hex[:8]}"
+    by_run = mlflow.register_model(f"{kept.artifact_uri}/model", name, tags={"a": "b"})
+    assert (by_run.version, by_run.status, by_run.run_id, by_run.tags) == ("1", "READY", kept.run_id, {"a": "b"})
+    second = mlflow.register_model((tmp_path / "model").as_uri(), name)
+    assert [each.version for each in mlflow.search_model_versions(filter_string=f"name = '{name}'")] == ["2", "1"]
+    (of_run,) = mlflow.search_model_versions(filter_string=f"run_id = '{kept.run_id}'")
+    assert (of_run.name, of_run.version) == (name, "1")
+    for version in ("1", "2"):
+        model = workspace.client.models.get(name, version)
+        assert (model.type, model.flavors["python_function"]["loader_module"]) == ("mlflow_model", "x")
+        folder = Path(
+            mlflow.artifacts.download_artifacts(f"models:/{name}/{version}", dst_path=str(tmp_path / version))
+        )
+        assert (folder / "data" / "weights ä.bin").read_bytes() == b"1234"
+    assert workspace.client.models.get(name, "1").job_name == kept.run_id
+    client = mlflow.MlflowClient()
+    assert client.get_registered_model(name).latest_versions[0].version == second.version
+    with pytest.raises(mlflow.MlflowException, match="logged-models/search failed with error code 404"):
+        mlflow.register_model(f"runs:/{kept.run_id}/model", name)  # what MLflow 3 asks for then, Azure ML has not
+    assert refusal(client.create_registered_model, name) == ("RESOURCE_ALREADY_EXISTS", 400)
+    for missing in (
+        lambda: client.get_registered_model("nope"),
+        lambda: client.get_model_version(name, "9"),
+        lambda: client.get_model_version_download_uri("nope", "1"),
+    ):
+        assert refusal(missing) == NOT_THERE
+    assert refusal(client.search_model_versions, "name LIKE 'a'") == INVALID
+
+
+@pytest.mark.parametrize(
+    ("route", "body", "status"),
+    [
+        ("POST registered-models/create", {}, 400),
+        ("POST registered-models/create", {"name": 5}, 400),
+        ("POST model-versions/create", {"name": "m"}, 400),
+        ("POST model-versions/create", {"name": "nope", "source": "runs:/x/y"}, 404),
+        ("POST model-versions/create", {"name": "here", "source": "runs:/x/y"}, 400),
+        ("POST model-versions/create", {"name": "here", "source": "s3://x/y"}, 400),
+        ("POST model-versions/create", {"name": "here", "source": ["x"]}, 400),
+    ],
+)
+def test_a_model_that_is_none_is_refused(workspace: TestWorkspace, route: str, body: Any, status: int) -> None:
+    call(workspace, "POST registered-models/create", {"name": "here"})
+    answer = call(workspace, route, body)
+    code = {400: "INVALID_PARAMETER_VALUE", 404: "RESOURCE_DOES_NOT_EXIST"}[status]
+    assert (answer.status_code, answer.json()["error_code"]) == (status, code), answer.text
+
+
 @pytest.mark.parametrize("path", ["runs:/{run}/nothing", "runs:/nope/model", "runs:/{run}", "runs:/{run}/../x"])
 def test_a_path_of_no_run_is_refused(workspace: TestWorkspace, kept: Any, path: str) -> None:
     model = Model(name="never", path=path.format(run=kept.run_id), type="custom_model")

@@ -168,6 +168,8 @@ def cancel_and_archive(client: MLClient, registry: MLClient, data: Data, cluster
     assert job.name not in [found.name for found in client.jobs.list()]
     client.jobs.restore(job.name)
     assert job.name in [found.name for found in client.jobs.list()]
+    client.jobs.begin_delete(job.name).wait()
+    assert job.name not in [found.name for found in client.jobs.list()]
 
 
 def register_model(client: MLClient, registry: MLClient, job: str) -> Model:
@@ -296,8 +298,7 @@ def keep_a_book(client: MLClient) -> None:
     with mlflow.start_run(run_name="sweep") as outer:
         mlflow.log_param("layers", 3)
         mlflow.log_metric("accuracy", 0.25, synchronous=False)
-        source = DatasetInput(Dataset("rivers", "1", "local", "{}"))
-        own.log_inputs(outer.info.run_id, [source])
+        own.log_inputs(outer.info.run_id, [DatasetInput(Dataset("rivers", "1", "local", "{}"))])
         for rate in (0.1, 0.2):
             with mlflow.start_run(nested=True):
                 mlflow.log_metric("accuracy", 1 - rate)
@@ -311,6 +312,13 @@ def keep_a_book(client: MLClient) -> None:
     assert mlflow.artifacts.load_text(f"runs:/{run}/notes/result.txt") == "it went well"
     model = Model(name=name, path=f"runs:/{run}/model", type=AssetTypes.MLFLOW_MODEL)
     assert client.models.create_or_update(model).flavors["python_function"]["loader_module"] == "none"
+    for source in (f"{outer.info.artifact_uri}/model", folder.resolve().as_uri()):
+        version = mlflow.register_model(source, f"{name}-model").version
+        assert version in [found.version for found in own.search_model_versions(f"name = '{name}-model'")]
+        assert own.get_registered_model(f"{name}-model").latest_versions[0].version == version
+        assert own.get_model_version(f"{name}-model", version).status == "READY"
+        assert client.models.get(f"{name}-model", version).type == AssetTypes.MLFLOW_MODEL
+        assert (Path(mlflow.artifacts.download_artifacts(f"models:/{name}-model/{version}")) / "MLmodel").is_file()
     own.delete_run(best.info.run_id)
     own.restore_run(best.info.run_id)
     own.delete_experiment(experiment)

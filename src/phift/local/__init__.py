@@ -26,7 +26,8 @@ What is covered, with the SDK 1.35.2's calls:
 - phift's own step that prepares data, before that pipeline: known by its exact command, and run with the phift that is
   installed here; the code and the environment that come with it are kept, and never executed
 - MLflow tracking: experiments, runs, metrics, tags and parameters, reading and writing, of those jobs and of runs that
-  a program makes itself; their artifacts, through MLflow's azureml plugin; a run's artifact as a model's path
+  a program makes itself; their artifacts, through MLflow's azureml plugin; a run's artifact as a model's path;
+  ``mlflow.register_model``
 - online endpoints and deployments of MLflow models: keys, tokens, traffic, logs, scoring as Azure's MLflow server does
 
 What is not covered, and answers 501 with the method and path:

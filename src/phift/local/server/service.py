@@ -23,6 +23,7 @@ from phift.local.services import (
     history,
     jobs,
     mlflow,
+    mlflow_models,
     operations,
     registry,
 )
@@ -36,7 +37,7 @@ logger = logging.getLogger(__name__)
 
 # The largest upload in one piece: the storage client cuts into blocks above 64 MiB, older ones above 256 MiB.
 LARGEST_BODY = 257 * 1024 * 1024
-PARTS = (arm, artifacts, assets, blobs, control, endpoints, history, jobs, mlflow, operations, registry)
+PARTS = (arm, artifacts, assets, blobs, control, endpoints, history, jobs, mlflow, mlflow_models, operations, registry)
 TABLE: list[Route] = [route for part in PARTS for route in part.ROUTES]
 _SCOPE = {  # the one of each that there is, and what is said of others
     "subscription": (SUBSCRIPTION, "SubscriptionNotFound", "The subscription '{}' could not be found."),

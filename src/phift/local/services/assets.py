@@ -150,6 +150,11 @@ def _asset(site: Site, kind: str, sent: Json, stored: Json | None) -> Json:
     return properties
 
 
+def make_model(site: Site, key: str, sent: Json) -> Document:
+    """Make a version of a model that is there; raises a user error where nothing is stored at its address."""
+    return site.documents.put(key, {"properties": _asset(site, "models", sent, None)})
+
+
 def _part(site: Site, call: Call, sent: Json, stored: Json | None) -> Json:
     """Return the properties of a version of what a step is made of."""
     if "codeUri" in sent:  # the next server may have another port
