@@ -157,7 +157,8 @@ def _client(credential: TokenCredential | None, scope: str) -> PipelineClient[An
 class Clients:
     """Everything a run talks to; a test hands in those of a workspace in its process, or mocks.
 
-    One of these may be shared by all threads of a process, and by several runs.
+    One of these may be shared by all threads of a process, and by several runs. What holds one, a run, a job or an
+    endpoint, is not pickled: there are tokens in it.
 
     - **workspace**: an ``MLClient`` of the workspace.
     - **registry**: an ``MLClient`` of the registry that holds the foundation model.
@@ -177,6 +178,11 @@ class Clients:
     patience_seconds: float = 600.0
     _known: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
     _asking: dict[str, threading.Lock] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def __getstate__(self) -> object:
+        raise TypeError(
+            "Clients hold tokens, so nothing that has them is pickled: hand on a job's name and attach to it"
+        )
 
     def once(self, question: str, ask: Callable[[], T]) -> T:
         """Return the answer to a question whose answer stays, asking it once whoever wants to know; errors pass."""

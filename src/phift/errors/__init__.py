@@ -38,6 +38,7 @@ import logging
 import os
 import re
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -225,6 +226,24 @@ class LocalWorkspaceNotRunning(LocalWorkspaceError, ConnectionError):
 
 
 @contextmanager
+def forgetting_locals() -> Iterator[None]:
+    """Let go of what the calls inside of the block held, should one be raised through them.
+
+    Libraries have tokens and keys among their local variables, in the headers of a request, and some tools show those
+    with a traceback.
+    """
+    try:
+        yield
+    except BaseException as error:
+        raised: list[BaseException | None] = [error]
+        for each in raised:  # it grows
+            if each is not None:
+                traceback.clear_frames(each.__traceback__)
+                raised += [other for other in (each.__cause__, each.__context__) if other not in raised]
+        raise
+
+
+@contextmanager
 def azure_errors(where: str) -> Iterator[None]:
     """Turn whatever an Azure SDK call raises into an error of this tree.
 
@@ -235,7 +254,8 @@ def azure_errors(where: str) -> Iterator[None]:
     """
     handled = sys.exception()
     try:
-        yield
+        with forgetting_locals():
+            yield
     except PhiftError:
         raise
     except Exception as error:

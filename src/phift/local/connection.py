@@ -134,16 +134,20 @@ class LocalCredential:
         connection = self._connection
         url = f"{connection.base_url}/msi/token"
         query = {"api-version": "2019-08-01", "resource": scopes[0].removesuffix("/.default")}
+
+        def identified(request: requests.PreparedRequest) -> requests.PreparedRequest:
+            request.headers["X-IDENTITY-HEADER"] = connection.secret()
+            return request
+
         try:
-            headers = {"X-IDENTITY-HEADER": connection.secret()}
-            with requests.Session() as session:
+            with errors.forgetting_locals(), requests.Session() as session:
                 # The environment could name another authority file or a proxy; ours is known.
                 session.trust_env = False
                 # Where nobody listens there is nobody to ask again.
                 statuses = (429, 500, 502, 503, 504)
                 again = Retry(3, connect=0, backoff_factor=0.2, status_forcelist=statuses, raise_on_status=False)
                 session.mount("https://", HTTPAdapter(max_retries=again))
-                answer = session.get(url, params=query, headers=headers, verify=str(connection.ca_bundle), timeout=30)
+                answer = session.get(url, params=query, auth=identified, verify=str(connection.ca_bundle), timeout=30)
         except OSError as error:  # requests' own errors are such too; so is a folder that was deleted
             what = "The local workspace does not answer."
             fix = "start it: phift local up"
@@ -151,5 +155,4 @@ class LocalCredential:
         if answer.status_code != 200:
             what = f"The local workspace refused the identity of this folder ({answer.status_code})."
             raise errors.AuthenticationError(what, where=str(connection.folder), fix="run: phift local down, then up")
-        body = answer.json()
-        return AccessToken(body["access_token"], int(body["expires_on"]))
+        return AccessToken(answer.json()["access_token"], int(answer.json()["expires_on"]))

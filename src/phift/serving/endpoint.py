@@ -6,12 +6,14 @@ import math
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
+
+from pydantic import SecretStr
 
 from phift import errors
 from phift.azure.answers import text
-from phift.azure.clients import GOOD_FOR, Clients, own_authorization
+from phift.azure.clients import GOOD_FOR, Clients
 from phift.config.run import DeploymentConfig
 from phift.serving import resource
 from phift.serving.resource import DeploymentEvent, OnEvent, delete_endpoint, for_certain
@@ -150,9 +152,7 @@ class Endpoint:
             fix = "Azure's are https: look at the endpoint in the studio, and at what answers in the service's place"
             raise errors.ServiceError(what, where=f"{place} at {errors.redact(self.scoring_uri)}", fix=fix)
         # Headers of its own: the SDK's ``invoke`` keeps them for later calls.
-        headers = {"Authorization": f"Bearer {self._opened().value}"}
-        if deployment:
-            headers["azureml-model-deployment"] = deployment
+        headers = {"azureml-model-deployment": deployment} if deployment else {}
         # A little longer than the service waits, so that its answer comes first.
         seconds = self._config.request_timeout_ms / 1000 + 10
         if not hasattr(self._sessions, "own"):
@@ -161,9 +161,15 @@ class Endpoint:
 
         try:
             # The key and the question are for this address: where it leads elsewhere, nobody follows.
-            response = self._sessions.own.post(
-                self.scoring_uri, json=body, headers=headers, timeout=seconds, allow_redirects=False
-            )
+            with errors.forgetting_locals():
+                response = self._sessions.own.post(
+                    self.scoring_uri,
+                    json=body,
+                    headers=headers,
+                    auth=self._opened(),  # which goes before what a .netrc says
+                    timeout=seconds,
+                    allow_redirects=False,
+                )
         except requests.RequestException as error:
             what = f"The endpoint gave no answer ({type(error).__name__})."
             raise errors.ServiceUnreachable(what, where=place, fix="check that the endpoint is up") from None
@@ -185,16 +191,22 @@ class Endpoint:
 class _Key:
     """What opens an endpoint: a key, or a token that lasts until a time."""
 
-    value: str = field(repr=False)
+    value: SecretStr
     until: float = math.inf
+
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        """Sign a request, as what requests takes for ``auth`` does."""
+        request.headers["Authorization"] = f"Bearer {self.value.get_secret_value()}"
+        return request
 
 
 def _read_key(clients: Clients, name: str) -> _Key:
     with errors.azure_errors(f"endpoint {name}"):
         keys = clients.workspace.online_endpoints.get_keys(name)
-    if (token := getattr(keys, "access_token", None)) is not None:
-        return _Key(text(token, "keys.access_token"), float(keys.expiry_time_utc))
-    return _Key(text(keys.primary_key, "keys.primary_key"))
+    # None of them is ever the value of a variable, which some tools show with a traceback.
+    if getattr(keys, "access_token", None) is not None:
+        return _Key(SecretStr(text(keys.access_token, "keys.access_token")), float(keys.expiry_time_utc))
+    return _Key(SecretStr(text(keys.primary_key, "keys.primary_key")))
 
 
 def _patient_session() -> requests.Session:
@@ -213,7 +225,6 @@ def _patient_session() -> requests.Session:
         raise_on_status=False,
     )
     session = requests.Session()
-    session.auth = own_authorization
     session.mount("https://", HTTPAdapter(max_retries=retry))
     return session
 

@@ -1,0 +1,144 @@
+"""What holds a key or a token shows it to nobody: no traceback with local variables, no repr, no pickle."""
+
+from __future__ import annotations
+
+import http.client
+import io
+import pickle
+from collections.abc import Callable
+from typing import Any, cast
+
+import pytest
+from azure.ai.ml.entities import EndpointAadToken
+from azure.core.credentials import AccessToken
+from rich.console import Console
+from rich.traceback import Traceback
+
+from phift.azure.clients import Clients, Rest, SharedTokens
+from phift.config.run import DeploymentConfig
+from phift.errors import ServiceError, azure_errors
+from phift.jobs.job import FineTuneJob
+from phift.run import FineTuneRun
+from phift.serving.endpoint import Endpoint
+from phift.testing import TestWorkspace
+from unit.fakes import KEY, Fakes
+from unit.loopback import Script
+
+TOKEN = "made-up-token-of-somebody"
+
+
+def shown(error: BaseException) -> str:
+    """Return a traceback as rich draws it with local variables, and those of the errors before it."""
+    told = ""
+    todo: list[BaseException | None] = [error]
+    for each in todo:
+        if each is not None:
+            console = Console(file=io.StringIO(), width=500)
+            drawn = Traceback.from_exception(
+                type(each), each, each.__traceback__, show_locals=True, locals_max_string=9999, locals_max_length=999
+            )
+            console.print(drawn)
+            told += cast(io.StringIO, console.file).getvalue()
+            frame = each.__traceback__
+            while frame is not None:
+                told += repr(frame.tb_frame.f_locals) if "/phift/" in frame.tb_frame.f_code.co_filename else ""
+                frame = frame.tb_next
+            todo += [other for other in (each.__cause__, each.__context__) if other not in todo]
+    return told
+
+
+def raised(work: Callable[[], object]) -> BaseException:
+    with pytest.raises(BaseException) as caught:  # noqa: PT011 - whatever it is
+        work()
+    return caught.value
+
+
+def endpoint_at(url: str) -> Endpoint:
+    fakes = Fakes()
+    fakes.workspace.online_endpoints.scoring_uri = f"{url}/score"
+    fakes.add_endpoint("phift-e")
+    return Endpoint(fakes.clients, "phift-e", DeploymentConfig(request_timeout_ms=5000), existed=False)
+
+
+@pytest.mark.parametrize("what", [KeyboardInterrupt(), ConnectionResetError(), RuntimeError("a defect")])
+@pytest.mark.parametrize("where", ["getresponse", "endheaders", "putheader", "send"])
+def test_a_traceback_of_a_question_shows_no_key(
+    server: Script, monkeypatch: pytest.MonkeyPatch, where: str, what: BaseException
+) -> None:
+    endpoint = endpoint_at(server.url)
+
+    def fails(_self: object, *_arguments: object, **_options: object) -> None:
+        raise what
+
+    monkeypatch.setattr(http.client.HTTPConnection, where, fails)
+    told = shown(raised(lambda: endpoint.chat("Hi")))
+    assert "chat" in told
+    assert KEY not in told
+
+
+def test_a_traceback_of_reading_the_key_shows_none() -> None:
+    fakes = Fakes()
+    fakes.add_endpoint("phift-e")
+    token = EndpointAadToken(AccessToken(TOKEN, cast(int, "no time")))
+    fakes.workspace.online_endpoints.get_keys = lambda _name: token  # type: ignore[method-assign,assignment]
+    told = shown(raised(lambda: Endpoint(fakes.clients, "phift-e", DeploymentConfig(), existed=False)))
+    assert "_read_key" in told
+    assert TOKEN not in told
+
+
+def test_what_the_sdk_held_is_not_in_an_errors_traceback() -> None:
+    def sends(headers: dict[str, str]) -> None:
+        raise OSError("broken")
+
+    def calls() -> None:
+        headers = {"Authorization": f"Bearer {TOKEN}"}
+        with azure_errors("here"):
+            sends(headers | {"x": "y"})
+
+    def asks() -> None:
+        with azure_errors("here"):
+            calls()
+
+    error = raised(asks)
+    assert isinstance(error, ServiceError)
+    assert TOKEN not in shown(error)
+
+
+def test_a_traceback_of_the_local_credential_shows_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    with TestWorkspace() as workspace:
+        secret = workspace.connection.secret()
+        credential = workspace.clients.workspace._credential._credential
+
+        def fails(*_arguments: object, **_options: object) -> None:
+            raise OSError("broken")
+
+        monkeypatch.setattr("requests.adapters.HTTPAdapter.send", fails)
+        told = shown(raised(lambda: credential.get_token("https://management.azure.com/.default")))
+        assert "get_token" in told
+        assert secret not in told
+        monkeypatch.undo()
+
+
+class Credential:
+    def get_token(self, *_scopes: str, **_options: Any) -> AccessToken:
+        return AccessToken(TOKEN, 9999999999)
+
+
+def clients() -> Clients:
+    tokens = SharedTokens(Credential())
+    tokens.get_token("scope")
+    rest = cast(Rest, None)
+    return Clients(cast(Any, tokens), cast(Any, None), cast(Any, None), rest, registry_discovery="https://a.test/")
+
+
+@pytest.mark.parametrize(
+    "holder",
+    [clients, lambda: FineTuneJob("job", clients()), lambda: FineTuneRun(cast(Any, None), clients()),
+     lambda: endpoint_at("https://a.test")],
+)  # fmt: skip
+def test_what_holds_clients_is_not_pickled(holder: Callable[[], object]) -> None:
+    held = holder()
+    with pytest.raises(TypeError):
+        pickle.dumps(held)
+    assert TOKEN not in repr(held)
+    assert KEY not in repr(held) + repr(getattr(held, "_key", ""))
