@@ -5,7 +5,7 @@ with 32,000 tokens on them. Then runs, in turn and each in a process of its own:
 
 - ``encode_batch``: the tokenizer on the rows' text, rendered before the clock starts; nothing else;
 - ``phift``: ``phift.tokens.count.measure(exact=True)``: reading, the chat template, tokens, those that are trained on,
-  the report.
+  the report; the template and the tokenizer in a process whose time and memory are limited.
 
 Run: ``python bench/count_tokens.py [--rows N] [--rounds N]``. Both use all processors.
 """
@@ -73,13 +73,15 @@ def encode_batch(folder: Path) -> tuple[float, int]:
 
 def phift(folder: Path) -> tuple[float, int]:
     """Return the seconds and the tokens of the whole count."""
+    from phift.data.workers import Workers
     from phift.tokens.count import measure
-    from phift.tokens.tokenizer import load_tokenizer
+    from phift.tokens.limited import LIMITS, LimitedTokenizer, Opening
 
-    tokenizer = load_tokenizer(folder)
-    start = time.perf_counter()
-    report = measure({"train": folder / "rows.jsonl"}, tokenizer, max_seq_length=-1, exact=True)
-    return time.perf_counter() - start, report.splits["train"].tokens
+    with Workers(folder, LIMITS, most=1) as workers:
+        tokenizer = LimitedTokenizer.open(Opening(str(folder), folder), workers)
+        start = time.perf_counter()
+        report = measure({"train": folder / "rows.jsonl"}, tokenizer, max_seq_length=-1, exact=True)
+        return time.perf_counter() - start, report.splits["train"].tokens
 
 
 ROADS: dict[str, Callable[[Path], tuple[float, int]]] = {"encode_batch": encode_batch, "phift": phift}
@@ -103,7 +105,8 @@ def main() -> None:
     options = parser.parse_args()
     if options.road:
         seconds, tokens = ROADS[options.road](options.folder)
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
+        each = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+        peak = sum(resource.getrusage(who).ru_maxrss for who in each) >> 10
         print(json.dumps({"seconds": seconds, "tokens": tokens, "MB": peak}))
         return
     with tempfile.TemporaryDirectory() as place:

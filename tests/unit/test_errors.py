@@ -330,3 +330,13 @@ def test_errors_are_the_built_in_type_that_the_tree_says(name: str, _parent: str
     kind: type[PhiftError] = getattr(errors, name)
     own = [base.__name__ for base in kind.__bases__ if not issubclass(base, PhiftError)]
     assert own == ([built_in] if built_in else [])
+
+
+def test_an_error_that_cannot_be_shown_is_still_one_of_ours() -> None:
+    class Mute(Exception):
+        def __str__(self) -> str:
+            raise ValueError
+
+    with pytest.raises(errors.ServiceError, match="The Azure SDK raised Mute: Mute") as caught, azure_errors("here"):
+        raise Mute
+    assert caught.value.where == "here"

@@ -7,6 +7,7 @@ import sys
 from dataclasses import replace
 from fnmatch import fnmatch
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -30,6 +31,14 @@ def phi_4(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("phi4")
     standin.write_checkpoint(folder, "Phi-4")
     return folder
+
+
+@pytest.fixture(autouse=True)
+def _no_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    def model_info(*_: Any, **__: Any) -> None:
+        raise ConnectionError
+
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", model_info)
 
 
 @pytest.fixture(scope="module")
@@ -424,3 +433,36 @@ def test_weights_and_names_that_lead_out_are_not_fetched() -> None:
         "data/tokenizer/tokenizer.json",
         "data/tokenizer/tokenizer.model",
     }
+
+
+def test_a_tokenizer_of_the_hub_has_a_size(phi_4: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def model_info(*_: Any, **__: Any) -> SimpleNamespace:
+        sizes = {
+            "model.safetensors": 10**12,
+            "tokenizer.json": 150_000_000,
+            "sub/vocab.txt": 60_000_000,
+            "vocab.x": None,
+        }
+        return SimpleNamespace(siblings=[SimpleNamespace(rfilename=name, size=size) for name, size in sizes.items()])
+
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", model_info)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: str(phi_4))
+    with pytest.raises(ModelError, match="have 210 MB; more than 200 are not read") as caught:
+        load_tokenizer("somebody/phi")
+    assert caught.value.where == "somebody/phi"
+    monkeypatch.setattr("phift.tokens.tokenizer.MOST_BYTES", 300_000_000)
+    assert load_tokenizer("somebody/phi").knows_markers
+
+
+def test_an_error_that_cannot_be_shown_is_told_all_the_same(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Panic(BaseException):
+        def __str__(self) -> str:
+            raise ValueError
+
+    def from_pretrained(*_: Any, **__: Any) -> None:
+        raise Panic
+
+    monkeypatch.setattr("transformers.AutoTokenizer.from_pretrained", from_pretrained)
+    with pytest.raises(ModelError, match="The tokenizer cannot be opened: Panic") as caught:
+        load_tokenizer(own)
+    assert caught.value.where == str(own)

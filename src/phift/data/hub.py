@@ -48,6 +48,7 @@ from phift.errors import (
     ServiceUnreachable,
     Throttled,
 )
+from phift.errors.reasons import text_of
 
 if TYPE_CHECKING:
     from datasets import DatasetBuilder
@@ -397,7 +398,7 @@ def _failure(error: Exception, source: HuggingFaceSource) -> PhiftError:
     let_in = f"ask for access on the data set's page, then {log_in}"
     status = error.response.status_code if isinstance(error, errors.HfHubHTTPError) else 0
     name = type(error).__name__
-    if isinstance(error, errors.GatedRepoError) or (isinstance(error, FileNotFoundError) and "gated" in str(error)):
+    if isinstance(error, errors.GatedRepoError) or (isinstance(error, FileNotFoundError) and "gated" in text_of(error)):
         return AccessDenied("The data set is gated: it is for accounts that were let in.", fix=let_in)
     if isinstance(error, errors.RevisionNotFoundError):
         return DataNotFound(f"There is no revision {source.revision}.", fix="check `revision`")

@@ -333,7 +333,7 @@ def _by_kind(error: Exception) -> tuple[type[PhiftError], str, str]:
         return ServiceError, f"The Azure SDK raised {type(error).__name__}", ""
     # The SDK reads an output of its own nodes in a way that it forbids while anybody's pipeline function runs
     # (azure-ai-ml 1.35.2, _io/mixin.py and _pipeline_expression.py).
-    inside = "is not supported for operation bool()" in str(error)
+    inside = "is not supported for operation bool()" in reasons.text_of(error)
     fix = "another thread is inside a function of the SDK's dsl.pipeline; run again when that is done"
     return ServiceError, "", fix if inside else ""
 
@@ -368,7 +368,7 @@ def _address_here(error: Exception) -> str | None:
     if any(isinstance(cause, others) for cause in causes):
         return None
     for cause in causes:
-        url, named = getattr(getattr(cause, "request", None), "url", None), _CONNECTION.search(str(cause))
+        url, named = getattr(getattr(cause, "request", None), "url", None), _CONNECTION.search(reasons.text_of(cause))
         if isinstance(url, str):
             parts = urlsplit(url)
             return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}" if parts.hostname in _THIS_MACHINE else None

@@ -166,7 +166,7 @@ def words(error: BaseException) -> str:
 
     Secrets are hidden first and texts cut then: half of one would not be known for what it is.
     """
-    lines = map(str.strip, _COLOUR.sub("", str(getattr(error, "message", None) or error)).splitlines())
+    lines = map(str.strip, _COLOUR.sub("", text_of(getattr(error, "message", None) or error)).splitlines())
     told = [redact(next(filter(None, lines), type(error).__name__))[:_LONGEST]]
     for code, raw in parts(error):
         message = redact(" ".join(raw.split()))
@@ -177,11 +177,18 @@ def words(error: BaseException) -> str:
     return " ".join(told)
 
 
+def text_of(said: object) -> str:
+    """Return what somebody else's error says; one that cannot even be shown says nothing."""
+    with suppress(Exception):
+        return str(said)
+    return ""
+
+
 def _said(error: BaseException) -> Iterator[str]:
     yield str(getattr(error, "error_code", None) or "")  # storage's header
     for code, message in parts(error):
         yield f"{code} {message}"
-    yield str(error)
+    yield text_of(error)
 
 
 def _walk(node: object, depth: int = 0) -> Iterator[tuple[str, str]]:

@@ -55,6 +55,15 @@ class LimitedTokenizer:
     opening: Opening = field(repr=False)
     workers: Workers = field(repr=False, compare=False)
 
+    @classmethod
+    def open(cls, opening: Opening, workers: Workers) -> LimitedTokenizer:
+        """Open a tokenizer in a process; raises `phift.errors.ModelError`."""
+        digest, knows_markers, longest = _only(workers, opening)
+        source = opening.path
+        return cls(
+            source=source, digest=digest, knows_markers=knows_markers, longest=longest, opening=opening, workers=workers
+        )
+
     def limit(self, max_seq_length: int) -> int | None:
         """Return after how many tokens the component cuts a row, or None; 0 or less leaves the tokenizer's own."""
         return shortest(self.longest, max_seq_length)
@@ -172,14 +181,11 @@ def find_tokenizer(
             if not (own := folder or base):
                 return None, missing
             opening = Opening(source, own, base if folder else None, finetune_config)
-            digest, knows_markers, longest = _only(workers, opening)
+            found = LimitedTokenizer.open(opening, workers)
         except PhiftError as error:
             return None, _reason(error)
         stack.pop_all()  # it goes on
-    found = LimitedTokenizer(
-        source=source, digest=digest, knows_markers=knows_markers, longest=longest, opening=opening, workers=workers
-    )
-    if knows_markers:
+    if found.knows_markers:
         return found, ""
     without = f"No {config_file.FILE_NAME} says what opens a turn, so it is not known which tokens are trained on."
     return found, f"{without} {missing}".rstrip()

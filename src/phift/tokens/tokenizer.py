@@ -31,6 +31,7 @@ from phift.component.finetune_config import FinetuneConfig
 from phift.component.preprocessing import ChatTokenizer
 from phift.config.addresses import registry_id
 from phift.errors import DataError, MissingDependency, ModelError, PhiftError, ServiceError, azure_errors, redact
+from phift.errors.reasons import text_of
 
 # Where MLflow's transformers flavor and Azure's older hftransformersv2 flavor put a tokenizer; last, a plain folder.
 _PLACES = ("components/tokenizer", "data/tokenizer", ".", "model", "data/model")
@@ -122,10 +123,8 @@ def _opening(place: str) -> Iterator[Any]:
             raise
         except BaseException as error:  # Rust's panics are no Exception
             # Hub, file and parser errors of many libraries; their texts go on for pages, and some have none.
-            said = ""
-            with suppress(Exception):
-                lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-                said = redact(lines[0])[:200]
+            lines = [line.strip() for line in text_of(error).splitlines() if line.strip()]
+            said = redact(lines[0])[:200] if lines else ""
             what = f"The tokenizer cannot be opened: {type(error).__name__}: {said}"
             raise ModelError(what, where=place, fix="name a tokenizer as data.tokenizer") from error
 
