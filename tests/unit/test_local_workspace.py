@@ -15,6 +15,8 @@ from phift.local import Connection, LocalWorkspace
 from phift.local.programs import Programs
 from phift.local.state.identity import Identity
 
+SECRET = "hidden" * 8
+
 
 def test_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert LocalWorkspace(tmp_path / "x").folder == tmp_path / "x"
@@ -96,7 +98,7 @@ def test_a_server_that_does_not_come_up(tmp_path: Path) -> None:
 def test_connection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_PROXY", "example.com, ")
     monkeypatch.delenv("no_proxy", raising=False)
-    (tmp_path / "secret").write_text("hidden")
+    (tmp_path / "secret").write_text(SECRET)
     connection = Connection("https://localhost:8443", tmp_path / "bundle.pem", tmp_path)
     assert connection.cloud_name == "PhiftLocal8443"
     assert connection.cloud_metadata.keys() == {
@@ -110,14 +112,14 @@ def test_connection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     environment = connection.environment()
     # The SDK takes the cloud whose resource manager is part of the metadata's address.
     assert environment["ARM_CLOUD_METADATA_URL"].startswith(connection.cloud_metadata["resource_manager"])
-    assert environment["IDENTITY_HEADER"] == "hidden"
-    assert "hidden" not in repr(connection)
+    assert environment["IDENTITY_HEADER"] == SECRET
+    assert SECRET not in repr(connection)
     assert list(connection.config()) == ["subscription_id", "resource_group", "workspace_name"]
     assert set(connection.config().values()) < set(environment.values())
     assert environment["AZUREML_CURRENT_CLOUD"] == connection.cloud_name
     assert environment["NO_PROXY"] == environment["no_proxy"] == "example.com,localhost"
     assert environment["MLFLOW_TRACKING_URI"].startswith("https://localhost:8443/mlflow/v1.0/subscriptions/")
-    claims = Identity("hidden").claims(environment["MLFLOW_TRACKING_TOKEN"])
+    claims = Identity(SECRET).claims(environment["MLFLOW_TRACKING_TOKEN"])
     assert claims["exp"] - time.time() > 23 * 3600
 
 
@@ -125,7 +127,7 @@ def test_connection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_hosts_that_go_past_a_proxy_already_stay_as_they_are(
     named: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "secret").write_text("hidden")
+    (tmp_path / "secret").write_text(SECRET)
     monkeypatch.setenv("no_proxy", named)
     connection = Connection("https://localhost:8443", tmp_path / "bundle.pem", tmp_path)
     assert connection.environment()["NO_PROXY"] == named

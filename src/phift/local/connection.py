@@ -50,8 +50,24 @@ class Connection:
         }
 
     def secret(self) -> str:
-        """Return the value of the identity header, read anew; it is never part of this object's repr."""
-        return Folder(self.folder).secret.read_text(encoding="ascii").strip()
+        """Return the value of the identity header, read anew; it is never part of this object's repr.
+
+        Raises `phift.errors.LocalWorkspaceError` where the folder's file of it is missing, damaged or not readable, and
+        `phift.errors.LocalWorkspaceNotRunning` where the folder itself is gone.
+        """
+        from phift.local.state.identity import known_secret
+
+        path, why = Folder(self.folder).secret, "is missing or damaged"
+        if not self.folder.is_dir():
+            what = "The local workspace's folder is not there any more."
+            raise errors.LocalWorkspaceNotRunning(what, where=str(self.folder), fix="start it: phift local up")
+        try:
+            if found := known_secret(path):
+                return found
+        except OSError as error:
+            why = f"cannot be read ({error.strerror})"
+        fix = "phift local down, then phift local up, which makes a new one; the keys of endpoints are new then too"
+        raise errors.LocalWorkspaceError(f"The local workspace's secret {why}.", where=str(path), fix=fix)
 
     def config(self) -> dict[str, str]:
         """Return what a ``config.json`` of this workspace holds, for ``MLClient.from_config``."""
@@ -148,7 +164,13 @@ class LocalCredential:
                 again = Retry(3, connect=0, backoff_factor=0.2, status_forcelist=statuses, raise_on_status=False)
                 session.mount("https://", HTTPAdapter(max_retries=again))
                 answer = session.get(url, params=query, auth=identified, verify=str(connection.ca_bundle), timeout=30)
-        except OSError as error:  # requests' own errors are such too; so is a folder that was deleted
+        except errors.PhiftError:
+            raise
+        except OSError as error:  # requests' own errors are such too
+            if "certificate" in str(error).lower():  # there is none, or it is of another server
+                what = "The local workspace cannot be trusted by the certificates that its folder names."
+                fix = "phift local down, then phift local up"
+                raise errors.LocalWorkspaceError(what, where=str(connection.ca_bundle), fix=fix) from error
             what = "The local workspace does not answer."
             fix = "start it: phift local up"
             raise errors.LocalWorkspaceNotRunning(what, where=connection.base_url, fix=fix) from error

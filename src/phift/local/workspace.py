@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import fcntl
+import functools
 import importlib.util
-import json
 import os
 import shutil
 import signal
@@ -16,13 +15,14 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, get_args
+from typing import IO, TYPE_CHECKING, Concatenate, ParamSpec, TypeVar, get_args
 
 from phift import errors
 from phift.local.connection import IN_PROCESS, Connection
-from phift.local.programs import EMPTY, ENGINES, Datastores, Engine, Programs
+from phift.local.programs import EMPTY, ENGINES, TAKEN, Datastores, Engine, Programs
 from phift.local.state.documents import Documents
 from phift.local.state.folder import Folder
+from phift.local.state.served import Served, process_of, read_served
 
 if TYPE_CHECKING:
     from phift.local.state.clock import Speed
@@ -30,7 +30,29 @@ if TYPE_CHECKING:
 # What the extras "testing" and "local" bring; asked for by name, so that nothing of it is imported here.
 _NEEDED = ("cryptography", "starlette", "trustme", "uvicorn")
 _NEEDED_TO_TRAIN = ("torch", "transformers", "peft")
-_START_LOCK = "start.lock"
+_SOON = 3.0  # seconds in which a server that runs mends what says where it is, or one that begins has written it
+_Asked = ParamSpec("_Asked")
+_Told = TypeVar("_Told")
+
+
+def _of_ours(
+    method: Callable[Concatenate[LocalWorkspace, _Asked], _Told],
+) -> Callable[Concatenate[LocalWorkspace, _Asked], _Told]:
+    """Say of an error of the file system, which has neither place nor way out, what it is to a workspace."""
+
+    @functools.wraps(method)
+    def told(workspace: LocalWorkspace, /, *arguments: _Asked.args, **options: _Asked.kwargs) -> _Told:
+        try:
+            return method(workspace, *arguments, **options)
+        except errors.PhiftError:
+            raise
+        except OSError as error:
+            what = f"The local workspace cannot use its folder: {error.strerror or error}."
+            fix = "give this user the right to it, make room, or move away what does not belong there"
+            where = str(error.filename or workspace.folder)
+            raise errors.LocalWorkspaceError(what, where=where, fix=f"{fix}; or name another folder") from error
+
+    return told
 
 
 @dataclass(frozen=True)
@@ -104,6 +126,7 @@ class LocalWorkspace:
     def __repr__(self) -> str:
         return f"LocalWorkspace({str(self.folder)!r})"
 
+    @_of_ours
     def up(self, on_event: Callable[[str], None] | None = None, timeout: float = 180) -> Connection:
         """Start the server unless it runs, and return how to reach it.
 
@@ -113,8 +136,6 @@ class LocalWorkspace:
         Raises `phift.errors.MissingDependency` where the extra ``testing``, or ``local`` to train, is not installed,
         and `phift.errors.LocalWorkspaceError` with the end of the server's log where it does not come up.
         """
-        from phift.local.state.identity import read_secret
-
         if self.folder in IN_PROCESS:
             return IN_PROCESS[self.folder]
         say = errors.isolated(on_event)
@@ -122,60 +143,63 @@ class LocalWorkspace:
             what = f"The local workspace needs packages that are not installed: {', '.join(missing)}."
             extra = "testing" if self._needed == _NEEDED else "local"
             raise errors.MissingDependency(what, fix=f"in the folder of phift's source: pip install '.[{extra}]'")
+        place = self._place
         there = self.folder.iterdir() if self.folder.is_dir() else ()
         # Another process that starts it may be at the lock, or writing the secret.
-        others = [path for path in there if path.name != _START_LOCK and path.suffix != ".tmp"]
-        if others and not self._place.secret.exists():
+        if any(path != place.start_lock and path.suffix != ".tmp" for path in there) and not place.marks():
             what = "This folder holds other things; a local workspace wants an empty or a new one."
             raise errors.LocalWorkspaceError(what, where=str(self.folder), fix="name another folder")
         self.folder.mkdir(parents=True, exist_ok=True)
         self.folder.chmod(0o700)
-        with (self.folder / _START_LOCK).open("a") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # one process at a time starts or stops the server of this folder
-            read_secret(self._place.secret)
-            if running := self._running():
+        with place.starting():  # one process at a time starts or stops the server of this folder
+            running = self._served()
+            if running:
                 with socket.socket() as probe:
                     # One that was killed a moment ago is silent, and its last thread still holds the lock.
-                    if probe.connect_ex(("127.0.0.1", running["port"])) != 0:
-                        self._is_free(5)
-            if self._running() is None:
-                if self._place.database.exists():
-                    with self._documents() as documents:
-                        documents.check()  # before anything is written to a damaged one
+                    if probe.connect_ex(("127.0.0.1", running.port)) != 0:
+                        running = None if place.is_free(5) else running
+            if running:
+                self._hold_to(running, say)
+            else:
+                self._mend(say)
                 self._make_models(say)
                 say("starting the local workspace")
                 self._start(timeout)
                 say("the local workspace is running")
         return self.connection()
 
+    @_of_ours
     def down(self, timeout: float = 20) -> bool:
         """Stop the server; False where none was running. A job in progress is stopped and goes on at the next up.
 
         - **timeout**: seconds to wait before the server is killed.
         """
-        if not self.folder.is_dir():
+        if self.folder in IN_PROCESS or (not self._place.marks() and self._place.is_free()):
             return False
-        with (self.folder / _START_LOCK).open("a") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            if (running := self._running()) is None:
+        with self._place.starting():
+            if (pid := self._process()) is None:
                 return False
-            pid = running["pid"]
             for number, patience in ((signal.SIGTERM, timeout), (signal.SIGKILL, 5)):
                 with suppress(ProcessLookupError):
                     os.kill(pid, number)
-                if self._is_free(patience):
+                if self._place.is_free(patience):
                     break
+            else:
+                what = f"The local workspace's process {pid} does not end."
+                raise errors.LocalWorkspaceError(what, where=str(self.folder), fix="phift local down once more")
             with suppress(ChildProcessError):  # it is a child only of the process that started it
                 os.waitpid(pid, 0)
             if self._lifeline is not None:
                 self._lifeline.close()
             return True
 
+    @_of_ours
     def status(self) -> LocalStatus:
         """Return what the workspace is doing, also when it is not running."""
-        running = self._running() or {}
-        address = f"https://localhost:{running['port']}" if running else None
-        status = LocalStatus(self.folder, bool(running), running.get("pid"), address, running.get("created_at"))
+        status = LocalStatus(self.folder, running=False)
+        if running := self._served():
+            address = f"https://localhost:{running.port}"
+            status = LocalStatus(self.folder, True, running.pid, address, running.created_at)
         if self._place.database.exists():
             with self._documents() as documents:
                 status.jobs.update(documents.count_by_status("runs"))
@@ -184,6 +208,7 @@ class LocalWorkspace:
                     status.endpoints[endpoint.name] = tuple(deployment.name for deployment in deployments)
         return status
 
+    @_of_ours
     def reset(self) -> None:
         """Stop the server and delete everything: jobs, models, endpoints, uploads. The folder itself goes too.
 
@@ -194,21 +219,48 @@ class LocalWorkspace:
             raise errors.LocalWorkspaceError(what, where=str(self.folder), fix="close it first")
         if not self.folder.exists() or not any(self.folder.iterdir()):
             return
-        if not (self._place.secret.is_file() and self._place.database.is_file()):
+        if self._place.marks() < 2:
             what = "This folder is not a local workspace's; nothing was deleted."
             raise errors.LocalWorkspaceError(what, where=str(self.folder), fix="name the right folder")
         self.down()
         shutil.rmtree(self.folder.resolve())
 
+    @_of_ours
     def connection(self) -> Connection:
         """Return how to reach the running server; raises `phift.errors.LocalWorkspaceNotRunning` where none runs."""
         if self.folder in IN_PROCESS:
             return IN_PROCESS[self.folder]
-        running = self._running()
+        running = self._served()
         if running is None:
             what = "No local workspace is running in this folder."
             raise errors.LocalWorkspaceNotRunning(what, where=str(self.folder), fix="start it: phift local up")
-        return Connection(f"https://localhost:{running['port']}", self._place.bundle, self.folder)
+        return Connection(f"https://localhost:{running.port}", self._place.bundle, self.folder)
+
+    def _hold_to(self, running: Served, say: Callable[[str], None]) -> None:
+        """Tell how the running server was started otherwise; raise where storage, which was named, is otherwise."""
+        if self._datastores and running.datastores not in (None, self._datastores):
+            what = f"The local workspace runs already, with datastores {running.datastores} and not {self._datastores}."
+            fix = f"phift local down, then phift local up --datastores {self._datastores}"
+            raise errors.LocalWorkspaceError(what, where=str(self.folder), fix=fix)
+        asked = {"engine": self._engine, "speed": self._speed, "delay": self._delay}
+        there = {name: getattr(running, name) for name in asked}
+        other = [
+            f"{name} {there[name]} and not {asked[name]}" for name in asked if there[name] not in (None, asked[name])
+        ]
+        if other:
+            say(f"it runs already, with {', '.join(other)}; to change that: phift local down, then up")
+
+    def _mend(self, say: Callable[[str], None]) -> None:
+        """Look at what is there before anything is started on it, and make the secret."""
+        from phift.local.state.identity import known_secret, read_secret
+
+        self._place.check()
+        if self._place.database.exists():
+            with self._documents() as documents:
+                documents.check()
+        if os.path.lexists(self._place.secret) and not known_secret(self._place.secret):
+            say("the secret was damaged and is made anew: keys and tokens given out before are good for nothing now")
+        read_secret(self._place.secret)
 
     def _make_models(self, say: Callable[[str], None]) -> None:
         from phift.local.model import catalog
@@ -248,11 +300,11 @@ class LocalWorkspace:
         self._lifeline = server.stdin  # open as long as this process lives
         deadline, what = time.monotonic() + timeout, f"The local workspace did not answer within {timeout:.0f} s."
         while time.monotonic() < deadline:
-            if self._running() is not None:
+            if not self._place.is_free() and read_served(self._place):
                 # The server outlives this process on purpose; without this, forgetting it would warn.
                 server.returncode = 0
                 return
-            if server.poll() is not None:
+            if server.poll() not in (None, TAKEN):  # with that, the other one that has the folder is waited for
                 what = f"The local workspace ended at its start (exit code {server.returncode})."
                 break
             time.sleep(0.1)
@@ -261,21 +313,24 @@ class LocalWorkspace:
         what += f" The end of its log:\n{_tail(self._place.log.read_text(encoding='utf-8', errors='replace'))}"
         raise errors.LocalWorkspaceError(what, where=str(self._place.log), fix="read the log, then try again")
 
-    def _running(self) -> dict[str, Any] | None:
-        """Return the running server's description, or None.
+    def _served(self) -> Served | None:
+        """Return the running server, None where there is none; waits for one that begins or mends what it wrote."""
+        return self._told_soon(read_served)
 
-        The server holds a lock as long as it lives, so neither a crash nor a pid that somebody else has now deceives.
-        """
-        if not self._place.server_lock.exists() or self._is_free():
-            return None
-        with suppress(FileNotFoundError):
-            described: dict[str, Any] = json.loads(self._place.server_file.read_text(encoding="utf-8"))
-            return described
+    def _process(self) -> int | None:
+        return self._told_soon(process_of)
+
+    def _told_soon(self, told: Callable[[Folder], _Told | None]) -> _Told | None:
+        end = time.monotonic() + _SOON
+        while not self._place.is_free():
+            if (found := told(self._place)) is not None:
+                return found
+            if time.monotonic() >= end:
+                what = "A process holds this folder, and what it says of itself there is missing or damaged."
+                fix = "end that process (its command line ends in this folder's path, or it is a test of yours), then "
+                raise errors.LocalWorkspaceError(what, where=str(self.folder), fix=f"{fix}try again")
+            time.sleep(0.05)
         return None
-
-    def _is_free(self, patience: float = 0) -> bool:
-        with self._place.claimed(patience) as free:
-            return free
 
     @contextmanager
     def _documents(self) -> Iterator[Documents]:

@@ -94,7 +94,7 @@ def log_to_write(ground: Ground, run: Json) -> Path:
 
 def clear_halves(folder: Folder) -> None:
     """Delete what a killed server was writing; blocks that are whole stay, since their upload may go on."""
-    for half in (*folder.staging.glob("*"), *folder.staging.glob("blocks-*/*.*")):
+    for half in (*folder.root.glob("*.tmp"), *folder.staging.glob("*"), *folder.staging.glob("blocks-*/*.*")):
         if half.is_file():
             half.unlink()
 
@@ -178,7 +178,7 @@ def write_block(ground: Ground, container: str, name: str, block: str, content: 
     """Keep a block until its blob is put together."""
     file = block_file(ground, container, name, block)
     file.parent.mkdir(parents=True, exist_ok=True)
-    write_private(file, content)
+    write_private(file, content, lasting=False)
 
 
 def _key(container: str, name: str) -> str:

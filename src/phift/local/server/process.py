@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import datetime
-import json
 import logging
 import os
 import signal
@@ -31,6 +30,8 @@ import certifi
 import trustme
 import uvicorn
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
@@ -40,13 +41,15 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from phift.errors import visible
 from phift.local.ground import remember
-from phift.local.programs import ENGINES, Datastores, Programs
+from phift.local.programs import ENGINES, TAKEN, Datastores, Programs
+from phift.local.server.keeping import Kept
 from phift.local.server.service import LARGEST_BODY, Exchange, whole_body
 from phift.local.site import Site
 from phift.local.state.clock import Speed
 from phift.local.state.documents import Documents
 from phift.local.state.faults import METHODS
 from phift.local.state.folder import Folder, write_private
+from phift.local.state.served import Served, note_process
 from phift.version import __version__
 
 logger = logging.getLogger(__name__)
@@ -62,7 +65,7 @@ def serve(
     delay: float = 0,
     datastores: Datastores | None = None,
 ) -> int:
-    """Serve a folder until SIGTERM or SIGINT; returns the exit code, 3 where another process serves it already.
+    """Serve a folder until SIGTERM or SIGINT; returns the exit code, `TAKEN` where another process serves it already.
 
     - **delay**: seconds that every request waits before it is answered.
     """
@@ -73,8 +76,8 @@ def serve(
     with place.claimed() as ours:
         if not ours:
             logger.error("another process serves %s", folder)
-            return 3
-        place.server_file.unlink(missing_ok=True)
+            return TAKEN
+        note_process(place, os.getpid())
         ensure_certificates(place.root)
         write_bundle(place.root, os.environ.get("REQUESTS_CA_BUNDLE"))
         with closing(_listen(place, datastores)) as listener:
@@ -82,8 +85,9 @@ def serve(
             with closing(Site(place, f"https://localhost:{port}", programs, speed)) as site:
                 server = _Server(site, delay)
                 site.start()
-                about = {"pid": os.getpid(), "port": port, "created_at": time.time(), "version": __version__}
-                write_private(place.server_file, json.dumps(about).encode())
+                engine = next((name for name, known in ENGINES.items() if known == programs), None)
+                started = (os.getpid(), port, time.time(), __version__, engine, speed, site.datastores, delay)
+                write_private(place.server_file, Served(*started).as_bytes())
                 logger.info("serving %s at %s", place.root, site.base_url)
                 server.run([listener])
         # What was asked for and is not served, the most frequent first.
@@ -92,7 +96,7 @@ def serve(
             logger.warning("requests without a route, answered 501: %d x %s", count, what)
         if not unserved:
             logger.info("every request had a route")
-        place.server_file.unlink(missing_ok=True)
+        place.forget_server()
     return 0
 
 
@@ -105,7 +109,7 @@ def _listen(place: Folder, datastores: Datastores | None) -> socket.socket:
         known = documents.get("server")
         try:
             listener = socket.create_server(("127.0.0.1", known.body["port"] if known else 0), backlog=128)
-        except OSError:
+        except (OSError, OverflowError):  # it is taken, or no port
             listener = socket.create_server(("127.0.0.1", 0), backlog=128)
         remember(documents, datastores=datastores, port=listener.getsockname()[1])
     # Without it the first request of every new TLS connection waits 40 ms; accepted sockets inherit it on Linux.
@@ -119,16 +123,25 @@ def ensure_certificates(folder: Path) -> None:
     An own authority signs one certificate for localhost, then its key is thrown away.
     """
     now = datetime.datetime.now(datetime.UTC)
-    if all((folder / name).exists() for name in ("ca.pem", "server.pem", "server-key.pem")):
-        present = x509.load_pem_x509_certificate((folder / "server.pem").read_bytes())
-        if now + datetime.timedelta(days=7) < present.not_valid_after_utc:
-            return
+    if _last_until(folder, now + datetime.timedelta(days=7)):
+        return
     authority = trustme.CA(path_length=0, organization_name="phift", organization_unit_name="local workspace authority")
     server = authority.issue_cert("localhost", "127.0.0.1", common_name="localhost", not_after=now + LIFETIME)
     write_private(folder / "server-key.pem", server.private_key_pem.bytes())
     write_private(folder / "ca.pem", authority.cert_pem.bytes())
-    # Last: it is the file whose date says that all three are good.
     write_private(folder / "server.pem", server.cert_chain_pems[0].bytes())
+
+
+def _last_until(folder: Path, end: datetime.datetime) -> bool:
+    """Tell whether the three are there and whole, belong together, and are good until then."""
+    try:
+        authority = x509.load_pem_x509_certificate((folder / "ca.pem").read_bytes())
+        server = x509.load_pem_x509_certificate((folder / "server.pem").read_bytes())
+        key = load_pem_private_key((folder / "server-key.pem").read_bytes(), None)
+        server.verify_directly_issued_by(authority)
+    except (OSError, ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
+        return False
+    return key.public_key() == server.public_key() and end < server.not_valid_after_utc
 
 
 def write_bundle(folder: Path, existing: str | None) -> Path:
@@ -179,10 +192,17 @@ class _Server(uvicorn.Server):
         self._told.set()
 
     async def main_loop(self) -> None:
-        """Wait for the end; wakes once a second for the ``Date`` of its answers, and not ten times, to cost little."""
+        """Wait for the end; wakes once a second for the ``Date`` of its answers, and not ten times, to cost little.
+
+        The end comes too when the folder is gone: nobody could find the server again.
+        """
+        kept = Kept(self._site.folder)
         await self.on_tick(0)
         while not await asyncio.to_thread(self._told.wait, 1):
             await self.on_tick(0)
+            if lost := kept.lost():
+                logger.error("%s is not there any more or is another one; the server ends", lost)
+                break
         await asyncio.to_thread(self._site.training.stop)
 
     async def _answer(self, request: Request) -> Response:

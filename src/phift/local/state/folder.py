@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
+import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from tempfile import NamedTemporaryFile
 
@@ -35,7 +37,8 @@ class Folder:
         self.secret = root / "secret"  # the random bytes that tokens, keys and signatures are made from
         self.bundle = root / "bundle.pem"  # the machine's certificate authorities and ours, for `REQUESTS_CA_BUNDLE`
         self.server_file = root / "server.json"  # who serves this folder, and where; there while a server listens
-        self.server_lock = root / "server.lock"  # locked by the serving process as long as it lives
+        self.server_lock = root / "server.lock"  # locked by the serving process as long as it lives; holds its number
+        self.start_lock = root / "start.lock"  # locked by the process that starts or stops the server
         self.log = root / "server.log"  # what the server writes to its output
         self.database = root / "state.db"
         self.registry = root / "registry"  # the stand-in models, one folder each
@@ -44,23 +47,64 @@ class Folder:
 
     @contextmanager
     def claimed(self, patience: float = 1) -> Iterator[bool]:
-        """Hold `server_lock` until the end of the block, and tell whether it could be had within some seconds.
+        """Claim the folder until the end of the block, and tell whether it could be had within some seconds.
 
-        Who only looks whether it is held has it for a moment. Nobody who has died holds it, whatever process has his
-        number now.
+        Nobody who has died holds it, whatever process has his number now. The folder itself is locked, since a file in
+        it can be deleted and made anew; and `server_lock`, at which alone phift of before 2026-12 looks, and which does
+        where a file system locks no folders (NFS: flock(2) of Linux, 2026-11).
         """
+        with self._held(fcntl.LOCK_EX, patience) as ours:
+            if ours:
+                self.forget_server()  # what one who has died left there names somebody else now
+                if self.server_lock.is_file():
+                    os.truncate(self.server_lock, 0)
+            yield ours
+
+    def is_free(self, patience: float = 0) -> bool:
+        """Tell whether nobody has claimed the folder, or whoever has leaves it within some seconds."""
+        if not self.root.is_dir():
+            return True
+        with self._held(fcntl.LOCK_SH, patience) as free:  # shared: two that look are not in each other's way
+            return free
+
+    @contextmanager
+    def _held(self, kind: int, patience: float) -> Iterator[bool]:
         end = time.monotonic() + patience
-        with self.server_lock.open("a") as lock:
-            while True:
-                try:
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    if time.monotonic() >= end:
-                        yield False
-                        return
-                    time.sleep(0.02)
+        with ExitStack() as held:
+            locks = [held.enter_context(_opened(self.root))]
+            if kind == fcntl.LOCK_EX or self.server_lock.exists():
+                locks.append(held.enter_context(_opened(self.server_lock)))
+            while not all(_locked(lock, kind) for lock in locks):
+                if time.monotonic() >= end:
+                    yield False
+                    return
+                time.sleep(0.02)
             yield True
+
+    @contextmanager
+    def starting(self) -> Iterator[None]:
+        """Wait until no other process starts or stops the server, and hold them off until the end of the block."""
+        with _opened(self.start_lock) as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    def forget_server(self) -> None:
+        """Delete the note of who serves."""
+        with suppress(IsADirectoryError, PermissionError):  # a folder in its place is set aside by who writes it
+            self.server_file.unlink(missing_ok=True)
+
+    def marks(self) -> int:
+        """Return by how many of three signs this is a local workspace's folder."""
+        return sum(os.path.lexists(path) for path in (self.secret, self.database, self.server_lock))
+
+    def check(self) -> None:
+        """Raise `NotADirectoryError` where something else, or a link to nothing, is in the place of one of its folders.
+
+        A link to a folder on another disk is good.
+        """
+        for folder in (self.registry, self.blobs, self.staging, self.root / "jobs", self.root / "endpoints"):
+            if os.path.lexists(folder) and not folder.is_dir():
+                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder))
 
     def job(self, name: str) -> Path:
         """Return the folder of one job."""
@@ -71,13 +115,49 @@ class Folder:
         return confined(self.root / "endpoints", f"{endpoint}/{name}")
 
 
-def write_private(path: Path, content: bytes) -> None:
-    """Write a file that only its owner may read, in one step."""
+@contextmanager
+def _opened(path: Path) -> Iterator[int]:
+    """Open what is to be locked: a folder, or a file, for which a folder in its place is as good."""
+    if path.is_dir():
+        descriptor = os.open(path, os.O_RDONLY)
+    else:
+        if path.exists() and not os.access(path, os.R_OK | os.W_OK):
+            path.chmod(0o600)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _locked(descriptor: int, kind: int) -> bool:
+    try:
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno != errno.EBADF:  # a folder, where the file system locks files only
+            raise
+    return True
+
+
+def write_private(path: Path, content: bytes, *, lasting: bool = True) -> None:
+    """Write a file that only its owner may read, in one step: there is never half of it, whatever dies meanwhile.
+
+    A folder that lies in its place is set aside.
+
+    - **lasting**: whether a power cut too leaves the whole old one or the whole new one, which takes the disk a moment.
+    """
     with NamedTemporaryFile(dir=path.parent, prefix=f"{path.name}.", suffix=".tmp", delete=False) as file:
         half = Path(file.name)
         try:
             file.write(content)
+            if lasting:
+                file.flush()
+                os.fsync(file.fileno())
             file.close()
+            if path.is_dir() and not path.is_symlink():
+                path.rename(path.with_name(f"{path.name}.{time.time_ns()}.aside"))
             half.replace(path)
         finally:
             half.unlink(missing_ok=True)  # half of one on a full disk

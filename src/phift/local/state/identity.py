@@ -9,9 +9,11 @@ import base64
 import hashlib
 import hmac
 import json
+import re
 import secrets
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import urlencode
 
@@ -21,6 +23,7 @@ from phift.local.names import TENANT
 from phift.local.state.documents import Json
 from phift.local.state.folder import write_private
 
+_SECRET = re.compile(rb"[!-~]{32,1024}")  # ours have 64 characters
 OBJECT = "00000000-0000-0000-0000-000000000001"
 
 
@@ -29,10 +32,23 @@ class InvalidToken(ValueError):
 
 
 def read_secret(path: Path) -> str:
-    """Return the folder's secret, making one where there is none."""
-    if not path.exists():
-        write_private(path, secrets.token_urlsafe(48).encode())
+    """Return the folder's secret, making one where there is none that is whole; raises `OSError`."""
+    if found := known_secret(path):
+        return found
+    write_private(path, secrets.token_urlsafe(48).encode())
     return path.read_text(encoding="ascii").strip()
+
+
+def known_secret(path: Path) -> str | None:
+    """Return the folder's secret, None where it is missing or no secret; raises `OSError` where it cannot be read.
+
+    What is empty or short would let anybody in.
+    """
+    with suppress(FileNotFoundError, IsADirectoryError):
+        found = path.read_bytes().strip()
+        if _SECRET.fullmatch(found):
+            return found.decode()
+    return None
 
 
 class Identity:

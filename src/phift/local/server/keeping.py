@@ -1,0 +1,49 @@
+"""What a server sees to while it serves: that its folder stays its own, and that others find it there."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import suppress
+from pathlib import Path
+
+from phift.local.state.folder import Folder, write_private
+
+logger = logging.getLogger(__name__)
+
+
+class Kept:
+    """A served folder as it is at first.
+
+    What clients read is written anew where somebody deletes or changes it; not the secret: who deletes it wants that.
+    """
+
+    def __init__(self, place: Folder) -> None:
+        self._vital = {path: _which(path) for path in (place.root, place.database)}
+        self._mended = {path: (_state(path), path.read_bytes()) for path in (place.server_file, place.bundle)}
+
+    def lost(self) -> Path | None:
+        """Return what is no longer where it was and without which nothing can be served; mends what can be mended."""
+        for path, which in self._vital.items():
+            if _which(path) != which:
+                return path
+        for path, (state, content) in self._mended.items():
+            if _state(path) != state:
+                with suppress(OSError):  # there is no room or no right just now; the next look tries it again
+                    write_private(path, content)
+                    logger.warning("%s was deleted or changed, and is written anew", path)
+                    self._mended[path] = _state(path), content
+        return None
+
+
+def _which(path: Path) -> tuple[int, int] | None:
+    with suppress(OSError):
+        found = path.stat()
+        return found.st_dev, found.st_ino
+    return None
+
+
+def _state(path: Path) -> tuple[int, ...] | None:
+    with suppress(OSError):
+        found = path.lstat()
+        return found.st_mode, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+    return None
