@@ -300,7 +300,10 @@ class LocalWorkspace:
         self._lifeline = server.stdin  # open as long as this process lives
         deadline, what = time.monotonic() + timeout, f"The local workspace did not answer within {timeout:.0f} s."
         while time.monotonic() < deadline:
-            if not self._place.is_free() and read_served(self._place):
+            if not self._place.is_free() and (running := read_served(self._place)):
+                if running.pid != server.pid:  # another one was faster; ours would take over from it if it ended now
+                    with suppress(subprocess.TimeoutExpired):
+                        server.wait(5)
                 # The server outlives this process on purpose; without this, forgetting it would warn.
                 server.returncode = 0
                 return

@@ -1,0 +1,399 @@
+"""Whatever becomes of a file of the state folder, each command ends with an error of ours or mends it; `down` stops.
+
+``PHIFT_EXAMPLES`` says how many damages are tried under a running server and before a start (3 each), spread over all
+of them; on a folder that nobody serves all are tried.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import itertools
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import requests
+from click.testing import CliRunner
+
+import phift
+from phift.cli.commands import main
+from phift.errors import LocalWorkspaceError, PhiftError
+from phift.local import LocalCredential, LocalWorkspace
+
+pytestmark = pytest.mark.slow
+
+EXAMPLES = int(os.environ.get("PHIFT_EXAMPLES", "3"))
+SOON = 30.0  # seconds
+_NAMES = "ca.pem bundle.pem server.pem server-key.pem secret server.json server.lock server.log start.lock state.db"
+FILES = _NAMES.split()
+FOLDERS = ["registry", "registry/Phi-4-mini-instruct", "blobs", "staging", "jobs", "endpoints"]
+COMMANDS = ["status", "env", "config", "down"]
+
+
+def _missing(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _write(path: Path, content: bytes) -> None:
+    _missing(path)
+    path.write_bytes(content)
+
+
+def _truncated(path: Path) -> None:
+    content = path.read_bytes() if path.is_file() else b""
+    _write(path, content[: len(content) // 2])
+
+
+def _cut_in_place(path: Path) -> None:
+    if path.is_file():
+        os.truncate(path, path.stat().st_size // 2)
+
+
+def _folder(path: Path) -> None:
+    _missing(path)
+    path.mkdir()
+    (path / "something").write_text("of somebody")
+
+
+def _link(target: str) -> Callable[[Path], None]:
+    def link(path: Path) -> None:
+        _missing(path)
+        path.symlink_to(target)
+
+    return link
+
+
+def _other(path: Path) -> None:
+    """Put there what another workspace would have."""
+    content = path.read_bytes() if path.is_file() else b""
+    _write(path, content[::-1])
+
+
+DAMAGES: dict[str, Callable[[Path], None]] = {
+    "missing": _missing,
+    "empty": lambda path: _write(path, b""),
+    "truncated": _truncated,
+    "cut in place": _cut_in_place,
+    "binary": lambda path: _write(path, bytes(range(256)) * 20),
+    "deep": lambda path: _write(path, b"[" * 100_000),
+    "a number": lambda path: _write(path, b"99999999"),
+    "other": _other,
+    "a folder": _folder,
+    "a link to nothing": _link("nowhere"),
+    "a link to itself": lambda path: _link(path.name)(path),
+    "a device": _link("/dev/null"),
+}
+ALL = list(itertools.product(FILES + FOLDERS, DAMAGES))
+SOME = random.Random(os.environ.get("PHIFT_SEED", "7")).sample(ALL, min(EXAMPLES, len(ALL)))  # noqa: S311 - a choice
+
+
+def ended(*arguments: str) -> str:
+    """Return what a command printed; it ends as a command does, and not in an exception."""
+    began = time.monotonic()
+    result = CliRunner().invoke(main, arguments)
+    assert result.exception is None or isinstance(result.exception, SystemExit), repr(result.exception)
+    assert result.exit_code in (0, 1)
+    assert time.monotonic() - began < SOON
+    if result.exit_code and "error:" in result.output:
+        assert "where:" in result.output, result.output
+        assert "fix:" in result.output, result.output
+    return result.output
+
+
+def connected(folder: Path) -> str | None:
+    """Return what connecting and asking for a token ended with, None where it was good."""
+    before = {name: os.environ.get(name) for name in ("AZUREML_CURRENT_CLOUD", "REQUESTS_CA_BUNDLE")}
+    try:
+        workspace = LocalWorkspace(folder).connection()
+        LocalCredential(workspace).get_token("https://management.azure.com/.default")
+        phift.connect(workspace={"local": folder})
+    except PhiftError as error:
+        if not (error.where and error.fix):
+            raise AssertionError(str(error)) from error
+        return str(error)
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
+    return None
+
+
+@pytest.fixture(scope="module")
+def left(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that was served."""
+    folder = tmp_path_factory.mktemp("left") / "workspace"
+    workspace = LocalWorkspace(folder, engine="instant", speed="fast")
+    workspace.up()
+    described = (folder / "server.json").read_bytes()
+    for name in ("blobs", "staging", "jobs", "endpoints"):
+        (folder / name).mkdir(exist_ok=True)
+    workspace.down()
+    (folder / "server.json").write_bytes(described)  # as one that was killed leaves it
+    return folder
+
+
+def copy(left: Path, folder: Path) -> Path:
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(left, folder)
+    return folder
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def gone(pid: int, seconds: float = 15) -> bool:
+    end = time.monotonic() + seconds
+    while alive(pid):
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+def test_every_damage_of_a_folder_that_nobody_serves(left: Path, tmp_path: Path) -> None:
+    for name, damage in ALL:
+        folder = copy(left, tmp_path / "workspace")
+        DAMAGES[damage](folder / name)
+        for command in COMMANDS:
+            said = ended("local", command, "--folder", str(folder))
+            assert "running    at" not in said, (name, damage)
+            assert "Stopped" not in said, (name, damage)
+        assert connected(folder) is not None
+
+
+@pytest.mark.parametrize(("name", "damage"), SOME)
+def test_damage_under_a_running_server(name: str, damage: str, left: Path, tmp_path: Path) -> None:
+    folder = copy(left, tmp_path / "workspace")
+    workspace = LocalWorkspace(folder, engine="instant", speed="fast")
+    workspace.up()
+    pid = workspace.status().pid
+    assert pid is not None
+    try:
+        DAMAGES[damage](folder / name)
+        for command in ("status", "env", "config"):
+            ended("local", command, "--folder", str(folder))
+        connected(folder)
+        ended("local", "up", "--engine", "instant", "--speed", "fast", "--folder", str(folder))
+        said = ended("local", "down", "--folder", str(folder))
+        assert "error" not in said
+        assert gone(pid), (name, damage, said)
+        assert not LocalWorkspace(folder)._place.root.is_dir() or LocalWorkspace(folder)._place.is_free()
+    finally:
+        if alive(pid):
+            os.kill(pid, signal.SIGKILL)
+
+
+@pytest.mark.parametrize(("name", "damage"), SOME)
+def test_a_start_on_what_is_damaged(name: str, damage: str, left: Path, tmp_path: Path) -> None:
+    folder = copy(left, tmp_path / "workspace")
+    DAMAGES[damage](folder / name)
+    said = ended("local", "up", "--engine", "instant", "--speed", "fast", "--folder", str(folder))
+    try:
+        if "is up at" in said:
+            assert connected(folder) is None
+        else:
+            assert str(folder) in said
+    finally:
+        ended("local", "down", "--folder", str(folder))
+    assert LocalWorkspace(folder)._place.is_free()
+
+
+@pytest.fixture
+def served(left: Path, tmp_path: Path) -> Iterator[LocalWorkspace]:
+    workspace = LocalWorkspace(copy(left, tmp_path / "workspace"), engine="instant", speed="fast")
+    workspace.up()
+    yield workspace
+    if workspace.folder.is_dir():
+        workspace.down(timeout=0)
+
+
+def _pid(workspace: LocalWorkspace) -> int:
+    pid = workspace.status().pid
+    assert pid is not None
+    return pid
+
+
+@pytest.mark.parametrize("what", [".", "state.db"])
+def test_a_server_whose_folder_or_database_is_gone_ends(served: LocalWorkspace, what: str) -> None:
+    pid = _pid(served)
+    _missing(served.folder / what)
+    assert gone(pid)
+    assert not served.status().running
+
+
+def test_a_folder_that_was_emptied_has_a_server_until_it_is_stopped(served: LocalWorkspace) -> None:
+    pid = _pid(served)
+    for path in served.folder.iterdir():
+        _missing(path)
+    ended("local", "down", "--folder", str(served.folder))
+    assert gone(pid)
+
+
+def test_a_deleted_lock_lets_nobody_in(served: LocalWorkspace) -> None:
+    pid = _pid(served)
+    (served.folder / "server.lock").unlink()
+    (served.folder / "start.lock").unlink()
+    second = [sys.executable, "-m", "phift.local.server.process", str(served.folder), "--engine", "instant"]
+    ended_second = subprocess.run(second, capture_output=True, text=True, check=False, timeout=60)  # noqa: S603 - ours
+    assert (ended_second.returncode, "another process serves" in ended_second.stderr) == (3, True)
+    served.up()
+    assert _pid(served) == pid
+    assert served.down()
+    assert gone(pid)
+
+
+def test_what_is_damaged_under_a_server_is_whole_again_within_seconds(served: LocalWorkspace) -> None:
+    places = [served.folder / name for name in ("server.json", "bundle.pem")]
+    before = [path.read_bytes() for path in places]
+    for damage in ("missing", "cut in place", "a folder"):
+        for path in places:
+            DAMAGES[damage](path)
+        end = time.monotonic() + 10
+        while not all(path.is_file() and path.read_bytes() == was for path, was in zip(places, before, strict=True)):
+            assert time.monotonic() < end
+            time.sleep(0.05)
+    assert connected(served.folder) is None
+
+
+def test_a_note_of_another_server_kills_nobody_else(served: LocalWorkspace) -> None:
+    pid = _pid(served)
+    bystander = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    note = served.folder / "server.json"
+    note.write_text(note.read_text().replace(f'"pid": {pid}', f'"pid": {bystander.pid}'))
+    try:
+        assert served.down()
+        assert gone(pid)
+        assert bystander.poll() is None
+    finally:
+        bystander.kill()
+        bystander.wait()
+
+
+@pytest.mark.parametrize("damage", ["empty", "a folder"])
+def test_a_damaged_secret_lets_nobody_in_and_says_so(served: LocalWorkspace, damage: str) -> None:
+    connection = served.connection()
+    DAMAGES[damage](served.folder / "secret")
+    with pytest.raises(LocalWorkspaceError, match="secret is missing or damaged"):
+        connection.secret()
+    with requests.Session() as client:
+        client.trust_env = False
+        client.verify = str(connection.ca_bundle)
+        url = f"{connection.base_url}/msi/token?api-version=2019-08-01&resource=https://management.azure.com"
+        assert client.get(url, headers={"X-IDENTITY-HEADER": ""}, timeout=30).status_code in (400, 401, 403)
+
+
+def test_an_empty_secret_is_made_anew_at_the_next_start(left: Path, tmp_path: Path) -> None:
+    folder = copy(left, tmp_path / "workspace")
+    (folder / "secret").write_bytes(b"")
+    (folder / "secret.abc.tmp").write_bytes(b"half of one")
+    workspace = LocalWorkspace(folder, engine="instant", speed="fast")
+    said: list[str] = []
+    connection = workspace.up(on_event=said.append)
+    try:
+        assert len(connection.secret()) == 64
+        assert any("the secret was damaged" in line for line in said)
+        assert connected(folder) is None
+        assert not list(folder.glob("*.tmp"))
+    finally:
+        workspace.down(timeout=0)
+
+
+def test_storage_that_is_reached_otherwise_is_told(served: LocalWorkspace) -> None:
+    arguments = ("local", "up", "--folder", str(served.folder))
+    said = ended(*arguments, "--datastores", "identity")
+    assert "runs already, with datastores accesskey and not identity" in said
+    assert "phift local down" in said
+    said = ended(*arguments, "--engine", "instant", "--speed", "real", "--datastores", "accesskey")
+    assert "with speed fast and not real" in said
+    assert "is up at" in said
+    with pytest.raises(LocalWorkspaceError, match="and not keys-off"):
+        LocalWorkspace(served.folder, datastores="keys-off", engine="instant").up()
+
+
+@pytest.mark.parametrize("lock", ["there", "deleted meanwhile"])
+def test_two_that_start_one_folder_at_once_have_one_server(lock: str, left: Path, tmp_path: Path) -> None:
+    folder = copy(left, tmp_path / "workspace") if lock == "there" else tmp_path / "new" / "workspace"
+
+    def up(_number: int) -> str:
+        if lock != "there":
+            (folder / "start.lock").unlink(missing_ok=True)
+        return LocalWorkspace(folder, engine="instant", speed="fast").up().base_url
+
+    with ThreadPoolExecutor(3) as pool:
+        addresses = set(pool.map(up, range(3)))
+    workspace = LocalWorkspace(folder)
+    pid = _pid(workspace)
+    assert len(addresses) == 1
+    assert workspace.down()
+    assert gone(pid)
+
+
+def test_a_server_killed_at_any_moment_of_its_start_hinders_no_next_one(tmp_path: Path) -> None:
+    folder = tmp_path / "workspace"
+    chosen = random.Random(11)  # noqa: S311 - moments only
+    command = [sys.executable, "-m", "phift.local.server.process", str(folder), "--engine", "instant"]
+    for _ in range(max(3, EXAMPLES // 4)):
+        shutil.rmtree(folder, ignore_errors=True)
+        for _ in range(2):
+            server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # noqa: S603
+            end = time.monotonic() + 20
+            while not folder.is_dir() and time.monotonic() < end:
+                time.sleep(0.001)  # until the imports are over
+            time.sleep(chosen.random() * 0.15)
+            server.kill()
+            server.wait()
+    workspace = LocalWorkspace(folder, engine="instant", speed="fast")
+    workspace.up()
+    assert connected(folder) is None
+    assert workspace.down()
+
+
+@contextmanager
+def _as_nobody() -> Iterator[None]:
+    """Let this thread reach files as a user without rights does, where the tests run as root."""
+    setfsuid = ctypes.CDLL(None).setfsuid
+    setfsuid(65534)
+    try:
+        yield
+    finally:
+        setfsuid(0)
+
+
+@pytest.fixture
+def common() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="phift-state-") as made:
+        Path(made).chmod(0o755)
+        yield Path(made)
+
+
+@pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="gives the files to another user")
+@pytest.mark.parametrize("name", [*FILES, "."])
+@pytest.mark.parametrize("owner", [0, 65534])
+def test_what_cannot_be_read_is_told(name: str, owner: int, left: Path, common: Path) -> None:
+    folder = copy(left, common / "workspace")
+    for path in (folder, *folder.rglob("*")):
+        os.chown(path, 65534, 65534)
+    os.chown(folder / name, owner, owner)
+    (folder / name).chmod(0o000)
+    with _as_nobody():
+        for command in COMMANDS:
+            ended("local", command, "--folder", str(folder))
+        assert connected(folder) is not None
