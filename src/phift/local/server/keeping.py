@@ -27,11 +27,14 @@ class Kept:
             if _which(path) != which:
                 return path
         for path, (state, content) in self._mended.items():
-            if _state(path) != state:
+            now = _state(path)  # before it is read: what happens after that is seen at the next look
+            if now != state:
                 with suppress(OSError):  # there is no room or no right just now; the next look tries it again
-                    write_private(path, content)
-                    logger.warning("%s was deleted or changed, and is written anew", path)
-                    self._mended[path] = _state(path), content
+                    if _content(path) != content:
+                        logger.warning("%s was deleted or changed, and is written anew", path)
+                        write_private(path, content)
+                    else:
+                        self._mended[path] = now, content
         return None
 
 
@@ -46,4 +49,10 @@ def _state(path: Path) -> tuple[int, ...] | None:
     with suppress(OSError):
         found = path.lstat()
         return found.st_mode, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+    return None
+
+
+def _content(path: Path) -> bytes | None:
+    with suppress(OSError):
+        return path.read_bytes() if path.is_file() else None
     return None
