@@ -273,11 +273,12 @@ def test_what_is_damaged_under_a_server_is_whole_again_within_seconds(served: Lo
     assert connected(served.folder) is None
 
 
-def test_a_note_of_another_server_kills_nobody_else(served: LocalWorkspace) -> None:
+@pytest.mark.parametrize("note", ["server.json", "server.lock"])
+def test_a_note_of_another_server_kills_nobody_else(served: LocalWorkspace, note: str) -> None:
     pid = _pid(served)
     bystander = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
-    note = served.folder / "server.json"
-    note.write_text(note.read_text().replace(f'"pid": {pid}', f'"pid": {bystander.pid}'))
+    place = served.folder / note
+    _write(place, place.read_bytes().replace(str(pid).encode(), str(bystander.pid).encode()))
     try:
         assert served.down()
         assert gone(pid)

@@ -12,7 +12,7 @@ import sqlite3
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Concatenate, ParamSpec, TypeVar, get_args
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 # What the extras "testing" and "local" bring; asked for by name, so that nothing of it is imported here.
 _NEEDED = ("cryptography", "starlette", "trustme", "uvicorn")
 _NEEDED_TO_TRAIN = ("torch", "transformers", "peft")
-_SOON = 3.0  # seconds in which a server that runs mends what says where it is, or one that begins has written it
+_SOON = 6.0  # seconds in which a server that runs mends what says where it is, or one that begins has written it
 _Asked = ParamSpec("_Asked")
 _Told = TypeVar("_Told")
 
@@ -176,7 +176,9 @@ class LocalWorkspace:
         """
         if self.folder in IN_PROCESS or (not self._place.marks() and self._place.is_free()):
             return False
-        with self._place.starting():
+        with ExitStack() as held:
+            with suppress(OSError):  # without the right to the lock, or room for it, what runs is stopped all the same
+                held.enter_context(self._place.starting())
             if (pid := self._process()) is None:
                 return False
             for number, patience in ((signal.SIGTERM, timeout), (signal.SIGKILL, 5)):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import os
 from contextlib import suppress
 from pathlib import Path
 
 from phift.local.state.folder import Folder, write_private
+from phift.local.state.served import note_process, noted_process
 
 logger = logging.getLogger(__name__)
 
@@ -18,6 +20,7 @@ class Kept:
     """
 
     def __init__(self, place: Folder) -> None:
+        self._place = place
         self._vital = {path: _which(path) for path in (place.root, place.database)}
         self._mended = {path: (_state(path), path.read_bytes()) for path in (place.server_file, place.bundle)}
 
@@ -35,6 +38,9 @@ class Kept:
                         write_private(path, content)
                     else:
                         self._mended[path] = now, content
+        with suppress(OSError):
+            if noted_process(self._place) != os.getpid():
+                note_process(self._place, os.getpid())
         return None
 
 

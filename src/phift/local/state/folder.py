@@ -117,10 +117,15 @@ class Folder:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[int]:
-    """Open what is to be locked: a folder, or a file, for which a folder in its place is as good."""
+    """Open what is to be locked: a folder, or a file, for which a folder in its place is as good.
+
+    A link that leads nowhere is deleted.
+    """
     if path.is_dir():
         descriptor = os.open(path, os.O_RDONLY)
     else:
+        if path.is_symlink() and not path.exists():
+            path.unlink(missing_ok=True)
         if path.exists() and not os.access(path, os.R_OK | os.W_OK):
             path.chmod(0o600)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)

@@ -29,20 +29,26 @@ class Served:
 
 def note_process(place: Folder, pid: int) -> None:
     """Write down, before anything else, which process has claimed a folder, so that it can be ended in any case."""
-    if place.server_lock.is_file():
-        place.server_lock.write_text(str(pid), encoding="ascii")
+    if not place.server_lock.is_dir():
+        place.server_lock.write_text(str(pid), encoding="ascii")  # into the file that is locked, and into no new one
+
+
+def noted_process(place: Folder) -> int | None:
+    """Return which process the lock names; that of an earlier phift names none."""
+    with suppress(OSError, ValueError):
+        return int(place.server_lock.read_bytes())
+    return None
 
 
 def process_of(place: Folder) -> int | None:
-    """Return which process serves a folder that is claimed; None where both its notes are missing or damaged."""
-    with suppress(OSError, ValueError):
-        return int(place.server_lock.read_bytes())
+    """Return which process serves a folder that is claimed; None where nothing tells it, or two notes disagree."""
     found = _read(place)
-    return found.pid if found else None
+    told = {noted_process(place), found.pid if found else None} - {None}
+    return told.pop() if len(told) == 1 else None
 
 
 def read_served(place: Folder) -> Served | None:
-    """Return who serves a folder that is claimed; None where it is not written down, or not by that server."""
+    """Return who serves a folder that is claimed; None where it is not written down, or notes disagree."""
     found = _read(place)
     return found if found and found.pid == process_of(place) else None
 
