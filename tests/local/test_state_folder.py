@@ -117,9 +117,8 @@ def connected(folder: Path) -> str | None:
     """Return what connecting and asking for a token ended with, None where it was good."""
     before = {name: os.environ.get(name) for name in ("AZUREML_CURRENT_CLOUD", "REQUESTS_CA_BUNDLE")}
     try:
-        workspace = LocalWorkspace(folder).connection()
-        LocalCredential(workspace).get_token("https://management.azure.com/.default")
         phift.connect(workspace={"local": folder})
+        LocalCredential(LocalWorkspace(folder).connection()).get_token("https://management.azure.com/.default")
     except PhiftError as error:
         if not (error.where and error.fix):
             raise AssertionError(str(error)) from error
@@ -177,6 +176,8 @@ def test_every_damage_of_a_folder_that_nobody_serves(left: Path, tmp_path: Path)
             assert "running    at" not in said, (name, damage)
             assert "Stopped" not in said, (name, damage)
         assert connected(folder) is not None
+        assert ended("local", "reset", "--yes", "--folder", str(folder)) == "Deleted.\n"
+        assert not folder.exists()
 
 
 @pytest.mark.parametrize(("name", "damage"), SOME)

@@ -152,7 +152,7 @@ class LocalWorkspace:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.folder.chmod(0o700)
         with place.starting():  # one process at a time starts or stops the server of this folder
-            running = self._served()
+            running = self._told_soon(read_served)
             if running:
                 with socket.socket() as probe:
                     # One that was killed a moment ago is silent, and its last thread still holds the lock.
@@ -179,7 +179,7 @@ class LocalWorkspace:
         with ExitStack() as held:
             with suppress(OSError):  # without the right to the lock, or room for it, what runs is stopped all the same
                 held.enter_context(self._place.starting())
-            if (pid := self._process()) is None:
+            if (pid := self._told_soon(process_of)) is None:
                 return False
             for number, patience in ((signal.SIGTERM, timeout), (signal.SIGKILL, 5)):
                 with suppress(ProcessLookupError):
@@ -199,7 +199,8 @@ class LocalWorkspace:
     def status(self) -> LocalStatus:
         """Return what the workspace is doing, also when it is not running."""
         status = LocalStatus(self.folder, running=False)
-        if running := self._served():
+        running = None if self.folder in IN_PROCESS else self._told_soon(read_served)
+        if running:
             address = f"https://localhost:{running.port}"
             status = LocalStatus(self.folder, True, running.pid, address, running.created_at)
         if self._place.database.exists():
@@ -232,7 +233,7 @@ class LocalWorkspace:
         """Return how to reach the running server; raises `phift.errors.LocalWorkspaceNotRunning` where none runs."""
         if self.folder in IN_PROCESS:
             return IN_PROCESS[self.folder]
-        running = self._served()
+        running = self._told_soon(lambda place: read_served(place) if place.bundle.is_file() else None)
         if running is None:
             what = "No local workspace is running in this folder."
             raise errors.LocalWorkspaceNotRunning(what, where=str(self.folder), fix="start it: phift local up")
@@ -318,22 +319,17 @@ class LocalWorkspace:
         what += f" The end of its log:\n{_tail(self._place.log.read_text(encoding='utf-8', errors='replace'))}"
         raise errors.LocalWorkspaceError(what, where=str(self._place.log), fix="read the log, then try again")
 
-    def _served(self) -> Served | None:
-        """Return the running server, None where there is none; waits for one that begins or mends what it wrote."""
-        return self._told_soon(read_served)
-
-    def _process(self) -> int | None:
-        return self._told_soon(process_of)
-
     def _told_soon(self, told: Callable[[Folder], _Told | None]) -> _Told | None:
+        """Return what a claimed folder tells, None for a free one; waits for one that begins or mends its notes."""
         end = time.monotonic() + _SOON
         while not self._place.is_free():
             if (found := told(self._place)) is not None:
                 return found
             if time.monotonic() >= end:
                 what = "A process holds this folder, and what it says of itself there is missing or damaged."
-                fix = "end that process (its command line ends in this folder's path, or it is a test of yours), then "
-                raise errors.LocalWorkspaceError(what, where=str(self.folder), fix=f"{fix}try again")
+                fix = "phift local down; where that does not help, end that process yourself: a test of yours, or one "
+                fix += "with this folder's path in its command line"
+                raise errors.LocalWorkspaceError(what, where=str(self.folder), fix=fix)
             time.sleep(0.05)
         return None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -17,12 +18,15 @@ class Kept:
     """A served folder as it is at first.
 
     What clients read is written anew where somebody deletes or changes it; not the secret: who deletes it wants that.
+
+    - **mended**: what these files hold.
     """
 
-    def __init__(self, place: Folder) -> None:
+    def __init__(self, place: Folder, mended: Mapping[Path, bytes]) -> None:
         self._place = place
         self._vital = {path: _which(path) for path in (place.root, place.database)}
-        self._mended = {path: (_state(path), path.read_bytes()) for path in (place.server_file, place.bundle)}
+        self._mended: dict[Path, tuple[tuple[int, ...] | None, bytes]]
+        self._mended = {path: ((), content) for path, content in mended.items()}
 
     def lost(self) -> Path | None:
         """Return what is no longer where it was and without which nothing can be served; mends what can be mended."""

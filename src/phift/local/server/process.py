@@ -83,11 +83,13 @@ def serve(
         with closing(_listen(place, datastores)) as listener:
             port = listener.getsockname()[1]
             with closing(Site(place, f"https://localhost:{port}", programs, speed)) as site:
-                server = _Server(site, delay)
-                site.start()
                 engine = next((name for name, known in ENGINES.items() if known == programs), None)
                 started = (os.getpid(), port, time.time(), __version__, engine, speed, site.datastores, delay)
-                write_private(place.server_file, Served(*started).as_bytes())
+                note = Served(*started).as_bytes()
+                kept = Kept(place, {place.server_file: note, place.bundle: place.bundle.read_bytes()})
+                server = _Server(site, delay, kept)
+                site.start()
+                write_private(place.server_file, note)
                 logger.info("serving %s at %s", place.root, site.base_url)
                 server.run([listener])
         # What was asked for and is not served, the most frequent first.
@@ -167,7 +169,7 @@ class _Server(uvicorn.Server):
     server, or it would take the silence for a failure of the job.
     """
 
-    def __init__(self, site: Site, delay: float) -> None:
+    def __init__(self, site: Site, delay: float, kept: Kept) -> None:
         config = uvicorn.Config(
             Starlette(routes=[Route("/{path:path}", self._answer, methods=METHODS)]),
             http=_Connection,
@@ -181,7 +183,7 @@ class _Server(uvicorn.Server):
             server_header=False,
         )
         super().__init__(config)
-        self._site, self._delay = site, delay
+        self._site, self._delay, self._kept = site, delay, kept
         # Scoring may take minutes; with threads of its own it cannot hold up everything else.
         self._scoring_threads = anyio.CapacityLimiter(40)
         self._told = threading.Event()
@@ -196,11 +198,10 @@ class _Server(uvicorn.Server):
 
         The end comes too when the folder is gone: nobody could find the server again.
         """
-        kept = Kept(self._site.folder)
         await self.on_tick(0)
         while not await asyncio.to_thread(self._told.wait, 1):
             await self.on_tick(0)
-            if lost := kept.lost():
+            if lost := self._kept.lost():
                 logger.error("%s is not there any more or is another one; the server ends", lost)
                 break
         await asyncio.to_thread(self._site.training.stop)
