@@ -24,7 +24,16 @@ from phift.data.assets import DataInAzure, register_assets
 from phift.data.on_cluster import source_code
 from phift.data.prepare import PreparedDataset, prepare_dataset
 from phift.data.sources import files_of, stamps
-from phift.errors import CheckFailed, ConfigError, DataError, NotFound, PhiftError, isolated
+from phift.errors import (
+    CheckFailed,
+    ConfigError,
+    DataError,
+    NotFound,
+    PhiftError,
+    forgetting_locals,
+    in_a_line,
+    isolated,
+)
 from phift.jobs.job import FineTuneJob, find_job, list_jobs, submit_job
 from phift.jobs.pipeline import build_pipeline
 from phift.jobs.record import CONFIGURATION, SERIES, RunRecord, configuration_digest, series
@@ -92,6 +101,7 @@ class FineTuneRun:
         self._lock, self._preparing = threading.RLock(), threading.Lock()
 
     @classmethod
+    @forgetting_locals()
     def attach(cls, job_name: str, clients: Clients, *, on_event: OnEvent | None = None) -> Self:
         """Return the run of a job from its name alone; its ``config`` is the one that was submitted.
 
@@ -119,6 +129,7 @@ class FineTuneRun:
         return self._config
 
     @property
+    @forgetting_locals()
     def clients(self) -> Clients:
         """The clients of this run; connects at the first use."""
         with self._lock:
@@ -127,6 +138,7 @@ class FineTuneRun:
             return self._clients
 
     @property
+    @forgetting_locals()
     def plan(self) -> Plan:
         """What the run will do; checks first if that has not been done.
 
@@ -144,6 +156,7 @@ class FineTuneRun:
         """Every fine-tuning parameter with its origin; ``run.parameters.explain()`` shows what overrode what."""
         return self.plan.parameters
 
+    @forgetting_locals()
     def prepare(self) -> PreparedDataset:
         """Read, check, split and write the data; see `phift.data.prepare.prepare_dataset`.
 
@@ -174,6 +187,7 @@ class FineTuneRun:
         written = [each[:3] for each in stamps(self._dataset.files.values())] if self._dataset else None
         return read, written
 
+    @forgetting_locals()
     def conversation(self, number: int, split: str = "train") -> Conversation:
         """Return a row of the prepared data as the model sees it, with the tokens marked that are trained on.
 
@@ -187,6 +201,7 @@ class FineTuneRun:
         limit = plan.tokens.max_seq_length if plan.tokens else -1
         return Conversation.show(path, number, plan.tokenizer, max_seq_length=limit)
 
+    @forgetting_locals()
     def check(self) -> CheckReport:
         """Look everything up, submit nothing, and report all that was found at once.
 
@@ -213,6 +228,7 @@ class FineTuneRun:
         """Return what the user asked for in the configuration and in files among the parameters, to compare it."""
         return repr(self.config), stamps(self.config.parameter_files.values())
 
+    @forgetting_locals()
     def submit(self, *, ignore: Collection[str] = (), fresh: bool = False) -> FineTuneJob:
         """Submit the job as it was checked within the last ten minutes, or else check first.
 
@@ -257,6 +273,7 @@ class FineTuneRun:
         return report if holds else None
 
     @property
+    @forgetting_locals()
     def job(self) -> FineTuneJob:
         """The job of this run, submitted now or before.
 
@@ -293,10 +310,11 @@ class FineTuneRun:
         job = newest or FineTuneJob(listed, self.clients)
         if not exact:
             message = "This configuration has not been submitted as it stands; going on with job %s of an earlier one."
-            logger.warning(message, job.name)
+            logger.warning(message, in_a_line(job.name))
         return job
 
     @property
+    @forgetting_locals()
     def record(self) -> RunRecord:
         """What was submitted, as it is kept with the job."""
         with self._lock:
@@ -304,14 +322,17 @@ class FineTuneRun:
                 self._record = RunRecord.read(self.job.entity())
             return self._record
 
+    @forgetting_locals()
     def wait(self, *, timeout: float | None = None, queue_timeout: float | None = None) -> None:
         """Wait until the job has completed; see `phift.jobs.job.FineTuneJob.wait`."""
         self.job.wait(self._on_event, timeout=timeout, queue_timeout=queue_timeout)
 
+    @forgetting_locals()
     def metrics(self) -> pd.DataFrame:
         """Return every metric of training and evaluation; see `phift.jobs.job.FineTuneJob.metrics`."""
         return self.job.metrics()
 
+    @forgetting_locals()
     def register(self) -> RegisteredModel:
         """Register the completed job's model, once."""
         job, record = self.job, self.record
@@ -325,6 +346,7 @@ class FineTuneRun:
             description=f"{record.model.name} version {record.model.version}, fine-tuned on {record.data_name}.",
         )
 
+    @forgetting_locals()
     def deploy(self) -> Endpoint:
         """Deploy the registered model; as a context manager it is deleted at the end of the block.
 
@@ -356,6 +378,7 @@ class FineTuneRun:
         return self._config.deployment if self._config else self.record.deployment
 
     @property
+    @forgetting_locals()
     def endpoint_name(self) -> str:
         """The endpoint's name: the configured one, or one of this run in this workspace.
 
@@ -367,6 +390,7 @@ class FineTuneRun:
         place = [text(getattr(self.clients.workspace, key), f"workspace.{key}") for key in keys]
         return f"phift-{digest([*place, self.job.name])}"
 
+    @forgetting_locals()
     def execute(self) -> RunResult:
         """Do all of it: check, prepare, submit, wait, metrics, register, deploy.
 
@@ -378,6 +402,7 @@ class FineTuneRun:
         model = self.register()
         return RunResult(job=job, metrics=metrics, model=model, endpoint=self.deploy())
 
+    @forgetting_locals()
     def cleanup(self) -> Cleanup:
         """Delete this run's endpoints, found by their tags; its job and model stay.
 
@@ -396,6 +421,7 @@ class FineTuneRun:
         left = tuple(each for each in related if each.job not in jobs)
         return remove_all(self.clients, [each for each in there if each.job in jobs], left, self._on_event)
 
+    @forgetting_locals()
     def earlier_endpoints(self) -> tuple[DeployedEndpoint, ...]:
         """Return the endpoints that earlier runs of this configuration left up, and that cost money."""
         found = deployed_endpoints(self.clients)

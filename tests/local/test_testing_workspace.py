@@ -325,6 +325,25 @@ with TestWorkspace(server={server}) as workspace:
     assert done.stdout == "gpu-cluster\n", done.stderr
 
 
+@pytest.mark.parametrize("server", [True, False])
+def test_a_forked_child_that_ends_inside_the_block_ends_nothing(child_environment: None, server: bool) -> None:
+    program = f"""
+import os, sys
+from phift.testing import TestWorkspace
+with TestWorkspace(server={server}) as workspace:
+    folder = workspace.connection.folder
+    child = os.fork()
+    if child == 0:
+        sys.exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    print(workspace.client.compute.get("gpu-cluster").name, folder.is_dir())
+print(folder.parent.exists())
+"""
+    command = [sys.executable, "-W", "ignore", "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - ours
+    assert done.stdout == "gpu-cluster True\nFalse\n", done.stderr
+
+
 @pytest.mark.proof
 def test_what_the_instant_engine_left_is_made_anew_for_training(tmp_path: Path) -> None:
     folder = tmp_path / "workspace"

@@ -386,8 +386,8 @@ def test_identities_of_azure_are_chosen_by_name(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_the_device_code_is_a_warning_so_that_it_is_seen(caplog: pytest.LogCaptureFixture) -> None:
-    connecting._device_code_prompt("https://login.test", "CODE", None)
-    expected = "To sign in, open https://login.test and enter the code CODE"
+    connecting._device_code_prompt("https://login.test", "CODE\x1b", None)
+    expected = "To sign in, open https://login.test and enter the code CODE\\x1b"
     assert caplog.record_tuples == [("phift.azure.connect", logging.WARNING, expected)]
 
 

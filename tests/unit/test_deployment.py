@@ -429,6 +429,18 @@ def test_somebody_elses_idle_deployment_is_told_of_and_stays(caplog: pytest.LogC
     assert left(fakes) == (1, 2)
 
 
+def test_a_log_has_no_control_character_and_no_secret_of_others(caplog: pytest.LogCaptureFixture) -> None:
+    fakes = Fakes()
+    deploy(fakes)
+    fakes.add_deployment("theirs\x1b[2j\npassword=hunter22", NAME, "another model")
+    deploy(fakes)
+    fakes.workspace.record.fail("online_deployments.list", http_error(500, "no\x1b]52;c;eA==\x07 password=hunter22"))
+    deploy(fakes)
+    told, failed = [record.getMessage() for record in caplog.records]
+    assert "theirs\\x1b[2j\\npassword=***" in told
+    assert "no\\x1b]52;c;eA==\\x07 password=***" in failed
+
+
 def test_a_new_deployment_that_fails_gives_the_traffic_back() -> None:
     fakes = Fakes()
     deploy(fakes)

@@ -10,7 +10,7 @@ import pytest
 from phift.azure.clients import Clients
 from phift.config.run import RunConfig
 from phift.errors import NotFound
-from phift.jobs.record import RunRecord, configuration_digest, series
+from phift.jobs.record import CONFIGURATION, RunRecord, configuration_digest, series
 from phift.local.model import catalog
 from phift.run import FineTuneRun
 from unit import given
@@ -86,6 +86,12 @@ def test_of_a_configuration_that_is_too_long_the_rest_is_kept(clients: Clients, 
 def test_what_looks_like_a_signature_is_taken_out(clients: Clients, tmp_path: Path) -> None:
     written = record_of(clients, tmp_path, parameters={"huggingface_id": "https://a.test/x?sig=VERYSECRET&se=1"})
     assert "VERYSECRET" not in str(written.properties) + str(written.tags)
+
+
+def test_what_looks_like_a_signature_is_not_read(clients: Clients, tmp_path: Path) -> None:
+    record = record_of(clients, tmp_path)
+    signed = {**record.tags, CONFIGURATION: f"{record.configuration_digest} sig=abc%2Bdef"}
+    assert RunRecord.read(job(record, tags=signed)).configuration_digest == f"{record.configuration_digest} sig=***"
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,9 @@ from __future__ import annotations
 import http.client
 import io
 import pickle
+import traceback
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -21,7 +23,7 @@ from phift.jobs.job import FineTuneJob
 from phift.run import FineTuneRun
 from phift.serving.endpoint import Endpoint
 from phift.testing import TestWorkspace
-from unit.fakes import KEY, Fakes
+from unit.fakes import KEY, Fakes, run_config
 from unit.loopback import Script
 
 TOKEN = "made-up-token-of-somebody"
@@ -117,6 +119,46 @@ def test_a_traceback_of_the_local_credential_shows_no_secret(monkeypatch: pytest
         assert "get_token" in told
         assert secret not in told
         monkeypatch.undo()
+
+
+def test_a_traceback_of_the_local_environment_shows_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    with TestWorkspace() as workspace:
+        connection = workspace.connection
+
+        def fails() -> None:
+            raise OSError("broken")
+
+        with monkeypatch.context() as patch:
+            patch.setattr("phift.local.connection.without_proxy", fails)
+            told = shown(raised(connection.environment))
+        assert "environment" in told
+        assert connection.secret() not in told
+        assert "eyJ" not in told
+
+
+def test_an_original_that_quotes_a_secret_is_left_out() -> None:
+    def calls(said: str) -> None:
+        with azure_errors("here"):
+            raise OSError(said)
+
+    error = raised(lambda: calls(f"refused: password={TOKEN}"))
+    assert TOKEN not in "".join(traceback.format_exception(error))
+    assert "OSError: refused" in "".join(traceback.format_exception(raised(lambda: calls("refused"))))
+
+
+def test_what_a_step_of_a_run_held_is_not_in_its_errors_traceback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_arguments: object, **_options: object) -> None:
+        held = TOKEN
+        raise ServiceError(f"of {len(held)} characters")
+
+    monkeypatch.setattr("phift.run.make_plan", fails)
+    run = FineTuneRun(run_config(tmp_path), Fakes().clients)
+    for step in (run.check, run.submit, lambda: run.plan):
+        told = shown(raised(step))
+        assert f"of {len(TOKEN)} characters" in told
+        assert TOKEN not in told
 
 
 class Credential:

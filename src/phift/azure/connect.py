@@ -17,7 +17,7 @@ from phift.azure.clients import Clients, Rest, SharedTokens, send_own_authorizat
 from phift.azure.threads import taken_soon
 from phift.config.addresses import read_workspace_id
 from phift.config.run import AzureWorkspace, CredentialKind, LocalWorkspaceFolder, RunConfig, read_workspace
-from phift.errors import ConfigError, azure_errors
+from phift.errors import ConfigError, azure_errors, visible
 
 if TYPE_CHECKING:
     from azure.ai.ml import MLClient
@@ -325,4 +325,4 @@ class _OfTenant:
 
 def _device_code_prompt(uri: str, code: str, _expires: object) -> None:
     # A warning is shown even where nobody configured logging, and the user asked for this prompt.
-    logger.warning("To sign in, open %s and enter the code %s", uri, code)
+    logger.warning("To sign in, open %s and enter the code %s", visible(uri, lines=False), visible(code, lines=False))

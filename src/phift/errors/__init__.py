@@ -91,8 +91,9 @@ class PhiftError(Exception):
         return partial(type(self), **self.__dict__), ()
 
 
-def _line(text: str) -> str:
-    return visible(redact(text), lines=False)
+def in_a_line(text: object) -> str:
+    """Return a text of somebody else for a line of our own, such as one in a log: no secrets, no control characters."""
+    return visible(redact(str(text)), lines=False)
 
 
 class ConfigError(PhiftError, ValueError):
@@ -118,7 +119,7 @@ class DataError(PhiftError, ValueError):
     refused: int = 0
 
     def __str__(self) -> str:
-        others = [f"  also:  {_line(f'{place}: {reason}')}" for place, reason in self.problems[1:]]
+        others = [f"  also:  {in_a_line(f'{place}: {reason}')}" for place, reason in self.problems[1:]]
         if others and self.refused > len(self.problems):
             others.append(f"  and {self.refused - len(self.problems)} more")
         return "\n".join([super().__str__(), *others])
@@ -154,7 +155,7 @@ class AuthenticationError(PhiftError, PermissionError):
     tried: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        return "\n".join([super().__str__(), *(f"  tried: {_line(line)}" for line in self.tried)])
+        return "\n".join([super().__str__(), *(f"  tried: {in_a_line(line)}" for line in self.tried)])
 
 
 class AccessDenied(PhiftError, PermissionError):
@@ -227,20 +228,25 @@ class LocalWorkspaceNotRunning(LocalWorkspaceError, ConnectionError):
 
 @contextmanager
 def forgetting_locals() -> Iterator[None]:
-    """Let go of what the calls inside of the block held, should one be raised through them.
+    """Let go of what the calls inside of the block, or the decorated one, held, should one be raised through them.
 
-    Libraries have tokens and keys among their local variables, in the headers of a request, and some tools show those
-    with a traceback.
+    Libraries have tokens and keys among their local variables, in the headers of a request, we have what the service
+    answered, and some tools show those with a traceback.
     """
     try:
         yield
     except BaseException as error:
-        raised: list[BaseException | None] = [error]
-        for each in raised:  # it grows
-            if each is not None:
-                traceback.clear_frames(each.__traceback__)
-                raised += [other for other in (each.__cause__, each.__context__) if other not in raised]
+        for each in _and_before(error):
+            traceback.clear_frames(each.__traceback__)
         raise
+
+
+def _and_before(error: BaseException) -> list[BaseException]:
+    """Return an error and all that it was raised from, or while."""
+    found = [error]
+    for each in found:  # it grows
+        found += [other for other in (each.__cause__, each.__context__) if other and other not in found]
+    return found
 
 
 @contextmanager
@@ -249,6 +255,8 @@ def azure_errors(where: str) -> Iterator[None]:
 
     Wrap SDK calls only: a plain ``AttributeError`` raised inside is taken for a defect of the SDK and becomes a
     ``ServiceError`` too, with the original as its cause.
+
+    An original that quotes a secret is left out, since a traceback shows its text.
 
     - **where**: the resource the call is about, for the message.
     """
@@ -259,7 +267,10 @@ def azure_errors(where: str) -> Iterator[None]:
     except PhiftError:
         raise
     except Exception as error:
-        raise from_azure(error, where, handled) from error
+        ours = from_azure(error, where, handled)
+        if any(text != redact(text) for text in map(reasons.text_of, _and_before(error))):
+            raise ours from None
+        raise ours from error
 
 
 def from_azure(error: Exception, where: str, handled: BaseException | None = None) -> PhiftError:

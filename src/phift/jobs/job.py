@@ -99,6 +99,7 @@ class FineTuneJob:
         workspace: Any = self._clients.find_workspace()
         return Tracking(self._clients.rest, workspace.mlflow_tracking_uri)
 
+    @errors.forgetting_locals()
     def entity(self) -> PipelineJob:
         """Return the job as the SDK sees it now; one that has ended stays as it is, and is asked for once."""
         if self._ended is not None:
@@ -109,14 +110,17 @@ class FineTuneJob:
             self._ended = found
         return found
 
+    @errors.forgetting_locals()
     def status(self) -> str:
         """Return the job's status now."""
         return text(self.entity().status, "job.status")
 
+    @errors.forgetting_locals()
     def studio_url(self) -> str:
         """Return the address of the job's page, or an empty text where there is none."""
         return str(getattr(self.entity(), "studio_url", None) or "")
 
+    @errors.forgetting_locals()
     def steps(self) -> tuple[Step, ...]:
         """Return the component's steps, in the order the service lists them."""
         steps = self._children(self.name)
@@ -196,7 +200,8 @@ class FineTuneJob:
                 points = []
                 if not self._live_failed:
                     self._live_failed = True
-                    logger.info("The metrics of the running job %s cannot be read: %s", self.name, error.what)
+                    message = "The metrics of the running job %s cannot be read: %s"
+                    logger.info(message, errors.in_a_line(self.name), errors.in_a_line(error.what))
             now.points[name] = max(len(points), known)
             events += [JobEvent(kind="metric", job=self.name, metric=point) for point in points[known:]]
         if before.status != status:
@@ -205,6 +210,7 @@ class FineTuneJob:
             events = [*events, event] if status in ENDED else [event, *events]
         return events, now
 
+    @errors.forgetting_locals()
     def wait(
         self,
         on_event: Callable[[JobEvent], None] | None = None,
@@ -222,6 +228,7 @@ class FineTuneJob:
             tell(event)
         self.raise_for_end()
 
+    @errors.forgetting_locals()
     def raise_for_end(self) -> None:
         """Raise for a job that ended without a model; do nothing for one that completed."""
         status, where = self.status(), f"job {self.name}"
@@ -245,6 +252,7 @@ class FineTuneJob:
         fix = f"the end of the step's log is in `log_tail`; {way_out}"
         raise errors.JobFailed(what, where=where, fix=fix, job=self.name, step=failed.name, log_tail=tail)
 
+    @errors.forgetting_locals()
     def cancel(self) -> None:
         """Cancel the job and wait until it has ended; one that has ended already stays as it is."""
         if self.status() in ENDED:
@@ -254,6 +262,7 @@ class FineTuneJob:
         for _ in self.follow(timeout=_LONGEST_CANCELLATION):
             pass
 
+    @errors.forgetting_locals()
     def metrics(self) -> pd.DataFrame:
         """Return every metric of training and evaluation, one row a logged value.
 

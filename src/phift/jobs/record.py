@@ -82,7 +82,7 @@ class RunRecord:
 
         Raises `phift.errors.NotFound` for a job that phift did not submit.
         """
-        tags, properties = texts(job.tags, "job.tags"), texts(job.properties, "job.properties")
+        tags, properties = _cleaned(texts(job.tags, "job.tags")), texts(job.properties, "job.properties")
         base = tags.get("phift.base_model", "")
         found = read_address(base)
         if "phift.fingerprint" not in tags or found is None or not found.registry:
@@ -92,7 +92,7 @@ class RunRecord:
         kept: Any = None  # an older phift wrote less of it, or nothing
         with suppress(ValueError):
             kept = json.loads("".join(parts))
-        kept = kept if isinstance(kept, dict) else {}
+        kept = _cleaned(kept) if isinstance(kept, dict) else {}
         serving = kept.get("serving")
         model = FoundationModel(
             id=base,
@@ -217,12 +217,13 @@ def _plain(config: RunConfig) -> dict[str, Any]:
             if isinstance(source, FileSource):
                 plain["files"] = str(source.files.absolute())
             values["data"][split].append(plain)
+    return {key: _cleaned(value) for key, value in values.items()}
 
-    def cleaned(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: cleaned(entry) for key, entry in value.items()}
-        if isinstance(value, list):
-            return [cleaned(entry) for entry in value]
-        return redact(value) if isinstance(value, str) else value
 
-    return {key: cleaned(value) for key, value in values.items()}
+def _cleaned(value: Any) -> Any:
+    """Return plain values without what could be a secret."""
+    if isinstance(value, dict):
+        return {key: _cleaned(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [_cleaned(entry) for entry in value]
+    return redact(value) if isinstance(value, str) else value

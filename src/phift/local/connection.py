@@ -86,8 +86,7 @@ class Connection:
         """
         from phift.local.state.identity import Identity
 
-        secret = self.secret()
-        token, _ = Identity(secret).token(names.ARM_RESOURCE, seconds=24 * 3600)
+        # Neither is ever the value of a variable, which some tools show with a traceback.
         return {
             # It would win over the address below, if the shell had it from somewhere else.
             "AZUREML_CURRENT_CLOUD": self.cloud_name,
@@ -95,7 +94,7 @@ class Connection:
             "REGISTRY_DISCOVERY_ENDPOINT_URL": f"{self.base_url}/",
             "REQUESTS_CA_BUNDLE": str(self.ca_bundle),
             "IDENTITY_ENDPOINT": f"{self.base_url}/msi/token",
-            "IDENTITY_HEADER": secret,
+            "IDENTITY_HEADER": self.secret(),
             # Else a service principal in the environment comes first, and Azure itself would be asked; read so by
             # azure-identity 1.24.0 and newer (its source; 1.23.1 takes `dev` and `prod` only).
             "AZURE_TOKEN_CREDENTIALS": "ManagedIdentityCredential",
@@ -104,7 +103,7 @@ class Connection:
             "AZUREML_WORKSPACE_NAME": self.workspace_name,
             # With https, MLflow needs no plugin; where the plugin is meant, the workspace itself names its address.
             "MLFLOW_TRACKING_URI": names.tracking_uri(self.base_url, "https"),
-            "MLFLOW_TRACKING_TOKEN": token,
+            "MLFLOW_TRACKING_TOKEN": Identity(self.secret()).token(names.ARM_RESOURCE, seconds=24 * 3600)[0],
             **without_proxy(),
         }
 

@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 
 from phift.azure.answers import listed, text, texts
 from phift.azure.clients import Clients
-from phift.errors import Conflict, NotFound, PhiftError, azure_errors, isolated, visible
+from phift.errors import Conflict, NotFound, PhiftError, azure_errors, forgetting_locals, isolated, visible
 from phift.jobs.job import JOB_TAG, FineTuneJob
 from phift.jobs.record import CONFIGURATION, SERIES, RunRecord
 from phift.serving import resource
@@ -39,6 +39,7 @@ class DeployedEndpoint:
         return visible(f"{self.name} ({of})", lines=False)
 
 
+@forgetting_locals()
 def deployed_endpoints(clients: Clients) -> list[DeployedEndpoint]:
     """Return the endpoints in the workspace that phift made, the newest first."""
     with azure_errors("endpoints"):
@@ -64,6 +65,7 @@ def deployed_endpoints(clients: Clients) -> list[DeployedEndpoint]:
     return sorted(made, key=lambda each: each.created or datetime.min.replace(tzinfo=UTC), reverse=True)
 
 
+@forgetting_locals()
 def deployments_of(clients: Clients, endpoint: str) -> dict[str, str]:
     """Return how many instances of which VM size each deployment of an endpoint has, as text."""
     with azure_errors(f"endpoint {endpoint}"):
@@ -96,6 +98,7 @@ class Cleanup:
         return "\n".join([*lines, *(f"still up and costs money: {each}" for each in up)])
 
 
+@forgetting_locals()
 def remove_endpoints_of(clients: Clients, name: str, *, on_event: OnEvent | None = None) -> Cleanup:
     """Delete an endpoint that phift made, or those of a job, by name; a job's earlier runs are looked at too.
 
@@ -139,6 +142,7 @@ def remove_all(
     return Cleanup(deleted=tuple(each.name for each in endpoints), left=left)
 
 
+@forgetting_locals()
 def remove_endpoint(
     clients: Clients, name: str, tags: Mapping[str, str] | None = None, on_event: OnEvent | None = None
 ) -> bool:

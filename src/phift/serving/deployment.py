@@ -12,7 +12,16 @@ from typing import TYPE_CHECKING
 from phift.azure.answers import listed, text, texts
 from phift.azure.clients import Clients
 from phift.config.run import DeploymentConfig
-from phift.errors import AuthenticationError, Conflict, DeploymentFailed, PhiftError, azure_errors, isolated, redact
+from phift.errors import (
+    AuthenticationError,
+    Conflict,
+    DeploymentFailed,
+    PhiftError,
+    azure_errors,
+    in_a_line,
+    isolated,
+    redact,
+)
 from phift.jobs.job import JOB_TAG, FineTuneJob
 from phift.serving import resource
 from phift.serving.endpoint import Endpoint
@@ -269,7 +278,8 @@ def _retire_others(clients: Clients, name: str, deployment: str, own: Mapping[st
         with azure_errors(place):
             found = listed(clients.workspace.online_deployments.list(name), place)
     except PhiftError as error:
-        logger.warning("Whether endpoint %s has other deployments, which cost money, is unknown: %s", name, error.what)
+        message = "Whether endpoint %s has other deployments, which cost money, is unknown: %s"
+        logger.warning(message, name, in_a_line(error.what))
         return
     for other in found:
         if other.name == deployment:
@@ -284,4 +294,4 @@ def _retire_others(clients: Clients, name: str, deployment: str, own: Mapping[st
             except PhiftError as error:
                 why = f"could not be deleted and costs money: {error.what}"
         emit(DeploymentEvent("idle", other.name))
-        logger.warning("The deployment %s of endpoint %s %s", other.name, name, why)
+        logger.warning("The deployment %s of endpoint %s %s", in_a_line(other.name), name, in_a_line(why))

@@ -65,6 +65,7 @@ class Endpoint:
     - **found**: what the service said of it last; left out, it is asked.
     """
 
+    @errors.forgetting_locals()
     def __init__(
         self,
         clients: Clients,
@@ -92,6 +93,7 @@ class Endpoint:
     def __repr__(self) -> str:
         return f"<Endpoint {self.name}>"
 
+    @errors.forgetting_locals()
     def __enter__(self) -> Self:
         try:
             self._use.enter()
@@ -100,6 +102,7 @@ class Endpoint:
             raise
         return self
 
+    @errors.forgetting_locals()
     def __exit__(self, *_raised: object) -> None:
         for_certain(self._leave, self.name)
 
@@ -113,6 +116,7 @@ class Endpoint:
         if not self._use.leave(lambda: delete_endpoint(self._clients, self.name, self._emit)):
             self._emit(DeploymentEvent("stays", self.name))
 
+    @errors.forgetting_locals()
     def delete(self) -> None:
         """Delete the endpoint with its deployments and wait until it is gone, whoever made it; twice does no harm.
 

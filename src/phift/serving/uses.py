@@ -33,7 +33,7 @@ from pathlib import Path
 from typing import Literal, Self
 
 from phift.azure.clients import Clients
-from phift.errors import PhiftError
+from phift.errors import PhiftError, in_a_line
 from phift.jobs.job import FineTuneJob
 from phift.serving.resource import CREATED, DeploymentEvent, OnEvent
 
@@ -248,7 +248,7 @@ class EndpointUse:
         try:
             _erase(self._job, key)
         except PhiftError as error:
-            logger.info("The tag %s of endpoint %s stays: %s", key, self._endpoint, error.what)
+            logger.info("The tag %s of endpoint %s stays: %s", key, self._endpoint, in_a_line(error.what))
             return False
         return True
 
@@ -260,7 +260,7 @@ class EndpointUse:
         except PhiftError as error:
             if self._told:
                 message = "Who else uses endpoint %s cannot be noted, so its maker alone deletes it: %s"
-                logger.warning(message, self._endpoint, error.what)
+                logger.warning(message, self._endpoint, in_a_line(error.what))
             self._told = False
 
 
@@ -271,7 +271,7 @@ def forget_uses(job: FineTuneJob | None, endpoint: str, *, but: Collection[str] 
             if use.key not in but and (use.state in ("kept", "leaving") or not use.alive):
                 _erase(job, use.key)
     except PhiftError as error:
-        logger.info("Tags of uses of endpoint %s stay on its job: %s", endpoint, error.what)
+        logger.info("Tags of uses of endpoint %s stay on its job: %s", in_a_line(endpoint), in_a_line(error.what))
 
 
 def _erase(job: FineTuneJob | None, key: str) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import tempfile
 import warnings
+import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
@@ -84,6 +86,7 @@ class TestWorkspace:
         self.datastores = datastores
         self.server = server or engine == "train"  # a training is a process, and speaks to the workspace
         self._connection: Connection | None = None
+        self._process = os.getpid()
         self._running = ExitStack()
         self._attached = ExitStack()
 
@@ -96,7 +99,7 @@ class TestWorkspace:
 
     def __exit__(self, kind: type[BaseException] | None, *_error: object) -> None:
         try:
-            if kind is None:  # what failed already is not made to look like something else
+            if kind is None and not self._is_copy:  # what failed already is not made to look like something else
                 self.verify()
         finally:
             self.stop()
@@ -112,8 +115,9 @@ class TestWorkspace:
             return self
         self._refuse_a_second()
         with ExitStack() as started:
-            temporary = tempfile.TemporaryDirectory(prefix="phift-", ignore_cleanup_errors=True)
-            folder = Path(started.enter_context(temporary)).resolve() / "workspace"
+            temporary, self._process = Path(tempfile.mkdtemp(prefix="phift-")).resolve(), os.getpid()
+            started.callback(weakref.finalize(self, _remove, temporary, self._process))
+            folder = temporary / "workspace"
             if self.server:
                 local = LocalWorkspace(
                     folder, engine=self.engine, speed=self.speed, datastores=self.datastores, lasting=False
@@ -134,10 +138,16 @@ class TestWorkspace:
         return self
 
     def stop(self) -> None:
-        """Put this process back, end the workspace and delete its folder."""
+        """Put this process back, end the workspace and delete its folder; a forked child leaves its parent's alone."""
         self.detach()
         self._connection = None
-        self._running.close()
+        running = self._running.pop_all()
+        if not self._is_copy:
+            running.close()
+
+    @property
+    def _is_copy(self) -> bool:
+        return os.getpid() != self._process
 
     def attach(self) -> None:
         """Point this process at the workspace, which `start` has done already.
@@ -302,6 +312,12 @@ class TestWorkspace:
     def _forget_clients(self) -> None:
         for name in ("client", "clients", "registry"):
             self.__dict__.pop(name, None)
+
+
+def _remove(folder: Path, owner: int) -> None:
+    """Delete a folder, unless this is the end of a forked child."""
+    if os.getpid() == owner:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _told(scripted: Scripted) -> str:

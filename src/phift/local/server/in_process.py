@@ -83,7 +83,12 @@ def served_here(folder: Path, speed: Speed = "fast", datastores: Datastores | No
         stack.enter_context(_reachable(where, door))
         IN_PROCESS[place.root] = Connection(site.base_url, place.bundle, place.root)
         stack.callback(IN_PROCESS.pop, place.root)
-        yield IN_PROCESS[place.root]
+        owner = os.getpid()
+        try:
+            yield IN_PROCESS[place.root]
+        finally:
+            if os.getpid() != owner:  # what is to be ended is the parent's
+                stack.pop_all()
 
 
 @contextmanager
