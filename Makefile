@@ -48,6 +48,8 @@ fuzz: $(VENV)/installed
 	PHIFT_EXAMPLES=10000 $(BIN)/python -m pytest tests/properties/test_fuzz.py
 	PHIFT_EXAMPLES=20000 $(BIN)/python -m pytest tests/properties/test_broken_files.py
 	PHIFT_EXAMPLES=2000 $(BIN)/python -m pytest tests/properties/test_hostile_tokenizers.py
+	PHIFT_EXAMPLES=10000 $(BIN)/python -m pytest tests/properties/test_texts.py
+	PHIFT_EXAMPLES=10000 $(BIN)/python -m pytest tests/properties/test_planted.py
 	PHIFT_EXAMPLES=200 $(BIN)/python -m pytest tests/properties/test_accounts.py tests/properties/test_preprocessing_rules.py
 
 bench: $(VENV)/installed
