@@ -156,11 +156,44 @@ def test_a_token_that_has_expired_meanwhile_does_not_end_the_wait(workspace: Tes
     assert list(following)[-1].status == "Completed"
 
 
-def test_a_credential_that_is_refused_again_at_once_ends_the_wait(workspace: TestWorkspace, clients: Clients) -> None:
+@pytest.mark.phift(speed="manual")
+def test_tokens_of_several_clients_that_are_refused_at_once_do_not_end_the_wait(
+    workspace: TestWorkspace, clients: Clients
+) -> None:
     given.job(workspace)
-    workspace.order(Fault("GET jobs/job", status=401, times=2))
+    for asked in ("GET jobs/job", "GET history/*", "GET mlflow/*", "GET workspace"):
+        workspace.order(Fault(asked, status=401))
+    following = FineTuneJob("job", clients).follow()
+    assert next(following).kind == "status"
+    workspace.advance(120)
+    assert list(following)[-1].status == "Completed"
+
+
+@pytest.mark.parametrize("times", [1, 2, 3, 5])
+def test_tokens_that_clients_of_another_s_making_hold_do_not_end_it_either(times: int) -> None:
+    fakes = Fakes()
+    found = job(fakes, "Completed")
+    fakes.workspace.record.fail("jobs.get", *[http_error(401)] * times)
+    assert seen(found.follow()) == [("status", "Completed")]
+
+
+@pytest.mark.usefixtures("clock")
+def test_a_credential_that_is_refused_for_good_ends_the_wait() -> None:
+    fakes = Fakes()
+    found = job(fakes, "Completed")
+    fakes.workspace.record.fail("jobs.get", *[http_error(401)] * 20)
     with pytest.raises(AuthenticationError):
-        list(FineTuneJob("job", clients).follow())
+        list(found.follow())
+    assert fakes.workspace.record.count("jobs.get") < 4
+
+
+def test_a_token_that_expires_while_the_network_is_away_is_renewed(monkeypatch: pytest.MonkeyPatch) -> None:
+    passed = itertools.count(0, 25)
+    monkeypatch.setattr("time.monotonic", lambda: float(next(passed)))
+    fakes = Fakes()
+    found = job(fakes, "Completed")
+    fakes.workspace.record.fail("jobs.get", *[ServiceRequestError("no route")] * 8, http_error(401))
+    assert seen(found.follow())[-1] == ("status", "Completed")
 
 
 @pytest.mark.usefixtures("clock")

@@ -137,6 +137,7 @@ def test_storage_that_refuses_it_says_so_too(server: Script, netrc: Path, status
     assert str(sent(server)[0]).startswith("Basic ")
 
 
+@pytest.mark.usefixtures("sleeps")
 def test_a_refusal_of_the_token_is_not_laid_on_the_file(server: Script) -> None:
     server.answers(Reply({"error": {"code": "InvalidAuthenticationToken", "message": "no"}}, 401))
     with pytest.raises(AuthenticationError) as caught:

@@ -78,6 +78,7 @@ def test_refusals_map_and_are_not_asked_again(server: Script, status: int, kind:
     assert len(server.requests) == 1
 
 
+@pytest.mark.usefixtures("sleeps")
 def test_a_refused_token_maps(server: Script) -> None:
     server.answers(Reply({}, 401))
     with pytest.raises(AuthenticationError):
@@ -150,3 +151,18 @@ def test_a_redirect_to_another_host_gets_no_token(server: Script) -> None:
     rest().get(f"{server.url}/one")
     assert "Authorization" in server.requests[0].headers
     assert "Authorization" not in server.requests[1].headers
+
+
+def test_a_token_that_is_refused_is_renewed_and_the_call_sent_again(server: Script) -> None:
+    server.answers(Reply({}, 401), Reply({"a": 1}))
+    credential = Credential()
+    assert Rest(credential, SCOPE).get(f"{server.url}/x") == {"a": 1}
+    assert credential.scopes == [SCOPE, SCOPE]
+
+
+def test_a_credential_that_is_refused_for_good_is_asked_for_four_times(server: Script, sleeps: list[float]) -> None:
+    server.answers(Reply({}, 401))
+    with pytest.raises(AuthenticationError):
+        rest().get(server.url)
+    assert len(server.requests) == 4
+    assert sum(sleeps) < 6

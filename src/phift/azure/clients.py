@@ -27,6 +27,13 @@ Request = TypeVar("Request")
 
 API = "2021-10-01-dataplanepreview"  # what azure-ai-ml 1.35.2 asks registries for
 
+ASKED_AGAIN = [401]
+"""Statuses at which a call is sent again, besides those that azure-core chooses; for ``retry_on_status_codes``.
+
+Each client of the SDK keeps a token of its own, and forgets one that is refused (azure-core 1.41,
+``BearerTokenCredentialPolicy``): sent again, up to three times in five seconds, the call goes with a new one.
+"""
+
 GOOD_FOR = 300  # seconds that a token must still be good for, as azure-core has it
 
 
@@ -142,7 +149,7 @@ def _client(credential: TokenCredential | None, scope: str) -> PipelineClient[An
         policies.HeadersPolicy(),
         policies.UserAgentPolicy(f"phift/{__version__}"),
         policies.RedirectPolicy(),
-        policies.RetryPolicy(),
+        policies.RetryPolicy(retry_on_status_codes=ASKED_AGAIN),
         policies.CustomHookPolicy(raw_request_hook=send_own_authorization),
     ]
     if credential is not None:
@@ -166,7 +173,8 @@ class Clients:
     - **rest**: plain JSON calls for what the SDK does not hand out: metrics, logs, raw metadata; see `Rest`.
     - **registry_discovery**: where registries are looked up, a URL ending in a slash.
     - **poll_seconds**: how long to wait between two looks at a job or a deployment.
-    - **patience_seconds**: how long a wait puts up with a service that does not answer, in seconds.
+    - **patience_seconds**: how long a wait puts up with a service that does not answer, in seconds; with one that
+      refuses the credential, a minute at most, or four looks.
     """
 
     workspace: MLClient = field(repr=False)

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-from phift.azure.clients import Clients, Rest, SharedTokens, send_own_authorization
+from phift.azure.clients import ASKED_AGAIN, Clients, Rest, SharedTokens, send_own_authorization
 from phift.azure.threads import taken_soon
 from phift.config.addresses import read_workspace_id
 from phift.config.run import AzureWorkspace, CredentialKind, LocalWorkspaceFolder, RunConfig, read_workspace
@@ -177,7 +177,7 @@ def _clients(
     options: Mapping[str, Any],
 ) -> Clients:
     # Telemetry from a notebook would look up three Microsoft hosts; progress bars are ours to draw.
-    quiet = {"show_progress": False, "enable_telemetry": False}
+    quiet = {"show_progress": False, "enable_telemetry": False, "retry_on_status_codes": ASKED_AGAIN}
     hooks = {"raw_request_hook": send_own_authorization, "raw_response_hook": credential.forget_if_refused}
     make = partial(_sdk_client(), credential, **options, **quiet, **hooks)
     if isinstance(workspace, tuple):

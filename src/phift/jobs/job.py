@@ -33,6 +33,7 @@ JOB_TAG = "phift.job"
 # Before a node works on the job.
 _WAITING = frozenset({"NotStarted", "Queued", "Preparing", "Provisioning", "Starting"})
 _LONGEST_CANCELLATION = 600.0  # seconds
+_LONGEST_REFUSAL = 60.0  # seconds
 _MOST_ATTEMPTS = 200
 # A property that no two submissions have in common: it tells whose job has the name.
 _SUBMISSION = "phift.submission"
@@ -144,21 +145,22 @@ class FineTuneJob:
         - **timeout**: seconds until `phift.errors.WaitTimeout`; the job goes on.
         - **queue_timeout**: the same, for the time until a node starts to work on it.
 
-        A service that does not answer is put up with for as long as the clients' ``patience_seconds`` say, and a
-        credential that is refused for one look: azure-core has thrown an expired token away by then, and asks for
-        another.
+        A service that does not answer is put up with for as long as the clients' ``patience_seconds`` say, and one
+        that refuses the credential for as long, but no more than a minute, or four looks: each of several clients may
+        hold a token that has expired, throws it away when it is refused, and asks for another at the next look.
         """
         started = heard = time.monotonic()
-        seen, refused, told = _Look("", {}, {}), False, False
+        seen, told, refused = _Look("", {}, {}), False, 0.0
+        longest_refusal = max(min(_LONGEST_REFUSAL, self._clients.patience_seconds), 4 * self._clients.poll_seconds)
         while True:
             events: list[JobEvent] = []
             try:
                 events, seen = self._changes(seen)  # one that fails half-way does not count as seen
-                heard, refused, told = time.monotonic(), False, False
+                heard, told, refused = time.monotonic(), False, 0.0
             except errors.AuthenticationError:
-                if refused:
+                refused = refused or time.monotonic()
+                if time.monotonic() - refused > longest_refusal:
                     raise
-                refused = True
             except errors.ServiceError as error:
                 silence = time.monotonic() - heard
                 # A defect of the SDK or a refused request will not pass.
