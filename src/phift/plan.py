@@ -136,7 +136,8 @@ class _Planning:
             usages = side.begin(_of_region, clients, "list_usage", "the region's quota")
             endpoint = side.begin(_endpoint, config, clients)
             tokenizer = side.begin(_tokenizer, config, clients, model) if data is prepare else None
-            self.dataset = self.take(data, "data")  # in this very thread, where an interrupt arrives
+            # Preparing it takes this very thread, where an interrupt arrives.
+            self.dataset = self.take(data if data is prepare else side.begin(data).result, "data")
         found = self.take(workspace.result, "workspace")
         of_component = self.take(newer.result, "component", "COMPONENT_NEWER_UNKNOWN")
         self.model = self.take(model.result, "model")

@@ -8,6 +8,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -493,3 +494,45 @@ def test_another_error_in_a_finalizer_is_told_as_python_does() -> None:
     ended = in_a_process("fail", "SIGINT")
     assert (ended.returncode, ended.stdout) == (0, "it went on\n")
     assert "ValueError: in a finalizer" in ended.stderr
+
+
+STUCK = """
+import ctypes
+from phift.cli import commands
+from phift.cli.interrupted import Leftovers
+from phift.serving.resource import DeploymentEvent
+
+@commands.main.command()
+@commands.click.argument("stage")
+def stick(stage):
+    left = Leftovers("run", ["run.yaml"], [], lambda _event: None)
+    with left.told():
+        if stage == "deploying":
+            left(DeploymentEvent("endpoint", "phift-e"))
+        print("at work", flush=True)
+        lock, take = ctypes.create_string_buffer(256), ctypes.CDLL(None).pthread_mutex_lock
+        take(lock)
+        take(lock)  # as a look-up of a host's name in a network that hangs: no signal ends it
+
+commands.program()
+"""
+
+
+@pytest.mark.parametrize(("stage", "signals"), [("checking", 1), ("deploying", 2)])
+def test_an_interruption_is_heard_where_python_cannot_hear_it(stage: str, signals: int) -> None:
+    command = [sys.executable, "-c", STUCK, "stick", stage]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:  # noqa: S603
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.readline() == "at work\n"
+        if signals == 2:
+            process.send_signal(signal.SIGINT)
+            assert process.stderr.readline().startswith("Interrupted; it ends when the network answers")
+        began = time.monotonic()
+        process.send_signal(signal.SIGINT)
+        said = process.stderr.read()
+        assert process.wait() == 130
+        assert time.monotonic() - began < 2
+    assert said.startswith("Interrupted.\n")
+    assert "phift run run.yaml" in said
+    assert ("phift cleanup phift-e" in said) == (stage == "deploying")

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from phift.azure.clients import ASKED_AGAIN, Clients, Rest, SharedTokens, send_own_authorization
-from phift.azure.threads import taken_soon
+from phift.azure.threads import SideBySide, taken_soon
 from phift.config.addresses import read_workspace_id
 from phift.config.run import AzureWorkspace, CredentialKind, LocalWorkspaceFolder, RunConfig, read_workspace
 from phift.errors import ConfigError, azure_errors, visible
@@ -115,8 +115,10 @@ def _connect_azure(
     where = workspace_address(workspace)
     scope, discovery, _ = _CLOUDS[cloud]
     credential = SharedTokens(_credential(kind, tenant) if isinstance(kind, str) else kind)
-    with azure_errors("credential"):  # one token now, so that a missing login is the first error and not the tenth
-        credential.get_token(scope)
+    # One token now, so that a missing login is the first error and not the tenth; in a thread, since a look-up of a
+    # host's name that the network does not answer cannot be interrupted.
+    with azure_errors("credential"), SideBySide(1) as side:
+        side.begin(credential.get_token, scope).result()
     # Endpoints and computes send no Retry-After; the SDK then looks every 30 s (its poller's default).
     options = {"polling_interval": 10}
     return _clients(registries, credential, where, scope, discovery, options)

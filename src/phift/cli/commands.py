@@ -18,7 +18,7 @@ import click
 
 import phift
 from phift import garbage
-from phift.cli.interrupted import INTERRUPTED, Leftovers, ignore_interruptions, interrupt_again, notes, say
+from phift.cli.interrupted import INTERRUPTED, Leftovers, ignore_interruptions, interrupt_again, notes, say, watch
 from phift.cli.output import console, hand_out, tell, visible_mistakes
 from phift.errors import CheckFailed, ConfigError, PhiftError
 from phift.local import LocalWorkspace
@@ -55,9 +55,10 @@ class _Program(click.Group):
         # tells a user of this program nothing.
         for name in ("azure", "msrest"):
             logging.getLogger(name).setLevel(logging.ERROR)
-        for each in (signal.SIGTERM, signal.SIGHUP):  # they interrupt too, so that `with` blocks clean up
+        # All of them interrupt, so that `with` blocks clean up.
+        for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             if signal.getsignal(each) is not signal.SIG_IGN:  # nohup's wish counts
-                signal.signal(each, signal.default_int_handler)
+                signal.signal(each, watch.interrupt)
         try:
             try:
                 with visible_mistakes():
@@ -453,10 +454,11 @@ def program() -> None:
     """Run the command line as a process of its own.
 
     An interruption ends it at once: Python would wait for threads of the SDK that talk to the network. None is lost:
-    one that strikes in a finalizer comes again.
+    one that strikes in a finalizer comes again, and one that the main thread cannot hear is heard by another.
     """
     garbage.look_seldom()
     sys.unraisablehook = interrupt_again
+    watch.begin()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # what its encoding has no character for

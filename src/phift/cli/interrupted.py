@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
@@ -14,6 +16,7 @@ from phift.cli.output import tell
 
 if TYPE_CHECKING:
     from sys import UnraisableHookArgs
+    from types import FrameType
 
 INTERRUPTED = 130
 """The exit code of a command that Ctrl-C, SIGTERM or SIGHUP ended."""
@@ -40,6 +43,51 @@ def interrupt_again(swallowed: UnraisableHookArgs) -> None:
     later.start()
 
 
+class Watch:
+    """Ends a command that was interrupted and cannot hear it.
+
+    Python interrupts its main thread between two instructions, and the look-up of a host's name is one: where the
+    network hangs that takes a minute. So a thread looks whether the main one has heard a signal soon, and else says the
+    last words in its place; where an endpoint may be left, at the second signal only.
+    """
+
+    def __init__(self) -> None:
+        self._heard = 0.0
+        self.left: Leftovers | None = None  # of the command under way
+
+    def interrupt(self, _signal: int, _frame: FrameType | None) -> None:
+        """Take note, and raise; a handler of signals."""
+        self._heard = time.monotonic()
+        raise KeyboardInterrupt
+
+    def begin(self) -> None:
+        """Watch from now on, in a thread; for the main thread of a program."""
+        reading, writing = os.pipe()
+        os.set_blocking(writing, False)
+        signal.set_wakeup_fd(writing, warn_on_full_buffer=False)  # Python writes there at once, whatever it is doing
+        threading.Thread(target=self._look, args=(reading,), daemon=True).start()
+
+    def _look(self, reading: int) -> None:
+        told = False
+        while number := os.read(reading, 1):
+            came = time.monotonic()
+            time.sleep(_SOON)
+            if self._heard > came - _SOON or signal.getsignal(number[0]) != self.interrupt:
+                continue  # it was, or is somebody else's to hear
+            if self.left is not None and self.left.may_cost and not told:
+                told = True
+                say(["Interrupted; it ends when the network answers, and at once if you interrupt it again."])
+                continue
+            say(["Interrupted.", *(self.left.lines(interrupted=True) if self.left is not None else ())])
+            with suppress(OSError):
+                sys.stdout.flush()
+            os._exit(INTERRUPTED)
+
+
+watch = Watch()
+"""That of this process."""
+
+
 def notes(error: BaseException | None) -> list[str]:
     """Return the notes of an error and of those that it came in between."""
     found: list[str] = []
@@ -56,6 +104,7 @@ def say(lines: list[str]) -> None:
             tell(line, err=True, lines=True)
 
 
+_SOON = 0.5  # seconds
 _NOTHING_GOES_ON = "Nothing goes on by itself"
 
 
@@ -74,6 +123,7 @@ class Leftovers:
         self._command, self._words, self._workspace, self._show = command, words, workspace, show
         self.goes_on = _NOTHING_GOES_ON  # whatever ends this process
         self.endpoints: list[str] = []
+        self.may_cost = False  # whether a deployment has begun, which an interruption rolls back
 
     def __call__(self, event: Any) -> None:
         """Take note of an event."""
@@ -84,7 +134,7 @@ class Leftovers:
             ended = event.kind == "status" and event.status in ENDED
             self.goes_on = _NOTHING_GOES_ON if ended else f"The job {event.job} goes on"
         elif isinstance(event, DeploymentEvent):
-            self.goes_on = _NOTHING_GOES_ON
+            self.goes_on, self.may_cost = _NOTHING_GOES_ON, True
             if event.stage in ("endpoint", "ready", "stays", "delete") and event.name not in self.endpoints:
                 self.endpoints.append(event.name)
             elif event.stage == "deleted" and event.name in self.endpoints:
@@ -94,6 +144,7 @@ class Leftovers:
     @contextmanager
     def told(self) -> Iterator[None]:
         """Say in the notes of an interruption, and of an error, what is left."""
+        watch.left = self
         try:
             yield
         except BaseException as error:
@@ -103,6 +154,8 @@ class Leftovers:
             for line in self.lines(interrupted=interrupted):
                 error.add_note(line)
             raise
+        finally:
+            watch.left = None
 
     def lines(self, *, interrupted: bool) -> list[str]:
         """Return what is to be said of it."""
