@@ -7,9 +7,11 @@ import json
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import psutil
@@ -21,6 +23,7 @@ from phift.data.prepare import prepare_dataset
 
 KILLS = int(os.environ.get("PHIFT_KILLS", "10"))
 ROWS = 12_000
+ID = "00000000-0000-0000-0000-000000000001"  # of a subscription, a tenant and an application that are not there
 
 SCRIPT = """
 import sys, time
@@ -215,3 +218,55 @@ def test_ctrl_c_ends_a_check_at_once_whatever_it_waits_for(source: Path, tmp_pat
     data = tmp_path / "work" / "data"
     assert list(data.glob(".preparing-*")) == []
     assert workers_in(data) == []
+
+
+LOOKING_UP = """
+import ctypes, socket
+from phift.cli.commands import program
+
+find = socket.getaddrinfo
+
+def hang(host, *options, **named):
+    if host == "127.0.0.1":
+        return find(host, *options, **named)
+    print("at work", flush=True)
+    lock, take = ctypes.create_string_buffer(256), ctypes.CDLL(None).pthread_mutex_lock
+    take(lock)
+    take(lock)  # as glibc waits for an answer: no signal ends it
+
+socket.getaddrinfo = hang
+program()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("silent", ["proxy", "names"])
+@pytest.mark.parametrize("command", [["check"], ["submit"], ["run", "--ask", "Question 1?"]])
+def test_ctrl_c_ends_a_command_at_once_in_a_network_that_hangs(
+    source: Path, tmp_path: Path, silent: str, command: list[str]
+) -> None:
+    config = tmp_path / "run.yaml"
+    config.write_text(f"workspace: {ID}/g/w\nmodel: Phi-4\ncompute: gpu\ndata:\n  train: {source}\n", encoding="utf-8")
+    names = ("AZUREML_CURRENT_CLOUD", "HTTPS_PROXY", "https_proxy", "NO_PROXY", "no_proxy")
+    environment = {name: value for name, value in os.environ.items() if name not in names}
+    environment |= {"AZURE_TENANT_ID": ID, "AZURE_CLIENT_ID": ID, "AZURE_CLIENT_SECRET": "made-up"}
+    with socket.create_server(("127.0.0.1", 0)) as server, ExitStack() as taken:  # takes what comes, answers nothing
+        if silent == "proxy":
+            environment["HTTPS_PROXY"] = f"http://127.0.0.1:{server.getsockname()[1]}"
+        argv = [sys.executable, "-W", "ignore", "-c", LOOKING_UP, command[0], str(config), *command[1:]]
+        with subprocess.Popen(  # noqa: S603 - our own program
+            argv, env=environment, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        ) as process:
+            if silent == "proxy":
+                server.settimeout(60)
+                taken.enter_context(server.accept()[0]).recv(1)
+            else:
+                assert process.stdout is not None
+                assert process.stdout.readline() == "at work\n"
+            time.sleep(0.5)
+            began = time.monotonic()
+            process.send_signal(signal.SIGINT)
+            _, said = process.communicate(timeout=60)
+            assert time.monotonic() - began < 2
+    assert process.returncode == 130
+    assert "Interrupted." in said
