@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
+from phift.azure import downloads
 from phift.azure.clients import ASKED_AGAIN, Clients, Rest, SharedTokens, send_own_authorization
 from phift.azure.threads import SideBySide, taken_soon
 from phift.config.addresses import read_workspace_id
@@ -181,7 +182,13 @@ def _clients(
     # Telemetry from a notebook would look up three Microsoft hosts; progress bars are ours to draw.
     quiet = {"show_progress": False, "enable_telemetry": False, "retry_on_status_codes": ASKED_AGAIN}
     hooks = {"raw_request_hook": send_own_authorization, "raw_response_hook": credential.forget_if_refused}
-    make = partial(_sdk_client(), credential, **options, **quiet, **hooks)
+    sdk_client = partial(_sdk_client(), credential, **options, **quiet, **hooks)
+
+    def make(*address: str, **registry: str) -> MLClient:
+        made: MLClient = sdk_client(*address, **registry)
+        downloads.guard(made)
+        return made
+
     if isinstance(workspace, tuple):
         with azure_errors(f"workspace {workspace[-1]}"):
             workspace = make(*workspace)
