@@ -509,9 +509,9 @@ def stick(stage):
     with left.told():
         if stage == "deploying":
             left(DeploymentEvent("endpoint", "phift-e"))
-        print("at work", flush=True)
         lock, take = ctypes.create_string_buffer(256), ctypes.CDLL(None).pthread_mutex_lock
         take(lock)
+        print("at work", flush=True)
         take(lock)  # as a look-up of a host's name in a network that hangs: no signal ends it
 
 commands.program()
@@ -525,6 +525,7 @@ def test_an_interruption_is_heard_where_python_cannot_hear_it(stage: str, signal
         assert process.stdout is not None
         assert process.stderr is not None
         assert process.stdout.readline() == "at work\n"
+        time.sleep(1)  # until it cannot hear
         if signals == 2:
             process.send_signal(signal.SIGINT)
             assert process.stderr.readline().startswith("Interrupted; it ends when the network answers")
