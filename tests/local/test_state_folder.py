@@ -1,6 +1,6 @@
 """Whatever becomes of a file of the state folder, each command ends with an error of ours or mends it; `down` stops.
 
-``PHIFT_EXAMPLES`` says how many damages are tried under a running server and before a start (3 each), spread over all
+``PHIFT_EXAMPLES`` says how many damages are tried under a running server and before a start (2 each), spread over all
 of them; on a folder that nobody serves all are tried.
 """
 
@@ -32,7 +32,7 @@ from phift.local import LocalCredential, LocalWorkspace
 
 pytestmark = pytest.mark.slow
 
-EXAMPLES = int(os.environ.get("PHIFT_EXAMPLES", "3"))
+EXAMPLES = int(os.environ.get("PHIFT_EXAMPLES", "2"))
 SOON = 30.0  # seconds
 _NAMES = "ca.pem bundle.pem server.pem server-key.pem secret server.json server.lock server.log start.lock state.db"
 FILES = _NAMES.split()
@@ -226,6 +226,17 @@ def served(left: Path, tmp_path: Path) -> Iterator[LocalWorkspace]:
         workspace.down(timeout=0)
 
 
+@pytest.fixture(scope="module")
+def lasting(left: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalWorkspace]:
+    """One that is served for several tests."""
+    workspace = LocalWorkspace(
+        copy(left, tmp_path_factory.mktemp("lasting") / "workspace"), engine="instant", speed="fast"
+    )
+    workspace.up()
+    yield workspace
+    workspace.down(timeout=0)
+
+
 def _pid(workspace: LocalWorkspace) -> int:
     pid = workspace.status().pid
     assert pid is not None
@@ -261,8 +272,8 @@ def test_a_deleted_lock_lets_nobody_in(served: LocalWorkspace) -> None:
     assert gone(pid)
 
 
-def test_what_is_damaged_under_a_server_is_whole_again_within_seconds(served: LocalWorkspace) -> None:
-    places = [served.folder / name for name in ("server.json", "bundle.pem")]
+def test_what_is_damaged_under_a_server_is_whole_again_within_seconds(lasting: LocalWorkspace) -> None:
+    places = [lasting.folder / name for name in ("server.json", "bundle.pem")]
     before = [path.read_bytes() for path in places]
     for damage in ("missing", "cut in place", "a folder"):
         for path in places:
@@ -271,7 +282,7 @@ def test_what_is_damaged_under_a_server_is_whole_again_within_seconds(served: Lo
         while not all(path.is_file() and path.read_bytes() == was for path, was in zip(places, before, strict=True)):
             assert time.monotonic() < end
             time.sleep(0.05)
-    assert connected(served.folder) is None
+    assert connected(lasting.folder) is None
 
 
 @pytest.mark.parametrize("note", ["server.json", "server.lock"])
@@ -289,17 +300,21 @@ def test_a_note_of_another_server_kills_nobody_else(served: LocalWorkspace, note
         bystander.wait()
 
 
-@pytest.mark.parametrize("damage", ["empty", "a folder"])
-def test_a_damaged_secret_lets_nobody_in_and_says_so(served: LocalWorkspace, damage: str) -> None:
-    connection = served.connection()
-    DAMAGES[damage](served.folder / "secret")
-    with pytest.raises(LocalWorkspaceError, match="secret is missing or damaged"):
-        connection.secret()
+def test_a_damaged_secret_lets_nobody_in_and_says_so(lasting: LocalWorkspace) -> None:
+    connection = lasting.connection()
+    secret = lasting.folder / "secret"
+    whole = secret.read_bytes()
+    url = f"{connection.base_url}/msi/token?api-version=2019-08-01&resource=https://management.azure.com"
     with requests.Session() as client:
         client.trust_env = False
         client.verify = str(connection.ca_bundle)
-        url = f"{connection.base_url}/msi/token?api-version=2019-08-01&resource=https://management.azure.com"
-        assert client.get(url, headers={"X-IDENTITY-HEADER": ""}, timeout=30).status_code in (400, 401, 403)
+        for damage in ("missing", "empty", "binary", "a folder"):
+            DAMAGES[damage](secret)
+            with pytest.raises(LocalWorkspaceError, match="secret is missing or damaged"):
+                connection.secret()
+            assert client.get(url, headers={"X-IDENTITY-HEADER": ""}, timeout=30).status_code in (400, 401, 403)
+    _write(secret, whole)
+    assert connected(lasting.folder) is None
 
 
 def test_an_empty_secret_is_made_anew_at_the_next_start(left: Path, tmp_path: Path) -> None:
@@ -318,8 +333,8 @@ def test_an_empty_secret_is_made_anew_at_the_next_start(left: Path, tmp_path: Pa
         workspace.down(timeout=0)
 
 
-def test_storage_that_is_reached_otherwise_is_told(served: LocalWorkspace) -> None:
-    arguments = ("local", "up", "--folder", str(served.folder))
+def test_storage_that_is_reached_otherwise_is_told(lasting: LocalWorkspace) -> None:
+    arguments = ("local", "up", "--folder", str(lasting.folder))
     said = ended(*arguments, "--datastores", "identity")
     assert "runs already, with datastores accesskey and not identity" in said
     assert "phift local down" in said
@@ -327,7 +342,7 @@ def test_storage_that_is_reached_otherwise_is_told(served: LocalWorkspace) -> No
     assert "with speed fast and not real" in said
     assert "is up at" in said
     with pytest.raises(LocalWorkspaceError, match="and not keys-off"):
-        LocalWorkspace(served.folder, datastores="keys-off", engine="instant").up()
+        LocalWorkspace(lasting.folder, datastores="keys-off", engine="instant").up()
 
 
 @pytest.mark.parametrize("lock", ["there", "deleted meanwhile"])
@@ -352,7 +367,7 @@ def test_a_server_killed_at_any_moment_of_its_start_hinders_no_next_one(tmp_path
     folder = tmp_path / "workspace"
     chosen = random.Random(11)  # noqa: S311 - moments only
     command = [sys.executable, "-m", "phift.local.server.process", str(folder), "--engine", "instant"]
-    for _ in range(max(3, EXAMPLES // 4)):
+    for _ in range(max(2, EXAMPLES // 8)):
         shutil.rmtree(folder, ignore_errors=True)
         for _ in range(2):
             server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # noqa: S603

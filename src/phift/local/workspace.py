@@ -88,7 +88,8 @@ class LocalWorkspace:
     - **lasting**: whether the server outlives the process that starts it; False ends it also when that is killed.
     - **programs**: the commands of its processes, for tests.
 
-    A server that runs already stays as it was started.
+    A server that runs already stays as it was started; `up` tells what is otherwise, and raises where that is how
+    storage is reached.
     """
 
     def __init__(
