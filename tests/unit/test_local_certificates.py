@@ -54,6 +54,26 @@ def test_expiring_ones_are_made_again(
     assert (tmp_path / "ca.pem").read_bytes() != before
 
 
+@pytest.mark.parametrize("name", ["ca.pem", "server.pem", "server-key.pem"])
+@pytest.mark.parametrize("damage", ["missing", "empty", "cut", "binary", "a folder", "of another"])
+def test_damaged_ones_are_made_again(folder: Path, tmp_path: Path, name: str, damage: str) -> None:
+    whole = (folder / name).read_bytes()
+    (folder / name).unlink()
+    if damage == "a folder":
+        (folder / name).mkdir()
+        (folder / name / "kept.txt").touch()
+    elif damage == "of another":
+        process.ensure_certificates(folder)  # as a kill between the three leaves them
+        (folder / name).write_bytes(whole)
+    elif damage != "missing":
+        (folder / name).write_bytes({"empty": b"", "cut": whole[:200], "binary": bytes(range(256))}[damage])
+    process.ensure_certificates(folder)
+    test_names_and_signature(folder)
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(folder / "server.pem", folder / "server-key.pem")
+    assert len(list(folder.glob("*.aside/kept.txt"))) == (damage == "a folder")
+
+
 def test_the_bundle_holds_the_public_authorities_and_ours(folder: Path) -> None:
     bundle = process.write_bundle(folder, None).read_bytes()
     assert Path(certifi.where()).read_bytes().strip() in bundle

@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass
 
 from phift.local.state.folder import Folder
 
+_PIDS = range(1, 2**31)  # to kill(2), those below are groups of processes
+
 
 @dataclass(frozen=True)
 class Served:
@@ -36,7 +38,8 @@ def note_process(place: Folder, pid: int) -> None:
 def noted_process(place: Folder) -> int | None:
     """Return which process the lock names; that of an earlier phift names none."""
     with suppress(OSError, ValueError):
-        return int(place.server_lock.read_bytes())
+        found = int(place.server_lock.read_bytes())
+        return found if found in _PIDS else None
     return None
 
 
@@ -61,4 +64,4 @@ def _read(place: Folder) -> Served | None:
     except (OSError, ValueError, TypeError, RecursionError):
         return None
     numbers = type(found.pid) is int and type(found.port) is int
-    return found if numbers and found.pid > 0 and 0 < found.port < 65536 else None
+    return found if numbers and found.pid in _PIDS and 0 < found.port < 65536 else None
