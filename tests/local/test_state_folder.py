@@ -285,6 +285,15 @@ def test_what_is_damaged_under_a_server_is_whole_again_within_seconds(lasting: L
     assert connected(lasting.folder) is None
 
 
+def test_one_that_hangs_is_stopped_whatever_is_left_of_its_notes(served: LocalWorkspace) -> None:
+    pid = _pid(served)
+    os.kill(pid, signal.SIGSTOP)
+    (served.folder / "server.json").unlink()
+    (served.folder / "state.db").unlink()
+    assert served.down(timeout=0.2)
+    assert gone(pid)
+
+
 @pytest.mark.parametrize("note", ["server.json", "server.lock"])
 def test_a_note_of_another_server_kills_nobody_else(served: LocalWorkspace, note: str) -> None:
     pid = _pid(served)

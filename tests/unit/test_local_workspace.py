@@ -61,6 +61,22 @@ def test_other_peoples_folders_are_left_alone(tmp_path: Path) -> None:
     assert (tmp_path / "thesis.txt").exists()
 
 
+@pytest.mark.parametrize("name", ["file", "file/below", "loop"])
+def test_a_place_where_no_folder_can_be_is_told(tmp_path: Path, name: str) -> None:
+    (tmp_path / "file").write_text("of somebody")
+    (tmp_path / "loop").symlink_to("loop")
+    workspace = LocalWorkspace(tmp_path / name, engine="instant")
+    assert not workspace.status().running
+    assert not workspace.down()
+    with pytest.raises(errors.LocalWorkspaceNotRunning):
+        workspace.connection()
+    with pytest.raises(errors.LocalWorkspaceError, match="cannot use its folder") as caught:
+        workspace.up()
+    assert str(tmp_path) in str(caught.value.where)
+    assert caught.value.fix
+    assert (tmp_path / "file").read_text() == "of somebody"
+
+
 def test_missing_packages_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     find = importlib.util.find_spec
 
