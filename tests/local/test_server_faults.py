@@ -128,10 +128,8 @@ def test_the_sdk_gives_an_expired_token_up_and_asks_for_another(hostile: Local) 
     url = f"{hostile.connection.base_url}{hostile.arm}/computes/gpu-cluster?api-version=2023-10-01"
     rest.get(url)
     order(hostile, "GET computes/*", status=401)
-    with pytest.raises(AuthenticationError, match="ExpiredAuthenticationToken"):
-        rest.get(url)
     seen = len(tokens(hostile))
-    rest.get(url)
+    rest.get(url)  # sent again by itself
     assert len(tokens(hostile)) == seen + 1
 
 
