@@ -90,7 +90,9 @@ def planting(planted: Planted) -> Iterator[None]:
     def planter(adapter: HTTPAdapter, asked: requests.PreparedRequest, *args: Any, **options: Any) -> requests.Response:
         parts = urlsplit(str(asked.url))
         route = route_of(str(asked.method), unquote(parts.path))
-        planted.sent += _told(asked.body)
+        # What is sent back to where it came from is known there: an update leaves tags of others as they are.
+        if planted.where is None or planted.where.route.partition(" ")[2] != route.partition(" ")[2]:
+            planted.sent += _told(asked.body)
         response = send(adapter, asked, *args, **options)
         if not route or parts.path.startswith("/phift/"):
             return response
