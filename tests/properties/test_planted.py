@@ -259,7 +259,7 @@ def run_chain(workspace: TestWorkspace, folder: Path, planted: Planted) -> Outpu
             found = deployed_endpoints(run.clients)
             show_endpoints(console, [(each, deployments_of(run.clients, each.name)) for each in found])
             outputs.add("endpoints", [str(each) for each in found])
-            outputs.add("earlier", run.earlier_endpoints())
+            outputs.add("earlier", [str(each) for each in run.earlier_endpoints()])
 
     def submit() -> None:
         job = run.submit()

@@ -117,7 +117,7 @@ LINES_VIEWS: dict[str, Callable[[str], str]] = {
 
 
 # What the user asked to see, or said himself.
-UNHIDDEN = {"answer", "conversation", "tokens", "account", "endpoint", "cleanup"}
+UNHIDDEN = {"answer", "conversation", "tokens", "account"}
 
 
 @many

@@ -75,6 +75,14 @@ def test_steps_are_the_children() -> None:
     assert job(fakes, "Running").steps() == steps
 
 
+def test_no_event_tells_a_secret_that_somebody_put_into_a_name_or_a_status() -> None:
+    fakes = Fakes()
+    fakes.workspace.jobs.children["job"] = [("prepare password=hunter22", "run-1", "Completed sig=hunter22")]
+    events = list(job(fakes, "Running sig=hunter22", "Completed").follow())
+    assert "hunter22" not in repr(events)
+    assert "prepare password=***" in repr(events)
+
+
 def test_steps_one_level_down_are_found() -> None:
     fakes = Fakes()
     fakes.workspace.jobs.children = {"job": [("component", "inner", "Running")], "inner": STEPS}

@@ -114,7 +114,7 @@ class FineTuneJob:
     @errors.forgetting_locals()
     def status(self) -> str:
         """Return the job's status now."""
-        return text(self.entity().status, "job.status")
+        return errors.redact(text(self.entity().status, "job.status"))
 
     @errors.forgetting_locals()
     def studio_url(self) -> str:
@@ -134,7 +134,11 @@ class FineTuneJob:
         with errors.azure_errors(f"job {run_id}"):
             children = listed(self._clients.workspace.jobs.list(parent_job_name=run_id), f"steps of {run_id}")
         return tuple(
-            Step(text(child.display_name or child.name, "step.name"), child.name, text(child.status, "step.status"))
+            Step(
+                errors.redact(text(child.display_name or child.name, "step.name")),
+                child.name,
+                errors.redact(text(child.status, "step.status")),
+            )
             for child in children
             if child is not None  # as the SDK lists one that it cannot read
         )

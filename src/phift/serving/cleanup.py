@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 
 from phift.azure.answers import listed, text, texts
 from phift.azure.clients import Clients
-from phift.errors import Conflict, NotFound, PhiftError, azure_errors, forgetting_locals, isolated, visible
+from phift.errors import Conflict, NotFound, PhiftError, azure_errors, forgetting_locals, in_a_line, isolated
 from phift.jobs.job import JOB_TAG, FineTuneJob
 from phift.jobs.record import CONFIGURATION, SERIES, RunRecord
 from phift.serving import resource
@@ -36,7 +36,7 @@ class DeployedEndpoint:
 
     def __str__(self) -> str:
         of = f"of job {self.job}" if self.job else f"of model {self.model}"
-        return visible(f"{self.name} ({of})", lines=False)
+        return in_a_line(f"{self.name} ({of})")
 
 
 @forgetting_locals()
@@ -91,10 +91,10 @@ class Cleanup:
     others: tuple[DeployedEndpoint, ...] = ()
 
     def __str__(self) -> str:
-        deleted = [visible(name, lines=False) for name in self.deleted]
+        deleted = map(in_a_line, self.deleted)
         lines = [f"deleted endpoint {name}" for name in deleted] or ["There was no endpoint to delete."]
         up = [f"endpoint {each}; delete it: phift cleanup {each.name}" for each in (*self.left, *self.others)]
-        up = [visible(each, lines=False) for each in up]
+        up = [in_a_line(each) for each in up]
         return "\n".join([*lines, *(f"still up and costs money: {each}" for each in up)])
 
 

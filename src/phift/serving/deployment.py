@@ -289,9 +289,9 @@ def _retire_others(clients: Clients, name: str, deployment: str, own: Mapping[st
         if SERVES in tags and tags.get(JOB_TAG) == own.get(JOB_TAG):
             try:
                 resource.deployment(clients, name, other.name).delete()
-                emit(DeploymentEvent("replaced", other.name))
+                emit(DeploymentEvent("replaced", redact(other.name)))
                 continue
             except PhiftError as error:
                 why = f"could not be deleted and costs money: {error.what}"
-        emit(DeploymentEvent("idle", other.name))
+        emit(DeploymentEvent("idle", redact(other.name)))
         logger.warning("The deployment %s of endpoint %s %s", in_a_line(other.name), name, in_a_line(why))
