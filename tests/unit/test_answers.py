@@ -111,6 +111,26 @@ def test_a_list_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
         listed(itertools.count(), "jobs")
 
 
+class EmptyPages(Pages):
+    """A list whose pages have nothing in them but the name of the next one."""
+
+    def __init__(self) -> None:
+        self.number = 0
+
+    @property
+    def continuation_token(self) -> str:  # type: ignore[override]  # another one each time
+        return str(self.number)
+
+    def __next__(self) -> list[str]:
+        self.number += 1
+        return []
+
+
+def test_empty_pages_have_an_end() -> None:
+    with pytest.raises(ServiceError, match="more than 10,000 pages"):
+        listed(EmptyPages(), "jobs")
+
+
 class Stuck:
     """An operation that the service never ends."""
 

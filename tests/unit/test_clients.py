@@ -501,13 +501,17 @@ def test_a_token_that_soon_expires_is_asked_for_again() -> None:
     assert shared.get_token("scope") != shared.get_token("scope")
 
 
+def answered(status: int) -> SimpleNamespace:
+    return SimpleNamespace(http_response=SimpleNamespace(status_code=status, headers={}), context={})
+
+
 def test_a_refused_token_is_not_used_again_and_a_challenge_reaches_the_credential() -> None:
     own = Counting()
     shared = SharedTokens(own)
     first = shared.get_token("scope", enable_cae=False)
-    shared.forget_if_refused(SimpleNamespace(http_response=SimpleNamespace(status_code=404)))
+    shared.look_at(answered(404))
     assert shared.get_token("scope") is first
-    shared.forget_if_refused(SimpleNamespace(http_response=SimpleNamespace(status_code=401)))
+    shared.look_at(answered(401))
     assert shared.get_token("scope") is not first
     shared.get_token("scope", claims="more")
     assert own.asked[-1] == (("scope",), {"claims": "more"})

@@ -20,6 +20,7 @@ from phift.errors import (
     NotFound,
     PhiftError,
     ScoringError,
+    ServiceError,
     ServiceUnreachable,
     Throttled,
 )
@@ -127,6 +128,20 @@ def test_refusals_map_and_are_not_asked_again(server: Script, status: int, kind:
     error = refusal(server, Reply({"error": f"you said {SECRET_QUESTION}"}, status))
     assert type(error) is kind
     assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("pause", ["1000000000", "9" * 5000, "soon", "Fri, 31 Dec 9999 23:59:59 GMT"])
+def test_an_endpoint_is_not_left_alone_for_years(server: Script, sleeps: list[float], pause: str) -> None:
+    refusal(server, Reply({}, 429, {"Retry-After": pause}))
+    assert sum(sleeps) < 60
+    assert len(server.requests) == 7
+
+
+def test_an_answer_is_not_read_for_ever(server: Script, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("phift.azure.bounds.MOST_ANSWERED", 1 << 20)
+    server.answers(Reply([" " * (2 << 20)]))
+    with pytest.raises(ServiceError, match="longer than 1 MB"):
+        endpoint_at(server.url).chat("Hi")
 
 
 def by_token(server: Script, monkeypatch: pytest.MonkeyPatch, *seconds: float) -> tuple[Endpoint, list[str]]:

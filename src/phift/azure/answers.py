@@ -16,6 +16,9 @@ from phift.errors import ServiceError, WaitTimeout
 MOST_LISTED = 100_000
 """Things that one list may have; a workspace has far fewer jobs and endpoints."""
 
+MOST_PAGES = 10_000
+"""Pages of one list, each of which may be empty."""
+
 _LONGEST_OPERATION = 2 * 3600.0  # seconds; the service gives an endpoint's operations 30 minutes
 
 
@@ -38,7 +41,8 @@ def texts(value: Any, what: str) -> dict[str, str]:
 def listed(value: Any, what: str) -> list[Any]:
     """Return what an answer lists: a list, or something to iterate over as the SDK's pages are.
 
-    One that would never end is an error: the service names a page twice, or there are more than 100,000 entries.
+    One that would never end is an error: the service names a page twice, or there are more than 100,000 entries or
+    10,000 pages.
     """
     if isinstance(value, str) or not isinstance(value, Iterable):
         raise no_answer(value, what, "a list")
@@ -56,6 +60,8 @@ def listed(value: Any, what: str) -> list[Any]:
             raise ServiceError(f"The list does not end: the service names a page twice ({what}).", where=what)
         if isinstance(token, str):
             tokens.add(token)
+        if len(tokens) > MOST_PAGES:
+            raise ServiceError(f"The list has more than {MOST_PAGES:,} pages ({what}).", where=what)
     if not entries and is_mock:  # it can be iterated over, and is empty unless somebody gave it something
         raise no_answer(value, what, "a list")
     return entries

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote
 
 from phift.azure.answers import json_object, listed, mapping, text
+from phift.azure.bounds import bound, check_answer
 from phift.azure.threads import taken_soon
 from phift.errors import NotFound, PhiftError, ServiceError, azure_errors
 from phift.version import __version__
@@ -70,10 +71,11 @@ class SharedTokens:
                 token = self._tokens[scopes] = self._credential.get_token(*scopes)
             return token
 
-    def forget_if_refused(self, response: Any) -> None:
-        """Forget the tokens where the service refuses one; azure-core calls this with every response."""
+    def look_at(self, response: Any) -> None:
+        """Forget the tokens where the service refuses one, and `check_answer`; azure-core calls this with each."""
         if response.http_response.status_code == 401:
             self._tokens.clear()
+        check_answer(response)
 
 
 def own_authorization(request: Request) -> Request:
@@ -86,8 +88,12 @@ def own_authorization(request: Request) -> Request:
 
 
 def send_own_authorization(request: PipelineRequest[Any]) -> None:
-    """Have azure-core send what it signed, whatever a ``.netrc`` says; for ``raw_request_hook`` of its clients."""
+    """Have azure-core send what it signed, whatever a ``.netrc`` says, and read no answer for ever.
+
+    For ``raw_request_hook`` of its clients.
+    """
     request.context.options["auth"] = own_authorization
+    bound(request)
 
 
 class Rest:
@@ -152,10 +158,10 @@ def _client(credential: TokenCredential | None, scope: str) -> PipelineClient[An
         policies.RetryPolicy(retry_on_status_codes=ASKED_AGAIN),
         policies.CustomHookPolicy(raw_request_hook=send_own_authorization),
     ]
+    look = credential.look_at if isinstance(credential, SharedTokens) else check_answer
     if credential is not None:
         chain.append(policies.BearerTokenCredentialPolicy(credential, scope))
-        if isinstance(credential, SharedTokens):
-            chain.append(policies.CustomHookPolicy(raw_response_hook=credential.forget_if_refused))
+    chain.append(policies.CustomHookPolicy(raw_response_hook=look))
     chain.append(policies.SensitiveHeaderCleanupPolicy())  # a redirect to another host gets no token
     return PipelineClient(base_url="", policies=chain)
 

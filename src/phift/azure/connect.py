@@ -181,7 +181,7 @@ def _clients(
 ) -> Clients:
     # Telemetry from a notebook would look up three Microsoft hosts; progress bars are ours to draw.
     quiet = {"show_progress": False, "enable_telemetry": False, "retry_on_status_codes": ASKED_AGAIN}
-    hooks = {"raw_request_hook": send_own_authorization, "raw_response_hook": credential.forget_if_refused}
+    hooks = {"raw_request_hook": send_own_authorization, "raw_response_hook": credential.look_at}
     sdk_client = partial(_sdk_client(), credential, **options, **quiet, **hooks)
 
     def make(*address: str, **registry: str) -> MLClient:

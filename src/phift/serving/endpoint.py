@@ -13,6 +13,7 @@ from pydantic import SecretStr
 
 from phift import errors
 from phift.azure.answers import text
+from phift.azure.bounds import read_bounded
 from phift.azure.clients import GOOD_FOR, Clients
 from phift.config.run import DeploymentConfig
 from phift.serving import resource
@@ -226,10 +227,12 @@ def _patient_session() -> requests.Session:
         status_forcelist=(429, 503),
         allowed_methods={"POST"},
         backoff_factor=0.5,
+        respect_retry_after_header=False,  # half a minute in all, and not as long as an answer likes
         raise_on_status=False,
     )
     session = requests.Session()
     session.mount("https://", HTTPAdapter(max_retries=retry))
+    session.hooks["response"] = [read_bounded]
     return session
 
 

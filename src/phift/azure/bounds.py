@@ -1,0 +1,145 @@
+"""What an answer may have its clients do: how long they wait, how much they read, and where they go on.
+
+The SDK's clients and ours follow what an answer says: they wait as long as ``Retry-After`` has it, read a body to its
+end, and send their token wherever ``nextLink`` or an operation's address leads. These are hooks of azure-core and of
+requests that keep that within bounds, in all clients that are made here (`phift.azure.connect`).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from phift.errors import ServiceError, redact
+
+if TYPE_CHECKING:
+    import requests
+
+LONGEST_PAUSE = 300.0
+"""Seconds that an answer may ask to be left alone; after longer ones the clients' own, shorter ones are waited."""
+
+MOST_ANSWERED = 256 << 20
+"""Bytes of an answer, unpacked."""
+
+LONGEST_ANSWER = 300.0
+"""Seconds that an answer may take from its first byte to its last."""
+
+_ASKED = "phift_asked"  # where a request keeps the address that it was made for, before any redirect
+_PAUSES = ("retry-after", "retry-after-ms", "x-ms-retry-after-ms")
+_OPERATIONS = ("azure-asyncoperation", "operation-location")
+_PIECE = 1 << 16
+
+
+def bound(request: Any) -> None:
+    """Have azure-core read no more of the answer than is allowed; called with every request."""
+    request.context.setdefault(_ASKED, request.http_request.url)
+    request.context.options["hooks"] = {"response": read_bounded}
+
+
+def check_answer(response: Any) -> None:
+    """Shorten the wait that an answer asks for, and refuse one that goes on at another host; called with every answer.
+
+    Raises `phift.errors.ServiceError`.
+    """
+    answer = response.http_response
+    headers = answer.headers
+    for name in _PAUSES:
+        if headers.get(name) and not _is_short(response, name):
+            del headers[name]
+    asked = str(response.context.get(_ASKED) or "")
+    if not asked or 300 <= answer.status_code < 400:  # a redirect is followed without a token
+        return
+    links = [headers.get(name) for name in _OPERATIONS] + [_next_link(answer)]
+    if answer.status_code == 202:
+        links.append(headers.get("location"))
+    for link in links:
+        if isinstance(link, str) and leads_away(link, asked):
+            place = redact(link.partition("?")[0])[:200]
+            what = f"The service's answer goes on at another host ({place}), which gets no token."
+            fix = "look at what answers in the service's place, a proxy say"
+            raise ServiceError(what, where=asked.partition("?")[0], fix=fix)
+
+
+def _is_short(response: Any, name: str) -> bool:
+    from azure.core.pipeline.policies._utils import parse_retry_after
+
+    with suppress(ValueError, TypeError, OverflowError):  # what is neither a number nor a date
+        seconds = parse_retry_after(response.http_response.headers[name]) / (1000 if name.endswith("-ms") else 1)
+        return seconds <= LONGEST_PAUSE  # NaN is not
+    return False
+
+
+def _next_link(answer: Any) -> Any:
+    """Return where a list goes on, if the answer was read and says so."""
+    inner: Any = getattr(answer, "internal_response", None)
+    if not getattr(inner, "_content_consumed", False) or b'"nextLink"' not in inner.content:
+        return None
+    with suppress(ValueError, RecursionError):
+        document = json.loads(inner.content)
+        return document.get("nextLink") if isinstance(document, dict) else None
+    return None
+
+
+def leads_away(link: str, asked: str) -> bool:
+    """Tell whether an address is of another host than the one asked, by the parser that requests has.
+
+    Azure's regional hosts are below the one asked, or above it; a path alone stays where it is.
+    """
+    from urllib3.exceptions import LocationParseError
+    from urllib3.util import parse_url
+
+    if re.search(r"[\\\s]", link):
+        return True
+    try:
+        there, here = parse_url(link), parse_url(asked)
+    except LocationParseError:
+        return True
+    if there.scheme is None and there.host is None:
+        return False
+    theirs, ours = (f".{(url.host or '').lower()}:{url.port or 443}" for url in (there, here))
+    return there.scheme != here.scheme or not (theirs.endswith(ours) or ours.endswith(theirs))
+
+
+def read_bounded(response: requests.Response, **options: Any) -> None:
+    """Read an answer as requests would, but not for ever; what is streamed is left to whoever reads it.
+
+    For ``hooks={"response": …}`` of requests; raises `phift.errors.ServiceError`.
+    """
+    if options.get("stream"):
+        return
+    end, pieces, size = time.monotonic() + LONGEST_ANSWER, [], 0
+    for piece in _pieces(response):
+        pieces.append(piece)
+        size += len(piece)
+        why = f"is longer than {MOST_ANSWERED >> 20} MB" if size > MOST_ANSWERED else ""
+        if not why and time.monotonic() > end:
+            why = f"does not end within {LONGEST_ANSWER:.0f} s"
+        if why:
+            response.close()
+            where, fix = (response.url or "").partition("?")[0], "look at what answers there, a proxy say"
+            raise ServiceError(f"The service's answer {why}.", where=where, fix=fix)
+    response._content = b"".join(pieces)  # what requests keeps when it has read the answer itself
+    vars(response)["_content_consumed"] = True
+
+
+def _pieces(response: requests.Response) -> Iterator[bytes]:
+    """Yield what has come, as it comes; ``iter_content`` would wait for a whole piece, however long that takes."""
+    import requests
+    from urllib3 import exceptions
+
+    if not hasattr(response.raw, "read1"):  # urllib3 1
+        yield from response.iter_content(_PIECE)
+        return
+    try:
+        while piece := response.raw.read1(_PIECE, decode_content=True):
+            yield piece
+    except exceptions.ReadTimeoutError as error:
+        raise requests.ConnectionError(error) from error  # as requests has them
+    except exceptions.DecodeError as error:
+        raise requests.exceptions.ContentDecodingError(error) from error
+    except exceptions.HTTPError as error:
+        raise requests.exceptions.ChunkedEncodingError(error) from error

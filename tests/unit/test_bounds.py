@@ -1,0 +1,185 @@
+"""Answers that ask for too much: to wait for years, to read for ever, to send the token elsewhere."""
+
+from __future__ import annotations
+
+import gzip
+import threading
+import time
+from typing import Any
+
+import pytest
+from azure.core.credentials import AccessToken
+
+from phift.azure import bounds
+from phift.azure.bounds import leads_away
+from phift.azure.clients import Rest, SharedTokens
+from phift.errors import ServiceError, Throttled
+from unit.loopback import Reply, Script
+
+HERE = "https://management.azure.com/subscriptions/x"
+
+
+class Credential:
+    def get_token(self, *_scopes: str, **_options: Any) -> AccessToken:
+        return AccessToken("made-up-token", 9_999_999_999)
+
+
+@pytest.fixture(params=[Credential, lambda: SharedTokens(Credential())], ids=["own", "shared"])
+def rest(request: pytest.FixtureRequest) -> Rest:
+    return Rest(request.param(), "https://management.test/.default")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("Retry-After", "1e9"),
+        ("Retry-After", "31536000"),
+        ("Retry-After", "inf"),
+        ("Retry-After", "nan"),
+        ("Retry-After", "soon"),
+        ("Retry-After", "Fri, 31 Dec 9999 23:59:59 GMT"),
+        ("retry-after-ms", "1e15"),
+        ("x-ms-retry-after-ms", "9" * 400),
+    ],
+)
+@pytest.mark.parametrize("status", [429, 503])
+def test_nobody_waits_for_years(
+    server: Script, rest: Rest, sleeps: list[float], status: int, name: str, value: str
+) -> None:
+    server.answers(Reply({}, status, {name: value}))
+    with pytest.raises(Throttled if status == 429 else ServiceError):
+        rest.get(server.url)
+    assert sum(sleeps) < 60
+    assert 1 < len(server.requests) < 15
+
+
+def test_a_pause_of_minutes_is_made(server: Script, rest: Rest, sleeps: list[float]) -> None:
+    server.answers(Reply({}, 429, {"Retry-After": "300"}), Reply({"a": 1}))
+    assert rest.get(server.url) == {"a": 1}
+    assert sleeps == [300]
+
+
+def elsewhere(server: Script, path: str = "/next") -> str:
+    return server.url.replace("127.0.0.1", "localhost") + path
+
+
+@pytest.mark.parametrize(
+    ("status", "header", "in_body"),
+    [
+        (200, "", True),
+        (200, "Azure-AsyncOperation", False),
+        (201, "Azure-AsyncOperation", False),
+        (202, "Operation-Location", False),
+        (202, "Location", False),
+    ],
+)
+def test_an_answer_that_goes_on_at_another_host_is_refused(
+    server: Script, rest: Rest, status: int, header: str, in_body: bool
+) -> None:
+    there = elsewhere(server, "/next?sig=SECRET")
+    server.answers(
+        Reply({"value": [], "nextLink": there if in_body else None}, status, {header: there} if header else {})
+    )
+    with pytest.raises(ServiceError, match="goes on at another host") as caught:
+        rest.get(f"{server.url}/list")
+    assert caught.value.where == f"{server.url}/list"
+    assert elsewhere(server) in caught.value.what
+    assert "SECRET" not in str(caught.value)
+
+
+def test_an_answer_that_goes_on_where_it_came_from_is_read(server: Script, rest: Rest) -> None:
+    answer = {"value": [], "nextLink": f"{server.url}/next"}
+    server.answers(Reply(answer, 202, {"Location": f"{server.url}/operation"}))
+    assert rest.get(f"{server.url}/list") == answer
+
+
+def test_a_redirected_answer_is_held_against_the_host_that_was_asked(server: Script, rest: Rest) -> None:
+    server.answers(
+        Reply(status=302, headers={"Location": elsewhere(server)}), Reply({"nextLink": elsewhere(server, "/more")})
+    )
+    with pytest.raises(ServiceError, match="goes on at another host"):
+        rest.get(f"{server.url}/list")
+
+
+@pytest.mark.parametrize(
+    "link",
+    [
+        "https://evil.example/x",
+        "//evil.example/x",
+        "http://management.azure.com/x",
+        "https://management.azure.com:8443/x",
+        "https://management.azure.com@evil.example/x",
+        "https://evil.example\\@management.azure.com/x",
+        "https://evil.example /x",
+        "https://management.azure.com.evil.example/x",
+        "https://xmanagement.azure.com/x",
+        "https://[::1/x",
+        "ftp://management.azure.com/x",
+    ],
+)
+def test_it_leads_away(link: str) -> None:
+    assert leads_away(link, HERE)
+
+
+@pytest.mark.parametrize(
+    "link",
+    [
+        "https://management.azure.com/y?$skiptoken=a%2Fb",
+        "https://MANAGEMENT.azure.com:443/y",
+        "https://eastus.management.azure.com/y",
+        "/subscriptions/y",
+    ],
+)
+def test_it_stays(link: str) -> None:
+    assert not leads_away(link, HERE)
+
+
+@pytest.mark.parametrize("status", [200, 404])
+def test_an_answer_without_end_is_not_read_to_it(
+    server: Script, rest: Rest, monkeypatch: pytest.MonkeyPatch, status: int
+) -> None:
+    monkeypatch.setattr(bounds, "MOST_ANSWERED", 4 << 20)
+    bomb = gzip.compress(b" " * (40 << 20))
+    server.answers(Reply(bomb, status, {"Content-Encoding": "gzip", "Content-Type": "application/json"}))
+    for ask in (rest.get, rest.text):
+        with pytest.raises(ServiceError, match="longer than 4 MB") as caught:
+            ask(f"{server.url}/big?sig=SECRET")
+        assert "SECRET" not in str(caught.value)
+
+
+def test_an_answer_that_trickles_is_not_waited_for(trickling: str, rest: Rest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bounds, "LONGEST_ANSWER", 1.0)
+    started = time.monotonic()
+    with pytest.raises(ServiceError, match="does not end within 1 s"):
+        rest.text(trickling)
+    assert time.monotonic() - started < 20
+
+
+@pytest.fixture
+def trickling() -> Any:
+    """Return the address of a server that sends a byte of its answer now and then, for ever."""
+    from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Length", str(1 << 40))
+            self.end_headers()
+            try:
+                while True:
+                    self.wfile.write(b" ")
+                    time.sleep(0.1)
+            except OSError:  # whoever asked has gone
+                pass
+
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - http.server's name
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}/log"
+    finally:
+        server.shutdown()
+        server.server_close()
