@@ -20,6 +20,9 @@ from phift.errors import DataError, DataNotFound
 _PACKED = (".gz", ".zst")
 _BUFFER = 1 << 20
 
+MOST_SILENT = 16 << 20
+"""Bytes of a packed file of which nothing comes: blanks behind it, empty members, frames to be skipped."""
+
 
 def most_unpacked(size: int) -> int:
     """Return the bytes that a packed file may hold, since a small one can hold as many as would fill any disk.
@@ -66,6 +69,11 @@ def check_path(path: Path) -> None:
     if "\0" in str(path):
         what = "The path has NUL in it, which no file's name can have."
         raise DataError(what, where=str(path).replace("\0", "\\0"), fix="check the path")
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        where = str(path).encode(errors="backslashreplace").decode()
+        raise DataError("The name is not UTF-8, so no account can name it.", where=where, fix="rename it") from None
 
 
 def expand(path: Path) -> list[Path]:
@@ -81,15 +89,20 @@ def expand(path: Path) -> list[Path]:
             raise _unreadable(path, error) from error
 
         files = []
-        for place, folders, names in os.walk(path, onerror=fail):
-            folders[:] = sorted(name for name in folders if not name.startswith("."))
-            files += [Path(place, name) for name in sorted(names) if _is_data(Path(name))]
+        try:
+            for place, folders, names in os.walk(path, onerror=fail):
+                folders[:] = sorted(name for name in folders if not name.startswith("."))
+                files += [Path(place, name) for name in sorted(names) if _is_data(Path(name))]
+        except RecursionError:
+            what = "The folder has folders that are nested too deeply."
+            raise DataError(what, where=str(path)[:500], fix="give a pattern, or the folder with the files") from None
         if not files:
             fix = f"put {', '.join(SUFFIXES)} files there, or give another folder"
             raise DataError("The folder has no data files.", where=str(path), fix=fix)
     else:
         files = _matching(path) if seen is None else [path]
     for file in files:
+        check_path(file)
         seen, where = look(file), str(file)
         if seen is None:
             raise DataNotFound("There is no such data file.", where=where, fix="it is a link to nothing, or just went")
@@ -170,14 +183,16 @@ class _Unpacked(io.RawIOBase):
 
     def __init__(self, file: io.FileIO, path: Path) -> None:
         self._path = path
-        self._left = most_unpacked(os.fstat(file.fileno()).st_size) if compressed(path) else None
+        size = os.fstat(file.fileno()).st_size
+        self._left = most_unpacked(size) if compressed(path) else size
         self._bytes: io.BufferedIOBase | io.FileIO = file
+        self._packed = _Packed(file, path)
         if path.suffix.lower() == ".gz":
-            self._bytes = gzip.GzipFile(fileobj=io.BufferedReader(file, _BUFFER))
+            self._bytes = gzip.GzipFile(fileobj=io.BufferedReader(self._packed, _BUFFER))
         elif path.suffix.lower() == ".zst":
             import pyarrow as pa
 
-            self._bytes = pa.CompressedInputStream(file, "zstd")
+            self._bytes = pa.CompressedInputStream(self._packed, "zstd")
 
     def readable(self) -> bool:
         return True
@@ -190,9 +205,32 @@ class _Unpacked(io.RawIOBase):
                 raise _unreadable(self._path, error) from error
             what = "The packed file cannot be unpacked: it is cut short or broken."
             raise DataError(what, where=str(self._path), fix="pack or copy it again") from error
-        if self._left is not None:
-            self._left -= count or 0
-            if self._left < 0:
-                what = "The packed file holds more than 1 GB, and more than 200 times its own size."
-                raise DataError(what, where=str(self._path), fix="unpack it, if what it holds is meant")
+        self._packed.silent = 0
+        self._left -= count or 0
+        if self._left < 0:
+            if not compressed(self._path):
+                what, fix = "The file became longer while it was read.", "let nobody write to it meanwhile"
+                raise DataError(what, where=str(self._path), fix=f"{fix}, and start again")
+            what = "The packed file holds more than 1 GB, and more than 200 times its own size."
+            raise DataError(what, where=str(self._path), fix="unpack it, if what it holds is meant")
+        return count
+
+
+class _Packed(io.RawIOBase):
+    """The bytes of a packed file; **silent**: how many were read since something last came of them."""
+
+    def __init__(self, file: io.FileIO, path: Path) -> None:
+        self._file = file
+        self._path = path
+        self.silent = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview, /) -> int | None:  # type: ignore[override]  # WriteableBuffer is private
+        count = self._file.readinto(buffer)
+        self.silent += count or 0
+        if self.silent > MOST_SILENT:
+            what = f"The packed file has {MOST_SILENT >> 20} MB on end that hold nothing."
+            raise DataError(what, where=str(self._path), fix="pack or copy it again")
         return count

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 _BATCH = 100  # rows; with 500 they no longer fit the cache, and it takes a tenth longer
 _BUFFER = 1 << 20  # bytes; without one, a whole column of a row group is read at a time
-# What pyarrow raises for a text that is not UTF-8, and for a time that Python's calendar has not.
-_NO_VALUE = (ValueError, ArithmeticError)
+# What pyarrow raises for a text that is not UTF-8, a time that Python's calendar has not, and a zone that it knows not.
+_NO_VALUE = (ValueError, ArithmeticError, LookupError)
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,11 @@ class Footer:
         if len(set(names)) < len(names):
             raise DataError("Two columns have the same name.", where=str(self.path), fix="rename one of them")
         sizes = compressed_sizes(metadata)
+        size = self.path.stat().st_size
+        if any(each < 0 for each in sizes) or sum(sizes) > size:  # it says more than it has, and is cut evenly
+            sizes = [size // len(sizes)] * len(sizes)
         if sizes:  # what belongs to no group counts for the last
-            sizes[-1] = self.path.stat().st_size - sum(sizes[:-1])
+            sizes[-1] = size - sum(sizes[:-1])
         yield names, sizes
 
 

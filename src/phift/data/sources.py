@@ -27,6 +27,8 @@ Table: TypeAlias = "npt.NDArray[np.void]"
 PART = 16 << 20
 """Bytes of a file, about, that one process reads before it takes the next part."""
 
+_MOST_PARTS = 1 << 16  # of a file; one of more than a terabyte has larger ones, since a list holds them
+
 _LOOKED_AT = 100  # rows among which the first usable one tells the columns
 _BATCH = 128  # rows that become Python values at a time
 
@@ -169,8 +171,9 @@ def _cut(path: Path, part: Part, groups: Sequence[int]) -> Iterator[Part]:
     """
     if part.kind == "jsonl" and not files.compressed(path):
         size = path.stat().st_size
-        for start in range(0, size, PART):
-            yield replace(part, start=start, end=min(start + PART, size))
+        step = max(PART, -(-size // _MOST_PARTS))
+        for start in range(0, size, step):
+            yield replace(part, start=start, end=min(start + step, size))
     elif part.kind == "parquet":
         first, size = 0, 0
         for group, taken in enumerate(groups, start=1):
