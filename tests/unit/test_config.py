@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import pickle
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from phift.config.data import HuggingFaceSource, SplitConfig
+from phift.config.data import HuggingFaceSource, SplitConfig, refuse_placeholder
 from phift.config.run import (
     AzureWorkspace,
     ComputeConfig,
@@ -335,3 +336,23 @@ def test_a_tenant_has_either_name() -> None:
 def test_a_managed_identity_has_its_own_tenant() -> None:
     with pytest.raises(ConfigError, match="a tenant of its own"):
         RunConfig(**LEAST, credential="managed_identity", tenant="b")
+
+
+@pytest.mark.parametrize("content", ["x: 1\n" * 200_000, "a" * 10_000_000, "/dev/zero"])
+def test_a_file_that_is_no_configuration_is_not_read_to_its_end(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "finetune.yaml"
+    if content == "/dev/zero":
+        path.symlink_to(content)
+    else:
+        path.write_text(content)
+    with pytest.raises(ConfigError, match="longer than 250,000 characters") as caught:
+        RunConfig.from_yaml(path)
+    assert caught.value.where == str(path)
+
+
+def test_braces_without_end_take_no_time() -> None:
+    started = time.process_time()
+    assert refuse_placeholder("{{" * 500_000)
+    assert time.process_time() - started < 1
+    with pytest.raises(ValueError, match="is a placeholder"):
+        refuse_placeholder("}} {{model}}")

@@ -13,7 +13,8 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 def refuse_placeholder(text: str) -> str:
     """Return a text that somebody has filled in; what was left as ``<name>`` or ``${NAME}`` is a `ValueError`."""
-    if re.search(r"<[^<>]*>|\$\{[^{}]*\}|\{\{.*\}\}", text):
+    braces = "}}" in text.partition("{{")[2]  # by a pattern it would take as long as the square of the text's length
+    if braces or re.search(r"<[^<>]*>|\$\{[^{}]*\}", text):
         raise ValueError(f"{text} is a placeholder; write what it stands for (variables are not put in here)")
     return text
 

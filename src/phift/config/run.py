@@ -28,6 +28,8 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 CredentialKind = Literal["default", "browser", "device_code", "managed_identity", "workload_identity"]
 
+_LONGEST = 250_000  # characters of a configuration file; the loader takes seconds for more, and minutes for odd ones
+
 
 def _no_secret(text: str) -> str:
     if redact(text) != text:
@@ -302,7 +304,11 @@ class RunConfig(Section):
 
         path = Path(path)
         try:
-            values = yaml.safe_load(path.read_text(encoding="utf-8"))
+            with path.open(encoding="utf-8") as file:
+                if len(text := file.read(_LONGEST + 1)) > _LONGEST:
+                    what = f"The configuration file is longer than {_LONGEST:,} characters."
+                    raise ConfigError(what, where=str(path), fix="check the path; name many files by a pattern")
+            values = yaml.safe_load(text)
         except FileNotFoundError:
             raise ConfigError("There is no such configuration file.", where=str(path), fix="check the path") from None
         # The loader lets through what it stumbles over in a scalar: an impossible date, `!!int x`, 5000 digits.
