@@ -11,6 +11,7 @@ spent on it, which other work on the machine disturbs less. Linux only.
 
 from __future__ import annotations
 
+import io
 import json
 import platform
 import statistics
@@ -68,7 +69,7 @@ def fill(folder: Path, count: dict[str, int]) -> None:
     for number in range(count["jobs"]):
         name = f"job-{number}"
         with documents.transaction():
-            submit(site, Call("PUT", "", {}, {}, json.dumps(job()).encode(), {"name": name}))
+            submit(site, Call("PUT", "", {}, {}, io.BytesIO(json.dumps(job()).encode()), {"name": name}))
             for child in runs.children(site, name):
                 runs.set_status(site, child.name, "Completed")
             runs.set_status(site, name, "Completed")
@@ -76,7 +77,9 @@ def fill(folder: Path, count: dict[str, int]) -> None:
     sku = {"name": "Default", "capacity": 1}
     deployment = {"properties": {"instanceType": "Standard_E4s_v3", "provisioningState": "Succeeded"}, "sku": sku}
     for number in range(count["endpoints"]):
-        call = Call("PUT", "", {}, {}, b'{"properties": {"authMode": "Key"}}', {"endpoint": f"end-{number}"})
+        call = Call(
+            "PUT", "", {}, {}, io.BytesIO(b'{"properties": {"authMode": "Key"}}'), {"endpoint": f"end-{number}"}
+        )
         make(site, call)
         documents.put(f"onlineEndpoints/end-{number}/deployments/blue", {**deployment, "tags": {}})
     site.operations.reset()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import uuid
@@ -36,7 +37,7 @@ def ask(site: Site, method: str, path: str, sent: object = None, **query: str) -
     for route in TABLE:
         match = route.pattern.fullmatch(path) if route.method == method else None
         if match:
-            call = Call(method, path, query, {}, json.dumps(sent or {}).encode(), match.groupdict())
+            call = Call(method, path, query, {}, io.BytesIO(json.dumps(sent or {}).encode()), match.groupdict())
             return route.handler(site, call)
     raise AssertionError(f"no route for {method} {path}")
 

@@ -18,8 +18,10 @@ PORTAL = "https://portal.phift.local/"
 LOGIN = "https://login.phift.local"
 # What the SDK derives from the portal's host when it reads the metadata document itself.
 ML_RESOURCE = "https://ml.azure.local"
-# Whom bearer tokens are for, as a program for Azure asks.
+# Whom bearer tokens are for, as a program for Azure asks; for this workspace's own cloud they are for its address.
 ARM_RESOURCE = "https://management.azure.com"
+ARM_AUDIENCES = (ARM_RESOURCE, "https://management.core.windows.net")
+ML_AUDIENCES = ("https://ml.azure.com", ML_RESOURCE)
 
 STORAGE_SUFFIX = "phift.local"
 ACCOUNT_NAME = "storage"

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from itertools import islice
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 from urllib.parse import quote, urlencode
 from xml.sax.saxutils import escape
 
@@ -79,6 +79,9 @@ def _refusal(status: int, message: str, code: str, reason: str) -> WireError:
     return WireError(status, "UserError", message, more={"details": [detail]})
 
 
+_DEEPEST = 64  # levels of a body; the number is ours
+
+
 @dataclass(frozen=True)
 class Call:
     """One request."""
@@ -87,18 +90,32 @@ class Call:
     path: str
     query: Mapping[str, str]
     headers: Mapping[str, str]
-    body: bytes
+    content: IO[bytes]
     params: Mapping[str, str] = field(default_factory=dict)
 
+    def body(self) -> bytes:
+        """Return all of the content, which is a large file where a blob is uploaded."""
+        self.content.seek(0)
+        return self.content.read()
+
     def json(self) -> Json:
-        """Return the body as a JSON object, without NaN and infinite numbers, which SQLite's JSON does not know."""
+        """Return the body as a JSON object, without what SQLite's JSON does not know.
+
+        That are NaN, infinite numbers, halves of surrogate pairs, and what is nested too deep.
+        """
         try:
-            value = msgspec.json.decode(self.body or b"{}")
-        except ValueError as error:
-            raise WireError(400, "InvalidRequestContent", "The request content is not valid JSON.") from error
+            value = msgspec.json.decode(self.body() or b"{}")
+        except (ValueError, RecursionError) as error:
+            raise _unreadable("The request content is not valid JSON.") from error
         if not isinstance(value, dict):
-            raise WireError(400, "InvalidRequestContent", "The request content is not a JSON object.")
-        return value
+            raise _unreadable("The request content is not a JSON object.")
+        level: list[Any] = [value]
+        for _ in range(_DEEPEST):
+            insides = (each.values() if isinstance(each, dict) else each for each in level)
+            level = [each for inside in insides for each in inside if isinstance(each, dict | list)]
+            if not level:
+                return value
+        raise _unreadable(f"The request content is nested deeper than {_DEEPEST} levels.")
 
     def __getitem__(self, name: str) -> str:
         """Return a part of the path, or an empty text."""
@@ -116,20 +133,27 @@ class Reply:
     stream: Iterator[bytes] | None = None
 
 
+def _unreadable(message: str) -> WireError:
+    return WireError(400, "InvalidRequestContent", message)
+
+
 def section(body: Json, name: str) -> Json:
     """Return an object inside a body without its nulls; empty where it is absent, an error where it is no object."""
     value = body.get(name)
     if not isinstance(value, dict | None):
-        raise WireError(400, "InvalidRequestContent", f"The property '{name}' must be a JSON object.")
+        raise _unreadable(f"The property '{name}' must be a JSON object.")
     return {key: item for key, item in (value or {}).items() if item is not None}
 
 
 def whole_number(value: Any, name: str) -> int:
-    """Return a number that a caller sent as such or as text."""
+    """Return a number of 32 bits, as Azure's are, that a caller sent as such or as text."""
     try:
-        return int(value)
-    except (TypeError, ValueError) as error:
-        raise WireError(400, "InvalidRequestContent", f"{name} is not a whole number: {value!r}") from error
+        number = int(value)
+    except (TypeError, ValueError, OverflowError):
+        number = 2**31
+    if not -(2**31) <= number < 2**31:
+        raise _unreadable(f"{name} is not a whole number of 32 bits: {str(value)[:50]!r}")
+    return number
 
 
 _DURATION = re.compile(r"P(?:(\d+)D)?(?:T(?=\d)(?:(\d+)H)?(?:(\d+)M)?(?:(\d+(?:\.\d+)?)S)?)?", re.ASCII)

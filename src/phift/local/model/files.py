@@ -19,7 +19,7 @@ from phift.local.ground import Ground
 from phift.local.model import catalog
 from phift.local.names import ACCOUNT, ARTIFACT_STORE, ARTIFACTS, DATASTORES, MODELS, REGISTRY, WORKSPACE_ID
 from phift.local.state.documents import Json
-from phift.local.state.folder import Folder, UnsafePath, confined, write_private
+from phift.local.state.folder import Folder, UnsafePath, confined
 from phift.local.wire import WireError, user_error
 
 BYTES = "application/octet-stream"
@@ -174,11 +174,17 @@ def block_file(ground: Ground, container: str, name: str, block: str) -> Path:
     return block_folder(ground, container, name) / hashlib.sha256(block.encode()).hexdigest()
 
 
-def write_block(ground: Ground, container: str, name: str, block: str, content: bytes) -> None:
+def write_block(ground: Ground, container: str, name: str, block: str, parts: Iterable[bytes]) -> None:
     """Keep a block until its blob is put together."""
     file = block_file(ground, container, name, block)
     file.parent.mkdir(parents=True, exist_ok=True)
-    write_private(file, content, lasting=False)
+    half = file.with_name(f"{file.name}.{uuid.uuid4().hex}")
+    try:
+        with half.open("wb") as written:
+            written.writelines(parts)
+        half.replace(file)
+    finally:
+        half.unlink(missing_ok=True)
 
 
 def _key(container: str, name: str) -> str:

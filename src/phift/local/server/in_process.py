@@ -165,10 +165,13 @@ class _Door(HTTPConnectionPool):
 
     def _answer(self, method: str, address: str, headers: Mapping[str, str], sent: bytes) -> _Answer:
         url = urlsplit(address)
-        exchange = Exchange(self._site, method, unquote(url.path))
+        query = dict(parse_qsl(url.query, keep_blank_values=True))
+        exchange = Exchange(self._site, method, unquote(url.path), query, headers)
         taking = len(sent) / exchange.slow if exchange.slow and exchange.cut != "before" else 0
         self._closing.wait(exchange.delay + taking)
-        reply = exchange.reply(dict(parse_qsl(url.query, keep_blank_values=True)), headers, sent)
+        exchange.admit()
+        exchange.take(sent)
+        reply = exchange.reply()
         if exchange.cut in ("before", "after"):
             raise ConnectionResetError(errno.ECONNRESET, "Connection reset by peer")
         body = whole_body(reply)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import datetime
+import errno
 import logging
 import os
 import signal
@@ -21,6 +22,9 @@ import sys
 import threading
 import time
 from contextlib import closing
+from dataclasses import replace
+from enum import Enum
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
@@ -43,7 +47,7 @@ from phift.errors import visible
 from phift.local.ground import remember
 from phift.local.programs import ENGINES, TAKEN, Datastores, Programs
 from phift.local.server.keeping import Kept
-from phift.local.server.service import LARGEST_BODY, Exchange, whole_body
+from phift.local.server.service import Exchange, whole_body
 from phift.local.site import Site
 from phift.local.state.clock import Speed
 from phift.local.state.documents import Documents
@@ -55,6 +59,9 @@ from phift.version import __version__
 logger = logging.getLogger(__name__)
 
 LIFETIME = datetime.timedelta(days=365)  # of a certificate
+_HEADERS_WITHIN = 20  # seconds; for TLS as many
+_SILENCE = 60  # seconds that a client may pause in the middle of a body
+_MOST_CONNECTIONS = 500
 _RESET = struct.pack("ii", 1, 0)  # linger for no time: closing sends RST and not FIN
 
 
@@ -91,7 +98,8 @@ def serve(
                 site.start()
                 write_private(place.server_file, note)
                 logger.info("serving %s at %s", place.root, site.base_url)
-                server.run([listener])
+                with asyncio.Runner(loop_factory=_Loop) as runner:
+                    runner.run(server.serve([_Listener(listener)]))
         # What was asked for and is not served, the most frequent first.
         unserved = sorted(site.journal.ever_unserved.items(), key=lambda item: (-item[1], item[0]))
         for what, count in unserved:
@@ -211,14 +219,17 @@ class _Server(uvicorn.Server):
         # In the event loop and not in a thread of the pool: any number of requests wait at once, as in a network.
         await asyncio.sleep(self._delay)
         # `request.url.path` would cut the decoded path at a decoded ``#`` or ``?``.
-        exchange = Exchange(self._site, request.method, str(request.scope["path"]))
-        body = None if exchange.cut == "before" else await _body(request, exchange.slow)
+        asked = (request.method, str(request.scope["path"]), request.query_params, request.headers)
+        exchange = Exchange(self._site, *asked)
+        end = _End.GONE if exchange.cut == "before" else await _take_body(request, exchange)
         await asyncio.sleep(exchange.delay)
         limiter = self._scoring_threads if exchange.path.startswith("/inference/") else None
-        asked = (request.query_params, request.headers, body)
-        reply = await anyio.to_thread.run_sync(exchange.reply, *asked, limiter=limiter)
+        answer = partial(exchange.reply, gone=end is _End.GONE)
+        reply = await anyio.to_thread.run_sync(answer, limiter=limiter)
         milliseconds = (time.perf_counter() - started) * 1000
-        logger.info("%s %s %d %.1f ms", request.method, exchange.path, reply.status, milliseconds)
+        logger.info("%s %s %d %.1f ms", request.method, exchange.path[:500], reply.status, milliseconds)
+        if end is not _End.WHOLE:
+            reply = replace(reply, headers={**reply.headers, "Connection": "close"})
         if exchange.cut == "half":
             return _Half(whole_body(reply), reply.status, reply.headers)
         if exchange.cut:
@@ -228,31 +239,92 @@ class _Server(uvicorn.Server):
         return Response(reply.body, reply.status, reply.headers)
 
 
-async def _body(request: Request, slow: int) -> bytes | None:
-    """Return a request's body, or None where its client has gone.
+class _End(Enum):
+    """How the taking of a body has ended: with all of it, with what was wanted of it, or without its client."""
 
-    All of it is taken in any case: to a client, an answer in the middle of its upload is a broken pipe. Of one that is
-    too large it is enough to refuse it.
-    """
-    body = bytearray()
+    WHOLE = 1
+    PART = 2
+    GONE = 3
+
+
+async def _take_body(request: Request, exchange: Exchange) -> _End:
+    """Hand a request's body over, once it is known that the request may be carried out."""
+    if request.headers.get("content-length", "0") != "0" or "transfer-encoding" in request.headers:
+        await anyio.to_thread.run_sync(exchange.admit)
+    now = asyncio.get_running_loop().time
     try:
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > LARGEST_BODY:
-                break
-            if slow:
-                await asyncio.sleep(len(chunk) / slow)
-    except ClientDisconnect:
-        return None
-    return bytes(body)
+        async with asyncio.timeout(_SILENCE) as patience:
+            async for chunk in request.stream():
+                if not exchange.take(chunk):
+                    return _End.PART
+                if exchange.slow:
+                    patience.reschedule(None)
+                    await asyncio.sleep(len(chunk) / exchange.slow)
+                if not exchange.refused:  # with one that is refused, all of it takes no longer
+                    patience.reschedule(now() + _SILENCE)
+    except (ClientDisconnect, TimeoutError):
+        return _End.GONE
+    return _End.WHOLE
+
+
+class _Listener(socket.socket):
+    """Accepts so many connections at once as can be served; more wait until others have ended."""
+
+    def __init__(self, listening: socket.socket) -> None:
+        super().__init__(fileno=listening.detach())
+        self._accepted: list[socket.socket] = []
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        """As a socket's; raises `OSError` where there are too many, for which asyncio looks again in a second."""
+        self._accepted = [each for each in self._accepted if each.fileno() >= 0]
+        if len(self._accepted) >= _MOST_CONNECTIONS:
+            raise OSError(errno.EMFILE, f"There are {_MOST_CONNECTIONS} connections, and no more are served at once")
+        connection, address = super().accept()
+        self._accepted.append(connection)
+        return connection, address
+
+
+class _Loop(asyncio.SelectorEventLoop):
+    """Ends connections that do not get through with TLS, sooner than after a minute."""
+
+    async def create_server(self, *arguments: Any, **options: Any) -> asyncio.Server:
+        return await super().create_server(*arguments, **options, ssl_handshake_timeout=_HEADERS_WITHIN)
 
 
 class _Connection(H11Protocol):
-    """One connection, which the application finds in the state of its scope."""
+    """One connection, which the application finds in the state of its scope.
+
+    It ends where the headers of a request do not come within some seconds of their beginning, or of the connection's.
+    """
+
+    _late: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         super().connection_made(transport)
         self.app_state = {**self.app_state, "transport": transport}
+        self._expect_headers()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._expect_headers()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self.conn.trailing_data[0]:  # the beginning of the next request came with this one
+            self._expect_headers()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        if self._late:
+            self._late.cancel()
+
+    def _expect_headers(self) -> None:
+        expected = self.cycle is None or self.cycle.response_complete
+        if expected and self._late is None:
+            self._late = self.loop.call_later(_HEADERS_WITHIN, self.transport.abort)
+        elif self._late is not None and not expected:
+            self._late.cancel()
+            self._late = None
 
 
 class _Reset(Response):

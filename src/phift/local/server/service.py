@@ -11,8 +11,21 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 from datetime import date
+from functools import cached_property
+from tempfile import SpooledTemporaryFile
+from urllib.parse import urlsplit
 
-from phift.local.names import GROUP, LOCATION, LOGIN, REGISTRY, SUBSCRIPTION, TENANT, WORKSPACE
+from phift.local.names import (
+    ARM_AUDIENCES,
+    GROUP,
+    LOCATION,
+    LOGIN,
+    ML_AUDIENCES,
+    REGISTRY,
+    SUBSCRIPTION,
+    TENANT,
+    WORKSPACE,
+)
 from phift.local.services import (
     arm,
     artifacts,
@@ -27,7 +40,7 @@ from phift.local.services import (
     operations,
     registry,
 )
-from phift.local.services.route import Route, place_of
+from phift.local.services.route import LARGEST_CONTENT, Route, place_of
 from phift.local.site import Site
 from phift.local.state.documents import found_no_room
 from phift.local.state.identity import InvalidToken
@@ -35,8 +48,7 @@ from phift.local.wire import API_VERSIONS, Call, Reply, WireError, error_reply, 
 
 logger = logging.getLogger(__name__)
 
-# The largest upload in one piece: the storage client cuts into blocks above 64 MiB, older ones above 256 MiB.
-LARGEST_BODY = 257 * 1024 * 1024
+_PASSED_OVER = 1024 * 1024  # bytes of the body of a request that is refused
 PARTS = (arm, artifacts, assets, blobs, control, endpoints, history, jobs, mlflow, mlflow_models, operations, registry)
 TABLE: list[Route] = [route for part in PARTS for route in part.ROUTES]
 _SCOPE = {  # the one of each that there is, and what is said of others
@@ -54,20 +66,28 @@ _SCOPE = {  # the one of each that there is, and what is said of others
 class Exchange:
     """A request on its way to its answer; what has been ordered to happen to it is known before its body is taken.
 
-        exchange = Exchange(site, "GET", path)
-        reply = exchange.reply(query, headers, body)
+        exchange = Exchange(site, "PUT", path, query, headers)
+        exchange.admit()
+        wanted = all(exchange.take(part) for part in body)
+        reply = exchange.reply()
 
     - **path**: decoded, without the query.
+    - **headers**: by their names in small letters.
     - **cut**, **delay**, **slow**: what has been ordered, as in `Fault`.
+    - **refused**: why nothing will be carried out, whatever the body is; None where something may be.
     """
 
-    def __init__(self, site: Site, method: str, path: str) -> None:
+    def __init__(
+        self, site: Site, method: str, path: str, query: Mapping[str, str], headers: Mapping[str, str]
+    ) -> None:
         self._site, self.method, self.path = site, method, path
         self._place = place_of(method, path)
         matches = ((route, route.pattern.fullmatch(path)) for route in TABLE if route.method == method)
         self._route: Route | None
         self._route, match = next((each for each in matches if each[1]), (None, None))
-        self._params = match.groupdict() if match else {}
+        # In memory where it is small: a blob's lies beside those that are written.
+        content = SpooledTemporaryFile(LARGEST_CONTENT, dir=str(site.folder.staging))  # noqa: SIM115 - `reply` closes it
+        self._call = Call(method, path, query, headers, content, match.groupdict() if match else {})
         self._operation = self._route.operation if self._route else self._place
         # What is done to the workspace itself neither fails on order nor is noted.
         self._noted = not path.startswith(f"{control.AT}/")
@@ -75,19 +95,71 @@ class Exchange:
         self.cut = fault.cut if fault else ""
         self.delay = fault.delay if fault else 0
         self.slow = fault.slow if fault else 0
+        self.refused: Exception | None = None
+        self._admitted = False
+        self._taken = 0
 
-    def reply(self, query: Mapping[str, str], headers: Mapping[str, str], body: bytes | None) -> Reply:
+    def admit(self) -> None:
+        """Look at who asks for what, and at how large the body is said to be, before any of it is taken."""
+        self._admitted = True
+        if self._fails_on_order:
+            return
+        try:
+            self._check()
+        except Exception as error:  # noqa: BLE001 - `reply` raises it where it is answered
+            self.refused = error
+
+    @property
+    def _fails_on_order(self) -> bool:
+        return bool(self._fault and self._fault.status)
+
+    def take(self, part: bytes) -> bool:
+        """Take a part of the body; False where no more of it is wanted.
+
+        To a client, an answer in the middle of its upload is a broken pipe. So of what is refused, a small body is
+        passed over, and all of one whose caller has had a right from us, as one that has expired; and all of one whose
+        failure has been ordered.
+        """
+        self._taken += len(part)
+        if self.refused:
+            return self._taken <= (self._most if self._known else _PASSED_OVER)
+        if self._taken > self._most:
+            self.refused = self._too_large()
+        elif not self._fails_on_order:
+            try:
+                self._site.folder.staging.mkdir(exist_ok=True)  # where a large one goes
+                self._call.content.write(part)
+            except OSError as error:
+                self.refused = error
+        return self.refused is None
+
+    @cached_property
+    def _known(self) -> bool:
+        call, identity = self._call, self._site.identity
+        _, _, token = call.headers.get("authorization", "").partition(" ")
+        return identity.made(token) or identity.made_sas(call.path.strip("/"), call.query)
+
+    @property
+    def _most(self) -> int:
+        return self._route.most if self._route else LARGEST_CONTENT
+
+    def _too_large(self) -> WireError:
+        return WireError(413, "RequestBodyTooLarge", f"The request is larger than {self._most} bytes.")
+
+    def reply(self, *, gone: bool = False) -> Reply:
         """Carry it out and note it in the journal; whatever goes wrong is an answer too.
 
-        - **headers**: by their names in small letters.
-        - **body**: None where the client has gone before all of it was there; nothing is carried out then, nor where
-          the connection is to be cut before. The status is the one that proxies log for this.
+        - **gone**: the client has gone before all of the body was there; nothing is carried out then, nor where the
+          connection is to be cut before. The status is the one that proxies log for this.
 
         The answer's body is bytes, or a stream.
         """
         reply = Reply(None, 499)
-        if body is not None and self.cut != "before":
-            reply = self._answer(Call(self.method, self.path, query, headers, body, self._params))
+        with self._call.content:
+            if not gone and self.cut != "before":
+                if not self._admitted:
+                    self.admit()
+                reply = self._answer(self._call)
         if self._noted:  # a connection that was cut has no status, whatever was to be answered
             self._site.journal.note(self._operation, self._place, 0 if self.cut else reply.status)
         return reply
@@ -116,10 +188,16 @@ class Exchange:
             if self._fault.status == 401:
                 ordered.headers = {**_challenge(ordered.message), **ordered.headers}
             raise ordered
-        if len(call.body) > LARGEST_BODY:
-            raise WireError(413, "RequestBodyTooLarge", f"The request is larger than {LARGEST_BODY} bytes.")
+        if self.refused:
+            raise self.refused
+        assert self._route is not None, call.path  # noqa: S101 - what has none is refused
+        return self._route.handler(self._site, call)
+
+    def _check(self) -> None:
+        call = self._call
+        _check_host(self._site, call)
         if self._route is None:
-            message = f"The local workspace does not serve {call.method} {call.path}"
+            message = f"The local workspace does not serve {call.method} {call.path[:500]}"
             logger.warning("501: %s", message)
             self._site.journal.note_unserved(self._place)
             raise WireError(501, "NotImplemented", message)
@@ -127,7 +205,8 @@ class Exchange:
             _check_version(call.query.get("api-version", ""))
         (self._route.check or _authorize)(self._site, call)
         _check_scope(call)
-        return self._route.handler(self._site, call)
+        if int(call.headers.get("content-length") or 0) > self._most:
+            raise self._too_large()
 
 
 def whole_body(reply: Reply) -> bytes:
@@ -167,6 +246,16 @@ def _common(call: Call) -> dict[str, str]:
     }
 
 
+def _check_host(site: Site, call: Call) -> None:
+    """Refuse a request that was meant for another host, as a browser's is whose page has its own name lead here.
+
+    The port may be another one: that of a tunnel's other end.
+    """
+    host, own = call.headers.get("host"), urlsplit(site.base_url).hostname
+    if host is not None and re.sub(r":\d*$", "", host).lower() not in (own, "127.0.0.1"):
+        raise WireError(421, "MisdirectedRequest", f"This is a local workspace at {site.base_url}, and no other host.")
+
+
 def _check_version(version: str) -> None:
     """Ask for an api-version on what Resource Manager serves; any date will do, as each release of the SDK has its own.
 
@@ -184,7 +273,11 @@ def _check_version(version: str) -> None:
 
 
 def _authorize(site: Site, call: Call) -> None:
-    """Ask for a bearer token of ours, with the words of Azure Resource Manager."""
+    """Ask for a bearer token of ours that is for Resource Manager, with its words.
+
+    The services beside it take tokens for Azure ML as well, as the SDK sends them one (``JobOperations`` of
+    azure-ai-ml 1.35.2), and MLflow's plugin one for Resource Manager (azureml-mlflow 1.62).
+    """
     scheme, _, token = call.headers.get("authorization", "").partition(" ")
     if scheme.lower() != "bearer" or not token:
         message = "Authentication failed. The 'Authorization' header is missing."
@@ -195,9 +288,13 @@ def _authorize(site: Site, call: Call) -> None:
     except InvalidToken as error:
         code = "ExpiredAuthenticationToken" if "expiry" in str(error) else "InvalidAuthenticationToken"
         raise WireError(401, code, str(error), _challenge(str(error))) from error
-    if str(claims["aud"]).startswith("endpoint/"):
-        message = "The token is for scoring only."
-        raise WireError(401, "InvalidAuthenticationTokenAudience", message, _challenge(message))
+    audience, more = str(claims["aud"]), () if arm.manages(call.path) else ML_AUDIENCES
+    allowed = (*ARM_AUDIENCES, site.base_url, *more)
+    if audience.rstrip("/") not in allowed:
+        # The words: go-azure-helpers issue 51, 2020-03-25.
+        message = f"The access token has been obtained for wrong audience or resource '{audience}'. "
+        message += f"It should exactly match with one of the allowed audiences {', '.join(map(repr, allowed))}."
+        raise WireError(401, "InvalidAuthenticationTokenAudience", message, _challenge(message.replace('"', "'")))
 
 
 def _challenge(why: str) -> dict[str, str]:

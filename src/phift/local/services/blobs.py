@@ -7,6 +7,7 @@ import hashlib
 import re
 import shutil
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from xml.etree import ElementTree
 from xml.sax.saxutils import escape
@@ -20,6 +21,9 @@ from phift.local.state.identity import InvalidToken
 from phift.local.wire import Call, Reply, WireError, whole_number
 
 _CHUNK = 1024 * 1024
+# The largest upload in one piece: the storage client cuts into blocks above 64 MiB, older ones above 256 MiB.
+LARGEST_BLOB = 257 * 1024 * 1024
+_LARGEST_LIST = 8 * 1024 * 1024
 _PAGE = 5000  # the most that one answer lists, as in Azure
 
 
@@ -157,7 +161,7 @@ def _put(site: Site, call: Call) -> Reply:
             base64.b64decode(block, validate=True)
         except ValueError as error:
             raise WireError(400, "InvalidQueryParameterValue", "The block id is not base64.") from error
-        files.write_block(site, container, name, block, call.body)
+        files.write_block(site, container, name, block, _parts(call))
         return Reply(None, 201, {"x-ms-request-server-encrypted": "true"})
     if part == "metadata":
         files.set_metadata(site, container, _existing(site, call), _metadata(call))
@@ -169,11 +173,19 @@ def _put(site: Site, call: Call) -> Reply:
     headers = {"ETag": f'"{blob.etag}"', "Last-Modified": blob.modified, "x-ms-request-server-encrypted": "true"}
     if part == "metadata":
         return Reply(None, 200, headers)
-    return Reply(None, 201, {**headers, "Content-MD5": _hash(call.body)})
+    return Reply(None, 201, {**headers, "Content-MD5": _hash(call)})
 
 
-def _hash(content: bytes) -> str:
-    return base64.b64encode(hashlib.md5(content, usedforsecurity=False).digest()).decode()
+def _parts(call: Call) -> Iterator[bytes]:
+    call.content.seek(0)
+    yield from iter(partial(call.content.read, _CHUNK), b"")
+
+
+def _hash(call: Call) -> str:
+    found = hashlib.md5(usedforsecurity=False)
+    for part in _parts(call):
+        found.update(part)
+    return base64.b64encode(found.digest()).decode()
 
 
 def _metadata(call: Call) -> dict[str, str]:
@@ -194,10 +206,10 @@ def _write(site: Site, call: Call, *, whole: bool) -> None:
         message = "The header x-ms-blob-type is not BlockBlob; no others are served."
         raise WireError(400, "MissingRequiredHeader", message)
     # The conditions come first: of two uploads at once, the slower one finds its blocks gone with the faster one's.
-    parts = iter([call.body]) if whole else _blocks(site, call)
+    parts = _parts(call) if whole else _blocks(site, call)
     kind = headers.get("x-ms-blob-content-type") or (headers.get("content-type") if whole else None)
     # Storage works out the hash of a blob that comes in one piece, and of no other.
-    md5 = headers.get("x-ms-blob-content-md5") or (_hash(call.body) if whole else None)
+    md5 = headers.get("x-ms-blob-content-md5") or (_hash(call) if whole else None)
     about = {"metadata": _metadata(call), "type": kind or files.BYTES, "md5": md5}
     try:
         files.write(site, container, name, parts, about)
@@ -206,17 +218,27 @@ def _write(site: Site, call: Call, *, whole: bool) -> None:
     shutil.rmtree(files.block_folder(site, container, name), ignore_errors=True)
 
 
-def _blocks(site: Site, call: Call) -> Iterator[bytes]:
-    if b"<!DOCTYPE" in call.body or b"<!ENTITY" in call.body:
+def _block_list(call: Call) -> bytes:
+    """Return the XML that lists blocks."""
+    call.content.seek(0)
+    sent = call.content.read(_LARGEST_LIST + 1)
+    if len(sent) > _LARGEST_LIST:
+        raise WireError(413, "RequestBodyTooLarge", f"The block list is larger than {_LARGEST_LIST} bytes.")
+    if b"<!DOCTYPE" in sent or b"<!ENTITY" in sent:
         raise WireError(400, "InvalidXmlDocument", "The block list must not declare entities.")
+    return sent
+
+
+def _blocks(site: Site, call: Call) -> Iterator[bytes]:
+    sent = _block_list(call)
     try:
-        listed = ElementTree.fromstring(call.body)  # noqa: S314 - no document type, so no entities to expand
+        listed = ElementTree.fromstring(sent)  # noqa: S314 - no document type, so no entities to expand
     except ElementTree.ParseError as error:
         raise WireError(400, "InvalidXmlDocument", "The block list is not XML.") from error
     blocks = [files.block_file(site, *_place(call), element.text or "") for element in listed]
     if not all(block.is_file() for block in blocks):
         raise WireError(400, "InvalidBlockList", "The specified block list is invalid.")
-    return (block.read_bytes() for block in blocks)
+    return (chunk for block in blocks for chunk in _read(block, 0, block.stat().st_size))
 
 
 def _delete(site: Site, call: Call) -> Reply:
@@ -282,7 +304,7 @@ ROUTES = [
     Route(f"GET {_CONTAINER}", _list, _permitted),
     Route(f"GET {_CONTAINER}/{{name...}}", _get, _permitted),
     Route(f"HEAD {_CONTAINER}/{{name...}}", _head, _permitted),
-    Route(f"PUT {_CONTAINER}/{{name...}}", _put, _permitted),
+    Route(f"PUT {_CONTAINER}/{{name...}}", _put, _permitted, LARGEST_BLOB),
     Route(f"DELETE {_CONTAINER}/{{name...}}", _delete, _permitted),
     Route(f"GET /{MODELS}", _list, _permitted),
     Route(f"GET /{MODELS}/{{name...}}", _get, _permitted),

@@ -8,9 +8,9 @@ import re
 import uuid
 
 from phift.local.model import files, quota
-from phift.local.names import LOCATION, TENANT, WORKSPACE_ID
+from phift.local.names import LOCATION, ML_AUDIENCES, TENANT, WORKSPACE_ID
 from phift.local.services import operations
-from phift.local.services.route import Route, anybody
+from phift.local.services.route import Route
 from phift.local.site import Site
 from phift.local.state.documents import Document, Json
 from phift.local.state.identity import InvalidToken
@@ -35,7 +35,6 @@ _DAY = 24 * 3600
 _ENVIRONMENT = f"{WORKSPACE_ID}/environments/DefaultNcdEnv-mlflow-ubuntu20-04-py38-cpu-inference/versions/1"
 """What an MLflow model runs in where none is named; its name: azure-powershell, Get-AzMLWorkspaceEnvironmentContainer,
 2025-11-04."""
-_AUDIENCES = ("https://ml.azure.com", "https://ml.azure.local")
 
 
 def _endpoint(site: Site, call: Call) -> Document:
@@ -313,10 +312,13 @@ def _logs(site: Site, call: Call) -> Reply:
     return Reply({"content": _LOG.format(status=status, events=events, lines="".join(lines[-tail:]))})
 
 
-def _score(site: Site, call: Call) -> Reply:
+def _scored(site: Site, call: Call) -> Document:
     missing = WireError(404, "NotFound", "There is no such endpoint.")
-    endpoint = existing(site, f"onlineEndpoints/{call['endpoint']}", missing)
-    _authorize(site, endpoint, call)
+    return existing(site, f"onlineEndpoints/{call['endpoint']}", missing)
+
+
+def _score(site: Site, call: Call) -> Reply:
+    endpoint = _scored(site, call)
     name = call.headers.get("azureml-model-deployment")
     if not name:
         traffic = {name: share for name, share in endpoint.body["properties"]["traffic"].items() if share > 0}
@@ -335,8 +337,9 @@ def _score(site: Site, call: Call) -> Reply:
         return _ask(site, deployment, call, seconds(settings.get("requestTimeout") or "PT5S", "requestTimeout"))
 
 
-def _authorize(site: Site, endpoint: Document, call: Call) -> None:
+def _authorize(site: Site, call: Call) -> None:
     """Ask for the endpoint's own key or token, which stands in for a bearer token."""
+    endpoint = _scored(site, call)
     scheme, _, given = call.headers.get("authorization", "").partition(" ")
     mode = endpoint.body["properties"]["authMode"]
     if scheme.lower() != "bearer" or not given:
@@ -350,7 +353,7 @@ def _authorize(site: Site, endpoint: Document, call: Call) -> None:
         audience = str(site.identity.claims(given)["aud"]).rstrip("/")
     except InvalidToken as error:
         raise WireError(401, "Unauthorized", str(error)) from error
-    if audience not in (_AUDIENCES if mode == "AADToken" else (f"endpoint/{endpoint.name.lower()}",)):
+    if audience not in (ML_AUDIENCES if mode == "AADToken" else (f"endpoint/{endpoint.name.lower()}",)):
         raise WireError(401, "Unauthorized", "The token is for something else.")
 
 
@@ -410,5 +413,5 @@ ROUTES = [
     Route(f"PUT {_AT}/deployments/{{deployment}}", _put_deployment),
     Route(f"DELETE {_AT}/deployments/{{deployment}}", _delete_deployment),
     Route(f"POST {_AT}/deployments/{{deployment}}/getLogs", _logs),
-    Route("POST /inference/{endpoint}/score", _score, anybody),
+    Route("POST /inference/{endpoint}/score", _score, _authorize),
 ]

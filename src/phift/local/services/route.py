@@ -9,6 +9,9 @@ from phift.local.names import ACCOUNT, PROVIDER
 from phift.local.site import Site
 from phift.local.wire import Call, Reply, WireError
 
+LARGEST_CONTENT = 4 * 1024 * 1024
+"""The largest body of all that are no blobs; the number is ours."""
+
 # Path templates; matching ignores case, as Azure Resource Manager does.
 AT_SUBSCRIPTION = f"/subscriptions/{{subscription}}/{PROVIDER}"
 AT_LOCATION = f"{AT_SUBSCRIPTION}/locations/{{location}}"
@@ -36,14 +39,15 @@ class Route:
     """A method and a path, as in ``PUT jobs/{name}``, and what answers there.
 
     - **asked**: a path without a slash in front lies in the workspace; ``{name}`` is a segment, ``{name...}`` the rest.
-    - **check**: refuses who may not call, where that is no matter of a bearer token.
+    - **check**: refuses who may not call, where that is no matter of a bearer token; the body is not there yet.
+    - **most**: how many bytes a body may have.
     """
 
-    def __init__(self, asked: str, handler: Handler, check: Check | None = None) -> None:
+    def __init__(self, asked: str, handler: Handler, check: Check | None = None, most: int = LARGEST_CONTENT) -> None:
         self.method, _, path = asked.partition(" ")
         self.template = path if path.startswith("/") else f"{AT_WORKSPACE}/{path}"
         self.operation = place_of(self.method, self.template)
-        self.handler, self.check = handler, check
+        self.handler, self.check, self.most = handler, check, most
         text = re.sub(r"\\\{(\w+)\\\}", r"(?P<\1>[^/]+)", re.escape(self.template))
         text = re.sub(r"\\\{(\w+)(?:\\\.){3}\\\}", r"(?P<\1>.+)", text)
         self.pattern = re.compile(text + "/?", re.IGNORECASE)

@@ -172,6 +172,12 @@ class Faults:
             return [{**asdict(each.fault), "seen": each.seen, "hits": each.hits} for each in self._scripted]
 
 
+_LONGEST_PLACE = 500  # characters that are kept of one
+_MOST_UNSERVED = 1000
+OTHERS = "other requests"
+"""What those are counted as that no route serves, once there are too many different ones."""
+
+
 @dataclass(frozen=True)
 class Entry:
     """One answered request.
@@ -205,13 +211,14 @@ class Journal:
         """Add a request."""
         with self._lock:
             self._number += 1
-            self._entries.append(Entry(self._number, operation, place, status))
+            self._entries.append(Entry(self._number, operation[:_LONGEST_PLACE], place[:_LONGEST_PLACE], status))
 
     def note_unserved(self, place: str) -> None:
-        """Count a request that no route serves."""
+        """Count a request that no route serves; so many different ones, and the rest together."""
         with self._lock:
-            self.unserved[place] += 1
-            self.ever_unserved[place] += 1
+            for counted in (self.unserved, self.ever_unserved):
+                known = len(counted) < _MOST_UNSERVED or place[:_LONGEST_PLACE] in counted
+                counted[place[:_LONGEST_PLACE] if known else OTHERS] += 1
 
     def since(self, number: int) -> list[Json]:
         """Return the requests after the one with this number."""

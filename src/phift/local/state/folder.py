@@ -146,20 +146,17 @@ def _locked(descriptor: int, kind: int) -> bool:
     return True
 
 
-def write_private(path: Path, content: bytes, *, lasting: bool = True) -> None:
+def write_private(path: Path, content: bytes) -> None:
     """Write a file that only its owner may read, in one step: there is never half of it, whatever dies meanwhile.
 
-    A folder that lies in its place is set aside.
-
-    - **lasting**: whether a power cut too leaves the whole old one or the whole new one, which takes the disk a moment.
+    A folder that lies in its place is set aside. A power cut too leaves the whole old one or the whole new one.
     """
     with NamedTemporaryFile(dir=path.parent, prefix=f"{path.name}.", suffix=".tmp", delete=False) as file:
         half = Path(file.name)
         try:
             file.write(content)
-            if lasting:
-                file.flush()
-                os.fsync(file.fileno())
+            file.flush()
+            os.fsync(file.fileno())
             file.close()
             if path.is_dir() and not path.is_symlink():
                 path.rename(path.with_name(f"{path.name}.{time.time_ns()}.aside"))

@@ -70,13 +70,24 @@ class Identity:
         payload = {"aud": audience, "iat": now, "nbf": now, "exp": end, **issuer, **claims}
         return jwt.encode(payload, self._signing_key("token"), algorithm="HS256"), end
 
-    def claims(self, token: str) -> Json:
-        """Return the claims of a token of ours; raises `InvalidToken` for any other."""
+    def made(self, token: str) -> bool:
+        """Tell whether a token is ours, however old it is."""
+        try:
+            return bool(self._signed(token))
+        except InvalidToken:
+            return False
+
+    def _signed(self, token: str) -> Json:
         # Without jwt's look at its times: they are on this workspace's clock, which a test may move.
         try:
             claims: Json = json.loads(jwt.PyJWS().decode(token, self._signing_key("token"), algorithms=["HS256"]))
         except (jwt.InvalidTokenError, UnicodeError) as error:
             raise InvalidToken("The access token is invalid.") from error
+        return claims
+
+    def claims(self, token: str) -> Json:
+        """Return the claims of a token of ours; raises `InvalidToken` for any other."""
+        claims = self._signed(token)
         if claims["exp"] <= self._now():
             raise InvalidToken("The access token expiry is earlier than current time.")
         return claims
@@ -95,12 +106,16 @@ class Identity:
 
     def sas_is_good(self, path: str, query: Mapping[str, str]) -> bool:
         """Tell whether the signature in ``query`` is ours, for the blob or container ``path``, and not over."""
+        return self.made_sas(path, query) and query["se"] > time.strftime(
+            "%Y-%m-%dT%H:%M:%SZ", time.gmtime(self._now())
+        )
+
+    def made_sas(self, path: str, query: Mapping[str, str]) -> bool:
+        """Tell whether the signature in ``query`` is ours, however old it is."""
         if not {"sr", "sp", "se", "sig"} <= query.keys():
             return False
         scope = path if query["sr"] == "b" else "/".join(path.split("/")[:2])
-        if not hmac.compare_digest(query["sig"].encode(), self._sas_signature(scope, query).encode()):
-            return False
-        return query["se"] > time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self._now()))
+        return hmac.compare_digest(query["sig"].encode(), self._sas_signature(scope, query).encode())
 
     def key(self, endpoint: str, generation: str) -> str:
         """Return an endpoint's key; a new ``generation`` makes a new one."""

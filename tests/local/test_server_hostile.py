@@ -1,0 +1,186 @@
+"""What callers without a right, or with no good intention, can do to the server: little, and not for long."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import requests
+from running import Local
+
+from phift.local.state.identity import Identity
+
+pytestmark = pytest.mark.slow
+
+MIB = 1024 * 1024
+
+
+def memory(local: Local) -> float:
+    """Return what the server holds in memory, in MiB."""
+    pid = local.workspace.status().pid
+    status = Path(f"/proc/{pid}/status")
+    if not status.exists():
+        pytest.skip("this reads /proc")
+    held = next(line for line in status.read_text().splitlines() if line.startswith("VmRSS"))
+    return int(held.split()[1]) / 1024
+
+
+def connect(local: Local, *, tls: bool = True) -> socket.socket:
+    port = int(local.connection.base_url.rpartition(":")[2])
+    plain = socket.create_connection(("127.0.0.1", port), timeout=60)
+    if not tls:
+        return plain
+    context = ssl.create_default_context(cafile=str(local.connection.ca_bundle))
+    return context.wrap_socket(plain, server_hostname="localhost")
+
+
+REFUSED = {
+    "a workspace's route": ("PUT", "/subscriptions/x/resourceGroups/y"),
+    "jobs": ("PUT", "{arm}/jobs/large"),
+    "run history": ("PATCH", "/history/v1.0{arm}/runs/large"),
+    "storage": ("PUT", "/storage.blob.phift.local/azureml-blobstore/large"),
+    "scoring": ("POST", "/inference/none/score"),
+    "the workspace itself": ("POST", "/phift/seed"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_of_a_refused_request_the_body_is_not_read(local: Local, name: str) -> None:
+    method, path = REFUSED[name]
+    before = memory(local)
+    with connect(local) as connection:
+        connection.settimeout(20)
+        path = path.format(arm=local.arm) + "?api-version=2023-10-01"
+        head = f"{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {240 * MIB}\r\n\r\n"
+        connection.sendall(head.encode())
+        sent = 0
+        try:
+            while sent < 240 * MIB:
+                sent += connection.send(bytes(MIB))
+        except OSError:
+            pass
+        assert sent < 16 * MIB, "some is on its way when the answer comes"
+    assert memory(local) < before + 30
+
+
+def pieces(count: int) -> Iterator[bytes]:
+    for _ in range(count):
+        yield bytes(MIB)
+
+
+def test_a_client_whose_upload_is_refused_reads_the_answer(local: Local) -> None:
+    forged = "sig=x&sr=c&sp=rw&se=2999-01-01"
+    expired = Identity(local.connection.secret()).sas("storage.blob.phift.local/azureml-blobstore", "rw", seconds=-1)
+    path = "/storage.blob.phift.local/azureml-blobstore/refused"
+    for signature, body in ((forged, bytes(500_000)), (expired, bytes(64 * MIB))):
+        assert local.request("PUT", f"{path}?{signature}", token="", data=body).status_code == 403
+
+
+def test_bodies_have_a_limit(local: Local) -> None:
+    large = b'{"properties": {"description": "' + bytes(5 * MIB).replace(b"\0", b"x") + b'"}}'
+    answer = local.request("PUT", f"{local.arm}/jobs/large", data=large)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (413, "RequestBodyTooLarge")
+    answer = local.request("PUT", f"{local.arm}/jobs/large", data=pieces(6))  # which tells no length
+    assert answer.status_code == 413
+
+
+def test_a_blob_is_not_held_in_memory(local: Local) -> None:
+    signature = local.request("POST", f"{local.arm}/datastores/workspaceblobstore/listSecrets").json()["sasToken"]
+    path = f"/storage.blob.phift.local/azureml-blobstore/large{signature}"
+    before = memory(local)
+    assert local.request("PUT", path, token="", data=pieces(200)).status_code == 201
+    assert memory(local) < before + 60
+    assert len(local.request("GET", path, token="").content) == 200 * MIB
+    assert local.request("PUT", path, token="", data=pieces(258)).status_code == 413
+
+
+@pytest.mark.parametrize("host", ["evil.example", "evil.example:{port}", "localhost.evil.example", "", "127.0.0.2"])
+def test_a_request_for_another_host_is_refused(local: Local, host: str) -> None:
+    port = local.connection.base_url.rpartition(":")[2]
+    for path in ("/health", "/metadata/endpoints", f"{local.arm}/jobs"):
+        answer = local.request("GET", path, headers={"Host": host.format(port=port)})
+        assert answer.status_code in (400, 421), answer.text
+    for own in ("localhost", f"LOCALHOST:{port}", f"127.0.0.1:{port}", "localhost:8443"):
+        assert local.request("GET", f"{local.arm}/jobs", headers={"Host": own}).status_code == 200
+
+
+def test_what_is_not_served_is_remembered_within_limits(local: Local) -> None:
+    for number in range(1100):
+        answer = local.request("GET", f"/none/{number}/{'x' * 5000}", token="")
+        assert answer.status_code == 501
+    identity = {"X-IDENTITY-HEADER": local.connection.secret()}
+    told = local.request("GET", "/phift/requests", headers=identity).json()
+    assert sum(told["unserved"].values()) >= 1100
+    assert len(told["unserved"]) <= 1001
+    assert max(len(entry["place"]) for entry in told["value"]) <= 500
+
+
+ARM = ["https://management.azure.com", "https://management.azure.com/", "https://management.core.windows.net/"]
+ML = ["https://ml.azure.com", "https://ml.azure.local"]
+OTHERS = ["https://storage.azure.com", "https://graph.microsoft.com", "api://x", "endpoint/x", "", "https://localhost"]
+
+
+def test_a_token_is_good_for_what_it_was_made_for_alone(local: Local) -> None:
+    identity = Identity(local.connection.secret())
+    own = [local.connection.base_url, f"{local.connection.base_url}/"]
+
+    def status(path: str, audience: str) -> int:
+        return local.request("GET", path, token=identity.token(audience)[0]).status_code
+
+    for path, good in (
+        (f"{local.arm}/jobs", [*ARM, *own]),
+        (f"/mferp/managementfrontend{local.arm.rpartition('/workspaces')[0]}/registries/azureml/models", [*ARM, *own]),
+        (f"/history/v1.0{local.arm}/runs/none", [*ARM, *own, *ML]),
+        (f"/mlflow/v1.0{local.arm}/api/2.0/mlflow/experiments/get?experiment_id=0", [*ARM, *own, *ML]),
+    ):
+        for audience in (*ARM, *own, *ML, *OTHERS):
+            assert (status(path, audience) != 401) == (audience in good), (path, audience)
+    refused = local.request("GET", f"{local.arm}/jobs", token=identity.token(ML[0])[0])
+    assert refused.json()["error"]["code"] == "InvalidAuthenticationTokenAudience"
+
+
+def test_connections_that_send_nothing_or_little_end(local: Local) -> None:
+    silent, quiet, slow = connect(local, tls=False), connect(local), connect(local)
+    again = connect(local)  # which has had an answer, and begins another request
+    try:
+        again.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\nGET /hea")
+        head = iter(b"GET /health HTTP/1.1\r\nHost: localhost\r\n" + b"a: b\r\n" * 100)
+        ends: dict[str, float] = {}
+        began = time.monotonic()
+        waiting = {"silent": silent, "quiet": quiet, "slow": slow, "again": again}
+        while waiting and time.monotonic() < began + 60:
+            for name, connection in tuple(waiting.items()):
+                connection.settimeout(0.1)
+                try:
+                    if name == "slow":
+                        connection.sendall(bytes([next(head)]))
+                    if not connection.recv(10_000):
+                        raise ConnectionResetError
+                except TimeoutError:
+                    continue
+                except OSError:
+                    ends[name] = time.monotonic() - began
+                    del waiting[name]
+        assert waiting == {}
+        assert max(ends.values()) < 40
+    finally:
+        for connection in (silent, quiet, slow, again):
+            connection.close()
+
+
+def test_as_many_connections_as_anybody_opens_end_no_service(local: Local) -> None:
+    opened = [connect(local, tls=False) for _ in range(600)]
+    try:
+        pid = local.workspace.status().pid
+        assert len(list(Path(f"/proc/{pid}/fd").iterdir())) < 560
+        with requests.Session() as session:
+            session.trust_env = False
+            url = f"{local.connection.base_url}/health"
+            assert session.get(url, verify=str(local.connection.ca_bundle), timeout=60).status_code == 200
+    finally:
+        for connection in opened:
+            connection.close()
