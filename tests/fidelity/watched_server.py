@@ -43,10 +43,10 @@ def watch(file: Path) -> None:
     seen: set[str] = set()
     plain_json, plain_section = wire.Call.json, wire.section
 
-    def json(call: wire.Call) -> Any:
+    def json(call: wire.Call, shape: Any = dict) -> Any:
         operation = _route_of(call)
         if not operation:  # what tests ask of the workspace itself
-            return plain_json(call)
+            return plain_json(call, shape)
 
         def note(path: str) -> None:
             line = f"{operation}\t{path}\n"
@@ -55,7 +55,7 @@ def watch(file: Path) -> None:
                 with file.open("a") as notes:
                     notes.write(line)
 
-        return Watched(plain_json(call), note, "body")
+        return Watched(plain_json(call, shape), note, "body")
 
     def section(body: Any, name: str) -> Any:
         found = plain_section(body, name)

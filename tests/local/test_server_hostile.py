@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import socket
+import sqlite3
 import ssl
 import time
 from collections.abc import Iterator
@@ -184,3 +186,86 @@ def test_as_many_connections_as_anybody_opens_end_no_service(local: Local) -> No
     finally:
         for connection in opened:
             connection.close()
+
+
+def test_a_filter_or_an_order_is_read_in_no_time(local: Local) -> None:
+    at = f"/mlflow/v1.0{local.arm}/api/2.0/mlflow"
+    run = local.request("POST", f"{at}/runs/create", json={"tags": [{"key": "a", "value": "ab" * 2000}]})
+    assert run.status_code == 200, run.text
+    blanks = " " * 20_000
+    for sent in (
+        {"filter": f"tags.a{blanks}!"},
+        {"filter": f"tags.a ={blanks}"},
+        {"filter": f"tags.a IN ({blanks}"},
+        {"filter": f"{blanks}tags.a = 'b'{blanks}"},
+        {"filter": "tags.a LIKE '" + "%a" * 2000 + "c%'"},
+        {"filter": "tags.a ILIKE '" + "%a_" * 1000 + "%c'"},
+        {"order_by": [f"tags.a{blanks}!"]},
+        {"order_by": [f"tags.a{' ' * 5000}!"]},
+    ):
+        began = time.monotonic()
+        answer = local.request("POST", f"{at}/runs/search", json={"experiment_ids": ["0"], **sent})
+        assert time.monotonic() - began < 2, sent
+        assert answer.status_code in (200, 400), answer.text
+
+
+def test_what_was_stored_by_mistake_hides_nothing_else(local: Local) -> None:
+    body = {"properties": {"authMode": "Key"}}
+    for name in ("sound-one", "spoilt", "sound-two"):
+        assert local.request("PUT", f"{local.arm}/onlineEndpoints/{name}", json=body).status_code == 201
+    mirrored = {"properties": {"authMode": "Key", "mirrorTraffic": 3}}
+    wrongs: list[dict[str, object]] = [{"identity": [1]}, {**mirrored}, {"kind": {}}]
+    for wrong in wrongs:
+        answer = local.request("PUT", f"{local.arm}/onlineEndpoints/spoilt", json={**body, **wrong})
+        assert answer.status_code == 400, answer.text
+        assert answer.json()["error"]["code"] == "InvalidRequestContent"
+    with sqlite3.connect(local.connection.folder / "state.db", timeout=30) as database:  # as yesterday's server did
+        spoil = "UPDATE documents SET body = json_set(body, '$.identity', json('[1]')) WHERE key = ?"
+        database.execute(spoil, ("onlineEndpoints/spoilt",))
+    database.close()
+    listed = local.request("GET", f"{local.arm}/onlineEndpoints").json()["value"]
+    assert {"sound-one", "sound-two"} <= {each["name"] for each in listed}
+    assert "spoilt" not in {each["name"] for each in listed}
+
+
+def test_ordinary_mistakes_are_told(local: Local) -> None:
+    run = {"run_id": local.request("POST", _mlflow(local, "runs/create"), json={}).json()["run"]["info"]["run_id"]}
+    deep = b'{"properties": ' + b'{"a":' * 900 + b"1" + b"}" * 901
+    wrong: list[tuple[str, str, object]] = [
+        ("POST", _mlflow(local, "runs/log-metric"), {**run, "value": 1}),
+        ("POST", _mlflow(local, "runs/log-batch"), {**run, "metrics": [{"value": 1}]}),
+        ("POST", _mlflow(local, "runs/log-metric"), {**run, "key": "a", "value": 1, "step": 2**63}),
+        ("POST", _mlflow(local, "runs/update"), {**run, "status": {}}),
+        ("PUT", f"{local.arm}/jobs/wrong", {"properties": {"jobType": "Pipeline", "jobs": {"a": 3}}}),
+        ("PUT", f"{local.arm}/jobs/wrong", {"properties": {"jobType": "Pipeline", "displayName": []}}),
+        ("PUT", f"{local.arm}/jobs/wrong", b'{"properties": {"displayName": "\\ud83d"}}'),
+        ("PUT", f"{local.arm}/jobs/wrong", b'{"properties": {"displayName": "\xed\xa0\x80"}}'),
+        ("PUT", f"{local.arm}/jobs/wrong", deep),
+        ("PUT", f"{local.arm}/computes/wrong", {"properties": {"computeType": "AmlCompute", "properties": 3}}),
+        ("PUT", f"{local.arm}/computes/%0a", {"properties": {"computeType": "AmlCompute"}}),
+        ("PUT", f"{local.arm}/data/wrong/versions/1", {"properties": {"dataUri": 3, "dataType": "uri_file"}}),
+        ("GET", f"{local.arm}/jobs?$top={2**63}&api-version=2023-10-01", None),
+        ("GET", f"{local.arm}/jobs?$skip=W1tdLCAxXQ==&api-version=2023-10-01", None),
+    ]
+    for method, path, sent in wrong:
+        body = sent if isinstance(sent, bytes) else None if sent is None else json.dumps(sent).encode()
+        answer = local.request(method, path, data=body)
+        assert answer.status_code == 400, (path, sent, answer.text)
+        assert answer.json()["error"]["message"], path
+
+
+def _mlflow(local: Local, what: str) -> str:
+    return f"/mlflow/v1.0{local.arm}/api/2.0/mlflow/{what}"
+
+
+def test_a_range_that_is_none_is_told(local: Local) -> None:
+    signature = local.request("POST", f"{local.arm}/datastores/workspaceblobstore/listSecrets").json()["sasToken"]
+    path = f"/storage.blob.phift.local/azureml-blobstore/ranged{signature}"
+    assert local.request("PUT", path, token="", data=b"0123456789").status_code == 201
+    for asked in ("bytes=5-1", "bytes=10-", "bytes=9999999999999999999-"):
+        answer = local.request("GET", path, token="", headers={"Range": asked})
+        assert (answer.status_code, answer.headers["x-ms-error-code"]) == (416, "InvalidRange"), asked
+    assert local.request("GET", path, token="", headers={"Range": "bytes=5-5"}).content == b"5"
+    for container, name in (("azureml-blobstore", "a/" * 1500), ("%00", "a"), ("a.b", "c"), ("..", "c")):
+        answer = local.request("PUT", f"/storage.blob.phift.local/{container}/{name}{signature}", token="", data=b"")
+        assert answer.status_code in (400, 403, 404, 501), (container, answer.text)

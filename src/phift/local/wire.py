@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import time
 import uuid
@@ -79,6 +80,8 @@ def _refusal(status: int, message: str, code: str, reason: str) -> WireError:
     return WireError(status, "UserError", message, more={"details": [detail]})
 
 
+logger = logging.getLogger(__name__)
+
 _DEEPEST = 64  # levels of a body; the number is ours
 
 
@@ -98,10 +101,12 @@ class Call:
         self.content.seek(0)
         return self.content.read()
 
-    def json(self) -> Json:
+    def json(self, shape: Any = dict) -> Json:
         """Return the body as a JSON object, without what SQLite's JSON does not know.
 
         That are NaN, infinite numbers, halves of surrogate pairs, and what is nested too deep.
+
+        - **shape**: a type of dict that tells which fields have to be of which type, as what is stored is read again.
         """
         try:
             value = msgspec.json.decode(self.body() or b"{}")
@@ -114,8 +119,14 @@ class Call:
             insides = (each.values() if isinstance(each, dict) else each for each in level)
             level = [each for inside in insides for each in inside if isinstance(each, dict | list)]
             if not level:
-                return value
-        raise _unreadable(f"The request content is nested deeper than {_DEEPEST} levels.")
+                break
+        else:
+            raise _unreadable(f"The request content is nested deeper than {_DEEPEST} levels.")
+        try:
+            msgspec.convert(value, shape)
+        except msgspec.ValidationError as error:
+            raise _unreadable(f"The request content is not as it has to be: {error}.") from error
+        return value
 
     def __getitem__(self, name: str) -> str:
         """Return a part of the path, or an empty text."""
@@ -156,14 +167,14 @@ def whole_number(value: Any, name: str) -> int:
     return number
 
 
-_DURATION = re.compile(r"P(?:(\d+)D)?(?:T(?=\d)(?:(\d+)H)?(?:(\d+)M)?(?:(\d+(?:\.\d+)?)S)?)?", re.ASCII)
+_DURATION = re.compile(r"P(?:(\d{1,5})D)?(?:T(?=\d)(?:(\d{1,7})H)?(?:(\d{1,7})M)?(?:(\d{1,9}(?:\.\d+)?)S)?)?", re.ASCII)
 
 
 def seconds(value: Any, name: str) -> float:
     """Return the seconds of an ISO 8601 duration, such as ``PT1M30S``."""
-    found = _DURATION.fullmatch(str(value))
+    found = _DURATION.fullmatch(str(value)[:50])
     if not found or not any(found.groups()):
-        raise invalid(f"{name} is not a duration such as PT1M30S: {value!r}")
+        raise invalid(f"{name} is not a duration such as PT1M30S: {str(value)[:50]!r}")
     return sum(float(part or 0) * length for part, length in zip(found.groups(), (86400, 3600, 60, 1), strict=True))
 
 
@@ -185,7 +196,20 @@ def link(ground: Ground, call: Call, path: str) -> str:
 
     Azure's addresses carry some kilobytes of signature as well.
     """
-    return f"{ground.base_url}{path}?{urlencode({'api-version': call.query.get('api-version', '')})}"
+    return f"{ground.base_url}{quote(path)}?{urlencode({'api-version': call.query.get('api-version', '')})}"
+
+
+def sendable(text: str) -> str:
+    """Return a text as the value of a header may be: what is not printable ASCII is a question mark."""
+    return re.sub(r"[^\x20-\x7e]", "?", text)
+
+
+def check_name(kind: str, name: str) -> None:
+    """Refuse a name that a resource cannot have; which names which kind may have at Azure is narrower."""
+    if not re.fullmatch(r"\w[\w.-]{0,254}", name, re.ASCII):
+        raise user_error(
+            f"The {kind} name {name[:300]!r} is not valid: letters, digits, '_', '-' and '.', at most 255."
+        )
 
 
 def created(ground: Ground, call: Call, shown: Json) -> Reply:
@@ -277,15 +301,30 @@ def listed(
     after = tokens.get("$skiptoken") or tokens.get("$skip") or ""
     try:
         found = ground.documents.walk(parent, after=after, newest_first=newest_first, chunk=size + 1)
-        shown = list(islice((document for document in found if wanted(document)), size + 1))
+        each = ((document, _shown(ground, document, show, wanted)) for document in found)
+        shown = list(islice(((document, body) for document, body in each if body is not None), size + 1))
     except UnknownPosition as error:
         raise user_error("The continuation token is not valid.") from error
-    body: Json = {"value": [show(ground, document) for document in shown[:size]]}
+    body: Json = {"value": [body for _, body in shown[:size]]}
     if len(shown) > size:
         query = {key: value for key, value in call.query.items() if key.lower() not in ("$skip", "$skiptoken")}
-        query["$skipToken"] = shown[size - 1].position
+        query["$skipToken"] = shown[size - 1][0].position
         body["nextLink"] = f"{ground.base_url}{quote(call.path)}?{urlencode(query, safe='$')}"
     return Reply(body)
+
+
+def _shown(
+    ground: _G, document: Document, show: Callable[[_G, Document], Json], wanted: Callable[[Document], bool]
+) -> Json | None:
+    """Return a document as a list shows it; None where it is not wanted, or is not what it has to be.
+
+    An earlier version has stored what was sent as it was; what is wrong with one shall not hide the others.
+    """
+    try:
+        return show(ground, document) if wanted(document) else None
+    except (AttributeError, KeyError, TypeError, ValueError, WireError):
+        logger.exception("%s cannot be shown, and is left out of a list", document.key)
+        return None
 
 
 def view(call: Call) -> tuple[bool, ...]:

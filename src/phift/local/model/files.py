@@ -22,6 +22,7 @@ from phift.local.state.documents import Json
 from phift.local.state.folder import Folder, UnsafePath, confined
 from phift.local.wire import WireError, user_error
 
+_LONGEST_NAME = 2048  # with its folder it has to be a path; at Azure 1,024 characters
 BYTES = "application/octet-stream"
 
 _DATASTORE = re.compile(
@@ -65,6 +66,10 @@ class Blob:
 
 def path_of(ground: Ground, container: str, name: str) -> Path:
     """Return the file behind a blob, or the folder behind a prefix; it need not be there."""
+    if not re.fullmatch(r"[a-z0-9-]{1,63}", container):
+        raise WireError(400, "InvalidResourceName", "The specified resource name contains invalid characters.")
+    if len(name.encode()) > _LONGEST_NAME:
+        raise WireError(400, "InvalidUri", f"A blob's name has at most {_LONGEST_NAME} bytes here.")
     base = ground.folder.registry if container == MODELS else ground.folder.blobs / "storage" / container
     try:
         return confined(base, name.rstrip("/"))

@@ -25,6 +25,9 @@ _ORDER = re.compile(rf"\s*{_FIELD}(?:\s+(?P<way>ASC|DESC))?\s*", re.IGNORECASE)
 _COMPARE: dict[str, Callable[[Any, Any], bool]] = {"=": eq, "!=": ne, ">": gt, ">=": ge, "<": lt, "<=": le}
 
 
+_LONGEST = 6000
+
+
 class NotUnderstood(ValueError):
     """A filter or an order that cannot be read."""
 
@@ -51,9 +54,12 @@ class Clause(Field):
         if self.sign == "IN":
             return found in self.value
         if self.sign.endswith("LIKE"):
-            parts = (".*" if char == "%" else "." if char == "_" else re.escape(char) for char in self.value)
+            # What lies between two of "%" is looked for once, and from then on stays where it is first found.
+            first, *parts = (re.escape(part).replace("_", ".") for part in self.value.split("%"))
+            last = f".*{parts.pop()}" if parts else ""
+            between = "".join(f"(?>.*?{part})" for part in parts if part)
             flags = re.DOTALL | (re.IGNORECASE if self.sign == "ILIKE" else 0)
-            return re.fullmatch("".join(parts), str(found), flags) is not None
+            return re.fullmatch(first + between + last, str(found), flags) is not None
         return _COMPARE[self.sign](found, self.value)
 
 
@@ -65,8 +71,8 @@ def clauses(text: str, attributes: Mapping[str, type]) -> list[Clause]:
     Raises `NotUnderstood`.
     """
     found: list[Clause] = []
-    place = 0
-    while text.strip():
+    place, text = 0, _of_length(text.strip())
+    while text:
         match = _CLAUSE.match(text, place)
         if match is None:
             raise NotUnderstood(f"The filter is not understood from {text[place:]!r} on.")
@@ -88,9 +94,16 @@ def clauses(text: str, attributes: Mapping[str, type]) -> list[Clause]:
     return found
 
 
+def _of_length(text: str) -> str:
+    """Return a text, or refuse one that takes long to read."""
+    if len(text) > _LONGEST:
+        raise NotUnderstood(f"A filter or an order has at most {_LONGEST} characters, not {len(text)}.")
+    return text
+
+
 def order(text: str, attributes: Mapping[str, type]) -> tuple[Field, bool]:
     """Return what to sort by, and whether downwards; raises `NotUnderstood`."""
-    match = _ORDER.fullmatch(text)
+    match = _ORDER.fullmatch(_of_length(text.strip()))
     if match is None:
         raise NotUnderstood(f"The order {text!r} is not understood.")
     return _field(match, attributes), (match["way"] or "").upper() == "DESC"

@@ -44,7 +44,7 @@ from phift.local.services.route import LARGEST_CONTENT, Route, place_of
 from phift.local.site import Site
 from phift.local.state.documents import found_no_room
 from phift.local.state.identity import InvalidToken
-from phift.local.wire import API_VERSIONS, Call, Reply, WireError, error_reply, is_storage, of_fault
+from phift.local.wire import API_VERSIONS, Call, Reply, WireError, error_reply, is_storage, of_fault, sendable
 
 logger = logging.getLogger(__name__)
 
@@ -225,8 +225,8 @@ def _common(call: Call) -> dict[str, str]:
         common |= {"x-request-id": str(uuid.uuid4()), "server": "azureml-frontdoor"}
     if is_storage(call.path):
         common["x-ms-version"] = "2021-08-06"
-    if "x-ms-client-request-id" in call.headers:
-        common["x-ms-client-request-id"] = call.headers["x-ms-client-request-id"]
+    if asked := call.headers.get("x-ms-client-request-id"):
+        common["x-ms-client-request-id"] = sendable(asked[:200])
     if not arm.manages(call.path):
         return common
     remaining = {"GET": ("reads", "11999"), "HEAD": ("reads", "11999"), "DELETE": ("deletes", "14999")}
@@ -294,7 +294,7 @@ def _authorize(site: Site, call: Call) -> None:
         # The words: go-azure-helpers issue 51, 2020-03-25.
         message = f"The access token has been obtained for wrong audience or resource '{audience}'. "
         message += f"It should exactly match with one of the allowed audiences {', '.join(map(repr, allowed))}."
-        raise WireError(401, "InvalidAuthenticationTokenAudience", message, _challenge(message.replace('"', "'")))
+        raise WireError(401, "InvalidAuthenticationTokenAudience", message, _challenge(message))
 
 
 def _challenge(why: str) -> dict[str, str]:
@@ -303,7 +303,7 @@ def _challenge(why: str) -> dict[str, str]:
     The form: azure-sdk-for-go, the tests of its bearer token policy (sdk/azcore/arm/runtime, 2026-11).
     """
     authority = f"{LOGIN}/{TENANT}"
-    value = f'Bearer authorization_uri="{authority}", error="invalid_token", error_description="{why}"'
+    value = f'Bearer authorization_uri="{authority}", error="invalid_token", error_description="{sendable(why)}"'
     return {"WWW-Authenticate": value}
 
 

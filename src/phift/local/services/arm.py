@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from typing import TypedDict
 
 from phift.local import names
 from phift.local.model import quota
@@ -15,6 +16,7 @@ from phift.local.wire import (
     Call,
     Reply,
     WireError,
+    check_name,
     existing,
     listed,
     not_found,
@@ -178,8 +180,28 @@ def _get_compute(site: Site, call: Call) -> Reply:
     return Reply(_show_compute(site, document))
 
 
+class _Cluster(TypedDict, total=False):
+    vmSize: str | None
+    vmPriority: str | None
+    scaleSettings: Json | None
+    userAccountCredentials: Json | None
+
+
+class _ComputeProperties(TypedDict, total=False):
+    computeType: str | None
+    description: str | None
+    properties: _Cluster | None
+
+
+class _Compute(TypedDict, total=False):
+    properties: _ComputeProperties | None
+    tags: Json | None
+
+
 def _put_compute(site: Site, call: Call) -> Reply:
-    sent = section(call.json(), "properties")
+    body = call.json(_Compute)
+    sent = section(body, "properties")
+    check_name("compute", call["name"])
     if sent.get("computeType") != "AmlCompute":
         kind = sent.get("computeType")
         raise WireError(501, "NotImplemented", f"The local workspace has no computes of type {kind}; use AmlCompute")
@@ -192,14 +214,14 @@ def _put_compute(site: Site, call: Call) -> Reply:
         raise user_error("Property vmSize of an existing compute cannot be changed.")
     if account := section(properties, "userAccountCredentials"):
         properties["userAccountCredentials"] = {**account, "adminUserPassword": None}  # told to nobody, and not kept
-    body = {
+    made = {
         "provisioningState": "Creating",
         "properties": {**properties, "vmSize": vm_size},
-        "tags": section(call.json(), "tags"),
+        "tags": section(body, "tags"),
         "description": sent.get("description"),
         "disableLocalAuth": bool(sent.get("disableLocalAuth")),
     }
-    return operations.make(site, call, "compute", key, body, _show_changed if previous else _show_accepted)
+    return operations.make(site, call, "compute", key, made, _show_changed if previous else _show_accepted)
 
 
 def _delete_compute(site: Site, call: Call) -> Reply:

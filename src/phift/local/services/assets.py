@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable
+from typing import TypedDict
 
 import yaml
 
@@ -16,7 +17,19 @@ from phift.local.names import ACCOUNT
 from phift.local.services.route import Route
 from phift.local.site import Site
 from phift.local.state.documents import Document, Json
-from phift.local.wire import Call, Reply, created, existing, listed, not_found, resource, section, user_error, view
+from phift.local.wire import (
+    Call,
+    Reply,
+    check_name,
+    created,
+    existing,
+    listed,
+    not_found,
+    resource,
+    section,
+    user_error,
+    view,
+)
 
 _URI = {"data": "dataUri", "models": "modelUri"}
 _TYPE = {"data": "dataType", "models": "modelType"}
@@ -34,6 +47,27 @@ _STANDARD: dict[str, Json] = {
 }
 # What may change on a version of a step's parts; the rest is what it is.
 _CHANGEABLE = ("description", "tags", "isArchived", "properties")
+
+
+class _Properties(TypedDict, total=False):
+    description: str | None
+    tags: Json | None
+    properties: Json | None
+    isArchived: bool | None
+    isAnonymous: bool | None
+    stage: str | None
+    jobName: str | None
+    flavors: Json | None
+    dataType: str | None
+    dataUri: str | None
+    modelType: str | None
+    modelUri: str | None
+    codeUri: str | None
+    componentSpec: Json | None
+
+
+class _Version(TypedDict, total=False):
+    properties: _Properties | None
 
 
 def _kind(call: Call) -> str:
@@ -64,7 +98,7 @@ def _containers(site: Site, call: Call) -> Reply:
 
 
 def _put_container(site: Site, call: Call) -> Reply:
-    found, sent = _existing(site, call), section(call.json(), "properties")
+    found, sent = _existing(site, call), section(call.json(_Version), "properties")
     changed = {key: sent[key] for key in ("tags", "description", "isArchived") if key in sent}
     document = site.documents.put(found.key, {"properties": {**found.body["properties"], **changed}})
     return Reply(_show_container(site, document))
@@ -103,7 +137,9 @@ def _versions(site: Site, call: Call) -> Reply:
 
 def _put_version(site: Site, call: Call) -> Reply:
     """Make a version; on one that is there, change what Azure lets be changed."""
-    kind, key, sent = _kind(call), _key(call), section(call.json(), "properties")
+    kind, key, sent = _kind(call), _key(call), section(call.json(_Version), "properties")
+    for named in (call["name"], call["version"]):
+        check_name(kind, named)
     with site.documents.transaction():
         previous = site.documents.get(key)
         stored = previous.body["properties"] if previous else None

@@ -126,11 +126,13 @@ def _get(site: Site, call: Call) -> Reply:
     blob = _existing(site, call)
     _check_conditions(call, blob)
     first, last, status = 0, blob.size - 1, 200
-    wanted = re.fullmatch(r"bytes=(\d+)-(\d*)", call.headers.get("x-ms-range") or call.headers.get("range", ""))
+    wanted = re.fullmatch(
+        r"bytes=([0-9]{1,19})-([0-9]{0,19})", call.headers.get("x-ms-range") or call.headers.get("range", "")
+    )
     headers = _described(blob)
     if wanted:
         first, last, status = int(wanted[1]), min(int(wanted[2] or last), last), 206
-        if first >= blob.size:
+        if first >= blob.size or last < first:
             message = "The range specified is invalid for the current size of the resource."
             raise WireError(416, "InvalidRange", message, {"Content-Range": f"bytes */{blob.size}"})
         headers["Content-Range"] = f"bytes {first}-{last}/{blob.size}"
@@ -233,7 +235,7 @@ def _blocks(site: Site, call: Call) -> Iterator[bytes]:
     sent = _block_list(call)
     try:
         listed = ElementTree.fromstring(sent)  # noqa: S314 - no document type, so no entities to expand
-    except ElementTree.ParseError as error:
+    except (ElementTree.ParseError, LookupError, ValueError) as error:  # the others: of an encoding that there is none
         raise WireError(400, "InvalidXmlDocument", "The block list is not XML.") from error
     blocks = [files.block_file(site, *_place(call), element.text or "") for element in listed]
     if not all(block.is_file() for block in blocks):

@@ -11,9 +11,10 @@ import time
 from phift.local.model import quota
 from phift.local.services.route import Route, owner
 from phift.local.site import Site
-from phift.local.wire import Call, Reply, WireError, whole_number
+from phift.local.wire import Call, Reply, WireError, check_name, whole_number
 
 AT = "/phift"
+_LAST = 221_845_392_000.0  # the beginning of the year 9000
 
 
 def _reset(site: Site, _call: Call) -> Reply:
@@ -36,6 +37,7 @@ def _seed(site: Site, call: Call) -> Reply:
     sent = call.json()
     try:
         for cluster in sent.get("computes", []):
+            check_name("compute", str(cluster["name"]))
             quota.add(site, str(cluster["name"]), str(cluster["size"]), whole_number(cluster["nodes"], "nodes"))
         for family, vcpus in sent.get("quota", {}).items():
             quota.set_limit(site, family, whole_number(vcpus, "quota"))
@@ -70,8 +72,8 @@ def _clock(site: Site, call: Call) -> Reply:
         seconds = float(call.json()["advance"])
     except (KeyError, TypeError, ValueError) as error:
         raise WireError(400, "InvalidClock", "`advance` is not a number of seconds.") from error
-    if seconds < 0:
-        raise WireError(400, "InvalidClock", "Time does not go back.")
+    if not 0 <= seconds <= _LAST - site.clock.now():  # which what is no number is not either
+        raise WireError(400, "InvalidClock", "Time does not go back, nor beyond the year 9000.")
     _settle(site)  # what has begun must sleep before the clock moves, or it would sleep past its end
     now = site.clock.advance(seconds)
     _settle(site)

@@ -6,6 +6,7 @@ import hmac
 import random
 import re
 import uuid
+from typing import TypedDict
 
 from phift.local.model import files, quota
 from phift.local.names import LOCATION, ML_AUDIENCES, TENANT, WORKSPACE_ID
@@ -23,6 +24,7 @@ from phift.local.wire import (
     resource,
     seconds,
     section,
+    sendable,
     timestamp,
     user_error,
     whole_number,
@@ -35,6 +37,40 @@ _DAY = 24 * 3600
 _ENVIRONMENT = f"{WORKSPACE_ID}/environments/DefaultNcdEnv-mlflow-ubuntu20-04-py38-cpu-inference/versions/1"
 """What an MLflow model runs in where none is named; its name: azure-powershell, Get-AzMLWorkspaceEnvironmentContainer,
 2025-11-04."""
+
+
+class _EndpointProperties(TypedDict, total=False):
+    authMode: str | None
+    description: str | None
+    properties: Json | None
+    traffic: Json | None
+    mirrorTraffic: Json | None
+    publicNetworkAccess: str | None
+
+
+class _Endpoint(TypedDict, total=False):
+    properties: _EndpointProperties | None
+    tags: Json | None
+    identity: Json | None
+    kind: str | None
+
+
+class _DeploymentProperties(TypedDict, total=False):
+    model: str | None
+    instanceType: str | None
+    description: str | None
+    properties: Json | None
+    environmentVariables: Json | None
+    scaleSettings: Json | None
+    requestSettings: Json | None
+    livenessProbe: Json | None
+    readinessProbe: Json | None
+
+
+class _Deployment(TypedDict, total=False):
+    properties: _DeploymentProperties | None
+    sku: Json | None
+    tags: Json | None
 
 
 def _endpoint(site: Site, call: Call) -> Document:
@@ -68,7 +104,7 @@ def _check_state(document: Document | None, *busy: str) -> None:
 
 
 def _put(site: Site, call: Call) -> Reply:
-    name, sent = call["endpoint"], call.json()
+    name, sent = call["endpoint"], call.json(_Endpoint)
     _check_name("endpoint", name)
     properties = section(sent, "properties")
     key = f"onlineEndpoints/{name}"
@@ -86,7 +122,7 @@ def _put(site: Site, call: Call) -> Reply:
 
 def _patch(site: Site, call: Call) -> Reply:
     """Change tags and identity, which is all that the API lets be changed in part."""
-    previous, sent = _endpoint(site, call), call.json()
+    previous, sent = _endpoint(site, call), call.json(_Endpoint)
     changed = {name: sent[name] for name in ("tags", "identity") if sent.get(name) is not None}
     body = _body(site, previous, previous.key, {**previous.body, **changed}, previous.body["properties"])
     return operations.make(site, call, "endpoint", previous.key, body, _show, 200)
@@ -99,7 +135,7 @@ def _body(site: Site, previous: Document | None, key: str, sent: Json, propertie
     for name, share in traffic.items():
         if name.lower() not in names:
             raise user_error(f"Traffic cannot go to {name}: the endpoint has no such deployment.")
-        if not isinstance(share, int) or not 0 <= share <= 100:
+        if isinstance(share, bool) or not isinstance(share, int) or not 0 <= share <= 100:
             raise user_error(f"The traffic of {name} must be a whole number from 0 to 100.")
     if sum(traffic.values()) not in (0, 100):
         raise user_error(f"The traffic of all deployments must sum to 0 or 100, not {sum(traffic.values())}.")
@@ -188,7 +224,7 @@ def _deployment(site: Site, call: Call) -> Document:
 
 
 def _put_deployment(site: Site, call: Call) -> Reply:
-    endpoint, name, sent = _endpoint(site, call), call["deployment"], call.json()
+    endpoint, name, sent = _endpoint(site, call), call["deployment"], call.json(_Deployment)
     _check_name("deployment", name)
     _check_state(endpoint, "Creating", "Deleting")
     properties = section(sent, "properties")
@@ -372,7 +408,7 @@ def _ask(site: Site, deployment: Document, call: Call, timeout: float) -> Reply:
             return Reply([{"0": text} for text in reply["texts"]], 200, headers)
         status, message = 400, str((reply.get("error") or {}).get("message") or "The model gave no text.")
     # What the endpoint says when the model's container answered with an error.
-    reason = message.splitlines()[0][:200].encode("ascii", "replace").decode() if message else ""
+    reason = sendable(message.splitlines()[0][:200]) if message.strip() else ""
     headers |= {"ms-azureml-model-error-statuscode": str(status), "ms-azureml-model-error-reason": reason}
     raise WireError(424, "ModelError", message, headers)
 
@@ -388,7 +424,7 @@ def _request(call: Call) -> Json:
         raise user_error("input_string must be a list of messages, or a list of such lists.")
     if all(isinstance(message, dict) for message in conversations):
         conversations = [conversations]
-    parameters = {**(body.get("params") or {}), **(data.get("parameters") or {})}
+    parameters = {**section(body, "params"), **section(data, "parameters")}
     return {"conversations": conversations, "parameters": parameters}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import uuid
 from datetime import datetime, timedelta
+from typing import TypedDict
 from urllib.parse import quote
 
 from phift.component.preprocessing import SPLITS
@@ -45,8 +46,14 @@ def run_of(site: Site, name: str) -> Document:
     return existing(site, f"runs/{name}", WireError(404, "UserError", f"Run {asked} was not found", more=form))
 
 
+class _Change(TypedDict, total=False):
+    displayName: str | None
+    description: str | None
+    hidden: bool | None
+
+
 def _patch(site: Site, call: Call) -> Reply:
-    run, sent = run_of(site, call["run"]), call.json()
+    run, sent = run_of(site, call["run"]), call.json(_Change)
     stored = run.body.get("properties") or {}
     conflicts = [key for key, value in section(sent, "properties").items() if stored.get(key, value) != value]
     if conflicts:
@@ -202,7 +209,7 @@ def _resolve(site: Site, call: Call) -> Reply:
     of_data = call.path.startswith("/data/")
     asset_ids, shown = call.json().get("values"), {}
     for asset_id in asset_ids if isinstance(asset_ids, list) else []:
-        found = _ASSET.search(str(asset_id).rpartition("/versions/")[0])
+        found = _ASSET.fullmatch(str(asset_id).rpartition("/versions/")[0].rpartition("/")[2])
         if found:
             uri = files.output_uri(site, found["job"], found["output"])
             shown[str(asset_id)] = {"uri": uri, "type": "UriFolder"} if of_data else {"path": uri}

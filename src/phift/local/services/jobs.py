@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import uuid
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypedDict
 
 from phift.component.preprocessing import SPLITS
 from phift.data import on_cluster
@@ -43,6 +43,24 @@ _OUTPUT = ("description", "uri", "assetName", "assetVersion", "pathOnCompute", "
 _BINDING = re.compile(r"\$\{\{\s*parent\.(inputs|outputs)\.([\w-]+)\s*\}\}")
 
 
+class _Properties(TypedDict, total=False):
+    jobType: str | None
+    displayName: str | None
+    description: str | None
+    experimentName: str | None
+    isArchived: bool | None
+    tags: Json | None
+    properties: Json | None
+    settings: Json | None
+    inputs: dict[str, Json | None] | None
+    outputs: dict[str, Json | None] | None
+    jobs: dict[str, Json | None] | None
+
+
+class _Job(TypedDict, total=False):
+    properties: _Properties | None
+
+
 def _list(site: Site, call: Call) -> Reply:
     hidden, kind, tag = view(call), call.query.get("jobType", "Pipeline"), call.query.get("tag")
 
@@ -70,7 +88,7 @@ def _get(site: Site, call: Call) -> Reply:
 def _put(site: Site, call: Call) -> Reply:
     name = call["name"]
     runs.check_name("job", name)
-    body = call.json()
+    body = call.json(_Job)
     sent = section(body, "properties")
     if sent.get("jobType") == "Pipeline":  # the only type that is served
         job_fields.refuse_unknown(body, call.query.get("api-version", ""))

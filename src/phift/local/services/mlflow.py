@@ -289,14 +289,15 @@ def _value(site: Site, run: Document, field: search.Field) -> Any:
         latest = site.documents.latest_metrics(run.name)
         return next((metric.value for metric in latest if metric.key == field.key), None)
     values = {"param": run.body.get("params") or {}, "tag": _tags(run), "attribute": _info(site, run)}[field.kind]
-    return values.get(field.key)
+    found = values.get(field.key)
+    return found if field.kind == "attribute" or found is None else str(found)
 
 
 def _update(site: Site, call: Call) -> Reply:
     """Rename a run or give it a state; that of a job's is the server's own, which knows whether the engine lives."""
     sent = call.json()
     run, status = _run_of(site, sent), sent.get("status")
-    if status is not None and status not in _STATES:
+    if status is not None and (not isinstance(status, str) or status not in _STATES):
         raise invalid(f"Invalid value for parameter 'status': {status!r} is none of {', '.join(_STATES)}.")
     ended = _seconds(sent, "end_time")
     if status and run.body.get("ofMlflow"):

@@ -210,7 +210,7 @@ class Documents:
             try:
                 place = value, row = json.loads(base64.urlsafe_b64decode(after))
                 good = isinstance(value, str | float) and isinstance(row, int) and 0 <= row < 2**63
-            except (ValueError, TypeError):
+            except (ValueError, TypeError, RecursionError):
                 good = False
             if not good:
                 raise UnknownPosition(f"not a place in a list: {after!r}")
