@@ -136,6 +136,22 @@ def test_what_is_broken_is_a_reason_that_names_it(own: Path, tmp_path: Path, nam
     assert str(own) in missing
 
 
+@pytest.mark.parametrize(
+    "add",
+    [
+        lambda folder: (folder / "tokenizer").mkdir(),
+        lambda folder: os.mkfifo(folder / "vocab.fifo"),
+        lambda folder: (folder / "vocab.loop").symlink_to("vocab.loop"),
+    ],
+    ids=["folder", "pipe", "loop"],
+)
+def test_what_is_no_file_is_not_read(own: Path, tmp_path: Path, add: Callable[[Path], object]) -> None:
+    add(own)
+    tokenizer, missing = find(own, tmp_path / "cache")
+    assert tokenizer is not None, missing
+    tokenizer.workers.end()
+
+
 def mutated(content: bytes, draw: random.Random) -> bytes:
     data = bytearray(content)
     bits = (

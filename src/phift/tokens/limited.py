@@ -149,7 +149,13 @@ class _View:
 
 
 def _only(workers: Workers, task: Task[T]) -> T:
-    ((_, result),) = workers.run([task], side_by_side=True)
+    try:
+        ((_, result),) = workers.run([task], side_by_side=True)
+    except PhiftError:
+        raise  # some of ours are OSErrors too
+    except OSError as error:
+        what = f"The tokenizer's files cannot be read: {error.strerror}."
+        raise ModelError(what, where=str(getattr(task, "path", "")), fix="check them and their rights") from error
     return result
 
 

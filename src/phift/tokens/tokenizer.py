@@ -61,7 +61,7 @@ def load_tokenizer(
         fix = "give a folder with tokenizer_config.json, or an MLflow model"
         raise ModelError("There is no tokenizer in the folder.", where=str(folder), fix=fix)
     digest = hashlib.sha256(repr(config).encode())
-    for path in sorted(path for name in NAMES for path in own.glob(name)):
+    for path in sorted(path for name in NAMES for path in own.glob(name) if path.is_file()):
         digest.update(f"\n{path.name} ".encode() + path.read_bytes())
     with _opening(str(own)) as auto:
         tokenizer = auto.from_pretrained(own, trust_remote_code=False)
