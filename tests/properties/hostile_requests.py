@@ -286,7 +286,7 @@ class Maker:
         }
         usual = known.get(part) or _NAMES.get(segment, "m" if segment else "tests/train.jsonl")
         often = 0.02 if part in ("subscription", "group", "workspace", "registry", "location", "account") else 0.2
-        return str(self._value(texts=True)) or "x" if wrong and self.random.random() < often else usual
+        return str(self._value(texts=True))[:8000] or "x" if wrong and self.random.random() < often else usual
 
     def _value(self, *, texts: bool = False) -> Any:
         kind = self.random.random()
@@ -388,7 +388,7 @@ class Maker:
         if wrong and self.random.random() < 0.5:
             for _ in range(self.random.choice([1, 1, 2])):
                 query[self.random.choice(_QUERIES)] = str(self._value(texts=self.random.random() < 0.7))
-        return {name: value[:6000] for name, value in query.items()}
+        return {name: value[:3000] for name, value in query.items()}  # all of a head has 64 KiB at most
 
     def _headers(self, route: Route, *, wrong: bool) -> dict[str, str]:
         token = (
