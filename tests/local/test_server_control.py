@@ -74,7 +74,7 @@ def test_tokens_expire_on_a_manual_clock(manual: Local) -> None:
     assert refused.json()["error"]["code"] == "ExpiredAuthenticationToken"
 
 
-@pytest.mark.parametrize("sent", [{}, {"advance": "x"}, {"advance": -1}, {"advance": 1e12}, {"advance": "nan"}])
+@pytest.mark.parametrize("sent", [{}, {"advance": "x"}, {"advance": -1}, {"advance": 1e12}, {"advance": 10**400}])
 def test_a_clock_is_not_moved_by_nonsense(manual: Local, sent: dict[str, Any]) -> None:
     answer = control(manual, "POST", "clock", json=sent)
     assert (answer.status_code, answer.json()["error"]["code"]) == (400, "InvalidClock")

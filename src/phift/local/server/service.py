@@ -226,7 +226,7 @@ def _common(call: Call) -> dict[str, str]:
     if is_storage(call.path):
         common["x-ms-version"] = "2021-08-06"
     if asked := call.headers.get("x-ms-client-request-id"):
-        common["x-ms-client-request-id"] = sendable(asked[:200])
+        common["x-ms-client-request-id"] = sendable(asked[:200].strip())
     if not arm.manages(call.path):
         return common
     remaining = {"GET": ("reads", "11999"), "HEAD": ("reads", "11999"), "DELETE": ("deletes", "14999")}

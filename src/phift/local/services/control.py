@@ -70,7 +70,7 @@ def _clock(site: Site, call: Call) -> Reply:
         raise WireError(400, "InvalidClock", f"The clock is {site.clock.speed}; only a manual one can be moved.")
     try:
         seconds = float(call.json()["advance"])
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise WireError(400, "InvalidClock", "`advance` is not a number of seconds.") from error
     if not 0 <= seconds <= _LAST - site.clock.now():  # which what is no number is not either
         raise WireError(400, "InvalidClock", "Time does not go back, nor beyond the year 9000.")
