@@ -8,6 +8,7 @@ import time
 from typing import Any
 
 import pytest
+import requests
 from azure.core.credentials import AccessToken
 
 from phift.azure import bounds
@@ -153,6 +154,21 @@ def test_an_answer_that_trickles_is_not_waited_for(trickling: str, rest: Rest, m
     with pytest.raises(ServiceError, match="does not end within 1 s"):
         rest.text(trickling)
     assert time.monotonic() - started < 20
+
+
+def test_an_answer_that_was_read_on_its_way_is_left_as_it_is(
+    server: Script, rest: Rest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    send = requests.adapters.HTTPAdapter.send
+
+    def read(self: Any, *sent: Any, **options: Any) -> requests.Response:
+        answer = send(self, *sent, **options)
+        answer._content = answer.content.replace(b"1", b"2")
+        return answer
+
+    monkeypatch.setattr(requests.adapters.HTTPAdapter, "send", read)
+    server.answers(Reply({"a": 1}))
+    assert rest.get(server.url) == {"a": 2}
 
 
 @pytest.fixture

@@ -107,9 +107,11 @@ def leads_away(link: str, asked: str) -> bool:
 def read_bounded(response: requests.Response, **options: Any) -> None:
     """Read an answer as requests would, but not for ever; what is streamed is left to whoever reads it.
 
+    One that an adapter has read already, to change it or out of a cache, is left as it is.
+
     For ``hooks={"response": …}`` of requests; raises `phift.errors.ServiceError`.
     """
-    if options.get("stream"):
+    if options.get("stream") or vars(response)["_content"] is not False:
         return
     end, pieces, size = time.monotonic() + LONGEST_ANSWER, [], 0
     for piece in _pieces(response):
