@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import requests
 
 from phift.local import LocalWorkspace
 from phift.local.server.service import PARTS
+from phift.testing import Fault
 
 pytestmark = pytest.mark.slow
 
@@ -91,12 +92,19 @@ class Shell:
 
     def requests(self) -> Any:
         """Return what the server has answered, and what it could not."""
+        return self._ask("GET", "requests").json()
+
+    def order(self, fault: Fault) -> None:
+        """Order a fault of the server."""
+        self._ask("POST", "faults", {"value": [asdict(fault)]}).raise_for_status()
+
+    def _ask(self, method: str, what: str, body: object = None) -> Any:
         connection = self.workspace.connection()
         with requests.Session() as session:
             session.trust_env = False
-            headers = {"X-IDENTITY-HEADER": connection.secret()}
-            url = f"{connection.base_url}/phift/requests"
-            return session.get(url, headers=headers, verify=str(connection.ca_bundle), timeout=60).json()
+            headers, trusted = {"X-IDENTITY-HEADER": connection.secret()}, str(connection.ca_bundle)
+            url = f"{connection.base_url}/phift/{what}"
+            return session.request(method, url, json=body, headers=headers, verify=trusted, timeout=60)
 
 
 def _phift(*arguments: str) -> str:
@@ -123,6 +131,7 @@ def shell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
 @pytest.fixture(scope="module")
 def azure(shell: Shell) -> Shell:
     """The shell after the program that uses all of the SDK has run there."""
+    shell.order(Fault("step ft_nlp_common_validation", delay=3600, after=1))  # the second job is there to be cancelled
     output = shell.run(str(HERE / "azure_program.py"), "train.jsonl")
     assert output.endswith("done\n")
     return shell
