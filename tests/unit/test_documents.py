@@ -47,6 +47,12 @@ def test_every_document_is_linked_from_the_readme() -> None:
     assert [path.name for path in (ROOT / "docs").glob("*.md") if f"docs/{path.name}" not in readme] == []
 
 
+def test_every_row_of_what_was_attacked_names_tests_that_there_are() -> None:
+    named = [re.findall(r"`([a-z]+/test_\w+\.py)`", row) for row in rows("security.md")[1:]]
+    assert all(named)
+    assert [name for names in named for name in names if not (ROOT / "tests" / name).is_file()] == []
+
+
 def test_the_example_on_data_prints_what_it_says(tmp_path: Path) -> None:
     text = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
     example, printed = re.findall(r"```(?:python)?\n(.*?)```", text, flags=re.DOTALL)[:2]
