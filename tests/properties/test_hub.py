@@ -486,6 +486,16 @@ def test_a_hub_that_never_ends_is_left(server: Hub, monkeypatch: pytest.MonkeyPa
     server.fresh()
 
 
+@pytest.mark.parametrize("percent", [100, 50], ids=["read", "counted"])
+def test_a_split_that_goes_on_is_left(percent: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hub, "MOST_ROWS", 200)
+    monkeypatch.setattr(hub, "_COUNTED", 50)
+    folder = json_files(tmp_path / "long", 1, 300)
+    with pytest.raises(DataError, match="goes on after 200 rows") as caught:
+        list(hub.HubRows(HuggingFaceSource(huggingface=str(folder), percent=percent)))
+    assert str(folder) in str(caught.value)
+
+
 # ---------------------------------------------------------------- a network as it is
 
 

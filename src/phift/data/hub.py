@@ -71,6 +71,9 @@ LIMITS = Limits(
 )
 """The time is that without a row, and without a sign that one will come."""
 
+MOST_ROWS = 50_000_000
+"""Of a split, read or only counted; what goes on after that is no data to fine-tune with, or has no end."""
+
 _BATCH = 128  # rows that become Python values at a time
 _COUNTED = 1_000  # rows between two signs of life, where they are only counted
 # Bytes; a row group up to this size is fetched with as few requests as possible, a bigger one in pieces.
@@ -124,13 +127,15 @@ class HubRows:
 
     def batches(self) -> Iterator[list[Row]]:
         """Yield the rows many at a time, and lists without any as signs of life."""
-        rows = self._rows()
+        rows, count = self._rows(), 0
         while True:
             with _asking(self._source):
                 batch = list(islice(rows, _BATCH))
+                there = [row for row in batch if row is not None]
+                _check_rows(count := count + len(there))
             if not batch:
                 return
-            yield [row for row in batch if row is not None]
+            yield there
 
     def _rows(self) -> Iterator[Row | None]:
         """Yield the rows, and None as a sign of life."""
@@ -213,8 +218,15 @@ class HubRows:
         count = 0
         for count, _ in enumerate(_stream(builder, split), start=1):
             if count % _COUNTED == 0:
+                _check_rows(count)
                 yield None
         return count
+
+
+def _check_rows(count: int) -> None:
+    if count > MOST_ROWS:
+        what = f"The data set goes on after {MOST_ROWS:,} rows, which is more than is read."
+        raise DataError(what, fix="name another split, or give files of its rows")
 
 
 def _stream(builder: DatasetBuilder, split: str) -> Iterator[Row]:
