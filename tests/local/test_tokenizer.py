@@ -6,6 +6,7 @@ import json
 import logging
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from running import Local
@@ -104,9 +105,9 @@ def test_the_signed_address_is_never_shown(
     signed: list[str] = []
     opened = ContainerClient.from_container_url
 
-    def tampered(url: str) -> ContainerClient:
+    def tampered(url: str, **options: Any) -> ContainerClient:
         signed.append(url)
-        return opened(url.replace("sig=", "sig=x"))
+        return opened(url.replace("sig=", "sig=x"), **options)
 
     monkeypatch.setattr(ContainerClient, "from_container_url", tampered)
     caplog.set_level(logging.DEBUG)
