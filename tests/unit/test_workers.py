@@ -6,6 +6,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -109,6 +110,16 @@ class Hang:
         yield "after"
 
 
+@dataclass(frozen=True)
+class Echo:
+    """Yields what it was given."""
+
+    said: int
+
+    def perform(self, _: Path) -> Iterator[int]:
+        yield self.said
+
+
 def command_of(process: psutil.Process) -> list[str]:
     try:
         return process.cmdline()
@@ -200,6 +211,11 @@ def test_a_module_of_the_current_folder_is_not_taken_for_pythons(
     (tmp_path / "csv.py").write_text("raise SystemExit('not this one')")
     monkeypatch.chdir(tmp_path)
     assert len(list(workers.run([Count(2)], side_by_side=True))) == 2
+
+
+def test_each_of_several_threads_gets_its_own_answers(tmp_path: Path) -> None:
+    with Workers(tmp_path, most=1) as workers, ThreadPoolExecutor(4) as threads:
+        assert list(threads.map(lambda number: workers.only(Echo(number)), range(400))) == list(range(400))
 
 
 def test_results_that_nobody_takes_keep_nobody_waiting(workers: Workers) -> None:

@@ -132,6 +132,7 @@ class Workers:
         self._folder = folder
         self._limits = limits
         self._most = most
+        self._turn = threading.Lock()
         self._processes: dict[_Process, threading.Thread] = {}  # and who listens to each
         self._answers: _Answers = queue.Queue(_MOST_ANSWERS)
         weakref.finalize(self, _end, self._processes, self._answers)
@@ -158,7 +159,7 @@ class Workers:
             self._processes[process] = listener
 
     def run(self, tasks: Sequence[Task[Result]], *, side_by_side: bool) -> Iterator[tuple[int, Result]]:
-        """Yield every result with its task's index; those of one task come in order.
+        """Yield every result with its task's index; those of one task come in order. One thread asks at a time.
 
         Raises what a task raises; the tasks that are left are then not worked on.
         """
@@ -202,6 +203,12 @@ class Workers:
         finally:
             if busy:  # what is left of their answers must not be taken for another task's
                 self.end()
+
+    def only(self, task: Task[Result]) -> Result:
+        """Return the one result of a task out of a process; several threads may ask, in turn."""
+        with self._turn:
+            ((_, result),) = self.run([task], side_by_side=True)
+        return result
 
     def end(self) -> None:
         """End the processes; others are started where they are needed again."""

@@ -150,13 +150,12 @@ class _View:
 
 def _only(workers: Workers, task: Task[T]) -> T:
     try:
-        ((_, result),) = workers.run([task], side_by_side=True)
+        return workers.only(task)
     except PhiftError:
         raise  # some of ours are OSErrors too
     except OSError as error:
         what = f"The tokenizer's files cannot be read: {error.strerror}."
         raise ModelError(what, where=str(getattr(task, "path", "")), fix="check them and their rights") from error
-    return result
 
 
 def find_tokenizer(
