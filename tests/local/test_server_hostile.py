@@ -209,6 +209,25 @@ def test_a_filter_or_an_order_is_read_in_no_time(local: Local) -> None:
         assert answer.status_code in (200, 400), answer.text
 
 
+def test_an_address_is_read_in_no_time(local: Local) -> None:
+    at, resolve = local.arm, f"/data/v1.0{local.arm}/dataversion/batchGetResolvedUris"
+    for address in (
+        "azureml://" + "experiments/a/runs/b/artifacts/" * 5000 + "\n\n",
+        "azureml://subscriptions/" + "x/workspaces/a/jobs/j/outputs/o/paths/" * 5000 + "\n\n",
+        "azureml_" + "j_output_data_" * 10_000 + "\n/versions/1",
+    ):
+        asked: list[tuple[str, str, object]] = [
+            ("PUT", f"{at}/data/long/versions/1", {"properties": {"dataUri": address, "dataType": "uri_file"}}),
+            ("PUT", f"{at}/models/long/versions/1", {"properties": {"modelUri": address}}),
+            ("POST", resolve, {"values": [address]}),
+        ]
+        for method, path, body in asked:
+            began = time.monotonic()
+            answer = local.request(method, path, json=body)
+            assert time.monotonic() - began < 2, (path, address[:50])
+            assert answer.status_code == (200 if path == resolve else 400), answer.text
+
+
 def test_what_was_stored_by_mistake_hides_nothing_else(local: Local) -> None:
     body = {"properties": {"authMode": "Key"}}
     for name in ("sound-one", "spoilt", "sound-two"):

@@ -23,6 +23,7 @@ from phift.local.state.folder import Folder, UnsafePath, confined
 from phift.local.wire import WireError, user_error
 
 _LONGEST_NAME = 2048  # with its folder it has to be a path; at Azure 1,024 characters
+_LONGEST_ADDRESS = 2 * _LONGEST_NAME  # characters; some of the patterns below take long over much longer ones
 BYTES = "application/octet-stream"
 
 _DATASTORE = re.compile(
@@ -227,6 +228,8 @@ def normalized(ground: Ground, uri: str) -> tuple[str, str | None]:
     The service shows that, also where it was sent the short one (recorded traffic of the SDK's own tests:
     azure-sdk-assets, test_data_upload_file, 2026-03).
     """
+    if len(uri) > _LONGEST_ADDRESS:
+        raise user_error(f"An address has at most {_LONGEST_ADDRESS} characters here: {uri[:300]}...")
     if found := _JOB_OUTPUT.fullmatch(uri):
         return output_uri(ground, found["job"], found["output"], found["path"] or ""), found["job"]
     if found := _RUN_ARTIFACT.fullmatch(uri) or _LONG_RUN_ARTIFACT.fullmatch(uri):

@@ -20,7 +20,8 @@ from phift.local.wire import PAGE, Call, Reply, WireError, existing, section, ti
 # Run history's own names, which differ from the ones of the job API (see section 6 of the SDK's issue 48941).
 _OUTPUT_TYPES = {"pytorch_model_folder": "UriFolder", "mlflow_model_folder": "MLFlowModel", "report": "UriFolder"}
 _OUTPUT_TYPES |= dict.fromkeys(SPLITS, "UriFile")
-_ASSET = re.compile(r"azureml_(?P<job>.+)_output_(?:data|mlflow_model)_(?P<output>.+)")
+# No name here is longer, and without a limit a hostile one would take long.
+_ASSET = re.compile(r"azureml_(?P<job>.{1,255})_output_(?:data|mlflow_model)_(?P<output>.{1,255})")
 
 _NO_TIME = "0001-01-01T00:00:00+00:00"
 
