@@ -71,6 +71,8 @@ def elsewhere(server: Script, path: str = "/next") -> str:
         (200, "Azure-AsyncOperation", False),
         (201, "Azure-AsyncOperation", False),
         (202, "Operation-Location", False),
+        (200, "Location", False),
+        (201, "Location", False),
         (202, "Location", False),
     ],
 )
@@ -86,6 +88,28 @@ def test_an_answer_that_goes_on_at_another_host_is_refused(
     assert caught.value.where == f"{server.url}/list"
     assert elsewhere(server) in caught.value.what
     assert "SECRET" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("body", "charset"),
+    [
+        ('{"resourceLocation": "LINK"}', "utf-8"),
+        ('{"next\\u004cink": "LINK"}', "utf-8"),
+        ('{"nextLink": "LINK"}', "utf-16"),
+        ('{"nextLink": "LINK"}', "utf-8-sig"),
+    ],
+)
+def test_a_link_is_seen_however_it_is_written(server: Script, rest: Rest, body: str, charset: str) -> None:
+    sent = body.replace("LINK", elsewhere(server)).encode(charset)
+    server.answers(Reply(sent, 200, {"Content-Type": f"application/json; charset={charset}"}))
+    with pytest.raises(ServiceError, match="goes on at another host"):
+        rest.get(f"{server.url}/list")
+
+
+def test_an_operation_that_was_redirected_elsewhere_is_refused(server: Script, rest: Rest) -> None:
+    server.answers(Reply(status=307, headers={"Location": elsewhere(server)}), Reply({"properties": {}}, 201))
+    with pytest.raises(ServiceError, match="goes on at another host"):
+        rest.post(f"{server.url}/operation", {})
 
 
 def test_an_answer_that_goes_on_where_it_came_from_is_read(server: Script, rest: Rest) -> None:
@@ -116,10 +140,16 @@ def test_a_redirected_answer_is_held_against_the_host_that_was_asked(server: Scr
         "https://xmanagement.azure.com/x",
         "https://[::1/x",
         "ftp://management.azure.com/x",
+        "https://azure.com/x",
+        "https://com/x",
     ],
 )
 def test_it_leads_away(link: str) -> None:
     assert leads_away(link, HERE)
+
+
+def test_a_regional_host_leads_back_to_the_one_above_it() -> None:
+    assert not leads_away("https://api.azureml.ms/x", "https://eastus.api.azureml.ms/x")
 
 
 @pytest.mark.parametrize(

@@ -53,9 +53,11 @@ def check_answer(response: Any) -> None:
     asked = str(response.context.get(_ASKED) or "")
     if not asked or 300 <= answer.status_code < 400:  # a redirect is followed without a token
         return
-    links = [headers.get(name) for name in _OPERATIONS] + [_next_link(answer)]
-    if answer.status_code == 202:
+    links = [headers.get(name) for name in _OPERATIONS] + _links(answer)
+    if answer.status_code < 300:  # azure-core 1.41 asks there how an operation goes, be it 200, 201 or 202
         links.append(headers.get("location"))
+        if answer.request.method not in ("GET", "HEAD"):  # and here, where a redirect led
+            links.append(answer.request.url)
     for link in links:
         if isinstance(link, str) and leads_away(link, asked):
             place = redact(link.partition("?")[0])[:200]
@@ -73,21 +75,21 @@ def _is_short(response: Any, name: str) -> bool:
     return False
 
 
-def _next_link(answer: Any) -> Any:
-    """Return where a list goes on, if the answer was read and says so."""
-    inner: Any = getattr(answer, "internal_response", None)
-    if not getattr(inner, "_content_consumed", False) or b'"nextLink"' not in inner.content:
-        return None
-    with suppress(ValueError, RecursionError):
-        document = json.loads(inner.content)
-        return document.get("nextLink") if isinstance(document, dict) else None
-    return None
+def _links(answer: Any) -> list[Any]:
+    """Return where a list goes on and where an operation's resource is, if the answer was read and says so."""
+    if not getattr(getattr(answer, "internal_response", None), "_content_consumed", False):
+        return []
+    with suppress(ValueError, LookupError, RecursionError):
+        document = json.loads(answer.text())  # as azure-core decodes it
+        return [document.get("nextLink"), document.get("resourceLocation")] if isinstance(document, dict) else []
+    return []
 
 
 def leads_away(link: str, asked: str) -> bool:
     """Tell whether an address is of another host than the one asked, by the parser that requests has.
 
-    Azure's regional hosts are below the one asked, or above it; a path alone stays where it is.
+    Azure's regional hosts are below the one asked, or above it, where that has three labels as ``api.azureml.ms`` has;
+    a path alone stays where it is.
     """
     from urllib3.exceptions import LocationParseError
     from urllib3.util import parse_url
@@ -101,7 +103,8 @@ def leads_away(link: str, asked: str) -> bool:
     if there.scheme is None and there.host is None:
         return False
     theirs, ours = (f".{(url.host or '').lower()}:{url.port or 443}" for url in (there, here))
-    return there.scheme != here.scheme or not (theirs.endswith(ours) or ours.endswith(theirs))
+    is_above = ours.endswith(theirs) and theirs.count(".") >= 3
+    return there.scheme != here.scheme or not (theirs.endswith(ours) or is_above)
 
 
 def read_bounded(response: requests.Response, **options: Any) -> None:
