@@ -13,6 +13,7 @@ from azure.ai.ml.entities import Model
 from azure.storage.blob import ContainerClient
 
 from phift.azure.clients import Clients
+from phift.azure.downloads import guard
 from phift.errors import ServiceError
 from phift.testing import TestWorkspace
 
@@ -90,6 +91,26 @@ def test_a_link_in_the_folder_leads_nobody_out_of_it(stored: Stored, clients: Cl
         clients.workspace.models.download("m", "1", download_path=str(tmp_path / "target"))
     assert files_below(tmp_path / "elsewhere") == []
     assert files_below(tmp_path / "target") == []
+
+
+def test_a_name_that_does_not_begin_as_asked_is_judged_by_what_the_sdk_makes_of_it(
+    stored: Stored, clients: Clients, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prefix = stored("/good")
+    item = SimpleNamespace(name="x" * len(prefix) + "link/x", size=3, metadata={})
+    monkeypatch.setattr(ContainerClient, "list_blobs", lambda *_, **__: iter([item]))
+    (tmp_path / "target" / "m" / "model").mkdir(parents=True)
+    (tmp_path / "target" / "m" / "model" / "link").symlink_to(tmp_path)
+    with pytest.raises(ServiceError, match="outside of the folder"):
+        clients.workspace.models.download("m", "1", download_path=str(tmp_path / "target"))
+
+
+def test_an_sdk_that_downloads_in_another_way_is_told(
+    clients: Clients, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.delattr("azure.ai.ml._artifacts._gen2_storage_helper.Gen2StorageClient.download")
+    guard(clients.workspace)
+    assert "Gen2StorageClient" in caplog.text
 
 
 def test_more_than_there_is_room_for_is_refused(stored: Stored, clients: Clients, tmp_path: Path) -> None:

@@ -62,9 +62,14 @@ def _as_ours(download: Callable[..., Any]) -> Callable[..., Any]:
 
 def _guard_storage(module: str, kind: str, inner: str, listing: str) -> None:
     storage = getattr(sys.modules.get(module), kind, None)
-    if storage is None or hasattr(storage.download, "__wrapped__"):
+    own = getattr(storage, "download", None)  # read once: another thread may be at the same
+    if storage is None or own is None:
+        logger.warning(
+            "This azure-ai-ml has no %s.%s that downloads, so that its downloads are not looked at", module, kind
+        )
         return
-    own = storage.download
+    if hasattr(own, "__wrapped__"):
+        return
 
     @wraps(own)
     def download(self: Any, *arguments: Any, **options: Any) -> Any:
@@ -79,7 +84,8 @@ def _guard_storage(module: str, kind: str, inner: str, listing: str) -> None:
         def listed(*of: Any, **how: Any) -> list[Any]:
             items = list(list_all(*of, **how))
             try:
-                refuse({item.name.removeprefix(prefix): _size(item) for item in items}, folder)
+                # The SDK cuts off as many characters, whichever they are.
+                refuse({item.name[len(prefix) :]: _size(item) for item in items}, folder)
             except ServiceError as error:  # of which the SDK would make one of its own
                 refused.append(error)
                 raise
