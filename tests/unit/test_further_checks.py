@@ -239,11 +239,12 @@ def test_a_workspace_without_keys_names_the_roles(mode: str) -> None:
 BLOBS = "Microsoft.Storage/storageAccounts/blobServices/containers/blobs"
 
 
-def account(mode: str | None, answer: Any) -> tuple[list[tuple[str, str]], list[str]]:
+def account(
+    mode: str | None, answer: Any, place: str = "/subscriptions/s/storageAccounts/mystore"
+) -> tuple[list[tuple[str, str]], list[str]]:
     """Return what is found of a storage account, and what was asked, of a workspace of this mode."""
     fakes = Fakes()
     fakes.rest.on(answer, "/storageAccounts/mystore")
-    place = "/subscriptions/s/storageAccounts/mystore"
     workspace = Workspace(name="w", storage_account=place, system_datastores_auth_mode=mode)
     fakes.clients.once("workspace", lambda: workspace)
     found = account_findings(fakes.clients)
@@ -294,6 +295,14 @@ def test_of_an_account_that_one_may_not_read_nothing_is_said(mode: str, error: P
 
 def test_storage_of_another_kind_is_not_asked_for() -> None:
     assert account("UserDelegationSAS", {}) == ([], [])
+
+
+@pytest.mark.parametrize("mode", ["accesskey", "identity"])
+@pytest.mark.parametrize(
+    "place", ["@evil.example/storageAccounts/mystore", ".evil.example/storageAccounts/mystore", ""]
+)
+def test_the_account_s_id_names_no_other_host(mode: str, place: str) -> None:
+    assert account(mode, {"value": [], "properties": {"allowSharedKeyAccess": False}}, place) == ([], [])
 
 
 def test_every_table_ages_from_the_day_it_was_read() -> None:

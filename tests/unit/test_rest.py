@@ -85,6 +85,15 @@ def test_a_refused_token_maps(server: Script) -> None:
         rest().get(server.url)
 
 
+@pytest.mark.usefixtures("sleeps")
+def test_a_refused_token_is_renewed_for_reading_and_not_for_a_post(server: Script) -> None:
+    server.answers(Reply({}, 401), Reply({"a": 1}))
+    assert rest().get(server.url) == {"a": 1}
+    server.answers(Reply({}, 401), Reply({"a": 1}))
+    with pytest.raises(AuthenticationError):
+        rest().post(server.url, {})
+
+
 def test_a_credential_that_does_not_work_maps(server: Script) -> None:
     server.answers(Reply({}))
     with pytest.raises(AuthenticationError, match="nobody is logged in"):

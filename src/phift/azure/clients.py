@@ -32,7 +32,8 @@ ASKED_AGAIN = [401]
 """Statuses at which a call is sent again, besides those that azure-core chooses; for ``retry_on_status_codes``.
 
 Each client of the SDK keeps a token of its own, and forgets one that is refused (azure-core 1.41,
-``BearerTokenCredentialPolicy``): sent again, up to three times in five seconds, the call goes with a new one.
+``BearerTokenCredentialPolicy``): sent again, up to three times in five seconds, the call goes with a new one. That is
+so for reading, PUT and DELETE; a POST or PATCH that is refused is an error, and the caller's next one has a new token.
 """
 
 GOOD_FOR = 300  # seconds that a token must still be good for, as azure-core has it

@@ -78,16 +78,18 @@ def account_findings(clients: Clients) -> list[Finding]:
     condition of a role or a network rule forbids.
     """
     workspace = clients.find_workspace()
-    account, mode = text_of(workspace, "storage_account"), _auth_mode(workspace)
+    account, mode = text_of(workspace, "storage_account") or "", _auth_mode(workspace)
+    if not account.startswith("/"):  # else it would go on the name of the host that gets the token
+        return []
     with suppress(AccessDenied, NotFound):
-        if account and mode == "identity":
+        if mode == "identity":
             url = f"{clients.rest.resource_manager}{account}/providers/Microsoft.Authorization/permissions"
             granted = clients.rest.get(url, {"api-version": "2022-04-01"}).get("value")
             if isinstance(granted, list) and not any(_lets_write(mapping(each)) for each in granted):
                 message = "No role lets your account write blobs there, as an upload does without account keys."
                 fix = f"ask for {_role(workspace)}"
                 return [Finding("STORAGE_NO_ROLE", "warning", "workspace", message, fix, _PERMISSIONS)]
-        elif account and mode in ("", "accesskey"):
+        elif mode in ("", "accesskey"):
             shown = clients.rest.get(f"{clients.rest.resource_manager}{account}", {"api-version": "2023-05-01"})
             if mapping(shown.get("properties")).get("allowSharedKeyAccess") is False:
                 message = "The storage account takes no account keys, and the workspace's datastores hold one."
