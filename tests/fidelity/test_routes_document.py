@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from fidelity.recording import recordings
 from fidelity.render_routes import DOCUMENT, PARTS, document
 from fidelity.wire_traffic import served
 
 
 def test_the_document_is_not_stale() -> None:
     assert DOCUMENT.read_text(encoding="utf-8") == document(), "make routes"
+    assert f"but {len(recordings())} answers are held" in document()
 
 
 def test_every_route_stands_in_it() -> None:
