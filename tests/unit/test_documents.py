@@ -9,7 +9,13 @@ from pathlib import Path
 
 import yaml
 
+from phift.azure import answers, bounds
 from phift.config.data import DataConfig
+from phift.data import files, hub, parts, texts, workers
+from phift.local import wire
+from phift.local.server import process, service
+from phift.local.services import blobs, route
+from phift.tokens import limited, tokenizer
 
 ROOT = Path(__file__).parents[2]
 CODE = re.compile(
@@ -51,6 +57,55 @@ def test_every_row_of_what_was_attacked_names_tests_that_there_are() -> None:
     named = [re.findall(r"`([a-z]+/test_\w+\.py)`", row) for row in rows("security.md")[1:]]
     assert all(named)
     assert [name for names in named for name in names if not (ROOT / "tests" / name).is_file()] == []
+
+
+def test_whatever_is_drawn_at_random_is_drawn_often_by_make_fuzz() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    drawn = [path for path in (ROOT / "tests").rglob("test_*.py") if "\nEXAMPLES = int(" in path.read_text("utf-8")]
+    assert len(drawn) > 5
+    assert [path.name for path in drawn if f"tests/{path.parent.name}/{path.name}" not in makefile] == []
+
+
+def test_the_limits_in_the_documents_are_those_of_the_code() -> None:
+    assert texts.LONGEST_CSV_ROW == texts.LONGEST_LINE
+    data = {
+        "a line, or a row of JSON or CSV": f"{_mb(texts.LONGEST_LINE)}; blank lines {_mb(texts.LONGEST_BLANK)} on end",
+        "rows that cannot be trained on": f"{parts.MOST_REFUSED:,} in a row",
+        "a packed or a parquet file": f"{_gb(files.most_unpacked(1))} unpacked, "
+        f"or {files.most_unpacked(1 << 40) >> 40} times its own size",
+        "a packed file": f"{_mb(files.MOST_SILENT)} on end",
+        "a process that reads parquet": f"{_gb(workers.DATA.memory)} of memory",
+        "a process that has a tokenizer": f"{_gb(limited.LIMITS.memory)}, and {limited.LIMITS.seconds} s for a batch",
+        "a tokenizer's files": f"{tokenizer.MOST_BYTES // 10**6} MB",
+        "a process that reads a data set of the Hub": f"{_gb(hub.LIMITS.memory)}, {hub.LIMITS.seconds} s without a row,"
+        f" and {hub.MOST_ROWS:,} rows",
+        "an answer of Azure's": f"{_mb(bounds.MOST_ANSWERED)} unpacked, {bounds.LONGEST_ANSWER:.0f} s from its first "
+        f"byte; a list has {answers.MOST_LISTED:,} entries and {answers.MOST_PAGES:,} pages",
+        "a pause that an answer asks for": f"{bounds.LONGEST_PAUSE:.0f} s;",
+    }
+    table = (ROOT / "docs" / "data.md").read_text(encoding="utf-8").partition("## What it may take")[2]
+    documented = re.findall(r"^\| (.*) \| (.*) \|$", table.partition("\n## ")[0], flags=re.MULTILINE)[1:]
+    assert len(documented) == len(data)
+    for (what, limit), (begins, told) in zip(documented, data.items(), strict=True):
+        assert what.startswith(begins)
+        assert limit.startswith(told)
+
+
+def test_the_limits_of_the_local_workspace_in_its_document_are_those_of_the_code() -> None:
+    text = " ".join((ROOT / "docs" / "local-workspace.md").read_text(encoding="utf-8").split())
+    assert f"no more than {service._PASSED_OVER >> 20} MiB is passed over" in text
+    bodies = f"A body has {route.LARGEST_CONTENT >> 20} MiB at most, a blob in one piece {blobs.LARGEST_BLOB >> 20} MiB"
+    assert bodies in text
+    assert f"longer than {process._HEADERS_WITHIN} seconds; {process._MOST_CONNECTIONS} are served at once" in text
+    assert f"Lists come in pages of {wire.PAGE}," in text
+
+
+def _mb(size: int) -> str:
+    return f"{size >> 20} MB"
+
+
+def _gb(size: int) -> str:
+    return f"{size >> 30} GB"
 
 
 def test_the_example_on_data_prints_what_it_says(tmp_path: Path) -> None:
