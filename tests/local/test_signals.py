@@ -105,7 +105,7 @@ def struck(config: Path, moment: str, after: float, signals: list[signal.Signals
         began = time.monotonic()
         for each in signals:
             process.send_signal(each)
-            time.sleep(0.05)
+            time.sleep(0.15)  # sooner, two are one
         code = process.wait(LONGEST)
         seconds, output = time.monotonic() - began, out.read_text()
         return Ended(code, seconds, output, (before.splitlines() or [""])[-1], output.removeprefix(before))

@@ -210,16 +210,23 @@ def test_an_interrupted_cleanup_finishes_and_a_second_interruption_says_what_is_
 
 
 @pytest.mark.parametrize("kind", [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("times", [1, 2])
 def test_a_signal_while_it_deploys_takes_back_what_was_made_and_says_that_nothing_goes_on(
-    fakes: Fakes, config: Path, kind: signal.Signals
+    fakes: Fakes, config: Path, kind: signal.Signals, times: int
 ) -> None:
-    deployments = fakes.workspace.online_deployments
-    make = deployments.begin_create_or_update
+    deployments, endpoints = fakes.workspace.online_deployments, fakes.workspace.online_endpoints
+    make, delete = deployments.begin_create_or_update, endpoints.begin_delete
 
     def struck(deployment: Any) -> Any:
         os.kill(os.getpid(), kind)
         return make(deployment)
 
+    def struck_again(name: str | None = None) -> Any:
+        os.kill(os.getpid(), kind)
+        return delete(name)
+
+    if times == 2:  # at once, as SIGHUP is when a terminal is closed
+        endpoints.begin_delete = struck_again  # type: ignore[method-assign]
     deployments.begin_create_or_update = struck  # type: ignore[method-assign] # a terminal that is closed meanwhile
     result = invoke("run", config)
     assert (result.exit_code, fakes.workspace.online_endpoints.known) == (130, {})
@@ -527,8 +534,11 @@ def test_an_interruption_is_heard_where_python_cannot_hear_it(stage: str, signal
         assert process.stdout.readline() == "at work\n"
         time.sleep(1)  # until it cannot hear
         if signals == 2:
+            process.send_signal(signal.SIGHUP)
             process.send_signal(signal.SIGINT)
             assert process.stderr.readline().startswith("Interrupted; it ends when the network answers")
+            with pytest.raises(subprocess.TimeoutExpired):
+                process.wait(1)  # those came at once, and are one
         began = time.monotonic()
         process.send_signal(signal.SIGINT)
         said = process.stderr.read()

@@ -6,7 +6,6 @@ import json
 import logging
 import os
 import shlex
-import signal
 import sys
 import tempfile
 from contextlib import suppress
@@ -18,7 +17,7 @@ import click
 
 import phift
 from phift import garbage
-from phift.cli.interrupted import INTERRUPTED, Leftovers, ignore_interruptions, interrupt_again, notes, say, watch
+from phift.cli.interrupted import INTERRUPTED, Leftovers, ignore_interruptions, notes, say, watch
 from phift.cli.output import console, hand_out, tell, visible_mistakes
 from phift.errors import CheckFailed, ConfigError, PhiftError
 from phift.local import LocalWorkspace
@@ -55,10 +54,7 @@ class _Program(click.Group):
         # tells a user of this program nothing.
         for name in ("azure", "msrest"):
             logging.getLogger(name).setLevel(logging.ERROR)
-        # All of them interrupt, so that `with` blocks clean up.
-        for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            if signal.getsignal(each) is not signal.SIG_IGN:  # nohup's wish counts
-                signal.signal(each, watch.interrupt)
+        watch.take_signals()
         try:
             try:
                 with visible_mistakes():
@@ -457,7 +453,7 @@ def program() -> None:
     one that strikes in a finalizer comes again, and one that the main thread cannot hear is heard by another.
     """
     garbage.look_seldom()
-    sys.unraisablehook = interrupt_again
+    sys.unraisablehook = watch.interrupt_again
     watch.begin()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
+import select
 import shlex
 import signal
 import sys
@@ -20,27 +22,13 @@ if TYPE_CHECKING:
 
 INTERRUPTED = 130
 """The exit code of a command that Ctrl-C, SIGTERM or SIGHUP ended."""
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def ignore_interruptions() -> None:
     """Let nothing keep the last words from being said; they take no time."""
-    for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for each in _SIGNALS:
         signal.signal(each, signal.SIG_IGN)
-
-
-def interrupt_again(swallowed: UnraisableHookArgs) -> None:
-    """Interrupt once more where Python has swallowed it, as it does in a finalizer; a process's `sys.unraisablehook`.
-
-    It comes a moment later, since here it would be swallowed too, and as SIGTERM, which interrupts this program also
-    where a shell that started it in the background has had SIGINT ignored.
-    """
-    if not issubclass(swallowed.exc_type, KeyboardInterrupt):
-        sys.__unraisablehook__(swallowed)
-        return
-    main = threading.main_thread().ident or 0
-    later = threading.Timer(0.01, signal.pthread_kill, (main, signal.SIGTERM))
-    later.daemon = True
-    later.start()
 
 
 class Watch:
@@ -52,13 +40,40 @@ class Watch:
     """
 
     def __init__(self) -> None:
-        self._heard = 0.0
+        self._heard = self._raised = -math.inf
+        self._number = signal.SIGINT
         self.left: Leftovers | None = None  # of the command under way
 
-    def interrupt(self, _signal: int, _frame: FrameType | None) -> None:
-        """Take note, and raise; a handler of signals."""
-        self._heard = time.monotonic()
-        raise KeyboardInterrupt
+    def take_signals(self) -> None:
+        """Let all of them interrupt, so that `with` blocks clean up."""
+        self._raised = -math.inf
+        for each in _SIGNALS:
+            if signal.getsignal(each) is not signal.SIG_IGN:  # nohup's wish counts
+                signal.signal(each, self.interrupt)
+
+    def interrupt(self, number: int, _frame: FrameType | None) -> None:
+        """Take note, and raise; a handler of signals.
+
+        Those that come at once are one interruption, and end no roll-back that it begins: a terminal that is closed
+        sends SIGHUP twice, by the kernel and by its shell.
+        """
+        self._heard, self._number = time.monotonic(), signal.Signals(number)
+        if self._heard - self._raised > _AT_ONCE:
+            self._raised = self._heard
+            raise KeyboardInterrupt
+
+    def interrupt_again(self, swallowed: UnraisableHookArgs) -> None:
+        """Interrupt once more where Python has swallowed it, as it does in a finalizer; `sys.unraisablehook`.
+
+        It comes a moment later, since here it would be swallowed too.
+        """
+        if not issubclass(swallowed.exc_type, KeyboardInterrupt):
+            sys.__unraisablehook__(swallowed)
+            return
+        self._raised = -math.inf
+        later = threading.Timer(0.01, signal.pthread_kill, (threading.main_thread().ident or 0, self._number))
+        later.daemon = True
+        later.start()
 
     def begin(self) -> None:
         """Watch from now on, in a thread; for the main thread of a program."""
@@ -74,11 +89,14 @@ class Watch:
             time.sleep(_SOON)
             if self._heard > came - _SOON or signal.getsignal(number[0]) != self.interrupt:
                 continue  # it was, or is somebody else's to hear
-            if self.left is not None and self.left.may_cost and not told:
+            left = self.left
+            if left is not None and left.may_cost and not told:
                 told = True
                 say(["Interrupted; it ends when the network answers, and at once if you interrupt it again."])
+                while select.select([reading], [], [], 0)[0]:  # what came before that was said is no answer to it
+                    os.read(reading, 1)
                 continue
-            say(["Interrupted.", *(self.left.lines(interrupted=True) if self.left is not None else ())])
+            say(["Interrupted.", *(left.lines(interrupted=True) if left is not None else ())])
             with suppress(OSError):
                 sys.stdout.flush()
             os._exit(INTERRUPTED)
@@ -105,6 +123,7 @@ def say(lines: list[str]) -> None:
 
 
 _SOON = 0.5  # seconds
+_AT_ONCE = 0.1  # seconds between signals that are one interruption
 _NOTHING_GOES_ON = "Nothing goes on by itself"
 
 
