@@ -228,6 +228,32 @@ def test_an_address_is_read_in_no_time(local: Local) -> None:
             assert answer.status_code == (200 if path == resolve else 400), answer.text
 
 
+MANIFESTS = {
+    "no text": b"\xff\xfe\x00",
+    "an impossible date": b"flavors:\n  x: {a: 2026-99-99}\n",
+    "a number without end": b"flavors: {x: {a: " + b"9" * 5000 + b"}}",
+    "deep": b"flavors: " + b"[" * 5000,
+    "half of a character": b'flavors: {x: {a: "\\ud83d"}}',
+    "around": b"flavors: &a {x: *a}",
+    "large": b"flavors: {x: {a: b}}\n" + b"# \n" * 100_000,
+    "aliases": b"a: &a1 [x,x,x,x,x,x,x,x,x,x]\n"
+    + b"".join(b"b%d: &a%d [%s]\n" % (depth, depth, b",".join([b"*a%d" % (depth - 1)] * 10)) for depth in range(2, 12))
+    + b"flavors: {x: {a: *a11}}\n",
+}
+
+
+@pytest.mark.parametrize("name", MANIFESTS)
+def test_a_manifest_that_nobody_can_read_is_no_models(local: Local, name: str) -> None:
+    folder, asked = name.replace(" ", "-"), {"modelType": "mlflow_model"}
+    signature = local.request("POST", f"{local.arm}/datastores/workspaceblobstore/listSecrets").json()["sasToken"]
+    path = f"/storage.blob.phift.local/azureml-blobstore/{folder}/MLmodel{signature}"
+    assert local.request("PUT", path, token="", data=MANIFESTS[name]).status_code == 201
+    asked["modelUri"] = f"azureml://datastores/workspaceblobstore/paths/{folder}"
+    answer = local.request("PUT", f"{local.arm}/models/{folder}/versions/1", json={"properties": asked})
+    assert answer.status_code == 400, answer.text
+    assert answer.json()["error"]["message"] == "The model's MLmodel file cannot be read."
+
+
 def test_what_was_stored_by_mistake_hides_nothing_else(local: Local) -> None:
     body = {"properties": {"authMode": "Key"}}
     for name in ("sound-one", "spoilt", "sound-two"):

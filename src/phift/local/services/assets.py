@@ -6,8 +6,10 @@ may be, and what runs in its place, is in `phift.local.services.jobs`.
 
 from __future__ import annotations
 
+import json
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import TypedDict
 
 import yaml
@@ -45,6 +47,7 @@ _STANDARD: dict[str, Json] = {
     "components": _OF_PARTS,
     "environments": {**_OF_PARTS, "environmentType": "UserCreated"},
 }
+_LONGEST_MANIFEST = 250_000  # bytes of an MLmodel file and of its flavors; the loader takes seconds for much more
 # What may change on a version of a step's parts; the rest is what it is.
 _CHANGEABLE = ("description", "tags", "isArchived", "properties")
 
@@ -68,6 +71,11 @@ class _Properties(TypedDict, total=False):
 
 class _Version(TypedDict, total=False):
     properties: _Properties | None
+
+
+def next_version(versions: Iterable[str]) -> int:
+    """Return the number behind those of an asset's versions that are numbers."""
+    return max((int(version) for version in versions if version.isdigit()), default=0) + 1
 
 
 def _kind(call: Call) -> str:
@@ -107,7 +115,6 @@ def _put_container(site: Site, call: Call) -> Reply:
 def _show_container(site: Site, document: Document) -> Json:
     kind = document.key.partition("/")[0]
     versions = [version.name for version in site.documents.walk(f"{document.key}/versions")]
-    numbers = [int(version) for version in versions if version.isdigit()]
     properties = {
         "description": None,
         "tags": {},
@@ -115,7 +122,7 @@ def _show_container(site: Site, document: Document) -> Json:
         "isArchived": False,
         **document.body["properties"],
         "latestVersion": versions[-1] if versions else None,
-        "nextVersion": str(max(numbers, default=0) + 1),
+        "nextVersion": str(next_version(versions)),
     }
     if kind == "models":  # each version of a model has a type of its own, and a model none
         del properties["modelType"]
@@ -177,13 +184,33 @@ def _asset(site: Site, kind: str, sent: Json, stored: Json | None) -> Json:
         file = place / "MLmodel"
         if not file.is_file():
             raise user_error(f"The model at {uri} is not an MLflow model: there is no MLmodel file.")
-        try:
-            flavors = yaml.safe_load(file.read_text(encoding="utf-8"))["flavors"].items()
-            shown = {name: {"data": {key: str(value) for key, value in data.items()}} for name, data in flavors}
-        except (yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
-            raise user_error("The model's MLmodel file cannot be read.") from error
-        properties["flavors"] = shown
+        properties["flavors"] = _flavors(file)
     return properties
+
+
+def _flavors(file: Path) -> Json:
+    """Return the flavors that an MLmodel file tells, or raise the error for one that nobody can read or show."""
+    try:
+        with file.open("rb") as opened:
+            text = opened.read(_LONGEST_MANIFEST + 1)
+        _limit([text])
+        flavors = yaml.safe_load(text)["flavors"]
+        # Piece by piece: a few aliases in YAML stand for more than memory holds.
+        _limit(part.encode() for part in json.JSONEncoder(ensure_ascii=False, default=str).iterencode(flavors))
+        return {
+            str(name): {"data": {str(key): str(value) for key, value in data.items()}} for name, data in flavors.items()
+        }
+    # Also what the loader lets through of a scalar: an impossible date, 5000 digits.
+    except (OSError, yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise user_error("The model's MLmodel file cannot be read.") from error
+
+
+def _limit(parts: Iterable[bytes]) -> None:
+    left = _LONGEST_MANIFEST
+    for part in parts:
+        left -= len(part)
+        if left < 0:
+            raise ValueError(f"longer than {_LONGEST_MANIFEST} bytes")
 
 
 def make_model(site: Site, key: str, sent: Json) -> Document:
