@@ -566,6 +566,12 @@ def test_a_model_is_registered_with_mlflow(mlflow: Any, workspace: TestWorkspace
         ("POST model-versions/create", {"name": "here", "source": "runs:/x/y"}, 400),
         ("POST model-versions/create", {"name": "here", "source": "s3://x/y"}, 400),
         ("POST model-versions/create", {"name": "here", "source": ["x"]}, 400),
+        ("POST model-versions/create", {"name": "here/versions/1", "source": "runs:/x/y"}, 400),
+        ("POST model-versions/create", {"name": "nope", "source": "runs:/x/y", "run_id": 5}, 400),
+        ("POST registered-models/create", {"name": "here/versions/1"}, 400),
+        ("POST registered-models/create", {"name": "a b"}, 400),
+        ("POST registered-models/create", {"name": "there", "description": {}}, 400),
+        ("GET registered-models/get?name=here/versions/1", None, 400),
     ],
 )
 def test_a_model_that_is_none_is_refused(workspace: TestWorkspace, route: str, body: Any, status: int) -> None:

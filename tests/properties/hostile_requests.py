@@ -161,6 +161,8 @@ _BODIES: dict[str, Any] = {
     },
     "POST runs/set-tag": {"run_id": "j", **_TAG},
     "POST runs/delete-tag": {"run_id": "j", "key": "a"},
+    "POST registered-models/create": {"name": "m", "description": "d", "tags": [_TAG]},
+    "POST model-versions/create": {"name": "m", "source": TRAIN, "run_id": "j", "description": "d", "tags": [_TAG]},
     "POST phift/seed": {
         "computes": [{"name": "c", "size": "Standard_NC24ads_A100_v4", "nodes": 1}],
         "quota": {"standardNCADSA100v4Family": 100},
@@ -205,7 +207,7 @@ _QUERIES = (
     *("$top", "count", "$skip", "$skipToken", "listViewType", "jobType", "tag", "hash", "$orderBy", "isDefault"),
     *("comp", "prefix", "delimiter", "marker", "maxresults", "include", "blockid", "restype", "run_id", "run_uuid"),
     *("experiment_id", "experiment_name", "page_token", "metric_key", "max_results", "filter", "path", "resource"),
-    *("$continuationtoken", "after", "api-version", "sig", "sr", "se", "sp", "order_by"),
+    *("name", "version", "$continuationtoken", "after", "api-version", "sig", "sr", "se", "sp", "order_by"),
 )
 _HEADERS = (
     *("range", "x-ms-range", "if-match", "if-none-match", "content-type", "x-ms-blob-type", "x-ms-meta-a"),
@@ -224,6 +226,7 @@ _HARSH = (  # of a filter, an order, an id: what takes a bad pattern long
     "${{" + " " * 20_000,
     "azureml:" + "/" * 20_000,
     "azureml://jobs/" + "a/" * 8000,
+    "azureml://" + "experiments/a/runs/b/artifacts/" * 3000 + "\n\n",
     "P" + "1" * 20_000,
     '"' * 20_000,
     "a = 'b' AND " * 1500,

@@ -6,20 +6,26 @@ What ``mlflow.register_model`` asks for, and ``models:/`` addresses; no aliases 
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Any, TypedDict
 
 from phift.local.names import ARTIFACT_STORE
-from phift.local.services.assets import make_model
+from phift.local.services.assets import make_model, next_version
 from phift.local.services.mlflow import AT, invalid, missing, pairs, text
 from phift.local.services.route import Route
 from phift.local.site import Site
 from phift.local.state.documents import Document, Json
-from phift.local.wire import Call, Reply, WireError, existing
+from phift.local.wire import Call, Reply, WireError, check_name, existing
 
 _STORED = re.compile(rf"azureml://.+/datastores/{ARTIFACT_STORE}/paths/(?P<path>.+)")
 
 
+class _Sent(TypedDict, total=False):
+    description: str | None
+    run_id: str | None
+
+
 def _model(site: Site, name: Any) -> Document:
+    check_name("model", str(name))
     return existing(site, f"models/{name}", missing(f"Registered Model with name={name} not found"))
 
 
@@ -30,8 +36,9 @@ def _version(site: Site, call: Call) -> Document:
 
 
 def _create_model(site: Site, call: Call) -> Reply:
-    sent = call.json()
+    sent = call.json(_Sent)
     name, tags = text(sent, "name"), pairs(sent.get("tags"))
+    check_name("model", name)
     with site.documents.transaction():
         if site.documents.get(f"models/{name}") is not None:
             raise WireError(400, "RESOURCE_ALREADY_EXISTS", f"Registered Model (name={name}) already exists.")
@@ -42,12 +49,11 @@ def _create_model(site: Site, call: Call) -> Reply:
 
 def _create_version(site: Site, call: Call) -> Reply:
     """Register a version of a model: an MLflow model, where there is such a file."""
-    sent = call.json()
+    sent = call.json(_Sent)
     name, source, tags = text(sent, "name"), text(sent, "source"), pairs(sent.get("tags"))
     with site.documents.transaction():
         model = _model(site, name)
-        versions = [version.name for version in site.documents.walk(f"{model.key}/versions")]
-        number = max((int(version) for version in versions if version.isdigit()), default=0) + 1
+        number = next_version(version.name for version in site.documents.walk(f"{model.key}/versions"))
         given: Json = {"modelUri": source, "modelType": "mlflow_model", "tags": tags, "jobName": sent.get("run_id")}
         document = make_model(site, f"{model.key}/versions/{number}", {**given, "description": sent.get("description")})
     return Reply({"model_version": _show_version(document)})
