@@ -120,6 +120,16 @@ class Echo:
         yield self.said
 
 
+@dataclass(frozen=True)
+class Pile:
+    """Yields megabytes, and writes down how many have been made."""
+
+    def perform(self, folder: Path) -> Iterator[bytes]:
+        for number in range(50):
+            (folder / "made").write_text(str(number + 1))
+            yield bytes(1 << 20)
+
+
 def command_of(process: psutil.Process) -> list[str]:
     try:
         return process.cmdline()
@@ -259,6 +269,15 @@ def test_results_that_nobody_takes_wait_and_are_not_late(tmp_path: Path) -> None
         next(results)
         time.sleep(7)
         assert len(list(results)) == 19_999
+
+
+def test_results_that_nobody_takes_pile_up_to_a_few(tmp_path: Path) -> None:
+    with Workers(tmp_path, most=1) as workers:
+        results = workers.run([Pile()], side_by_side=True)
+        next(results)
+        time.sleep(2)
+        assert int((tmp_path / "made").read_text()) <= 5  # one is taken, two wait, one is handed over and one sent
+        assert len(list(results)) == 49
 
 
 def test_a_limit_is_raised_in_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

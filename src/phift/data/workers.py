@@ -33,7 +33,7 @@ sooner than one, 113 MB a quarter sooner, and on a busy machine not even 227 MB 
 
 _MOST_PROCESSES = 8  # more would wait for the disk, and each takes memory
 _MOST = 1e6  # of what the environment asks for
-_MOST_ANSWERS = 16  # that wait to be taken, of all processes; then these wait
+_MOST_ANSWERS = 2  # of each process that wait to be taken, since they take memory here; then the process waits
 
 _ENVIRONMENT = {
     # Of pyarrow's allocators it gives back the most: 103 MB where the default keeps 159 (pyarrow 25, 2026-11-22).
@@ -134,7 +134,7 @@ class Workers:
         self._most = most
         self._turn = threading.Lock()
         self._processes: dict[_Process, threading.Thread] = {}  # and who listens to each
-        self._answers: _Answers = queue.Queue(_MOST_ANSWERS)
+        self._answers: _Answers = queue.Queue(most * _MOST_ANSWERS)
         weakref.finalize(self, _end, self._processes, self._answers)
 
     def start(self, *modules: str) -> None:
