@@ -16,6 +16,7 @@ import pytest
 
 from phift.data.workers import DATA, Limits, Task, Workers, _send
 from phift.errors import ConfigError, DataError
+from unit.test_uses import in_a_forked_child
 
 PROCESSES = 3
 
@@ -226,6 +227,14 @@ def test_a_module_of_the_current_folder_is_not_taken_for_pythons(
 def test_each_of_several_threads_gets_its_own_answers(tmp_path: Path) -> None:
     with Workers(tmp_path, most=1) as workers, ThreadPoolExecutor(4) as threads:
         assert list(threads.map(lambda number: workers.only(Echo(number)), range(400))) == list(range(400))
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_copy_of_the_process_has_workers_of_its_own(tmp_path: Path) -> None:
+    with Workers(tmp_path, Limits(seconds=20), most=1) as workers:
+        assert workers.only(Echo(1)) == 1
+        assert in_a_forked_child(lambda: workers.only(Echo(2)) == 2)
+        assert workers.only(Echo(3)) == 3
 
 
 def test_results_that_nobody_takes_keep_nobody_waiting(workers: Workers) -> None:

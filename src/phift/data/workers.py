@@ -133,12 +133,19 @@ class Workers:
         self._limits = limits
         self._most = most
         self._turn = threading.Lock()
+        self._begin()
+
+    def _begin(self) -> None:
+        """Have no processes; those of the process that this one is a copy of go on for that one."""
+        self._owner = os.getpid()
         self._processes: dict[_Process, threading.Thread] = {}  # and who listens to each
-        self._answers: _Answers = queue.Queue(most * _MOST_ANSWERS)
+        self._answers: _Answers = queue.Queue(self._most * _MOST_ANSWERS)
         weakref.finalize(self, _end, self._processes, self._answers)
 
     def start(self, *modules: str) -> None:
         """Start the processes, which import what their tasks will need while this one has other things to do."""
+        if self._owner != os.getpid():
+            self._begin()
         if self._processes or not sys.executable:
             return
         limits = self._limits.raised()
