@@ -61,6 +61,15 @@ def test_looking_makes_no_file(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_looking_makes_none_of_a_folder_that_is_deleted_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place, before = Folder(tmp_path / "deleted"), iter([True])
+    monkeypatch.setattr(Path, "is_dir", lambda _path: next(before, False))
+    assert place.is_free()
+    assert not list(tmp_path.iterdir())
+
+
 @contextmanager
 def claimed(folder: Path) -> Iterator[Folder]:
     place = Folder(folder)

@@ -64,14 +64,16 @@ class Folder:
         """Tell whether nobody has claimed the folder, or whoever has leaves it within some seconds."""
         if not self.root.is_dir():
             return True
-        with self._held(fcntl.LOCK_SH, patience) as free:  # shared: two that look are not in each other's way
+        with suppress(FileNotFoundError), self._held(fcntl.LOCK_SH, patience) as free:  # shared by all that look
             return free
+        return True
 
     @contextmanager
     def _held(self, kind: int, patience: float) -> Iterator[bool]:
         end = time.monotonic() + patience
         with ExitStack() as held:
-            locks = [held.enter_context(_opened(self.root))]
+            locks = [os.open(self.root, os.O_RDONLY)]  # which makes none where it has just been deleted
+            held.callback(os.close, locks[0])
             if kind == fcntl.LOCK_EX or self.server_lock.exists():
                 locks.append(held.enter_context(_opened(self.server_lock)))
             while not all(_locked(lock, kind) for lock in locks):
@@ -117,7 +119,7 @@ class Folder:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[int]:
-    """Open what is to be locked: a folder, or a file, for which a folder in its place is as good.
+    """Open a file that is to be locked, for which a folder in its place is as good.
 
     A link that leads nowhere is deleted.
     """
