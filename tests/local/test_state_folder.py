@@ -251,6 +251,18 @@ def test_a_server_whose_folder_or_database_is_gone_ends(served: LocalWorkspace, 
     assert not served.status().running
 
 
+def test_a_server_whose_folder_was_moved_leaves_the_next_ones_notes(served: LocalWorkspace) -> None:
+    pid = _pid(served)
+    os.kill(pid, signal.SIGSTOP)
+    served.folder.rename(served.folder.with_name("moved"))
+    served.up()
+    note = served.folder / "server.json"
+    before = note.stat()
+    os.kill(pid, signal.SIGCONT)
+    assert gone(pid)
+    assert note.stat() == before
+
+
 def test_a_folder_that_was_emptied_has_a_server_until_it_is_stopped(served: LocalWorkspace) -> None:
     pid = _pid(served)
     for path in served.folder.iterdir():

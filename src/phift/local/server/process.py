@@ -53,7 +53,7 @@ from phift.local.state.clock import Speed
 from phift.local.state.documents import Documents
 from phift.local.state.faults import METHODS
 from phift.local.state.folder import Folder, write_private
-from phift.local.state.served import Served, note_process
+from phift.local.state.served import Served, note_process, noted_process
 from phift.version import __version__
 
 logger = logging.getLogger(__name__)
@@ -106,7 +106,8 @@ def serve(
             logger.warning("requests without a route, answered 501: %d x %s", count, what)
         if not unserved:
             logger.info("every request had a route")
-        place.forget_server()
+        if noted_process(place) == os.getpid():  # where the folder was moved, another may be served in its place
+            place.forget_server()
     return 0
 
 
