@@ -9,6 +9,8 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -380,6 +382,21 @@ def test_what_is_not_there_is_not_found(workspace: TestWorkspace, route: str) ->
     for given in ("nope", None, ["x"], 2**70):
         answer = call(workspace, route, {"run_id": given, "experiment_id": given})
         assert (answer.status_code, answer.json()["error_code"]) == (404, "RESOURCE_DOES_NOT_EXIST"), answer.text
+
+
+def test_two_who_log_at_once(workspace: TestWorkspace) -> None:
+    """Of a parameter's values one is kept, and of an experiment's tags all."""
+    with ThreadPoolExecutor(8) as pool:
+        for _ in range(10):
+            run = call(workspace, "POST runs/create", {}).json()["run"]["info"]["run_id"]
+            sent: list[Any] = [{"run_id": run, "key": "lr", "value": str(number)} for number in range(8)]
+            answers = pool.map(partial(call, workspace, "POST runs/log-parameter"), sent)
+            assert sorted(answer.status_code for answer in answers) == [200, *[400] * 7]
+            made = call(workspace, "POST experiments/create", {"name": f"of-{uuid.uuid4().hex[:8]}"}).json()
+            sent = [{**made, "key": str(number), "value": "x"} for number in range(8)]
+            list(pool.map(partial(call, workspace, "POST experiments/set-experiment-tag"), sent))
+            found = call(workspace, f"GET experiments/get?experiment_id={made['experiment_id']}").json()["experiment"]
+            assert sorted(tag["key"] for tag in found["tags"]) == [str(number) for number in range(8)]
 
 
 def test_run_history_shows_it(workspace: TestWorkspace, client: Any, experiment: str) -> None:

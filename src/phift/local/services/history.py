@@ -54,14 +54,17 @@ class _Change(TypedDict, total=False):
 
 
 def _patch(site: Site, call: Call) -> Reply:
-    run, sent = run_of(site, call["run"]), call.json(_Change)
-    stored = run.body.get("properties") or {}
-    conflicts = [key for key, value in section(sent, "properties").items() if stored.get(key, value) != value]
-    if conflicts:
-        raise user_error(f"Properties of a run cannot be changed: {', '.join(sorted(conflicts))}.")
-    merged = {key: section(sent, key) for key in ("tags", "properties")}
-    runs.change(site, run.name, {**merged, **{key: sent.get(key) for key in ("displayName", "description", "hidden")}})
-    return Reply(_show(site, run_of(site, run.name)))
+    sent = call.json(_Change)
+    with site.documents.transaction():  # of two values of a property at once one is refused
+        run = run_of(site, call["run"])
+        stored = run.body.get("properties") or {}
+        conflicts = [key for key, value in section(sent, "properties").items() if stored.get(key, value) != value]
+        if conflicts:
+            raise user_error(f"Properties of a run cannot be changed: {', '.join(sorted(conflicts))}.")
+        changed = {key: sent.get(key) for key in ("displayName", "description", "hidden")}
+        changed |= {key: section(sent, key) for key in ("tags", "properties")}
+        runs.change(site, run.name, changed)
+        return Reply(_show(site, run_of(site, run.name)))
 
 
 def _children(site: Site, call: Call) -> Reply:

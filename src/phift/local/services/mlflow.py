@@ -79,18 +79,20 @@ def _create_experiment(site: Site, call: Call) -> Reply:
     sent = call.json()
     name, tags = text(sent, "name"), pairs(sent.get("tags"))
     runs.check_name("experiment", name)
+    identity = runs.experiment_id(name)
     with site.documents.transaction():
-        if site.documents.get(f"experiments/{runs.experiment_id(name)}") is not None:
+        if site.documents.get(f"experiments/{identity}") is not None:
             raise WireError(400, "RESOURCE_ALREADY_EXISTS", f"Experiment '{name}' already exists.")
-        identity = runs.experiment(site, name)
         site.documents.put(f"experiments/{identity}", {"name": name, "tags": tags})
     return Reply({"experiment_id": identity})
 
 
 def _change_experiment(site: Site, call: Call, changed: Json) -> Reply:
-    document = _experiment(site, call.json().get("experiment_id"))
-    tags = {**(document.body.get("tags") or {}), **changed.get("tags", {})}
-    site.documents.update(document.key, lambda body: body.update({**changed, "tags": tags}))
+    sent = call.json()
+    with site.documents.transaction():
+        document = _experiment(site, sent.get("experiment_id"))
+        tags = {**(document.body.get("tags") or {}), **changed.get("tags", {})}
+        site.documents.put(document.key, {**document.body, **changed, "tags": tags})
     return Reply({})
 
 
@@ -315,15 +317,15 @@ def _hide(site: Site, call: Call, *, hidden: bool) -> Reply:
 def _log(site: Site, call: Call, kind: str = "") -> Reply:
     """Write metrics, parameters and tags of a run, or the one of a kind that the body is."""
     sent = call.json()
-    run, given = _run_of(site, sent), {kind: [sent]} if kind else sent
-    metrics = [_metric(each) for each in _list(given, "metrics")]
-    tags, parameters = pairs(given.get("tags")), pairs(given.get("params"), "params")
-    known = run.body.get("params") or {}
-    changed = [key for key, value in parameters.items() if known.get(key, value) != value]
-    if changed and run.body.get("ofMlflow"):
-        what = f"Changing param values is not allowed. Params with keys {changed} were logged already"
-        raise invalid(f"{what} for run ID='{run.name}'.")
-    with site.documents.transaction():
+    with site.documents.transaction():  # of two values of a parameter at once one is refused
+        run, given = _run_of(site, sent), {kind: [sent]} if kind else sent
+        metrics = [_metric(each) for each in _list(given, "metrics")]
+        tags, parameters = pairs(given.get("tags")), pairs(given.get("params"), "params")
+        known = run.body.get("params") or {}
+        changed = [key for key, value in parameters.items() if known.get(key, value) != value]
+        if changed and run.body.get("ofMlflow"):
+            what = f"Changing param values is not allowed. Params with keys {changed} were logged already"
+            raise invalid(f"{what} for run ID='{run.name}'.")
         site.documents.add_metrics(run.name, metrics)
         runs.write(site, run.name, tags, parameters)
     return Reply({})
@@ -357,10 +359,11 @@ def _log_inputs(site: Site, call: Call) -> Reply:
 
 def _delete_tag(site: Site, call: Call) -> Reply:
     sent = call.json()
-    run, key = _run_of(site, sent), text(sent, "key")
-    if key not in (run.body.get("tags") or {}):
-        raise missing(f"No tag with name: {key} in run with id {run.name}")
-    site.documents.update(f"runs/{run.name}", lambda body: body["tags"].pop(key, None))
+    with site.documents.transaction():
+        run, key = _run_of(site, sent), text(sent, "key")
+        if key not in (run.body.get("tags") or {}):
+            raise missing(f"No tag with name: {key} in run with id {run.name}")
+        site.documents.update(run.key, lambda body: body["tags"].pop(key))
     return Reply({})
 
 
