@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any, cast
@@ -22,6 +22,7 @@ from phift.serving.endpoint import Endpoint
 from phift.serving.resource import DeploymentEvent, OnEvent
 from phift.serving.uses import this_machine
 from unit.fakes import A100, Fakes, http_error
+from unit.forked import in_a_forked_child
 
 MODEL = "/subscriptions/s/workspaces/w/models/mine/versions/1"
 NAME, JOB = "phift-made-up", "job"
@@ -64,18 +65,6 @@ def test_a_block_deletes_what_it_made_and_leaves_no_tag() -> None:
         assert [json.loads(value)["state"] for value in fakes.rest.tags[JOB].values()] == ["block"]
         assert not endpoint.existed
     assert (is_up(fakes), fakes.rest.tags[JOB]) == (False, {})
-
-
-def in_a_forked_child(work: Callable[[], bool]) -> bool:
-    """Return what the work came to in a child that has a copy of everything here."""
-    child = os.fork()
-    if child == 0:
-        came_to = False
-        try:
-            came_to = work()
-        finally:
-            os._exit(0 if came_to else 1)
-    return os.waitpid(child, 0)[1] == 0
 
 
 def test_a_forked_child_that_leaves_its_parents_block_deletes_nothing() -> None:

@@ -16,7 +16,7 @@ import pytest
 
 from phift.data.workers import DATA, Limits, Task, Workers, _send
 from phift.errors import ConfigError, DataError
-from unit.test_uses import in_a_forked_child
+from unit.forked import in_a_forked_child
 
 PROCESSES = 3
 
@@ -234,6 +234,13 @@ def test_a_copy_of_the_process_has_workers_of_its_own(tmp_path: Path) -> None:
     with Workers(tmp_path, Limits(seconds=20), most=1) as workers:
         assert workers.only(Echo(1)) == 1
         assert in_a_forked_child(lambda: workers.only(Echo(2)) == 2)
+
+        def ends() -> bool:
+            signal.alarm(60)
+            workers.end()  # as when a process exits
+            return True
+
+        assert in_a_forked_child(ends)
         assert workers.only(Echo(3)) == 3
 
 

@@ -140,7 +140,7 @@ class Workers:
         self._owner = os.getpid()
         self._processes: dict[_Process, threading.Thread] = {}  # and who listens to each
         self._answers: _Answers = queue.Queue(self._most * _MOST_ANSWERS)
-        weakref.finalize(self, _end, self._processes, self._answers)
+        weakref.finalize(self, _end, self._owner, self._processes, self._answers)
 
     def start(self, *modules: str) -> None:
         """Start the processes, which import what their tasks will need while this one has other things to do."""
@@ -219,7 +219,7 @@ class Workers:
 
     def end(self) -> None:
         """End the processes; others are started where they are needed again."""
-        _end(self._processes, self._answers)
+        _end(self._owner, self._processes, self._answers)
 
     def __enter__(self) -> Workers:
         return self
@@ -228,7 +228,9 @@ class Workers:
         self.end()
 
 
-def _end(processes: dict[_Process, threading.Thread], answers: _Answers) -> None:
+def _end(owner: int, processes: dict[_Process, threading.Thread], answers: _Answers) -> None:
+    if owner != os.getpid():  # a copy of it: those who listen are not in it, and their pipes are locked for ever
+        return
     while processes:
         process, listener = processes.popitem()
         process.kill()
