@@ -384,6 +384,19 @@ def test_two_that_start_one_folder_at_once_have_one_server(lock: str, left: Path
     assert gone(pid)
 
 
+@pytest.mark.parametrize("later", [0.0, 0.2])
+def test_one_that_starts_while_another_deletes_has_a_whole_folder(served: LocalWorkspace, later: float) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        deletion = pool.submit(LocalWorkspace(served.folder).reset)
+        time.sleep(later)
+        started = LocalWorkspace(served.folder, engine="instant", speed="fast")
+        started.up()
+        deletion.result()
+    if served.folder.is_dir():  # else the deletion came last
+        assert connected(served.folder) is None
+        assert started.down()
+
+
 def test_a_server_killed_at_any_moment_of_its_start_hinders_no_next_one(tmp_path: Path) -> None:
     folder = tmp_path / "workspace"
     chosen = random.Random(11)  # noqa: S311 - moments only

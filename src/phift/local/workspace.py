@@ -150,9 +150,8 @@ class LocalWorkspace:
         if any(path != place.start_lock and path.suffix != ".tmp" for path in there) and not place.marks():
             what = "This folder holds other things; a local workspace wants an empty or a new one."
             raise errors.LocalWorkspaceError(what, where=str(self.folder), fix="name another folder")
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self.folder.chmod(0o700)
-        with place.starting():  # one process at a time starts or stops the server of this folder
+        with place.starting():
+            self.folder.chmod(0o700)
             running = self._told_soon(read_served)
             if running:
                 with socket.socket() as probe:
@@ -177,24 +176,8 @@ class LocalWorkspace:
         """
         if self.folder in IN_PROCESS or (not self._place.marks() and self._place.is_free()):
             return False
-        with ExitStack() as held:
-            with suppress(OSError):  # without the right to the lock, or room for it, what runs is stopped all the same
-                held.enter_context(self._place.starting())
-            if (pid := self._told_soon(process_of)) is None:
-                return False
-            for number, patience in ((signal.SIGTERM, timeout), (signal.SIGKILL, 5)):
-                with suppress(ProcessLookupError):
-                    os.kill(pid, number)
-                if self._place.is_free(patience):
-                    break
-            else:
-                what = f"The local workspace's process {pid} does not end."
-                raise errors.LocalWorkspaceError(what, where=str(self.folder), fix="phift local down once more")
-            with suppress(ChildProcessError):  # it is a child only of the process that started it
-                os.waitpid(pid, 0)
-            if self._lifeline is not None:
-                self._lifeline.close()
-            return True
+        with self._stopped(timeout) as ran:
+            return ran
 
     @_of_ours
     def status(self) -> LocalStatus:
@@ -226,8 +209,8 @@ class LocalWorkspace:
         if self._place.marks() < 2:
             what = "This folder is not a local workspace's; nothing was deleted."
             raise errors.LocalWorkspaceError(what, where=str(self.folder), fix="name the right folder")
-        self.down()
-        shutil.rmtree(self.folder.resolve())
+        with self._stopped():
+            shutil.rmtree(self.folder.resolve())
 
     @_of_ours
     def connection(self) -> Connection:
@@ -239,6 +222,31 @@ class LocalWorkspace:
             what = "No local workspace is running in this folder."
             raise errors.LocalWorkspaceNotRunning(what, where=str(self.folder), fix="start it: phift local up")
         return Connection(f"https://localhost:{running.port}", self._place.bundle, self.folder)
+
+    @contextmanager
+    def _stopped(self, timeout: float = 20) -> Iterator[bool]:
+        """Stop the server, and let nobody start one until the end of the block; yields whether one was running."""
+        with ExitStack() as held:
+            with suppress(OSError):  # without the right to the lock, or room for it, what runs is stopped all the same
+                held.enter_context(self._place.starting())
+            yield self._stop(timeout)
+
+    def _stop(self, timeout: float) -> bool:
+        if (pid := self._told_soon(process_of)) is None:
+            return False
+        for number, patience in ((signal.SIGTERM, timeout), (signal.SIGKILL, 5)):
+            with suppress(ProcessLookupError):
+                os.kill(pid, number)
+            if self._place.is_free(patience):
+                break
+        else:
+            what = f"The local workspace's process {pid} does not end."
+            raise errors.LocalWorkspaceError(what, where=str(self.folder), fix="phift local down once more")
+        with suppress(ChildProcessError):  # it is a child only of the process that started it
+            os.waitpid(pid, 0)
+        if self._lifeline is not None:
+            self._lifeline.close()
+        return True
 
     def _hold_to(self, running: Served, say: Callable[[str], None]) -> None:
         """Tell how the running server was started otherwise; raise where storage, which was named, is otherwise."""

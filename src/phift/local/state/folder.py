@@ -38,7 +38,7 @@ class Folder:
         self.bundle = root / "bundle.pem"  # the machine's certificate authorities and ours, for `REQUESTS_CA_BUNDLE`
         self.server_file = root / "server.json"  # who serves this folder, and where; there while a server listens
         self.server_lock = root / "server.lock"  # locked by the serving process as long as it lives; holds its number
-        self.start_lock = root / "start.lock"  # locked by the process that starts or stops the server
+        self.start_lock = root / "start.lock"  # locked by the process that starts, stops or deletes it all
         self.log = root / "server.log"  # what the server writes to its output
         self.database = root / "state.db"
         self.registry = root / "registry"  # the stand-in models, one folder each
@@ -85,10 +85,17 @@ class Folder:
 
     @contextmanager
     def starting(self) -> Iterator[None]:
-        """Wait until no other process starts or stops the server, and hold them off until the end of the block."""
-        with _opened(self.start_lock) as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
+        """Wait until no other process starts, stops or deletes it, and hold them off until the end of the block.
+
+        The folder is made where there is none, as where whoever was waited for has deleted it.
+        """
+        while True:
+            self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with _opened(self.start_lock) as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                if _lies_at(self.start_lock, lock):
+                    yield
+                    return
 
     def forget_server(self) -> None:
         """Delete the note of who serves."""
@@ -135,6 +142,12 @@ def _opened(path: Path) -> Iterator[int]:
         yield descriptor
     finally:
         os.close(descriptor)
+
+
+def _lies_at(path: Path, descriptor: int) -> bool:
+    with suppress(FileNotFoundError):
+        return os.path.samestat(path.stat(), os.fstat(descriptor))
+    return False
 
 
 def _locked(descriptor: int, kind: int) -> bool:
