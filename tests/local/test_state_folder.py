@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -28,7 +28,7 @@ from click.testing import CliRunner
 import phift
 from phift.cli.commands import main
 from phift.errors import LocalWorkspaceError, PhiftError
-from phift.local import LocalCredential, LocalWorkspace
+from phift.local import Connection, LocalCredential, LocalWorkspace
 
 pytestmark = pytest.mark.slow
 
@@ -384,17 +384,25 @@ def test_two_that_start_one_folder_at_once_have_one_server(lock: str, left: Path
     assert gone(pid)
 
 
-@pytest.mark.parametrize("later", [0.0, 0.2])
-def test_one_that_starts_while_another_deletes_has_a_whole_folder(served: LocalWorkspace, later: float) -> None:
+def test_one_that_starts_while_another_deletes_has_a_whole_folder(
+    served: LocalWorkspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started, delete = LocalWorkspace(served.folder, engine="instant", speed="fast"), shutil.rmtree
+
     with ThreadPoolExecutor(1) as pool:
-        deletion = pool.submit(LocalWorkspace(served.folder).reset)
-        time.sleep(later)
-        started = LocalWorkspace(served.folder, engine="instant", speed="fast")
-        started.up()
-        deletion.result()
-    if served.folder.is_dir():  # else the deletion came last
-        assert connected(served.folder) is None
-        assert started.down()
+
+        def begin(folder: Path) -> None:
+            monkeypatch.undo()
+            starts.append(pool.submit(started.up))
+            time.sleep(3)  # in which it would have started
+            delete(folder)
+
+        starts: list[Future[Connection]] = []
+        monkeypatch.setattr("phift.local.workspace.shutil.rmtree", begin)
+        served.reset()
+        starts[0].result()
+    assert connected(served.folder) is None
+    assert started.down()
 
 
 def test_a_server_killed_at_any_moment_of_its_start_hinders_no_next_one(tmp_path: Path) -> None:
