@@ -180,6 +180,24 @@ def test_an_interrupt_passes_unchanged() -> None:
         raise KeyboardInterrupt
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        errors.ConfigError("No.", mistakes=(("a?sig=hush-hush", "password=hush-hush"),)),
+        errors.DataError("No.", problems=(("https://a.test/?sig=hush-hush", "token=hush-hush"),), refused=1),
+        errors.AuthenticationError("No.", tried=("client_secret=hush-hush",), status=401, code="Bearer hush-hush"),
+        errors.JobFailed("No.", job="j", step="password=hush-hush", log_tail="a\nAccountKey=hush-hush\nb"),
+        errors.DeploymentFailed("No.", log_tail="a\nHF_TOKEN=hush-hush\nb"),
+        errors.ForbiddenConnection("No.", host="me:hush-hush@a.test"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_a_secret_in_a_detail_is_hidden_whoever_gave_it(error: PhiftError) -> None:
+    assert "hush" not in str(vars(error)) + str(error)
+    assert b"hush" not in pickle.dumps(error)
+    assert vars(pickle.loads(pickle.dumps(error))) == vars(error)  # noqa: S301 - our own bytes
+
+
 def test_only_the_first_line_that_says_something_is_kept() -> None:
     assert from_azure(core.AzureError("\n  \n first \nsecond"), "here").what == "first"
     assert from_azure(ValueError(), "here").what.endswith("ValueError: ValueError")

@@ -74,7 +74,7 @@ class PhiftError(Exception):
         self.where = redact(where) if where else where
         self.fix = redact(fix) if fix else fix
         super().__init__(self.what)
-        self.__dict__.update(details)
+        self.__dict__.update({name: _redacted(value) for name, value in details.items()})
 
     def __str__(self) -> str:
         lines = [visible(self.what)]
@@ -89,6 +89,12 @@ class PhiftError(Exception):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return partial(type(self), **self.__dict__), ()
+
+
+def _redacted(detail: Any) -> Any:
+    if isinstance(detail, tuple):
+        return tuple(map(_redacted, detail))
+    return redact(detail) if isinstance(detail, str) else detail
 
 
 def in_a_line(text: object) -> str:
