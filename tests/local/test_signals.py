@@ -108,6 +108,8 @@ def struck(config: Path, moment: str, after: float, signals: list[signal.Signals
             time.sleep(0.15)  # sooner, two are one
         code = process.wait(LONGEST)
         seconds, output = time.monotonic() - began, out.read_text()
+        if code == 0 and output == before:  # all was done, and Python was ending
+            return None
         return Ended(code, seconds, output, (before.splitlines() or [""])[-1], output.removeprefix(before))
     return None
 

@@ -474,6 +474,15 @@ def strike(name):
 
 @commands.main.command()
 @commands.click.argument("name")
+def end(name):
+    class Last:
+        def __del__(self, kill=os.kill, own=os.getpid(), number=getattr(signal, name)):
+            kill(own, number)  # when Python has given up its handlers of signals
+    sys.kept = Last()
+    print("it is done")
+
+@commands.main.command()
+@commands.click.argument("name")
 def fail(name):
     class Broken:
         def __del__(self):
@@ -495,6 +504,12 @@ def test_an_interruption_that_strikes_in_a_finalizer_is_not_lost(name: str) -> N
     ended = in_a_process("strike", name)
     assert (ended.returncode, ended.stdout) == (130, ""), ended.stderr
     assert ended.stderr == "Interrupted.\n"
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_an_interruption_of_what_is_done_changes_nothing(name: str) -> None:
+    ended = in_a_process("end", name)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "it is done\n", "")
 
 
 def test_another_error_in_a_finalizer_is_told_as_python_does() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import logging
 import os
@@ -450,8 +451,10 @@ def program() -> None:
     """Run the command line as a process of its own.
 
     An interruption ends it at once: Python would wait for threads of the SDK that talk to the network. None is lost:
-    one that strikes in a finalizer comes again, and one that the main thread cannot hear is heard by another.
+    one that strikes in a finalizer comes again, and one that the main thread cannot hear is heard by another. When all
+    is done and Python ends, which takes a moment, there is nothing to interrupt.
     """
+    atexit.register(ignore_interruptions)
     garbage.look_seldom()
     sys.unraisablehook = watch.interrupt_again
     watch.begin()
