@@ -97,6 +97,13 @@ def test_a_reset_leaves_nothing_but_what_was_seeded(manual: Local) -> None:
     assert control(manual, "GET", "faults").json()["value"] == []
 
 
+def test_of_a_seed_with_a_mistake_nothing_stays(manual: Local) -> None:
+    size = "Standard_NC24ads_A100_v4"
+    sound, spoilt = {"name": "sound", "size": size, "nodes": 1}, {"name": "spoilt", "size": size}
+    assert control(manual, "POST", "seed", json={"computes": [sound, spoilt]}).status_code == 400
+    assert manual.request("GET", f"{manual.arm}/computes/sound").status_code == 404
+
+
 def test_the_journal_has_every_request_and_no_query(manual: Local) -> None:
     manual.request("GET", manual.arm)
     last = max(each["number"] for each in control(manual, "GET", "requests").json()["value"])

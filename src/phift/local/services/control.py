@@ -33,14 +33,15 @@ def _reset(site: Site, _call: Call) -> Reply:
 
 
 def _seed(site: Site, call: Call) -> Reply:
-    """Put clusters there and set quota, both at once."""
+    """Put clusters there and set quota: all that is sent, or nothing."""
     sent = call.json()
     try:
-        for cluster in sent.get("computes", []):
-            check_name("compute", str(cluster["name"]))
-            quota.add(site, str(cluster["name"]), str(cluster["size"]), whole_number(cluster["nodes"], "nodes"))
-        for family, vcpus in sent.get("quota", {}).items():
-            quota.set_limit(site, family, whole_number(vcpus, "quota"))
+        with site.documents.transaction():
+            for cluster in sent.get("computes", []):
+                check_name("compute", str(cluster["name"]))
+                quota.add(site, str(cluster["name"]), str(cluster["size"]), whole_number(cluster["nodes"], "nodes"))
+            for family, vcpus in sent.get("quota", {}).items():
+                quota.set_limit(site, family, whole_number(vcpus, "quota"))
     except (AttributeError, KeyError, TypeError) as error:
         raise WireError(400, "InvalidSeed", f"This is nothing to seed: {error}") from error
     return Reply(None, 204)
