@@ -72,6 +72,12 @@ def _score(local: Local, endpoint: str, text: Any, *, key: str | None = None, **
     return local.request("POST", f"/inference/{endpoint}/score", json=body, token=token, headers=headers)
 
 
+@pytest.mark.parametrize("instances", [0, -100])
+def test_a_deployment_has_an_instance(local: Local, endpoint: str, model: str, instances: int) -> None:
+    answer = _deployment(local, endpoint, "nothing", model, instances=instances)
+    assert (answer.status_code, answer.json()["error"]["message"]) == (400, "The sku's capacity must be at least 1.")
+
+
 def test_forms_of_a_request(local: Local, endpoint: str) -> None:
     conversation = [{"role": "user", "content": "abc"}]
     nested = {"input_data": {"input_string": [conversation, conversation], "parameters": {"temperature": 0}}}

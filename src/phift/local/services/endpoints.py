@@ -234,7 +234,9 @@ def _put_deployment(site: Site, call: Call) -> Reply:
             what = f"The local workspace serves MLflow models without a container: no {served_by_container}"
             raise WireError(501, "NotImplemented", what)
     sku = {"name": "Default", "tier": "Standard", "capacity": 1, **section(sent, "sku")}
-    instances = whole_number(sku["capacity"], "The sku's capacity")
+    sku["capacity"] = instances = whole_number(sku["capacity"], "The sku's capacity")
+    if instances < 1:
+        raise user_error("The sku's capacity must be at least 1.")
     _check_settings(properties)
     key = f"{endpoint.key}/deployments/{name}"
     previous = site.documents.get(key)
