@@ -7,8 +7,11 @@ import socket
 import sqlite3
 import ssl
 import time
+from base64 import b64encode
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 import requests
@@ -252,6 +255,23 @@ def test_a_manifest_that_nobody_can_read_is_no_models(local: Local, name: str) -
     answer = local.request("PUT", f"{local.arm}/models/{folder}/versions/1", json={"properties": asked})
     assert answer.status_code == 400, answer.text
     assert answer.json()["error"]["message"] == "The model's MLmodel file cannot be read."
+
+
+def test_uploads_of_one_blob_at_once_end_or_are_refused(local: Local) -> None:
+    signature = local.request("POST", f"{local.arm}/datastores/workspaceblobstore/listSecrets").json()["sasToken"]
+    path = f"/storage.blob.phift.local/azureml-blobstore/at-once{signature}"
+    blocks = [b64encode(b"%05d" % number).decode() for number in range(40)]
+    listed = f"<BlockList>{''.join(f'<Latest>{block}</Latest>' for block in blocks)}</BlockList>".encode()
+
+    def put(query: str, data: bytes) -> int:
+        return local.request("PUT", f"{path}&{query}", token="", data=data).status_code
+
+    with ThreadPoolExecutor(8) as pool:
+        for _ in range(3):
+            parts = [f"comp=block&blockid={quote(block)}" for block in blocks]
+            assert set(pool.map(put, parts, [b"x"] * 40)) == {201}
+            statuses = set(pool.map(put, ["comp=blocklist"] * 8, [listed] * 8))
+            assert 201 in statuses <= {201, 400}
 
 
 def test_what_was_stored_by_mistake_hides_nothing_else(local: Local) -> None:

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
 
 import pytest
 
@@ -52,6 +55,28 @@ def ground(tmp_path: Path) -> Iterator[Ground]:
 )
 def test_what_a_reference_means(ground: Ground, reference: str, place: str) -> None:
     assert files.resolve(ground, reference) == ground.folder.blobs / "storage/azureml-blobstore" / place
+
+
+def test_a_blob_that_goes_meanwhile_is_none(ground: Ground) -> None:
+    before = sys.getswitchinterval()
+    path, over = files.path_of(ground, "azureml", "comes/and/goes"), Event()
+    path.parent.mkdir(parents=True)
+
+    def come_and_go() -> None:
+        while not over.is_set():
+            path.touch()
+            path.unlink()
+
+    with ThreadPoolExecutor() as pool:
+        going = pool.submit(come_and_go)
+        sys.setswitchinterval(1e-6)
+        try:
+            found = {files.find(ground, "azureml", "comes/and/goes") is None for _ in range(3000)}
+        finally:
+            over.set()
+            sys.setswitchinterval(before)
+        going.result()
+    assert found == {True, False}
 
 
 def test_models_of_the_registry(ground: Ground) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from email.utils import formatdate
 from pathlib import Path
+from stat import S_ISREG
 from urllib.parse import quote
 
 from phift.local.ground import Ground
@@ -59,10 +60,15 @@ class Blob:
     size: int
     etag: str  # changes with the content and with the metadata; without quotes
     created: str  # as HTTP writes times
-    modified: str
+    written: float  # seconds since 1970
     kind: str
     md5: str | None  # of its content, in base64, where it is known
     metadata: dict[str, str]
+
+    @property
+    def modified(self) -> str:
+        """When it was written, as HTTP writes times."""
+        return formatdate(self.written, usegmt=True)
 
 
 def path_of(ground: Ground, container: str, name: str) -> Path:
@@ -108,9 +114,12 @@ def clear_halves(folder: Folder) -> None:
 def find(ground: Ground, container: str, name: str) -> Blob | None:
     """Return a blob, or None where there is none."""
     path = path_of(ground, container, name)
-    if not path.is_file():
+    try:
+        stat = path.stat()
+    except (FileNotFoundError, NotADirectoryError):
         return None
-    stat = path.stat()
+    if not S_ISREG(stat.st_mode):
+        return None
     stored = ground.documents.get(_key(container, name))
     # What our own programs wrote is a file and no more.
     known = stored.body if stored else {}
@@ -120,7 +129,7 @@ def find(ground: Ground, container: str, name: str) -> Blob | None:
         size=stat.st_size,
         etag=f"0x{stat.st_mtime_ns:X}{stat.st_size:X}",
         created=formatdate(stored.created if stored else stat.st_mtime, usegmt=True),
-        modified=formatdate(stat.st_mtime, usegmt=True),
+        written=stat.st_mtime,
         kind=known.get("type", "text/plain; charset=utf-8" if path.suffix in (".txt", ".log") else BYTES),
         md5=known.get("md5"),
         metadata=known.get("metadata", {}),

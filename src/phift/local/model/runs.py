@@ -158,7 +158,7 @@ def delete(ground: Ground, name: str) -> None:
     That is guessed, as no source tells what Azure keeps. To be called in a transaction.
     """
     for run in (*(child.name for child in children(ground, name)), name):
-        for blob in files.names(ground, ARTIFACTS, f"ExperimentRun/dcid.{run}/"):
+        for blob in files.names(ground, ARTIFACTS, f"{files.artifacts_of(run)}/"):
             files.delete(ground, ARTIFACTS, blob)
         ground.documents.forget_metrics(run)
         ground.documents.delete(f"runs/{run}")

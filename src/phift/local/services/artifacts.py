@@ -30,7 +30,7 @@ def _about(folder: str, path: str) -> Json:
 
 def _show(site: Site, folder: str, path: str) -> Json:
     blob = files.find(site, ARTIFACTS, f"{folder}/{path}")
-    made = timestamp(blob.path.stat().st_mtime if blob else site.clock.now())
+    made = timestamp(blob.written if blob else site.clock.now())
     return {
         "artifactId": f"{folder}/{path}",
         **_about(folder, path),

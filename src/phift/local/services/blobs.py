@@ -239,8 +239,20 @@ def _blocks(site: Site, call: Call) -> Iterator[bytes]:
         raise WireError(400, "InvalidXmlDocument", "The block list is not XML.") from error
     blocks = [files.block_file(site, *_place(call), element.text or "") for element in listed]
     if not all(block.is_file() for block in blocks):
-        raise WireError(400, "InvalidBlockList", "The specified block list is invalid.")
-    return (chunk for block in blocks for chunk in _read(block, 0, block.stat().st_size))
+        raise _invalid_blocks()
+    return _joined(blocks)
+
+
+def _joined(blocks: list[Path]) -> Iterator[bytes]:
+    for block in blocks:
+        try:
+            yield from _read(block, 0, block.stat().st_size)
+        except FileNotFoundError as error:  # it has gone with the faster one of two uploads at once
+            raise _invalid_blocks() from error
+
+
+def _invalid_blocks() -> WireError:
+    return WireError(400, "InvalidBlockList", "The specified block list is invalid.")
 
 
 def _delete(site: Site, call: Call) -> Reply:

@@ -89,7 +89,7 @@ def _children(site: Site, call: Call) -> Reply:
 
 def _details(site: Site, call: Call) -> Reply:
     run = run_of(site, call["run"])
-    base, folder = f"ExperimentRun/dcid.{run.name}/", files.log_name(run.body).rpartition("/")[0]
+    base, folder = f"{files.artifacts_of(run.name)}/", files.log_name(run.body).rpartition("/")[0]
     names = files.names(site, ARTIFACTS, f"{folder}/")
     logs = {name.removeprefix(base): files.signed_url(site, ARTIFACTS, name) for name in names}
     record = _show(site, run)
