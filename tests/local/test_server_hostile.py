@@ -247,12 +247,12 @@ MANIFESTS = {
 
 @pytest.mark.parametrize("name", MANIFESTS)
 def test_a_manifest_that_nobody_can_read_is_no_models(local: Local, name: str) -> None:
-    folder, asked = name.replace(" ", "-"), {"modelType": "mlflow_model"}
+    folder = f"manifests/{name.replace(' ', '-')}"
     signature = local.request("POST", f"{local.arm}/datastores/workspaceblobstore/listSecrets").json()["sasToken"]
     path = f"/storage.blob.phift.local/azureml-blobstore/{folder}/MLmodel{signature}"
     assert local.request("PUT", path, token="", data=MANIFESTS[name]).status_code == 201
-    asked["modelUri"] = f"azureml://datastores/workspaceblobstore/paths/{folder}"
-    answer = local.request("PUT", f"{local.arm}/models/{folder}/versions/1", json={"properties": asked})
+    asked = {"modelUri": f"azureml://datastores/workspaceblobstore/paths/{folder}", "modelType": "mlflow_model"}
+    answer = local.request("PUT", f"{local.arm}/models/unread/versions/1", json={"properties": asked})
     assert answer.status_code == 400, answer.text
     assert answer.json()["error"]["message"] == "The model's MLmodel file cannot be read."
 
