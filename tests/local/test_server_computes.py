@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+import requests
 from running import Local
+
+from phift.local import LocalCredential
+from phift.local.names import WORKSPACE_ID
+from phift.local.services import arm
+from phift.local.wire import section
+from phift.testing import TestWorkspace
 
 SIZE = "standard_nc24ADS_A100_v4"
 FAMILY = "standardNCADSA100v4Family"
@@ -92,3 +101,27 @@ def test_usages_count_clusters_and_have_totals_and_both_tiers(local: Local) -> N
     assert dedicated[0]["id"] == f"{base}/usages/Standard_NCASv3_T4_Family"
     sizes = local.request("GET", f"{place}/vmSizes").json()["value"]
     assert {each["family"] for each in sizes if each["name"].lower() == SIZE.lower()} == {"StandardNCADSA100v4Family"}
+
+
+def test_of_two_sizes_at_once_a_cluster_has_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    def slow(body: Any, name: str) -> Any:
+        time.sleep(0.01)
+        return section(body, name)
+
+    monkeypatch.setattr(arm, "section", slow)
+    with TestWorkspace() as workspace:
+        token = LocalCredential(workspace.connection).get_token("https://management.azure.com/.default").token
+
+        def put(size: str) -> int:
+            return requests.put(
+                f"{workspace.connection.base_url}{WORKSPACE_ID}/computes/at-once?api-version=2023-10-01",
+                json={"properties": {"computeType": "AmlCompute", "properties": {"vmSize": size}}},
+                headers={"Authorization": f"Bearer {token}"},
+                timeout=30,
+            ).status_code
+
+        sizes = ["Standard_NC24ads_A100_v4", "Standard_ND96asr_v4"] * 4
+        with ThreadPoolExecutor(8) as pool:
+            statuses = list(pool.map(put, sizes))
+    assert len({size for size, status in zip(sizes, statuses, strict=True) if status == 201}) == 1
+    assert set(statuses) == {201, 400}

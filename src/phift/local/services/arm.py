@@ -9,7 +9,16 @@ from typing import TypedDict
 from phift.local import names
 from phift.local.model import quota
 from phift.local.services import operations
-from phift.local.services.route import AT_GROUP, AT_LOCATION, AT_SUBSCRIPTION, AT_WORKSPACE, Route, anybody, owner
+from phift.local.services.route import (
+    AT_GROUP,
+    AT_LOCATION,
+    AT_SUBSCRIPTION,
+    AT_WORKSPACE,
+    Route,
+    anybody,
+    in_one_step,
+    owner,
+)
 from phift.local.site import Site
 from phift.local.state.documents import Document, Json
 from phift.local.wire import (
@@ -198,6 +207,7 @@ class _Compute(TypedDict, total=False):
     tags: Json | None
 
 
+@in_one_step
 def _put_compute(site: Site, call: Call) -> Reply:
     body = call.json(_Compute)
     sent = section(body, "properties")

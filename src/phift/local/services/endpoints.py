@@ -11,7 +11,7 @@ from typing import TypedDict
 from phift.local.model import files, quota
 from phift.local.names import LOCATION, ML_AUDIENCES, TENANT, WORKSPACE_ID
 from phift.local.services import operations
-from phift.local.services.route import Route
+from phift.local.services.route import Route, in_one_step
 from phift.local.site import Site
 from phift.local.state.documents import Document, Json
 from phift.local.state.identity import InvalidToken
@@ -103,6 +103,7 @@ def _check_state(document: Document | None, *busy: str) -> None:
         raise WireError(409, "Conflict", f"The {kind} {document.name} is {state}; wait until that is done.")
 
 
+@in_one_step
 def _put(site: Site, call: Call) -> Reply:
     name, sent = call["endpoint"], call.json(_Endpoint)
     _check_name("endpoint", name)
@@ -120,6 +121,7 @@ def _put(site: Site, call: Call) -> Reply:
     return operations.make(site, call, "endpoint", key, body, _show_change if previous else _show)
 
 
+@in_one_step
 def _patch(site: Site, call: Call) -> Reply:
     """Change tags and identity, which is all that the API lets be changed in part."""
     previous, sent = _endpoint(site, call), call.json(_Endpoint)
@@ -223,6 +225,7 @@ def _deployment(site: Site, call: Call) -> Document:
     return existing(site, f"{_endpoint(site, call).key}/deployments/{call['deployment']}", "online deployment")
 
 
+@in_one_step
 def _put_deployment(site: Site, call: Call) -> Reply:
     endpoint, name, sent = _endpoint(site, call), call["deployment"], call.json(_Deployment)
     _check_name("deployment", name)
@@ -276,6 +279,7 @@ def _check_settings(properties: Json) -> None:
                 whole_number(value, f"properties.{part}.{name}")
 
 
+@in_one_step
 def _delete_deployment(site: Site, call: Call) -> Reply:
     endpoint = _endpoint(site, call)
     key = f"{endpoint.key}/deployments/{call['deployment']}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from functools import wraps
 
 from phift.local.names import ACCOUNT, PROVIDER
 from phift.local.site import Site
@@ -33,6 +34,17 @@ def place_of(method: str, path: str) -> str:
 
 Handler = Callable[[Site, Call], Reply]
 Check = Callable[[Site, Call], object]
+
+
+def in_one_step(handler: Handler) -> Handler:
+    """Let nothing be changed between what a handler looks at and what it changes, whoever asks at the same time."""
+
+    @wraps(handler)
+    def answer(site: Site, call: Call) -> Reply:
+        with site.documents.transaction():
+            return handler(site, call)
+
+    return answer
 
 
 class Route:
