@@ -103,6 +103,13 @@ def test_a_step_is_not_deleted_by_itself(local: Local, ended: str) -> None:
     )
 
 
+def test_a_job_takes_the_place_of_no_run(local: Local, ended: str) -> None:
+    step = children(local, ended)[0]["runId"]
+    answer = local.request("PUT", f"{local.arm}/jobs/{step}", json=body())
+    assert (answer.status_code, "which is no job" in answer.text) == (400, True)
+    assert step in [run["runId"] for run in children(local, ended)]
+
+
 def test_a_server_that_is_killed_meanwhile_deletes_it_when_it_is_back(own_local: Local) -> None:
     name = submit(own_local)
     assert own_local.wait(name) == "Completed"

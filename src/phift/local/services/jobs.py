@@ -94,6 +94,8 @@ def _put(site: Site, call: Call) -> Reply:
         job_fields.refuse_unknown(body, call.query.get("api-version", ""))
     with site.documents.transaction():
         previous = site.documents.get(f"jobs/{name}")
+        if previous is None and site.documents.get(f"runs/{name}") is not None:
+            raise user_error(f"There is a run called {name}, which is no job. For a new job, use a different name.")
         plan = _plan(site, sent)
         if previous is not None:
             asked, known = plan["request"], previous.body["plan"]["request"]
