@@ -65,10 +65,25 @@ def test_a_model_whose_tokenizer_lies_with_the_weights(model: Path) -> None:
     assert parts.tokenizer == parts.weights
 
 
-@pytest.mark.parametrize("manifest", [None, "flavors: {sklearn: {}}", ""])
-def test_a_folder_that_is_no_such_model(tmp_path: Path, manifest: str | None) -> None:
+@pytest.mark.parametrize(
+    "manifest",
+    [
+        None,
+        b"",
+        b"flavors: {sklearn: {}}",
+        b"flavors: {transformers: x}",
+        b"flavors: []",
+        b"- a",
+        b"metadata: x",
+        b"flavors: {",
+        b"\xff",
+        b"[" * 5000,
+        b"made: 2026-99-99",
+    ],
+)
+def test_a_folder_that_is_no_such_model(tmp_path: Path, manifest: bytes | None) -> None:
     if manifest is not None:
-        (tmp_path / "MLmodel").write_text(manifest)
+        (tmp_path / "MLmodel").write_bytes(manifest)
     with pytest.raises(ModelError):
         MlflowModel.open(tmp_path)
 

@@ -38,17 +38,20 @@ class MlflowModel:
         manifest = folder / "MLmodel"
         if not manifest.is_file():
             raise ModelError("The folder is not an MLflow model.", where=str(folder), fix="give a model of type mlflow")
-        document = yaml.safe_load(manifest.read_text(encoding="utf-8")) or {}
-        flavor = document.get("flavors", {}).get("transformers")
         fix = "use a model saved with mlflow.transformers"
-        if flavor is None:
+        try:
+            document = yaml.safe_load(manifest.read_text(encoding="utf-8")) or {}
+            flavor = document.get("flavors", {}).get("transformers")
+            name = str((document.get("metadata") or {}).get("base_model_name") or folder.name)
+        except (yaml.YAMLError, ValueError, RecursionError, AttributeError) as error:
+            raise ModelError("The MLmodel file cannot be read.", where=str(manifest), fix=fix) from error
+        if not isinstance(flavor, dict):
             raise ModelError("The MLflow model has no transformers flavor.", where=str(manifest), fix=fix)
         try:  # a manifest that comes with a model must not name a folder outside of it
             weights = confined(folder, str(flavor.get("model_binary", "model")))
         except UnsafePath as error:
             raise ModelError("The MLflow model names a folder outside itself.", where=str(manifest), fix=fix) from error
         tokenizer = folder / "components" / "tokenizer"
-        name = (document.get("metadata") or {}).get("base_model_name") or folder.name
         return cls(weights, tokenizer if tokenizer.is_dir() else weights, name)
 
 
