@@ -9,7 +9,10 @@ from typing import Any
 
 import pytest
 import requests
+from azure.core import PipelineClient
 from azure.core.credentials import AccessToken
+from azure.core.pipeline.policies import CustomHookPolicy
+from azure.core.rest import HttpRequest, HttpResponse
 
 from phift.azure import bounds
 from phift.azure.bounds import leads_away
@@ -186,9 +189,9 @@ def test_an_answer_that_trickles_is_not_waited_for(trickling: str, rest: Rest, m
     assert time.monotonic() - started < 20
 
 
-def test_an_answer_that_was_read_on_its_way_is_left_as_it_is(
-    server: Script, rest: Rest, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def read_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have requests' adapter read each answer whole, and change it, before anybody else sees it."""
     send = requests.adapters.HTTPAdapter.send
 
     def read(self: Any, *sent: Any, **options: Any) -> requests.Response:
@@ -197,8 +200,22 @@ def test_an_answer_that_was_read_on_its_way_is_left_as_it_is(
         return answer
 
     monkeypatch.setattr(requests.adapters.HTTPAdapter, "send", read)
+
+
+@pytest.mark.usefixtures("read_ahead")
+def test_an_answer_that_was_read_on_its_way_is_left_as_it_is(server: Script, rest: Rest) -> None:
     server.answers(Reply({"a": 1}))
     assert rest.get(server.url) == {"a": 2}
+
+
+@pytest.mark.usefixtures("read_ahead")
+def test_a_streamed_answer_that_was_read_on_its_way_is_left_to_whoever_streams_it(server: Script) -> None:
+    server.answers(Reply({"a": 1}))
+    hook = CustomHookPolicy(raw_request_hook=bounds.bound, raw_response_hook=bounds.check_answer)
+    with PipelineClient[HttpRequest, HttpResponse](server.url, policies=[hook]) as client:
+        answer = client.send_request(HttpRequest("GET", server.url), stream=True)
+        answer.read()
+        assert answer.json() == {"a": 2}
 
 
 @pytest.fixture

@@ -76,10 +76,12 @@ def _is_short(response: Any, name: str) -> bool:
 
 
 def _links(answer: Any) -> list[Any]:
-    """Return where a list goes on and where an operation's resource is, if the answer was read and says so."""
+    """Return where a list goes on and where an operation's resource is, if azure-core has read it and it says so."""
+    from azure.core.exceptions import ResponseNotReadError
+
     if not getattr(getattr(answer, "internal_response", None), "_content_consumed", False):
         return []
-    with suppress(ValueError, LookupError, RecursionError):
+    with suppress(ValueError, LookupError, RecursionError, ResponseNotReadError):  # the last: read by an adapter only
         document = json.loads(answer.text())  # as azure-core decodes it
         return [document.get("nextLink"), document.get("resourceLocation")] if isinstance(document, dict) else []
     return []
