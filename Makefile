@@ -47,11 +47,11 @@ proofs: $(VENV)/installed
 fuzz: $(VENV)/installed
 	PHIFT_EXAMPLES=10000 $(BIN)/python -m pytest tests/properties/test_fuzz.py
 	PHIFT_EXAMPLES=20000 $(BIN)/python -m pytest tests/properties/test_broken_files.py
-	PHIFT_EXAMPLES=6000 $(BIN)/python -m pytest tests/properties/test_hostile_tokenizers.py
+	PHIFT_EXAMPLES=20000 $(BIN)/python -m pytest tests/properties/test_hostile_tokenizers.py
 	PHIFT_EXAMPLES=20000 $(BIN)/python -m pytest tests/properties/test_downloads.py
 	PHIFT_EXAMPLES=10000 $(BIN)/python -m pytest tests/properties/test_texts.py
 	PHIFT_EXAMPLES=10000 $(BIN)/python -m pytest tests/properties/test_planted.py
-	PHIFT_EXAMPLES=50000 $(BIN)/python -m pytest tests/properties/test_hostile_requests.py
+	PHIFT_EXAMPLES=200000 $(BIN)/python -m pytest tests/properties/test_hostile_requests.py
 	PHIFT_EXAMPLES=200 $(BIN)/python -m pytest tests/properties/test_accounts.py tests/properties/test_preprocessing_rules.py
 	PHIFT_EXAMPLES=192 $(BIN)/python -m pytest tests/local/test_state_folder.py
 
