@@ -29,6 +29,7 @@ from phift.check.sizes import VmSize, find_size, read_sizes
 from phift.check.workspace import account_findings, name_findings, storage_findings
 from phift.config.run import RunConfig
 from phift.data.assets import DataInAzure, find_data, find_preparation
+from phift.data.files import make_private
 from phift.data.prepare import PreparedDataset
 from phift.errors import NotFound, PhiftError, azure_errors
 from phift.jobs.job import JOB_TAG
@@ -311,6 +312,7 @@ def _tokenizer(
 ) -> tuple[LimitedTokenizer | None, str]:
     """Return the model's tokenizer, or why there is none; it is not worth an error, since tokens can be estimated."""
     try:
+        make_private(config.work_dir)
         return find_tokenizer(
             config.data.tokenizer,
             clients,

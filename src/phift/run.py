@@ -21,6 +21,7 @@ from phift.component.preprocessing import SPLITS
 from phift.config.data import RowsSource
 from phift.config.run import DeploymentConfig, RunConfig
 from phift.data.assets import DataInAzure, register_assets
+from phift.data.files import make_private
 from phift.data.on_cluster import source_code
 from phift.data.prepare import PreparedDataset, prepare_dataset
 from phift.data.sources import files_of, stamps
@@ -173,6 +174,7 @@ class FineTuneRun:
         with self._preparing:
             if self._dataset is None or self._dataset_files != self._stamps():
                 read, _ = self._stamps()  # before they are read: one that changes meanwhile is read again
+                make_private(self.config.work_dir)
                 folder = self.config.work_dir / "data"
                 self._dataset = prepare_dataset(self.config.data, folder, on_progress=self._on_event)
                 self._dataset_files = read, self._stamps()[1]

@@ -174,7 +174,9 @@ class EventPrinter:
         elif event.kind == "unreachable":
             self._line(f"no answer, asking again: {event.status}")
         elif event.metric is not None and (event.metric.name == "eval_loss" or self._due()):
-            self._line(f"step {event.metric.step:>5}  {event.metric.name} {event.metric.value:.4f}")
+            value = event.metric.value
+            told = f"{value:.4g}" if 0 < abs(value) < 0.001 else f"{value:.4f}"  # a learning rate is not 0
+            self._line(f"step {event.metric.step:>5}  {event.metric.name} {told}")
 
     def _due(self) -> bool:
         return time.monotonic() - self._last_line >= _SECONDS_BETWEEN_LINES

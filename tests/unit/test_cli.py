@@ -100,6 +100,7 @@ def test_preparing_says_what_became_of_every_row_and_shows_one(config: Path) -> 
     assert result.exit_code == 0, result.output
     assert "rows.jsonl (messages): 30 rows = 24 train + 3 validation + 3 test\n" in result.output
     (folder,) = (config.parent / ".phift" / "data").iterdir()
+    assert (config.parent / ".phift" / ".gitignore").read_text() == "*\n"
     assert f"written to {folder}" in result.output
     assert json.loads((folder / "test.jsonl").read_text().splitlines()[1])["messages"][0]["content"] in result.output
 

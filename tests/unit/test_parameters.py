@@ -325,6 +325,17 @@ def test_a_notebook_shows_the_explanation_and_escapes_what_models_say() -> None:
     assert "<script>" not in html
 
 
+def test_what_is_shown_of_a_number_is_the_number() -> None:
+    values = [1e-08, 2e-05, 0.1, 10**18, 1e300, float("inf"), True]
+    shown = Parameters(
+        values={f"p{index}": Parameter(f"p{index}", value, "user") for index, value in enumerate(values)}
+    )
+    for value in values:
+        assert f"<td>{value}</td>" in shown._repr_html_()
+    assert [line.split()[1] for line in str(shown).splitlines()[1:]] == [str(value) for value in values]
+    assert "\x1b" not in str(Parameters(values={"name": Parameter("name", "\x1b[2J\n", "model")}))
+
+
 def test_explain_shows_every_value_with_its_origin() -> None:
     frame = parameters({"seed": 7}).explain().set_index("parameter")
     assert list(frame.columns) == ["value", "origin", "overrode"]

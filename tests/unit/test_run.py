@@ -764,3 +764,21 @@ def test_one_client_that_is_a_mock_beside_others_that_answer_keeps_no_call(
     run = FineTuneRun(run_config(tmp_path), clients)
     with soon_and_small(sleeps), suppress(PhiftError):
         CALLS[call](run)
+
+
+@pytest.mark.parametrize(
+    ("there", "own", "kept"),
+    [(None, None, "*\n"), ("work", None, None), (".phift", None, "*\n"), (".phift", "data/\n", "data/\n")],
+)
+def test_what_is_prepared_stays_out_of_git(
+    tmp_path: Path, there: str | None, own: str | None, kept: str | None
+) -> None:
+    work = tmp_path / (there or "work")
+    if there:
+        work.mkdir()
+    if own:
+        (work / ".gitignore").write_text(own)
+    run = FineTuneRun(run_config(tmp_path, work_dir=work), Fakes().clients)
+    for _ in range(2):
+        run.prepare()
+        assert ((work / ".gitignore").read_text() if kept else (work / ".gitignore").exists()) == (kept or False)

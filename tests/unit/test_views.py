@@ -84,7 +84,9 @@ def test_changes_of_state_are_always_printed(screen: Screen) -> None:
     printer(JobEvent(kind="step", job="job", step="finetune", status="Completed"))
     printer(JobEvent(kind="step", job="job", step="convert", status="NotStarted"))
     printer(metric("eval_loss", 1.23456))
-    assert screen.lines == ["  job Running", "  step finetune: Completed", "  step    10  eval_loss 1.2346"]
+    printer(metric("eval_loss", 2e-08))
+    assert screen.lines[:3] == ["  job Running", "  step finetune: Completed", "  step    10  eval_loss 1.2346"]
+    assert screen.lines[3:] == ["  step    10  eval_loss 2e-08"]
 
 
 def test_losses_and_rows_are_printed_every_two_seconds(screen: Screen, monkeypatch: pytest.MonkeyPatch) -> None:

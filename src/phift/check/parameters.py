@@ -18,7 +18,7 @@ from phift.component.finetune_config import FinetuneConfig, chat_settings
 from phift.component.inputs import LITERALS, STEPS, Input, known_inputs
 from phift.component.settings import FINETUNE, RULES, Settings, deepspeed_mistake, gpu_rule, idle_inputs
 from phift.config.run import local_file
-from phift.errors import visible
+from phift.errors import visible, visible_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,6 +37,8 @@ _RESERVED = {
     "num_nodes_finetune": "compute.nodes",
     "number_of_gpu_to_use_finetuning": "compute.gpus_per_node",
 }
+
+_EXPLAINED = ["parameter", "value", "origin", "overrode"]
 
 _LONGEST = 80  # characters of a value in a message
 
@@ -85,17 +87,27 @@ class Parameters:
         return {name: p.value for name, p in sorted(self.values.items()) if p.origin != "component"}
 
     def explain(self) -> pd.DataFrame:
-        """Return one row a parameter: name, value, origin, and what it overrode."""
+        """Return one row a parameter: name, value, origin, and what it overrode.
+
+        What pandas prints of it is rounded, 1e-08 to 0.0; printed or shown themselves, the parameters are as they are.
+        """
         import pandas as pd
 
-        rows = [
+        return pd.DataFrame(self._rows(), columns=_EXPLAINED)
+
+    def _rows(self) -> list[tuple[str, Any, Origin, str]]:
+        return [
             (p.name, p.value, p.origin, ", ".join(f"{origin}: {value}" for origin, value in p.overrode))
             for p in sorted(self.values.values(), key=lambda p: p.name)
         ]
-        return pd.DataFrame(rows, columns=["parameter", "value", "origin", "overrode"])
+
+    def __str__(self) -> str:
+        rows = [_EXPLAINED, *([visible(str(cell), lines=False) for cell in row] for row in self._rows())]
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
 
     def _repr_html_(self) -> str:
-        return visible(self.explain().to_html(index=False))  # escaped: a model's defaults are somebody else's text
+        return visible_table(_EXPLAINED, self._rows())
 
 
 def resolve_parameters(

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from phift.check.findings import Finding
-from phift.errors import CheckFailed, visible_html
+from phift.errors import CheckFailed, visible_html, visible_table
 
 if TYPE_CHECKING:
     from phift.check.cost import CostEstimate
@@ -56,12 +56,8 @@ class CheckReport:
 
     def _repr_html_(self) -> str:
         """Show the report as a table in a notebook; everything in it is escaped, since tags are somebody's text."""
-        rows = ""
-        for each in self.findings:
-            cells = (each.severity, each.code, each.place, each.message, each.fix, each.source)
-            rows += "<tr>" + "".join(f"<td>{visible_html(cell)}</td>" for cell in cells) + "</tr>"
-        head = "".join(f"<th>{title}</th>" for title in ("severity", "code", "where", "what", "way out", "source"))
-        table = f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>" if rows else ""
+        rows = [(each.severity, each.code, each.place, each.message, each.fix, each.source) for each in self.findings]
+        table = visible_table(("severity", "code", "where", "what", "way out", "source"), rows) if rows else ""
         verdict = "Nothing stands in the way of submitting." if self.ok else "Nothing will be submitted."
         estimates = "".join(f"<pre>{visible_html(estimate)}</pre>" for estimate in self.estimates)
         tokens = self.tokens._repr_html_() if self.tokens else ""

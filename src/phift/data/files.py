@@ -10,7 +10,7 @@ import re
 import stat
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -156,6 +156,20 @@ def _near(path: Path) -> str:
 def _unreadable(path: Path, error: Exception) -> DataError:
     reason = (error.strerror if isinstance(error, OSError) else None) or type(error).__name__
     return DataError(f"The data cannot be read: {reason}.", where=str(path)[:500], fix="check the path and its rights")
+
+
+def make_private(folder: Path) -> None:
+    """Make the folder of what phift keeps on this machine, with a ``.gitignore`` that keeps all of it out of Git.
+
+    A folder that is there is somebody's, unless its name is ``.phift``; and so is a ``.gitignore``. Whoever writes
+    into the folder says why it cannot be made.
+    """
+    with suppress(OSError, ValueError):
+        there = folder.is_dir()
+        folder.mkdir(parents=True, exist_ok=True)
+        if not there or folder.name == ".phift":
+            with (folder / ".gitignore").open("x", encoding="utf-8") as file:
+                file.write("*\n")
 
 
 @contextmanager

@@ -38,7 +38,7 @@ from phift.data.parts import MOST_PROBLEMS
 from phift.data.sources import Progress, Reading, Table, files_of, open_source, place_of, read_sources, tabulate
 from phift.data.split import ASIDE, LEAKED, Account, deal, draw_split, findings_of, masks_of, units
 from phift.data.workers import LARGE, Workers
-from phift.errors import DataError, isolated, visible_html
+from phift.errors import DataError, isolated, visible_html, visible_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -91,11 +91,9 @@ class PreparedDataset:
 
     def _repr_html_(self) -> str:
         columns = ("source", "format", "rows", *SPLITS, "aside")
-        head = "".join(f"<th>{column}</th>" for column in columns)
-        cells = [[visible_html(getattr(account, column)) for column in columns] for account in self.accounts]
-        rows = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in cells)
+        rows = [[getattr(account, column) for column in columns] for account in self.accounts]
         findings = "".join(f"<p>{visible_html(finding)}</p>" for finding in self.findings)
-        return f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>{findings}"
+        return visible_table(columns, rows) + findings
 
     def preview(self, rows: int = 5, split: str = "train") -> pd.DataFrame:
         """Return the first rows of a split: how many messages, whose, and how they begin and end."""

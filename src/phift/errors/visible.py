@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import re
+from collections.abc import Iterable
 
 # The controls C0, DEL and C1, separators of lines, what turns the direction of reading, and halves of a character.
 _CONTROL = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -21,3 +22,10 @@ def visible(text: str, *, lines: bool = True) -> str:
 def visible_html(text: object) -> str:
     """Return a text for a notebook, which takes none of it for HTML."""
     return html.escape(visible(str(text)))
+
+
+def visible_table(head: Iterable[object], rows: Iterable[Iterable[object]]) -> str:
+    """Return a table for a notebook; a number in it stands as Python writes it, and no text is taken for HTML."""
+    titles = "".join(f"<th>{visible_html(title)}</th>" for title in head)
+    body = "".join("<tr>" + "".join(f"<td>{visible_html(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+    return f"<table><thead><tr>{titles}</tr></thead><tbody>{body}</tbody></table>"

@@ -62,7 +62,7 @@ def served_here(folder: Path, speed: Speed = "fast", datastores: Datastores | No
     Raises `phift.errors.LocalWorkspaceError` for a folder that is served already, here or by a server.
     """
     place = Folder(folder.absolute())
-    place.root.mkdir(parents=True, exist_ok=True, mode=0o700)
+    place.make()
     place.bundle.touch()  # no authority of its own: there is no TLS
     port = next(_numbers)
     where = f"{HOST}:{port}"

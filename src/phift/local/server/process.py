@@ -78,7 +78,7 @@ def serve(
     """
     os.umask(0o077)
     place = Folder(folder)
-    place.root.mkdir(parents=True, exist_ok=True)
+    place.make()
     place.root.chmod(0o700)
     with place.claimed() as ours:
         if not ours:

@@ -45,6 +45,13 @@ class Folder:
         self.blobs = root / "blobs"  # the storage account's files: <account>/<container>/<path>
         self.staging = root / "staging"  # uploads that are not complete yet
 
+    def make(self) -> None:
+        """Make the folder where there is none, and keep it out of Git, should it lie in a project: it has secrets."""
+        if not self.root.is_dir():
+            self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with suppress(OSError):
+                (self.root / ".gitignore").write_text("*\n", encoding="utf-8")
+
     @contextmanager
     def claimed(self, patience: float = 1) -> Iterator[bool]:
         """Claim the folder until the end of the block, and tell whether it could be had within some seconds.
@@ -90,7 +97,7 @@ class Folder:
         The folder is made where there is none, as where whoever was waited for has deleted it.
         """
         while True:
-            self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.make()
             with _opened(self.start_lock) as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX)
                 if _lies_at(self.start_lock, lock):
