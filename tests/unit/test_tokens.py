@@ -1,20 +1,25 @@
 from __future__ import annotations
 
+import copy
 import json
 import random
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from phift.check.findings import Finding
 from phift.component.preprocessing import ChatTokenizer
+from phift.data.workers import Workers
 from phift.errors import DataError, DataNotFound, MissingDependency
 from phift.local.work import standin
 from phift.local.work.engine import preprocess
 from phift.local.work.engine.job import Job
 from phift.tokens.count import SAMPLE_ROWS, Counted, measure, token_findings
+from phift.tokens.limited import LIMITS, LimitedTokenizer, Opening
 from phift.tokens.tokenizer import load_tokenizer
 from unit.fakes import codes
 
@@ -302,3 +307,101 @@ def test_a_plot_has_a_line_a_split_and_the_limit(
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(MissingDependency, match="matplotlib is not installed"):
         report.plot()
+
+
+# ---------------------------------------------------------------- marks of a template in the texts
+
+
+def marks(tmp_path: Path, rows: Sequence[Row], tokenizer: ChatTokenizer | None, *, exact: bool = True) -> list[Finding]:
+    report = measure({"train": write(tmp_path / "t.jsonl", rows)}, tokenizer, max_seq_length=-1, exact=exact)
+    json.dumps(report.to_dict())
+    return [each for each in token_findings(report) if each.code in ("DATA_SPECIAL_TOKENS", "DATA_TEMPLATE_TWICE")]
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_special_tokens_in_a_text_are_told_with_count_and_place(
+    tmp_path: Path, tokenizer: ChatTokenizer, known: bool
+) -> None:
+    rows = [chat("word", "paraphrase<|endoftext|>") if number % 4 == 2 else chat("word", "a") for number in range(40)]
+    rows[30] = chat("a <|end|> b", "c")
+    (finding,) = marks(tmp_path, rows, tokenizer if known else None)
+    assert (finding.code, finding.severity, finding.place) == (
+        "DATA_SPECIAL_TOKENS",
+        "warning",
+        f"{tmp_path}/t.jsonl:3",
+    )
+    assert finding.message.startswith("10 of all 40 train rows ")
+    assert "<|endoftext|> in 9, <|end|> in 1; of assistant, user." in finding.message
+    assert "paraphrase" not in str(finding)
+
+
+def test_special_tokens_are_the_tokenizers_own(tmp_path: Path, model: Path) -> None:
+    own = load_tokenizer(model)
+    own.tokenizer.add_special_tokens({"additional_special_tokens": ["[GO]", "<|end|>", " "]})
+    (finding,) = marks(tmp_path, [chat("Press [GO].", "b <unk> c")] * 20, own)
+    assert "[GO] in 20; of user" in finding.message
+    assert marks(tmp_path, [chat("Press [GO].", "b")] * 20, None) == []
+
+
+def test_a_token_in_a_tool_call_counts_and_what_a_model_says_itself_does_not(
+    tmp_path: Path, tokenizer: ChatTokenizer
+) -> None:
+    call = {"role": "assistant", "tool_calls": [{"function": {"name": "say", "arguments": {"text": "<|end|>"}}}]}
+    row = {"messages": [{"role": "user", "content": "a"}, call]}
+    (finding,) = marks(tmp_path, [row] * 20, None)
+    assert "<|end|> in 20; of assistant" in finding.message
+    own = replace(tokenizer, tokenizer=copy.deepcopy(tokenizer.tokenizer))
+    own.tokenizer.add_special_tokens({"additional_special_tokens": ["<think>", "</think>"]})
+    assert marks(tmp_path, [chat("a", "<think>b</think>c")] * 20, own) == []
+    assert codes(marks(tmp_path, [chat("<think>a", "c")] * 20, own)) == ["DATA_SPECIAL_TOKENS"]
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("<|user|>\nHow?<|end|>\n<|assistant|>\n", "Phi"),
+        ("<|system|>Be kind.<|end|><|user|>How?", "Phi"),
+        (" <s><|user|>\nHow?", "Phi"),
+        ("<|im_start|>user<|im_sep|>How?<|im_end|>", "ChatML or Phi-4"),
+        ("<|im_start|>system\nBe kind.<|im_end|>", "ChatML or Phi-4"),
+        ("<s>[INST] How? [/INST]", "Llama 2 or Mistral"),
+        ("<<SYS>>Be kind.<</SYS>>", "Llama 2 or Mistral"),
+        ("<|begin_of_text|><|start_header_id|>user<|end_header_id|>How?", "Llama 3"),
+        ("<bos><start_of_turn>user\nHow?<end_of_turn>", "Gemma"),
+        ("### Instruction:\nHow?\n\n### Response:", "Alpaca"),
+        ("Below is an instruction that describes a task. Write.\n\n### Instruction:\nHow?", "Alpaca"),
+        ("A chat.\n### Human: How?\n### Assistant:", "Vicuna"),
+    ],
+)
+@pytest.mark.parametrize("known", [True, False])
+def test_a_template_in_a_text_is_named(
+    tmp_path: Path, tokenizer: ChatTokenizer, text: str, name: str, known: bool
+) -> None:
+    rows = [chat(text, "So."), *chats(19)]
+    (finding,) = marks(tmp_path, rows, tokenizer if known else None)
+    assert (finding.code, finding.place) == ("DATA_TEMPLATE_TWICE", f"{tmp_path}/t.jsonl:1")
+    assert f"{name} in 1; of user." in finding.message
+    (finding,) = marks(tmp_path, [chat("How?", text), *chats(19)], tokenizer if known else None)
+    assert f"{name} in 1; of assistant." in finding.message
+
+
+@pytest.mark.parametrize(
+    "text", ["a[0] < b | c > d", "# Instruction", "an [INST", "<user>", "Response: b", "<|x|", "{s}"]
+)
+def test_what_only_looks_like_a_mark_is_a_text(tmp_path: Path, tokenizer: ChatTokenizer, text: str) -> None:
+    assert marks(tmp_path, [chat(text, text)] * 20, tokenizer) == marks(tmp_path, [chat(text, text)] * 20, None) == []
+
+
+def test_of_a_sample_it_says_how_many_rows_were_looked_at(tmp_path: Path, tokenizer: ChatTokenizer) -> None:
+    rows = [chat("word", "a<|end|>")] * 1500
+    (finding,) = marks(tmp_path, rows, tokenizer, exact=False)
+    assert finding.message.startswith("1,000 of the 1,000 train rows that were looked at, of 1,500, ")
+
+
+def test_the_tokenizer_of_another_process_tells_its_special_tokens(tmp_path: Path, model: Path) -> None:
+    workers = Workers(Path(), LIMITS, most=1)
+    try:
+        limited = LimitedTokenizer.open(Opening(str(model), model), workers)
+        assert {"<|endoftext|>", "<|end|>", "<|user|>", "<|assistant|>", "<|system|>"} <= set(limited.specials)
+    finally:
+        workers.end()

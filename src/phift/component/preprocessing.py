@@ -6,6 +6,7 @@ and the collator, read in 2026-07.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,6 +25,8 @@ COLUMNS = ("messages", "tools")
 LEAST_TRAINING_ROWS = 10
 """The component stops below it (finetune_acft_hf_nlp, MIN_TRAINING_SAMPLE_GENERATIVE_TASKS, 2026-07)."""
 
+_CONTROL = re.compile(r"</?s>|<\|.+\|>")
+_MOST_SPECIALS, _LONGEST = 10_000, 100  # tokens and characters of one; no tokenizer that is meant has more
 _NO_LIMIT = 10**9  # transformers writes 1e30 where a tokenizer has no longest input
 
 
@@ -118,6 +121,13 @@ class ChatTokenizer:
     def knows_markers(self) -> bool:
         """Whether it can be said which tokens are trained on."""
         return bool(self.response and self.instruction)
+
+    @property
+    def specials(self) -> tuple[str, ...]:
+        """Its special tokens, and what is written like one; each is itself wherever a text has it."""
+        added = self.tokenizer.added_tokens_decoder.values()
+        named = [token.content for token in added if token.special or _CONTROL.fullmatch(token.content)]
+        return tuple(text for text in named if text.strip() and len(text) <= _LONGEST)[:_MOST_SPECIALS]
 
     def limit(self, max_seq_length: int) -> int | None:
         """Return after how many tokens the component cuts a row, or None; 0 or less leaves the tokenizer's own."""

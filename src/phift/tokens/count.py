@@ -18,13 +18,24 @@ from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import islice
 from math import ceil, log10
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from phift.check.findings import Finding
 from phift.component.preprocessing import LEAST_TRAINING_ROWS, Refused, Row
-from phift.errors import DataError, DataNotFound, MissingDependency, ModelError, isolated, visible_html
+from phift.errors import (
+    DataError,
+    DataNotFound,
+    MissingDependency,
+    ModelError,
+    isolated,
+    visible,
+    visible_html,
+    visible_table,
+)
+from phift.tokens.marks import PHI, Marked, Marks
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -36,6 +47,7 @@ SAMPLE_ROWS = 1_000
 
 _QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1.0)
 _MOST_PROBLEMS = 20
+_MOST_NAMES = 5
 _BATCH_ROWS = 256
 _BATCH_BYTES = 2_000_000  # of JSON; a token's bookkeeping in the tokenizer takes far more than its text
 
@@ -47,6 +59,8 @@ class RowTokens(Protocol):
     def source(self) -> str: ...  # noqa: D102
     @property
     def knows_markers(self) -> bool: ...  # noqa: D102
+    @property
+    def specials(self) -> tuple[str, ...]: ...  # noqa: D102
     def limit(self, max_seq_length: int) -> int | None: ...  # noqa: D102
     def count(self, rows: Sequence[Row], limit: int | None) -> list[tuple[int, int] | Refused]: ...  # noqa: D102
     def view(self, row: Row, limit: int | None) -> list[tuple[str, bool]] | Refused: ...  # noqa: D102
@@ -64,6 +78,7 @@ class SplitTokens:
     - **cut**, **tokens_lost**: counted rows longer than the limit, and their tokens beyond it.
     - **without_answer**: counted rows that keep no trained token; **without_answer_lines** has the first 100.
     - **refused**: counted rows that the template does not take; **problems** has the first 20, ``(place, reason)``.
+    - **special_tokens**, **templates**: counted rows with a special token in a text, or with a whole template's marks.
     """
 
     path: Path
@@ -81,6 +96,8 @@ class SplitTokens:
     without_answer_lines: tuple[int, ...]
     refused: int
     problems: tuple[tuple[str, str], ...]
+    special_tokens: Marked | None = None
+    templates: Marked | None = None
 
     @property
     def mean(self) -> float:
@@ -155,10 +172,7 @@ class TokenReport:
     def _repr_html_(self) -> str:
         """Show the report in a notebook."""
         headline, (head, *rows), remarks = self._parts()
-        cells = "".join(f"<th>{visible_html(cell)}</th>" for cell in head)
-        body = "".join("<tr>" + "".join(f"<td>{visible_html(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-        html = f"<p><b>{visible_html(headline)}</b></p>"
-        html += f"<table><thead><tr>{cells}</tr></thead><tbody>{body}</tbody></table>"
+        html = f"<p><b>{visible_html(headline)}</b></p>{visible_table(head, rows)}"
         html += "".join(f"<p>{visible_html(line)}</p>" for line in remarks)
         for title, lines in self._bars():
             bars = "\n".join(lines)
@@ -236,7 +250,7 @@ def measure(
         limit = tokenizer.limit(max_seq_length)
     tallies, tell = {}, isolated(on_progress)
     for split, path in files.items():
-        tallies[split] = tally = _Tally(path)
+        tallies[split] = tally = _Tally(path, Marks(tokenizer.specials if tokenizer else PHI))
         for batch, share in _batches(tally, seed, exact=exact):
             rows = [row for _, row in batch]
             try:
@@ -246,12 +260,13 @@ def measure(
                 return measure(
                     files, None, max_seq_length=max_seq_length, exact=exact, seed=seed, reason=reason, on_progress=tell
                 )
-            for (line, _), counted in zip(batch, counts, strict=True):
+            for (line, row), counted in zip(batch, counts, strict=True):
                 if isinstance(counted, Refused):
                     tally.refused += 1
                     if len(tally.problems) < _MOST_PROBLEMS:
                         tally.problems.append((f"{path}:{line}", counted.reason))
                     continue
+                tally.marks.look(line, row)
                 length, trained = counted
                 tally.lines.append(line)
                 tally.lengths.append(length)
@@ -294,8 +309,8 @@ def _estimate(row: Row, limit: int | None) -> tuple[int, int]:
 class _Tally:
     """One split's rows while they are counted; of each counted one its number, from 1, and its tokens."""
 
-    def __init__(self, path: Path) -> None:
-        self.path, self.rows = path, 0
+    def __init__(self, path: Path, marks: Marks) -> None:
+        self.path, self.marks, self.rows = path, marks, 0
         self.lines, self.lengths, self.trained = array("q"), array("q"), array("q")
         self.refused = 0
         self.problems: list[tuple[str, str]] = []
@@ -332,6 +347,8 @@ def _split_tokens(
         without_answer_lines=tuple(unanswered[:100]) if knows_markers else (),
         refused=tally.refused,
         problems=tuple(tally.problems),
+        special_tokens=tally.marks.tokens,
+        templates=tally.marks.templates,
     )
 
 
@@ -421,6 +438,21 @@ def _split_findings(report: TokenReport, split: str, tokens: SplitTokens) -> Ite
         fatal = left < least and report.counted != "estimate"
         place = f"{tokens.path}:{tokens.without_answer_lines[0]}"
         yield Finding("DATA_NO_ANSWER_LEFT", "error" if fatal else "warning", place, message, fix)
+    if found := tokens.templates:
+        message = (
+            f"{_marked(split, tokens, found)} have a chat template's marks in a text: {_named(found)}. "
+            "The model's own template comes around them, so one is applied twice."
+        )
+        fix = "give the conversation without a template: the role and the bare text of each message"
+        yield Finding("DATA_TEMPLATE_TWICE", "warning", f"{tokens.path}:{found.line}", message, fix)
+    if found := tokens.special_tokens:
+        whose = "Phi's tokenizers take" if report.counted == "estimate" else f"the tokenizer of {report.source} takes"
+        message = (
+            f"{_marked(split, tokens, found)} have in a text what {whose} for special tokens: {_named(found)}. "
+            "They end an answer or begin a turn wherever a text has them, before the template's own marks do."
+        )
+        fix = "take them out of the texts; the chat template puts its own where they belong"
+        yield Finding("DATA_SPECIAL_TOKENS", "warning", f"{tokens.path}:{found.line}", message, fix)
     if tokens.cut and report.limit is not None:
         own = report.limit == report.max_seq_length
         name = "max_seq_length" if own else "the model's longest input"
@@ -434,3 +466,16 @@ def _split_findings(report: TokenReport, split: str, tokens: SplitTokens) -> Ite
         if own:
             fix = f"raise max_seq_length (the longest counted row has {tokens.longest:,}), or {fix}"
         yield Finding("DATA_CUT", "warning", f"{tokens.path}:{tokens.longest_line}", message, fix)
+
+
+def _marked(split: str, tokens: SplitTokens, found: Marked) -> str:
+    """Say how many of a split's rows were found, and of which rows."""
+    if tokens.whole:
+        return f"{found.rows:,} of all {tokens.rows:,} {split} rows"
+    return f"{found.rows:,} of the {tokens.rows_counted:,} {split} rows that were looked at, of {tokens.rows:,},"
+
+
+def _named(found: Marked) -> str:
+    names = [f"{visible(name, lines=False)} in {rows:,}" for name, rows in islice(found.names.items(), _MOST_NAMES)]
+    more = f" and {len(found.names) - _MOST_NAMES} others" if len(found.names) > _MOST_NAMES else ""
+    return f"{', '.join(names)}{more}; of {', '.join(found.roles)}"

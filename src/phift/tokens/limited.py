@@ -45,6 +45,7 @@ class LimitedTokenizer:
     - **digest**: of all that decides which tokens a row becomes and which are trained on.
     - **knows_markers**: whether it can be said which tokens are trained on.
     - **longest**: the tokens of its longest input, if there is one.
+    - **specials**: its special tokens.
     - **opening**: how it is opened there.
     """
 
@@ -52,16 +53,22 @@ class LimitedTokenizer:
     digest: str
     knows_markers: bool
     longest: int | None
+    specials: tuple[str, ...] = field(repr=False)
     opening: Opening = field(repr=False)
     workers: Workers = field(repr=False, compare=False)
 
     @classmethod
     def open(cls, opening: Opening, workers: Workers) -> LimitedTokenizer:
         """Open a tokenizer in a process; raises `phift.errors.ModelError`."""
-        digest, knows_markers, longest = _only(workers, opening)
-        source = opening.path
+        digest, knows_markers, longest, specials = _only(workers, opening)
         return cls(
-            source=source, digest=digest, knows_markers=knows_markers, longest=longest, opening=opening, workers=workers
+            source=opening.path,
+            digest=digest,
+            knows_markers=knows_markers,
+            longest=longest,
+            specials=specials,
+            opening=opening,
+            workers=workers,
         )
 
     def limit(self, max_seq_length: int) -> int | None:
@@ -94,10 +101,10 @@ class Opening:
     base: Path | None = None
     over: Path | None = None
 
-    def perform(self, _: Path) -> Iterator[tuple[str, bool, int | None]]:
-        """Yield its digest, whether it knows markers, and its longest input."""
+    def perform(self, _: Path) -> Iterator[tuple[str, bool, int | None, tuple[str, ...]]]:
+        """Yield its digest, whether it knows markers, its longest input, and its special tokens."""
         tokenizer = _opened(self)
-        yield tokenizer.digest, tokenizer.knows_markers, tokenizer.limit(-1)
+        yield tokenizer.digest, tokenizer.knows_markers, tokenizer.limit(-1), tokenizer.specials
 
 
 @lru_cache(maxsize=1)
