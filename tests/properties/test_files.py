@@ -366,7 +366,7 @@ SECRET = "my own words"
         ('[{"a":1},{"b":"S', "ends within a value", 1),
         ('[{"a":1},', "ends within a value", 1),
         ('[{"a":1}', ", or ] is missing", 1),
-        ('[{"a":1},]', "a value is missing", 1),
+        ('[{"a":1},]', "a comma follows the last row", 1),
         ('[{"a":1}] S', "something follows", 1),
         ('[{"a":1}][]', "something follows", 1),
         ('[{"a":"S"', "ends within a value", 0),

@@ -267,8 +267,8 @@ def test_every_bad_row_is_named_with_its_line(tmp_path: Path, out: Path) -> None
 
 
 def test_the_list_of_problems_is_capped_and_the_count_is_not(tmp_path: Path, out: Path) -> None:
-    source = write_jsonl(tmp_path / "rows.jsonl", [chat_row(0)] + [{"messages": []}] * 50)
-    with pytest.raises(DataError, match="100 of 102 rows") as caught:
+    source = write_jsonl(tmp_path / "rows.jsonl", [*map(chat_row, range(10)), *[{"messages": []}] * 50])
+    with pytest.raises(DataError, match="100 of 120 rows") as caught:
         prepare(out, train=source, test=source)
     assert len(caught.value.problems) == 20
     lines = str(caught.value).splitlines()

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    TypeAdapter,
+    model_serializer,
+    model_validator,
+)
 
 
 def refuse_placeholder(text: str) -> str:
@@ -57,7 +68,45 @@ class _Rows(Section):
     columns: dict[str, str] = Field(default_factory=dict)
 
 
-class FileSource(_Rows):
+# Codecs of Python's that are texts to it, and no encodings of a file.
+_NO_FILE_HAS = frozenset({"idna", "punycode", "raw-unicode-escape", "undefined", "unicode-escape"})
+
+
+def _known_encoding(name: str) -> str:
+    try:
+        known = "{}\n".encode(name).decode(name) == "{}\n" and codecs.lookup(name).name not in _NO_FILE_HAS
+    except (LookupError, ValueError):  # one of bytes, such as hex; a name that none can have
+        known = False
+    if not known:
+        raise ValueError("is no text encoding that Python knows; write one such as windows-1252 or utf-16")
+    return name
+
+
+def _known_delimiter(text: str) -> str:
+    text = "\t" if text in ("\\t", "tab") else text
+    if len(text) != 1 or text.isalnum() or text in "\"'\r\n\0 " or not text.isascii():
+        raise ValueError("is no delimiter; write one character, such as ';', '|' or '\\t'")
+    return text
+
+
+class _Files(_Rows):
+    """How the text of a source's files is written.
+
+    - **delimiter**: between the cells of a CSV file; left out, it is a comma, or what the header shows.
+    - **encoding**: any that Python knows; left out, it is UTF-8.
+    """
+
+    delimiter: Annotated[str, AfterValidator(_known_delimiter)] | None = None
+    encoding: Annotated[str, AfterValidator(_known_encoding)] | None = None
+
+    @model_serializer(mode="wrap")
+    def _as_given(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # What names are made of stays what it was before there were these.
+        own = ("delimiter", "encoding")
+        return {key: value for key, value in serialize(self).items() if key not in own or value is not None}
+
+
+class FileSource(_Files):
     """A file, a folder of files, or a pattern such as ``data/*.jsonl.gz``; a bare path means the same."""
 
     files: Folder
@@ -80,7 +129,7 @@ class HuggingFaceSource(_Rows):
     revision: str | None = None
 
 
-class AssetSource(_Rows):
+class AssetSource(_Files):
     """Data that is in Azure already and is used where it lies: ``azureml:name:version`` or an ``azureml://`` URI.
 
     Only where a cluster prepares it (``prepare_on``) can its rows be other than chat messages.
@@ -220,7 +269,8 @@ class DataConfig(Section):
             raise ValueError("train, validation and test are all in Azure, or none of them is")
         if self.in_azure and len(given) > len(self.sources):
             raise ValueError("data in Azure is used where it lies, so it cannot be one of several sources")
-        if any(source.format or source.columns for source in given if isinstance(source, AssetSource)):
+        assets = [source for source in given if isinstance(source, AssetSource)]
+        if any(each.format or each.columns or each.delimiter or each.encoding for each in assets):
             message = "`format` and `columns` of data in Azure need `prepare_on`, since nothing converts it here"
             raise ValueError(message)
         return self

@@ -13,7 +13,9 @@ No reason given here quotes the conversation: it may end in a log.
 
 from __future__ import annotations
 
+import json
 import re
+from codecs import BOM_UTF8
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -67,6 +69,7 @@ _NEXT: Mapping[str, tuple[str, ...]] = {
     "tool call": ("tool",),
     "tool": ("tool", "assistant"),
 }
+_NAN = re.compile(rb"[:,\[]\s*(?:NaN|-?Infinity)\b")
 _PLAIN = frozenset(Message.__struct_fields__)
 
 
@@ -148,18 +151,34 @@ def _lines_of_rows(block: bytes) -> int:
 def columns(line: bytes) -> dict[str, msgspec.Raw]:
     """Return the columns of a line of JSON, not yet decoded; raises `InvalidRow`."""
     try:
-        return _columns.decode(line)
+        return _columns.decode(line.removeprefix(BOM_UTF8))
     except _MALFORMED as error:
+        if _NAN.search(line):
+            return {name: msgspec.Raw(msgspec.json.encode(value)) for name, value in _with_nan(line, error).items()}
         raise InvalidRow(_reason(error)) from None
 
 
 def values_of(line: bytes) -> dict[str, Any]:
     """Return a line of JSON as plain values; raises `InvalidRow`."""
+    line = line.removeprefix(BOM_UTF8)  # files that were joined have one inside, where it means nothing
     try:
         line.decode("utf-8")
         return _values.decode(line)
     except _MALFORMED as error:
+        if _NAN.search(line):
+            return _with_nan(line, error)
         raise InvalidRow(_reason(error)) from None
+
+
+def _with_nan(line: bytes, error: Exception) -> dict[str, Any]:
+    """Return the values of a line that has the NaN or Infinity of Python's ``json.dumps``; raises `InvalidRow`."""
+    try:
+        values = json.loads(line)
+    except (ValueError, RecursionError):
+        raise InvalidRow(_reason(error)) from None
+    if not isinstance(values, dict):
+        raise InvalidRow(_reason(error))
+    return values
 
 
 def from_values(values: Mapping[str, Any]) -> tuple[Conversation, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import difflib
 import gzip
 import io
@@ -19,6 +20,7 @@ from phift.errors import DataError, DataNotFound
 
 _PACKED = (".gz", ".zst")
 _BUFFER = 1 << 20
+_RECODED = 1 << 16  # bytes of another encoding that are read at a time
 
 MOST_SILENT = 16 << 20
 """Bytes of a packed file of which nothing comes: blanks behind it, empty members, frames to be skipped."""
@@ -173,10 +175,12 @@ def make_private(folder: Path) -> None:
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[tuple[BinaryIO, Callable[[], int]]]:
+def opened(path: Path, encoding: str | None = None) -> Iterator[tuple[BinaryIO, Callable[[], int]]]:
     """Open a file and unpack it while it is read; what cannot be read or unpacked is a `DataError`.
 
     Gives its unpacked bytes, and a function that returns how many bytes of the file on the disk have been read so far.
+
+    - **encoding**: of its text, which then comes as UTF-8; left out, bytes come as they are.
     """
     try:
         file = path.open("rb", buffering=0)
@@ -185,7 +189,38 @@ def opened(path: Path) -> Iterator[tuple[BinaryIO, Callable[[], int]]]:
     except OSError as error:
         raise _unreadable(path, error) from error
     with file, io.BufferedReader(_Unpacked(file, path), _BUFFER) as stream:
-        yield stream, file.tell
+        yield io.BufferedReader(_Recoded(stream, path, encoding), _BUFFER) if encoding else stream, file.tell
+
+
+class _Recoded(io.RawIOBase):
+    """A text in UTF-8 that is in another encoding in **stream**."""
+
+    def __init__(self, stream: BinaryIO, path: Path, encoding: str) -> None:
+        self._stream = stream
+        self._path = path
+        self._encoding = encoding
+        self._decoder = codecs.getincrementaldecoder(encoding)()
+        self._read = 0
+        self._left = b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview, /) -> int:  # type: ignore[override]  # WriteableBuffer is private
+        block = b"more"
+        while block and not self._left:
+            block = self._stream.read(_RECODED)
+            try:
+                self._left = self._decoder.decode(block, final=not block).encode()
+            except ValueError as error:
+                what = f"The file is not in the encoding {self._encoding} (near byte {self._read:,})."
+                raise DataError(
+                    what, where=str(self._path), fix="check `encoding`, and that the file is whole"
+                ) from error
+            self._read += len(block)
+        count = min(len(buffer), len(self._left))
+        buffer[:count], self._left = self._left[:count], self._left[count:]
+        return count
 
 
 class _Unpacked(io.RawIOBase):

@@ -18,6 +18,7 @@ on is not decided here but in `phift.data.chat`. No reason given here quotes a c
 from __future__ import annotations
 
 import difflib
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from numbers import Real
@@ -97,7 +98,8 @@ def recognise(
 ) -> Layout:
     """Return what the columns mean; raises `UnknownFormat`.
 
-    - **columns**: the names in the source; blanks around them do not count.
+    - **columns**: the names in the source; blanks around them do not count, nor capitals where no other name differs by
+      them only.
     - **format**: left out, the first that fits.
     - **mapping**: the source's own names for the format's columns.
     """
@@ -116,22 +118,29 @@ def recognise(
     if not candidates:
         raise UnknownFormat(f"no format has all of the columns {_listed_names(mapping)}")
     there_are = f"its columns are: {_listed_names(own)}"
+    counts = Counter(map(str.casefold, own))
+    alike = {name.casefold(): name for name in own if counts[name.casefold()] == 1}  # but for capitals
+    mapping = {
+        name: theirs if theirs in own else alike.get(theirs.casefold(), theirs) for name, theirs in mapping.items()
+    }
     for name in mapping.values():
         if name not in own:
             raise UnknownFormat(f"there is no column {_shown(name)}{_near(name, own)}; {there_are}")
-    for known in candidates:
+    for known, in_capitals in [(known, False) for known in candidates] + [(known, True) for known in candidates]:
         # An optional column keeps its name although it was not seen: later rows may have it. One that the mapping uses
         # stands for nothing else.
         theirs_of = dict(mapping)
         for name in _FORMATS[known]:
             alias = _ALIASES.get(name, name)
             theirs = alias if name not in own and alias in own else name
+            if theirs not in own and (in_capitals or name in _OPTIONAL):
+                theirs = alike.get(name) or alike.get(alias) or name
             if name not in mapping and theirs not in mapping.values():
                 theirs_of[name] = theirs
         missing = [name for name in _required(known) if theirs_of.get(name) not in own]
         if not missing:
             return Layout(known, {name: own.get(theirs, theirs) for name, theirs in theirs_of.items()})
-        if format:
+        if format and in_capitals:
             raise UnknownFormat(f"the format {known} wants {_listed_names(missing)}; {there_are}")
     wanted = "; ".join(f"{_listed_names(_required(known))} ({known})" for known in candidates)
     raise UnknownFormat(f"{there_are}, and no format has those; wanted are: {wanted}")

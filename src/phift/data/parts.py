@@ -115,6 +115,7 @@ class Part:
     - **start**, **end**: bytes of a JSONL file, or row groups of a parquet file; any other file is one part, with 0.
     - **size**, **columns**: of a parquet file, the bytes of the row groups, for the progress, and all that it has.
     - **keep**: write refused rows to a file too.
+    - **delimiter**, **encoding**: of a file of text, where they are not the usual ones.
     """
 
     path: str
@@ -127,6 +128,13 @@ class Part:
     layout: formats.Layout
     group_by: str | None = None
     keep: bool = False
+    delimiter: str | None = None
+    encoding: str | None = None
+
+    @property
+    def is_text(self) -> bool:
+        """Whether it is of a file of text."""
+        return self.kind not in ("parquet", "rows")
 
     @cached_property
     def is_plain(self) -> bool:
@@ -275,8 +283,8 @@ def _read_rows(part: Part, spool: Spool) -> Iterator[None]:
     position: Callable[[], int] = int
     with ExitStack() as stack:
         if part.rows is None:
-            stream, position = stack.enter_context(files.opened(path))
-            rows = texts.rows_of(stream, path, part.kind)
+            stream, position = stack.enter_context(files.opened(path, part.encoding))
+            rows = texts.rows_of(stream, path, part.kind, part.delimiter)
         while few := list(islice(rows, _FEW)):
             _take(part, spool, few)
             spool.tally.last, spool.tally.position = few[-1][0], position()

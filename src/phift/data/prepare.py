@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING, Any
 from phift.check.findings import Finding
 from phift.component.preprocessing import LEAST_TRAINING_ROWS, SPLITS
 from phift.config.data import DataConfig
-from phift.data import files
+from phift.data import files, sniff
 from phift.data.parts import MOST_PROBLEMS
 from phift.data.sources import Progress, Reading, Table, files_of, open_source, place_of, read_sources, tabulate
 from phift.data.split import ASIDE, LEAKED, Account, deal, draw_split, findings_of, masks_of, units
@@ -148,6 +148,7 @@ def prepare_dataset(
             for reading in open_source(source, split, stratum, workers, group_by=group_by, keep=keep)
         ]
         read_sources(readings, workers, tell, side_by_side=side_by_side)
+        _raise_disguised(readings)
         if data.bad_rows == "refuse":
             _raise_problems(readings)
         table = tabulate(readings)
@@ -174,17 +175,38 @@ def prepare_dataset(
     )
 
 
+def _raise_disguised(readings: Sequence[Reading]) -> None:
+    """Look at each file whose rows fail all alike, or as not UTF-8, and raise what it is instead."""
+    for reading in readings:
+        part, keep = reading.parts[0], reading.parts[0].keep
+        looked_at = reading.fails_alike or (
+            not keep and any("is not UTF-8" in reason for _, reason in reading.problems)
+        )
+        if looked_at and part.is_text and (error := sniff.explain(Path(part.path), part.kind, part.encoding)):
+            raise error
+
+
 def _raise_problems(readings: Sequence[Reading], more: Sequence[tuple[str, str]] = ()) -> None:
     refused = sum(reading.sum("refused") for reading in readings) + len(more)
     if not refused:
         return
-    listed = chain((problem for reading in readings for problem in reading.problems), more)
-    problems = tuple(islice(listed, MOST_PROBLEMS))
     rows = sum(reading.sum("rows") for reading in readings)
+    whole = [reading for reading in readings if reading.fails_alike]
+    of_rows = (problem for reading in readings if reading not in whole for problem in reading.problems)
+    of_files = [
+        (place, f"{reason} (and so do all or nearly all rows)")
+        for place, reason in (each.problems[0] for each in whole)
+    ]
+    problems = tuple(islice(chain(of_files, of_rows, more), MOST_PROBLEMS))
     place, reason = problems[0]
     what = f"{refused} of {rows} rows cannot be trained on. The first: {place}: {reason}"
-    fix = "correct them, or write `bad_rows: set_aside` to leave them out and keep them in a file of their own"
-    raise DataError(what, where=place, fix=fix, problems=problems, refused=refused)
+    fix = "correct them"
+    if whole:
+        fix = "correct what writes them, since nearly all rows fail for one reason"
+    elif not readings[0].parts[0].keep:
+        fix += ", or write `bad_rows: set_aside` to leave them out and keep them in a file of their own"
+    counted = refused - sum(reading.sum("refused") - 1 for reading in whole)
+    raise DataError(what, where=place, fix=fix, problems=problems, refused=counted)
 
 
 def _choose(data: DataConfig, readings: Sequence[Reading], table: Table) -> None:

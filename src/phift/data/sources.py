@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import codecs
+import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -11,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from weakref import WeakSet
 
 from phift.config.data import AssetSource, DataConfig, FileSource, HuggingFaceSource, OneSource, RowsSource
-from phift.data import chat, files, formats, hub, parquet, texts
+from phift.data import chat, files, formats, hub, parquet, sniff, texts
 from phift.data.formats import Layout, UnknownFormat, recognise
 from phift.data.parts import TABLE, Part, Tally
 from phift.data.workers import Workers
@@ -91,6 +94,13 @@ class Reading:
         problems = ((tally.before + row, reason) for tally in self.tallies for row, reason in tally.problems)
         return [(f"{self.place}:{row}", reason) for row, reason in problems]
 
+    @property
+    def fails_alike(self) -> bool:
+        """Whether all or nearly all rows are refused, for one reason as far as they are listed."""
+        reasons = Counter(re.sub(r"\d+", "", reason) for _, reason in self.problems)
+        refused = self.sum("refused")
+        return refused > 0.9 * self.sum("rows") and max(reasons.values()) > 0.9 * reasons.total()
+
     def sum(self, count: str) -> int:
         """Return the sum of one of the tallies' counts."""
         return sum(getattr(tally, count) for tally in self.tallies)
@@ -138,18 +148,21 @@ def open_source(
         case FileSource():
             for path in files.expand(source.files):
                 kind, place = files.kind(path), str(path)
+                sniff.check(path)
                 columns: list[str] = []
                 groups: list[int] = []
+                told: list[str] = []
+                delimiter = encoding = None
                 if kind == "parquet":
                     ((_, (columns, groups)),) = workers.run([parquet.Footer(path)], side_by_side=True)
                     layout = _layout(place, [dict.fromkeys(columns)], source)
                 else:
-                    with files.opened(path) as (stream, _):
-                        few = islice(texts.rows_of(stream, path, kind), _LOOKED_AT)
-                        layout = _layout(place, (row for _, row in few), source)
+                    layout, delimiter, encoding = _open_text(path, kind, source, told)
+                layout = layout or recognise(["messages"])  # any will do to say row by row what is wrong
                 whole = part(path=place, kind=kind, layout=layout, columns=tuple(columns))
+                whole = replace(whole, delimiter=delimiter, encoding=encoding)
                 parts, size = list(_cut(path, whole, groups)), path.stat().st_size
-                yield reading(place=place, layout=layout, parts=parts, bytes=size)
+                yield reading(place=place, layout=layout, parts=parts, bytes=size, notes=told)
             return
         case HuggingFaceSource():
             place = source.huggingface
@@ -159,9 +172,30 @@ def open_source(
         case AssetSource():
             raise DataError("Data in Azure is not read here.", where=source.asset, fix="give files to be prepared here")
     first = list(islice(rows, _LOOKED_AT))
-    layout = _layout(place, first, source)
+    layout = _layout(place, first, source) or recognise(["messages"])
     parts = [part(path=place, kind="rows", rows=chain(first, rows), layout=layout)]
     yield reading(place=place, layout=layout, parts=parts, notes=notes)
+
+
+def _open_text(
+    path: Path, kind: str, source: FileSource, notes: list[str]
+) -> tuple[Layout | None, str | None, str | None]:
+    """Return what the rows of a file of text are, if one tells it, its delimiter, and its encoding if not UTF-8."""
+    encoding = source.encoding if source.encoding and codecs.lookup(source.encoding).name != "utf-8" else None
+    delimiter = source.delimiter
+    if kind in texts.DELIMITERS and not delimiter:
+        delimiter = sniff.delimiter(path, kind, encoding, source.format, source.columns)
+        if delimiter != texts.DELIMITERS[kind]:
+            notes.append(f"its cells are separated by {delimiter!r}, as its header shows")
+    try:
+        with files.opened(path, encoding) as (stream, _):
+            few = islice(texts.rows_of(stream, path, kind, delimiter), _LOOKED_AT)
+            layout = _layout(str(path), (row for _, row in few), source)
+    except DataError as error:
+        raise sniff.explain(path, kind, encoding) or error from None
+    if layout is None and (told := sniff.explain(path, kind, encoding)):
+        raise told
+    return layout, delimiter, encoding
 
 
 def _cut(path: Path, part: Part, groups: Sequence[int]) -> Iterator[Part]:
@@ -169,7 +203,7 @@ def _cut(path: Path, part: Part, groups: Sequence[int]) -> Iterator[Part]:
 
     - **groups**: the bytes of a parquet file's row groups.
     """
-    if part.kind == "jsonl" and not files.compressed(path):
+    if part.kind == "jsonl" and not files.compressed(path) and not part.encoding:
         size = path.stat().st_size
         step = max(PART, -(-size // _MOST_PARTS))
         for start in range(0, size, step):
@@ -185,8 +219,11 @@ def _cut(path: Path, part: Part, groups: Sequence[int]) -> Iterator[Part]:
         yield part
 
 
-def _layout(place: str, rows: Iterable[chat.Row], source: OneSource) -> Layout:
-    """Recognise the first row that is one at all; another is refused, with its number, when it is read."""
+def _layout(place: str, rows: Iterable[chat.Row], source: OneSource) -> Layout | None:
+    """Recognise the first row that is one at all, if there is any.
+
+    Another one is refused, with its number, when it is read.
+    """
     unknown: UnknownFormat | None = None
     for row in rows:
         try:
@@ -197,8 +234,8 @@ def _layout(place: str, rows: Iterable[chat.Row], source: OneSource) -> Layout:
             unknown = unknown or error
         except chat.InvalidRow:
             continue
-    if unknown is None:  # no row could be converted, so any layout will do to say so row by row
-        return recognise(["messages"])
+    if unknown is None:
+        return None
     fix = "rename them, or say what they are with `format` and `columns`"
     raise DataError(f"The rows are of no known format: {unknown}.", where=place, fix=fix)
 

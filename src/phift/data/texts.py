@@ -36,6 +36,9 @@ LONGEST_BLANK = 4 << 20
 LONGEST_CSV_ROW = 16 << 20
 """Characters of a row of CSV; the `csv` module takes four bytes for each, and eight for each cell."""
 
+DELIMITERS = {"csv": ",", "tsv": "\t"}
+"""What stands between the cells of a table in text."""
+
 _BUFFER = 1 << 20
 _MARKS = {b"\xff\xfe\x00\x00": "UTF-32", b"\x00\x00\xfe\xff": "UTF-32", b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
 _UTF8_MARK = b"\xef\xbb\xbf"
@@ -43,7 +46,7 @@ _NOT_UTF8 = re.compile("[\ud800-\udfff]")
 _FIELD_LIMIT = threading.Lock()
 
 _LONGEST_FIRST_LINE = 16 << 20  # of a JSON file; what is longer is taken for an object that holds all the rows
-_TURNS = frozenset({"messages", "conversations"})  # lists of objects that are a row's, not the file's
+TURNS = frozenset({"messages", "conversations"})  # lists of objects that are a row's, not the file's
 _ARRAY_OF_ROWS = re.compile(rb"\[\s*(?:\{|$)")
 _object = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
@@ -57,10 +60,13 @@ _SCALAR = re.compile(rb"(?:" + _STRING + rb"|[^\s\"\[\]{},:]++)(?=.)", re.DOTALL
 _TO_BRACKET = re.compile(rb"(?:[^\"\[\]{}]++|" + _STRING + rb")*+(?:([\[{])|[\]}])", re.DOTALL)
 
 
-def rows_of(stream: BinaryIO, path: Path, kind: str) -> Iterator[tuple[int, Row]]:
-    """Yield the numbered rows of an open file of a kind that `phift.data.files.kind` names."""
-    if kind in ("csv", "tsv"):
-        return csv_rows(stream, path, "\t" if kind == "tsv" else ",")
+def rows_of(stream: BinaryIO, path: Path, kind: str, delimiter: str | None = None) -> Iterator[tuple[int, Row]]:
+    """Yield the numbered rows of an open file of a kind that `phift.data.files.kind` names.
+
+    - **delimiter**: of a kind in `DELIMITERS`, where it is not the usual one.
+    """
+    if kind in DELIMITERS:
+        return csv_rows(stream, path, delimiter or DELIMITERS[kind])
     return json_rows(stream, path) if kind == "json" else lines(stream, path)
 
 
@@ -68,7 +74,11 @@ def without_mark(start: bytes, path: Path) -> bytes:
     """Drop the mark that says UTF-8, and refuse a file whose mark says that it is not."""
     for mark, name in _MARKS.items():
         if start.startswith(mark):
-            raise DataError(f"The file is {name}.", where=str(path), fix="save it as UTF-8")
+            raise DataError(
+                f"The file is {name}.",
+                where=str(path),
+                fix=f"write `encoding: {name.lower()}` beside `files`, or save it as UTF-8",
+            )
     return start.removeprefix(_UTF8_MARK)
 
 
@@ -153,7 +163,7 @@ def _a_row_a_line(head: bytes) -> bool:
     except (UnicodeDecodeError, RecursionError):
         return True  # that is for the reader of the row to say
     lists = [value for value in columns.values() if _ARRAY_OF_ROWS.match(bytes(value))]
-    return bool(more) or len(lists) != 1 or not _TURNS.isdisjoint(columns)
+    return bool(more) or len(lists) != 1 or not TURNS.isdisjoint(columns)
 
 
 class _JsonText:
@@ -196,6 +206,8 @@ class _JsonText:
             return
         following = b","
         while following == b",":
+            if self.row and self.peek() == b"]":
+                raise self.broken("a comma follows the last row")
             yield self.value()
             following = self.take(b",]")
 
@@ -317,9 +329,13 @@ def csv_rows(stream: BinaryIO, path: Path, delimiter: str) -> Iterator[tuple[int
                 raise DataError("A quote is never closed.", where=f"{path}:{number}", fix=fix) from error
             cells, problem = [], problem or "its quotes are not as CSV has them"
         if not header:
+            if number == 1 and re.fullmatch("sep=.?", "".join(cells)):  # tells Excel the delimiter
+                continue
             header = _header(cells, problem, f"{path}:{number}")
         elif problem:
             yield number, InvalidRow(problem)
+        elif cells == header:
+            yield number, InvalidRow("it is the header again")
         elif len(cells) == len(header):
             yield number, dict(zip(header, cells, strict=True))
         elif "".join(cells).strip():

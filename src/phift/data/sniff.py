@@ -1,0 +1,289 @@
+"""What a file is, whatever its name says: a look at its beginning, and one way out for all of its rows.
+
+The delimiter that a header shows is taken. Anything else that a file is instead of what its name says is an error,
+since to guess is not exact. No text of the file is quoted.
+"""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import io
+import json
+import re
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, BinaryIO
+
+import msgspec
+
+from phift.data import files, texts
+from phift.data.formats import UnknownFormat, recognise
+from phift.errors import DataError
+
+if TYPE_CHECKING:
+    from phift.config.data import Format
+
+_HEAD = 1 << 20  # bytes of a file that are looked at
+_HEADER = 1 << 16  # bytes in which a header is looked for
+_ENCODED = 64 << 20  # bytes of which it is told how their characters are encoded
+_DELIMITERS = (",", ";", "\t", "|")
+
+_UNPACK = "unpack it"
+_TABLE = "write the table as CSV or parquet"
+_DOWNLOAD = "download the data itself, logged in if need be"
+_MAGIC: Mapping[bytes, tuple[str, str]] = {
+    b"version https://git-lfs": ("a Git LFS pointer and not the data", "fetch the data with `git lfs pull`"),
+    b"\x1f\x8b": ("packed with gzip", "rename it to {name}.gz"),
+    b"\x28\xb5\x2f\xfd": ("packed with zstd", "rename it to {name}.zst"),
+    b"PAR1": ("a parquet file", "rename it to {stem}.parquet"),
+    b"ARROW1\0": ("an Arrow file", "rename it to {stem}.arrow"),
+    b"\xff\xff\xff\xff": ("an Arrow stream", "rename it to {stem}.arrow"),
+    b"FEA1": ("a Feather file of the first version", _TABLE),
+    b"PK\x03\x04": ("a zip archive", _UNPACK),
+    b"7z\xbc\xaf\x27\x1c": ("a 7z archive", _UNPACK),
+    b"Rar!\x1a": ("a rar archive", _UNPACK),
+    b"BZh": ("packed with bzip2", _UNPACK),
+    b"\xfd7zXZ\0": ("packed with xz", _UNPACK),
+    b"\x04\x22\x4d\x18": ("packed with lz4", _UNPACK),
+    b"SQLite format 3\0": ("an SQLite database", _TABLE),
+    b"\xd0\xcf\x11\xe0": ("a document of an old Office program", "save the table as 'CSV UTF-8'"),
+    b"\x80": ("a pickle of Python's", "load it where it was written, and write JSON Lines or parquet"),
+    b"\x93NUMPY": ("an array of numpy's", _TABLE),
+    b"\x89HDF": ("an HDF5 file", _TABLE),
+    b"Obj\x01": ("an Avro file", _TABLE),
+    b"ORC": ("an ORC file", _TABLE),
+    b"%PDF-": ("a PDF document", "give the data that it was made of"),
+}
+_IN_ZIP: Mapping[bytes, tuple[str, str]] = {
+    b"[Content_Types].xml": ("a workbook of Excel's", "save the sheet as 'CSV UTF-8'"),
+    b"xl/": ("a workbook of Excel's", "save the sheet as 'CSV UTF-8'"),
+    b"data.pkl": ("a file of torch.save", "load it where it was written, and write JSON Lines or parquet"),
+    b".npy": ("arrays of numpy's", _TABLE),
+}
+_ARROW = (b"ARROW1\0", b"\xff\xff\xff\xff")
+_OWN: Mapping[str, tuple[bytes, ...]] = {
+    ".gz": (b"\x1f\x8b",),
+    ".zst": (b"\x28\xb5\x2f\xfd",),
+    ".parquet": (b"PAR1",),
+    ".arrow": _ARROW,
+    ".feather": _ARROW,
+}
+_NO_TEXT = re.compile(rb"[\0-\x08\x0e-\x1a\x1c-\x1f]")
+_PICKLE = re.compile(rb"\x80[\x02-\x05][\x95}\]cX(]")
+_MARKUP = re.compile(rb"(?:\xef\xbb\xbf)?\s*<(!doctype html|html|head|body|!--|\?xml|error)\b", re.IGNORECASE)
+_REFUSAL = re.compile(
+    r"\W*(40\d\b|(not|entry not|repository not|file not) found|access denied|access to|unauthorized|forbidden"
+    r"|invalid (username|credentials|token)|rate limit|too many requests|internal server error|bad gateway)",
+    re.IGNORECASE,
+)
+_LONGEST_REFUSAL = 1_000
+
+
+def check(path: Path) -> None:
+    """Refuse a file whose first bytes say that it is something else than its name says; raises `DataError`."""
+    with path.open("rb") as file:
+        head = file.read(_HEADER)
+    packed, own = files.compressed(path), _OWN.get(path.suffix.lower(), ())
+    is_own = not own or head.startswith(own)
+    found = None if own and is_own else _by_magic(head)
+    if not found and not is_own and not _NO_TEXT.search(head):
+        start = head.removeprefix(codecs.BOM_UTF8).lstrip()
+        told = "text, and not packed" if packed else "text"
+        suffix = "json" if start.startswith(b"[") else "jsonl" if start.startswith(b"{") else "csv"
+        found = told, f"rename it to {path.stem}" if packed else f"rename it to {{stem}}.{suffix}"
+    if packed and not found:
+        with suppress(DataError), files.opened(path) as (stream, _):
+            if found := _by_magic(stream.read(_HEADER)):
+                found = f"packed, and in that it is {found[0]}", found[1] if "{" not in found[1] else _UNPACK
+    if found:
+        raise _something_else(path, *found)
+
+
+def _something_else(path: Path, what: str, fix: str) -> DataError:
+    if files.compressed(path) and "{stem}" in fix:
+        fix = fix.replace("{stem}", Path(path.stem).stem) + path.suffix
+    fix = fix.format(name=path.name, stem=path.stem)
+    return DataError(f"The file is {what}, whatever its name says.", where=str(path), fix=fix)
+
+
+def _by_magic(head: bytes) -> tuple[str, str] | None:
+    """Return what the first bytes say for certain, and the way out."""
+    if markup := _MARKUP.match(head):
+        is_xml = markup[1].lower() in (b"?xml", b"error")
+        what = "XML, such as a service's error" if is_xml else "a web page, such as one to log in"
+        return f"{what}, and not the data", _DOWNLOAD
+    if head[257:262] == b"ustar":
+        return "a tar archive", _UNPACK
+    for magic, told in _MAGIC.items():
+        if not head.startswith(magic):
+            continue
+        if magic == b"PK\x03\x04":
+            return next((told for name, told in _IN_ZIP.items() if name in head), told)
+        if magic == b"\x80" and not _PICKLE.match(head):
+            continue
+        if magic.startswith(b"version") or _NO_TEXT.search(head):  # a table's header may begin with some of them
+            return told
+    return None
+
+
+# ---------------------------------------------------------------- tables
+
+
+def delimiter(
+    path: Path,
+    kind: str,
+    encoding: str | None = None,
+    format: Format | None = None,  # noqa: A002 - the configuration's own word
+    columns: Mapping[str, str] = MappingProxyType({}),
+) -> str:
+    """Return what is between the cells of a table: the usual one, unless by it the header has no known columns.
+
+    Another one is taken where by that alone the header has them.
+    """
+    usual = texts.DELIMITERS[kind]
+    with files.opened(path, encoding) as (stream, _):
+        text = codecs.decode(stream.read(_HEADER).removeprefix(codecs.BOM_UTF8), "utf-8", "replace")
+    if told := re.match(r"\"?sep=([^\"\r\n])\"?\r?\n", text):
+        return told[1]
+
+    def known(delimiter: str) -> bool:
+        with suppress(UnknownFormat):
+            return bool(recognise(_header(text, delimiter), format, columns))
+        return False
+
+    if not known(usual):
+        others = [each for each in _DELIMITERS if each != usual and known(each)]
+        return others[0] if len(others) == 1 else usual
+    return usual
+
+
+def _header(text: str, delimiter: str) -> list[str]:
+    with suppress(csv.Error):
+        for cells in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True):
+            if "".join(cells).strip():
+                return [cell.strip() for cell in cells]
+    return []
+
+
+def _likely_delimiter(text: str, usual: str) -> str | None:
+    """Return by what the one column of a header would become several."""
+    if len(_header(text, usual)) != 1:
+        return None
+    return next((each for each in _DELIMITERS if len(_header(text, each)) > 1), None)
+
+
+# ---------------------------------------------------------------- a closer look
+
+
+def explain(path: Path, kind: str, encoding: str | None = None) -> DataError | None:
+    """Return the error for a text file whose rows all fail, or which cannot be read, where a look at it tells why."""
+    with suppress(DataError), files.opened(path, encoding) as (stream, _):
+        head = stream.read(_HEAD)
+        if encoding is None and (told := _other_encoding(head, stream)):
+            what, fix = told
+            return DataError(f"The file is {what}.", where=str(path), fix=fix)
+        text = head.removeprefix(codecs.BOM_UTF8).decode("utf-8", "replace").lstrip()
+        if len(head) < _LONGEST_REFUSAL and _REFUSAL.match(text):
+            return _something_else(path, "a short message, such as a service's error, and not the data", _DOWNLOAD)
+        if found := (_in_place_of_a_table if kind in texts.DELIMITERS else _in_place_of_json)(text, kind):
+            return _something_else(path, *found)
+    return None
+
+
+def _other_encoding(head: bytes, stream: BinaryIO) -> tuple[str, str] | None:
+    if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE)):
+        return None  # whoever reads it says so
+    start = head[: len(head[:4096]) & ~3]
+    for name in ("utf-32-le", "utf-32-be", "utf-16-le", "utf-16-be") if b"\0" in start else ():
+        with suppress(UnicodeDecodeError):
+            text = start.decode(name)
+            if sum(map(str.isascii, text)) > len(text) / 4 and "\0" not in text:
+                return f"{name[:6].upper()} without a mark", f"write `encoding: {name}` beside `files`, or {_SAVE}"
+    decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
+    block, seen, letters, others, bad = head, 0, 0, 0, bytearray()
+    while block and seen < _ENCODED:
+        seen += len(block)
+        text = decoder.decode(block)
+        if not text.isascii():
+            lone = re.findall("[\udc80-\udcff]", text)
+            bad += bytes(ord(each) - 0xDC00 for each in lone)
+            others += len(text) - len(lone) - len(text.encode("ascii", "ignore"))
+        letters += len(re.findall("[A-Za-z]", text))
+        block = stream.read(_HEAD)
+    if len(bad) < 2 or others:  # a few broken characters are those rows' matter
+        return None
+    is_western = len(bad.translate(None, _WESTERN)) <= 0.1 * len(bad) and len(bad) < 0.3 * (letters + len(bad))
+    if is_western:
+        fix = f"write `encoding: windows-1252` beside `files`, or {_SAVE}"
+        return "not UTF-8, but probably Windows-1252", fix
+    return "not UTF-8", f"write its `encoding` beside `files`, such as cp1251, gb18030 or shift_jis, or {_SAVE}"
+
+
+_SAVE = "save it as UTF-8 ('CSV UTF-8' in Excel)"
+# Letters of western Europe and signs of typography, as Windows-1252 has them.
+_WESTERN = bytes.fromhex("80828485 8c9192939495969799 9ca0a1a3a7a9ab aeb0b4b7bbbf") + bytes(range(0xC0, 0x100))
+
+
+def _in_place_of_a_table(text: str, kind: str) -> tuple[str, str] | None:
+    if re.match(r"[\[{]\s*(?:[\"\[{']|$)", text):
+        lines = "json" if text.startswith("[") else "jsonl"
+        return "JSON and no table", f"rename it to {{stem}}.{lines}"
+    if other := _likely_delimiter(text, texts.DELIMITERS[kind]):
+        shown = "a tab" if other == "\t" else f"`{other}`"
+        written = "'\\t'" if other == "\t" else f"'{other}'"
+        fix = f"write `delimiter: {written}` beside `files`, and `columns` for names that are not known"
+        return f"a table with {shown} between its cells", fix.replace("{", "{{").replace("}", "}}")
+    return None
+
+
+def _in_place_of_json(text: str, kind: str) -> tuple[str, str] | None:
+    if not text.startswith(("{", "[", "//", "/*", "#")):
+        for each in _DELIMITERS:
+            with suppress(UnknownFormat):
+                if recognise(_header(text, each)):
+                    return "a table in text", "rename it to {stem}." + ("tsv" if each == "\t" else "csv")
+        if re.match(r"(---\s|- |\w+:\s)", text):
+            return "YAML and not JSON", "load it, and write each row with json.dumps"
+        return None
+    line = text.partition("\n")[0].strip()
+    if re.match(r"[\[{(\s]*'", text):
+        return "in Python's notation and not JSON", "write each row with json.dumps instead of str or repr"
+    if re.match(r"[\[{\s]*[A-Za-z_$][\w$]*\s*:", text):
+        return "in JavaScript's notation and not JSON", "write it with JSON.stringify"
+    if "\r" in text.rstrip() and "\n" not in text and kind == "jsonl":
+        return "text whose lines end as on an old Mac, with CR", "save it with line ends of today (LF)"
+    if kind == "jsonl" and line.endswith(",") and _decoded(line[:-1]):
+        return "not JSON Lines: its lines end in commas", "take the comma at the end of each line out"
+    bare = re.sub(r'"(?:[^"\\\n]|\\.)*+(?:"|$)', '""', text, flags=re.MULTILINE)
+    if re.search(r"(?:^|[\s,\[{}])(?://|/\*|#)", bare):
+        return "JSON with comments", "take the comments out"
+    if re.search(r",\s*[}\]]", bare):
+        return "JSON with a comma before a closing bracket, which JSON has not", "take such commas out"
+    return _several_objects(text, kind)
+
+
+def _decoded(text: str) -> object:
+    with suppress(msgspec.DecodeError, RecursionError):
+        return msgspec.json.decode(text)
+    return None
+
+
+def _several_objects(text: str, kind: str) -> tuple[str, str] | None:
+    """Tell objects that are not one a line."""
+    decoder = json.JSONDecoder()
+    with suppress(ValueError, RecursionError):
+        first, end = decoder.raw_decode(text)
+        rest = text[end:].lstrip()
+        if not isinstance(first, dict):
+            return None
+        held = [value for value in first.values() if isinstance(value, list) and value and isinstance(value[0], dict)]
+        if not rest and len(held) == 1 and not texts.TURNS & first.keys():
+            return ("one JSON object that holds the rows", "rename it to {stem}.json") if kind == "jsonl" else None
+        same_line = "\n" not in text[end : len(text) - len(rest)]
+        if "\n" in text[:end] or (rest and same_line):
+            shape = "over several lines" if "\n" in text[:end] else "one after the other"
+            return f"JSON with objects {shape}, and not one a line", "write one object a line, as `jq -c .` does"
+    return None

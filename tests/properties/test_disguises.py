@@ -1,0 +1,542 @@
+"""Files that are something else than their name says: one error that names the file, and one way out that works."""
+
+from __future__ import annotations
+
+import bz2
+import csv
+import gzip
+import io
+import json
+import lzma
+import pickle
+import sqlite3
+import tarfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.ipc
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from phift.config.data import DataConfig
+from phift.data.prepare import PreparedDataset, prepare_dataset
+from phift.errors import DataError
+
+Rows = list[dict[str, Any]]
+
+few = settings(max_examples=2, deadline=None, suppress_health_check=list(HealthCheck))
+WORDS = st.text(st.sampled_from("abcdefghijklmnopqrstuvwxyz ABC.,'?!:äöüßéñ"), min_size=1, max_size=30)
+PAIRS = st.lists(st.tuples(WORDS, WORDS), min_size=15, max_size=40)
+
+
+def pairs(texts: list[tuple[str, str]]) -> Rows:
+    return [{"question": f"{n} q{q}ü", "answer": f"{n} a{a}"} for n, (q, a) in enumerate(texts)]
+
+
+def chats(texts: list[tuple[str, str]]) -> Rows:
+    turns = [[("user", row["question"]), ("assistant", row["answer"])] for row in pairs(texts)]
+    return [{"messages": [{"role": role, "content": text} for role, text in row]} for row in turns]
+
+
+def jsonl(rows: Rows) -> str:
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+def table(rows: Rows, delimiter: str = ",") -> str:
+    file = io.StringIO(newline="")
+    writer = csv.DictWriter(file, rows[0].keys(), delimiter=delimiter)
+    writer.writeheader()
+    writer.writerows(rows)
+    return file.getvalue()
+
+
+def arrow(rows: Rows, *, stream: bool = False) -> bytes:
+    held, sink = pa.Table.from_pylist(rows), io.BytesIO()
+    with (pa.ipc.new_stream if stream else pa.ipc.new_file)(sink, held.schema) as writer:
+        writer.write_table(held)
+    return sink.getvalue()
+
+
+def parquet(rows: Rows) -> bytes:
+    sink = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(rows), sink)
+    return sink.getvalue()
+
+
+def zipped(name: str, content: bytes) -> bytes:
+    sink = io.BytesIO()
+    with zipfile.ZipFile(sink, "w") as archive:
+        archive.writestr(name, content)
+    return sink.getvalue()
+
+
+def tarred(content: bytes) -> bytes:
+    sink = io.BytesIO()
+    with tarfile.open(fileobj=sink, mode="w") as archive:
+        entry = tarfile.TarInfo("data.jsonl")
+        entry.size = len(content)
+        archive.addfile(entry, io.BytesIO(content))
+    return sink.getvalue()
+
+
+def database(folder: Path) -> bytes:
+    path = folder / "made.db"
+    path.unlink(missing_ok=True)
+    with sqlite3.connect(path) as connection:
+        connection.execute("create table chats (question text, answer text)")
+    connection.close()
+    return path.read_bytes()
+
+
+def prepare(folder: Path, train: Any, **data: Any) -> PreparedDataset:
+    return prepare_dataset(DataConfig(train=train, **data), folder / "out")
+
+
+def refused(folder: Path, train: Any, **data: Any) -> DataError:
+    with pytest.raises(DataError) as caught:
+        prepare(folder, train, **data)
+    return caught.value
+
+
+def as_file(folder: Path, name: str, content: bytes | str) -> Path:
+    path = folder / name
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+# What the file is, what its error says, what its way out says, and the way out, taken.
+
+Taken = Callable[[Path, Path, Rows], Any]
+
+
+def renamed(suffix: str) -> Taken:
+    def take(folder: Path, path: Path, rows: Rows) -> Path:
+        return path.rename(path.with_name(f"{path.name.partition('.')[0]}{suffix}"))
+
+    return take
+
+
+def written(name: str, write: Callable[[Rows], str | bytes]) -> Taken:
+    return lambda folder, path, rows: as_file(folder, name, write(rows))
+
+
+def told(**options: Any) -> Taken:
+    return lambda folder, path, rows: {"files": path, **options}
+
+
+Disguise = tuple[str, Callable[[Rows], str | bytes], str, str, Taken]
+
+as_lines = written("mended.jsonl", jsonl)
+DISGUISES: dict[str, Disguise] = {
+    "lfs": (
+        "a.jsonl",
+        lambda _: "version https://git-lfs.github.com/spec/v1\noid sha256:4d\nsize 9\n",
+        "a Git LFS pointer",
+        "git lfs pull",
+        as_lines,
+    ),
+    "lfs parquet": (
+        "a.parquet",
+        lambda _: "version https://git-lfs.github.com/spec/v1\noid sha256:4d\nsize 9\n",
+        "a Git LFS pointer",
+        "git lfs pull",
+        as_lines,
+    ),
+    "html": (
+        "a.csv",
+        lambda _: "\n<!DOCTYPE html>\n<html><body>Sign in</body></html>",
+        "a web page",
+        "download the data",
+        as_lines,
+    ),
+    "html jsonl": ("a.jsonl", lambda _: "<html><head></head></html>", "a web page", "download the data", as_lines),
+    "xml": (
+        "a.json",
+        lambda _: '<?xml version="1.0"?><Error><Code>BlobNotFound</Code></Error>',
+        "XML",
+        "download the data",
+        as_lines,
+    ),
+    "404": ("a.jsonl", lambda _: "404: Not Found", "a service's error", "download the data", as_lines),
+    "404 csv": ("a.csv", lambda _: "Entry not found", "a service's error", "download the data", as_lines),
+    "zip": ("a.jsonl", lambda rows: zipped("data.jsonl", jsonl(rows).encode()), "a zip archive", "unpack it", as_lines),
+    "xlsx": (
+        "a.csv",
+        lambda _: zipped("xl/workbook.xml", b"<x/>"),
+        "a workbook of Excel's",
+        "CSV UTF-8",
+        written("b.csv", table),
+    ),
+    "torch": (
+        "a.json",
+        lambda _: zipped("archive/data.pkl", b"x"),
+        "a file of torch.save",
+        "write JSON Lines",
+        as_lines,
+    ),
+    "tar": ("a.jsonl", lambda rows: tarred(jsonl(rows).encode()), "a tar archive", "unpack it", as_lines),
+    "tar.gz": (
+        "a.jsonl.gz",
+        lambda rows: gzip.compress(tarred(jsonl(rows).encode())),
+        "a tar archive",
+        "unpack it",
+        as_lines,
+    ),
+    "7z": ("a.jsonl", lambda _: b"7z\xbc\xaf\x27\x1c\0\4", "a 7z archive", "unpack it", as_lines),
+    "bz2": ("a.jsonl", lambda rows: bz2.compress(jsonl(rows).encode()), "packed with bzip2", "unpack it", as_lines),
+    "xz": ("a.csv", lambda rows: lzma.compress(table(rows).encode()), "packed with xz", "unpack it", as_lines),
+    "gzip": (
+        "a.jsonl",
+        lambda rows: gzip.compress(jsonl(rows).encode()),
+        "packed with gzip",
+        "rename it to a.jsonl.gz",
+        renamed(".jsonl.gz"),
+    ),
+    "zstd": (
+        "a.csv",
+        lambda rows: pa.compress(table(rows).encode(), "zstd", asbytes=True),
+        "packed with zstd",
+        "rename it to a.csv.zst",
+        renamed(".csv.zst"),
+    ),
+    "gzip twice": (
+        "a.jsonl.gz",
+        lambda rows: gzip.compress(gzip.compress(jsonl(rows).encode())),
+        "packed with gzip",
+        "unpack it",
+        as_lines,
+    ),
+    "not packed": ("a.jsonl.gz", jsonl, "not packed", "rename it to a.jsonl", renamed(".jsonl")),
+    "not packed csv": ("a.csv.zst", table, "not packed", "rename it to a.csv", renamed(".csv")),
+    "pickle": ("a.json", pickle.dumps, "a pickle", "write JSON Lines", as_lines),
+    "pickle 2": ("a.jsonl", lambda rows: pickle.dumps(rows, protocol=2), "a pickle", "write JSON Lines", as_lines),
+    "parquet": ("a.jsonl", parquet, "a parquet file", "rename it to a.parquet", renamed(".parquet")),
+    "jsonl as parquet": ("a.parquet", jsonl, "text", "rename it to a.jsonl", renamed(".jsonl")),
+    "list as parquet": ("a.parquet", json.dumps, "text", "rename it to a.json", renamed(".json")),
+    "csv as parquet": ("a.parquet", table, "text", "rename it to a.csv", renamed(".csv")),
+    "jsonl as csv": ("a.csv", jsonl, "JSON and no table", "rename it to a.jsonl", renamed(".jsonl")),
+    "jsonl as tsv": (
+        "a.tsv.gz",
+        lambda rows: gzip.compress(jsonl(rows).encode()),
+        "JSON and no table",
+        "rename it to a.jsonl.gz",
+        renamed(".jsonl.gz"),
+    ),
+    "list as csv": ("a.csv", json.dumps, "JSON and no table", "rename it to a.json", renamed(".json")),
+    "list as jsonl": ("a.jsonl", json.dumps, "one JSON list", "rename it to .json", renamed(".json")),
+    "object as jsonl": (
+        "a.jsonl",
+        lambda rows: json.dumps({"data": rows}),
+        "one JSON object that holds the rows",
+        "rename it to a.json",
+        renamed(".json"),
+    ),
+    "object as jsonl, over lines": (
+        "a.jsonl",
+        lambda rows: json.dumps({"v": 1, "rows": rows}, indent=1),
+        "one JSON object that holds the rows",
+        "rename it to a.json",
+        renamed(".json"),
+    ),
+    "csv as jsonl": ("a.jsonl", table, "a table in text", "rename it to a.csv", renamed(".csv")),
+    "csv as json": ("a.json", table, "a table in text", "rename it to a.csv", renamed(".csv")),
+    "tsv as jsonl": (
+        "a.jsonl",
+        lambda rows: table(rows, "\t"),
+        "a table in text",
+        "rename it to a.tsv",
+        renamed(".tsv"),
+    ),
+    "yaml": (
+        "a.json",
+        lambda rows: "".join(f"- question: {n}\n  answer: a\n" for n in range(len(rows))),
+        "YAML",
+        "json.dumps",
+        as_lines,
+    ),
+    "windows-1252": (
+        "a.csv",
+        lambda rows: table(rows).encode("cp1252"),
+        "probably Windows-1252",
+        "`encoding: windows-1252`",
+        told(encoding="windows-1252"),
+    ),
+    "windows-1252 lines": (
+        "a.jsonl",
+        lambda rows: jsonl(rows).encode("cp1252"),
+        "probably Windows-1252",
+        "`encoding: windows-1252`",
+        told(encoding="windows-1252"),
+    ),
+    "windows-1252 list": (
+        "a.json",
+        lambda rows: json.dumps(rows, ensure_ascii=False, indent=1).encode("cp1252"),
+        "probably Windows-1252",
+        "`encoding: windows-1252`",
+        told(encoding="windows-1252"),
+    ),
+    "windows-1252 packed": (
+        "a.tsv.gz",
+        lambda rows: gzip.compress(table(rows, "\t").encode("cp1252")),
+        "probably Windows-1252",
+        "`encoding: windows-1252`",
+        told(encoding="windows-1252"),
+    ),
+    "utf-16": (
+        "a.csv",
+        lambda rows: table(rows).encode("utf-16"),
+        "UTF-16",
+        "`encoding: utf-16`",
+        told(encoding="utf-16"),
+    ),
+    "utf-32": (
+        "a.jsonl",
+        lambda rows: jsonl(rows).encode("utf-32"),
+        "UTF-32",
+        "`encoding: utf-32`",
+        told(encoding="utf-32"),
+    ),
+    "utf-16 without a mark": (
+        "a.tsv",
+        lambda rows: table(rows, "\t").encode("utf-16-le"),
+        "UTF-16 without a mark",
+        "`encoding: utf-16-le`",
+        told(encoding="utf-16-le"),
+    ),
+    "utf-16 big": (
+        "a.jsonl",
+        lambda rows: jsonl(rows).encode("utf-16-be"),
+        "UTF-16 without a mark",
+        "`encoding: utf-16-be`",
+        told(encoding="utf-16-be"),
+    ),
+    "utf-32 without a mark": (
+        "a.json",
+        lambda rows: json.dumps(rows).encode("utf-32-le"),
+        "UTF-32 without a mark",
+        "`encoding: utf-32-le`",
+        told(encoding="utf-32-le"),
+    ),
+    "over lines": (
+        "a.jsonl",
+        lambda rows: "\n".join(json.dumps(row, indent=2) for row in rows),
+        "over several lines",
+        "one object a line",
+        as_lines,
+    ),
+    "over lines, .json": (
+        "a.json",
+        lambda rows: "\n".join(json.dumps(row, indent=2) for row in rows),
+        "over several lines",
+        "one object a line",
+        as_lines,
+    ),
+    "on one line": (
+        "a.jsonl",
+        lambda rows: "".join(map(json.dumps, rows)),
+        "one after the other",
+        "one object a line",
+        as_lines,
+    ),
+    "on one line, .json": (
+        "a.json",
+        lambda rows: " ".join(map(json.dumps, rows)),
+        "one after the other",
+        "one object a line",
+        as_lines,
+    ),
+    "python": (
+        "a.jsonl",
+        lambda rows: "".join(f"{row!r}\n" for row in rows),
+        "in Python's notation",
+        "json.dumps",
+        as_lines,
+    ),
+    "python list": ("a.json", repr, "in Python's notation", "json.dumps", as_lines),
+    "javascript": (
+        "a.json",
+        lambda rows: "[" + ",\n".join(f"{{question: {json.dumps(r)}, answer: 'b'}}" for r in rows) + "]",
+        "in JavaScript's notation",
+        "JSON.stringify",
+        as_lines,
+    ),
+    "trailing commas": (
+        "a.jsonl",
+        lambda rows: jsonl(rows).replace("}\n", ",}\n"),
+        "comma before a closing bracket",
+        "take such commas out",
+        as_lines,
+    ),
+    "trailing comma": (
+        "a.json",
+        lambda rows: json.dumps(rows)[:-1] + ",\n]",
+        "a comma follows the last row",
+        "write the file again",
+        as_lines,
+    ),
+    "commas at the ends": (
+        "a.jsonl",
+        lambda rows: jsonl(rows).replace("}\n", "},\n"),
+        "its lines end in commas",
+        "take the comma",
+        as_lines,
+    ),
+    "comments": (
+        "a.jsonl",
+        lambda rows: "// made by hand\n" + jsonl(rows).replace("\n", "  # next\n"),
+        "JSON with comments",
+        "take the comments out",
+        as_lines,
+    ),
+    "comments in a list": (
+        "a.json",
+        lambda rows: "[\n  // the first\n" + json.dumps(rows)[1:],
+        "JSON with comments",
+        "take the comments out",
+        as_lines,
+    ),
+    "old mac": (
+        "a.jsonl",
+        lambda rows: jsonl(rows).replace("\n", "\r"),
+        "end as on an old Mac",
+        "line ends of today",
+        as_lines,
+    ),
+    "delimiter": (
+        "a.csv",
+        lambda rows: table([{"Frage": r["question"], "Antwort": r["answer"]} for r in rows], ";"),
+        "a table with `;` between",
+        "`delimiter: ';'`",
+        told(delimiter=";", columns={"question": "Frage", "answer": "Antwort"}),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", DISGUISES)
+@few
+@given(PAIRS)
+def test_a_file_in_disguise_is_one_error_with_a_way_out(
+    name: str, tmp_path_factory: pytest.TempPathFactory, texts: list[tuple[str, str]]
+) -> None:
+    folder, rows = tmp_path_factory.mktemp("disguise"), pairs(texts)
+    file, write, what, fix, way_out = DISGUISES[name]
+    path = as_file(folder, file, write(rows))
+    error = refused(folder, path)
+    assert error.what == refused(folder, path, bad_rows="set_aside").what
+    assert what in error.what
+    assert fix in (error.fix or "")
+    assert str(error.where).startswith(str(path))
+    assert "set_aside" not in str(error)
+    assert len(error.problems) <= 1
+    assert not any(text in str(error) for row in rows for text in row.values() if len(text) > 8)
+    mended = prepare(folder, way_out(folder, path, rows))
+    assert mended.content_hash == prepare(folder, as_file(folder, "sound.jsonl", jsonl(rows))).content_hash
+
+
+def test_a_database_in_disguise(tmp_path: Path) -> None:
+    error = refused(tmp_path, as_file(tmp_path, "a.csv", database(tmp_path)))
+    assert "an SQLite database" in error.what
+
+
+# What is read as it is meant, since it is exact.
+
+MEANT: dict[str, tuple[str, Callable[[Rows], str | bytes], str]] = {
+    "semicolons": ("a.csv", lambda rows: table(rows, ";"), "separated by ';'"),
+    "bars": ("a.csv.gz", lambda rows: gzip.compress(table(rows, "|").encode()), "separated by '|'"),
+    "tabs": ("a.csv", lambda rows: table(rows, "\t"), r"separated by '\t'"),
+    "commas": ("a.tsv", table, "separated by ','"),
+    "semicolons, marked": ("a.csv", lambda rows: "\ufeff" + table(rows, ";"), "separated by ';'"),
+    "told to Excel": ("a.csv", lambda rows: "sep=;\n" + table(rows, ";"), "separated by ';'"),
+    "capitals": (
+        "a.csv",
+        lambda rows: table([{k.title(): v for k, v in r.items()} for r in rows]),
+        "Question as question",
+    ),
+    "capitals in json": (
+        "a.jsonl",
+        lambda rows: jsonl([{k.upper(): v for k, v in r.items()} for r in rows]),
+        "QUESTION as question",
+    ),
+    "capitals in parquet": (
+        "a.parquet",
+        lambda rows: parquet([{k.title(): v for k, v in r.items()} for r in rows]),
+        "Question as question",
+    ),
+    "marks": ("a.jsonl", lambda rows: "".join("\ufeff" + jsonl([row]) for row in rows), ""),
+    "windows": ("a.jsonl", lambda rows: "\ufeff" + jsonl(rows).replace("\n", "\r\n"), ""),
+    "nan": (
+        "a.jsonl",
+        lambda rows: jsonl([{**row, "score": float("nan"), "other": [float("-inf")]} for row in rows]),
+        "Columns left out: other, score",
+    ),
+    "nan in a list": (
+        "a.json",
+        lambda rows: json.dumps([{**row, "score": float("inf")} for row in rows]),
+        "Columns left out: score",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MEANT)
+@few
+@given(PAIRS)
+def test_what_is_exact_is_read_with_a_note(
+    name: str, tmp_path_factory: pytest.TempPathFactory, texts: list[tuple[str, str]]
+) -> None:
+    folder, rows = tmp_path_factory.mktemp("meant"), pairs(texts)
+    file, write, note = MEANT[name]
+    prepared = prepare(folder, as_file(folder, file, write(rows)))
+    assert prepared.content_hash == prepare(folder, as_file(folder, "sound.jsonl", jsonl(rows))).content_hash
+    assert any(note in finding.message for finding in prepared.findings)
+
+
+@few
+@given(PAIRS)
+def test_messages_with_nan_beside_them_are_taken(
+    tmp_path_factory: pytest.TempPathFactory, texts: list[tuple[str, str]]
+) -> None:
+    folder, rows = tmp_path_factory.mktemp("nan"), chats(texts)
+    path = as_file(folder, "a.jsonl", jsonl([{**row, "score": float("nan")} for row in rows]))
+    sound = as_file(folder, "sound.jsonl", jsonl(rows))
+    assert prepare(folder, path).content_hash == prepare(folder, sound).content_hash
+
+
+@pytest.mark.parametrize(
+    "encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32", "latin-1", "cp1250", "mac-roman", "cp500"]
+)
+@pytest.mark.parametrize("file", ["a.jsonl", "a.json.gz", "a.csv", "a.tsv"])
+def test_every_encoding_can_be_named(tmp_path: Path, encoding: str, file: str) -> None:
+    rows = pairs([("ä", "ö")] * 20)
+    text = table(rows, "\t" if "tsv" in file else ",") if "sv" in file else jsonl(rows)
+    content = text.encode(encoding)
+    path = as_file(tmp_path, file, gzip.compress(content) if file.endswith("gz") else content)
+    prepared = prepare(tmp_path, {"files": path, "encoding": encoding})
+    assert prepared.content_hash == prepare(tmp_path, as_file(tmp_path, "s.jsonl", jsonl(rows))).content_hash
+
+
+def test_a_file_that_is_not_in_its_encoding_is_refused(tmp_path: Path) -> None:
+    path = as_file(tmp_path, "a.jsonl", jsonl(pairs([("a", "b")] * 20)) + "ü")
+    error = refused(tmp_path, {"files": path, "encoding": "ascii"})
+    assert "is not in the encoding ascii" in error.what
+    assert error.where == str(path)
+
+
+def test_one_broken_character_is_its_rows_matter(tmp_path: Path) -> None:
+    rows = pairs([("ä", "ö")] * 20)
+    content = jsonl(rows).encode().replace(b"3 q\xc3\xa4", b"3 q\xe4", 1)
+    path = as_file(tmp_path, "a.jsonl", content)
+    error = refused(tmp_path, path)
+    assert "1 of 20 rows cannot be trained on" in error.what
+    assert "set_aside" in (error.fix or "")
+    assert prepare(tmp_path, path, bad_rows="set_aside").accounts[0].aside == 1
+
+
+def test_a_header_again_is_no_conversation(tmp_path: Path) -> None:
+    text = table(pairs([("a", "b")] * 20))
+    error = refused(tmp_path, as_file(tmp_path, "joined.csv", text + text.replace("0 ", "x ")))
+    assert "joined.csv:22: it is the header again" in error.what
