@@ -272,3 +272,35 @@ def test_requests_that_are_held_up_hold_up_no_other(caller: Caller) -> None:
     started = time.monotonic()
     caller.control("DELETE", "faults")
     assert time.monotonic() - started < 10
+
+
+def test_nobody_waits_for_a_models_file_and_the_same_version_is_made_once(
+    caller: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reading, go_on = threading.Barrier(3), threading.Event()
+
+    def read(_file: Path) -> dict[str, Any]:
+        reading.wait(30)
+        assert go_on.wait(30)
+        return {}
+
+    monkeypatch.setattr("phift.local.services.assets._flavors", read)
+    for folder in ("one", "two"):
+        headers = {"x-ms-blob-type": "BlockBlob"}
+        requests.put(caller.blob(f"{folder}/MLmodel"), data=b"flavors: {}", headers=headers, timeout=30)
+
+    def put(folder: str) -> int:
+        uri = f"azureml://datastores/workspaceblobstore/paths/{folder}"
+        body = {"properties": {"modelType": "mlflow_model", "modelUri": uri}}
+        url = f"{caller.arm}/models/m/versions/1?{VERSION}"
+        return caller.session.put(url, json=body, timeout=60).status_code
+
+    with ThreadPoolExecutor(4) as pool:
+        made = [pool.submit(put, "one"), pool.submit(put, "two")]
+        try:
+            reading.wait(30)
+            assert pool.submit(caller.cluster).result(10).status_code == 200
+        finally:
+            reading.abort()
+            go_on.set()
+        assert sorted(each.result() for each in made) == [201, 400]  # an asset's path cannot be updated

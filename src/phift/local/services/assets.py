@@ -147,10 +147,17 @@ def _put_version(site: Site, call: Call) -> Reply:
     kind, key, sent = _kind(call), _key(call), section(call.json(_Version), "properties")
     for named in (call["name"], call["version"]):
         check_name(kind, named)
+    # Before anybody has to wait for it: a model's file takes seconds to read.
+    made = new_asset(site, kind, sent) if kind in _URI and site.documents.get(key) is None else None
     with site.documents.transaction():
         previous = site.documents.get(key)
         stored = previous.body["properties"] if previous else None
-        properties = _asset(site, kind, sent, stored) if kind in _URI else _part(site, call, sent, stored)
+        if kind not in _URI:
+            properties = _part(site, call, sent, stored)
+        elif stored is not None:  # which somebody else may have made meanwhile
+            properties = _changed(site, kind, sent, stored)
+        else:  # or deleted
+            properties = made or new_asset(site, kind, sent)
         document = site.documents.put(key, {"properties": properties})
         container = key.partition("/versions/")[0]
         if kind in _URI and site.documents.get(container) is None:
@@ -165,14 +172,21 @@ def _delete_version(site: Site, call: Call) -> Reply:
     return Reply(None, 200 if site.documents.delete(_key(call)) else 204)
 
 
-def _asset(site: Site, kind: str, sent: Json, stored: Json | None) -> Json:
-    """Return the properties of a version of data or of a model."""
+def _changed(site: Site, kind: str, sent: Json, stored: Json) -> Json:
+    """Return the properties of a version of data or of a model that is there, with what Azure lets be changed."""
     uri = sent.get(_URI[kind])
-    if stored is not None:
-        if uri and files.normalized(site, str(uri))[0] != stored[_URI[kind]]:
-            raise user_error("Asset paths cannot be updated.")
-        changed: Json = {key: sent[key] for key in ("tags", "description", "isArchived", "stage") if key in sent}
-        return {**stored, **changed, "properties": {**section(sent, "properties"), **section(stored, "properties")}}
+    if uri and files.normalized(site, str(uri))[0] != stored[_URI[kind]]:
+        raise user_error("Asset paths cannot be updated.")
+    changed: Json = {key: sent[key] for key in ("tags", "description", "isArchived", "stage") if key in sent}
+    return {**stored, **changed, "properties": {**section(sent, "properties"), **section(stored, "properties")}}
+
+
+def new_asset(site: Site, kind: str, sent: Json) -> Json:
+    """Return the properties of a new version of data or of a model; an MLflow model's file is read, which takes long.
+
+    Raises a user error where nothing is stored at its address.
+    """
+    uri = sent.get(_URI[kind])
     if not isinstance(uri, str):
         raise user_error(f"The property {_URI[kind]} is missing.")
     uri, job = files.normalized(site, uri)
@@ -211,11 +225,6 @@ def _limit(parts: Iterable[bytes]) -> None:
         left -= len(part)
         if left < 0:
             raise ValueError(f"longer than {_LONGEST_MANIFEST} bytes")
-
-
-def make_model(site: Site, key: str, sent: Json) -> Document:
-    """Make a version of a model that is there; raises a user error where nothing is stored at its address."""
-    return site.documents.put(key, {"properties": _asset(site, "models", sent, None)})
 
 
 def _part(site: Site, call: Call, sent: Json, stored: Json | None) -> Json:

@@ -9,7 +9,7 @@ import re
 from typing import Any, TypedDict
 
 from phift.local.names import ARTIFACT_STORE
-from phift.local.services.assets import make_model, next_version
+from phift.local.services.assets import new_asset, next_version
 from phift.local.services.mlflow import AT, invalid, missing, pairs, text
 from phift.local.services.route import Route
 from phift.local.site import Site
@@ -51,11 +51,13 @@ def _create_version(site: Site, call: Call) -> Reply:
     """Register a version of a model: an MLflow model, where there is such a file."""
     sent = call.json(_Sent)
     name, source, tags = text(sent, "name"), text(sent, "source"), pairs(sent.get("tags"))
-    with site.documents.transaction():
+    given: Json = {"modelUri": source, "modelType": "mlflow_model", "tags": tags, "jobName": sent.get("run_id")}
+    _model(site, name)
+    properties = new_asset(site, "models", {**given, "description": sent.get("description")})
+    with site.documents.transaction():  # not before the model's file is read, for which nobody else has to wait
         model = _model(site, name)
         number = next_version(version.name for version in site.documents.walk(f"{model.key}/versions"))
-        given: Json = {"modelUri": source, "modelType": "mlflow_model", "tags": tags, "jobName": sent.get("run_id")}
-        document = make_model(site, f"{model.key}/versions/{number}", {**given, "description": sent.get("description")})
+        document = site.documents.put(f"{model.key}/versions/{number}", {"properties": properties})
     return Reply({"model_version": _show_version(document)})
 
 
