@@ -181,10 +181,11 @@ def test_the_compute_that_prepares_the_data_is_looked_at_too(
     )
 
 
-def test_the_trainings_own_cluster_is_judged_once(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["gpu-cluster", "GPU-Cluster"])
+def test_the_trainings_own_cluster_is_judged_once(tmp_path: Path, name: str) -> None:
     fakes = Fakes()
     fakes.workspace.compute.known["gpu-cluster"] = ComputeInstance(name="gpu-cluster", size=A100, state="SetupFailed")
-    config = run_config(tmp_path, data={"train": "azureml:raw:1", "prepare_on": "gpu-cluster"})
+    config = run_config(tmp_path, data={"train": "azureml:raw:1", "prepare_on": name})
     assert preparation_findings(fakes.clients, config) == []
     assert codes(FineTuneRun(config, fakes.clients).check().findings).count("COMPUTE_FAILED") == 1
 

@@ -158,9 +158,11 @@ def preparation_findings(clients: Clients, config: RunConfig) -> list[Finding]:
 
     A Kubernetes cluster or a machine without a VM size can run the step; a Spark pool runs Spark only (Microsoft Learn,
     azureml-core, SynapseCompute, read 2026-11-30).
+
+    Names of computes are the same in any case (MicrosoftDocs/azure-docs, resource-name-rules.md, 2020).
     """
     name, place = config.data.prepare_on, "data.prepare_on"
-    if not name or name == config.compute.cluster:
+    if not name or name.lower() == (config.compute.cluster or "").lower():
         return []
     try:
         with azure_errors(f"compute {name}"):
