@@ -86,12 +86,12 @@ def test_a_refused_token_maps(server: Script) -> None:
 
 
 @pytest.mark.usefixtures("sleeps")
-def test_a_refused_token_is_renewed_for_reading_and_not_for_a_post(server: Script) -> None:
+def test_a_refused_token_is_renewed_for_a_post_too(server: Script) -> None:
     server.answers(Reply({}, 401), Reply({"a": 1}))
     assert rest().get(server.url) == {"a": 1}
     server.answers(Reply({}, 401), Reply({"a": 1}))
-    with pytest.raises(AuthenticationError):
-        rest().post(server.url, {})
+    assert rest().post(server.url, {"b": 2}) == {"a": 1}
+    assert [request.body for request in server.requests] == [{"b": 2}] * 2
 
 
 def test_a_credential_that_does_not_work_maps(server: Script) -> None:

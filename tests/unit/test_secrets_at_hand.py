@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.traceback import Traceback
 
 from phift.azure.clients import Clients, Rest, SharedTokens
+from phift.azure.connect import connect
 from phift.config.run import DeploymentConfig
 from phift.errors import ServiceError, azure_errors
 from phift.jobs.job import FineTuneJob
@@ -157,6 +158,19 @@ def test_what_a_step_of_a_run_held_is_not_in_its_errors_traceback(
     run = FineTuneRun(run_config(tmp_path), Fakes().clients)
     for step in (run.check, run.submit, lambda: run.plan):
         told = shown(raised(step))
+        assert f"of {len(TOKEN)} characters" in told
+        assert TOKEN not in told
+
+
+def test_what_connecting_and_following_held_is_not_in_an_errors_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_arguments: object, **_options: object) -> None:
+        held = TOKEN
+        raise ValueError(f"of {len(held)} characters")
+
+    monkeypatch.setattr("phift.azure.connect.read_workspace", fails)
+    monkeypatch.setattr("phift.jobs.job.FineTuneJob.status", fails)
+    for work in (connect, lambda: next(FineTuneJob("job", Fakes().clients).follow())):
+        told = shown(raised(work))
         assert f"of {len(TOKEN)} characters" in told
         assert TOKEN not in told
 

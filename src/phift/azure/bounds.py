@@ -43,6 +43,10 @@ def bound(request: Any) -> None:
 def check_answer(response: Any) -> None:
     """Shorten the wait that an answer asks for, and refuse one that goes on at another host; called with every answer.
 
+    Where a token is refused, the call is to be sent again, whatever its method: it was not carried out (RFC 9110,
+    15.5.2). Each client of the SDK keeps a token of its own, and forgets one that is refused (azure-core 1.41,
+    ``BearerTokenCredentialPolicy``), so that it goes with a new one, up to three times in five seconds.
+
     Raises `phift.errors.ServiceError`.
     """
     answer = response.http_response
@@ -50,6 +54,8 @@ def check_answer(response: Any) -> None:
     for name in _PAUSES:
         if headers.get(name) and not _is_short(response, name):
             del headers[name]
+    if answer.status_code == 401:
+        headers.setdefault("Retry-After", "0")  # which azure-core heeds for every method
     asked = str(response.context.get(_ASKED) or "")
     if not asked or 300 <= answer.status_code < 400:  # a redirect is followed without a token
         return

@@ -28,14 +28,6 @@ Request = TypeVar("Request")
 
 API = "2021-10-01-dataplanepreview"  # what azure-ai-ml 1.35.2 asks registries for
 
-ASKED_AGAIN = [401]
-"""Statuses at which a call is sent again, besides those that azure-core chooses; for ``retry_on_status_codes``.
-
-Each client of the SDK keeps a token of its own, and forgets one that is refused (azure-core 1.41,
-``BearerTokenCredentialPolicy``): sent again, up to three times in five seconds, the call goes with a new one. That is
-so for reading, PUT and DELETE; a POST or PATCH that is refused is an error, and the caller's next one has a new token.
-"""
-
 GOOD_FOR = 300  # seconds that a token must still be good for, as azure-core has it
 
 
@@ -156,7 +148,7 @@ def _client(credential: TokenCredential | None, scope: str) -> PipelineClient[An
         policies.HeadersPolicy(),
         policies.UserAgentPolicy(f"phift/{__version__}"),
         policies.RedirectPolicy(),
-        policies.RetryPolicy(retry_on_status_codes=ASKED_AGAIN),
+        policies.RetryPolicy(),
         policies.CustomHookPolicy(raw_request_hook=send_own_authorization),
     ]
     look = credential.look_at if isinstance(credential, SharedTokens) else check_answer

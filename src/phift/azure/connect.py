@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from phift.azure import downloads
-from phift.azure.clients import ASKED_AGAIN, Clients, Rest, SharedTokens, send_own_authorization
+from phift.azure.clients import Clients, Rest, SharedTokens, send_own_authorization
 from phift.azure.threads import SideBySide, taken_soon
 from phift.config.addresses import read_workspace_id
 from phift.config.run import AzureWorkspace, CredentialKind, LocalWorkspaceFolder, RunConfig, read_workspace
-from phift.errors import ConfigError, azure_errors, visible
+from phift.errors import ConfigError, azure_errors, forgetting_locals, visible
 
 if TYPE_CHECKING:
     from azure.ai.ml import MLClient
@@ -59,6 +59,7 @@ _VARIABLES = {
 }
 
 
+@forgetting_locals()
 def connect(
     config: RunConfig | None = None,
     *,
@@ -180,7 +181,7 @@ def _clients(
     options: Mapping[str, Any],
 ) -> Clients:
     # Telemetry from a notebook would look up three Microsoft hosts; progress bars are ours to draw.
-    quiet = {"show_progress": False, "enable_telemetry": False, "retry_on_status_codes": ASKED_AGAIN}
+    quiet = {"show_progress": False, "enable_telemetry": False}
     hooks = {"raw_request_hook": send_own_authorization, "raw_response_hook": credential.look_at}
     sdk_client = partial(_sdk_client(), credential, **options, **quiet, **hooks)
 

@@ -189,6 +189,7 @@ class FineTuneJob:
                 raise errors.WaitTimeout(what, where=f"job {self.name}", fix=fix)
             time.sleep(self._clients.poll_seconds)
 
+    @errors.forgetting_locals()
     def _changes(self, before: _Look) -> tuple[list[JobEvent], _Look]:
         """Return what is new since the look before, and this look."""
         status, steps = self.status(), self.steps()
