@@ -24,6 +24,7 @@ from phift.tokens.count import Counted
 _COLOURS = {"error": "bold red", "warning": "yellow", "note": "dim"}
 _STAGES = {
     "waits": "waiting for somebody else who deploys or deletes it",
+    "exists": "is there already",
     "endpoint": "creating the endpoint",
     "deployment": "starting the model server",
     "traffic": "sending it all traffic",

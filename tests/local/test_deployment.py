@@ -60,5 +60,5 @@ def test_a_second_deployment_changes_nothing_and_another_model_is_refused(client
     finally:
         remove_endpoint(clients, endpoint.name, TAGS)
     assert first == ["endpoint", "deployment", "traffic", "ready"]
-    assert again == ["ready"]
-    assert changed == ["deployment", "ready"]
+    assert again == ["exists", "ready"]
+    assert changed == ["exists", "deployment", "ready"]

@@ -210,6 +210,15 @@ def test_an_interrupted_cleanup_finishes_and_a_second_interruption_says_what_is_
     assert "costs money" not in once.stderr
 
 
+def test_an_interruption_of_a_deployment_on_an_endpoint_that_is_there_names_it(fakes: Fakes, config: Path) -> None:
+    invoke("run", config)
+    (name,) = fakes.workspace.online_endpoints.known
+    fakes.workspace.record.fail("online_deployments.get", KeyboardInterrupt())
+    result = invoke("deploy", config)
+    assert (result.exit_code, set(fakes.workspace.online_endpoints.known)) == (130, {name})
+    assert f"The endpoint {name} is still up and costs money; to delete it:\n  phift cleanup {name}\n" in result.stderr
+
+
 @pytest.mark.parametrize("kind", [signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize("times", [1, 2])
 def test_a_signal_while_it_deploys_takes_back_what_was_made_and_says_that_nothing_goes_on(
@@ -530,8 +539,8 @@ from phift.serving.resource import DeploymentEvent
 def stick(stage):
     left = Leftovers("run", ["run.yaml"], [], lambda _event: None)
     with left.told():
-        if stage == "deploying":
-            left(DeploymentEvent("endpoint", "phift-e"))
+        if stage != "checking":
+            left(DeploymentEvent(stage, "phift-e"))
         lock, take = ctypes.create_string_buffer(256), ctypes.CDLL(None).pthread_mutex_lock
         take(lock)
         print("at work", flush=True)
@@ -541,7 +550,7 @@ commands.program()
 """
 
 
-@pytest.mark.parametrize(("stage", "signals"), [("checking", 1), ("deploying", 2)])
+@pytest.mark.parametrize(("stage", "signals"), [("checking", 1), ("endpoint", 2), ("exists", 2)])
 def test_an_interruption_is_heard_where_python_cannot_hear_it(stage: str, signals: int) -> None:
     command = [sys.executable, "-c", STUCK, "stick", stage]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:  # noqa: S603
@@ -562,4 +571,4 @@ def test_an_interruption_is_heard_where_python_cannot_hear_it(stage: str, signal
         assert time.monotonic() - began < 2
     assert said.startswith("Interrupted.\n")
     assert "phift run run.yaml" in said
-    assert ("phift cleanup phift-e" in said) == (stage == "deploying")
+    assert ("phift cleanup phift-e" in said) == (stage != "checking")

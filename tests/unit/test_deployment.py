@@ -72,7 +72,7 @@ def test_a_second_call_finds_everything() -> None:
     deploy(fakes)
     created = len(fakes.workspace.record.calls)
     deploy(fakes, events)
-    assert [event.stage for event in events] == ["ready"]
+    assert [event.stage for event in events] == ["exists", "ready"]
     assert not [call for call in fakes.workspace.record.calls[created:] if "begin" in call[0]]
 
 
@@ -424,7 +424,7 @@ def test_somebody_elses_idle_deployment_is_told_of_and_stays(caplog: pytest.LogC
     deploy(fakes)
     fakes.add_deployment("theirs", NAME, "another model")
     deploy(fakes, events)
-    assert [(event.stage, event.name) for event in events] == [("ready", NAME), ("idle", "theirs")]
+    assert [(event.stage, event.name) for event in events] == [("exists", NAME), ("ready", NAME), ("idle", "theirs")]
     assert "theirs" in caplog.text
     assert left(fakes) == (1, 2)
 

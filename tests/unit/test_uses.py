@@ -131,7 +131,7 @@ def test_what_was_left_up_on_purpose_stays() -> None:
     with deploy(fakes, events.append) as endpoint:
         assert endpoint.existed
     assert is_up(fakes)
-    assert [event.stage for event in events] == ["ready", "stays"]
+    assert [event.stage for event in events] == ["exists", "ready", "stays"]
 
 
 def test_what_was_deployed_before_the_block_ends_with_the_block() -> None:

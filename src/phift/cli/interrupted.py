@@ -154,7 +154,7 @@ class Leftovers:
             self.goes_on = _NOTHING_GOES_ON if ended else f"The job {event.job} goes on"
         elif isinstance(event, DeploymentEvent):
             self.goes_on, self.may_cost = _NOTHING_GOES_ON, True
-            if event.stage in ("endpoint", "ready", "stays", "delete") and event.name not in self.endpoints:
+            if event.stage in ("exists", "endpoint", "ready", "stays", "delete") and event.name not in self.endpoints:
                 self.endpoints.append(event.name)
             elif event.stage == "deleted" and event.name in self.endpoints:
                 self.endpoints.remove(event.name)

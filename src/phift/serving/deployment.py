@@ -117,6 +117,7 @@ class _Attempt:
         self._use.found(resource.check_ours(existing, tags, self._name) if existing is not None else None)
         if existing is not None:
             if resource.provisioning_state(existing) == "succeeded":
+                self._emit(DeploymentEvent("exists", self._name))
                 _check_auth_mode(existing, self._config.auth_mode)
                 return
             resource.delete_endpoint(self._clients, self._name, self._emit)

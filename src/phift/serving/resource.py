@@ -32,7 +32,18 @@ _BUSY = re.compile(
 )
 
 Stage = Literal[
-    "waits", "endpoint", "deployment", "traffic", "ready", "replaced", "idle", "rollback", "delete", "deleted", "stays"
+    "waits",
+    "exists",
+    "endpoint",
+    "deployment",
+    "traffic",
+    "ready",
+    "replaced",
+    "idle",
+    "rollback",
+    "delete",
+    "deleted",
+    "stays",
 ]
 
 
@@ -40,11 +51,11 @@ Stage = Literal[
 class DeploymentEvent:
     """A stage of an endpoint's life.
 
-    - **stage**: ``waits`` for somebody else who deploys or deletes the same; ``endpoint``, ``deployment`` and
-      ``traffic`` are begun; ``ready``; ``replaced``: the deployment ``name`` of the same run is deleted, since another
-      one took its place; ``idle``: the deployment ``name`` has no traffic, was not made by this run and goes on costing
-      money; ``rollback`` and ``delete`` are begun; ``deleted`` when it is gone; ``stays`` where the end of a block does
-      not delete it.
+    - **stage**: ``waits`` for somebody else who deploys or deletes the same; ``exists`` where the endpoint is there
+      already; ``endpoint``, ``deployment`` and ``traffic`` are begun; ``ready``; ``replaced``: the deployment ``name``
+      of the same run is deleted, since another one took its place; ``idle``: the deployment ``name`` has no traffic,
+      was not made by this run and goes on costing money; ``rollback`` and ``delete`` are begun; ``deleted`` when it is
+      gone; ``stays`` where the end of a block does not delete it.
     """
 
     stage: Stage
