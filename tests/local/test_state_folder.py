@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -29,11 +30,12 @@ import phift
 from phift.cli.commands import main
 from phift.errors import LocalWorkspaceError, PhiftError
 from phift.local import Connection, LocalCredential, LocalWorkspace
+from phift.local.recorder.exchange import begin, read, redacted
 
 pytestmark = pytest.mark.slow
 
 EXAMPLES = int(os.environ.get("PHIFT_EXAMPLES", "2"))
-SOON = 30.0  # seconds
+SOON, WHOLE_CHAIN = 30.0, 200.0  # seconds, with other work on the machine
 _NAMES = "ca.pem bundle.pem server.pem server-key.pem secret server.json server.lock server.log start.lock state.db"
 FILES = _NAMES.split()
 FOLDERS = ["registry", "registry/Phi-4-mini-instruct", "blobs", "staging", "jobs", "endpoints"]
@@ -100,13 +102,17 @@ ALL = list(itertools.product(FILES + FOLDERS, DAMAGES))
 SOME = random.Random(os.environ.get("PHIFT_SEED", "7")).sample(ALL, min(EXAMPLES, len(ALL)))  # noqa: S311 - a choice
 
 
-def ended(*arguments: str) -> str:
+def ended(*arguments: str, soon: float = SOON) -> str:
     """Return what a command printed; it ends as a command does, and not in an exception."""
     began = time.monotonic()
     result = CliRunner().invoke(main, arguments)
+    took = time.monotonic() - began
     assert result.exception is None or isinstance(result.exception, SystemExit), repr(result.exception)
-    assert result.exit_code in (0, 1)
-    assert time.monotonic() - began < SOON
+    if result.exit_code == 2:  # the command line names what it cannot take
+        assert "Error: Invalid value" in result.output
+    else:
+        assert result.exit_code in (0, 1)
+    assert took < soon, took
     if result.exit_code and "error:" in result.output:
         assert "where:" in result.output, result.output
         assert "fix:" in result.output, result.output
@@ -456,3 +462,130 @@ def test_what_cannot_be_read_is_told(name: str, owner: int, left: Path, common: 
         for command in COMMANDS:
             ended("local", command, "--folder", str(folder))
         assert connected(folder) is not None
+
+
+def _pipe(path: Path) -> None:
+    _missing(path)
+    os.mkfifo(path)
+
+
+RECORDED: dict[str, Callable[[Path], object]] = {
+    **DAMAGES,
+    "nothing in it": lambda path: path.write_text(path.read_text().splitlines()[0] + "\n"),
+    "no head": lambda path: path.write_text("".join(path.read_text().splitlines(keepends=True)[1:])),
+    "of another version": lambda path: path.write_text(path.read_text().replace('"version"', '"api-version"')),
+    "no date": lambda path: path.write_text(path.read_text().replace('"recorded": "', '"recorded": "\\u001b[2J')),
+    "a pipe": _pipe,
+    "endless": _link("/dev/zero"),
+}
+
+
+@pytest.fixture
+def recording(tmp_path: Path) -> Path:
+    file = tmp_path / "recording.jsonl"
+    with begin(file) as recorded:
+        for _ in range(3):
+            recorded.write(redacted("GET", "https://localhost/jobs/a", b"", 200, {}, b"{}"))
+    return file
+
+
+@pytest.mark.parametrize("damage", RECORDED)
+def test_a_damaged_recording_is_told_and_none_is_written_over(damage: str, recording: Path) -> None:
+    RECORDED[damage](recording)
+    held = recording.read_bytes() if recording.is_file() else b""
+    said = ended("local", "record", str(recording), "true")
+    assert said.startswith(("error: This file is there already", "Nothing was recorded", "Usage")), said
+    assert not held or recording.read_bytes() == held
+    if damage in ("truncated", "cut in place"):  # the first line whole, as where the recorder was killed
+        assert len(read(recording)[1]) == 1
+        return
+    said = ended("local", "replay", str(recording), "true")
+    assert said.startswith(("error: ", "Usage")), said
+    assert "Traceback" not in said
+
+
+@pytest.mark.parametrize("damage", ["missing", "empty", "truncated", "cut in place", "other", "a folder", "a device"])
+def test_a_recording_that_is_damaged_meanwhile_is_not_called_whole(damage: str, tmp_path: Path) -> None:
+    file, kept = tmp_path / "recording.jsonl", redacted("GET", "https://localhost/jobs/a", b"", 200, {}, b"{}")
+    with begin(file) as recorded:
+        recorded.write(kept)
+        DAMAGES[damage](file)
+        recorded.write(kept)
+    assert recorded.failure is not None
+    assert file.is_dir() == (damage == "a folder")
+
+
+def test_what_took_the_place_of_an_empty_recording_stays(tmp_path: Path) -> None:
+    file = tmp_path / "recording.jsonl"
+    with begin(file):
+        _write(file, b"of somebody")
+    assert file.read_bytes() == b"of somebody"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("record", "no-folder/x.jsonl", "true"),
+        ("record", "file/x.jsonl", "true"),
+        ("record", "x" * 300, "true"),
+        ("record", "x.jsonl", "no-such-program"),
+        ("record", "x.jsonl", "./file"),
+        ("record", "x.jsonl", "."),
+        ("replay", "x.jsonl", "true"),
+        ("replay", "file/x.jsonl", "true"),
+        ("replay", "x" * 300, "true"),
+        ("replay", "recording.jsonl", "no-such-program"),
+    ],
+)
+def test_what_cannot_be_recorded_is_told(
+    arguments: tuple[str, ...], recording: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("no program")
+    assert ended("local", *arguments).startswith("error: ")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", recording.name]
+
+
+DEMONSTRATION = ["samples", "samples/train.jsonl", "samples/test.jsonl", "work", "work/data", "work/data/*"]
+DEMONSTRATION += [f"work/data/*/{name}" for name in ("train.jsonl", "test.jsonl", "manifest.json")]
+SHOWN = list(itertools.product(FILES + FOLDERS + DEMONSTRATION, DAMAGES, ["served", "left"]))
+SOME_SHOWN = random.Random(os.environ.get("PHIFT_SEED", "7")).sample(SHOWN, min(EXAMPLES, len(SHOWN)))  # noqa: S311
+
+
+@pytest.fixture(scope="module")
+def demonstrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a demonstration."""
+    folder = tmp_path_factory.mktemp("demonstrated") / "workspace"
+    assert "is stopped after" in _demonstrated(folder)
+    return folder
+
+
+def _demonstrated(folder: Path) -> str:
+    with pytest.MonkeyPatch.context() as patch:  # nothing is trained, so that the model answers no better than before
+        instant = partial(LocalWorkspace, engine="instant", speed="fast")
+        patch.setattr("phift.cli.quickstart.LocalWorkspace", instant)
+        return ended("quickstart", "--folder", str(folder), soon=WHOLE_CHAIN)
+
+
+@pytest.mark.parametrize(("name", "damage", "when"), SOME_SHOWN)
+def test_a_demonstration_in_a_damaged_folder(
+    name: str, damage: str, when: str, demonstrated: Path, tmp_path: Path
+) -> None:
+    folder = copy(demonstrated, tmp_path / "workspace")
+    workspace = LocalWorkspace(folder, engine="instant", speed="fast")
+    pid = None
+    if when == "served":
+        workspace.up()
+        pid = _pid(workspace)
+    for path in list(folder.glob(name)):
+        DAMAGES[damage](path)
+    try:
+        said = _demonstrated(folder)
+        assert any(told in said for told in ("100 held-out questions", "error: ", "Nothing was submitted.")), said
+        if "error: " in said:  # before it had begun, as where the folder is of no use
+            ended("local", "down", "--folder", str(folder))
+        assert pid is None or gone(pid)
+        assert not folder.is_dir() or workspace._place.is_free()
+    finally:
+        if pid is not None and alive(pid):
+            os.kill(pid, signal.SIGKILL)

@@ -107,6 +107,16 @@ def test_a_model_that_learned_nothing_is_exit_code_1(
     assert len(fakes.workspace.jobs.submitted) == 1
 
 
+def test_a_job_whose_losses_are_lost_is_shown_without_them(
+    fakes: Fakes, workspace: Workspace, server: Script, tmp_path: Path
+) -> None:
+    server.answers(Reply(learned(fakes, tmp_path)))
+    fakes.rest._canned.insert(0, (("/runs/get",), {"run": {"data": {"metrics": []}}}))
+    code, shown = demonstration(tmp_path)
+    assert (code, "validation loss" in shown, "100% after" in shown) == (0, False, True)
+    assert workspace.done == ["up", "down"]
+
+
 def test_the_server_is_stopped_even_if_something_is_wrong(fakes: Fakes, workspace: Workspace, tmp_path: Path) -> None:
     fakes.workspace.compute.known.clear()
     with pytest.raises(CheckFailed):

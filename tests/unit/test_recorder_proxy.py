@@ -154,4 +154,4 @@ def test_a_program_goes_on_when_the_disk_is_full(tmp_path: Path, monkeypatch: py
         assert len(server.requests) == 3
     assert done.exit_code == 1
     assert "1 exchanges in" in done.output
-    assert "The recording is incomplete, it could not be written: No space left on device" in done.output
+    assert "The recording is incomplete: No space left on device" in done.output

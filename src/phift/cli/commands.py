@@ -67,7 +67,8 @@ class _Program(click.Group):
                 sys.exit(1)
             except (PhiftError, OSError) as error:
                 tail = getattr(error, "log_tail", "")
-                say([f"error: {error}", *([f"log:\n{tail}"] if tail else []), *notes(error)])
+                told = error if isinstance(error, PhiftError) else _refused(error)
+                say([f"error: {told}", *([f"log:\n{tail}"] if tail else []), *notes(error)])
                 sys.exit(1)
             except KeyboardInterrupt:
                 ignore_interruptions()
@@ -76,6 +77,12 @@ class _Program(click.Group):
             ignore_interruptions()
             say(["Interrupted.", *notes(error)])
             sys.exit(INTERRUPTED)
+
+
+def _refused(error: OSError) -> PhiftError:
+    """Return what the file system refused, of a file that the user named, with its place and a way out."""
+    what, where = f"It cannot be used: {error.strerror or error}.", error.filename
+    return PhiftError(what, where=str(where) if where else None, fix="check the path, the rights and the free space")
 
 
 def _show(report: phift.CheckReport, run: phift.FineTuneRun | None = None) -> None:
@@ -409,7 +416,7 @@ def record(file: Path, program: tuple[str, ...]) -> None:
     count, failure = recording.count, recording.failure
     tell(f"{count} exchanges in {file}" if count else "Nothing was recorded.", err=True)
     if failure:
-        tell(f"The recording is incomplete, it could not be written: {failure.strerror}", err=True)
+        tell(f"The recording is incomplete: {failure.strerror}", err=True)
     sys.exit(code or int(failure is not None or not count))
 
 

@@ -133,7 +133,8 @@ def _run(console: Console, folder: Path) -> int:
             console.print(shown(f"  {label:<9}{' '.join(text.split())[:90]}"))
         console.print()
     losses = metrics[metrics["metric"] == "eval_loss"].sort_values("step")["value"]
-    console.print(shown(f"  validation loss    {losses.iloc[0]:.3f} before, {losses.iloc[-1]:.3f} after"))
+    if len(losses):  # a job of an earlier demonstration may have lost them
+        console.print(shown(f"  validation loss    {losses.iloc[0]:.3f} before, {losses.iloc[-1]:.3f} after"))
     line = f"  answered exactly   {before.share:.0%} before, {after.share:.0%} after"
     console.print(shown(f"{line} (of {len(after.questions)} held-out questions)"))
     return 0 if after.share > before.share else 1

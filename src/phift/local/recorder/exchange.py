@@ -7,12 +7,15 @@ exchanges is written: a name, an id, an address, a key, a token or a sentence ha
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import re
+import stat
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from importlib.resources import files
 from pathlib import Path
 from typing import IO, Any, TypeAlias
@@ -37,6 +40,8 @@ NAMES, VALUES, STABLE, PASSING, HEADERS = (
     frozenset(" ".join(_TABLE[part]).split()) for part in ("names", "values", "stable", "passing", "headers")
 )
 UNKNOWN = "*"
+
+_LONGEST = 100 << 20  # characters of a recording; one of a whole chain has some 100,000
 
 DATE = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.(\d+))?(Z|[+-]\d\d:\d\d)")
 _ID = re.compile(r"(azureml:/)?/subscriptions/[^?#]*")
@@ -227,6 +232,8 @@ class Recording:
 def begin(file: Path) -> Iterator[Recording]:
     """Record into a new file, of which nothing stays without an exchange.
 
+    At the end it is read again: what somebody moved or changed meanwhile is no whole recording.
+
     Raises `phift.errors.LocalWorkspaceError` where the file is there already.
     """
     try:
@@ -239,12 +246,20 @@ def begin(file: Path) -> Iterator[Recording]:
     try:
         yield recording
     finally:
+        with suppress(OSError):
+            if not recording.count and os.path.samestat(os.fstat(stream.fileno()), file.lstat()):  # not another's
+                file.unlink()
         try:
             stream.close()
         except OSError as error:
             recording.failure = error
-        if not recording.count:
-            file.unlink(missing_ok=True)
+        if recording.count and recording.failure is None:
+            try:
+                whole = len(read(file)[1]) == recording.count
+            except (LocalWorkspaceError, OSError):
+                whole = False
+            if not whole:
+                recording.failure = OSError(errno.ESTALE, "somebody moved or changed it meanwhile")
 
 
 def read(file: Path) -> tuple[str, list[Exchange]]:
@@ -252,11 +267,25 @@ def read(file: Path) -> tuple[str, list[Exchange]]:
 
     What stands behind the last end of a line is left out: it was being written when the recorder was killed.
     """
+    fix = "make one: phift local record FILE COMMAND"
     try:
-        head, *lines = file.read_text(encoding="utf-8").split("\n")[:-1]
-        date = str(json.loads(head)["recorded"])
+        head, *lines = _text_of(file).split("\n")[:-1]
+        recorded = date.fromisoformat(json.loads(head)["recorded"]).isoformat()
         told = [json.loads(line) for line in lines]
-        return date, [Exchange(**{**each, "query": tuple(each["query"])}) for each in told]
+        exchanges = [Exchange(**{**each, "query": tuple(each["query"])}) for each in told]
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        what, fix = "This is no recording, or one of another phift.", "make one: phift local record FILE COMMAND"
+        what = "This is no recording, or one of another phift."
         raise LocalWorkspaceError(what, where=str(file), fix=fix) from error
+    if not exchanges:  # against which everything would be right
+        raise LocalWorkspaceError("This recording holds no exchange: its end is missing.", where=str(file), fix=fix)
+    return recorded, exchanges
+
+
+def _text_of(file: Path) -> str:
+    if not stat.S_ISREG(file.stat().st_mode):
+        raise ValueError("a pipe or a device, which may never end")
+    with file.open(encoding="utf-8") as stream:
+        text = stream.read(_LONGEST + 1)
+    if len(text) > _LONGEST:
+        raise ValueError(f"longer than {_LONGEST} characters")
+    return text
