@@ -116,7 +116,7 @@ class FineTuneRun:
 
     def __repr__(self) -> str:
         of = self._config.model.name if self._config else self._job
-        return f"<FineTuneRun of {of}>"
+        return f"<FineTuneRun of {in_a_line(of)}>"
 
     @property
     def config(self) -> RunConfig:

@@ -6,12 +6,17 @@ control character in them, go through every view and through the command line's 
 
 from __future__ import annotations
 
+import ast
+import inspect
 import io
 import os
+import pkgutil
 import re
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, is_dataclass, replace
 from datetime import UTC, datetime
+from importlib import import_module
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -19,25 +24,35 @@ import pytest
 from click.testing import CliRunner
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pydantic import BaseModel
 from rich.console import Console
 
+import phift
 from phift import errors
+from phift.check.cost import CostEstimate
 from phift.check.findings import Finding
+from phift.check.memory import MemoryEstimate
+from phift.check.parameters import Parameter, Parameters
 from phift.check.report import CheckReport
 from phift.cli.commands import main
 from phift.cli.interrupted import say
 from phift.cli.output import tell
-from phift.data.prepare import Progress
+from phift.cli.quickstart import Exam
+from phift.data.assets import DataInput
+from phift.data.prepare import PreparedDataset, Progress
 from phift.data.split import Account
 from phift.errors import redact, visible
-from phift.jobs.job import JobEvent
+from phift.jobs.job import FineTuneJob, JobEvent
 from phift.jobs.tracking import MetricPoint
+from phift.local import LocalWorkspace
 from phift.plan import Plan
 from phift.run import FineTuneRun
 from phift.serving.cleanup import Cleanup, DeployedEndpoint
+from phift.serving.endpoint import Endpoint
 from phift.serving.resource import DeploymentEvent
+from phift.testing import TestWorkspace
 from phift.tokens.conversation import Conversation
-from phift.tokens.count import Counted
+from phift.tokens.count import Counted, SplitTokens, TokenReport
 from phift.views import EventPrinter, show_endpoints, show_plan, show_report
 from unit.fakes import Fakes, run_config
 
@@ -183,3 +198,130 @@ def test_a_mistake_on_the_command_line_is_quoted_as_it_is(text: str, command: st
 def test_advice_stays_whole() -> None:
     out = drawn(lambda c: show_report(c, CheckReport.of([finding("install `phift[local]` for data/[train]/x.jsonl")])))
     assert out.count("install `phift[local]` for data/[train]/x.jsonl") == 5
+
+
+def tokens(text: str) -> TokenReport:
+    shares = dict.fromkeys((0.5, 0.95, 0.99), 1)
+    split = SplitTokens(
+        path=Path("a"), rows=1, rows_counted=1, tokens=1, assistant_tokens=None, quantiles=shares, longest=1,
+        longest_line=1, cut=0, tokens_lost=0, without_answer=0, without_answer_lines=(), refused=1,
+        histogram=((1, 2, 1),), problems=((text, text),),
+    )  # fmt: skip
+    return TokenReport(counted="exact", source=text, max_seq_length=1, limit=1, splits={"train": split})
+
+
+def cost(text: str) -> CostEstimate:
+    return CostEstimate(
+        tokens=1, hours=1.0, training=1.0, endpoint_per_day=1.0, currency=text, assumptions=(text, text)
+    )
+
+
+def memory(text: str) -> MemoryEstimate:
+    sizes = ("weights", "gradients", "optimizer", "activations", "overhead", "least", "host")
+    parts: Any = {f"{name}_gb": 1.0 for name in sizes}
+    return MemoryEstimate(**parts, moment=text, formula=text, assumptions=(text,))
+
+
+def prepared(text: str) -> PreparedDataset:
+    empty: Any = {name: {} for name in ("rows", "characters", "hashes")}
+    paths: Any = dict.fromkeys(("folder", "train", "validation", "test"), Path(text.replace("\0", "")))
+    return PreparedDataset(
+        **paths, **empty, longest_row=1, content_hash=text, name=text, accounts=(account(text),),
+        findings=(finding(text),),
+    )  # fmt: skip
+
+
+def deployed(text: str) -> Endpoint:
+    made = object.__new__(Endpoint)  # which asks for its key else
+    made.name = text
+    return made
+
+
+def parameters(text: str) -> Parameters:
+    return Parameters(values={text: Parameter(text, text, "model", overrode=(("component", text),))})
+
+
+def report(text: str) -> CheckReport:
+    return CheckReport.of([finding(text)], tokens=tokens(text), cost=cost(text), memory=memory(text))
+
+
+# What each class that writes its own text is made from.
+OF_TEXT: dict[type, Callable[[str], object]] = {
+    Account: account,
+    CheckReport: report,
+    Cleanup: lambda text: Cleanup(deleted=(text,), left=(endpoint(text),)),
+    Conversation: lambda text: Conversation(place=text, messages=((text, text),), note=text),
+    CostEstimate: cost,
+    DataInput: lambda text: DataInput(name=text, version=text, address=text),
+    DeployedEndpoint: endpoint,
+    Endpoint: deployed,
+    Exam: lambda text: Exam((text,), (text,), (text,)),
+    Finding: finding,
+    FineTuneJob: lambda text: FineTuneJob(text, Fakes().clients),
+    FineTuneRun: lambda text: _run(text),
+    LocalWorkspace: lambda text: LocalWorkspace(Path(text.replace("\0", ""))),
+    MemoryEstimate: memory,
+    Parameters: parameters,
+    PreparedDataset: prepared,
+    TestWorkspace: lambda _text: TestWorkspace(),
+    TokenReport: tokens,
+    errors.AuthenticationError: lambda text: errors.AuthenticationError(text, where=text, tried=(text,)),
+    errors.DataError: error,
+    errors.PhiftError: lambda text: errors.PhiftError(text, where=text, fix=text),
+}
+WAYS = ("__repr__", "__str__", "_repr_html_")
+
+
+def _run(text: str) -> FineTuneRun:
+    run = FineTuneRun(cast(Any, None), Fakes().clients)
+    run._job = FineTuneJob(text, Fakes().clients)
+    return run
+
+
+def test_each_class_that_writes_its_own_text_is_tried() -> None:
+    found = set()
+    for path in Path(phift.__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ClassDef):
+                found |= {node.name for each in node.body if isinstance(each, ast.FunctionDef) and each.name in WAYS}
+    assert found - {"WireError"} == {kind.__name__ for kind in OF_TEXT}  # that one is what a server answers
+
+
+@many
+@given(st.sampled_from(sorted(OF_TEXT, key=lambda kind: kind.__name__)), TEXT)
+def test_what_is_ours_does_nothing_to_a_terminal_or_a_notebook(kind: type, text: str) -> None:
+    made = OF_TEXT[kind](text)
+    for way in WAYS:
+        if hasattr(made, way):
+            said = getattr(made, way)()
+            assert not CONTROL.search(said), (way, said)
+            assert way != "_repr_html_" or "<b>a</b>" not in said
+
+
+@pytest.fixture(scope="module")
+def of_fields() -> list[Any]:
+    """All dataclasses and all models of pydantic's, which write their fields themselves."""
+    found = []
+    for module in pkgutil.walk_packages(phift.__path__, "phift."):
+        if not module.name.endswith("__main__") and ".work.engine" not in module.name:  # the latter takes long
+            kinds = inspect.getmembers(import_module(module.name), inspect.isclass)
+            found += [kind for _, kind in kinds if kind.__module__ == module.name]
+    return [kind for kind in found if is_dataclass(kind) or issubclass(kind, BaseModel)]
+
+
+def filled(kind: Any, text: str) -> object:
+    value = (text, {text: Path(text.replace("\0", ""))})
+    if not is_dataclass(kind):
+        return kind.model_construct(**dict.fromkeys(kind.model_fields, value))
+    made = cast(Any, kind).__new__(kind)
+    for field in fields(kind):
+        object.__setattr__(made, field.name, value)
+    return made
+
+
+@many
+@given(TEXT)
+def test_what_has_fields_shows_them_as_they_are(of_fields: list[Any], text: str) -> None:
+    assert len(of_fields) > 80
+    for kind in of_fields:
+        assert not CONTROL.search(repr(filled(kind, text))), kind

@@ -21,6 +21,7 @@ from phift.check.sizes import VmSize
 from phift.component.settings import Settings
 from phift.config.run import RunConfig
 from phift.data.prepare import PreparedDataset
+from phift.errors import visible
 from phift.tokens.count import CHARACTERS_PER_TOKEN, TokenReport
 
 # Share of a GPU's peak that training reaches: the Hugging Face trainer with 4096 tokens a row, by the source's
@@ -54,7 +55,7 @@ class CostEstimate:
         tokens = "an unknown number of" if self.tokens is None else f"about {self.tokens:,}"
         said = f"cost: {training} {self.currency} for the training ({tokens} tokens, hours: {hours}), "
         said += f"{endpoint} {self.currency} for a day of the endpoint"
-        return "\n        ".join([said, *(f"assumed: {assumption}" for assumption in self.assumptions)])
+        return visible("\n        ".join([said, *(f"assumed: {assumption}" for assumption in self.assumptions)]))
 
 
 def estimate_cost(

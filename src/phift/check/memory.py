@@ -16,7 +16,7 @@ from phift.check.findings import Finding, Severity
 from phift.check.models import AllowList
 from phift.check.sizes import VmSize, find_size
 from phift.component.settings import Settings
-from phift.errors import ConfigError
+from phift.errors import ConfigError, visible
 
 _GB = 1e9
 _GIB = 2**30
@@ -83,7 +83,7 @@ class MemoryEstimate:
             f" + activations {self.activations_gb:.1f} + overhead {self.overhead_gb:.1f}"
         )
         said = f"GPU memory: about {self.total_gb:.1f} GB a GPU, highest in the {self.moment} ({parts})"
-        return "\n        ".join([said, self.formula, *(f"assumed: {each}" for each in self.assumptions)])
+        return visible("\n        ".join([said, self.formula, *(f"assumed: {each}" for each in self.assumptions)]))
 
 
 def model_shape(name: str) -> ModelShape | None:

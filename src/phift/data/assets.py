@@ -33,7 +33,7 @@ from phift.config.addresses import PREFIX, Address, read_address, registry_id
 from phift.config.data import AssetSource, DataConfig, HuggingFaceSource
 from phift.data import files
 from phift.data.prepare import PreparedDataset
-from phift.errors import ConfigError, Conflict, DataError, NotFound, PhiftError, ServiceError, azure_errors
+from phift.errors import ConfigError, Conflict, DataError, NotFound, PhiftError, ServiceError, azure_errors, visible
 from phift.version import __version__
 
 if TYPE_CHECKING:
@@ -63,7 +63,8 @@ class DataInput:
     path: str = field(default="", compare=False)
 
     def __str__(self) -> str:
-        return self.address if self.address.startswith(PREFIX) else f"azureml:{self.name}:{self.version}"
+        written = self.address if self.address.startswith(PREFIX) else f"azureml:{self.name}:{self.version}"
+        return visible(written, lines=False)
 
 
 @dataclass(frozen=True, kw_only=True)

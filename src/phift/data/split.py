@@ -133,7 +133,8 @@ class Account:
     def __str__(self) -> str:
         parts = [f"{getattr(self, split):,} {split}" for split in SPLITS if getattr(self, split)]
         parts += [f"{self.aside:,} set aside"] if self.aside else []
-        return f"{visible(self.source, lines=False)} ({self.format}): {self.rows:,} rows = {' + '.join(parts) or '0'}"
+        said = f"{self.source} ({self.format}): {self.rows:,} rows = {' + '.join(parts) or '0'}"
+        return visible(said, lines=False)
 
 
 def deal(

@@ -87,7 +87,7 @@ class FineTuneJob:
         self._live_failed = False
 
     def __repr__(self) -> str:
-        return f"<FineTuneJob {self.name}>"
+        return f"<FineTuneJob {errors.in_a_line(self.name)}>"
 
     @property
     def model_path(self) -> str:

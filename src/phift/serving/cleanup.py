@@ -133,7 +133,8 @@ def remove_all(
             for refusal in errors:
                 interruption.add_note(str(refusal))
             for untouched in endpoints[number:]:
-                interruption.add_note(f"{resource.still_up(untouched.name)} Delete it: phift cleanup {untouched.name}")
+                up = f"{resource.still_up(untouched.name)} Delete it: phift cleanup {untouched.name}"
+                interruption.add_note(in_a_line(up))
             raise
     for other in errors[1:]:
         errors[0].add_note(str(other))

@@ -21,6 +21,7 @@ from phift.errors import (
     in_a_line,
     isolated,
     redact,
+    visible,
 )
 from phift.jobs.job import JOB_TAG, FineTuneJob
 from phift.serving import resource
@@ -204,7 +205,7 @@ class _Attempt:
         except (PhiftError, KeyboardInterrupt, SystemExit) as error:
             why = error.what if isinstance(error, PhiftError) else type(error).__name__
             still_up = resource.still_up(self._name)
-            left = f"{still_up} It could not be deleted ({why}); delete it: phift cleanup {self._name}"
+            left = visible(f"{still_up} It could not be deleted ({why}); delete it: phift cleanup {self._name}")
             if isinstance(error, PhiftError):
                 return left
             if interrupted:

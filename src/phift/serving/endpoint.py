@@ -92,7 +92,7 @@ class Endpoint:
         self._sessions = threading.local()  # requests does not say that threads may share one
 
     def __repr__(self) -> str:
-        return f"<Endpoint {self.name}>"
+        return f"<Endpoint {errors.in_a_line(self.name)}>"
 
     @errors.forgetting_locals()
     def __enter__(self) -> Self:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 from phift.azure.answers import outcome, text, texts
 from phift.azure.clients import Clients
 from phift.azure.quiet import quiet
-from phift.errors import Conflict, NotFound, PhiftError, ServiceUnreachable, WaitTimeout, azure_errors
+from phift.errors import Conflict, NotFound, PhiftError, ServiceUnreachable, WaitTimeout, azure_errors, visible
 from phift.jobs.job import JOB_TAG
 
 if TYPE_CHECKING:
@@ -209,9 +209,9 @@ def for_certain(work: Callable[[], Result], name: str) -> Result:
         try:
             work()
         except PhiftError as error:
-            interruption.add_note(error.what)
+            interruption.add_note(visible(error.what))
         except (KeyboardInterrupt, SystemExit):
-            interruption.add_note(f"{still_up(name)} Delete it: phift cleanup {name}")
+            interruption.add_note(visible(f"{still_up(name)} Delete it: phift cleanup {name}"))
         raise
 
 

@@ -135,7 +135,7 @@ class TokenReport:
         headline, table, remarks = self._parts()
         first, *widths = (max(map(len, column)) for column in zip(*table, strict=True))
         lines = ("  ".join([split.ljust(first), *map(str.rjust, numbers, widths)]) for split, *numbers in table)
-        return "\n".join([headline, *lines, *remarks])
+        return visible("\n".join([headline, *lines, *remarks]))
 
     def _parts(self) -> tuple[str, list[list[str]], list[str]]:
         """Return the headline, the table with its head, and the first rows that cannot become tokens."""
