@@ -53,7 +53,8 @@ def test_plain_lines_are_read_at_once_and_come_out_the_same() -> None:
     lines = [row(USER, ASSISTANT), row(SYSTEM, USER, ASSISTANT, id=7), row(USER, CALL_2, tools=[{"name": "f"}], x=None)]
     rows = chat.from_lines(b"\n".join([*lines, b""]))
     assert rows is not None
-    assert [chat.check(read.messages) for read in rows] == [29, 43, 27 + len('[{"a":1}]')]
+    counts = [29, 43, 27 + len('[{"a":1}]')]
+    assert [chat.check(read.messages) for read in rows] == [(count, False) for count in counts]
     encoded = [json.loads(msgspec.json.encode(read)) for read in rows]
     assert encoded == [written_from(line) for line in lines]
 
@@ -81,7 +82,7 @@ def test_what_is_not_plain_is_left_to_a_closer_look(block: bytes) -> None:
 
 @pytest.mark.parametrize("messages", [[USER, ASSISTANT], [USER, {**CALL, "content": "a"}, TOOL, ASSISTANT]])
 def test_the_characters_are_those_of_what_is_said(messages: list[dict[str, Any]]) -> None:
-    _, characters = chat.from_values({"messages": messages})
+    _, (characters, _) = chat.from_values({"messages": messages})
     calls = [json.dumps(m["tool_calls"], separators=(",", ":")) for m in messages if m.get("tool_calls")]
     assert characters == sum(len(m["content"]) for m in messages) + sum(map(len, calls))
 
@@ -201,6 +202,28 @@ class Text(str):
 def test_kinds_of_text_are_texts() -> None:
     turned = [{"role": Text(turn["role"]), "content": Text(turn["content"])} for turn in (USER, ASSISTANT)]
     assert written({"messages": turned}) == {"messages": [USER, ASSISTANT]}
+
+
+@pytest.mark.parametrize("text", ["nan", "NaN", "None", " null\n", "N/A", "<NA>", "\u200b", "nothing", "[]", "No"])
+@pytest.mark.parametrize("call", [[], [CALL, TOOL]])
+def test_an_answer_that_stands_for_a_missing_value_is_told(text: str, call: list[Any]) -> None:
+    _, (_, lacking) = chat.from_values({"messages": [USER, *call, {"role": "assistant", "content": text}]})
+    assert lacking == (text not in ("nothing", "[]", "No"))
+    _, (_, lacking) = chat.from_values({"messages": [{"role": "user", "content": text}, *call, ASSISTANT]})
+    assert not lacking
+
+
+def test_a_system_message_that_says_nothing_is_taken_out() -> None:
+    blank = {"role": "system", "content": " \n"}
+    for messages in ([blank, USER, ASSISTANT], [USER, {"role": "system", "content": None}, ASSISTANT]):
+        assert chat.drop_blank_system(messages) == 1
+        assert messages == [USER, ASSISTANT]
+    kept = [{**blank, "tools": "[]"}, SYSTEM, USER, ASSISTANT]
+    assert chat.drop_blank_system(kept) == 0
+    rows = chat.from_lines(row(blank, USER, ASSISTANT) + b"\n")
+    assert rows is not None
+    assert chat.drop_blank_system(rows[0].messages) == 1
+    assert json.loads(msgspec.json.encode(rows[0])) == {"messages": [USER, ASSISTANT]}
 
 
 def test_dates_from_arrow_become_text() -> None:

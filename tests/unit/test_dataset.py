@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 import tracemalloc
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -721,6 +721,39 @@ def test_conversations_of_hardly_any_text_are_told(tmp_path: Path, out: Path) ->
     told = found(prepared)
     assert told.pop("DATA_TEST_IN_VALIDATION")
     assert told == {"DATA_NEAR_EMPTY": f"2 conversations of fewer than 10 characters, first {source}:5."}
+
+
+@pytest.mark.parametrize("write", [write_jsonl, write_parquet])
+def test_answers_that_stand_for_missing_values_are_told(
+    tmp_path: Path, out: Path, write: Callable[[Path, list[Any]], Path]
+) -> None:
+    rows = [chat_row(number) for number in range(20)]
+    rows[4]["messages"][1]["content"], rows[5]["messages"][1]["content"] = "nan", "None"
+    source = write(tmp_path / f"rows.{'parquet' if write is write_parquet else 'jsonl'}", rows)
+    other = write_jsonl(tmp_path / "other.jsonl", [chat_row(99)])
+    (told,) = (one for one in prepare(out, train=source, validation=other).findings if one.severity == "warning")
+    assert (told.code, told.place) == ("DATA_LACKING_ANSWER", "train")
+    split = " of 18" if "2 rows" in told.message else " of 17"
+    assert f"{split} with an answer that is nothing but nan, None, null or the like, first {source}:5:" in told.message
+
+
+@pytest.mark.parametrize("write", [write_jsonl, write_parquet])
+@pytest.mark.parametrize("more", [{}, {"id": 7}])
+def test_a_system_message_without_a_text_goes_with_a_note(
+    tmp_path: Path, out: Path, write: Callable[[Path, list[Any]], Path], more: dict[str, Any]
+) -> None:
+    rows = [chat_row(number) for number in range(40)]
+    expected = prepare(tmp_path / "expected", train=write_jsonl(tmp_path / "plain.jsonl", rows))
+    for row in rows[3:30]:
+        row["messages"].insert(0, {"role": "system", "content": " "} | more)
+    source = write(tmp_path / f"rows.{'parquet' if write is write_parquet else 'jsonl'}", rows)
+    if more:
+        with pytest.raises(DataError, match="27 of 40 rows cannot"):  # somebody said something with it
+            prepare(out, train=source)
+        return
+    prepared = prepare(out, train=source)
+    assert prepared.content_hash == expected.content_hash
+    assert found(prepared) == {"DATA_BLANK_SYSTEM": "27 system messages without a text left out."}
 
 
 def test_rows_of_a_group_stay_together(tmp_path: Path, out: Path) -> None:

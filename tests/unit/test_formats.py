@@ -5,6 +5,7 @@ import io
 import json
 import pickle
 from collections.abc import Callable
+from decimal import Decimal
 from typing import Any
 
 import msgspec
@@ -177,14 +178,38 @@ def test_an_optional_column_may_come_later() -> None:
 
 def test_unknown_columns_are_told_with_what_is_wanted() -> None:
     with pytest.raises(UnknownFormat) as caught:
-        recognise(["chosen", "rejected", ""])
+        recognise(["text", ""])
     assert str(caught.value) == (
-        "its columns are: `chosen`, `rejected`, ``, and no format has those; wanted are: `messages` (messages); "
+        "its columns are: `text`, ``, and no format has those; wanted are: `messages` (messages); "
         "`conversations` (sharegpt); `instruction`, `output` (alpaca); `prompt`, `completion` (prompt_completion); "
         "`question`, `answer` (question_answer); `data` (ultrachat)"
     )
     again = pickle.loads(pickle.dumps(caught.value))  # noqa: S301 - it crosses processes
-    assert (type(again), str(again)) == (UnknownFormat, str(caught.value))
+    assert (type(again), str(again), again.fix) == (UnknownFormat, str(caught.value), caught.value.fix)
+
+
+WHOLE = "or `columns: {messages: chosen}` where it is a list of messages, the question's too"
+
+
+@pytest.mark.parametrize(
+    ("columns", "fix"),
+    [
+        (["chosen", "rejected"], f"write each with its question as a list `messages`, {WHOLE}"),  # Anthropic/hh-rlhf
+        (["prompt", "chosen", "rejected", "chosen-rating"], f"write `columns: {{completion: chosen}}`, {WHOLE}"),
+        (["question", "system", "chosen", "rejected"], f"write `columns: {{answer: chosen}}`, {WHOLE}"),
+        (["instruction", "input", "chosen", "rejected"], f"write `columns: {{output: chosen}}`, {WHOLE}"),
+        (["input", "preferred_output", "non_preferred_output"], "or `columns: {messages: preferred_output}`"),  # OpenAI
+    ],
+)
+def test_preference_data_is_named_as_such(columns: list[str], fix: str) -> None:
+    with pytest.raises(UnknownFormat, match="preference data, which the component does not train on") as caught:
+        recognise(columns)
+    assert "wanted are: `messages`" in str(caught.value)
+    assert caught.value.fix.startswith("to train on the better answers alone, ")
+    assert fix in caught.value.fix
+    with pytest.raises(UnknownFormat, match="and no format has those") as caught:
+        recognise(["chosen", "text"])
+    assert "`format` and `columns`" in caught.value.fix
 
 
 @pytest.mark.parametrize(
@@ -325,9 +350,39 @@ def deep(levels: int) -> Any:
         ({"messages": [{"role": SECRET, "content": "a"}]}, "messages[0] is said by nobody known; known are system, "),
         (
             {"messages": [{"role": "user", "content": [{"type": "text", "text": SECRET}, {"type": "image_url"}]}]},
-            "messages[0]: part 1 of its content is not text but an image, a sound or the like",
+            "messages[0].content[1] is not text but an image_url part",
         ),
-        ({"messages": [{"role": "user", "content": [SECRET]}]}, "messages[0]: part 0 of its content is not text"),
+        ({"messages": [{"role": "user", "content": [7]}]}, "messages[0].content[0] is not text but a number"),
+        *[
+            ({"messages": [{"role": "user", "content": [part]}]}, f"messages[0].content[0] is {told}")
+            for part, told in [
+                ({"type": "input_audio", "input_audio": {"data": SECRET}}, "not text but an input_audio part"),
+                ({"type": "refusal", "refusal": SECRET}, "not text but a refusal part"),
+                ({"image": SECRET}, "not text but an image part"),
+                ({"image": "a.png", "text": SECRET}, "not text but an image part"),
+                ({"type": SECRET, "text": SECRET}, "not text but a part of no known type"),
+                ({"type": 7, "text": SECRET}, "not text but a part of no known type"),
+                ({}, "not text but a part of no known type"),
+                ({"type": "text", "text": None}, "a text without a `text`"),
+                ({"type": "text", "words": SECRET}, "a text without a `text`"),
+            ]
+        ],
+        (
+            {"messages": [{"role": "user", "content": [{"type": "tool_result", "content": [{"type": "image"}]}]}]},
+            "messages[0].content[0].content[0] is not text but an image part",
+        ),
+        ({"messages": [{"role": "assistant", "content": [{"type": "tool_use", "input": SECRET}]}]}, "without a name"),
+        ({"messages": [{"role": "assistant", "function_call": SECRET}]}, "`messages[0].function_call` is text that is"),
+        ({"messages": [{"role": "assistant", "function_call": {"arguments": SECRET}}]}, "function_call is a function"),
+        (
+            {"messages": [{"role": "assistant", "function_call": {"name": SECRET}, "tool_calls": [SECRET]}]},
+            "messages[0] has both `function_call` and `tool_calls`",
+        ),
+        ({"messages": [], "tools": [SECRET], "functions": [SECRET]}, "it has both `tools` and `functions`"),
+        ({"messages": [], "functions": {"name": SECRET}}, "`functions` is not a list but an object"),
+        ({"prompt": SECRET, "completion": 7}, "`completion` is not a text (nor a list of messages) but a number"),
+        ({"prompt": SECRET, "completion": Decimal(7)}, "`completion` is not a text (nor a list of messages) but a num"),
+        ({"instruction": SECRET, "output": {"x": SECRET}}, "`output` is not a text but an object"),
         ({"messages": [], "tools": {"a": SECRET}}, "`tools` is not a list but an object"),
         ({"messages": [{"role": "user", "content": deep(5000)}]}, "it is nested too deeply"),
         ({"messages": "[" * 100_000 + SECRET}, "it is nested too deeply"),
@@ -341,7 +396,10 @@ def deep(levels: int) -> Any:
         ({"instruction": SECRET, "output": None}, "it has no `output`"),
         ({"instruction": "a", "output": "b", "history": [[SECRET]]}, "`history`[0] is not a pair of texts"),
         ({"instruction": "a", "output": "b", "history": [SECRET]}, "`history`[0] is not a pair of texts"),
-        ({"prompt": SECRET, "response": {"a": SECRET}}, "`response` is not a list but an object"),
+        (
+            {"prompt": SECRET, "response": {"a": SECRET}},
+            "`response` is not a text (nor a list of messages) but an object",
+        ),
         ({"prompt": [SECRET], "response": "a"}, "prompt[0] is not an object but a text"),
         ({"question": SECRET, "answer": b"a"}, "`answer` is not a text but a bytes"),
         ({"data": [SECRET, 1]}, "`data`[1] is not a text but a number"),

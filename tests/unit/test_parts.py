@@ -44,7 +44,7 @@ def test_every_line_is_in_one_part(
         found = list(tallies(path, cut))
     rows = [number for number, line in enumerate(lines, start=1) if line.strip()]
     good = [number for number, line in enumerate(lines, start=1) if line.startswith(b'{"')]
-    numbers = [before + number for before, tally in found for *_, number, _, _, _ in ROW.iter_unpack(tally.known)]
+    numbers = [before + number for before, tally in found for _, _, _, number, *_ in ROW.iter_unpack(tally.known)]
     refused = [before + number for before, tally in found for number, _ in tally.problems]
     assert numbers == good
     assert sorted(numbers + refused) == rows

@@ -52,12 +52,18 @@ class Conversation(msgspec.Struct, gc=False, omit_defaults=True):
     tools: list[Any] | None = None
 
 
+class _Line(Conversation):
+    """A line that has what another API calls tools too."""
+
+    functions: Any = None
+
+
 class _AnyMessage(Message, forbid_unknown_fields=False):
     """A message with other keys too."""
 
 
 _MALFORMED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
-_plain = msgspec.json.Decoder(Conversation)
+_plain = msgspec.json.Decoder(_Line)
 _values = msgspec.json.Decoder(dict[str, Any])
 _columns = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
@@ -70,30 +76,44 @@ _NEXT: Mapping[str, tuple[str, ...]] = {
     "tool": ("tool", "assistant"),
 }
 _NAN = re.compile(rb"[:,\[]\s*(?:NaN|-?Infinity)\b")
+# What a missing value becomes when it is written as text; pandas reads most of them as missing again.
+_STAND_INS = frozenset(
+    {"", "nan", "-nan", "none", "null", "nil", "na", "n/a", "#n/a", "<na>", "nat", "undefined", '""', "''"}
+)
+_LONGEST_STAND_IN = 16  # characters, with what is invisible around them
+_INVISIBLE = " \t\r\n\u00a0\u200b\u2060\ufeff"
+
 _PLAIN = frozenset(Message.__struct_fields__)
 
 
-def check(messages: Sequence[Message]) -> int:
-    """Return how many characters are said in a conversation, tool calls as the JSON they are.
+def check(messages: Sequence[Message]) -> tuple[int, bool]:
+    """Return how many characters are said in a conversation, and whether an answer is what stands for a missing value.
 
-    Raises `InvalidRow` where it cannot be trained on.
+    Tool calls count as the JSON they are. Raises `InvalidRow` where it cannot be trained on.
     """
     if len(messages) < 2:
         raise InvalidRow(f"it has {len(messages)} message{'' if len(messages) == 1 else 's'}; at least 2 are needed")
-    characters = 0
+    characters, is_lacking = 0, False
     expected, role = _NEXT[""], ""
     for message in messages:
         content, role = message.content, message.role
         if role not in expected or not content or message.tool_calls or content.isspace():
             return _check_closely(messages)
-        characters += len(content)
+        size = len(content)
+        if size < _LONGEST_STAND_IN and role == "assistant" and _is_stand_in(content):
+            is_lacking = True
+        characters += size
         expected = _NEXT[role]
-    return characters if role == "assistant" else _check_closely(messages)
+    return (characters, is_lacking) if role == "assistant" else _check_closely(messages)
 
 
-def _check_closely(messages: Sequence[Message]) -> int:
+def _is_stand_in(text: str) -> bool:
+    return text.strip(_INVISIBLE).lower() in _STAND_INS
+
+
+def _check_closely(messages: Sequence[Message]) -> tuple[int, bool]:
     """Do what `check` does for a conversation with tool calls, or with a mistake to be named."""
-    characters, before, expected = 0, "", _NEXT[""]
+    characters, is_lacking, before, expected = 0, False, "", _NEXT[""]
     for index, message in enumerate(messages):
         role, content = message.role, message.content
         if role not in expected:
@@ -103,6 +123,8 @@ def _check_closely(messages: Sequence[Message]) -> int:
             raise InvalidRow(f"messages[{index}]: the {role} message has no text")
         if message.tool_calls and role != "assistant":
             raise InvalidRow(f"messages[{index}]: only the assistant calls tools, not {role}")
+        if role == "assistant" and content and not content.isspace() and _is_stand_in(content):
+            is_lacking = True
         characters += len(content or "")
         if message.tool_calls:
             characters += len(encoded(message.tool_calls, f"messages[{index}].tool_calls holds what").decode())
@@ -110,10 +132,27 @@ def _check_closely(messages: Sequence[Message]) -> int:
         expected = _NEXT[before]
     if messages[-1].role != "assistant":
         raise InvalidRow(f"the last message is from {messages[-1].role}, not from assistant")
-    return characters
+    return characters, is_lacking
 
 
-def from_lines(block: bytes) -> list[Conversation] | None:
+def drop_blank_system(messages: list[Any]) -> int:
+    """Take the system messages that say nothing out of a conversation, of `Message` or mappings; return how many."""
+    kept = [message for message in messages if not _is_blank_system(message)]
+    dropped = len(messages) - len(kept)
+    messages[:] = kept
+    return dropped
+
+
+def _is_blank_system(message: Any) -> bool:
+    if isinstance(message, Message):
+        role, content, others = message.role, message.content, message.tool_calls
+    else:
+        role, content = message["role"], message.get("content")
+        others = message.keys() - {"role", "content"}
+    return role == "system" and not others and (content is None or (isinstance(content, str) and not content.strip()))
+
+
+def from_lines(block: bytes) -> Sequence[Conversation] | None:
     """Return the rows of whole lines of JSON at once, not yet checked; None where one of them needs a closer look.
 
     So that each line is one row, each line's end has to be a row's end: within JSON no brace opens right after one has
@@ -126,9 +165,18 @@ def from_lines(block: bytes) -> list[Conversation] | None:
     if len(rows) != _lines_of_rows(block):
         return None
     for row in rows:
-        if row.tools is not None and not row.tools:
-            row.tools = None
+        if row.functions:
+            return None
+        if row.tools is not None:
+            if any(map(_is_foreign, row.tools)):
+                return None
+            row.tools = row.tools or None
     return rows
+
+
+def _is_foreign(tool: Any) -> bool:
+    """Tell tools of Anthropic's and of OpenAI's Responses, which name a function without wrapping it."""
+    return isinstance(tool, dict) and "name" in tool and ("type" in tool or "input_schema" in tool)
 
 
 _OPEN, _CLOSE, _RETURN = b"{}\r"
@@ -181,8 +229,8 @@ def _with_nan(line: bytes, error: Exception) -> dict[str, Any]:
     return values
 
 
-def from_values(values: Mapping[str, Any]) -> tuple[Conversation, int]:
-    """Check ``messages`` and ``tools`` of plain values, and count the characters; raises `InvalidRow`."""
+def from_values(values: Mapping[str, Any]) -> tuple[Conversation, tuple[int, bool]]:
+    """Return ``messages`` and ``tools`` of plain values, with what `check` says of them; raises `InvalidRow`."""
     given, tools = values["messages"], values.get("tools")
     try:
         messages = msgspec.convert(given, list[_AnyMessage])
@@ -190,7 +238,7 @@ def from_values(values: Mapping[str, Any]) -> tuple[Conversation, int]:
         raise InvalidRow(_reason(error)) from None
     if tools is not None and not isinstance(tools, list):
         raise InvalidRow("`tools` is not a list")
-    characters = check(messages)
+    checked = check(messages)
     # A kind of text, such as numpy's, becomes a text.
     kept: Any = [
         {key: str(value) if isinstance(value, str) else value for key, value in message.items() if value is not None}
@@ -200,7 +248,7 @@ def from_values(values: Mapping[str, Any]) -> tuple[Conversation, int]:
         # A Message writes its keys in one order, as rows from `from_lines` have them; a mapping keeps the source's.
         kept = [Message(**message) for message in kept]
     encoded((kept, tools), "it holds a value that")
-    return Conversation(kept, tools or None), characters
+    return Conversation(kept, tools or None), checked
 
 
 def encoded(value: Any, holds: str) -> bytes:

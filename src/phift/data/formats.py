@@ -3,8 +3,8 @@
 A format is recognised by its columns, and this order decides when they fit several:
 
 ===================  ========================================================================================
-messages             ``messages``: a list of ``{role, content}``; ``tools``
-sharegpt             ``conversations``: a list of ``{from, value}``; ``system``, ``tools``
+messages             ``messages``: a list of ``{role, content}``; ``tools`` or ``functions``
+sharegpt             ``conversations``: a list of ``{from, value}``; ``system``, ``tools``, ``functions``
 alpaca               ``instruction``, ``output``; ``input``, ``system``, ``history``: a list of [user, assistant]
 prompt_completion    ``prompt``, ``completion`` (or ``response``), texts or lists of messages; ``system``, ``tools``
 question_answer      ``question``, ``answer``; ``system``
@@ -18,6 +18,7 @@ on is not decided here but in `phift.data.chat`. No reason given here quotes a c
 from __future__ import annotations
 
 import difflib
+import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
@@ -25,8 +26,7 @@ from numbers import Real
 from types import MappingProxyType, NoneType
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-import msgspec
-
+from phift.data import turns
 from phift.data.chat import InvalidRow
 
 if TYPE_CHECKING:
@@ -34,36 +34,35 @@ if TYPE_CHECKING:
 
 
 _FORMATS: Mapping[Format, tuple[str, ...]] = {
-    "messages": ("messages", "tools"),
-    "sharegpt": ("conversations", "system", "tools"),
+    "messages": ("messages", "tools", "functions"),
+    "sharegpt": ("conversations", "system", "tools", "functions"),
     "alpaca": ("instruction", "output", "input", "system", "history"),
-    "prompt_completion": ("prompt", "completion", "system", "tools"),
+    "prompt_completion": ("prompt", "completion", "system", "tools", "functions"),
     "question_answer": ("question", "answer", "system"),
     "ultrachat": ("data",),
 }
-_OPTIONAL = frozenset({"system", "tools", "input", "history"})
+_OPTIONAL = frozenset({"system", "tools", "functions", "input", "history"})
 _ALIASES = {"completion": "response"}
 
-# What sets of chats call the speakers; None is an assistant that calls a function, the call being the text.
-_ROLES: Mapping[str, str | None] = {
-    "system": "system",
-    "developer": "system",
-    **dict.fromkeys(("user", "human"), "user"),
-    **dict.fromkeys(("assistant", "gpt", "chatgpt", "bard", "bing", "model", "bot"), "assistant"),
-    **dict.fromkeys(("tool", "observation", "function_response"), "tool"),
-    "function_call": None,
-}
-
-_KINDS = {str: "a text", list: "a list", tuple: "a list", dict: "an object", NoneType: "null"}
-
 T = TypeVar("T")
+
+# Names of columns of preference data: Hugging Face TRL's `chosen` and `rejected`, OpenAI's `preferred_output`.
+_WORSE = re.compile("reject|dispreferred|non_?preferred", re.IGNORECASE)
+_BETTER = re.compile("chosen|preferred|accepted", re.IGNORECASE)
 
 _MOST_NAMES = 20  # columns that a text names
 _LONGEST_NAME = 40  # characters of each
 
 
 class UnknownFormat(InvalidRow):
-    """Columns that are none of the formats."""
+    """Columns that are none of the formats.
+
+    - **fix**: the way out.
+    """
+
+    def __init__(self, reason: str, fix: str = "rename them, or say what they are with `format` and `columns`") -> None:
+        super().__init__(reason)
+        self.fix = fix
 
 
 @dataclass(frozen=True)
@@ -85,7 +84,7 @@ class Layout:
         """Return the row as ``{"messages": [...]}``, with ``tools`` if it has any; raises `InvalidRow`."""
         cells = _Cells(self, values)
         try:
-            row, tools = {"messages": _conversation(cells)}, cells.listed("tools")
+            row, tools = {"messages": _conversation(cells)}, _tools(cells)
         except RecursionError:
             raise InvalidRow("it is nested too deeply") from None
         return row if tools is None else row | {"tools": tools}
@@ -143,7 +142,28 @@ def recognise(
         if format and in_capitals:
             raise UnknownFormat(f"the format {known} wants {_listed_names(missing)}; {there_are}")
     wanted = "; ".join(f"{_listed_names(_required(known))} ({known})" for known in candidates)
+    if better := _better_answer(own):
+        what = "preference data, which the component does not train on: pairs of a better and a worse answer"
+        raise UnknownFormat(f"{there_are}: {what}; wanted are: {wanted}", _train_on(better, own, candidates))
     raise UnknownFormat(f"{there_are}, and no format has those; wanted are: {wanted}")
+
+
+def _better_answer(columns: Iterable[str]) -> str | None:
+    """Return the column of the better answers of preference data, the shortest name of several; None in other data."""
+    worse = {name for name in columns if _WORSE.search(name)}
+    better = [name for name in columns if _BETTER.search(name) and name not in worse]
+    return min(better, key=len) if worse and better else None
+
+
+def _train_on(better: str, columns: Collection[str], formats: Iterable[Format]) -> str:
+    """Return how to train on the better answers of preference data alone."""
+    better = better[:_LONGEST_NAME]
+    whole = f"`columns: {{messages: {better}}}` where it is a list of messages, the question's too"
+    for known in formats:
+        missing = [name for name in _required(known) if name not in columns]
+        if len(missing) == 1 and len(_required(known)) > 1:
+            return f"to train on the better answers alone, write `columns: {{{missing[0]}: {better}}}`, or {whole}"
+    return f"to train on the better answers alone, write each with its question as a list `messages`, or {whole}"
 
 
 def _required(known: Format) -> list[str]:
@@ -177,24 +197,25 @@ class _Cells(NamedTuple):
 
     def text(self, name: str) -> str:
         """Return a text; a missing one has no letters."""
-        return self._checked(name, self.given(name), str) or ""
+        return self._checked(name, self.given(name), str, "a text") or ""
 
-    def listed(self, name: str) -> list[Any] | None:
+    def listed(self, name: str, wanted: str = "a list") -> list[Any] | None:
         """Return a list, read from JSON if it is text; None where it is missing or blank."""
         value = self.given(name)
         if isinstance(value, str):
-            value = None if not value or value.isspace() else _from_json(value, self.layout.columns[name])
-        return self._checked(name, plain(value), list)
+            value = None if not value or value.isspace() else turns.from_json(value, self.layout.columns[name])
+        return self._checked(name, plain(value), list, wanted)
 
-    def messages(self, name: str) -> list[dict[str, Any]]:
-        turns = enumerate(self.listed(name) or ())
-        return [_message(turn, f"{self.layout.columns[name]}[{index}]") for index, turn in turns]
+    def messages(self, name: str, wanted: str = "a list") -> list[dict[str, Any]]:
+        column = self.layout.columns[name]
+        listed = enumerate(self.listed(name, wanted) or ())
+        return [message for index, turn in listed for message in turns.messages_of(turn, f"{column}[{index}]")]
 
-    def _checked(self, name: str, value: Any, kind: type[T]) -> T | None:
+    def _checked(self, name: str, value: Any, kind: type[T], wanted: str) -> T | None:
         if isinstance(value, kind) or (value is None and name in _OPTIONAL):
             return value
         column = self.layout.columns[name]
-        told = f"`{column}` is not {_KINDS[kind]} but {_kind(value)}"
+        told = f"`{column}` is not {wanted} but {turns.kind_of(value)}"
         raise InvalidRow(f"it has no `{column}`" if value is None else told)
 
 
@@ -203,22 +224,6 @@ def missing(value: Any) -> bool:
     if value is None or isinstance(value, list | dict):
         return value is None
     return type(value).__name__ in ("NAType", "NaTType") or (isinstance(value, Real) and value != value)
-
-
-def _kind(value: Any) -> str:
-    if isinstance(value, bool | Real):
-        return "a truth value" if isinstance(value, bool) else "a number"
-    return _KINDS.get(type(value), f"a {type(value).__name__}")
-
-
-def _from_json(text: str, place: str) -> Any:
-    try:
-        return msgspec.json.decode(text)
-    except (msgspec.DecodeError, UnicodeEncodeError):
-        # What pandas writes of a list into a CSV file.
-        python = text.lstrip().startswith(("[{'", "['", "{'"))
-        hint = ", but looks like Python's notation; write it with json.dumps" if python else ""
-        raise InvalidRow(f"`{place}` is text that is not JSON{hint}") from None
 
 
 def plain(value: Any) -> Any:
@@ -233,38 +238,13 @@ def plain(value: Any) -> Any:
     return plain(to_list()) if to_list else value
 
 
-def _message(turn: object, place: str) -> dict[str, Any]:
-    """Return a turn, which is ``{role, content}`` or ``{from, value}``, as a message."""
-    if not isinstance(turn, dict):
-        raise InvalidRow(f"{place} is not an object but {_kind(turn)}")
-    others = {key: value for key, value in turn.items() if value is not None}
-    who, said = ("role", "content") if "role" in others else ("from", "value")
-    speaker, content = others.pop(who, None), others.pop(said, None)
-    if not isinstance(speaker, str):
-        raise InvalidRow(f"{place} does not say who speaks, by `role` or `from`")
-    if speaker not in _ROLES:
-        speaker = speaker.strip().lower()
-    if speaker not in _ROLES:
-        raise InvalidRow(f"{place} is said by nobody known; known are {', '.join(_ROLES)}")
-    role = _ROLES[speaker]
-    message: dict[str, Any] = {"role": role or "assistant"}
-    if role is None:  # a ShareGPT function call, one or several as JSON
-        calls = _from_json(content, place) if isinstance(content, str) else content
-        calls = calls if isinstance(calls, list) else [calls]
-        if not calls or not all(isinstance(call, dict) and isinstance(call.get("name"), str) for call in calls):
-            raise InvalidRow(f"{place} is a function call without a name")
-        message["tool_calls"] = [
-            {"type": "function", "function": {"name": call["name"], "arguments": call.get("arguments") or {}}}
-            for call in calls
-        ]
-    elif isinstance(content, list):  # parts, as OpenAI's clients write a text
-        for index, part in enumerate(content):
-            if not (isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str)):
-                raise InvalidRow(f"{place}: part {index} of its content is not text but an image, a sound or the like")
-        message["content"] = "".join(part["text"] for part in content)
-    elif content is not None:
-        message["content"] = content
-    return message | {key: value for key, value in others.items() if key not in message}
+def _tools(cells: _Cells) -> list[Any] | None:
+    tools, functions = cells.listed("tools"), cells.listed("functions")
+    if tools and functions:
+        raise InvalidRow(f"it has both `{cells.layout.columns['tools']}` and `{cells.layout.columns['functions']}`")
+    if functions:
+        return list(map(turns.wrapped, functions))
+    return tools and list(map(turns.tool_of, tools))
 
 
 def _conversation(cells: _Cells) -> list[dict[str, Any]]:
@@ -290,12 +270,13 @@ def _conversation(cells: _Cells) -> list[dict[str, Any]]:
             # One text or a list of messages: TRL has both.
             for name, role in (("prompt", "user"), ("completion", "assistant")):
                 value = cells.given(name)
-                messages += [said(role, value)] if isinstance(value, str) else cells.messages(name)
+                wanted = "a text (nor a list of messages)"
+                messages += [said(role, value)] if isinstance(value, str) else cells.messages(name, wanted)
         case "question_answer":
             messages += (said("user", cells.text("question")), said("assistant", cells.text("answer")))
         case "ultrachat":
             for index, text in enumerate(cells.listed("data") or ()):
                 if not isinstance(text, str):
-                    raise InvalidRow(f"`{columns['data']}`[{index}] is not a text but {_kind(text)}")
+                    raise InvalidRow(f"`{columns['data']}`[{index}] is not a text but {turns.kind_of(text)}")
                 messages.append(said("assistant" if index % 2 else "user", text))
     return messages

@@ -35,6 +35,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from phift.azure.threads import SideBySide
 from phift.config.data import HuggingFaceSource
+from phift.data import arrow
 from phift.data.parquet import compressed_sizes
 from phift.data.workers import Limits, Workers
 from phift.errors import (
@@ -232,7 +233,9 @@ def _check_rows(count: int) -> None:
 def _stream(builder: DatasetBuilder, split: str) -> Iterator[Row]:
     """Yield the rows of a split from its beginning; pictures and sounds are not opened, which lie anywhere."""
     rows: Any = builder.as_streaming_dataset(split=split)
-    return iter(rows.decode(False) if rows.features else rows)
+    if rows.features is None:
+        return iter(rows)
+    return map(arrow.row_reader(arrow.types_of(rows.features.arrow_schema)), rows.decode(False))
 
 
 def _open_once(source: HuggingFaceSource, *, is_folder: bool) -> tuple[DatasetBuilder, list[str], str | None]:
@@ -353,15 +356,14 @@ def _read(groups: Sequence[RowGroup]) -> Iterator[Row]:
     options = {"pre_buffer": True} if biggest <= _AT_ONCE else {"pre_buffer": False, "buffer_size": _PIECE}
     for path, of_file in groupby(groups, key=lambda group: group.path):
         with _parquet(path, **options) as file:
-            texts = datasets.Features()  # the values that `datasets` keeps as JSON text
-            if "json" in str(file.schema_arrow).lower():
-                features = datasets.Features.from_arrow_schema(file.schema_arrow)
-                texts = datasets.Features({name: kind for name, kind in features.items() if "Json(" in repr(kind)})
+            schema = file.schema_arrow
+            if "json" in str(schema).lower():  # which `datasets` keeps as text, and says so in a place of its own
+                schema = datasets.Features.from_arrow_schema(schema).arrow_schema
+            read = arrow.row_reader(arrow.types_of(schema))
             for group in of_file:
                 # Threads of Arrow that read through a Python file can outlive the interpreter and hang it.
                 for batch in file.iter_batches(_BATCH, row_groups=[group.number], use_threads=False):
-                    for row in batch.to_pylist():
-                        yield row | texts.decode_example({name: row[name] for name in texts}) if texts else row
+                    yield from map(read, batch.to_pylist())
 
 
 # ---------------------------------------------------------------- errors, and silence

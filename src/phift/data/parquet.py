@@ -9,6 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from phift.data import arrow
 from phift.data.chat import Conversation, InvalidRow, Message
 from phift.errors import DataError
 
@@ -18,8 +19,8 @@ if TYPE_CHECKING:
 
 _BATCH = 100  # rows; with 500 they no longer fit the cache, and it takes a tenth longer
 _BUFFER = 1 << 20  # bytes; without one, a whole column of a row group is read at a time
-# What pyarrow raises for a text that is not UTF-8, a time that Python's calendar has not, and a zone that it knows not.
-_NO_VALUE = (ValueError, ArithmeticError, LookupError)
+# For a text that is not UTF-8, a time that Python's calendar has not, a zone that pyarrow knows not, too deep a nest.
+_NO_VALUE = (ValueError, ArithmeticError, LookupError, RecursionError)
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ def conversations(rows: pa.RecordBatch) -> list[Conversation] | None:
     """
     import pyarrow as pa
 
-    if "messages" not in rows.schema.names or "tools" in rows.schema.names:
+    if "messages" not in rows.schema.names or not {"tools", "functions"}.isdisjoint(rows.schema.names):
         return None
     column = rows.column("messages")
     if column.null_count or not (pa.types.is_list(column.type) or pa.types.is_large_list(column.type)):
@@ -103,11 +104,11 @@ def conversations(rows: pa.RecordBatch) -> list[Conversation] | None:
 def values(rows: pa.RecordBatch) -> Iterator[dict[str, Any] | InvalidRow]:
     """Yield the rows of a batch as Python values; one that cannot be is an `InvalidRow` instead."""
     try:
-        yield from rows.to_pylist()
+        yield from arrow.rows_of(rows)
     except _NO_VALUE:
         for index in range(rows.num_rows):
             try:
-                yield rows.slice(index, 1).to_pylist()[0]
+                yield arrow.rows_of(rows.slice(index, 1))[0]
             except _NO_VALUE as error:
                 yield InvalidRow(f"it holds a value that Python cannot hold ({type(error).__name__})")
 

@@ -45,9 +45,10 @@ TABLE = (
     ("characters", "<u4"),
     ("source", "<u4"),
     ("tools", "?"),
+    ("lacking", "?"),
     ("split", "i1"),
 )
-"""What is known of every good row without its text, 54 bytes, in the order of the sources.
+"""What is known of every good row without its text, 55 bytes, in the order of the sources.
 
 - **hash**: XXH3 with 128 bits over its line of JSON.
 - **key**: equal where the same is said by the same.
@@ -56,10 +57,11 @@ TABLE = (
 - **length**, **characters**: of the line in bytes, of what is said in characters.
 - **source**: the index of the source.
 - **tools**: whether it has tools.
+- **lacking**: whether an answer is what stands for a missing value, such as ``nan``.
 - **split**: the index of its split, or that of the rows in none.
 """
 
-ROW = struct.Struct("<16s8sQQII4x?x")
+ROW = struct.Struct("<16s8sQQII4x??x")
 """A row of `TABLE`, its source and its split left open."""
 
 _LINE = 16 << 10  # bytes that are read at first to find the end of a line
@@ -76,6 +78,7 @@ class Tally:
     - **spool**, **size**: the file of the good rows, and its bytes; there is none without a good row.
     - **rejects**: the file of the refused ones, if they are kept and there are any.
     - **known**: what is known of each good row, a `ROW` each.
+    - **unsaid**: system messages without a text, which are left out of their rows.
     - **problems**: the first refused rows, each with its number and the reason.
     - **ignored**: columns that are left out; of a great many, the first.
     - **last**: the number of the last line or row, blank lines too.
@@ -89,6 +92,7 @@ class Tally:
     known: bytearray = field(default_factory=bytearray)
     rows: int = 0
     blank: int = 0
+    unsaid: int = 0
     refused: int = 0
     problems: list[tuple[int, str]] = field(default_factory=list)
     ignored: set[str] = field(default_factory=set)
@@ -243,15 +247,19 @@ def _take_lines(part: Part, spool: Spool, block: bytes, before: int) -> int:
     return before + len(lines)
 
 
-def _take_plain(spool: Spool, rows: list[Conversation] | None, before: int) -> int:
+def _take_plain(spool: Spool, rows: Sequence[Conversation] | None, before: int) -> int:
     """Take rows all at once, if each is good; return how many have been taken, all or none."""
     rows = rows or []
     try:
-        characters = [chat.check(row.messages) for row in rows]
+        checked = [chat.check(row.messages) for row in rows]
     except chat.InvalidRow:
-        return 0
+        if not (unsaid := sum(chat.drop_blank_system(row.messages) for row in rows)):
+            return 0
+        taken = _take_plain(spool, rows, before)
+        spool.tally.unsaid += unsaid if taken else 0
+        return taken
     if rows:
-        spool.add(rows, characters, range(before + 1, before + len(rows) + 1))
+        spool.add(rows, checked, range(before + 1, before + len(rows) + 1))
         spool.tally.rows += len(rows)
     return len(rows)
 
@@ -293,37 +301,43 @@ def _read_rows(part: Part, spool: Spool) -> Iterator[None]:
 
 def _take(part: Part, spool: Spool, rows: Iterable[tuple[int, Row]]) -> None:
     """Take numbered rows one by one; blank lines are skipped."""
-    taken: list[tuple[Conversation, int, int, int]] = []
+    taken: list[tuple[Conversation, tuple[int, bool], int, int]] = []
     for number, row in rows:
         if isinstance(row, bytes) and not row.strip():
             spool.tally.blank += 1
             continue
         spool.tally.rows += 1
         try:
-            conversation, characters, group = _checked(part, spool.tally, row)
+            conversation, checked, group = _checked(part, spool.tally, row)
         except chat.InvalidRow as error:
             spool.refuse(number, str(error), row, keep=part.keep)
         else:
-            taken.append((conversation, characters, number, group))
+            taken.append((conversation, checked, number, group))
     if taken:
         spool.add(*zip(*taken, strict=True))
 
 
-def _checked(part: Part, tally: Tally, row: Row) -> tuple[Conversation, int, int]:
-    """Return a row's conversation, its characters and its group, 0 without one; raises `InvalidRow`."""
+def _checked(part: Part, tally: Tally, row: Row) -> tuple[Conversation, tuple[int, bool], int]:
+    """Return a row's conversation, what `chat.check` says, and its group, 0 without one; raises `InvalidRow`."""
     if isinstance(row, chat.InvalidRow):
         raise row
     if isinstance(row, bytes) and part.is_plain and (plain := chat.from_lines(row.strip() + b"\n")):
-        return plain[0], chat.check(plain[0].messages), 0
+        unsaid = chat.drop_blank_system(plain[0].messages)
+        checked = chat.check(plain[0].messages)
+        tally.unsaid += unsaid
+        return plain[0], checked, 0
     values = chat.values_of(row) if isinstance(row, bytes) else row
-    conversation, count = chat.from_values(part.layout.convert(values))
+    converted = part.layout.convert(values)
+    unsaid = chat.drop_blank_system(converted["messages"])
+    conversation, checked = chat.from_values(converted)
+    tally.unsaid += unsaid
     tally.ignore(column for column in values if column not in part.layout.used)
     if (column := part.group_by) is None:
-        return conversation, count, 0
+        return conversation, checked, 0
     if values.get(column) is None:
         raise chat.InvalidRow(f"it has no value in `{column}`, which rows are grouped by")
     group = chat.encoded(values[column], f"`{column}`, which rows are grouped by, holds what")
-    return conversation, count, xxhash.xxh3_64_intdigest(group)
+    return conversation, checked, xxhash.xxh3_64_intdigest(group)
 
 
 # ---------------------------------------------------------------- the files of a part
@@ -355,7 +369,7 @@ class Spool:
     def add(
         self,
         conversations: Sequence[Conversation],
-        characters: Iterable[int],
+        checked: Iterable[tuple[int, bool]],
         numbers: Iterable[int],
         groups: Iterable[int] = repeat(0),
     ) -> None:
@@ -378,7 +392,8 @@ class Spool:
                 # The key of a row with more in its messages than is said is that of the row without it.
                 keys[index] = xxhash.xxh3_128_digest(_encoder.encode(plain) + b"\n")[:8]
         tools = [row.tools is not None for row in conversations]
-        known = map(ROW.pack, hashes, keys, groups, numbers, lengths, characters, tools)
+        characters, lacking = zip(*checked, strict=True)
+        known = map(ROW.pack, hashes, keys, groups, numbers, lengths, characters, tools, lacking)
         self.tally.known += b"".join(known)
 
     def refuse(self, number: int, reason: str, row: Row, *, keep: bool) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from weakref import WeakSet
 
 from phift.config.data import AssetSource, DataConfig, FileSource, HuggingFaceSource, OneSource, RowsSource
-from phift.data import chat, files, formats, hub, parquet, sniff, texts
+from phift.data import arrow, chat, files, formats, hub, parquet, sniff, texts
 from phift.data.formats import Layout, UnknownFormat, recognise
 from phift.data.parts import TABLE, Part, Tally
 from phift.data.workers import Workers
@@ -236,8 +236,7 @@ def _layout(place: str, rows: Iterable[chat.Row], source: OneSource) -> Layout |
             continue
     if unknown is None:
         return None
-    fix = "rename them, or say what they are with `format` and `columns`"
-    raise DataError(f"The rows are of no known format: {unknown}.", where=place, fix=fix)
+    raise DataError(f"The rows are of no known format: {unknown}.", where=place, fix=unknown.fix)
 
 
 def read_sources(
@@ -317,7 +316,9 @@ def rows_from_python(source: RowsSource) -> Iterator[chat.Row]:
             fix = f"give one of them, such as data[{next(iter(value), 'train')!r}]"
             raise DataError("These are several splits, not one.", where=where, fix=fix)
         case ("datasets", _):
-            yield from value.with_format(None)
+            rows = value.with_format(None)
+            kinds = {} if value.features is None else arrow.types_of(value.features.arrow_schema)
+            yield from map(arrow.row_reader(kinds, json=False), rows)
         case _ if hasattr(value, "__arrow_c_stream__"):
             import pyarrow as pa
 
@@ -325,7 +326,7 @@ def rows_from_python(source: RowsSource) -> Iterator[chat.Row]:
             _check_names(reader.schema.names, where)
             for batch in reader:
                 for start in range(0, batch.num_rows, _BATCH):
-                    yield from batch.slice(start, _BATCH).to_pylist()
+                    yield from arrow.rows_of(batch.slice(start, _BATCH))
         case _ if isinstance(value, str | bytes | Mapping) or not isinstance(value, Iterable):
             what = f"These are no rows but {type(value).__name__}."
             raise DataError(what, where=where, fix="give a data frame, or an iterable of mappings")
@@ -364,8 +365,17 @@ def _pandas(frame: pd.DataFrame, where: str) -> Iterator[chat.Row]:
     if not names:
         raise DataError("The data frame has no columns.", where=where, fix="give it a column `messages`")
     _check_names(names, where)
+    kinds = {name: getattr(kind, "pyarrow_dtype", None) for name, kind in zip(names, frame.dtypes, strict=True)}
+    read = arrow.row_reader({name: kind for name, kind in kinds.items() if kind is not None})
     for start in range(0, len(frame), _BATCH):
         some = frame.iloc[start : start + _BATCH]
-        columns = [map(formats.plain, some.iloc[:, index].tolist()) for index in range(len(names))]
+        columns = [map(_cell, some.iloc[:, index].tolist()) for index in range(len(names))]
         for values in zip(*columns, strict=True):
-            yield {name: None if formats.missing(value) else value for name, value in zip(names, values, strict=True)}
+            row = zip(names, values, strict=True)
+            yield read({name: None if formats.missing(value) else value for name, value in row})
+
+
+def _cell(value: Any) -> Any:
+    """Return a cell as Python's own; a list that is numpy's was Arrow's, and so are the null keys in it."""
+    cell = formats.plain(value)
+    return arrow.without_nulls(cell) if isinstance(cell, list) and not isinstance(value, list) else cell

@@ -235,6 +235,16 @@ def findings_of(readings: Sequence[Reading], table: Table, accounts: Sequence[Ac
             first = place_of(readings, table[short[0]])
             message = f"{_counted(len(short), 'conversation')} of fewer than {NEAR_EMPTY} characters, first {first}."
             yield Finding("DATA_NEAR_EMPTY", "warning", split, message, "look at them")
+    for split, mine in masks.items():
+        lacking = np.flatnonzero(mine & table["lacking"])
+        if len(lacking):
+            first = place_of(readings, table[lacking[0]])
+            message = (
+                f"{_counted(len(lacking), 'row')} of {int(mine.sum())} with an answer that is nothing but nan, None, "
+                f"null or the like, first {first}: a missing value that became text, and the model learns to say it."
+            )
+            fix = "leave these rows out, or write a missing value as none: pandas' astype(str) makes a text of it"
+            yield Finding("DATA_LACKING_ANSWER", "warning", split, message, fix)
 
 
 def _of_source(reading: Reading, account: Account) -> Iterator[Finding]:
@@ -249,6 +259,9 @@ def _of_source(reading: Reading, account: Account) -> Iterator[Finding]:
         yield Finding("DATA_COLUMNS_LEFT_OUT", "note", place, f"Columns left out: {names}{more}.")
     if account.blank:
         yield Finding("DATA_BLANK_LINES", "note", place, f"{_counted(account.blank, 'blank line')} skipped.")
+    if unsaid := reading.sum("unsaid"):
+        message = f"{_counted(unsaid, 'system message')} without a text left out."
+        yield Finding("DATA_BLANK_SYSTEM", "note", place, message)
     if account.aside:
         most = islice(account.reasons.items(), 3)
         reasons = "; ".join(f"{_counted(count, 'row')}: {reason}" for reason, count in most)

@@ -1,0 +1,189 @@
+"""What a turn and a tool mean: the shapes that other APIs and older ones give them, turned into OpenAI's of today.
+
+A turn is ``{role, content}`` or ``{from, value}``; what it says is a text, or parts of one. Parts are OpenAI's
+(``text``, the ``input_text`` and ``output_text`` of its Responses, the ``{"value": ...}`` of its Assistants), others
+with ``value`` or ``content`` or without a type, and plain texts. Calls are tool calls, an older ``function_call``, a
+turn whose text is the call (ShareGPT), or Anthropic's parts ``tool_use`` and ``tool_result`` (API references of
+OpenAI and Anthropic, 2026-11).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from numbers import Number
+from types import NoneType
+from typing import Any
+
+import msgspec
+
+from phift.data.chat import InvalidRow
+
+# What sets of chats call the speakers; None is an assistant that calls a function, the call being the text.
+_ROLES: Mapping[str, str | None] = {
+    "system": "system",
+    "developer": "system",
+    **dict.fromkeys(("user", "human"), "user"),
+    **dict.fromkeys(("assistant", "gpt", "chatgpt", "bard", "bing", "model", "bot"), "assistant"),
+    **dict.fromkeys(("tool", "observation", "function", "function_response", "tool_response"), "tool"),
+    **dict.fromkeys(("function_call", "tool_call")),
+}
+
+_KINDS = {str: "a text", list: "a list", tuple: "a list", dict: "an object", NoneType: "null"}
+
+_TEXTS = ("text", "value", "content")  # where a part has its text
+_TEXT_TYPES = frozenset({None, "text", "input_text", "output_text"})
+_MEDIA = re.compile("image|audio|video|file")
+_NAME = re.compile(r"[A-Za-z][\w.-]{0,39}")
+_ARGUMENTS = ("arguments", "parameters", "input", "args")
+
+
+def kind_of(value: Any) -> str:
+    """Return what a value is, in a few words that quote nothing of it."""
+    if isinstance(value, bool | Number):
+        return "a truth value" if isinstance(value, bool) else "a number"
+    return _KINDS.get(type(value), f"a {type(value).__name__}")
+
+
+def from_json(text: str, place: str) -> Any:
+    """Return what a text of JSON holds; raises `InvalidRow`."""
+    try:
+        return msgspec.json.decode(text)
+    except (msgspec.DecodeError, UnicodeEncodeError):
+        # What pandas writes of a list into a CSV file.
+        python = text.lstrip().startswith(("[{'", "['", "{'"))
+        hint = ", but looks like Python's notation; write it with json.dumps" if python else ""
+        raise InvalidRow(f"`{place}` is text that is not JSON{hint}") from None
+
+
+def messages_of(turn: object, place: str) -> Iterator[dict[str, Any]]:
+    """Yield a turn as a message; one that has the results of tools is several.
+
+    - **place**: names the turn in a reason.
+
+    Raises `InvalidRow` where nobody known speaks, or not in text.
+    """
+    if not isinstance(turn, dict):
+        raise InvalidRow(f"{place} is not an object but {kind_of(turn)}")
+    others = {key: value for key, value in turn.items() if value is not None}
+    who, said = ("role", ("content", "value", "text")) if "role" in others else ("from", ("value", "content", "text"))
+    speaker = others.pop(who, None)
+    content = others.pop(next((key for key in said if key in others), ""), None)
+    if not isinstance(speaker, str):
+        raise InvalidRow(f"{place} does not say who speaks, by `role` or `from`")
+    if speaker not in _ROLES:
+        speaker = speaker.strip().lower()
+    if speaker not in _ROLES:
+        raise InvalidRow(f"{place} is said by nobody known; known are {', '.join(_ROLES)}")
+    role = _ROLES[speaker]
+    calls = _calls_beside(others, place)
+    if role is None:
+        listed = from_json(content, place) if isinstance(content, str) else content
+        calls += [_call(call, place) for call in (listed if isinstance(listed, list) and listed else [listed])]
+        content = None
+    message: dict[str, Any] = {"role": role or "assistant"}
+    if isinstance(content, list | dict):
+        text, results = _read_parts(content, place, calls, role)
+        yield from (result | others for result in results)
+        if text is None and results and not calls:
+            return
+        content = text if text is not None or calls else ""
+    if content is not None:
+        message["content"] = content
+    if calls:
+        message["tool_calls"] = calls
+    yield message | {key: value for key, value in others.items() if key not in message}
+
+
+def _calls_beside(others: dict[str, Any], place: str) -> list[dict[str, Any]]:
+    """Take an older `function_call` out of a turn's other keys, and read tool calls that are JSON text."""
+    for key in ("function_call", "tool_calls"):
+        if isinstance(text := others.get(key), str):
+            others[key] = from_json(text, f"{place}.{key}") if text.strip() else None
+            if others[key] is None:
+                del others[key]
+    call = others.pop("function_call", None)
+    if not call or (isinstance(call, dict) and all(value is None for value in call.values())):
+        return []
+    if others.pop("tool_calls", None):
+        raise InvalidRow(f"{place} has both `function_call` and `tool_calls`")
+    return [_call(call, f"{place}.function_call")]
+
+
+def _call(call: object, place: str) -> dict[str, Any]:
+    """Return a call as OpenAI's of a tool; its arguments stay text or an object."""
+    if isinstance(call, dict) and isinstance(call.get("function"), dict):
+        return call
+    if not (isinstance(call, dict) and isinstance(call.get("name"), str)):
+        raise InvalidRow(f"{place} is a function call without a name")
+    arguments: Any = next((call[key] for key in _ARGUMENTS if call.get(key)), {})
+    known = {"id": call["id"]} if call.get("id") else {}
+    return {**known, "type": "function", "function": {"name": call["name"], "arguments": arguments}}
+
+
+def _read_parts(
+    content: list[Any] | dict[str, Any], place: str, calls: list[dict[str, Any]], role: str | None
+) -> tuple[str | None, list[dict[str, Any]]]:
+    """Return the text of parts, None without one, and the results of tools as messages; add calls to those known."""
+    texts, results = [], []
+    for index, part in enumerate(content if isinstance(content, list) else [content]):
+        at = f"{place}.content[{index}]"
+        if isinstance(part, dict):
+            part = {key: value for key, value in part.items() if value is not None}
+        kind = part.get("type") if isinstance(part, dict) else None
+        if kind == "tool_use":
+            calls.append(_call(part, at))
+        elif kind == "tool_result" and role in ("user", "tool"):
+            results.append(_result(part, at))
+        else:
+            texts.append(_text_of(part, at))
+    return ("".join(texts) if texts else None), results
+
+
+def _result(part: dict[str, Any], place: str) -> dict[str, Any]:
+    """Return a part that has the result of a tool as the message of that tool."""
+    content = part.pop("content", "")
+    if isinstance(content, list):
+        content = "".join(_text_of(each, f"{place}.content[{index}]") for index, each in enumerate(content))
+    del part["type"]
+    known = {"tool_call_id": part.pop("tool_use_id")} if "tool_use_id" in part else {}
+    return {"role": "tool", "content": content, **known, **part}
+
+
+def _text_of(part: Any, place: str) -> str:
+    """Return the text of a part; raises `InvalidRow` with the part's own type where it is no text."""
+    if isinstance(part, str):
+        return part
+    if not isinstance(part, dict):
+        raise InvalidRow(f"{place} is not text but {kind_of(part)}")
+    kind = part.get("type")
+    media = None if kind else next((key for key in part if _MEDIA.search(str(key))), None)
+    if media is None and (kind is None or (isinstance(kind, str) and kind in _TEXT_TYPES)):
+        for key in _TEXTS:
+            text = part.get(key)
+            text = text.get("value") if isinstance(text, dict) else text
+            if isinstance(text, str):
+                return text
+        if kind:
+            raise InvalidRow(f"{place} is a text without a `text`")
+    name = media or kind or next((key for key, value in part.items() if value is not None), None)
+    if isinstance(name, str) and _NAME.fullmatch(name):
+        raise InvalidRow(f"{place} is not text but {'an' if name[0].lower() in 'aeiou' else 'a'} {name} part")
+    raise InvalidRow(f"{place} is not text but a part of no known type")
+
+
+def tool_of(tool: Any) -> Any:
+    """Return a tool of Anthropic's or of OpenAI's Responses as chat templates have it; another is returned as it is."""
+    if not isinstance(tool, dict) or "function" in tool or not isinstance(tool.get("name"), str):
+        return tool
+    if "input_schema" in tool:
+        tool = {"parameters" if key == "input_schema" else key: value for key, value in tool.items()}
+    elif tool.get("type") != "function":
+        return tool
+    return wrapped({key: value for key, value in tool.items() if key not in ("type", "cache_control")})
+
+
+def wrapped(function: Any) -> Any:
+    """Return a function as a tool."""
+    is_bare = isinstance(function, dict) and "function" not in function
+    return {"type": "function", "function": function} if is_bare else function
