@@ -287,7 +287,7 @@ AZURE = (
         source=PACKAGE,
         content=beside_good(chat(user([{"type": "image_url", "image_url": {"url": "x"}}]), assistant())),
         engine="fails chat template",
-        phift=r"refuses messages\[0\]: part 0 of its content is not text",
+        phift=r"refuses messages\[0\]\.content\[0\] is not text but an image_url part",
     ),
     Rule(
         id="content-parts",
