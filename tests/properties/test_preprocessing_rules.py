@@ -122,7 +122,7 @@ STRICTER = (
         source=OURS,
         content=beside_good(chat(user(), {**assistant(), "tool_calls": "weather"})),
         engine="keeps",
-        phift=r"refuses messages\[1\]\.tool_calls: Expected `array \| null`, got `str`",
+        phift=r"refuses `messages\[1\]\.tool_calls` is text that is not JSON",
     ),
     Rule(
         id="not-a-number",
