@@ -22,6 +22,7 @@ from phift.serving.resource import DeploymentEvent
 from phift.tokens.count import Counted
 
 _COLOURS = {"error": "bold red", "warning": "yellow", "note": "dim"}
+_WORK = {"read": "reading", "compare": "comparing", "write": "writing"}
 _STAGES = {
     "waits": "waiting for somebody else who deploys or deletes it",
     "exists": "is there already",
@@ -144,7 +145,7 @@ class EventPrinter:
         if isinstance(event, Counted):
             what, done, total = f"counting tokens, {event.split}", event.share, 1.0
         else:
-            what = f"{'writing' if event.stage == 'write' else 'reading'} {event.source}"
+            what = f"{_WORK[event.stage]} {event.source}"
             done, total = event.bytes or 0, event.total_bytes or 0
         if not (self._console.is_terminal or self._console.is_jupyter):
             if self._due():

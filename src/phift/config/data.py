@@ -222,6 +222,8 @@ class DataConfig(Section):
     """The chat data: training sources, and validation and test sources or shares to split off.
 
     - **bad_rows**: ``refuse`` the data, or ``set_aside`` each row that cannot be trained on in ``rejects.jsonl``.
+    - **near_duplicates**: ``report`` conversations that say nearly the same and keep them on one side of the split;
+      ``thin`` the training data too, to the first of them; or ``ignore`` them.
     - **tokenizer**: a folder, or an id on the Hugging Face Hub; left out, the model's own.
     - **count_tokens**: of a ``sample`` of rows, or of all (``exact``).
     - **asset_name**: what the data assets' names start with; left out, the data's name.
@@ -233,6 +235,7 @@ class DataConfig(Section):
     test: Source | None = None
     split: SplitConfig = SplitConfig()
     bad_rows: Literal["refuse", "set_aside"] = "refuse"
+    near_duplicates: Literal["report", "thin", "ignore"] = "report"
     tokenizer: str | None = None
     count_tokens: Literal["sample", "exact"] = "sample"
     asset_name: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=200)

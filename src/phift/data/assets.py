@@ -230,6 +230,8 @@ def find_preparation(clients: Clients, data: DataConfig) -> DataInAzure:
     inputs: dict[str, DataInput] = {}
     loose: list[str] = []  # data sets of the Hub that are not pinned to a revision
     settings: dict[str, Any] = data.model_dump(mode="json", include={"split", "bad_rows"})
+    if data.near_duplicates != "report":  # the default stays out, so that a run keeps the name it had without the key
+        settings["near_duplicates"] = data.near_duplicates
     for split, sources in data.sources.items():
         settings[split] = []
         for number, source in enumerate(sources, start=1):

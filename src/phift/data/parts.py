@@ -44,11 +44,12 @@ TABLE = (
     ("length", "<u4"),
     ("characters", "<u4"),
     ("source", "<u4"),
+    ("near", "<u4"),
     ("tools", "?"),
     ("lacking", "?"),
     ("split", "i1"),
 )
-"""What is known of every good row without its text, 55 bytes, in the order of the sources.
+"""What is known of every good row without its text, 59 bytes, in the order of the sources.
 
 - **hash**: XXH3 with 128 bits over its line of JSON.
 - **key**: equal where the same is said by the same.
@@ -56,13 +57,14 @@ TABLE = (
 - **number**: of the line or row in its source.
 - **length**, **characters**: of the line in bytes, of what is said in characters.
 - **source**: the index of the source.
+- **near**: equal where nearly the same is said: the index in the table of the first row that says it.
 - **tools**: whether it has tools.
 - **lacking**: whether an answer is what stands for a missing value, such as ``nan``.
 - **split**: the index of its split, or that of the rows in none.
 """
 
-ROW = struct.Struct("<16s8sQQII4x??x")
-"""A row of `TABLE`, its source and its split left open."""
+ROW = struct.Struct("<16s8sQQII8x??x")
+"""A row of `TABLE`; its source, what it is near to and its split are left open."""
 
 _LINE = 16 << 10  # bytes that are read at first to find the end of a line
 _FEW = 128  # rows of values that are converted at a time

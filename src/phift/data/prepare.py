@@ -34,10 +34,11 @@ from phift.check.findings import Finding
 from phift.component.preprocessing import LEAST_TRAINING_ROWS, SPLITS
 from phift.config.data import DataConfig
 from phift.data import files, sniff
+from phift.data.near import find_near
 from phift.data.parts import MOST_PROBLEMS
 from phift.data.sources import Progress, Reading, Table, files_of, open_source, place_of, read_sources, tabulate
-from phift.data.split import ASIDE, LEAKED, Account, deal, draw_split, findings_of, masks_of, units
-from phift.data.workers import LARGE, Workers
+from phift.data.split import ASIDE, LEAKED, Account, deal, draw_split, findings_of, first_near, masks_of, units
+from phift.data.workers import LARGE, Limits, Workers
 from phift.errors import DataError, isolated, visible_html, visible_table
 
 if TYPE_CHECKING:
@@ -135,7 +136,8 @@ def prepare_dataset(
     parquet = any(files.kind(path) == "parquet" for path in paths)
     sizes = (seen.st_size for path in paths if (seen := files.look(path)))  # one that just went, its reader will miss
     side_by_side = parquet or sum(sizes) > LARGE
-    with _scratch_folder(folder) as scratch, Workers(scratch) as workers:
+    compare = data.near_duplicates != "ignore"
+    with _scratch_folder(folder) as scratch, Workers(scratch, Limits(numpy=compare)) as workers:
         if side_by_side:
             workers.start(*(["pyarrow.parquet"] if parquet else []))
             # Imported while the processes read, since it is wanted here as soon as they have read everything.
@@ -152,6 +154,8 @@ def prepare_dataset(
         if data.bad_rows == "refuse":
             _raise_problems(readings)
         table = tabulate(readings)
+        if compare:
+            find_near(readings, table, workers, tell)
         _choose(data, readings, table)
         built = scratch / "built"
         built.mkdir(mode=0o700)  # it is renamed, and user text is nobody else's business
@@ -224,14 +228,18 @@ def _choose(data: DataConfig, readings: Sequence[Reading], table: Table) -> None
             raise DataError(f"There are no rows for {split}.", where=where, fix="give data with rows")
     shares = {split: getattr(data.split, split) for split in SPLITS if split not in data.sources}
     pool = chosen == 0
-    rows = int(pool.sum())
+    if data.near_duplicates == "thin":
+        chosen[pool & (first_near(table, pool) != np.arange(len(table)))] = ASIDE
+    left = chosen == 0
+    rows = int(left.sum())
     kinds = [table["key"], table["group"]] if data.split.group_by else [table["key"]]
     if shares:
         dealt = sum(max(1, round(share * rows)) for share in shares.values())
         _raise_if_few(readings, rows - dealt, dealt)
-        together = units(*(kind[pool] for kind in kinds)) if len(kinds) > 1 else table["key"][pool]
+        linked = [*kinds, table["near"]] if (table["near"] != np.arange(len(table))).any() else kinds
+        together = units(*(kind[left] for kind in linked)) if len(linked) > 1 else table["key"][left]
         strata = np.array([reading.stratum for reading in readings], np.int32)[table["source"]]
-        chosen[pool] = draw_split(together, strata[pool], shares, data.split.seed)
+        chosen[left] = draw_split(together, strata[left], shares, data.split.seed)
     leaked = ~pool
     if leaked.any():
         # The whole pool: what is split off from it for validation must not stand in the test data either.

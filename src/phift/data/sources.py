@@ -49,8 +49,8 @@ _begun: WeakSet[RowsSource] = WeakSet()  # sources whose rows come once and have
 class Progress:
     """How far the work has come.
 
-    - **stage**: ``read`` or ``write``.
-    - **source**: the file's name, the data set's id, or the split that is written.
+    - **stage**: ``read``, ``compare`` or ``write``.
+    - **source**: the file's name, the data set's id, or the split that is written; or that rows are compared.
     - **rows**: rows so far, refused ones included.
     - **bytes**, **total_bytes**: of the files; None where there is no file.
     """
@@ -278,7 +278,7 @@ def place_of(readings: Sequence[Reading], row: np.void) -> str:
 
 
 def tabulate(readings: Sequence[Reading]) -> Table:
-    """Return the `TABLE` of the good rows of all sources."""
+    """Return the `TABLE` of the good rows of all sources; each row is near to none but itself so far."""
     import numpy as np
 
     tallies = [(source, tally) for source, reading in enumerate(readings) for tally in reading.tallies]
@@ -289,6 +289,7 @@ def tabulate(readings: Sequence[Reading]) -> Table:
         rows["source"] = source
         rows["number"] += tally.before
         start += tally.good
+    table["near"] = np.arange(len(table))
     return table
 
 

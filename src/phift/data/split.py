@@ -31,6 +31,10 @@ NEAR_EMPTY = 10
 
 LEAKED = "it stands in the training data too"
 
+THINNED = "it says nearly what an earlier row says"
+
+_MOST_PAIRS = 20  # of near rows that a finding names
+
 
 def draw_split(
     keys: npt.NDArray[np.uint64], strata: npt.NDArray[np.int32], shares: Mapping[str, float], seed: int
@@ -100,6 +104,16 @@ def units(*kinds: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
             return least
 
 
+def first_near(table: Table, among: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
+    """Return for each row the index of the first row **among** some that is near it; -1 where there is none."""
+    import numpy as np
+
+    rows = np.flatnonzero(among)
+    labels, first = np.unique(table["near"][rows], return_index=True)
+    at = np.minimum(np.searchsorted(labels, table["near"]), max(0, len(labels) - 1))
+    return np.where(labels[at] == table["near"], rows[first[at]], -1) if len(rows) else np.full(len(table), -1)
+
+
 class _Reject(msgspec.Struct):
     number: int
     reason: str
@@ -149,6 +163,7 @@ def deal(
 
     tallies = [(index, tally) for index, reading in enumerate(readings) for tally in reading.tallies]
     rows = np.split(table, np.cumsum([tally.good for _, tally in tallies])[:-1])  # of each tally
+    kept = first_near(table, _of_train(readings, table))
     paths = [folder / f"{name}.jsonl" for name in (*SPLITS, "aside")]
     for path in paths:
         path.touch()
@@ -164,11 +179,12 @@ def deal(
         written += size
         tell(Progress(stage="write", source=", ".join(SPLITS), rows=len(table), bytes=written, total_bytes=total))
     reasons: list[Counter[str]] = [Counter() for _ in readings]
-    with (folder / "rejects.jsonl").open("wb") as rejects, paths[ASIDE].open("rb") as leaked:
+    with (folder / "rejects.jsonl").open("wb") as rejects, paths[ASIDE].open("rb") as good_rows:
+        aside_rows = iter(np.flatnonzero(table["split"] == ASIDE).tolist())
 
-        def set_aside(index: int, number: int, reason: str, row: msgspec.Raw) -> None:
+        def set_aside(index: int, number: int, reason: str, row: msgspec.Raw, place: str = "") -> None:
             reasons[index][re.sub(r"\[\d+\]| \(byte \d+\)", "", reason)] += 1
-            line = {"source": readings[index].place, "line": number, "reason": reason, "row": row}
+            line = {"source": readings[index].place, "line": number, "reason": reason + place, "row": row}
             rejects.write(msgspec.json.encode(line) + b"\n")
 
         for (index, tally), good in zip(tallies, rows, strict=True):
@@ -177,7 +193,11 @@ def deal(
                     for reject in map(_decode, refused):
                         set_aside(index, tally.before + reject.number, reject.reason, reject.row)
             for number in good["number"][good["split"] == ASIDE].tolist():
-                set_aside(index, number, LEAKED, msgspec.Raw(leaked.readline().rstrip()))
+                row, first = msgspec.Raw(good_rows.readline().rstrip()), kept[next(aside_rows)]
+                if readings[index].split == "train":
+                    set_aside(index, number, THINNED, row, f", {place_of(readings, table[first])}")
+                else:
+                    set_aside(index, number, LEAKED, row)
     paths[ASIDE].unlink()
     accounts = []
     for index, (reading, aside) in enumerate(zip(readings, reasons, strict=True)):
@@ -195,6 +215,14 @@ def deal(
             raise AssertionError(f"the rows of {account.source} do not add up: {account}; please report this")
         accounts.append(account)
     return tuple(accounts)
+
+
+def _of_train(readings: Sequence[Reading], table: Table) -> npt.NDArray[np.bool_]:
+    """Tell which rows were given as training data, whatever split they are in."""
+    import numpy as np
+
+    given = np.array([reading.split == "train" for reading in readings], np.bool_)
+    return np.take(given, table["source"])
 
 
 def masks_of(table: Table) -> dict[str, npt.NDArray[np.bool_]]:
@@ -229,6 +257,7 @@ def findings_of(readings: Sequence[Reading], table: Table, accounts: Sequence[Ac
         if again := len(keys) - _different(keys):
             message = f"{_counted(again, 'row')} of {len(keys)} say what an earlier one says."
             yield Finding("DATA_DUPLICATES", "warning", split, message, "remove them, unless their weight is meant")
+    yield from _of_near_rows(readings, table, masks)
     for split, mine in masks.items():
         short = np.flatnonzero(mine & (table["characters"] < NEAR_EMPTY))
         if len(short):
@@ -245,6 +274,42 @@ def findings_of(readings: Sequence[Reading], table: Table, accounts: Sequence[Ac
             )
             fix = "leave these rows out, or write a missing value as none: pandas' astype(str) makes a text of it"
             yield Finding("DATA_LACKING_ANSWER", "warning", split, message, fix)
+
+
+def _of_near_rows(
+    readings: Sequence[Reading], table: Table, masks: Mapping[str, npt.NDArray[np.bool_]]
+) -> Iterator[Finding]:
+    import numpy as np
+
+    rows = np.arange(len(table))
+    if (table["near"] == rows).all():
+        return
+    given = _of_train(readings, table)
+
+    def pairs(of: npt.NDArray[np.bool_], first: npt.NDArray[np.int64], most: int) -> str:
+        found = np.flatnonzero(of)[:most].tolist()
+        return ", ".join(f"{place_of(readings, table[row])} ({place_of(readings, table[first[row]])})" for row in found)
+
+    for split, mine in masks.items():
+        if again := _different(table["key"][mine]) - _different(table["near"][mine]):
+            first = first_near(table, mine)
+            others = mine & (table["key"] != table["key"][first])
+            message = (
+                f"{_counted(again, 'row')} of {int(mine.sum())} say nearly what an earlier one says, first "
+                f"{pairs(others, first, 1)}."
+            )
+            fix = "`near_duplicates: thin` keeps the first of them" if split == "train" else "remove them"
+            yield Finding("DATA_NEAR_DUPLICATES", "warning", split, message, fix)
+    first = first_near(table, given & (table["split"] != ASIDE))
+    for split, mine in masks.items():
+        leaked = mine & ~given & (first >= 0)
+        if count := int(leaked.sum()):
+            message = (
+                f"{_counted(count, 'row')} of {int(mine.sum())} say nearly what training data says, first "
+                f"{pairs(leaked, first, _MOST_PAIRS)}."
+            )
+            fix = "take them out of one of the two: a model is good at what it was trained on"
+            yield Finding("DATA_NEAR_LEAK", "warning", split, message, fix)
 
 
 def _of_source(reading: Reading, account: Account) -> Iterator[Finding]:

@@ -1,0 +1,306 @@
+"""Conversations that say nearly the same, so that none of them is held against another one that was trained on.
+
+**What is compared** is what is said: the contents and the tool calls, without the system messages; not the case, the
+whitespace and the punctuation of prose. Conversations that are equal then are near; others where they have all but a
+few words in common, see `_near`. Other numbers make another conversation.
+
+**A form is not content.** Where more than `MOST_ALIKE` conversations are all near each other, they were made after one
+form, such as a long question with a short text in it; what they share is left out, and the rest is compared again.
+
+**The way.** Of each conversation there are 136 bytes in memory: a hash of its words, and 32 of MinHash, so that near
+ones have one of these in common (locality-sensitive hashing). They come from processes side by side. Those that may be
+near are read again, and held against each other word by word.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import accumulate, chain, pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+from unicodedata import normalize
+
+import msgspec
+import xxhash
+
+from phift.data.sources import Progress, Reading, Table
+from phift.data.workers import LARGE, Workers
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    Hashes = npt.NDArray[np.uint64]
+
+MOST_ALIKE = 8
+"""Different conversations that are near each other; with more, what they share is their form."""
+
+LEAST_SHARED = 6
+"""Shingles that two different conversations must share: of fewer words than that, one may change what is meant."""
+
+_SHINGLE = 3  # words
+_BATCH = 1 << 18  # bytes of rows whose words are hashed at once
+_LEAST = 256  # of a conversation's shingles the least ones are a sample that another one's near to it shares
+_SHORT = 64  # shingles; conversations of fewer have numbers that are found in one that is less near
+_CIRCLES, _POINTS = 4, 32
+_MOST_FORMS = 4  # within each other
+_CACHED = 1024  # conversations that wait to be compared with others
+_SAMPLE = 200  # of those with one form
+
+_ODD = 0x9E3779B97F4A7C15  # 2**64 divided by the golden ratio, as in Knuth's multiplicative hashing
+_FOLDED = bytes(
+    ord(" ") if byte <= ord(" ") or byte == 0x7F or chr(byte) in ".,;:!?'\"`()*_" else ord(chr(byte).lower())
+    for byte in range(0x80)
+) + bytes(range(0x80, 0x100))
+_PUNCTUATION = re.compile("[«»¿¡\u2000-\u206f\u3000-\u3003]+")
+_ALONE = re.compile("[\u0800-\U0010ffff]")  # scripts that have no spaces between words, and symbols
+_NUMBER = re.compile(rb"[^ ]*[0-9][^ ]*")
+
+
+class _Turn(msgspec.Struct):
+    role: str
+    content: str | None = None
+    tool_calls: msgspec.Raw = msgspec.Raw(b"")
+
+
+class _Row(msgspec.Struct):
+    messages: list[_Turn]
+
+
+_decode = msgspec.json.Decoder(_Row).decode
+
+
+def _said(line: bytes) -> bytes:
+    """Return the words that are said in a row, with blanks between them."""
+    turns = [turn for turn in _decode(line).messages if turn.role != "system"]
+    text = "\n".join(chain.from_iterable((turn.content or "", bytes(turn.tool_calls).decode()) for turn in turns))
+    if not text.isascii():
+        text = normalize("NFKC", text.casefold())
+        text = _ALONE.sub(r" \g<0> ", _PUNCTUATION.sub(" ", text))
+    return text.encode().translate(_FOLDED)
+
+
+# ---------------------------------------------------------------- hashes
+
+
+def _mixed(hashes: Hashes) -> Hashes:
+    import numpy as np
+
+    mixed = (hashes ^ (hashes >> np.uint64(32))) * np.uint64(_ODD)
+    return mixed ^ (mixed >> np.uint64(29))
+
+
+def _hashed(texts: Sequence[bytes]) -> list[Hashes]:
+    """Return the hashes of each text's words, in their order."""
+    import numpy as np
+
+    offsets = list(accumulate(map(len, texts), lambda end, size: end + size + 1, initial=1))
+    block = b" " + b" ".join(texts) + b" " * 9
+    solid = np.frombuffer(block, np.uint8) != ord(" ")
+    edges = np.flatnonzero(solid[1:] != solid[:-1]) + 1
+    starts, ends = edges[::2], edges[1::2]
+    sizes = ends - starts
+    windows: Hashes = np.ndarray(len(block) - 7, "<u8", block, strides=(1,))
+    masks = np.array([(1 << 8 * size) - 1 for size in range(9)], np.uint64)
+    words = _mixed(windows[starts] & masks[np.minimum(sizes, 8)])
+    longer = np.flatnonzero(sizes > 8)
+    for done in range(8, 64, 8):
+        more = windows[starts[longer] + done] & masks[np.minimum(sizes[longer] - done, 8)]
+        words[longer] = _mixed(words[longer] + more)
+        longer = longer[sizes[longer] > done + 8]
+    for index in longer.tolist():
+        words[index] = xxhash.xxh3_64_intdigest(block[starts[index] : ends[index]])
+    return [words[start:end] for start, end in pairwise(np.searchsorted(starts, offsets).tolist())]
+
+
+def _shingles(words: Hashes) -> Hashes:
+    """Return the different shingles of a text, in the order of their hashes."""
+    import numpy as np
+
+    if len(words) < _SHINGLE:
+        return words[:0]
+    odd = np.uint64(_ODD)
+    every = np.sort(_mixed((words[:-2] * odd + words[1:-1]) * odd + words[2:]))
+    return every[np.concatenate(([True], every[1:] != every[:-1]))]
+
+
+def _bands(shingles: Hashes) -> npt.NDArray[np.uint32]:
+    """Return numbers, some of which near texts have in common; there are none, but zeros, for hardly any shingles.
+
+    The shingles lie on circles, in orders of their own, and what comes next after a point of a circle is a MinHash.
+    Half of the numbers are made of four of these, the others of two, or zero where a text is long.
+    """
+    import numpy as np
+
+    if len(shingles) < LEAST_SHARED:
+        return np.zeros(_POINTS, np.uint32)
+    few = shingles[:_LEAST]
+    circle = np.arange(_CIRCLES, dtype=np.uint64)[:, None]
+    orders = _mixed(few * (np.uint64(2) * circle + np.uint64(_ODD)))
+    turned = np.sort((orders >> np.uint64(2) | circle << np.uint64(62)).reshape(-1))
+    step = (1 << 62) // _POINTS
+    points = np.arange(_CIRCLES * _POINTS, dtype=np.uint64) * np.uint64(step)
+    after = np.searchsorted(turned, points).reshape(_CIRCLES, _POINTS)
+    begin = np.arange(_CIRCLES)[:, None] * len(few)
+    found = turned[np.where(after < begin + len(few), after, begin)]
+    two = _mixed(found[0] + _mixed(found[1]))
+    two[::2] = _mixed(two[::2] + _mixed(found[2, ::2] + _mixed(found[3, ::2])))
+    if len(shingles) > _SHORT:
+        two[1::2] = 0
+    bands: npt.NDArray[np.uint32] = (two >> np.uint64(32)).astype(np.uint32)
+    return bands
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sketch:
+    """The hashes of the rows of one spool.
+
+    - **lengths**: of each row's line, in bytes; unsigned numbers of 4 bytes.
+    """
+
+    spool: str
+    lengths: bytes
+
+    def perform(self, _: Path) -> Iterator[tuple[bytes, bytes]]:
+        """Yield, of one row after another, a hash of its words, 0 without a word, and its `_bands`."""
+        import numpy as np
+
+        lengths = memoryview(self.lengths).cast("I").tolist()
+        with Path(self.spool).open("rb") as file:
+            start = 0
+            while start < len(lengths):
+                end, size = start, 0
+                while end < len(lengths) and size < _BATCH:
+                    size += lengths[end]
+                    end += 1
+                words = _hashed([_said(file.read(length)) for length in lengths[start:end]])
+                same = [xxhash.xxh3_64_intdigest(each.tobytes()) if len(each) else 0 for each in words]
+                bands = np.zeros((end - start, _POINTS), np.uint32)
+                for index, each in enumerate(words):
+                    bands[index] = _bands(_shingles(each))
+                yield np.array(same, np.uint64).tobytes(), bands.tobytes()
+                start = end
+
+
+# ---------------------------------------------------------------- the comparison
+
+
+class _Look(NamedTuple):
+    shingles: Hashes
+    numbers: frozenset[bytes]
+
+
+def _near(one: _Look, other: _Look, form: Hashes) -> bool:
+    """Tell whether two conversations are near.
+
+    They share at least `LEAST_SHARED` shingles and two fifths of all that they have; and what one of them has besides
+    is no more than a changed word makes, and one more for every 300 words: the other one may add a sentence.
+    """
+    import numpy as np
+
+    if one.numbers - other.numbers and other.numbers - one.numbers:
+        return False
+    mine, others = (np.setdiff1d(each.shingles, form, assume_unique=True) for each in (one, other))
+    shared = len(np.intersect1d(mine, others, assume_unique=True))
+    less, more = sorted((len(mine) - shared, len(others) - shared))
+    return shared >= LEAST_SHARED and 3 * shared >= 2 * (less + more) and less <= _SHINGLE + shared // 100
+
+
+def _candidates(rows: npt.NDArray[np.intp], bands: npt.NDArray[np.uint32]) -> list[tuple[int, int]]:
+    """Return pairs of rows that have one of their numbers in common: each with the next one that has it."""
+    import numpy as np
+
+    found = []
+    for band in bands.T:
+        order = np.argsort(band, kind="stable")
+        equal = np.flatnonzero((band[order][1:] == band[order][:-1]) & (band[order][1:] != 0))
+        found.append(rows[order[equal]] * (1 << 32) + rows[order[equal + 1]])
+    pairs = np.unique(np.concatenate(found)) if found else np.zeros(0, np.int64)
+    return list(zip((pairs >> 32).tolist(), (pairs & 0xFFFFFFFF).tolist(), strict=True))
+
+
+def _clusters(
+    rows: npt.NDArray[np.intp],
+    bands: npt.NDArray[np.uint32],
+    look: Callable[[int], _Look],
+    form: Hashes,
+    forms: int = 0,
+) -> Iterator[list[int]]:
+    """Yield rows that are near each other, two at least.
+
+    - **bands**: of each row.
+    - **form**: shingles that are left out, of **forms** forms within each other.
+    """
+    import numpy as np
+
+    above: dict[int, int] = {}
+
+    def top(row: int) -> int:
+        while (higher := above.get(row, row)) != row:
+            above[row] = row = above.get(higher, higher)
+        return row
+
+    for first, second in _candidates(rows, bands):
+        one, other = sorted((top(first), top(second)))
+        if one != other and _near(look(first), look(second), form):
+            above[other] = one
+    clusters: dict[int, list[int]] = {}
+    for row in sorted({*above, *above.values()}):
+        clusters.setdefault(top(row), []).append(row)
+    for cluster in clusters.values():
+        if len(cluster) <= MOST_ALIKE:
+            yield cluster
+            continue
+        sample = cluster[:: max(1, len(cluster) // _SAMPLE)]
+        shingles, counts = np.unique(np.concatenate([look(row).shingles for row in sample]), return_counts=True)
+        more = np.union1d(form, shingles[counts > len(sample) / 4])
+        if forms < _MOST_FORMS:
+            again = [_bands(np.setdiff1d(look(row).shingles, more, assume_unique=True)) for row in cluster]
+            yield from _clusters(np.array(cluster, np.intp), np.array(again), look, more, forms + 1)
+
+
+def find_near(readings: Sequence[Reading], table: Table, workers: Workers, tell: Callable[[Progress], None]) -> None:
+    """Write into the table which rows are near: of each row the index of the first one that it is near to."""
+    import numpy as np
+
+    tallies = [tally for reading in readings for tally in reading.tallies if tally.good]
+    firsts = np.cumsum([0, *(tally.good for tally in tallies)])
+    lengths = table["length"]
+    sketches = [
+        Sketch(spool=tally.spool, lengths=lengths[start : start + tally.good].tobytes())
+        for tally, start in zip(tallies, firsts.tolist(), strict=False)
+    ]
+    same, of_rows, found = table["key"].copy(), [np.zeros(0, np.intp)], [np.zeros((0, _POINTS), np.uint32)]
+    done, total, at = 0, int(lengths.sum(dtype=np.int64)), firsts.tolist()
+    for index, answer in workers.run(sketches, side_by_side=total > LARGE):
+        words, bands = np.frombuffer(answer[0], np.uint64), np.frombuffer(answer[1], np.uint32).reshape(-1, _POINTS)
+        rows = np.arange(at[index], at[index] + len(words))
+        same[rows] = np.where(words == 0, same[rows], words)
+        having = bands.any(axis=1)
+        of_rows.append(rows[having])
+        found.append(bands[having])
+        at[index] += len(words)
+        done += len(words)
+        tell(Progress(stage="compare", source="rows with each other", rows=done))
+    first, of_row = np.unique(same, return_index=True, return_inverse=True)[1:]
+    near = first[of_row.reshape(-1)]
+    ends = np.cumsum(lengths, dtype=np.int64)
+
+    @lru_cache(_CACHED)
+    def look(row: int) -> _Look:
+        tally = int(np.searchsorted(firsts, row, side="right")) - 1
+        start = int(ends[row] - lengths[row]) - int(ends[firsts[tally]] - lengths[firsts[tally]])
+        with Path(tallies[tally].spool).open("rb") as file:
+            file.seek(start)
+            said = _said(file.read(int(lengths[row])))
+        return _Look(_shingles(_hashed([said])[0]), frozenset(_NUMBER.findall(said)))
+
+    joined, rows = np.arange(len(table)), np.concatenate(of_rows)
+    order = np.argsort(rows)  # they come as the processes are done
+    order = order[near[rows[order]] == rows[order]]
+    for cluster in _clusters(rows[order], np.concatenate(found)[order], look, np.zeros(0, np.uint64)):
+        joined[cluster] = cluster[0]
+    table["near"] = joined[near]
