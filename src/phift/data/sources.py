@@ -253,15 +253,16 @@ def read_sources(
         parts = [part for reading in some for part in reading.parts]
         found: list[list[Tally]] = [[] for _ in parts]
         positions = [0] * len(parts)
-        rows, total = 0, sum(reading.bytes or 0 for reading in some)
+        rows, read, total = 0, 0, sum(reading.bytes or 0 for reading in some)
         label = some[0].label if len(some) == 1 else f"{len(some)} sources"
         # What comes from a network or from Python cannot leave this process.
         for index, tally in workers.run(parts, side_by_side=side_by_side and is_file):
             found[index].append(tally)
             rows += tally.rows
-            positions[index] = max(positions[index], tally.position)
-            read = sum(positions) if total else None
-            on_progress(Progress(source=label, rows=rows, bytes=read, total_bytes=total or None))
+            further = max(0, tally.position - positions[index])
+            positions[index] += further
+            read += further
+            on_progress(Progress(source=label, rows=rows, bytes=read if total else None, total_bytes=total or None))
         of_parts = iter(found)
         for reading in some:
             before = 0  # each part counts its lines or rows from its own beginning

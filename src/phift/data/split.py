@@ -200,13 +200,14 @@ def deal(
                     set_aside(index, number, LEAKED, row)
     paths[ASIDE].unlink()
     accounts = []
-    for index, (reading, aside) in enumerate(zip(readings, reasons, strict=True)):
-        mine = table["split"][table["source"] == index]
+    wide = len(paths)
+    counts = np.bincount(table["source"].astype(np.int64) * wide + table["split"], minlength=len(readings) * wide)
+    for reading, aside, mine in zip(readings, reasons, counts.reshape(-1, wide).tolist(), strict=True):
         account = Account(
             source=reading.place,
             format=reading.layout.format,
             rows=reading.sum("rows"),
-            **dict(zip(SPLITS, np.bincount(mine, minlength=len(SPLITS)).tolist(), strict=False)),
+            **dict(zip(SPLITS, mine, strict=False)),
             aside=aside.total(),
             reasons=dict(aside.most_common()),
             blank=reading.sum("blank"),
