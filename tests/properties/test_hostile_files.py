@@ -8,8 +8,10 @@ import os
 import struct
 import subprocess
 import time
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
+from typing import Any, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -17,11 +19,13 @@ import pytest
 
 from phift.config.data import DataConfig
 from phift.data import files, sources
+from phift.data import prepare as preparing
 from phift.data.formats import recognise
 from phift.data.parquet import Footer
-from phift.data.parts import Part
+from phift.data.parts import Part, Tally
 from phift.data.prepare import PreparedDataset, prepare_dataset
-from phift.errors import DataError
+from phift.data.sources import Progress, Reading
+from phift.errors import DataError, DataNotFound
 
 ROWS = [
     {"messages": [{"role": "user", "content": f"Question {n}?"}, {"role": "assistant", "content": f"Answer {n}."}]}
@@ -147,3 +151,66 @@ def test_a_type_of_arrow_with_a_pickle_in_it_is_not_opened(tmp_path: Path) -> No
     pq.write_table(table, tmp_path / "a.parquet")
     assert sum(prepare(tmp_path / "a.parquet", tmp_path).rows.values()) == 20
     assert not (tmp_path / "executed").exists()
+
+
+SWAPS: dict[str, Callable[[Path], object]] = {
+    "pipe": os.mkfifo,
+    "device": lambda path: path.symlink_to("/dev/zero"),
+    "terminal": lambda path: path.symlink_to("/dev/ptmx"),
+    "folder": Path.mkdir,
+    "loop": lambda path: path.symlink_to(path),
+    "nothing": lambda path: None,
+}
+
+
+def written(path: Path) -> Path:
+    if path.suffix == ".parquet":
+        pq.write_table(pa.Table.from_pylist(ROWS), path)
+    elif path.suffix == ".csv":
+        path.write_bytes(b"question,answer\n" + b"a,b\n" * 20)
+    else:
+        path.write_bytes(gzip.compress(LINES) if path.suffix == ".gz" else LINES)
+    return path
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.csv", "a.jsonl.gz", "a.parquet"])
+@pytest.mark.parametrize("before", ["open_source", "opening", "read_sources"])
+@pytest.mark.parametrize("swap", SWAPS)
+def test_a_file_that_becomes_something_else_between_two_looks_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, swap: str, before: str, name: str
+) -> None:
+    path = written(tmp_path / name)
+    looks: list[Path] = []
+
+    def swapped(*arguments: Any, **options: Any) -> Any:
+        looks.append(path)
+        found = undone(*arguments, **options) if before == "opening" else None
+        if len(looks) > (before == "opening") and path.is_file():
+            path.unlink()
+            SWAPS[swap](path)
+        return found or undone(*arguments, **options)
+
+    place, name = (files, "expand") if before == "opening" else (preparing, before)
+    undone = getattr(place, name)
+    monkeypatch.setattr(place, name, swapped)
+    with pytest.raises((DataError, DataNotFound)) as caught:
+        prepare(path, tmp_path)
+    assert str(path) in str(caught.value.where)
+
+
+def test_many_files_take_no_longer_each_than_few(tmp_path: Path) -> None:
+    class Read:
+        def run(self, parts: list[Part], **_: object) -> Iterator[tuple[int, Tally]]:
+            for index in range(len(parts)):
+                yield index, Tally(spool="", rejects="", rows=1, position=10)
+
+    layout, seen = recognise(["messages"]), list[Progress]()
+    part = Part(path="a.jsonl", kind="jsonl", layout=layout)
+    readings = [
+        Reading(place="a.jsonl", split="train", stratum=0, layout=layout, parts=[part], bytes=10) for _ in range(40_000)
+    ]
+    started = time.process_time()
+    sources.read_sources(readings, cast("Any", Read()), seen.append, side_by_side=False)
+    assert time.process_time() - started < 3
+    assert [seen[0].bytes, seen[-1].bytes, seen[-1].rows] == [10, 400_000, 40_000]

@@ -109,7 +109,7 @@ def expand(path: Path) -> list[Path]:
         if seen is None:
             raise DataNotFound("There is no such data file.", where=where, fix="it is a link to nothing, or just went")
         if not stat.S_ISREG(seen.st_mode):
-            raise DataError("The path is not a file.", where=where, fix="give a file, a folder or a pattern")
+            raise _no_file(file)
         kind(file)
         if not seen.st_size:
             raise DataError("The data file is empty.", where=where, fix="give a file with rows")
@@ -155,6 +155,10 @@ def _near(path: Path) -> str:
     return f"did you mean {' or '.join(near)}?" if near else "check the path"
 
 
+def _no_file(path: Path) -> DataError:
+    return DataError("The path is not a file.", where=str(path), fix="give a file, a folder or a pattern")
+
+
 def _unreadable(path: Path, error: Exception) -> DataError:
     reason = (error.strerror if isinstance(error, OSError) else None) or type(error).__name__
     return DataError(f"The data cannot be read: {reason}.", where=str(path)[:500], fix="check the path and its rights")
@@ -174,6 +178,24 @@ def make_private(folder: Path) -> None:
                 file.write("*\n")
 
 
+def open_file(path: Path) -> io.FileIO:
+    """Open a data file to be read, without a buffer.
+
+    Raises `phift.errors.DataError` where it cannot be read or is no file; what lay there when it was looked at may have
+    become a pipe, at which opening alone waits for ever, or a device.
+    """
+    try:
+        file = io.FileIO(path, opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0)))
+    except FileNotFoundError as error:
+        raise DataNotFound("There is no such data file.", where=str(path), fix=_near(path)) from error
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise _no_file(path)
+    return file
+
+
 @contextmanager
 def opened(path: Path, encoding: str | None = None) -> Iterator[tuple[BinaryIO, Callable[[], int]]]:
     """Open a file and unpack it while it is read; what cannot be read or unpacked is a `DataError`.
@@ -182,13 +204,7 @@ def opened(path: Path, encoding: str | None = None) -> Iterator[tuple[BinaryIO, 
 
     - **encoding**: of its text, which then comes as UTF-8; left out, bytes come as they are.
     """
-    try:
-        file = path.open("rb", buffering=0)
-    except FileNotFoundError as error:
-        raise DataNotFound("There is no such data file.", where=str(path), fix=_near(path)) from error
-    except OSError as error:
-        raise _unreadable(path, error) from error
-    with file, io.BufferedReader(_Unpacked(file, path), _BUFFER) as stream:
+    with open_file(path) as file, io.BufferedReader(_Unpacked(file, path), _BUFFER) as stream:
         yield io.BufferedReader(_Recoded(stream, path, encoding), _BUFFER) if encoding else stream, file.tell
 
 

@@ -9,7 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from phift.data import arrow
+from phift.data import arrow, files
 from phift.data.chat import Conversation, InvalidRow, Message
 from phift.errors import DataError
 
@@ -36,8 +36,8 @@ class Footer:
         """
         import pyarrow.parquet as pq
 
-        with _errors(self.path):
-            metadata = pq.read_metadata(self.path)
+        with files.open_file(self.path) as file, _errors(self.path):
+            metadata = pq.read_metadata(file)
             names = list(metadata.schema.to_arrow_schema().names)
         if len(set(names)) < len(names):
             raise DataError("Two columns have the same name.", where=str(self.path), fix="rename one of them")
@@ -63,7 +63,9 @@ def batches(path: Path, start: int, end: int, columns: Collection[str]) -> Itera
     """
     import pyarrow.parquet as pq
 
-    with _errors(path), pq.ParquetFile(path, pre_buffer=False, buffer_size=_BUFFER) as file:
+    # Through a Python file; a path would be opened again, and wait there for ever if it has become a pipe.
+    options: dict[str, Any] = {"pre_buffer": False, "buffer_size": _BUFFER}
+    with files.open_file(path) as opened, _errors(path), pq.ParquetFile(opened, **options) as file:
         groups = list(range(start, end))
         names = [name for name in file.schema_arrow.names if name in columns]
         yield from file.iter_batches(batch_size=_BATCH, row_groups=groups, columns=names, use_threads=False)

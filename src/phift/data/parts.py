@@ -8,6 +8,7 @@ file has the others with their numbers and reasons. In memory there is never mor
 from __future__ import annotations
 
 import base64
+import io
 import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, suppress
@@ -200,7 +201,7 @@ class Deal:
 def _read_lines(part: Part, spool: Spool) -> Iterator[None]:
     """Read the lines that begin between ``start`` and ``end``."""
     path, number = Path(part.path), 0
-    with path.open("rb") as file:
+    with io.BufferedReader(files.open_file(path)) as file:
         position = min(_line_end(file, part.start - 1), part.end) if part.start else 0
         while position < part.end:
             middle = min(position + BLOCK, part.end)

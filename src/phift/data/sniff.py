@@ -84,7 +84,7 @@ _LONGEST_REFUSAL = 1_000
 
 def check(path: Path) -> None:
     """Refuse a file whose first bytes say that it is something else than its name says; raises `DataError`."""
-    with path.open("rb") as file:
+    with io.BufferedReader(files.open_file(path)) as file:
         head = file.read(_HEADER)
     packed, own = files.compressed(path), _OWN.get(path.suffix.lower(), ())
     is_own = not own or head.startswith(own)
