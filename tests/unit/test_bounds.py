@@ -5,6 +5,10 @@ from __future__ import annotations
 import gzip
 import threading
 import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from itertools import chain, cycle, repeat
+from socketserver import BaseRequestHandler, ThreadingTCPServer
 from typing import Any
 
 import pytest
@@ -17,7 +21,7 @@ from azure.core.rest import HttpRequest, HttpResponse
 from phift.azure import bounds
 from phift.azure.bounds import leads_away
 from phift.azure.clients import Rest, SharedTokens
-from phift.errors import ServiceError, Throttled
+from phift.errors import PhiftError, ServiceError, Throttled
 from unit.loopback import Reply, Script
 
 HERE = "https://management.azure.com/subscriptions/x"
@@ -187,6 +191,86 @@ def test_an_answer_that_trickles_is_not_waited_for(trickling: str, rest: Rest, m
     with pytest.raises(ServiceError, match="does not end within 1 s"):
         rest.text(trickling)
     assert time.monotonic() - started < 20
+
+
+def slowly(text: bytes) -> Iterator[bytes]:
+    for byte in text:
+        yield bytes([byte])
+        time.sleep(0.02)
+
+
+HEAD = b"HTTP/1.1 200 OK\r\n"
+CHUNKED = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
+PACKED = HEAD + b"Content-Encoding: gzip\r\n\r\n" + bytes([31, 139, 8, 8, 0, 0, 0, 0, 0, 3])  # and a name
+FOREVER = 1 << 30
+
+ENDLESS: dict[str, Callable[[], Iterable[bytes]]] = {
+    "a status": lambda: slowly(b"HTTP/1.1 200 " + b"O" * 9000),
+    "headers": lambda: chain([HEAD], cycle(slowly(b"X: y\r\n" * 90))),
+    "a header": lambda: chain([HEAD, b"X: "], slowly(b"y" * 9000)),
+    "interim answers": lambda: repeat(b"HTTP/1.1 100 Continue\r\n\r\n" * 99, FOREVER),
+    "slow interim answers": lambda: chain.from_iterable(
+        slowly(b"HTTP/1.1 100 Continue\r\n\r\n") for _ in range(FOREVER)
+    ),
+    "a chunk's size": lambda: chain([CHUNKED, b"1"], slowly(b" " * 9000)),
+    "chunks": lambda: chain([CHUNKED], cycle(slowly(b"1\r\n \r\n"))),
+    "trailers": lambda: chain([CHUNKED, b"2\r\n{}\r\n0\r\n"], repeat(b"X: y\r\n" * 99, FOREVER)),
+    "slow trailers": lambda: chain([CHUNKED, b"2\r\n{}\r\n0\r\n"], slowly(b"X: y\r\n" * 9000)),
+    "a packed file's name": lambda: chain([PACKED], repeat(b"a" * 999, FOREVER)),
+    "a packed file's name, slowly": lambda: chain([PACKED], slowly(b"a" * 9000)),
+    "a body of unknown length": lambda: chain([HEAD, b"\r\n"], slowly(b" " * 9000)),
+}
+
+
+@pytest.mark.parametrize("what", ENDLESS)
+def test_an_answer_that_goes_on_anywhere_ends(what: str, rest: Rest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bounds, "LONGEST_LINES", 0.5)
+    monkeypatch.setattr(bounds, "LONGEST_ANSWER", 1.0)
+    started = time.monotonic()
+    with raw_answers(ENDLESS[what]) as url, pytest.raises(ServiceError, match=r"does not end within [01] s") as caught:
+        rest.text(f"{url}/log?sig=SECRET")
+    assert time.monotonic() - started < 20
+    assert str(caught.value.where).startswith(url)
+    assert "SECRET" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"X: y\r\n" * 10_000,
+        b"X: " + b"y" * 10_000_000 + b"\r\n",
+        b"Content-Length: 9\r\n",
+        b"Content-Length: -5\r\n",
+        b"Content-Length: " + b"9" * 5000 + b"\r\n",
+        b"Transfer-Encoding: chunked\r\n",
+        b"Content-Encoding: gzip\r\n",
+        b"Content-Encoding: " + b"gzip, " * 9 + b"gzip\r\n",
+        b"Location: file:///etc/passwd\r\n",
+    ],
+    ids=lambda head: str(head[:24]),
+)
+@pytest.mark.usefixtures("sleeps")
+def test_a_head_that_lies_is_an_error_or_has_no_say(rest: Rest, head: bytes) -> None:
+    with raw_answers(lambda: [HEAD + head + b"\r\n<html>"]) as url, suppress(PhiftError):
+        assert rest.text(f"{url}/log") == "<html>"
+
+
+@contextmanager
+def raw_answers(answer: Callable[[], Iterable[bytes]]) -> Iterator[str]:
+    """Give the address of a server that sends the same bytes to whoever comes."""
+
+    class Handler(BaseRequestHandler):
+        def handle(self) -> None:
+            with suppress(OSError):  # whoever asked has gone
+                self.request.recv(1 << 16)
+                for piece in answer():
+                    self.request.sendall(piece)
+
+    with ThreadingTCPServer(("127.0.0.1", 0), Handler) as server:
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
 
 
 @pytest.fixture

@@ -7,12 +7,17 @@ requests that keep that within bounds, in all clients that are made here (`phift
 
 from __future__ import annotations
 
+import http.client
+import io
 import json
+import math
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
+from weakref import ref
 
 from phift.errors import ServiceError, redact
 
@@ -28,15 +33,23 @@ MOST_ANSWERED = 256 << 20
 LONGEST_ANSWER = 300.0
 """Seconds that an answer may take from its first byte to its last."""
 
+LONGEST_LINES = 60.0
+"""Seconds from the first byte of an answer's head to its last, and of lines between its pieces and behind them."""
+
 _ASKED = "phift_asked"  # where a request keeps the address that it was made for, before any redirect
 _PAUSES = ("retry-after", "retry-after-ms", "x-ms-retry-after-ms")
 _OPERATIONS = ("azure-asyncoperation", "operation-location")
 _PIECE = 1 << 16
+_CONNECTION = "get_connection_with_tls_context"  # the lowest place in requests that all of its requests go through
 
 
 def bound(request: Any) -> None:
     """Have azure-core read no more of the answer than is allowed; called with every request."""
     request.context.setdefault(_ASKED, request.http_request.url)
+    transport: Any = getattr(request.context, "transport", None)
+    if hasattr(transport, "session"):
+        transport.open()  # what it would do next
+        end_lines(transport.session)
     request.context.options["hooks"] = {"response": read_bounded}
 
 
@@ -125,18 +138,30 @@ def read_bounded(response: requests.Response, **options: Any) -> None:
     if options.get("stream") or vars(response)["_content"] is not False:
         return
     end, pieces, size = time.monotonic() + LONGEST_ANSWER, [], 0
-    for piece in _pieces(response):
-        pieces.append(piece)
-        size += len(piece)
-        why = f"is longer than {MOST_ANSWERED >> 20} MB" if size > MOST_ANSWERED else ""
-        if not why and time.monotonic() > end:
-            why = f"does not end within {LONGEST_ANSWER:.0f} s"
-        if why:
-            response.close()
-            where, fix = (response.url or "").partition("?")[0], "look at what answers there, a proxy say"
-            raise ServiceError(f"The service's answer {why}.", where=where, fix=fix)
+    if isinstance(answer := getattr(response.raw, "_original_response", None), _Answer):
+        answer.wire.end = end
+    try:
+        for piece in _pieces(response):
+            pieces.append(piece)
+            size += len(piece)
+            why = f"is longer than {MOST_ANSWERED >> 20} MB" if size > MOST_ANSWERED else ""
+            if why or time.monotonic() > end:
+                raise _endless(why or _too_slow(LONGEST_ANSWER))  # noqa: TRY301 - it gets its place as the others do
+    except BaseException as error:
+        response.close()
+        if isinstance(error, ServiceError):
+            error.where = (response.url or "").partition("?")[0]
+        raise
     response._content = b"".join(pieces)  # what requests keeps when it has read the answer itself
     vars(response)["_content_consumed"] = True
+
+
+def _endless(why: str) -> ServiceError:
+    return ServiceError(f"The service's answer {why}.", fix="look at what answers there, a proxy say")
+
+
+def _too_slow(seconds: float) -> str:
+    return f"does not end within {seconds:.0f} s"
 
 
 def _pieces(response: requests.Response) -> Iterator[bytes]:
@@ -156,3 +181,89 @@ def _pieces(response: requests.Response) -> Iterator[bytes]:
         raise requests.exceptions.ContentDecodingError(error) from error
     except exceptions.HTTPError as error:
         raise requests.exceptions.ChunkedEncodingError(error) from error
+
+
+# ---------------------------------------------------------------- what comes in lines
+
+
+def end_lines(session: requests.Session) -> None:
+    """Have the lines end that a session is sent: an answer's head, and what stands between its pieces and behind them.
+
+    http.client waits for each byte of them anew, and reads interim answers and trailers on for ever (Python 3.14).
+    """
+    for adapter in session.adapters.values():
+        if hasattr(adapter, _CONNECTION) and _CONNECTION not in vars(adapter):
+            vars(adapter)[_CONNECTION] = partial(_connection, ref(adapter))
+
+
+def _connection(of: Callable[[], Any], *arguments: Any, **options: Any) -> Any:
+    adapter = of()
+    pool = getattr(type(adapter), _CONNECTION)(adapter, *arguments, **options)
+    if "ConnectionCls" not in vars(pool):
+        answer = staticmethod(partial(_Answer, f"{pool.scheme}://{pool.host}:{pool.port}"))
+        pool.ConnectionCls = type("Connection", (pool.ConnectionCls,), {"response_class": answer})
+    return pool
+
+
+class _Answer(http.client.HTTPResponse):
+    def __init__(self, place: str, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.wire = _Wire(self.fp.detach(), place)
+        self.fp = _Lines(self.wire)
+
+    def begin(self) -> None:
+        super().begin()
+        self.wire.end_of_lines = math.inf  # what comes now may be thought about
+
+
+class _Wire(io.RawIOBase):
+    """The bytes that a server sends.
+
+    - **end**: when nothing more is waited for.
+    - **end_of_lines**: the same, as long as lines are read; None until the first byte of them.
+    """
+
+    def __init__(self, raw: io.RawIOBase, place: str) -> None:
+        self._raw, self._place = raw, place
+        self.end = math.inf
+        self.end_of_lines: float | None = math.inf
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any, /) -> int | None:
+        count = self._raw.readinto(buffer)
+        now = time.monotonic()
+        if self.end_of_lines is None:
+            self.end_of_lines = now + LONGEST_LINES
+        for end, seconds in ((self.end_of_lines, LONGEST_LINES), (self.end, LONGEST_ANSWER)):
+            if now > end:
+                error = _endless(_too_slow(seconds))
+                error.where = self._place
+                raise error
+        return count
+
+    def close(self) -> None:
+        self._raw.close()
+        super().close()
+
+
+class _Lines(io.BufferedReader):
+    raw: _Wire
+
+    def readline(self, size: int | None = -1, /) -> bytes:
+        if self.raw.end_of_lines == math.inf:
+            self.raw.end_of_lines = None
+        return super().readline(size)
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        self.raw.end_of_lines = math.inf
+        return super().read(size)
+
+    def read1(self, size: int = -1, /) -> bytes:
+        self.raw.end_of_lines = math.inf
+        return super().read1(size)
+
+    def readinto(self, buffer: Any, /) -> int:
+        self.raw.end_of_lines = math.inf
+        return super().readinto(buffer)

@@ -13,7 +13,7 @@ from pydantic import SecretStr
 
 from phift import errors
 from phift.azure.answers import text
-from phift.azure.bounds import read_bounded
+from phift.azure.bounds import end_lines, read_bounded
 from phift.azure.clients import GOOD_FOR, Clients
 from phift.config.run import DeploymentConfig
 from phift.serving import resource
@@ -233,6 +233,7 @@ def _patient_session() -> requests.Session:
     session = requests.Session()
     session.mount("https://", HTTPAdapter(max_retries=retry))
     session.hooks["response"] = [read_bounded]
+    end_lines(session)
     return session
 
 
