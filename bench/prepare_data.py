@@ -102,7 +102,7 @@ def prepare(source: Path, out: Path) -> int:
     from phift.config.data import DataConfig
     from phift.data.prepare import prepare_dataset
 
-    return sum(prepare_dataset(DataConfig(train=source), out).rows.values())
+    return sum(prepare_dataset(DataConfig(train=source), out, fresh=True).rows.values())
 
 
 def notebook(folder: Path, out: Path) -> int:

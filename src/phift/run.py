@@ -14,6 +14,7 @@ from phift.azure.answers import text
 from phift.azure.clients import Clients
 from phift.azure.connect import connect
 from phift.check.compute import ensure_cluster, instance_type
+from phift.check.data_report import DataReport
 from phift.check.findings import findings_from
 from phift.check.parameters import Parameters
 from phift.check.report import CheckReport
@@ -158,8 +159,22 @@ class FineTuneRun:
         return self.plan.parameters
 
     @forgetting_locals()
-    def prepare(self) -> PreparedDataset:
+    def data_report(self, *, fresh: bool = False) -> DataReport:
+        """Prepare the data, and report what became of every row, what was found, and how long the conversations are.
+
+        After a check the tokens are that check's; before, they are counted without asking Azure, and by characters
+        where ``data.tokenizer`` is not set. Raises as `prepare` does.
+        """
+        data, plan = self.prepare(fresh=fresh), self._plan
+        if plan and plan.tokens and plan.dataset == data:
+            return DataReport(data, plan.tokens)
+        return DataReport.of(self.config, data, self._on_event)
+
+    @forgetting_locals()
+    def prepare(self, *, fresh: bool = False) -> PreparedDataset:
         """Read, check, split and write the data; see `phift.data.prepare.prepare_dataset`.
+
+        - **fresh**: read all of it again, though nothing seems to have changed.
 
         Raises `phift.errors.ConfigError` for data that is not read on this machine: see ``plan.dataset``.
         """
@@ -172,11 +187,11 @@ class FineTuneRun:
             fix = "see `run.plan.dataset` for what is used; to have rows read, give files or a Hugging Face id"
             raise ConfigError(what, where="data.train", fix=fix)
         with self._preparing:
-            if self._dataset is None or self._dataset_files != self._stamps():
+            if fresh or self._dataset is None or self._dataset_files != self._stamps():
                 read, _ = self._stamps()  # before they are read: one that changes meanwhile is read again
                 make_private(self.config.work_dir)
                 folder = self.config.work_dir / "data"
-                self._dataset = prepare_dataset(self.config.data, folder, on_progress=self._on_event)
+                self._dataset = prepare_dataset(self.config.data, folder, fresh=fresh, on_progress=self._on_event)
                 self._dataset_files = read, self._stamps()[1]
             return self._dataset
 

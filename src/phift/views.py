@@ -142,6 +142,11 @@ class EventPrinter:
             self._line(f"{event.name}: {_STAGES[event.stage]}")
 
     def _work(self, event: Progress | Counted) -> None:
+        if isinstance(event, Progress) and event.stage == "known":
+            self._line(
+                f"{event.source}: {event.rows:,} rows, prepared before and unchanged since; nothing is read again"
+            )
+            return
         if isinstance(event, Counted):
             what, done, total = f"counting tokens, {event.split}", event.share, 1.0
         else:

@@ -40,7 +40,7 @@ def stay(_progress):
 with mock.patch("phift.data.prepare.LARGE", 0), mock.patch("phift.data.sources.PART", 1 << 20):
     print("go", flush=True)
     data, on_progress = DataConfig(train=Path(sys.argv[1]), bad_rows="set_aside"), stay if sys.argv[3:] else None
-    prepare_dataset(data, Path(sys.argv[2]), on_progress=on_progress)
+    prepare_dataset(data, Path(sys.argv[2]), fresh=True, on_progress=on_progress)
 """
 
 

@@ -105,6 +105,57 @@ def test_preparing_says_what_became_of_every_row_and_shows_one(config: Path) -> 
     assert json.loads((folder / "test.jsonl").read_text().splitlines()[1])["messages"][0]["content"] in result.output
 
 
+def test_the_three_views_of_a_preparation_say_the_same(tmp_path: Path, config: Path) -> None:
+    text = config.read_text().replace("rows.jsonl", "rows.jsonl, bad_rows: set_aside")
+    config.write_text(text.replace("parameters: {}", "parameters: {max_seq_length: 4}"))
+    with (tmp_path / "rows.jsonl").open("a") as file:
+        file.write('\n{"messages": [], "<b>": 1}\n')
+    page = tmp_path / "report.html"
+    printed = invoke("prepare", config, "--html", page).output
+    report = json.loads(invoke("prepare", config, "--json").stdout)
+    html = page.read_text()
+    assert "31 rows = 24 train + 3 validation + 3 test + 1 set aside" in printed
+    assert "<td>31</td><td>24</td><td>3</td><td>3</td><td>1</td><td>1</td>" in html
+    (source,) = report["sources"]
+    assert (source["rows"], source["train"], source["aside"], source["blank"]) == (31, 24, 1, 1)
+    reason = "it has 0 messages; at least 2 are needed"
+    assert source["reasons"] == {reason: 1}
+    assert f"set aside: {reason} (1)" in printed
+    assert f"<td>set aside</td><td>{reason}</td><td>1</td>" in html
+    assert {"DATA_SET_ASIDE", "DATA_CUT"} <= {finding["code"] for finding in report["findings"]}
+    for finding in report["findings"]:
+        assert f"{finding['code']}  {finding['place']}: {finding['message']}" in printed
+        assert f"<td>{finding['code']}</td>" in html
+    cut = report["tokens"]["splits"]["train"]["cut"]
+    assert cut > 0
+    assert f"about {cut} " in printed
+    assert f"<td>about {cut}</td>" in html
+    assert html.startswith("<!doctype html>")
+    assert "<b>1" not in html
+    assert report["rejects"] == f"{report['folder']}/rejects.jsonl"
+
+
+@pytest.mark.usefixtures("fakes")
+def test_a_second_preparation_says_at_once_that_nothing_has_changed(config: Path) -> None:
+    first = json.loads(invoke("prepare", config, "--json").stdout)
+    assert (first["read"], first["before"]) == (True, None)
+    at_once = invoke("prepare", config).stdout.splitlines()[0]
+    assert at_once == "  rows: 30 rows, prepared before and unchanged since; nothing is read again"
+    assert "Prepared before, on 20" in invoke("prepare", config).stdout
+    assert at_once.strip() in invoke("check", config).stderr
+    again = json.loads(invoke("prepare", config, "--json").stdout)
+    assert {**again, "read": True, "before": None} == first
+    assert again["read"] is False
+    assert "The same rows were prepared before" in invoke("prepare", config, "--fresh").stdout
+    assert json.loads(invoke("prepare", config, "--json", "--fresh").stdout)["read"] is True
+
+
+def test_a_report_that_cannot_be_written_is_an_error(config: Path, tmp_path: Path) -> None:
+    result = invoke("prepare", config, "--html", tmp_path / "no" / "such.html")
+    assert result.exit_code == 1
+    assert "No such file" in result.stderr
+
+
 def test_a_run_ends_with_the_model_and_the_endpoint(fakes: Fakes, config: Path) -> None:
     result = invoke("run", config)
     assert result.exit_code == 0, result.output

@@ -22,6 +22,7 @@ from phift.config.data import DataConfig, HuggingFaceSource, SplitConfig
 from phift.data import prepare as dataset
 from phift.data import sources
 from phift.data.prepare import PreparedDataset, Progress, prepare_dataset
+from phift.data.prepared import whole_since
 from phift.errors import DataError, DataNotFound, ServiceUnreachable
 
 SECRET = "my own words"
@@ -522,18 +523,18 @@ def test_a_crash_leaves_no_folder_that_looks_whole(train: Path, out: Path, monke
 def test_two_at_once_agree(train: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settle = dataset._settle
 
-    def somebody_else_first(*arguments: Any) -> None:
+    def somebody_else_first(*arguments: Any) -> Any:
         monkeypatch.setattr(dataset, "_settle", settle)
         prepare(out, train=train)
-        monkeypatch.setattr(dataset, "_whole", blind_once)
-        settle(*arguments)
+        monkeypatch.setattr(dataset, "whole_since", blind_once)
+        return settle(*arguments)
 
     seen: list[bool] = []
-    whole = dataset._whole
 
-    def blind_once(target: Path, manifest: Any) -> bool:
-        seen.append(whole(target, manifest))
-        return seen[-1] and len(seen) > 1
+    def blind_once(target: Path) -> Any:
+        since = whole_since(target)
+        seen.append(since is not None)
+        return since if len(seen) > 1 else None
 
     monkeypatch.setattr(dataset, "_settle", somebody_else_first)
     monkeypatch.setattr(Path, "exists", lambda _: False)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import threading
 import time
 import tracemalloc
@@ -20,6 +21,7 @@ from phift.errors import CheckFailed, ComputeError, ConfigError, JobFailed, NotF
 from phift.jobs.job import FineTuneJob, JobEvent
 from phift.jobs.record import configuration_digest, series
 from phift.jobs.registration import register_model
+from phift.local.work import standin
 from phift.run import FineTuneRun
 from phift.serving.cleanup import deployed_endpoints, remove_endpoint, remove_endpoints_of
 from phift.serving.deployment import deploy_model
@@ -782,3 +784,29 @@ def test_what_is_prepared_stays_out_of_git(
     for _ in range(2):
         run.prepare()
         assert ((work / ".gitignore").read_text() if kept else (work / ".gitignore").exists()) == (kept or False)
+
+
+def test_the_report_of_the_data_has_the_tokens_of_the_check(tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    model.mkdir()
+    standin.write_checkpoint(model, "Phi-4")
+    data = {"train": write_rows(tmp_path / "rows.jsonl", 30), "tokenizer": str(model)}
+    run = FineTuneRun(run_config(tmp_path, data=data, parameters={"max_seq_length": 12}), Fakes().clients)
+    before = run.data_report()
+    assert (before.tokens.counted, before.tokens.limit) == ("exact", 12)
+    assert "DATA_CUT" in codes(before.findings)
+    assert [each.severity for each in before.findings][:1] == ["error"]
+    report = run.check()
+    assert run.data_report().tokens is report.tokens
+    assert report.tokens == before.tokens
+    assert "30 rows = 24 train" in str(before)
+    assert before.tokens.summary in str(before)
+    assert json.loads(json.dumps(before.to_dict()))["tokens"]["limit"] == 12
+
+
+def test_a_report_before_a_check_asks_nobody(tmp_path: Path) -> None:
+    run = FineTuneRun(run_config(tmp_path))  # without clients: connecting would be an error
+    report = run.data_report()
+    assert report.tokens.counted == "estimate"
+    assert "a check counts with the model's own tokenizer" in str(report)
+    assert report._repr_html_() in report.page()

@@ -331,7 +331,7 @@ def test_special_tokens_in_a_text_are_told_with_count_and_place(
         f"{tmp_path}/t.jsonl:3",
     )
     assert finding.message.startswith("10 of all 40 train rows ")
-    assert "<|endoftext|> in 9, <|end|> in 1; of assistant, user." in finding.message
+    assert "<|endoftext|> in 9, <|end|> in 1; in texts of assistant, user." in finding.message
     assert "paraphrase" not in str(finding)
 
 
@@ -339,7 +339,7 @@ def test_special_tokens_are_the_tokenizers_own(tmp_path: Path, model: Path) -> N
     own = load_tokenizer(model)
     own.tokenizer.add_special_tokens({"additional_special_tokens": ["[GO]", "<|end|>", " "]})
     (finding,) = marks(tmp_path, [chat("Press [GO].", "b <unk> c")] * 20, own)
-    assert "[GO] in 20; of user" in finding.message
+    assert "[GO] in 20; in texts of user" in finding.message
     assert marks(tmp_path, [chat("Press [GO].", "b")] * 20, None) == []
 
 
@@ -349,7 +349,7 @@ def test_a_token_in_a_tool_call_counts_and_what_a_model_says_itself_does_not(
     call = {"role": "assistant", "tool_calls": [{"function": {"name": "say", "arguments": {"text": "<|end|>"}}}]}
     row = {"messages": [{"role": "user", "content": "a"}, call]}
     (finding,) = marks(tmp_path, [row] * 20, None)
-    assert "<|end|> in 20; of assistant" in finding.message
+    assert "<|end|> in 20; in texts of assistant" in finding.message
     own = replace(tokenizer, tokenizer=copy.deepcopy(tokenizer.tokenizer))
     own.tokenizer.add_special_tokens({"additional_special_tokens": ["<think>", "</think>"]})
     assert marks(tmp_path, [chat("a", "<think>b</think>c")] * 20, own) == []
@@ -380,9 +380,9 @@ def test_a_template_in_a_text_is_named(
     rows = [chat(text, "So."), *chats(19)]
     (finding,) = marks(tmp_path, rows, tokenizer if known else None)
     assert (finding.code, finding.place) == ("DATA_TEMPLATE_TWICE", f"{tmp_path}/t.jsonl:1")
-    assert f"{name} in 1; of user." in finding.message
+    assert f"{name} in 1; in texts of user." in finding.message
     (finding,) = marks(tmp_path, [chat("How?", text), *chats(19)], tokenizer if known else None)
-    assert f"{name} in 1; of assistant." in finding.message
+    assert f"{name} in 1; in texts of assistant." in finding.message
 
 
 @pytest.mark.parametrize(

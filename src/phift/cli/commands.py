@@ -219,12 +219,26 @@ def _deploy(run: phift.FineTuneRun, left: Leftovers, ask: tuple[str, ...]) -> No
 @_CONFIG
 @click.option("--row", type=click.IntRange(min=1), help="Show this row of the prepared data as the model sees it.")
 @click.option("--split", type=click.Choice(["train", "validation", "test"]), default="train", show_default=True)
-def prepare(config: Path, row: int | None, split: str) -> None:
-    """Read, check, split and write the data, and say what became of every row; submits nothing."""
-    run = phift.FineTuneRun(phift.RunConfig.from_yaml(config), on_event=phift.EventPrinter(console()))
-    data = run.prepare()
-    tell(data, lines=True)
-    tell(f"written to {data.folder}")
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON, and no row.")
+@click.option(
+    "--html", type=click.Path(dir_okay=False, path_type=Path), help="Write the report as a page to this file."
+)
+@click.option("--fresh", is_flag=True, help="Read the data again, though it is as it was when it was prepared before.")
+def prepare(config: Path, row: int | None, split: str, as_json: bool, html: Path | None, fresh: bool) -> None:
+    """Read, check, split and write the data, and report what became of every row; submits nothing.
+
+    Where neither the data nor its configuration has changed since it was prepared, nothing is read again.
+    """
+    events = phift.EventPrinter(console(stderr=as_json))
+    run = phift.FineTuneRun(phift.RunConfig.from_yaml(config), on_event=events)
+    report = run.data_report(fresh=fresh)
+    if html:
+        html.write_text(report.page(), encoding="utf-8")
+    if as_json:
+        hand_out(json.dumps(report.to_dict(), indent=2))
+        return
+    tell(report, lines=True)
+    tell(f"written to {report.data.folder}")
     if row is not None:
         tell(f"\n{run.conversation(row, split)}", lines=True, hide=False)
 

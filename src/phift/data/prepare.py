@@ -21,14 +21,15 @@ import json
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
+from datetime import datetime
 from importlib import import_module
 from itertools import chain, islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from phift.check.findings import Finding
 from phift.component.preprocessing import LEAST_TRAINING_ROWS, SPLITS
@@ -36,13 +37,11 @@ from phift.config.data import DataConfig
 from phift.data import files, sniff
 from phift.data.near import find_near
 from phift.data.parts import MOST_PROBLEMS
+from phift.data.prepared import MANIFEST, PreparedDataset, find_prepared, inputs_of, whole_since
 from phift.data.sources import Progress, Reading, Table, files_of, open_source, place_of, read_sources, tabulate
 from phift.data.split import ASIDE, LEAKED, Account, deal, draw_split, findings_of, first_near, masks_of, units
 from phift.data.workers import LARGE, Limits, Workers
-from phift.errors import DataError, isolated, visible_html, visible_table
-
-if TYPE_CHECKING:
-    import pandas as pd
+from phift.errors import DataError, isolated
 
 __all__ = ["Account", "PreparedDataset", "Progress", "prepare_dataset"]
 
@@ -52,92 +51,34 @@ _LOCK = "lock"
 _MOMENT = 60  # seconds between making a scratch folder and holding its lock
 
 
-@dataclass(frozen=True, kw_only=True)
-class PreparedDataset:
-    """Checked chat data, split into three JSONL files.
-
-    - **folder**: where the files are.
-    - **rows**: rows of each split.
-    - **characters**: characters of what is said in each split, tool calls included; roles and keys are not.
-    - **longest_row**: characters of the longest training row.
-    - **hashes**: of each split: SHA-256 over its rows' hashes, 128 bits of XXH3 over each line.
-    - **content_hash**: SHA-256 over the splits' hashes, so equal data has an equal name.
-    - **name**: the training data's name, for display.
-    - **accounts**: what became of the rows of each source.
-    - **rejects**: the file of rows set aside, one JSON object each: source, line, reason, row; None if there is none.
-    - **findings**: what the user should know, such as duplicates and columns that were left out.
-    """
-
-    folder: Path
-    train: Path
-    validation: Path
-    test: Path
-    rows: Mapping[str, int]
-    characters: Mapping[str, int]
-    longest_row: int
-    hashes: Mapping[str, str]
-    content_hash: str
-    name: str
-    accounts: tuple[Account, ...] = ()
-    rejects: Path | None = None
-    findings: tuple[Finding, ...] = ()
-
-    @property
-    def files(self) -> dict[str, Path]:
-        """The file of each split."""
-        return {"train": self.train, "validation": self.validation, "test": self.test}
-
-    def __str__(self) -> str:
-        return "\n".join([*map(str, self.accounts), *map(str, self.findings)])
-
-    def _repr_html_(self) -> str:
-        columns = ("source", "format", "rows", *SPLITS, "aside")
-        rows = [[getattr(account, column) for column in columns] for account in self.accounts]
-        findings = "".join(f"<p>{visible_html(finding)}</p>" for finding in self.findings)
-        return visible_table(columns, rows) + findings
-
-    def preview(self, rows: int = 5, split: str = "train") -> pd.DataFrame:
-        """Return the first rows of a split: how many messages, whose, and how they begin and end."""
-        import pandas as pd
-
-        if split not in SPLITS:
-            raise DataError(f"There is no split {split}.", where="preview", fix=f"use one of {', '.join(SPLITS)}")
-
-        def first(role: str, messages: Iterable[dict[str, Any]]) -> str:
-            text = next((message.get("content") for message in messages if message["role"] == role), None)
-            line = " ".join((text or "").split())
-            return line if len(line) <= 80 else line[:79] + "…"
-
-        with self.files[split].open(encoding="utf-8") as file:
-            conversations = [json.loads(line)["messages"] for line in islice(file, rows)]
-        shown = [
-            (len(turns), " ".join(t["role"] for t in turns), first("user", turns), first("assistant", reversed(turns)))
-            for turns in conversations
-        ]
-        return pd.DataFrame(shown, columns=["messages", "roles", "user", "assistant"])
-
-
 def prepare_dataset(
-    data: DataConfig, folder: Path, *, on_progress: Callable[[Progress], None] | None = None
+    data: DataConfig, folder: Path, *, fresh: bool = False, on_progress: Callable[[Progress], None] | None = None
 ) -> PreparedDataset:
     """Read, check, split and write the data; where the same data has been prepared before, its files are used.
+
+    Nothing is read where files and configuration are what they were then, see `phift.data.prepared`.
 
     Raises `phift.errors.DataError` where rows cannot be trained on and are not to be set aside (``refused`` says how
     many, ``problems`` lists the first 20), and `phift.errors.DataNotFound` where a file or data set is not there. No
     file is left behind then.
 
     - **folder**: where prepared data sets are kept, each in a folder of its own.
+    - **fresh**: read everything again, whatever is known of it.
     - **on_progress**: called now and then with how far the work has come.
     """
     tell = isolated(on_progress)
     files.check_path(folder)
     paths = files_of(data)
+    inputs = inputs_of(data)  # before they are read: one that changes meanwhile is read again the next time
     # A few kilobytes of parquet can unpack to gigabytes, so it is always read by processes, whose memory is limited.
     parquet = any(files.kind(path) == "parquet" for path in paths)
     sizes = (seen.st_size for path in paths if (seen := files.look(path)))  # one that just went, its reader will miss
     side_by_side = parquet or sum(sizes) > LARGE
     compare = data.near_duplicates != "ignore"
     with _scratch_folder(folder) as scratch, Workers(scratch, Limits(numpy=compare)) as workers:
+        if inputs and not fresh and (known := find_prepared(folder, inputs)):
+            tell(Progress(stage="known", source=known.name, rows=sum(known.rows.values())))
+            return known
         if side_by_side:
             workers.start(*(["pyarrow.parquet"] if parquet else []))
             # Imported while the processes read, since it is wanted here as soon as they have read everything.
@@ -162,21 +103,12 @@ def prepare_dataset(
         accounts = deal(readings, table, built, workers, tell)
         if not any(account.aside for account in accounts):
             (built / "rejects.jsonl").unlink()
-        manifest = _manifest(data, readings, table, accounts)
-        (built / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
-        target = folder / manifest["content_hash"][:16]
-        _settle(built, target, manifest)
         findings = tuple(findings_of(readings, table, accounts))
-    rejects = target / "rejects.jsonl"
-    said = {key: manifest[key] for key in ("rows", "characters", "longest_row", "hashes", "content_hash", "name")}
-    return PreparedDataset(
-        folder=target,
-        **{split: target / f"{split}.jsonl" for split in SPLITS},
-        accounts=accounts,
-        rejects=rejects if rejects.exists() else None,
-        findings=findings,
-        **said,
-    )
+        manifest = {**_manifest(data, readings, table, accounts, findings), "inputs": inputs}
+        (built / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+        target = folder / manifest["content_hash"][:16]
+        before = _settle(built, target)
+    return PreparedDataset.of(target, manifest, before=before)
 
 
 def _raise_disguised(readings: Sequence[Reading]) -> None:
@@ -267,7 +199,11 @@ def _raise_if_few(readings: Sequence[Reading], left: int, dealt: int) -> None:
 
 
 def _manifest(
-    data: DataConfig, readings: Sequence[Reading], table: Table, accounts: Sequence[Account]
+    data: DataConfig,
+    readings: Sequence[Reading],
+    table: Table,
+    accounts: Sequence[Account],
+    findings: Sequence[Finding],
 ) -> dict[str, Any]:
     masks = masks_of(table)
     hashes = {split: hashlib.sha256(table["hash"][mine].tobytes()).hexdigest() for split, mine in masks.items()}
@@ -283,20 +219,22 @@ def _manifest(
         "hashes": hashes,
         "split": data.split.model_dump(),
         "sources": [asdict(account) for account in accounts],
+        "findings": [asdict(finding) for finding in findings],
     }
 
 
-def _settle(built: Path, target: Path, manifest: Mapping[str, Any]) -> None:
-    """Move the files to their place, unless the same ones are there already."""
+def _settle(built: Path, target: Path) -> datetime | None:
+    """Move the files to their place, unless the same ones are there already; return since when they are, if so."""
     for number in range(_MOST_MOVES):
-        if _whole(target, manifest):
+        if before := whole_since(target):
             # The same rows can have come from other sources, so what is said of those is renewed.
-            (built / "manifest.json").replace(target / "manifest.json")
             if (built / "rejects.jsonl").exists():
                 (built / "rejects.jsonl").replace(target / "rejects.jsonl")
             else:
                 (target / "rejects.jsonl").unlink(missing_ok=True)
-            return
+            (built / MANIFEST).touch()  # those files may have been written after it
+            (built / MANIFEST).replace(target / MANIFEST)
+            return before
         if number:
             # It is moved aside and not deleted in its place, where another caller may have put his own by now.
             with suppress(OSError):
@@ -307,15 +245,8 @@ def _settle(built: Path, target: Path, manifest: Mapping[str, Any]) -> None:
             if number == _MOST_MOVES - 1:
                 raise
         else:
-            return
-
-
-def _whole(target: Path, manifest: Mapping[str, Any]) -> bool:
-    """Whether a folder has the files that the manifest lists, as far as their sizes say."""
-    if not (target / "manifest.json").is_file():
-        return False
-    paths = {split: target / f"{split}.jsonl" for split in SPLITS}
-    return all(path.is_file() and path.stat().st_size == manifest["bytes"][split] for split, path in paths.items())
+            break
+    return None
 
 
 @contextmanager

@@ -49,7 +49,7 @@ _begun: WeakSet[RowsSource] = WeakSet()  # sources whose rows come once and have
 class Progress:
     """How far the work has come.
 
-    - **stage**: ``read``, ``compare`` or ``write``.
+    - **stage**: ``read``, ``compare`` or ``write``; ``known`` where nothing is read, since it was prepared before.
     - **source**: the file's name, the data set's id, or the split that is written; or that rows are compared.
     - **rows**: rows so far, refused ones included.
     - **bytes**, **total_bytes**: of the files; None where there is no file.

@@ -144,6 +144,11 @@ class Account:
     reasons: Mapping[str, int]
     blank: int
 
+    def counts(self) -> dict[str, Mapping[str, int]]:
+        """Return what was counted of the rows under what it is called, each thing with how often."""
+        found = {name: value for name, value in vars(self).items() if isinstance(value, Mapping) and value}
+        return {"set aside" if name == "reasons" else name.replace("_", " "): value for name, value in found.items()}
+
     def __str__(self) -> str:
         parts = [f"{getattr(self, split):,} {split}" for split in SPLITS if getattr(self, split)]
         parts += [f"{self.aside:,} set aside"] if self.aside else []

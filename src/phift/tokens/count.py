@@ -478,4 +478,4 @@ def _marked(split: str, tokens: SplitTokens, found: Marked) -> str:
 def _named(found: Marked) -> str:
     names = [f"{visible(name, lines=False)} in {rows:,}" for name, rows in islice(found.names.items(), _MOST_NAMES)]
     more = f" and {len(found.names) - _MOST_NAMES} others" if len(found.names) > _MOST_NAMES else ""
-    return f"{', '.join(names)}{more}; of {', '.join(found.roles)}"
+    return f"{', '.join(names)}{more}; in texts of {', '.join(found.roles)}"

@@ -166,7 +166,12 @@ def _only(workers: Workers, task: Task[T]) -> T:
 
 
 def find_tokenizer(
-    wanted: str | None, clients: Clients, model: FoundationModel, cache: Path, *, finetune_config: Path | None = None
+    wanted: str | None,
+    clients: Clients | None,
+    model: FoundationModel | None,
+    cache: Path,
+    *,
+    finetune_config: Path | None = None,
 ) -> tuple[LimitedTokenizer | None, str]:
     """Return the tokenizer to count with, and what is missing, in one sentence, if anything is.
 
@@ -174,18 +179,19 @@ def find_tokenizer(
     tokens are estimated, and a check goes on.
 
     - **wanted**: a folder or an id on the Hugging Face Hub (``data.tokenizer``).
+    - **clients**, **model**: None leaves the registry alone.
     - **cache**: where the registry's tokenizers are kept.
     - **finetune_config**: the job's own (``finetune_config_path``), laid over the model's.
     """
     if find_spec("transformers") is None:  # then nothing needs to be fetched
         return None, "transformers is not installed, so there is no tokenizer to count with."
-    source, missing, base = wanted or f"{model.name} version {model.version}", "", None
+    source, missing, base = wanted or (f"{model.name} version {model.version}" if model else ""), "", None
     with ExitStack() as stack:
         workers = Workers(Path(), LIMITS, most=1)
         stack.callback(workers.end)
         try:
             folder, has_markers = _only(workers, _Locate(wanted)) if wanted else (None, False)
-            if not has_markers:
+            if not has_markers and clients and model:
                 try:
                     base = fetch_tokenizer_files(clients, model, cache)
                 except PhiftError as error:
