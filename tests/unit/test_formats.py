@@ -99,13 +99,28 @@ def test_pairs_of_texts_come_back(question: str, answer: str, system: str | None
     assert convert(row) == {"messages": conversation([(question, answer)], system)}
 
 
-# In CSV a prompt that is a list cannot be told from a text.
-@pytest.mark.parametrize("name", [name for name in ENCODERS if name != "prompt_completion"])
+@pytest.mark.parametrize("name", ENCODERS)
 @given(pairs=PAIRS, system=SYSTEM)
 def test_a_conversation_comes_back_from_json_text(name: str, pairs: list[tuple[str, str]], system: str | None) -> None:
     row = ENCODERS[name](pairs, system)
     cells = {key: json.dumps(value) if isinstance(value, list) else value for key, value in row.items()}
     assert convert(cells) == {"messages": conversation(pairs, system)}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[1, 2]",
+        "[]",
+        '["role"]',
+        '[{"role": "user"}]',
+        '[{"from": "a@b.de", "text": "c"}]',
+        '[{"name": "x", "value": 1}]',
+        '[{"role": "user", "con',
+    ],
+)
+def test_a_text_in_brackets_is_a_text(text: str) -> None:
+    assert messages({"prompt": text, "completion": text}) == conversation([(text, text)])
 
 
 @given(st.lists(PAIRS, min_size=1, max_size=3))

@@ -270,8 +270,10 @@ def _conversation(cells: _Cells) -> list[dict[str, Any]]:
             # One text or a list of messages: TRL has both.
             for name, role in (("prompt", "user"), ("completion", "assistant")):
                 value = cells.given(name)
-                wanted = "a text (nor a list of messages)"
-                messages += [said(role, value)] if isinstance(value, str) else cells.messages(name, wanted)
+                if isinstance(value, str) and not turns.are_messages(value):
+                    messages.append(said(role, value))
+                else:
+                    messages += cells.messages(name, "a text (nor a list of messages)")
         case "question_answer":
             messages += (said("user", cells.text("question")), said("assistant", cells.text("answer")))
         case "ultrachat":

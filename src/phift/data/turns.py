@@ -56,6 +56,20 @@ def from_json(text: str, place: str) -> Any:
         raise InvalidRow(f"`{place}` is text that is not JSON{hint}") from None
 
 
+def are_messages(text: str) -> bool:
+    """Tell a list of messages that is written as JSON, as in CSV, from a text that somebody says."""
+    if not text.lstrip().startswith("["):
+        return False
+    try:
+        turns = msgspec.json.decode(text)
+    except (msgspec.DecodeError, UnicodeEncodeError, RecursionError):
+        return False
+    speakers = [
+        turn.get("role") or turn.get("from") if isinstance(turn, dict) and len(turn) > 1 else "" for turn in turns
+    ]
+    return bool(speakers) and all(str(speaker).strip().lower() in _ROLES for speaker in speakers)
+
+
 def messages_of(turn: object, place: str) -> Iterator[dict[str, Any]]:
     """Yield a turn as a message; one that has the results of tools is several.
 
