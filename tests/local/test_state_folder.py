@@ -589,3 +589,18 @@ def test_a_demonstration_in_a_damaged_folder(
     finally:
         if pid is not None and alive(pid):
             os.kill(pid, signal.SIGKILL)
+
+
+@pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="gives the files to another user")
+def test_what_may_not_be_read_or_written_is_told(recording: Path, common: Path) -> None:
+    file = common / "recording.jsonl"
+    file.write_bytes(recording.read_bytes())
+    file.chmod(0)
+    for arguments in (("local", "record", str(file), "true"), ("samples", str(recording))):
+        ended(*arguments)  # their modules are read by those who may
+    with _as_nobody():
+        assert ended("local", "replay", str(file), "true").startswith("error: It cannot be used: Permission denied")
+        assert ended("local", "record", str(file), "true").startswith("error: This file is there already")
+        assert ended("local", "record", str(common / "new.jsonl"), "true").startswith("error: It cannot be used")
+        assert ended("samples", str(common / "samples")).startswith("error: It cannot be used")
+    assert list(common.iterdir()) == [file]
