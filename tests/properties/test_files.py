@@ -75,7 +75,7 @@ def test_other_names_are_refused_with_those_that_are_taken(name: str) -> None:
     with pytest.raises(DataError, match=r"cannot be read") as caught:
         files.kind(Path(name))
     assert "`" not in str(caught.value)
-    assert ".jsonl, .json, .csv, .tsv file, which may end in .gz or .zst, or a .parquet file" in str(caught.value)
+    assert ".jsonl, .json, .csv, .tsv file, which may end in .gz or .zst, or a .parquet, .arrow or" in str(caught.value)
 
 
 @pytest.mark.parametrize("suffix", [".gz", ".zst"])

@@ -19,8 +19,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from phift.config.data import DataConfig, HuggingFaceSource, SplitConfig
+from phift.data import folders, sources
 from phift.data import prepare as dataset
-from phift.data import sources
 from phift.data.prepare import PreparedDataset, Progress, prepare_dataset
 from phift.data.prepared import whole_since
 from phift.errors import DataError, DataNotFound, ServiceUnreachable
@@ -914,13 +914,13 @@ def test_a_file_that_goes_while_it_is_looked_at_is_our_own_error(
 ) -> None:
     source = tmp_path / "rows.jsonl"
     source.write_text('{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}\n' * 20)
-    find = sources.files_of
+    find = folders.spread
 
-    def find_and_lose(given: Any) -> list[Path]:
+    def find_and_lose(given: Any) -> Any:
         found = find(given)
         source.unlink()
         return found
 
-    monkeypatch.setattr(dataset, "files_of", find_and_lose)
+    monkeypatch.setattr(dataset, "spread", find_and_lose)
     with pytest.raises(DataNotFound):
         prepare_dataset(DataConfig(train=source), out)

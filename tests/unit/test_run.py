@@ -545,7 +545,7 @@ def test_the_data_is_checked_even_where_nobody_can_be_asked(tmp_path: Path) -> N
         run_config(tmp_path, data={"train": tmp_path / "train.jsonl"}, workspace={"local": tmp_path / "no"})
     )
     report = run.check()
-    assert [finding.code for finding in report.errors] == ["LocalWorkspaceNotRunning", *["DataError"] * 20]
+    assert [finding.code for finding in report.errors] == ["LocalWorkspaceNotRunning", "DataError"]
 
 
 def test_a_newer_model_in_the_registry_changes_nothing_for_a_job_that_was_submitted(fakes: Fakes, start: Start) -> None:

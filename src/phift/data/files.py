@@ -13,14 +13,27 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
+
+import msgspec
 
 from phift.component.preprocessing import SUFFIXES
 from phift.errors import DataError, DataNotFound
 
 _PACKED = (".gz", ".zst")
+BINARY = ("parquet", "arrow")
+"""Kinds of files that are no text."""
+_ARROW = (".arrow", ".feather")
 _BUFFER = 1 << 20
 _RECODED = 1 << 16  # bytes of another encoding that are read at a time
+
+_NO_DATA = re.compile(
+    r"(readme|license|licence|notice|changelog|citation|requirements|makefile|dockerfile)\b.*|_success|.*\.(md|py|ipynb|sh|lock)"
+    r"|dataset_(info|infos|dict)\.json|state\.json|manifest\.json|rejects\.jsonl|package(-lock)?\.json|tsconfig\.json"
+    r"|croissant\.json|.*[._-]metadata\.json|cache-.*\.arrow|indices\.arrow"
+)
+_SAVED = {"state.json", "dataset_info.json"}
+_LONGEST_STATE = 16 << 20
 
 MOST_SILENT = 16 << 20
 """Bytes of a packed file of which nothing comes: blanks behind it, empty members, frames to be skipped."""
@@ -38,22 +51,27 @@ def most_unpacked(size: int) -> int:
 
 
 def kind(path: Path) -> str:
-    """Return what the file is by its name: jsonl, json, csv, tsv or parquet.
+    """Return what the file is by its name: jsonl, json, csv, tsv, parquet or arrow.
 
-    All but parquet also with ``.gz`` or ``.zst`` behind; ``.ndjson`` is ``.jsonl``.
+    Text also with ``.gz`` or ``.zst`` behind; ``.ndjson`` is ``.jsonl``, ``.feather`` is ``.arrow``.
     """
     suffix = _suffix(path)
-    if suffix not in SUFFIXES or (suffix == ".parquet" and compressed(path)):
+    if not _has_suffix(path):
         what = f"A data file with the suffix {''.join(path.suffixes[-2:]) or '(none)'} cannot be read."
         packed = f"{', '.join(SUFFIXES[:-1])} file, which may end in {' or '.join(_PACKED)}"
-        fix = f"give a {packed}, or a {SUFFIXES[-1]} file"
+        fix = f"give a {packed}, or a {SUFFIXES[-1]}, {' or '.join(_ARROW)} file"
         raise DataError(what, where=str(path), fix=fix)
-    return suffix.removeprefix(".")
+    return "arrow" if suffix in _ARROW else suffix.removeprefix(".")
 
 
 def compressed(path: Path) -> bool:
     """Tell whether the file is packed with gzip or zstd."""
     return path.suffix.lower() in _PACKED
+
+
+def _has_suffix(path: Path) -> bool:
+    suffix = _suffix(path)
+    return suffix in SUFFIXES[:-1] if compressed(path) else suffix in (*SUFFIXES, *_ARROW)
 
 
 def _suffix(path: Path) -> str:
@@ -78,11 +96,24 @@ def check_path(path: Path) -> None:
         raise DataError("The name is not UTF-8, so no account can name it.", where=where, fix="rename it") from None
 
 
+class Contents(NamedTuple):
+    """What a path stands for: data **files**, and the **others**, of a **folder**, which is None for one file."""
+
+    folder: Path | None
+    files: list[Path]
+    others: list[Path]
+
+
 def expand(path: Path) -> list[Path]:
     """Return the data files that a path stands for: a file, those of a folder, or those of a pattern, sorted.
 
     Hidden names are left out of folders and patterns, and so are files that are no data.
     """
+    return contents(path).files
+
+
+def contents(path: Path) -> Contents:
+    """Return the data files that a path stands for, and the other files beside them; hidden ones are neither."""
     check_path(path)
     seen = look(path)
     if seen is not None and stat.S_ISDIR(seen.st_mode):
@@ -90,20 +121,25 @@ def expand(path: Path) -> list[Path]:
         def fail(error: OSError) -> None:
             raise _unreadable(path, error) from error
 
-        files = []
+        files, others = [], []
         try:
             for place, folders, names in os.walk(path, onerror=fail):
                 folders[:] = sorted(name for name in folders if not name.startswith("."))
-                files += [Path(place, name) for name in sorted(names) if _is_data(Path(name))]
+                here = [Path(place, name) for name in sorted(names) if not name.startswith(".")]
+                own = _saved(Path(place)) if set(names) >= _SAVED else [file for file in here if _is_data(file)]
+                files += own
+                others += [file for file in here if file not in set(own)]
         except RecursionError:
             what = "The folder has folders that are nested too deeply."
             raise DataError(what, where=str(path)[:500], fix="give a pattern, or the folder with the files") from None
         if not files:
-            fix = f"put {', '.join(SUFFIXES)} files there, or give another folder"
+            only = f"it has only {', '.join(other.name for other in others[:3])}: " if others else ""
+            fix = f"{only}put {', '.join(SUFFIXES)} files there, or give another folder"
             raise DataError("The folder has no data files.", where=str(path), fix=fix)
+        found = Contents(path, files, others)
     else:
-        files = _matching(path) if seen is None else [path]
-    for file in files:
+        found = _matching(path) if seen is None else Contents(None, [path], [])
+    for file in found.files:
         check_path(file)
         seen, where = look(file), str(file)
         if seen is None:
@@ -113,7 +149,36 @@ def expand(path: Path) -> list[Path]:
         kind(file)
         if not seen.st_size:
             raise DataError("The data file is empty.", where=where, fix="give a file with rows")
-    return files
+    return found
+
+
+def _saved(folder: Path) -> list[Path]:
+    """Return the files of a data set that `save_to_disk` of ``datasets`` has written, as its state lists them.
+
+    (``Dataset.save_to_disk`` and ``load_from_disk`` in datasets/arrow_dataset.py, 5.2.0; read 2026-11-30.)
+    """
+    where, again = str(folder / "state.json"), "save it again with `save_to_disk`, or give its .arrow files"
+    try:
+        state = msgspec.json.decode((folder / "state.json").read_bytes()[:_LONGEST_STATE], type=_State)
+    except (OSError, ValueError, RecursionError) as error:
+        what = "The state of a data set that `save_to_disk` has written cannot be read."
+        raise DataError(what, where=where, fix=again) from error
+    if state.indices_files:
+        fix = "save it again after `flatten_indices`, which writes the rows that it has, in their order"
+        raise DataError("The data set is a choice of the rows that its files have.", where=where, fix=fix)
+    names = [file.filename for file in state.data_files]
+    if any(Path(name).name != name or name in ("", ".", "..") for name in names):
+        raise DataError("The data set's state names files of other folders.", where=where, fix=again)
+    return [folder / name for name in names]
+
+
+class _File(msgspec.Struct):
+    filename: str
+
+
+class _State(msgspec.Struct):
+    data_files: list[_File] = msgspec.field(name="_data_files")
+    indices_files: list[_File] | None = msgspec.field(name="_indices_files", default=None)
 
 
 def look(path: Path) -> os.stat_result | None:
@@ -127,10 +192,15 @@ def look(path: Path) -> os.stat_result | None:
 
 
 def _is_data(path: Path) -> bool:
-    return _suffix(path) in SUFFIXES and not path.name.startswith(".")
+    return _has_suffix(path) and not (path.name.startswith(".") or is_no_data(path))
 
 
-def _matching(path: Path) -> list[Path]:
+def is_no_data(path: Path) -> bool:
+    """Tell a file that by its name is about data, of a program, or phift's own, and not data."""
+    return bool(_NO_DATA.fullmatch(path.name.lower()))
+
+
+def _matching(path: Path) -> Contents:
     """Return the data files that match a pattern; the parts before the first with ``*?[`` are a plain folder."""
     magic = next((index for index, part in enumerate(path.parts) if re.search(r"[*?\[]", part)), None)
     if magic is None:
@@ -142,7 +212,8 @@ def _matching(path: Path) -> list[Path]:
     found = [file for file in found if not re.search(r"(?:^|/)\.", file.relative_to(folder).as_posix())]
     if not found:
         raise DataNotFound("No file matches the pattern.", where=str(path), fix=_near(folder / "*"))
-    return [file for file in found if _is_data(file)] or found[:1]  # which says what can be read
+    data = [file for file in found if _is_data(file)] or found[:1]  # which says what can be read
+    return Contents(folder, data, [file for file in found if file not in set(data)])
 
 
 def _near(path: Path) -> str:

@@ -36,7 +36,7 @@ class Footer:
         """
         import pyarrow.parquet as pq
 
-        with files.open_file(self.path) as file, _errors(self.path):
+        with files.open_file(self.path) as file, errors(self.path):
             metadata = pq.read_metadata(file)
             names = list(metadata.schema.to_arrow_schema().names)
         if len(set(names)) < len(names):
@@ -65,7 +65,7 @@ def batches(path: Path, start: int, end: int, columns: Collection[str]) -> Itera
 
     # Through a Python file; a path would be opened again, and wait there for ever if it has become a pipe.
     options: dict[str, Any] = {"pre_buffer": False, "buffer_size": _BUFFER}
-    with files.open_file(path) as opened, _errors(path), pq.ParquetFile(opened, **options) as file:
+    with files.open_file(path) as opened, errors(path), pq.ParquetFile(opened, **options) as file:
         groups = list(range(start, end))
         names = [name for name in file.schema_arrow.names if name in columns]
         yield from file.iter_batches(batch_size=_BATCH, row_groups=groups, columns=names, use_threads=False)
@@ -116,15 +116,16 @@ def values(rows: pa.RecordBatch) -> Iterator[dict[str, Any] | InvalidRow]:
 
 
 @contextmanager
-def _errors(path: Path) -> Iterator[None]:
+def errors(path: Path, kind: str = "parquet", group: str = "row groups") -> Iterator[None]:
+    """Turn what pyarrow raises into a `DataError`; **kind** of file, and what its rows are in."""
     import pyarrow as pa
 
     try:
         yield
     except MemoryError as error:  # pyarrow's own is one too
-        what = "The parquet file has values that do not fit into the memory allowed for reading."
-        raise DataError(what, where=str(path), fix="write it in smaller rows and row groups") from error
+        what = f"The {kind} file has values that do not fit into the memory allowed for reading."
+        raise DataError(what, where=str(path), fix=f"write it in smaller rows and {group}") from error
     except (pa.ArrowException, ValueError, OSError) as error:  # Arrow's word for a broken page is OSError
         # The reason may quote a value, so only its kind is told.
-        what = f"The parquet file cannot be read ({type(error).__name__})."
+        what = f"The {kind} file cannot be read ({type(error).__name__})."
         raise DataError(what, where=str(path), fix="check its rights and that it is whole; write it again") from error

@@ -23,7 +23,7 @@ import msgspec
 import xxhash
 
 from phift.component.preprocessing import COLUMNS
-from phift.data import chat, files, formats, parquet, texts
+from phift.data import chat, files, formats, ipc, parquet, texts
 from phift.data.chat import Conversation, Row
 from phift.errors import DataError
 
@@ -120,7 +120,7 @@ class Part:
 
     - **rows**: left out for a file.
     - **start**, **end**: bytes of a JSONL file, or row groups of a parquet file; any other file is one part, with 0.
-    - **size**, **columns**: of a parquet file, the bytes of the row groups, for the progress, and all that it has.
+    - **size**, **columns**: of a parquet or Arrow file, the bytes of it, for the progress, and all columns that it has.
     - **keep**: write refused rows to a file too.
     - **delimiter**, **encoding**: of a file of text, where they are not the usual ones.
     """
@@ -141,7 +141,7 @@ class Part:
     @property
     def is_text(self) -> bool:
         """Whether it is of a file of text."""
-        return self.kind not in ("parquet", "rows")
+        return self.kind not in ("parquet", "arrow", "rows")
 
     @cached_property
     def is_plain(self) -> bool:
@@ -155,8 +155,8 @@ class Part:
         Raises `phift.errors.DataError` where the file cannot be read on.
         """
         with closing(Spool(folder)) as spool:
-            if self.kind == "parquet":
-                steps = _read_parquet(self, spool)
+            if self.kind in ("parquet", "arrow"):
+                steps = _read_batches(self, spool)
             elif self.end:
                 steps = _read_lines(self, spool)
             else:
@@ -267,14 +267,16 @@ def _take_plain(spool: Spool, rows: Sequence[Conversation] | None, before: int) 
     return len(rows)
 
 
-# ---------------------------------------------------------------- parquet files
+# ---------------------------------------------------------------- parquet and Arrow files
 
 
-def _read_parquet(part: Part, spool: Spool) -> Iterator[None]:
+def _read_batches(part: Part, spool: Spool) -> Iterator[None]:
     number = 0
     read = part.columns if part.keep else {*part.layout.used, *([part.group_by] if part.group_by else [])}
     spool.tally.ignore(column for column in part.columns if column not in part.layout.used)
-    for rows in parquet.batches(Path(part.path), part.start, part.end, read):
+    path = Path(part.path)
+    is_parquet = part.kind == "parquet"
+    for rows in parquet.batches(path, part.start, part.end, read) if is_parquet else ipc.batches(path, read):
         plain = parquet.conversations(rows) if part.is_plain else None
         if not _take_plain(spool, plain, number):
             _take(part, spool, enumerate(parquet.values(rows), start=number + 1))
@@ -415,8 +417,8 @@ class Spool:
             first = "".join(f" The first of its part: {reason}." for _, reason in self.tally.problems[:1])
             what = f"More than {MOST_REFUSED:,} rows in a row cannot be trained on.{first}"
             raise DataError(what, where=part.path, fix="take them out")
-        if part.kind == "parquet" and self.written > files.most_unpacked(part.size):
-            what = "The parquet file holds more than 1 GB, and more than 200 times its own size."
+        if part.size and self.written > files.most_unpacked(part.size):
+            what = f"The {part.kind} file holds more than 1 GB, and more than 200 times its own size."
             raise DataError(what, where=part.path, fix="write its rows as JSONL, if they are meant")
 
     def take(self) -> Tally:

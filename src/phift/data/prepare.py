@@ -33,12 +33,13 @@ from typing import Any
 
 from phift.check.findings import Finding
 from phift.component.preprocessing import LEAST_TRAINING_ROWS, SPLITS
-from phift.config.data import DataConfig
+from phift.config.data import DataConfig, FileSource
 from phift.data import files, sniff
+from phift.data.folders import spread
 from phift.data.near import find_near
 from phift.data.parts import MOST_PROBLEMS
 from phift.data.prepared import MANIFEST, PreparedDataset, find_prepared, inputs_of, whole_since
-from phift.data.sources import Progress, Reading, Table, files_of, open_source, place_of, read_sources, tabulate
+from phift.data.sources import Progress, Reading, Table, open_source, place_of, read_sources, tabulate
 from phift.data.split import ASIDE, LEAKED, Account, deal, draw_split, findings_of, first_near, masks_of, units
 from phift.data.workers import LARGE, Limits, Workers
 from phift.errors import DataError, isolated
@@ -68,26 +69,27 @@ def prepare_dataset(
     """
     tell = isolated(on_progress)
     files.check_path(folder)
-    paths = files_of(data)
+    given, told = spread(data)
     inputs = inputs_of(data)  # before they are read: one that changes meanwhile is read again the next time
+    paths = [source.files for _, _, source in given if isinstance(source, FileSource)]
+    kinds = set(map(files.kind, paths))
     # A few kilobytes of parquet can unpack to gigabytes, so it is always read by processes, whose memory is limited.
-    parquet = any(files.kind(path) == "parquet" for path in paths)
+    binary = not kinds.isdisjoint(files.BINARY)
     sizes = (seen.st_size for path in paths if (seen := files.look(path)))  # one that just went, its reader will miss
-    side_by_side = parquet or sum(sizes) > LARGE
+    side_by_side = binary or sum(sizes) > LARGE
     compare = data.near_duplicates != "ignore"
     with _scratch_folder(folder) as scratch, Workers(scratch, Limits(numpy=compare)) as workers:
         if inputs and not fresh and (known := find_prepared(folder, inputs)):
             tell(Progress(stage="known", source=known.name, rows=sum(known.rows.values())))
             return known
         if side_by_side:
-            workers.start(*(["pyarrow.parquet"] if parquet else []))
+            workers.start(*(["pyarrow.parquet"] if "parquet" in kinds else []))
             # Imported while the processes read, since it is wanted here as soon as they have read everything.
             threading.Thread(target=import_module, args=("numpy",)).start()
         group_by, keep = data.split.group_by, data.bad_rows == "set_aside"
-        given = [(split, source) for split, some in data.sources.items() for source in some]
         readings = [
             reading
-            for stratum, (split, source) in enumerate(given)
+            for split, stratum, source in given
             for reading in open_source(source, split, stratum, workers, group_by=group_by, keep=keep)
         ]
         read_sources(readings, workers, tell, side_by_side=side_by_side)
@@ -103,7 +105,7 @@ def prepare_dataset(
         accounts = deal(readings, table, built, workers, tell)
         if not any(account.aside for account in accounts):
             (built / "rejects.jsonl").unlink()
-        findings = tuple(findings_of(readings, table, accounts))
+        findings = (*told, *findings_of(readings, table, accounts))
         manifest = {**_manifest(data, readings, table, accounts, findings), "inputs": inputs}
         (built / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
         target = folder / manifest["content_hash"][:16]
@@ -114,12 +116,12 @@ def prepare_dataset(
 def _raise_disguised(readings: Sequence[Reading]) -> None:
     """Look at each file whose rows fail all alike, or as not UTF-8, and raise what it is instead."""
     for reading in readings:
-        part, keep = reading.parts[0], reading.parts[0].keep
-        looked_at = reading.fails_alike or (
-            not keep and any("is not UTF-8" in reason for _, reason in reading.problems)
-        )
-        if looked_at and part.is_text and (error := sniff.explain(Path(part.path), part.kind, part.encoding)):
-            raise error
+        part = next(iter(reading.parts), None)  # a parquet file without rows has none
+        if part and part.is_text and reading.problems:
+            not_utf8 = not part.keep and any("is not UTF-8" in reason for _, reason in reading.problems)
+            looked_at = not_utf8 or reading.fails_alike
+            if looked_at and (error := sniff.explain(Path(part.path), part.kind, part.encoding)):
+                raise error
 
 
 def _raise_problems(readings: Sequence[Reading], more: Sequence[tuple[str, str]] = ()) -> None:
@@ -139,7 +141,7 @@ def _raise_problems(readings: Sequence[Reading], more: Sequence[tuple[str, str]]
     fix = "correct them"
     if whole:
         fix = "correct what writes them, since nearly all rows fail for one reason"
-    elif not readings[0].parts[0].keep:
+    elif not any(part.keep for reading in readings for part in reading.parts):
         fix += ", or write `bad_rows: set_aside` to leave them out and keep them in a file of their own"
     counted = refused - sum(reading.sum("refused") - 1 for reading in whole)
     raise DataError(what, where=place, fix=fix, problems=problems, refused=counted)
@@ -152,13 +154,13 @@ def _choose(data: DataConfig, readings: Sequence[Reading], table: Table) -> None
     given = np.array([SPLITS.index(reading.split) for reading in readings], np.int8)
     chosen = table["split"]
     chosen[:] = given[table["source"]]
-    for split, sources in data.sources.items():
+    splits = list(dict.fromkeys(reading.split for reading in readings))
+    for split in splits:
         if not (chosen == SPLITS.index(split)).any():
             _raise_problems(readings)
             labels = [reading.label for reading in readings if reading.split == split]
-            where = ", ".join(labels) or str(sources)
-            raise DataError(f"There are no rows for {split}.", where=where, fix="give data with rows")
-    shares = {split: getattr(data.split, split) for split in SPLITS if split not in data.sources}
+            raise DataError(f"There are no rows for {split}.", where=", ".join(labels), fix="give data with rows")
+    shares = {split: getattr(data.split, split) for split in SPLITS if split not in splits}
     pool = chosen == 0
     if data.near_duplicates == "thin":
         chosen[pool & (first_near(table, pool) != np.arange(len(table)))] = ASIDE

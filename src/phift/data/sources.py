@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from weakref import WeakSet
 
 from phift.config.data import AssetSource, DataConfig, FileSource, HuggingFaceSource, OneSource, RowsSource
-from phift.data import arrow, chat, files, formats, hub, parquet, sniff, texts
+from phift.data import arrow, chat, files, formats, hub, ipc, parquet, sniff, texts
 from phift.data.formats import Layout, UnknownFormat, recognise
 from phift.data.parts import TABLE, Part, Tally
 from phift.data.workers import Workers
@@ -153,8 +153,9 @@ def open_source(
                 groups: list[int] = []
                 told: list[str] = []
                 delimiter = encoding = None
-                if kind == "parquet":
-                    ((_, (columns, groups)),) = workers.run([parquet.Footer(path)], side_by_side=True)
+                if kind in files.BINARY:
+                    head = parquet.Footer(path) if kind == "parquet" else ipc.Head(path)
+                    ((_, (columns, groups)),) = workers.run([head], side_by_side=True)
                     layout = _layout(place, [dict.fromkeys(columns)], source)
                 else:
                     layout, delimiter, encoding = _open_text(path, kind, source, told)
@@ -201,13 +202,15 @@ def _open_text(
 def _cut(path: Path, part: Part, groups: Sequence[int]) -> Iterator[Part]:
     """Cut a file into parts, if it can be read from somewhere in the middle.
 
-    - **groups**: the bytes of a parquet file's row groups.
+    - **groups**: the bytes of a parquet file's row groups, or of all of an Arrow file.
     """
     if part.kind == "jsonl" and not files.compressed(path) and not part.encoding:
         size = path.stat().st_size
         step = max(PART, -(-size // _MOST_PARTS))
         for start in range(0, size, step):
             yield replace(part, start=start, end=min(start + step, size))
+    elif part.kind == "arrow":
+        yield replace(part, size=groups[0])
     elif part.kind == "parquet":
         first, size = 0, 0
         for group, taken in enumerate(groups, start=1):

@@ -1,0 +1,122 @@
+"""The splits that a folder has by the names of its files, so that no test row is trained on."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from phift.check.findings import Finding
+from phift.component.preprocessing import SPLITS
+from phift.config.data import DataConfig, FileSource, OneSource
+from phift.data import files
+
+_EVAL = "eval"
+_WORDS: Mapping[str, tuple[str, ...]] = {  # what is meant by several names is what is kept most apart
+    "test": ("test", "testing", "heldout", "holdout"),
+    "validation": ("validation", "valid", "val", "dev", "development"),
+    _EVAL: ("eval", "evaluation"),
+    "train": ("train", "training"),
+}
+_NAMES = {split: re.compile(rf"({'|'.join(words)})(set|split)?\d*") for split, words in _WORDS.items()}
+
+# Suffixes of what can hold rows, and is not read.
+_CAN_HOLD_ROWS = re.compile(
+    r"\.(7z|avro|bak|bz2|db|gz|jl|jsonlines|orc|pickle|pkl|pt|rar|sqlite|tar|tgz|txt|xlsx?|xz|zip|zst)"
+)
+
+_MOST_NAMED = 10
+
+Given = tuple[str, int, OneSource]
+"""What a source's rows are for, the source's number, and the source; of files, one file."""
+
+
+def spread(data: DataConfig) -> tuple[list[Given], list[Finding]]:
+    """Return all sources, in the order of the splits, with each file of a folder in the split that its name says.
+
+    A folder or a pattern that is given for one split has others by the names in it: of `train`, a file named after
+    another split is that split's, unless that has a source of its own; of any other, it is left out. Where all its
+    files are named after other splits, they are what they are given for.
+
+    Raises `phift.errors.DataError` where files cannot be read at all.
+    """
+    given: list[Given] = []
+    findings: list[Finding] = []
+    left: list[tuple[str, Path]] = []
+    several = [(split, source) for split, sources in data.sources.items() for source in sources]
+    for stratum, (split, source) in enumerate(several):
+        if not isinstance(source, FileSource):
+            given.append((split, stratum, source))
+            continue
+        found = files.contents(source.files)
+        place = str(source.files)
+        findings += _passed_over(found.others, place)
+        named = split_by_name(found.files, found.folder) if found.folder else dict.fromkeys(found.files)
+        others = {file: name for file, name in named.items() if name not in (None, split)}
+        if len(others) == len(named):
+            if others:
+                message = (
+                    f"All its files are named as data of another split, and are given for {split}: {_told(named)}."
+                )
+                findings.append(
+                    Finding("DATA_SPLITS_BY_NAME", "warning", place, message, "rename them, unless it is meant")
+                )
+            others = {}
+        taken = {file: split for file in named if file not in others}
+        for file, name in others.items():
+            if split == "train" and name and name not in data.sources:
+                taken[file] = name
+            else:
+                left.append((place, file))
+        if set(taken.values()) != {split}:
+            message = f"Its files are the splits that their names say: {_told(taken)}."
+            findings.append(Finding("DATA_SPLITS_BY_NAME", "note", place, message))
+        given += [(name, stratum, source.model_copy(update={"files": file})) for file, name in taken.items()]
+    used = {source.files.absolute() for _, _, source in given if isinstance(source, FileSource)}
+    for place in dict.fromkeys(place for place, _ in left):
+        unused = [file for each, file in left if each == place and file.absolute() not in used]
+        if unused:
+            message = (
+                f"Not read, since they are named as data of another split, which is given otherwise: {_listed(unused)}."
+            )
+            fix = "give them for their split too, as in a list, if they are meant"
+            findings.append(Finding("DATA_FILES_LEFT_OUT", "warning", place, message, fix))
+    return sorted(given, key=lambda each: SPLITS.index(each[0])), findings
+
+
+def split_by_name(paths: Sequence[Path], folder: Path) -> dict[Path, str | None]:
+    """Return the split that each file's name says, or a folder's that it is in, below ``folder``; None without one.
+
+    What is named after evaluation is validation data, or test data where there is validation data and no other test.
+    """
+    named = {path: _named(path.relative_to(folder)) for path in paths}
+    splits = set(named.values())
+    meant = "test" if "validation" in splits and "test" not in splits else "validation"
+    return {path: meant if split == _EVAL else split for path, split in named.items()}
+
+
+def _named(path: Path) -> str | None:
+    words = [word for word in re.split(r"[^A-Za-z0-9]+|(?<=[a-z])(?=[A-Z])", str(path)) if word]
+    return next((split for split, name in _NAMES.items() if any(name.fullmatch(word.lower()) for word in words)), None)
+
+
+def _passed_over(others: Sequence[Path], place: str) -> Iterable[Finding]:
+    unread = [file for file in others if _CAN_HOLD_ROWS.fullmatch(file.suffix.lower()) and not files.is_no_data(file)]
+    if unread:
+        message = f"Not read, since nothing here reads files of these kinds: {_listed(unread)}."
+        fix = "unpack them, or write them as JSON Lines, CSV or parquet, if they hold rows"
+        yield Finding("DATA_FILES_LEFT_OUT", "warning", place, message, fix)
+    if known := [file for file in others if file not in set(unread)]:
+        yield Finding(
+            "DATA_FILES_PASSED_OVER", "note", place, f"Passed over, since they are no data: {_listed(known)}."
+        )
+
+
+def _listed(paths: Sequence[Path]) -> str:
+    more = f" and {len(paths) - _MOST_NAMED} more" if len(paths) > _MOST_NAMED else ""
+    return ", ".join(path.name for path in paths[:_MOST_NAMED]) + more
+
+
+def _told(splits: Mapping[Path, str | None]) -> str:
+    of_each = {split: [path for path, each in splits.items() if each == split] for split in SPLITS}
+    return "; ".join(f"{split}: {_listed(paths)}" for split, paths in of_each.items() if paths)
