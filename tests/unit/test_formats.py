@@ -222,6 +222,11 @@ def test_preference_data_is_named_as_such(columns: list[str], fix: str) -> None:
     assert "wanted are: `messages`" in str(caught.value)
     assert caught.value.fix.startswith("to train on the better answers alone, ")
     assert fix in caught.value.fix
+    row = {"conversations": [{"from": "human", "value": SECRET}], "chosen": {"from": "gpt", "value": SECRET}}
+    with pytest.raises(InvalidRow, match="its last message is a question, and preference data answers it") as of_row:
+        convert({**row, "rejected": {"from": "gpt", "value": SECRET}})  # LLaMA-Factory
+    assert SECRET not in str(of_row.value)
+    assert messages(row) == [{"role": "user", "content": SECRET}]
     with pytest.raises(UnknownFormat, match="and no format has those") as caught:
         recognise(["chosen", "text"])
     assert "`format` and `columns`" in caught.value.fix
@@ -356,6 +361,7 @@ def deep(levels: int) -> Any:
         ({"messages": SECRET}, "`messages` is text that is not JSON"),
         ({"messages": f"[{{'role': '{SECRET}'}}]"}, "looks like Python's notation; write it with json.dumps"),
         ({"messages": "\ud83d" + SECRET}, "`messages` is text that is not JSON"),
+        ({"messages": f"\n\nHuman: {SECRET}"}, "looks like a dialogue in one text; write it as a list of messages"),
         ({"messages": json.dumps(SECRET)}, "`messages` is not a list but a text"),
         ({"messages": {"role": SECRET}}, "`messages` is not a list but an object"),
         ({"messages": 7}, "`messages` is not a list but a number"),

@@ -86,6 +86,10 @@ def test_a_text_in_parts_is_that_text(name: str, exchanges: Exchanges, tools: To
 def test_one_part_needs_no_list() -> None:
     row = {"messages": [{"role": "user", "content": {"type": "text", "text": "a"}}, {"role": "bot", "text": "b"}]}
     assert line(row) == line({"prompt": "a", "completion": "b"})
+    gemini = [{"role": "user", "parts": [{"text": "a"}]}, {"role": "model", "parts": [{"text": "b"}]}]
+    assert line({"messages": gemini}) == line(row)
+    with pytest.raises(InvalidRow, match="Expected `str"):  # no part, but a tool's result, say
+        line({"messages": [{"role": "user", "content": {"degrees": 21}}, {"role": "assistant", "content": "b"}]})
 
 
 @given(exchanges=st.lists(EXCHANGE, min_size=1, max_size=3), tools=TOOLS)

@@ -70,10 +70,12 @@ class Layout:
     """How the rows of one source become conversations.
 
     - **columns**: the format's columns, each with the source's own name for it.
+    - **better**: the column of the better answers, where others are beside it that are worse: preference data.
     """
 
     format: Format
     columns: Mapping[str, str]
+    better: str | None = None
 
     @property
     def used(self) -> frozenset[str]:
@@ -87,6 +89,9 @@ class Layout:
             row, tools = {"messages": _conversation(cells)}, _tools(cells)
         except RecursionError:
             raise InvalidRow("it is nested too deeply") from None
+        if self.better and row["messages"] and row["messages"][-1]["role"] != "assistant":
+            told = f"preference data answers it, the better one in {_shown(self.better)}"
+            raise InvalidRow(f"its last message is a question, and {told}; the component trains on messages alone")
         return row if tools is None else row | {"tools": tools}
 
 
@@ -138,7 +143,8 @@ def recognise(
                 theirs_of[name] = theirs
         missing = [name for name in _required(known) if theirs_of.get(name) not in own]
         if not missing:
-            return Layout(known, {name: own.get(theirs, theirs) for name, theirs in theirs_of.items()})
+            theirs_of = {name: own.get(theirs, theirs) for name, theirs in theirs_of.items()}
+            return Layout(known, theirs_of, _better_answer(own))
         if format and in_capitals:
             raise UnknownFormat(f"the format {known} wants {_listed_names(missing)}; {there_are}")
     wanted = "; ".join(f"{_listed_names(_required(known))} ({known})" for known in candidates)

@@ -31,6 +31,7 @@ _ROLES: Mapping[str, str | None] = {
 
 _KINDS = {str: "a text", list: "a list", tuple: "a list", dict: "an object", NoneType: "null"}
 
+_ELSE = ("text", "parts")  # where a turn has its text, if not where it should
 _TEXTS = ("text", "value", "content")  # where a part has its text
 _TEXT_TYPES = frozenset({None, "text", "input_text", "output_text"})
 _MEDIA = re.compile("image|audio|video|file")
@@ -51,8 +52,11 @@ def from_json(text: str, place: str) -> Any:
         return msgspec.json.decode(text)
     except (msgspec.DecodeError, UnicodeEncodeError):
         # What pandas writes of a list into a CSV file.
-        python = text.lstrip().startswith(("[{'", "['", "{'"))
-        hint = ", but looks like Python's notation; write it with json.dumps" if python else ""
+        start, hint = text.lstrip()[:9].lower(), ""
+        if start.startswith(("[{'", "['", "{'")):
+            hint = ", but looks like Python's notation; write it with json.dumps"
+        elif start.startswith(("human:", "user:", "system:")):  # as in Anthropic/hh-rlhf
+            hint = ", but looks like a dialogue in one text; write it as a list of messages"
         raise InvalidRow(f"`{place}` is text that is not JSON{hint}") from None
 
 
@@ -80,7 +84,7 @@ def messages_of(turn: object, place: str) -> Iterator[dict[str, Any]]:
     if not isinstance(turn, dict):
         raise InvalidRow(f"{place} is not an object but {kind_of(turn)}")
     others = {key: value for key, value in turn.items() if value is not None}
-    who, said = ("role", ("content", "value", "text")) if "role" in others else ("from", ("value", "content", "text"))
+    who, said = ("role", ("content", "value", *_ELSE)) if "role" in others else ("from", ("value", "content", *_ELSE))
     speaker = others.pop(who, None)
     content = others.pop(next((key for key in said if key in others), ""), None)
     if not isinstance(speaker, str):
@@ -96,7 +100,7 @@ def messages_of(turn: object, place: str) -> Iterator[dict[str, Any]]:
         calls += [_call(call, place) for call in (listed if isinstance(listed, list) and listed else [listed])]
         content = None
     message: dict[str, Any] = {"role": role or "assistant"}
-    if isinstance(content, list | dict):
+    if isinstance(content, list) or _is_part(content):
         text, results = _read_parts(content, place, calls, role)
         yield from (result | others for result in results)
         if text is None and results and not calls:
@@ -152,6 +156,11 @@ def _read_parts(
         else:
             texts.append(_text_of(part, at))
     return ("".join(texts) if texts else None), results
+
+
+def _is_part(content: Any) -> bool:
+    """Tell one part that is not in a list from an object that is a content, as some make of a tool's result."""
+    return isinstance(content, dict) and not {"type", *_TEXTS}.isdisjoint(content)
 
 
 def _result(part: dict[str, Any], place: str) -> dict[str, Any]:
