@@ -536,6 +536,24 @@ def test_one_broken_character_is_its_rows_matter(tmp_path: Path) -> None:
     assert prepare(tmp_path, path, bad_rows="set_aside").accounts[0].aside == 1
 
 
+@pytest.mark.parametrize("good", [5, 40])
+def test_setting_aside_is_advised_only_where_rows_are_left(good: int, tmp_path: Path) -> None:
+    rows = [*pairs([("a", "b")] * good), *[{"question": "a", "answer": ""}] * 4]
+    path = as_file(tmp_path, "a.jsonl", jsonl(rows))
+    assert ("set_aside" in (refused(tmp_path, path).fix or "")) == (good == 40)
+    if good < 40:
+        assert "set_aside" not in str(refused(tmp_path, path, bad_rows="set_aside"))
+
+
+def test_files_that_fail_as_a_whole_are_told_once_each(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        as_file(tmp_path, f"{name}.jsonl", jsonl([{"question": "a", "answer": ""}] * 30))
+    as_file(tmp_path, "c.jsonl", jsonl([*pairs([("a", "b")] * 30), {"question": "", "answer": "c"}]))
+    error = refused(tmp_path, tmp_path / "*.jsonl")
+    assert [Path(place).name for place, _ in error.problems] == ["a.jsonl:1", "b.jsonl:1", "c.jsonl:31"]
+    assert (error.refused, len(str(error).splitlines())) == (3, 5)
+
+
 def test_a_header_again_is_no_conversation(tmp_path: Path) -> None:
     text = table(pairs([("a", "b")] * 20))
     error = refused(tmp_path, as_file(tmp_path, "joined.csv", text + text.replace("0 ", "x ")))

@@ -188,6 +188,27 @@ def test_files_that_may_hold_rows_are_not_passed_over_in_silence(name: str, tmp_
     assert name in (caught.value.fix or "")
 
 
+def test_a_link_to_a_folder_is_not_passed_over_in_silence(tmp_path: Path) -> None:
+    write(tmp_path / "given/chat.jsonl", rows(0, 30))
+    write(tmp_path / "far/more.jsonl", rows(100, 30))
+    (tmp_path / "given/more").symlink_to(tmp_path / "far")
+    assert "more" in told(prepare(tmp_path, tmp_path / "given"))["DATA_FILES_LEFT_OUT"][1]
+
+
+@pytest.mark.parametrize(
+    ("name", "option"), [("a.jsonl", "delimiter"), ("a.parquet", "delimiter"), ("a.parquet", "encoding")]
+)
+def test_how_text_is_written_is_not_said_of_other_files(name: str, option: str, tmp_path: Path) -> None:
+    path = write(tmp_path / name, rows(0, 30))
+    given = {"files": path, option: {"delimiter": ";", "encoding": "utf-8"}[option]}
+    with pytest.raises(DataError, match=f"`{option}` is given, and none of the files") as caught:
+        prepare(tmp_path, given)
+    assert (caught.value.where, caught.value.fix) == (str(path), "leave it out")
+    write(tmp_path / "both/b.csv", rows(100))
+    write(tmp_path / f"both/{name}", rows(0))
+    prepare(tmp_path, {"files": tmp_path / "both", option: {"delimiter": ",", "encoding": "utf-8"}[option]})
+
+
 # save_to_disk
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from phift.config.data import HuggingFaceSource, SplitConfig, refuse_placeholder
+from phift.config.data import AssetSource, FileSource, HuggingFaceSource, SplitConfig, refuse_placeholder
 from phift.config.run import (
     AzureWorkspace,
     ComputeConfig,
@@ -131,6 +131,39 @@ def test_a_folder_that_exists_is_no_hugging_face_id(tmp_path: Path, monkeypatch:
     (tmp_path / "owner" / "name").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
     assert RunConfig(**{**LEAST, "data": {"train": "owner/name"}}).data.train == Path("owner/name")
+
+
+def test_how_text_is_written_may_be_said_and_is_told_only_where_it_is() -> None:
+    given = {"files": "a.csv", "delimiter": ";", "encoding": "windows-1252"}
+    (source,) = RunConfig(**{**LEAST, "data": {"train": given}}).data.sources["train"]
+    assert isinstance(source, FileSource)
+    assert (source.delimiter, source.encoding) == (";", "windows-1252")
+    assert source.model_dump(mode="json") == {"format": None, "columns": {}, **given}
+    assert FileSource(files=Path("a.csv")).model_dump(mode="json") == {"format": None, "columns": {}, "files": "a.csv"}
+    azure = AssetSource(asset="azureml:a:1")
+    assert azure.model_dump(mode="json") == {"format": None, "columns": {}, "asset": "azureml:a:1"}
+    for tab in ("\t", "\\t", "tab"):
+        assert FileSource(files=Path("a.csv"), delimiter=tab).delimiter == "\t"
+    for name in ("utf-8", "UTF-16", "latin-1", "cp437", "shift_jis", "gb18030", "mac-roman"):
+        assert FileSource(files=Path("a.csv"), encoding=name).encoding == name
+
+
+@pytest.mark.parametrize("delimiter", ["", ";;", '"', "\n", "a", "1", " ", "\0", "§", ["a"]])
+def test_no_delimiter(delimiter: Any) -> None:
+    (mistake,) = mistakes(data={"train": {"files": "a.csv", "delimiter": delimiter}}).items()
+    assert "delimiter" in " ".join(mistake)
+
+
+@pytest.mark.parametrize("encoding", ["", "utf-99", "hex", "rot13", "idna", "unicode_escape", "\0", "x" * 9999, 8])
+def test_no_encoding(encoding: Any) -> None:
+    (mistake,) = mistakes(data={"train": {"files": "a.csv", "encoding": encoding}}).items()
+    assert "encoding" in " ".join(mistake)
+
+
+def test_how_text_in_azure_is_written_is_for_a_cluster_that_prepares_it() -> None:
+    given = {"asset": "azureml:a:1", "encoding": "utf-16"}
+    assert "`prepare_on`" in str(mistakes(data={"train": given}))
+    RunConfig(**{**LEAST, "data": {"train": given, "prepare_on": "cpu"}})
 
 
 def test_a_hugging_face_source_may_be_spelled_out() -> None:

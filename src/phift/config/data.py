@@ -274,8 +274,8 @@ class DataConfig(Section):
             raise ValueError("data in Azure is used where it lies, so it cannot be one of several sources")
         assets = [source for source in given if isinstance(source, AssetSource)]
         if any(each.format or each.columns or each.delimiter or each.encoding for each in assets):
-            message = "`format` and `columns` of data in Azure need `prepare_on`, since nothing converts it here"
-            raise ValueError(message)
+            keys = "`format`, `columns`, `delimiter` and `encoding`"
+            raise ValueError(f"{keys} of data in Azure need `prepare_on`, since nothing converts it here")
         return self
 
 

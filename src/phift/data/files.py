@@ -30,7 +30,8 @@ _RECODED = 1 << 16  # bytes of another encoding that are read at a time
 _NO_DATA = re.compile(
     r"(readme|license|licence|notice|changelog|citation|requirements|makefile|dockerfile)\b.*|_success|.*\.(md|py|ipynb|sh|lock)"
     r"|dataset_(info|infos|dict)\.json|state\.json|manifest\.json|rejects\.jsonl|package(-lock)?\.json|tsconfig\.json"
-    r"|croissant\.json|.*[._-]metadata\.json|cache-.*\.arrow|indices\.arrow"
+    r"|(config|generation_config|tokenizer|tokenizer_config|special_tokens_map|adapter_config|trainer_state)\.json"
+    r"|(vocab|metadata|finetune_config|ds_config)\.json|croissant\.json|.*[._-]metadata\.json|cache-.*\.arrow|indices\.arrow"
 )
 _SAVED = {"state.json", "dataset_info.json"}
 _LONGEST_STATE = 16 << 20
@@ -129,6 +130,7 @@ def contents(path: Path) -> Contents:
                 own = _saved(Path(place)) if set(names) >= _SAVED else [file for file in here if _is_data(file)]
                 files += own
                 others += [file for file in here if file not in set(own)]
+                others += [link for name in folders if (link := Path(place, name)).is_symlink()]  # os.walk stays out
         except RecursionError:
             what = "The folder has folders that are nested too deeply."
             raise DataError(what, where=str(path)[:500], fix="give a pattern, or the folder with the files") from None

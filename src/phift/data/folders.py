@@ -9,7 +9,8 @@ from pathlib import Path
 from phift.check.findings import Finding
 from phift.component.preprocessing import SPLITS
 from phift.config.data import DataConfig, FileSource, OneSource
-from phift.data import files
+from phift.data import files, texts
+from phift.errors import DataError
 
 _EVAL = "eval"
 _WORDS: Mapping[str, tuple[str, ...]] = {  # what is meant by several names is what is kept most apart
@@ -50,6 +51,7 @@ def spread(data: DataConfig) -> tuple[list[Given], list[Finding]]:
             continue
         found = files.contents(source.files)
         place = str(source.files)
+        _check_text(source, set(map(files.kind, found.files)), place)
         findings += _passed_over(found.others, place)
         named = split_by_name(found.files, found.folder) if found.folder else dict.fromkeys(found.files)
         others = {file: name for file, name in named.items() if name not in (None, split)}
@@ -84,6 +86,17 @@ def spread(data: DataConfig) -> tuple[list[Given], list[Finding]]:
     return sorted(given, key=lambda each: SPLITS.index(each[0])), findings
 
 
+def _check_text(source: FileSource, kinds: set[str], place: str) -> None:
+    """Refuse what says how text is written, where there is none."""
+    none = ""
+    if source.delimiter and kinds.isdisjoint(texts.DELIMITERS):
+        none = "`delimiter` is given, and none of the files is CSV or TSV."
+    if source.encoding and kinds <= set(files.BINARY):
+        none = "`encoding` is given, and none of the files is text."
+    if none:
+        raise DataError(none, where=place, fix="leave it out")
+
+
 def split_by_name(paths: Sequence[Path], folder: Path) -> dict[Path, str | None]:
     """Return the split that each file's name says, or a folder's that it is in, below ``folder``; None without one.
 
@@ -101,10 +114,11 @@ def _named(path: Path) -> str | None:
 
 
 def _passed_over(others: Sequence[Path], place: str) -> Iterable[Finding]:
-    unread = [file for file in others if _CAN_HOLD_ROWS.fullmatch(file.suffix.lower()) and not files.is_no_data(file)]
+    can_hold = [file for file in others if _CAN_HOLD_ROWS.fullmatch(file.suffix.lower()) or file.is_dir()]
+    unread = [file for file in can_hold if not files.is_no_data(file)]
     if unread:
-        message = f"Not read, since nothing here reads files of these kinds: {_listed(unread)}."
-        fix = "unpack them, or write them as JSON Lines, CSV or parquet, if they hold rows"
+        message = f"Not read, since they are of kinds that nothing here reads, or links to folders: {_listed(unread)}."
+        fix = "unpack them, or write them as JSON Lines, CSV or parquet, if they hold rows; give a linked folder itself"
         yield Finding("DATA_FILES_LEFT_OUT", "warning", place, message, fix)
     if known := [file for file in others if file not in set(unread)]:
         yield Finding(

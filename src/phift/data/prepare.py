@@ -139,9 +139,10 @@ def _raise_problems(readings: Sequence[Reading], more: Sequence[tuple[str, str]]
     place, reason = problems[0]
     what = f"{refused} of {rows} rows cannot be trained on. The first: {place}: {reason}"
     fix = "correct them"
+    good = sum(reading.sum("good") for reading in readings if reading.split == "train")
     if whole:
         fix = "correct what writes them, since nearly all rows fail for one reason"
-    elif not any(part.keep for reading in readings for part in reading.parts):
+    elif good >= LEAST_TRAINING_ROWS and not any(part.keep for reading in readings for part in reading.parts):
         fix += ", or write `bad_rows: set_aside` to leave them out and keep them in a file of their own"
     counted = refused - sum(reading.sum("refused") - 1 for reading in whole)
     raise DataError(what, where=place, fix=fix, problems=problems, refused=counted)

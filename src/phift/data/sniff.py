@@ -11,6 +11,7 @@ import csv
 import io
 import json
 import re
+import string
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 _HEAD = 1 << 20  # bytes of a file that are looked at
 _HEADER = 1 << 16  # bytes in which a header is looked for
-_ENCODED = 64 << 20  # bytes of which it is told how their characters are encoded
+_ENCODED = 16 << 20  # bytes of which it is told how their characters are encoded
 _DELIMITERS = (",", ";", "\t", "|")
 
 _UNPACK = "unpack it"
@@ -211,7 +212,7 @@ def _other_encoding(head: bytes, stream: BinaryIO) -> tuple[str, str] | None:
             lone = re.findall("[\udc80-\udcff]", text)
             bad += bytes(ord(each) - 0xDC00 for each in lone)
             others += len(text) - len(lone) - len(text.encode("ascii", "ignore"))
-        letters += len(re.findall("[A-Za-z]", text))
+        letters += len(block) - len(block.translate(None, _LETTERS))
         block = stream.read(_HEAD)
     if len(bad) < 2 or others:  # a few broken characters are those rows' matter
         return None
@@ -222,6 +223,7 @@ def _other_encoding(head: bytes, stream: BinaryIO) -> tuple[str, str] | None:
     return "not UTF-8", f"write its `encoding` beside `files`, such as cp1251, gb18030 or shift_jis, or {_SAVE}"
 
 
+_LETTERS = string.ascii_letters.encode()
 _SAVE = "save it as UTF-8 ('CSV UTF-8' in Excel)"
 # Letters of western Europe and signs of typography, as Windows-1252 has them.
 _WESTERN = bytes.fromhex("80828485 8c9192939495969799 9ca0a1a3a7a9ab aeb0b4b7bbbf") + bytes(range(0xC0, 0x100))

@@ -119,7 +119,7 @@ class DataError(PhiftError, ValueError):
     """Rows of the data set are not what the component takes.
 
     - **problems**: a ``(place, reason)`` for the first of them.
-    - **refused**: how many there are.
+    - **refused**: how many there are; a file whose rows nearly all fail for one reason counts as one.
     """
 
     problems: tuple[tuple[str, str], ...] = ()
