@@ -16,6 +16,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from pyarrow import feather
 
 from phift.config.data import DataConfig
 from phift.data.prepare import PreparedDataset, prepare_dataset
@@ -274,12 +275,20 @@ def write_parquet(path: Path, rows: list[Row]) -> None:
     pq.write_table(pa.Table.from_pylist(rows), path, row_group_size=5)
 
 
+def write_arrow(path: Path, rows: list[Row]) -> None:
+    table = pa.Table.from_pylist(rows)
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, table.schema) as stream:
+        stream.write_table(table, max_chunksize=5)
+
+
 FILES: dict[str, Callable[[Path, list[Row]], None]] = {
     ".jsonl": write_lines,
     ".json": write_list,
     ".csv": write_cells,
     ".tsv": write_cells,
     ".parquet": write_parquet,
+    ".arrow": write_arrow,
+    ".feather": lambda path, rows: feather.write_feather(pa.Table.from_pylist(rows), path),
     ".jsonl.gz": write_lines,
     ".jsonl.zst": write_lines,
 }
