@@ -126,11 +126,11 @@ STRICTER = (
     ),
     Rule(
         id="not-a-number",
-        says="a row is JSON by the standard, which has no NaN",
+        says="NaN, which JSON has not, is a missing value",
         source=OURS,
         content=beside_good(lines({**PLAIN, "score": float("nan")})),
         engine="keeps",
-        phift="refuses it is not JSON",
+        phift="finds DATA_COLUMNS_LEFT_OUT",
     ),
 )
 RULES = (*AZURE, *STRICTER)
