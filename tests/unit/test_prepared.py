@@ -109,6 +109,7 @@ SAYS_THE_SAME = ("manifest.json", "longer")
         lambda folder: (folder / "more" / "b.jsonl").unlink(),
         lambda folder: write_rows(folder / "more" / "c.jsonl", 20),
         lambda folder: (folder / "more" / "notes.txt").write_text("one more"),
+        lambda folder: (folder / "README.md").write_text("what this is not"),
         lambda folder: (folder / "a.jsonl").rename(folder / "c.jsonl"),
         lambda folder: (folder / "a.jsonl").touch(),
         lambda folder: shutil.rmtree(folder.parent / "out"),

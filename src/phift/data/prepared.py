@@ -38,6 +38,8 @@ MANIFEST = "manifest.json"
 # What changes nothing in the prepared rows.
 _NOT_READ_BY = {"tokenizer", "count_tokens", "asset_name", "prepare_on"}
 
+_MOST_FILES = 100_000  # to be looked at; that takes a second
+
 # A file system tells the time in steps, and two changes within one look like one: 10 ms at most on Linux, where the
 # kernel counts 100 ticks a second or more, and up to 2 s where it keeps whole seconds (FAT).
 _STEP, _WHOLE_SECONDS = 20_000_000, 2_100_000_000  # ns
@@ -177,9 +179,11 @@ def inputs_of(data: DataConfig) -> str | None:
     paths = files_of(data)
     for source in (source for some in data.sources.values() for source in some):
         if isinstance(source, FileSource):
-            paths += _folders(source.files)
+            paths += _inside(source.files)
         elif not (isinstance(source, HuggingFaceSource) and re.fullmatch("[0-9a-f]{40}", source.revision or "")):
             return None
+    if len(paths) > _MOST_FILES:
+        return None
     seen = stamps(paths)
     if wait := _unsettled(seen):
         if wait > _STEP:
@@ -191,11 +195,12 @@ def inputs_of(data: DataConfig) -> str | None:
     return hashlib.sha256(repr((settings, seen, _code())).encode(errors="backslashreplace")).hexdigest()
 
 
-def _folders(path: Path) -> Iterator[Path]:
-    """Yield a folder and those in it: a file more or less, though it be no data, changes the folder that it is in."""
-    for place, folders, _ in os.walk(path) if path.is_dir() else ():
-        folders[:] = [name for name in folders if not name.startswith(".")]
+def _inside(path: Path) -> Iterator[Path]:
+    """Yield a folder and all in it that is not hidden: what is no data itself can say what the others are."""
+    for place, folders, names in os.walk(path) if path.is_dir() else ():
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
         yield Path(place)
+        yield from (Path(place, name) for name in sorted(names) if not name.startswith("."))
 
 
 def _unsettled(seen: Iterable[tuple[Any, ...]]) -> int:
