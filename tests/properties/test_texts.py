@@ -30,6 +30,7 @@ from rich.console import Console
 import phift
 from phift import errors
 from phift.check.cost import CostEstimate
+from phift.check.data_report import DataReport
 from phift.check.findings import Finding
 from phift.check.memory import MemoryEstimate
 from phift.check.parameters import Parameter, Parameters
@@ -252,6 +253,7 @@ OF_TEXT: dict[type, Callable[[str], object]] = {
     Cleanup: lambda text: Cleanup(deleted=(text,), left=(endpoint(text),)),
     Conversation: lambda text: Conversation(place=text, messages=((text, text),), note=text),
     CostEstimate: cost,
+    DataReport: lambda text: DataReport(prepared(text), tokens(text)),
     DataInput: lambda text: DataInput(name=text, version=text, address=text),
     DeployedEndpoint: endpoint,
     Endpoint: deployed,
