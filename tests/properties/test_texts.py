@@ -94,7 +94,9 @@ def endpoint(text: str) -> DeployedEndpoint:
 
 
 def account(text: str) -> Account:
-    return Account(source=text, format="jsonl", rows=1, train=1, validation=0, test=0, aside=0, reasons={}, blank=0)
+    return Account(
+        source=text, format="jsonl", rows=1, train=1, validation=0, test=0, aside=0, reasons={text: 1}, blank=0
+    )
 
 
 def finding(text: str) -> Finding:
@@ -228,7 +230,7 @@ def prepared(text: str) -> PreparedDataset:
     paths: Any = dict.fromkeys(("folder", "train", "validation", "test"), Path(text.replace("\0", "")))
     return PreparedDataset(
         **paths, **empty, longest_row=1, content_hash=text, name=text, accounts=(account(text),),
-        findings=(finding(text),),
+        findings=(finding(text),), before=datetime(2026, 11, 30, tzinfo=UTC), read=False,
     )  # fmt: skip
 
 
