@@ -62,6 +62,7 @@ bench: $(VENV)/installed
 # Needs 12 GB of disk; and 10 GB of memory for the way that phift is compared with.
 bench-data: $(VENV)/installed
 	$(BIN)/python bench/prepare_data.py
+	$(BIN)/python bench/near_duplicates.py
 	$(BIN)/python bench/count_tokens.py
 
 bench-local: $(VENV)/installed

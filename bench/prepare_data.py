@@ -4,11 +4,15 @@ Makes 207,865 conversations from the sentences of the standard library's docstri
 runs, in turn and each in a process of its own:
 
 - ``bound``: ``orjson.loads`` of every line of the JSONL file, one thread, nothing else;
-- ``jsonl``, ``parquet``: ``phift.data.prepare.prepare_dataset``, everything included, files written;
+- ``jsonl``, ``parquet``: ``phift.data.prepare.prepare_dataset``, everything included, files written, but the rows not
+  compared with each other (``near_duplicates: ignore``);
+- ``near``: the same from JSONL with the rows compared, as it is done where nothing else is said;
+- ``datasketch``: the rows of the JSONL compared by datasketch's own loop, `MinHash` and `MinHashLSH` as its
+  documentation has them, with 128 permutations and a threshold of 0.8 over shingles of three words; nothing else;
 - ``notebook``: ``datasets`` to JSON lines, then pandas, as Azure's fine-tuning notebooks do; it checks nothing.
 
 Run: ``python bench/prepare_data.py [--rows N] [--rounds N] [--folder PATH]``. It needs 12 GB of free disk, and 9 GB of
-memory for the notebook's road.
+memory for the notebook's road. That and datasketch's take minutes, and go once.
 """
 
 from __future__ import annotations
@@ -27,7 +31,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import psutil
 
@@ -97,12 +101,31 @@ def bound(folder: Path, _out: Path) -> int:
     return count
 
 
-def prepare(source: Path, out: Path) -> int:
+def prepare(source: Path, out: Path, near_duplicates: Literal["report", "ignore"] = "ignore") -> int:
     """Read, check, split and write with phift."""
     from phift.config.data import DataConfig
     from phift.data.prepare import prepare_dataset
 
-    return sum(prepare_dataset(DataConfig(train=source), out, fresh=True).rows.values())
+    data = DataConfig(train=source, near_duplicates=near_duplicates)
+    return sum(prepare_dataset(data, out, fresh=True).rows.values())
+
+
+def datasketch_loop(folder: Path, _out: Path) -> int:
+    """Find near rows with datasketch: whether one of those before is near, and then into the index."""
+    import orjson
+    import xxhash
+    from datasketch import MinHash, MinHashLSH
+
+    index, count = MinHashLSH(threshold=0.8, num_perm=128), 0
+    with (folder / "train.jsonl").open("rb") as file:
+        for line in file:
+            words = " ".join(turn["content"] for turn in orjson.loads(line)["messages"]).lower().encode().split()
+            signature = MinHash(num_perm=128, hashfunc=xxhash.xxh32_intdigest)
+            signature.update_batch({b" ".join(some) for some in zip(words, words[1:], words[2:], strict=False)})
+            index.query(signature)
+            index.insert(count, signature)
+            count += 1
+    return count
 
 
 def notebook(folder: Path, out: Path) -> int:
@@ -124,8 +147,11 @@ ROADS = {
     "bound": bound,
     "jsonl": lambda folder, out: prepare(folder / "train.jsonl", out),
     "parquet": lambda folder, out: prepare(folder / "*.parquet", out),
+    "near": lambda folder, out: prepare(folder / "train.jsonl", out, "report"),
+    "datasketch": datasketch_loop,
     "notebook": notebook,
 }
+ONCE = ("datasketch", "notebook")
 
 
 def measure(road: str, folder: Path, *, look: bool) -> tuple[float, int]:
@@ -173,7 +199,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--rows", type=int, default=ROWS)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--notebook-rounds", type=int, default=1)
+    parser.add_argument("--slow-rounds", type=int, default=1, help="of datasketch's and the notebook's road")
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "phift-bench")
     parser.add_argument("--road", choices=ROADS, help="run this one road, for the measurement")
     options = parser.parse_args()
@@ -191,7 +217,7 @@ def main() -> None:
     peaks = dict.fromkeys(ROADS, 0)
     for number in range(options.rounds):
         for road in ROADS:
-            if road == "notebook" and number >= options.notebook_rounds:
+            if road in ONCE and number >= options.slow_rounds:
                 continue
             taken, _ = measure(road, folder, look=False)
             seconds[road].append(taken)

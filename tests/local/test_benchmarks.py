@@ -18,6 +18,7 @@ BENCH = Path(__file__).parents[2] / "bench"
     ("script", "arguments", "said"),
     [
         ("prepare_data.py", ["--rows", "200", "--rounds", "1", "--folder", "."], "notebook"),
+        ("near_duplicates.py", ["--rows", "100"], "precision"),
         ("count_tokens.py", ["--rows", "20", "--rounds", "1"], "phift / encode_batch: "),
         ("check_latency.py", ["1"], "ratio"),
         ("local_scale.py", ["1"], "all 1001 jobs, page by page: "),

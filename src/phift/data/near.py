@@ -43,9 +43,8 @@ LEAST_SHARED = 6
 
 _SHINGLE = 3  # words
 _BATCH = 1 << 18  # bytes of rows whose words are hashed at once
-_LEAST = 256  # of a conversation's shingles the least ones are a sample that another one's near to it shares
 _SHORT = 64  # shingles; conversations of fewer have numbers that are found in one that is less near
-_CIRCLES, _POINTS = 4, 32
+_BANDS = 16
 _MOST_FORMS = 4  # within each other
 _CACHED = 1024  # conversations that wait to be compared with others
 _SAMPLE = 200  # of those with one form
@@ -130,27 +129,23 @@ def _shingles(words: Hashes) -> Hashes:
 def _bands(shingles: Hashes) -> npt.NDArray[np.uint32]:
     """Return numbers, some of which near texts have in common; there are none, but zeros, for hardly any shingles.
 
-    The shingles lie on circles, in orders of their own, and what comes next after a point of a circle is a MinHash.
-    Half of the numbers are made of four of these, the others of two, or zero where a text is long.
+    The shingles lie on a circle, in the order of their hashes, and what comes next after a point is a MinHash. Half of
+    the numbers are made of four of these. The others are made of one, and one of a circle of another order, since short
+    texts are near with less in common; of a long text they are zero.
     """
     import numpy as np
 
+    bands = np.zeros(2 * _BANDS, np.uint32)
     if len(shingles) < LEAST_SHARED:
-        return np.zeros(_POINTS, np.uint32)
-    few = shingles[:_LEAST]
-    circle = np.arange(_CIRCLES, dtype=np.uint64)[:, None]
-    orders = _mixed(few * (np.uint64(2) * circle + np.uint64(_ODD)))
-    turned = np.sort((orders >> np.uint64(2) | circle << np.uint64(62)).reshape(-1))
-    step = (1 << 62) // _POINTS
-    points = np.arange(_CIRCLES * _POINTS, dtype=np.uint64) * np.uint64(step)
-    after = np.searchsorted(turned, points).reshape(_CIRCLES, _POINTS)
-    begin = np.arange(_CIRCLES)[:, None] * len(few)
-    found = turned[np.where(after < begin + len(few), after, begin)]
-    two = _mixed(found[0] + _mixed(found[1]))
-    two[::2] = _mixed(two[::2] + _mixed(found[2, ::2] + _mixed(found[3, ::2])))
-    if len(shingles) > _SHORT:
-        two[1::2] = 0
-    bands: npt.NDArray[np.uint32] = (two >> np.uint64(32)).astype(np.uint32)
+        return bands
+    points = np.arange(4 * _BANDS, dtype=np.uint64) * np.uint64((1 << 64) // (4 * _BANDS))
+    found = shingles[np.searchsorted(shingles, points) % len(shingles)].reshape(4, _BANDS)
+    four = _mixed(found[0] + _mixed(found[1] + _mixed(found[2] + _mixed(found[3]))))
+    bands[:_BANDS] = four >> np.uint64(32)
+    if len(shingles) <= _SHORT:
+        order = np.sort(_mixed(shingles * np.uint64(_ODD)))
+        other = order[np.searchsorted(order, points[::4]) % len(order)]
+        bands[_BANDS:] = _mixed(found.reshape(-1)[::4] + other) >> np.uint64(32)
     return bands
 
 
@@ -178,7 +173,7 @@ class Sketch:
                     end += 1
                 words = _hashed([_said(file.read(length)) for length in lengths[start:end]])
                 same = [xxhash.xxh3_64_intdigest(each.tobytes()) if len(each) else 0 for each in words]
-                bands = np.zeros((end - start, _POINTS), np.uint32)
+                bands = np.zeros((end - start, 2 * _BANDS), np.uint32)
                 for index, each in enumerate(words):
                     bands[index] = _bands(_shingles(each))
                 yield np.array(same, np.uint64).tobytes(), bands.tobytes()
@@ -273,10 +268,10 @@ def find_near(readings: Sequence[Reading], table: Table, workers: Workers, tell:
         Sketch(spool=tally.spool, lengths=lengths[start : start + tally.good].tobytes())
         for tally, start in zip(tallies, firsts.tolist(), strict=False)
     ]
-    same, of_rows, found = table["key"].copy(), [np.zeros(0, np.intp)], [np.zeros((0, _POINTS), np.uint32)]
+    same, of_rows, found = table["key"].copy(), [np.zeros(0, np.intp)], [np.zeros((0, 2 * _BANDS), np.uint32)]
     done, total, at = 0, int(lengths.sum(dtype=np.int64)), firsts.tolist()
     for index, answer in workers.run(sketches, side_by_side=total > LARGE):
-        words, bands = np.frombuffer(answer[0], np.uint64), np.frombuffer(answer[1], np.uint32).reshape(-1, _POINTS)
+        words, bands = np.frombuffer(answer[0], np.uint64), np.frombuffer(answer[1], np.uint32).reshape(-1, 2 * _BANDS)
         rows = np.arange(at[index], at[index] + len(words))
         same[rows] = np.where(words == 0, same[rows], words)
         having = bands.any(axis=1)
