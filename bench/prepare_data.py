@@ -30,6 +30,7 @@ import sysconfig
 import tempfile
 import time
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -42,6 +43,7 @@ BAD = 200  # one row in so many has a mistake, where the data is to be set aside
 TREE_EVERY = 0.02  # seconds between two looks at the memory of a process and its children
 
 
+@cache
 def sentences() -> list[str]:
     """Return the paragraphs of the standard library's docstrings."""
     found = []
