@@ -72,6 +72,14 @@ def test_a_failing_step_fails_the_job_and_stops_the_rest(local: Local) -> None:
     assert local.request("GET", logs["user_logs/std_log.txt"], token="").text == "this is chat_completion_finetune\n"
 
 
+def test_a_template_that_never_ends_fails_the_job(local: Local) -> None:
+    name = submit(local, seed="16")
+    assert local.wait(name) == "Failed"
+    error = local.request("GET", f"/history/v1.0{local.arm}/runs/{name}").json()["error"]["error"]
+    assert error["code"] == "UserError"
+    assert error["message"].startswith("The model's tokenizer and chat template were stopped after 180 s")
+
+
 def test_a_crash_of_the_engine_fails_the_running_step(local: Local) -> None:
     name = submit(local, seed="14")
     assert local.wait(name) == "Failed"

@@ -1,6 +1,11 @@
 from __future__ import annotations
 
 import json
+import resource
+import shutil
+import signal
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -8,9 +13,9 @@ from typing import Any
 import pytest
 
 from phift.component.preprocessing import ChatTokenizer
-from phift.errors import DataError
+from phift.errors import DataError, ModelError
 from phift.local.work import standin
-from phift.local.work.engine import preprocess
+from phift.local.work.engine import preprocess, process
 from phift.local.work.engine.job import Job
 from phift.local.work.engine.preprocess import IGNORED
 
@@ -182,3 +187,51 @@ def test_a_row_that_the_template_refuses_is_named_not_quoted(tmp_path: Path, mod
 def test_a_missing_column(tmp_path: Path, model: Path) -> None:
     with pytest.raises(DataError, match="no column messages"):
         preprocess.run(job(tmp_path, model, three([{"chat": []}])))
+
+
+LOOPS = "{% for a in range(99999) %}" * 3 + "{% endfor %}" * 3
+
+
+def with_template(model: Path, folder: Path, text: str) -> Path:
+    own = shutil.copytree(model, folder / "own")
+    (own / "chat_template.jinja").write_text(text)
+    return own
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="nothing else limits its data")
+def test_a_template_that_fills_the_memory_is_told(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "MEMORY", 1 << 30)
+    own = with_template(model, tmp_path, "{{ 'a' * (2 * 10**9) }}")
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    with pytest.raises(ModelError, match="more than 1 GB of memory for a row"):
+        preprocess.run(job(tmp_path, own, three(rows(20))))
+    assert resource.getrlimit(resource.RLIMIT_DATA) == before
+
+
+def test_a_tokenizer_that_panics_is_told(tmp_path: Path, model: Path) -> None:
+    own = with_template(model, tmp_path, "{{ messages[0].content }}")
+    document = json.loads((own / "tokenizer.json").read_text())
+    steps = {"type": "Split", "pattern": {"Regex": "(a+)+$"}, "behavior": "Isolated", "invert": False}
+    (own / "tokenizer.json").write_text(json.dumps({**document, "pre_tokenizer": steps}))
+    with pytest.raises(ModelError, match="fail with a PanicException"):
+        preprocess.run(job(tmp_path, own, three(rows(20, "a" * 40 + "!"))))
+
+
+RUN = """
+import sys
+from pathlib import Path
+from phift.local.work.engine import preprocess, process
+from phift.local.work.engine.job import Job
+
+process.SECONDS = 2
+inputs = {f"{split}_file_path": f"{sys.argv[1]}/{split}.jsonl" for split in ("train", "validation", "test")}
+preprocess.run(Job("job", inputs, {}, (), Path(sys.argv[1]) / "work", "http://127.0.0.1:1"))
+"""
+
+
+@pytest.mark.skipif(not hasattr(signal, "alarm"), reason="nothing ends it")
+@pytest.mark.parametrize("text", [LOOPS, "{{ 9**(9**9) }}"], ids=["loops", "one call"])
+def test_a_template_that_never_ends_is_the_end_of_the_process(tmp_path: Path, model: Path, text: str) -> None:
+    job(tmp_path, with_template(model, tmp_path, text), three(rows(20)))
+    done = subprocess.run([sys.executable, "-c", RUN, str(tmp_path)], timeout=120)  # noqa: S603 - the text above
+    assert done.returncode == -signal.SIGALRM

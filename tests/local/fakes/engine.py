@@ -1,11 +1,12 @@
 """Acts as the training engine on the wire and in the files; learns nothing.
 
 ``num_train_epochs`` is how many tenths of a second the fine-tuning takes, ``seed`` 13 makes it fail, 14 makes it crash,
-15 makes it hold on when its input closes, with a child process of its own.
+15 makes it hold on when its input closes, with a child process of its own, 16 ends it as a chat template without end.
 """
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -42,6 +43,8 @@ def finetune(job: dict[str, Any], step: dict[str, Any]) -> None:
         sys.exit(1)
     if seed == "14":
         os._exit(9)
+    if seed == "16":
+        signal.raise_signal(signal.SIGALRM)
     if seed == "15":
         child = subprocess.Popen(["sleep", "600"])  # noqa: S607 - a fixed program of every system
         Path(job["work"], "child.pid").write_text(str(child.pid))

@@ -12,7 +12,7 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, TextIO
 
@@ -91,10 +91,7 @@ class Scorer:
         sampling = Sampling.read(parameters)
         if not isinstance(conversations, list) or not conversations:
             raise ParameterError("conversations is not a non-empty list.", fix="send a list of conversations")
-        prompts = []
-        for messages in map(check_question, conversations):
-            asked = list(messages if self._system else without_system(messages))
-            prompts.append(self._tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True))
+        prompts = list(process.limited(self._prompts(conversations), "the deployment's model"))
         how: dict[str, Any] = {"do_sample": False}
         if sampling.do_sample and sampling.temperature > 0:  # a temperature of 0 is greedy
             how = {"do_sample": True, "temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0}
@@ -115,6 +112,11 @@ class Scorer:
             )
             texts += self._tokenizer.batch_decode(output[:, length:], skip_special_tokens=True)
         return [text.strip() for text in texts]
+
+    def _prompts(self, conversations: list[Any]) -> Iterator[str]:
+        for messages in map(check_question, conversations):
+            asked = list(messages if self._system else without_system(messages))
+            yield str(self._tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True))
 
 
 def reply(scorer: Scorer, line: str) -> dict[str, Any]:

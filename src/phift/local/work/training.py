@@ -23,6 +23,7 @@ from phift.local.programs import Command
 from phift.local.state.documents import Document, Json
 from phift.local.wire import WireError, of_fault, user_error
 from phift.local.work.child import PATIENCE, Child
+from phift.local.work.engine import process
 
 logger = logging.getLogger(__name__)
 
@@ -202,6 +203,8 @@ class Training:
             raise _Interrupted(_STOPPED)
         if code == 1:
             raise WireError(400, **runs.error_of_steps(ground, name))
+        if code == -signal.SIGALRM:
+            raise user_error(process.failure(process.too_slow("mlflow_model_path")))
         if code != 0:  # an import error, say, is in no step's log
             said = (ground.folder.job(name) / "engine.log").read_text(encoding="utf-8", errors="replace").split("\n")
             last = next((line.strip() for line in reversed(said) if line.strip()), "")

@@ -17,6 +17,7 @@ from phift.component.finetune_config import FinetuneConfig
 from phift.component.preprocessing import COLUMNS, LEAST_TRAINING_ROWS, SPLITS, ChatTokenizer, Refused, kept_messages
 from phift.component.settings import Settings
 from phift.errors import DataError
+from phift.local.work.engine import process
 from phift.local.work.engine.job import Job, empty_folder
 
 _log = logging.getLogger(__name__)
@@ -35,8 +36,7 @@ Placed = tuple[str, Mapping[str, Any]]  # the place is the file's name and the l
 def run(job: Job) -> None:
     """Write the tokens of every split and what was dropped on the way."""
     settings = Settings.parse(job.inputs)
-    tokenizer = AutoTokenizer.from_pretrained(job.model, trust_remote_code=False)
-    chat = ChatTokenizer.of(tokenizer, FinetuneConfig.load(job.model))
+    (chat,) = process.limited(_opened(job.model), "mlflow_model_path")
     limit = chat.limit(settings.max_seq_length)
     empty_folder(job.data)
     counts = {split: _write(rows, chat, limit, job.data / f"{split}.jsonl") for split, rows in split_rows(job).items()}
@@ -53,6 +53,11 @@ def run(job: Job) -> None:
         fix = "add validation rows, or set evaluation_strategy to disable"
         raise DataError("No validation rows are left.", where="validation_file_path", fix=fix)
     (job.data / COUNTS).write_text(json.dumps(counts), encoding="utf-8")
+
+
+def _opened(model: Path) -> Iterator[ChatTokenizer]:
+    tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=False)
+    yield ChatTokenizer.of(tokenizer, FinetuneConfig.load(model))
 
 
 def split_rows(job: Job) -> dict[str, list[Placed]]:
@@ -124,12 +129,10 @@ def _write(placed: Sequence[Placed], chat: ChatTokenizer, limit: int | None, pat
     """Write the tokens and labels of a split's rows, and return what became of them."""
     counts = {"read": len(placed), **dict.fromkeys((*_DROPPED, "truncated", "kept", "tokens", "assistant_tokens"), 0)}
     with path.open("w", encoding="utf-8") as file:
-        for place, row in placed:
-            messages = kept_messages(row, place)
+        for place, messages, ids in process.limited(_encoded(placed, chat), "mlflow_model_path"):
             if isinstance(messages, str):
                 counts[messages] += 1
                 continue
-            (ids,) = chat.encode_batch([{**row, "messages": messages}])
             if isinstance(ids, Refused):
                 what = f"Failure while applying the chat template: {ids.reason}; the row has {shape(messages)}."
                 raise DataError(what, where=place, fix="mend or remove the row")
@@ -147,6 +150,16 @@ def _write(placed: Sequence[Placed], chat: ChatTokenizer, limit: int | None, pat
             counts["assistant_tokens"] += sum(end - start for start, end in spans)
             file.write(json.dumps({"input_ids": ids, "labels": labels}) + "\n")
     return counts
+
+
+def _encoded(
+    placed: Sequence[Placed], chat: ChatTokenizer
+) -> Iterator[tuple[str, list[Any] | str, list[int] | Refused]]:
+    """Yield each row's place, its messages or as what it is dropped, and its tokens."""
+    for place, row in placed:
+        messages = kept_messages(row, place)
+        (ids,) = [[]] if isinstance(messages, str) else chat.encode_batch([{**row, "messages": messages}])
+        yield place, messages, ids
 
 
 def shape(messages: Sequence[Any]) -> str:

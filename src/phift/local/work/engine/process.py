@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
-from typing import TextIO
+from typing import TextIO, TypeVar
 
 from phift import garbage
-from phift.errors import PhiftError, redact
+from phift.errors import ModelError, PhiftError, redact
+
+T = TypeVar("T")
+
+SECONDS, MEMORY = 180, 4 << 30
+"""What a model's tokenizer and its chat template may take to be opened, and for a row; the bytes come on top."""
 
 
 def threads() -> int:
@@ -77,3 +86,64 @@ def failure(error: Exception) -> str:
         return " ".join(f"{error.what.rstrip('.')}{where}{fix}".split())
     first = next(iter(str(error).splitlines()), "")
     return redact(f"{type(error).__name__}: {first}")[:400]
+
+
+def limited(results: Iterator[T], where: str) -> Iterator[T]:
+    """Yield what somebody else's tokenizer or chat template, a program, makes of rows, within `SECONDS` and `MEMORY`.
+
+    One that takes more memory or panics is a `phift.errors.ModelError`; one that does not answer ends this process by
+    SIGALRM, since nothing else is heard where a library is stuck.
+    """
+    while True:
+        try:
+            with _alarm(SECONDS), _memory(MEMORY):
+                result = list(islice(results, 1))
+        except MemoryError:
+            raise _texts_error(f"need more than {MEMORY >> 30} GB of memory for a row", where) from None
+        except (Exception, KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # Rust's panics are no Exception
+            raise _texts_error(f"fail with a {type(error).__name__}", where) from error
+        if not result:
+            return
+        yield result[0]
+
+
+def too_slow(where: str) -> ModelError:
+    """Return the error for a process that SIGALRM has ended."""
+    return _texts_error(f"were stopped after {SECONDS} s with one row", where)
+
+
+def _texts_error(what: str, where: str) -> ModelError:
+    return ModelError(f"The model's tokenizer and chat template {what}.", where=where, fix="use another model")
+
+
+@contextmanager
+def _alarm(seconds: int) -> Iterator[None]:
+    if not hasattr(signal, "alarm"):  # not on every system
+        yield
+        return
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+
+
+@contextmanager
+def _memory(more: int) -> Iterator[None]:
+    """Let this process take only so many more bytes of data; Linux alone holds it to that."""
+    status = Path("/proc/self/status")
+    if not status.exists():
+        yield
+        return
+    import resource
+
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    taken = int(status.read_text(encoding="ascii").partition("VmData:")[2].split()[0]) << 10
+    most = min(each for each in (taken + more, *before) if each != resource.RLIM_INFINITY)
+    resource.setrlimit(resource.RLIMIT_DATA, (most, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, before)
