@@ -53,19 +53,26 @@ class Fault:
 
 @dataclass
 class Hub:
-    """The state of the server."""
+    """The state of the server.
+
+    - **next_page**: the host at which lists of files go on.
+    - **signed**: the paths that were asked for with a token.
+    """
 
     url: str = ""
     repositories: dict[str, Repository] = field(default_factory=dict)
     faults: list[Fault] = field(default_factory=list)
     latency: float = 0
+    next_page: str = ""
+    signed: list[str] = field(default_factory=list)
     sent: Counter[str] = field(default_factory=Counter)
     requests: list[tuple[str, str]] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def fresh(self) -> None:
         """Forget what was asked and what goes wrong."""
-        self.faults, self.latency = [], 0
+        self.faults, self.latency, self.next_page = [], 0, ""
+        self.signed.clear()
         self.sent.clear()
         self.requests.clear()
 
@@ -97,6 +104,7 @@ class _Handler(BaseHTTPRequestHandler):
         path = unquote(urlsplit(self.path).path)
         with self.hub.lock:
             self.hub.requests.append((self.command, self.path))
+            self.hub.signed += [self.path] if self.headers.get("Authorization") else []
         time.sleep(self.hub.latency)
         fault = self.hub.fault(path)
         try:
@@ -105,7 +113,9 @@ class _Handler(BaseHTTPRequestHandler):
             elif isinstance(fault, int):
                 raise _Refusal(fault, "", "not now")  # noqa: TRY301 - refused as anything else is
             elif path.startswith("/api/datasets/"):
-                self._send(200, json.dumps(self._told(path.removeprefix("/api/datasets/"), sent)).encode(), {})
+                answer = json.dumps(self._told(path.removeprefix("/api/datasets/"), sent)).encode()
+                more = self.hub.next_page and "/tree/" in path
+                self._send(200, answer, {"Link": f'<{self.hub.next_page}{path}>; rel="next"'} if more else {})
             else:
                 self._file(path.removeprefix("/datasets/"), broken=fault == "drop")
         except _Refusal as refusal:

@@ -486,6 +486,23 @@ def test_a_hub_that_never_ends_is_left(server: Hub, monkeypatch: pytest.MonkeyPa
     server.fresh()
 
 
+def test_a_list_that_goes_on_at_another_host_takes_no_token_there(
+    server: Hub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    server.fresh()
+    for name, value in (("HF_ENDPOINT", server.url), ("HF_TOKEN", TOKEN), ("HF_HOME", str(tmp_path))):
+        monkeypatch.setenv(name, value)
+    with hub_server() as other:
+        other.repositories = server.repositories
+        server.next_page = other.url
+        rows = list(hub.read_rows(HuggingFaceSource(huggingface="o/lines"), []))
+    assert len(rows) == 6000
+    assert server.signed
+    assert [path for _, path in other.requests if "/tree/" in path]
+    assert other.signed == []
+    server.fresh()
+
+
 @pytest.mark.parametrize("percent", [100, 50], ids=["read", "counted"])
 def test_a_split_that_goes_on_is_left(percent: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hub, "MOST_ROWS", 200)

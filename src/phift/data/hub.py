@@ -32,6 +32,7 @@ from itertools import accumulate, chain, compress, groupby, islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import urlsplit
 
 from phift.azure.threads import SideBySide
 from phift.config.data import HuggingFaceSource
@@ -96,6 +97,29 @@ def read_rows(source: HuggingFaceSource, notes: list[str]) -> Iterator[Row]:
             yield from batch
 
 
+def keep_token() -> None:
+    """Have the Hub's client of this process, which must be one of ours, send its token to nobody but the Hub.
+
+    It follows redirects without the token, but goes on with a list wherever its ``Link`` leads (``huggingface_hub``
+    2.4, ``paginate``).
+    """
+    from huggingface_hub import constants, set_client_factory
+    from huggingface_hub.utils._http import default_client_factory
+
+    hubs = {urlsplit(url)[:2] for url in (constants.ENDPOINT, "https://huggingface.co")}
+
+    def drop_token(request: Any) -> None:
+        if urlsplit(str(request.url))[:2] not in hubs:
+            request.headers.pop("Authorization", None)
+
+    def client() -> Any:
+        made = default_client_factory()
+        made.event_hooks["request"].append(drop_token)
+        return made
+
+    set_client_factory(client)
+
+
 @dataclass(frozen=True)
 class _Reading:
     source: HuggingFaceSource
@@ -106,6 +130,7 @@ class _Reading:
 
     def perform(self, _: Path) -> Iterator[tuple[list[Row], list[str]]]:
         """Yield rows, and the notes so far, which can be more at the end."""
+        keep_token()
         rows = HubRows(self.source)
         for batch in rows.batches():
             yield batch, rows.notes

@@ -19,6 +19,7 @@ from phift.check.models import FoundationModel
 from phift.component import finetune_config as config_file
 from phift.component.finetune_config import FinetuneConfig
 from phift.component.preprocessing import ChatTokenizer, Refused, Row, shortest
+from phift.data import hub
 from phift.data.workers import Limits, Task, Workers
 from phift.errors import ModelError, PhiftError
 from phift.tokens.tokenizer import MOST_BYTES, fetch_tokenizer_files, load_tokenizer, local_folder, read_settings
@@ -123,6 +124,7 @@ class _Locate:
 
     def perform(self, _: Path) -> Iterator[tuple[Path, bool]]:
         """Yield the folder of the tokenizer, fetched if it lies on the Hub, and whether it knows its markers."""
+        hub.keep_token()
         folder = local_folder(self.path)
         yield folder, FinetuneConfig.of(read_settings(folder)).has_markers
 
