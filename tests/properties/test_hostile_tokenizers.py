@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import random
 import shutil
 from collections.abc import Callable
@@ -150,6 +151,97 @@ def test_what_is_no_file_is_not_read(own: Path, tmp_path: Path, add: Callable[[P
     tokenizer, missing = find(own, tmp_path / "cache")
     assert tokenizer is not None, missing
     tokenizer.workers.end()
+
+
+class Trap:
+    def __init__(self, executed: Path) -> None:
+        self.executed = executed
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (Path.touch, (self.executed,))
+
+
+def setting(**settings: object) -> Callable[[Path], object]:
+    def write(folder: Path) -> None:
+        path = folder / "tokenizer_config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | settings))
+
+    return write
+
+
+def odd(name: str, *values: object) -> list[Callable[[Path], object]]:
+    return [setting(**{name: value}) for value in values]
+
+
+def own_code(folder: Path) -> None:
+    (folder / "evil.py").write_text(f"open({str(folder.parent / 'executed')!r}, 'w')\nclass Evil: pass\n")
+    names = {"AutoTokenizer": ["evil.Evil", "evil.Evil"], "AutoConfig": "evil.Evil"}
+    setting(auto_map=names, tokenizer_class="Evil", trust_remote_code=True)(folder)
+    (folder / "config.json").write_text(json.dumps({"auto_map": names, "model_type": "evil"}))
+
+
+def pickled(folder: Path) -> None:
+    for name in ("vocab.pkl", "vocab.bin", "tokenizer.model"):
+        (folder / name).write_bytes(pickle.dumps(Trap(folder.parent / "executed")))
+    setting(tokenizer_class="TransfoXLTokenizer", pretrained_vocab_file="vocab.pkl")(folder)
+    (folder / "config.json").write_text('{"model_type": "transfo-xl"}')
+
+
+def backtracking(folder: Path) -> None:
+    document = json.loads((folder / "tokenizer.json").read_text())
+    document["pre_tokenizer"] = {
+        "type": "Split",
+        "pattern": {"Regex": "(i+)+$"},
+        "behavior": "Isolated",
+        "invert": False,
+    }
+    (folder / "tokenizer.json").write_text(json.dumps(document))
+
+
+TRAPS = (
+    own_code,
+    pickled,
+    backtracking,
+    *map(
+        template,
+        (
+            "{{ lipsum.__globals__['os'].system('touch executed') }}",
+            "{{ strftime_now.__globals__ }}{{ raise_exception.__globals__ }}",
+            "{{ joiner.__init__.__globals__.os }}",
+            "{{ strftime_now('%999999999d') }}",
+            "{{ namespace.__class__.__base__.__subclasses__() }}",
+            "{{ '{0.__class__.__mro__}'.format(messages) }}",
+            "{% include '/etc/passwd' %}",
+            "{% macro f(n) %}{{ f(n) }}{{ f(n) }}{% endmacro %}{{ f(1) }}",
+            "{% if 1 %}" * 5000 + "x" + "{% endif %}" * 5000,
+            "{{ " + "(" * 10_000 + "1" + ")" * 10_000 + " }}",
+        ),
+    ),
+    setting(auto_map={"AutoTokenizer": ["evil/repo--evil.Evil", None]}, tokenizer_class="Evil"),
+    *odd("tokenizer_class", [], {}, "../../x", "os.system"),
+    *odd("model_max_length", True, float("nan"), 10**400, []),
+    *odd("added_tokens_decoder", [], 7, {"x": {}}, {"-1": {"content": "a"}}, {"0": 7}),
+    *odd("bos_token", 7, [], {}, {"content": 7}),
+    *odd("chat_template", 7, [], [{"name": "default", "template": "x"}, {"name": 7}]),
+    setting(tokenizer_file="/dev/zero", vocab_file="/etc/passwd", name_or_path="/etc/passwd"),
+)
+
+
+def test_nothing_of_a_tokenizer_is_executed(model: Path, tmp_path: Path) -> None:
+    with Workers(tmp_path, replace(limited.LIMITS, seconds=60), most=1) as workers:
+        for number, write in enumerate(TRAPS):
+            folder = shutil.copytree(model, tmp_path / str(number))
+            write(folder)
+            opening = limited.Opening(str(folder), folder)
+            try:
+                limited._only(workers, opening)
+                row = {"messages": [{"role": "user", "content": "hi" + "i" * 40 + "!"}, *ROW["messages"][1:]]}
+                (found,) = limited._only(workers, limited._Count(opening, [row], 4096))
+                assert "passwd" not in str(found)
+            except PhiftError as error:
+                assert str(folder) in str(error.where)  # noqa: PT017 - it is either
+    assert not (tmp_path / "executed").exists()
+    assert not Path("executed").exists()
 
 
 def mutated(content: bytes, draw: random.Random) -> bytes:
