@@ -414,6 +414,106 @@ DISGUISES: dict[str, Disguise] = {
         "`delimiter: ';'`",
         told(delimiter=";", columns={"question": "Frage", "answer": "Antwort"}),
     ),
+    "zeros": ("a.jsonl", lambda _: b"\0" * 5000, "nothing but zero bytes", "copy it again", as_lines),
+    "no text": ("a.csv", lambda _: bytes(range(256)) * 9, "no text", "copy it again", written("b.csv", table)),
+    "answer": (
+        "a.jsonl",
+        lambda _: '{"error": "Repository not found"}',
+        "a service's error",
+        "download the data",
+        as_lines,
+    ),
+    "markup": ("a.csv", lambda _: "<table><tr><td>a</td></tr></table>", "a web page", "download the data", as_lines),
+    "markdown": (
+        "a.csv",
+        lambda _: "| question | answer |\n|---|---|\n",
+        "Markdown",
+        "write it as CSV",
+        written("b.csv", table),
+    ),
+    "twice": (
+        "a.jsonl",
+        lambda rows: "".join(json.dumps(json.dumps(row)) + "\n" for row in rows),
+        "encoded twice",
+        "json.dumps once",
+        as_lines,
+    ),
+    "values": (
+        "a.jsonl",
+        lambda rows: "".join(json.dumps([*row.values()]) + "\n" for row in rows),
+        "lists and no objects",
+        "as an object",
+        as_lines,
+    ),
+    "turns": (
+        "a.jsonl",
+        lambda rows: "".join(json.dumps([{"role": "user", "content": "a"}]) + "\n" for _ in rows),
+        "lists of messages",
+        '{"messages": [...]}',
+        as_lines,
+    ),
+    "none": (
+        "a.jsonl",
+        lambda rows: "".join('{"question": "a", "answer": "b", "id": None}\n' for _ in rows),
+        "in Python's notation",
+        "json.dumps",
+        as_lines,
+    ),
+    "bytes": (
+        "a.jsonl",
+        lambda rows: "".join(f"{json.dumps(row).encode()!r}\n" for row in rows),
+        "in Python's notation",
+        "json.dumps",
+        as_lines,
+    ),
+    "columns": (
+        "a.json",
+        lambda rows: json.dumps({key: {n: row[key] for n, row in enumerate(rows)} for key in rows[0]}),
+        "JSON with columns and no rows",
+        "orient='records'",
+        as_lines,
+    ),
+    "lists": (
+        "a.json",
+        lambda rows: json.dumps({key: [row[key] for row in rows] for key in rows[0]}),
+        "JSON with columns and no rows",
+        "orient='records'",
+        as_lines,
+    ),
+    "numbers": (
+        "a.json",
+        lambda rows: json.dumps(dict(enumerate(rows))),
+        "JSON with rows by their numbers",
+        "orient='records'",
+        as_lines,
+    ),
+    "no suffix": ("data", jsonl, "name does not say what it is", "rename it to data.jsonl", renamed(".jsonl")),
+    "text": ("a.txt", table, "name does not say what it is", "rename it to a.csv", renamed(".csv")),
+    "zip by name": (
+        "a.zip",
+        lambda rows: zipped("data.jsonl", jsonl(rows).encode()),
+        "a zip archive",
+        "unpack it",
+        as_lines,
+    ),
+    "shift_jis": (
+        "a.csv",
+        lambda rows: (
+            table([{k: f"{v}これです" for k, v in row.items()} for row in rows])
+            .replace("\xfc", "u")
+            .encode("shift_jis", "ignore")
+        ),
+        "not UTF-8",
+        "`encoding`",
+        written("b.csv", table),
+    ),
+    "cyrillic": (
+        "a.csv",
+        lambda rows: table([dict.fromkeys(row, f"{n} Такой это ответ") for n, row in enumerate(rows)]).encode("cp1251"),
+        "not UTF-8",
+        "such as cp1251",
+        written("b.csv", table),
+    ),
 }
 
 
@@ -552,6 +652,14 @@ def test_files_that_fail_as_a_whole_are_told_once_each(tmp_path: Path) -> None:
     error = refused(tmp_path, tmp_path / "*.jsonl")
     assert [Path(place).name for place, _ in error.problems] == ["a.jsonl:1", "b.jsonl:1", "c.jsonl:31"]
     assert (error.refused, len(str(error).splitlines())) == (3, 5)
+
+
+def test_a_file_of_which_some_rows_are_not_utf8_is_a_finding_where_they_are_set_aside(tmp_path: Path) -> None:
+    rows = [{"question": f"What is {n}?", "answer": "Größe" if n % 3 else "Size"} for n in range(60)]
+    path = as_file(tmp_path, "a.csv", table(rows).encode("cp1252"))
+    assert "Windows-1252" in refused(tmp_path, path).what
+    told = {finding.code: finding for finding in prepare(tmp_path, path, bad_rows="set_aside").findings}
+    assert "`encoding: windows-1252`" in told["DATA_ENCODING"].fix
 
 
 def test_a_header_again_is_no_conversation(tmp_path: Path) -> None:

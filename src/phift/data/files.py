@@ -57,7 +57,7 @@ def kind(path: Path) -> str:
     Text also with ``.gz`` or ``.zst`` behind; ``.ndjson`` is ``.jsonl``, ``.feather`` is ``.arrow``.
     """
     suffix = _suffix(path)
-    if not _has_suffix(path):
+    if not is_known(path):
         what = f"A data file with the suffix {''.join(path.suffixes[-2:]) or '(none)'} cannot be read."
         packed = f"{', '.join(SUFFIXES[:-1])} file, which may end in {' or '.join(_PACKED)}"
         fix = f"give a {packed}, or a {SUFFIXES[-1]}, {' or '.join(_ARROW)} file"
@@ -70,7 +70,8 @@ def compressed(path: Path) -> bool:
     return path.suffix.lower() in _PACKED
 
 
-def _has_suffix(path: Path) -> bool:
+def is_known(path: Path) -> bool:
+    """Tell whether files with this suffix are read."""
     suffix = _suffix(path)
     return suffix in SUFFIXES[:-1] if compressed(path) else suffix in (*SUFFIXES, *_ARROW)
 
@@ -194,7 +195,7 @@ def look(path: Path) -> os.stat_result | None:
 
 
 def _is_data(path: Path) -> bool:
-    return _has_suffix(path) and not (path.name.startswith(".") or is_no_data(path))
+    return is_known(path) and not (path.name.startswith(".") or is_no_data(path))
 
 
 def is_no_data(path: Path) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 from phift.check.findings import Finding
 from phift.component.preprocessing import SPLITS
 from phift.config.data import DataConfig, FileSource, OneSource
-from phift.data import files, texts
+from phift.data import files, sniff, texts
 from phift.errors import DataError
 
 _EVAL = "eval"
@@ -49,7 +50,12 @@ def spread(data: DataConfig) -> tuple[list[Given], list[Finding]]:
         if not isinstance(source, FileSource):
             given.append((split, stratum, source))
             continue
-        found = files.contents(source.files)
+        try:
+            found = files.contents(source.files)
+        except DataError:
+            if not files.is_known(source.files) and os.path.isfile(source.files):  # noqa: PTH113 - Path.is_file raises where a name is too long
+                sniff.check_nameless(source.files)
+            raise
         place = str(source.files)
         _check_text(source, set(map(files.kind, found.files)), place)
         findings += _passed_over(found.others, place)

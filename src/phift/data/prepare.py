@@ -93,7 +93,7 @@ def prepare_dataset(
             for reading in open_source(source, split, stratum, workers, group_by=group_by, keep=keep)
         ]
         read_sources(readings, workers, tell, side_by_side=side_by_side)
-        _raise_disguised(readings)
+        told += _look_at_files(readings)
         if data.bad_rows == "refuse":
             _raise_problems(readings)
         table = tabulate(readings)
@@ -113,15 +113,22 @@ def prepare_dataset(
     return PreparedDataset.of(target, manifest, before=before)
 
 
-def _raise_disguised(readings: Sequence[Reading]) -> None:
-    """Look at each file whose rows fail all alike, or as not UTF-8, and raise what it is instead."""
+def _look_at_files(readings: Sequence[Reading]) -> Iterator[Finding]:
+    """Look at each file whose rows fail all alike, or as not UTF-8, and raise what it is instead.
+
+    Where just the rows that are not UTF-8 are set aside, it is a finding.
+    """
     for reading in readings:
         part = next(iter(reading.parts), None)  # a parquet file without rows has none
         if part and part.is_text and reading.problems:
-            not_utf8 = not part.keep and any("is not UTF-8" in reason for _, reason in reading.problems)
-            looked_at = not_utf8 or reading.fails_alike
-            if looked_at and (error := sniff.explain(Path(part.path), part.kind, part.encoding)):
-                raise error
+            not_utf8 = any("is not UTF-8" in reason for _, reason in reading.problems)
+            whole = reading.fails_alike
+            if (not_utf8 or whole) and (
+                error := sniff.explain(Path(part.path), part.kind, part.encoding, part.delimiter)
+            ):
+                if whole or not part.keep:
+                    raise error
+                yield Finding("DATA_ENCODING", "warning", reading.place, error.what, error.fix or "")
 
 
 def _raise_problems(readings: Sequence[Reading], more: Sequence[tuple[str, str]] = ()) -> None:

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import msgspec
 
@@ -92,9 +92,9 @@ def check(path: Path) -> None:
     found = None if own and is_own else _by_magic(head)
     if not found and not is_own and not _NO_TEXT.search(head):
         start = head.removeprefix(codecs.BOM_UTF8).lstrip()
-        told = "text, and not packed" if packed else "text"
+        told = "text, and not packed" if packed else f"text and no {path.suffix} file"
         suffix = "json" if start.startswith(b"[") else "jsonl" if start.startswith(b"{") else "csv"
-        found = told, f"rename it to {path.stem}" if packed else f"rename it to {{stem}}.{suffix}"
+        found = told, f"rename it to {path.stem}" if packed else "rename it to {stem}." + suffix
     if packed and not found:
         with suppress(DataError), files.opened(path) as (stream, _):
             if found := _by_magic(stream.read(_HEADER)):
@@ -103,11 +103,22 @@ def check(path: Path) -> None:
         raise _something_else(path, *found)
 
 
+def check_nameless(path: Path) -> None:
+    """Refuse a file whose suffix is none that is read, by what it is; raises `DataError` where that can be told."""
+    check(path)
+    with path.open("rb") as file:
+        text = file.read(_HEADER).removeprefix(codecs.BOM_UTF8).decode("utf-8", "replace").lstrip()
+    suffix = "jsonl" if text.startswith("{") else "json" if text.startswith("[") else _suffix_of_a_table(text)
+    if suffix:
+        what = "The file's name does not say what it is: it seems to be text with rows."
+        raise DataError(what, where=str(path), fix=f"rename it to {path.stem}.{suffix}")
+
+
 def _something_else(path: Path, what: str, fix: str) -> DataError:
     if files.compressed(path) and "{stem}" in fix:
         fix = fix.replace("{stem}", Path(path.stem).stem) + path.suffix
-    fix = fix.format(name=path.name, stem=path.stem)
-    return DataError(f"The file is {what}, whatever its name says.", where=str(path), fix=fix)
+    fix = fix.replace("{name}", path.name).replace("{stem}", path.stem)
+    return DataError(f"The file is {what}.", where=str(path), fix=fix)
 
 
 def _by_magic(head: bytes) -> tuple[str, str] | None:
@@ -116,6 +127,8 @@ def _by_magic(head: bytes) -> tuple[str, str] | None:
         is_xml = markup[1].lower() in (b"?xml", b"error")
         what = "XML, such as a service's error" if is_xml else "a web page, such as one to log in"
         return f"{what}, and not the data", _DOWNLOAD
+    if head and not head.strip(b"\0"):
+        return "nothing but zero bytes, as of a copy that was interrupted", "copy it again"
     if head[257:262] == b"ustar":
         return "a tar archive", _UNPACK
     for magic, told in _MAGIC.items():
@@ -179,8 +192,11 @@ def _likely_delimiter(text: str, usual: str) -> str | None:
 # ---------------------------------------------------------------- a closer look
 
 
-def explain(path: Path, kind: str, encoding: str | None = None) -> DataError | None:
-    """Return the error for a text file whose rows all fail, or which cannot be read, where a look at it tells why."""
+def explain(path: Path, kind: str, encoding: str | None = None, delimiter: str | None = None) -> DataError | None:
+    """Return the error for a text file whose rows all fail, or which cannot be read, where a look at it tells why.
+
+    - **encoding**, **delimiter**: with which it was read.
+    """
     with suppress(DataError), files.opened(path, encoding) as (stream, _):
         head = stream.read(_HEAD)
         if encoding is None and (told := _other_encoding(head, stream)):
@@ -189,7 +205,14 @@ def explain(path: Path, kind: str, encoding: str | None = None) -> DataError | N
         text = head.removeprefix(codecs.BOM_UTF8).decode("utf-8", "replace").lstrip()
         if len(head) < _LONGEST_REFUSAL and _REFUSAL.match(text):
             return _something_else(path, "a short message, such as a service's error, and not the data", _DOWNLOAD)
-        if found := (_in_place_of_a_table if kind in texts.DELIMITERS else _in_place_of_json)(text, kind):
+        if text.startswith("<"):
+            return _something_else(path, "a web page or XML, and not the data", _DOWNLOAD)
+        if kind in texts.DELIMITERS:
+            usual = texts.DELIMITERS[kind]
+            found = _in_place_of_a_table(text, usual if delimiter in (None, usual) else None)
+        else:
+            found = _in_place_of_json(text, kind)
+        if found:
             return _something_else(path, *found)
     return None
 
@@ -203,6 +226,8 @@ def _other_encoding(head: bytes, stream: BinaryIO) -> tuple[str, str] | None:
             text = start.decode(name)
             if sum(map(str.isascii, text)) > len(text) / 4 and "\0" not in text:
                 return f"{name[:6].upper()} without a mark", f"write `encoding: {name}` beside `files`, or {_SAVE}"
+    if b"\0" in start and _NO_TEXT.search(start.replace(b"\0", b"")):
+        return "no text", "check that it is what its name says, and copy it again"
     decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
     block, seen, letters, others, bad = head, 0, 0, 0, bytearray()
     while block and seen < _ENCODED:
@@ -214,11 +239,11 @@ def _other_encoding(head: bytes, stream: BinaryIO) -> tuple[str, str] | None:
             others += len(text) - len(lone) - len(text.encode("ascii", "ignore"))
         letters += len(block) - len(block.translate(None, _LETTERS))
         block = stream.read(_HEAD)
-    if len(bad) < 2 or others:  # a few broken characters are those rows' matter
+    if len(bad) < 2 or others > 0.2 * len(bad):  # a few broken characters are those rows' matter
         return None
     is_western = len(bad.translate(None, _WESTERN)) <= 0.1 * len(bad) and len(bad) < 0.3 * (letters + len(bad))
     if is_western:
-        fix = f"write `encoding: windows-1252` beside `files`, or {_SAVE}"
+        fix = f"write `encoding: windows-1252` beside `files` and look at a few rows then, or {_SAVE}"
         return "not UTF-8, but probably Windows-1252", fix
     return "not UTF-8", f"write its `encoding` beside `files`, such as cp1251, gb18030 or shift_jis, or {_SAVE}"
 
@@ -229,30 +254,51 @@ _SAVE = "save it as UTF-8 ('CSV UTF-8' in Excel)"
 _WESTERN = bytes.fromhex("80828485 8c9192939495969799 9ca0a1a3a7a9ab aeb0b4b7bbbf") + bytes(range(0xC0, 0x100))
 
 
-def _in_place_of_a_table(text: str, kind: str) -> tuple[str, str] | None:
+def _in_place_of_a_table(text: str, usual: str | None) -> tuple[str, str] | None:
     if re.match(r"[\[{]\s*(?:[\"\[{']|$)", text):
         lines = "json" if text.startswith("[") else "jsonl"
-        return "JSON and no table", f"rename it to {{stem}}.{lines}"
-    if other := _likely_delimiter(text, texts.DELIMITERS[kind]):
+        return "JSON and no table", "rename it to {stem}." + lines
+    if text.startswith("|"):
+        return "a table of Markdown's", "write it as CSV"
+    if usual and (other := _likely_delimiter(text, usual)):
         shown = "a tab" if other == "\t" else f"`{other}`"
         written = "'\\t'" if other == "\t" else f"'{other}'"
         fix = f"write `delimiter: {written}` beside `files`, and `columns` for names that are not known"
-        return f"a table with {shown} between its cells", fix.replace("{", "{{").replace("}", "}}")
+        return f"a table with {shown} between its cells", fix
+    return None
+
+
+_PYTHON = "in Python's notation and not JSON", "write each row with json.dumps instead of str or repr"
+
+
+def _suffix_of_a_table(text: str) -> str | None:
+    """Return the suffix for a table whose columns are known."""
+    for each in _DELIMITERS:
+        with suppress(UnknownFormat):
+            if recognise(_header(text, each)):
+                return "tsv" if each == "\t" else "csv"
     return None
 
 
 def _in_place_of_json(text: str, kind: str) -> tuple[str, str] | None:
+    line = text.partition("\n")[0].strip()
+    if re.match(r"[\[{(\s]*b?'", text):
+        return _PYTHON
+    if isinstance(value := _decoded(line), str | list) and (kind == "jsonl" or isinstance(value, str)):
+        if isinstance(value, str):
+            twice = isinstance(_decoded(value), dict | list)
+            return ("JSON that was encoded twice", "write each row with json.dumps once") if twice else None
+        if value and isinstance(value[0], dict):
+            if value[0].keys().isdisjoint(("role", "from")):
+                return None  # one list of rows, as whoever reads it says
+            return "JSON with lists of messages and no rows", 'write {"messages": [...]} on each line'
+        return "JSON with lists and no objects", 'write each row as an object, such as {"question": ..., "answer": ...}'
     if not text.startswith(("{", "[", "//", "/*", "#")):
-        for each in _DELIMITERS:
-            with suppress(UnknownFormat):
-                if recognise(_header(text, each)):
-                    return "a table in text", "rename it to {stem}." + ("tsv" if each == "\t" else "csv")
+        if suffix := _suffix_of_a_table(text):
+            return "a table in text", "rename it to {stem}." + suffix
         if re.match(r"(---\s|- |\w+:\s)", text):
             return "YAML and not JSON", "load it, and write each row with json.dumps"
         return None
-    line = text.partition("\n")[0].strip()
-    if re.match(r"[\[{(\s]*'", text):
-        return "in Python's notation and not JSON", "write each row with json.dumps instead of str or repr"
     if re.match(r"[\[{\s]*[A-Za-z_$][\w$]*\s*:", text):
         return "in JavaScript's notation and not JSON", "write it with JSON.stringify"
     if "\r" in text.rstrip() and "\n" not in text and kind == "jsonl":
@@ -262,6 +308,8 @@ def _in_place_of_json(text: str, kind: str) -> tuple[str, str] | None:
     bare = re.sub(r'"(?:[^"\\\n]|\\.)*+(?:"|$)', '""', text, flags=re.MULTILINE)
     if re.search(r"(?:^|[\s,\[{}])(?://|/\*|#)", bare):
         return "JSON with comments", "take the comments out"
+    if re.search(r"[:,\[]\s*(?:None|True|False)\b", bare):
+        return _PYTHON
     if re.search(r",\s*[}\]]", bare):
         return "JSON with a comma before a closing bracket, which JSON has not", "take such commas out"
     return _several_objects(text, kind)
@@ -284,8 +332,34 @@ def _several_objects(text: str, kind: str) -> tuple[str, str] | None:
         held = [value for value in first.values() if isinstance(value, list) and value and isinstance(value[0], dict)]
         if not rest and len(held) == 1 and not texts.TURNS & first.keys():
             return ("one JSON object that holds the rows", "rename it to {stem}.json") if kind == "jsonl" else None
+        if not rest and (told := _other_object(first)):
+            return told
         same_line = "\n" not in text[end : len(text) - len(rest)]
         if "\n" in text[:end] or (rest and same_line):
             shape = "over several lines" if "\n" in text[:end] else "one after the other"
             return f"JSON with objects {shape}, and not one a line", "write one object a line, as `jq -c .` does"
     return None
+
+
+def _other_object(value: dict[str, Any]) -> tuple[str, str] | None:
+    """Tell one object of rows or columns, and one that is an answer of a service's."""
+    to_json = "write it with to_json(orient='records', lines=True)"
+    values = list(value.values())
+    first = next(iter(values), None)
+    with suppress(UnknownFormat):
+        if isinstance(first, dict) and all(isinstance(each, dict) for each in values) and recognise(first):
+            return "JSON with rows by their numbers, as of pandas' to_json", to_json
+    with suppress(UnknownFormat):
+        recognise(value)
+        of_columns = isinstance(first, dict) or (
+            isinstance(first, list) and not any(isinstance(e, dict) for e in first)
+        )
+        if of_columns and all(type(each) is type(first) for each in values):
+            return "JSON with columns and no rows, as of pandas' to_json", to_json
+        return None
+    if _ANSWER & value.keys():
+        return "a service's error and not the data", _DOWNLOAD
+    return None
+
+
+_ANSWER = frozenset({"error", "errors", "detail", "message", "error_description"})

@@ -193,8 +193,8 @@ def _open_text(
             few = islice(texts.rows_of(stream, path, kind, delimiter), _LOOKED_AT)
             layout = _layout(str(path), (row for _, row in few), source)
     except DataError as error:
-        raise sniff.explain(path, kind, encoding) or error from None
-    if layout is None and (told := sniff.explain(path, kind, encoding)):
+        raise sniff.explain(path, kind, encoding, delimiter) or error from None
+    if layout is None and (told := sniff.explain(path, kind, encoding, delimiter)):
         raise told
     return layout, delimiter, encoding
 
