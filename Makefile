@@ -52,7 +52,8 @@ fuzz: $(VENV)/installed
 	PHIFT_EXAMPLES=10000 $(BIN)/python -m pytest tests/properties/test_texts.py
 	PHIFT_EXAMPLES=10000 $(BIN)/python -m pytest tests/properties/test_planted.py
 	PHIFT_EXAMPLES=200000 $(BIN)/python -m pytest tests/properties/test_hostile_requests.py
-	PHIFT_EXAMPLES=200 $(BIN)/python -m pytest tests/properties/test_accounts.py tests/properties/test_preprocessing_rules.py
+	PHIFT_EXAMPLES=200 $(BIN)/python -m pytest tests/properties/test_accounts.py tests/properties/test_preprocessing_rules.py \
+		tests/properties/test_unseen.py
 	PHIFT_EXAMPLES=192 $(BIN)/python -m pytest tests/local/test_state_folder.py
 
 bench: $(VENV)/installed

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from phift.data import chat
+from unit.decoded import decoded_lines
 
 USER = {"role": "user", "content": "What is the symbol of gold?"}
 ASSISTANT = {"role": "assistant", "content": "Au"}
@@ -51,7 +52,7 @@ def test_a_good_conversation_is_kept(messages: tuple[dict[str, Any], ...]) -> No
 
 def test_plain_lines_are_read_at_once_and_come_out_the_same() -> None:
     lines = [row(USER, ASSISTANT), row(SYSTEM, USER, ASSISTANT, id=7), row(USER, CALL_2, tools=[{"name": "f"}], x=None)]
-    rows = chat.from_lines(b"\n".join([*lines, b""]))
+    rows = decoded_lines(b"\n".join([*lines, b""]))
     assert rows is not None
     counts = [29, 43, 27 + len('[{"a":1}]')]
     assert [chat.check(read.messages) for read in rows] == [(count, False) for count in counts]
@@ -77,7 +78,7 @@ def test_plain_lines_are_read_at_once_and_come_out_the_same() -> None:
     ],
 )
 def test_what_is_not_plain_is_left_to_a_closer_look(block: bytes) -> None:
-    assert chat.from_lines(block) is None
+    assert decoded_lines(block) is None
 
 
 @pytest.mark.parametrize("messages", [[USER, ASSISTANT], [USER, {**CALL, "content": "a"}, TOOL, ASSISTANT]])
@@ -169,7 +170,7 @@ def test_only_messages_and_tools_are_written() -> None:
 def test_empty_tools_are_left_out(tools: Any) -> None:
     line = row(USER, ASSISTANT, tools=tools)
     assert written_from(line) == {"messages": [USER, ASSISTANT]}
-    rows = chat.from_lines(line + b"\n")
+    rows = decoded_lines(line + b"\n")
     assert rows is not None
     assert json.loads(msgspec.json.encode(rows[0])) == {"messages": [USER, ASSISTANT]}
 
@@ -190,7 +191,7 @@ def test_null_keys_of_a_message_go_and_other_nulls_stay() -> None:
 def test_equal_rows_are_written_equally_whatever_the_order_of_their_keys() -> None:
     turned = [dict(reversed(message.items())) for message in (USER, ASSISTANT)]
     conversation, _ = chat.from_values({"messages": turned})
-    rows = chat.from_lines(row(USER, ASSISTANT) + b"\n")
+    rows = decoded_lines(row(USER, ASSISTANT) + b"\n")
     assert rows is not None
     assert msgspec.json.encode(conversation) == msgspec.json.encode(rows[0])
 
@@ -220,7 +221,7 @@ def test_a_system_message_that_says_nothing_is_taken_out() -> None:
         assert messages == [USER, ASSISTANT]
     kept = [{**blank, "tools": "[]"}, SYSTEM, USER, ASSISTANT]
     assert chat.drop_blank_system(kept) == 0
-    rows = chat.from_lines(row(blank, USER, ASSISTANT) + b"\n")
+    rows = decoded_lines(row(blank, USER, ASSISTANT) + b"\n")
     assert rows is not None
     assert chat.drop_blank_system(rows[0].messages) == 1
     assert json.loads(msgspec.json.encode(rows[0])) == {"messages": [USER, ASSISTANT]}
@@ -243,7 +244,7 @@ def test_any_text_comes_through_unchanged(pairs: list[tuple[str, str]], ascii_on
     ]
     line = json.dumps({"messages": messages}, ensure_ascii=ascii_only).encode()
     assert written_from(line) == {"messages": messages}
-    rows = chat.from_lines(line + b"\n")
+    rows = decoded_lines(line + b"\n")
     assert rows is not None
     encoded = msgspec.json.encode(rows[0])
     assert json.loads(encoded) == {"messages": messages}

@@ -695,7 +695,7 @@ def test_of_a_great_many_columns_the_first_are_told(tmp_path: Path, out: Path) -
     rows[0]["messages"][0]["name"] = "Ada"  # so that every row is looked at
     message = found(prepare(out, train=write_jsonl(tmp_path / "rows.jsonl", rows)))["DATA_COLUMNS_LEFT_OUT"]
     assert message.endswith(" and more.")
-    assert len(message) < 500
+    assert len(message) < 700
 
 
 def test_equal_conversations_are_told_and_stay_together(tmp_path: Path, out: Path) -> None:

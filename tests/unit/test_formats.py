@@ -99,6 +99,44 @@ def test_pairs_of_texts_come_back(question: str, answer: str, system: str | None
     assert convert(row) == {"messages": conversation([(question, answer)], system)}
 
 
+BARE: dict[str, dict[str, Any]] = {
+    "messages": {"messages": conversation([("a", "b")])},
+    "sharegpt": {"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]},
+    "alpaca": {"instruction": "a", "output": "b"},
+    "prompt_completion": {"prompt": "a", "completion": "b"},
+    "question_answer": {"question": "a", "answer": "b"},
+    "ultrachat": {"data": ["a", "b"]},
+}
+PARTS = [{"type": "text", "text": "Be "}, {"type": "text", "text": "brief."}]
+
+
+@pytest.mark.parametrize("column", ["system", "system_prompt"])
+@pytest.mark.parametrize("row", BARE.values(), ids=BARE)
+def test_every_format_may_have_its_system_message_in_a_column(row: dict[str, Any], column: str) -> None:
+    plain, briefly = conversation([("a", "b")]), conversation([("a", "b")], "Be brief.")
+    assert messages(row | {column: "Be brief."}) == briefly
+    assert messages(row | {column: PARTS}) == briefly
+    assert messages(row | {column: " "}) == messages(row | {column: None}) == plain
+    assert recognise(row).convert(row | {column: "Be brief."}) == {"messages": briefly}  # in a later row only
+    assert messages(row | {"my own": "Be brief."}, mapping={"system": "my own"}) == briefly
+    assert messages(row | {"system": "Be brief.", "system_prompt": "Be brief."}) == briefly
+
+
+@pytest.mark.parametrize("own", ["Be brief.", " Be brief. ", "", " \n"])
+def test_a_system_message_that_is_there_twice_is_one(own: str) -> None:
+    turns = [{"role": "system", "content": own}, *conversation([("a", "b")])]
+    assert messages({"messages": turns, "system": "Be brief."}) == conversation([("a", "b")], "Be brief.")
+
+
+@pytest.mark.parametrize("column", ["system", "system_prompt"])
+def test_two_different_system_messages_are_refused(column: str) -> None:
+    row = {"messages": conversation([("a", "b")], "Be kind."), column: "Be brief."}
+    with pytest.raises(InvalidRow, match=f"`{column}` says something else than the system message"):
+        convert(row)
+    with pytest.raises(InvalidRow, match="`system_prompt` says something else"):
+        convert(BARE["messages"] | {"system": "Be brief.", "system_prompt": "Be kind."})
+
+
 @pytest.mark.parametrize("name", ENCODERS)
 @given(pairs=PAIRS, system=SYSTEM)
 def test_a_conversation_comes_back_from_json_text(name: str, pairs: list[tuple[str, str]], system: str | None) -> None:
@@ -188,7 +226,7 @@ def test_an_optional_column_may_come_later() -> None:
     layout = recognise(["question", "answer"])
     row = {"question": "a", "answer": "b", "system": "s"}
     assert layout.convert(row) == {"messages": conversation([("a", "b")], "s")}
-    assert layout.used == {"question", "answer", "system"}
+    assert layout.used == {"question", "answer", "system", "system_prompt"}
 
 
 def test_unknown_columns_are_told_with_what_is_wanted() -> None:

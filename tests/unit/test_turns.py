@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from phift.data import chat
 from phift.data.chat import InvalidRow
 from phift.data.formats import recognise
+from unit.decoded import decoded_lines
 
 Row = dict[str, Any]
 
@@ -174,7 +175,7 @@ def test_sharegpts_calls_become_tool_calls(exchanges: Exchanges, tools: Tools) -
 @given(exchanges=st.lists(EXCHANGE, min_size=1, max_size=3), tools=TOOLS)
 def test_a_line_read_at_once_is_that_of_a_row(exchanges: Exchanges, tools: Tools) -> None:
     row = of_today([(question, [], answer) for question, _, answer in exchanges], tools, ids=False)
-    rows = chat.from_lines(json.dumps(row).encode() + b"\n")
+    rows = decoded_lines(json.dumps(row).encode() + b"\n")
     assert rows is not None
     assert msgspec.json.encode(rows[0]) == line(row)
 
@@ -193,7 +194,7 @@ def test_the_tools_of_other_apis_are_wrapped(tools: Row) -> None:
     row = {"messages": turns, **tools}
     expected = {"messages": turns, "tools": [{"type": "function", "function": {"name": "f", "parameters": {}}}]}
     assert line(row) == msgspec.json.encode(expected)
-    read = chat.from_lines(json.dumps(row).encode() + b"\n")
+    read = decoded_lines(json.dumps(row).encode() + b"\n")
     assert read is None or msgspec.json.encode(read[0]) == line(row)
 
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 import re
 from codecs import BOM_UTF8
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import msgspec
@@ -52,18 +52,13 @@ class Conversation(msgspec.Struct, gc=False, omit_defaults=True):
     tools: list[Any] | None = None
 
 
-class _Line(Conversation):
-    """A line that has what another API calls tools too."""
-
-    functions: Any = None
-
-
 class _AnyMessage(Message, forbid_unknown_fields=False):
     """A message with other keys too."""
 
 
-_MALFORMED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
-_plain = msgspec.json.Decoder(_Line)
+MALFORMED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What msgspec raises for what is no JSON, or not what is wanted."""
+
 _values = msgspec.json.Decoder(dict[str, Any])
 _columns = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
@@ -152,55 +147,26 @@ def _is_blank_system(message: Any) -> bool:
     return role == "system" and not others and (content is None or (isinstance(content, str) and not content.strip()))
 
 
-def from_lines(block: bytes) -> Sequence[Conversation] | None:
-    """Return the rows of whole lines of JSON at once, not yet checked; None where one of them needs a closer look.
-
-    So that each line is one row, each line's end has to be a row's end: within JSON no brace opens right after one has
-    closed and a line has ended.
-    """
-    try:
-        rows = _plain.decode_lines(block)
-    except _MALFORMED:
-        return None
-    if len(rows) != _lines_of_rows(block):
-        return None
-    for row in rows:
-        if row.functions:
-            return None
-        if row.tools is not None:
-            if any(map(_is_foreign, row.tools)):
-                return None
-            row.tools = row.tools or None
-    return rows
+def put_first(rows: Iterable[Conversation], texts: Iterable[str | None]) -> bool:
+    """Put a system message first in each row that has a text for it; tell whether none had one already."""
+    for row, text in zip(rows, texts, strict=True):
+        if text and not text.isspace():
+            if row.messages and row.messages[0].role == "system":
+                return False
+            row.messages.insert(0, Message("system", text))
+    return True
 
 
-def _is_foreign(tool: Any) -> bool:
+def is_foreign(tool: Any) -> bool:
     """Tell tools of Anthropic's and of OpenAI's Responses, which name a function without wrapping it."""
     return isinstance(tool, dict) and "name" in tool and ("type" in tool or "input_schema" in tool)
-
-
-_OPEN, _CLOSE, _RETURN = b"{}\r"
-
-
-def _lines_of_rows(block: bytes) -> int:
-    """Count the lines, or return -1 if one of them does not begin and end with a brace.
-
-    Of long lines this takes a fifth of the time of ``bytes.count``.
-    """
-    count = start = 0
-    while end := block.find(b"\n", start) + 1:
-        last = end - 3 if block[end - 2] == _RETURN else end - 2
-        if last <= start or block[start] != _OPEN or block[last] != _CLOSE:
-            return -1
-        count, start = count + 1, end
-    return count
 
 
 def columns(line: bytes) -> dict[str, msgspec.Raw]:
     """Return the columns of a line of JSON, not yet decoded; raises `InvalidRow`."""
     try:
         return _columns.decode(line.removeprefix(BOM_UTF8))
-    except _MALFORMED as error:
+    except MALFORMED as error:
         if _NAN.search(line):
             return {name: msgspec.Raw(msgspec.json.encode(value)) for name, value in _with_nan(line, error).items()}
         raise InvalidRow(_reason(error)) from None
@@ -212,7 +178,7 @@ def values_of(line: bytes) -> dict[str, Any]:
     try:
         line.decode("utf-8")
         return _values.decode(line)
-    except _MALFORMED as error:
+    except MALFORMED as error:
         if _NAN.search(line):
             return _with_nan(line, error)
         raise InvalidRow(_reason(error)) from None
@@ -245,7 +211,7 @@ def from_values(values: Mapping[str, Any]) -> tuple[Conversation, tuple[int, boo
         for message in given
     ]
     if all(message.keys() <= _PLAIN for message in kept):
-        # A Message writes its keys in one order, as rows from `from_lines` have them; a mapping keeps the source's.
+        # A Message writes its keys in one order, as rows from lines have them; a mapping keeps the source's.
         kept = [Message(**message) for message in kept]
     encoded((kept, tools), "it holds a value that")
     return Conversation(kept, tools or None), checked

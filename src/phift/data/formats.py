@@ -4,12 +4,14 @@ A format is recognised by its columns, and this order decides when they fit seve
 
 ===================  ========================================================================================
 messages             ``messages``: a list of ``{role, content}``; ``tools`` or ``functions``
-sharegpt             ``conversations``: a list of ``{from, value}``; ``system``, ``tools``, ``functions``
-alpaca               ``instruction``, ``output``; ``input``, ``system``, ``history``: a list of [user, assistant]
-prompt_completion    ``prompt``, ``completion`` (or ``response``), texts or lists of messages; ``system``, ``tools``
-question_answer      ``question``, ``answer``; ``system``
+sharegpt             ``conversations``: a list of ``{from, value}``; ``tools`` or ``functions``
+alpaca               ``instruction``, ``output``; ``input``, ``history``: a list of [user, assistant]
+prompt_completion    ``prompt``, ``completion`` (or ``response``), texts or lists of messages; ``tools``, ``functions``
+question_answer      ``question``, ``answer``
 ultrachat            ``data``: a list of texts, the user's and the assistant's in turn
 ===================  ========================================================================================
+
+All may have ``system`` or ``system_prompt``: the text of a system message, which comes first.
 
 Lists may be JSON text, as in CSV; None and NaN are what a missing cell is. Whether the conversation can be trained
 on is not decided here but in `phift.data.chat`. No reason given here quotes a cell.
@@ -33,15 +35,18 @@ if TYPE_CHECKING:
     from phift.config.data import Format
 
 
+SYSTEM = ("system", "system_prompt")
+"""The columns that have the system message, in every format; a row may have either."""
+
 _FORMATS: Mapping[Format, tuple[str, ...]] = {
-    "messages": ("messages", "tools", "functions"),
-    "sharegpt": ("conversations", "system", "tools", "functions"),
-    "alpaca": ("instruction", "output", "input", "system", "history"),
-    "prompt_completion": ("prompt", "completion", "system", "tools", "functions"),
-    "question_answer": ("question", "answer", "system"),
-    "ultrachat": ("data",),
+    "messages": ("messages", "tools", "functions", *SYSTEM),
+    "sharegpt": ("conversations", "tools", "functions", *SYSTEM),
+    "alpaca": ("instruction", "output", "input", "history", *SYSTEM),
+    "prompt_completion": ("prompt", "completion", "tools", "functions", *SYSTEM),
+    "question_answer": ("question", "answer", *SYSTEM),
+    "ultrachat": ("data", *SYSTEM),
 }
-_OPTIONAL = frozenset({"system", "tools", "functions", "input", "history"})
+_OPTIONAL = frozenset({"tools", "functions", "input", "history", *SYSTEM})
 _ALIASES = {"completion": "response"}
 
 T = TypeVar("T")
@@ -82,9 +87,12 @@ class Layout:
         """The source's columns that are read, whether or not a row has them all."""
         return frozenset(self.columns.values())
 
-    def convert(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the row as ``{"messages": [...]}``, with ``tools`` if it has any; raises `InvalidRow`."""
-        cells = _Cells(self, values)
+    def convert(self, values: Mapping[str, Any], keys: set[str] | None = None) -> dict[str, Any]:
+        """Return the row as ``{"messages": [...]}``, with ``tools`` if it has any; raises `InvalidRow`.
+
+        - **keys**: is given the keys of messages and their parts that neither say nor call anything.
+        """
+        cells = _Cells(self, values, set() if keys is None else keys)
         try:
             row, tools = {"messages": _conversation(cells)}, _tools(cells)
         except RecursionError:
@@ -196,6 +204,7 @@ class _Cells(NamedTuple):
 
     layout: Layout
     values: Mapping[str, Any]
+    keys: set[str]
 
     def given(self, name: str) -> Any:
         value = self.values.get(self.layout.columns[name]) if name in self.layout.columns else None
@@ -213,9 +222,20 @@ class _Cells(NamedTuple):
         return self._checked(name, plain(value), list, wanted)
 
     def messages(self, name: str, wanted: str = "a list") -> list[dict[str, Any]]:
+        messages: list[dict[str, Any]] = []
         column = self.layout.columns[name]
-        listed = enumerate(self.listed(name, wanted) or ())
-        return [message for index, turn in listed for message in turns.messages_of(turn, f"{column}[{index}]")]
+        for index, turn in enumerate(self.listed(name, wanted) or ()):
+            turns.note_keys(turn, self.keys)
+            messages += turns.messages_of(turn, f"{column}[{index}]")
+        return messages
+
+    def system(self, name: str) -> str:
+        """Return the text of a system message, which may be in parts."""
+        value = plain(self.given(name))
+        if isinstance(value, list) and value and all(isinstance(part, dict) for part in value):
+            (message,) = turns.messages_of({"role": "system", "content": value}, f"`{self.layout.columns[name]}`")
+            value = message.get("content")
+        return self._checked(name, value, str, "a text") or ""
 
     def _checked(self, name: str, value: Any, kind: type[T], wanted: str) -> T | None:
         if isinstance(value, kind) or (value is None and name in _OPTIONAL):
@@ -253,12 +273,28 @@ def _tools(cells: _Cells) -> list[Any] | None:
     return tools and list(map(turns.tool_of, tools))
 
 
-def _conversation(cells: _Cells) -> list[dict[str, Any]]:
-    def said(role: str, text: str) -> dict[str, Any]:
-        return {"role": role, "content": text}
+def _said(role: str, text: str) -> dict[str, Any]:
+    return {"role": role, "content": text}
 
-    system, columns = cells.text("system"), cells.layout.columns
-    messages = [said("system", system)] if system.strip() else []
+
+def _conversation(cells: _Cells) -> list[dict[str, Any]]:
+    messages = _turns(cells)
+    for name in SYSTEM:
+        text = cells.system(name)
+        if not text or text.isspace():
+            continue
+        has_one = bool(messages) and messages[0]["role"] == "system"
+        own = messages[0].get("content") if has_one else None
+        if isinstance(own, str) and own.strip() not in ("", text.strip()):
+            told = "says something else than the system message that the conversation has already; keep one of them"
+            raise InvalidRow(f"`{cells.layout.columns[name]}` {told}")
+        messages = [_said("system", text), *messages[has_one:]]
+    return messages
+
+
+def _turns(cells: _Cells) -> list[dict[str, Any]]:
+    messages: list[dict[str, Any]] = []
+    said, columns = _said, cells.layout.columns
     match cells.layout.format:
         case "messages":
             messages += cells.messages("messages")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from phift.data import files, parquet
+from phift.data.seen import ALL
 from phift.errors import DataError
 
 if TYPE_CHECKING:
@@ -23,13 +24,13 @@ class Head:
 
     path: Path
 
-    def perform(self, _: Path) -> Iterator[tuple[list[str], list[int]]]:
-        """Yield the names of the columns and the bytes of all of it; raises `phift.errors.DataError`."""
+    def perform(self, _: Path) -> Iterator[tuple[dict[str, int], list[int]]]:
+        """Yield the columns, as if all rows had them, and the bytes of all of it; raises `phift.errors.DataError`."""
         with _opened(self.path) as reader:
             names = list(reader.schema.names)
         if len(set(names)) < len(names):
             raise DataError("Two columns have the same name.", where=str(self.path), fix="rename one of them")
-        yield names, [self.path.stat().st_size]
+        yield dict.fromkeys(names, ALL), [self.path.stat().st_size]
 
 
 def batches(path: Path, columns: Collection[str]) -> Iterator[pa.RecordBatch]:

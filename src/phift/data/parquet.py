@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate, chain, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from phift.data import arrow, files
-from phift.data.chat import Conversation, InvalidRow, Message
+from phift.data.chat import Conversation, InvalidRow, Message, put_first
+from phift.data.formats import SYSTEM
+from phift.data.weights import OF_ROWS
 from phift.errors import DataError
 
 if TYPE_CHECKING:
@@ -29,8 +31,8 @@ class Footer:
 
     path: Path
 
-    def perform(self, _: Path) -> Iterator[tuple[list[str], list[int]]]:
-        """Yield the names of the columns and the bytes of each row group.
+    def perform(self, _: Path) -> Iterator[tuple[dict[str, int], list[int]]]:
+        """Yield the columns, with how many rows have each, and the bytes of each row group.
 
         Raises `phift.errors.DataError` if it is no parquet file.
         """
@@ -39,6 +41,7 @@ class Footer:
         with files.open_file(self.path) as file, errors(self.path):
             metadata = pq.read_metadata(file)
             names = list(metadata.schema.to_arrow_schema().names)
+            columns = _rows_with_each(metadata, names)
         if len(set(names)) < len(names):
             raise DataError("Two columns have the same name.", where=str(self.path), fix="rename one of them")
         sizes = compressed_sizes(metadata)
@@ -47,13 +50,33 @@ class Footer:
             sizes = [size // len(sizes)] * len(sizes)
         if sizes:  # what belongs to no group counts for the last
             sizes[-1] = size - sum(sizes[:-1])
-        yield names, sizes
+        yield columns, sizes
 
 
 def compressed_sizes(metadata: FileMetaData) -> list[int]:
     """Return the bytes of each row group, as they lie in the file."""
     groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
     return [sum(group.column(index).total_compressed_size for index in range(group.num_columns)) for group in groups]
+
+
+def _rows_with_each(metadata: FileMetaData, names: Collection[str]) -> dict[str, int]:
+    """Return how many rows have a value in each column, as far as the statistics say it; else that all have one.
+
+    Of lists they say only whether there is a value in any of them.
+    """
+    groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
+    found = dict.fromkeys(names, 0)
+    for index in range(metadata.num_columns):
+        leaf, rows = metadata.schema.column(index), 0
+        for group in groups:
+            statistics = group.column(index).statistics
+            values = statistics.num_values if statistics and statistics.has_null_count else group.num_rows
+            rows += group.num_rows if leaf.max_repetition_level and values else min(values, group.num_rows)
+        for name in accumulate(leaf.path.split("."), "{}.{}".format):
+            if name in found:
+                found[name] = max(found[name], rows)
+                break
+    return found
 
 
 def batches(path: Path, start: int, end: int, columns: Collection[str]) -> Iterator[pa.RecordBatch]:
@@ -95,12 +118,19 @@ def conversations(rows: pa.RecordBatch) -> list[Conversation] | None:
         return None
     try:
         roles, texts = role.to_pylist(), content.to_pylist()
-    except ValueError:  # a text that is not UTF-8; which, a closer look will tell
+        systems = [rows.column(name).to_pylist() for name in rows.schema.names if name in SYSTEM]
+        marks = [rows.column(name).to_pylist() for name in rows.schema.names if name in OF_ROWS]
+    except _NO_VALUE:  # such as a text that is not UTF-8; which, a closer look will tell
         return None
     if not {"system", "user", "assistant", "tool"}.issuperset(roles):
         return None
+    if not all(text is None or isinstance(text, str) for text in chain(*systems)):
+        return None
+    if not all(mark in (None, 1) for mark in chain(*marks)):
+        return None
     messages = list(map(Message, roles, texts))
-    return [Conversation(messages[start - ends[0] : end - ends[0]]) for start, end in pairwise(ends)]
+    found = [Conversation(messages[start - ends[0] : end - ends[0]]) for start, end in pairwise(ends)]
+    return found if all(put_first(found, texts) for texts in systems) else None
 
 
 def values(rows: pa.RecordBatch) -> Iterator[dict[str, Any] | InvalidRow]:

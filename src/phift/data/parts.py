@@ -22,9 +22,10 @@ from uuid import uuid4
 import msgspec
 import xxhash
 
-from phift.component.preprocessing import COLUMNS
-from phift.data import chat, files, formats, ipc, parquet, texts
+from phift.data import chat, files, formats, ipc, parquet, texts, weights
 from phift.data.chat import Conversation, Row
+from phift.data.lines import Decoded, Lines
+from phift.data.seen import Names, Seen, has
 from phift.errors import DataError
 
 BLOCK = 1 << 19
@@ -70,7 +71,7 @@ ROW = struct.Struct("<16s8sQQII8x??x")
 _LINE = 16 << 10  # bytes that are read at first to find the end of a line
 _FEW = 128  # rows of values that are converted at a time
 _TALLY = 8 << 20  # bytes of rows between two tallies
-_MOST_COLUMNS = 50
+_PLAIN = formats.recognise(["messages"]).used
 _encoder = msgspec.json.Encoder()
 
 
@@ -83,7 +84,7 @@ class Tally:
     - **known**: what is known of each good row, a `ROW` each.
     - **unsaid**: system messages without a text, which are left out of their rows.
     - **problems**: the first refused rows, each with its number and the reason.
-    - **ignored**: columns that are left out; of a great many, the first.
+    - **seen**: what the rows have besides their conversation.
     - **last**: the number of the last line or row, blank lines too.
     - **before**: lines or rows of the source before the part; all numbers here count from there.
     - **position**: how far the reading has come, in bytes of the file.
@@ -98,7 +99,7 @@ class Tally:
     unsaid: int = 0
     refused: int = 0
     problems: list[tuple[int, str]] = field(default_factory=list)
-    ignored: set[str] = field(default_factory=set)
+    seen: Seen = field(default_factory=Seen)
     last: int = 0
     before: int = 0
     position: int = 0
@@ -107,11 +108,6 @@ class Tally:
     def good(self) -> int:
         """How many rows can be trained on."""
         return len(self.known) // ROW.size
-
-    def ignore(self, columns: Iterable[str]) -> None:
-        """Note columns that are left out."""
-        if len(self.ignored) < _MOST_COLUMNS:
-            self.ignored.update(map(str, islice(columns, _MOST_COLUMNS)))  # a name of Python's can be anything
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,7 +143,12 @@ class Part:
     def is_plain(self) -> bool:
         """Whether rows have their messages under their own name, and no other column matters."""
         own = self.layout.columns
-        return self.group_by is None and own.get("messages") == "messages" and own.get("tools") == "tools"
+        return self.group_by is None and all(own.get(name) == name for name in _PLAIN)
+
+    @cached_property
+    def used(self) -> frozenset[str]:
+        """The columns that become the conversation."""
+        return self.layout.used
 
     def perform(self, folder: Path) -> Iterator[Tally]:
         """Read the part to its end, and yield a tally now and then, the last one at the end.
@@ -239,32 +240,32 @@ def _take_lines(part: Part, spool: Spool, block: bytes, before: int) -> int:
     """Take whole lines, all at once if each is plain and good; return the number of the last one."""
     if not block.endswith(b"\n"):
         block += b"\n"
-    if part.is_plain:
-        with suppress(chat.InvalidRow):
-            columns = chat.columns(block[: block.find(b"\n")])  # the first line is a row by itself
-            if taken := _take_plain(spool, chat.from_lines(block), before):
-                spool.tally.ignore(column for column in columns if column not in COLUMNS)
-                return before + taken
+    if part.is_plain and (decoded := spool.lines.decode(block)) and _take_plain(spool, decoded, before + 1):
+        return before + len(decoded.rows)
     lines = block.split(b"\n")[:-1]
     _take(part, spool, enumerate(lines, start=before + 1))
     return before + len(lines)
 
 
-def _take_plain(spool: Spool, rows: Sequence[Conversation] | None, before: int) -> int:
-    """Take rows all at once, if each is good; return how many have been taken, all or none."""
-    rows = rows or []
+def _take_plain(spool: Spool, decoded: Decoded, numbers: int | Sequence[int]) -> bool:
+    """Take rows all at once, if each is good; tell whether all have been taken or none.
+
+    - **numbers**: theirs, or that of the first one where they follow each other.
+    """
+    rows = decoded.rows
     try:
         checked = [chat.check(row.messages) for row in rows]
     except chat.InvalidRow:
         if not (unsaid := sum(chat.drop_blank_system(row.messages) for row in rows)):
-            return 0
-        taken = _take_plain(spool, rows, before)
-        spool.tally.unsaid += unsaid if taken else 0
-        return taken
+            return False
+        if is_taken := _take_plain(spool, decoded, numbers):
+            spool.tally.unsaid += unsaid
+        return is_taken
     if rows:
-        spool.add(rows, checked, range(before + 1, before + len(rows) + 1))
+        spool.add(rows, checked, range(numbers, numbers + len(rows)) if isinstance(numbers, int) else numbers)
         spool.tally.rows += len(rows)
-    return len(rows)
+        spool.tally.seen.columns.update(decoded.columns)
+    return bool(rows)
 
 
 # ---------------------------------------------------------------- parquet and Arrow files
@@ -272,13 +273,12 @@ def _take_plain(spool: Spool, rows: Sequence[Conversation] | None, before: int) 
 
 def _read_batches(part: Part, spool: Spool) -> Iterator[None]:
     number = 0
-    read = part.columns if part.keep else {*part.layout.used, *([part.group_by] if part.group_by else [])}
-    spool.tally.ignore(column for column in part.columns if column not in part.layout.used)
-    path = Path(part.path)
+    wanted = {*part.used, *weights.OF_ROWS, *([part.group_by] if part.group_by else [])}
+    path, read = Path(part.path), part.columns if part.keep else wanted
     is_parquet = part.kind == "parquet"
     for rows in parquet.batches(path, part.start, part.end, read) if is_parquet else ipc.batches(path, read):
         plain = parquet.conversations(rows) if part.is_plain else None
-        if not _take_plain(spool, plain, number):
+        if plain is None or not _take_plain(spool, Decoded(plain, Names()), number + 1):
             _take(part, spool, enumerate(parquet.values(rows), start=number + 1))
         number += rows.num_rows
         spool.tally.last = number
@@ -299,9 +299,18 @@ def _read_rows(part: Part, spool: Spool) -> Iterator[None]:
             stream, position = stack.enter_context(files.opened(path, part.encoding))
             rows = texts.rows_of(stream, path, part.kind, part.delimiter)
         while few := list(islice(rows, _FEW)):
-            _take(part, spool, few)
+            numbers, each = zip(*few, strict=True)
+            decoded = spool.lines.decode(_joined(each)) if part.is_plain else None
+            if not (decoded and len(decoded.rows) == len(few) and _take_plain(spool, decoded, numbers)):
+                _take(part, spool, few)
             spool.tally.last, spool.tally.position = few[-1][0], position()
             yield
+
+
+def _joined(rows: Sequence[Row]) -> bytes:
+    """Return rows that are lines as one block, if it is no longer than others are; else none of them."""
+    lines = [row for row in rows if isinstance(row, bytes)]
+    return b"\n".join([*lines, b""]) if sum(map(len, lines)) <= 2 * BLOCK else b""
 
 
 def _take(part: Part, spool: Spool, rows: Iterable[tuple[int, Row]]) -> None:
@@ -313,7 +322,7 @@ def _take(part: Part, spool: Spool, rows: Iterable[tuple[int, Row]]) -> None:
             continue
         spool.tally.rows += 1
         try:
-            conversation, checked, group = _checked(part, spool.tally, row)
+            conversation, checked, group = _checked(part, spool, row)
         except chat.InvalidRow as error:
             spool.refuse(number, str(error), row, keep=part.keep)
         else:
@@ -322,21 +331,37 @@ def _take(part: Part, spool: Spool, rows: Iterable[tuple[int, Row]]) -> None:
         spool.add(*zip(*taken, strict=True))
 
 
-def _checked(part: Part, tally: Tally, row: Row) -> tuple[Conversation, tuple[int, bool], int]:
+def _checked(part: Part, spool: Spool, row: Row) -> tuple[Conversation, tuple[int, bool], int]:
     """Return a row's conversation, what `chat.check` says, and its group, 0 without one; raises `InvalidRow`."""
     if isinstance(row, chat.InvalidRow):
         raise row
-    if isinstance(row, bytes) and part.is_plain and (plain := chat.from_lines(row.strip() + b"\n")):
-        unsaid = chat.drop_blank_system(plain[0].messages)
-        checked = chat.check(plain[0].messages)
+    tally, seen = spool.tally, spool.tally.seen
+    if isinstance(row, bytes) and part.is_plain and (decoded := spool.lines.decode(row.strip() + b"\n")):
+        (plain,) = decoded.rows
+        seen.columns.update(decoded.columns)
+        unsaid = chat.drop_blank_system(plain.messages)
+        checked = chat.check(plain.messages)
         tally.unsaid += unsaid
-        return plain[0], checked, 0
+        return plain, checked, 0
     values = chat.values_of(row) if isinstance(row, bytes) else row
-    converted = part.layout.convert(values)
+    if isinstance(row, bytes) and part.is_plain:
+        spool.lines.learn(values.keys())
+    for name, value in values.items() if part.kind not in files.BINARY else ():
+        if name not in part.used:
+            seen.columns.add(name, has(name, value))
+    keys: set[str] = set()
+    try:
+        converted = part.layout.convert(values, keys)
+    finally:
+        for key in keys:
+            seen.keys.add(key, 1)
     unsaid = chat.drop_blank_system(converted["messages"])
+    marks = {name: values[name] for name in weights.OF_ROWS.intersection(values) - part.used}
+    remarks = weights.follow(converted["messages"], marks)
     conversation, checked = chat.from_values(converted)
     tally.unsaid += unsaid
-    tally.ignore(column for column in values if column not in part.layout.used)
+    for remark in remarks:
+        seen.remark(remark)
     if (column := part.group_by) is None:
         return conversation, checked, 0
     if values.get(column) is None:
@@ -360,6 +385,7 @@ class Spool:
         self._files: dict[str, BinaryIO] = {}
         self._refused = 0  # since the last good row
         self.written = 0
+        self.lines = Lines()
         self.tally = self._new()
 
     def _new(self) -> Tally:

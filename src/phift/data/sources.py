@@ -17,6 +17,7 @@ from phift.config.data import AssetSource, DataConfig, FileSource, HuggingFaceSo
 from phift.data import arrow, chat, files, formats, hub, ipc, parquet, sniff, texts
 from phift.data.formats import Layout, UnknownFormat, recognise
 from phift.data.parts import TABLE, Part, Tally
+from phift.data.seen import Names, Seen
 from phift.data.workers import Workers
 from phift.errors import DataError
 
@@ -70,6 +71,7 @@ class Reading:
     - **split**: what its rows are for.
     - **stratum**: the number of the source it belongs to; the files of a folder are one source.
     - **bytes**: the file's size; None where there is no file.
+    - **columns**: where a file says it without being read, its columns and how many rows have each.
     - **notes**: what the user should know of the reading; more can come while it is read.
     - **tallies**: none before it is read.
     """
@@ -80,6 +82,7 @@ class Reading:
     layout: Layout
     parts: Sequence[Part]
     bytes: int | None = None
+    columns: Mapping[str, int] = field(default_factory=dict)
     notes: Sequence[str] = ()
     tallies: list[Tally] = field(default_factory=list)
 
@@ -93,6 +96,12 @@ class Reading:
         """The place and the reason of the first refused rows."""
         problems = ((tally.before + row, reason) for tally in self.tallies for row, reason in tally.problems)
         return [(f"{self.place}:{row}", reason) for row, reason in problems]
+
+    @property
+    def seen(self) -> Seen:
+        """What its rows have besides their conversation."""
+        unread = Names({column: rows for column, rows in self.columns.items() if column not in self.layout.used})
+        return Seen.of([Seen(columns=unread), *(tally.seen for tally in self.tallies)])
 
     @property
     def fails_alike(self) -> bool:
@@ -149,21 +158,21 @@ def open_source(
             for path in files.expand(source.files):
                 kind, place = files.kind(path), str(path)
                 sniff.check(path)
-                columns: list[str] = []
+                columns: dict[str, int] = {}
                 groups: list[int] = []
                 told: list[str] = []
                 delimiter = encoding = None
                 if kind in files.BINARY:
                     head = parquet.Footer(path) if kind == "parquet" else ipc.Head(path)
                     ((_, (columns, groups)),) = workers.run([head], side_by_side=True)
-                    layout = _layout(place, [dict.fromkeys(columns)], source)
+                    layout = _layout(place, [columns], source)
                 else:
                     layout, delimiter, encoding = _open_text(path, kind, source, told)
                 layout = layout or recognise(["messages"])  # any will do to say row by row what is wrong
                 whole = part(path=place, kind=kind, layout=layout, columns=tuple(columns))
                 whole = replace(whole, delimiter=delimiter, encoding=encoding)
                 parts, size = list(_cut(path, whole, groups)), path.stat().st_size
-                yield reading(place=place, layout=layout, parts=parts, bytes=size, notes=told)
+                yield reading(place=place, layout=layout, parts=parts, bytes=size, columns=columns, notes=told)
             return
         case HuggingFaceSource():
             place = source.huggingface

@@ -325,9 +325,7 @@ def _of_source(reading: Reading, account: Account) -> Iterator[Finding]:
     if layout.format != "messages" or renamed:
         message = f"Its rows were taken for the format {layout.format}{renamed and f', {renamed}'}."
         yield Finding("DATA_FORMAT", "note", place, message)
-    if ignored := sorted({column for tally in reading.tallies for column in tally.ignored}):
-        names, more = ", ".join(name[:40] for name in ignored[:20]), " and more" * (len(ignored) > 20)
-        yield Finding("DATA_COLUMNS_LEFT_OUT", "note", place, f"Columns left out: {names}{more}.")
+    yield from reading.seen.findings(place, account.rows)
     if account.blank:
         yield Finding("DATA_BLANK_LINES", "note", place, f"{_counted(account.blank, 'blank line')} skipped.")
     if unsaid := reading.sum("unsaid"):

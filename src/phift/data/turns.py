@@ -37,6 +37,8 @@ _TEXT_TYPES = frozenset({None, "text", "input_text", "output_text"})
 _MEDIA = re.compile("image|audio|video|file")
 _NAME = re.compile(r"[A-Za-z][\w.-]{0,39}")
 _ARGUMENTS = ("arguments", "parameters", "input", "args")
+_OF_TURNS = frozenset({"role", "from", *_TEXTS, *_ELSE, "tool_calls", "function_call"})
+_OF_PARTS = frozenset({"type", *_TEXTS, "id", "name", "tool_use_id", *_ARGUMENTS})
 
 
 def kind_of(value: Any) -> str:
@@ -111,6 +113,17 @@ def messages_of(turn: object, place: str) -> Iterator[dict[str, Any]]:
     if calls:
         message["tool_calls"] = calls
     yield message | {key: value for key, value in others.items() if key not in message}
+
+
+def note_keys(turn: object, keys: set[str]) -> None:
+    """Note the keys of a turn and its parts that neither say nor call anything; null is no value."""
+    if not isinstance(turn, dict):
+        return
+    content = next((turn[key] for key in (*_TEXTS, *_ELSE) if isinstance(turn.get(key), list | dict)), ())
+    if len(turn) > 2 or content:
+        parts = [part for part in (content if isinstance(content, list) else [content]) if isinstance(part, dict)]
+        for place, each, usual in [("", turn, _OF_TURNS), *(("content.", part, _OF_PARTS) for part in parts)]:
+            keys.update(f"{place}{key}" for key in each.keys() - usual if each[key] is not None)
 
 
 def _calls_beside(others: dict[str, Any], place: str) -> list[dict[str, Any]]:
