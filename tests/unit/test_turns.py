@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -216,3 +217,49 @@ def test_an_images_turn_is_refused_whoever_speaks() -> None:
         turn = {"role": role, "content": [{"type": "image"}]}
         with pytest.raises(InvalidRow, match=r"messages\[0\]\.content\[0\] is not text but an image part"):
             recognise(["messages"]).convert({"messages": [turn]})
+
+
+KEYS = [
+    "role",
+    "from",
+    "content",
+    "value",
+    "text",
+    "type",
+    "id",
+    "name",
+    "input",
+    "function_call",
+    "tool_calls",
+    "function",
+]
+WORDS = [
+    "user",
+    "assistant",
+    "gpt",
+    "tool",
+    "function_call",
+    "text",
+    "tool_use",
+    "tool_result",
+    "image",
+    "",
+    "[1]",
+    "{",
+]
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3) | st.sampled_from(WORDS),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(KEYS), inner, max_size=4),
+    max_leaves=20,
+)
+TURNS = st.fixed_dictionaries({"role": st.sampled_from(WORDS), "content": ANYTHING}) | ANYTHING
+
+
+@given(messages=st.lists(TURNS, max_size=4), tools=ANYTHING, functions=ANYTHING)
+def test_whatever_a_row_holds_it_is_converted_or_refused(messages: list[Any], tools: Any, functions: Any) -> None:
+    for row in (
+        {"messages": messages, "tools": tools, "functions": functions},
+        {"prompt": messages, "completion": tools},
+    ):
+        with suppress(InvalidRow):
+            line(row)
