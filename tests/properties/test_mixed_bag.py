@@ -309,8 +309,7 @@ def written(prepared: PreparedDataset) -> list[str]:
 
 def report(prepared: PreparedDataset) -> list[str]:
     """Return what is said, without what sources are called, and numbers of lines, which CSV has others of."""
-    findings = [one for one in prepared.findings if one.code != "DATA_COLUMNS_LEFT_OUT"]
-    told = [re.sub(r"first .*?:\d+", "first", f"{one.code} {one.severity} {one.message}") for one in findings]
+    told = [re.sub(r"first .*?:\d+", "first", f"{one.code} {one.severity} {one.message}") for one in prepared.findings]
     names = [re.sub(r".*/|\..*| \(", " ", str(account)) for account in prepared.accounts]
     return [*told, *(name for name in names if len(names) > 1)]
 
@@ -355,5 +354,6 @@ def test_the_report_of_the_bag_names_what_there_is(expected: PreparedDataset) ->
         "DATA_COLUMNS_LEFT_OUT",
         "DATA_FORMAT",
         "DATA_LACKING_ANSWER",
+        "DATA_MESSAGE_KEYS",
         "DATA_TOOLS_MIXED",
     }
