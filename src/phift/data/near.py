@@ -27,6 +27,7 @@ import msgspec
 import xxhash
 
 from phift.data.sources import Progress, Reading, Table
+from phift.data.split import units
 from phift.data.workers import LARGE, Workers
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ _FOLDED = bytes(
 ) + bytes(range(0x80, 0x100))
 _PUNCTUATION = re.compile("[«»¿¡\u2000-\u206f\u3000-\u3003]+")
 _ALONE = re.compile("[\u0800-\U0010ffff]")  # scripts that have no spaces between words, and symbols
-_NUMBER = re.compile(rb"[^ ]*[0-9][^ ]*")
+_NUMBER = re.compile(rb"(?<![^ ])[^ 0-9]*+[0-9][^ ]*")  # a word with a digit
 
 
 class _Turn(msgspec.Struct):
@@ -88,8 +89,9 @@ def _said(line: bytes) -> bytes:
 def _mixed(hashes: Hashes) -> Hashes:
     import numpy as np
 
-    mixed = (hashes ^ (hashes >> np.uint64(32))) * np.uint64(_ODD)
-    return mixed ^ (mixed >> np.uint64(29))
+    mixed = hashes * np.uint64(_ODD)
+    mixed ^= mixed >> np.uint64(32)
+    return mixed
 
 
 def _hashed(texts: Sequence[bytes]) -> list[Hashes]:
@@ -184,37 +186,88 @@ class Sketch:
 
 
 class _Look(NamedTuple):
+    said: bytes
     shingles: Hashes
-    numbers: frozenset[bytes]
 
 
 def _near(one: _Look, other: _Look, form: Hashes) -> bool:
     """Tell whether two conversations are near.
 
     They share at least `LEAST_SHARED` shingles and two fifths of all that they have; and what one of them has besides
-    is no more than a changed word makes, and one more for every 300 words: the other one may add a sentence.
+    is no more than a changed word makes, and one more for every 300 words: the other one may add a sentence. Each has
+    no number that the other one has not, but for what one adds.
     """
     import numpy as np
 
-    if one.numbers - other.numbers and other.numbers - one.numbers:
-        return False
     mine, others = (np.setdiff1d(each.shingles, form, assume_unique=True) for each in (one, other))
     shared = len(np.intersect1d(mine, others, assume_unique=True))
     less, more = sorted((len(mine) - shared, len(others) - shared))
-    return shared >= LEAST_SHARED and 3 * shared >= 2 * (less + more) and less <= _SHINGLE + shared // 100
+    if shared < LEAST_SHARED or 3 * shared < 2 * (less + more) or less > _SHINGLE + shared // 100:
+        return False
+    numbers, other_numbers = (frozenset(_NUMBER.findall(each.said)) for each in (one, other))
+    return numbers <= other_numbers or other_numbers <= numbers
 
 
-def _candidates(rows: npt.NDArray[np.intp], bands: npt.NDArray[np.uint32]) -> list[tuple[int, int]]:
-    """Return pairs of rows that have one of their numbers in common: each with the next one that has it."""
+class _Linked:
+    """Rows that are linked with each other, over others too."""
+
+    def __init__(self) -> None:
+        self._above: dict[int, int] = {}
+
+    def first(self, row: int) -> int:
+        """Return the first of the rows that a row is linked with."""
+        above = self._above
+        while (higher := above.get(row, row)) != row:
+            above[row] = row = above.get(higher, higher)
+        return row
+
+    def link(self, rows: Sequence[int]) -> None:
+        """Link rows with each other."""
+        first, *others = sorted({self.first(row) for row in rows})
+        self._above.update(dict.fromkeys(others, first))
+
+    def clusters(self) -> list[list[int]]:
+        """Return the rows that are linked, two at least, in their order."""
+        clusters: dict[int, list[int]] = {}
+        for row in sorted({*self._above, *self._above.values()}):
+            clusters.setdefault(self.first(row), []).append(row)
+        return [*clusters.values()]
+
+
+def _candidates(bands: npt.NDArray[np.uint32], most: int) -> tuple[npt.NDArray[np.intp], list[npt.NDArray[np.intp]]]:
+    """Return pairs that have numbers in common, each with the next one that has the same; and crowds that have.
+
+    A long text has one of its numbers in common with another one sooner by chance, and two with a near one.
+
+    - **most**: how many have a number in common; more are a crowd, and those that are in several link these.
+    """
     import numpy as np
 
-    found = []
+    rows = np.arange(len(bands))
+    found, labels = [rows[:0]], []
     for band in bands.T:
         order = np.argsort(band, kind="stable")
-        equal = np.flatnonzero((band[order][1:] == band[order][:-1]) & (band[order][1:] != 0))
-        found.append(rows[order[equal]] * (1 << 32) + rows[order[equal + 1]])
-    pairs = np.unique(np.concatenate(found)) if found else np.zeros(0, np.int64)
-    return list(zip((pairs >> 32).tolist(), (pairs & 0xFFFFFFFF).tolist(), strict=True))
+        values = band[order]
+        begins = np.flatnonzero(np.concatenate(([True], values[1:] != values[:-1])))
+        sizes = np.diff(begins, append=len(values))
+        bucket, size = np.repeat(rows[: len(begins)], sizes), np.where(values == 0, 1, np.repeat(sizes, sizes))
+        equal = np.flatnonzero((bucket[1:] == bucket[:-1]) & (size[1:] > 1) & (size[1:] <= most))
+        found.append(order[equal] * (1 << 32) + order[equal + 1])
+        if (size > most).any():
+            label = rows + len(rows)
+            label[order[size > most]] = bucket[size > most]
+            labels.append(label.astype(np.uint64))
+    pairs, counts = np.unique(np.concatenate(found), return_counts=True)
+    first, second = pairs >> 32, pairs & 0xFFFFFFFF
+    short = np.count_nonzero(bands[:, _BANDS:], axis=1) > 0
+    likely = (counts > 1) | short[first] | short[second]
+    crowds = []
+    if labels:
+        linked = units(*labels)
+        order = np.argsort(linked, kind="stable")
+        parts = np.split(order, np.flatnonzero(np.diff(linked[order])) + 1)
+        crowds = [part for part in parts if len(part) > most]
+    return np.stack([first[likely], second[likely]], axis=1), crowds
 
 
 def _clusters(
@@ -223,38 +276,35 @@ def _clusters(
     look: Callable[[int], _Look],
     form: Hashes,
     forms: int = 0,
+    most: int = MOST_ALIKE,
 ) -> Iterator[list[int]]:
-    """Yield rows that are near each other, two at least.
+    """Yield rows that are near each other, two at least; some may be in several clusters.
 
     - **bands**: of each row.
     - **form**: shingles that are left out, of **forms** forms within each other.
+    - **most**: rows that are compared as they are; of more with something in common that is left out.
     """
     import numpy as np
 
-    above: dict[int, int] = {}
-
-    def top(row: int) -> int:
-        while (higher := above.get(row, row)) != row:
-            above[row] = row = above.get(higher, higher)
-        return row
-
-    for first, second in _candidates(rows, bands):
-        one, other = sorted((top(first), top(second)))
-        if one != other and _near(look(first), look(second), form):
-            above[other] = one
-    clusters: dict[int, list[int]] = {}
-    for row in sorted({*above, *above.values()}):
-        clusters.setdefault(top(row), []).append(row)
-    for cluster in clusters.values():
+    pairs, crowds = _candidates(bands, most)
+    linked = _Linked()
+    for first, second in rows[pairs].tolist():
+        if linked.first(first) != linked.first(second) and _near(look(first), look(second), form):
+            linked.link((first, second))
+    for cluster in linked.clusters():
         if len(cluster) <= MOST_ALIKE:
             yield cluster
+        else:
+            crowds.append(np.searchsorted(rows, cluster))
+    for crowd in crowds if forms < _MOST_FORMS else ():
+        mine, some = rows[crowd], rows[crowd[:: max(1, len(crowd) // _SAMPLE)]].tolist()
+        shingles, counts = np.unique(np.concatenate([look(row).shingles for row in some]), return_counts=True)
+        more = np.union1d(form, shingles[counts > len(some) / 4])
+        if len(more) == len(form):  # they are linked over others, and have nothing in common
+            yield from _clusters(mine, bands[crowd], look, form, forms + 1, len(crowd))
             continue
-        sample = cluster[:: max(1, len(cluster) // _SAMPLE)]
-        shingles, counts = np.unique(np.concatenate([look(row).shingles for row in sample]), return_counts=True)
-        more = np.union1d(form, shingles[counts > len(sample) / 4])
-        if forms < _MOST_FORMS:
-            again = [_bands(np.setdiff1d(look(row).shingles, more, assume_unique=True)) for row in cluster]
-            yield from _clusters(np.array(cluster, np.intp), np.array(again), look, more, forms + 1)
+        again = [_bands(np.setdiff1d(look(row).shingles, more, assume_unique=True)) for row in mine.tolist()]
+        yield from _clusters(mine, np.array(again), look, more, forms + 1)
 
 
 def find_near(readings: Sequence[Reading], table: Table, workers: Workers, tell: Callable[[Progress], None]) -> None:
@@ -268,15 +318,17 @@ def find_near(readings: Sequence[Reading], table: Table, workers: Workers, tell:
         Sketch(spool=tally.spool, lengths=lengths[start : start + tally.good].tobytes())
         for tally, start in zip(tallies, firsts.tolist(), strict=False)
     ]
-    same, of_rows, found = table["key"].copy(), [np.zeros(0, np.intp)], [np.zeros((0, 2 * _BANDS), np.uint32)]
+    same, found = (
+        table["key"].copy(),
+        [[(np.zeros(0, np.intp), np.zeros((0, 2 * _BANDS), np.uint32))] for _ in sketches],
+    )
     done, total, at = 0, int(lengths.sum(dtype=np.int64)), firsts.tolist()
     for index, answer in workers.run(sketches, side_by_side=total > LARGE):
         words, bands = np.frombuffer(answer[0], np.uint64), np.frombuffer(answer[1], np.uint32).reshape(-1, 2 * _BANDS)
         rows = np.arange(at[index], at[index] + len(words))
         same[rows] = np.where(words == 0, same[rows], words)
         having = bands.any(axis=1)
-        of_rows.append(rows[having])
-        found.append(bands[having])
+        found[index].append((rows[having], bands[having]))
         at[index] += len(words)
         done += len(words)
         tell(Progress(stage="compare", source="rows with each other", rows=done))
@@ -291,11 +343,16 @@ def find_near(readings: Sequence[Reading], table: Table, workers: Workers, tell:
         with Path(tallies[tally].spool).open("rb") as file:
             file.seek(start)
             said = _said(file.read(int(lengths[row])))
-        return _Look(_shingles(_hashed([said])[0]), frozenset(_NUMBER.findall(said)))
+        return _Look(said, _shingles(_hashed([said])[0]))
 
-    joined, rows = np.arange(len(table)), np.concatenate(of_rows)
-    order = np.argsort(rows)  # they come as the processes are done
-    order = order[near[rows[order]] == rows[order]]
-    for cluster in _clusters(rows[order], np.concatenate(found)[order], look, np.zeros(0, np.uint64)):
+    rows, bands = (np.concatenate(some) for some in zip(*chain.from_iterable(found), strict=True))
+    found.clear()
+    alone = near[rows] == rows
+    rows, bands = rows[alone], bands[alone]
+    linked = _Linked()
+    for cluster in _clusters(rows, bands, look, np.zeros(0, np.uint64)):
+        linked.link(cluster)
+    joined = np.arange(len(table))
+    for cluster in linked.clusters():
         joined[cluster] = cluster[0]
     table["near"] = joined[near]
