@@ -109,19 +109,24 @@ def test_the_three_views_of_a_preparation_say_the_same(tmp_path: Path, config: P
     text = config.read_text().replace("rows.jsonl", "rows.jsonl, bad_rows: set_aside")
     config.write_text(text.replace("parameters: {}", "parameters: {max_seq_length: 4}"))
     with (tmp_path / "rows.jsonl").open("a") as file:
-        file.write('\n{"messages": [], "<b>": 1}\n')
+        file.write('\n{"messages": []}\n')
+        said = [{"role": "user", "content": "a", "weigh": 1}, {"role": "assistant", "content": "<b>1"}]
+        file.write(json.dumps({"messages": said, "score": 1}) + "\n")
     page = tmp_path / "report.html"
     printed = invoke("prepare", config, "--html", page).output
     report = json.loads(invoke("prepare", config, "--json").stdout)
     html = page.read_text()
-    assert "31 rows = 24 train + 3 validation + 3 test + 1 set aside" in printed
-    assert "<td>31</td><td>24</td><td>3</td><td>3</td><td>1</td><td>1</td>" in html
+    assert "32 rows = 25 train + 3 validation + 3 test + 1 set aside" in printed
+    assert "<td>32</td><td>25</td><td>3</td><td>3</td><td>1</td><td>1</td>" in html
     (source,) = report["sources"]
-    assert (source["rows"], source["train"], source["aside"], source["blank"]) == (31, 24, 1, 1)
+    assert (source["rows"], source["train"], source["aside"], source["blank"]) == (32, 25, 1, 1)
     reason = "it has 0 messages; at least 2 are needed"
     assert source["reasons"] == {reason: 1}
-    assert f"set aside: {reason} (1)" in printed
-    assert f"<td>set aside</td><td>{reason}</td><td>1</td>" in html
+    assert source["columns_left_out"] == {"score": 1}
+    assert source["other_keys"] == {"weigh": 1}
+    assert f"set aside: 1 row: {reason}" in printed
+    assert f"<td>1</td><td>{reason}</td>" in html
+    assert {"DATA_COLUMNS_LEFT_OUT", "DATA_MESSAGE_KEYS"} <= {finding["code"] for finding in report["findings"]}
     assert {"DATA_SET_ASIDE", "DATA_CUT"} <= {finding["code"] for finding in report["findings"]}
     for finding in report["findings"]:
         assert f"{finding['code']}  {finding['place']}: {finding['message']}" in printed

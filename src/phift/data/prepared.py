@@ -121,8 +121,8 @@ class PreparedDataset:
             yield self.said_before
         for account in self.accounts:
             yield str(account)
-            for title, counts in account.counts().items():
-                yield from (f"  {title}: {visible(name, lines=False)} ({count:,})" for name, count in counts.items())
+            for reason, count in account.reasons.items():
+                yield f"  set aside: {count:,} {'rows' if count > 1 else 'row'}: {visible(reason, lines=False)}"
 
     def _repr_html_(self) -> str:
         return self.html_tables() + "".join(f"<p>{visible_html(finding)}</p>" for finding in self.findings)
@@ -133,13 +133,8 @@ class PreparedDataset:
         rows = [[getattr(account, column) for column in columns] for account in self.accounts]
         html = f"<p>{visible_html(self.said_before)}</p>" if self.before else ""
         html += visible_table(columns, rows)
-        counted = [
-            (account.source, title, name, count)
-            for account in self.accounts
-            for title, counts in account.counts().items()
-            for name, count in counts.items()
-        ]
-        return html + (visible_table(("source", "of its rows", "which", "how many"), counted) if counted else "")
+        aside = [(each.source, count, reason) for each in self.accounts for reason, count in each.reasons.items()]
+        return html + (visible_table(("source", "rows set aside", "why"), aside) if aside else "")
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as plain values, ready for JSON."""

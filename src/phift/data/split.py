@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -132,6 +132,8 @@ class Account:
     - **aside**: rows in ``rejects.jsonl``.
     - **reasons**: how many rows were set aside for what; places within a row are left out.
     - **blank**: blank lines, which are no rows.
+    - **columns_left_out**, **other_keys**: how many rows have which column that is not written, and which key of a
+      message that only the model's chat template could have a use for; of a great many, the first.
     """
 
     source: str
@@ -143,11 +145,8 @@ class Account:
     aside: int
     reasons: Mapping[str, int]
     blank: int
-
-    def counts(self) -> dict[str, Mapping[str, int]]:
-        """Return what was counted of the rows under what it is called, each thing with how often."""
-        found = {name: value for name, value in vars(self).items() if isinstance(value, Mapping) and value}
-        return {"set aside" if name == "reasons" else name.replace("_", " "): value for name, value in found.items()}
+    columns_left_out: Mapping[str, int] = field(default_factory=dict)
+    other_keys: Mapping[str, int] = field(default_factory=dict)
 
     def __str__(self) -> str:
         parts = [f"{getattr(self, split):,} {split}" for split in SPLITS if getattr(self, split)]
@@ -208,6 +207,7 @@ def deal(
     wide = len(paths)
     counts = np.bincount(table["source"].astype(np.int64) * wide + table["split"], minlength=len(readings) * wide)
     for reading, aside, mine in zip(readings, reasons, counts.reshape(-1, wide).tolist(), strict=True):
+        seen = reading.seen
         account = Account(
             source=reading.place,
             format=reading.layout.format,
@@ -216,6 +216,8 @@ def deal(
             aside=aside.total(),
             reasons=dict(aside.most_common()),
             blank=reading.sum("blank"),
+            columns_left_out=dict(sorted(seen.columns.rows.items())),
+            other_keys=dict(sorted(seen.keys.rows.items())),
         )
         if account.rows != account.train + account.validation + account.test + account.aside:
             raise AssertionError(f"the rows of {account.source} do not add up: {account}; please report this")
