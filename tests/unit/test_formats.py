@@ -411,6 +411,11 @@ def deep(levels: int) -> Any:
             {"messages": [{"role": "user", "content": [{"type": "text", "text": SECRET}, {"type": "image_url"}]}]},
             "messages[0].content[1] is not text but an image_url part",
         ),
+        ({"messages": [{"role": "user", "content": 7}]}, "messages[0].content is not a text but a number"),
+        (
+            {"conversations": [{"from": "human", "value": True}]},
+            "conversations[0].value is not a text but a truth value",
+        ),
         ({"messages": [{"role": "user", "content": [7]}]}, "messages[0].content[0] is not text but a number"),
         *[
             ({"messages": [{"role": "user", "content": [part]}]}, f"messages[0].content[0] is {told}")

@@ -90,7 +90,7 @@ def test_one_part_needs_no_list() -> None:
     assert line(row) == line({"prompt": "a", "completion": "b"})
     gemini = [{"role": "user", "parts": [{"text": "a"}]}, {"role": "model", "parts": [{"text": "b"}]}]
     assert line({"messages": gemini}) == line(row)
-    with pytest.raises(InvalidRow, match="Expected `str"):  # no part, but a tool's result, say
+    with pytest.raises(InvalidRow, match="content is not a text but an object"):  # no part, but a tool's result, say
         line({"messages": [{"role": "user", "content": {"degrees": 21}}, {"role": "assistant", "content": "b"}]})
 
 

@@ -88,7 +88,8 @@ def messages_of(turn: object, place: str) -> Iterator[dict[str, Any]]:
     others = {key: value for key, value in turn.items() if value is not None}
     who, said = ("role", ("content", "value", *_ELSE)) if "role" in others else ("from", ("value", "content", *_ELSE))
     speaker = others.pop(who, None)
-    content = others.pop(next((key for key in said if key in others), ""), None)
+    key = next((key for key in said if key in others), "")
+    content = others.pop(key, None)
     if not isinstance(speaker, str):
         raise InvalidRow(f"{place} does not say who speaks, by `role` or `from`")
     if speaker not in _ROLES:
@@ -108,6 +109,8 @@ def messages_of(turn: object, place: str) -> Iterator[dict[str, Any]]:
         if text is None and results and not calls:
             return
         content = text if text is not None or calls else ""
+    if content is not None and not isinstance(content, str):
+        raise InvalidRow(f"{place}.{key} is not a text but {kind_of(content)}")
     if content is not None:
         message["content"] = content
     if calls:
