@@ -17,6 +17,7 @@ from phift.config.data import DataConfig
 from phift.data import prepared
 from phift.data.prepare import PreparedDataset, prepare_dataset
 from phift.data.sources import stamps
+from phift.errors import DataError
 from unit.fakes import write_rows
 
 Change = Callable[[Path], None]
@@ -185,6 +186,15 @@ def test_a_manifest_that_nobody_understands_is_none(folder: Path, content: str) 
     again = prepare(folder)
     assert (again, again.read) == (first, True)
     assert not prepare(folder).read
+
+
+@pytest.mark.parametrize("fresh", [True, False])
+def test_data_of_which_all_is_set_aside_is_refused_each_time(tmp_path: Path, fresh: bool) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps({"messages": [{"role": "user", "content": f"{n}"}]}) + "\n" for n in range(20)))
+    for _ in range(2):
+        with pytest.raises(DataError, match="20 of 20 rows cannot be trained on"):
+            prepare(path, fresh=fresh)
 
 
 def test_many_at_once_agree(folder: Path) -> None:

@@ -97,7 +97,7 @@ def prepare_dataset(
         if data.bad_rows == "refuse":
             _raise_problems(readings)
         table = tabulate(readings)
-        if compare:
+        if compare and len(table):
             find_near(readings, table, workers, tell)
         _choose(data, readings, table)
         built = scratch / "built"
