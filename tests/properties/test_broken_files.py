@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.ipc
 import pyarrow.parquet as pq
 import pytest
 
@@ -50,6 +51,14 @@ def parquet(rows: list[dict[str, Any]], **options: Any) -> bytes:
     return file.getvalue()
 
 
+def arrow(rows: list[dict[str, Any]], *, stream: bool, compression: str | None = None) -> bytes:
+    file, table = io.BytesIO(), pa.Table.from_pylist(rows)
+    options = pa.ipc.IpcWriteOptions(compression=compression)
+    with (pa.ipc.new_stream if stream else pa.ipc.new_file)(file, table.schema, options=options) as writer:
+        writer.write_table(table, max_chunksize=7)
+    return file.getvalue()
+
+
 SOUND = {
     "a.jsonl": [lines(CHATS), lines(PAIRS)],
     "a.json": [json.dumps(CHATS, indent=1).encode(), json.dumps({"data": CHATS}).encode(), lines(CHATS)],
@@ -60,6 +69,12 @@ SOUND = {
         parquet(PAIRS, compression="none"),
         parquet(CHATS, compression="zstd", row_group_size=5),
         parquet(PAIRS, compression="gzip", use_dictionary=False, data_page_version="2.0"),
+    ],
+    "a.arrow": [
+        arrow(CHATS, stream=True),
+        arrow(PAIRS, stream=False),
+        arrow(CHATS, stream=False, compression="zstd"),
+        arrow(PAIRS, stream=True, compression="lz4"),
     ],
 }
 BITS = [
@@ -129,14 +144,15 @@ def test_broken_files_are_read_or_are_errors_that_name_them(tmp_path: Path) -> N
     with Workers(scratch, most=1) as workers:
         for _ in range(EXAMPLES):
             name = draw.choice(list(SOUND))
-            suffix = "" if name == "a.parquet" else draw.choice(("", "", ".gz", ".zst"))
+            binary = name in ("a.parquet", "a.arrow")
+            suffix = "" if binary else draw.choice(("", "", ".gz", ".zst"))
             path = tmp_path / f"{name}{suffix}"
             path.write_bytes(broken(name, suffix, draw))
             group_by, keep, started = draw.choice((None, None, "question")), draw.random() < 0.5, time.monotonic()
             try:
                 source = FileSource(files=path)
                 readings = list(open_source(source, "train", 0, workers, group_by=group_by, keep=keep))
-                read_sources(readings, workers, lambda _: None, side_by_side=name == "a.parquet")
+                read_sources(readings, workers, lambda _: None, side_by_side=binary)
                 seen["read"] += 1
             except DataError as error:
                 seen["refused"] += 1
