@@ -105,6 +105,8 @@ def check(path: Path) -> None:
 
 def check_nameless(path: Path) -> None:
     """Refuse a file whose suffix is none that is read, by what it is; raises `DataError` where that can be told."""
+    if files.compressed(path):
+        return
     check(path)
     with path.open("rb") as file:
         text = file.read(_HEADER).removeprefix(codecs.BOM_UTF8).decode("utf-8", "replace").lstrip()
@@ -350,10 +352,10 @@ def _other_object(value: dict[str, Any]) -> tuple[str, str] | None:
         if isinstance(first, dict) and all(isinstance(each, dict) for each in values) and recognise(first):
             return "JSON with rows by their numbers, as of pandas' to_json", to_json
     with suppress(UnknownFormat):
-        recognise(value)
-        of_columns = isinstance(first, dict) or (
-            isinstance(first, list) and not any(isinstance(e, dict) for e in first)
-        )
+        of_texts = recognise(value).format not in ("messages", "sharegpt", "ultrachat")
+        cells = first if isinstance(first, list) else []
+        of_lists = bool(cells) and all(isinstance(each, (str, list) if of_texts else list) for each in cells)
+        of_columns = isinstance(first, dict) or of_lists
         if of_columns and all(type(each) is type(first) for each in values):
             return "JSON with columns and no rows, as of pandas' to_json", to_json
         return None
