@@ -924,3 +924,11 @@ def test_a_file_that_goes_while_it_is_looked_at_is_our_own_error(
     monkeypatch.setattr(dataset, "spread", find_and_lose)
     with pytest.raises(DataNotFound):
         prepare_dataset(DataConfig(train=source), out)
+
+
+def test_of_too_many_columns_no_count_is_told_that_is_none(tmp_path: Path, out: Path) -> None:
+    rows = [chat_row(n) | {f"column {i}": i for i in range(100)} | {"rejected": "x"} for n in range(40)]
+    rows[7]["rejected"] = ""
+    said = found(prepare(out, train=write_jsonl(tmp_path / "rows.jsonl", rows)))
+    assert "rows" not in said["DATA_COLUMNS_LEFT_OUT"]
+    assert said["DATA_MEANING_LEFT_OUT"].startswith("Without effect: rejected (39 of 40 rows); ")

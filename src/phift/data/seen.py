@@ -73,7 +73,7 @@ def has(name: str, value: object) -> bool:
 class Names:
     """Names, and how many rows have each.
 
-    - **more**: there are others, which are too many.
+    - **more**: there are others, which are too many; then only of those that mean something all rows are counted.
     """
 
     rows: dict[str, int] = field(default_factory=dict)
@@ -95,9 +95,11 @@ class Names:
         self.more |= other.more
 
     def shown(self, all_rows: int) -> str:
-        """List them for a text, with their rows where those are not all."""
+        """List them for a text, with their rows where those are counted and not all."""
         names = sorted(self.rows)
-        told = (f"{_short(name)}{_share(self.rows[name], all_rows)}" for name in names[:_MOST_SHOWN])
+        told = (
+            f"{_short(name)}{'' if self.more else _share(self.rows[name], all_rows)}" for name in names[:_MOST_SHOWN]
+        )
         return ", ".join(told) + " and more" * (self.more or len(names) > _MOST_SHOWN)
 
 
