@@ -42,6 +42,13 @@ def test_what_is_written_is_read_again(clients: Clients, tmp_path: Path) -> None
     assert list(read.model.inference.sizes) == published["systemMetadata"]["supportedComputes"]["inferenceComputes"]
 
 
+def test_a_secret_in_what_the_registry_calls_the_component_is_in_no_tag(clients: Clients, tmp_path: Path) -> None:
+    config = run_config(tmp_path, model="Phi-4-mini-instruct")
+    plan = FineTuneRun(config, clients).plan
+    plan.component.name += " password=s3cr3t"
+    assert "s3cr3t" not in str(RunRecord.of(config, plan).tags)
+
+
 def test_the_configuration_can_be_made_anew(clients: Clients, tmp_path: Path) -> None:
     changes: dict[str, Any] = {"parameters": {"seed": 7}, "deployment": {"instance_count": 2}}
     again = RunRecord.read(job(record_of(clients, tmp_path, **changes))).config()

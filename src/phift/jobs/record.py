@@ -68,7 +68,7 @@ class RunRecord:
         return cls(
             fingerprint=plan.fingerprint,
             model=FoundationModel(**known),
-            component=f"{config.component.registry}/{plan.component.name}:{plan.component.version}",
+            component=redact(f"{config.component.registry}/{plan.component.name}:{plan.component.version}"),
             data_name=plan.dataset.name,
             data_hash=plan.dataset.content_hash,
             series=series(config),
