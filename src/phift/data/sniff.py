@@ -90,7 +90,7 @@ def check(path: Path) -> None:
     packed, own = files.compressed(path), _OWN.get(path.suffix.lower(), ())
     is_own = not own or head.startswith(own)
     found = None if own and is_own else _by_magic(head)
-    if not found and not is_own and not _NO_TEXT.search(head):
+    if not found and not is_own and not _NO_TEXT.search(head) and (files.is_known(path) or not packed):
         start = head.removeprefix(codecs.BOM_UTF8).lstrip()
         told = "text, and not packed" if packed else f"text and no {path.suffix} file"
         suffix = "json" if start.startswith(b"[") else "jsonl" if start.startswith(b"{") else "csv"
@@ -356,7 +356,7 @@ def _other_object(value: dict[str, Any]) -> tuple[str, str] | None:
         cells = first if isinstance(first, list) else []
         of_lists = bool(cells) and all(isinstance(each, (str, list) if of_texts else list) for each in cells)
         of_columns = isinstance(first, dict) or of_lists
-        if of_columns and all(type(each) is type(first) for each in values):
+        if first and of_columns and all(type(each) is type(first) for each in values):
             return "JSON with columns and no rows, as of pandas' to_json", to_json
         return None
     if _ANSWER & value.keys():
