@@ -47,7 +47,7 @@ _BATCH = 1 << 18  # bytes of rows whose words are hashed at once
 _SHORT = 64  # shingles; conversations of fewer have numbers that are found in one that is less near
 _BANDS = 16
 _MOST_FORMS = 4  # within each other
-_CACHED = 1024  # conversations that wait to be compared with others
+_CACHED = 256  # conversations that wait to be compared with others
 _SAMPLE = 200  # of those with one form
 
 _ODD = 0x9E3779B97F4A7C15  # 2**64 divided by the golden ratio, as in Knuth's multiplicative hashing
@@ -109,6 +109,8 @@ def _hashed(texts: Sequence[bytes]) -> list[Hashes]:
     words = _mixed(windows[starts] & masks[np.minimum(sizes, 8)])
     longer = np.flatnonzero(sizes > 8)
     for done in range(8, 64, 8):
+        if not len(longer):
+            break
         more = windows[starts[longer] + done] & masks[np.minimum(sizes[longer] - done, 8)]
         words[longer] = _mixed(words[longer] + more)
         longer = longer[sizes[longer] > done + 8]
@@ -185,6 +187,16 @@ class Sketch:
 # ---------------------------------------------------------------- the comparison
 
 
+def _without(hashes: Hashes, others: Hashes) -> Hashes:
+    """Return those that are not among the others; both are in order."""
+    import numpy as np
+
+    if not len(others):
+        return hashes
+    found = others[np.minimum(np.searchsorted(others, hashes), len(others) - 1)]
+    return hashes[np.not_equal(found, hashes)]
+
+
 class _Look(NamedTuple):
     said: bytes
     shingles: Hashes
@@ -197,10 +209,8 @@ def _near(one: _Look, other: _Look, form: Hashes) -> bool:
     is no more than a changed word makes, and one more for every 300 words: the other one may add a sentence. Each has
     no number that the other one has not, but for what one adds.
     """
-    import numpy as np
-
-    mine, others = (np.setdiff1d(each.shingles, form, assume_unique=True) for each in (one, other))
-    shared = len(np.intersect1d(mine, others, assume_unique=True))
+    mine, others = _without(one.shingles, form), _without(other.shingles, form)
+    shared = len(mine) - len(_without(mine, others))
     less, more = sorted((len(mine) - shared, len(others) - shared))
     if shared < LEAST_SHARED or 3 * shared < 2 * (less + more) or less > _SHINGLE + shared // 100:
         return False
@@ -267,6 +277,7 @@ def _candidates(bands: npt.NDArray[np.uint32], most: int) -> tuple[npt.NDArray[n
         order = np.argsort(linked, kind="stable")
         parts = np.split(order, np.flatnonzero(np.diff(linked[order])) + 1)
         crowds = [part for part in parts if len(part) > most]
+        likely &= linked[first] != linked[second]  # those are compared without what their crowd has in common
     return np.stack([first[likely], second[likely]], axis=1), crowds
 
 
@@ -303,7 +314,7 @@ def _clusters(
         if len(more) == len(form):  # they are linked over others, and have nothing in common
             yield from _clusters(mine, bands[crowd], look, form, forms + 1, len(crowd))
             continue
-        again = [_bands(np.setdiff1d(look(row).shingles, more, assume_unique=True)) for row in mine.tolist()]
+        again = [_bands(_without(look(row).shingles, more)) for row in mine.tolist()]
         yield from _clusters(mine, np.array(again), look, more, forms + 1)
 
 
@@ -347,8 +358,8 @@ def find_near(readings: Sequence[Reading], table: Table, workers: Workers, tell:
 
     rows, bands = (np.concatenate(some) for some in zip(*chain.from_iterable(found), strict=True))
     found.clear()
-    alone = near[rows] == rows
-    rows, bands = rows[alone], bands[alone]
+    if not (alone := near[rows] == rows).all():
+        rows, bands = rows[alone], bands[alone]
     linked = _Linked()
     for cluster in _clusters(rows, bands, look, np.zeros(0, np.uint64)):
         linked.link(cluster)
