@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from phift.data import chat
+from phift.data import chat, turns
 from phift.data.chat import InvalidRow
 from phift.data.formats import recognise
 from unit.decoded import decoded_lines
@@ -263,3 +263,17 @@ def test_whatever_a_row_holds_it_is_converted_or_refused(messages: list[Any], to
     ):
         with suppress(InvalidRow):
             line(row)
+
+
+def test_the_keys_of_turns_and_parts_that_say_nothing_are_noted() -> None:
+    keys: set[str] = set()
+    call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}, "index": 0}
+    parts = [{"type": "text", "text": "a", "cache_control": {"type": "ephemeral"}, "citations": None}]
+    turns_with_keys: list[Row] = [
+        {"role": "user", "content": parts, "name": "Ada", "audio": None},
+        {"role": "assistant", "content": None, "tool_calls": [call], "weight": 1},
+        {"from": "gpt", "value": {"value": "b", "annotations": []}, "id": 7},
+    ]
+    for turn in turns_with_keys:
+        turns.note_keys(turn, keys)
+    assert keys == {"content.cache_control", "name", "weight", "value.annotations", "id"}

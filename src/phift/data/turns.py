@@ -122,11 +122,14 @@ def note_keys(turn: object, keys: set[str]) -> None:
     """Note the keys of a turn and its parts that neither say nor call anything; null is no value."""
     if not isinstance(turn, dict):
         return
-    content = next((turn[key] for key in (*_TEXTS, *_ELSE) if isinstance(turn.get(key), list | dict)), ())
-    if len(turn) > 2 or content:
-        parts = [part for part in (content if isinstance(content, list) else [content]) if isinstance(part, dict)]
-        for place, each, usual in [("", turn, _OF_TURNS), *(("content.", part, _OF_PARTS) for part in parts)]:
-            keys.update(f"{place}{key}" for key in each.keys() - usual if each[key] is not None)
+    for key, value in turn.items():
+        if key not in _OF_TURNS:
+            if value is not None:
+                keys.add(key)
+        elif isinstance(value, list | dict) and key not in ("tool_calls", "function_call"):
+            for part in value if isinstance(value, list) else [value]:
+                if isinstance(part, dict):
+                    keys.update(f"{key}.{name}" for name in part if name not in _OF_PARTS and part[name] is not None)
 
 
 def _calls_beside(others: dict[str, Any], place: str) -> list[dict[str, Any]]:
