@@ -96,6 +96,8 @@ def test_the_step_reads_the_hub_as_the_run_was_told(fakes: Fakes) -> None:
     told = json.loads(json.dumps(find(fakes, **given).settings))
     assert DataConfig.model_validate(told).sources == DataConfig.model_validate(given).sources
     assert (told["bad_rows"], told["split"]["group_by"], told["split"]["validation"]) == ("set_aside", "id", 0.2)
+    assert "near_duplicates" not in told  # so that a run has the name that it had before there was the key
+    assert find(fakes, **given, near_duplicates="thin").settings["near_duplicates"] == "thin"
 
 
 def test_the_check_says_what_cannot_be_known_before(fakes: Fakes) -> None:

@@ -4,8 +4,8 @@
 whitespace and the punctuation of prose. Conversations that are equal then are near; others where they have all but a
 few words in common, see `_near`. Other numbers make another conversation.
 
-**A form is not content.** Where more than `MOST_ALIKE` conversations are all near each other, they were made after one
-form, such as a long question with a short text in it; what they share is left out, and the rest is compared again.
+**A form is not content.** Where more than `MOST_ALIKE` conversations seem near each other, they were made after one
+form, such as a long question with a short text in it; what they share is left out, and they are compared by the rest.
 
 **The way.** Of each conversation there are 136 bytes in memory: a hash of its words, and 32 of MinHash, so that near
 ones have one of these in common (locality-sensitive hashing). They come from processes side by side. Those that may be

@@ -6,8 +6,9 @@ finetune_acft_hf_nlp, src/preprocess, 2026-07). So phift always writes all three
 one of the files, or among the rejects with its line and the reason, or the data is refused.
 
 **The way**, in `phift.data`. Sources are opened (``sources``) and read in parts side by side (``parts``, ``workers``)
-into spools; then it is known what there is, the split is drawn (``split``), and the rows are dealt from the spools to
-the files. Rows keep their order, and the result does not depend on how many processes there were.
+into spools; then it is known what there is, and what says nearly the same (``near``), the split is drawn (``split``),
+and the rows are dealt from the spools to the files. Rows keep their order, and the result does not depend on how many
+processes there were.
 
 **The folder.** ``<folder>/<first 16 digits of the content hash>/`` with ``train.jsonl``, ``validation.jsonl``,
 ``test.jsonl``, ``manifest.json`` and, where rows were set aside, ``rejects.jsonl``. It is built beside its place and

@@ -41,6 +41,8 @@ _ENVIRONMENT = {
     # Block after block needs the same megabytes; glibc would give them back each time, and have them cleared again.
     "GLIBC_TUNABLES": "glibc.malloc.mmap_threshold=16777216:glibc.malloc.trim_threshold=16777216"
     ":glibc.malloc.hugetlb=1",  # large pages, where there are some
+    # numpy would take memory for a thread on each processor; nothing here multiplies matrices.
+    "OPENBLAS_NUM_THREADS": "1",
 }
 """What processes have in their environment unless the user has set it."""
 
