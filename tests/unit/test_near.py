@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import tracemalloc
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -232,6 +233,16 @@ def test_a_great_many_of_one_kind_are_no_duplicates_but_equal_ones_are(tmp_path:
     assert not {*thinned(tmp_path, [*rows, row, *many])} & {*range(1, 41)}
     found = thinned(tmp_path, [*rows, row, *spaced])
     assert found == dict.fromkeys(range(42, 71), 41)
+
+
+def test_a_conversation_of_megabytes_takes_no_more_than_one_of_less(tmp_path: Path) -> None:
+    rows = made_up(20)
+    rows += [chat("a b " * 3_500_000, "c"), chat("a b " * 3_500_000, "d")]
+    tracemalloc.start()
+    assert not thinned(tmp_path, rows)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 250_000_000
 
 
 def test_processes_find_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -43,6 +43,7 @@ LEAST_SHARED = 6
 """Shingles that two different conversations must share: of fewer words than that, one may change what is meant."""
 
 _SHINGLE = 3  # words
+_MOST = 1 << 20  # characters of a conversation that are compared; what comes after them is one word
 _BATCH = 1 << 18  # bytes of rows whose words are hashed at once
 _SHORT = 64  # shingles; conversations of fewer have numbers that are found in one that is less near
 _BANDS = 16
@@ -77,10 +78,11 @@ def _said(line: bytes) -> bytes:
     """Return the words that are said in a row, with blanks between them."""
     turns = [turn for turn in _decode(line).messages if turn.role != "system"]
     text = "\n".join(chain.from_iterable((turn.content or "", bytes(turn.tool_calls).decode()) for turn in turns))
+    text, rest = text[:_MOST], text[_MOST:]
     if not text.isascii():
         text = normalize("NFKC", text.casefold())
         text = _ALONE.sub(r" \g<0> ", _PUNCTUATION.sub(" ", text))
-    return text.encode().translate(_FOLDED)
+    return text.encode().translate(_FOLDED) + (f" {xxhash.xxh3_64_hexdigest(rest.encode())}".encode() if rest else b"")
 
 
 # ---------------------------------------------------------------- hashes
