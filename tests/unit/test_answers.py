@@ -8,7 +8,7 @@ from unittest.mock import MagicMock, Mock
 
 import pytest
 
-from phift.azure.answers import json_object, listed, outcome, text, texts
+from phift.azure.answers import json_object, listed, outcome, resource_id, text, texts
 from phift.errors import ServiceError, WaitTimeout
 
 
@@ -33,6 +33,14 @@ def test_texts_members_of_text_enums_and_whole_numbers_are_text(value: Any, read
 def test_anything_else_is_no_answer(value: Any) -> None:
     with pytest.raises(ServiceError, match=r"where text was expected \(workspace\.location\)"):
         text(value, "workspace.location")
+
+
+@pytest.mark.parametrize("value", ["/subscriptions/s x", "azureml:m:1?sig=SECRET", "azureml:m:1\nsecret", MagicMock()])
+def test_what_is_no_id_is_no_answer(value: Any) -> None:
+    assert resource_id("azureml://registries/r/models/m/versions/1", "model.id").endswith("/1")
+    with pytest.raises(ServiceError, match=r"\(model\.id\)") as caught:
+        resource_id(value, "model.id")
+    assert "SECRET" not in str(caught.value)
 
 
 def test_the_error_names_what_came_and_the_way_out() -> None:

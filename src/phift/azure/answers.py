@@ -7,6 +7,7 @@ than expected raises `phift.errors.ServiceError`; ``what`` says which answer it 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from enum import Enum
 from typing import Any
@@ -29,6 +30,14 @@ def text(value: Any, what: str) -> str:
     if isinstance(value, str | int) and not isinstance(value, bool):
         return str(value)  # a version is a number to whoever counts them
     raise no_answer(value, what, "text")
+
+
+def resource_id(value: Any, what: str) -> str:
+    """Return an answer's id; what has blanks or a query in it is none, and could be somebody's signed address."""
+    read = text(value, what)
+    if re.search(r"[\s?]", read):
+        raise ServiceError(f"The client answered with what is no id ({what}).", where=what, fix="look at what answers")
+    return read
 
 
 def texts(value: Any, what: str) -> dict[str, str]:

@@ -11,7 +11,7 @@ from datetime import date
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from phift import facts
-from phift.azure.answers import mapping, no_answer, text, texts
+from phift.azure.answers import mapping, no_answer, resource_id, text, texts
 from phift.azure.clients import Clients, ModelRecord, fetch_record
 from phift.azure.threads import SideBySide
 from phift.check.findings import Finding
@@ -110,7 +110,7 @@ def find_model(clients: Clients, config: ModelConfig) -> FoundationModel:
         sources.findings.append(Finding("MODEL_NEWER", "note", place, message))
     defaults = sources.literal("model_specific_defaults", dict) or {}
     return FoundationModel(
-        id=text(entity.id, "model.id"),
+        id=resource_id(entity.id, "model.id"),
         name=config.name,
         version=version,
         registry=config.registry,
@@ -145,7 +145,8 @@ def find_component(clients: Clients, config: ComponentConfig) -> Component:
     """
     fix = "check `component.name`, `component.version` and `component.registry`"
     component: Component = _pinned_or_newest(clients.component_registry.components, "component", config, fix)
-    for key in ("id", "name", "version"):
+    resource_id(getattr(component, "id", None), "component.id")
+    for key in ("name", "version"):
         text(getattr(component, key, None), f"component.{key}")
     if not isinstance(component.inputs, Mapping):
         raise no_answer(component.inputs, "component.inputs", "a mapping")

@@ -23,7 +23,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
-from phift.azure.answers import json_object, listed, mapping, text, texts
+from phift.azure.answers import json_object, listed, mapping, resource_id, text, texts
 from phift.azure.clients import API, Clients, registry_address
 from phift.azure.quiet import quiet_uploads
 from phift.azure.threads import SideBySide
@@ -141,7 +141,7 @@ def _register(clients: Clients, path: Path, name: str, tags: Mapping[str, str], 
                 raise
             time.sleep(clients.poll_seconds)
             return _register(clients, path, name, tags, attempts - 1)
-        return DataInput(name=name, version=version, address=text(made.id, "data asset.id"), existed=False)
+        return DataInput(name=name, version=version, address=resource_id(made.id, "data asset.id"), existed=False)
     theirs, kind = texts(found.tags, "data asset.tags"), text(found.type, "data asset.type")
     if theirs.get(_HASH) != tags[_HASH] or kind != "uri_file":
         what = f"The data asset's tag {_HASH} does not name this file's content, so it may hold something else."
@@ -151,7 +151,7 @@ def _register(clients: Clients, path: Path, name: str, tags: Mapping[str, str], 
         archived = listed(data.list(name, list_view_type="ArchivedOnly"), f"archived versions of {name}")
         if any(str(asset.version) == version for asset in archived):
             data.restore(name, version=version)
-    return DataInput(name=name, version=version, address=text(found.id, "data asset.id"))
+    return DataInput(name=name, version=version, address=resource_id(found.id, "data asset.id"))
 
 
 def find_data(clients: Clients, data: DataConfig) -> DataInAzure:
@@ -319,10 +319,10 @@ def _find_in_workspace(clients: Clients, place: str, address: Address) -> DataIn
         if isinstance(error, ServiceError) and not (label and error.code in ("MlException", "ValidationException")):
             raise
         raise _missing(place, name, f"{kind} {value}", "this workspace") from error
-    read = {key: text(getattr(found, key), f"data asset.{key}") for key in ("version", "id", "type")}
+    version, kind = text(found.version, "data asset.version"), text(found.type, "data asset.type")
     uri = found.path or ""
     uri = str(uri) if isinstance(uri, PurePath) else text(uri, "data asset.path")
-    return _asset(name, read["version"], read["id"], read["type"], uri)
+    return _asset(name, version, resource_id(found.id, "data asset.id"), kind, uri)
 
 
 def _find_in_registry(clients: Clients, place: str, address: Address) -> DataInput:

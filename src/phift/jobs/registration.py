@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from phift.azure.answers import text, texts
+from phift.azure.answers import resource_id, text, texts
 from phift.azure.clients import Clients
 from phift.errors import Conflict, NotFound, azure_errors
 from phift.jobs.job import JOB_TAG, FineTuneJob
@@ -62,7 +62,7 @@ def register_model(
     return RegisteredModel(
         name=text(found.name, "model.name"),
         version=text(found.version, "model.version"),
-        id=text(found.id, "model.id"),
+        id=resource_id(found.id, "model.id"),
         tags=texts(found.tags, "model.tags"),
         existed=existed,
     )
