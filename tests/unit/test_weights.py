@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from phift.config.data import DataConfig, RowsSource
 from phift.data import weights
 from phift.data.chat import InvalidRow
+from phift.data.prepare import prepare_dataset
 
 OFF: list[tuple[str, Any]] = [
     *((key, 0) for key in ("weight", "loss", "loss_scale", "loss_weight", "loss_mask", "train", "trainable")),
@@ -88,3 +91,18 @@ def test_weights_between_are_told() -> None:
     assert weights.follow(turns(("weight", 0.5)), {}) == {weights.WEIGHED}
     assert weights.follow(turns(None), {"sample_weight": 3}) == {weights.WEIGHED}
     assert weights.follow(turns(None), {"train": "by night"}) == set()
+
+
+@pytest.mark.parametrize("answered", [True, False])
+def test_answers_within_a_prompt_are_told(answered: bool, tmp_path: Path) -> None:
+    before = ("user", "assistant", "user") if answered else ("system", "user")
+    rows = [
+        {"prompt": [{"role": role, "content": f"{role} {row}"} for role in before], "completion": f"End {row}."}
+        for row in range(30)
+    ]
+    told = [
+        finding
+        for finding in prepare_dataset(DataConfig(train=RowsSource(rows=rows)), tmp_path).findings
+        if "in a prompt" in finding.message
+    ]
+    assert [finding.code for finding in told] == ["DATA_WEIGHTS"] * answered

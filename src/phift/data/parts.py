@@ -358,6 +358,9 @@ def _checked(part: Part, spool: Spool, row: Row) -> tuple[Conversation, tuple[in
     unsaid = chat.drop_blank_system(converted["messages"])
     marks = {name: values[name] for name in weights.OF_ROWS.intersection(values) - part.used}
     remarks = weights.follow(converted["messages"], marks)
+    answers = [turn for turn in converted["messages"] if turn["role"] == "assistant"]
+    if part.layout.format == "prompt_completion" and len(answers) > 1:
+        remarks.add(weights.EARLIER)
     conversation, checked = chat.from_values(converted)
     tally.unsaid += unsaid
     for remark in remarks:

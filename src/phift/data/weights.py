@@ -27,6 +27,7 @@ _UNCLEAR = frozenset({"mask", "train_detail"})
 _KEYS = _LEARNT | _NOT_LEARNT | _UNCLEAR
 _WORDS = {"true": 1, "yes": 1, "false": 0, "no": 0}
 
+EARLIER = "Answers within a prompt are learnt too, as the component learns every answer"
 SHORTENED = "What follows the last answer that is to be learnt is left out"
 WEIGHED = "Answers or rows with weights other than 0 and 1 count like the others"
 
