@@ -13,6 +13,7 @@ import pytest
 from phift import errors
 from phift.local import Connection, LocalWorkspace
 from phift.local.programs import Programs
+from phift.local.state.folder import Folder
 from phift.local.state.identity import Identity
 
 SECRET = "hidden" * 8
@@ -59,6 +60,17 @@ def test_other_peoples_folders_are_left_alone(tmp_path: Path) -> None:
     with pytest.raises(errors.LocalWorkspaceError, match="nothing was deleted"):
         LocalWorkspace(tmp_path).reset()
     assert (tmp_path / "thesis.txt").exists()
+
+
+def test_a_folder_that_somebody_has_just_made_for_it_is_no_others(tmp_path: Path) -> None:
+    folder = Folder(tmp_path / "workspace")
+    folder.make()
+    assert folder.ignored.exists()
+    workspace = LocalWorkspace(folder.root, engine="instant")
+    try:
+        assert workspace.up()
+    finally:
+        workspace.down()
 
 
 @pytest.mark.parametrize("name", ["file", "file/below", "loop"])

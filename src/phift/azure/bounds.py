@@ -201,7 +201,8 @@ def _connection(of: Callable[[], Any], *arguments: Any, **options: Any) -> Any:
     pool = getattr(type(adapter), _CONNECTION)(adapter, *arguments, **options)
     if "ConnectionCls" not in vars(pool):
         answer = staticmethod(partial(_Answer, f"{pool.scheme}://{pool.host}:{pool.port}"))
-        pool.ConnectionCls = type("Connection", (pool.ConnectionCls,), {"response_class": answer})
+        # Under its own name, by which errors tell what did not answer.
+        pool.ConnectionCls = type(pool.ConnectionCls.__name__, (pool.ConnectionCls,), {"response_class": answer})
     return pool
 
 

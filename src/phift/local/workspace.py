@@ -146,8 +146,9 @@ class LocalWorkspace:
             raise errors.MissingDependency(what, fix=f"in the folder of phift's source: pip install '.[{extra}]'")
         place = self._place
         there = self.folder.iterdir() if self.folder.is_dir() else ()
-        # Another process that starts it may be at the lock, or writing the secret.
-        if any(path != place.start_lock and path.suffix != ".tmp" for path in there) and not place.marks():
+        # Another process that starts it may have made the folder, be at the lock, or be writing the secret.
+        begun = (place.start_lock, place.ignored)
+        if any(path not in begun and path.suffix != ".tmp" for path in there) and not place.marks():
             what = "This folder holds other things; a local workspace wants an empty or a new one."
             raise errors.LocalWorkspaceError(what, where=str(self.folder), fix="name another folder")
         with place.starting():

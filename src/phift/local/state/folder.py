@@ -39,6 +39,7 @@ class Folder:
         self.server_file = root / "server.json"  # who serves this folder, and where; there while a server listens
         self.server_lock = root / "server.lock"  # locked by the serving process as long as it lives; holds its number
         self.start_lock = root / "start.lock"  # locked by the process that starts, stops or deletes it all
+        self.ignored = root / ".gitignore"  # made with the folder
         self.log = root / "server.log"  # what the server writes to its output
         self.database = root / "state.db"
         self.registry = root / "registry"  # the stand-in models, one folder each
@@ -50,7 +51,7 @@ class Folder:
         if not self.root.is_dir():
             self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
             with suppress(OSError):
-                (self.root / ".gitignore").write_text("*\n", encoding="utf-8")
+                self.ignored.write_text("*\n", encoding="utf-8")
 
     @contextmanager
     def claimed(self, patience: float = 1) -> Iterator[bool]:
