@@ -356,4 +356,5 @@ def test_the_report_of_the_bag_names_what_there_is(expected: PreparedDataset) ->
         "DATA_LACKING_ANSWER",
         "DATA_MESSAGE_KEYS",
         "DATA_TOOLS_MIXED",
+        "DATA_WEIGHTS",
     }

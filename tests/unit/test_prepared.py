@@ -197,6 +197,14 @@ def test_data_of_which_all_is_set_aside_is_refused_each_time(tmp_path: Path, fre
             prepare(path, fresh=fresh)
 
 
+def test_a_folder_whose_rejects_somebody_is_renewing_stays_where_it_is(folder: Path) -> None:
+    first = prepare(folder)
+    before = first.folder.stat().st_ino
+    (first.folder / "rejects.jsonl").touch()
+    again = prepare(folder)
+    assert (again, again.read, again.folder.stat().st_ino) == (first, True, before)
+
+
 def test_many_at_once_agree(folder: Path) -> None:
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(lambda index: prepare(folder, fresh=index % 2 == 0), range(12)))

@@ -222,26 +222,31 @@ def find_prepared(folder: Path, inputs: str) -> PreparedDataset | None:
     for path in folder.glob(f"*/{MANIFEST}"):
         with suppress(Exception):  # whatever cannot be understood is as good as not there
             manifest = json.loads(path.read_bytes())
-            if manifest["inputs"] == inputs and (before := whole_since(path.parent)):
+            before, rejects = whole_since(path.parent), path.parent / "rejects.jsonl"
+            has_rejects = any(source["aside"] for source in manifest["sources"])
+            if (
+                before
+                and manifest["inputs"] == inputs
+                and has_rejects == rejects.exists()
+                and (not has_rejects or rejects.stat().st_mtime_ns <= path.stat().st_mtime_ns)
+            ):
                 return PreparedDataset.of(path.parent, manifest, before=before, read=False)
     return None
 
 
 def whole_since(folder: Path) -> datetime | None:
-    """Return since when a folder has the files that its manifest lists, as far as sizes and times say; None if not.
+    """Return since when a folder has the splits that its manifest lists, as far as sizes and times say; None if not.
 
-    The manifest is the youngest, so what is younger has been changed by somebody since.
+    The manifest is the youngest, so what is younger has been changed by somebody since. Not so the rejects: another
+    caller with the same rows may be about to renew them, and the manifest then.
     """
     with suppress(Exception):
         manifest, written = json.loads((folder / MANIFEST).read_bytes()), (folder / MANIFEST).stat().st_mtime_ns
         seen = {split: (folder / f"{split}.jsonl").stat() for split in SPLITS}
-        rejects = folder / "rejects.jsonl"
         if (
             manifest["content_hash"][:16] == folder.name
             and all(each.st_size == manifest["bytes"][split] for split, each in seen.items())
             and all(each.st_ctime_ns <= written for each in seen.values())
-            and any(source["aside"] for source in manifest["sources"]) == rejects.exists()
-            and (not rejects.exists() or rejects.stat().st_mtime_ns <= written)
         ):
             return datetime.fromtimestamp(seen["train"].st_mtime, tz=UTC)
     return None
