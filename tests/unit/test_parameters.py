@@ -343,6 +343,13 @@ def test_explain_shows_every_value_with_its_origin() -> None:
     assert frame.index.is_monotonic_increasing
 
 
+def test_a_secret_in_a_default_of_the_components_is_shown_nowhere() -> None:
+    inputs = {**INPUTS, "compute_finetune": SimpleNamespace(type="string", default="serverless password=s3cr3t")}
+    resolved = resolve_parameters(inputs, {}, {}, target())
+    assert "compute_finetune" in resolved.values
+    assert "s3cr3t" not in resolved.explain().to_string() + str(resolved) + repr(resolved)
+
+
 def test_the_display_name_says_what_was_run() -> None:
     user = {"apply_deepspeed": True, "apply_lora": True, "per_device_train_batch_size": 2, "save_total_limit": 1}
     where = target(gpus_per_node=4, nodes=2)

@@ -18,7 +18,7 @@ from phift.component.finetune_config import FinetuneConfig, chat_settings
 from phift.component.inputs import LITERALS, STEPS, Input, known_inputs
 from phift.component.settings import FINETUNE, RULES, Settings, deepspeed_mistake, gpu_rule, idle_inputs
 from phift.config.run import local_file
-from phift.errors import visible, visible_table
+from phift.errors import redact, visible, visible_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -145,7 +145,7 @@ def resolve_parameters(
         "number_of_gpu_to_use_finetuning": target.gpus_per_node,
     }
     layers: dict[Origin, Mapping[str, Any]] = {
-        "component": ours({name: each.default for name, each in known.items()}),
+        "component": ours({name: _clean(each.default) for name, each in known.items()}),  # shown, and not sent
         "model": from_model,
         "preset": from_preset,
         "user": from_user,
@@ -160,6 +160,10 @@ def resolve_parameters(
     resolved = Parameters(values=values, advice=advice)
     of_values = (*_rule_findings(resolved, target), *_file_findings(resolved), *_against_advice(resolved))
     return replace(resolved, findings=(*of_advice, *of_model, *of_preset, *of_user, *of_values))
+
+
+def _clean(default: Any) -> Any:
+    return redact(default) if isinstance(default, str) else default
 
 
 def _advice(
