@@ -46,7 +46,7 @@ proofs: $(VENV)/installed
 # What is drawn at random is drawn often.
 fuzz: $(VENV)/installed
 	PHIFT_EXAMPLES=10000 $(BIN)/python -m pytest tests/properties/test_fuzz.py
-	PHIFT_EXAMPLES=20000 $(BIN)/python -m pytest tests/properties/test_broken_files.py
+	PHIFT_EXAMPLES=100000 $(BIN)/python -m pytest tests/properties/test_broken_files.py
 	PHIFT_EXAMPLES=20000 $(BIN)/python -m pytest tests/properties/test_hostile_tokenizers.py
 	PHIFT_EXAMPLES=20000 $(BIN)/python -m pytest tests/properties/test_downloads.py
 	PHIFT_EXAMPLES=10000 $(BIN)/python -m pytest tests/properties/test_texts.py

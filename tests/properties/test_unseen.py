@@ -24,7 +24,7 @@ from phift.data.prepare import prepare_dataset
 
 Row = dict[str, Any]
 
-EXAMPLES = int(os.environ.get("PHIFT_EXAMPLES", "15"))
+EXAMPLES = int(os.environ.get("PHIFT_EXAMPLES", "5"))
 SETTINGS = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=EXAMPLES)
 
 
