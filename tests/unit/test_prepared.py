@@ -14,7 +14,9 @@ from typing import Any
 import pytest
 
 from phift.config.data import DataConfig
+from phift.data import prepare as prepare_module
 from phift.data import prepared
+from phift.data.folders import spread
 from phift.data.prepare import PreparedDataset, prepare_dataset
 from phift.data.sources import stamps
 from phift.errors import DataError
@@ -143,6 +145,30 @@ def test_another_configuration_is_read(folder: Path, more: dict[str, Any]) -> No
     assert again.content_hash != first.content_hash
     assert not prepare(folder).read
     assert not prepare(folder, **more).read
+
+
+def test_a_file_that_comes_while_they_are_listed_is_read_the_next_time(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def meanwhile(data: DataConfig) -> Any:
+        found = spread(data)
+        write_rows(folder / "c.jsonl", 20)
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(prepare_module, "spread", meanwhile)
+        assert len(prepare(folder).accounts) == 2
+    again = prepare(folder)
+    assert (again.read, len(again.accounts)) == (True, 3)
+
+
+def test_what_a_pattern_matches_and_is_not_read_is_told_when_it_comes(folder: Path) -> None:
+    def codes() -> set[str]:
+        return {finding.code for finding in prepare(folder, train=folder / "*").findings}
+
+    assert "DATA_FILES_LEFT_OUT" not in codes()
+    (folder / "more.zip").write_bytes(b"PK")
+    assert "DATA_FILES_LEFT_OUT" in codes()
 
 
 def test_other_code_reads_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -70,8 +70,8 @@ def prepare_dataset(
     """
     tell = isolated(on_progress)
     files.check_path(folder)
+    inputs = inputs_of(data)  # before they are listed and read: what changes meanwhile is read again the next time
     given, told = spread(data)
-    inputs = inputs_of(data)  # before they are read: one that changes meanwhile is read again the next time
     paths = [source.files for _, _, source in given if isinstance(source, FileSource)]
     kinds = set(map(files.kind, paths))
     # A few kilobytes of parquet can unpack to gigabytes, so it is always read by processes, whose memory is limited.

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -25,9 +24,10 @@ from typing import TYPE_CHECKING, Any, Self
 from phift.check.findings import Finding
 from phift.component.preprocessing import SPLITS
 from phift.config.data import DataConfig, FileSource, HuggingFaceSource
-from phift.data.sources import files_of, stamps
+from phift.data.files import contents
+from phift.data.sources import stamps
 from phift.data.split import Account
-from phift.errors import DataError, visible, visible_html, visible_table
+from phift.errors import DataError, PhiftError, visible, visible_html, visible_table
 from phift.version import __version__
 
 if TYPE_CHECKING:
@@ -167,14 +167,15 @@ class PreparedDataset:
 
 
 def inputs_of(data: DataConfig) -> str | None:
-    """Return a digest of all that prepared data comes from; None where that can change unseen.
-
-    Raises `phift.errors.DataNotFound` and `phift.errors.DataError` where a file cannot be read at all.
-    """
-    paths = files_of(data)
+    """Return a digest of all that prepared data comes from; None where that can change unseen, or cannot be read."""
+    paths: list[Path] = []
     for source in (source for some in data.sources.values() for source in some):
         if isinstance(source, FileSource):
-            paths += _inside(source.files)
+            try:
+                found = contents(source.files)
+            except PhiftError:  # whoever reads it says so
+                return None
+            paths += [*found.files, *found.others]  # what is no data is told, and can say what the others are
         elif not (isinstance(source, HuggingFaceSource) and re.fullmatch("[0-9a-f]{40}", source.revision or "")):
             return None
     if len(paths) > _MOST_FILES:
@@ -188,14 +189,6 @@ def inputs_of(data: DataConfig) -> str | None:
             return None
     settings = data.model_dump(mode="json", exclude=_NOT_READ_BY)
     return hashlib.sha256(repr((settings, seen, _code())).encode(errors="backslashreplace")).hexdigest()
-
-
-def _inside(path: Path) -> Iterator[Path]:
-    """Yield a folder and all in it that is not hidden: what is no data itself can say what the others are."""
-    for place, folders, names in os.walk(path) if path.is_dir() else ():
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield Path(place)
-        yield from (Path(place, name) for name in sorted(names) if not name.startswith("."))
 
 
 def _unsettled(seen: Iterable[tuple[Any, ...]]) -> int:
