@@ -146,6 +146,36 @@ def test_within_a_form_what_is_changed_little_is_found(tmp_path: Path) -> None:
     assert thinned(tmp_path, [*rows, *changed]) == {61 + number: 1 + number for number in range(10)}
 
 
+def test_two_questions_about_one_text_are_not_near(tmp_path: Path) -> None:
+    texts = [sentence(20) for _ in range(60)]
+    kinds = [
+        chat(f"{LONG} {text} Is it kind or is it unkind?", "kind" if n % 2 else "unkind")
+        for n, text in enumerate(texts)
+    ]
+    sizes = [
+        chat(f"{LONG} {text} Is it short or is it long?", "short" if n % 3 else "long") for n, text in enumerate(texts)
+    ]
+    assert not thinned(tmp_path, [*kinds, *sizes])
+    changed = [said(row, one_word, 0) for row in kinds[:10]]
+    assert thinned(tmp_path, [*kinds, *sizes, *changed]).keys() <= {*range(121, 131)}
+
+
+@pytest.mark.parametrize("answers", [1, 3])
+def test_texts_in_system_messages_tell_rows_from_each_other(answers: int, tmp_path: Path) -> None:
+    question = "Which of the kinds that were told before has the text above, and which of them has it not?"
+    rows = [chat(question, f"It has the kind {VOCABULARY[n % answers]}.", system=sentence(20)) for n in range(60)]
+    assert not thinned(tmp_path, rows)
+    assert not any("NEAR_D" in code for code in findings(prepare(tmp_path, rows)))
+
+
+def test_equal_rows_with_many_system_prompts_are_near_still(tmp_path: Path) -> None:
+    rows, prompts = made_up(20), [sentence(10) for _ in range(12)]
+    given = [
+        {"messages": [{"role": "system", "content": prompt}, *row["messages"]]} for prompt in prompts for row in rows
+    ]
+    assert thinned(tmp_path, given) == {21 + number: 1 + number % 20 for number in range(220)}
+
+
 def test_texts_without_blanks_between_words_are_compared_by_their_characters(tmp_path: Path) -> None:
     def text() -> str:
         return "".join(chr(DRAW.randrange(0x4E00, 0x9FA5)) for _ in range(40))
@@ -243,6 +273,33 @@ def test_a_conversation_of_megabytes_takes_no_more_than_one_of_less(tmp_path: Pa
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 250_000_000
+
+
+def test_long_conversations_made_after_one_form_are_never_all_in_memory(tmp_path: Path) -> None:
+    form = " ".join(DRAW.choices(VOCABULARY, k=120_000))
+    path = write(tmp_path / "train.jsonl", (chat(f"{form} {sentence(40)}", sentence(9)) for _ in range(60)))
+    tracemalloc.start()
+    prepared = prepare_dataset(DataConfig(train=path, near_duplicates="thin"), tmp_path / "out")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert sum(prepared.rows.values()) == 60
+    assert peak < 200_000_000
+
+
+def test_rows_made_after_one_form_are_read_again_many_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batches: list[int] = []
+    hashed = near_module._hashed
+
+    def counting(texts: Sequence[bytes]) -> Any:
+        batches.append(len(texts))
+        return hashed(texts)
+
+    monkeypatch.setattr(near_module, "_hashed", counting)
+    assert not thinned(tmp_path, [chat(f"{LONG} {sentence(12)}", sentence(12)) for _ in range(1500)])
+    assert sum(batches) >= 3000
+    assert len(batches) < 100
 
 
 def test_processes_find_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

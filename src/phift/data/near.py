@@ -7,20 +7,19 @@ few words in common, see `_near`. Other numbers make another conversation.
 **A form is not content.** Where more than `MOST_ALIKE` conversations seem near each other, they were made after one
 form, such as a long question with a short text in it; what they share is left out, and they are compared by the rest.
 
-**The way.** Of each conversation there are 136 bytes in memory: a hash of its words, and 32 of MinHash, so that near
-ones have one of these in common (locality-sensitive hashing). They come from processes side by side. Those that may be
-near are read again, and held against each other word by word.
+**The way.** Of each conversation there are 144 bytes in memory, a `SKETCH`: a hash of its words, and 32 numbers of
+MinHash, so that near ones have one of these in common (locality-sensitive hashing). They come from processes side by
+side. Those that may be near are read again, some megabytes at a time, and held against each other word by word.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import accumulate, chain, pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 from unicodedata import normalize
 
 import msgspec
@@ -35,6 +34,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     Hashes = npt.NDArray[np.uint64]
+    Rows = npt.NDArray[np.intp]
 
 MOST_ALIKE = 8
 """Different conversations that are near each other; with more, what they share is their form."""
@@ -45,11 +45,15 @@ LEAST_SHARED = 6
 _SHINGLE = 3  # words
 _MOST = 1 << 20  # characters of a conversation that are compared; what comes after them is one word
 _BATCH = 1 << 18  # bytes of rows whose words are hashed at once
+_PORTION = 1 << 22  # bytes of rows that are held against each other at a time
+_MANY = 50_000  # rows, which keep one process busy for longer than it takes to start others
 _SHORT = 64  # shingles; conversations of fewer have numbers that are found in one that is less near
 _BANDS = 16
 _MOST_FORMS = 4  # within each other
-_CACHED = 256  # conversations that wait to be compared with others
-_SAMPLE = 200  # of those with one form
+_LINKED_AT_ONCE = 8  # lists of labels, each with one for each row
+_SAMPLE = 400  # of those with one form; fewer of long ones, which are no more than a few portions
+
+Tell: TypeAlias = Callable[[Progress], None]
 
 _ODD = 0x9E3779B97F4A7C15  # 2**64 divided by the golden ratio, as in Knuth's multiplicative hashing
 _FOLDED = bytes(
@@ -69,14 +73,21 @@ class _Turn(msgspec.Struct):
 
 class _Row(msgspec.Struct):
     messages: list[_Turn]
+    tools: msgspec.Raw = msgspec.Raw(b"")
 
 
 _decode = msgspec.json.Decoder(_Row).decode
 
 
-def _said(line: bytes) -> bytes:
+def _around(row: _Row) -> bytes:
+    """Return what a row has around what is said: its system message and its tools."""
+    system = (turn.content or "" for turn in row.messages if turn.role == "system")
+    return "\n".join(system).encode() + bytes(row.tools)
+
+
+def _said(row: _Row) -> bytes:
     """Return the words that are said in a row, with blanks between them."""
-    turns = [turn for turn in _decode(line).messages if turn.role != "system"]
+    turns = [turn for turn in row.messages if turn.role != "system"]
     text = "\n".join(chain.from_iterable((turn.content or "", bytes(turn.tool_calls).decode()) for turn in turns))
     text, rest = text[:_MOST], text[_MOST:]
     if not text.isascii():
@@ -97,28 +108,34 @@ def _mixed(hashes: Hashes) -> Hashes:
 
 
 def _hashed(texts: Sequence[bytes]) -> list[Hashes]:
-    """Return the hashes of each text's words, in their order."""
+    """Return the hashes of each text's words, in their order.
+
+    The texts are joined to one block, and numpy takes all words of it at once, eight bytes of each at a time: a loop
+    over the words takes several times as long. The few of more than 64 bytes are hashed one by one.
+    """
     import numpy as np
 
-    offsets = list(accumulate(map(len, texts), lambda end, size: end + size + 1, initial=1))
-    block = b" " + b" ".join(texts) + b" " * 9
-    solid = np.frombuffer(block, np.uint8) != ord(" ")
-    edges = np.flatnonzero(solid[1:] != solid[:-1]) + 1
+    beginnings = list(accumulate(map(len, texts), lambda end, size: end + size + 1, initial=1))
+    block = (
+        b" " + b" ".join(texts) + b" " * 9
+    )  # with a blank on either side of each word, and eight bytes after the last
+    is_word = np.frombuffer(block, np.uint8) != ord(" ")
+    edges = np.flatnonzero(is_word[1:] != is_word[:-1]) + 1  # the start of a word, its end, the next one's start, ...
     starts, ends = edges[::2], edges[1::2]
     sizes = ends - starts
-    windows: Hashes = np.ndarray(len(block) - 7, "<u8", block, strides=(1,))
-    masks = np.array([(1 << 8 * size) - 1 for size in range(9)], np.uint64)
-    words = _mixed(windows[starts] & masks[np.minimum(sizes, 8)])
+    eight: Hashes = np.ndarray(len(block) - 7, "<u8", block, strides=(1,))  # the eight bytes from each place on
+    masks = np.array([(1 << 8 * size) - 1 for size in range(9)], np.uint64)  # that leave so many of these bytes
+    words = _mixed(eight[starts] & masks[np.minimum(sizes, 8)])
     longer = np.flatnonzero(sizes > 8)
     for done in range(8, 64, 8):
         if not len(longer):
             break
-        more = windows[starts[longer] + done] & masks[np.minimum(sizes[longer] - done, 8)]
+        more = eight[starts[longer] + done] & masks[np.minimum(sizes[longer] - done, 8)]
         words[longer] = _mixed(words[longer] + more)
         longer = longer[sizes[longer] > done + 8]
     for index in longer.tolist():
         words[index] = xxhash.xxh3_64_intdigest(block[starts[index] : ends[index]])
-    return [words[start:end] for start, end in pairwise(np.searchsorted(starts, offsets).tolist())]
+    return [words[start:end] for start, end in pairwise(np.searchsorted(starts, beginnings).tolist())]
 
 
 def _shingles(words: Hashes) -> Hashes:
@@ -133,11 +150,13 @@ def _shingles(words: Hashes) -> Hashes:
 
 
 def _bands(shingles: Hashes) -> npt.NDArray[np.uint32]:
-    """Return numbers, some of which near texts have in common; there are none, but zeros, for hardly any shingles.
+    """Return 32 numbers, some of which near texts have in common; all are zero for hardly any shingles.
 
-    The shingles lie on a circle, in the order of their hashes, and what comes next after a point is a MinHash. Half of
-    the numbers are made of four of these. The others are made of one, and one of a circle of another order, since short
-    texts are near with less in common; of a long text they are zero.
+    The shingles lie on a circle, in the order of their hashes. Two texts have the same one next after a point as often
+    as a shingle of either is one of both: that is MinHash, of one permutation with rotation (Shrivastava and Li, 2014).
+    Half of the numbers are made of what comes next after four points each, which is hardly ever the same for texts that
+    are not near. The others are made of two, on circles of different orders, since short texts are near with less in
+    common; of a long text they are zero.
     """
     import numpy as np
 
@@ -155,35 +174,131 @@ def _bands(shingles: Hashes) -> npt.NDArray[np.uint32]:
     return bands
 
 
+# ---------------------------------------------------------------- rows, read again
+
+SKETCH = (("words", "<u8"), ("around", "<u8"), ("bands", "<u4", 2 * _BANDS))
+"""What is known of a row's text.
+
+- **words**: a hash of what is said; 0 without a word.
+- **around**: a hash of what is around it.
+- **bands**: the numbers of `_bands`.
+"""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Sketch:
-    """The hashes of the rows of one spool.
+    """Some rows of one spool, of which the `SKETCH` is wanted.
 
-    - **lengths**: of each row's line, in bytes; unsigned numbers of 4 bytes.
+    - **starts**, **lengths**: of each row's line, in bytes; unsigned numbers of 8 and of 4 bytes.
+    - **form**: the hashes of shingles that are left out, in their order; unsigned numbers of 8 bytes.
     """
 
     spool: str
+    starts: bytes
     lengths: bytes
+    form: bytes
 
-    def perform(self, _: Path) -> Iterator[tuple[bytes, bytes]]:
-        """Yield, of one row after another, a hash of its words, 0 without a word, and its `_bands`."""
+    def perform(self, _: Path) -> Iterator[bytes]:
+        """Yield the sketches of some rows after others."""
         import numpy as np
 
-        lengths = memoryview(self.lengths).cast("I").tolist()
+        form = np.frombuffer(self.form, np.uint64)
+        for rows in self.read():
+            words = _hashed([*map(_said, rows)])
+            sketches = np.zeros(len(rows), list(SKETCH))
+            sketches["words"] = [xxhash.xxh3_64_intdigest(each.tobytes()) if len(each) else 0 for each in words]
+            sketches["around"] = [xxhash.xxh3_64_intdigest(_around(row)) for row in rows]
+            sketches["bands"] = [_bands(_without(_shingles(each), form)) for each in words]
+            yield sketches.tobytes()
+
+    def read(self) -> Iterator[list[_Row]]:
+        """Yield some rows after others."""
+        rows, size = [], 0
+        starts, lengths = memoryview(self.starts).cast("Q"), memoryview(self.lengths).cast("I")
         with Path(self.spool).open("rb") as file:
-            start = 0
-            while start < len(lengths):
-                end, size = start, 0
-                while end < len(lengths) and size < _BATCH:
-                    size += lengths[end]
-                    end += 1
-                words = _hashed([_said(file.read(length)) for length in lengths[start:end]])
-                same = [xxhash.xxh3_64_intdigest(each.tobytes()) if len(each) else 0 for each in words]
-                bands = np.zeros((end - start, 2 * _BANDS), np.uint32)
-                for index, each in enumerate(words):
-                    bands[index] = _bands(_shingles(each))
-                yield np.array(same, np.uint64).tobytes(), bands.tobytes()
-                start = end
+            for start, length in zip(starts, lengths, strict=True):
+                file.seek(start)
+                rows.append(_decode(file.read(length)))
+                size += length
+                if size >= _BATCH:
+                    yield rows
+                    rows, size = [], 0
+        if rows:
+            yield rows
+
+
+class _Look(NamedTuple):
+    said: bytes
+    shingles: Hashes
+
+
+class _Spools:
+    """The good rows of all sources as they lie in their spools."""
+
+    def __init__(self, readings: Sequence[Reading], table: Table, workers: Workers, tell: Tell) -> None:
+        import numpy as np
+
+        tallies = [tally for reading in readings for tally in reading.tallies if tally.good]
+        good = [tally.good for tally in tallies]
+        self._paths = [tally.spool for tally in tallies]
+        self._firsts = np.cumsum([0, *good])  # rows of the spools
+        self.lengths = table["length"].copy()
+        starts = np.cumsum(self.lengths, dtype=np.uint64) - self.lengths
+        self._starts = starts - np.repeat(starts[self._firsts[:-1]], good)
+        self._workers = workers
+        self._tell = tell
+
+    def _tasks(self, rows: Rows, form: bytes = b"") -> list[Sketch]:
+        import numpy as np
+
+        of_spools = pairwise(np.searchsorted(rows, self._firsts).tolist())
+        return [
+            Sketch(spool=path, starts=self._starts[some].tobytes(), lengths=self.lengths[some].tobytes(), form=form)
+            for path, (start, end) in zip(self._paths, of_spools, strict=True)
+            if len(some := rows[start:end])
+        ]
+
+    def sketches(self, rows: Rows, form: Hashes) -> npt.NDArray[np.void]:
+        """Return the `SKETCH` of each row, without the shingles of a form; the rows are in their order."""
+        import numpy as np
+
+        tasks, found = self._tasks(rows, form.tobytes()), np.zeros(len(rows), list(SKETCH))
+        next_of, done = np.cumsum([0, *(len(task.lengths) // 4 for task in tasks)]).tolist(), 0
+        size = int(self.lengths[rows].sum(dtype=np.int64))
+        side_by_side = size > LARGE or (len(rows) > _MANY and len(tasks) > 1)
+        for index, answer in self._workers.run(tasks, side_by_side=side_by_side):
+            some = np.frombuffer(answer, list(SKETCH))
+            found[next_of[index] : next_of[index] + len(some)] = some
+            next_of[index] += len(some)
+            done += len(some)
+            self._tell(Progress(stage="compare", source="rows with each other", rows=done))
+        return found
+
+    def looks(self, rows: Iterable[int]) -> dict[int, _Look]:
+        """Return the texts of rows; whoever asks sees to it that they are some megabytes and no more."""
+        import numpy as np
+
+        wanted = np.unique(np.fromiter(rows, np.intp))
+        looks: list[_Look] = []
+        for task in self._tasks(wanted):
+            for some in task.read():
+                said = [*map(_said, some)]
+                looks += map(_Look, said, map(_shingles, _hashed(said)))
+        return dict(zip(wanted.tolist(), looks, strict=True))
+
+    def portions(self, pairs: Rows) -> list[Rows]:
+        """Cut a list of pairs of rows, so that the rows of each piece can be in memory."""
+        import numpy as np
+
+        ends = np.cumsum(self.lengths[pairs].sum(axis=1, dtype=np.int64))
+        return np.split(pairs, np.flatnonzero(np.diff(ends // _PORTION)) + 1)
+
+    def some_of(self, rows: Rows) -> Rows:
+        """Return some of the rows, from all of them, whose texts can be in memory."""
+        import numpy as np
+
+        most = int(4 * _PORTION / np.mean(self.lengths[rows]))
+        return rows[:: -(-len(rows) // min(_SAMPLE, max(MOST_ALIKE, most)))]
 
 
 # ---------------------------------------------------------------- the comparison
@@ -199,21 +314,16 @@ def _without(hashes: Hashes, others: Hashes) -> Hashes:
     return hashes[np.not_equal(found, hashes)]
 
 
-class _Look(NamedTuple):
-    said: bytes
-    shingles: Hashes
-
-
 def _near(one: _Look, other: _Look, form: Hashes) -> bool:
     """Tell whether two conversations are near.
 
-    They share at least `LEAST_SHARED` shingles and two fifths of all that they have; and what one of them has besides
-    is no more than a changed word makes, and one more for every 300 words: the other one may add a sentence. Each has
-    no number that the other one has not, but for what one adds.
+    They share at least `LEAST_SHARED` shingles that are not of a form, and two fifths of all but these; and what one of
+    them has besides is no more than a changed word makes, and one more for every 300 words: the other one may add a
+    sentence. Each has no number that the other one has not, but for what one adds.
     """
-    mine, others = _without(one.shingles, form), _without(other.shingles, form)
-    shared = len(mine) - len(_without(mine, others))
-    less, more = sorted((len(mine) - shared, len(others) - shared))
+    mine, others = _without(one.shingles, other.shingles), _without(other.shingles, one.shingles)
+    less, more = sorted((len(mine), len(others)))  # of a form too: two questions about one text are no copies
+    shared = len(_without(_without(one.shingles, mine), form))
     if shared < LEAST_SHARED or 3 * shared < 2 * (less + more) or less > _SHINGLE + shared // 100:
         return False
     numbers, other_numbers = (frozenset(_NUMBER.findall(each.said)) for each in (one, other))
@@ -246,7 +356,15 @@ class _Linked:
         return [*clusters.values()]
 
 
-def _candidates(bands: npt.NDArray[np.uint32], most: int) -> tuple[npt.NDArray[np.intp], list[npt.NDArray[np.intp]]]:
+def _runs(values: npt.NDArray[Any]) -> tuple[Rows, Rows]:
+    """Return where equal values begin that follow each other, and how many they are."""
+    import numpy as np
+
+    begins = np.flatnonzero(np.concatenate(([True], values[1:] != values[:-1])))
+    return begins, np.diff(begins, append=len(values))
+
+
+def _candidates(bands: npt.NDArray[np.uint32], most: int) -> tuple[Rows, list[Rows]]:
     """Return pairs that have numbers in common, each with the next one that has the same; and crowds that have.
 
     A long text has one of its numbers in common with another one sooner by chance, and two with a near one.
@@ -260,8 +378,7 @@ def _candidates(bands: npt.NDArray[np.uint32], most: int) -> tuple[npt.NDArray[n
     for band in bands.T:
         order = np.argsort(band, kind="stable")
         values = band[order]
-        begins = np.flatnonzero(np.concatenate(([True], values[1:] != values[:-1])))
-        sizes = np.diff(begins, append=len(values))
+        begins, sizes = _runs(values)
         bucket, size = np.repeat(rows[: len(begins)], sizes), np.where(values == 0, 1, np.repeat(sizes, sizes))
         equal = np.flatnonzero((bucket[1:] == bucket[:-1]) & (size[1:] > 1) & (size[1:] <= most))
         found.append(order[equal] * (1 << 32) + order[equal + 1])
@@ -269,6 +386,8 @@ def _candidates(bands: npt.NDArray[np.uint32], most: int) -> tuple[npt.NDArray[n
             label = rows + len(rows)
             label[order[size > most]] = bucket[size > most]
             labels.append(label.astype(np.uint64))
+            if len(labels) == _LINKED_AT_ONCE:
+                labels = [units(*labels)]
     pairs, counts = np.unique(np.concatenate(found), return_counts=True)
     first, second = pairs >> 32, pairs & 0xFFFFFFFF
     short = np.count_nonzero(bands[:, _BANDS:], axis=1) > 0
@@ -277,16 +396,16 @@ def _candidates(bands: npt.NDArray[np.uint32], most: int) -> tuple[npt.NDArray[n
     if labels:
         linked = units(*labels)
         order = np.argsort(linked, kind="stable")
-        parts = np.split(order, np.flatnonzero(np.diff(linked[order])) + 1)
-        crowds = [part for part in parts if len(part) > most]
+        runs = zip(*_runs(linked[order]), strict=True)
+        crowds = [order[begin : begin + size] for begin, size in runs if size > most]
         likely &= linked[first] != linked[second]  # those are compared without what their crowd has in common
     return np.stack([first[likely], second[likely]], axis=1), crowds
 
 
 def _clusters(
-    rows: npt.NDArray[np.intp],
+    rows: Rows,
     bands: npt.NDArray[np.uint32],
-    look: Callable[[int], _Look],
+    spools: _Spools,
     form: Hashes,
     forms: int = 0,
     most: int = MOST_ALIKE,
@@ -294,6 +413,7 @@ def _clusters(
     """Yield rows that are near each other, two at least; some may be in several clusters.
 
     - **bands**: of each row.
+    - **spools**: where they are read again.
     - **form**: shingles that are left out, of **forms** forms within each other.
     - **most**: rows that are compared as they are; of more with something in common that is left out.
     """
@@ -301,71 +421,65 @@ def _clusters(
 
     pairs, crowds = _candidates(bands, most)
     linked = _Linked()
-    for first, second in rows[pairs].tolist():
-        if linked.first(first) != linked.first(second) and _near(look(first), look(second), form):
-            linked.link((first, second))
+    for portion in spools.portions(rows[pairs]):
+        left = [(one, other) for one, other in portion.tolist() if linked.first(one) != linked.first(other)]
+        looks = spools.looks(chain.from_iterable(left))
+        for one, other in left:
+            if linked.first(one) != linked.first(other) and _near(looks[one], looks[other], form):
+                linked.link((one, other))
     for cluster in linked.clusters():
         if len(cluster) <= MOST_ALIKE:
             yield cluster
         else:
             crowds.append(np.searchsorted(rows, cluster))
     for crowd in crowds if forms < _MOST_FORMS else ():
-        mine, some = rows[crowd], rows[crowd[:: max(1, len(crowd) // _SAMPLE)]].tolist()
-        shingles, counts = np.unique(np.concatenate([look(row).shingles for row in some]), return_counts=True)
-        more = np.union1d(form, shingles[counts > len(some) / 4])
+        mine = rows[crowd]
+        looks = spools.looks(spools.some_of(mine).tolist())
+        shingles, counts = np.unique(np.concatenate([look.shingles for look in looks.values()]), return_counts=True)
+        more = np.union1d(form, shingles[counts > len(looks) / 4])
+        del looks, shingles, counts
         if len(more) == len(form):  # they are linked over others, and have nothing in common
-            yield from _clusters(mine, bands[crowd], look, form, forms + 1, len(crowd))
-            continue
-        again = [_bands(_without(look(row).shingles, more)) for row in mine.tolist()]
-        yield from _clusters(mine, np.array(again), look, more, forms + 1)
+            yield from _clusters(mine, bands[crowd], spools, form, forms + 1, len(crowd))
+        else:
+            yield from _clusters(mine, spools.sketches(mine, more)["bands"], spools, more, forms + 1)
 
 
-def find_near(readings: Sequence[Reading], table: Table, workers: Workers, tell: Callable[[Progress], None]) -> None:
+def _equal(sketches: npt.NDArray[np.void], keys: Hashes) -> Hashes:
+    """Return a number of each row that is the same where the same words are said, whatever the system message is.
+
+    But a text may lie in the system message, and the question about it be the same each time, as many answers are: then
+    the texts tell such rows from each other. That is so where words go with more than `MOST_ALIKE` different texts; and
+    what goes with more than so many different words is a prompt and no text.
+
+    - **keys**: for rows in which there is no word.
+    """
+    import numpy as np
+
+    words, around = sketches["words"], sketches["around"]
+    of_words, of_around = (np.unique(each, return_inverse=True)[1].reshape(-1) for each in (words, around))
+    word, text = np.divmod(np.unique(of_words * len(words) + of_around), len(words))  # different pairs of them
+    is_text = np.bincount(text) <= MOST_ALIKE
+    has_texts = np.bincount(word, weights=is_text[text]) > MOST_ALIKE
+    apart = has_texts[of_words] & is_text[of_around]
+    return np.where(words == 0, keys, np.where(apart, _mixed(words + _mixed(around)), words))
+
+
+def find_near(readings: Sequence[Reading], table: Table, workers: Workers, tell: Tell) -> None:
     """Write into the table which rows are near: of each row the index of the first one that it is near to."""
     import numpy as np
 
-    tallies = [tally for reading in readings for tally in reading.tallies if tally.good]
-    firsts = np.cumsum([0, *(tally.good for tally in tallies)])
-    lengths = table["length"]
-    sketches = [
-        Sketch(spool=tally.spool, lengths=lengths[start : start + tally.good].tobytes())
-        for tally, start in zip(tallies, firsts.tolist(), strict=False)
-    ]
-    same, found = (
-        table["key"].copy(),
-        [[(np.zeros(0, np.intp), np.zeros((0, 2 * _BANDS), np.uint32))] for _ in sketches],
-    )
-    done, total, at = 0, int(lengths.sum(dtype=np.int64)), firsts.tolist()
-    for index, answer in workers.run(sketches, side_by_side=total > LARGE):
-        words, bands = np.frombuffer(answer[0], np.uint64), np.frombuffer(answer[1], np.uint32).reshape(-1, 2 * _BANDS)
-        rows = np.arange(at[index], at[index] + len(words))
-        same[rows] = np.where(words == 0, same[rows], words)
-        having = bands.any(axis=1)
-        found[index].append((rows[having], bands[having]))
-        at[index] += len(words)
-        done += len(words)
-        tell(Progress(stage="compare", source="rows with each other", rows=done))
-    first, of_row = np.unique(same, return_index=True, return_inverse=True)[1:]
+    every, no_form = np.arange(len(table)), np.zeros(0, np.uint64)
+    spools = _Spools(readings, table, workers, tell)
+    sketches = spools.sketches(every, no_form)
+    first, of_row = np.unique(_equal(sketches, table["key"]), return_index=True, return_inverse=True)[1:]
     near = first[of_row.reshape(-1)]
-    ends = np.cumsum(lengths, dtype=np.int64)
-
-    @lru_cache(_CACHED)
-    def look(row: int) -> _Look:
-        tally = int(np.searchsorted(firsts, row, side="right")) - 1
-        start = int(ends[row] - lengths[row]) - int(ends[firsts[tally]] - lengths[firsts[tally]])
-        with Path(tallies[tally].spool).open("rb") as file:
-            file.seek(start)
-            said = _said(file.read(int(lengths[row])))
-        return _Look(said, _shingles(_hashed([said])[0]))
-
-    rows, bands = (np.concatenate(some) for some in zip(*chain.from_iterable(found), strict=True))
-    found.clear()
-    if not (alone := near[rows] == rows).all():
-        rows, bands = rows[alone], bands[alone]
+    rows = np.flatnonzero((near == every) & sketches["bands"].any(axis=1))
+    bands = sketches["bands"][rows]
+    del sketches
     linked = _Linked()
-    for cluster in _clusters(rows, bands, look, np.zeros(0, np.uint64)):
+    for cluster in _clusters(rows, bands, spools, no_form):
         linked.link(cluster)
-    joined = np.arange(len(table))
+    joined = every.copy()
     for cluster in linked.clusters():
         joined[cluster] = cluster[0]
     table["near"] = joined[near]
