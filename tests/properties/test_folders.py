@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 import tracemalloc
 from collections.abc import Sequence
 from pathlib import Path
@@ -303,3 +304,14 @@ def test_a_folder_is_looked_at_in_little_memory(tmp_path: Path) -> None:
     assert len(given) == len(files_of(data)) == 300
     assert tracemalloc.get_traced_memory()[1] < 5_000_000
     tracemalloc.stop()
+
+
+@pytest.mark.parametrize("pattern", ["", "*"])
+def test_a_folder_of_a_great_many_files_is_looked_at_soon(pattern: str, tmp_path: Path) -> None:
+    for number in range(8_000):
+        (tmp_path / f"{number}.json").write_text("x")
+    (tmp_path / "more.zip").write_text("x")
+    started = time.process_time()
+    given, (left,) = folders.spread(DataConfig(train=tmp_path / pattern))
+    assert (len(given), left.code) == (8_000, "DATA_FILES_LEFT_OUT")
+    assert time.process_time() - started < 4

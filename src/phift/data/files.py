@@ -130,7 +130,7 @@ def contents(path: Path) -> Contents:
                 here = [Path(place, name) for name in sorted(names) if not name.startswith(".")]
                 own = _saved(Path(place)) if set(names) >= _SAVED else [file for file in here if _is_data(file)]
                 files += own
-                others += [file for file in here if file not in set(own)]
+                others += sorted(set(here).difference(own))
                 others += [link for name in folders if (link := Path(place, name)).is_symlink()]  # os.walk stays out
         except RecursionError:
             what = "The folder has folders that are nested too deeply."
@@ -216,7 +216,7 @@ def _matching(path: Path) -> Contents:
     if not found:
         raise DataNotFound("No file matches the pattern.", where=str(path), fix=_near(folder / "*"))
     data = [file for file in found if _is_data(file)] or found[:1]  # which says what can be read
-    return Contents(folder, data, [file for file in found if file not in set(data)])
+    return Contents(folder, data, sorted(set(found).difference(data)))
 
 
 def _near(path: Path) -> str:

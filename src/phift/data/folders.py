@@ -126,7 +126,7 @@ def _passed_over(others: Sequence[Path], place: str) -> Iterable[Finding]:
         message = f"Not read, since they are of kinds that nothing here reads, or links to folders: {_listed(unread)}."
         fix = "unpack them, or write them as JSON Lines, CSV or parquet, if they hold rows; give a linked folder itself"
         yield Finding("DATA_FILES_LEFT_OUT", "warning", place, message, fix)
-    if known := [file for file in others if file not in set(unread)]:
+    if known := sorted(set(others).difference(unread)):
         yield Finding(
             "DATA_FILES_PASSED_OVER", "note", place, f"Passed over, since they are no data: {_listed(known)}."
         )
