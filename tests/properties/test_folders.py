@@ -315,3 +315,14 @@ def test_a_folder_of_a_great_many_files_is_looked_at_soon(pattern: str, tmp_path
     given, (left,) = folders.spread(DataConfig(train=tmp_path / pattern))
     assert (len(given), left.code) == (8_000, "DATA_FILES_LEFT_OUT")
     assert time.process_time() - started < 4
+
+
+@pytest.mark.parametrize(
+    "name", ["license-questions.jsonl", "notice-board.csv", "readme-writing.json", "Requirements.parquet"]
+)
+def test_data_whose_topic_is_what_lies_about_data_is_read(name: str, tmp_path: Path) -> None:
+    write(tmp_path / "given/chat.jsonl", rows(0))
+    write(tmp_path / "given" / name, rows(100))
+    prepared = prepare(tmp_path, tmp_path / "given")
+    assert sum(prepared.rows.values()) == 30
+    assert "DATA_FILES_PASSED_OVER" not in told(prepared)

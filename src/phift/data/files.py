@@ -28,11 +28,13 @@ _BUFFER = 1 << 20
 _RECODED = 1 << 16  # bytes of another encoding that are read at a time
 
 _NO_DATA = re.compile(
-    r"(readme|license|licence|notice|changelog|citation|requirements|makefile|dockerfile)\b.*|_success|.*\.(md|py|ipynb|sh|lock)"
+    r"_success|.*\.(md|py|ipynb|sh|lock)|(readme|license|licence|citation)\.json"
     r"|dataset_(info|infos|dict)\.json|state\.json|manifest\.json|rejects\.jsonl|package(-lock)?\.json|tsconfig\.json"
     r"|(config|generation_config|tokenizer|tokenizer_config|special_tokens_map|adapter_config|trainer_state)\.json"
     r"|(vocab|metadata|finetune_config|ds_config)\.json|croissant\.json|.*[._-]metadata\.json|cache-.*\.arrow|indices\.arrow"
 )
+# With a suffix of data it is a topic: of license-questions.jsonl the rows are meant.
+_ABOUT_DATA = re.compile(r"(readme|license|licence|notice|changelog|citation|requirements|makefile|dockerfile)\b.*")
 _SAVED = {"state.json", "dataset_info.json"}
 _LONGEST_STATE = 16 << 20
 
@@ -200,7 +202,8 @@ def _is_data(path: Path) -> bool:
 
 def is_no_data(path: Path) -> bool:
     """Tell a file that by its name is about data, of a program, or phift's own, and not data."""
-    return bool(_NO_DATA.fullmatch(path.name.lower()))
+    name = path.name.lower()
+    return bool(_NO_DATA.fullmatch(name) or (_ABOUT_DATA.fullmatch(name) and not is_known(path)))
 
 
 def _matching(path: Path) -> Contents:
