@@ -168,6 +168,18 @@ def test_files_that_are_no_data_are_passed_over_and_named(pattern: str, tmp_path
     assert all(name in message for name in NO_DATA if not name.startswith("."))
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["Thumbs.db", "desktop.ini", "~$chat.xlsx", "chat.json~", "AUTHORS", "_started_12", "finetune.yaml", "figure.PNG"],
+)
+def test_files_of_programs_are_no_matter_for_a_warning(name: str, tmp_path: Path) -> None:
+    write(tmp_path / "given/chat.jsonl", rows(0, 30))
+    (tmp_path / "given" / name).write_text("x")
+    findings = told(prepare(tmp_path, tmp_path / "given"))
+    assert name in findings["DATA_FILES_PASSED_OVER"][1]
+    assert "DATA_FILES_LEFT_OUT" not in findings
+
+
 def test_what_phift_has_prepared_can_be_given(tmp_path: Path) -> None:
     write(tmp_path / "chat.jsonl", [*rows(0, 30), {"question": "x", "answer": ""}])
     before = prepare(tmp_path, tmp_path / "chat.jsonl", bad_rows="set_aside")
@@ -176,7 +188,10 @@ def test_what_phift_has_prepared_can_be_given(tmp_path: Path) -> None:
     assert (again.content_hash, again.rows) == (before.content_hash, before.rows)
 
 
-@pytest.mark.parametrize("name", ["more.zip", "more.xlsx", "more.txt", "more.pkl"])
+@pytest.mark.parametrize(
+    "name",
+    ["more.zip", "more.xlsx", "more.txt", "more.pkl", "part-00000", "more.ods", "more.xml", "chat.jsonl.crdownload"],
+)
 def test_files_that_may_hold_rows_are_not_passed_over_in_silence(name: str, tmp_path: Path) -> None:
     write(tmp_path / "given/chat.jsonl", rows(0, 30))
     (tmp_path / "given" / name).write_bytes(b"x")
@@ -194,6 +209,14 @@ def test_a_link_to_a_folder_is_not_passed_over_in_silence(tmp_path: Path) -> Non
     write(tmp_path / "far/more.jsonl", rows(100, 30))
     (tmp_path / "given/more").symlink_to(tmp_path / "far")
     assert "more" in told(prepare(tmp_path, tmp_path / "given"))["DATA_FILES_LEFT_OUT"][1]
+
+
+def test_a_file_beside_a_saved_data_set_is_not_passed_over_in_silence(tmp_path: Path) -> None:
+    datasets.Dataset.from_list(rows(0, 30)).save_to_disk(str(tmp_path / "given"))
+    write(tmp_path / "given/more.jsonl", rows(100, 30))
+    findings = told(prepare(tmp_path, tmp_path / "given"))
+    assert "more.jsonl" in findings["DATA_FILES_LEFT_OUT"][1]
+    assert "state.json" not in findings["DATA_FILES_LEFT_OUT"][1]
 
 
 @pytest.mark.parametrize(

@@ -28,13 +28,17 @@ _BUFFER = 1 << 20
 _RECODED = 1 << 16  # bytes of another encoding that are read at a time
 
 _NO_DATA = re.compile(
-    r"_success|.*\.(md|py|ipynb|sh|lock)|(readme|license|licence|citation)\.json"
+    r".*\.(md|py|ipynb|sh|lock)|_success|_(common_)?metadata|_(started|committed)_\d+|(eh)?thumbs\.db|~\$.*|.*~"
+    r"|(readme|license|licence|citation)\.json"
     r"|dataset_(info|infos|dict)\.json|state\.json|manifest\.json|rejects\.jsonl|package(-lock)?\.json|tsconfig\.json"
     r"|(config|generation_config|tokenizer|tokenizer_config|special_tokens_map|adapter_config|trainer_state)\.json"
     r"|(vocab|metadata|finetune_config|ds_config)\.json|croissant\.json|.*[._-]metadata\.json|cache-.*\.arrow|indices\.arrow"
 )
 # With a suffix of data it is a topic: of license-questions.jsonl the rows are meant.
-_ABOUT_DATA = re.compile(r"(readme|license|licence|notice|changelog|citation|requirements|makefile|dockerfile)\b.*")
+_ABOUT_DATA = re.compile(
+    r"(readme|license|licence|notice|changelog|citation|requirements|makefile|dockerfile"
+    r"|authors|contributors|contributing|copying|codeowners|version)\b.*"
+)
 _SAVED = {"state.json", "dataset_info.json"}
 _LONGEST_STATE = 16 << 20
 

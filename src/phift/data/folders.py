@@ -22,9 +22,9 @@ _WORDS: Mapping[str, tuple[str, ...]] = {  # what is meant by several names is w
 }
 _NAMES = {split: re.compile(rf"({'|'.join(words)})(set|split)?\d*") for split, words in _WORDS.items()}
 
-# Suffixes of what can hold rows, and is not read.
-_CAN_HOLD_ROWS = re.compile(
-    r"\.(7z|avro|bak|bz2|db|gz|jl|jsonlines|orc|pickle|pkl|pt|rar|sqlite|tar|tgz|txt|xlsx?|xz|zip|zst)"
+# Suffixes of what holds no rows; whatever else is not read can.
+_HOLDS_NO_ROWS = re.compile(
+    r"\.(bib|cfg|conf|crc|css|gif|html?|ini|jpe?g|js|map|md5|mp[34]|pdf|png|rst|sha\d+|svg|tex|toml|ts|wav|webp|ya?ml)"
 )
 
 _MOST_NAMED = 10
@@ -120,13 +120,18 @@ def _named(path: Path) -> str | None:
 
 
 def _passed_over(others: Sequence[Path], place: str) -> Iterable[Finding]:
-    can_hold = [file for file in others if _CAN_HOLD_ROWS.fullmatch(file.suffix.lower()) or file.is_dir()]
-    unread = [file for file in can_hold if not files.is_no_data(file)]
-    if unread:
-        message = f"Not read, since they are of kinds that nothing here reads, or links to folders: {_listed(unread)}."
-        fix = "unpack them, or write them as JSON Lines, CSV or parquet, if they hold rows; give a linked folder itself"
+    known = [file for file in others if files.is_no_data(file) or _HOLDS_NO_ROWS.fullmatch(file.suffix.lower())]
+    if unread := sorted(set(others).difference(known)):
+        message = (
+            "Not read, since they are of kinds that nothing here reads, links to folders, or in no list of the data set "
+            f"that they lie beside: {_listed(unread)}."
+        )
+        fix = (
+            "unpack them, or write them as JSON Lines, CSV or parquet, if they hold rows; give a linked folder, or what "
+            "is in no list, itself"
+        )
         yield Finding("DATA_FILES_LEFT_OUT", "warning", place, message, fix)
-    if known := sorted(set(others).difference(unread)):
+    if known:
         yield Finding(
             "DATA_FILES_PASSED_OVER", "note", place, f"Passed over, since they are no data: {_listed(known)}."
         )
