@@ -44,7 +44,7 @@ def spread(data: DataConfig) -> tuple[list[Given], list[Finding]]:
     """
     given: list[Given] = []
     findings: list[Finding] = []
-    left: list[tuple[str, Path]] = []
+    left: list[tuple[str, Path, Path]] = []
     several = [(split, source) for split, sources in data.sources.items() for source in sources]
     for stratum, (split, source) in enumerate(several):
         if not isinstance(source, FileSource):
@@ -56,16 +56,15 @@ def spread(data: DataConfig) -> tuple[list[Given], list[Finding]]:
             if not files.is_known(source.files) and os.path.isfile(source.files):  # noqa: PTH113 - Path.is_file raises where a name is too long
                 sniff.check_nameless(source.files)
             raise
-        place = str(source.files)
+        place, folder = str(source.files), found.folder or source.files
         _check_text(source, set(map(files.kind, found.files)), place)
-        findings += _passed_over(found.others, place)
+        findings += _passed_over(found.others, place, folder)
         named = split_by_name(found.files, found.folder) if found.folder else dict.fromkeys(found.files)
         others = {file: name for file, name in named.items() if name not in (None, split)}
         if len(others) == len(named):
             if others:
-                message = (
-                    f"All its files are named as data of another split, and are given for {split}: {_told(named)}."
-                )
+                named_as = f"All its files are named as data of another split, and are given for {split}"
+                message = f"{named_as}: {_told(named, folder)}."
                 findings.append(
                     Finding("DATA_SPLITS_BY_NAME", "warning", place, message, "rename them, unless it is meant")
                 )
@@ -75,18 +74,17 @@ def spread(data: DataConfig) -> tuple[list[Given], list[Finding]]:
             if split == "train" and name and name not in data.sources:
                 taken[file] = name
             else:
-                left.append((place, file))
+                left.append((place, folder, file))
         if set(taken.values()) != {split}:
-            message = f"Its files are the splits that their names say: {_told(taken)}."
+            message = f"Its files are the splits that their names say: {_told(taken, folder)}."
             findings.append(Finding("DATA_SPLITS_BY_NAME", "note", place, message))
         given += [(name, stratum, source.model_copy(update={"files": file})) for file, name in taken.items()]
     used = {source.files.absolute() for _, _, source in given if isinstance(source, FileSource)}
-    for place in dict.fromkeys(place for place, _ in left):
-        unused = [file for each, file in left if each == place and file.absolute() not in used]
+    for place, folder in dict.fromkeys((place, folder) for place, folder, _ in left):
+        unused = [file for each, _, file in left if each == place and file.absolute() not in used]
         if unused:
-            message = (
-                f"Not read, since they are named as data of another split, which is given otherwise: {_listed(unused)}."
-            )
+            named_as = "Not read, since they are named as data of another split, which is given otherwise"
+            message = f"{named_as}: {_listed(unused, folder)}."
             fix = "give them for their split too, as in a list, if they are meant"
             findings.append(Finding("DATA_FILES_LEFT_OUT", "warning", place, message, fix))
     return sorted(given, key=lambda each: SPLITS.index(each[0])), findings
@@ -119,29 +117,28 @@ def _named(path: Path) -> str | None:
     return next((split for split, name in _NAMES.items() if any(name.fullmatch(word.lower()) for word in words)), None)
 
 
-def _passed_over(others: Sequence[Path], place: str) -> Iterable[Finding]:
+def _passed_over(others: Sequence[Path], place: str, folder: Path) -> Iterable[Finding]:
     known = [file for file in others if files.is_no_data(file) or _HOLDS_NO_ROWS.fullmatch(file.suffix.lower())]
     if unread := sorted(set(others).difference(known)):
         message = (
-            "Not read, since they are of kinds that nothing here reads, links to folders, or in no list of the data set "
-            f"that they lie beside: {_listed(unread)}."
+            "Not read, since they are of kinds that nothing here reads, links to folders, or in no list of the data "
+            f"set that they lie beside: {_listed(unread, folder)}."
         )
         fix = (
-            "unpack them, or write them as JSON Lines, CSV or parquet, if they hold rows; give a linked folder, or what "
-            "is in no list, itself"
+            "unpack them, or write them as JSON Lines, CSV or parquet, if they hold rows; give a linked folder, or "
+            "what is in no list, itself"
         )
         yield Finding("DATA_FILES_LEFT_OUT", "warning", place, message, fix)
     if known:
-        yield Finding(
-            "DATA_FILES_PASSED_OVER", "note", place, f"Passed over, since they are no data: {_listed(known)}."
-        )
+        message = f"Passed over, since they are no data: {_listed(known, folder)}."
+        yield Finding("DATA_FILES_PASSED_OVER", "note", place, message)
 
 
-def _listed(paths: Sequence[Path]) -> str:
+def _listed(paths: Sequence[Path], folder: Path) -> str:
     more = f" and {len(paths) - _MOST_NAMED} more" if len(paths) > _MOST_NAMED else ""
-    return ", ".join(path.name for path in paths[:_MOST_NAMED]) + more
+    return ", ".join(path.relative_to(folder).as_posix() for path in paths[:_MOST_NAMED]) + more
 
 
-def _told(splits: Mapping[Path, str | None]) -> str:
+def _told(splits: Mapping[Path, str | None], folder: Path) -> str:
     of_each = {split: [path for path, each in splits.items() if each == split] for split in SPLITS}
-    return "; ".join(f"{split}: {_listed(paths)}" for split, paths in of_each.items() if paths)
+    return "; ".join(f"{split}: {_listed(paths, folder)}" for split, paths in of_each.items() if paths)
