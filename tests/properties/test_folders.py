@@ -135,6 +135,15 @@ def test_a_folder_of_nothing_but_test_files_is_what_it_is_given_for(tmp_path: Pa
     assert "DATA_SPLITS_BY_NAME" not in told(prepare(tmp_path, tmp_path / "given/test-1.jsonl"))
 
 
+def test_a_folder_that_lacks_what_it_is_given_for_is_refused(tmp_path: Path) -> None:
+    files = [write(tmp_path / f"given/{name}.jsonl", rows(n)) for n, name in ((0, "valid"), (100, "test"))]
+    (tmp_path / "given/train.xlsx").write_bytes(b"x")
+    with pytest.raises(DataError, match="None of its files is named as data for train") as caught:
+        prepare(tmp_path, tmp_path / "given")
+    assert (caught.value.where, "valid.jsonl; test: test.jsonl" in caught.value.what) == (str(tmp_path / "given"), True)
+    assert sum(prepare(tmp_path, files).rows.values()) == 30
+
+
 def test_a_folder_without_splits_is_as_before(tmp_path: Path) -> None:
     files = [write(tmp_path / f"given/{name}.jsonl", rows(n)) for n, name in ((0, "latest"), (100, "contest"))]
     prepared = prepare(tmp_path, tmp_path / "given")

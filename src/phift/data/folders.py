@@ -38,9 +38,9 @@ def spread(data: DataConfig) -> tuple[list[Given], list[Finding]]:
 
     A folder or a pattern that is given for one split has others by the names in it: of `train`, a file named after
     another split is that split's, unless that has a source of its own; of any other, it is left out. Where all its
-    files are named after other splits, they are what they are given for.
+    files are named after one other split, they are what they are given for.
 
-    Raises `phift.errors.DataError` where files cannot be read at all.
+    Raises `phift.errors.DataError` where files cannot be read at all, or all are named after several other splits.
     """
     given: list[Given] = []
     findings: list[Finding] = []
@@ -62,6 +62,10 @@ def spread(data: DataConfig) -> tuple[list[Given], list[Finding]]:
         named = split_by_name(found.files, found.folder) if found.folder else dict.fromkeys(found.files)
         others = {file: name for file, name in named.items() if name not in (None, split)}
         if len(others) == len(named):
+            if len(set(others.values())) > 1:
+                what = f"None of its files is named as data for {split}: {_told(named, folder)}."
+                fix = f"give the files that are meant for {split} themselves, as in a list"
+                raise DataError(what, where=place, fix=fix)
             if others:
                 named_as = f"All its files are named as data of another split, and are given for {split}"
                 message = f"{named_as}: {_told(named, folder)}."
