@@ -76,6 +76,9 @@ LAYOUTS: dict[str, tuple[Sequence[str], Sequence[str], Sequence[str]]] = {
     "squad": (["squad-train-v2.jsonl"], ["squad-dev-v2.jsonl"], ["squad-test-v2.jsonl"]),
     "capitals": (["TrainSet1.jsonl", "TrainSet2.jsonl"], ["DevSet.jsonl"], ["TestSet.jsonl"]),
     "unnamed": (["a.jsonl", "b.json"], ["a.val.jsonl"], ["heldout.jsonl"]),
+    "held out": (["a.jsonl"], ["dev.jsonl"], ["Held-Out.jsonl"]),
+    "held out, below": (["seen/a.jsonl"], ["valdata/a.jsonl"], ["HoldOut/a.jsonl"]),
+    "data": (["traindata.jsonl"], ["validData.jsonl"], ["testdata_v2.jsonl"]),
 }
 
 

@@ -20,7 +20,7 @@ _WORDS: Mapping[str, tuple[str, ...]] = {  # what is meant by several names is w
     _EVAL: ("eval", "evaluation"),
     "train": ("train", "training"),
 }
-_NAMES = {split: re.compile(rf"({'|'.join(words)})(set|split)?\d*") for split, words in _WORDS.items()}
+_NAMES = {split: re.compile(rf"({'|'.join(words)})(set|split|data)?\d*") for split, words in _WORDS.items()}
 
 # Suffixes of what holds no rows; whatever else is not read can.
 _HOLDS_NO_ROWS = re.compile(
@@ -117,7 +117,8 @@ def split_by_name(paths: Sequence[Path], folder: Path) -> dict[Path, str | None]
 
 
 def _named(path: Path) -> str | None:
-    words = [word for word in re.split(r"[^A-Za-z0-9]+|(?<=[a-z])(?=[A-Z])", str(path)) if word]
+    text = re.sub("(held|hold)[-_ .]?out", r"\1out", str(path), flags=re.IGNORECASE)
+    words = [word for word in re.split(r"[^A-Za-z0-9]+|(?<=[a-z])(?=[A-Z])", text) if word]
     return next((split for split, name in _NAMES.items() if any(name.fullmatch(word.lower()) for word in words)), None)
 
 
