@@ -654,6 +654,15 @@ def test_files_that_fail_as_a_whole_are_told_once_each(tmp_path: Path) -> None:
     assert (error.refused, len(str(error).splitlines())) == (3, 5)
 
 
+def test_files_of_one_row_fail_as_rows(tmp_path: Path) -> None:
+    for number, row in enumerate([*pairs([("a", "b")] * 20), {"question": "c", "answer": ""}]):
+        as_file(tmp_path, f"{number}.json", json.dumps(row))
+    error = refused(tmp_path, tmp_path / "*.json")
+    assert "nearly all" not in str(error)
+    assert "set_aside" in (error.fix or "")
+    assert sum(prepare(tmp_path, tmp_path / "*.json", bad_rows="set_aside").rows.values()) == 20
+
+
 def test_a_file_of_which_some_rows_are_not_utf8_is_a_finding_where_they_are_set_aside(tmp_path: Path) -> None:
     rows = [{"question": f"What is {n}?", "answer": "Größe" if n % 3 else "Size"} for n in range(60)]
     path = as_file(tmp_path, "a.csv", table(rows).encode("cp1252"))

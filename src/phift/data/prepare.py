@@ -137,7 +137,7 @@ def _raise_problems(readings: Sequence[Reading], more: Sequence[tuple[str, str]]
     if not refused:
         return
     rows = sum(reading.sum("rows") for reading in readings)
-    whole = [reading for reading in readings if reading.fails_alike]
+    whole = [reading for reading in readings if reading.fails_alike and reading.sum("rows") > 1]
     of_rows = (problem for reading in readings if reading not in whole for problem in reading.problems)
     of_files = [
         (place, f"{reason} (and so do all or nearly all rows)")
@@ -149,7 +149,7 @@ def _raise_problems(readings: Sequence[Reading], more: Sequence[tuple[str, str]]
     fix = "correct them"
     good = sum(reading.sum("good") for reading in readings if reading.split == "train")
     if whole:
-        fix = "correct what writes them, since nearly all rows fail for one reason"
+        fix = "correct what writes them, since nearly all rows of a source fail for one reason"
     elif good >= LEAST_TRAINING_ROWS and not any(part.keep for reading in readings for part in reading.parts):
         fix += ", or write `bad_rows: set_aside` to leave them out and keep them in a file of their own"
     counted = refused - sum(reading.sum("refused") - 1 for reading in whole)
