@@ -72,6 +72,13 @@ def test_folders_in_folders_have_an_end(tmp_path: Path) -> None:
     subprocess.run(["/bin/rm", "-rf", tmp_path / "deep"], check=True)  # noqa: S603 - Python's own gives up here
 
 
+def test_a_pipe_in_place_of_a_saved_data_set_s_state_does_not_hang(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/dataset_info.json").write_text("{}")
+    os.mkfifo(tmp_path / "in/state.json")
+    assert "cannot be read" in refused(tmp_path / "in", tmp_path).what
+
+
 def zeros_behind(path: Path) -> None:
     with path.open("wb") as file:
         file.write(gzip.compress(LINES))

@@ -168,7 +168,8 @@ def _saved(folder: Path) -> list[Path]:
     """
     where, again = str(folder / "state.json"), "save it again with `save_to_disk`, or give its .arrow files"
     try:
-        state = msgspec.json.decode((folder / "state.json").read_bytes()[:_LONGEST_STATE], type=_State)
+        with open_file(folder / "state.json") as file:
+            state = msgspec.json.decode(file.read(_LONGEST_STATE), type=_State)
     except (OSError, ValueError, RecursionError) as error:
         what = "The state of a data set that `save_to_disk` has written cannot be read."
         raise DataError(what, where=where, fix=again) from error
