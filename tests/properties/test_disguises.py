@@ -243,6 +243,13 @@ DISGUISES: dict[str, Disguise] = {
         "rename it to a.json",
         renamed(".json"),
     ),
+    "splits in one object": (
+        "a.jsonl",
+        lambda rows: json.dumps({"train": rows, "test": rows}, indent=2),
+        "one JSON object with several lists",
+        "a file of their own",
+        as_lines,
+    ),
     "csv as jsonl": ("a.jsonl", table, "a table in text", "rename it to a.csv", renamed(".csv")),
     "csv as json": ("a.json", table, "a table in text", "rename it to a.csv", renamed(".csv")),
     "tsv as jsonl": (

@@ -348,9 +348,8 @@ def _other_object(value: dict[str, Any]) -> tuple[str, str] | None:
     to_json = "write it with to_json(orient='records', lines=True)"
     values = list(value.values())
     first = next(iter(values), None)
-    with suppress(UnknownFormat):
-        if isinstance(first, dict) and all(isinstance(each, dict) for each in values) and recognise(first):
-            return "JSON with rows by their numbers, as of pandas' to_json", to_json
+    if _is_row(first) and all(isinstance(each, dict) for each in values):
+        return "JSON with rows by their numbers, as of pandas' to_json", to_json
     with suppress(UnknownFormat):
         of_texts = recognise(value).format not in ("messages", "sharegpt", "ultrachat")
         cells = first if isinstance(first, list) else []
@@ -359,9 +358,17 @@ def _other_object(value: dict[str, Any]) -> tuple[str, str] | None:
         if first and of_columns and all(type(each) is type(first) for each in values):
             return "JSON with columns and no rows, as of pandas' to_json", to_json
         return None
+    if sum(isinstance(each, list) and bool(each) and _is_row(each[0]) for each in values) > 1:
+        return "one JSON object with several lists of rows", "write the rows of each list to a file of their own"
     if _ANSWER & value.keys():
         return "a service's error and not the data", _DOWNLOAD
     return None
+
+
+def _is_row(value: object) -> bool:
+    with suppress(UnknownFormat):
+        return isinstance(value, dict) and bool(recognise(value))
+    return False
 
 
 _ANSWER = frozenset({"error", "errors", "detail", "message", "error_description"})
