@@ -678,6 +678,23 @@ def test_a_file_of_which_some_rows_are_not_utf8_is_a_finding_where_they_are_set_
     assert "`encoding: windows-1252`" in told["DATA_ENCODING"].fix
 
 
+@pytest.mark.parametrize("name", ["a.csv", "a.jsonl"])
+def test_utf8_that_is_read_as_something_else_is_told(name: str, tmp_path: Path) -> None:
+    rows = [{"question": f"Wie groß ist {n}?", "answer": "Größer."} for n in range(20)]
+    text = table(rows) if name == "a.csv" else jsonl(rows)
+    path = as_file(tmp_path, name, text)
+    (finding,) = [
+        each
+        for each in prepare(tmp_path, {"files": path, "encoding": "cp1252"}).findings
+        if each.code == "DATA_ENCODING"
+    ]
+    assert (finding.severity, finding.place) == ("warning", str(path))
+    for encoding, content in (("cp1252", text.encode("cp1252")), ("utf-8-sig", text.encode("utf-8-sig"))):
+        as_file(tmp_path, name, content)
+        prepared = prepare(tmp_path, {"files": path, "encoding": encoding})
+        assert "DATA_ENCODING" not in {each.code for each in prepared.findings}
+
+
 def test_a_header_again_is_no_conversation(tmp_path: Path) -> None:
     text = table(pairs([("a", "b")] * 20))
     error = refused(tmp_path, as_file(tmp_path, "joined.csv", text + text.replace("0 ", "x ")))

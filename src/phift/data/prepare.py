@@ -117,10 +117,15 @@ def prepare_dataset(
 def _look_at_files(readings: Sequence[Reading]) -> Iterator[Finding]:
     """Look at each file whose rows fail all alike, or as not UTF-8, and raise what it is instead.
 
-    Where just the rows that are not UTF-8 are set aside, it is a finding.
+    Where just the rows that are not UTF-8 are set aside, it is a finding, and so is a file of UTF-8 that was read as
+    something else.
     """
     for reading in readings:
         part = next(iter(reading.parts), None)  # a parquet file without rows has none
+        if part and part.encoding and not part.encoding.lower().startswith("utf") and sniff.is_utf8(Path(part.path)):
+            message = f"It is read as {part.encoding}, as `encoding` says, and its characters are UTF-8."
+            fix = "leave `encoding` out; where other files need it, give this one as a source of its own"
+            yield Finding("DATA_ENCODING", "warning", reading.place, message, fix)
         if part and part.is_text and reading.problems:
             not_utf8 = any("is not UTF-8" in reason for _, reason in reading.problems)
             whole = reading.fails_alike

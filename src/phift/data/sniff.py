@@ -250,6 +250,15 @@ def _other_encoding(head: bytes, stream: BinaryIO) -> tuple[str, str] | None:
     return "not UTF-8", f"write its `encoding` beside `files`, such as cp1251, gb18030 or shift_jis, or {_SAVE}"
 
 
+def is_utf8(path: Path) -> bool:
+    """Tell whether a file of text has letters beyond ASCII, and all of those at its beginning are UTF-8."""
+    with suppress(DataError, UnicodeDecodeError), files.opened(path) as (stream, _):
+        text = codecs.getincrementaldecoder("utf-8")().decode(stream.read(_HEAD))
+        return len(text) - len(text.encode("ascii", "ignore")) >= _FEW
+    return False
+
+
+_FEW = 4  # letters; fewer may look like UTF-8 by chance, as one of six Chinese ones does in GB 18030
 _LETTERS = string.ascii_letters.encode()
 _SAVE = "save it as UTF-8 ('CSV UTF-8' in Excel)"
 # Letters of western Europe and signs of typography, as Windows-1252 has them.
