@@ -172,6 +172,20 @@ DISGUISES: dict[str, Disguise] = {
         "CSV UTF-8",
         written("b.csv", table),
     ),
+    "ods": (
+        "a.csv",
+        lambda _: zipped("mimetype", b"application/vnd.oasis.opendocument.spreadsheet"),
+        "a document of LibreOffice's",
+        "save the sheet as CSV",
+        written("b.csv", table),
+    ),
+    "docx": (
+        "a.docx",
+        lambda _: zipped("[Content_Types].xml", b"<x/>") + zipped("word/document.xml", b"<x/>"),
+        "a document of Word's",
+        "write its rows",
+        as_lines,
+    ),
     "torch": (
         "a.json",
         lambda _: zipped("archive/data.pkl", b"x"),

@@ -59,6 +59,8 @@ _MAGIC: Mapping[bytes, tuple[str, str]] = {
     b"%PDF-": ("a PDF document", "give the data that it was made of"),
 }
 _IN_ZIP: Mapping[bytes, tuple[str, str]] = {
+    b"word/": ("a document of Word's", "write its rows as CSV or JSON Lines"),
+    b"opendocument": ("a document of LibreOffice's", "save the sheet as CSV, in UTF-8"),
     b"[Content_Types].xml": ("a workbook of Excel's", "save the sheet as 'CSV UTF-8'"),
     b"xl/": ("a workbook of Excel's", "save the sheet as 'CSV UTF-8'"),
     b"data.pkl": ("a file of torch.save", "load it where it was written, and write JSON Lines or parquet"),
