@@ -647,6 +647,14 @@ def test_a_file_that_is_not_in_its_encoding_is_refused(tmp_path: Path) -> None:
     assert error.where == str(path)
 
 
+def test_a_header_with_one_letter_in_another_encoding_says_so(tmp_path: Path) -> None:
+    text = table([{"question": f"{n}?", "réponse": "yes"} for n in range(20)])
+    path = as_file(tmp_path, "a.csv", text.encode("cp1252"))
+    assert "`encoding`" in (refused(tmp_path, path).fix or "")
+    given = {"files": path, "encoding": "windows-1252", "columns": {"answer": "réponse"}}
+    assert sum(prepare(tmp_path, given).rows.values()) == 20
+
+
 def test_one_broken_character_is_its_rows_matter(tmp_path: Path) -> None:
     rows = pairs([("ä", "ö")] * 20)
     content = jsonl(rows).encode().replace(b"3 q\xc3\xa4", b"3 q\xe4", 1)

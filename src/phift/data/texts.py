@@ -43,6 +43,7 @@ _BUFFER = 1 << 20
 _MARKS = {b"\xff\xfe\x00\x00": "UTF-32", b"\x00\x00\xfe\xff": "UTF-32", b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
 _UTF8_MARK = b"\xef\xbb\xbf"
 _NOT_UTF8 = re.compile("[\ud800-\udfff]")
+_IS_NOT_UTF8 = "it is not UTF-8"
 _FIELD_LIMIT = threading.Lock()
 
 _LONGEST_FIRST_LINE = 16 << 20  # of a JSON file; what is longer is taken for an object that holds all the rows
@@ -303,7 +304,7 @@ def csv_rows(stream: BinaryIO, path: Path, delimiter: str) -> Iterator[tuple[int
             if "\0" in line:
                 problem = "it has a NUL character"
             elif not line.isascii() and _NOT_UTF8.search(line):
-                problem = "it is not UTF-8"
+                problem = _IS_NOT_UTF8
             yield line
         ended = True
         text.detach()  # or it would close the stream, which is not its own
@@ -350,6 +351,8 @@ def _header(names: list[str], problem: str, where: str) -> list[str]:
     if not problem and len(set(stripped)) < len(names):
         problem = "two columns have the same name"
     if problem:
-        fix = "give each column its own name; pandas writes no nameless one with index=False"
+        fix = "give each column its own name, in the first row; pandas writes no nameless one with index=False"
+        if problem == _IS_NOT_UTF8:
+            fix = "write the file's `encoding` beside `files`, such as windows-1252, or save it as UTF-8"
         raise DataError(f"The header cannot be used: {problem}.", where=where, fix=fix)
     return names
