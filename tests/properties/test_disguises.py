@@ -264,6 +264,13 @@ DISGUISES: dict[str, Disguise] = {
         "a file of their own",
         as_lines,
     ),
+    "rows within objects": (
+        "a.json",
+        lambda rows: json.dumps({"result": {"items": rows}}, indent=1),
+        "it has no list of objects",
+        "as a list of objects",
+        as_lines,
+    ),
     "csv as jsonl": ("a.jsonl", table, "a table in text", "rename it to a.csv", renamed(".csv")),
     "csv as json": ("a.json", table, "a table in text", "rename it to a.csv", renamed(".csv")),
     "tsv as jsonl": (
@@ -557,6 +564,12 @@ def test_a_file_in_disguise_is_one_error_with_a_way_out(
     assert not any(text in str(error) for row in rows for text in row.values() if len(text) > 8)
     mended = prepare(folder, way_out(folder, path, rows))
     assert mended.content_hash == prepare(folder, as_file(folder, "sound.jsonl", jsonl(rows))).content_hash
+
+
+@pytest.mark.parametrize("text", ["User: hello\nBot: hello\n\n", "# Chats\n\nHello.\n"])
+def test_text_is_called_neither_yaml_nor_json(text: str, tmp_path: Path) -> None:
+    error = refused(tmp_path, as_file(tmp_path, "a.jsonl", text * 20))
+    assert "it is not JSON" in error.what
 
 
 def test_a_database_in_disguise(tmp_path: Path) -> None:

@@ -309,7 +309,7 @@ def _in_place_of_json(text: str, kind: str) -> tuple[str, str] | None:
     if not text.startswith(("{", "[", "//", "/*", "#")):
         if suffix := _suffix_of_a_table(text):
             return "a table in text", "rename it to {stem}." + suffix
-        if re.match(r"(---\s|- |\w+:\s)", text):
+        if re.match(r"(---\s|- |[a-z]\w*:\s)", text):
             return "YAML and not JSON", "load it, and write each row with json.dumps"
         return None
     if re.match(r"[\[{\s]*[A-Za-z_$][\w$]*\s*:", text):
@@ -319,7 +319,7 @@ def _in_place_of_json(text: str, kind: str) -> tuple[str, str] | None:
     if kind == "jsonl" and line.endswith(",") and _decoded(line[:-1]):
         return "not JSON Lines: its lines end in commas", "take the comma at the end of each line out"
     bare = re.sub(r'"(?:[^"\\\n]|\\.)*+(?:"|$)', '""', text, flags=re.MULTILINE)
-    if re.search(r"(?:^|[\s,\[{}])(?://|/\*|#)", bare):
+    if "{" in bare and re.search(r"(?:^|[\s,\[{}])(?://|/\*|#)", bare):
         return "JSON with comments", "take the comments out"
     if re.search(r"[:,\[]\s*(?:None|True|False)\b", bare):
         return _PYTHON
@@ -347,6 +347,8 @@ def _several_objects(text: str, kind: str) -> tuple[str, str] | None:
             return ("one JSON object that holds the rows", "rename it to {stem}.json") if kind == "jsonl" else None
         if not rest and (told := _other_object(first)):
             return told
+        if not rest and kind == "json" and not _is_row(first):
+            return None  # on one line it would be no row either
         same_line = "\n" not in text[end : len(text) - len(rest)]
         if "\n" in text[:end] or (rest and same_line):
             shape = "over several lines" if "\n" in text[:end] else "one after the other"
