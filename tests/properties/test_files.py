@@ -151,6 +151,8 @@ def test_what_is_not_there_is_not_found(folder: Path, name: str, fix: str) -> No
     [
         ("a\0b.jsonl", "The path has NUL in it"),
         ("x" * 300 + ".jsonl", "cannot be read: File name too long"),
+        ("**.jsonl", "** is a part of its own"),
+        ("*/" + "x" * 300 + ".jsonl", "cannot be read: File name too long"),
         ("README.md", "suffix .md cannot be read"),
         ("*.md", "suffix .md cannot be read"),
         ("loop.jsonl", "cannot be read: Too many levels of symbolic links"),

@@ -219,7 +219,13 @@ def _matching(path: Path) -> Contents:
     folder, pattern = Path(*path.parts[:magic]), Path(*path.parts[magic:])
     if pattern.name == "**":
         pattern /= "*"
-    found = sorted(file for file in folder.glob(str(pattern)) if file.is_file())
+    try:
+        found = sorted(file for file in folder.glob(str(pattern)) if file.is_file())
+    except ValueError as error:
+        what = "In a pattern, ** is a part of its own, which stands for folders."
+        raise DataError(what, where=str(path), fix="write **/* for all files below a folder") from error
+    except OSError as error:
+        raise _unreadable(path, error) from error
     found = [file for file in found if not re.search(r"(?:^|/)\.", file.relative_to(folder).as_posix())]
     if not found:
         raise DataNotFound("No file matches the pattern.", where=str(path), fix=_near(folder / "*"))
