@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -159,6 +160,16 @@ def test_a_report_that_cannot_be_written_is_an_error(config: Path, tmp_path: Pat
     result = invoke("prepare", config, "--html", tmp_path / "no" / "such.html")
     assert result.exit_code == 1
     assert "No such file" in result.stderr
+
+
+def test_a_report_that_is_not_read_to_its_end_is_no_mistake(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def hand_out(_: str) -> None:
+        raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
+
+    monkeypatch.setattr("phift.cli.commands.hand_out", hand_out)
+    result = invoke("prepare", config, "--json")
+    assert result.exit_code == 1
+    assert "error" not in result.stderr
 
 
 def test_a_run_ends_with_the_model_and_the_endpoint(fakes: Fakes, config: Path) -> None:

@@ -65,6 +65,8 @@ class _Program(click.Group):
                     _show(error.report)
                 tell("Nothing was submitted.", err=True)
                 sys.exit(1)
+            except BrokenPipeError:  # whoever reads what is printed has enough of it, as `head` has
+                sys.exit(1)
             except (PhiftError, OSError) as error:
                 tail = getattr(error, "log_tail", "")
                 told = error if isinstance(error, PhiftError) else _refused(error)
