@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import tracemalloc
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -253,6 +254,35 @@ def test_thinning_keeps_the_first_and_accounts_for_the_others(tmp_path: Path) ->
     assert (account.aside, dict(account.reasons)) == (3, {"it says nearly what an earlier row says": 3})
     assert sum(prepared.rows.values()) == 40
     assert thinned(tmp_path, given) == {41: 1, 42: 1, 43: 2}
+
+
+@pytest.mark.parametrize("group_by", [None, "group"])
+@pytest.mark.parametrize("near_duplicates", ["thin", "report", "ignore"])
+def test_with_all_at_once_every_row_is_in_one_place(near_duplicates: str, group_by: str | None, tmp_path: Path) -> None:
+    def grouped(rows: Iterable[dict[str, Any]], name: str) -> list[dict[str, Any]]:
+        return [{**row, "group": f"{name}{number // 3}"} for number, row in enumerate(rows)]
+
+    bad: list[dict[str, Any]] = [{"messages": [], "group": "x"}, {"messages": [chat("", "a")["messages"][1]]}]
+    rows = grouped(made_up(90), "a")
+    given = {"train": [*rows, *grouped(map(CHANGES["one word"], rows[:25]), "b"), *rows[40:45], *bad]}
+    for split, of in (("validation", 9), ("test", 3)):
+        new = [rows[of], CHANGES["one word"](rows[of + 5]), *made_up(10)]
+        given[split] = [*grouped(new, split), {**made_up(1)[0], "group": "a7"}, *bad]
+    paths = {split: write(tmp_path / f"{split}.jsonl", rows) for split, rows in given.items()}
+    data = {"bad_rows": "set_aside", "near_duplicates": near_duplicates, "split": {"group_by": group_by}, **paths}
+    prepared = prepare_dataset(DataConfig.model_validate(data), tmp_path / "out")
+    assert prepared.rejects
+    rejects = [json.loads(line) for line in prepared.rejects.read_text(encoding="utf-8").splitlines()]
+    written = [line for path in prepared.files.values() for line in path.read_text(encoding="utf-8").splitlines()]
+    found = [*map(json.loads, written), *(reject["row"] for reject in rejects)]
+    wanted = [row for rows in given.values() for row in rows]
+    assert Counter(json.dumps(row["messages"]) for row in found) == Counter(json.dumps(r["messages"]) for r in wanted)
+    for account in prepared.accounts:
+        assert account.rows == account.train + account.validation + account.test + account.aside
+        assert account.aside == sum(account.reasons.values())
+        assert account.aside == sum(reject["source"] == account.source for reject in rejects)
+        assert account.aside > 0
+    assert sum(prepared.rows.values()) == len(written)
 
 
 def test_a_great_many_of_one_kind_are_no_duplicates_but_equal_ones_are(tmp_path: Path) -> None:
