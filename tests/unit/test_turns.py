@@ -277,3 +277,14 @@ def test_the_keys_of_turns_and_parts_that_say_nothing_are_noted() -> None:
     for turn in turns_with_keys:
         turns.note_keys(turn, keys)
     assert keys == {"content.cache_control", "name", "weight", "value.annotations", "id"}
+
+
+def test_a_text_that_is_not_read_because_another_is_is_noted() -> None:
+    keys: set[str] = set()
+    given_turns: list[Row] = [
+        {"role": "user", "content": "a", "parts": [{"type": "text", "text": "b"}], "value": None},
+        {"from": "gpt", "value": "c", "text": "<p>c</p>", "role": None},  # as in pages that were saved
+    ]
+    for turn in given_turns:
+        turns.note_keys(turn, keys)
+    assert keys == {"parts", "text"}

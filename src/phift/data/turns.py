@@ -31,13 +31,17 @@ _ROLES: Mapping[str, str | None] = {
 
 _KINDS = {str: "a text", list: "a list", tuple: "a list", dict: "an object", NoneType: "null"}
 
-_ELSE = ("text", "parts")  # where a turn has its text, if not where it should
+# Where a turn says what, the first that it has; by who says it.
+_SAID: Mapping[str, tuple[str, ...]] = {
+    "role": ("content", "value", "text", "parts"),
+    "from": ("value", "content", "text", "parts"),
+}
 _TEXTS = ("text", "value", "content")  # where a part has its text
 _TEXT_TYPES = frozenset({None, "text", "input_text", "output_text"})
 _MEDIA = re.compile("image|audio|video|file")
 _NAME = re.compile(r"[A-Za-z][\w.-]{0,39}")
 _ARGUMENTS = ("arguments", "parameters", "input", "args")
-_OF_TURNS = frozenset({"role", "from", *_TEXTS, *_ELSE, "tool_calls", "function_call"})
+_CALLS = frozenset({"tool_calls", "function_call"})
 _OF_PARTS = frozenset({"type", *_TEXTS, "id", "name", "tool_use_id", *_ARGUMENTS})
 
 
@@ -86,10 +90,8 @@ def messages_of(turn: object, place: str) -> Iterator[dict[str, Any]]:
     if not isinstance(turn, dict):
         raise InvalidRow(f"{place} is not an object but {kind_of(turn)}")
     others = {key: value for key, value in turn.items() if value is not None}
-    who, said = ("role", ("content", "value", *_ELSE)) if "role" in others else ("from", ("value", "content", *_ELSE))
-    speaker = others.pop(who, None)
-    key = next((key for key in said if key in others), "")
-    content = others.pop(key, None)
+    who, key = _read_keys(turn)
+    speaker, content = others.pop(who, None), others.pop(key, None)
     if not isinstance(speaker, str):
         raise InvalidRow(f"{place} does not say who speaks, by `role` or `from`")
     if speaker not in _ROLES:
@@ -122,14 +124,20 @@ def note_keys(turn: object, keys: set[str]) -> None:
     """Note the keys of a turn and its parts that neither say nor call anything; null is no value."""
     if not isinstance(turn, dict):
         return
+    who, said = _read_keys(turn)
     for key, value in turn.items():
-        if key not in _OF_TURNS:
-            if value is not None:
-                keys.add(key)
-        elif isinstance(value, list | dict) and key not in ("tool_calls", "function_call"):
+        if key == said:
             for part in value if isinstance(value, list) else [value]:
                 if isinstance(part, dict):
                     keys.update(f"{key}.{name}" for name in part if name not in _OF_PARTS and part[name] is not None)
+        elif value is not None and key != who and key not in _CALLS:
+            keys.add(key)
+
+
+def _read_keys(turn: dict[str, Any]) -> tuple[str, str]:
+    """Return where a turn says who speaks, and what; no letters where it does not."""
+    who = "role" if turn.get("role") is not None else "from"
+    return who, next((key for key in _SAID[who] if turn.get(key) is not None), "")
 
 
 def _calls_beside(others: dict[str, Any], place: str) -> list[dict[str, Any]]:
