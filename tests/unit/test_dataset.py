@@ -12,13 +12,14 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from phift.config.data import DataConfig, HuggingFaceSource, SplitConfig
+from phift.config.data import DataConfig, HuggingFaceSource, RowsSource, SplitConfig
 from phift.data import folders, sources
 from phift.data import prepare as dataset
 from phift.data.prepare import PreparedDataset, Progress, prepare_dataset
@@ -932,3 +933,9 @@ def test_of_too_many_columns_no_count_is_told_that_is_none(tmp_path: Path, out: 
     said = found(prepare(out, train=write_jsonl(tmp_path / "rows.jsonl", rows)))
     assert "rows" not in said["DATA_COLUMNS_LEFT_OUT"]
     assert said["DATA_MEANING_LEFT_OUT"].startswith("Without effect: rejected (39 of 40 rows); ")
+
+
+@pytest.mark.parametrize("labels", [np.array([1, 2]), np.array([]), np.float32("nan"), object(), ()])
+def test_a_column_of_rows_from_python_can_hold_anything(labels: Any, out: Path) -> None:
+    data = DataConfig(train=RowsSource(rows=[chat_row(number) | {"labels": labels} for number in range(40)]))
+    assert "labels" in found(prepare_dataset(data, out))["DATA_COLUMNS_LEFT_OUT"]

@@ -66,7 +66,9 @@ def has(name: str, value: object) -> bool:
     """Tell whether a row has something under a name; an empty list is something unless it would have a meaning."""
     if value is None or (isinstance(value, str) and not value) or missing(value):
         return False
-    return not (name in MEANT and (value in ("[]", "{}") if isinstance(value, str) else value == [] or value == {}))
+    if name in MEANT and isinstance(value, str | list | dict):
+        return bool(value) and value not in ("[]", "{}")
+    return True
 
 
 @dataclass
