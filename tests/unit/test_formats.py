@@ -128,6 +128,12 @@ def test_a_system_message_that_is_there_twice_is_one(own: str) -> None:
     assert messages({"messages": turns, "system": "Be brief."}) == conversation([("a", "b")], "Be brief.")
 
 
+def test_a_system_message_that_is_there_twice_keeps_its_keys() -> None:
+    first = {"role": "system", "content": "Be brief.", "tools": "[]"}  # where Phi-4-mini's template has them
+    turns = [first, *conversation([("a", "b")])]
+    assert messages({"messages": turns, "system": "Be brief."}) == turns
+
+
 @pytest.mark.parametrize("column", ["system", "system_prompt"])
 def test_two_different_system_messages_are_refused(column: str) -> None:
     row = {"messages": conversation([("a", "b")], "Be kind."), column: "Be brief."}

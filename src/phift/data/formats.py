@@ -288,7 +288,7 @@ def _conversation(cells: _Cells) -> list[dict[str, Any]]:
         if isinstance(own, str) and own.strip() not in ("", text.strip()):
             told = "says something else than the system message that the conversation has already; keep one of them"
             raise InvalidRow(f"`{cells.layout.columns[name]}` {told}")
-        messages = [_said("system", text), *messages[has_one:]]
+        messages = [{**(messages[0] if has_one else {}), **_said("system", text)}, *messages[has_one:]]
     return messages
 
 
