@@ -390,6 +390,7 @@ def test_an_empty_list_of_tools_stays() -> None:
 # Rows that cannot be converted
 
 SECRET = "my own words"
+USED = {"type": "tool_use", "name": SECRET, "input": {}}
 
 
 def deep(levels: int) -> Any:
@@ -446,7 +447,15 @@ def deep(levels: int) -> Any:
         ({"messages": [{"role": "assistant", "function_call": {"arguments": SECRET}}]}, "function_call is a function"),
         (
             {"messages": [{"role": "assistant", "function_call": {"name": SECRET}, "tool_calls": [SECRET]}]},
-            "messages[0] has both `function_call` and `tool_calls`",
+            "messages[0] has `tool_calls` and another call beside them",
+        ),
+        (
+            {"messages": [{"role": "assistant", "content": [USED], "tool_calls": [SECRET]}]},
+            "messages[0] has `tool_calls` and another call beside them",
+        ),
+        (
+            {"conversations": [{"from": "function_call", "value": json.dumps(USED), "tool_calls": [SECRET]}]},
+            "conversations[0] has `tool_calls` and another call beside them",
         ),
         ({"messages": [], "tools": [SECRET], "functions": [SECRET]}, "it has both `tools` and `functions`"),
         ({"messages": [], "functions": {"name": SECRET}}, "`functions` is not a list but an object"),

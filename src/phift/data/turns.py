@@ -116,6 +116,8 @@ def messages_of(turn: object, place: str) -> Iterator[dict[str, Any]]:
     if content is not None:
         message["content"] = content
     if calls:
+        if others.get("tool_calls"):
+            raise InvalidRow(f"{place} has `tool_calls` and another call beside them")
         message["tool_calls"] = calls
     yield message | {key: value for key, value in others.items() if key not in message}
 
@@ -150,8 +152,6 @@ def _calls_beside(others: dict[str, Any], place: str) -> list[dict[str, Any]]:
     call = others.pop("function_call", None)
     if not call or (isinstance(call, dict) and all(value is None for value in call.values())):
         return []
-    if others.pop("tool_calls", None):
-        raise InvalidRow(f"{place} has both `function_call` and `tool_calls`")
     return [_call(call, f"{place}.function_call")]
 
 
