@@ -106,3 +106,20 @@ def test_answers_within_a_prompt_are_told(answered: bool, tmp_path: Path) -> Non
         if "in a prompt" in finding.message
     ]
     assert [finding.code for finding in told] == ["DATA_WEIGHTS"] * answered
+
+
+def test_answers_of_a_completion_alone_need_no_word(tmp_path: Path) -> None:
+    call = {"type": "function", "function": {"name": "f", "arguments": "{}"}}
+    rows = [
+        {
+            "prompt": [{"role": "user", "content": f"What is {row}?"}],
+            "completion": [
+                {"role": "assistant", "tool_calls": [call]},
+                {"role": "tool", "content": f"{row}"},
+                {"role": "assistant", "content": f"It is {row}."},
+            ],
+        }
+        for row in range(30)
+    ]
+    findings = prepare_dataset(DataConfig(train=RowsSource(rows=rows)), tmp_path).findings
+    assert "DATA_WEIGHTS" not in {finding.code for finding in findings}

@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from phift.data import turns
 from phift.data.chat import InvalidRow
+from phift.data.weights import EARLIER
 
 if TYPE_CHECKING:
     from phift.config.data import Format
@@ -87,12 +88,15 @@ class Layout:
         """The source's columns that are read, whether or not a row has them all."""
         return frozenset(self.columns.values())
 
-    def convert(self, values: Mapping[str, Any], keys: set[str] | None = None) -> dict[str, Any]:
+    def convert(
+        self, values: Mapping[str, Any], keys: set[str] | None = None, remarks: set[str] | None = None
+    ) -> dict[str, Any]:
         """Return the row as ``{"messages": [...]}``, with ``tools`` if it has any; raises `InvalidRow`.
 
         - **keys**: is given the keys of messages and their parts that neither say nor call anything.
+        - **remarks**: is given what is to be said of it.
         """
-        cells = _Cells(self, values, set() if keys is None else keys)
+        cells = _Cells(self, values, set() if keys is None else keys, set() if remarks is None else remarks)
         try:
             row, tools = {"messages": _conversation(cells)}, _tools(cells)
         except RecursionError:
@@ -205,6 +209,7 @@ class _Cells(NamedTuple):
     layout: Layout
     values: Mapping[str, Any]
     keys: set[str]
+    remarks: set[str]
 
     def given(self, name: str) -> Any:
         value = self.values.get(self.layout.columns[name]) if name in self.layout.columns else None
@@ -311,6 +316,8 @@ def _turns(cells: _Cells) -> list[dict[str, Any]]:
         case "prompt_completion":
             # One text or a list of messages: TRL has both.
             for name, role in (("prompt", "user"), ("completion", "assistant")):
+                if any(message["role"] == "assistant" for message in messages):
+                    cells.remarks.add(EARLIER)
                 value = cells.given(name)
                 if isinstance(value, str) and not turns.are_messages(value):
                     messages.append(said(role, value))

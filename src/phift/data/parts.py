@@ -350,17 +350,15 @@ def _checked(part: Part, spool: Spool, row: Row) -> tuple[Conversation, tuple[in
         if name not in part.used:
             seen.columns.add(name, has(name, value))
     keys: set[str] = set()
+    remarks: set[str] = set()
     try:
-        converted = part.layout.convert(values, keys)
+        converted = part.layout.convert(values, keys, remarks)
     finally:
         for key in keys:
             seen.keys.add(key, 1)
     unsaid = chat.drop_blank_system(converted["messages"])
     marks = {name: values[name] for name in weights.OF_ROWS.intersection(values) - part.used}
-    remarks = weights.follow(converted["messages"], marks)
-    answers = [turn for turn in converted["messages"] if turn["role"] == "assistant"]
-    if part.layout.format == "prompt_completion" and len(answers) > 1:
-        remarks.add(weights.EARLIER)
+    remarks |= weights.follow(converted["messages"], marks)
     conversation, checked = chat.from_values(converted)
     tally.unsaid += unsaid
     for remark in remarks:
