@@ -6,6 +6,7 @@ its author meant by it. All of it is gathered here, from every row, so that it c
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -33,7 +34,10 @@ _OF_MESSAGES = (_SHOWN, _MARKED, _RATED)
 _MEANINGS: Mapping[str, str] = {
     name: meaning
     for meaning, names in {
-        _SHOWN: ("image", "images", "picture", "pictures", "audio", "audios", "video", "videos"),
+        _SHOWN: (
+            *("image", "images", "image_url", "image_path", "img", "picture", "pictures"),
+            *("audio", "audios", "audio_path", "video", "videos", "video_path"),
+        ),
         _MARKED: (
             "label",
             "labels",
@@ -52,7 +56,9 @@ _MEANINGS: Mapping[str, str] = {
         "the answers are learnt without what they rest on": (
             *("context", "contexts", "document", "documents", "passage", "history", "tools", "functions"),
         ),
-        "the answers are learnt without it": ("system_message", "system_instruction", "developer"),
+        "the answers are learnt without it": (
+            *("system", "system_prompt", "system_message", "system_instruction", "developer"),
+        ),
         "what it says is to be learnt, or not, has no effect": ("loss", "loss_scale", "loss_mask", "mask"),
     }.items()
     for name in names
@@ -60,6 +66,14 @@ _MEANINGS: Mapping[str, str] = {
 """What it means that a column is left out; the first few hold for keys of messages too."""
 
 MEANT = frozenset(_MEANINGS)
+
+
+def _letters(name: str) -> str:
+    """Return what ``systemPrompt``, ``System Prompt`` and ``system_prompt`` have in common."""
+    return re.sub(r"[\W_]", "", name).lower()
+
+
+_BY_LETTERS = {_letters(name): meaning for name, meaning in _MEANINGS.items()}
 
 
 def has(name: str, value: object) -> bool:
@@ -103,6 +117,10 @@ class Names:
             f"{_short(name)}{'' if self.more else _share(self.rows[name], all_rows)}" for name in names[:_MOST_SHOWN]
         )
         return ", ".join(told) + " and more" * (self.more or len(names) > _MOST_SHOWN)
+
+
+def _meaning(name: str) -> str | None:
+    return _BY_LETTERS.get(_letters(name))
 
 
 def _short(name: str) -> str:
@@ -151,9 +169,9 @@ class Seen:
             message = f"Messages have other keys, for which only the model's chat template could have a use: {keys}."
             yield Finding("DATA_MESSAGE_KEYS", "note", place, message)
         lost: dict[str, Names] = {}
-        for name, count in (*self.columns.rows.items(), *self.keys.rows.items()):
-            meaning = _MEANINGS.get(name.strip().lower())
-            if count and meaning and (name in self.columns.rows or meaning in _OF_MESSAGES):
+        meant = {name: count for name, count in self.keys.rows.items() if _meaning(name) in _OF_MESSAGES}
+        for name, count in (meant | self.columns.rows).items():
+            if count and (meaning := _meaning(name)):
                 lost.setdefault(meaning, Names()).add(name, count)
         for meaning, names in lost.items():
             message = f"Without effect: {names.shown(rows)}; {meaning}."
