@@ -10,6 +10,7 @@ import pytest
 from phift.config.data import DataConfig, RowsSource
 from phift.data import weights
 from phift.data.chat import InvalidRow
+from phift.data.formats import recognise
 from phift.data.prepare import prepare_dataset
 
 OFF: list[tuple[str, Any]] = [
@@ -123,3 +124,21 @@ def test_answers_of_a_completion_alone_need_no_word(tmp_path: Path) -> None:
     ]
     findings = prepare_dataset(DataConfig(train=RowsSource(rows=rows)), tmp_path).findings
     assert "DATA_WEIGHTS" not in {finding.code for finding in findings}
+
+
+def parts_of(*marks: tuple[str, Any]) -> dict[str, Any]:
+    """Return a row whose question and whose answer are parts with these keys."""
+    parts = [{"type": "text", "text": "a", **dict([mark])} for mark in marks]
+    asked = [{"type": "text", "text": "a", "train": False}]
+    return {"messages": [{"role": "user", "content": asked}, {"role": "assistant", "content": parts}]}
+
+
+@pytest.mark.parametrize("off", [*OFF, *UNCLEAR])
+def test_a_part_of_an_answer_that_is_not_to_be_learnt(off: tuple[str, Any]) -> None:
+    with pytest.raises(InvalidRow, match=rf"content\[1\]: as `{off[0]}` says, this part of the answer is not"):
+        recognise(["messages"]).convert(parts_of(("weight", 1), off))
+
+
+@pytest.mark.parametrize("on", [*ON, ("train", None), ("mask", None)])
+def test_a_part_of_an_answer_that_is_to_be_learnt(on: tuple[str, Any]) -> None:
+    assert recognise(["messages"]).convert(parts_of(on, on))["messages"][1] == {"role": "assistant", "content": "aa"}

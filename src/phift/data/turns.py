@@ -17,6 +17,7 @@ from typing import Any
 
 import msgspec
 
+from phift.data import weights
 from phift.data.chat import InvalidRow
 
 # What sets of chats call the speakers; None is an assistant that calls a function, the call being the text.
@@ -175,6 +176,9 @@ def _read_parts(
         at = f"{place}.content[{index}]"
         if isinstance(part, dict):
             part = {key: value for key, value in part.items() if value is not None}
+            if role == "assistant" and (key := weights.hidden_by(part)):
+                told = "this part of the answer is not to be learnt; the component learns whole answers"
+                raise InvalidRow(f"{at}: as `{key}` says, {told}")
         kind = part.get("type") if isinstance(part, dict) else None
         if kind == "tool_use":
             calls.append(_call(part, at))

@@ -70,6 +70,15 @@ def follow(messages: list[dict[str, Any]], marks: Mapping[str, Any]) -> set[str]
     return remarks | {SHORTENED}
 
 
+def hidden_by(part: Mapping[str, Any]) -> str | None:
+    """Return the key by which a part of an answer is not, or not plainly, to be learnt; None where there is none."""
+    for key in sorted(part.keys() & _KEYS):
+        weight = _weight(part[key])
+        if key in _UNCLEAR or weight is None or (weight <= 0) != (key in _NOT_LEARNT):
+            return key
+    return None
+
+
 def _weight(value: object) -> Real | int | None:
     """Return what a value says as a number; None where it says nothing clear."""
     if isinstance(value, str):
