@@ -8,6 +8,7 @@ import io
 import json
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -177,3 +178,15 @@ def test_a_system_prompt_beside_the_conversation_comes_first(
     assert sorted(first) == sorted("".join(system.values()) for system in systems)
     findings = {finding.code: finding.message for finding in prepared.findings}
     assert told(findings, "DATA_COLUMNS_LEFT_OUT") == expected([(others, {})], 0)
+
+
+@pytest.mark.parametrize("packing", [".jsonl", ".json", ".parquet", ".arrow"])
+def test_a_column_without_anything_in_it_is_no_loss(tmp_path: Path, packing: str) -> None:
+    rows = [{**FORMATS["messages"](number, {}), "images": [], "label": None} for number in range(20)]
+    source = tmp_path / f"rows{packing}"
+    source.write_bytes(FILES[packing](rows))
+    findings = {
+        finding.code: finding.message for finding in prepare_dataset(DataConfig(train=source), tmp_path).findings
+    }
+    assert findings["DATA_COLUMNS_LEFT_OUT"] == "Columns left out: images (empty), label (empty)."
+    assert "DATA_MEANING_LEFT_OUT" not in findings

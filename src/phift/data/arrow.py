@@ -29,6 +29,13 @@ def types_of(schema: pa.Schema) -> dict[str, pa.DataType]:
     return dict(zip(schema.names, schema.types, strict=True))
 
 
+def has_nothing(kind: pa.DataType) -> bool:
+    """Tell the type of a column where no row has anything: of nulls, or of lists that are empty."""
+    import pyarrow as pa
+
+    return bool(pa.types.is_null(getattr(kind, "value_type", kind)))
+
+
 def row_reader(kinds: Mapping[str, pa.DataType], *, json: bool = True) -> Callable[[Row], Row]:
     """Return what reads a row, which is a mapping of values that were Arrow's.
 

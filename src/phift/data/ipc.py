@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from phift.data import files, parquet
+from phift.data import arrow, files, parquet
 from phift.data.seen import ALL
 from phift.errors import DataError
 
@@ -25,12 +25,16 @@ class Head:
     path: Path
 
     def perform(self, _: Path) -> Iterator[tuple[dict[str, int], list[int]]]:
-        """Yield the columns, as if all rows had them, and the bytes of all of it; raises `phift.errors.DataError`."""
+        """Yield the columns, as if all rows had them unless their type has no values, and the bytes of all of it.
+
+        Raises `phift.errors.DataError`.
+        """
         with _opened(self.path) as reader:
-            names = list(reader.schema.names)
+            names, kinds = list(reader.schema.names), reader.schema.types
         if len(set(names)) < len(names):
             raise DataError("Two columns have the same name.", where=str(self.path), fix="rename one of them")
-        yield dict.fromkeys(names, ALL), [self.path.stat().st_size]
+        rows = [0 if arrow.has_nothing(kind) else ALL for kind in kinds]
+        yield dict(zip(names, rows, strict=True)), [self.path.stat().st_size]
 
 
 def batches(path: Path, columns: Collection[str]) -> Iterator[pa.RecordBatch]:

@@ -40,8 +40,10 @@ class Footer:
 
         with files.open_file(self.path) as file, errors(self.path):
             metadata = pq.read_metadata(file)
-            names = list(metadata.schema.to_arrow_schema().names)
+            schema = metadata.schema.to_arrow_schema()
+            names = list(schema.names)
             columns = _rows_with_each(metadata, names)
+            columns |= {name: 0 for name, kind in arrow.types_of(schema).items() if arrow.has_nothing(kind)}
         if len(set(names)) < len(names):
             raise DataError("Two columns have the same name.", where=str(self.path), fix="rename one of them")
         sizes = compressed_sizes(metadata)
