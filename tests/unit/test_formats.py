@@ -116,7 +116,8 @@ def test_every_format_may_have_its_system_message_in_a_column(row: dict[str, Any
     plain, briefly = conversation([("a", "b")]), conversation([("a", "b")], "Be brief.")
     assert messages(row | {column: "Be brief."}) == briefly
     assert messages(row | {column: PARTS}) == briefly
-    assert messages(row | {column: " "}) == messages(row | {column: None}) == plain
+    assert messages(row | {column: {"role": "system", "parts": [{"text": "Be brief."}]}}) == briefly  # Gemini's
+    assert messages(row | {column: " "}) == messages(row | {column: None}) == messages(row | {column: []}) == plain
     assert recognise(row).convert(row | {column: "Be brief."}) == {"messages": briefly}  # in a later row only
     assert messages(row | {"my own": "Be brief."}, mapping={"system": "my own"}) == briefly
     assert messages(row | {"system": "Be brief.", "system_prompt": "Be brief."}) == briefly
@@ -303,8 +304,9 @@ def test_what_does_not_fit_is_told(columns: list[str], options: dict[str, Any], 
 @pytest.mark.parametrize(
     ("speaker", "role"),
     [
-        *[(name, "user") for name in ("human", "user", "Human", " USER")],
+        *[(name, "user") for name in ("human", "user", "Human", " USER", "prompter")],
         *[(name, "assistant") for name in ("gpt", "assistant", "chatgpt", "bard", "bing", "model", "bot", "GPT")],
+        *[(name, "assistant") for name in ("Chatbot", "ai")],
         *[(name, "system") for name in ("system", "developer")],
         *[(name, "tool") for name in ("observation", "tool", "function_response")],
     ],
@@ -470,6 +472,8 @@ def deep(levels: int) -> Any:
         ({"conversations": [{"from": "function_call", "value": "[]"}]}, "conversations[0] is a function call without"),
         ({"conversations": [{"from": "function_call"}]}, "conversations[0] is a function call without a name"),
         ({"conversations": [], "system": [SECRET]}, "`system` is not a text but a list"),
+        ({"conversations": [], "system": {SECRET: SECRET}}, "`system` is not a text but an object"),
+        ({"conversations": [], "system": [USED]}, "`system` is not a text but an object"),
         ({"instruction": SECRET, "output": 7}, "`output` is not a text but a number"),
         ({"instruction": SECRET, "output": True}, "`output` is not a text but a truth value"),
         ({"instruction": SECRET, "output": None}, "it has no `output`"),

@@ -235,11 +235,15 @@ class _Cells(NamedTuple):
         return messages
 
     def system(self, name: str) -> str:
-        """Return the text of a system message, which may be in parts."""
+        """Return the text of a system message, which may be in parts, or a turn."""
         value = plain(self.given(name))
-        if isinstance(value, list) and value and all(isinstance(part, dict) for part in value):
-            (message,) = turns.messages_of({"role": "system", "content": value}, f"`{self.layout.columns[name]}`")
-            value = message.get("content")
+        if isinstance(value, list) and all(isinstance(part, dict) for part in value):
+            value = {"content": value} if value else None
+        if isinstance(value, dict):
+            turn = {**value, "role": "system"}
+            turns.note_keys(turn, self.keys)
+            (message,) = turns.messages_of(turn, f"`{self.layout.columns[name]}`")
+            value = message.get("content", value)
         return self._checked(name, value, str, "a text") or ""
 
     def _checked(self, name: str, value: Any, kind: type[T], wanted: str) -> T | None:

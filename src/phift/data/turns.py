@@ -24,8 +24,8 @@ from phift.data.chat import InvalidRow
 _ROLES: Mapping[str, str | None] = {
     "system": "system",
     "developer": "system",
-    **dict.fromkeys(("user", "human"), "user"),
-    **dict.fromkeys(("assistant", "gpt", "chatgpt", "bard", "bing", "model", "bot"), "assistant"),
+    **dict.fromkeys(("user", "human", "prompter"), "user"),
+    **dict.fromkeys(("assistant", "gpt", "chatgpt", "bard", "bing", "model", "bot", "chatbot", "ai"), "assistant"),
     **dict.fromkeys(("tool", "observation", "function", "function_response", "tool_response"), "tool"),
     **dict.fromkeys(("function_call", "tool_call")),
 }
