@@ -78,6 +78,15 @@ def test_the_same_rows_come_out_of_every_form_each_time(form: str) -> None:
     assert sources.kind_of(value)[1] == label
 
 
+@pytest.mark.parametrize("is_streamed", [False, True])
+def test_pictures_of_a_data_set_are_not_opened(is_streamed: bool) -> None:
+    rows = [{**CHATS[0], "image": {"bytes": None, "path": "/nowhere/a.png"}}]
+    data = datasets.Dataset.from_list(rows).cast_column("image", datasets.Image())
+    (row,) = read(data.to_iterable_dataset() if is_streamed else data)
+    assert row["messages"] == CHATS[0]["messages"]
+    assert row["image"] == {"path": "/nowhere/a.png"}
+
+
 @pytest.mark.parametrize("once", [generated, lambda: iter(CHATS), lambda: map(dict, CHATS), TABLE.to_reader])
 def test_an_iterator_gives_its_rows_once(once: Any) -> None:
     source = RowsSource(rows=once())

@@ -36,13 +36,12 @@ def has_nothing(kind: pa.DataType) -> bool:
     return bool(pa.types.is_null(getattr(kind, "value_type", kind)))
 
 
-def row_reader(kinds: Mapping[str, pa.DataType], *, json: bool = True) -> Callable[[Row], Row]:
+def row_reader(kinds: Mapping[str, pa.DataType]) -> Callable[[Row], Row]:
     """Return what reads a row, which is a mapping of values that were Arrow's.
 
     - **kinds**: the types of its columns; one that is not there is no struct and no JSON.
-    - **json**: whether what the types call JSON is text still.
     """
-    readers = {name: read for name, kind in kinds.items() if (read := _reader(kind, json=json))}
+    readers = {name: read for name, kind in kinds.items() if (read := _reader(kind))}
 
     def read_row(row: Row) -> Row:
         return {name: readers[name](cell) if name in readers else cell for name, cell in row.items()}
@@ -50,16 +49,16 @@ def row_reader(kinds: Mapping[str, pa.DataType], *, json: bool = True) -> Callab
     return read_row if readers else lambda row: row
 
 
-def _reader(kind: pa.DataType, *, json: bool) -> _Read | None:
+def _reader(kind: pa.DataType) -> _Read | None:
     """Return what reads a value of a type, or None where it can stay as it is."""
     import pyarrow as pa
 
     if getattr(kind, "extension_name", "") == "arrow.json":
-        return _from_json if json else None
+        return _from_json
     if pa.types.is_struct(kind):
-        fields = {field.name: _reader(field.type, json=json) for field in kind}
+        fields = {field.name: _reader(field.type) for field in kind}
         return lambda value: _read_struct(value, fields) if isinstance(value, dict) else value
-    if (inner := getattr(kind, "value_type", None)) is not None and (read := _reader(inner, json=json)):
+    if (inner := getattr(kind, "value_type", None)) is not None and (read := _reader(inner)):
         return lambda value: [read(each) for each in value] if isinstance(value, list) else value
     return None
 

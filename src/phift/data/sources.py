@@ -329,10 +329,16 @@ def rows_from_python(source: RowsSource) -> Iterator[chat.Row]:
         case ("datasets", "DatasetDict" | "IterableDatasetDict"):
             fix = f"give one of them, such as data[{next(iter(value), 'train')!r}]"
             raise DataError("These are several splits, not one.", where=where, fix=fix)
+        # Pictures and sounds are not opened: nobody looks at them, and their files may be gone.
+        case ("datasets", "Dataset"):
+            for table in value.with_format("arrow").iter(_BATCH):
+                for batch in table.to_batches():
+                    yield from arrow.rows_of(batch)
+        case ("datasets", _) if value.features is None:
+            yield from value.with_format(None)
         case ("datasets", _):
-            rows = value.with_format(None)
-            kinds = {} if value.features is None else arrow.types_of(value.features.arrow_schema)
-            yield from map(arrow.row_reader(kinds, json=False), rows)
+            kinds = arrow.types_of(value.features.arrow_schema)
+            yield from map(arrow.row_reader(kinds), value.with_format(None).decode(False))
         case _ if hasattr(value, "__arrow_c_stream__"):
             import pyarrow as pa
 
