@@ -535,6 +535,20 @@ DISGUISES: dict[str, Disguise] = {
         "`encoding`",
         written("b.csv", table),
     ),
+    "japanese": (
+        "a.csv",
+        lambda rows: table([dict.fromkeys(row, f"{n}は何ですか") for n, row in enumerate(rows)]).encode("cp932"),
+        "not UTF-8",
+        "shift_jis",
+        written("b.csv", table),
+    ),
+    "chinese": (
+        "a.jsonl",
+        lambda rows: jsonl([dict.fromkeys(row, f"{n}是什么意思，请解释") for n, row in enumerate(rows)]).encode("gb18030"),
+        "not UTF-8",
+        "gb18030",
+        as_lines,
+    ),
     "cyrillic": (
         "a.csv",
         lambda rows: table([dict.fromkeys(row, f"{n} Такой это ответ") for n, row in enumerate(rows)]).encode("cp1251"),

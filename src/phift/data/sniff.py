@@ -243,9 +243,10 @@ def _other_encoding(head: bytes, stream: BinaryIO) -> tuple[str, str] | None:
             others += len(text) - len(lone) - len(text.encode("ascii", "ignore"))
         letters += len(block) - len(block.translate(None, _LETTERS))
         block = stream.read(_HEAD)
-    if len(bad) < 2 or others > 0.2 * len(bad):  # a few broken characters are those rows' matter
-        return None
     is_western = len(bad.translate(None, _WESTERN)) <= 0.1 * len(bad) and len(bad) < 0.3 * (letters + len(bad))
+    # A few broken characters are those rows' matter; where each takes two bytes, some look like UTF-8 by chance.
+    if len(bad) < 2 or others > (0.2 if is_western else 0.6) * len(bad):
+        return None
     if is_western:
         fix = f"write `encoding: windows-1252` beside `files` and look at a few rows then, or {_SAVE}"
         return "not UTF-8, but probably Windows-1252", fix
