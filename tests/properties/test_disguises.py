@@ -544,7 +544,7 @@ DISGUISES: dict[str, Disguise] = {
     ),
     "chinese": (
         "a.jsonl",
-        lambda rows: jsonl([dict.fromkeys(row, f"{n}是什么意思，请解释") for n, row in enumerate(rows)]).encode("gb18030"),
+        lambda rows: jsonl([dict.fromkeys(row, f"{n}是什么意思") for n, row in enumerate(rows)]).encode("gb18030"),
         "not UTF-8",
         "gb18030",
         as_lines,
@@ -578,6 +578,15 @@ def test_a_file_in_disguise_is_one_error_with_a_way_out(
     assert not any(text in str(error) for row in rows for text in row.values() if len(text) > 8)
     mended = prepare(folder, way_out(folder, path, rows))
     assert mended.content_hash == prepare(folder, as_file(folder, "sound.jsonl", jsonl(rows))).content_hash
+
+
+@pytest.mark.parametrize("indent", [None, 1])
+def test_a_long_object_that_holds_the_rows_is_told(indent: int | None, tmp_path: Path) -> None:
+    rows = pairs([("a" * 900, "b" * 900)] * 1_000)
+    path = as_file(tmp_path, "a.jsonl", json.dumps({"data": rows}, indent=indent))
+    error = refused(tmp_path, path)
+    assert ("holds the rows" in error.what, error.fix) == (True, "rename it to a.json")
+    assert sum(prepare(tmp_path, path.rename(tmp_path / "a.json")).rows.values()) == 1_000
 
 
 @pytest.mark.parametrize("text", ["User: hello\nBot: hello\n\n", "# Chats\n\nHello.\n"])

@@ -335,6 +335,9 @@ def _decoded(text: str) -> object:
     return None
 
 
+_HOLDS_ROWS = "one JSON object that holds the rows", "rename it to {stem}.json"
+
+
 def _several_objects(text: str, kind: str) -> tuple[str, str] | None:
     """Tell objects that are not one a line."""
     decoder = json.JSONDecoder()
@@ -345,7 +348,7 @@ def _several_objects(text: str, kind: str) -> tuple[str, str] | None:
             return None
         held = [value for value in first.values() if isinstance(value, list) and value and isinstance(value[0], dict)]
         if not rest and len(held) == 1 and not texts.TURNS & first.keys():
-            return ("one JSON object that holds the rows", "rename it to {stem}.json") if kind == "jsonl" else None
+            return _HOLDS_ROWS if kind == "jsonl" else None
         if not rest and (told := _other_object(first)):
             return told
         if not rest and kind == "json" and not _is_row(first):
@@ -354,6 +357,12 @@ def _several_objects(text: str, kind: str) -> tuple[str, str] | None:
         if "\n" in text[:end] or (rest and same_line):
             shape = "over several lines" if "\n" in text[:end] else "one after the other"
             return f"JSON with objects {shape}, and not one a line", "write one object a line, as `jq -c .` does"
+        return None
+    # Of a longer object there is only the beginning here.
+    if kind == "jsonl" and (before := re.match(r'\{\s*"[^"\\]*"\s*:\s*\[\s*', text)):
+        with suppress(ValueError, RecursionError):
+            if _is_row(decoder.raw_decode(text, before.end())[0]):
+                return _HOLDS_ROWS
     return None
 
 
