@@ -701,6 +701,12 @@ def test_one_broken_character_is_its_rows_matter(tmp_path: Path) -> None:
     assert prepare(tmp_path, path, bad_rows="set_aside").accounts[0].aside == 1
 
 
+def test_emojis_that_are_cut_are_their_rows_matter(tmp_path: Path) -> None:
+    text = jsonl(pairs([("What a lovely day it is today", "It is indeed 😀")] * 20))
+    path = as_file(tmp_path, "a.jsonl", text.encode().replace("😀".encode(), b"\xf0\x9f\x98", 12))
+    assert "12 of 20 rows cannot be trained on" in refused(tmp_path, path).what
+
+
 @pytest.mark.parametrize("good", [5, 40])
 def test_setting_aside_is_advised_only_where_rows_are_left(good: int, tmp_path: Path) -> None:
     rows = [*pairs([("a", "b")] * good), *[{"question": "a", "answer": ""}] * 4]

@@ -243,9 +243,9 @@ def _other_encoding(head: bytes, stream: BinaryIO) -> tuple[str, str] | None:
             others += len(text) - len(lone) - len(text.encode("ascii", "ignore"))
         letters += len(block) - len(block.translate(None, _LETTERS))
         block = stream.read(_HEAD)
-    is_western = len(bad.translate(None, _WESTERN)) <= 0.1 * len(bad) and len(bad) < 0.3 * (letters + len(bad))
-    # A few broken characters are those rows' matter; where each takes two bytes, some look like UTF-8 by chance.
-    if len(bad) < 2 or others > (0.2 if is_western else 0.6) * len(bad):
+    is_dense = len(bad) >= 0.3 * (letters + len(bad))  # where each letter takes two bytes, some look like UTF-8
+    is_western = not is_dense and len(bad.translate(None, _WESTERN)) <= 0.1 * len(bad)
+    if len(bad) < 2 or others > (1 if is_dense else 0.2) * len(bad):  # a few broken ones are those rows' matter
         return None
     if is_western:
         fix = f"write `encoding: windows-1252` beside `files` and look at a few rows then, or {_SAVE}"
