@@ -188,12 +188,10 @@ def test_a_file_that_becomes_something_else_between_two_looks_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, swap: str, before: str, name: str
 ) -> None:
     path = written(tmp_path / name)
-    looks: list[Path] = []
 
     def swapped(*arguments: Any, **options: Any) -> Any:
-        looks.append(path)
         found = undone(*arguments, **options) if before == "opening" else None
-        if len(looks) > (before == "opening") and path.is_file():
+        if path.is_file():
             path.unlink()
             SWAPS[swap](path)
         return found or undone(*arguments, **options)
