@@ -895,7 +895,8 @@ def test_progress_ends_at_the_end(tmp_path: Path, out: Path, suffix: str) -> Non
     assert seen[-1].bytes == seen[-1].total_bytes
 
 
-def test_the_memory_grows_by_little_for_a_row_however_long_it_is(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("compared", "most"), [("ignore", 200), ("report", 320)])
+def test_the_memory_grows_by_little_for_a_row_however_long_it_is(compared: str, most: int, tmp_path: Path) -> None:
     peaks = []
     for rows in (8_000, 24_000):
         source = tmp_path / f"rows{rows}.jsonl"
@@ -903,11 +904,11 @@ def test_the_memory_grows_by_little_for_a_row_however_long_it_is(tmp_path: Path)
         lines = (chat_row(number) | {"filler": filler} for number in range(rows))
         write_jsonl(source, lines)
         tracemalloc.start()
-        prepare(tmp_path / "out", train=source)
+        prepare(tmp_path / "out", train=source, near_duplicates=compared)
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert source.stat().st_size > 25_000_000
-    assert peaks[1] - peaks[0] < 200 * (24_000 - 8_000)
+    assert peaks[1] - peaks[0] < most * (24_000 - 8_000)
 
 
 def test_a_file_that_goes_while_it_is_looked_at_is_our_own_error(
