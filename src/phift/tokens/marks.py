@@ -114,7 +114,7 @@ class Marks:
 def _any_of(texts: Iterable[str]) -> re.Pattern[str]:
     """Return a pattern for any of some texts; each is tried only where its first two characters stand.
 
-    With 300 special tokens that is 88 MB of code a second, and one after the other 9 (AMD EPYC, 2026-11-30).
+    With 300 special tokens that is 88 MB of text a second, and one after the other 9 (AMD EPYC, 2026-11-30).
     """
     ends: dict[str, list[str]] = {}
     for text in sorted(texts, key=len, reverse=True):
