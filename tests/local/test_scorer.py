@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from phift.errors import ParameterError
+from phift.errors import ModelError, ParameterError
 from phift.local.work import scorer, standin
 from phift.local.work.scorer import Sampling, Scorer
 
@@ -151,6 +151,30 @@ def test_what_cannot_be_answered_is_said_and_the_rest_is_answered(registry: Path
 
 def test_a_folder_without_a_model(tmp_path: Path) -> None:
     assert converse(tmp_path)[0]["error"]["message"].startswith("The folder is not an MLflow model")
+
+
+PANIC = {"type": "Split", "pattern": {"Regex": "(a+)+$"}, "behavior": "Isolated", "invert": False}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="nothing else limits its data")
+@pytest.mark.parametrize(
+    ("template", "tokenizer", "said"),
+    [
+        ("{{ 'a' * (2 * 10**9) }}", {}, "more than 1 GB of memory"),
+        ("{{ messages[0].content }}", {"pre_tokenizer": PANIC}, "fail with a PanicException"),
+    ],
+    ids=["memory", "panic"],
+)
+def test_a_tokenizer_or_a_template_that_harms_is_told(
+    registry: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, template: str, tokenizer: Any, said: str
+) -> None:
+    monkeypatch.setattr("phift.local.work.engine.process.MEMORY", 1 << 30)
+    parts = shutil.copytree(registry / NAMES[0], tmp_path / "own") / "components" / "tokenizer"
+    (parts / "chat_template.jinja").write_text(template)
+    document = json.loads((parts / "tokenizer.json").read_text())
+    (parts / "tokenizer.json").write_text(json.dumps({**document, **tokenizer}))
+    with pytest.raises(ModelError, match=said):
+        Scorer(tmp_path / "own").answer([user("a" * 40 + "!")], SHORT)
 
 
 class Program:

@@ -28,6 +28,7 @@ from phift.local.work.engine.models import MlflowModel
 _log = logging.getLogger(__name__)
 
 _BATCH = 32  # conversations generated at once; bounds memory, not the request
+_MODEL = "the deployment's model"
 
 
 class Sampling(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -75,12 +76,12 @@ class Scorer:
 
     def __init__(self, folder: Path) -> None:
         import torch
-        from transformers import AutoModelForCausalLM, AutoTokenizer
+        from transformers import AutoModelForCausalLM
 
         torch.set_num_threads(process.threads())
         parts = MlflowModel.open(folder)
         self._system = not (folder / FILE_NAME).is_file() or FinetuneConfig.load(folder).system_role_supported
-        self._tokenizer = AutoTokenizer.from_pretrained(parts.tokenizer, padding_side="left", trust_remote_code=False)
+        (self._tokenizer,) = process.limited(_tokenizers(parts.tokenizer), _MODEL)
         # An uploaded model is data: no code of its own, no pickle.
         self._model = AutoModelForCausalLM.from_pretrained(
             parts.weights, dtype=torch.float32, trust_remote_code=False, use_safetensors=True
@@ -91,14 +92,12 @@ class Scorer:
         sampling = Sampling.read(parameters)
         if not isinstance(conversations, list) or not conversations:
             raise ParameterError("conversations is not a non-empty list.", fix="send a list of conversations")
-        prompts = list(process.limited(self._prompts(conversations), "the deployment's model"))
+        batches = list(process.limited(self._batches(conversations), _MODEL))
         how: dict[str, Any] = {"do_sample": False}
         if sampling.do_sample and sampling.temperature > 0:  # a temperature of 0 is greedy
             how = {"do_sample": True, "temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0}
         texts: list[str] = []
-        for start in range(0, len(prompts), _BATCH):
-            batch = prompts[start : start + _BATCH]
-            inputs = self._tokenizer(batch, return_tensors="pt", padding=True, add_special_tokens=False)
+        for inputs in batches:
             length = inputs["input_ids"].shape[1]
             room = self._model.config.max_position_embeddings - length
             if room < 1:
@@ -113,10 +112,22 @@ class Scorer:
             texts += self._tokenizer.batch_decode(output[:, length:], skip_special_tokens=True)
         return [text.strip() for text in texts]
 
-    def _prompts(self, conversations: list[Any]) -> Iterator[str]:
-        for messages in map(check_question, conversations):
-            asked = list(messages if self._system else without_system(messages))
-            yield str(self._tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True))
+    def _batches(self, conversations: list[Any]) -> Iterator[Any]:
+        questions = [
+            messages if self._system else without_system(messages) for messages in map(check_question, conversations)
+        ]
+        for start in range(0, len(questions), _BATCH):
+            prompts = [
+                self._tokenizer.apply_chat_template(list(asked), tokenize=False, add_generation_prompt=True)
+                for asked in questions[start : start + _BATCH]
+            ]
+            yield self._tokenizer(prompts, return_tensors="pt", padding=True, add_special_tokens=False)
+
+
+def _tokenizers(folder: Path) -> Iterator[Any]:
+    from transformers import AutoTokenizer
+
+    yield AutoTokenizer.from_pretrained(folder, padding_side="left", trust_remote_code=False)
 
 
 def reply(scorer: Scorer, line: str) -> dict[str, Any]:
