@@ -52,10 +52,11 @@ def test_the_jobs_own_finetune_config_lies_on_top(tmp_path: Path, model: Path) -
     assert json.loads((model / "finetune_config.json").read_text()) == MARKERS
 
 
-def test_a_name_in_the_metadata_is_the_base_models(model: Path) -> None:
+@pytest.mark.parametrize("named", ["Base", "", ["Base"]])
+def test_a_name_in_the_metadata_is_the_base_models(model: Path, named: object) -> None:
     manifest = yaml.safe_load((model / "MLmodel").read_text())
-    (model / "MLmodel").write_text(yaml.safe_dump({**manifest, "metadata": {"base_model_name": "Base"}}))
-    assert MlflowModel.open(model).name == "Base"
+    (model / "MLmodel").write_text(yaml.safe_dump({**manifest, "metadata": {"base_model_name": named}}))
+    assert MlflowModel.open(model).name == ("Base" if named == "Base" else model.name)
 
 
 def test_a_model_whose_tokenizer_lies_with_the_weights(model: Path) -> None:
@@ -72,6 +73,7 @@ def test_a_model_whose_tokenizer_lies_with_the_weights(model: Path) -> None:
         b"",
         b"flavors: {sklearn: {}}",
         b"flavors: {transformers: x}",
+        b"flavors: {transformers: {model_binary: [a]}}",
         b"flavors: []",
         b"- a",
         b"metadata: x",

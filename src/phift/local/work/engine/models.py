@@ -42,17 +42,19 @@ class MlflowModel:
         try:
             document = yaml.safe_load(manifest.read_text(encoding="utf-8")) or {}
             flavor = document.get("flavors", {}).get("transformers")
-            name = str((document.get("metadata") or {}).get("base_model_name") or folder.name)
+            name = (document.get("metadata") or {}).get("base_model_name")
         except (yaml.YAMLError, ValueError, RecursionError, AttributeError) as error:
             raise ModelError("The MLmodel file cannot be read.", where=str(manifest), fix=fix) from error
-        if not isinstance(flavor, dict):
+        # Not by their text, which a few aliases in YAML make longer than memory holds.
+        if not isinstance(flavor, dict) or not isinstance(binary := flavor.get("model_binary", "model"), str):
             raise ModelError("The MLflow model has no transformers flavor.", where=str(manifest), fix=fix)
         try:  # a manifest that comes with a model must not name a folder outside of it
-            weights = confined(folder, str(flavor.get("model_binary", "model")))
+            weights = confined(folder, binary)
         except UnsafePath as error:
             raise ModelError("The MLflow model names a folder outside itself.", where=str(manifest), fix=fix) from error
         tokenizer = folder / "components" / "tokenizer"
-        return cls(weights, tokenizer if tokenizer.is_dir() else weights, name)
+        known = name if name and isinstance(name, str) else folder.name
+        return cls(weights, tokenizer if tokenizer.is_dir() else weights, known)
 
 
 def import_base(job: Job) -> None:
