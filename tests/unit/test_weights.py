@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from phift.config.data import DataConfig, RowsSource
@@ -12,6 +14,7 @@ from phift.data import weights
 from phift.data.chat import InvalidRow
 from phift.data.formats import recognise
 from phift.data.prepare import prepare_dataset
+from phift.errors import DataError
 
 OFF: list[tuple[str, Any]] = [
     *((key, 0) for key in ("weight", "loss", "loss_scale", "loss_weight", "loss_mask", "train", "trainable")),
@@ -86,6 +89,13 @@ def test_other_turns_are_not_learnt_anyway() -> None:
 def test_a_row_that_is_not_to_be_learnt(column: str, value: object) -> None:
     with pytest.raises(InvalidRow, match=f"the row is not to be learnt, as `{column}` says"):
         weights.follow(turns(None), {column: value})
+
+
+@pytest.mark.parametrize("value", [Decimal("0.00"), np.bool_(False), np.float32(0), np.array(0)])
+def test_a_row_that_is_not_to_be_learnt_says_so_in_any_kind_of_number(value: object, tmp_path: Path) -> None:
+    rows = [{"messages": turns(None), "weight": value}] * 20
+    with pytest.raises(DataError, match="the row is not to be learnt, as `weight` says"):
+        prepare_dataset(DataConfig(train=RowsSource(rows=rows)), tmp_path)
 
 
 def test_weights_between_are_told() -> None:

@@ -357,7 +357,7 @@ def _checked(part: Part, spool: Spool, row: Row) -> tuple[Conversation, tuple[in
         for key in keys:
             seen.keys.add(key, 1)
     unsaid = chat.drop_blank_system(converted["messages"])
-    marks = {name: values[name] for name in weights.OF_ROWS.intersection(values) - part.used}
+    marks = {name: formats.plain(values[name]) for name in weights.OF_ROWS.intersection(values) - part.used}
     remarks |= weights.follow(converted["messages"], marks)
     conversation, checked = chat.from_values(converted)
     tally.unsaid += unsaid

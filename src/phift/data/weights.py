@@ -13,6 +13,7 @@ requests 5547, 9266), ``loss`` of hiyouga/LlamaFactory (10471); ``trainable`` of
 from __future__ import annotations
 
 from collections.abc import Mapping
+from decimal import Decimal
 from numbers import Real
 from typing import Any
 
@@ -79,7 +80,7 @@ def hidden_by(part: Mapping[str, Any]) -> str | None:
     return None
 
 
-def _weight(value: object) -> Real | int | None:
+def _weight(value: object) -> Real | Decimal | int | None:
     """Return what a value says as a number; None where it says nothing clear."""
     if isinstance(value, str):
         text = value.strip().lower()
@@ -87,4 +88,4 @@ def _weight(value: object) -> Real | int | None:
             value = _WORDS[text] if text in _WORDS else float(text)
         except ValueError:
             return None
-    return value if isinstance(value, Real) and value == value else None
+    return value if isinstance(value, Real | Decimal) and value == value else None
