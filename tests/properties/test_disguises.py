@@ -233,6 +233,13 @@ DISGUISES: dict[str, Disguise] = {
     "jsonl as parquet": ("a.parquet", jsonl, "text", "rename it to a.jsonl", renamed(".jsonl")),
     "list as parquet": ("a.parquet", json.dumps, "text", "rename it to a.json", renamed(".json")),
     "csv as parquet": ("a.parquet", table, "text", "rename it to a.csv", renamed(".csv")),
+    "tsv as feather": (
+        "a.feather",
+        lambda rows: table(rows, "\t"),
+        "text",
+        "rename it to a.tsv",
+        renamed(".tsv"),
+    ),
     "jsonl as csv": ("a.csv", jsonl, "JSON and no table", "rename it to a.jsonl", renamed(".jsonl")),
     "jsonl as tsv": (
         "a.tsv.gz",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import os
 import struct
@@ -18,7 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from phift.config.data import DataConfig
-from phift.data import files, sources
+from phift.data import files, sniff, sources
 from phift.data import prepare as preparing
 from phift.data.formats import recognise
 from phift.data.parquet import Footer
@@ -219,3 +220,20 @@ def test_many_files_take_no_longer_each_than_few(tmp_path: Path) -> None:
     sources.read_sources(readings, cast("Any", Read()), seen.append, side_by_side=False)
     assert time.process_time() - started < 3
     assert [seen[0].bytes, seen[-1].bytes, seen[-1].rows] == [10, 400_000, 40_000]
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("swap", SWAPS)
+def test_a_file_without_a_suffix_is_looked_at_once(swap: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, undone = tmp_path / "data", files.open_file
+    path.write_bytes(LINES)
+
+    def swapped(path: Path) -> io.FileIO:
+        file = undone(path)
+        path.unlink()
+        SWAPS[swap](path)
+        return file
+
+    monkeypatch.setattr(files, "open_file", swapped)
+    with pytest.raises(DataError, match="does not say what it is"):
+        sniff.check_nameless(path)

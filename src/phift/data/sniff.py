@@ -35,15 +35,18 @@ _DELIMITERS = (",", ";", "\t", "|")
 _UNPACK = "unpack it"
 _TABLE = "write the table as CSV or parquet"
 _DOWNLOAD = "download the data itself, logged in if need be"
+_REWRITE = "load it where it was written, and write JSON Lines or parquet"
+_GZIP, _ZSTD, _PARQUET, _ZIP = b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"PAR1", b"PK\x03\x04"
+_ARROW = _ARROW_FILE, _ARROW_STREAM = b"ARROW1\0", b"\xff\xff\xff\xff"
 _MAGIC: Mapping[bytes, tuple[str, str]] = {
     b"version https://git-lfs": ("a Git LFS pointer and not the data", "fetch the data with `git lfs pull`"),
-    b"\x1f\x8b": ("packed with gzip", "rename it to {name}.gz"),
-    b"\x28\xb5\x2f\xfd": ("packed with zstd", "rename it to {name}.zst"),
-    b"PAR1": ("a parquet file", "rename it to {stem}.parquet"),
-    b"ARROW1\0": ("an Arrow file", "rename it to {stem}.arrow"),
-    b"\xff\xff\xff\xff": ("an Arrow stream", "rename it to {stem}.arrow"),
+    _GZIP: ("packed with gzip", "rename it to {name}.gz"),
+    _ZSTD: ("packed with zstd", "rename it to {name}.zst"),
+    _PARQUET: ("a parquet file", "rename it to {stem}.parquet"),
+    _ARROW_FILE: ("an Arrow file", "rename it to {stem}.arrow"),
+    _ARROW_STREAM: ("an Arrow stream", "rename it to {stem}.arrow"),
     b"FEA1": ("a Feather file of the first version", _TABLE),
-    b"PK\x03\x04": ("a zip archive", _UNPACK),
+    _ZIP: ("a zip archive", _UNPACK),
     b"7z\xbc\xaf\x27\x1c": ("a 7z archive", _UNPACK),
     b"Rar!\x1a": ("a rar archive", _UNPACK),
     b"BZh": ("packed with bzip2", _UNPACK),
@@ -51,7 +54,7 @@ _MAGIC: Mapping[bytes, tuple[str, str]] = {
     b"\x04\x22\x4d\x18": ("packed with lz4", _UNPACK),
     b"SQLite format 3\0": ("an SQLite database", _TABLE),
     b"\xd0\xcf\x11\xe0": ("a document of an old Office program", "save the table as 'CSV UTF-8'"),
-    b"\x80": ("a pickle of Python's", "load it where it was written, and write JSON Lines or parquet"),
+    b"\x80": ("a pickle of Python's", _REWRITE),
     b"\x93NUMPY": ("an array of numpy's", _TABLE),
     b"\x89HDF": ("an HDF5 file", _TABLE),
     b"Obj\x01": ("an Avro file", _TABLE),
@@ -63,14 +66,13 @@ _IN_ZIP: Mapping[bytes, tuple[str, str]] = {
     b"opendocument": ("a document of LibreOffice's", "save the sheet as CSV, in UTF-8"),
     b"[Content_Types].xml": ("a workbook of Excel's", "save the sheet as 'CSV UTF-8'"),
     b"xl/": ("a workbook of Excel's", "save the sheet as 'CSV UTF-8'"),
-    b"data.pkl": ("a file of torch.save", "load it where it was written, and write JSON Lines or parquet"),
+    b"data.pkl": ("a file of torch.save", _REWRITE),
     b".npy": ("arrays of numpy's", _TABLE),
 }
-_ARROW = (b"ARROW1\0", b"\xff\xff\xff\xff")
 _OWN: Mapping[str, tuple[bytes, ...]] = {
-    ".gz": (b"\x1f\x8b",),
-    ".zst": (b"\x28\xb5\x2f\xfd",),
-    ".parquet": (b"PAR1",),
+    ".gz": (_GZIP,),
+    ".zst": (_ZSTD,),
+    ".parquet": (_PARQUET,),
     ".arrow": _ARROW,
     ".feather": _ARROW,
 }
@@ -87,15 +89,36 @@ _LONGEST_REFUSAL = 1_000
 
 def check(path: Path) -> None:
     """Refuse a file whose first bytes say that it is something else than its name says; raises `DataError`."""
+    _check(path, _head(path))
+
+
+def check_nameless(path: Path) -> None:
+    """Refuse a file whose suffix is none that is read, by what it is; raises `DataError` where that can be told."""
+    if files.compressed(path):
+        return
+    head = _head(path)
+    _check(path, head)
+    if suffix := _suffix_of(_text_of(head)):
+        what = "The file's name does not say what it is: it seems to be text with rows."
+        raise DataError(what, where=str(path), fix=f"rename it to {path.stem}.{suffix}")
+
+
+def _head(path: Path) -> bytes:
     with io.BufferedReader(files.open_file(path)) as file:
-        head = file.read(_HEADER)
+        return file.read(_HEADER)
+
+
+def _text_of(head: bytes) -> str:
+    return head.removeprefix(codecs.BOM_UTF8).decode("utf-8", "replace").lstrip()
+
+
+def _check(path: Path, head: bytes) -> None:
     packed, own = files.compressed(path), _OWN.get(path.suffix.lower(), ())
     is_own = not own or head.startswith(own)
     found = None if own and is_own else _by_magic(head)
     if not found and not is_own and not _NO_TEXT.search(head) and (files.is_known(path) or not packed):
-        start = head.removeprefix(codecs.BOM_UTF8).lstrip()
         told = "text, and not packed" if packed else f"text and no {path.suffix} file"
-        suffix = "json" if start.startswith(b"[") else "jsonl" if start.startswith(b"{") else "csv"
+        suffix = _suffix_of(_text_of(head)) or "csv"
         found = told, f"rename it to {path.stem}" if packed else "rename it to {stem}." + suffix
     if packed and not found:
         with suppress(DataError), files.opened(path) as (stream, _):
@@ -103,19 +126,6 @@ def check(path: Path) -> None:
                 found = f"packed, and in that it is {found[0]}", found[1] if "{" not in found[1] else _UNPACK
     if found:
         raise _something_else(path, *found)
-
-
-def check_nameless(path: Path) -> None:
-    """Refuse a file whose suffix is none that is read, by what it is; raises `DataError` where that can be told."""
-    if files.compressed(path):
-        return
-    check(path)
-    with path.open("rb") as file:
-        text = file.read(_HEADER).removeprefix(codecs.BOM_UTF8).decode("utf-8", "replace").lstrip()
-    suffix = "jsonl" if text.startswith("{") else "json" if text.startswith("[") else _suffix_of_a_table(text)
-    if suffix:
-        what = "The file's name does not say what it is: it seems to be text with rows."
-        raise DataError(what, where=str(path), fix=f"rename it to {path.stem}.{suffix}")
 
 
 def _something_else(path: Path, what: str, fix: str) -> DataError:
@@ -138,7 +148,7 @@ def _by_magic(head: bytes) -> tuple[str, str] | None:
     for magic, told in _MAGIC.items():
         if not head.startswith(magic):
             continue
-        if magic == b"PK\x03\x04":
+        if magic == _ZIP:
             return next((told for name, told in _IN_ZIP.items() if name in head), told)
         if magic == b"\x80" and not _PICKLE.match(head):
             continue
@@ -206,7 +216,7 @@ def explain(path: Path, kind: str, encoding: str | None = None, delimiter: str |
         if encoding is None and (told := _other_encoding(head, stream)):
             what, fix = told
             return DataError(f"The file is {what}.", where=str(path), fix=fix)
-        text = head.removeprefix(codecs.BOM_UTF8).decode("utf-8", "replace").lstrip()
+        text = _text_of(head)
         if len(head) < _LONGEST_REFUSAL and _REFUSAL.match(text):
             return _something_else(path, "a short message, such as a service's error, and not the data", _DOWNLOAD)
         if text.startswith("<"):
@@ -270,8 +280,7 @@ _WESTERN = bytes.fromhex("80828485 8c9192939495969799 9ca0a1a3a7a9ab aeb0b4b7bbb
 
 def _in_place_of_a_table(text: str, usual: str | None) -> tuple[str, str] | None:
     if re.match(r"[\[{]\s*(?:[\"\[{']|$)", text):
-        lines = "json" if text.startswith("[") else "jsonl"
-        return "JSON and no table", "rename it to {stem}." + lines
+        return "JSON and no table", f"rename it to {{stem}}.{_suffix_of(text)}"
     if text.startswith("|"):
         return "a table of Markdown's", "write it as CSV"
     if usual and (other := _likely_delimiter(text, usual)):
@@ -285,8 +294,10 @@ def _in_place_of_a_table(text: str, usual: str | None) -> tuple[str, str] | None
 _PYTHON = "in Python's notation and not JSON", "write each row with json.dumps instead of str or repr"
 
 
-def _suffix_of_a_table(text: str) -> str | None:
-    """Return the suffix for a table whose columns are known."""
+def _suffix_of(text: str) -> str | None:
+    """Return the suffix for what starts as JSON does, or a table whose columns are known."""
+    if text.startswith(("{", "[")):
+        return "jsonl" if text.startswith("{") else "json"
     for each in _DELIMITERS:
         with suppress(UnknownFormat):
             if recognise(_header(text, each)):
@@ -308,7 +319,7 @@ def _in_place_of_json(text: str, kind: str) -> tuple[str, str] | None:
             return "JSON with lists of messages and no rows", 'write {"messages": [...]} on each line'
         return "JSON with lists and no objects", 'write each row as an object, such as {"question": ..., "answer": ...}'
     if not text.startswith(("{", "[", "//", "/*", "#")):
-        if suffix := _suffix_of_a_table(text):
+        if suffix := _suffix_of(text):
             return "a table in text", "rename it to {stem}." + suffix
         if re.match(r"(---\s|- |[a-z]\w*:\s)", text):
             return "YAML and not JSON", "load it, and write each row with json.dumps"
