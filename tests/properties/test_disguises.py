@@ -165,6 +165,13 @@ DISGUISES: dict[str, Disguise] = {
     "404": ("a.jsonl", lambda _: "404: Not Found", "a service's error", "download the data", as_lines),
     "404 csv": ("a.csv", lambda _: "Entry not found", "a service's error", "download the data", as_lines),
     "zip": ("a.jsonl", lambda rows: zipped("data.jsonl", jsonl(rows).encode()), "a zip archive", "unpack it", as_lines),
+    "zip of words": (
+        "a.jsonl",
+        lambda _: zipped("password/see xl/a.npy.txt", b"word/ opendocument data.pkl .npy [Content_Types].xml"),
+        "a zip archive",
+        "unpack it",
+        as_lines,
+    ),
     "xlsx": (
         "a.csv",
         lambda _: zipped("xl/workbook.xml", b"<x/>"),

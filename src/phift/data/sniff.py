@@ -61,13 +61,13 @@ _MAGIC: Mapping[bytes, tuple[str, str]] = {
     b"ORC": ("an ORC file", _TABLE),
     b"%PDF-": ("a PDF document", "give the data that it was made of"),
 }
+# By an entry's name, from its beginning, and what follows it.
 _IN_ZIP: Mapping[bytes, tuple[str, str]] = {
     b"word/": ("a document of Word's", "write its rows as CSV or JSON Lines"),
-    b"opendocument": ("a document of LibreOffice's", "save the sheet as CSV, in UTF-8"),
-    b"[Content_Types].xml": ("a workbook of Excel's", "save the sheet as 'CSV UTF-8'"),
-    b"xl/": ("a workbook of Excel's", "save the sheet as 'CSV UTF-8'"),
-    b"data.pkl": ("a file of torch.save", _REWRITE),
-    b".npy": ("arrays of numpy's", _TABLE),
+    rb"mimetypeapplication/vnd\.oasis\.": ("a document of LibreOffice's", "save the sheet as CSV, in UTF-8"),
+    rb"xl/|\[Content_Types\]\.xml": ("a workbook of Excel's", "save the sheet as 'CSV UTF-8'"),
+    rb"[^/]{1,99}/data\.pkl": ("a file of torch.save", _REWRITE),
+    rb"[\w/ -]{1,99}\.npy(?![\w.])": ("arrays of numpy's", _TABLE),
 }
 _OWN: Mapping[str, tuple[bytes, ...]] = {
     ".gz": (_GZIP,),
@@ -149,7 +149,9 @@ def _by_magic(head: bytes) -> tuple[str, str] | None:
         if not head.startswith(magic):
             continue
         if magic == _ZIP:
-            return next((told for name, told in _IN_ZIP.items() if name in head), told)
+            entry = re.escape(_ZIP) + b".{26}"
+            found = (told for name, told in _IN_ZIP.items() if re.search(entry + b"(?:" + name + b")", head, re.DOTALL))
+            return next(found, told)
         if magic == b"\x80" and not _PICKLE.match(head):
             continue
         if magic.startswith(b"version") or _NO_TEXT.search(head):  # a table's header may begin with some of them
