@@ -28,7 +28,7 @@ _BUFFER = 1 << 20
 _RECODED = 1 << 16  # bytes of another encoding that are read at a time
 
 _NO_DATA = re.compile(
-    r".*\.(md|py|ipynb|sh|lock)|_success|_(common_)?metadata|_(started|committed)_\d+|(eh)?thumbs\.db|~\$.*|.*~"
+    r"_success|_(common_)?metadata|_(started|committed)_\d+|(eh)?thumbs\.db|~\$.*|.*~"
     r"|(readme|license|licence|citation)\.json"
     r"|dataset_(info|infos|dict)\.json|state\.json|manifest\.json|rejects\.jsonl|package(-lock)?\.json|tsconfig\.json"
     r"|(config|generation_config|tokenizer|tokenizer_config|special_tokens_map|adapter_config|trainer_state)\.json"

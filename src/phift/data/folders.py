@@ -24,7 +24,8 @@ _NAMES = {split: re.compile(rf"({'|'.join(words)})(set|split|data)?\d*") for spl
 
 # Suffixes of what holds no rows; whatever else is not read can.
 _HOLDS_NO_ROWS = re.compile(
-    r"\.(bib|cfg|conf|crc|css|gif|html?|ini|jpe?g|js|map|md5|mp[34]|pdf|png|rst|sha\d+|svg|tex|toml|ts|wav|webp|ya?ml)"
+    r"\.(bib|cfg|conf|crc|css|gif|html?|ini|ipynb|jpe?g|js|lock|map|md|md5|mp[34]|pdf|png|py|rst|sh|sha\d+|svg|tex|toml|ts"
+    r"|wav|webp|ya?ml)"
 )
 
 _MOST_NAMED = 10

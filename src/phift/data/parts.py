@@ -137,7 +137,7 @@ class Part:
     @property
     def is_text(self) -> bool:
         """Whether it is of a file of text."""
-        return self.kind not in ("parquet", "arrow", "rows")
+        return self.kind not in (*files.BINARY, "rows")
 
     @cached_property
     def is_plain(self) -> bool:
@@ -156,7 +156,7 @@ class Part:
         Raises `phift.errors.DataError` where the file cannot be read on.
         """
         with closing(Spool(folder)) as spool:
-            if self.kind in ("parquet", "arrow"):
+            if self.kind in files.BINARY:
                 steps = _read_batches(self, spool)
             elif self.end:
                 steps = _read_lines(self, spool)
