@@ -231,6 +231,11 @@ def test_an_address_is_read_in_no_time(local: Local) -> None:
             assert answer.status_code == (200 if path == resolve else 400), answer.text
 
 
+def tenfold(line: bytes) -> bytes:
+    """Return lines each of which has the one before ten times."""
+    return b"".join(line % (depth, depth, b",".join([b"*a%d" % (depth - 1)] * 10)) for depth in range(2, 12))
+
+
 MANIFESTS = {
     "no text": b"\xff\xfe\x00",
     "an impossible date": b"flavors:\n  x: {a: 2026-99-99}\n",
@@ -239,9 +244,8 @@ MANIFESTS = {
     "half of a character": b'flavors: {x: {a: "\\ud83d"}}',
     "around": b"flavors: &a {x: *a}",
     "large": b"flavors: {x: {a: b}}\n" + b"# \n" * 100_000,
-    "aliases": b"a: &a1 [x,x,x,x,x,x,x,x,x,x]\n"
-    + b"".join(b"b%d: &a%d [%s]\n" % (depth, depth, b",".join([b"*a%d" % (depth - 1)] * 10)) for depth in range(2, 12))
-    + b"flavors: {x: {a: *a11}}\n",
+    "merges": b"a: &a1 {k: v}\n" + tenfold(b"b%d: &a%d {<<: [%s]}\n") + b"flavors: {x: {a: b}}\n",
+    "aliases": b"a: &a1 [x,x,x,x,x,x,x,x,x,x]\n" + tenfold(b"b%d: &a%d [%s]\n") + b"flavors: {x: {a: *a11}}\n",
 }
 
 

@@ -224,7 +224,9 @@ def test_a_key_called_self_is_no_such_key() -> None:
         RunConfig.from_dict({**LEAST, "self": 1})
 
 
-@pytest.mark.parametrize("scalar", ["2001-99-99", "!!int x", "!!bool x", "!!timestamp x", "9" * 5000, "[" * 5000])
+@pytest.mark.parametrize(
+    "scalar", ["2001-99-99", "!!int x", "!!bool x", "!!timestamp x", "9" * 5000, "[" * 5000, "&a [*a]"]
+)
 def test_a_scalar_that_the_yaml_loader_stumbles_over_is_a_config_error(tmp_path: Path, scalar: str) -> None:
     path = tmp_path / "run.yaml"
     path.write_text(f"model: {scalar}")

@@ -81,6 +81,7 @@ def test_a_model_whose_tokenizer_lies_with_the_weights(model: Path) -> None:
         b"\xff",
         b"[" * 5000,
         b"made: 2026-99-99",
+        b"flavors: {transformers: {}}\naround: &a [*a]",
     ],
 )
 def test_a_folder_that_is_no_such_model(tmp_path: Path, manifest: bytes | None) -> None:

@@ -19,7 +19,7 @@ from pydantic import (
     model_validator,
 )
 
-from phift import facts
+from phift import facts, plain_yaml
 from phift.config.addresses import read_address, read_workspace_id
 from phift.config.data import DataConfig, EndpointName, Folder, Name, Section, refuse_placeholder, source_below
 from phift.errors import ConfigError, redact
@@ -308,7 +308,7 @@ class RunConfig(Section):
                 if len(text := file.read(_LONGEST + 1)) > _LONGEST:
                     what = f"The configuration file is longer than {_LONGEST:,} characters."
                     raise ConfigError(what, where=str(path), fix="check the path; name many files by a pattern")
-            values = yaml.safe_load(text)
+            values = plain_yaml.load(text)
         except FileNotFoundError:
             raise ConfigError("There is no such configuration file.", where=str(path), fix="check the path") from None
         # The loader lets through what it stumbles over in a scalar: an impossible date, `!!int x`, 5000 digits.

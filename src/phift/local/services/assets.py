@@ -14,6 +14,7 @@ from typing import TypedDict
 
 import yaml
 
+from phift import plain_yaml
 from phift.local.model import files
 from phift.local.names import ACCOUNT
 from phift.local.services.route import Route
@@ -208,7 +209,7 @@ def _flavors(file: Path) -> Json:
         with file.open("rb") as opened:
             text = opened.read(_LONGEST_MANIFEST + 1)
         _limit([text])
-        flavors = yaml.safe_load(text)["flavors"]
+        flavors = plain_yaml.load(text)["flavors"]
         # Piece by piece: a few aliases in YAML stand for more than memory holds.
         _limit(part.encode() for part in json.JSONEncoder(ensure_ascii=False, default=str).iterencode(flavors))
         return {

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import yaml
 
+from phift import plain_yaml
 from phift.component import finetune_config
 from phift.component.finetune_config import FinetuneConfig
 from phift.component.settings import Settings
@@ -40,7 +41,7 @@ class MlflowModel:
             raise ModelError("The folder is not an MLflow model.", where=str(folder), fix="give a model of type mlflow")
         fix = "use a model saved with mlflow.transformers"
         try:
-            document = yaml.safe_load(manifest.read_text(encoding="utf-8")) or {}
+            document = plain_yaml.load(manifest.read_text(encoding="utf-8")) or {}
             flavor = document.get("flavors", {}).get("transformers")
             name = (document.get("metadata") or {}).get("base_model_name")
         except (yaml.YAMLError, ValueError, RecursionError, AttributeError) as error:
