@@ -426,6 +426,8 @@ def deep(levels: int) -> Any:
             "conversations[0].value is not a text but a truth value",
         ),
         ({"messages": [{"role": "user", "content": [7]}]}, "messages[0].content[0] is not text but a number"),
+        ({"messages": [{"role": "user", "parts": [7]}]}, "messages[0].parts[0] is not text but a number"),
+        ({"conversations": [{"from": "human", "value": [7]}]}, "conversations[0].value[0] is not text but a number"),
         *[
             ({"messages": [{"role": "user", "content": [part]}]}, f"messages[0].content[0] is {told}")
             for part, told in [

@@ -107,7 +107,7 @@ def messages_of(turn: object, place: str) -> Iterator[dict[str, Any]]:
         content = None
     message: dict[str, Any] = {"role": role or "assistant"}
     if isinstance(content, list) or _is_part(content):
-        text, results = _read_parts(content, place, calls, role)
+        text, results = _read_parts(content, f"{place}.{key}", calls, role)
         yield from (result | others for result in results)
         if text is None and results and not calls:
             return
@@ -173,7 +173,7 @@ def _read_parts(
     """Return the text of parts, None without one, and the results of tools as messages; add calls to those known."""
     texts, results = [], []
     for index, part in enumerate(content if isinstance(content, list) else [content]):
-        at = f"{place}.content[{index}]"
+        at = f"{place}[{index}]"
         if isinstance(part, dict):
             part = {key: value for key, value in part.items() if value is not None}
             if role == "assistant" and (key := weights.hidden_by(part)):
