@@ -71,7 +71,7 @@ def test_the_limits_in_the_documents_are_those_of_the_code() -> None:
     data = {
         "a line, or a row of JSON or CSV": f"{_mb(texts.LONGEST_LINE)}; blank lines {_mb(texts.LONGEST_BLANK)} on end",
         "rows that cannot be trained on": f"{parts.MOST_REFUSED:,} in a row",
-        "a packed or a parquet file": f"{_gb(files.most_unpacked(1))} unpacked, "
+        "a packed, parquet or Arrow file": f"{_gb(files.most_unpacked(1))} unpacked, "
         f"or {files.most_unpacked(1 << 40) >> 40} times its own size",
         "a packed file": f"{_mb(files.MOST_SILENT)} on end",
         "a process that reads parquet": f"{_gb(workers.DATA.memory)} of memory",
