@@ -47,6 +47,14 @@ def jsonl(rows: Rows) -> str:
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
+def over_lines(rows: Rows) -> str:
+    return "\n".join(json.dumps(row, indent=2) for row in rows)
+
+
+def listed(rows: Rows) -> str:
+    return json.dumps(rows, ensure_ascii=False, indent=1)
+
+
 def table(rows: Rows, delimiter: str = ",") -> str:
     file = io.StringIO(newline="")
     writer = csv.DictWriter(file, rows[0].keys(), delimiter=delimiter)
@@ -82,6 +90,10 @@ def tarred(content: bytes) -> bytes:
         entry.size = len(content)
         archive.addfile(entry, io.BytesIO(content))
     return sink.getvalue()
+
+
+def pointer(_: Rows) -> str:
+    return "version https://git-lfs.github.com/spec/v1\noid sha256:4d\nsize 9\n"
 
 
 def database(folder: Path) -> bytes:
@@ -131,22 +143,27 @@ def told(**options: Any) -> Taken:
 
 Disguise = tuple[str, Callable[[Rows], str | bytes], str, str, Taken]
 
+
+def recoded(file: str, write: Callable[[Rows], str], encoding: str) -> Disguise:
+    def content(rows: Rows) -> bytes:
+        text = write(rows).encode(encoding)
+        return gzip.compress(text) if file.endswith(".gz") else text
+
+    return file, content, TOLD_OF[encoding], f"`encoding: {encoding}`", told(encoding=encoding)
+
+
+TOLD_OF = {
+    "windows-1252": "probably Windows-1252",
+    "utf-16": "UTF-16",
+    "utf-32": "UTF-32",
+    "utf-16-le": "UTF-16 without a mark",
+    "utf-16-be": "UTF-16 without a mark",
+    "utf-32-le": "UTF-32 without a mark",
+}
 as_lines = written("mended.jsonl", jsonl)
 DISGUISES: dict[str, Disguise] = {
-    "lfs": (
-        "a.jsonl",
-        lambda _: "version https://git-lfs.github.com/spec/v1\noid sha256:4d\nsize 9\n",
-        "a Git LFS pointer",
-        "git lfs pull",
-        as_lines,
-    ),
-    "lfs parquet": (
-        "a.parquet",
-        lambda _: "version https://git-lfs.github.com/spec/v1\noid sha256:4d\nsize 9\n",
-        "a Git LFS pointer",
-        "git lfs pull",
-        as_lines,
-    ),
+    "lfs": ("a.jsonl", pointer, "a Git LFS pointer", "git lfs pull", as_lines),
+    "lfs parquet": ("a.parquet", pointer, "a Git LFS pointer", "git lfs pull", as_lines),
     "html": (
         "a.csv",
         lambda _: "\n<!DOCTYPE html>\n<html><body>Sign in</body></html>",
@@ -237,6 +254,14 @@ DISGUISES: dict[str, Disguise] = {
     "pickle": ("a.json", pickle.dumps, "a pickle", "write JSON Lines", as_lines),
     "pickle 2": ("a.jsonl", lambda rows: pickle.dumps(rows, protocol=2), "a pickle", "write JSON Lines", as_lines),
     "parquet": ("a.jsonl", parquet, "a parquet file", "rename it to a.parquet", renamed(".parquet")),
+    "arrow": ("a.jsonl", arrow, "an Arrow file", "rename it to a.arrow", renamed(".arrow")),
+    "arrow stream": (
+        "a.parquet",
+        lambda rows: arrow(rows, stream=True),
+        "an Arrow stream",
+        "rename it to a.arrow",
+        renamed(".arrow"),
+    ),
     "jsonl as parquet": ("a.parquet", jsonl, "text", "rename it to a.jsonl", renamed(".jsonl")),
     "list as parquet": ("a.parquet", json.dumps, "text", "rename it to a.json", renamed(".json")),
     "csv as parquet": ("a.parquet", table, "text", "rename it to a.csv", renamed(".csv")),
@@ -301,83 +326,17 @@ DISGUISES: dict[str, Disguise] = {
         "json.dumps",
         as_lines,
     ),
-    "windows-1252": (
-        "a.csv",
-        lambda rows: table(rows).encode("cp1252"),
-        "probably Windows-1252",
-        "`encoding: windows-1252`",
-        told(encoding="windows-1252"),
-    ),
-    "windows-1252 lines": (
-        "a.jsonl",
-        lambda rows: jsonl(rows).encode("cp1252"),
-        "probably Windows-1252",
-        "`encoding: windows-1252`",
-        told(encoding="windows-1252"),
-    ),
-    "windows-1252 list": (
-        "a.json",
-        lambda rows: json.dumps(rows, ensure_ascii=False, indent=1).encode("cp1252"),
-        "probably Windows-1252",
-        "`encoding: windows-1252`",
-        told(encoding="windows-1252"),
-    ),
-    "windows-1252 packed": (
-        "a.tsv.gz",
-        lambda rows: gzip.compress(table(rows, "\t").encode("cp1252")),
-        "probably Windows-1252",
-        "`encoding: windows-1252`",
-        told(encoding="windows-1252"),
-    ),
-    "utf-16": (
-        "a.csv",
-        lambda rows: table(rows).encode("utf-16"),
-        "UTF-16",
-        "`encoding: utf-16`",
-        told(encoding="utf-16"),
-    ),
-    "utf-32": (
-        "a.jsonl",
-        lambda rows: jsonl(rows).encode("utf-32"),
-        "UTF-32",
-        "`encoding: utf-32`",
-        told(encoding="utf-32"),
-    ),
-    "utf-16 without a mark": (
-        "a.tsv",
-        lambda rows: table(rows, "\t").encode("utf-16-le"),
-        "UTF-16 without a mark",
-        "`encoding: utf-16-le`",
-        told(encoding="utf-16-le"),
-    ),
-    "utf-16 big": (
-        "a.jsonl",
-        lambda rows: jsonl(rows).encode("utf-16-be"),
-        "UTF-16 without a mark",
-        "`encoding: utf-16-be`",
-        told(encoding="utf-16-be"),
-    ),
-    "utf-32 without a mark": (
-        "a.json",
-        lambda rows: json.dumps(rows).encode("utf-32-le"),
-        "UTF-32 without a mark",
-        "`encoding: utf-32-le`",
-        told(encoding="utf-32-le"),
-    ),
-    "over lines": (
-        "a.jsonl",
-        lambda rows: "\n".join(json.dumps(row, indent=2) for row in rows),
-        "over several lines",
-        "one object a line",
-        as_lines,
-    ),
-    "over lines, .json": (
-        "a.json",
-        lambda rows: "\n".join(json.dumps(row, indent=2) for row in rows),
-        "over several lines",
-        "one object a line",
-        as_lines,
-    ),
+    "windows-1252": recoded("a.csv", table, "windows-1252"),
+    "windows-1252 lines": recoded("a.jsonl", jsonl, "windows-1252"),
+    "windows-1252 list": recoded("a.json", listed, "windows-1252"),
+    "windows-1252 packed": recoded("a.tsv.gz", lambda rows: table(rows, "\t"), "windows-1252"),
+    "utf-16": recoded("a.csv", table, "utf-16"),
+    "utf-32": recoded("a.jsonl", jsonl, "utf-32"),
+    "utf-16 without a mark": recoded("a.tsv", lambda rows: table(rows, "\t"), "utf-16-le"),
+    "utf-16 big": recoded("a.jsonl", jsonl, "utf-16-be"),
+    "utf-32 without a mark": recoded("a.json", json.dumps, "utf-32-le"),
+    "over lines": ("a.jsonl", over_lines, "over several lines", "one object a line", as_lines),
+    "over lines, .json": ("a.json", over_lines, "over several lines", "one object a line", as_lines),
     "on one line": (
         "a.jsonl",
         lambda rows: "".join(map(json.dumps, rows)),
