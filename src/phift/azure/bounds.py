@@ -1,8 +1,9 @@
 """What an answer may have its clients do: how long they wait, how much they read, and where they go on.
 
 The SDK's clients and ours follow what an answer says: they wait as long as ``Retry-After`` has it, read a body to its
-end, and send their token wherever ``nextLink`` or an operation's address leads. These are hooks of azure-core and of
-requests that keep that within bounds, in all clients that are made here (`phift.azure.connect`).
+end, and send their token wherever ``nextLink`` or an operation's address leads. Hooks of azure-core and of requests
+keep that within bounds, in all clients that are made here (`phift.azure.connect`). They see nothing of an answer before
+its head has ended, nor while a chunk's size or a packed file's name goes on: there the connection counts the time.
 """
 
 from __future__ import annotations
@@ -150,14 +151,14 @@ def read_bounded(response: requests.Response, **options: Any) -> None:
     except BaseException as error:
         response.close()
         if isinstance(error, ServiceError):
-            error.where = (response.url or "").partition("?")[0]
+            error.where = redact((response.url or "").partition("?")[0])
         raise
     response._content = b"".join(pieces)  # what requests keeps when it has read the answer itself
     vars(response)["_content_consumed"] = True
 
 
-def _endless(why: str) -> ServiceError:
-    return ServiceError(f"The service's answer {why}.", fix="look at what answers there, a proxy say")
+def _endless(why: str, where: str = "") -> ServiceError:
+    return ServiceError(f"The service's answer {why}.", where=where, fix="look at what answers there, a proxy say")
 
 
 def _too_slow(seconds: float) -> str:
@@ -239,9 +240,7 @@ class _Wire(io.RawIOBase):
             self.end_of_lines = now + LONGEST_LINES
         for end, seconds in ((self.end_of_lines, LONGEST_LINES), (self.end, LONGEST_ANSWER)):
             if now > end:
-                error = _endless(_too_slow(seconds))
-                error.where = self._place
-                raise error
+                raise _endless(_too_slow(seconds), self._place)
         return count
 
     def close(self) -> None:
