@@ -17,9 +17,10 @@ from typing import Any, cast
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from pyarrow import feather
 
 from phift.config.data import DataConfig
-from phift.data import files, sniff, sources
+from phift.data import files, ipc, sniff, sources
 from phift.data import prepare as preparing
 from phift.data.formats import recognise
 from phift.data.parquet import Footer
@@ -237,3 +238,21 @@ def test_a_file_without_a_suffix_is_looked_at_once(swap: str, tmp_path: Path, mo
     monkeypatch.setattr(files, "open_file", swapped)
     with pytest.raises(DataError, match="does not say what it is"):
         sniff.check_nameless(path)
+
+
+def test_an_arrow_file_that_another_one_replaces_gives_its_own_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, undone = tmp_path / "a.feather", files.open_file
+    feather.write_feather(pa.table({"question": ["a"], "answer": ["b"], "id": [1]}), str(path))
+    feather.write_feather(pa.table({"id": [2], "question": ["c"], "answer": ["d"]}), str(tmp_path / "other"))
+
+    def replaced(path: Path) -> io.FileIO:
+        file = undone(path)
+        (tmp_path / "other").replace(path)
+        return file
+
+    monkeypatch.setattr(files, "open_file", replaced)
+    assert [batch.to_pylist() for batch in ipc.batches(path, {"question", "answer"})] == [
+        [{"question": "a", "answer": "b"}]
+    ]

@@ -42,9 +42,7 @@ def batches(path: Path, columns: Collection[str]) -> Iterator[pa.RecordBatch]:
 
     - **columns**: those to read, as far as the file has them.
     """
-    with _opened(path) as reader:
-        included = [index for index, name in enumerate(reader.schema.names) if name in columns]
-    with _opened(path, included) as reader:
+    with _opened(path, columns) as reader:
         is_stream = not hasattr(reader, "get_batch")
         every = reader if is_stream else map(reader.get_batch, range(reader.num_record_batches))
         for batch in every:
@@ -55,12 +53,16 @@ def batches(path: Path, columns: Collection[str]) -> Iterator[pa.RecordBatch]:
 
 @contextmanager
 def _opened(
-    path: Path, included: list[int] | None = None
+    path: Path, columns: Collection[str] | None = None
 ) -> Iterator[pa.ipc.RecordBatchStreamReader | pa.ipc.RecordBatchFileReader]:
     import pyarrow as pa
 
-    options = pa.ipc.IpcReadOptions(included_fields=included, use_threads=False)
     with files.open_file(path) as file, parquet.errors(path, "Arrow", "record batches"):
-        is_file = file.read(6) == b"ARROW1"
+        opened = pa.ipc.open_file if file.read(6) == b"ARROW1" else pa.ipc.open_stream
         file.seek(0)
-        yield (pa.ipc.open_file if is_file else pa.ipc.open_stream)(file, options=options)
+        reader = opened(file)
+        if columns is not None:
+            included = [index for index, name in enumerate(reader.schema.names) if name in columns]
+            file.seek(0)
+            reader = opened(file, options=pa.ipc.IpcReadOptions(included_fields=included, use_threads=False))
+        yield reader
