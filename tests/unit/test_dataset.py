@@ -767,6 +767,9 @@ def test_rows_of_a_group_stay_together(tmp_path: Path, out: Path) -> None:
     assert sum(map(len, groups)) == 40
     with pytest.raises(DataError, match="it has no value in `chapter`"):
         prepare(out, train=source, split={"group_by": "chapter"})
+    write_jsonl(source, [row | {"document": float("nan")} for row in rows])
+    with pytest.raises(DataError, match="it has no value in `document`"):
+        prepare(out, train=source, split={"group_by": "document"})
 
 
 def test_groups_and_conversations_stay_together_at_once(tmp_path: Path, out: Path) -> None:

@@ -365,7 +365,7 @@ def _checked(part: Part, spool: Spool, row: Row) -> tuple[Conversation, tuple[in
         seen.remark(remark)
     if (column := part.group_by) is None:
         return conversation, checked, 0
-    if values.get(column) is None:
+    if formats.missing(values.get(column)):
         raise chat.InvalidRow(f"it has no value in `{column}`, which rows are grouped by")
     group = chat.encoded(values[column], f"`{column}`, which rows are grouped by, holds what")
     return conversation, checked, xxhash.xxh3_64_intdigest(group)
