@@ -21,6 +21,7 @@ from phift.errors import LocalWorkspaceError
 from phift.local import Connection, LocalCredential, LocalWorkspace
 from phift.local.server.in_process import HOST, served_here
 from phift.local.state.identity import read_secret
+from phift.local.wire import section
 from unit.loopback import Reply, Script
 
 VERSION = "api-version=2023-04-01"
@@ -304,3 +305,26 @@ def test_nobody_waits_for_a_models_file_and_the_same_version_is_made_once(
             reading.abort()
             go_on.set()
         assert sorted(each.result() for each in made) == [201, 400]  # an asset's path cannot be updated
+
+
+def test_of_two_who_change_a_model_at_once_neither_overwrites_the_other(
+    caller: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    requests.put(caller.blob("one"), data=b"x", headers={"x-ms-blob-type": "BlockBlob"}, timeout=30)
+
+    def put(place: str, **properties: Any) -> int:
+        url = f"{caller.arm}/models/{place}?{VERSION}"
+        return caller.session.put(url, json={"properties": properties}, timeout=60).status_code
+
+    assert put("m/versions/1", modelUri="azureml://datastores/workspaceblobstore/paths/one") == 201
+
+    def slow(body: Any, name: str) -> Any:
+        time.sleep(0.3)
+        return section(body, name)
+
+    monkeypatch.setattr("phift.local.services.assets.section", slow)
+    changes: list[dict[str, Any]] = [{"description": "a"}, {"tags": {"b": "c"}}]
+    with ThreadPoolExecutor(2) as pool:
+        assert set(pool.map(lambda change: put("m", **change), changes)) == {200}
+    found = caller.session.get(f"{caller.arm}/models/m?{VERSION}", timeout=30).json()["properties"]
+    assert (found["description"], found["tags"]) == ("a", {"b": "c"})

@@ -17,7 +17,7 @@ import yaml
 from phift import plain_yaml
 from phift.local.model import files
 from phift.local.names import ACCOUNT
-from phift.local.services.route import Route
+from phift.local.services.route import Route, in_one_step
 from phift.local.site import Site
 from phift.local.state.documents import Document, Json
 from phift.local.wire import (
@@ -106,6 +106,7 @@ def _containers(site: Site, call: Call) -> Reply:
     return listed(site, call, _kind(call), _show_container, wanted=_visible(call))
 
 
+@in_one_step
 def _put_container(site: Site, call: Call) -> Reply:
     found, sent = _existing(site, call), section(call.json(_Version), "properties")
     changed = {key: sent[key] for key in ("tags", "description", "isArchived") if key in sent}
