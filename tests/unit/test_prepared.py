@@ -203,6 +203,16 @@ def test_a_file_whose_next_change_could_not_be_told_is_not_known(
     assert prepared.inputs_of(data) is None  # the clock there is another
 
 
+@pytest.mark.parametrize("name", ["given", "owner/name"])
+def test_a_folder_that_is_read_as_a_data_set_of_the_hub_has_no_commit(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / name).mkdir(parents=True)
+    data = DataConfig.model_validate({"train": {"huggingface": name, "revision": "ab" * 20}})
+    assert prepared.inputs_of(data) is None
+
+
 @pytest.mark.parametrize("content", ["", "[]", "{}", "null", '{"inputs": 1}', "\0", "[" * 100_000])
 def test_a_manifest_that_nobody_understands_is_none(folder: Path, content: str) -> None:
     first = prepare(folder)

@@ -97,6 +97,11 @@ def read_rows(source: HuggingFaceSource, notes: list[str]) -> Iterator[Row]:
             yield from batch
 
 
+def is_folder(source: HuggingFaceSource) -> bool:
+    """Tell whether a data set is a folder of this machine, which has no commits."""
+    return os.path.isdir(source.huggingface)  # noqa: PTH112 - Path.is_dir raises where an id cannot be a path
+
+
 def keep_token() -> None:
     """Have the Hub's client of this process, which must be one of ours, send its token to nobody but the Hub.
 
@@ -214,14 +219,13 @@ class HubRows:
         from huggingface_hub import constants
 
         source = self._source
-        is_folder = os.path.isdir(source.huggingface)  # noqa: PTH112 - Path.is_dir raises where an id cannot be a path
-        if not is_folder and (constants.HF_HUB_OFFLINE or datasets.config.HF_HUB_OFFLINE):
+        if not is_folder(source) and (constants.HF_HUB_OFFLINE or datasets.config.HF_HUB_OFFLINE):
             fix = "unset HF_HUB_OFFLINE, or give files that are on this machine"
             raise ServiceUnreachable("HF_HUB_OFFLINE is set, so the Hub is not asked.", fix=fix)
         for wait in (*_WAITS, None):
             try:
                 with _asking(source):
-                    builder, splits, commit = _open_once(source, is_folder=is_folder)
+                    builder, splits, commit = _open_once(source)
                 break
             except (Throttled, ServiceUnreachable):
                 if wait is None:
@@ -263,13 +267,13 @@ def _stream(builder: DatasetBuilder, split: str) -> Iterator[Row]:
     return map(arrow.row_reader(arrow.types_of(rows.features.arrow_schema)), rows.decode(False))
 
 
-def _open_once(source: HuggingFaceSource, *, is_folder: bool) -> tuple[DatasetBuilder, list[str], str | None]:
+def _open_once(source: HuggingFaceSource) -> tuple[DatasetBuilder, list[str], str | None]:
     """Return a data set, the names of the splits to read, and the commit that it is at, if it is on the Hub."""
     import datasets
     from huggingface_hub import HfApi
 
     name, commit = source.huggingface, None
-    if not is_folder:
+    if not is_folder(source):
         api = HfApi(library_name="phift")
         commit = api.dataset_info(name, revision=source.revision, expand=["sha"], timeout=30).sha
         if not commit:

@@ -23,7 +23,8 @@ from typing import TYPE_CHECKING, Any, Self
 
 from phift.check.findings import Finding
 from phift.component.preprocessing import SPLITS
-from phift.config.data import DataConfig, FileSource, HuggingFaceSource
+from phift.config.data import DataConfig, FileSource, HuggingFaceSource, OneSource
+from phift.data import hub
 from phift.data.files import contents
 from phift.data.sources import stamps
 from phift.data.split import Account
@@ -176,7 +177,7 @@ def inputs_of(data: DataConfig) -> str | None:
             except PhiftError:  # whoever reads it says so
                 return None
             paths += [*found.files, *found.others]  # what is no data is told, and can say what the others are
-        elif not (isinstance(source, HuggingFaceSource) and re.fullmatch("[0-9a-f]{40}", source.revision or "")):
+        elif not _is_pinned(source):
             return None
     if len(paths) > _MOST_FILES:
         return None
@@ -189,6 +190,13 @@ def inputs_of(data: DataConfig) -> str | None:
             return None
     settings = data.model_dump(mode="json", exclude=_NOT_READ_BY)
     return hashlib.sha256(repr((settings, seen, _code())).encode(errors="backslashreplace")).hexdigest()
+
+
+def _is_pinned(source: OneSource) -> bool:
+    """Tell whether a source is a data set of the Hub at a commit, which never changes."""
+    if not isinstance(source, HuggingFaceSource) or hub.is_folder(source):
+        return False
+    return re.fullmatch("[0-9a-f]{40}", source.revision or "") is not None
 
 
 def _unsettled(seen: Iterable[tuple[Any, ...]]) -> int:
