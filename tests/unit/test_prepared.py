@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -246,3 +247,23 @@ def test_many_at_once_agree(folder: Path) -> None:
         found = list(pool.map(lambda index: prepare(folder, fresh=index % 2 == 0), range(12)))
     assert all(each == found[0] for each in found)
     assert not prepare(folder).read
+
+
+def test_what_two_callers_say_of_the_same_rows_is_not_mixed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = shutil.copytree(folder, folder.parent / "other")
+    prepare(folder)
+    touch, between = Path.touch, threading.Thread(target=prepare, args=(folder,), kwargs={"train": other})
+
+    def touch_late(path: Path, **how: Any) -> None:
+        if path.name == "manifest.json" and threading.current_thread() is not between:
+            between.start()
+            between.join()
+        touch(path, **how)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "touch", touch_late)
+        prepare(folder, fresh=True)
+    for train in (folder, other):
+        found = prepare(folder, train=train)
+        assert found.rejects
+        assert json.loads(found.rejects.read_text())["source"] in {account.source for account in found.accounts}

@@ -39,7 +39,7 @@ from phift.data import files, sniff
 from phift.data.folders import spread
 from phift.data.near import find_near
 from phift.data.parts import MOST_PROBLEMS
-from phift.data.prepared import MANIFEST, PreparedDataset, find_prepared, inputs_of, whole_since
+from phift.data.prepared import MANIFEST, PreparedDataset, digest_of, find_prepared, inputs_of, whole_since
 from phift.data.sources import Progress, Reading, Table, open_source, place_of, read_sources, tabulate
 from phift.data.split import ASIDE, LEAKED, Account, deal, draw_split, findings_of, first_near, masks_of, units
 from phift.data.workers import LARGE, Limits, Workers
@@ -107,7 +107,8 @@ def prepare_dataset(
         if not any(account.aside for account in accounts):
             (built / "rejects.jsonl").unlink()
         findings = (*told, *findings_of(readings, table, accounts))
-        manifest = {**_manifest(data, readings, table, accounts, findings), "inputs": inputs}
+        manifest = _manifest(data, readings, table, accounts, findings)
+        manifest |= {"inputs": inputs, "rejects": digest_of(built / "rejects.jsonl")}
         (built / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
         target = folder / manifest["content_hash"][:16]
         before = _settle(built, target)

@@ -223,16 +223,25 @@ def find_prepared(folder: Path, inputs: str) -> PreparedDataset | None:
     for path in folder.glob(f"*/{MANIFEST}"):
         with suppress(Exception):  # whatever cannot be understood is as good as not there
             manifest = json.loads(path.read_bytes())
-            before, rejects = whole_since(path.parent), path.parent / "rejects.jsonl"
-            has_rejects = any(source["aside"] for source in manifest["sources"])
+            rejects = path.with_name("rejects.jsonl")
             if (
-                before
-                and manifest["inputs"] == inputs
-                and has_rejects == rejects.exists()
-                and (not has_rejects or rejects.stat().st_mtime_ns <= path.stat().st_mtime_ns)
+                manifest["inputs"] == inputs
+                and (before := whole_since(path.parent))
+                # Of other sources with the same rows, if two callers have renewed them at once.
+                and manifest["rejects"] == digest_of(rejects)
+                and (not manifest["rejects"] or rejects.stat().st_mtime_ns <= path.stat().st_mtime_ns)
             ):
                 return PreparedDataset.of(path.parent, manifest, before=before, read=False)
     return None
+
+
+def digest_of(rejects: Path) -> str | None:
+    """Return the SHA-256 of a file of rows set aside; None where there is none."""
+    try:
+        with rejects.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except FileNotFoundError:
+        return None
 
 
 def whole_since(folder: Path) -> datetime | None:
