@@ -411,6 +411,28 @@ def test_one_that_starts_while_another_deletes_has_a_whole_folder(
     assert started.down()
 
 
+def test_one_that_starts_when_half_is_deleted_has_a_whole_folder(
+    served: LocalWorkspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started, remove = LocalWorkspace(served.folder, engine="instant", speed="fast"), os.rmdir
+    left, starts = {path.name for path in served.folder.iterdir() if path.is_dir()}, list[Future[Connection]]()
+    with ThreadPoolExecutor(1) as pool:
+
+        def begin(path: str, **options: int) -> None:
+            if (name := os.path.basename(path)) in left:  # noqa: PTH119 - what rmtree gives
+                left.remove(name)
+                if not left:
+                    starts.append(pool.submit(started.up))
+                    time.sleep(3)  # in which it would have started
+            remove(path, **options)
+
+        monkeypatch.setattr("os.rmdir", begin)
+        served.reset()
+        starts[0].result()
+    assert connected(served.folder) is None
+    assert started.down()
+
+
 def test_a_server_killed_at_any_moment_of_its_start_hinders_no_next_one(tmp_path: Path) -> None:
     folder = tmp_path / "workspace"
     chosen = random.Random(11)  # noqa: S311 - moments only

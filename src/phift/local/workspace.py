@@ -145,13 +145,10 @@ class LocalWorkspace:
             extra = "testing" if self._needed == _NEEDED else "local"
             raise errors.MissingDependency(what, fix=f"in the folder of phift's source: pip install '.[{extra}]'")
         place = self._place
-        there = self.folder.iterdir() if self.folder.is_dir() else ()
-        # Another process that starts it may have made the folder, be at the lock, or be writing the secret.
-        begun = (place.start_lock, place.ignored)
-        if any(path not in begun and path.suffix != ".tmp" for path in there) and not place.marks():
-            what = "This folder holds other things; a local workspace wants an empty or a new one."
-            raise errors.LocalWorkspaceError(what, where=str(self.folder), fix="name another folder")
+        if not place.start_lock.exists():  # none is made among other things
+            self._refuse_other_things()
         with place.starting():
+            self._refuse_other_things()  # what another process deletes looks like them
             self.folder.chmod(0o700)
             running = self._told_soon(read_served)
             if running:
@@ -211,7 +208,13 @@ class LocalWorkspace:
             what = "This folder is not a local workspace's; nothing was deleted."
             raise errors.LocalWorkspaceError(what, where=str(self.folder), fix="name the right folder")
         with self._stopped():
-            shutil.rmtree(self.folder.resolve())
+            folder, lock = self.folder.resolve(), self._place.start_lock.name
+            for path in folder.iterdir():
+                if path.is_dir() and not path.is_symlink():
+                    shutil.rmtree(path)
+                elif path.name != lock:  # at which others wait until all else is gone
+                    path.unlink()
+            shutil.rmtree(folder)
 
     @_of_ours
     def connection(self) -> Connection:
@@ -223,6 +226,14 @@ class LocalWorkspace:
             what = "No local workspace is running in this folder."
             raise errors.LocalWorkspaceNotRunning(what, where=str(self.folder), fix="start it: phift local up")
         return Connection(f"https://localhost:{running.port}", self._place.bundle, self.folder)
+
+    def _refuse_other_things(self) -> None:
+        there = self.folder.iterdir() if self.folder.is_dir() else ()
+        # Another process that starts it may have made the folder, be at the lock, or be writing the secret.
+        begun = (self._place.start_lock, self._place.ignored)
+        if any(path not in begun and path.suffix != ".tmp" for path in there) and not self._place.marks():
+            what = "This folder holds other things; a local workspace wants an empty or a new one."
+            raise errors.LocalWorkspaceError(what, where=str(self.folder), fix="name another folder")
 
     @contextmanager
     def _stopped(self, timeout: float = 20) -> Iterator[bool]:
