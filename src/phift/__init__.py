@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from phift.errors import PhiftError as PhiftError
     from phift.jobs.job import FineTuneJob as FineTuneJob
     from phift.jobs.registration import RegisteredModel as RegisteredModel
-    from phift.run import FineTuneRun as FineTuneRun
-    from phift.run import RunResult as RunResult
+    from phift.run.chain import FineTuneRun as FineTuneRun
+    from phift.run.chain import RunResult as RunResult
     from phift.serving.endpoint import Endpoint as Endpoint
-    from phift.views import EventPrinter as EventPrinter
+    from phift.views.terminal import EventPrinter as EventPrinter
 
 
 # Loaded when first used, so that `import phift` is quick.
@@ -27,14 +27,14 @@ _PLACES = {
     "CheckReport": "check.report",
     "Clients": "azure.clients",
     "Endpoint": "serving.endpoint",
-    "EventPrinter": "views",
+    "EventPrinter": "views.terminal",
     "Finding": "check.findings",
     "FineTuneJob": "jobs.job",
-    "FineTuneRun": "run",
+    "FineTuneRun": "run.chain",
     "PhiftError": "errors",
     "RegisteredModel": "jobs.registration",
     "RunConfig": "config.run",
-    "RunResult": "run",
+    "RunResult": "run.chain",
     "connect": "azure.connect",
 }
 

@@ -33,7 +33,7 @@ from phift.cli.output import tell
 from phift.errors import PhiftError
 from phift.serving.cleanup import deployed_endpoints, deployments_of, remove_endpoints_of
 from phift.testing import TestWorkspace
-from phift.views import show_endpoints, show_plan, show_report
+from phift.views.terminal import show_endpoints, show_plan, show_report
 
 pytestmark = [
     pytest.mark.slow,

@@ -25,7 +25,7 @@ from phift.data.prepare import prepare_dataset
 from phift.errors import ConfigError, DataError, NotFound
 from phift.jobs.pipeline import build_pipeline
 from phift.run import FineTuneRun
-from phift.views import show_plan
+from phift.views.terminal import show_plan
 from unit.fakes import A100, Fakes, codes, data_asset, data_id, parameters, plan, run_config
 
 RAW = "azureml:raw:3"

@@ -15,7 +15,7 @@ from phift.data.prepare import PreparedDataset
 from phift.errors import AccessDenied, Conflict, DataError, NotFound, ServiceError
 from phift.run import FineTuneRun
 from phift.testing import Fault, TestWorkspace
-from phift.views import show_plan
+from phift.views.terminal import show_plan
 from unit.fakes import Fakes, codes, data_asset, data_id, http_error, run_config
 
 IN_STORE = "azureml://datastores/store/paths/folder/chat.jsonl"

@@ -51,7 +51,7 @@ def _process_as_it_was() -> Iterator[None]:
 def fakes(monkeypatch: pytest.MonkeyPatch) -> Fakes:
     """Fakes that every run connects to."""
     made = Fakes()
-    monkeypatch.setattr("phift.run.connect", lambda _config: made.clients)
+    monkeypatch.setattr("phift.run.chain.connect", lambda _config: made.clients)
     return made
 
 
@@ -453,7 +453,7 @@ def local(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     def workspace(folder: Path | None, **options: str) -> Workspace:
         return Workspace(state.done, state.running, folder, **options)
 
-    monkeypatch.setattr("phift.cli.commands.LocalWorkspace", workspace)
+    monkeypatch.setattr("phift.cli.local.LocalWorkspace", workspace)
     return state
 
 

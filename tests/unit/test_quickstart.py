@@ -56,7 +56,7 @@ def fakes(monkeypatch: pytest.MonkeyPatch, server: Script) -> Fakes:
     points = [{"key": "eval_loss", "value": value, "step": step} for step, value in ((0, 5.25), (10, 0.125))]
     made.rest.on({"metrics": points}, "get-history", "metric_key=eval_loss&")
     made.workspace.online_endpoints.scoring_uri = f"{server.url}/score"
-    monkeypatch.setattr("phift.run.connect", lambda _config: made.clients)
+    monkeypatch.setattr("phift.run.chain.connect", lambda _config: made.clients)
     return made
 
 

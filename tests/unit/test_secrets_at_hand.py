@@ -154,7 +154,7 @@ def test_what_a_step_of_a_run_held_is_not_in_its_errors_traceback(
         held = TOKEN
         raise ServiceError(f"of {len(held)} characters")
 
-    monkeypatch.setattr("phift.run.make_plan", fails)
+    monkeypatch.setattr("phift.run.chain.make_plan", fails)
     run = FineTuneRun(run_config(tmp_path), Fakes().clients)
     for step in (run.check, run.submit, lambda: run.plan):
         told = shown(raised(step))

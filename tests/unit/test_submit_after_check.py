@@ -60,7 +60,7 @@ def test_without_a_check_the_submission_checks(fakes: Fakes, run: FineTuneRun) -
 
 def test_a_check_holds_for_a_while_only(fakes: Fakes, run: FineTuneRun, monkeypatch: pytest.MonkeyPatch) -> None:
     run.check()
-    monkeypatch.setattr("phift.run.CHECK_HOLDS", 0)
+    monkeypatch.setattr("phift.run.chain.CHECK_HOLDS", 0)
     run.submit()
     assert set(looked_up(fakes).values()) == {2}
 

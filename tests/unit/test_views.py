@@ -16,7 +16,7 @@ from phift.jobs.tracking import MetricPoint
 from phift.run import FineTuneRun
 from phift.serving.resource import DeploymentEvent, Stage
 from phift.tokens.count import Counted
-from phift.views import EventPrinter, show_plan, show_report
+from phift.views.terminal import EventPrinter, show_plan, show_report
 from unit.fakes import Fakes, run_config
 
 

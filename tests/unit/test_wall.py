@@ -183,7 +183,7 @@ def test_the_root_is_small_and_no_file_is_long() -> None:
 
 
 def test_texts_are_written_in_one_way_each() -> None:
-    """What goes to a console is made by `phift.views.shown`, and what the command line says by `phift.cli.output`."""
+    """What goes to a console is made by `views.terminal.shown`, what the command line says by `cli.output`."""
     writers = {"print", "click.echo", "click.secho", "sys.stdout.write", "sys.stderr.write", "sys.stdout.buffer.write"}
     found: set[tuple[str, str]] = set()
     for module, file in FILES.items():
@@ -198,5 +198,5 @@ def test_texts_are_written_in_one_way_each() -> None:
         ("phift.cli.output", "click.echo"),
         ("phift.data.on_cluster", "sys.stdout.write"),  # into a job's log, which nobody there reads in a terminal
         ("phift.local.work.preparing", "sys.stderr.write"),  # into a step's log, what that would have said
-        ("phift.views", "console.print(table)"),
+        ("phift.views.terminal", "console.print(table)"),
     }

@@ -6,9 +6,7 @@ import atexit
 import json
 import logging
 import os
-import shlex
 import sys
-import tempfile
 from contextlib import suppress
 from io import TextIOWrapper
 from pathlib import Path
@@ -19,27 +17,15 @@ import click
 import phift
 from phift import garbage
 from phift.cli.interrupted import INTERRUPTED, Leftovers, ignore_interruptions, notes, say, watch
+from phift.cli.local import local
+from phift.cli.options import CONFIG, FOLDER, WORKSPACE, is_config
 from phift.cli.output import console, hand_out, tell, visible_mistakes
 from phift.errors import CheckFailed, ConfigError, PhiftError
-from phift.local import LocalWorkspace
 
 if TYPE_CHECKING:
-    from phift.local.programs import Datastores, Engine
-    from phift.local.recorder.exchange import Exchange
-    from phift.local.state.clock import Speed
+    pass
 
 
-_FOLDER = click.option(
-    "--folder",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Where the local workspace keeps its state; by default in the user's data directory.",
-)
-_WORKSPACE = click.option(
-    "--workspace",
-    metavar="WORKSPACE",
-    help="local, local:FOLDER or SUBSCRIPTION/GROUP/WORKSPACE; by default as the environment or config.json say.",
-)
-_CONFIG = click.argument("config", type=click.Path(path_type=Path))
 _ASK = click.option("--ask", multiple=True, metavar="QUESTION", help="Ask the endpoint this, then delete the endpoint.")
 
 
@@ -89,7 +75,7 @@ def _refused(error: OSError) -> PhiftError:
 
 def _show(report: phift.CheckReport, run: phift.FineTuneRun | None = None) -> None:
     """Print a report, and what the run will do where nothing stands in its way."""
-    from phift.views import show_plan, show_report
+    from phift.views.terminal import show_plan, show_report
 
     show_report(console(), report)
     if run and report.ok:
@@ -103,7 +89,7 @@ def main() -> None:
 
 
 @main.command()
-@_CONFIG
+@CONFIG
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 def check(config: Path, as_json: bool) -> None:
     """Look everything up and submit nothing; exits 1 if something would stop the run."""
@@ -124,7 +110,7 @@ def check(config: Path, as_json: bool) -> None:
 
 
 @main.command(name="run")
-@_CONFIG
+@CONFIG
 @_ASK
 def run_(config: Path, ask: tuple[str, ...]) -> None:
     """Do all of it: check, prepare, submit, wait, register, deploy; run it again to go on after an interruption.
@@ -139,7 +125,7 @@ def run_(config: Path, ask: tuple[str, ...]) -> None:
 
 
 @main.command()
-@_CONFIG
+@CONFIG
 @click.option("--wait/--no-wait", default=True, show_default=True, help="Wait for the job, and register its model.")
 def submit(config: Path, wait: bool) -> None:
     """Train, and deploy nothing: check, prepare, submit, wait, register."""
@@ -151,21 +137,17 @@ def submit(config: Path, wait: bool) -> None:
 
 @main.command()
 @click.argument("target", metavar="CONFIG|JOB")
-@_WORKSPACE
+@WORKSPACE
 @_ASK
 def deploy(target: str, workspace: str | None, ask: tuple[str, ...]) -> None:
     """Register and deploy the model of a completed job, by the configuration or the job's name."""
-    if _is_config(target):
+    if is_config(target):
         run, left = _open("deploy", Path(target))
     else:
         left = _leftovers_of_name("deploy", target, workspace)
         run = phift.FineTuneRun.attach(target, phift.connect(workspace=workspace), on_event=left)
     with left.told():
         _deploy(run, left, ask)
-
-
-def _is_config(target: str) -> bool:
-    return target.endswith((".yaml", ".yml")) or Path(target).is_file()
 
 
 def _leftovers_of_name(command: str, name: str, workspace: str | None) -> Leftovers:
@@ -218,7 +200,7 @@ def _deploy(run: phift.FineTuneRun, left: Leftovers, ask: tuple[str, ...]) -> No
 
 
 @main.command()
-@_CONFIG
+@CONFIG
 @click.option("--row", type=click.IntRange(min=1), help="Show this row of the prepared data as the model sees it.")
 @click.option("--split", type=click.Choice(["train", "validation", "test"]), default="train", show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON, and no row.")
@@ -247,7 +229,7 @@ def prepare(config: Path, row: int | None, split: str, as_json: bool, html: Path
 
 @main.command()
 @click.argument("target", metavar="CONFIG|JOB|ENDPOINT")
-@_WORKSPACE
+@WORKSPACE
 def cleanup(target: str, workspace: str | None) -> None:
     """Delete the endpoints of a run, by its configuration, its job's name or an endpoint's; job and model stay.
 
@@ -256,7 +238,7 @@ def cleanup(target: str, workspace: str | None) -> None:
     """
     from phift.serving.cleanup import remove_endpoints_of
 
-    if _is_config(target):
+    if is_config(target):
         run, left = _open("cleanup", Path(target))
         with left.told():
             done = run.cleanup()
@@ -275,11 +257,11 @@ def cleanup(target: str, workspace: str | None) -> None:
 
 
 @main.command()
-@_WORKSPACE
+@WORKSPACE
 def endpoints(workspace: str | None) -> None:
     """List what phift has deployed in a workspace, with its job, age and traffic; each of them costs money."""
     from phift.serving.cleanup import deployed_endpoints, deployments_of
-    from phift.views import show_endpoints
+    from phift.views.terminal import show_endpoints
 
     clients = phift.connect(workspace=workspace)
     found = deployed_endpoints(clients)
@@ -299,7 +281,7 @@ def samples(folder: Path, force: bool) -> None:
 
 
 @main.command()
-@_FOLDER
+@FOLDER
 @click.option("--fresh", is_flag=True, help="Delete the state of earlier demonstrations first, and train again.")
 def quickstart(folder: Path | None, fresh: bool) -> None:
     """Show a whole run on this machine: no Azure account, no GPU, a few minutes."""
@@ -328,146 +310,7 @@ def facts(must_be_new: bool) -> None:
     sys.exit(1 if must_be_new and old else 0)
 
 
-@main.group()
-def local() -> None:
-    """Start, stop and look at the local workspace."""
-
-
-@local.command()
-@_FOLDER
-@click.option(
-    "--engine",
-    type=click.Choice(["train", "instant"]),
-    default="train",
-    show_default=True,
-    help="What runs jobs; instant completes them at once with outputs that say they are empty, and needs no torch.",
-)
-@click.option(
-    "--speed",
-    type=click.Choice(["real", "fast", "manual"]),
-    default="real",
-    show_default=True,
-    help="How long operations seem to take: as on Azure, no time, or until a test moves the clock.",
-)
-@click.option(
-    "--datastores",
-    type=click.Choice(["accesskey", "identity", "keys-off"]),
-    help="How storage is reached: by its key, by your own token, or by a key that it refuses. The folder remembers it.",
-)
-def up(folder: Path | None, engine: Engine, speed: Speed, datastores: Datastores | None) -> None:
-    """Start the local workspace; one that runs already is left as it is."""
-    workspace = LocalWorkspace(folder, engine=engine, speed=speed, datastores=datastores)
-    connection = workspace.up(on_event=lambda text: tell(f"  {text}"))
-    tell(f"The local workspace is up at {connection.base_url}; its state is in {connection.folder}.")
-
-
-@local.command()
-@_FOLDER
-def down(folder: Path | None) -> None:
-    """Stop the local workspace; jobs in progress go on at the next start."""
-    tell("Stopped." if LocalWorkspace(folder).down() else "It was not running.")
-
-
-@local.command()
-@_FOLDER
-def status(folder: Path | None) -> None:
-    """Show whether the local workspace runs; exits 1 if it does not."""
-    found = LocalWorkspace(folder).status()
-    tell(f"state      {found.folder}")
-    tell(f"running    at {found.address}, process {found.pid}" if found.running else "running    no")
-    for job_status, count in sorted(found.jobs.items()):
-        tell(f"jobs       {count} {job_status}")
-    for name, deployments in sorted(found.endpoints.items()):
-        tell(f"endpoint   {name}: {', '.join(deployments) or 'no deployment'}")
-    sys.exit(0 if found.running else 1)
-
-
-@local.command()
-@_FOLDER
-@click.option("--yes", is_flag=True, help="Do not ask.")
-def reset(folder: Path | None, yes: bool) -> None:
-    """Stop the local workspace and delete its state: jobs, models, endpoints, data."""
-    if not yes:
-        click.confirm("Delete all jobs, models and data of the local workspace?", abort=True)
-    LocalWorkspace(folder).reset()
-    tell("Deleted.")
-
-
-@local.command()
-@_FOLDER
-def env(folder: Path | None) -> None:
-    """Print, as export lines, what points any program that uses the Azure ML SDK or MLflow at the local workspace.
-
-    Two of the values are secrets, good for this workspace alone: whoever has one may do everything in it.
-    """
-    for name, value in LocalWorkspace(folder).connection().environment().items():
-        hand_out(f"export {name}={shlex.quote(value)}")
-
-
-@local.command()
-@_FOLDER
-def config(folder: Path | None) -> None:
-    """Print the config.json that MLClient.from_config reads; where the workspace is served is in `phift local env`."""
-    hand_out(json.dumps(LocalWorkspace(folder).connection().config(), indent=2))
-
-
-_PROGRAM = click.argument("program", nargs=-1, required=True, type=click.UNPROCESSED)
-_FILE = click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
-
-
-@local.command(context_settings={"ignore_unknown_options": True})
-@_FILE
-@_PROGRAM
-def record(file: Path, program: tuple[str, ...]) -> None:
-    """Run PROGRAM and write its exchanges with Azure ML to FILE, redacted; docs/verified.md says what is kept.
-
-    Exits as PROGRAM does, or 1 where nothing was recorded, or not all of it.
-    """
-    from phift.local.recorder.exchange import begin
-    from phift.local.recorder.program import run
-
-    with begin(file) as recording:
-        code, unreachable = run(program, recording.write)
-    _say_unreachable(unreachable)
-    count, failure = recording.count, recording.failure
-    tell(f"{count} exchanges in {file}" if count else "Nothing was recorded.", err=True)
-    if failure:
-        tell(f"The recording is incomplete: {failure.strerror}", err=True)
-    sys.exit(code or int(failure is not None or not count))
-
-
-@local.command(context_settings={"ignore_unknown_options": True})
-@_FILE
-@_PROGRAM
-def replay(file: Path, program: tuple[str, ...]) -> None:
-    """Run PROGRAM on a new local workspace, and tell what it answers otherwise than FILE has it.
-
-    PROGRAM is the one that was recorded. Exits 1 where something differs, or as PROGRAM does.
-    """
-    from phift.local.recorder.compare import compare
-    from phift.local.recorder.exchange import read
-    from phift.local.recorder.program import run
-
-    date, there = read(file)
-    here: list[Exchange] = []
-    with tempfile.TemporaryDirectory(prefix="phift-replay-") as folder:
-        workspace = LocalWorkspace(Path(folder), engine="instant", speed="fast", lasting=False)
-        try:
-            variables = {**workspace.up().environment(), "PHIFT_LOCAL_HOME": folder}
-            code, unreachable = run(program, here.append, variables)
-        finally:
-            workspace.down()
-    _say_unreachable(unreachable)
-    lines = compare(there, here)
-    for line in lines:
-        tell(line)
-    tell(f"{len(lines)} differences from what was recorded on {date}: {len(there)} exchanges, {len(here)} here")
-    sys.exit(code or (1 if lines else 0))
-
-
-def _say_unreachable(hosts: dict[str, str]) -> None:
-    for host, why in hosts.items():
-        tell(f"could not be reached: {host} ({why})", err=True)
+main.add_command(local)
 
 
 def program() -> None:

@@ -16,7 +16,7 @@ from phift.local import LocalWorkspace
 from phift.serving.deployment import deploy_model
 from phift.serving.endpoint import Endpoint
 from phift.serving.resource import MODEL
-from phift.views import show_plan, show_report, shown
+from phift.views.terminal import show_plan, show_report, shown
 
 _QUESTIONS = 100  # of the held-out ones; asking all would take longer than the training
 _LONGEST_ANSWER = 24  # tokens; the right answers have at most 20

@@ -1,0 +1,24 @@
+"""Options and arguments that several commands take."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+WORKSPACE = click.option(
+    "--workspace",
+    metavar="WORKSPACE",
+    help="local, local:FOLDER or SUBSCRIPTION/GROUP/WORKSPACE; by default as the environment or config.json say.",
+)
+FOLDER = click.option(
+    "--folder",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Where the local workspace keeps its state; by default in the user's data directory.",
+)
+CONFIG = click.argument("config", type=click.Path(path_type=Path))
+
+
+def is_config(target: str) -> bool:
+    """Tell whether what a command is about is a configuration, and no name."""
+    return target.endswith((".yaml", ".yml")) or Path(target).is_file()

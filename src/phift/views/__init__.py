@@ -1,0 +1,1 @@
+"""How reports, plans and progress are shown."""
