@@ -14,10 +14,18 @@ if TYPE_CHECKING:
     from phift.check.report import CheckReport as CheckReport
     from phift.config.run import RunConfig as RunConfig
     from phift.errors import PhiftError as PhiftError
+    from phift.jobs.events import Idle as Idle
+    from phift.jobs.events import JobEvent as JobEvent
+    from phift.jobs.events import MetricLogged as MetricLogged
+    from phift.jobs.events import NoAnswer as NoAnswer
+    from phift.jobs.events import StatusChanged as StatusChanged
+    from phift.jobs.events import StepChanged as StepChanged
     from phift.jobs.job import FineTuneJob as FineTuneJob
     from phift.jobs.registration import RegisteredModel as RegisteredModel
     from phift.run.chain import FineTuneRun as FineTuneRun
     from phift.run.chain import RunResult as RunResult
+    from phift.run.events import Event as Event
+    from phift.run.events import only as only
     from phift.serving.endpoint import Endpoint as Endpoint
     from phift.views.terminal import EventPrinter as EventPrinter
 
@@ -27,15 +35,23 @@ _PLACES = {
     "CheckReport": "check.report",
     "Clients": "azure.clients",
     "Endpoint": "serving.endpoint",
+    "Event": "run.events",
     "EventPrinter": "views.terminal",
     "Finding": "check.findings",
     "FineTuneJob": "jobs.job",
     "FineTuneRun": "run.chain",
+    "Idle": "jobs.events",
+    "JobEvent": "jobs.events",
+    "MetricLogged": "jobs.events",
+    "NoAnswer": "jobs.events",
     "PhiftError": "errors",
     "RegisteredModel": "jobs.registration",
     "RunConfig": "config.run",
     "RunResult": "run.chain",
+    "StatusChanged": "jobs.events",
+    "StepChanged": "jobs.events",
     "connect": "azure.connect",
+    "only": "run.events",
 }
 
 __all__ = [*_PLACES]

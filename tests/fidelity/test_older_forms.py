@@ -12,7 +12,7 @@ import pytest
 from fidelity.older_forms import FORMS, answering_as_in
 from phift import FineTuneRun, RunConfig, samples
 from phift.check.compute import read_usages
-from phift.jobs.job import JobEvent
+from phift.jobs.events import StatusChanged
 from phift.local.programs import NOTE
 from phift.testing import TestWorkspace
 
@@ -77,7 +77,7 @@ def went_through(workspace: TestWorkspace, folder: Path) -> Read:
     vm, found = run.plan.target.vm, second.plan.target
     (node,) = second.job.entity().jobs.values()
     inputs = {split: node.inputs[f"{split}_file_path"].path for split in ("train", "validation", "test")}
-    statuses = [each.status for each in events if isinstance(each, JobEvent) and each.kind == "status"]
+    statuses = [each.status for each in events if isinstance(each, StatusChanged)]
     return {
         "workspace": (codes(report, "workspace"), workspace.clients.find_workspace().location),
         "storage": stored,

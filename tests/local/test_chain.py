@@ -18,7 +18,7 @@ from running import Local
 from phift import FineTuneRun, RunConfig, samples
 from phift.cli.quickstart import Exam, ask_held_out
 from phift.errors import CheckFailed, ConfigError, NotFound, PhiftError
-from phift.jobs.job import JobEvent
+from phift.jobs.events import MetricLogged
 from phift.local import LocalWorkspace
 
 pytestmark = pytest.mark.slow
@@ -56,7 +56,7 @@ def trained(workspace: Local, folder: Path) -> tuple[FineTuneRun, list[Any]]:
 def test_training_lowers_the_validation_loss_and_reports_it_live(trained: tuple[FineTuneRun, list[Any]]) -> None:
     run, events = trained
     losses = run.metrics().query("metric == 'eval_loss'").sort_values("step")["value"].tolist()
-    live = [e.metric.value for e in events if isinstance(e, JobEvent) and e.metric and e.metric.name == "eval_loss"]
+    live = [e.metric.value for e in events if isinstance(e, MetricLogged) and e.metric.name == "eval_loss"]
     assert losses[0] > 5 > 0.5 > losses[-1]
     assert sorted(live) == sorted(losses)
 

@@ -43,7 +43,8 @@ from phift.data.assets import DataInput
 from phift.data.prepare import PreparedDataset, Progress
 from phift.data.split import Account
 from phift.errors import redact, visible
-from phift.jobs.job import FineTuneJob, JobEvent
+from phift.jobs.events import MetricLogged, NoAnswer, StatusChanged, StepChanged
+from phift.jobs.job import FineTuneJob
 from phift.jobs.tracking import MetricPoint
 from phift.local import LocalWorkspace
 from phift.plan import Plan
@@ -108,12 +109,10 @@ def error(text: str) -> errors.PhiftError:
 
 
 NAME_VIEWS: dict[str, Callable[[str], str]] = {
-    "status": lambda text: drawn(lambda c: EventPrinter(c)(JobEvent(kind="status", job=text, status=text))),
-    "step": lambda text: drawn(lambda c: EventPrinter(c)(JobEvent(kind="step", job="j", step=text, status="Running"))),
-    "silence": lambda text: drawn(lambda c: EventPrinter(c)(JobEvent(kind="unreachable", job="j", status=text))),
-    "metric": lambda text: drawn(
-        lambda c: EventPrinter(c)(JobEvent(kind="metric", job="j", metric=MetricPoint(text, 1, 1.0, 0)))
-    ),
+    "status": lambda text: drawn(lambda c: EventPrinter(c)(StatusChanged(job=text, status=text))),
+    "step": lambda text: drawn(lambda c: EventPrinter(c)(StepChanged(job="j", step=text, status="Running"))),
+    "silence": lambda text: drawn(lambda c: EventPrinter(c)(NoAnswer(job="j", what=text))),
+    "metric": lambda text: drawn(lambda c: EventPrinter(c)(MetricLogged(job="j", metric=MetricPoint(text, 1, 1.0, 0)))),
     "deployment": lambda text: drawn(lambda c: EventPrinter(c)(DeploymentEvent("ready", text))),
     "progress": lambda text: drawn(lambda c: EventPrinter(c)(Progress(source=text, rows=1))),
     "counted": lambda text: drawn(lambda c: EventPrinter(c)(Counted(text, 1, 0.5))),

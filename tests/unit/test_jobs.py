@@ -21,7 +21,8 @@ from phift.errors import (
     ServiceUnreachable,
     WaitTimeout,
 )
-from phift.jobs.job import FineTuneJob, JobEvent, Step, find_job, submit_job
+from phift.jobs.events import JobEvent, MetricLogged, NoAnswer, StatusChanged, StepChanged
+from phift.jobs.job import FineTuneJob, Step, find_job, submit_job
 from phift.jobs.tracking import MetricPoint, Tracking
 from phift.testing import Fault, TestWorkspace
 from unit import given
@@ -42,9 +43,14 @@ def seen(events: Any) -> list[tuple[str, Any]]:
 
 
 def _new(event: JobEvent) -> Any:
-    if event.kind == "step":
-        return event.step, event.status
-    return event.metric.value if event.metric else event.status
+    match event:
+        case StepChanged():
+            return event.step, event.status
+        case MetricLogged():
+            return event.metric.value
+        case NoAnswer():
+            return event.what
+    return event.status
 
 
 @pytest.fixture
@@ -112,7 +118,7 @@ def test_following_tells_each_change_once_and_the_end_last() -> None:
         ("status", "Running"),
         ("status", "Completed"),
     ]
-    assert events[0] == JobEvent(kind="status", job="job", status="Queued")
+    assert events[0] == StatusChanged(job="job", status="Queued")
 
 
 def test_metrics_come_as_they_grow_and_before_the_end() -> None:
@@ -161,7 +167,7 @@ def test_a_token_that_has_expired_meanwhile_does_not_end_the_wait(workspace: Tes
     assert next(following).kind == "status"
     workspace.order(expired)  # once more: a token of an hour expires more than once a day
     workspace.advance(120)
-    assert list(following)[-1].status == "Completed"
+    assert list(following)[-1] == StatusChanged(job="job", status="Completed")
 
 
 @pytest.mark.phift(speed="manual")
@@ -174,7 +180,7 @@ def test_tokens_of_several_clients_that_are_refused_at_once_do_not_end_the_wait(
     following = FineTuneJob("job", clients).follow()
     assert next(following).kind == "status"
     workspace.advance(120)
-    assert list(following)[-1].status == "Completed"
+    assert list(following)[-1] == StatusChanged(job="job", status="Completed")
 
 
 @pytest.mark.parametrize("times", [1, 2, 3, 5])

@@ -18,7 +18,8 @@ from azure.ai.ml import MLClient
 from phift.azure.clients import Clients, Rest
 from phift.data.prepare import Progress
 from phift.errors import CheckFailed, ComputeError, ConfigError, JobFailed, NotFound, PhiftError
-from phift.jobs.job import FineTuneJob, JobEvent
+from phift.jobs.events import JobEvent, StatusChanged, StepChanged
+from phift.jobs.job import FineTuneJob
 from phift.jobs.record import configuration_digest, series
 from phift.jobs.registration import register_model
 from phift.local.work import standin
@@ -381,9 +382,8 @@ def test_waiting_hands_on_the_events_of_the_job(start: Start) -> None:
     run = start(events.append)
     run.submit()
     run.wait()
-    kinds = [type(event) for event in events]
-    assert kinds[-1] is JobEvent
-    assert set(kinds) == {Progress, Counted, JobEvent}
+    assert isinstance(events[-1], StatusChanged)
+    assert {type(event) for event in events if not isinstance(event, JobEvent)} == {Progress, Counted}
 
 
 def test_a_failed_job_stops_the_run(fakes: Fakes, start: Start) -> None:
@@ -658,7 +658,7 @@ def test_a_handler_that_fails_at_each_of_its_events_changes_nothing(
     assert result.endpoint.name in fakes.workspace.online_endpoints.known
     run.cleanup()
     assert fakes.workspace.online_endpoints.known == {}
-    assert {type(event) for event in heard} == {Progress, Counted, JobEvent, DeploymentEvent}
+    assert {type(event) for event in heard} == {Progress, Counted, StatusChanged, StepChanged, DeploymentEvent}
     assert len([record for record in caplog.records if record.name == "phift.events"]) == 1
 
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import io
 from io import StringIO
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 import pytest
 from rich.console import Console
@@ -11,9 +11,10 @@ from rich.console import Console
 from phift.check.findings import Finding
 from phift.check.report import CheckReport
 from phift.data.prepare import Progress
-from phift.jobs.job import JobEvent
+from phift.jobs.events import MetricLogged, StatusChanged, StepChanged
 from phift.jobs.tracking import MetricPoint
 from phift.run import FineTuneRun
+from phift.run.events import Event
 from phift.serving.resource import DeploymentEvent, Stage
 from phift.tokens.count import Counted
 from phift.views.terminal import EventPrinter, show_plan, show_report
@@ -37,8 +38,8 @@ def screen() -> Screen:
     return Screen()
 
 
-def metric(name: str, value: float = 1.0) -> JobEvent:
-    return JobEvent(kind="metric", job="job", metric=MetricPoint(name, 10, value, 0))
+def metric(name: str, value: float = 1.0) -> MetricLogged:
+    return MetricLogged(job="job", metric=MetricPoint(name, 10, value, 0))
 
 
 def progress(rows: int) -> Progress:
@@ -80,9 +81,9 @@ def test_a_plan_shows_what_will_be_done(screen: Screen, tmp_path: Path, user: di
 
 def test_changes_of_state_are_always_printed(screen: Screen) -> None:
     printer = EventPrinter(screen.console)
-    printer(JobEvent(kind="status", job="job", status="Running"))
-    printer(JobEvent(kind="step", job="job", step="finetune", status="Completed"))
-    printer(JobEvent(kind="step", job="job", step="convert", status="NotStarted"))
+    printer(StatusChanged(job="job", status="Running"))
+    printer(StepChanged(job="job", step="finetune", status="Completed"))
+    printer(StepChanged(job="job", step="convert", status="NotStarted"))
     printer(metric("eval_loss", 1.23456))
     printer(metric("eval_loss", 2e-08))
     assert screen.lines[:3] == ["  job Running", "  step finetune: Completed", "  step    10  eval_loss 1.2346"]
@@ -109,7 +110,7 @@ def test_work_on_the_data_is_a_bar_in_a_terminal() -> None:
     for done in (0, 50, 100):
         printer(Progress(source="rows.jsonl", rows=done * 10, bytes=done, total_bytes=100))
     printer(Counted("train", 512, 0.5))
-    printer(JobEvent(kind="status", job="job", status="Running"))
+    printer(StatusChanged(job="job", status="Running"))
     shown = console.file.getvalue()  # type: ignore[attr-defined]  # it is the StringIO
     assert "reading rows.jsonl" in shown
     assert "1,000 rows" in shown
@@ -125,10 +126,10 @@ def test_every_stage_of_a_deployment_has_words(screen: Screen, stage: Stage) -> 
 
 
 def test_markup_in_names_is_not_taken_for_markup(screen: Screen) -> None:
-    EventPrinter(screen.console)(JobEvent(kind="step", job="job", step="[red]x[/red]", status="Running"))
+    EventPrinter(screen.console)(StepChanged(job="job", step="[red]x[/red]", status="Running"))
     assert screen.lines == ["  step [red]x[/red]: Running"]
 
 
 def test_an_unknown_event_prints_nothing(screen: Screen) -> None:
-    EventPrinter(screen.console)(object())
+    EventPrinter(screen.console)(cast(Event, object()))
     assert screen.lines == []

@@ -32,7 +32,7 @@ ALLOWED = {
     "serving": {"azure", "config", "errors", "jobs"},
     "plan": {"azure", "check", "config", "data", "errors", "facts", "jobs", "tokens"},
     "run": {"azure", "check", "component", "config", "data", "errors", "jobs", "plan", "serving", "tokens"},
-    "views": {"check", "data", "errors", "jobs", "plan", "serving", "tokens"},
+    "views": {"check", "data", "errors", "jobs", "plan", "run", "serving", "tokens"},
     "cli": {
         "check",
         "config",

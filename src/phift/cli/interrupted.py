@@ -146,11 +146,12 @@ class Leftovers:
 
     def __call__(self, event: Any) -> None:
         """Take note of an event."""
-        from phift.jobs.job import ENDED, JobEvent
+        from phift.jobs.events import JobEvent, StatusChanged
+        from phift.jobs.job import ENDED
         from phift.serving.resource import DeploymentEvent
 
         if isinstance(event, JobEvent):
-            ended = event.kind == "status" and event.status in ENDED
+            ended = isinstance(event, StatusChanged) and event.status in ENDED
             self.goes_on = _NOTHING_GOES_ON if ended else f"The job {event.job} goes on"
         elif isinstance(event, DeploymentEvent):
             self.goes_on, self.may_cost = _NOTHING_GOES_ON, True

@@ -6,7 +6,8 @@ import codecs
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
@@ -54,6 +55,7 @@ class Progress:
     - **source**: the file's name, the data set's id, or the split that is written; or that rows are compared.
     - **rows**: rows so far, refused ones included.
     - **bytes**, **total_bytes**: of the files; None where there is no file.
+    - **time**: when that was, in UTC.
     """
 
     stage: str = "read"
@@ -61,6 +63,11 @@ class Progress:
     rows: int
     bytes: int | None = None
     total_bytes: int | None = None
+    time: datetime = field(default_factory=partial(datetime.now, UTC), compare=False)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as plain values, ready for JSON."""
+        return {"event": "progress", **asdict(self), "time": self.time.isoformat()}
 
 
 @dataclass(kw_only=True)

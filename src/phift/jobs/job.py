@@ -10,13 +10,15 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from phift import errors
 from phift.azure.answers import listed, outcome, text, texts
 from phift.azure.clients import Clients
 from phift.azure.quiet import quiet_uploads
-from phift.jobs.tracking import MetricPoint, Tracking
+from phift.jobs.events import JobEvent as JobEvent
+from phift.jobs.events import MetricLogged, NoAnswer, StatusChanged, StepChanged
+from phift.jobs.tracking import Tracking
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -48,20 +50,6 @@ class Step:
     name: str
     run_id: str
     status: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class JobEvent:
-    """Something that happened to a job since the last look.
-
-    - **status**: of the job, or of the step; for ``unreachable``, where the service does not answer, what went wrong.
-    """
-
-    kind: Literal["status", "step", "metric", "unreachable"]
-    job: str
-    status: str = ""
-    step: str = ""
-    metric: MetricPoint | None = None
 
 
 @dataclass(frozen=True)
@@ -172,7 +160,7 @@ class FineTuneJob:
                 if not passing or silence > self._clients.patience_seconds:
                     raise
                 if silence > _WORTH_A_WORD and not told:
-                    events, told = [JobEvent(kind="unreachable", job=self.name, status=error.what)], True
+                    events, told = [NoAnswer(job=self.name, what=error.what)], True
             yield from events
             if seen.status in ENDED:
                 return
@@ -194,8 +182,8 @@ class FineTuneJob:
         """Return what is new since the look before, and this look."""
         status, steps = self.status(), self.steps()
         now = _Look(status, {step.run_id: step.status for step in steps}, dict(before.points))
-        events = [
-            JobEvent(kind="step", job=self.name, step=step.name, status=step.status)
+        events: list[JobEvent] = [
+            StepChanged(job=self.name, step=step.name, status=step.status, run_id=step.run_id)
             for step in steps
             if before.steps.get(step.run_id) != step.status
         ]
@@ -210,10 +198,10 @@ class FineTuneJob:
                     message = "The metrics of the running job %s cannot be read: %s"
                     logger.info(message, errors.in_a_line(self.name), errors.in_a_line(error.what))
             now.points[name] = max(len(points), known)
-            events += [JobEvent(kind="metric", job=self.name, metric=point) for point in points[known:]]
+            events += [MetricLogged(job=self.name, metric=point) for point in points[known:]]
         if before.status != status:
             # The end comes after what led to it, everything else before what follows from it.
-            event = JobEvent(kind="status", job=self.name, status=status)
+            event: JobEvent = StatusChanged(job=self.name, status=status)
             events = [*events, event] if status in ENDED else [event, *events]
         return events, now
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self, cast
+from typing import TYPE_CHECKING, Self, cast
 
 from phift.azure.answers import text
 from phift.azure.clients import Clients
@@ -41,6 +41,7 @@ from phift.jobs.pipeline import build_pipeline
 from phift.jobs.record import CONFIGURATION, SERIES, RunRecord, configuration_digest, series
 from phift.jobs.registration import RegisteredModel, register_model
 from phift.plan import Plan, digest, make_plan, slug
+from phift.run.events import OnEvent
 from phift.serving.cleanup import Cleanup, DeployedEndpoint, deployed_endpoints, remove_all
 from phift.serving.deployment import deploy_model
 from phift.serving.endpoint import Endpoint
@@ -50,8 +51,6 @@ from phift.tokens.conversation import Conversation
 if TYPE_CHECKING:
     import pandas as pd
     from azure.ai.ml.entities import PipelineJob
-
-OnEvent = Callable[[Any], None]
 
 # Seconds for which `FineTuneRun.submit` goes by what a check found: time enough to read a report. What changes in Azure
 # meanwhile costs nothing: the job is of the report's model and component, also where the registry has newer ones; it
@@ -86,8 +85,8 @@ class FineTuneRun:
 
     - **config**: what to do.
     - **clients**: whom to talk to; left out, they are made from ``config`` when first needed.
-    - **on_event**: called with what happens, a `phift.data.prepare.Progress`, `phift.jobs.job.JobEvent` or
-      `phift.serving.resource.DeploymentEvent`. An error in it is logged once and changes nothing.
+    - **on_event**: called with what happens, a `phift.run.events.Event`. An error in it is logged once and changes
+      nothing.
     """
 
     def __init__(self, config: RunConfig, clients: Clients | None = None, *, on_event: OnEvent | None = None) -> None:

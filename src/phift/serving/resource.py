@@ -6,7 +6,9 @@ import re
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 from phift.azure.answers import outcome, text, texts
@@ -56,10 +58,16 @@ class DeploymentEvent:
       of the same run is deleted, since another one took its place; ``idle``: the deployment ``name`` has no traffic,
       was not made by this run and goes on costing money; ``rollback`` and ``delete`` are begun; ``deleted`` when it is
       gone; ``stays`` where the end of a block does not delete it.
+    - **time**: when that was, in UTC.
     """
 
     stage: Stage
     name: str
+    time: datetime = field(default_factory=partial(datetime.now, UTC), compare=False)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as plain values, ready for JSON."""
+        return {"event": "deployment", **asdict(self), "time": self.time.isoformat()}
 
 
 OnEvent = Callable[[DeploymentEvent], None]

@@ -17,7 +17,9 @@ import random
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from functools import partial
 from itertools import islice
 from math import ceil, log10
 from pathlib import Path
@@ -220,11 +222,17 @@ class Counted:
     """How far counting has come.
 
     - **share**: of the rows to count in this split, 0 to 1.
+    - **time**: when that was, in UTC.
     """
 
     split: str
     rows: int
     share: float
+    time: datetime = field(default_factory=partial(datetime.now, UTC), compare=False)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as plain values, ready for JSON."""
+        return {"event": "counted", **asdict(self), "time": self.time.isoformat()}
 
 
 def measure(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -15,8 +14,9 @@ from rich.text import Text
 from phift.check.report import CheckReport
 from phift.data.prepare import PreparedDataset, Progress
 from phift.errors import redact, visible
-from phift.jobs.job import JobEvent
+from phift.jobs.events import JobEvent, MetricLogged, NoAnswer, StatusChanged, StepChanged
 from phift.plan import Plan
+from phift.run.events import Event
 from phift.serving.cleanup import DeployedEndpoint
 from phift.serving.resource import DeploymentEvent
 from phift.tokens.count import Counted
@@ -130,7 +130,7 @@ class EventPrinter:
         self._bar: Bars | None = None
         self._tasks: dict[str, TaskID] = {}
 
-    def __call__(self, event: Any) -> None:
+    def __call__(self, event: Event) -> None:
         """Show one event."""
         if isinstance(event, Progress | Counted):
             self._work(event)
@@ -174,16 +174,17 @@ class EventPrinter:
             self._bar, self._tasks = None, {}
 
     def _job(self, event: JobEvent) -> None:
-        if event.kind == "status":
-            self._line(f"job {event.status}")
-        elif event.kind == "step" and event.status != "NotStarted":
-            self._line(f"step {event.step}: {event.status}")
-        elif event.kind == "unreachable":
-            self._line(f"no answer, asking again: {event.status}")
-        elif event.metric is not None and (event.metric.name == "eval_loss" or self._due()):
-            value = event.metric.value
-            told = f"{value:.4g}" if 0 < abs(value) < 0.001 else f"{value:.4f}"  # a learning rate is not 0
-            self._line(f"step {event.metric.step:>5}  {event.metric.name} {told}")
+        match event:
+            case StatusChanged():
+                self._line(f"job {event.status}")
+            case StepChanged() if event.status != "NotStarted":
+                self._line(f"step {event.step}: {event.status}")
+            case NoAnswer():
+                self._line(f"no answer, asking again: {event.what}")
+            case MetricLogged(metric=point) if point.name == "eval_loss" or self._due():
+                # A learning rate is not 0.
+                told = f"{point.value:.4g}" if 0 < abs(point.value) < 0.001 else f"{point.value:.4f}"
+                self._line(f"step {point.step:>5}  {point.name} {told}")
 
     def _due(self) -> bool:
         return time.monotonic() - self._last_line >= _SECONDS_BETWEEN_LINES
