@@ -23,6 +23,7 @@ from phift.jobs.tracking import Tracking
 if TYPE_CHECKING:
     import pandas as pd
     from azure.ai.ml.entities import PipelineJob
+    from matplotlib.figure import Figure
 
 logger = logging.getLogger(__name__)
 
@@ -258,19 +259,28 @@ class FineTuneJob:
             pass
 
     @errors.forgetting_locals()
-    def metrics(self) -> pd.DataFrame:
-        """Return every metric of training and evaluation, one row a logged value.
+    def metrics(self, *, wide: bool = False) -> pd.DataFrame:
+        """Return what training and evaluation logged, one row for each metric and step; see `phift.jobs.metrics`.
 
         Columns: ``metric``, ``step``, ``value``, ``time`` (UTC). The component logs each metric to the root run too
         (``log_metrics_at_root``, azureml-acft-accelerator 0.0.91), so the children need not be asked.
-        """
-        import pandas as pd
 
-        names = self.tracking.metric_names(self.name)
-        points = [point for name in names for point in self.tracking.metric_history(self.name, name)]
-        rows = [(point.name, point.step, point.value, point.timestamp) for point in points]
-        frame = pd.DataFrame(rows, columns=["metric", "step", "value", "time"])
-        return frame.assign(time=pd.to_datetime(frame["time"], unit="ms", utc=True))
+        - **wide**: one row a step instead, with a column for each metric.
+        """
+        from phift.jobs.metrics import read_metrics, widen
+
+        frame = read_metrics(self.tracking, self.name)
+        return widen(frame) if wide else frame
+
+    @errors.forgetting_locals()
+    def plot(self) -> Figure:
+        """Draw losses and learning rate over the steps; ``plot().savefig("curves.png")`` keeps it.
+
+        Raises `phift.errors.NotFound` where none of them has been logged.
+        """
+        from phift.jobs.plot import draw
+
+        return draw({self.name: self.metrics()}, where=f"job {self.name}")
 
 
 def _readable(read: Callable[[], str]) -> str:

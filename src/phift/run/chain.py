@@ -344,9 +344,9 @@ class FineTuneRun:
         self.job.wait(self._on_event, timeout=timeout, queue_timeout=queue_timeout)
 
     @forgetting_locals()
-    def metrics(self) -> pd.DataFrame:
+    def metrics(self, *, wide: bool = False) -> pd.DataFrame:
         """Return every metric of training and evaluation; see `phift.jobs.job.FineTuneJob.metrics`."""
-        return self.job.metrics()
+        return self.job.metrics(wide=wide)
 
     @forgetting_locals()
     def register(self) -> RegisteredModel:

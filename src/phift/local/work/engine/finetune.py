@@ -57,17 +57,28 @@ def collate(examples: Sequence[Example], *, pad: int, length: int) -> dict[str, 
 
 
 class _Progress(TrainerCallback):  # type: ignore[misc]  # transformers ships no types
-    """Sends what the trainer logs to MLflow, for the step's run and the job's, and marks checkpoints as complete."""
+    """Sends what the trainer logs to MLflow, for the step's run and the job's, and marks checkpoints as complete.
+
+    As the component does it: no NaN, a metric once a step, and with another ``logging_strategy`` than steps without the
+    step (azureml-acft-accelerator 0.0.91, utils/callbacks.py). What MLflow then answers is 0, the protocol's default;
+    that it is so on Azure is unverified.
+    """
 
     def __init__(self, client: MlflowClient, *run_ids: str) -> None:
         self._client, self._run_ids = client, run_ids
+        self._logged: set[tuple[int, str]] = set()
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, Any], **_: Any) -> None:
         numbers = {name: float(value) for name, value in logs.items() if isinstance(value, int | float)}
         line = ", ".join(f"{name} {value:.4g}" for name, value in numbers.items())
         _log.info("step %d of %d: %s", state.global_step, state.max_steps, line)
-        now = int(time.time() * 1000)
-        batch = [Metric(name, value, now, state.global_step) for name, value in numbers.items()]
+        now, step = int(time.time() * 1000), 0
+        numbers = {name: value for name, value in numbers.items() if not math.isnan(value)}
+        if args.logging_strategy == "steps":
+            step = state.global_step
+            numbers = {name: value for name, value in numbers.items() if (step, name) not in self._logged}
+            self._logged |= {(step, name) for name in numbers}
+        batch = [Metric(name, value, now, step) for name, value in numbers.items()]
         for run_id in self._run_ids:
             self._client.log_batch(run_id, metrics=batch)
 
