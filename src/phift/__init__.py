@@ -10,9 +10,12 @@ from phift.version import __version__ as __version__
 if TYPE_CHECKING:
     from phift.azure.clients import Clients as Clients
     from phift.azure.connect import connect as connect
+    from phift.check.compute import resolve_compute as resolve_compute
     from phift.check.findings import Finding as Finding
+    from phift.check.models import find_model as find_model
     from phift.check.report import CheckReport as CheckReport
     from phift.config.run import RunConfig as RunConfig
+    from phift.data.prepare import prepare_dataset as prepare_dataset
     from phift.errors import PhiftError as PhiftError
     from phift.jobs.events import Idle as Idle
     from phift.jobs.events import JobEvent as JobEvent
@@ -22,10 +25,13 @@ if TYPE_CHECKING:
     from phift.jobs.events import StepChanged as StepChanged
     from phift.jobs.job import FineTuneJob as FineTuneJob
     from phift.jobs.registration import RegisteredModel as RegisteredModel
+    from phift.jobs.registration import register_model as register_model
+    from phift.run.building import build_pipeline as build_pipeline
     from phift.run.chain import FineTuneRun as FineTuneRun
     from phift.run.chain import RunResult as RunResult
     from phift.run.events import Event as Event
     from phift.run.events import only as only
+    from phift.serving.deployment import deploy_model as deploy_model
     from phift.serving.endpoint import Endpoint as Endpoint
     from phift.views.terminal import EventPrinter as EventPrinter
 
@@ -50,8 +56,14 @@ _PLACES = {
     "RunResult": "run.chain",
     "StatusChanged": "jobs.events",
     "StepChanged": "jobs.events",
+    "build_pipeline": "run.building",
     "connect": "azure.connect",
+    "deploy_model": "serving.deployment",
+    "find_model": "check.models",
     "only": "run.events",
+    "prepare_dataset": "data.prepare",
+    "register_model": "jobs.registration",
+    "resolve_compute": "check.compute",
 }
 
 __all__ = [*_PLACES]

@@ -11,10 +11,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 from phift import facts
-from phift.azure.answers import listed, text, texts
+from phift.azure.answers import text, texts
 from phift.azure.clients import Clients
 from phift.azure.threads import SideBySide
 from phift.check import compute
@@ -25,7 +25,7 @@ from phift.check.memory import MemoryEstimate, memory_findings, model_shape
 from phift.check.models import FoundationModel, component_findings, find_component, find_model
 from phift.check.parameters import Parameters, resolve_parameters
 from phift.check.report import CheckReport
-from phift.check.sizes import VmSize, find_size, read_sizes
+from phift.check.sizes import VmSize, find_size, list_of_region, read_sizes
 from phift.check.workspace import account_findings, name_findings, storage_findings
 from phift.config.run import RunConfig
 from phift.data.assets import DataInAzure, find_data, find_preparation
@@ -133,8 +133,8 @@ class _Planning:
             newer = side.begin(component_findings, clients, config.component)
             self.cluster = side.begin(compute.find_cluster, clients, config.compute)
             preparation = side.begin(compute.preparation_findings, clients, config)
-            sizes = side.begin(_of_region, clients, "list_sizes", "the region's VM sizes")
-            usages = side.begin(_of_region, clients, "list_usage", "the region's quota")
+            sizes = side.begin(list_of_region, clients, "list_sizes", "the region's VM sizes")
+            usages = side.begin(list_of_region, clients, "list_usage", "the region's quota")
             endpoint = side.begin(_endpoint, config, clients)
             tokenizer = side.begin(_tokenizer, config, clients, model) if data is prepare else None
             # Preparing it takes this very thread, where an interrupt arrives.
@@ -177,7 +177,7 @@ class _Planning:
         # A wrong model must not hide a wrong compute; without the model's allow-list there is just less to check.
         model = self.model or FoundationModel(id="", name=self.config.model.name, version="", registry="")
         config, sizes = self.config.compute, self.sizes
-        target = self.take(lambda: compute.resolve_compute(config, model, self.cluster.result(), sizes), "compute")
+        target = self.take(lambda: compute.compute_target(config, model, self.cluster.result(), sizes), "compute")
         self.findings += target.findings if target else ()
         return target
 
@@ -290,13 +290,6 @@ class _Planning:
         fix += f", or delete that endpoint: `phift cleanup {name}`" if job else ""
         message = f"There is an endpoint {name} already: {told}."
         self.findings.append(Finding("DEPLOYMENT_NAME_TAKEN", "error", _NAME, message, fix))
-
-
-def _of_region(clients: Clients, method: Literal["list_sizes", "list_usage"], what: str) -> list[Any]:
-    # Left to itself, the SDK looks the workspace up for its region each time.
-    location = text(clients.find_workspace().location, "workspace.location")
-    with azure_errors(what):
-        return listed(getattr(clients.workspace.compute, method)(location=location), f"workspace.compute.{method}")
 
 
 def _endpoint(config: RunConfig, clients: Clients) -> Mapping[str, str] | None:

@@ -36,7 +36,7 @@ def deploy(clients: Clients, stages: list[str], model: str = MODEL, **config: in
 
     return deploy_model(
         clients,
-        model_id=model,
+        model,
         name="phift-twice",
         size="Standard_NC24ads_A100_v4",
         config=DeploymentConfig.model_validate(config),

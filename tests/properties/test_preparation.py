@@ -23,7 +23,7 @@ from phift.data.assets import DataInAzure, DataInput, find_preparation
 from phift.data.on_cluster import PACKAGES, source_code
 from phift.data.prepare import prepare_dataset
 from phift.errors import ConfigError, DataError, NotFound
-from phift.jobs.pipeline import build_pipeline
+from phift.jobs.pipeline import pipeline_job
 from phift.run import FineTuneRun
 from phift.views.terminal import show_plan
 from unit.fakes import A100, Fakes, codes, data_asset, data_id, parameters, plan, run_config
@@ -151,7 +151,7 @@ def sent(found: DataInAzure) -> Any:
     """Return the step's component, and the job's nodes as the SDK sends them."""
     with source_code() as code:
         config = RunConfig(model="Phi-4", compute="gpu-cluster", data={"train": RAW})
-        job = build_pipeline(config, plan(found, parameters()), found, name="job", code=code)
+        job = pipeline_job(config, plan(found, parameters()), found, name="job", code=code)
         nodes = job._to_rest_object().as_dict()["properties"]["jobs"]
         return job.jobs["prepare_data"].component, nodes
 

@@ -11,9 +11,9 @@ from azure.ai.ml.entities import AmlCompute, VirtualMachineCompute, VmSize
 from phift.azure.clients import Clients
 from phift.check.compute import (
     ComputeTarget,
+    compute_target,
     ensure_cluster,
     find_cluster,
-    resolve_compute,
     size_findings,
     smallest_size,
 )
@@ -32,7 +32,7 @@ RETIRED = "Standard_NC24rs_v3"
 def resolve(clients: Clients, **values: Any) -> ComputeTarget:
     config = ComputeConfig(**values)
     sizes = read_sizes(clients.workspace.compute.list_sizes())
-    return resolve_compute(config, LISTED, find_cluster(clients, config), sizes)
+    return compute_target(config, LISTED, find_cluster(clients, config), sizes)
 
 
 def test_an_existing_cluster_tells_its_size_and_gpus(workspace: TestWorkspace, clients: Clients) -> None:
@@ -51,7 +51,7 @@ def test_a_cluster_is_read_from_any_answer_that_was_recorded(recorded: str) -> N
     fakes.workspace.compute.known[name] = AmlCompute._load_from_rest(ComputeResource(body))
     sizes = read_sizes([{"name": "Standard_DS2_v2", "vCPUs": 2, "gpus": 1}])
     config = ComputeConfig(cluster=name, size="standard_ds2_V2", nodes=2, allow_unlisted=True)
-    found = resolve_compute(config, LISTED, find_cluster(fakes.clients, config), sizes)
+    found = compute_target(config, LISTED, find_cluster(fakes.clients, config), sizes)
     states = [finding.message for finding in found.findings if finding.code == "COMPUTE_NOT_READY"]
     assert bool(states) == (recorded != "compute")
     assert {finding.code for finding in found.findings} <= {"COMPUTE_NOT_READY", "COMPUTE_SIZE_NOT_ALLOWED"}

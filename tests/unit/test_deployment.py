@@ -23,7 +23,7 @@ NAME = "phift-made-up"
 def deploy(fakes: Fakes, events: list[DeploymentEvent] | None = None, **config: Any) -> Endpoint:
     return deploy_model(
         fakes.clients,
-        model_id=MODEL,
+        MODEL,
         name=NAME,
         size=A100,
         config=DeploymentConfig(**config),
@@ -392,9 +392,7 @@ def test_a_handler_that_fails_at_every_event_changes_nothing(caplog: pytest.LogC
         heard.append(event.stage)
         raise RuntimeError("the handler's own")
 
-    endpoint = deploy_model(
-        fakes.clients, model_id=MODEL, name=NAME, size=A100, config=DeploymentConfig(), on_event=fail
-    )
+    endpoint = deploy_model(fakes.clients, MODEL, name=NAME, size=A100, config=DeploymentConfig(), on_event=fail)
     assert (heard, left(fakes)) == (["endpoint", "deployment", "traffic", "ready"], (1, 1))
     endpoint.delete()
     assert left(fakes) == (0, 0)
@@ -404,11 +402,11 @@ def test_a_handler_that_fails_at_every_event_changes_nothing(caplog: pytest.LogC
 def test_an_endpoint_without_a_job_is_found_again_by_its_model() -> None:
     fakes = Fakes()
     values: dict[str, Any] = {"name": NAME, "size": A100, "config": DeploymentConfig()}
-    first = deploy_model(fakes.clients, model_id=MODEL, **values)
-    again = deploy_model(fakes.clients, model_id=f"azureml:{MODEL.upper()}", tags={}, **values)
+    first = deploy_model(fakes.clients, MODEL, **values)
+    again = deploy_model(fakes.clients, f"azureml:{MODEL.upper()}", tags={}, **values)
     assert (first.existed, again.existed, left(fakes)) == (False, True, (1, 1))
     with pytest.raises(Conflict, match="of another run"):
-        deploy_model(fakes.clients, model_id=MODEL.replace("mine", "another"), **values)
+        deploy_model(fakes.clients, MODEL.replace("mine", "another"), **values)
 
 
 def test_another_deployment_name_replaces_the_runs_earlier_deployment() -> None:
@@ -478,7 +476,7 @@ def test_traffic_that_is_refused_for_somebody_else_s_change_undoes_nothing_of_it
 
 def test_an_endpoint_that_phift_made_is_removed_without_a_word_on_its_tags() -> None:
     fakes = Fakes()
-    deploy_model(fakes.clients, model_id=MODEL, name=NAME, size=A100, config=DeploymentConfig())
+    deploy_model(fakes.clients, MODEL, name=NAME, size=A100, config=DeploymentConfig())
     assert remove_endpoint(fakes.clients, NAME)
     assert left(fakes) == (0, 0)
 
@@ -532,7 +530,7 @@ def test_a_handler_that_fails_where_something_ends_changes_nothing(stages: str) 
     elif stages == "idle":
         fakes.add_deployment("theirs", NAME, "another model")
     name = "default" if stages == "idle" else "green"
-    options: dict[str, Any] = {"model_id": MODEL, "name": NAME, "size": A100, "tags": {"phift.job": "job"}}
+    options: dict[str, Any] = {"model": MODEL, "name": NAME, "size": A100, "tags": {"phift.job": "job"}}
     with pytest.raises(DeploymentFailed) if stages == "rollback" else nullcontext():
         deploy_model(fakes.clients, config=DeploymentConfig(deployment_name=name), on_event=fail, **options)
     assert stages in heard

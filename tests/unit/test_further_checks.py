@@ -20,7 +20,7 @@ from azure.ai.ml.entities import (
 from click.testing import CliRunner
 
 from phift import FineTuneRun, RunConfig, facts
-from phift.check.compute import ComputeTarget, find_cluster, preparation_findings, resolve_compute
+from phift.check.compute import ComputeTarget, compute_target, find_cluster, preparation_findings
 from phift.check.findings import Finding
 from phift.check.parameters import resolve_parameters
 from phift.check.sizes import read_sizes
@@ -133,7 +133,7 @@ def resolve(compute: Any, **values: Any) -> ComputeTarget:
     fakes.workspace.compute.known[compute.name] = compute
     config = ComputeConfig(cluster=compute.name, **values)
     sizes = read_sizes(fakes.workspace.compute.list_sizes())
-    return resolve_compute(config, foundation_model(A100, FOUR_A100), find_cluster(fakes.clients, config), sizes)
+    return compute_target(config, foundation_model(A100, FOUR_A100), find_cluster(fakes.clients, config), sizes)
 
 
 def instance(state: str) -> ComputeInstance:

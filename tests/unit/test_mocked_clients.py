@@ -17,7 +17,7 @@ from azure.core import exceptions as core
 
 from phift import FineTuneRun, errors
 from phift.azure.clients import Clients, Rest, fetch_record
-from phift.check.compute import ensure_cluster, find_cluster, resolve_compute
+from phift.check.compute import compute_target, ensure_cluster, find_cluster
 from phift.check.models import find_model
 from phift.check.report import CheckReport
 from phift.config.data import DataConfig
@@ -182,7 +182,7 @@ def test_no_cluster_is_made_of_a_mock(mocked: str) -> None:
 
 def test_a_cluster_that_is_a_mock_has_no_size() -> None:
     with no_answer():
-        resolve_compute(ComputeConfig(cluster="gpu-cluster"), foundation_model(A100), MagicMock(), {})
+        compute_target(ComputeConfig(cluster="gpu-cluster"), foundation_model(A100), MagicMock(), {})
 
 
 def test_mocks_with_answers_of_their_own_do(tmp_path: Path, dataset: PreparedDataset) -> None:

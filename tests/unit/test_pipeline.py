@@ -16,7 +16,7 @@ from phift.config.run import ComponentConfig, RunConfig
 from phift.data.assets import DataInAzure, DataInput
 from phift.errors import AccessDenied, NotFound, ParameterError, ServiceError
 from phift.jobs.job import OUTPUT
-from phift.jobs.pipeline import build_pipeline
+from phift.jobs.pipeline import pipeline_job
 from phift.jobs.record import RunRecord
 from phift.testing import Fault, TestWorkspace
 from unit.fakes import COMPONENT, PHI_4, data_id, parameters, plan, target
@@ -27,7 +27,7 @@ def build(resolved: Parameters | None = None, **changes: Any) -> Any:
     kept = {key: changes.pop(key) for key in ("force_rerun", "continue_on_step_failure") if key in changes}
     config = RunConfig(model="Phi-4", compute="gpu-cluster", data={"train": "azureml:chat:1"}, **kept)
     settings: dict[str, Any] = {"data": DataInAzure(name="chat", inputs=inputs), "name": "phift-phi-4-0", **changes}
-    return build_pipeline(config, plan(raw(1), resolved or parameters()), **settings)
+    return pipeline_job(config, plan(raw(1), resolved or parameters()), **settings)
 
 
 def wire(job: Any) -> Any:

@@ -712,7 +712,7 @@ CALLS: dict[str, Callable[[FineTuneRun], Any]] = {
     "job's metrics": lambda run: FineTuneJob("job", run.clients).metrics(),
     "register a model": lambda run: register_model(run.clients, FineTuneJob("job", run.clients), name="m", version="1"),
     "deploy a model": lambda run: deploy_model(
-        run.clients, model_id="m", name="phift-e", size=A100, config=run.config.deployment
+        run.clients, "m", name="phift-e", size=A100, config=run.config.deployment
     ),
     "remove an endpoint": lambda run: remove_endpoint(run.clients, "phift-e"),
     "remove by name": lambda run: remove_endpoints_of(run.clients, "phift-e"),

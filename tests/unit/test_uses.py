@@ -34,7 +34,7 @@ def deploy(fakes: Fakes, on_event: OnEvent | None = None) -> Endpoint:
     fakes.workspace.jobs.add(JOB, "Completed")
     return deploy_model(
         fakes.clients,
-        model_id=MODEL,
+        MODEL,
         name=NAME,
         size=A100,
         config=DeploymentConfig(),

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, TypeAlias, get_args
 
 from phift.azure import downloads
 from phift.azure.clients import Clients, Rest, SharedTokens, send_own_authorization
@@ -23,6 +23,8 @@ from phift.errors import ConfigError, azure_errors, forgetting_locals, visible
 if TYPE_CHECKING:
     from azure.ai.ml import MLClient
     from azure.core.credentials import AccessToken, TokenCredential
+
+    AnyClients: TypeAlias = Clients | MLClient | AzureWorkspace | LocalWorkspaceFolder | Mapping[str, Any] | str
 
 logger = logging.getLogger(__name__)
 
@@ -79,7 +81,7 @@ def connect(
     The clients may be shared by threads; see `Clients`.
 
     - **workspace**: as in `RunConfig`; left out, it comes from the environment or ``config.json``. Or an ``MLClient``
-      that you have: its workspace and credential are used, beside a ``config`` too.
+      that you have, of Azure or of a local workspace: its workspace and credential are used, beside a ``config`` too.
     - **credential**: a name as in `RunConfig`, or any token credential of azure-identity's kind; it goes before that of
       ``config``.
     - **tenant**: as in `RunConfig`; a credential that is handed in has its own, and so has an ``MLClient``.
@@ -104,6 +106,14 @@ def connect(
         return _connect_local(place.local, registries)
     kind = credential or (config.credential if config else "default")
     return _connect_azure(place, kind, tenant or (config.tenant if config else None), registries)
+
+
+def clients_of(given: AnyClients, *, registry: str = "azureml") -> Clients:
+    """Return clients as they are, and else `connect` to what is given: an ``MLClient``, or a workspace by its name.
+
+    Each step that can be done alone takes its clients so. Who does several connects once.
+    """
+    return given if isinstance(given, Clients) else connect(workspace=given, registry=registry)
 
 
 def _connect_azure(
@@ -133,10 +143,6 @@ def _connect_through(
 
     - **configured**: the workspace of a configuration, which must not be another one.
     """
-    cloud = os.environ.get(_CLOUD, "AzureCloud")
-    if cloud not in _CLOUDS:
-        what = f"The client belongs to the cloud {cloud}, which is none of Azure's."
-        raise ConfigError(what, where="workspace", fix="for a local workspace, write `workspace: local`")
     if not client.workspace_name:
         what = "The client is of a registry or a subscription, and not of a workspace."
         raise ConfigError(what, where="workspace", fix="make it with the name of a workspace")
@@ -145,8 +151,18 @@ def _connect_through(
     if not isinstance(configured, AzureWorkspace) or any(is_other):
         what = "The configuration names another workspace than the client's."
         raise ConfigError(what, where="workspace", fix="leave `workspace:` out of it, or do not hand in a client")
-    scope, discovery, _ = _CLOUDS[cloud]
-    return _clients(registries, SharedTokens(client._credential), client, scope, discovery, {})
+    cloud = os.environ.get(_CLOUD, "AzureCloud")
+    if cloud in _CLOUDS:
+        scope, discovery, _ = _CLOUDS[cloud]
+        return _clients(registries, SharedTokens(client._credential), client, scope, discovery, {})
+    # A client of a local workspace has told the SDK of that one's cloud (azure-ai-ml 1.35.2, _azure_environments.py).
+    from azure.ai.ml import _azure_environments as sdk
+
+    with azure_errors(f"cloud {cloud}"):
+        scope = f"{sdk._get_base_url_from_metadata()}/.default"
+        discovery = sdk._get_registry_discovery_endpoint_from_metadata()
+    made = _clients(registries, SharedTokens(client._credential), client, scope, discovery, {"polling_interval": 1})
+    return replace(made, poll_seconds=1.0, patience_seconds=_LOCAL_PATIENCE)
 
 
 def _connect_local(folder: Path | None, registries: tuple[str, str]) -> Clients:

@@ -12,15 +12,19 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from phift.azure.answers import listed, outcome, text
 from phift.azure.clients import Clients
+from phift.azure.connect import clients_of
 from phift.check.findings import Finding, Severity
-from phift.check.models import AllowList, FoundationModel
-from phift.check.sizes import VmSize, count_of, field_of, find_size, text_of
-from phift.config.run import ComputeConfig, DeploymentConfig, RunConfig
+from phift.check.models import AllowList, FoundationModel, find_model
+from phift.check.sizes import VmSize, count_of, field_of, find_size, list_of_region, read_sizes, text_of
+from phift.config.run import ComputeConfig, DeploymentConfig, RunConfig, read_section
 from phift.errors import ComputeError, NotFound, azure_errors
+
+if TYPE_CHECKING:
+    from phift.azure.connect import AnyClients
 
 _RESERVE = "Microsoft Learn, quota-allocation-online-deployment, 2023-12-07, and the endpoints' SKU list, 2023-10-18"
 
@@ -102,6 +106,27 @@ def _size_of(cluster: Any) -> str:
 
 
 def resolve_compute(
+    clients: AnyClients, compute: ComputeConfig | Mapping[str, Any] | str, model: FoundationModel | str | None = None
+) -> ComputeTarget:
+    """Look a compute up: its VM size, the GPUs in a node, whether it is there; and what speaks against it.
+
+        resolve_compute(ml_client, "gpu-cluster", "Phi-4-mini-instruct").gpus_per_node
+
+    - **compute**: as in a configuration: a cluster's name, or a mapping.
+    - **model**: whose allow-list it is held against; left out, none.
+
+    Raises `phift.errors.NotFound` where there is no such cluster and no size to create it with is given, and
+    `phift.errors.ComputeError` where it has no VM size or nobody knows its GPUs. What else cannot work is an error
+    finding of the returned value.
+    """
+    clients, config = clients_of(clients), read_section(ComputeConfig, compute, "compute")
+    if not isinstance(model, FoundationModel):
+        model = find_model(clients, model) if model else FoundationModel(id="", name="", version="", registry="")
+    sizes = read_sizes(list_of_region(clients, "list_sizes", "the region's VM sizes"))
+    return compute_target(config, model, find_cluster(clients, config), sizes)
+
+
+def compute_target(
     config: ComputeConfig, model: FoundationModel, cluster: Any, sizes: Mapping[str, VmSize]
 ) -> ComputeTarget:
     """Find the VM size and its GPUs, and hold them against the model's allow-list.

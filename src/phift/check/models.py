@@ -13,14 +13,17 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from phift import facts
 from phift.azure.answers import mapping, no_answer, resource_id, text, texts
 from phift.azure.clients import Clients, ModelRecord, fetch_record
+from phift.azure.connect import clients_of
 from phift.azure.threads import SideBySide
 from phift.check.findings import Finding
 from phift.check.sizes import text_of
-from phift.config.run import ComponentConfig, ModelConfig
+from phift.config.run import ComponentConfig, ModelConfig, read_section
 from phift.errors import NotFound, PhiftError, ServiceError, azure_errors
 
 if TYPE_CHECKING:
     from azure.ai.ml.entities import Component
+
+    from phift.azure.connect import AnyClients
 
 T = TypeVar("T")
 
@@ -69,11 +72,17 @@ class FoundationModel:
         return self.tags.get("phift.standin") == "true"
 
 
-def find_model(clients: Clients, config: ModelConfig) -> FoundationModel:
-    """Return the model that ``config`` names, in its pinned or its newest version.
+def find_model(clients: AnyClients, model: ModelConfig | str) -> FoundationModel:
+    """Return a registry's model, in its pinned or its newest version, with what is known of it.
+
+        find_model(ml_client, "Phi-4-mini-instruct").finetune.sizes
+
+    - **model**: as in a configuration: its name, ``name:version`` or its id in a registry.
 
     Raises `phift.errors.NotFound` where the registry has no such model or version, with near names.
     """
+    config = read_section(ModelConfig, model, "model")
+    clients = clients_of(clients, registry=config.registry)
     place = f"model {config.name} in registry {config.registry}"
     names = [entry["name"] for entry in facts.load("models")["models"]]
     near = difflib.get_close_matches(config.name, names, n=3, cutoff=0.5)

@@ -11,9 +11,12 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 from phift import facts
+from phift.azure.answers import listed, text
+from phift.azure.clients import Clients
+from phift.errors import azure_errors
 
 _OF_REGION = ("name", "family", "vcpus", "gpus", "memory_gb", "price_per_hour")
 
@@ -46,6 +49,14 @@ class VmSize:
     without_reserve: bool = False
     source: str = ""
     table_source: str = ""
+
+
+def list_of_region(clients: Clients, method: Literal["list_sizes", "list_usage"], what: str) -> list[Any]:
+    """Return what the SDK lists of the workspace's region."""
+    # Left to itself, the SDK looks the workspace up for its region each time.
+    location = text(clients.find_workspace().location, "workspace.location")
+    with azure_errors(what):
+        return listed(getattr(clients.workspace.compute, method)(location=location), f"workspace.compute.{method}")
 
 
 def read_sizes(listed: Iterable[Any], *, in_table: bool = False) -> dict[str, VmSize]:

@@ -99,7 +99,7 @@ def _run(console: Console, folder: Path) -> int:
     plan, config = run.plan, run.config.deployment
     base = deploy_model(  # the model as it is before training, under a name of its own
         run.clients,
-        model_id=plan.model.id,
+        plan.model.id,
         name=f"phift-base-{plan.fingerprint}",
         size=instance_type(plan.model, config),
         config=config,

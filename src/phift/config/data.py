@@ -221,6 +221,8 @@ class SplitConfig(Section):
 class DataConfig(Section):
     """The chat data: training sources, and validation and test sources or shares to split off.
 
+    A source alone is what to train on.
+
     - **bad_rows**: ``refuse`` the data, or ``set_aside`` each row that cannot be trained on in ``rejects.jsonl``.
     - **near_duplicates**: ``report`` conversations that say nearly the same and keep them on one side of the split;
       ``thin`` the training data too, to the first of them; or ``ignore`` them.
@@ -255,6 +257,12 @@ class DataConfig(Section):
     def in_azure(self) -> bool:
         """Whether the data lies in Azure and is used there."""
         return any(isinstance(source, AssetSource) for source in self.sources["train"])
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_source(cls, value: Any) -> Any:
+        is_source = bool(value.keys() & _KINDS) if isinstance(value, Mapping) else not isinstance(value, DataConfig)
+        return {"train": value} if is_source else value
 
     @model_validator(mode="after")
     def _one_place(self) -> DataConfig:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -186,6 +186,18 @@ class ComputeConfig(Section):
 
 
 Workspace = Annotated[AzureWorkspace | LocalWorkspaceFolder, BeforeValidator(_workspace)]
+
+
+S = TypeVar("S", bound=Section)
+
+
+def read_section(kind: type[S], value: Any, where: str) -> S:
+    """Return a part of the configuration from whatever a configuration takes for it, a text too.
+
+    Raises `phift.errors.ConfigError` with every mistake and its place in that part.
+    """
+    with _config_errors(where):
+        return kind.model_validate(value)
 
 
 def read_workspace(value: Any) -> AzureWorkspace | LocalWorkspaceFolder:

@@ -35,6 +35,7 @@ from typing import Any
 from phift.check.findings import Finding
 from phift.component.preprocessing import LEAST_TRAINING_ROWS, SPLITS
 from phift.config.data import DataConfig, FileSource
+from phift.config.run import read_section
 from phift.data import files, sniff
 from phift.data.folders import spread
 from phift.data.near import find_near
@@ -54,9 +55,11 @@ _MOMENT = 60  # seconds between making a scratch folder and holding its lock
 
 
 def prepare_dataset(
-    data: DataConfig, folder: Path, *, fresh: bool = False, on_progress: Callable[[Progress], None] | None = None
+    data: Any, folder: str | Path, *, fresh: bool = False, on_progress: Callable[[Progress], None] | None = None
 ) -> PreparedDataset:
     """Read, check, split and write the data; where the same data has been prepared before, its files are used.
+
+        prepare_dataset("train.jsonl", "prepared").rows
 
     Nothing is read where files and configuration are what they were then, see `phift.data.prepared`.
 
@@ -64,11 +67,13 @@ def prepare_dataset(
     many, ``problems`` lists the first 20), and `phift.errors.DataNotFound` where a file or data set is not there. No
     file is left behind then.
 
+    - **data**: as in a configuration: a `DataConfig`, a mapping, or what to train on alone, such as a path or rows.
     - **folder**: where prepared data sets are kept, each in a folder of its own.
     - **fresh**: read everything again, whatever is known of it.
     - **on_progress**: called now and then with how far the work has come.
     """
     tell = isolated(on_progress)
+    data, folder = read_section(DataConfig, data, "data"), Path(folder)
     files.check_path(folder)
     inputs = inputs_of(data)  # before they are listed and read: what changes meanwhile is read again the next time
     given, told = spread(data)

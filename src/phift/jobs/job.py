@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from phift import errors
 from phift.azure.answers import listed, outcome, text, texts
 from phift.azure.clients import Clients
+from phift.azure.connect import clients_of
 from phift.azure.quiet import quiet_uploads
 from phift.jobs.events import JobEvent as JobEvent
 from phift.jobs.events import MetricLogged, NoAnswer, StatusChanged, StepChanged
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     import pandas as pd
     from azure.ai.ml.entities import PipelineJob
     from matplotlib.figure import Figure
+
+    from phift.azure.connect import AnyClients
 
 logger = logging.getLogger(__name__)
 
@@ -65,13 +68,16 @@ class _Look:
 class FineTuneJob:
     """A fine-tuning job, by name; it lives in the workspace, so any process can attach to it.
 
+        FineTuneJob("phift-phi-4-mini-instruct-5f2c9d0e7a31", ml_client).wait()
+
+    - **clients**: clients, an ``MLClient`` of the workspace, or the workspace as `phift.connect` takes it.
     - **existed**: whether `submit_job` found it instead of submitting it.
     """
 
-    def __init__(self, name: str, clients: Clients, *, existed: bool = True) -> None:
+    def __init__(self, name: str, clients: AnyClients, *, existed: bool = True) -> None:
         self.name = name
         self.existed = existed
-        self._clients = clients
+        self._clients = clients_of(clients)
         self._ended: PipelineJob | None = None
         self._live_failed = False
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 STEP = "step"  # the node that is the component
 
 
-def build_pipeline(
+def pipeline_job(
     config: RunConfig, plan: Plan, data: DataInAzure, *, name: str, code: Path | None = None
 ) -> PipelineJob:
     """Return the job of a plan with its record, ready to submit; its output is called `phift.jobs.job.OUTPUT`.

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from phift.azure.answers import resource_id, text, texts
 from phift.azure.clients import Clients
+from phift.azure.connect import clients_of
 from phift.errors import Conflict, NotFound, azure_errors
 from phift.jobs.job import JOB_TAG, FineTuneJob
 
 if TYPE_CHECKING:
     from azure.ai.ml.entities import Model
+
+    from phift.azure.connect import AnyClients
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,21 +31,28 @@ class RegisteredModel:
 
 
 def register_model(
-    clients: Clients,
-    job: FineTuneJob,
+    clients: AnyClients,
+    job: FineTuneJob | str,
     *,
     name: str,
-    version: str,
+    version: str | None = None,
     tags: Mapping[str, str] | None = None,
     description: str = "",
 ) -> RegisteredModel:
     """Register a completed job's model, once: a second call finds it, by the job's name in its tags.
 
+        register_model(ml_client, "phift-phi-4-mini-instruct-5f2c9d0e7a31", name="elements")
+
+    - **job**: or its name; the model is its output `phift.jobs.job.OUTPUT`.
+    - **version**: left out, it is made of the job's name.
     - **tags**: more of them; ``phift.job`` is always the job's name.
 
     Raises `phift.errors.JobFailed` or `phift.errors.JobCanceled` for a job without a model, and
     `phift.errors.Conflict` where the name and version are taken by another job's model.
     """
+    clients = clients_of(clients)
+    job = FineTuneJob(job, clients) if isinstance(job, str) else job
+    version = version or hashlib.sha256(job.name.encode()).hexdigest()[:12]
     found = _find(clients, job, name, version)
     existed = found is not None
     if found is None:

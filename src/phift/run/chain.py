@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+import weakref
 from collections.abc import Collection
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Self, cast
 
 from phift.azure.answers import text
 from phift.azure.clients import Clients
-from phift.azure.connect import connect
+from phift.azure.connect import clients_of, connect
 from phift.check.compute import ensure_cluster, instance_type
 from phift.check.data_report import DataReport
 from phift.check.findings import findings_from
@@ -28,6 +29,7 @@ from phift.data.prepare import PreparedDataset, prepare_dataset
 from phift.data.sources import files_of, stamps
 from phift.errors import (
     CheckFailed,
+    ComputeError,
     ConfigError,
     DataError,
     NotFound,
@@ -37,7 +39,7 @@ from phift.errors import (
     isolated,
 )
 from phift.jobs.job import FineTuneJob, find_job, list_jobs, submit_job
-from phift.jobs.pipeline import build_pipeline
+from phift.jobs.pipeline import pipeline_job
 from phift.jobs.record import CONFIGURATION, SERIES, RunRecord, configuration_digest, series
 from phift.jobs.registration import RegisteredModel, register_model
 from phift.plan import Plan, digest, make_plan, slug
@@ -50,7 +52,10 @@ from phift.tokens.conversation import Conversation
 
 if TYPE_CHECKING:
     import pandas as pd
+    from azure.ai.ml import MLClient
     from azure.ai.ml.entities import PipelineJob
+
+    from phift.azure.connect import AnyClients
 
 # Seconds for which `FineTuneRun.submit` goes by what a check found: time enough to read a report. What changes in Azure
 # meanwhile costs nothing: the job is of the report's model and component, also where the registry has newer ones; it
@@ -84,14 +89,18 @@ class FineTuneRun:
     are found or made once.
 
     - **config**: what to do.
-    - **clients**: whom to talk to; left out, they are made from ``config`` when first needed.
+    - **clients**: whom to talk to, or an ``MLClient`` of the workspace; left out, they are made from ``config`` when
+      first needed.
     - **on_event**: called with what happens, a `phift.run.events.Event`. An error in it is logged once and changes
       nothing.
     """
 
-    def __init__(self, config: RunConfig, clients: Clients | None = None, *, on_event: OnEvent | None = None) -> None:
+    def __init__(
+        self, config: RunConfig, clients: Clients | MLClient | None = None, *, on_event: OnEvent | None = None
+    ) -> None:
         self._config: RunConfig | None = config
-        self._clients = clients
+        given = clients is None or isinstance(clients, Clients)
+        self._clients: Clients | None = clients if given else connect(config, workspace=clients)
         self._on_event = isolated(on_event)
         self._plan: Plan | None = None
         self._checked: tuple[CheckReport, float, object] | None = None  # when, in seconds since 1970, and of what
@@ -103,11 +112,14 @@ class FineTuneRun:
 
     @classmethod
     @forgetting_locals()
-    def attach(cls, job_name: str, clients: Clients, *, on_event: OnEvent | None = None) -> Self:
+    def attach(cls, job_name: str, clients: AnyClients, *, on_event: OnEvent | None = None) -> Self:
         """Return the run of a job from its name alone; its ``config`` is the one that was submitted.
+
+        - **clients**: or an ``MLClient`` of the workspace, or the workspace as `phift.connect` takes it: ``"local"``.
 
         Raises `phift.errors.NotFound` where there is no such job, or where phift did not submit it.
         """
+        clients = clients_of(clients)
         job = FineTuneJob(job_name, clients)
         record = RunRecord.read(job.entity())
         run = cls(cast(RunConfig, record.config()), clients, on_event=on_event)  # there may be none: see `config`
@@ -264,18 +276,43 @@ class FineTuneRun:
             def build(name: str) -> PipelineJob:
                 # A job that is there already costs nothing more; by now its own nodes may have used up the quota.
                 report.raise_for_errors(ignore)
-                config, data, code = self.config, plan.dataset, None
-                if isinstance(data, PreparedDataset):
-                    prefix = config.data.asset_name or slug(data.name)
-                    data = DataInAzure(name=data.name, inputs=register_assets(self.clients, data, prefix, config.tags))
-                elif data.compute:
-                    code = until_submitted.enter_context(source_code())
-                ensure_cluster(self.clients, config.compute, plan.target, config.tags)
+                data = self._upload(plan)
+                ensure_cluster(self.clients, self.config.compute, plan.target, self.config.tags)
                 self._checked = None  # its nodes take of the quota that was looked up
-                return build_pipeline(config, plan, data, name=name, code=code)
+                return self._pipeline(plan, data, name, until_submitted)
 
             self._job, self._record = submit_job(self.clients, plan.job_name, build, fresh=fresh), None
             return self._job
+
+    @forgetting_locals()
+    def build(self, *, ignore: Collection[str] = ()) -> PipelineJob:
+        """Check, upload the data, and return the job as `submit` would submit it, under a name that no job has.
+
+        It is ready for ``MLClient.jobs.create_or_update``. Raises as `submit` does, and `phift.errors.ComputeError`
+        where the cluster would have to be created first.
+        """
+        with self._lock, ExitStack() as until_submitted:
+            report = self._last_report(ignore) or self.check()
+            report.raise_for_errors(ignore)
+            plan = self.plan
+            if not plan.target.exists:
+                what = f"There is no cluster {plan.target.name} yet, and building a job creates none."
+                raise ComputeError(what, where="compute", fix="create it, or call submit(), which does")
+            _, name = find_job(self.clients, plan.job_name)
+            job = self._pipeline(plan, self._upload(plan), name, until_submitted)
+            weakref.finalize(job, until_submitted.pop_all().close)
+            return job
+
+    def _upload(self, plan: Plan) -> DataInAzure:
+        data, config = plan.dataset, self.config
+        if isinstance(data, DataInAzure):
+            return data
+        prefix = config.data.asset_name or slug(data.name)
+        return DataInAzure(name=data.name, inputs=register_assets(self.clients, data, prefix, config.tags))
+
+    def _pipeline(self, plan: Plan, data: DataInAzure, name: str, until_submitted: ExitStack) -> PipelineJob:
+        code = until_submitted.enter_context(source_code()) if data.compute else None
+        return pipeline_job(self.config, plan, data, name=name, code=code)
 
     def _last_report(self, ignore: Collection[str]) -> CheckReport | None:
         """Return the last check's report where it still holds; what stood in the way may have been mended since."""
@@ -376,7 +413,7 @@ class FineTuneRun:
         served = f"{model.name}:{model.version}"
         return deploy_model(
             self.clients,
-            model_id=model.id,
+            model,
             name=self.endpoint_name,
             size=size,
             config=self._deployment,

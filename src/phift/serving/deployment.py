@@ -7,11 +7,13 @@ import logging
 from collections.abc import Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from phift.azure.answers import listed, text, texts
+from phift.azure.answers import listed, resource_id, text, texts
 from phift.azure.clients import Clients
-from phift.config.run import DeploymentConfig
+from phift.azure.connect import clients_of
+from phift.config.addresses import PREFIX, read_address
+from phift.config.run import DeploymentConfig, read_section
 from phift.errors import (
     AuthenticationError,
     Conflict,
@@ -24,6 +26,7 @@ from phift.errors import (
     visible,
 )
 from phift.jobs.job import JOB_TAG, FineTuneJob
+from phift.jobs.registration import RegisteredModel
 from phift.serving import resource
 from phift.serving.endpoint import Endpoint
 from phift.serving.resource import CREATED, SERVES, DeploymentEvent, OnEvent
@@ -32,39 +35,49 @@ from phift.serving.uses import EndpointUse
 if TYPE_CHECKING:
     from azure.ai.ml.entities import OnlineDeployment, OnlineEndpoint
 
+    from phift.azure.connect import AnyClients
+
 logger = logging.getLogger(__name__)
 
 
 def deploy_model(
-    clients: Clients,
+    clients: AnyClients,
+    model: RegisteredModel | str,
     *,
-    model_id: str,
     name: str,
     size: str,
-    config: DeploymentConfig,
-    job: FineTuneJob | None = None,
+    config: DeploymentConfig | Mapping[str, Any] = DeploymentConfig(),  # noqa: B008 - it is frozen
+    job: FineTuneJob | str | None = None,
     tags: Mapping[str, str] | None = None,
     on_event: OnEvent | None = None,
 ) -> Endpoint:
     """Deploy a model behind a key-protected endpoint with all traffic on it, once: a second call finds what is there.
 
+        with deploy_model(ml_client, "elements:1", name="elements", size="Standard_NC24ads_A100_v4") as endpoint:
+            print(endpoint.chat("What is the symbol of gold?"))
+
     If it fails or is interrupted, what this call made is deleted again, unless somebody else uses it by then. An
     earlier deployment of the same run under another name is deleted once the new one has the traffic.
 
-    - **model_id**: a registered model's id, or a registry model's.
+    - **model**: a registered model, its ``name:version`` in the workspace, or any model's id.
+    - **name**: the endpoint's.
     - **size**: VM size, see `phift.check.compute.instance_type`.
-    - **job**: whose model it is. An endpoint is found again by its job's name, or without one by its model, both of
-      which are among its tags; and by the job's tags it is known who else uses it.
+    - **config**: as in a configuration; its own names of endpoint and size do not count.
+    - **job**: or its name: whose model it is. An endpoint is found again by its job's name, or without one by its
+      model, both of which are among its tags; and by the job's tags it is known who else uses it.
     - **tags**: more tags of the endpoint and the deployment.
 
     Raises `phift.errors.DeploymentFailed` with the end of the container's log, and `phift.errors.Conflict` where an
     endpoint of that name is another model's.
     """
-    emit = isolated(on_event)
+    emit, clients = isolated(on_event), clients_of(clients)
+    config = read_section(DeploymentConfig, config, "deployment")
+    job = FineTuneJob(job, clients) if isinstance(job, str) else job
+    model_id = model.id if isinstance(model, RegisteredModel) else _id_of(clients, model)
     # The service may change the spelling of a model's id, which is too long for a tag.
-    model = hashlib.sha256(model_id.lower().removeprefix("azureml:").encode()).hexdigest()[:12]
+    served = hashlib.sha256(model_id.lower().removeprefix("azureml:").encode()).hexdigest()[:12]
     created = datetime.now(UTC).isoformat(timespec="microseconds")
-    own = {**(tags or {}), SERVES: model, CREATED: created, **({JOB_TAG: job.name} if job else {})}
+    own = {**(tags or {}), SERVES: served, CREATED: created, **({JOB_TAG: job.name} if job else {})}
     use = EndpointUse.begin(clients, job, name, emit)
     attempt = _Attempt(clients, name, config, use, emit)
     try:
@@ -96,6 +109,17 @@ def deploy_model(
     if endpoint.existed:
         _retire_others(clients, name, config.deployment_name, own, emit)
     return endpoint
+
+
+def _id_of(clients: Clients, model: str) -> str:
+    """Return the id of a model of the workspace that is named shortly; any other text is an id already."""
+    short = read_address(model if model.startswith(PREFIX) else f"{PREFIX}{model}")
+    if short is None or short.kind:
+        return model
+    wanted = {"version": short.version} if short.version else {"label": short.label}
+    with azure_errors(f"model {model}"):
+        found = clients.workspace.models.get(short.name, **wanted)
+    return resource_id(found.id, "model.id")
 
 
 class _Attempt:
