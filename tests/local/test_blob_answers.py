@@ -70,6 +70,12 @@ ASKED = (
     Ask("range", "GET", "a/x.txt", headers={"x-ms-range": "bytes=6-8"}),
     Ask("range over the end", "GET", "a/x.txt", headers={"x-ms-range": "bytes=6-800"}),
     Ask("range to the end", "GET", "a/x.txt", headers={"x-ms-range": "bytes=6-"}),
+    Ask(
+        "range with its hash",
+        "GET",
+        "a/x.txt",
+        headers={"x-ms-range": "bytes=6-8", "x-ms-range-get-content-md5": "true"},
+    ),
     Ask("plain range", "GET", "a/x.txt", headers={"Range": "bytes=0-4"}),
     Ask("range behind the end", "GET", "a/x.txt", headers={"x-ms-range": "bytes=100-"}),
     Ask("block", "PUT", "a/blocks", f"comp=block&blockid={quote(ONE)}", {}, b"one "),

@@ -100,6 +100,7 @@ class Rest:
     """
 
     def __init__(self, credential: TokenCredential, scope: str) -> None:
+        self.credential = credential
         self.resource_manager = scope.removesuffix("/.default")
         self._signed = _client(credential, scope)
         self._anonymous = _client(None, scope)

@@ -113,22 +113,32 @@ def refuse(files: Mapping[str, int], folder: Path) -> None:
 
     - **files**: their names below it, as the service gives them, and their sizes in bytes.
     """
-    total = sum(files.values())
-    what = ""
-    if outside := [name for name in files if _leaves(name, folder)]:
+    refuse_names(files, folder)
+    refuse_size(len(files), sum(files.values()), folder)
+
+
+def refuse_names(names: Iterable[str], folder: Path) -> None:
+    """Raise `phift.errors.ServiceError` where files of such names, as the service gives them, leave a folder."""
+    names, what = list(names), ""
+    if outside := [name for name in names if _leaves(name, folder)]:
         what = f"{_told(outside)} would be written outside of the folder"
-    elif same := _same(files):
+    elif same := _same(names):
         what = f"{_told(same)} differ in nothing but upper and lower case, and would overwrite each other"
     if what:
         fix = "look at who wrote the asset, and fetch its files one by one with azure-storage-blob"
         raise ServiceError(f"Nothing was downloaded: {what}.", where=str(folder), fix=fix)
+
+
+def refuse_size(count: int, total: int, folder: Path) -> None:
+    """Raise `phift.errors.ServiceError` where so many files, of so many bytes in all, are more than there is room for.
+
+    The folder need not be there.
+    """
     free = shutil.disk_usage(next(path for path in (folder, *folder.absolute().parents) if path.exists())).free
     if total > free:
-        what = (
-            f"Nothing was downloaded: {len(files):,} files of {total / 1e6:,.0f} MB, and {free / 1e6:,.0f} MB are free."
-        )
+        what = f"Nothing was downloaded: {count:,} files of {total / 1e6:,.0f} MB, and {free / 1e6:,.0f} MB are free."
         raise ServiceError(what, where=str(folder), fix="choose a folder on a disk with more room")
-    logger.info("Downloading %d files of %.1f MB into %s", len(files), total / 1e6, folder)
+    logger.info("Downloading %d files of %.1f MB into %s", count, total / 1e6, folder)
 
 
 def _leaves(name: str, folder: Path) -> bool:

@@ -10,6 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from phift import errors
@@ -17,8 +18,10 @@ from phift.azure.answers import listed, outcome, text, texts
 from phift.azure.clients import Clients
 from phift.azure.connect import clients_of
 from phift.azure.quiet import quiet_uploads
+from phift.jobs.download import Download, OnDownload
 from phift.jobs.events import JobEvent as JobEvent
 from phift.jobs.events import MetricLogged, NoAnswer, StatusChanged, StepChanged
+from phift.jobs.outputs import fetch_outputs
 from phift.jobs.tracking import Tracking
 
 if TYPE_CHECKING:
@@ -287,6 +290,33 @@ class FineTuneJob:
         from phift.jobs.plot import draw
 
         return draw({self.name: self.metrics()}, where=f"job {self.name}")
+
+    @errors.forgetting_locals()
+    def download(
+        self,
+        folder: str | Path,
+        *,
+        output: str | None = OUTPUT,
+        partial: bool = False,
+        on_event: OnDownload | None = None,
+    ) -> Download:
+        """Fetch an output's files into a folder, checked, with a manifest; what broke off before goes on.
+
+        - **output**: its name; None for all outputs and logs, in ``outputs/<output>`` and ``logs/<step>``.
+        - **partial**: of a job that failed or was cancelled, fetch what outputs and logs it left, in the same folders.
+
+        Raises `phift.errors.JobFailed`, `phift.errors.JobCanceled` or `phift.errors.WaitTimeout` for a job that has not
+        completed, `phift.errors.NotFound` where it has no such output, and as `phift.jobs.download.fetch` does.
+        """
+        status = self.status()
+        if status in ENDED_BADLY and not partial:
+            kind, ended = (errors.JobFailed, "failed") if status == "Failed" else (errors.JobCanceled, "was cancelled")
+            fix = "`partial=True`, or `phift download --partial`, takes what outputs and logs it left"
+            raise kind(f"The job {ended}, so nothing of it is whole.", where=f"job {self.name}", fix=fix, job=self.name)
+        if status not in ENDED:
+            self.raise_for_end()
+        steps = [] if output and status == "Completed" else [(step.name, step.run_id) for step in self.steps()]
+        return fetch_outputs(self._clients, self.tracking, self.entity(), output, steps, Path(folder), on_event)
 
 
 def _readable(read: Callable[[], str]) -> str:

@@ -9,10 +9,9 @@ of the training data. Jobs and endpoints are tagged with it, so that those of ea
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from phift.azure.answers import text, texts
@@ -22,7 +21,9 @@ from phift.config.addresses import read_address, without_version
 from phift.config.data import AssetSource, FileSource, HuggingFaceSource, RowsSource
 from phift.config.run import DeploymentConfig, RunConfig
 from phift.errors import ConfigError, NotFound, redact
+from phift.jobs.kept import LONGEST_VALUE, cleaned, read_kept, write_kept
 from phift.plan import Plan, digest, slug
+from phift.version import __version__
 
 if TYPE_CHECKING:
     from azure.ai.ml.entities import PipelineJob
@@ -32,12 +33,7 @@ SERIES = "phift.series"
 # The tag with the digits of the configuration as it was submitted.
 CONFIGURATION = "phift.configuration"
 
-# Of a run: 50 tags and 50 properties, keys of 100 characters and values of 1,000 (Microsoft Learn, "Service limits in
-# Azure Machine Learning", read 2026-11-28).
-_LONGEST_VALUE = 1000
-_MOST_PROPERTIES = 40  # the service and the SDK write some of their own
 _MOST_PARAMETER_TAGS = 30
-_PROPERTY = "phift.record"
 
 # What says who is asked and where things lie, and not what is trained.
 _NOT_TRAINED_BY = {"workspace", "credential", "tenant", "work_dir", "max_cost", "prices", "tokens_per_second", "data"}
@@ -82,17 +78,12 @@ class RunRecord:
 
         Raises `phift.errors.NotFound` for a job that phift did not submit.
         """
-        tags, properties = _cleaned(texts(job.tags, "job.tags")), texts(job.properties, "job.properties")
+        tags, kept = cleaned(texts(job.tags, "job.tags")), read_kept(texts(job.properties, "job.properties"))
         base = tags.get("phift.base_model", "")
         found = read_address(base)
         if "phift.fingerprint" not in tags or found is None or not found.registry:
             what = "This job was not submitted by phift: it has no record of a run in its tags."
             raise NotFound(what, where=f"job {text(job.name, 'job.name')}", fix="name a job that phift submitted")
-        parts = [properties.get(f"{_PROPERTY}.{number}", "") for number in range(len(properties))]
-        kept: Any = None  # an older phift wrote less of it, or nothing
-        with suppress(ValueError):
-            kept = json.loads("".join(parts))
-        kept = _cleaned(kept) if isinstance(kept, dict) else {}
         serving = kept.get("serving")
         model = FoundationModel(
             id=base,
@@ -127,7 +118,7 @@ class RunRecord:
             "phift.base_model": self.model.id,
             "phift.component": self.component,
             "phift.data": self.data_hash,
-            **{f"phift.parameter.{name}": str(value)[:_LONGEST_VALUE] for name, value in parameters},
+            **{f"phift.parameter.{name}": str(value)[:LONGEST_VALUE] for name, value in parameters},
         }
 
     @property
@@ -148,15 +139,14 @@ class RunRecord:
         run then has no ``config``.
         """
         serving = asdict(self.model.inference) if self.model.inference else None
-        configuration, written = dict(self.configuration), ""
+        configuration = dict(self.configuration)
         for left_out in ("", "data", "parameters"):
             configuration.pop(left_out, None)
             kept = {"data_name": self.data_name, "serving": serving, "configuration": configuration}
-            written = json.dumps(kept, separators=(",", ":"))
-            if len(written) <= _LONGEST_VALUE * _MOST_PROPERTIES:
-                break
-        parts = [written[start : start + _LONGEST_VALUE] for start in range(0, len(written), _LONGEST_VALUE)]
-        return {f"{_PROPERTY}.{number}": part for number, part in enumerate(parts)}
+            kept["versions"] = {"phift": __version__, "azure-ai-ml": version("azure-ai-ml")}
+            if (written := write_kept(kept)) is not None:
+                return written
+        return {}
 
     @property
     def model_name(self) -> str:
@@ -217,13 +207,4 @@ def _plain(config: RunConfig) -> dict[str, Any]:
             if isinstance(source, FileSource):
                 plain["files"] = str(source.files.absolute())
             values["data"][split].append(plain)
-    return {key: _cleaned(value) for key, value in values.items()}
-
-
-def _cleaned(value: Any) -> Any:
-    """Return plain values without what could be a secret."""
-    if isinstance(value, dict):
-        return {key: _cleaned(entry) for key, entry in value.items()}
-    if isinstance(value, list):
-        return [_cleaned(entry) for entry in value]
-    return redact(value) if isinstance(value, str) else value
+    return {key: cleaned(value) for key, value in values.items()}

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from phift.azure.answers import resource_id, text, texts
 from phift.azure.clients import Clients
 from phift.azure.connect import clients_of
-from phift.errors import Conflict, NotFound, azure_errors
+from phift.azure.storage import Storage
+from phift.errors import ConfigError, Conflict, NotFound, azure_errors
+from phift.jobs.download import Download, OnDownload, fetch
 from phift.jobs.job import JOB_TAG, FineTuneJob
+from phift.jobs.manifest import about_job
 
 if TYPE_CHECKING:
     from azure.ai.ml.entities import Model
@@ -28,6 +34,39 @@ class RegisteredModel:
     id: str  # its resource id, for a deployment
     tags: Mapping[str, str]
     existed: bool
+    _clients: Clients | None = field(default=None, repr=False, compare=False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in vars(self).items() if key != "_clients"}  # there are tokens in them
+
+    def download(self, folder: str | Path, *, on_event: OnDownload | None = None) -> Download:
+        """Fetch the model's files into a folder; see `download_model`, which one that was pickled needs."""
+        if self._clients is None:
+            what = "This model has no clients: it was made or unpickled without."
+            fix = "download_model(clients, name, version, folder) does the same"
+            raise ConfigError(what, where=f"model {self.name}:{self.version}", fix=fix)
+        return download_model(self._clients, self.name, self.version, folder, on_event=on_event)
+
+
+def download_model(
+    clients: AnyClients, name: str, version: str, folder: str | Path, *, on_event: OnDownload | None = None
+) -> Download:
+    """Fetch the files of a registered model into a folder, checked, with a manifest; what broke off before goes on.
+
+    Raises `phift.errors.NotFound` where there is no such model, and as `phift.jobs.download.fetch` does.
+    """
+    clients = clients_of(clients)
+    with azure_errors(f"model {name}:{version}"):
+        found = clients.workspace.models.get(name, version=version)
+    tags = texts(found.tags, "model.tags")
+    job = None
+    if JOB_TAG in tags:
+        with suppress(NotFound):  # it was deleted, and the model stays
+            job = FineTuneJob(tags[JOB_TAG], clients).entity()
+    with Storage(clients) as storage:
+        files = {file.name: file for file in storage.files(text(found.path, "model.path"))}
+        origin = {"model": f"{text(found.name, 'model.name')}:{text(found.version, 'model.version')}"}
+        return fetch(Path(folder), files, origin, partial(about_job, job, tags), on_event)
 
 
 def register_model(
@@ -76,6 +115,7 @@ def register_model(
         id=resource_id(found.id, "model.id"),
         tags=texts(found.tags, "model.tags"),
         existed=existed,
+        _clients=clients,
     )
 
 

@@ -45,7 +45,12 @@ class Tracking:
             fix = "look at the workspace's `mlflow_tracking_uri`: azureml://<host>/mlflow/v1.0/subscriptions/..."
             raise ServiceError(what, where="workspace.mlflow_tracking_uri", fix=fix)
         self._mlflow = f"{base}/api/2.0/mlflow"
-        self._history = f"{host}/history/v1.0{rest_of_it[0]}"
+        self._host, self._workspace = host, rest_of_it[0]
+        self._history = self.beside("history")
+
+    def beside(self, service: str) -> str:
+        """Return the address of another service of the workspace on the same host, ``history`` or ``data`` say."""
+        return f"{self._host}/{service}/v1.0{self._workspace}"
 
     def metric_names(self, run_id: str) -> list[str]:
         """Return the names of all metrics a run has logged, sorted."""
