@@ -88,7 +88,7 @@ def test_a_job_prepares_its_data_and_trains_on_it(
     assert len(job.steps()) == STEPS
     data = DataConfig.model_validate({"train": raw, "split": {"seed": 7}})
     check_same(local, job.name, prepare_dataset(data, tmp_path / "here"))
-    log = job.tracking.log_tail(job.steps()[0].run_id)
+    (log,) = job.tracking.log_tails(job.steps()[0].run_id)
     assert log.splitlines()[-1] == "32 train, 4 validation, 4 test rows written."
     assert run.register().name
     printed = capfd.readouterr()
@@ -238,7 +238,7 @@ def test_a_stopped_server_does_not_prepare_twice(own_local: Local, tmp_path: Pat
     own_local.workspace.down()
     own_local.workspace.up()
     assert own_local.wait(job.name) == "Completed"
-    assert job.tracking.log_tail(job.steps()[0].run_id).count("rows written") == 1
+    assert job.tracking.log_tails(job.steps()[0].run_id)[0].count("rows written") == 1
 
 
 @pytest.mark.proof

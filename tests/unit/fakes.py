@@ -18,7 +18,7 @@ from azure.ai.ml import MLClient
 from azure.ai.ml.entities import Data, Model, OnlineRequestSettings, PipelineComponent, VmSize
 
 from phift import facts
-from phift.azure.clients import Clients, Rest
+from phift.azure.clients import Clients, Part, Rest
 from phift.check.compute import ComputeTarget
 from phift.check.findings import Finding
 from phift.check.models import AllowList, FoundationModel
@@ -100,7 +100,10 @@ class FakeRest:
         shown = [{"key": key, "value": value} for key, value in list(tags.items())]
         return {"run": {"data": {"tags": shown}}} if url.endswith("/runs/get") else {}
 
-    text = get
+    def part(self, url: str, start: int, most: int) -> Part:
+        """Return a part of a canned text."""
+        content = self.get(url).encode()
+        return Part(content[start : start + most], len(content), "")
 
     def post(self, url: str, body: dict[str, Any]) -> Any:
         """Write and delete tags of runs, as MLflow's routes do."""

@@ -41,22 +41,23 @@ def _nothing() -> None:
 
 
 class Script:
-    """What the server answers, in order, the last reply for ever; and what it was asked.
+    """What the server answers, in order, the last reply for ever, or what a function makes of it; what it was asked.
 
     ``before`` is called in the server's thread before each answer.
     """
 
     def __init__(self, url: str) -> None:
         self.url = url
-        self.replies: list[Reply] = []
+        self.replies: list[Reply | Callable[[Request], Reply]] = []
         self.requests: list[Request] = []
         self.before: Callable[[], None] = _nothing
 
-    def answers(self, *replies: Reply) -> None:
+    def answers(self, *replies: Reply | Callable[[Request], Reply]) -> None:
         self.replies, self.requests, self.before = list(replies), [], _nothing
 
-    def take(self) -> Reply:
-        return self.replies.pop(0) if len(self.replies) > 1 else self.replies[0]
+    def take(self, request: Request) -> Reply:
+        reply = self.replies.pop(0) if len(self.replies) > 1 else self.replies[0]
+        return reply if isinstance(reply, Reply) else reply(request)
 
 
 def _handler(script: Script) -> type[BaseHTTPRequestHandler]:
@@ -67,7 +68,7 @@ def _handler(script: Script) -> type[BaseHTTPRequestHandler]:
             request = Request(self.command, self.path, dict(self.headers), asked)
             script.requests.append(request)
             script.before()
-            reply = script.take()
+            reply = script.take(request)
             body = reply.encoded(request)
             self.send_response(reply.status)
             for name, value in {"Content-Length": str(len(body)), **reply.headers}.items():

@@ -7,7 +7,7 @@ import pytest
 from azure.core.credentials import AccessToken
 from azure.core.exceptions import ClientAuthenticationError
 
-from phift.azure.clients import Rest
+from phift.azure.clients import Part, Rest
 from phift.errors import (
     AccessDenied,
     AuthenticationError,
@@ -18,7 +18,7 @@ from phift.errors import (
     ServiceUnreachable,
     Throttled,
 )
-from unit.loopback import Reply, Script
+from unit.loopback import Reply, Request, Script
 
 SCOPE = "https://management.test/.default"
 
@@ -62,7 +62,7 @@ def test_a_post_sends_json(server: Script) -> None:
 
 def test_no_token_goes_to_a_signed_url(server: Script) -> None:
     server.answers(Reply("lög".encode(), headers={"Content-Type": "text/plain; charset=utf-8"}))
-    assert rest().text(f"{server.url}/log?sig=s") == "lög"
+    assert rest().part(f"{server.url}/log?sig=s", 0, 1 << 20).content.decode() == "lög"
     assert "Authorization" not in server.requests[0].headers
 
 
@@ -133,7 +133,7 @@ def test_no_answer_is_unreachable(sleeps: list[float]) -> None:
 def test_a_query_with_a_signature_stays_out_of_the_error(server: Script) -> None:
     server.answers(Reply(b"", 404))
     with pytest.raises(NotFound) as caught:
-        rest().text(f"{server.url}/log?sv=1&sig=SECRET")
+        rest().part(f"{server.url}/log?sv=1&sig=SECRET", 0, 1 << 20)
     assert "SECRET" not in str(caught.value) + repr(caught.value)
 
 
@@ -149,7 +149,7 @@ def test_the_cause_of_an_error_does_not_quote_a_signed_url(server: Script) -> No
     address = f"{server.url}/log?sv=1&sig=SECRET"
     server.answers(Reply(b"", 404))
     with pytest.raises(NotFound) as caught:
-        rest().text(address)
+        rest().part(address, 0, 1 << 20)
     assert "SECRET" not in "".join(traceback.format_exception(caught.value))
 
 
@@ -175,3 +175,42 @@ def test_a_credential_that_is_refused_for_good_is_asked_for_four_times(server: S
         rest().get(server.url)
     assert len(server.requests) == 4
     assert sum(sleeps) < 6
+
+
+LOG = bytes(range(256)) * 4
+
+
+def ranged(request: Request) -> Reply:
+    """Answer as storage does (Microsoft Learn, "Specify the range header for Blob service operations", 2026-11)."""
+    first, last = map(int, request.headers["Range"].removeprefix("bytes=").split("-"))
+    if first >= len(LOG):
+        return Reply(b"<Error><Code>InvalidRange</Code></Error>", 416, {"Content-Range": f"bytes */{len(LOG)}"})
+    found = LOG[first : last + 1]
+    return Reply(found, 206, {"Content-Range": f"bytes {first}-{first + len(found) - 1}/{len(LOG)}"})
+
+
+@pytest.mark.parametrize(("start", "content"), [(0, LOG[:100]), (1000, LOG[1000:]), (1024, b""), (2000, b"")])
+def test_a_part_is_what_lies_there_and_nothing_else_is_sent(server: Script, start: int, content: bytes) -> None:
+    server.answers(ranged)
+    assert rest().part(f"{server.url}/log", start, 100) == Part(content, 1024, "")
+    assert server.requests[0].headers["Range"] == f"bytes={start}-{start + 99}"
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize(("start", "content"), [(0, LOG[:100]), (1000, LOG[1000:]), (1024, b""), (2000, b"")])
+def test_a_server_that_knows_no_ranges_is_read_as_far_as_is_needed(server: Script, start: int, content: bytes) -> None:
+    server.answers(Reply(LOG))
+    assert rest().part(f"{server.url}/log", start, 100) == Part(content, 1024, "")
+
+
+@pytest.mark.parametrize("given", ["bytes 7-106/1024", "bytes", "elephants 0-99/1024"])
+def test_another_part_than_was_asked_for_is_an_error(server: Script, given: str) -> None:
+    server.answers(Reply(LOG[:100], 206, {"Content-Range": given}))
+    with pytest.raises(ServiceError, match="another part"):
+        rest().part(f"{server.url}/log?sig=SECRET", 0, 100)
+
+
+def test_a_part_tells_when_the_blob_was_made(server: Script) -> None:
+    made = "Mon, 30 Nov 2026 10:00:00 GMT"
+    server.answers(Reply(b"", 416, {"x-ms-creation-time": made}))
+    assert rest().part(f"{server.url}/log", 5, 100) == Part(b"", None, made)

@@ -83,7 +83,7 @@ def test_the_tail_is_the_end_of_the_standard_log_without_secrets() -> None:
     rest = FakeRest()
     files = {"system_logs/a.txt": "https://logs.test/a", "user_logs/std_log.txt": "https://logs.test/std"}
     rest.on("one\ntwo\npassword=SECRET\n", "https://logs.test/std")
-    assert details(rest, {"logFiles": files}).log_tail("run-1", lines=2) == "two\npassword=***"
+    assert details(rest, {"logFiles": files}).log_tails("run-1", lines=2) == ["two\npassword=***"]
 
 
 def test_a_private_key_of_which_the_tail_has_the_end_only_is_hidden() -> None:
@@ -92,13 +92,13 @@ def test_a_private_key_of_which_the_tail_has_the_end_only_is_hidden() -> None:
     log = f"-----BEGIN PRIVATE KEY-----\n{body}\n-----END PRIVATE KEY-----\ndone"
     rest.on(log, "https://logs.test/std")
     files = {"std_log.txt": "https://logs.test/std"}
-    assert details(rest, {"logFiles": files}).log_tail("run-1", lines=5) == "-----BEGIN PRIVATE KEY-----***\ndone"
+    assert details(rest, {"logFiles": files}).log_tails("run-1", lines=5) == ["-----BEGIN PRIVATE KEY-----***\ndone"]
 
 
 @pytest.mark.parametrize("answer", [{}, {"logFiles": None}, {"logFiles": {"system_logs/a.txt": "u"}}])
 def test_a_run_without_a_log_has_no_tail(answer: dict[str, Any]) -> None:
     rest = FakeRest()
-    assert details(rest, answer).log_tail("run-1") == ""
+    assert details(rest, answer).log_tails("run-1") == []
     assert len(rest.addresses) == 1
 
 
@@ -200,18 +200,36 @@ def test_a_run_with_gaps_has_no_names(answer: Any) -> None:
     ],
     ids=lambda value: type(value).__name__,
 )
-@pytest.mark.parametrize("read", [Tracking.error, Tracking.log_tail])
+@pytest.mark.parametrize("read", [Tracking.error, Tracking.log_tails])
 def test_details_that_are_none_are_an_error_of_ours(read: Callable[[Tracking, str], str], answer: Any) -> None:
     rest = FakeRest()
     with pytest.raises(ServiceError, match="The client answered with"):
         read(details(rest, answer), "run-1")
 
 
-def test_a_log_that_is_no_text_is_an_error_of_ours() -> None:
+def test_a_log_that_is_no_text_is_an_error_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
     rest = FakeRest()
-    rest.on(MagicMock(), "https://logs.test/std")
-    with pytest.raises(ServiceError, match=r"where text was expected \(the log\)"):
-        details(rest, {"logFiles": {"std_log.txt": "https://logs.test/std"}}).log_tail("run-1")
+    monkeypatch.setattr(rest, "part", MagicMock())
+    with pytest.raises(ServiceError, match=r"where a part of it was expected \(the log\)"):
+        details(rest, {"logFiles": {"std_log.txt": "https://logs.test/std"}}).log_tails("run-1")
+
+
+def test_the_tail_of_a_long_log_is_read_without_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("phift.jobs.tracking._TAIL", 100)
+    rest = FakeRest()
+    rest.on("".join(f"line {number}\n" for number in range(1000)), "https://logs.test/std")
+    assert details(rest, {"logFiles": {"std_log.txt": "https://logs.test/std"}}).log_tails("run-1", lines=2) == [
+        "line 998\nline 999"
+    ]
+    assert rest.addresses.count("https://logs.test/std?") == 2
+
+
+def test_each_of_several_processes_has_a_tail() -> None:
+    rest = FakeRest()
+    names = [f"user_logs/std_log_process_{number:02}.txt" for number in range(10)]
+    rest.on("line\n", "https://logs.test/std")
+    files = dict.fromkeys((*names, "system_logs/lifecycler/execution-wrapper.txt"), "https://logs.test/std")
+    assert details(rest, {"logFiles": files}).log_tails("run-1") == ["line"] * 8
 
 
 @pytest.mark.parametrize(
@@ -232,7 +250,7 @@ def test_a_tracking_uri_that_is_no_text_is_told(uri: Any) -> None:
 def test_a_client_without_answers_takes_no_memory(rest: Any) -> None:
     tracemalloc.start()
     try:
-        for read in (Tracking.metric_names, Tracking.error, Tracking.log_tail):
+        for read in (Tracking.metric_names, Tracking.error, Tracking.log_tails):
             with pytest.raises(ServiceError):
                 read(Tracking(rest, URI), "run-1")
         with pytest.raises(ServiceError):

@@ -139,8 +139,7 @@ def read_bounded(response: requests.Response, **options: Any) -> None:
     if options.get("stream") or vars(response)["_content"] is not False:
         return
     end, pieces, size = time.monotonic() + LONGEST_ANSWER, [], 0
-    if isinstance(answer := getattr(response.raw, "_original_response", None), _Answer):
-        answer.wire.end = end
+    _end_wire(response, end)
     try:
         for piece in _pieces(response):
             pieces.append(piece)
@@ -155,6 +154,29 @@ def read_bounded(response: requests.Response, **options: Any) -> None:
         raise
     response._content = b"".join(pieces)  # what requests keeps when it has read the answer itself
     vars(response)["_content_consumed"] = True
+
+
+def read_part(response: requests.Response, skip: int, most: int) -> bytes:
+    """Return at most so many bytes of a streamed answer, behind the first ``skip``, and let go of the others.
+
+    Raises `phift.errors.ServiceError` for one that does not get there in time.
+    """
+    end, part = time.monotonic() + LONGEST_ANSWER, bytearray()
+    _end_wire(response, end)
+    with response:
+        for piece in _pieces(response):
+            part += piece[skip:]
+            skip = max(0, skip - len(piece))
+            if len(part) >= most:
+                break
+            if time.monotonic() > end:
+                raise _endless(_too_slow(LONGEST_ANSWER), redact((response.url or "").partition("?")[0]))
+    return bytes(part[:most])
+
+
+def _end_wire(response: requests.Response, end: float) -> None:
+    if isinstance(answer := getattr(response.raw, "_original_response", None), _Answer):
+        answer.wire.end = end
 
 
 def _endless(why: str, where: str = "") -> ServiceError:

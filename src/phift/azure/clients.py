@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote
 
 from phift.azure.answers import json_object, listed, mapping, text
-from phift.azure.bounds import bound, check_answer
+from phift.azure.bounds import bound, check_answer, read_bounded, read_part
 from phift.azure.threads import taken_soon
 from phift.errors import NotFound, PhiftError, ServiceError, azure_errors
 from phift.version import __version__
@@ -89,6 +90,19 @@ def send_own_authorization(request: PipelineRequest[Any]) -> None:
     bound(request)
 
 
+@dataclass(frozen=True)
+class Part:
+    """Some of the bytes behind an address; see `Rest.part`.
+
+    - **total**: how many there are, where the server says so.
+    - **created**: when the blob was made, as storage writes it; another blob may take its name.
+    """
+
+    content: bytes = field(repr=False)
+    total: int | None
+    created: str
+
+
 class Rest:
     """Calls the service with the run's own credential; retries as azure-core does.
 
@@ -113,12 +127,35 @@ class Rest:
         """Send a JSON object and return the answer's."""
         return self._json("POST", url, json=body)
 
-    def text(self, url: str) -> str:
-        """Return the text behind a signed URL; no token is sent there."""
+    def part(self, url: str, start: int, most: int) -> Part:
+        """Return at most so many of the bytes behind a signed URL, from ``start`` on; no token is sent there.
+
+        Where nothing lies there, storage answers 416 and how many bytes there are (RFC 9110, 15.5.17). A server that
+        sends all of it, whatever it is asked for, is read as far as is needed.
+        """
+        from azure.core.rest import HttpRequest
+
+        # Of a packed answer these would be other bytes.
+        headers = {"Range": f"bytes={start}-{start + most - 1}", "Accept-Encoding": "identity"}
         try:
-            return str(self._send(self._anonymous, "GET", url).text())
+            with azure_errors(_place(url)):
+                answer = self._anonymous.send_request(HttpRequest("GET", url, headers=headers), stream=True)
+                inner: Any = answer.internal_response
+                if answer.status_code >= 400 and answer.status_code != 416:
+                    read_bounded(inner)
+                    answer.read()
+                    answer.raise_for_status()
+                partial = answer.status_code in (206, 416)
+                given = answer.headers.get("Content-Range" if partial else "Content-Length") or ""
+                if answer.status_code == 206 and not given.startswith(f"bytes {start}-"):
+                    inner.close()
+                    raise ServiceError("The service sent another part than was asked for.", where=_place(url))
+                content = b"" if answer.status_code == 416 else read_part(inner, 0 if partial else start, most)
+                inner.close()
         except PhiftError as error:
             raise error from None  # the cause quotes the address with its signature
+        total = re.search(r"(?<![0-9])[0-9]{1,18}$", given)
+        return Part(content, int(total[0]) if total else None, answer.headers.get("x-ms-creation-time", ""))
 
     def _json(self, method: str, url: str, **kwargs: Any) -> dict[str, Any]:
         response = self._send(self._signed, method, url, **kwargs)

@@ -19,12 +19,18 @@ from phift.azure.clients import Clients
 from phift.azure.connect import clients_of
 from phift.azure.quiet import quiet_uploads
 from phift.jobs.download import Download, OnDownload
+from phift.jobs.ends import ENDED as ENDED
+from phift.jobs.ends import ENDED_BADLY, WAITING
+from phift.jobs.ends import Step as Step
 from phift.jobs.events import JobEvent as JobEvent
 from phift.jobs.events import MetricLogged, NoAnswer, StatusChanged, StepChanged
+from phift.jobs.logs import LogText, read_logs
 from phift.jobs.outputs import fetch_outputs
 from phift.jobs.tracking import Tracking
 
 if TYPE_CHECKING:
+    from threading import Event
+
     import pandas as pd
     from azure.ai.ml.entities import PipelineJob
     from matplotlib.figure import Figure
@@ -34,13 +40,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 OUTPUT = "trained_model"  # the job's output: the fine-tuned model as an MLflow model folder
-ENDED_BADLY = frozenset({"Failed", "Canceled"})
-# The states a run can end in; `jobs.stream` of the SDK returns silently for all but Failed.
-ENDED = ENDED_BADLY | {"Completed"}
 # What a model and an endpoint are tagged with: the name of the job they come from.
 JOB_TAG = "phift.job"
-# Before a node works on the job.
-_WAITING = frozenset({"NotStarted", "Queued", "Preparing", "Provisioning", "Starting"})
 _LONGEST_CANCELLATION = 600.0  # seconds
 _LONGEST_REFUSAL = 60.0  # seconds
 _MOST_ATTEMPTS = 200
@@ -48,15 +49,6 @@ _MOST_ATTEMPTS = 200
 _SUBMISSION = "phift.submission"
 _WORTH_A_WORD = 10.0  # seconds of silence; a shorter one passes unnoticed
 _LIVE_METRICS = ("loss", "eval_loss")
-
-
-@dataclass(frozen=True)
-class Step:
-    """A child of the pipeline job."""
-
-    name: str
-    run_id: str
-    status: str
 
 
 @dataclass(frozen=True)
@@ -176,7 +168,7 @@ class FineTuneJob:
                 return
             waited = time.monotonic() - started
             # The job itself may count as running while its first step is in the queue.
-            queued = all(each in _WAITING for each in (seen.steps.values() or [seen.status]))
+            queued = all(each in WAITING for each in (seen.steps.values() or [seen.status]))
             what, fix = "", "wait again later: the job goes on; or cancel it"
             if timeout is not None and waited > timeout:
                 what = f"The job has not ended after {waited:.0f} s."
@@ -197,7 +189,7 @@ class FineTuneJob:
             for step in steps
             if before.steps.get(step.run_id) != step.status
         ]
-        for name in _LIVE_METRICS if status not in _WAITING else ():
+        for name in _LIVE_METRICS if status not in WAITING else ():
             known = before.points.get(name, 0)
             try:
                 points = self.tracking.metric_history(self.name, name)
@@ -251,11 +243,31 @@ class FineTuneJob:
             fix = errors.way_out(what) or "look at the job's page in the studio"
             raise errors.JobFailed(what, where=where, fix=fix, job=self.name)
         reason = _readable(lambda: self.tracking.error(failed.run_id)) or "no reason given"
-        tail = _readable(lambda: self.tracking.log_tail(failed.run_id))
+        tail = _readable(lambda: next(iter(self.tracking.log_tails(failed.run_id)), ""))
         what = f"The step {failed.name} failed: {reason}"
         way_out = errors.way_out(reason) or "mend the cause and submit again"
         fix = f"the end of the step's log is in `log_tail`; {way_out}"
         raise errors.JobFailed(what, where=where, fix=fix, job=self.name, step=failed.name, log_tail=tail)
+
+    def logs(self, step: str | None = None, *, follow: bool = False, stop: Event | None = None) -> Iterator[LogText]:
+        """Yield what the job's logs have: its own first, then its steps', in their order.
+
+        - **step**: only this step's, by its name.
+        - **follow**: go on until the job has ended, with what comes meanwhile; else what is there now, if anything is.
+        - **stop**: ends the following when it is set, at once.
+
+        Each byte is read once, however often it is looked; secrets are hidden. Raises `phift.errors.NotFound` for a
+        step that there is none of. A service that does not answer is put up with while following, as in `follow`.
+        """
+        return read_logs(
+            self.name,
+            self._clients,
+            lambda: self.tracking,
+            lambda: (self.status(), self.steps()),
+            step=step,
+            follow=follow,
+            stop=stop,
+        )
 
     @errors.forgetting_locals()
     def cancel(self) -> None:

@@ -8,13 +8,16 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from phift.azure.answers import json_object, listed, no_answer, text
-from phift.azure.clients import Rest
+from phift.azure.clients import Part, Rest
 from phift.errors import NotFound, ServiceError, azure_errors, redact
 
 Number = TypeVar("Number", int, float)
 
 _PAGE = 5_000  # points a page; MLflow's own limit is 25,000
 _LONGEST_KEY = 100  # lines of a private key; one of 4,096 bits has 52
+_OWN_LOG = re.compile(r"(^|/)(user_logs/.+\.(txt|log)|std_log[^/]*\.txt|azureml/executionlogs\.txt)$")
+_TAIL = 1 << 18  # bytes of the end of a log in which its last lines are looked for
+_MOST_TAILS = 8
 _MOST_PAGES = 1_000  # five million points; a service that goes on after that does not mean it
 
 
@@ -112,15 +115,37 @@ class Tracking:
         inner = _object(error.get("error"), "run.error.error") or error
         return redact(text(inner.get("message") or "", "run.error.message").strip())
 
-    def log_tail(self, run_id: str, lines: int = 30) -> str:
-        """Return the end of a run's standard log, or an empty text where it has none."""
+    def log_files(self, run_id: str) -> dict[str, str]:
+        """Return the logs of a run's own work by their names, each with an address that reads it for a while.
+
+        A step has ``user_logs/std_log.txt``, or one for each process, ``std_log_process_00.txt``; a pipeline has
+        ``logs/azureml/executionlogs.txt`` (azure-ai-ml 1.35.2, JobLogPattern). The service's own logs are left out.
+        """
         files = _object(self._details(run_id).get("logFiles"), "run.logFiles")
-        name = next((name for name in sorted(map(str, files)) if name.endswith("std_log.txt")), None)
-        if name is None:
-            return ""
-        log = text(self._rest.text(text(files.get(name), "run.logFiles")), "the log")
+        return {name: text(files[name], "run.logFiles") for name in sorted(files) if _OWN_LOG.search(name)}
+
+    def read(self, address: str, start: int, most: int) -> Part:
+        """Return at most so many bytes of a log, from one on."""
+        part = self._rest.part(address, start, most)
+        if not isinstance(part, Part):
+            raise no_answer(part, "the log", "a part of it")
+        return part
+
+    def log_tails(self, run_id: str, lines: int = 30) -> list[str]:
+        """Return the ends of a run's logs, of the first few of its processes; none where it has none."""
+        return [self._tail(address, lines) for address in list(self.log_files(run_id).values())[:_MOST_TAILS]]
+
+    def _tail(self, address: str, lines: int) -> str:
+        part = self.read(address, 0, _TAIL)
+        end, start = part.content, len(part.content)
+        if part.total is not None and part.total > 2 * _TAIL:
+            end, start = b"", part.total - _TAIL
+        while part.content and (part.total is None or start < part.total):
+            part = self.read(address, start, _TAIL)
+            end, start = (end + part.content)[-_TAIL:], start + len(part.content)
+        log = end.decode("utf-8", "replace").splitlines()
         # A little more is looked at than is shown: of a secret that is cut off nobody would know what it is.
-        return "\n".join(redact("\n".join(log.splitlines()[-lines - _LONGEST_KEY :])).splitlines()[-lines:])
+        return "\n".join(redact("\n".join(log[-lines - _LONGEST_KEY :])).splitlines()[-lines:])
 
     def _details(self, run_id: str) -> dict[str, Any]:
         return _object(self._rest.get(f"{self._history}/runs/{run_id}/details"), "the run's details")

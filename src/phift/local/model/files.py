@@ -98,9 +98,15 @@ def log_name(run: Json) -> str:
 
 
 def log_to_write(ground: Ground, run: Json) -> Path:
-    """Return the file of a run's log, in a folder that is there."""
-    path = path_of(ground, ARTIFACTS, log_name(run))
+    """Return the file of a run's log, in a folder that is there.
+
+    Note is taken of when it was made, since a blob that is appended to goes on having been made then.
+    """
+    name = log_name(run)
+    path = path_of(ground, ARTIFACTS, name)
     path.parent.mkdir(parents=True, exist_ok=True)
+    if ground.documents.get(_key(ARTIFACTS, name)) is None:
+        ground.documents.put(_key(ARTIFACTS, name), {})
     return path
 
 
