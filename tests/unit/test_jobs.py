@@ -1,7 +1,7 @@
 from __future__ import annotations
 
-import itertools
 import logging
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -55,9 +55,10 @@ def _new(event: JobEvent) -> Any:
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let 100 seconds pass between two looks at the clock."""
-    ticks = itertools.count(0, 100)
-    monkeypatch.setattr("time.monotonic", lambda: float(next(ticks)))
+    """Let every sleep take 100 seconds."""
+    slept: list[float] = []
+    monkeypatch.setattr("time.sleep", slept.append)
+    monkeypatch.setattr("time.monotonic", lambda: 100.0 * len(slept))
 
 
 def test_a_job_shows_its_name_its_page_and_its_model() -> None:
@@ -201,12 +202,11 @@ def test_a_credential_that_is_refused_for_good_ends_the_wait() -> None:
     assert fakes.workspace.record.count("jobs.get") < 4
 
 
-def test_a_token_that_expires_while_the_network_is_away_is_renewed(monkeypatch: pytest.MonkeyPatch) -> None:
-    passed = itertools.count(0, 25)
-    monkeypatch.setattr("time.monotonic", lambda: float(next(passed)))
+@pytest.mark.usefixtures("clock")
+def test_a_token_that_expires_while_the_network_is_away_is_renewed() -> None:
     fakes = Fakes()
     found = job(fakes, "Completed")
-    fakes.workspace.record.fail("jobs.get", *[ServiceRequestError("no route")] * 8, http_error(401))
+    fakes.workspace.record.fail("jobs.get", *[ServiceRequestError("no route")] * 5, http_error(401))
     assert seen(found.follow())[-1] == ("status", "Completed")
 
 
@@ -428,12 +428,12 @@ def test_a_look_that_fails_half_way_loses_no_event(monkeypatch: pytest.MonkeyPat
     fakes.workspace.jobs.children["job"] = [("finetune", "child", "Running")]
     troubles = [ServiceError("busy", status=503)]
 
-    def once_busy(_tracking: Tracking, _run: str, _name: str) -> list[MetricPoint]:
+    def once_busy(*_asked: object) -> Iterator[tuple[str, list[MetricPoint]]]:
         if troubles:
             raise troubles.pop()
-        return []
+        yield "", []
 
-    monkeypatch.setattr(Tracking, "metric_history", once_busy)
+    monkeypatch.setattr(Tracking, "metric_pages", once_busy)
     steps = [value for kind, value in seen(job(fakes, "Running", "Running", "Completed").follow()) if kind == "step"]
     assert steps == [("finetune", "Running")]
 

@@ -10,6 +10,8 @@ from typing import Any, ClassVar, Literal, TypeAlias
 
 from phift.jobs.tracking import MetricPoint
 
+RUN_TAG = "phift.fingerprint"  # of a job: which run it is of
+
 
 @dataclass(frozen=True, kw_only=True)
 class _OfJob:

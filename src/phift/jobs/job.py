@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import logging
-import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
+from threading import Event
 from typing import TYPE_CHECKING, Any
 
 from phift import errors
@@ -20,10 +18,11 @@ from phift.azure.connect import clients_of
 from phift.azure.quiet import quiet_uploads
 from phift.jobs.download import Download, OnDownload
 from phift.jobs.ends import ENDED as ENDED
-from phift.jobs.ends import ENDED_BADLY, WAITING
+from phift.jobs.ends import ENDED_BADLY
 from phift.jobs.ends import Step as Step
+from phift.jobs.events import RUN_TAG
 from phift.jobs.events import JobEvent as JobEvent
-from phift.jobs.events import MetricLogged, NoAnswer, StatusChanged, StepChanged
+from phift.jobs.following import Cursor, look, looks
 from phift.jobs.logs import LogText, read_logs
 from phift.jobs.outputs import fetch_outputs
 from phift.jobs.tracking import Tracking
@@ -37,27 +36,13 @@ if TYPE_CHECKING:
 
     from phift.azure.connect import AnyClients
 
-logger = logging.getLogger(__name__)
-
 OUTPUT = "trained_model"  # the job's output: the fine-tuned model as an MLflow model folder
 # What a model and an endpoint are tagged with: the name of the job they come from.
 JOB_TAG = "phift.job"
 _LONGEST_CANCELLATION = 600.0  # seconds
-_LONGEST_REFUSAL = 60.0  # seconds
 _MOST_ATTEMPTS = 200
 # A property that no two submissions have in common: it tells whose job has the name.
 _SUBMISSION = "phift.submission"
-_WORTH_A_WORD = 10.0  # seconds of silence; a shorter one passes unnoticed
-_LIVE_METRICS = ("loss", "eval_loss")
-
-
-@dataclass(frozen=True)
-class _Look:
-    """What a job looked like at one moment: its status, its steps' statuses, and how many points of each metric."""
-
-    status: str
-    steps: dict[str, str]
-    points: dict[str, int]
 
 
 class FineTuneJob:
@@ -74,10 +59,15 @@ class FineTuneJob:
         self.existed = existed
         self._clients = clients_of(clients)
         self._ended: PipelineJob | None = None
-        self._live_failed = False
+        self.logged: dict[str, str] = {}
 
     def __repr__(self) -> str:
         return f"<FineTuneJob {errors.in_a_line(self.name)}>"
+
+    @property
+    def clients(self) -> Clients:
+        """Whom it is asked of."""
+        return self._clients
 
     @property
     def model_path(self) -> str:
@@ -133,79 +123,37 @@ class FineTuneJob:
             if child is not None  # as the SDK lists one that it cannot read
         )
 
-    def follow(self, *, timeout: float | None = None, queue_timeout: float | None = None) -> Iterator[JobEvent]:
-        """Yield what happens until the job has ended, however it ends.
+    @errors.forgetting_locals()
+    def look(self, cursor: Cursor | None = None) -> tuple[list[JobEvent], Cursor]:
+        """Return what has happened since the cursor, or all of it, and the cursor to go on from.
+
+        It asks and returns: it waits for nothing and holds no thread. Nothing is told twice and nothing is left out,
+        whichever process looks; a look that raises has told nothing, so the next one goes on from the same cursor. The
+        steps and the losses are read where the status has changed, or the clients' ``poll_seconds`` have passed.
+        """
+        return look(self, cursor)
+
+    def follow(
+        self,
+        *,
+        timeout: float | None = None,
+        queue_timeout: float | None = None,
+        stop: Event | None = None,
+        idle: float | None = None,
+    ) -> Iterator[JobEvent]:
+        """Yield what happens until the job has ended, however it ends; the end is noticed within five seconds.
 
         - **timeout**: seconds until `phift.errors.WaitTimeout`; the job goes on.
         - **queue_timeout**: the same, for the time until a node starts to work on it.
+        - **stop**: ends the following when it is set, also while it waits.
+        - **idle**: after so many seconds in which nothing has happened there is a `phift.jobs.events.Idle`.
 
         A service that does not answer is put up with for as long as the clients' ``patience_seconds`` say, and one
         that refuses the credential for as long, but no more than a minute, or four looks: each of several clients may
         hold a token that has expired, throws it away when it is refused, and asks for another at the next look.
         """
-        started = heard = time.monotonic()
-        seen, told, refused = _Look("", {}, {}), False, 0.0
-        longest_refusal = max(min(_LONGEST_REFUSAL, self._clients.patience_seconds), 4 * self._clients.poll_seconds)
-        while True:
-            events: list[JobEvent] = []
-            try:
-                events, seen = self._changes(seen)  # one that fails half-way does not count as seen
-                heard, told, refused = time.monotonic(), False, 0.0
-            except errors.AuthenticationError:
-                refused = refused or time.monotonic()
-                if time.monotonic() - refused > longest_refusal:
-                    raise
-            except errors.ServiceError as error:
-                silence = time.monotonic() - heard
-                # A defect of the SDK or a refused request will not pass.
-                passing = isinstance(error, errors.ServiceUnreachable | errors.Throttled) or (error.status or 0) >= 500
-                if not passing or silence > self._clients.patience_seconds:
-                    raise
-                if silence > _WORTH_A_WORD and not told:
-                    events, told = [NoAnswer(job=self.name, what=error.what)], True
+        for events, _ in looks(self, timeout=timeout, queue_timeout=queue_timeout, stop=stop, idle=idle):
             yield from events
-            if seen.status in ENDED:
-                return
-            waited = time.monotonic() - started
-            # The job itself may count as running while its first step is in the queue.
-            queued = all(each in WAITING for each in (seen.steps.values() or [seen.status]))
-            what, fix = "", "wait again later: the job goes on; or cancel it"
-            if timeout is not None and waited > timeout:
-                what = f"The job has not ended after {waited:.0f} s."
-            elif queue_timeout is not None and queued and waited > queue_timeout:
-                what = f"No node works on the job after {waited:.0f} s (status {seen.status})."
-                fix = f"a queue this long usually means no capacity: {fix}"
-            if what:
-                raise errors.WaitTimeout(what, where=f"job {self.name}", fix=fix)
-            time.sleep(self._clients.poll_seconds)
-
-    @errors.forgetting_locals()
-    def _changes(self, before: _Look) -> tuple[list[JobEvent], _Look]:
-        """Return what is new since the look before, and this look."""
-        status, steps = self.status(), self.steps()
-        now = _Look(status, {step.run_id: step.status for step in steps}, dict(before.points))
-        events: list[JobEvent] = [
-            StepChanged(job=self.name, step=step.name, status=step.status, run_id=step.run_id)
-            for step in steps
-            if before.steps.get(step.run_id) != step.status
-        ]
-        for name in _LIVE_METRICS if status not in WAITING else ():
-            known = before.points.get(name, 0)
-            try:
-                points = self.tracking.metric_history(self.name, name)
-            except errors.PhiftError as error:  # no reason to stop following
-                points = []
-                if not self._live_failed:
-                    self._live_failed = True
-                    message = "The metrics of the running job %s cannot be read: %s"
-                    logger.info(message, errors.in_a_line(self.name), errors.in_a_line(error.what))
-            now.points[name] = max(len(points), known)
-            events += [MetricLogged(job=self.name, metric=point) for point in points[known:]]
-        if before.status != status:
-            # The end comes after what led to it, everything else before what follows from it.
-            event: JobEvent = StatusChanged(job=self.name, status=status)
-            events = [*events, event] if status in ENDED else [event, *events]
-        return events, now
 
     @errors.forgetting_locals()
     def wait(
@@ -391,8 +339,8 @@ def submit_job(clients: Clients, name: str, build: Callable[[str], PipelineJob],
             raise
         winner = FineTuneJob(free, clients)
         with suppress(errors.NotFound):
-            theirs = texts(winner.entity().tags, "job.tags").get("phift.fingerprint")
-            if theirs == texts(job.tags, "job.tags").get("phift.fingerprint"):
+            theirs = texts(winner.entity().tags, "job.tags").get(RUN_TAG)
+            if theirs == texts(job.tags, "job.tags").get(RUN_TAG):
                 ended_badly = winner.status() in ENDED_BADLY  # while this one was built, which takes minutes
                 return submit_job(clients, name, build, fresh=fresh) if ended_badly else winner
         raise  # it was not about the same job of another caller

@@ -21,6 +21,7 @@ from phift.config.addresses import read_address, without_version
 from phift.config.data import AssetSource, FileSource, HuggingFaceSource, RowsSource
 from phift.config.run import DeploymentConfig, RunConfig
 from phift.errors import ConfigError, NotFound, redact
+from phift.jobs.events import RUN_TAG
 from phift.jobs.kept import LONGEST_VALUE, cleaned, read_kept, write_kept
 from phift.plan import Plan, digest, slug
 from phift.version import __version__
@@ -81,7 +82,7 @@ class RunRecord:
         tags, kept = cleaned(texts(job.tags, "job.tags")), read_kept(texts(job.properties, "job.properties"))
         base = tags.get("phift.base_model", "")
         found = read_address(base)
-        if "phift.fingerprint" not in tags or found is None or not found.registry:
+        if RUN_TAG not in tags or found is None or not found.registry:
             what = "This job was not submitted by phift: it has no record of a run in its tags."
             raise NotFound(what, where=f"job {text(job.name, 'job.name')}", fix="name a job that phift submitted")
         serving = kept.get("serving")
@@ -94,7 +95,7 @@ class RunRecord:
         )
         named = [key.removeprefix(f"{SERIES}.") for key in tags if key.startswith(f"{SERIES}.")]
         return cls(
-            fingerprint=tags["phift.fingerprint"],
+            fingerprint=tags[RUN_TAG],
             model=model,
             component=tags.get("phift.component", ""),
             data_name=str(kept.get("data_name") or "its data"),
@@ -114,7 +115,7 @@ class RunRecord:
         """Where the trained model comes from, as tags."""
         parameters = list((self.configuration.get("parameters") or {}).items())[:_MOST_PARAMETER_TAGS]
         return {
-            "phift.fingerprint": self.fingerprint,
+            RUN_TAG: self.fingerprint,
             "phift.base_model": self.model.id,
             "phift.component": self.component,
             "phift.data": self.data_hash,

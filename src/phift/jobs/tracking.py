@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -61,25 +62,33 @@ class Tracking:
 
     def metric_history(self, run_id: str, name: str) -> list[MetricPoint]:
         """Return every logged value of one metric, in the order of logging."""
-        points: list[MetricPoint] = []
-        query: dict[str, str | int] = {"run_id": run_id, "metric_key": name, "max_results": _PAGE}
-        seen: set[str] = set()
-        while len(seen) < _MOST_PAGES:
-            page = _object(self._rest.get(f"{self._mlflow}/metrics/get-history", query), "the history")
-            metrics = listed(page.get("metrics") or (), "history.metrics")
-            for entry in (_object(metric, "metric") for metric in metrics):
-                step = _number(entry.get("step") or 0, "metric.step", int)
-                value = _number(entry.get("value"), "metric.value", float)
-                timestamp = _number(entry.get("timestamp") or 0, "metric.timestamp", int)
-                points.append(MetricPoint(text(entry.get("key"), "metric.key"), step, value, timestamp))
-            token = text(page.get("next_page_token") or "", "history.next_page_token")
-            if not token:
-                return points
-            if token in seen:
+        return [point for _, points in self.metric_pages(run_id, name) for point in points]
+
+    def metric_pages(
+        self, run_id: str, name: str, page: str = "", size: int = _PAGE
+    ) -> Iterator[tuple[str, list[MetricPoint]]]:
+        """Yield the pages of a metric's history, each with its token, from one on; the first one's is empty.
+
+        Points are added at the end, so that what was read before the last page stays as it is.
+
+        - **size**: points a page; a token is good for pages of the same size.
+        """
+        query: dict[str, str | int] = {"run_id": run_id, "metric_key": name, "max_results": size}
+        if page:
+            query["page_token"] = page
+        seen = {page}
+        while len(seen) <= _MOST_PAGES:
+            answer = _object(self._rest.get(f"{self._mlflow}/metrics/get-history", query), "the history")
+            metrics = listed(answer.get("metrics") or (), "history.metrics")
+            yield page, [_point(_object(metric, "metric")) for metric in metrics]
+            page = text(answer.get("next_page_token") or "", "history.next_page_token")
+            if not page:
+                return
+            if page in seen:
                 why = "the service gave the same page token twice"
                 break
-            seen.add(token)
-            query["page_token"] = token
+            seen.add(page)
+            query["page_token"] = page
         else:
             why = f"the service has more than {_MOST_PAGES:,} pages of it"
         fix = "run again; the metric is in the studio, on the job's page"
@@ -154,6 +163,15 @@ class Tracking:
 def _object(value: object, what: str) -> dict[str, Any]:
     """Return a JSON object of an answer; what is left out is an empty one."""
     return json_object(value or {}, what)
+
+
+def _point(entry: dict[str, Any]) -> MetricPoint:
+    return MetricPoint(
+        text(entry.get("key"), "metric.key"),
+        _number(entry.get("step") or 0, "metric.step", int),
+        _number(entry.get("value"), "metric.value", float),
+        _number(entry.get("timestamp") or 0, "metric.timestamp", int),
+    )
 
 
 def _number(value: object, what: str, kind: type[Number]) -> Number:
