@@ -176,7 +176,7 @@ def test_every_mistake_of_a_run_is_in_one_report(workspace: Local, tmp_path: Pat
 
 def test_an_unknown_key_is_an_error_of_ours() -> None:
     with pytest.raises(ConfigError, match=r"datas.*no such key"):
-        RunConfig(model="Phi-4", compute="gpu-cluster", datas={"train": "x.jsonl"})
+        RunConfig.from_dict({"model": "Phi-4", "compute": "gpu-cluster", "datas": {"train": "x.jsonl"}})
 
 
 SCRIPT = """

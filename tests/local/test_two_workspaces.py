@@ -56,8 +56,8 @@ def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def connected(connection: Connection) -> Clients:
-    values = {"model": "Phi-4-mini-instruct", "compute": "gpu-cluster", "data": {"train": "train.jsonl"}}
-    return connect(RunConfig(**values, workspace={"local": connection.folder}))
+    place = {"local": connection.folder}
+    return connect(RunConfig(model="Phi-4-mini-instruct", compute="gpu-cluster", data="train.jsonl", workspace=place))
 
 
 def seen(clients: Clients) -> list[str]:

@@ -17,14 +17,21 @@ from phift.azure import downloads
 from phift.azure.clients import Clients, Rest, SharedTokens, send_own_authorization
 from phift.azure.threads import SideBySide, taken_soon
 from phift.config.addresses import read_workspace_id
-from phift.config.run import AzureWorkspace, CredentialKind, LocalWorkspaceFolder, RunConfig, read_workspace
+from phift.config.run import (
+    AnyWorkspace,
+    AzureWorkspace,
+    CredentialKind,
+    LocalWorkspaceFolder,
+    RunConfig,
+    read_workspace,
+)
 from phift.errors import ConfigError, azure_errors, forgetting_locals, visible
 
 if TYPE_CHECKING:
     from azure.ai.ml import MLClient
     from azure.core.credentials import AccessToken, TokenCredential
 
-    AnyClients: TypeAlias = Clients | MLClient | AzureWorkspace | LocalWorkspaceFolder | Mapping[str, Any] | str
+    AnyClients: TypeAlias = Clients | MLClient | AnyWorkspace
 
 logger = logging.getLogger(__name__)
 

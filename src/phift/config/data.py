@@ -5,9 +5,9 @@ from __future__ import annotations
 import codecs
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 
 from pydantic import (
     AfterValidator,
@@ -46,6 +46,13 @@ def expanded(path: Path) -> Path:
 
 
 Folder = Annotated[Path, AfterValidator(expanded)]
+
+
+class GivesArrow(Protocol):
+    """A table of Arrow's, of whatever library."""
+
+    def __arrow_c_stream__(self, requested_schema: object | None = None) -> object:
+        """Return its stream, as Arrow's PyCapsule interface has it."""
 
 
 class Section(BaseModel):
@@ -111,6 +118,18 @@ class FileSource(_Files):
 
     files: Folder
 
+    if TYPE_CHECKING:
+
+        def __init__(
+            self,
+            *,
+            files: str | Path,
+            format: Format | None = ...,  # noqa: A002 - the key's name
+            columns: dict[str, str] = ...,
+            delimiter: str | None = ...,
+            encoding: str | None = ...,
+        ) -> None: ...
+
 
 class HuggingFaceSource(_Rows):
     """A split of a data set on the Hugging Face Hub, or a part of it.
@@ -156,6 +175,7 @@ class RowsSource(_Rows):
 
 
 OneSource = FileSource | HuggingFaceSource | AssetSource | RowsSource
+AnySource = OneSource | Mapping[str, Any] | str | Path | Iterable[Any] | Callable[[], Any] | GivesArrow
 _KINDS: Mapping[str, type[OneSource]] = {
     "files": FileSource,
     "huggingface": HuggingFaceSource,
@@ -242,6 +262,23 @@ class DataConfig(Section):
     count_tokens: Literal["sample", "exact"] = "sample"
     asset_name: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=200)
     prepare_on: Name | None = None
+
+    if TYPE_CHECKING:
+
+        def __init__(
+            self,
+            *,
+            train: AnySource,
+            validation: AnySource | None = ...,
+            test: AnySource | None = ...,
+            split: SplitConfig | Mapping[str, Any] = ...,
+            bad_rows: Literal["refuse", "set_aside"] = ...,
+            near_duplicates: Literal["report", "thin", "ignore"] = ...,
+            tokenizer: str | None = ...,
+            count_tokens: Literal["sample", "exact"] = ...,
+            asset_name: str | None = ...,
+            prepare_on: str | None = ...,
+        ) -> None: ...
 
     @property
     def sources(self) -> dict[str, tuple[OneSource, ...]]:

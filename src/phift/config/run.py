@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -21,7 +21,16 @@ from pydantic import (
 
 from phift import facts, plain_yaml
 from phift.config.addresses import read_address, read_workspace_id
-from phift.config.data import DataConfig, EndpointName, Folder, Name, Section, refuse_placeholder, source_below
+from phift.config.data import (
+    AnySource,
+    DataConfig,
+    EndpointName,
+    Folder,
+    Name,
+    Section,
+    refuse_placeholder,
+    source_below,
+)
 from phift.errors import ConfigError, redact
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -92,6 +101,13 @@ class LocalWorkspaceFolder(Section):
     """A local workspace; without a folder, the one in the user's data directory."""
 
     local: Folder | None = None
+
+    if TYPE_CHECKING:
+
+        def __init__(self, *, local: str | Path | None = ...) -> None: ...
+
+
+AnyWorkspace = AzureWorkspace | LocalWorkspaceFolder | Mapping[str, Any] | str
 
 
 def _workspace(value: Any) -> AzureWorkspace | LocalWorkspaceFolder:
@@ -284,9 +300,38 @@ class RunConfig(Section):
     prices: dict[Name, Positive] = Field(default_factory=dict)
     tokens_per_second: Positive | None = None
 
-    def __init__(self, /, **values: Any) -> None:
-        with _config_errors("RunConfig"):
-            super().__init__(**values)
+    if TYPE_CHECKING:
+
+        def __init__(
+            self,
+            *,
+            model: ModelConfig | Mapping[str, Any] | str,
+            data: DataConfig | AnySource,
+            compute: ComputeConfig | Mapping[str, Any] | str,
+            workspace: AnyWorkspace = ...,
+            credential: CredentialKind = ...,
+            tenant: str | None = ...,
+            tenant_id: str | None = ...,
+            tags: Mapping[str, str] = ...,
+            component: ComponentConfig | Mapping[str, Any] = ...,
+            parameters: Mapping[str, bool | int | float | str] = ...,
+            preset: str | None = ...,
+            deployment: DeploymentConfig | Mapping[str, Any] = ...,
+            experiment: str = ...,
+            registered_model_name: str | None = ...,
+            force_rerun: bool = ...,
+            continue_on_step_failure: bool = ...,
+            work_dir: str | Path = ...,
+            max_cost: float | None = ...,
+            prices: Mapping[str, float] = ...,
+            tokens_per_second: float | None = ...,
+        ) -> None: ...
+
+    else:
+
+        def __init__(self, /, **values: Any) -> None:
+            with _config_errors("RunConfig"):
+                super().__init__(**values)
 
     @model_validator(mode="after")
     def _one_tenant(self) -> RunConfig:

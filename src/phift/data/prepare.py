@@ -34,7 +34,7 @@ from typing import Any
 
 from phift.check.findings import Finding
 from phift.component.preprocessing import LEAST_TRAINING_ROWS, SPLITS
-from phift.config.data import DataConfig, FileSource
+from phift.config.data import AnySource, DataConfig, FileSource
 from phift.config.run import read_section
 from phift.data import files, sniff
 from phift.data.folders import spread
@@ -55,7 +55,11 @@ _MOMENT = 60  # seconds between making a scratch folder and holding its lock
 
 
 def prepare_dataset(
-    data: Any, folder: str | Path, *, fresh: bool = False, on_progress: Callable[[Progress], None] | None = None
+    data: DataConfig | AnySource,
+    folder: str | Path,
+    *,
+    fresh: bool = False,
+    on_progress: Callable[[Progress], None] | None = None,
 ) -> PreparedDataset:
     """Read, check, split and write the data; where the same data has been prepared before, its files are used.
 
