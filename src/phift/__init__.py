@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from phift.run.events import only as only
     from phift.serving.deployment import deploy_model as deploy_model
     from phift.serving.endpoint import Endpoint as Endpoint
-    from phift.views.terminal import EventPrinter as EventPrinter
+    from phift.views.printer import EventPrinter as EventPrinter
 
 
 # Loaded when first used, so that `import phift` is quick.
@@ -42,7 +42,7 @@ _PLACES = {
     "Clients": "azure.clients",
     "Endpoint": "serving.endpoint",
     "Event": "run.events",
-    "EventPrinter": "views.terminal",
+    "EventPrinter": "views.printer",
     "Finding": "check.findings",
     "FineTuneJob": "jobs.job",
     "FineTuneRun": "run.chain",

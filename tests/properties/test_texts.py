@@ -55,7 +55,8 @@ from phift.serving.resource import DeploymentEvent
 from phift.testing import TestWorkspace
 from phift.tokens.conversation import Conversation
 from phift.tokens.count import Counted, SplitTokens, TokenReport
-from phift.views.terminal import EventPrinter, show_endpoints, show_plan, show_report
+from phift.views.printer import EventPrinter
+from phift.views.terminal import show_endpoints, show_plan, show_report
 from unit.fakes import Fakes, run_config
 
 EXAMPLES = int(os.environ.get("PHIFT_EXAMPLES", "50"))

@@ -17,7 +17,8 @@ from phift.run import FineTuneRun
 from phift.run.events import Event
 from phift.serving.resource import DeploymentEvent, Stage
 from phift.tokens.count import Counted
-from phift.views.terminal import EventPrinter, show_plan, show_report
+from phift.views.printer import EventPrinter
+from phift.views.terminal import show_plan, show_report
 from unit.fakes import Fakes, run_config
 
 
@@ -110,12 +111,12 @@ def test_work_on_the_data_is_a_bar_in_a_terminal() -> None:
     for done in (0, 50, 100):
         printer(Progress(source="rows.jsonl", rows=done * 10, bytes=done, total_bytes=100))
     printer(Counted("train", 512, 0.5))
-    printer(StatusChanged(job="job", status="Running"))
+    printer(StatusChanged(job="job", status="Completed"))
     shown = console.file.getvalue()  # type: ignore[attr-defined]  # it is the StringIO
     assert "reading rows.jsonl" in shown
     assert "1,000 rows" in shown
     assert "counting tokens, train" in shown
-    assert shown.rstrip().endswith("job Running")
+    assert shown.rstrip().endswith("job Completed")
 
 
 @pytest.mark.parametrize("stage", get_args(Stage))

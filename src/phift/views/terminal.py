@@ -1,43 +1,20 @@
-"""How reports, plans and progress look in a terminal."""
+"""How reports, plans and lists look in a terminal."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 
 from rich.console import Console
-from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.progress import Progress as Bars
 from rich.table import Table
 from rich.text import Text
 
 from phift.check.report import CheckReport
-from phift.data.prepare import PreparedDataset, Progress
+from phift.data.prepare import PreparedDataset
 from phift.errors import redact, visible
-from phift.jobs.events import JobEvent, MetricLogged, NoAnswer, StatusChanged, StepChanged
 from phift.plan import Plan
-from phift.run.events import Event
 from phift.serving.cleanup import DeployedEndpoint
-from phift.serving.resource import DeploymentEvent
-from phift.tokens.count import Counted
 
 _COLOURS = {"error": "bold red", "warning": "yellow", "note": "dim"}
-_WORK = {"read": "reading", "compare": "comparing", "write": "writing"}
-_STAGES = {
-    "waits": "waiting for somebody else who deploys or deletes it",
-    "exists": "is there already",
-    "endpoint": "creating the endpoint",
-    "deployment": "starting the model server",
-    "traffic": "sending it all traffic",
-    "ready": "ready",
-    "replaced": "deleted; another deployment took its place",
-    "idle": "has no traffic, and costs money",
-    "rollback": "it failed; removing what was made",
-    "delete": "deleting the endpoint",
-    "deleted": "deleted",
-    "stays": "stays up, and costs money: it was left up on purpose, or somebody else uses it",
-}
-_SECONDS_BETWEEN_LINES = 2.0
 
 
 def shown(text: object, style: str = "", *, lines: bool = True) -> Text:
@@ -115,80 +92,3 @@ def show_endpoints(console: Console, found: Sequence[tuple[DeployedEndpoint, Map
         traffic = "\n".join(visible(share, lines=False) for share in shares) or "no deployment"
         table.add_row(*_names(each.name, each.job or "-", each.model or "-", age), shown(traffic))
     console.print(table)
-
-
-class EventPrinter:
-    """Shows events: every change of a state as a line, losses as they come, work on the data as a bar.
-
-    It is for ``FineTuneRun(..., on_event=EventPrinter())``, in a terminal and in a notebook. Where neither is at the
-    other end, there are lines only, at most one in two seconds.
-    """
-
-    def __init__(self, console: Console | None = None) -> None:
-        self._console = console or Console()
-        self._last_line = 0.0
-        self._bar: Bars | None = None
-        self._tasks: dict[str, TaskID] = {}
-
-    def __call__(self, event: Event) -> None:
-        """Show one event."""
-        if isinstance(event, Progress | Counted):
-            self._work(event)
-            return
-        self._end_bars()
-        if isinstance(event, JobEvent):
-            self._job(event)
-        elif isinstance(event, DeploymentEvent):
-            self._line(f"{event.name}: {_STAGES[event.stage]}")
-
-    def _work(self, event: Progress | Counted) -> None:
-        if isinstance(event, Progress) and event.stage == "known":
-            self._line(
-                f"{event.source}: {event.rows:,} rows, prepared before and unchanged since; nothing is read again"
-            )
-            return
-        if isinstance(event, Counted):
-            what, done, total = f"counting tokens, {event.split}", event.share, 1.0
-        else:
-            what = f"{_WORK[event.stage]} {event.source}"
-            done, total = event.bytes or 0, event.total_bytes or 0
-        if not (self._console.is_terminal or self._console.is_jupyter):
-            if self._due():
-                self._line(f"{what}: {event.rows:,} rows" + (f", {done / total:.0%}" if total else ""))
-            return
-        if self._bar is None:
-            described = TextColumn("  {task.description}", markup=False)
-            columns = (described, BarColumn(), TextColumn("{task.fields[rows]:,} rows"))
-            self._bar = Bars(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=self._console)
-            self._bar.start()
-        what = shown(what, lines=False).plain
-        if what not in self._tasks:
-            self._tasks[what] = self._bar.add_task(what, total=total or None, rows=0)
-        self._bar.update(self._tasks[what], completed=done, total=total or None, rows=event.rows)
-        if total and all(task.finished for task in self._bar.tasks):
-            self._end_bars()
-
-    def _end_bars(self) -> None:
-        if self._bar:
-            self._bar.stop()
-            self._bar, self._tasks = None, {}
-
-    def _job(self, event: JobEvent) -> None:
-        match event:
-            case StatusChanged():
-                self._line(f"job {event.status}")
-            case StepChanged() if event.status != "NotStarted":
-                self._line(f"step {event.step}: {event.status}")
-            case NoAnswer():
-                self._line(f"no answer, asking again: {event.what}")
-            case MetricLogged(metric=point) if point.name == "eval_loss" or self._due():
-                # A learning rate is not 0.
-                told = f"{point.value:.4g}" if 0 < abs(point.value) < 0.001 else f"{point.value:.4f}"
-                self._line(f"step {point.step:>5}  {point.name} {told}")
-
-    def _due(self) -> bool:
-        return time.monotonic() - self._last_line >= _SECONDS_BETWEEN_LINES
-
-    def _line(self, text: str) -> None:
-        self._last_line = time.monotonic()
-        self._console.print(shown(f"  {text}", lines=False))

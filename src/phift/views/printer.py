@@ -1,0 +1,195 @@
+"""How what happens looks while it happens: lines, bars in a terminal, one piece of HTML in a notebook."""
+
+from __future__ import annotations
+
+import time
+import weakref
+from collections.abc import Callable
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+
+from phift.data.prepare import Progress
+from phift.jobs.events import JobEvent, MetricLogged, NoAnswer, StatusChanged, StepChanged
+from phift.jobs.progress import JobProgress
+from phift.run.events import Event
+from phift.serving.resource import DeploymentEvent
+from phift.tokens.count import Counted
+from phift.views.notebook import JobView, View, work_view
+from phift.views.terminal import shown
+from phift.views.words import facts_of, losses_of, number, steps_of
+
+_WORK = {"read": "reading", "compare": "comparing", "write": "writing"}
+_STAGES = {
+    "waits": "waiting for somebody else who deploys or deletes it",
+    "exists": "is there already",
+    "endpoint": "creating the endpoint",
+    "deployment": "starting the model server",
+    "traffic": "sending it all traffic",
+    "ready": "ready",
+    "replaced": "deleted; another deployment took its place",
+    "idle": "has no traffic, and costs money",
+    "rollback": "it failed; removing what was made",
+    "delete": "deleting the endpoint",
+    "deleted": "deleted",
+    "stays": "stays up, and costs money: it was left up on purpose, or somebody else uses it",
+}
+_SECONDS_BETWEEN_LINES = 2.0
+_BAR = 40  # columns
+
+
+class EventPrinter:
+    """Shows events: work on the data as a bar, a job with its steps, its bar, the last losses and the time left.
+
+    It is for ``FineTuneRun(..., on_event=EventPrinter())``, in a terminal and in a notebook. In a terminal every change
+    of a state stays as a line. Where neither is at the other end, there are lines only, at most one in two seconds
+    besides the changes.
+    """
+
+    def __init__(self, console: Console | None = None) -> None:
+        self._console = console or Console()
+        self._last_line = 0.0
+        self._progress: JobProgress | None = None
+        self._job_view: JobView | None = None
+        self._work_view: View | None = None
+        self._work: dict[str, tuple[str, float, float, str]] = {}
+        self._tasks: dict[str, TaskID] = {}
+        self._bar: Bars | None = None
+        self._live: Live | None = None
+        # What draws hides the cursor, and a program may end without another word.
+        self._drawing: list[Callable[[], None]] = []
+        weakref.finalize(self, _stop, self._drawing)
+
+    def __call__(self, event: Event) -> None:
+        """Show one event."""
+        if isinstance(event, Progress | Counted):
+            self._end_live()
+            self._show_work(event)
+        elif isinstance(event, JobEvent):
+            self._end_bars()
+            self._show_job(event)
+        elif isinstance(event, DeploymentEvent):
+            self.left()
+            self._line(f"{event.name}: {_STAGES[event.stage]}")
+
+    def left(self) -> None:
+        """Draw no more, since nobody follows any longer; what was drawn is replaced by what stays of it."""
+        self._end_bars()
+        self._end_live()
+        if self._job_view:
+            self._job_view.left()
+
+    # ---------------------------------------------------------------- work on the data
+
+    def _show_work(self, event: Progress | Counted) -> None:
+        if isinstance(event, Progress) and event.stage == "known":
+            self._line(
+                f"{event.source}: {event.rows:,} rows, prepared before and unchanged since; nothing is read again"
+            )
+            return
+        if isinstance(event, Counted):
+            what, done, total = f"counting tokens, {event.split}", event.share, 1.0
+        else:
+            what = f"{_WORK[event.stage]} {event.source}"
+            done, total = event.bytes or 0, event.total_bytes or 0
+        if self._console.is_jupyter:
+            self._work[what] = (what, done, total, f"{event.rows:,} rows")
+            self._work_view = self._work_view or View()
+            self._work_view.show(*work_view([*self._work.values()]), now=done >= total)
+        elif self._console.is_terminal:
+            self._draw_bar(what, done, total, event.rows)
+        elif self._due():
+            self._line(f"{what}: {event.rows:,} rows" + (f", {done / total:.0%}" if total else ""))
+
+    def _draw_bar(self, what: str, done: float, total: float, rows: int) -> None:
+        if self._bar is None:
+            described = TextColumn("  {task.description}", markup=False)
+            columns = (described, BarColumn(), TextColumn("{task.fields[rows]:,} rows"))
+            self._bar = Bars(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=self._console)
+            self._bar.start()
+            self._drawing[:] = [self._bar.stop]
+        what = shown(what, lines=False).plain
+        if what not in self._tasks:
+            self._tasks[what] = self._bar.add_task(what, total=total or None, rows=0)
+        self._bar.update(self._tasks[what], completed=done, total=total or None, rows=rows)
+        if total and all(task.finished for task in self._bar.tasks):
+            self._end_bars()
+
+    def _end_bars(self) -> None:
+        if self._bar:
+            self._bar.stop()
+            self._bar, self._tasks, self._drawing[:] = None, {}, []
+        self._work_view, self._work = None, {}
+
+    # ---------------------------------------------------------------- a job
+
+    def _show_job(self, event: JobEvent) -> None:
+        if self._progress is None or self._progress.job != event.job:
+            self.left()
+            self._progress = JobProgress(event.job)
+            self._job_view = JobView(self._progress) if self._console.is_jupyter else None
+        if self._job_view:
+            self._job_view(event)
+            return
+        self._progress.take(event)
+        match event:
+            case StatusChanged():
+                self._line(f"job {event.status}")
+            case StepChanged() if event.status != "NotStarted":
+                self._line(f"step {event.step}: {event.status}")
+            case NoAnswer():
+                self._line(f"no answer, asking again: {event.what}")
+            case MetricLogged(metric=point) if not self._console.is_terminal and self._worth_a_line(point.name):
+                self._line(f"step {point.step:>5}  {point.name} {number(point.value)}")
+        if self._progress.ended:
+            self._end_live()
+            if self._console.is_terminal and (last := losses_of(self._progress)):
+                self._line(", ".join(last))
+        elif self._console.is_terminal and self._live is None:
+            # Only its own output, since the streams are the process's.
+            self._live = Live(
+                console=self._console,
+                get_renderable=self._picture,
+                transient=True,
+                refresh_per_second=2,
+                redirect_stdout=False,
+                redirect_stderr=False,
+            )
+            self._live.start()
+            self._drawing[:] = [self._live.stop]
+
+    def _worth_a_line(self, metric: str) -> bool:
+        return metric == "eval_loss" or (metric != "epoch" and self._due())
+
+    def _picture(self) -> Group:
+        progress = self._progress or JobProgress("")
+        steps = " ".join(f" {mark} {name} {told}".rstrip() + " " for mark, name, told in steps_of(progress))
+        table = Table.grid(padding=(0, 1))
+        share = progress.share
+        bar = ProgressBar(total=1.0, completed=share or 0.0, width=_BAR, pulse=share is None)
+        said = " · ".join([*facts_of(progress), *losses_of(progress)])
+        table.add_row(shown(" "), bar, shown(said, lines=False))
+        return Group(*([shown(f" {steps}", lines=False)] if steps else []), table)
+
+    def _end_live(self) -> None:
+        if self._live:
+            self._live.stop()
+            self._live, self._drawing[:] = None, []
+
+    # ---------------------------------------------------------------- lines
+
+    def _due(self) -> bool:
+        return time.monotonic() - self._last_line >= _SECONDS_BETWEEN_LINES
+
+    def _line(self, text: str) -> None:
+        self._last_line = time.monotonic()
+        self._console.print(shown(f"  {text}", lines=False))
+
+
+def _stop(drawing: list[Callable[[], None]]) -> None:
+    for stop in drawing:
+        stop()
