@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import contextvars
+import logging
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any
 from unittest.mock import MagicMock
@@ -12,7 +14,8 @@ from azure.ai.ml._artifacts import _blob_storage_helper, _gen2_storage_helper
 from azure.ai.ml._utils._azureml_polling import AzureMLPolling
 from azure.mgmt.core.polling.arm_polling import ARMPolling
 
-from phift.azure.quiet import quiet, quiet_uploads
+from phift.azure.quiet import quiet, quiet_remarks, quiet_uploads
+from phift.errors import azure_errors, calling_azure
 from unit.stubs import StubClient
 
 UPLOADERS = [_blob_storage_helper, _gen2_storage_helper]
@@ -165,3 +168,29 @@ def test_somebody_elses_print_in_the_sdk_stays(
         upload(_blob_storage_helper)
     assert said == [("\x1b[39m\n",)]
     assert capsys.readouterr() == ("", "")
+
+
+def test_experimental_classes_are_remarked_on_to_others_and_not_where_phift_calls(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    quiet_remarks()
+    quiet_remarks()
+    log = logging.getLogger("azure.ai.ml._utils._experimental")
+    with azure_errors("here"):
+        log.warning("Class A: This is an experimental class")
+        with azure_errors("there"):
+            pass
+        log.warning("Class B: This is an experimental class")
+    log.warning("Class C: This is an experimental class")
+    assert [record.getMessage()[:7] for record in caplog.records] == ["Class C"]
+
+
+def test_who_closes_a_generator_elsewhere_is_no_error() -> None:
+    def asking() -> Iterator[int]:
+        with azure_errors("here"):
+            yield 1
+
+    generator = asking()
+    contextvars.copy_context().run(next, generator)
+    generator.close()
+    assert not calling_azure.get()

@@ -13,6 +13,7 @@ from urllib.parse import quote
 
 from phift.azure.answers import json_object, listed, mapping, text
 from phift.azure.bounds import bound, check_answer, read_bounded, read_part
+from phift.azure.quiet import quiet_import, quiet_remarks
 from phift.azure.threads import taken_soon
 from phift.errors import NotFound, PhiftError, ServiceError, azure_errors
 from phift.version import __version__
@@ -224,6 +225,9 @@ class Clients:
     _known: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
     _asking: dict[str, threading.Lock] = field(default_factory=dict, init=False, repr=False, compare=False)
 
+    def __post_init__(self) -> None:
+        quiet_remarks()
+
     def __getstate__(self) -> object:
         raise TypeError(
             "Clients hold tokens, so nothing that has them is pickled: hand on a job's name and attach to it"
@@ -240,6 +244,7 @@ class Clients:
     def find_workspace(self) -> Workspace:
         """Return the workspace as the SDK has it, looked up once: its region and its addresses never change."""
         client = self.workspace
+        quiet_import()
         with azure_errors(f"workspace {client.workspace_name}"):
             return self.once("workspace", lambda: client.workspaces.get(client.workspace_name))
 

@@ -43,7 +43,7 @@ def guard(client: Any) -> None:
     for place in _STORAGES:
         _guard_storage(*place)
     for name in _OPERATIONS:
-        operations = getattr(client, name, None)
+        operations = vars(client).get(f"_{name}")  # the property of one warns that it is experimental
         if own := getattr(operations, "download", None):
             vars(operations)["download"] = _as_ours(own)
 

@@ -1,9 +1,12 @@
 """Silence for what the SDK prints by itself: the library never prints.
 
-The process's streams stay as they are; what is kept quiet is the SDK's own ``print``, where we call it:
+The process's streams stay as they are; what is kept quiet is the SDK's own ``print``, and what it logs of itself, where
+we call it:
 
 - the dots of its pollers, printed in the poller's thread: `quiet`
 - the blank line after an upload, printed in the thread that uploads: `quiet_uploads`
+- that classes of its own are experimental, which importing it sends to the standard error: `quiet_remarks`
+- in a notebook without widgets, that tqdm would have liked some: `quiet_import`
 
 Read in azure-ai-ml 1.26.3, 1.30.0 and 1.35.2. Where another version does it differently, it prints.
 """
@@ -12,12 +15,17 @@ from __future__ import annotations
 
 import builtins
 import copy
+import logging
 import sys
+import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from functools import partial
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, TypeVar
+
+from phift.errors import calling_azure
 
 if TYPE_CHECKING:
     from azure.ai.ml.entities import Workspace
@@ -91,3 +99,28 @@ def quiet_uploads() -> Iterator[None]:
 def _print_after_upload(*values: Any, **options: Any) -> None:
     if not _uploads_are_quiet.get():
         builtins.print(*values, **options)  # noqa: T201 - the SDK's, not ours
+
+
+def quiet_remarks() -> None:
+    """Keep back what the SDK says of its experimental classes, whose user it is itself, where phift calls it.
+
+    What others have it say is logged as ever.
+    """
+    log = logging.getLogger("azure.ai.ml._utils._experimental")
+    if _said_to_others not in log.filters:
+        log.addFilter(_said_to_others)
+
+
+def _said_to_others(_: logging.LogRecord) -> bool:
+    return not calling_azure.get()
+
+
+def quiet_import() -> None:
+    """Import tqdm's bars in a notebook, where the SDK would do it, in turn: it imports MLflow to read a workspace.
+
+    Nothing draws a bar here. Where there are no widgets the import itself warns, in the middle of a cell.
+    """
+    if "IPython" in sys.modules and "tqdm.auto" not in sys.modules:
+        with warnings.catch_warnings(), suppress(ImportError):
+            warnings.filterwarnings("ignore", message="IProgress not found")
+            import_module("tqdm.auto")

@@ -41,6 +41,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import partial
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -256,6 +257,10 @@ def _and_before(error: BaseException) -> list[BaseException]:
     return found
 
 
+calling_azure: ContextVar[bool] = ContextVar("phift.errors.calling_azure", default=False)
+"""Whether this is inside of a call to the Azure SDK that phift makes."""
+
+
 @contextmanager
 def azure_errors(where: str) -> Iterator[None]:
     """Turn whatever an Azure SDK call raises into an error of this tree.
@@ -268,6 +273,8 @@ def azure_errors(where: str) -> Iterator[None]:
     - **where**: the resource the call is about, for the message.
     """
     handled = sys.exception()
+    outside = calling_azure.get()
+    calling_azure.set(True)
     try:
         with forgetting_locals():
             yield
@@ -278,6 +285,8 @@ def azure_errors(where: str) -> Iterator[None]:
         if any(text != redact(text) for text in map(reasons.text_of, _and_before(error))):
             raise ours from None
         raise ours from error
+    finally:
+        calling_azure.set(outside)  # not by a token: a generator may be closed in another thread
 
 
 def from_azure(error: Exception, where: str, handled: BaseException | None = None) -> PhiftError:
