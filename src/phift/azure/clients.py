@@ -243,10 +243,14 @@ class Clients:
 
     def find_workspace(self) -> Workspace:
         """Return the workspace as the SDK has it, looked up once: its region and its addresses never change."""
-        client = self.workspace
-        quiet_import()
-        with azure_errors(f"workspace {client.workspace_name}"):
-            return self.once("workspace", lambda: client.workspaces.get(client.workspace_name))
+
+        def ask() -> Workspace:
+            client = self.workspace
+            quiet_import()
+            with azure_errors(f"workspace {client.workspace_name}"):
+                return client.workspaces.get(client.workspace_name)
+
+        return self.once("workspace", ask)
 
 
 @dataclass(frozen=True, kw_only=True)
