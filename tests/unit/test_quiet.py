@@ -4,7 +4,7 @@ import contextvars
 import logging
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from types import ModuleType
 from typing import Any
 from unittest.mock import MagicMock
@@ -186,7 +186,7 @@ def test_experimental_classes_are_remarked_on_to_others_and_not_where_phift_call
 
 
 def test_who_closes_a_generator_elsewhere_is_no_error() -> None:
-    def asking() -> Iterator[int]:
+    def asking() -> Generator[int, None, None]:
         with azure_errors("here"):
             yield 1
 
