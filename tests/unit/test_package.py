@@ -68,4 +68,11 @@ def test_every_value_is_frozen() -> None:
     values = {kind for kind in kinds if is_dataclass(kind) and kind.__module__.startswith("phift.")}
     assert {"Finding", "Plan", "Parameter", "RegisteredModel"} <= {kind.__name__ for kind in values}
     changeable = {kind.__name__ for kind in values if kind.__setattr__ is object.__setattr__}
-    assert changeable <= {"Names", "Reading", "Seen", "Tally"}  # they count while it is read
+    assert changeable <= {
+        "JobProgress",
+        "Names",
+        "Reading",
+        "Seen",
+        "StepProgress",
+        "Tally",
+    }  # they count while it is read or followed
