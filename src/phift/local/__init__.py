@@ -22,7 +22,8 @@ What is covered, with the SDK 1.35.2's calls:
 - compute: AmlCompute clusters, VM sizes, usage; quota is checked at deployment, GPUs per node at the start of a job
 - data assets and models: versions, labels, archiving, registration from a job's output, download
 - jobs: a pipeline of the one component, expanded into its five steps and really trained; get, list, children, stream,
-  download, cancel, delete, update, archive; one job trains at a time, the others wait; a restart of the server resumes
+  download, cancel, delete, update, archive; one job trains at a time, the others wait; a restart of the server resumes;
+  without ``force_rerun`` a step is not run where an equal step of an earlier job has completed: its outputs are taken
 - phift's own step that prepares data, before that pipeline: known by its exact command, and run with the phift that is
   installed here; the code and the environment that come with it are kept, and never executed
 - MLflow tracking: experiments, runs, metrics, tags and parameters, reading and writing, of those jobs and of runs that
@@ -44,6 +45,8 @@ What differs from Azure:
 - the same job submitted again is accepted and answered with the job that is there; another one of its name is refused
 - a list's continuation token names the last thing shown, so that nothing comes twice; Azure's counts what was shown
 - the step that ran when the server stopped begins anew, and logs its metrics again
+- what a step gets from the one before is compared by what it is, where Azure may go by the run that made it; see
+  `phift.local.work.reuse`
 - GPUs, nodes and VM sizes are names, prices of one day and quota only; training and scoring run on this machine's CPU
 - the models' weights are small and untrained (tag ``phift.standin``)
 - ``components.download`` fails: the SDK wants its code on ``blob.core.windows.net``

@@ -279,7 +279,10 @@ class FineTuneRun:
                 data = self._upload(plan)
                 ensure_cluster(self.clients, self.config.compute, plan.target, self.config.tags)
                 self._checked = None  # its nodes take of the quota that was looked up
-                return self._pipeline(plan, data, name, until_submitted)
+                job = self._pipeline(plan, data, name, until_submitted)
+                # Else Azure takes what equal steps of the job that is there have made, which is all of it.
+                job.settings.force_rerun = self.config.force_rerun or fresh
+                return job
 
             self._job, self._record = submit_job(self.clients, plan.job_name, build, fresh=fresh), None
             return self._job

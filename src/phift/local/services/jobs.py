@@ -274,7 +274,8 @@ def _plan(ground: Ground, sent: Json) -> Json:
     request |= {"preparation": prepared, "experiment": experiment}
     specs = component["inputs"].items()
     defaults = {name: str(spec["default"]) for name, spec in specs if spec.get("default") is not None}
-    plan = {"request": request, "inputs": {**defaults, **inputs}, "outputs": outputs, "preparation": prepared}
+    plan: Json = {"request": request, "inputs": {**defaults, **inputs}, "outputs": outputs, "preparation": prepared}
+    plan["repeatable"] = not others or _own_spec(ground, section(nodes, others[0])).get("is_deterministic", True)
     compute, instance_type = runs.step_compute(plan, "chat_completion_finetune")
     cluster = ground.documents.get(f"computes/{compute}")
     return {**plan, "vm_size": str(cluster.body["properties"]["vmSize"]) if cluster else instance_type}
@@ -293,10 +294,7 @@ def _check_component(ground: Ground, identity: str) -> None:
 
 def _preparation(ground: Ground, node: Json, sent: Json) -> Json:
     """Return what the step that prepares data is to do, or raise the error that says what is not served."""
-    identity, prefix = str(node.get("componentId", "")).removeprefix("azureml:"), f"{WORKSPACE_ID}/components/"
-    own = identity.lower().startswith(prefix.lower())
-    stored = ground.documents.get(f"components/{identity[len(prefix) :]}") if own else None
-    spec = section(stored.body["properties"], "componentSpec") if stored else {}
+    spec = _own_spec(ground, node)
     known = section(spec, "inputs")
     command = on_cluster.command_line([name for name in known if name != "settings"])
     if "settings" not in known or spec.get("command") != command:
@@ -320,6 +318,14 @@ def _preparation(ground: Ground, node: Json, sent: Json) -> Json:
         "outputs": {name: value for name, value in outputs.items() if value and not value.startswith("${{")},
         "bound": _bound_outputs(section(node, "outputs"), section(sent, "outputs"), known_outputs),
     }
+
+
+def _own_spec(ground: Ground, node: Json) -> Json:
+    """Return what a node's component says, where it is one of this workspace."""
+    identity, prefix = str(node.get("componentId", "")).removeprefix("azureml:"), f"{WORKSPACE_ID}/components/"
+    own = identity.lower().startswith(prefix.lower())
+    stored = ground.documents.get(f"components/{identity[len(prefix) :]}") if own else None
+    return section(stored.body["properties"], "componentSpec") if stored else {}
 
 
 def _text(sent: Any) -> str | None:

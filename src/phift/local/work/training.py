@@ -9,7 +9,7 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from phift.component.inputs import LITERALS
@@ -22,6 +22,7 @@ from phift.local.names import ARM_RESOURCE, LOCATION, tracking_uri
 from phift.local.programs import Command
 from phift.local.state.documents import Document, Json
 from phift.local.wire import WireError, of_fault, user_error
+from phift.local.work import reuse
 from phift.local.work.child import PATIENCE, Child
 from phift.local.work.engine import process
 
@@ -45,6 +46,7 @@ class Training:
         self._changed = threading.Condition()  # of the queue, and of the two that follow
         self._job: str | None = None
         self._engine: Child | None = None
+        self._reused: dict[str, reuse.Earlier] = {}  # the steps of the job that need not run
         self._thread = threading.Thread(target=self._loop, name="training", daemon=True)
 
     def start(self) -> None:
@@ -182,13 +184,15 @@ class Training:
                 self._changed.notify_all()
 
     def _run(self, job: Document) -> None:
-        """Run a job's steps: the one that prepares its data, if it has one that is not completed, then the engine's."""
+        """Run a job's steps that no earlier job has run: the one that prepares its data, if any, then the engine's."""
         ground, name, plan = self._ground, job.name, job.body["plan"]
         runs.set_status(ground, name, "Preparing")
         ground.clock.spend("job-start", lambda: self._stopping.is_set() or self._status(name) != "Preparing")
         if self._status(name) != "Preparing":  # canceled since the look at the queue
             raise _Interrupted(_STOPPED)
         _check_computes(ground, plan)
+        self._reused = reuse.find(ground, job)
+        reuse.pass_over(ground, name, self._reused)
         code = 0
         if asked := plan.get("preparation"):
             child = runs.children(ground, name)[0]
@@ -196,9 +200,10 @@ class Training:
                 file = _write_preparation(ground, name, child, asked)
                 code = self._follow(name, file, ground.programs.preparation)
             if code == 0:
-                runs.set_outputs(ground, child.name, _prepared_outputs(asked, child.name))
+                run = self._reused[on_cluster.STEP].run if on_cluster.STEP in self._reused else child.name
+                runs.set_outputs(ground, child.name, _prepared_outputs(asked, run))
         if code == 0:
-            code = self._follow(name, _write_job(ground, name, plan), ground.programs.engine)
+            code = self._follow(name, _write_job(ground, name, plan, self._reused), ground.programs.engine)
         if self._status(name) == "CancelRequested" or (code != 0 and self._stopping.is_set()):
             raise _Interrupted(_STOPPED)
         if code == 1:
@@ -209,7 +214,7 @@ class Training:
             said = (ground.folder.job(name) / "engine.log").read_text(encoding="utf-8", errors="replace").split("\n")
             last = next((line.strip() for line in reversed(said) if line.strip()), "")
             raise WireError(500, "SystemError", f"The engine ended with exit code {code}. {last}".rstrip())
-        _finish(ground, name, plan)
+        _finish(ground, name, plan, self._reused)
 
     def _follow(self, name: str, file: Path, program: Command | Callable[[Path], Iterator[Json]]) -> int:
         """Run a program to its end, turn its events into states of the child runs, and return its exit code."""
@@ -252,6 +257,9 @@ class Training:
             runs.set_status(ground, name, "Running")
         runs.set_status(ground, child.name, status, error=event.get("error"))
         runs.log_step(ground, name, child.name, status)
+        if status == "Completed" and (job := ground.documents.get(f"jobs/{name}")):
+            reuse.remember(ground, job, child)
+            reuse.pass_over(ground, name, self._reused)
         fault = ground.faults.strike(f"step {step}") if status == "Running" else None
         if fault is None:
             return
@@ -321,8 +329,11 @@ def _write_preparation(ground: Ground, job: str, child: Document, asked: Json) -
     return file
 
 
-def _write_job(ground: Ground, name: str, plan: Json) -> Path:
-    """Write what the engine is to do and return the file; assets and what was prepared become absolute paths."""
+def _write_job(ground: Ground, name: str, plan: Json, reused: Mapping[str, reuse.Earlier]) -> Path:
+    """Write what the engine is to do and return the file; assets and what was prepared become absolute paths.
+
+    - **reused**: the steps that are not to run, whether their turn has come or not.
+    """
     work = ground.folder.job(name) / "work"
     work.mkdir(parents=True, exist_ok=True)
     children = runs.children(ground, name)
@@ -330,7 +341,8 @@ def _write_job(ground: Ground, name: str, plan: Json) -> Path:
     for child in children:
         step, log = child.body["displayName"], str(files.log_to_write(ground, child.body))
         if step != on_cluster.STEP:
-            steps.append({"name": step, "run_id": child.name, "status": child.body["status"], "log": log})
+            status = "Completed" if step in reused else child.body["status"]
+            steps.append({"name": step, "run_id": child.name, "status": status, "log": log})
     inputs = {}
     for key, value in plan["inputs"].items():
         bound = runs.step_output(value)
@@ -338,7 +350,7 @@ def _write_job(ground: Ground, name: str, plan: Json) -> Path:
         literal = catalog.component()["inputs"][key]["type"] in LITERALS
         inputs[key] = given if literal else str(files.resolve(ground, given))
     outputs = {}
-    for key, (_, uri) in _outputs(ground, name).items():
+    for key, (_, uri) in _outputs(ground, name, reused).items():
         path = files.place(ground, uri)
         path.mkdir(parents=True, exist_ok=True)
         outputs[key] = str(path)
@@ -355,11 +367,11 @@ def _write_job(ground: Ground, name: str, plan: Json) -> Path:
     return file
 
 
-def _finish(ground: Ground, name: str, plan: Json) -> None:
+def _finish(ground: Ground, name: str, plan: Json, reused: Mapping[str, reuse.Earlier]) -> None:
     """Note what a job's engine has left as the outputs of its steps and its own, and end the job."""
     runs.set_status(ground, name, "Finalizing")
     made = {}
-    for output, (child, uri) in _outputs(ground, name).items():
+    for output, (child, uri) in _outputs(ground, name, reused).items():
         if not any(files.place(ground, uri).iterdir()):
             raise WireError(500, "SystemError", f"The engine ended well but left the output {output} empty.")
         made[output] = {"from": output, "uri": uri}
@@ -372,9 +384,12 @@ def _finish(ground: Ground, name: str, plan: Json) -> None:
     runs.end(ground, name, "Completed")
 
 
-def _outputs(ground: Ground, name: str) -> dict[str, tuple[str, str]]:
-    """Return for each output of the component the child run that makes it and its address."""
-    children = {run.body["displayName"]: run.name for run in runs.children(ground, name)}
+def _outputs(ground: Ground, name: str, reused: Mapping[str, reuse.Earlier]) -> dict[str, tuple[str, str]]:
+    """Return for each output of the component the child run that leaves it and its address, which is its maker's."""
+    children = {run.body["displayName"]: run for run in runs.children(ground, name)}
     makers = {"pytorch_model_folder": "chat_completion_finetune", "mlflow_model_folder": "ft_nlp_model_converter"}
-    made = [(output, children[step]) for output, step in makers.items()]
-    return {key: (child, files.datastore_uri(_STORE, f"azureml/{child}/{key}")) for key, child in made}
+    found = {}
+    for output, step in makers.items():
+        run = reused[step].run if step in reused else children[step].name
+        found[output] = (children[step].name, files.datastore_uri(_STORE, f"azureml/{run}/{output}"))
+    return found
