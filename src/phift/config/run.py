@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
@@ -65,7 +65,7 @@ def local_file(text: str) -> Path | None:
 
 
 @contextmanager
-def _config_errors(where: str) -> Iterator[None]:
+def config_errors(where: str) -> Iterator[None]:
     """List every mistake with its place, without the values: they may hold what the user did not mean to show."""
     try:
         yield
@@ -74,10 +74,38 @@ def _config_errors(where: str) -> Iterator[None]:
         for item in error.errors(include_url=False, include_input=False):
             place = ".".join(map(str, item["loc"])) or "top level"
             mistakes += ((place, "no such key" if item["type"] == "extra_forbidden" else item["msg"]),)
-        lines = "; ".join(f"{place}: {message}" for place, message in mistakes)
-        what = f"The configuration has {len(mistakes)} mistake{'s' if len(mistakes) > 1 else ''}: {lines}"
-        fix = "correct the keys named above; the README lists them"
-        raise ConfigError(what, where=where, fix=fix, mistakes=mistakes) from None
+        raise mistaken(mistakes, where) from None
+
+
+def mistaken(mistakes: Sequence[tuple[str, str]], where: str) -> ConfigError:
+    """Return the error that lists all mistakes, each a place and what is wrong there."""
+    lines = "; ".join(f"{place}: {message}" for place, message in mistakes)
+    what = f"The configuration has {len(mistakes)} mistake{'s' if len(mistakes) > 1 else ''}: {lines}"
+    fix = "correct the keys named above; the README lists them"
+    return ConfigError(what, where=where, fix=fix, mistakes=tuple(mistakes))
+
+
+def read_yaml(path: Path) -> Any:
+    """Return what a configuration file holds.
+
+    Raises `phift.errors.ConfigError` where it is missing, or is no YAML.
+    """
+    import yaml
+
+    try:
+        with path.open(encoding="utf-8") as file:
+            if len(text := file.read(_LONGEST + 1)) > _LONGEST:
+                what = f"The configuration file is longer than {_LONGEST:,} characters."
+                raise ConfigError(what, where=str(path), fix="check the path; name many files by a pattern")
+        return plain_yaml.load(text)
+    except FileNotFoundError:
+        raise ConfigError("There is no such configuration file.", where=str(path), fix="check the path") from None
+    # The loader lets through what it stumbles over in a scalar: an impossible date, `!!int x`, 5000 digits.
+    except (OSError, yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        if isinstance(error, ConfigError):
+            raise
+        fix = "mend the YAML: " + " ".join(str(error).split())
+        raise ConfigError("The configuration file cannot be read.", where=str(path), fix=fix) from error
 
 
 def _known_preset(name: str) -> str:
@@ -212,7 +240,7 @@ def read_section(kind: type[S], value: Any, where: str) -> S:
 
     Raises `phift.errors.ConfigError` with every mistake and its place in that part.
     """
-    with _config_errors(where):
+    with config_errors(where):
         return kind.model_validate(value)
 
 
@@ -221,7 +249,7 @@ def read_workspace(value: Any) -> AzureWorkspace | LocalWorkspaceFolder:
 
     Raises `phift.errors.ConfigError` where it names none.
     """
-    with _config_errors("workspace"):
+    with config_errors("workspace"):
         read: AzureWorkspace | LocalWorkspaceFolder = TypeAdapter(Workspace).validate_python(value or {})
     return read
 
@@ -330,7 +358,7 @@ class RunConfig(Section):
     else:
 
         def __init__(self, /, **values: Any) -> None:
-            with _config_errors("RunConfig"):
+            with config_errors("RunConfig"):
                 super().__init__(**values)
 
     @model_validator(mode="after")
@@ -357,22 +385,8 @@ class RunConfig(Section):
 
         Raises `phift.errors.ConfigError` where the file is missing, is no YAML, or has mistakes.
         """
-        import yaml
-
         path = Path(path)
-        try:
-            with path.open(encoding="utf-8") as file:
-                if len(text := file.read(_LONGEST + 1)) > _LONGEST:
-                    what = f"The configuration file is longer than {_LONGEST:,} characters."
-                    raise ConfigError(what, where=str(path), fix="check the path; name many files by a pattern")
-            values = plain_yaml.load(text)
-        except FileNotFoundError:
-            raise ConfigError("There is no such configuration file.", where=str(path), fix="check the path") from None
-        # The loader lets through what it stumbles over in a scalar: an impossible date, `!!int x`, 5000 digits.
-        except (OSError, yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-            fix = "mend the YAML: " + " ".join(str(error).split())
-            raise ConfigError("The configuration file cannot be read.", where=str(path), fix=fix) from error
-        return cls.from_dict(values, where=str(path), folder=path.parent)
+        return cls.from_dict(read_yaml(path), where=str(path), folder=path.parent)
 
     @classmethod
     def from_dict(cls, values: Any, *, where: str = "RunConfig", folder: Path = Path()) -> RunConfig:
