@@ -84,25 +84,31 @@ class Cursor:
         return cls(job=str(job), status=str(status), looked=looked, steps=steps, metrics=metrics)
 
 
-class _Followed(Protocol):
+class Followed(Protocol):
     """What following asks of a job.
 
     - **logged**: what this process has logged of it last, so that it logs each change once.
     """
 
+    name: str
+    logged: dict[str, str]
+
     @property
-    def name(self) -> str: ...
+    def clients(self) -> Clients:
+        """Whom it is asked of."""
+
     @property
-    def clients(self) -> Clients: ...
-    @property
-    def tracking(self) -> Tracking: ...
-    @property
-    def logged(self) -> dict[str, str]: ...
-    def entity(self) -> PipelineJob: ...
-    def steps(self) -> tuple[Step, ...]: ...
+    def tracking(self) -> Tracking:
+        """Reader of its metrics."""
+
+    def entity(self) -> PipelineJob:
+        """Return it as the SDK sees it now."""
+
+    def steps(self) -> tuple[Step, ...]:
+        """Return its steps."""
 
 
-def look(job: _Followed, cursor: Cursor | None = None) -> tuple[list[JobEvent], Cursor]:
+def look(job: Followed, cursor: Cursor | None = None) -> tuple[list[JobEvent], Cursor]:
     """Return what is new since the cursor, and the cursor to go on from; see `FineTuneJob.look`."""
     before = cursor or Cursor(job=job.name)
     if before.job != job.name:
@@ -134,7 +140,7 @@ def look(job: _Followed, cursor: Cursor | None = None) -> tuple[list[JobEvent], 
     return events, Cursor(job=job.name, status=status, looked=now, steps=known, metrics=metrics)
 
 
-def _new_points(job: _Followed, name: str, before: _Read) -> tuple[list[MetricPoint], _Read]:
+def _new_points(job: Followed, name: str, before: _Read) -> tuple[list[MetricPoint], _Read]:
     """Return the points of a metric that nobody has been told of; of what was read, only the last page is read again.
 
     A metric that cannot be read is no reason to stop following: that is logged once.
@@ -156,7 +162,7 @@ def _new_points(job: _Followed, name: str, before: _Read) -> tuple[list[MetricPo
         return [], before
 
 
-def _read_on(job: _Followed, name: str, read: _Read) -> tuple[list[MetricPoint], _Read]:
+def _read_on(job: Followed, name: str, read: _Read) -> tuple[list[MetricPoint], _Read]:
     new: list[MetricPoint] = []
     for token, points in job.tracking.metric_pages(job.name, name, read.page, _PAGE):
         if token != read.page:
@@ -166,7 +172,7 @@ def _read_on(job: _Followed, name: str, read: _Read) -> tuple[list[MetricPoint],
     return new, read
 
 
-def _log(job: _Followed, events: list[JobEvent]) -> None:
+def _log(job: Followed, events: list[JobEvent]) -> None:
     """Log each new status, once however many follow the job in this process."""
     name = errors.in_a_line(job.name)
     for event in events:
@@ -186,7 +192,7 @@ def _log(job: _Followed, events: list[JobEvent]) -> None:
 
 
 def looks(
-    job: _Followed,
+    job: Followed,
     cursor: Cursor | None = None,
     *,
     timeout: float | None = None,
@@ -234,7 +240,7 @@ def looks(
 
 
 def _check_patience(
-    job: _Followed, seen: Cursor, waited: float, timeout: float | None, queue_timeout: float | None
+    job: Followed, seen: Cursor, waited: float, timeout: float | None, queue_timeout: float | None
 ) -> None:
     # The job itself may count as running while its first step is in the queue.
     queued = all(each in WAITING for each in (seen.steps.values() or [seen.status]))

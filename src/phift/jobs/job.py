@@ -26,6 +26,7 @@ from phift.jobs.following import Cursor, look, looks
 from phift.jobs.logs import LogText, read_logs
 from phift.jobs.outputs import fetch_outputs
 from phift.jobs.tracking import Tracking
+from phift.jobs.watching import Watch, watch
 
 if TYPE_CHECKING:
     from threading import Event
@@ -154,6 +155,16 @@ class FineTuneJob:
         """
         for events, _ in looks(self, timeout=timeout, queue_timeout=queue_timeout, stop=stop, idle=idle):
             yield from events
+
+    def watch(self) -> Watch:
+        """Return what any number of listeners hear of this job by: handlers, and ``async for`` loops.
+
+            async for event in job.watch().events(): ...
+
+        All who watch the job of a name with the same clients in this process share one poller, and no thread is held
+        for any of them.
+        """
+        return watch(self)
 
     @errors.forgetting_locals()
     def wait(
