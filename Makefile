@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # Microsoft's storage emulator, for tests; 3.36 and newer want Node.js 21.
 AZURITE := 3.35.0
 
-.PHONY: quickstart test azurite contract verified check routes reasons versions faults proofs fuzz format bench bench-data bench-local kill callers signals clean
+.PHONY: quickstart test azurite contract verified check routes reasons schema versions faults proofs fuzz format bench bench-data bench-local kill callers signals clean
 
 quickstart: $(VENV)/installed
 	$(BIN)/phift quickstart
@@ -49,6 +49,7 @@ fuzz: $(VENV)/installed
 	PHIFT_EXAMPLES=100000 $(BIN)/python -m pytest tests/properties/test_broken_files.py
 	PHIFT_EXAMPLES=20000 $(BIN)/python -m pytest tests/properties/test_hostile_tokenizers.py
 	PHIFT_EXAMPLES=20000 $(BIN)/python -m pytest tests/properties/test_downloads.py
+	PHIFT_EXAMPLES=10000 $(BIN)/python -m pytest tests/properties/test_configurations.py
 	PHIFT_EXAMPLES=10000 $(BIN)/python -m pytest tests/properties/test_texts.py
 	PHIFT_EXAMPLES=10000 $(BIN)/python -m pytest tests/properties/test_planted.py
 	PHIFT_EXAMPLES=200000 $(BIN)/python -m pytest tests/properties/test_hostile_requests.py
@@ -88,6 +89,10 @@ format: $(VENV)/installed
 
 routes: $(VENV)/installed
 	$(BIN)/python tests/fidelity/render_routes.py
+
+# The JSON schema of a configuration, for editors.
+schema: $(VENV)/installed
+	$(BIN)/python tests/unit/render_schema.py
 
 # The table in docs/errors.md.
 reasons: $(VENV)/installed

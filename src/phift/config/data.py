@@ -15,22 +15,29 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    GetJsonSchemaHandler,
     SerializerFunctionWrapHandler,
     TypeAdapter,
     model_serializer,
     model_validator,
 )
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
+
+from phift.config.schema import PLACEHOLDER, describe
 
 
 def refuse_placeholder(text: str) -> str:
     """Return a text that somebody has filled in; what was left as ``<name>`` or ``${NAME}`` is a `ValueError`."""
     braces = "}}" in text.partition("{{")[2]  # by a pattern it would take as long as the square of the text's length
-    if braces or re.search(r"<[^<>]*>|\$\{[^{}]*\}", text):
+    if braces or re.search(PLACEHOLDER, text):
         raise ValueError(f"{text} is a placeholder; write what it stands for (variables are not put in here)")
     return text
 
 
-Name = Annotated[str, Field(min_length=1, pattern=r"^[^'\\\s]+$"), AfterValidator(refuse_placeholder)]
+NAME: JsonSchemaValue = {"pattern": r"^[^'\\\s]+$", "minLength": 1, "not": {"pattern": PLACEHOLDER}}
+_NOT_LEFT = Field(json_schema_extra={"not": NAME["not"]})
+Name = Annotated[str, Field(min_length=1, pattern=NAME["pattern"]), _NOT_LEFT, AfterValidator(refuse_placeholder)]
 """A resource name; the component's command lines are single-quoted, so quotes and backslashes break them."""
 
 EndpointName = Annotated[str, Field(min_length=3, max_length=32, pattern=r"^[A-Za-z](-?[A-Za-z0-9])*$")]
@@ -59,6 +66,19 @@ class Section(BaseModel):
     """A part of the configuration: frozen, and an unknown key is a mistake instead of a silent no-op."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        schema = handler(core)
+        described = handler.resolve_ref_schema(schema)
+        describe(cls, described)
+        also = cls._also_taken(described)
+        return {"anyOf": [schema, *also]} if also else schema
+
+    @classmethod
+    def _also_taken(cls, _described: JsonSchemaValue) -> list[JsonSchemaValue]:
+        """Return the schemas of what is taken in place of a mapping; a section adds rules over its keys here too."""
+        return []
 
 
 Format = Literal["messages", "sharegpt", "alpaca", "prompt_completion", "question_answer", "ultrachat"]
@@ -89,6 +109,9 @@ def _known_encoding(name: str) -> str:
     return name
 
 
+_DELIMITER: JsonSchemaValue = {"pattern": r"^([\t!#-&(-/:-@\[-`{-~\x01-\x08\x0b\x0c\x0e-\x1f\x7f]|\\t|tab)$"}
+
+
 def _known_delimiter(text: str) -> str:
     text = "\t" if text in ("\\t", "tab") else text
     if len(text) != 1 or text.isalnum() or text in "\"'\r\n\0 " or not text.isascii():
@@ -103,7 +126,7 @@ class _Files(_Rows):
     - **encoding**: any that Python knows; left out, it is UTF-8.
     """
 
-    delimiter: Annotated[str, AfterValidator(_known_delimiter)] | None = None
+    delimiter: Annotated[str, Field(json_schema_extra=_DELIMITER), AfterValidator(_known_delimiter)] | None = None
     encoding: Annotated[str, AfterValidator(_known_encoding)] | None = None
 
     @model_serializer(mode="wrap")
@@ -114,7 +137,10 @@ class _Files(_Rows):
 
 
 class FileSource(_Files):
-    """A file, a folder of files, or a pattern such as ``data/*.jsonl.gz``; a bare path means the same."""
+    """A file, a folder of files, or a pattern such as ``data/*.jsonl.gz``; a bare path means the same.
+
+    - **files**: its path, from the folder of the configuration's file.
+    """
 
     files: Folder
 
@@ -134,9 +160,13 @@ class FileSource(_Files):
 class HuggingFaceSource(_Rows):
     """A split of a data set on the Hugging Face Hub, or a part of it.
 
+    - **huggingface**: the data set's id, ``owner/name``, or a folder.
     - **name**: the data set's configuration.
+    - **split**: the split's name there.
     - **percent**: how much of the split to take.
     - **sample**: take the ``first`` rows, or ``random`` ones drawn with **seed**.
+    - **seed**: what random rows are drawn with.
+    - **revision**: a commit, a branch or a tag of the data set; left out, the newest.
     """
 
     huggingface: str = Field(min_length=1)
@@ -152,6 +182,8 @@ class AssetSource(_Files):
     """Data that is in Azure already and is used where it lies: ``azureml:name:version`` or an ``azureml://`` URI.
 
     Only where a cluster prepares it (``prepare_on``) can its rows be other than chat messages.
+
+    - **asset**: ``azureml:<name>:<version>``, ``azureml:<name>@latest`` or an ``azureml://`` address.
     """
 
     asset: str = Field(pattern=r"^azureml:[^'\"\\\s]+$")
@@ -161,6 +193,8 @@ class RowsSource(_Rows):
     """Rows from Python: a data frame, an iterable of mappings, or a function that returns one.
 
     An iterator gives its rows once, so it can be prepared once.
+
+    - **rows**: what gives them; in a file, a list.
     """
 
     rows: Annotated[Any, Field(repr=False)]
@@ -217,12 +251,17 @@ def _source(value: Any) -> Path | OneSource | tuple[Path | OneSource, ...]:
     return _several.validate_python(value) if is_list and all(map(is_place, value)) else _one(value)
 
 
-Source = Annotated[Path | OneSource | tuple[Path | OneSource, ...], BeforeValidator(_source)]
+_WRITTEN = str | OneSource | list[str | OneSource] | list[Any]
+Source = Annotated[
+    Path | OneSource | tuple[Path | OneSource, ...], BeforeValidator(_source, json_schema_input_type=_WRITTEN)
+]
 
 
 class SplitConfig(Section):
     """Shares of the rows that become the validation and test files when none are given.
 
+    - **validation**, **test**: between 0 and 1; together less than 1.
+    - **seed**: what the rows of each are drawn with.
     - **group_by**: a column; rows that are equal in it stay together.
     """
 
@@ -243,6 +282,9 @@ class DataConfig(Section):
 
     A source alone is what to train on.
 
+    - **train**: a path, a pattern, a folder, an id on the Hugging Face Hub, data in Azure, rows, or a list of these.
+    - **validation**, **test**: of the same kinds; left out, they are split off.
+    - **split**: what is split off then.
     - **bad_rows**: ``refuse`` the data, or ``set_aside`` each row that cannot be trained on in ``rejects.jsonl``.
     - **near_duplicates**: ``report`` conversations that say nearly the same and keep them on one side of the split;
       ``thin`` the training data too, to the first of them; or ``ignore`` them.
@@ -294,6 +336,11 @@ class DataConfig(Section):
     def in_azure(self) -> bool:
         """Whether the data lies in Azure and is used there."""
         return any(isinstance(source, AssetSource) for source in self.sources["train"])
+
+    @classmethod
+    def _also_taken(cls, described: JsonSchemaValue) -> list[JsonSchemaValue]:
+        sources: list[JsonSchemaValue] = described["properties"]["train"]["anyOf"]
+        return sources
 
     @model_validator(mode="before")
     @classmethod

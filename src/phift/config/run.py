@@ -15,13 +15,16 @@ from pydantic import (
     Field,
     TypeAdapter,
     ValidationError,
+    WithJsonSchema,
     field_validator,
     model_validator,
 )
+from pydantic.json_schema import JsonSchemaValue
 
 from phift import facts, plain_yaml
 from phift.config.addresses import read_address, read_workspace_id
 from phift.config.data import (
+    NAME,
     AnySource,
     DataConfig,
     EndpointName,
@@ -118,7 +121,12 @@ def _known_preset(name: str) -> str:
 
 
 class AzureWorkspace(Section):
-    """An Azure ML workspace; what is left out comes from the environment, then from ``config.json``."""
+    """An Azure ML workspace; what is left out comes from the environment, then from ``config.json``.
+
+    - **subscription_id**: of the subscription that it is in.
+    - **resource_group**: the name of its resource group.
+    - **workspace_name**: its own name.
+    """
 
     subscription_id: Name | None = None
     resource_group: Name | None = None
@@ -126,7 +134,10 @@ class AzureWorkspace(Section):
 
 
 class LocalWorkspaceFolder(Section):
-    """A local workspace; without a folder, the one in the user's data directory."""
+    """A local workspace; without a folder, the one in the user's data directory.
+
+    - **local**: the folder that it is kept in.
+    """
 
     local: Folder | None = None
 
@@ -158,11 +169,19 @@ class ModelConfig(Section):
     """The foundation model, as text ``name``, ``name:version`` or its id in a registry; without a version, the newest.
 
     Its id is ``azureml://registries/<registry>/models/<name>/versions/<version>``.
+
+    - **name**: its name in the registry, such as ``Phi-4-mini-instruct``.
+    - **version**: left out, the newest.
+    - **registry**: that it is looked up in.
     """
 
     name: Name
     version: Name | None = None
     registry: Name = "azureml"
+
+    @classmethod
+    def _also_taken(cls, _described: JsonSchemaValue) -> list[JsonSchemaValue]:
+        return [{"type": "string", **NAME}]
 
     @model_validator(mode="before")
     @classmethod
@@ -187,7 +206,12 @@ class ModelConfig(Section):
 
 
 class ComponentConfig(Section):
-    """The fine-tuning pipeline component; its registry may differ from the model's."""
+    """The fine-tuning pipeline component; its registry may differ from the model's.
+
+    - **name**: its name in the registry.
+    - **version**: left out, the newest.
+    - **registry**: that it is looked up in.
+    """
 
     name: Name = "chat_completion_pipeline"
     version: Name | None = None
@@ -199,7 +223,10 @@ class ComputeConfig(Section):
 
     - **cluster**: name of the cluster; a text alone is one. With **size**, it is created when it does not exist.
     - **serverless**: a VM size instead of a cluster.
+    - **size**: the VM size of a cluster to create where there is none of its name.
     - **nodes**: nodes the job uses.
+    - **max_nodes**: nodes that a cluster to create may have.
+    - **idle_seconds**: after which a cluster to create lets an idle node go.
     - **gpus_per_node**: only where the service and the built-in table do not know the size.
     - **low_priority**: create the cluster from pre-emptible VMs; never chosen silently.
     - **allow_unlisted**: go on although the model's allow-list does not have the size.
@@ -215,6 +242,12 @@ class ComputeConfig(Section):
     low_priority: bool = False
     allow_unlisted: bool = False
 
+    @classmethod
+    def _also_taken(cls, described: JsonSchemaValue) -> list[JsonSchemaValue]:
+        places = ({"required": [key], "properties": {key: {"type": "string"}}} for key in ("cluster", "serverless"))
+        described["oneOf"] = [*places]
+        return [{"type": "string", **NAME}]
+
     @model_validator(mode="before")
     @classmethod
     def _from_text(cls, value: Any) -> Any:
@@ -229,7 +262,11 @@ class ComputeConfig(Section):
         return self
 
 
-Workspace = Annotated[AzureWorkspace | LocalWorkspaceFolder, BeforeValidator(_workspace)]
+_WORKSPACE_TEXT = Annotated[str, Field(pattern=r"^local(:|$)|/|%2[fF]")]
+_WRITTEN_WORKSPACE = AzureWorkspace | LocalWorkspaceFolder | _WORKSPACE_TEXT
+Workspace = Annotated[
+    AzureWorkspace | LocalWorkspaceFolder, BeforeValidator(_workspace, json_schema_input_type=_WRITTEN_WORKSPACE)
+]
 
 
 S = TypeVar("S", bound=Section)
@@ -259,6 +296,11 @@ class ProbeConfig(Section):
 
     Azure's default (first look after 10 s) kills containers that load a model of this size:
     azureml-examples pull request 3983 (2026-06) had to go to 500 s.
+
+    - **initial_delay**: before the first look.
+    - **period**: between two looks.
+    - **timeout**: for one look.
+    - **failure_threshold**: looks in a row that may fail, a number.
     """
 
     initial_delay: int = Field(default=1200, ge=1)
@@ -271,8 +313,14 @@ class DeploymentConfig(Section):
     """The online endpoint and its one deployment.
 
     - **instance_type**: VM size; without one, the cheapest allowed size the built-in table knows.
+    - **instance_count**: machines that serve.
     - **auth_mode**: who may call it: whoever has its ``key``, or with ``aad_token`` whom Microsoft Entra ID knows and
       whose role has ``onlineEndpoints/score/action`` (Microsoft Learn, "Authenticate clients", read 2026-11-28).
+    - **endpoint_name**: left out, it is made of the job's and the workspace's name.
+    - **deployment_name**: its own name, in the endpoint.
+    - **max_concurrent_requests**: that one machine works on at a time.
+    - **probe**: how long the model may take to load.
+    - **allow_unlisted**: go on although the model's inference list does not have the size.
     - **request_timeout_ms**: at most 180000, the service's limit (deployment YAML reference, Microsoft Learn, 2026-07).
     """
 
@@ -287,20 +335,32 @@ class DeploymentConfig(Section):
     allow_unlisted: bool = False
 
 
+_Value = Annotated[bool | int | float | str, WithJsonSchema({"type": ["boolean", "number", "string"]})]
+
+
 class RunConfig(Section):
     """One fine-tuning run, from the foundation model to the endpoint.
 
     ``RunConfig(...)`` and the loaders raise `phift.errors.ConfigError`, which lists every mistake with its place.
 
+    - **model**: the foundation model: its name, ``name:version``, or its id in a registry.
+    - **data**: the chat data; a source alone is what to train on.
+    - **compute**: where to train: the name of a cluster, or a mapping.
     - **workspace**: ``"local"``, ``"local:<folder>"``, an Azure workspace as a mapping or as
       ``"<subscription id>/<resource group>/<workspace>"``; left out, it comes from the
       environment (``AZURE_SUBSCRIPTION_ID``, ``AZURE_RESOURCE_GROUP``, ``AZUREML_WORKSPACE_NAME``) or ``config.json``.
     - **credential**: who signs in: ``default`` asks the environment, a managed identity and the Azure CLI in turn.
     - **tenant**: the id of the Microsoft Entra tenant whose tokens are wanted, where you are a guest in several.
     - **tags**: on all that is made: cluster, data, job, model, endpoint, deployment; at most 10.
+    - **component**: the pipeline component that trains; left out, the newest ``chat_completion_pipeline``.
     - **parameters**: fine-tuning parameters; what is not given comes from the preset, then the model's tags, then the
       component.
     - **preset**: a named set of parameters; ``safe`` needs the least GPU memory.
+    - **deployment**: the endpoint and what serves behind it.
+    - **experiment**: the name that the workspace lists the job under.
+    - **registered_model_name**: left out, it is made of the foundation model's and the data's name.
+    - **force_rerun**: run each step again, though the service has kept what it made of the same inputs.
+    - **continue_on_step_failure**: let steps that do not depend on a failed one go on.
     - **work_dir**: where prepared data is written.
     - **max_cost**: what the training may cost, in USD; a run that is estimated to cost more, or cannot be estimated,
       is not submitted.
@@ -314,9 +374,11 @@ class RunConfig(Section):
     workspace: Workspace = AzureWorkspace()
     credential: CredentialKind = "default"
     tenant: Name | None = Field(default=None, validation_alias=AliasChoices("tenant", "tenant_id"))
-    tags: dict[_TagName, _TagValue] = Field(default_factory=dict, max_length=10)
+    tags: dict[_TagName, _TagValue] = Field(
+        default_factory=dict, max_length=10, json_schema_extra={"additionalProperties": False}
+    )
     component: ComponentConfig = ComponentConfig()
-    parameters: dict[str, bool | int | float | str] = Field(default_factory=dict)
+    parameters: dict[str, _Value] = Field(default_factory=dict)
     preset: Annotated[str, AfterValidator(_known_preset)] | None = None
     deployment: DeploymentConfig = DeploymentConfig()
     experiment: Name = "phift"
@@ -360,6 +422,11 @@ class RunConfig(Section):
         def __init__(self, /, **values: Any) -> None:
             with config_errors("RunConfig"):
                 super().__init__(**values)
+
+    @classmethod
+    def _also_taken(cls, described: JsonSchemaValue) -> list[JsonSchemaValue]:
+        described["properties"]["tenant_id"] = described["properties"]["tenant"]
+        return []
 
     @model_validator(mode="after")
     def _one_tenant(self) -> RunConfig:
