@@ -16,6 +16,7 @@ import click
 
 import phift
 from phift import garbage
+from phift.cli import jobs
 from phift.cli.interrupted import INTERRUPTED, Leftovers, ignore_interruptions, notes, say, watch
 from phift.cli.local import local
 from phift.cli.options import CONFIG, FOLDER, WORKSPACE, is_config
@@ -311,6 +312,7 @@ def facts(must_be_new: bool) -> None:
 
 
 main.add_command(local)
+main.add_command(jobs.follow)
 
 
 def program() -> None:
