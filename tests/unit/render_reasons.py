@@ -1,21 +1,36 @@
-"""Writes the table of `docs/errors.md` from the table of reasons: ``python tests/unit/render_reasons.py``."""
+"""Writes the tables of `docs/errors.md` from those of reasons and causes: ``python tests/unit/render_reasons.py``."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from phift.errors.reasons import Reason, table
+from phift.jobs.ends import Cause, causes
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "errors.md"
 BEGIN, END = "<!-- the table begins here -->\n", "<!-- and ends here -->\n"
+CAUSES_BEGIN, CAUSES_END = "<!-- the causes begin here -->\n", "<!-- the causes end here -->\n"
 
 
 def document() -> str:
-    """Return the whole text: what is around the table stays."""
-    head, _, rest = DOCUMENT.read_text(encoding="utf-8").partition(BEGIN)
+    """Return the whole text: what is around the tables stays."""
     rows = ["| the service says | error | that is | way out | source |", "| --- | --- | --- | --- | --- |"]
     rows += [_row(reason) for reason in table()]
-    return "".join((head, BEGIN, "\n", *(f"{row}\n" for row in rows), "\n", END, rest.partition(END)[2]))
+    causes_rows = ["| said | cause | that is | change next | source |", "| --- | --- | --- | --- | --- |"]
+    causes_rows += [_cause_row(cause) for cause in causes()]
+    text = _between(DOCUMENT.read_text(encoding="utf-8"), BEGIN, rows, END)
+    return _between(text, CAUSES_BEGIN, causes_rows, CAUSES_END)
+
+
+def _between(text: str, begin: str, rows: list[str], end: str) -> str:
+    head, _, rest = text.partition(begin)
+    return "".join((head, begin, "\n", *(f"{row}\n" for row in rows), "\n", end, rest.partition(end)[2]))
+
+
+def _cause_row(cause: Cause) -> str:
+    said = f"`{cause.text.pattern}`" if cause.text else f"{cause.name}, as above"
+    cells = (said, cause.kind, cause.what, cause.fix, f"{cause.source}; {cause.date}")
+    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
 
 
 def _row(reason: Reason) -> str:

@@ -177,10 +177,14 @@ class JobError(PhiftError, RuntimeError):
 
 
 class JobFailed(JobError):
-    """A job failed; ``step`` names the child that did, ``log_tail`` is the end of its log."""
+    """A job failed; ``step`` names the child that did, ``log_tail`` is the end of its log.
+
+    ``cause`` says why, where that is known: one of `phift.jobs.ends.CauseKind`.
+    """
 
     step: str | None = None
     log_tail: str = ""
+    cause: str = "unknown"
 
 
 class JobCanceled(JobError):
@@ -404,7 +408,7 @@ def _address_here(error: Exception) -> str | None:
     return None
 
 
-def isolated(handler: Callable[[Event], None] | None) -> Callable[[Event], None]:
+def isolated(handler: Callable[[Event], object] | None) -> Callable[[Event], None]:
     """Return a handler that never raises an error: the first one of ``handler`` is logged, the others pass.
 
     An interruption, such as Ctrl-C while it prints, is none of its errors and goes through. None hears nothing.

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any, ClassVar, Literal, TypeAlias
 
+from phift.jobs.ends import advice
 from phift.jobs.tracking import MetricPoint
 
 RUN_TAG = "phift.fingerprint"  # of a job: which run it is of
@@ -39,6 +40,11 @@ class StatusChanged(_OfJob):
 
     kind: ClassVar[Literal["status"]] = "status"
     status: str
+
+    @property
+    def advice(self) -> str:
+        """What is to be done about a status in which a job may stay for good; empty for others."""
+        return advice(self.status)
 
 
 @dataclass(frozen=True, kw_only=True)

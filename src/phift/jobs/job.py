@@ -18,19 +18,18 @@ from phift.azure.connect import clients_of
 from phift.azure.quiet import quiet_uploads
 from phift.jobs.download import Download, OnDownload
 from phift.jobs.ends import ENDED as ENDED
-from phift.jobs.ends import ENDED_BADLY
+from phift.jobs.ends import ENDED_BADLY, JobEnd, advice, read_end
 from phift.jobs.ends import Step as Step
 from phift.jobs.events import RUN_TAG
 from phift.jobs.events import JobEvent as JobEvent
 from phift.jobs.following import Cursor, look, looks
 from phift.jobs.logs import LogText, read_logs
+from phift.jobs.on_end import OnEnd, when_ended
 from phift.jobs.outputs import fetch_outputs
 from phift.jobs.tracking import Tracking
 from phift.jobs.watching import Watch, watch
 
 if TYPE_CHECKING:
-    from threading import Event
-
     import pandas as pd
     from azure.ai.ml.entities import PipelineJob
     from matplotlib.figure import Figure
@@ -173,40 +172,37 @@ class FineTuneJob:
         *,
         timeout: float | None = None,
         queue_timeout: float | None = None,
+        on_end: OnEnd | None = None,
     ) -> None:
         """Wait until the job has completed.
 
+        - **on_end**: what is done when it has ended, however it did: a function that takes a
+          `phift.jobs.ends.JobEnd`, or a command, see `phift.jobs.on_end.when_ended`.
+
         Ctrl-C detaches: the job goes on, and waiting again picks it up. Raises `phift.errors.JobFailed` with the
-        failing step and the end of its log, `phift.errors.JobCanceled`, and `phift.errors.WaitTimeout`.
+        failing step, the end of its log and what is known of the cause, `phift.errors.JobCanceled`, and
+        `phift.errors.WaitTimeout`.
         """
-        tell = errors.isolated(on_event)
+        tell, tell_end = errors.isolated(on_event), when_ended(on_end)
         for event in self.follow(timeout=timeout, queue_timeout=queue_timeout):
             tell(event)
-        self.raise_for_end()
+        end = self.end()
+        tell_end(end)
+        end.raise_if_bad()
+
+    @errors.forgetting_locals()
+    def end(self) -> JobEnd:
+        """Return how the job ended, and why it failed if it did; raises `phift.errors.WaitTimeout` before its end."""
+        status = self.status()
+        if status not in ENDED:
+            fix = advice(status) or "wait for it first"
+            raise errors.WaitTimeout(f"The job has not ended; it is {status}.", where=f"job {self.name}", fix=fix)
+        return read_end(self.name, status, self.steps, lambda: self.tracking)
 
     @errors.forgetting_locals()
     def raise_for_end(self) -> None:
         """Raise for a job that ended without a model; do nothing for one that completed."""
-        status, where = self.status(), f"job {self.name}"
-        if status == "Completed":
-            return
-        if status == "Canceled":
-            raise errors.JobCanceled("The job was cancelled.", where=where, fix="submit it again", job=self.name)
-        if status != "Failed":
-            raise errors.WaitTimeout(f"The job has not ended; it is {status}.", where=where, fix="wait for it first")
-        failed = None
-        with suppress(errors.PhiftError):  # that the job failed is the news, not that its steps are out of reach
-            failed = next((step for step in self.steps() if step.status == "Failed"), None)
-        if failed is None:
-            what = _readable(lambda: self.tracking.error(self.name)) or "The job failed."
-            fix = errors.way_out(what) or "look at the job's page in the studio"
-            raise errors.JobFailed(what, where=where, fix=fix, job=self.name)
-        reason = _readable(lambda: self.tracking.error(failed.run_id)) or "no reason given"
-        tail = _readable(lambda: next(iter(self.tracking.log_tails(failed.run_id)), ""))
-        what = f"The step {failed.name} failed: {reason}"
-        way_out = errors.way_out(reason) or "mend the cause and submit again"
-        fix = f"the end of the step's log is in `log_tail`; {way_out}"
-        raise errors.JobFailed(what, where=where, fix=fix, job=self.name, step=failed.name, log_tail=tail)
+        self.end().raise_if_bad()
 
     def logs(self, step: str | None = None, *, follow: bool = False, stop: Event | None = None) -> Iterator[LogText]:
         """Yield what the job's logs have: its own first, then its steps', in their order.
@@ -288,14 +284,6 @@ class FineTuneJob:
             self.raise_for_end()
         steps = [] if output and status == "Completed" else [(step.name, step.run_id) for step in self.steps()]
         return fetch_outputs(self._clients, self.tracking, self.entity(), output, steps, Path(folder), on_event)
-
-
-def _readable(read: Callable[[], str]) -> str:
-    """Return what a look at the failure says, or why it says nothing; it must not hide the failure."""
-    try:
-        return read()
-    except errors.PhiftError as error:
-        return f"(it could not be read: {error.what})"
 
 
 def list_jobs(clients: Clients, tag: str) -> list[PipelineJob]:

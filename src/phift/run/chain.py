@@ -39,6 +39,7 @@ from phift.errors import (
     isolated,
 )
 from phift.jobs.job import FineTuneJob, find_job, list_jobs, submit_job
+from phift.jobs.on_end import OnEnd
 from phift.jobs.pipeline import pipeline_job
 from phift.jobs.record import CONFIGURATION, SERIES, RunRecord, configuration_digest, series
 from phift.jobs.registration import RegisteredModel, register_model
@@ -379,9 +380,11 @@ class FineTuneRun:
             return self._record
 
     @forgetting_locals()
-    def wait(self, *, timeout: float | None = None, queue_timeout: float | None = None) -> None:
+    def wait(
+        self, *, timeout: float | None = None, queue_timeout: float | None = None, on_end: OnEnd | None = None
+    ) -> None:
         """Wait until the job has completed; see `phift.jobs.job.FineTuneJob.wait`."""
-        self.job.wait(self._on_event, timeout=timeout, queue_timeout=queue_timeout)
+        self.job.wait(self._on_event, timeout=timeout, queue_timeout=queue_timeout, on_end=on_end)
 
     @forgetting_locals()
     def metrics(self, *, wide: bool = False) -> pd.DataFrame:

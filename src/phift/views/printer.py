@@ -138,7 +138,7 @@ class EventPrinter:
         self._progress.take(event)
         match event:
             case StatusChanged():
-                self._line(f"job {event.status}")
+                self._line(f"job {event.status}" + (f": {event.advice}" if event.advice else ""))
             case StepChanged() if event.status != "NotStarted":
                 self._line(f"step {event.step}: {event.status}")
             case NoAnswer():
