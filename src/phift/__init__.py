@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from phift.run.chain import RunResult as RunResult
     from phift.run.events import Event as Event
     from phift.run.events import only as only
+    from phift.run.listing import Runs as Runs
+    from phift.run.listing import RunSummary as RunSummary
+    from phift.run.listing import runs as runs
     from phift.serving.deployment import deploy_model as deploy_model
     from phift.serving.endpoint import Endpoint as Endpoint
     from phift.views.printer import EventPrinter as EventPrinter
@@ -54,6 +57,8 @@ _PLACES = {
     "RegisteredModel": "jobs.registration",
     "RunConfig": "config.run",
     "RunResult": "run.chain",
+    "RunSummary": "run.listing",
+    "Runs": "run.listing",
     "StatusChanged": "jobs.events",
     "StepChanged": "jobs.events",
     "build_pipeline": "run.building",
@@ -64,6 +69,7 @@ _PLACES = {
     "prepare_dataset": "data.prepare",
     "register_model": "jobs.registration",
     "resolve_compute": "check.compute",
+    "runs": "run.listing",
 }
 
 __all__ = [*_PLACES]

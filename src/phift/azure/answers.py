@@ -8,7 +8,7 @@ than expected raises `phift.errors.ServiceError`; ``what`` says which answer it 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from enum import Enum
 from typing import Any
 
@@ -47,11 +47,13 @@ def texts(value: Any, what: str) -> dict[str, str]:
     return {str(key): str(entry) for key, entry in (value or {}).items()}
 
 
-def listed(value: Any, what: str) -> list[Any]:
+def listed(value: Any, what: str, enough: Callable[[list[Any]], bool] | None = None) -> list[Any]:
     """Return what an answer lists: a list, or something to iterate over as the SDK's pages are.
 
     One that would never end is an error: the service names a page twice, or there are more than 100,000 entries or
     10,000 pages.
+
+    - **enough**: asked after each page with all that there is so far; then no further page is read.
     """
     if isinstance(value, str) or not isinstance(value, Iterable):
         raise no_answer(value, what, "a list")
@@ -71,6 +73,8 @@ def listed(value: Any, what: str) -> list[Any]:
             tokens.add(token)
         if len(tokens) > MOST_PAGES:
             raise ServiceError(f"The list has more than {MOST_PAGES:,} pages ({what}).", where=what)
+        if enough and enough(entries):
+            break
     if not entries and is_mock:  # it can be iterated over, and is empty unless somebody gave it something
         raise no_answer(value, what, "a list")
     return entries

@@ -49,6 +49,7 @@ from urllib.parse import urlsplit
 from phift.errors import netrc, reasons
 from phift.errors.redaction import redact as redact
 from phift.errors.visible import visible as visible
+from phift.errors.visible import visible_columns as visible_columns
 from phift.errors.visible import visible_html as visible_html
 from phift.errors.visible import visible_table as visible_table
 

@@ -1,4 +1,4 @@
-"""How a text of somebody else is shown: what is in it for a terminal is seen and not done."""
+"""How things are shown to people: what is in somebody's text for a terminal is seen and not done."""
 
 from __future__ import annotations
 
@@ -29,3 +29,11 @@ def visible_table(head: Iterable[object], rows: Iterable[Iterable[object]]) -> s
     titles = "".join(f"<th>{visible_html(title)}</th>" for title in head)
     body = "".join("<tr>" + "".join(f"<td>{visible_html(cell)}</td>" for cell in row) + "</tr>" for row in rows)
     return f"<table><thead><tr>{titles}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def visible_columns(head: Iterable[object], rows: Iterable[Iterable[object]]) -> str:
+    """Return a table as lines of text, for who prints it."""
+    cells = [[visible(str(cell), lines=False) for cell in row] for row in (head, *rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in cells)
+    return "\n".join(line.rstrip() for line in lines)

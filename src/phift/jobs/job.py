@@ -286,16 +286,38 @@ class FineTuneJob:
         return fetch_outputs(self._clients, self.tracking, self.entity(), output, steps, Path(folder), on_event)
 
 
-def list_jobs(clients: Clients, tag: str) -> list[PipelineJob]:
-    """Return the jobs that have a tag of this name, newest first, as the SDK's entities."""
+def list_jobs(
+    clients: Clients,
+    tag: str,
+    *,
+    wanted: Callable[[PipelineJob], bool] | None = None,
+    most: int | None = None,
+    archived: bool = False,
+) -> list[PipelineJob]:
+    """Return the jobs that have a tag of this name, newest first, as the SDK's entities.
 
-    def created(job: PipelineJob) -> datetime:
-        made = getattr(job.creation_context, "created_at", None)
-        return made if isinstance(made, datetime) else datetime.min.replace(tzinfo=UTC)
+    - **wanted**: which of them; left out, each.
+    - **most**: how many are enough: further pages are left alone while those that are read are in order themselves.
+    - **archived**: whether those are listed too.
+    """
 
+    def chosen(listed: list[Any]) -> list[PipelineJob]:
+        return [job for job in listed if job is not None and (wanted is None or wanted(job))]
+
+    def enough(listed: list[Any]) -> bool:
+        times = [created_at(job) for job in listed if job is not None]
+        return most is not None and len(chosen(listed)) >= most and times == sorted(times, reverse=True)
+
+    options = {"list_view_type": "All"} if archived else {}
     with errors.azure_errors("jobs"):
-        found = listed(clients.workspace.jobs.list(tag=tag), "jobs")
-    return sorted((job for job in found if job is not None), key=created, reverse=True)
+        found = listed(clients.workspace.jobs.list(tag=tag, **options), "jobs", enough)
+    return sorted(chosen(found), key=created_at, reverse=True)[:most]
+
+
+def created_at(job: PipelineJob) -> datetime:
+    """Return when a job was submitted; of one that does not say it, the beginning of time."""
+    made = getattr(job.creation_context, "created_at", None)
+    return made if isinstance(made, datetime) else datetime.min.replace(tzinfo=UTC)
 
 
 def find_job(clients: Clients, name: str) -> tuple[FineTuneJob | None, str]:

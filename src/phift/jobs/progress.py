@@ -124,7 +124,7 @@ class JobProgress:
 
 def in_words(time: timedelta, units: int = 2) -> str:
     """Return a time in its largest units, as ``3 min 5 s``."""
-    seconds = round(time.total_seconds())
+    seconds = max(0, round(time.total_seconds()))  # one clock may be behind the other
     days, hours, minutes = seconds // 86_400, seconds // 3600 % 24, seconds // 60 % 60
     parts = [(days, "d"), (hours, "h"), (minutes, "min"), (seconds % 60, "s")]
     first = next((index for index, (count, _) in enumerate(parts) if count), len(parts) - 1)

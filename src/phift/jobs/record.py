@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-from phift.azure.answers import text, texts
+from phift.azure.answers import mapping, text, texts
 from phift.check.models import AllowList, FoundationModel
 from phift.component.preprocessing import SPLITS
 from phift.config.addresses import read_address, without_version
@@ -85,13 +85,14 @@ class RunRecord:
         if RUN_TAG not in tags or found is None or not found.registry:
             what = "This job was not submitted by phift: it has no record of a run in its tags."
             raise NotFound(what, where=f"job {text(job.name, 'job.name')}", fix="name a job that phift submitted")
-        serving = kept.get("serving")
+        serving = mapping(kept.get("serving"))
+        sizes = serving.get("sizes")
         model = FoundationModel(
             id=base,
             name=found.name,
             version=found.version,
             registry=found.registry,
-            inference=AllowList(tuple(serving["sizes"]), str(serving["source"])) if serving else None,
+            inference=AllowList(tuple(sizes), str(serving.get("source"))) if isinstance(sizes, list) else None,
         )
         named = [key.removeprefix(f"{SERIES}.") for key in tags if key.startswith(f"{SERIES}.")]
         return cls(
@@ -102,7 +103,7 @@ class RunRecord:
             data_hash=tags.get("phift.data", ""),
             series=named[0] if named else "",
             configuration_digest=tags.get(CONFIGURATION, ""),
-            configuration=kept.get("configuration") or {},
+            configuration=mapping(kept.get("configuration")),
         )
 
     @property

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from rich.console import Console
 from rich.table import Table
@@ -11,6 +11,7 @@ from rich.text import Text
 from phift.check.report import CheckReport
 from phift.data.prepare import PreparedDataset
 from phift.errors import redact, visible
+from phift.jobs.progress import in_words
 from phift.plan import Plan
 from phift.serving.cleanup import DeployedEndpoint
 
@@ -84,11 +85,17 @@ def show_endpoints(console: Console, found: Sequence[tuple[DeployedEndpoint, Map
         table.add_column(column, overflow="fold")
     for each, deployments in found:
         shares = [f"{name} {each.traffic.get(name, 0)} % ({instances})" for name, instances in deployments.items()]
-        age = "unknown"
-        if each.age is not None:  # in its two largest units
-            minutes = max(0, int(each.age.total_seconds() // 60))
-            hours, days = minutes // 60, minutes // (24 * 60)
-            age = f"{days} d {hours % 24} h" if days else f"{hours} h {minutes % 60} min" if hours else f"{minutes} min"
+        age = in_words(each.age) if each.age is not None else "unknown"
         traffic = "\n".join(visible(share, lines=False) for share in shares) or "no deployment"
         table.add_row(*_names(each.name, each.job or "-", each.model or "-", age), shown(traffic))
+    console.print(table)
+
+
+def show_table(console: Console, head: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Print a table; no text in it is taken for markup."""
+    table = Table(box=None, pad_edge=False)
+    for column in head:
+        table.add_column(shown(column), overflow="fold")
+    for row in rows:
+        table.add_row(*_names(*row))
     console.print(table)
