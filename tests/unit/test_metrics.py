@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from phift.azure.clients import Clients
 from phift.errors import NotFound
 from phift.jobs import plot
 from phift.jobs.job import FineTuneJob
+from phift.jobs.metrics import plain_rows
 from phift.testing import TestWorkspace
 from unit import given
 
@@ -182,3 +184,15 @@ assert "matplotlib.pyplot" not in sys.modules
 """
     subprocess.run([sys.executable, "-c", program], check=True)  # noqa: S603 - our own program
     assert (tmp_path / "curve.svg").read_bytes().startswith(b"<?xml")
+
+
+def test_metrics_as_plain_values_are_json(job: FineTuneJob, clients: Clients) -> None:
+    log(clients, [("loss", 10, 3.0), ("loss", 20, -math.inf), ("step", 20, math.nan)])
+    values = plain_rows(job.metrics())
+    assert json.loads(json.dumps(values, allow_nan=False)) == values
+    assert values[0] == {"metric": "loss", "step": 10, "value": 3.0, "time": "1970-01-01 00:00:00+00:00"}
+    assert plain_rows(job.metrics(), wide=True) == [
+        {"step": 10, "metrics": {"loss": 3.0}},
+        {"step": 20, "metrics": {"loss": "-Infinity", "step": "NaN"}},
+    ]
+    assert plain_rows(job.metrics().iloc[:0], wide=True) == []

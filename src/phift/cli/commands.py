@@ -311,8 +311,8 @@ def facts(must_be_new: bool) -> None:
     sys.exit(1 if must_be_new and old else 0)
 
 
-main.add_command(local)
-main.add_command(jobs.follow)
+for _command in (local, jobs.follow, jobs.runs, jobs.metrics):
+    main.add_command(_command)
 
 
 def program() -> None:

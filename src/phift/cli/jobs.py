@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 import phift
 from phift.cli.interrupted import Leftovers
-from phift.cli.options import WORKSPACE
-from phift.cli.output import console, hand_out
+from phift.cli.options import PLOT, WORKSPACE
+from phift.cli.output import console, hand_out, tell
 
 if TYPE_CHECKING:
     from phift import Event
@@ -44,3 +45,44 @@ def follow(job: str, workspace: str | None, as_json: bool) -> None:
         finally:
             printer.left()
         found.raise_for_end()
+
+
+@click.command()
+@WORKSPACE
+@click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, help="Show so many at most.")
+@click.option("--state", multiple=True, help="Show jobs in this state only, such as Running; may be given again.")
+@click.option("--experiment", help="Show jobs of this experiment only.")
+@click.option("--json", "as_json", is_flag=True, help="Print the list as JSON.")
+def runs(workspace: str | None, limit: int, state: tuple[str, ...], experiment: str | None, as_json: bool) -> None:
+    """List the jobs that phift has submitted in a workspace, newest first, with what became of each."""
+    found = phift.runs(workspace, limit=limit, state=state, experiment=experiment)
+    if as_json:
+        hand_out(json.dumps([run.to_dict() for run in found], indent=2))
+        return
+    if len(found):
+        from phift.views.terminal import show_table
+
+        show_table(console(), found.HEAD, found.rows())
+    tell(found.summary + ("; --limit shows more" if found.more else ""), err=True)
+
+
+@click.command()
+@click.argument("job")
+@WORKSPACE
+@click.option("--wide", is_flag=True, help="Print a line a step, with a column for each metric.")
+@PLOT
+@click.option("--json", "as_json", is_flag=True, help="Print the metrics as JSON.")
+def metrics(job: str, workspace: str | None, wide: bool, plot: Path | None, as_json: bool) -> None:
+    """Print what a job has logged so far as CSV: a line for each metric and step."""
+    from phift.jobs.metrics import plain_rows, widen
+
+    found = phift.FineTuneJob(job, phift.connect(workspace=workspace))
+    frame = found.metrics()
+    if plot:
+        from phift.jobs.plot import draw
+
+        draw({job: frame}, where=f"job {job}").savefig(plot)
+    if as_json:
+        hand_out(json.dumps(plain_rows(frame, wide=wide), indent=2))
+    else:
+        tell((widen(frame).to_csv() if wide else frame.to_csv(index=False)).rstrip("\n"), lines=True)

@@ -16,9 +16,21 @@ FOLDER = click.option(
     type=click.Path(file_okay=False, path_type=Path),
     help="Where the local workspace keeps its state; by default in the user's data directory.",
 )
+PLOT = click.option(
+    "--plot",
+    type=click.Path(dir_okay=False, path_type=Path),
+    callback=lambda _context, _option, path: _picture(path),
+    help="Draw the curves into this file: .png, .svg or .pdf.",
+)
 CONFIG = click.argument("config", type=click.Path(path_type=Path))
 
 
 def is_config(target: str) -> bool:
     """Tell whether what a command is about is a configuration, and no name."""
     return target.endswith((".yaml", ".yml")) or Path(target).is_file()
+
+
+def _picture(path: Path | None) -> Path | None:
+    if path and path.suffix.lower() not in (".png", ".svg", ".pdf"):
+        raise click.BadParameter("the file's name has to end in .png, .svg or .pdf")
+    return path

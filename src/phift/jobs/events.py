@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any, ClassVar, Literal, TypeAlias
 
 from phift.jobs.ends import advice
-from phift.jobs.tracking import MetricPoint
+from phift.jobs.tracking import MetricPoint, plain_number
 
 RUN_TAG = "phift.fingerprint"  # of a job: which run it is of
 
@@ -69,9 +68,8 @@ class MetricLogged(_OfJob):
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as plain values, ready for JSON: what is no finite number is text, as "NaN"."""
-        values, value = super().to_dict(), self.metric.value
-        if not math.isfinite(value):  # as the JSON of protocol buffers has it, since JSON itself has none
-            values["metric"]["value"] = "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+        values = super().to_dict()
+        values["metric"]["value"] = plain_number(self.metric.value)
         return values
 
 

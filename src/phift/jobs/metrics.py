@@ -6,10 +6,10 @@ and 39198, 2025-01-31).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from phift.azure.threads import SideBySide
-from phift.jobs.tracking import Tracking
+from phift.jobs.tracking import Tracking, plain_number
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -43,3 +43,20 @@ def read_metrics(tracking: Tracking, run: str) -> pd.DataFrame:
 def widen(frame: pd.DataFrame) -> pd.DataFrame:
     """Return the wide form of the long one: a row a step, a column a metric, NaN where it was not logged."""
     return frame.pivot(index="step", columns="metric", values="value").rename_axis(columns=None)
+
+
+def plain_rows(frame: pd.DataFrame, *, wide: bool = False) -> list[dict[str, Any]]:
+    """Return the rows of the long form as plain values, ready for JSON; wide, those of each step in one.
+
+    What is no finite number is text, see `phift.jobs.tracking.plain_number`.
+    """
+    rows = [
+        {"metric": metric, "step": int(step), "value": plain_number(value), "time": None if time != time else str(time)}
+        for metric, step, value, time in frame.itertuples(index=False)
+    ]
+    if not wide:
+        return rows
+    steps: dict[int, dict[str, Any]] = {step: {} for step in sorted({row["step"] for row in rows})}
+    for row in rows:
+        steps[row["step"]][row["metric"]] = row["value"]
+    return [{"step": step, "metrics": metrics} for step, metrics in steps.items()]

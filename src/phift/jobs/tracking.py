@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 from contextlib import suppress
@@ -180,3 +181,10 @@ def _number(value: object, what: str, kind: type[Number]) -> Number:
         with suppress(ValueError, OverflowError):  # NaN and infinity are numbers, but not whole ones
             return kind(float(value))
     raise no_answer(value, what, "a number")
+
+
+def plain_number(value: float) -> float | str:
+    """Return a number as JSON has it; what is no finite one is text, as in the JSON of protocol buffers."""
+    if math.isfinite(value):
+        return value
+    return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
