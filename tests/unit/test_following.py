@@ -16,7 +16,7 @@ from phift.azure.clients import Clients
 from phift.errors import ConfigError, ServiceError
 from phift.jobs.ends import WAITING
 from phift.jobs.events import RUN_TAG, Idle, MetricLogged, StatusChanged, StepChanged
-from phift.jobs.following import STATUS_PERIOD, Cursor
+from phift.jobs.following import LIVE_METRICS, STATUS_PERIOD, Cursor
 from phift.jobs.job import FineTuneJob
 from phift.jobs.tracking import MetricPoint
 from phift.testing import TestWorkspace
@@ -144,7 +144,9 @@ def test_the_end_is_noticed_within_five_seconds_whatever_the_length(clock: Clock
     # The status is one small answer; what costs more is asked for as seldom as before.
     assert fakes.workspace.record.count("jobs.get") <= length / STATUS_PERIOD + 2
     assert fakes.workspace.record.count("jobs.list") <= length / 15 + 2
-    assert Counter("get-history" in address for address in fakes.rest.addresses)[True] <= 2 * (length / 15 + 2)
+    assert Counter("get-history" in address for address in fakes.rest.addresses)[True] <= len(LIVE_METRICS) * (
+        length / 15 + 2
+    )
 
 
 def test_steps_and_losses_are_read_at_once_where_the_status_has_changed(clock: Clock) -> None:

@@ -101,7 +101,7 @@ def test_names_and_tags_are_the_given_ones() -> None:
     assert (job.name, job.display_name, job.experiment_name) == ("phift-phi-4-0", shown, "phift")
     config = RunConfig(model="Phi-4", compute="gpu-cluster", data={"train": "azureml:chat:1"})
     record = RunRecord.of(config, plan(raw(1), parameters()))
-    assert (dict(job.tags), job.properties) == (record.tags, record.properties)
+    assert (dict(job.tags), job.properties) == (record.tags, {**record.properties, "phift.length": "1/-1"})
 
 
 @pytest.mark.parametrize("value", [True, False])

@@ -1,6 +1,10 @@
 from __future__ import annotations
 
 import io
+import re
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
 from io import StringIO
 from pathlib import Path
 from typing import Any, cast, get_args
@@ -134,3 +138,45 @@ def test_markup_in_names_is_not_taken_for_markup(screen: Screen) -> None:
 def test_an_unknown_event_prints_nothing(screen: Screen) -> None:
     EventPrinter(screen.console)(cast(Event, object()))
     assert screen.lines == []
+
+
+def test_a_job_in_a_terminal_is_drawn_with_steps_losses_and_the_time_left() -> None:
+    stream = io.StringIO()
+    printer = EventPrinter(Console(file=stream, force_terminal=True, width=160, color_system=None))
+    created = datetime.now(UTC) - timedelta(minutes=3)
+    printer(StatusChanged(job="job", status="Running", created=created, epochs=2.0))
+    printer(StepChanged(job="job", step="finetune", run_id="1", status="Running"))
+    for seconds, epoch in ((0, 0.5), (60, 1.0)):
+        printer(metric("loss", 2 - epoch))
+        printer(MetricLogged(job="job", metric=MetricPoint("epoch", 1, epoch, seconds * 1000)))
+    printer.left()
+    drawn = stream.getvalue()
+    assert "Running · 3 min" in drawn
+    assert "training 50%, about 2 min left · loss 1.0000" in drawn
+    assert "▶ finetune" in drawn
+    assert drawn.rindex("\x1b[?25h") > drawn.rindex("\x1b[?25l")  # the cursor is there again
+    printer.left()
+    assert stream.getvalue() == drawn
+
+
+def test_a_program_that_ends_while_a_job_is_drawn_has_its_cursor_back() -> None:
+    program = (
+        "from rich.console import Console; from phift import EventPrinter, StatusChanged\n"
+        "printer = EventPrinter(Console(force_terminal=True, color_system=None))\n"
+        "printer(StatusChanged(job='job', status='Running'))\n"
+        "print('the end')"
+    )
+    command = [sys.executable, "-c", program]
+    drawn = subprocess.run(command, check=True, capture_output=True, text=True).stdout  # noqa: S603 - as written above
+    assert "the end" in drawn
+    assert drawn.rindex("\x1b[?25h") > drawn.rindex("\x1b[?25l")
+
+
+def test_the_end_of_a_job_leaves_lines_alone() -> None:
+    stream = io.StringIO()
+    printer = EventPrinter(Console(file=stream, force_terminal=True, width=160, color_system=None))
+    printer(StatusChanged(job="job", status="Running"))
+    printer(metric("loss", 0.5))
+    printer(StatusChanged(job="job", status="Completed"))
+    assert "  job Completed\n" in stream.getvalue()
+    assert re.sub(r"\x1b\[\S+?[A-Za-z]", "", stream.getvalue()).endswith("  loss 0.5000\n")

@@ -28,7 +28,7 @@ ALLOWED = {
     "check": {"azure", "component", "config", "data", "errors", "facts", "tokens"},
     "data": {"azure", "check", "component", "config", "errors", "version"},
     "tokens": {"azure", "check", "component", "config", "data", "errors"},
-    "jobs": {"azure", "check", "component", "config", "data", "errors", "plan", "version"},
+    "jobs": {"views", "azure", "check", "component", "config", "data", "errors", "plan", "version"},
     "serving": {"azure", "config", "errors", "jobs"},
     "plan": {"azure", "check", "config", "data", "errors", "facts", "jobs", "tokens"},
     "run": {"azure", "check", "component", "config", "data", "errors", "jobs", "plan", "serving", "tokens"},

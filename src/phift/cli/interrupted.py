@@ -161,6 +161,11 @@ class Leftovers:
                 self.endpoints.remove(event.name)
         self._show(event)
 
+    def left(self) -> None:
+        """Have nothing more drawn, so that what is said next stands by itself."""
+        if left := getattr(self._show, "left", None):
+            left()
+
     @contextmanager
     def told(self) -> Iterator[None]:
         """Say in the notes of an interruption, and of an error, what is left."""
@@ -168,6 +173,7 @@ class Leftovers:
         try:
             yield
         except BaseException as error:
+            self.left()
             interrupted = isinstance(error, KeyboardInterrupt)
             if interrupted:
                 ignore_interruptions()

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any, ClassVar, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeAlias
 
+from phift.azure.answers import mapping
 from phift.jobs.ends import advice
 from phift.jobs.tracking import MetricPoint, plain_number
 
+if TYPE_CHECKING:
+    from azure.ai.ml.entities import PipelineJob
+
 RUN_TAG = "phift.fingerprint"  # of a job: which run it is of
+LENGTH = "phift.length"  # a job's property: epochs and steps that it trains, as ``3.0/-1``
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,15 +41,48 @@ class _OfJob:
 
 @dataclass(frozen=True, kw_only=True)
 class StatusChanged(_OfJob):
-    """The job has another status; the last event of a job is of one of `phift.jobs.job.ENDED`."""
+    """The job has another status; the last event of a job is of one of `phift.jobs.job.ENDED`.
+
+    - **created**: when it was submitted, in UTC, where the service says it.
+    - **epochs**, **max_steps**: how long it trains, as phift noted of it, or 0; the latter counts before the former.
+    """
 
     kind: ClassVar[Literal["status"]] = "status"
     status: str
+    created: datetime | None = field(default=None, compare=False)
+    epochs: float = field(default=0.0, compare=False)
+    max_steps: int = field(default=0, compare=False)
+
+    @classmethod
+    def of(cls, job: str, run: str, status: str, entity: PipelineJob) -> Self:
+        """Return the event for a job as the SDK has it."""
+        epochs, _, steps = str(mapping(getattr(entity, "properties", None)).get(LENGTH, "")).partition("/")
+        created = getattr(getattr(entity, "creation_context", None), "created_at", None)
+        return cls(
+            job=job,
+            run=run,
+            status=status,
+            created=created.astimezone(UTC) if isinstance(created, datetime) and created.tzinfo else None,
+            epochs=_positive(epochs),
+            max_steps=int(_positive(steps)),
+        )
 
     @property
     def advice(self) -> str:
         """What is to be done about a status in which a job may stay for good; empty for others."""
         return advice(self.status)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as plain values, ready for JSON."""
+        return {**super().to_dict(), "created": self.created.isoformat() if self.created else None}
+
+
+def _positive(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        return 0.0
+    return number if 0 < number < math.inf else 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +100,7 @@ class StepChanged(_OfJob):
 
 @dataclass(frozen=True, kw_only=True)
 class MetricLogged(_OfJob):
-    """The job has logged a loss; ``metric.timestamp`` says when."""
+    """The job has logged a loss, or how many epochs it has trained; ``metric.timestamp`` says when."""
 
     kind: ClassVar[Literal["metric"]] = "metric"
     metric: MetricPoint

@@ -31,7 +31,7 @@ STATUS_PERIOD = 4.0
 The SDK's ``jobs.stream`` looks less often the longer it goes on, up to once in 59 s (azure-ai-ml 1.35.2,
 ``_job_ops_helper._get_sorted_filtered_logs`` and ``_wait_before_polling``).
 """
-LIVE_METRICS = ("loss", "eval_loss")
+LIVE_METRICS = ("loss", "eval_loss", "epoch")
 _PAGE = 500  # points, of which those of the last page are read at every look
 _LONGEST_REFUSAL = 60.0  # seconds
 _WORTH_A_WORD = 10.0  # seconds of silence; a shorter one passes unnoticed
@@ -133,7 +133,7 @@ def look(job: Followed, cursor: Cursor | None = None) -> tuple[list[JobEvent], C
         events += [MetricLogged(job=job.name, run=run, metric=point) for point in points]
     if status != before.status:
         # The end comes after what led to it, everything else before what follows from it.
-        event = StatusChanged(job=job.name, run=run, status=status)
+        event = StatusChanged.of(job.name, run, status, entity)
         events = [*events, event] if status in ENDED else [event, *events]
     _log(job, events)
     known = {step.run_id: step.status for step in steps}

@@ -26,6 +26,7 @@ from phift.jobs.following import Cursor, look, looks
 from phift.jobs.logs import LogText, read_logs
 from phift.jobs.on_end import OnEnd, when_ended
 from phift.jobs.outputs import fetch_outputs
+from phift.jobs.progress import JobProgress
 from phift.jobs.tracking import Tracking
 from phift.jobs.watching import Watch, watch
 
@@ -176,6 +177,10 @@ class FineTuneJob:
     ) -> None:
         """Wait until the job has completed.
 
+        In a notebook, and without a handler, it shows the job in the cell's output meanwhile.
+
+        - **on_event**: called with each event; if it has a method ``left``, as `EventPrinter` has, that is called when
+          nothing more will come.
         - **on_end**: what is done when it has ended, however it did: a function that takes a
           `phift.jobs.ends.JobEnd`, or a command, see `phift.jobs.on_end.when_ended`.
 
@@ -183,9 +188,16 @@ class FineTuneJob:
         failing step, the end of its log and what is known of the cause, `phift.errors.JobCanceled`, and
         `phift.errors.WaitTimeout`.
         """
-        tell, tell_end = errors.isolated(on_event), when_ended(on_end)
-        for event in self.follow(timeout=timeout, queue_timeout=queue_timeout):
-            tell(event)
+        from phift.views.notebook import JobView, in_notebook
+
+        handler = on_event or (JobView(JobProgress(self.name)) if in_notebook() else None)
+        tell, left, tell_end = errors.isolated(handler), getattr(handler, "left", None), when_ended(on_end)
+        try:
+            for event in self.follow(timeout=timeout, queue_timeout=queue_timeout):
+                tell(event)
+        finally:
+            if left:
+                left()
         end = self.end()
         tell_end(end)
         end.raise_if_bad()

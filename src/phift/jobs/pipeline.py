@@ -14,6 +14,7 @@ from phift.data.assets import DataInAzure
 from phift.data.on_cluster import REPORT, preparation_step, step_inputs
 from phift.data.on_cluster import STEP as PREPARATION
 from phift.errors import ParameterError, ServiceError, azure_errors
+from phift.jobs.events import LENGTH
 from phift.jobs.job import OUTPUT
 from phift.jobs.record import RunRecord
 from phift.plan import Plan
@@ -42,7 +43,7 @@ def pipeline_job(
     from azure.ai.ml import Input, Output
     from azure.ai.ml.entities import Pipeline, PipelineJob, PipelineJobSettings
 
-    component, record = plan.component, RunRecord.of(config, plan)
+    component, record, settings = plan.component, RunRecord.of(config, plan), plan.parameters.settings
     inputs: dict[str, str | Input] = {
         **plan.parameters.arguments(),
         "mlflow_model_path": Input(type="mlflow_model", path=plan.model.id),
@@ -75,7 +76,7 @@ def pipeline_job(
             display_name=display_name(plan.model.name, plan.dataset.name, plan.parameters, plan.target),
             experiment_name=config.experiment,
             tags=record.tags,
-            properties=record.properties,
+            properties={**record.properties, LENGTH: f"{settings.num_train_epochs}/{settings.max_steps}"},
             jobs=nodes,
             outputs=outputs,
             settings=PipelineJobSettings(

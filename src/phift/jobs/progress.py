@@ -5,15 +5,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
 
+from phift.jobs.ends import ENDED
 from phift.jobs.events import JobEvent, MetricLogged, NoAnswer, StatusChanged, StepChanged
 
-if TYPE_CHECKING:
-    from azure.ai.ml.entities import PipelineJob
-
 LOSSES = ("loss", "eval_loss")
-_ENDED = frozenset({"Completed", "Failed", "Canceled"})
 _LONGEST_LIFE = timedelta(days=366)  # of what is said to be left
 
 
@@ -49,36 +45,22 @@ class JobProgress:
     _reached: list[tuple[float, float]] = field(default_factory=list)  # shares of the training, and when, in seconds
     _noticed: datetime | None = None
 
-    @classmethod
-    def of(cls, name: str, entity: PipelineJob) -> JobProgress:
-        """Return the progress of a job of which nothing has been told yet; how long it trains stands in its inputs."""
-        given: dict[str, float] = {}
-        for node in (getattr(entity, "jobs", None) or {}).values():
-            inputs = getattr(node, "job_inputs", None) or {}
-            for key in ("num_train_epochs", "max_steps"):
-                given[key] = _number(inputs.get(key)) or given.get(key, 0.0)
-        created = getattr(getattr(entity, "creation_context", None), "created_at", None)
-        return cls(
-            name,
-            epochs=given.get("num_train_epochs", 0.0),
-            max_steps=int(given.get("max_steps", 0)),
-            created=created if isinstance(created, datetime) and created.tzinfo else None,
-        )
-
     def take(self, event: JobEvent) -> None:
         """Take in an event."""
         self.silence = event.what if isinstance(event, NoAnswer) else ""
         match event:
             case StatusChanged():
+                self.epochs, self.max_steps = event.epochs or self.epochs, event.max_steps or self.max_steps
+                self.created = event.created or self.created
                 self.status = event.status
-                if event.status in _ENDED:
+                if event.status in ENDED:
                     self.ended = event.time
             case StepChanged():
                 seen = self.steps.get(event.run_id or event.step)
                 step = self.steps.setdefault(event.run_id or event.step, StepProgress(event.step, event.status))
                 if seen and event.status == "Running":
                     step.since = event.time
-                if seen and event.status in _ENDED:
+                if seen and event.status in ENDED:
                     step.until = event.time
                 step.status = event.status
             case MetricLogged():
@@ -106,7 +88,7 @@ class JobProgress:
 
     def left(self, now: datetime | None = None) -> timedelta | None:
         """Return how long the training will take from now if it goes on as it has so far; None where nobody knows."""
-        if len(self._reached) < 2 or self._noticed is None or self.status in _ENDED:
+        if len(self._reached) < 2 or self._noticed is None or self.status in ENDED:
             return None
         (first, began), (share, reached) = self._reached[0], self._reached[-1]
         if share <= first or reached <= began or share >= 1:
@@ -131,11 +113,3 @@ def in_words(time: timedelta, units: int = 2) -> str:
     return " ".join(
         f"{count} {unit}" for count, unit in parts[first : first + units] if count or first == len(parts) - 1
     )
-
-
-def _number(value: object) -> float:
-    try:
-        number = float(value)  # type: ignore[arg-type]  # whatever the SDK has there
-    except (TypeError, ValueError, OverflowError):
-        return 0.0
-    return number if math.isfinite(number) and number > 0 else 0.0

@@ -102,7 +102,7 @@ class FineTuneRun:
         self._config: RunConfig | None = config
         given = clients is None or isinstance(clients, Clients)
         self._clients: Clients | None = clients if given else connect(config, workspace=clients)
-        self._on_event = isolated(on_event)
+        self._handler, self._on_event = on_event, isolated(on_event)
         self._plan: Plan | None = None
         self._checked: tuple[CheckReport, float, object] | None = None  # when, in seconds since 1970, and of what
         self._dataset: PreparedDataset | None = None
@@ -384,7 +384,13 @@ class FineTuneRun:
         self, *, timeout: float | None = None, queue_timeout: float | None = None, on_end: OnEnd | None = None
     ) -> None:
         """Wait until the job has completed; see `phift.jobs.job.FineTuneJob.wait`."""
-        self.job.wait(self._on_event, timeout=timeout, queue_timeout=queue_timeout, on_end=on_end)
+        try:
+            # Without a handler of its own the job shows itself in a notebook.
+            tell = self._on_event if self._handler else None
+            self.job.wait(tell, timeout=timeout, queue_timeout=queue_timeout, on_end=on_end)
+        finally:
+            if left := getattr(self._handler, "left", None):
+                left()
 
     @forgetting_locals()
     def metrics(self, *, wide: bool = False) -> pd.DataFrame:

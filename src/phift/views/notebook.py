@@ -71,6 +71,8 @@ class JobView:
 
     def left(self) -> None:
         """Show that nobody follows it any more, as after an interruption."""
+        if self._progress.ended:
+            return
         html, text = job_view(self._progress)
         said = "No longer followed here; the job goes on."
         self._view.show(f"{html}<div>{said}</div>", f"{text}\n{said}", now=True)
