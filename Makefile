@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # Microsoft's storage emulator, for tests; 3.36 and newer want Node.js 21.
 AZURITE := 3.35.0
 
-.PHONY: quickstart test azurite contract verified check routes reasons schema versions faults proofs fuzz format bench bench-data bench-local kill callers signals clean
+.PHONY: quickstart test azurite contract verified check routes reasons schema versions faults proofs fuzz format bench bench-data bench-local bench-download kill callers signals clean
 
 quickstart: $(VENV)/installed
 	$(BIN)/phift quickstart
@@ -69,6 +69,10 @@ bench-data: $(VENV)/installed
 
 bench-local: $(VENV)/installed
 	$(BIN)/python bench/local_scale.py
+
+# Needs 7 GB of disk.
+bench-download: $(VENV)/installed
+	$(BIN)/python bench/download.py
 
 # Kills the local workspace's server under load, and a preparation, sixty times each; PHIFT_KILL_SEED chooses other
 # moments for the server.

@@ -21,6 +21,7 @@ BENCH = Path(__file__).parents[2] / "bench"
         ("near_duplicates.py", ["--rows", "100"], "precision"),
         ("count_tokens.py", ["--rows", "20", "--rounds", "1"], "phift / encode_batch: "),
         ("check_latency.py", ["1"], "ratio"),
+        ("download.py", ["--gigabytes", "0.02", "--files", "5", "--cuts", "3"], "whole and right: True"),
         ("local_scale.py", ["1"], "all 1001 jobs, page by page: "),
     ],
 )

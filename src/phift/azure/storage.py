@@ -15,16 +15,25 @@ from typing import TYPE_CHECKING, Any, Self
 from phift.azure.answers import json_object, listed, text
 from phift.azure.clients import Clients, send_own_authorization
 from phift.config.addresses import read_address
-from phift.errors import AccessDenied, AuthenticationError, NotFound, ServiceError, azure_errors, in_a_line
+from phift.errors import (
+    AccessDenied,
+    AuthenticationError,
+    NotFound,
+    ServiceError,
+    ServiceUnreachable,
+    azure_errors,
+    in_a_line,
+)
 
 if TYPE_CHECKING:
     from azure.storage.blob import ContainerClient
 
-PIECE = 4 << 20
-"""Bytes that are asked for at once: the most that storage sends the MD5 of (Microsoft Learn, "Get Blob", 2026-11)."""
+PIECE = 2 << 20
+"""Bytes that are asked for at once; storage sends the MD5 of 4 MiB at most (Microsoft Learn, "Get Blob", 2026-11)."""
 
 _API = "2024-10-01-preview"  # what azure-ai-ml 1.35.2 asks for secrets with
 _KEYS_OFF = "KeyBasedAuthenticationNotPermitted"
+_ATTEMPTS = 3  # for a piece; each asks three times where nobody answers
 _AGED = 600.0  # seconds; a signature is good for an hour, and one refused when it is younger is refused for good
 _FOLDER = "hdi_isfolder"  # metadata of what stands for a folder where an account has a hierarchy
 
@@ -145,16 +154,27 @@ class Datastore:
 
     def read(self, file: StoredFile, start: int, length: int) -> bytes:
         """Return a piece of a file; see `StoredFile.read`."""
-        container = self._container()
-        try:
-            return self._read(container, file, start, length)
-        except (AccessDenied, AuthenticationError):
-            with self._opening:
-                if container is self._opened[-1]:  # else another thread has opened it anew
-                    if time.monotonic() - self._since < _AGED:
-                        raise
-                    self._open(by_token=self._by_token)
-        return self._read(self._opened[-1], file, start, length)
+        container, attempts = self._container(), 0
+        while True:
+            try:
+                return self._read(container, file, start, length)
+            except (AccessDenied, AuthenticationError):
+                container = self._renewed(container)
+            except ServiceError as error:
+                attempts += 1
+                # An answer that breaks off, or that comes damaged, the SDK asks for no more.
+                broken = isinstance(error, ServiceUnreachable) or error.status in (None, 200, 206)
+                if not broken or attempts == _ATTEMPTS:
+                    raise
+
+    def _renewed(self, refused: ContainerClient) -> ContainerClient:
+        """Return a client with a new signature in the place of one that is refused; raises what is being handled."""
+        with self._opening:
+            if refused is self._opened[-1]:  # else another thread has opened it anew
+                if time.monotonic() - self._since < _AGED:
+                    raise
+                self._open(by_token=self._by_token)
+            return self._opened[-1]
 
     def _read(self, container: ContainerClient, file: StoredFile, start: int, length: int) -> bytes:
         from azure.core import MatchConditions
@@ -202,8 +222,9 @@ class Datastore:
             text(about.get("containerName"), "datastore.containerName"),
             credential=credential or rest.credential,
             # Its own begins with 15 s: a piece that breaks costs little, and what has come is kept.
-            retry_policy=ExponentialRetry(initial_backoff=1, increment_base=2, retry_total=4, random_jitter_range=1),
+            retry_policy=ExponentialRetry(initial_backoff=1, increment_base=2, retry_total=2, random_jitter_range=1),
             raw_request_hook=send_own_authorization,
+            connection_data_block_size=PIECE,  # of slices of 4 KB, as they are else, a large file has half a million
         )
         self._opened.append(made)
         self._since = time.monotonic()

@@ -23,6 +23,8 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Any, ClassVar, Literal
 
+import xxhash
+
 from phift.azure.downloads import refuse_names, refuse_size
 from phift.azure.storage import PIECE, StoredFile
 from phift.azure.threads import SideBySide
@@ -32,8 +34,8 @@ from phift.jobs.manifest import MANIFEST, read_manifest, write_manifest
 STATE = ".phift-download"
 """The folder of what is not whole yet, in the one that is written to; it goes when all is there."""
 
-_THREADS = 8
-_AHEAD = 10  # pieces asked for or waiting to be written
+_THREADS = 10  # as many connections as an HTTP client keeps
+_AHEAD = 14  # pieces asked for or waiting to be written; each is there twice for a moment
 _LOOK = 0.2  # seconds between two looks whether somebody else is done
 _KEPT = "run again: what has come so far is kept"
 _REFUSED = {
@@ -146,7 +148,7 @@ class _Piece:
 
 
 def _digest(content: bytes) -> str:
-    return hashlib.md5(content, usedforsecurity=False).hexdigest()
+    return xxhash.xxh3_128_hexdigest(content)  # of our own writing, so that it need not withstand anybody
 
 
 class _Part:
@@ -171,11 +173,10 @@ class _Part:
         for start in range(self.size, self.file.size, PIECE):
             yield _Piece(partial(self.file.read, start, min(PIECE, self.file.size - start)))
 
-    def check(self) -> None:
-        """Raise `phift.errors.ServiceError` where the whole file has another hash than storage says."""
-        if self.file.md5 and self.md5.digest() != self.file.md5:
-            what = "The file has another MD5 than storage says it has."
-            raise ServiceError(what, where=self.path, fix="run again; if it stays so, what lies in storage is broken")
+    @property
+    def is_right(self) -> bool:
+        """Whether the whole file has the hash that storage says, if that says any."""
+        return self.file.md5 in (None, self.md5.digest())
 
 
 class _Folder:
@@ -277,10 +278,8 @@ class _Folder:
         if not target.exists():
             return
         seen = target.stat()
-        # Its time is that of storage; a copy of the folder has another one, and what was changed too.
-        if seen.st_size == file.size and (
-            int(seen.st_mtime) == int(file.modified) or entry["sha256"] == _sha256(target)
-        ):
+        # Its time is a whole second, that of storage; a copy of the folder has another one, and what was changed too.
+        if seen.st_size == file.size and (seen.st_mtime == file.modified or entry["sha256"] == _sha256(target)):
             self._done[path] = entry["sha256"]
             self._bytes += file.size
 
@@ -294,9 +293,8 @@ class _Folder:
             elif "piece" in line:
                 pieces.append(line["piece"])
             elif "path" in line:
-                begun = line["path"] if self._is_state_of(line) else ""
-                pieces = []
-        if last and not begun and self._half.exists() and self._is_state_of(ours[last]):
+                begun, pieces, last = line["path"] if self._is_state_of(line) else "", [], ""
+        if last and self._half.exists() and self._is_state_of(ours[last]):
             _put(self._half, self._folder / last)  # it was whole, and ended before it got its name
         for entry in ours.values():
             self._take(entry)
@@ -378,24 +376,22 @@ class _Folder:
             half.seek(part.size)
             while part.size < part.file.size:
                 piece = next(coming)
-                self._append(half, piece.content)
+                _append(half, piece.content)
                 part.add(piece.content, piece.digest)
                 note(piece=piece.digest)
                 self._bytes += len(piece.content)
                 self._fetched += len(piece.content)
                 self._say("fetch")
-            part.check()
+            if not part.is_right:
+                note(**self._named(part.path))  # what has come of it counts for nothing
+                fix = "run again; if it stays so, what lies in storage is broken"
+                raise ServiceError("The file has another MD5 than storage says it has.", where=part.path, fix=fix)
             os.fsync(half.fileno())
         os.utime(self._half, (part.file.modified, part.file.modified))
         sha256 = part.sha256.hexdigest()
         note(**self._named(part.path), sha256=sha256)
         _put(self._half, self._folder / part.path)
         self._done[part.path] = sha256
-
-    @staticmethod
-    def _append(half: IO[bytes], content: bytes) -> None:
-        half.write(content)
-        half.flush()  # before it is noted
 
 
 def _ahead(side: SideBySide, pieces: Iterable[_Piece]) -> Iterator[_Piece]:
@@ -413,6 +409,11 @@ def _ahead(side: SideBySide, pieces: Iterable[_Piece]) -> Iterator[_Piece]:
             yield first()
     while coming:
         yield first()
+
+
+def _append(half: IO[bytes], content: bytes) -> None:
+    half.write(content)
+    half.flush()  # before it is noted
 
 
 def _put(half: Path, target: Path) -> None:
