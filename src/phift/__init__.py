@@ -17,13 +17,16 @@ if TYPE_CHECKING:
     from phift.config.run import RunConfig as RunConfig
     from phift.data.prepare import prepare_dataset as prepare_dataset
     from phift.errors import PhiftError as PhiftError
+    from phift.jobs.ends import JobEnd as JobEnd
     from phift.jobs.events import Idle as Idle
     from phift.jobs.events import JobEvent as JobEvent
     from phift.jobs.events import MetricLogged as MetricLogged
     from phift.jobs.events import NoAnswer as NoAnswer
     from phift.jobs.events import StatusChanged as StatusChanged
     from phift.jobs.events import StepChanged as StepChanged
+    from phift.jobs.events import StillQueued as StillQueued
     from phift.jobs.job import FineTuneJob as FineTuneJob
+    from phift.jobs.logs import LogText as LogText
     from phift.jobs.registration import RegisteredModel as RegisteredModel
     from phift.jobs.registration import register_model as register_model
     from phift.run.building import build_pipeline as build_pipeline
@@ -50,7 +53,9 @@ _PLACES = {
     "FineTuneJob": "jobs.job",
     "FineTuneRun": "run.chain",
     "Idle": "jobs.events",
+    "JobEnd": "jobs.ends",
     "JobEvent": "jobs.events",
+    "LogText": "jobs.logs",
     "MetricLogged": "jobs.events",
     "NoAnswer": "jobs.events",
     "PhiftError": "errors",
@@ -61,6 +66,7 @@ _PLACES = {
     "Runs": "run.listing",
     "StatusChanged": "jobs.events",
     "StepChanged": "jobs.events",
+    "StillQueued": "jobs.events",
     "build_pipeline": "run.building",
     "connect": "azure.connect",
     "deploy_model": "serving.deployment",

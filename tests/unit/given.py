@@ -15,10 +15,12 @@ from unit.fakes import COMPONENT
 MODEL = "azureml://registries/azureml/models/Phi-4-mini-instruct/versions/1"
 
 
-def job(workspace: TestWorkspace, name: str = "job", **properties: Any) -> None:
-    """Submit a job on the cluster, as the SDK does, which looks at it for half a second before that."""
-    cluster = {"value": "gpu-cluster", "job_input_type": "literal"}
-    computes = {f"compute_{step}": cluster for step in ("model_import", "preprocess", "finetune")}
+def job(workspace: TestWorkspace, name: str = "job", *, cluster: str = "gpu-cluster", **properties: Any) -> None:
+    """Submit a job on a cluster, as the SDK does, which looks at it for half a second before that."""
+    computes = {
+        f"compute_{step}": {"value": cluster, "job_input_type": "literal"}
+        for step in ("model_import", "preprocess", "finetune")
+    }
     node = {
         "type": "pipeline",
         "componentId": COMPONENT,

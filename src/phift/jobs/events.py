@@ -124,6 +124,21 @@ class NoAnswer(_OfJob):
 
 
 @dataclass(frozen=True, kw_only=True)
+class StillQueued(_OfJob):
+    """None of the job's steps has been worked on for long; told once until one is.
+
+    - **status**: the job's; **seconds**: for how long that has been noticed.
+    - **known**: what is known of why, a sentence each; **fix**: what to do about it.
+    """
+
+    kind: ClassVar[Literal["queued"]] = "queued"
+    status: str
+    seconds: float
+    known: tuple[str, ...] = ()
+    fix: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Idle(_OfJob):
     """Nothing has happened for as long as was asked for; the job goes on.
 
@@ -134,5 +149,5 @@ class Idle(_OfJob):
     status: str
 
 
-JobEvent: TypeAlias = StatusChanged | StepChanged | MetricLogged | NoAnswer | Idle
+JobEvent: TypeAlias = StatusChanged | StepChanged | MetricLogged | NoAnswer | StillQueued | Idle
 """Whatever may happen to a job."""

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from threading import Event
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from phift import errors
 from phift.azure.answers import mapping, text
 from phift.azure.clients import Clients
+from phift.jobs.capacity import Capacity, QueueWatch, read_capacity
 from phift.jobs.ends import ENDED, WAITING, Step
 from phift.jobs.events import RUN_TAG, Idle, JobEvent, MetricLogged, NoAnswer, StatusChanged, StepChanged
 from phift.jobs.tracking import MetricPoint, Tracking
@@ -204,11 +206,13 @@ def looks(
     clients, seen = job.clients, cursor or Cursor(job=job.name)
     started = heard = spoken = time.monotonic()
     told, refused = False, 0.0
+    queue, capacity = QueueWatch(), partial(read_capacity, clients, job.name, job.steps)
     longest_refusal = max(min(_LONGEST_REFUSAL, clients.patience_seconds), 4 * clients.poll_seconds)
     while not (stop and stop.is_set()):
         begun, events = time.monotonic(), list[JobEvent]()
         try:
             events, seen = look(job, seen)  # one that fails half-way does not count as seen
+            events += queue.look(job.name, seen.status, seen.steps.values(), capacity)
             heard, told, refused = time.monotonic(), False, 0.0
         except errors.AuthenticationError:
             refused = refused or time.monotonic()
@@ -227,7 +231,7 @@ def looks(
             yield events, seen
         if seen.status in ENDED:
             return
-        _check_patience(job, seen, time.monotonic() - started, timeout, queue_timeout)
+        _check_patience(seen, time.monotonic() - started, timeout, queue_timeout, capacity)
         end = begun + min(STATUS_PERIOD, clients.poll_seconds)
         while True:
             now = time.monotonic()
@@ -240,7 +244,7 @@ def looks(
 
 
 def _check_patience(
-    job: Followed, seen: Cursor, waited: float, timeout: float | None, queue_timeout: float | None
+    seen: Cursor, waited: float, timeout: float | None, queue_timeout: float | None, ask: Callable[[], Capacity]
 ) -> None:
     # The job itself may count as running while its first step is in the queue.
     queued = all(each in WAITING for each in (seen.steps.values() or [seen.status]))
@@ -248,10 +252,10 @@ def _check_patience(
     if timeout is not None and waited > timeout:
         what = f"The job has not ended after {waited:.0f} s."
     elif queue_timeout is not None and queued and waited > queue_timeout:
-        what = f"No node works on the job after {waited:.0f} s (status {seen.status})."
-        fix = f"a queue this long usually means no capacity: {fix}"
+        known = ask()
+        what, fix = f"No node works on the job after {waited:.0f} s (status {seen.status}). {known}".rstrip(), known.fix
     if what:
-        raise errors.WaitTimeout(what, where=f"job {job.name}", fix=fix)
+        raise errors.WaitTimeout(what, where=f"job {seen.job}", fix=fix)
 
 
 def _sleep(seconds: float, stop: Event | None) -> None:

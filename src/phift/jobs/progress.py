@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 from phift.jobs.ends import ENDED
-from phift.jobs.events import JobEvent, MetricLogged, NoAnswer, StatusChanged, StepChanged
+from phift.jobs.events import JobEvent, MetricLogged, NoAnswer, StatusChanged, StepChanged, StillQueued
 
 LOSSES = ("loss", "eval_loss")
 _LONGEST_LIFE = timedelta(days=366)  # of what is said to be left
@@ -30,7 +30,7 @@ class JobProgress:
     - **epochs**, **max_steps**: how long it trains, where the job says it; ``max_steps`` counts if it is not 0.
     - **created**: when it was submitted.
     - **points**: of each loss, the steps and the values that are numbers, in the order of logging.
-    - **silence**: what went wrong, while the service does not answer.
+    - **silence**: what went wrong, while the service does not answer; **waits**: why, while its queue does not move.
     """
 
     job: str
@@ -42,6 +42,7 @@ class JobProgress:
     steps: dict[str, StepProgress] = field(default_factory=dict)
     points: dict[str, list[tuple[int, float]]] = field(default_factory=lambda: {name: [] for name in LOSSES})
     silence: str = ""
+    waits: str = ""
     _reached: list[tuple[float, float]] = field(default_factory=list)  # shares of the training, and when, in seconds
     _noticed: datetime | None = None
 
@@ -49,13 +50,16 @@ class JobProgress:
         """Take in an event."""
         self.silence = event.what if isinstance(event, NoAnswer) else ""
         match event:
+            case StillQueued():
+                self.waits = " ".join([*event.known, event.fix])
             case StatusChanged():
                 self.epochs, self.max_steps = event.epochs or self.epochs, event.max_steps or self.max_steps
                 self.created = event.created or self.created
-                self.status = event.status
+                self.status, self.waits = event.status, ""
                 if event.status in ENDED:
                     self.ended = event.time
             case StepChanged():
+                self.waits = ""
                 seen = self.steps.get(event.run_id or event.step)
                 step = self.steps.setdefault(event.run_id or event.step, StepProgress(event.step, event.status))
                 if seen and event.status == "Running":

@@ -85,6 +85,7 @@ def job_view(progress: JobProgress, now: datetime | None = None) -> tuple[str, s
     text = [f"job {progress.job}: {' · '.join([*facts, *last])}"]
     text += [f"  {mark} {name} {told}".rstrip() for mark, name, told in steps]
     text += [f"  no answer, asking again: {progress.silence}"] if progress.silence else []
+    text += [f"  {progress.waits}"] if progress.waits else []
     html = [f"<div>job <b>{_html(progress.job)}</b> · {' · '.join(map(_html, facts))}</div>"]
     if share is not None:
         done = 1.0 if progress.status == "Completed" else share
@@ -97,6 +98,8 @@ def job_view(progress: JobProgress, now: datetime | None = None) -> tuple[str, s
         html.append(f"<div>{cells}</div>")
     if progress.silence:
         html.append(f"<div>no answer, asking again: {_html(progress.silence)}</div>")
+    if progress.waits:
+        html.append(f"<div>{_html(progress.waits)}</div>")
     if any(len(points) > 1 for points in progress.points.values()):
         picture = base64.b64encode(curves(progress.points).encode()).decode()
         html.append(f'<div><img alt="{_html(", ".join(last))}" src="data:image/svg+xml;base64,{picture}"></div>')

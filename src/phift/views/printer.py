@@ -14,7 +14,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 
 from phift.data.prepare import Progress
-from phift.jobs.events import JobEvent, MetricLogged, NoAnswer, StatusChanged, StepChanged
+from phift.jobs.events import JobEvent, MetricLogged, NoAnswer, StatusChanged, StepChanged, StillQueued
 from phift.jobs.progress import JobProgress
 from phift.run.events import Event
 from phift.serving.resource import DeploymentEvent
@@ -141,6 +141,9 @@ class EventPrinter:
                 self._line(f"job {event.status}" + (f": {event.advice}" if event.advice else ""))
             case StepChanged() if event.status != "NotStarted":
                 self._line(f"step {event.step}: {event.status}")
+            case StillQueued():
+                for said in (f"no step has been worked on for {event.seconds / 60:.0f} min", *event.known, event.fix):
+                    self._line(said)
             case NoAnswer():
                 self._line(f"no answer, asking again: {event.what}")
             case MetricLogged(metric=point) if not self._console.is_terminal and self._worth_a_line(point.name):

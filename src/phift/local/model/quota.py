@@ -116,6 +116,13 @@ def usage(ground: Ground, apart_from: str | None = None, *, low_priority: bool =
     return used
 
 
+def nodes_at_work(ground: Ground, cluster: str) -> int:
+    """Return how many nodes of a cluster work for jobs: one for each that runs, for as long as it does."""
+    jobs = [ground.documents.get(f"jobs/{run.name}") for run in ground.documents.in_status("runs", *RUNNING)]
+    computes = [step_compute(job.body["plan"], "chat_completion_finetune")[0] for job in jobs if job]
+    return sum(compute.lower() == cluster.lower() for compute in computes)
+
+
 def check_quota(ground: Ground, vm_size: str, instances: int, *, apart_from: str | None = None) -> None:
     """Refuse a deployment for which the subscription has no cores left, in Azure's words.
 

@@ -238,19 +238,20 @@ def _delete_compute(site: Site, call: Call) -> Reply:
     return operations.delete(site, call, "compute", f"computes/{call['name']}")
 
 
-def _show_compute(_site: Site, document: Document) -> Json:
+def _show_compute(site: Site, document: Document) -> Json:
     """Return a cluster as recorded 2024-12-18 (azure-sdk-assets 003b900b, test_aml_compute_create_and_delete).
 
     Its size is in the case in which it was sent; in 2022 and 2023, and in what phift stored until 2026-11, in upper
     case.
     """
+    at_work = quota.nodes_at_work(site, document.name)
     details = {
         "vmPriority": "Dedicated",
         "scaleSettings": {"minNodeCount": 0, "maxNodeCount": 1, "nodeIdleTimeBeforeScaleDown": "PT2M"},
         "subnet": None,
-        "currentNodeCount": 0,
-        "targetNodeCount": 0,
-        "nodeStateCounts": dict.fromkeys(_NODE_STATES, 0),
+        "currentNodeCount": at_work,
+        "targetNodeCount": at_work,
+        "nodeStateCounts": {**dict.fromkeys(_NODE_STATES, 0), "runningNodeCount": at_work},
         "allocationState": "Steady",
         "allocationStateTransitionTime": timestamp(document.modified),
         "errors": None,
