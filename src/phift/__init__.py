@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from phift.run.building import build_pipeline as build_pipeline
     from phift.run.chain import FineTuneRun as FineTuneRun
     from phift.run.chain import RunResult as RunResult
+    from phift.run.comparison import Comparison as Comparison
+    from phift.run.comparison import compare_runs as compare_runs
     from phift.run.events import Event as Event
     from phift.run.events import only as only
     from phift.run.listing import Runs as Runs
@@ -46,6 +48,7 @@ if TYPE_CHECKING:
 _PLACES = {
     "CheckReport": "check.report",
     "Clients": "azure.clients",
+    "Comparison": "run.comparison",
     "Endpoint": "serving.endpoint",
     "Event": "run.events",
     "EventPrinter": "views.printer",
@@ -68,6 +71,7 @@ _PLACES = {
     "StepChanged": "jobs.events",
     "StillQueued": "jobs.events",
     "build_pipeline": "run.building",
+    "compare_runs": "run.comparison",
     "connect": "azure.connect",
     "deploy_model": "serving.deployment",
     "find_model": "check.models",

@@ -311,7 +311,7 @@ def facts(must_be_new: bool) -> None:
     sys.exit(1 if must_be_new and old else 0)
 
 
-for _command in (local, jobs.follow, jobs.runs, jobs.metrics):
+for _command in (local, jobs.follow, jobs.runs, jobs.metrics, jobs.compare):
     main.add_command(_command)
 
 

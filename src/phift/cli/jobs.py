@@ -86,3 +86,23 @@ def metrics(job: str, workspace: str | None, wide: bool, plot: Path | None, as_j
         hand_out(json.dumps(plain_rows(frame, wide=wide), indent=2))
     else:
         tell((widen(frame).to_csv() if wide else frame.to_csv(index=False)).rstrip("\n"), lines=True)
+
+
+@click.command()
+@click.argument("jobs", metavar="JOB JOB...", nargs=-1, required=True)
+@WORKSPACE
+@PLOT
+@click.option("--json", "as_json", is_flag=True, help="Print the comparison as JSON.")
+def compare(jobs: tuple[str, ...], workspace: str | None, plot: Path | None, as_json: bool) -> None:
+    """Compare jobs: what they were made of, which parameters differ, and what they measured."""
+    compared = phift.compare_runs(jobs, workspace)
+    if plot:
+        compared.plot().savefig(plot)
+    if as_json:
+        hand_out(json.dumps(compared.to_dict(), indent=2))
+        return
+    from phift.views.terminal import show_table
+
+    for head, rows in compared.tables():
+        show_table(console(), head, rows)
+        tell("")
