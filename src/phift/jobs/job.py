@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from phift.azure.connect import AnyClients
+
+logger = logging.getLogger(__name__)
 
 OUTPUT = "trained_model"  # the job's output: the fine-tuned model as an MLflow model folder
 # What a model and an endpoint are tagged with: the name of the job they come from.
@@ -377,4 +380,9 @@ def submit_job(clients: Clients, name: str, build: Callable[[str], PipelineJob],
                 ended_badly = winner.status() in ENDED_BADLY  # while this one was built, which takes minutes
                 return submit_job(clients, name, build, fresh=fresh) if ended_badly else winner
         raise  # it was not about the same job of another caller
-    return FineTuneJob(free, clients, existed=texts(made.properties, "job.properties").get(_SUBMISSION) != ticket)
+    existed = texts(made.properties, "job.properties").get(_SUBMISSION) != ticket
+    if not existed:
+        run = texts(job.tags, "job.tags").get(RUN_TAG, "")
+        extra = {"phift_event": "submitted", "phift_job": free, "phift_run": run}
+        logger.info("Job %s: submitted", errors.in_a_line(free), extra=extra)
+    return FineTuneJob(free, clients, existed=existed)

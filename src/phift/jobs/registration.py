@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from phift.azure.answers import resource_id, text, texts
 from phift.azure.clients import Clients
 from phift.azure.connect import clients_of
 from phift.azure.storage import Storage
-from phift.errors import ConfigError, Conflict, NotFound, azure_errors
+from phift.errors import ConfigError, Conflict, NotFound, azure_errors, in_a_line
 from phift.jobs.download import Download, OnDownload, fetch
 from phift.jobs.job import JOB_TAG, FineTuneJob
 from phift.jobs.manifest import about_job
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     from azure.ai.ml.entities import Model
 
     from phift.azure.connect import AnyClients
+
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,6 +113,9 @@ def register_model(
             found, existed = _find(clients, job, name, version), True
             if found is None:
                 raise
+        else:
+            extra = {"phift_event": "registered", "phift_job": job.name, "phift_model": f"{name}:{version}"}
+            logger.info("Job %s: registered as %s", in_a_line(job.name), in_a_line(f"{name}:{version}"), extra=extra)
     return RegisteredModel(
         name=text(found.name, "model.name"),
         version=text(found.version, "model.version"),

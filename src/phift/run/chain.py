@@ -45,6 +45,7 @@ from phift.jobs.record import CONFIGURATION, SERIES, RunRecord, configuration_di
 from phift.jobs.registration import RegisteredModel, register_model
 from phift.plan import Plan, digest, make_plan, slug
 from phift.run.events import OnEvent
+from phift.run.spans import traced
 from phift.serving.cleanup import Cleanup, DeployedEndpoint, deployed_endpoints, remove_all
 from phift.serving.deployment import deploy_model
 from phift.serving.endpoint import Endpoint
@@ -182,7 +183,7 @@ class FineTuneRun:
             return DataReport(data, plan.tokens)
         return DataReport.of(self.config, data, self._on_event)
 
-    @forgetting_locals()
+    @traced
     def prepare(self, *, fresh: bool = False) -> PreparedDataset:
         """Read, check, split and write the data; see `phift.data.prepare.prepare_dataset`.
 
@@ -230,7 +231,7 @@ class FineTuneRun:
         limit = plan.tokens.max_seq_length if plan.tokens else -1
         return Conversation.show(path, number, plan.tokenizer, max_seq_length=limit)
 
-    @forgetting_locals()
+    @traced
     def check(self) -> CheckReport:
         """Look everything up, submit nothing, and report all that was found at once.
 
@@ -257,7 +258,7 @@ class FineTuneRun:
         """Return what the user asked for in the configuration and in files among the parameters, to compare it."""
         return repr(self.config), stamps(self.config.parameter_files.values())
 
-    @forgetting_locals()
+    @traced
     def submit(self, *, ignore: Collection[str] = (), fresh: bool = False) -> FineTuneJob:
         """Submit the job as it was checked within the last ten minutes, or else check first.
 
@@ -379,7 +380,7 @@ class FineTuneRun:
                 self._record = RunRecord.read(self.job.entity())
             return self._record
 
-    @forgetting_locals()
+    @traced
     def wait(
         self, *, timeout: float | None = None, queue_timeout: float | None = None, on_end: OnEnd | None = None
     ) -> None:
@@ -397,7 +398,7 @@ class FineTuneRun:
         """Return every metric of training and evaluation; see `phift.jobs.job.FineTuneJob.metrics`."""
         return self.job.metrics(wide=wide)
 
-    @forgetting_locals()
+    @traced
     def register(self) -> RegisteredModel:
         """Register the completed job's model, once."""
         job, record = self.job, self.record
@@ -411,7 +412,7 @@ class FineTuneRun:
             description=f"{record.model.name} version {record.model.version}, fine-tuned on {record.data_name}.",
         )
 
-    @forgetting_locals()
+    @traced
     def deploy(self) -> Endpoint:
         """Deploy the registered model; as a context manager it is deleted at the end of the block.
 

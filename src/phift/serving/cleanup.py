@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 
 from phift.azure.answers import listed, text, texts
 from phift.azure.clients import Clients
-from phift.errors import Conflict, NotFound, PhiftError, azure_errors, forgetting_locals, in_a_line, isolated
+from phift.errors import Conflict, NotFound, PhiftError, azure_errors, forgetting_locals, in_a_line
 from phift.jobs.job import JOB_TAG, FineTuneJob
 from phift.jobs.record import CONFIGURATION, SERIES, RunRecord
 from phift.serving import resource
@@ -116,7 +116,7 @@ def remove_endpoints_of(clients: Clients, name: str, *, on_event: OnEvent | None
         fix = f"check the name and the workspace; endpoints that phift made here: {deployed}"
         raise NotFound(what, where=f"workspace {clients.workspace.workspace_name}", fix=fix) from None
     left = [each for each in there if of and each.series == of and each.job != name]
-    return remove_all(clients, found, () if named else tuple(left), isolated(on_event))
+    return remove_all(clients, found, () if named else tuple(left), resource.telling(on_event))
 
 
 def remove_all(
@@ -160,7 +160,7 @@ def remove_endpoint(
     if not maker or any(found.get(key) != value for key, value in (tags or {}).items()):
         what = f"The endpoint {name} is not deleted: {f'it is {maker}' if maker else 'phift did not make it'}."
         raise Conflict(what, where=f"endpoint {name}", fix="delete it in the studio if nobody needs it")
-    emit = isolated(on_event)
+    emit = resource.telling(on_event)
     resource.for_certain(lambda: resource.delete_endpoint(clients, name, emit), name)
     if JOB_TAG in found:
         forget_uses(FineTuneJob(found[JOB_TAG], clients), name)

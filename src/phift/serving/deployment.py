@@ -21,7 +21,6 @@ from phift.errors import (
     PhiftError,
     azure_errors,
     in_a_line,
-    isolated,
     redact,
     visible,
 )
@@ -29,7 +28,7 @@ from phift.jobs.job import JOB_TAG, FineTuneJob
 from phift.jobs.registration import RegisteredModel
 from phift.serving import resource
 from phift.serving.endpoint import Endpoint
-from phift.serving.resource import CREATED, SERVES, DeploymentEvent, OnEvent
+from phift.serving.resource import CREATED, SERVES, DeploymentEvent, OnEvent, telling
 from phift.serving.uses import EndpointUse
 
 if TYPE_CHECKING:
@@ -70,7 +69,7 @@ def deploy_model(
     Raises `phift.errors.DeploymentFailed` with the end of the container's log, and `phift.errors.Conflict` where an
     endpoint of that name is another model's.
     """
-    emit, clients = isolated(on_event), clients_of(clients)
+    emit, clients = telling(on_event), clients_of(clients)
     config = read_section(DeploymentConfig, config, "deployment")
     job = FineTuneJob(job, clients) if isinstance(job, str) else job
     model_id = model.id if isinstance(model, RegisteredModel) else _id_of(clients, model)

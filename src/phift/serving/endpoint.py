@@ -17,7 +17,7 @@ from phift.azure.bounds import end_lines, read_bounded
 from phift.azure.clients import GOOD_FOR, Clients
 from phift.config.run import DeploymentConfig
 from phift.serving import resource
-from phift.serving.resource import DeploymentEvent, OnEvent, delete_endpoint, for_certain
+from phift.serving.resource import DeploymentEvent, OnEvent, delete_endpoint, for_certain, telling
 from phift.serving.uses import EndpointUse
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ class Endpoint:
         self.existed = existed
         self._clients = clients
         self._config = config
-        self._emit = errors.isolated(on_event)
+        self._emit = telling(on_event)
         self._use = use or EndpointUse(None, name, made=not existed)
         if found is None:
             there = resource.endpoint(clients, name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import time
 from collections.abc import Callable, Mapping
@@ -14,11 +15,23 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 from phift.azure.answers import outcome, text, texts
 from phift.azure.clients import Clients
 from phift.azure.quiet import quiet
-from phift.errors import Conflict, NotFound, PhiftError, ServiceUnreachable, WaitTimeout, azure_errors, visible
+from phift.errors import (
+    Conflict,
+    NotFound,
+    PhiftError,
+    ServiceUnreachable,
+    WaitTimeout,
+    azure_errors,
+    in_a_line,
+    isolated,
+    visible,
+)
 from phift.jobs.job import JOB_TAG
 
 if TYPE_CHECKING:
     from azure.ai.ml.entities import OnlineDeployment, OnlineEndpoint
+
+logger = logging.getLogger(__name__)
 
 # The tags that say which model an endpoint was made for, in digits and in words (``name:version``), and when it was
 # made: ISO 8601, UTC, to the microsecond, so that no two calls share it.
@@ -71,6 +84,24 @@ class DeploymentEvent:
 
 
 OnEvent = Callable[[DeploymentEvent], None]
+
+
+class _Telling:
+    """A handler of the stages that logs each, too, and whose errors change nothing."""
+
+    def __init__(self, on_event: OnEvent | None) -> None:
+        self._tell = isolated(on_event)
+
+    def __call__(self, event: DeploymentEvent) -> None:
+        extra = {"phift_event": "deployment", "phift_stage": event.stage, "phift_name": event.name}
+        logger.info("Endpoint or deployment %s: %s", in_a_line(event.name), event.stage, extra=extra)
+        self._tell(event)
+
+
+def telling(on_event: OnEvent | None) -> OnEvent:
+    """Return what tells a handler, if there is one, of a stage, and logs it: once, however often it is handed on."""
+    return on_event if isinstance(on_event, _Telling) else _Telling(on_event)
+
 
 Entity = TypeVar("Entity")
 Result = TypeVar("Result")
