@@ -168,7 +168,7 @@ def test_what_connecting_and_following_held_is_not_in_an_errors_traceback(monkey
         raise ValueError(f"of {len(held)} characters")
 
     monkeypatch.setattr("phift.azure.connect.read_workspace", fails)
-    monkeypatch.setattr("phift.jobs.job.FineTuneJob.status", fails)
+    monkeypatch.setattr("phift.jobs.job.FineTuneJob.entity", fails)
     for work in (connect, lambda: next(FineTuneJob("job", Fakes().clients).follow())):
         told = shown(raised(work))
         assert f"of {len(TOKEN)} characters" in told

@@ -76,7 +76,8 @@ def test_nobody_who_does_not_trace_pays_for_it(tmp_path: Path) -> None:
     probe = f"""
 import sys
 from phift import FineTuneRun, RunConfig
-FineTuneRun(RunConfig(model="Phi-4", compute="c", data={{"train": {str(rows)!r}}}, work_dir={str(tmp_path)!r})).prepare()
+config = RunConfig(model="Phi-4", compute="c", data={{"train": {str(rows)!r}}}, work_dir={str(tmp_path)!r})
+FineTuneRun(config).prepare()
 assert not [name for name in sys.modules if "opentelemetry" in name or name == "azure.core.settings"]
 """
     command = [sys.executable, "-c", probe]

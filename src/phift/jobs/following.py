@@ -110,6 +110,7 @@ class Followed(Protocol):
         """Return its steps."""
 
 
+@errors.forgetting_locals()
 def look(job: Followed, cursor: Cursor | None = None) -> tuple[list[JobEvent], Cursor]:
     """Return what is new since the cursor, and the cursor to go on from; see `FineTuneJob.look`."""
     before = cursor or Cursor(job=job.name)

@@ -127,7 +127,6 @@ class FineTuneJob:
             if child is not None  # as the SDK lists one that it cannot read
         )
 
-    @errors.forgetting_locals()
     def look(self, cursor: Cursor | None = None) -> tuple[list[JobEvent], Cursor]:
         """Return what has happened since the cursor, or all of it, and the cursor to go on from.
 
