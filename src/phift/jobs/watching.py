@@ -11,7 +11,7 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import suppress
 from typing import Self
 from weakref import WeakValueDictionary
@@ -57,7 +57,7 @@ class Watch:
             self._call_handlers()
         return listening
 
-    async def events(self, *, idle: float | None = None) -> AsyncIterator[JobEvent]:
+    async def events(self, *, idle: float | None = None) -> AsyncGenerator[JobEvent, None]:
         """Yield what happens until the job has ended; no thread waits for it.
 
         - **idle**: after so many seconds in which nothing has happened there is a `phift.jobs.events.Idle`.
