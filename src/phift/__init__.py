@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from phift.config.run import RunConfig as RunConfig
     from phift.data.prepare import prepare_dataset as prepare_dataset
     from phift.errors import PhiftError as PhiftError
+    from phift.jobs.download import Download as Download
+    from phift.jobs.download import DownloadProgress as DownloadProgress
     from phift.jobs.ends import JobEnd as JobEnd
     from phift.jobs.events import Idle as Idle
     from phift.jobs.events import JobEvent as JobEvent
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from phift.jobs.job import FineTuneJob as FineTuneJob
     from phift.jobs.logs import LogText as LogText
     from phift.jobs.registration import RegisteredModel as RegisteredModel
+    from phift.jobs.registration import download_model as download_model
     from phift.jobs.registration import register_model as register_model
     from phift.run.building import build_pipeline as build_pipeline
     from phift.run.chain import FineTuneRun as FineTuneRun
@@ -39,6 +42,7 @@ if TYPE_CHECKING:
     from phift.run.listing import Runs as Runs
     from phift.run.listing import RunSummary as RunSummary
     from phift.run.listing import runs as runs
+    from phift.run.reproduce import reproduce as reproduce
     from phift.serving.deployment import deploy_model as deploy_model
     from phift.serving.endpoint import Endpoint as Endpoint
     from phift.views.printer import EventPrinter as EventPrinter
@@ -49,6 +53,8 @@ _PLACES = {
     "CheckReport": "check.report",
     "Clients": "azure.clients",
     "Comparison": "run.comparison",
+    "Download": "jobs.download",
+    "DownloadProgress": "jobs.download",
     "Endpoint": "serving.endpoint",
     "Event": "run.events",
     "EventPrinter": "views.printer",
@@ -74,10 +80,12 @@ _PLACES = {
     "compare_runs": "run.comparison",
     "connect": "azure.connect",
     "deploy_model": "serving.deployment",
+    "download_model": "jobs.registration",
     "find_model": "check.models",
     "only": "run.events",
     "prepare_dataset": "data.prepare",
     "register_model": "jobs.registration",
+    "reproduce": "run.reproduce",
     "resolve_compute": "check.compute",
     "runs": "run.listing",
 }

@@ -16,7 +16,7 @@ import click
 
 import phift
 from phift import garbage
-from phift.cli import jobs
+from phift.cli import jobs, taking_home
 from phift.cli.interrupted import INTERRUPTED, Leftovers, ignore_interruptions, notes, say, watch
 from phift.cli.local import local
 from phift.cli.options import CONFIG, FOLDER, WORKSPACE, is_config
@@ -311,7 +311,10 @@ def facts(must_be_new: bool) -> None:
     sys.exit(1 if must_be_new and old else 0)
 
 
-for _command in (local, jobs.follow, jobs.runs, jobs.metrics, jobs.compare):
+for _command in (
+    *(local, jobs.follow, jobs.runs, jobs.metrics, jobs.compare),
+    *(taking_home.download, taking_home.reproduce),
+):
     main.add_command(_command)
 
 

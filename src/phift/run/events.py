@@ -6,12 +6,13 @@ from collections.abc import Callable
 from typing import TypeAlias, TypeVar
 
 from phift.data.sources import Progress
+from phift.jobs.download import DownloadProgress
 from phift.jobs.events import JobEvent
 from phift.serving.resource import DeploymentEvent
 from phift.tokens.count import Counted
 
-Event: TypeAlias = Progress | Counted | JobEvent | DeploymentEvent
-"""What happens in a run: work on its data, what becomes of its job, and the stages of its endpoint.
+Event: TypeAlias = Progress | Counted | JobEvent | DeploymentEvent | DownloadProgress
+"""What happens in a run: work on its data, what becomes of its job, the stages of its endpoint, what is taken home.
 
 Each has a ``time`` (UTC) and ``to_dict()``, plain values that are ready for JSON.
 """

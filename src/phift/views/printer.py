@@ -14,6 +14,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 
 from phift.data.prepare import Progress
+from phift.jobs.download import DownloadProgress
 from phift.jobs.events import JobEvent, MetricLogged, NoAnswer, StatusChanged, StepChanged, StillQueued
 from phift.jobs.progress import JobProgress
 from phift.run.events import Event
@@ -37,6 +38,11 @@ _STAGES = {
     "delete": "deleting the endpoint",
     "deleted": "deleted",
     "stays": "stays up, and costs money: it was left up on purpose, or somebody else uses it",
+}
+_DOWNLOAD = {
+    "waits": "waiting for somebody else who fetches into this folder",
+    "known": "is all there already; nothing is fetched",
+    "done": "is all there",
 }
 _SECONDS_BETWEEN_LINES = 2.0
 _BAR = 40  # columns
@@ -66,7 +72,7 @@ class EventPrinter:
 
     def __call__(self, event: Event) -> None:
         """Show one event."""
-        if isinstance(event, Progress | Counted):
+        if isinstance(event, Progress | Counted | DownloadProgress):
             self._end_live()
             self._show_work(event)
         elif isinstance(event, JobEvent):
@@ -83,39 +89,50 @@ class EventPrinter:
         if self._job_view:
             self._job_view.left()
 
-    # ---------------------------------------------------------------- work on the data
+    # ---------------------------------------------------------------- work on the data, and what is taken home
 
-    def _show_work(self, event: Progress | Counted) -> None:
+    def _show_work(self, event: Progress | Counted | DownloadProgress) -> None:
         if isinstance(event, Progress) and event.stage == "known":
             self._line(
                 f"{event.source}: {event.rows:,} rows, prepared before and unchanged since; nothing is read again"
             )
             return
-        if isinstance(event, Counted):
-            what, done, total = f"counting tokens, {event.split}", event.share, 1.0
+        done: float
+        total: float
+        if isinstance(event, DownloadProgress):
+            if event.stage in _DOWNLOAD:
+                self._line(f"{event.source}: {_DOWNLOAD[event.stage]}")
+            what, count = f"fetching {event.source}", f"{event.files:,} of {event.total_files:,} files"
+            done, total = event.bytes, event.total_bytes
+            if event.stage != "fetch":
+                self._end_bars()
+                return
+        elif isinstance(event, Counted):
+            what, count = f"counting tokens, {event.split}", f"{event.rows:,} rows"
+            done, total = event.share, 1.0
         else:
-            what = f"{_WORK[event.stage]} {event.source}"
+            what, count = f"{_WORK[event.stage]} {event.source}", f"{event.rows:,} rows"
             done, total = event.bytes or 0, event.total_bytes or 0
         if self._console.is_jupyter:
-            self._work[what] = (what, done, total, f"{event.rows:,} rows")
+            self._work[what] = (what, done, total, count)
             self._work_view = self._work_view or View()
             self._work_view.show(*work_view([*self._work.values()]), now=done >= total)
         elif self._console.is_terminal:
-            self._draw_bar(what, done, total, event.rows)
+            self._draw_bar(what, done, total, count)
         elif self._due():
-            self._line(f"{what}: {event.rows:,} rows" + (f", {done / total:.0%}" if total else ""))
+            self._line(f"{what}: {count}" + (f", {done / total:.0%}" if total else ""))
 
-    def _draw_bar(self, what: str, done: float, total: float, rows: int) -> None:
+    def _draw_bar(self, what: str, done: float, total: float, count: str) -> None:
         if self._bar is None:
             described = TextColumn("  {task.description}", markup=False)
-            columns = (described, BarColumn(), TextColumn("{task.fields[rows]:,} rows"))
+            columns = (described, BarColumn(), TextColumn("{task.fields[count]}"))
             self._bar = Bars(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=self._console)
             self._bar.start()
             self._drawing[:] = [self._bar.stop]
         what = shown(what, lines=False).plain
         if what not in self._tasks:
-            self._tasks[what] = self._bar.add_task(what, total=total or None, rows=0)
-        self._bar.update(self._tasks[what], completed=done, total=total or None, rows=rows)
+            self._tasks[what] = self._bar.add_task(what, total=total or None, count="")
+        self._bar.update(self._tasks[what], completed=done, total=total or None, count=count)
         if total and all(task.finished for task in self._bar.tasks):
             self._end_bars()
 
