@@ -6,8 +6,8 @@ import logging
 import threading
 import time
 import weakref
-from collections.abc import Collection
-from contextlib import ExitStack, suppress
+from collections.abc import Collection, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self, cast
 
@@ -20,7 +20,6 @@ from phift.check.findings import findings_from
 from phift.check.parameters import Parameters
 from phift.check.report import CheckReport
 from phift.component.preprocessing import SPLITS
-from phift.config.data import RowsSource
 from phift.config.run import DeploymentConfig, RunConfig
 from phift.data.assets import DataInAzure, register_assets
 from phift.data.files import make_private
@@ -41,8 +40,9 @@ from phift.errors import (
 from phift.jobs.job import FineTuneJob, find_job, list_jobs, submit_job
 from phift.jobs.on_end import OnEnd
 from phift.jobs.pipeline import pipeline_job
-from phift.jobs.record import CONFIGURATION, SERIES, RunRecord, configuration_digest, series
+from phift.jobs.record import CONFIGURATION, SERIES, RunRecord, series
 from phift.jobs.registration import RegisteredModel, register_model
+from phift.jobs.submitted import find_submitted
 from phift.plan import Plan, digest, make_plan, slug
 from phift.run.events import OnEvent
 from phift.run.spans import traced
@@ -247,7 +247,7 @@ class FineTuneRun:
                 except PhiftError as mistake:
                     findings += findings_from(mistake, "data")
             return CheckReport.of(findings)
-        with self._lock:
+        with self._lock, self._drawn():
             # The clock that is never set stands still while a laptop sleeps.
             at, given = time.time(), self._given()
             self._plan, report = make_plan(self.config, clients, self.prepare, self._on_event, before=self._plan)
@@ -342,34 +342,8 @@ class FineTuneRun:
         """
         with self._lock:
             if self._job is None:
-                self._job = self._find_job()
+                self._job = find_submitted(self.config, self.clients, self._plan.job_name if self._plan else None)
             return self._job
-
-    def _find_job(self) -> FineTuneJob:
-        config = self.config
-        found = [(job, RunRecord.read(job)) for job in list_jobs(self.clients, f"{SERIES}.{series(config)}")]
-        if not found:
-            older, _ = find_job(self.clients, self._plan.job_name) if self._plan else (None, "")
-            if older:
-                return older
-            fix = "call submit() first, or attach to a job by its name: FineTuneRun.attach(name, clients)"
-            raise NotFound("This run has not been submitted.", where=repr(self), fix=fix)
-        exact = [(job, record) for job, record in found if record.configuration_digest == configuration_digest(config)]
-        runs = [record.fingerprint for _, record in exact or found]
-        # Rows from Python have no name, so that equal configurations may mean other rows.
-        nameless = any(isinstance(source, RowsSource) for some in config.data.sources.values() for source in some)
-        if len(set(runs)) > 1 and (nameless or not exact):
-            names = ", ".join(str(job.name) for job, _ in exact or found)
-            what = f"This run has not been submitted as it stands, and there are several that it may be about: {names}."
-            raise NotFound(what, where=repr(self), fix="FineTuneRun.attach(name, clients) takes the one you mean")
-        listed = text((exact or found)[0][0].name, "job.name")
-        # By name: a list does not have what is archived.
-        newest, _ = find_job(self.clients, listed.partition(runs[0])[0] + runs[0])
-        job = newest or FineTuneJob(listed, self.clients)
-        if not exact:
-            message = "This configuration has not been submitted as it stands; going on with job %s of an earlier one."
-            logger.warning(message, in_a_line(job.name))
-        return job
 
     @property
     @forgetting_locals()
@@ -385,10 +359,16 @@ class FineTuneRun:
         self, *, timeout: float | None = None, queue_timeout: float | None = None, on_end: OnEnd | None = None
     ) -> None:
         """Wait until the job has completed; see `phift.jobs.job.FineTuneJob.wait`."""
-        try:
+        with self._drawn():
             # Without a handler of its own the job shows itself in a notebook.
             tell = self._on_event if self._handler else None
             self.job.wait(tell, timeout=timeout, queue_timeout=queue_timeout, on_end=on_end)
+
+    @contextmanager
+    def _drawn(self) -> Iterator[None]:
+        """Have a handler that draws, as `EventPrinter` does, draw no more once this is over."""
+        try:
+            yield
         finally:
             if left := getattr(self._handler, "left", None):
                 left()

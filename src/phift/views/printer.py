@@ -6,8 +6,10 @@ import time
 import weakref
 from collections.abc import Callable
 
+from rich.columns import Columns
 from rich.console import Console, Group
 from rich.live import Live
+from rich.padding import Padding
 from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 from rich.progress_bar import ProgressBar
@@ -187,13 +189,13 @@ class EventPrinter:
 
     def _picture(self) -> Group:
         progress = self._progress or JobProgress("")
-        steps = " ".join(f" {mark} {name} {told}".rstrip() + " " for mark, name, told in steps_of(progress))
+        steps = [shown(f"{mark} {name} {told}".rstrip(), lines=False) for mark, name, told in steps_of(progress)]
         table = Table.grid(padding=(0, 1))
         share = progress.share
         bar = ProgressBar(total=1.0, completed=share or 0.0, width=_BAR, pulse=share is None)
         said = " · ".join([*facts_of(progress), *losses_of(progress)])
         table.add_row(shown(" "), bar, shown(said, lines=False))
-        return Group(*([shown(f" {steps}", lines=False)] if steps else []), table)
+        return Group(Padding(Columns(steps, padding=(0, 2)), (0, 2)), table)
 
     def _end_live(self) -> None:
         if self._live:
