@@ -32,7 +32,7 @@ def job(fakes: Fakes, *statuses: str) -> FineTuneJob:
 
 
 def ours() -> list[threading.Thread]:
-    return [thread for thread in threading.enumerate() if thread.name.startswith("phift-")]
+    return [thread for thread in threading.enumerate() if thread.name in ("phift-watch", "phift-tell")]
 
 
 def soon(holds: Callable[[], object]) -> None:
