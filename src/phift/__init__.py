@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from phift.jobs.events import StatusChanged as StatusChanged
     from phift.jobs.events import StepChanged as StepChanged
     from phift.jobs.events import StillQueued as StillQueued
+    from phift.jobs.following import Cursor as Cursor
     from phift.jobs.job import FineTuneJob as FineTuneJob
     from phift.jobs.logs import LogText as LogText
     from phift.jobs.registration import RegisteredModel as RegisteredModel
@@ -55,6 +56,7 @@ _PLACES = {
     "Comparison": "run.comparison",
     "Download": "jobs.download",
     "DownloadProgress": "jobs.download",
+    "Cursor": "jobs.following",
     "Endpoint": "serving.endpoint",
     "Event": "run.events",
     "EventPrinter": "views.printer",
