@@ -226,7 +226,7 @@ def looks(
             if not passing or silence > clients.patience_seconds:
                 raise
             if silence > _WORTH_A_WORD and not told:
-                events, told = [NoAnswer(job=job.name, what=error.what)], True
+                events, told = [*events, NoAnswer(job=job.name, what=error.what)], True
         if events:
             spoken = time.monotonic()
             yield events, seen
