@@ -37,6 +37,7 @@ class CostEstimate:
     - **tokens**: tokens trained on, over all epochs.
     - **hours**: of the fine-tuning step.
     - **training**: the price of these hours on all nodes.
+    - **per_hour**: the price of an hour of all nodes.
     - **endpoint_per_day**: the price of a day of the endpoint, used or not.
     - **assumptions**: what the figures rest on, a sentence each.
     """
@@ -46,6 +47,7 @@ class CostEstimate:
     training: float | None
     endpoint_per_day: float | None
     currency: str = "USD"
+    per_hour: float | None = None
     assumptions: tuple[str, ...] = ()
 
     def __str__(self) -> str:
@@ -116,6 +118,7 @@ def estimate_cost(
         hours=hours,
         training=None if hours is None or price is None else hours * target.nodes * price,
         endpoint_per_day=None if endpoint is None else endpoint * config.deployment.instance_count * 24,
+        per_hour=None if price is None else target.nodes * price,
         assumptions=tuple(dict.fromkeys(each for each in known if each)),
     )
     findings = []

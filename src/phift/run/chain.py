@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 import weakref
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self, cast
@@ -259,13 +259,16 @@ class FineTuneRun:
         return repr(self.config), stamps(self.config.parameter_files.values())
 
     @traced
-    def submit(self, *, ignore: Collection[str] = (), fresh: bool = False) -> FineTuneJob:
+    def submit(
+        self, *, ignore: Collection[str] = (), fresh: bool = False, tags: Mapping[str, str] | None = None
+    ) -> FineTuneJob:
         """Submit the job as it was checked within the last ten minutes, or else check first.
 
         The same run submitted before is found instead.
 
         - **ignore**: codes of error findings to go on in spite of.
         - **fresh**: pay for another job even if the same one is there.
+        - **tags**: of the job alone, besides those of the run; one that is found keeps its own.
 
         Raises `phift.errors.CheckFailed` while an error finding stands.
         """
@@ -284,6 +287,7 @@ class FineTuneRun:
                 job = self._pipeline(plan, data, name, until_submitted)
                 # Else Azure takes what equal steps of the job that is there have made, which is all of it.
                 job.settings.force_rerun = self.config.force_rerun or fresh
+                job.tags = {**job.tags, **(tags or {})}
                 return job
 
             self._job, self._record = submit_job(self.clients, plan.job_name, build, fresh=fresh), None

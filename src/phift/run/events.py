@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TypeAlias, TypeVar
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any, ClassVar, Literal, TypeAlias, TypeVar
 
 from phift.data.sources import Progress
 from phift.jobs.download import DownloadProgress
@@ -11,8 +14,39 @@ from phift.jobs.events import JobEvent
 from phift.serving.resource import DeploymentEvent
 from phift.tokens.count import Counted
 
-Event: TypeAlias = Progress | Counted | JobEvent | DeploymentEvent | DownloadProgress
-"""What happens in a run: work on its data, what becomes of its job, the stages of its endpoint, what is taken home.
+
+@dataclass(frozen=True, kw_only=True)
+class TrialChanged:
+    """A trial of a search has begun, has logged of the metric, or has ended.
+
+    - **state**: as `phift.run.trials.Trial` has it.
+    - **value**: the best that it has logged of the metric; None where it has logged none.
+    """
+
+    kind: ClassVar[Literal["trial"]] = "trial"
+
+    search: str
+    trial: int
+    parameters: Mapping[str, bool | int | float | str]
+    state: str
+    job: str
+    metric: str
+    value: float | None
+    time: datetime = field(default_factory=partial(datetime.now, UTC), compare=False)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as plain values, ready for JSON."""
+        return {"event": self.kind, **asdict(self), "time": self.time.isoformat()}
+
+    def __str__(self) -> str:
+        values = ", ".join(f"{name} {value}" for name, value in self.parameters.items())
+        judged = "" if self.value is None else f", {self.metric} {self.value:.4g}"
+        return f"trial {self.trial} ({values}): {self.state}{judged}"
+
+
+Event: TypeAlias = Progress | Counted | JobEvent | DeploymentEvent | DownloadProgress | TrialChanged
+"""What happens in a run: work on its data, what becomes of its job, the stages of its endpoint, what is taken home; and
+the trials of a search.
 
 Each has a ``time`` (UTC) and ``to_dict()``, plain values that are ready for JSON.
 """
