@@ -107,7 +107,7 @@ clean:
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[local,dev]'
+	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[local,tune,dev]'
 	touch $@
 
 .azurite/$(AZURITE):

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from phift.check.models import find_model as find_model
     from phift.check.report import CheckReport as CheckReport
     from phift.config.run import RunConfig as RunConfig
+    from phift.config.search import SearchConfig as SearchConfig
     from phift.data.prepare import prepare_dataset as prepare_dataset
     from phift.errors import PhiftError as PhiftError
     from phift.jobs.download import Download as Download
@@ -39,11 +40,16 @@ if TYPE_CHECKING:
     from phift.run.comparison import Comparison as Comparison
     from phift.run.comparison import compare_runs as compare_runs
     from phift.run.events import Event as Event
+    from phift.run.events import TrialChanged as TrialChanged
     from phift.run.events import only as only
     from phift.run.listing import Runs as Runs
     from phift.run.listing import RunSummary as RunSummary
     from phift.run.listing import runs as runs
     from phift.run.reproduce import reproduce as reproduce
+    from phift.run.trials import SearchResult as SearchResult
+    from phift.run.tuning import find_search as find_search
+    from phift.run.tuning import stop_search as stop_search
+    from phift.run.tuning import tune as tune
     from phift.serving.deployment import deploy_model as deploy_model
     from phift.serving.endpoint import Endpoint as Endpoint
     from phift.views.printer import EventPrinter as EventPrinter
@@ -75,21 +81,27 @@ _PLACES = {
     "RunResult": "run.chain",
     "RunSummary": "run.listing",
     "Runs": "run.listing",
+    "SearchConfig": "config.search",
+    "SearchResult": "run.trials",
     "StatusChanged": "jobs.events",
     "StepChanged": "jobs.events",
     "StillQueued": "jobs.events",
+    "TrialChanged": "run.events",
     "build_pipeline": "run.building",
     "compare_runs": "run.comparison",
     "connect": "azure.connect",
     "deploy_model": "serving.deployment",
     "download_model": "jobs.registration",
     "find_model": "check.models",
+    "find_search": "run.tuning",
     "only": "run.events",
     "prepare_dataset": "data.prepare",
     "register_model": "jobs.registration",
     "reproduce": "run.reproduce",
     "resolve_compute": "check.compute",
     "runs": "run.listing",
+    "stop_search": "run.tuning",
+    "tune": "run.tuning",
 }
 
 __all__ = [*_PLACES]

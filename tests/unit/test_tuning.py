@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 from phift import Clients, FineTuneRun, RunConfig, samples
+from phift.cli.commands import main
 from phift.config.search import SearchConfig
 from phift.errors import CheckFailed, ConfigError, NotFound
 from phift.jobs.job import FineTuneJob
@@ -315,7 +317,7 @@ def test_a_short_silence_of_the_service_ends_no_search(lab: Lab) -> None:
     thread = in_background(lambda: results.append(lab.tune(trials=1)))
     until(lambda: bool(lab.events))
     lab.workspace.order(Fault(on="GET jobs/*", status=503, times=5))  # the SDK asks four times by itself
-    until(lambda: lab.workspace.faults()[0].struck == 5)
+    until(lambda: lab.workspace.faults()[0].hits == 5)
     lab.hold.clear()
     thread.join(30)
     assert [each.state for each in results[0].trials] == ["completed"]
@@ -333,6 +335,63 @@ def test_a_name_that_no_search_has_is_not_found(lab: Lab) -> None:
     for ask in (find_search, stop_search):
         with pytest.raises(NotFound, match="no search nothing"):
             ask("nothing", lab.clients)
+
+
+def test_the_commands_run_show_and_stop_a_search(lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clients = lab.clients
+    monkeypatch.setattr("phift.run.tuning.connect", lambda _config: clients)
+    monkeypatch.setattr("phift.azure.connect.connect", lambda workspace: clients)
+    data = {split: str(sources[0].files) for split, sources in lab.config.data.sources.items()}  # type: ignore[union-attr]
+    run = {"model": "Phi-4-mini-instruct", "compute": "gpu-cluster", "data": data, "work_dir": str(tmp_path / "w")}
+    (tmp_path / "run.yaml").write_text(json.dumps({**run, "workspace": "local"}))
+    file, plot = tmp_path / "tune.yaml", tmp_path / "trials.png"
+    file.write_text(json.dumps({"name": "rates", "run": "run.yaml", "space": RATES, "trials": 2}))
+    done = CliRunner().invoke(main, ["tune", str(file), "--plot", str(plot)])
+    assert done.exit_code == 0, done.output
+    assert "completed, the best" in done.stdout
+    assert "All of its trials have ended." in done.stderr
+    assert "phift deploy phift-phi-4-mini-instruct-" in done.stderr
+    assert plot.stat().st_size > 5000
+    for command in (
+        ["tune", "--json", str(file)],
+        ["tune", "status", "rates", "--json"],
+        ["tune", "stop", "rates", "--json"],
+    ):
+        told = CliRunner().invoke(main, command)
+        assert told.exit_code == 0, told.output
+        assert len(json.loads(told.stdout)["trials"]) == 2
+    assert "best" in CliRunner().invoke(main, ["tune", "status", "rates"]).stdout
+    nothing = CliRunner().invoke(main, ["tune", "status", "none", "--workspace", "local"])
+    assert nothing.exit_code == 1
+    assert "no search none" in nothing.stderr
+    assert CliRunner().invoke(main, ["tune", str(tmp_path / "none.yaml")]).exit_code == 1
+    assert "status" in CliRunner().invoke(main, ["tune", "--help"]).stdout
+
+
+def test_a_search_without_a_completed_trial_exits_with_1_and_an_interrupted_one_with_130(
+    lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result = SearchResult("rates", "eval_loss", "minimize", (), "It was stopped: the same search goes on with it.")
+    file = tmp_path / "tune.yaml"
+    run = {"model": "Phi-4", "compute": "c", "data": "rows.jsonl", "workspace": "local:here"}
+    file.write_text(json.dumps({"name": "rates", "run": run, "space": RATES}))
+    monkeypatch.setattr("phift.run.tuning.tune", lambda *_arguments, **_options: result)
+    failed = CliRunner().invoke(main, ["tune", str(file)])
+    assert failed.exit_code == 1
+    assert "No trial has completed" in failed.stderr
+
+    def interrupted(search: SearchConfig, *, on_event: Callable[[object], None]) -> None:
+        common: dict[str, Any] = {"search": search.name, "trial": 0, "parameters": {}, "metric": "m", "value": None}
+        on_event(TrialChanged(state="running", job="one", **common))
+        on_event(TrialChanged(state="running", job="two", **common))
+        on_event(TrialChanged(state="completed", job="one", **common))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("phift.run.tuning.tune", interrupted)
+    ended = CliRunner().invoke(main, ["tune", str(file)])
+    assert ended.exit_code == 130
+    assert "These jobs go on: two; `phift tune stop rates` cancels" in ended.stderr
+    assert f"phift tune {file}" in ended.stderr
 
 
 def test_an_empty_result_is_shown_too() -> None:

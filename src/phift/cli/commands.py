@@ -16,10 +16,10 @@ import click
 
 import phift
 from phift import garbage
-from phift.cli import jobs, taking_home
+from phift.cli import jobs, taking_home, tuning
 from phift.cli.interrupted import INTERRUPTED, Leftovers, ignore_interruptions, notes, say, watch
 from phift.cli.local import local
-from phift.cli.options import CONFIG, FOLDER, WORKSPACE, is_config
+from phift.cli.options import CONFIG, FOLDER, WORKSPACE, is_config, workspace_option
 from phift.cli.output import console, hand_out, tell, visible_mistakes
 from phift.errors import CheckFailed, ConfigError, PhiftError
 
@@ -158,15 +158,8 @@ def _leftovers_of_name(command: str, name: str, workspace: str | None) -> Leftov
 
 def _open(command: str, config: Path) -> tuple[phift.FineTuneRun, Leftovers]:
     """Return the run of a configuration, and what keeps count of what it leaves."""
-    from phift.config.run import LocalWorkspaceFolder
-
     read = phift.RunConfig.from_yaml(config)
-    place, option = read.workspace, []  # of a workspace that the environment names there is nothing to say
-    if isinstance(place, LocalWorkspaceFolder):
-        option = ["--workspace", f"local:{place.local}" if place.local else "local"]
-    elif all(names := (place.subscription_id, place.resource_group, place.workspace_name)):
-        option = ["--workspace", "/".join(map(str, names))]
-    left = Leftovers(command, [str(config)], option, phift.EventPrinter(console()))
+    left = Leftovers(command, [str(config)], workspace_option(read.workspace), phift.EventPrinter(console()))
     return phift.FineTuneRun(read, on_event=left), left
 
 
@@ -313,7 +306,7 @@ def facts(must_be_new: bool) -> None:
 
 for _command in (
     *(local, jobs.follow, jobs.runs, jobs.metrics, jobs.compare),
-    *(taking_home.download, taking_home.reproduce),
+    *(taking_home.download, taking_home.reproduce, tuning.tune),
 ):
     main.add_command(_command)
 

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+
+if TYPE_CHECKING:
+    from phift.config.run import AzureWorkspace, LocalWorkspaceFolder
 
 WORKSPACE = click.option(
     "--workspace",
@@ -28,6 +32,16 @@ CONFIG = click.argument("config", type=click.Path(path_type=Path))
 def is_config(target: str) -> bool:
     """Tell whether what a command is about is a configuration, and no name."""
     return target.endswith((".yaml", ".yml")) or Path(target).is_file()
+
+
+def workspace_option(place: AzureWorkspace | LocalWorkspaceFolder) -> list[str]:
+    """Return the words of the option that names a configuration's workspace; none for the environment's."""
+    from phift.config.run import LocalWorkspaceFolder
+
+    if isinstance(place, LocalWorkspaceFolder):
+        return ["--workspace", f"local:{place.local}" if place.local else "local"]
+    names = (place.subscription_id, place.resource_group, place.workspace_name)
+    return ["--workspace", "/".join(map(str, names))] if all(names) else []
 
 
 def _picture(path: Path | None) -> Path | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 import weakref
@@ -63,8 +62,6 @@ if TYPE_CHECKING:
 # meanwhile costs nothing: the job is of the report's model and component, also where the registry has newer ones; it
 # fails at once where its cluster is gone, and waits in the queue where somebody else has taken the quota.
 CHECK_HOLDS = 600.0
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)

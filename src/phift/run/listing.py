@@ -188,7 +188,7 @@ def runs(
     summaries = []
     for job, record in jobs:
         name = text(job.name, "job.name")
-        started, ended = _times(texts(job.properties, "job.properties"))
+        started, ended = times(texts(job.properties, "job.properties"))
         summary = RunSummary(
             name=name,
             state=redact(text(job.status, "job.status")),
@@ -227,7 +227,7 @@ def _models(clients: Clients, name: str) -> dict[str, str]:
     return {job: redact(f"{name}:{text(each.version, 'model.version')}") for job, each in jobs.items()}
 
 
-def _times(properties: Mapping[str, str]) -> tuple[datetime | None, datetime | None]:
+def times(properties: Mapping[str, str]) -> tuple[datetime | None, datetime | None]:
     """Return when a pipeline began and ended, as its property tells of its execution.
 
     Its form: ansible-collections/azure, azure_rm_ml_batch_endpoint_info.py, 2026-05-04.

@@ -151,9 +151,9 @@ def _fits(config: SearchConfig, parameters: Mapping[str, Value]) -> bool:
 
 def _sampler(config: SearchConfig, seed: int) -> Any:
     optuna = _optuna()
-    kinds = {"tpe": optuna.samplers.TPESampler, "random": optuna.samplers.RandomSampler}
-    # A grid's values are counted through; of this one only the options are looked at, which a grid has none of.
-    kind = kinds.get(config.sampler.name, optuna.samplers.RandomSampler)
+    if config.sampler.name == "grid" and config.sampler.options:
+        raise ConfigError("The sampler `grid` takes no options.", where="sampler", fix="leave them out")
+    kind = optuna.samplers.TPESampler if config.sampler.name == "tpe" else optuna.samplers.RandomSampler
     return _made(kind, "sampler", {**config.sampler.options, "seed": seed})
 
 

@@ -7,16 +7,16 @@ import math
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal
 
-from phift.azure.answers import mapping, text, texts
+from phift.azure.answers import text, texts
 from phift.azure.clients import Clients
 from phift.config.run import RunConfig
 from phift.config.search import Value
-from phift.errors import NotFound, redact, visible_html, visible_table
+from phift.errors import NotFound, redact, visible_columns, visible_html, visible_table
 from phift.jobs.job import FineTuneJob, list_jobs
 from phift.run.chain import FineTuneRun
+from phift.run.listing import times
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,8 +28,6 @@ SEARCH = "phift.search"
 """A job's tag is ``phift.search.<name>``, by whose name jobs are listed; its value is a `Ticket`."""
 
 State = Literal["running", "completed", "pruned", "failed", "stopped", "refused"]
-
-_STAGES = "azureml.pipelines.stages"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,7 +151,7 @@ class SearchResult:
         """
         from phift.run.drawing import draw_search
 
-        return draw_search(self)
+        return draw_search(self.trials, name=self.name, metric=self.metric, direction=self.direction)
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as plain values, ready for JSON."""
@@ -167,7 +165,7 @@ class SearchResult:
     def _names(self) -> list[str]:
         return list(dict.fromkeys(name for each in self.trials for name in each.parameters))
 
-    def _rows(self) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    def table(self) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
         """Return the head and the rows of a table for people."""
         best = None
         with suppress(NotFound):
@@ -188,13 +186,11 @@ class SearchResult:
         return f"{counted}. {self.ended}".strip()
 
     def __str__(self) -> str:
-        head, rows = self._rows()
-        widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
-        lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in (head, *rows)]
-        return "\n".join([*(line.rstrip() for line in lines if self.trials), self.summary])
+        head, rows = self.table()
+        return "\n".join([*([visible_columns(head, rows)] if rows else []), self.summary])
 
     def _repr_html_(self) -> str:
-        return (visible_table(*self._rows()) if self.trials else "") + f"<p>{visible_html(self.summary)}</p>"
+        return (visible_table(*self.table()) if self.trials else "") + f"<p>{visible_html(self.summary)}</p>"
 
 
 def _short(value: Value | None) -> str:
@@ -256,27 +252,12 @@ def logged(clients: Clients, job: str, metric: str) -> tuple[tuple[int, float], 
 
 
 def _cost(ticket: Ticket, job: PipelineJob) -> float | None:
-    """Return what a job's nodes cost from its start to its end, None where it has none or the price is not known.
-
-    A property of the pipeline tells its times: see `phift.run.listing`.
-    """
+    """Return what a job's nodes cost from its start to its end; None where it goes on or the price is not known."""
     if not ticket.paid:
         return 0.0
-    execution: Mapping[str, Any] = {}
-    with suppress(ValueError):
-        told = json.loads(texts(job.properties, "job.properties").get(_STAGES) or "{}")
-        execution = mapping(mapping(told).get("Execution"))
-    begun, ended = (_time(execution.get(key)) for key in ("StartTime", "EndTime"))
+    begun, ended = times(texts(job.properties, "job.properties"))
     if ended and not begun:  # it was cancelled in the queue
         return 0.0
     if begun is None or ended is None or ticket.per_hour is None:
         return None
     return max(0.0, (ended - begun).total_seconds()) / 3600 * ticket.per_hour
-
-
-def _time(value: Any) -> datetime | None:
-    try:
-        time = datetime.fromisoformat(value)
-    except (TypeError, ValueError):
-        return None
-    return time if time.tzinfo else time.replace(tzinfo=UTC)

@@ -216,9 +216,7 @@ class _Search:
         left = None if self.config.max_cost is None else self.config.max_cost - self._spent()
         # Of a limit, a check makes an error where the price is not known.
         limits = [each for each in (left and left / self._ratio, config.max_cost) if each is not None]
-        run = FineTuneRun(
-            config.model_copy(update={"max_cost": min(limits, default=None)}), self.clients, on_event=self._on_event
-        )
+        run = FineTuneRun(config.model_copy(update={"max_cost": min(limits, default=None)}), self.clients)
         report = run.check()
         plan = run.plan
         if parameters is None:

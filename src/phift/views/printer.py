@@ -19,7 +19,7 @@ from phift.data.prepare import Progress
 from phift.jobs.download import DownloadProgress
 from phift.jobs.events import JobEvent, MetricLogged, NoAnswer, StatusChanged, StepChanged, StillQueued
 from phift.jobs.progress import JobProgress
-from phift.run.events import Event
+from phift.run.events import Event, TrialChanged
 from phift.serving.resource import DeploymentEvent
 from phift.tokens.count import Counted
 from phift.views.notebook import JobView, View, work_view
@@ -83,6 +83,9 @@ class EventPrinter:
         elif isinstance(event, DeploymentEvent):
             self.left()
             self._line(f"{event.name}: {_STAGES[event.stage]}")
+        elif isinstance(event, TrialChanged):
+            self.left()
+            self._line(str(event))
 
     def left(self) -> None:
         """Draw no more, since nobody follows any longer; what was drawn is replaced by what stays of it."""
