@@ -122,6 +122,20 @@ def test_the_example_of_coming_back_runs(reader: Reader) -> None:
     assert reader.run(sys.executable, "-c", example).splitlines()[-1] == "The symbol of gold is Au."
 
 
+@pytest.mark.proof
+def test_the_examples_of_comparing_run(reader: Reader) -> None:
+    document = (ROOT / "docs" / "comparing.md").read_text(encoding="utf-8")
+    for example in re.findall(r"```python\n(.*?)```", document, flags=re.DOTALL):
+        said = reader.run(sys.executable, "-c", example)
+    assert re.search(r"^num_train_epochs +5 +2$", said, re.MULTILINE)
+    assert re.search(r"^eval_loss, best +0\.\d+ +\d\.\d+$", said, re.MULTILINE)
+    (commands,) = re.findall(r"```sh\n(.*?)```", document, flags=re.DOTALL)
+    assert "num_train_epochs" in reader.run("sh", "-ec", commands)
+    assert (reader.folder / "metrics.csv").read_text().startswith("step,epoch,eval_loss,")
+    for picture in ("curves.png", "compared.png", "compared.svg"):
+        assert (reader.folder / picture).stat().st_size > 10_000
+
+
 def test_the_commands_one_by_one_find_the_run_and_leave_nothing(reader: Reader) -> None:
     submit, deploy, endpoints, cleanup = block("sh", "phift submit").splitlines()
     assert "(submitted before)" in reader.run("sh", "-c", submit)

@@ -151,6 +151,15 @@ def test_of_what_is_no_number_a_plot_says_how_much_there_is() -> None:
     np.testing.assert_array_equal(axis.lines[0].get_ydata(), [3, np.nan, np.nan, 1])
 
 
+def test_losses_that_differ_by_much_have_a_logarithmic_axis() -> None:
+    far = frame(*curve("loss", [6, 1, 0.07]), *curve("learning_rate", [1e-3, 1e-9]))
+    losses, rates = plot.draw({"job": far}, where="job").axes
+    assert (losses.get_yscale(), losses.get_ylabel()) == ("log", "training loss, log scale")
+    assert (rates.get_yscale(), plot.draw({"job": RUN}, where="job").axes[0].get_yscale()) == ("linear", "linear")
+    below = frame(*curve("loss", [6, 1, -0.07]))
+    assert plot.draw({"job": below}, where="job").axes[0].get_yscale() == "linear"
+
+
 def test_several_runs_have_a_panel_for_each_metric_and_one_legend() -> None:
     drawn = plot.draw({"first": RUN, "second": frame(*curve("loss", [5, 4]))}, where="jobs")
     assert [axis.get_ylabel() for axis in drawn.axes] == ["evaluation loss", "training loss", "learning rate"]

@@ -15,6 +15,7 @@ from phift.errors import NotFound, redact, visible
 
 if TYPE_CHECKING:
     import pandas as pd
+    from numpy.typing import NDArray
 
 _WORDS = {"loss": "training loss", "eval_loss": "evaluation loss", "learning_rate": "learning rate"}
 # What the panels show, from above: of one job, and of several.
@@ -25,6 +26,7 @@ _COLOURS = ("#0a7abf", "#d55e00", "#0b9466", "#b86fb0", "#8f7a1e", "#e0455e", "#
 _STYLES = ("-", "--", ":", "-.")
 _WITH_MARKERS = 50  # points; more make a line of their own
 _LONGEST_NAME = 60
+_MANY_TIMES = 20  # what the highest loss is of the lowest where only a logarithm shows both
 _IN_ONE_COLUMN = 6  # names in a legend
 
 
@@ -61,8 +63,15 @@ def draw(metrics: Mapping[str, pd.DataFrame], *, where: str) -> Plot:
             for name in names:
                 colour = number if several else list(_WORDS).index(name)
                 _curve(axis, frame[frame["metric"] == name], colour, f"{_name(run)}, " if several else "", name)
-        axis.set_ylabel(_WORDS[names[0]] if len(names) == 1 else "loss")
-        axis.ticklabel_format(axis="y", scilimits=(-2, 4))
+        label, values = _WORDS[names[0]] if len(names) == 1 else "loss", _values(axis)
+        if "loss" in label and values.min() > 0 and values.max() / values.min() > _MANY_TIMES:
+            axis.set_yscale("log")
+            axis.yaxis.set_major_formatter("{x:g}")
+            axis.yaxis.set_minor_formatter("")
+            label += ", log scale"
+        else:
+            axis.ticklabel_format(axis="y", scilimits=(-2, 4))
+        axis.set_ylabel(label)
         axis.grid(alpha=0.25)
     if len(panels[0]) > 1:
         axes[0].legend([_WORDS[name] for name in panels[0]], frameon=False)
@@ -102,6 +111,12 @@ def _curve(axis: Axes, points: pd.DataFrame, number: int, of: str, name: str) ->
         first = points["step"].to_numpy()[~numbers][0]
         said = f"{of}{_WORDS[name]}: no number at {(~numbers).sum()} of {len(values)} steps, the first is {first}"
         axis.set_title("\n".join(filter(None, (axis.get_title(), said))), fontsize="small", parse_math=False)
+
+
+def _values(axis: Axes) -> NDArray[np.float64]:
+    """Return all numbers that are drawn; 0 where there is none."""
+    values = np.concatenate([np.asarray(line.get_ydata(), float) for line in axis.get_lines()])
+    return values[np.isfinite(values)] if np.isfinite(values).any() else np.zeros(1)
 
 
 def _name(run: str) -> str:
