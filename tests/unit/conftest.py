@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import signal
 import sys
 import warnings
 from collections.abc import Iterator
@@ -38,6 +40,17 @@ VARIABLES = (
 def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in VARIABLES:
         monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(autouse=True)
+def _process_as_it_was() -> Iterator[None]:
+    """Undo what the command line does to its process."""
+    handlers = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    level = logging.getLogger("azure").level
+    yield
+    for each, handler in handlers.items():
+        signal.signal(each, handler)
+    logging.getLogger("azure").setLevel(level)
 
 
 @pytest.fixture(scope="session")

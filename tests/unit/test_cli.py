@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import errno
 import json
-import logging
 import os
 import re
 import shlex
@@ -10,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -34,17 +32,6 @@ parameters: {parameters}
 
 def invoke(*arguments: object, **options: Any) -> Result:
     return CliRunner().invoke(main, [str(argument) for argument in arguments], **options)
-
-
-@pytest.fixture(autouse=True)
-def _process_as_it_was() -> Iterator[None]:
-    """Undo what the command line does to its process."""
-    handlers = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
-    level = logging.getLogger("azure").level
-    yield
-    for each, handler in handlers.items():
-        signal.signal(each, handler)
-    logging.getLogger("azure").setLevel(level)
 
 
 @pytest.fixture

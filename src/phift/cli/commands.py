@@ -19,7 +19,7 @@ from phift import garbage
 from phift.cli import jobs, taking_home, tuning
 from phift.cli.interrupted import INTERRUPTED, Leftovers, ignore_interruptions, notes, say, watch
 from phift.cli.local import local
-from phift.cli.options import CONFIG, FOLDER, WORKSPACE, is_config, workspace_option
+from phift.cli.options import CONFIG, FOLDER, ON_END, WORKSPACE, is_config, workspace_option
 from phift.cli.output import console, hand_out, tell, visible_mistakes
 from phift.errors import CheckFailed, ConfigError, PhiftError
 
@@ -113,7 +113,8 @@ def check(config: Path, as_json: bool) -> None:
 @main.command(name="run")
 @CONFIG
 @_ASK
-def run_(config: Path, ask: tuple[str, ...]) -> None:
+@ON_END
+def run_(config: Path, ask: tuple[str, ...], on_end: str | None) -> None:
     """Do all of it: check, prepare, submit, wait, register, deploy; run it again to go on after an interruption.
 
     With --ask the endpoint is deleted at the end unless somebody else uses it or it was left up on purpose; without, it
@@ -121,18 +122,21 @@ def run_(config: Path, ask: tuple[str, ...]) -> None:
     """
     run, left = _open("run", config)
     with left.told():
-        _train(run, left, wait=True)
+        _train(run, left, wait=True, on_end=on_end)
         _deploy(run, left, ask)
 
 
 @main.command()
 @CONFIG
 @click.option("--wait/--no-wait", default=True, show_default=True, help="Wait for the job, and register its model.")
-def submit(config: Path, wait: bool) -> None:
+@ON_END
+def submit(config: Path, wait: bool, on_end: str | None) -> None:
     """Train, and deploy nothing: check, prepare, submit, wait, register."""
+    if on_end and not wait:
+        raise click.UsageError("--on-end is done by who waits; `phift follow JOB --on-end COMMAND` waits later.")
     run, left = _open("submit", config)
     with left.told():
-        _train(run, left, wait=wait)
+        _train(run, left, wait=wait, on_end=on_end)
     tell(f"Nothing is deployed; to do so: {left.command('deploy')}")
 
 
@@ -163,7 +167,7 @@ def _open(command: str, config: Path) -> tuple[phift.FineTuneRun, Leftovers]:
     return phift.FineTuneRun(read, on_event=left), left
 
 
-def _train(run: phift.FineTuneRun, left: Leftovers, *, wait: bool) -> None:
+def _train(run: phift.FineTuneRun, left: Leftovers, *, wait: bool, on_end: str | None) -> None:
     left.goes_on = "A job that was submitted goes on"
     report = run.check()
     if report.ok:
@@ -172,7 +176,7 @@ def _train(run: phift.FineTuneRun, left: Leftovers, *, wait: bool) -> None:
     left.goes_on = f"The job {job.name} goes on"
     tell(f"job      {job.name}{' (submitted before)' if job.existed else ''}")
     if wait:
-        run.wait()
+        run.wait(on_end=on_end)
         model = run.register()
         tell(f"model    {model.name} version {model.version}")
 
@@ -305,7 +309,7 @@ def facts(must_be_new: bool) -> None:
 
 
 for _command in (
-    *(local, jobs.follow, jobs.runs, jobs.metrics, jobs.compare),
+    *(local, jobs.follow, jobs.runs, jobs.metrics, jobs.compare, jobs.logs, jobs.cancel),
     *(taking_home.download, taking_home.reproduce, tuning.tune),
 ):
     main.add_command(_command)

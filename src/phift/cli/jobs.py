@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,7 @@ import click
 
 import phift
 from phift.cli.interrupted import Leftovers
-from phift.cli.options import PLOT, WORKSPACE
+from phift.cli.options import ON_END, PLOT, WORKSPACE
 from phift.cli.output import console, hand_out, tell
 
 if TYPE_CHECKING:
@@ -20,12 +21,15 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("job")
 @WORKSPACE
+@ON_END
 @click.option("--json", "as_json", is_flag=True, help="Print a line of JSON for each event.")
-def follow(job: str, workspace: str | None, as_json: bool) -> None:
+def follow(job: str, workspace: str | None, on_end: str | None, as_json: bool) -> None:
     """Follow a job until it has ended, wherever it was submitted; exits 1 if it ended without a model.
 
     Ctrl-C leaves the job as it is.
     """
+    from phift.jobs.on_end import when_ended
+
     printer = phift.EventPrinter(console())
 
     def show(event: Event) -> None:
@@ -44,7 +48,55 @@ def follow(job: str, workspace: str | None, as_json: bool) -> None:
                 left(event)
         finally:
             printer.left()
-        found.raise_for_end()
+        end = found.end()
+        when_ended(on_end)(end)
+        end.raise_if_bad()
+
+
+@click.command()
+@click.argument("job")
+@WORKSPACE
+@click.option("--step", help="Print this step's log only, by the step's name.")
+@click.option("--follow", "follows", is_flag=True, help="Go on until the job has ended, with what comes meanwhile.")
+@click.option("--json", "as_json", is_flag=True, help="Print a line of JSON for each piece of a log.")
+def logs(job: str, workspace: str | None, step: str | None, follows: bool, as_json: bool) -> None:
+    """Print the logs of a job and of its steps, as far as they go now, or on to its end with --follow.
+
+    Without --step each line begins with its step's name, or the word job. Ctrl-C leaves the job as it is.
+    """
+    option = ["--workspace", workspace] if workspace else []
+    left = Leftovers(
+        "logs", [job, *(["--step", step] if step else []), "--follow", *option], option, lambda _event: None
+    )
+    left.goes_on = f"The job {job} goes on"
+    with left.told() if follows else nullcontext():
+        for piece in phift.FineTuneJob(job, phift.connect(workspace=workspace)).logs(step, follow=follows):
+            if as_json:
+                hand_out(json.dumps(piece.to_dict()))
+                continue
+            for line in piece.text.replace("\r\n", "\n").removesuffix("\n").split("\n"):
+                drawn = line.rstrip("\r").rpartition("\r")[2]  # of a bar that is drawn over itself, what was seen last
+                tell(drawn if step else f"{piece.step or 'job'} | {drawn}", hide=False)
+
+
+@click.command()
+@click.argument("job")
+@WORKSPACE
+@click.option("--json", "as_json", is_flag=True, help="Print what became of the job as JSON.")
+def cancel(job: str, workspace: str | None, as_json: bool) -> None:
+    """Cancel a job and wait until it has ended; nothing happens to one that has ended before."""
+    from phift.jobs.ends import ENDED
+
+    found = phift.FineTuneJob(job, phift.connect(workspace=workspace))
+    had_ended = found.status() in ENDED
+    found.cancel()
+    status = found.status()
+    if as_json:
+        hand_out(json.dumps({"job": job, "status": status, "had_ended": had_ended}))
+    elif had_ended:
+        tell(f"The job {job} had ended before, and is {status}.")
+    else:
+        tell(f"The job {job} has ended, and is {status}.")
 
 
 @click.command()

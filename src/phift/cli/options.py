@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from phift.errors import ConfigError
+
 if TYPE_CHECKING:
     from phift.config.run import AzureWorkspace, LocalWorkspaceFolder
 
@@ -25,6 +27,13 @@ PLOT = click.option(
     type=click.Path(dir_okay=False, path_type=Path),
     callback=lambda _context, _option, path: _picture(path),
     help="Draw the curves into this file: .png, .svg or .pdf.",
+)
+ON_END = click.option(
+    "--on-end",
+    metavar="COMMAND",
+    callback=lambda _context, _option, command: _program(command),
+    help="Run this when the job has ended, without a shell; PHIFT_JOB, PHIFT_STATUS and PHIFT_CAUSE say what became "
+    "of it. What it prints goes to the standard error.",
 )
 CONFIG = click.argument("config", type=click.Path(path_type=Path))
 
@@ -48,3 +57,14 @@ def _picture(path: Path | None) -> Path | None:
     if path and path.suffix.lower() not in (".png", ".svg", ".pdf"):
         raise click.BadParameter("the file's name has to end in .png, .svg or .pdf")
     return path
+
+
+def _program(command: str | None) -> str | None:
+    """Refuse a command that cannot be run, which is better known before a job of hours."""
+    from phift.jobs.on_end import when_ended
+
+    try:
+        when_ended(command)
+    except ConfigError as error:
+        raise click.BadParameter(error.what) from None
+    return command
