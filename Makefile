@@ -74,10 +74,11 @@ bench-local: $(VENV)/installed
 bench-download: $(VENV)/installed
 	$(BIN)/python bench/download.py
 
-# Kills the local workspace's server under load, and a preparation, sixty times each; PHIFT_KILL_SEED chooses other
+# Kills the local workspace's server under load, and a preparation, sixty times each, and a whole run at thirty of its
+# requests, which then goes on from its name; PHIFT_KILL_SEED chooses other
 # moments for the server.
 kill: $(VENV)/installed
-	PHIFT_KILLS=60 $(BIN)/python -m pytest tests/local/test_server_kill.py tests/properties/test_interruption.py -o log_cli=true --log-cli-level=INFO
+	PHIFT_KILLS=60 $(BIN)/python -m pytest tests/local/test_server_kill.py tests/local/test_coming_back.py tests/properties/test_interruption.py -o log_cli=true --log-cli-level=INFO
 
 # Many callers at once: the same run of 8 threads and of 5 processes, twenty times at each of three latencies.
 callers: $(VENV)/installed

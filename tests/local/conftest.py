@@ -75,6 +75,13 @@ def workspace(tmp_path_factory: pytest.TempPathFactory, quiet_sdk: None) -> Iter
 
 
 @pytest.fixture(scope="module")
+def instant(tmp_path_factory: pytest.TempPathFactory, quiet_sdk: None) -> Iterator[Local]:
+    """A running local workspace that trains nothing and lets nothing wait, one for each file of tests."""
+    folder = tmp_path_factory.mktemp("instant") / "workspace"
+    yield from _running(folder, LocalWorkspace(folder, engine="instant", speed="fast"))
+
+
+@pytest.fixture(scope="module")
 def local(tmp_path_factory: pytest.TempPathFactory, quiet_sdk: None) -> Iterator[Local]:
     """A running local workspace whose engine, scorer and models are fakes, one for each file of tests."""
     folder = tmp_path_factory.mktemp("fake") / "workspace"
