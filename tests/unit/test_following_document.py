@@ -21,7 +21,7 @@ TAGS = {
 
 def test_the_blocks_run_one_after_another(workspace: TestWorkspace, capsys: pytest.CaptureFixture[str]) -> None:
     blocks = re.findall(r"```python\n(.*?)```", DOCUMENT, flags=re.DOTALL)
-    assert len(blocks) == 6
+    assert len(blocks) == 9
     given.job(workspace, JOB, tags=TAGS)
     names = {"ml_client": workspace.client}
     printed = []
@@ -31,10 +31,12 @@ def test_the_blocks_run_one_after_another(workspace: TestWorkspace, capsys: pyte
             continue
         exec(block, names)  # noqa: S102 - the document's own words
         printed.append(capsys.readouterr().out)
-    followed, attached, looked, hundred, listened = printed
+    followed, attached, logs, waited, ended, looked, hundred, listened = printed
     assert followed.splitlines()[-1] == "job Completed"
     assert "step " in followed
     assert "Completed" in attached
+    assert logs.startswith("chat_completion_finetune user_logs/std_log.txt This is empty")
+    assert (waited, ended) == ("", "Completed None\n")
     assert looked == "[]\n"  # all was told before
     assert hundred == "{'Completed'}\n"
     assert "'event': 'status'" in listened

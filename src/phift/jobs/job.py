@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import cached_property
@@ -218,7 +218,9 @@ class FineTuneJob:
         """Raise for a job that ended without a model; do nothing for one that completed."""
         self.end().raise_if_bad()
 
-    def logs(self, step: str | None = None, *, follow: bool = False, stop: Event | None = None) -> Iterator[LogText]:
+    def logs(
+        self, step: str | None = None, *, follow: bool = False, stop: Event | None = None
+    ) -> Generator[LogText, None, None]:
         """Yield what the job's logs have: its own first, then its steps', in their order.
 
         - **step**: only this step's, by its name.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import codecs
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -61,7 +61,7 @@ def read_logs(
     step: str | None,
     follow: bool,
     stop: Event | None,
-) -> Iterator[LogText]:
+) -> Generator[LogText, None, None]:
     """Yield what the logs of a job have; see `phift.jobs.job.FineTuneJob.logs`.
 
     - **look**: returns the job's status, and its steps in their order.
