@@ -60,6 +60,7 @@ fuzz: $(VENV)/installed
 bench: $(VENV)/installed
 	$(BIN)/python bench/check_latency.py
 	$(BIN)/python bench/in_process.py
+	$(BIN)/python bench/service_health.py
 
 # Needs 12 GB of disk; and 10 GB of memory for the way that phift is compared with.
 bench-data: $(VENV)/installed

@@ -11,9 +11,11 @@ Whoever reaches this service spends your money: put it behind something that kno
 from __future__ import annotations
 
 import asyncio
+import gc
 import hashlib
 import json
 import os
+import sys
 import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
@@ -32,7 +34,7 @@ from phift import Clients, Endpoint, FineTuneJob, FineTuneRun, Idle, JobEvent, R
 T = TypeVar("T")
 
 HEARTBEAT = 15.0  # seconds after which a proxy may take a silent stream for dead
-AT_ONCE = 4  # calls of the SDK: each is half work, and threads that work keep the event loop waiting
+AT_ONCE = 2  # calls of the SDK: each is half work, and threads that work keep the event loop waiting
 WAITING = 40  # deployments and answers, of which each waits for minutes and does little
 STATUS_OF = (
     (errors.NotFound, 404),
@@ -62,6 +64,7 @@ def create_app(clients: Clients | None = None, folder: Path | None = None) -> Fa
     """Return the service for a workspace: that of ``clients``, else of the variable ``PHIFT_WORKSPACE``."""
     # One for all: they share its tokens, and one poller a job.
     shared = clients or connect(workspace=os.environ.get("PHIFT_WORKSPACE"))
+    _stay_responsive()
     kept = (folder or Path(os.environ.get("PHIFT_SERVICE_FOLDER", "runs"))).resolve()
     compute = os.environ.get("PHIFT_SERVICE_COMPUTE", "gpu-cluster")
     calls, waits = CapacityLimiter(AT_ONCE), CapacityLimiter(WAITING)
@@ -139,6 +142,15 @@ def create_app(clients: Clients | None = None, folder: Path | None = None) -> Fa
         return await off(_find_endpoint, job, shared)
 
     return app
+
+
+def _stay_responsive() -> None:
+    """Keep the event loop from waiting for what the SDK does in threads; a whole process's settings, as it is ours."""
+    # Each look through all that the SDK made at its import stops every thread for a second.
+    gc.freeze()
+    gc.set_threshold(100_000)
+    # A thread that works is interrupted after half a millisecond instead of five.
+    sys.setswitchinterval(0.0005)
 
 
 NOT_KEPT = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
