@@ -10,13 +10,17 @@ from phift.version import __version__ as __version__
 if TYPE_CHECKING:
     from phift.azure.clients import Clients as Clients
     from phift.azure.connect import connect as connect
+    from phift.check.compute import ComputeTarget as ComputeTarget
     from phift.check.compute import resolve_compute as resolve_compute
     from phift.check.findings import Finding as Finding
+    from phift.check.models import FoundationModel as FoundationModel
     from phift.check.models import find_model as find_model
     from phift.check.report import CheckReport as CheckReport
     from phift.config.run import RunConfig as RunConfig
     from phift.config.search import SearchConfig as SearchConfig
     from phift.data.prepare import prepare_dataset as prepare_dataset
+    from phift.data.prepared import PreparedDataset as PreparedDataset
+    from phift.data.sources import Progress as Progress
     from phift.errors import PhiftError as PhiftError
     from phift.jobs.download import Download as Download
     from phift.jobs.download import DownloadProgress as DownloadProgress
@@ -52,6 +56,8 @@ if TYPE_CHECKING:
     from phift.run.tuning import tune as tune
     from phift.serving.deployment import deploy_model as deploy_model
     from phift.serving.endpoint import Endpoint as Endpoint
+    from phift.serving.resource import DeploymentEvent as DeploymentEvent
+    from phift.tokens.count import Counted as Counted
     from phift.views.printer import EventPrinter as EventPrinter
 
 
@@ -60,7 +66,10 @@ _PLACES = {
     "CheckReport": "check.report",
     "Clients": "azure.clients",
     "Comparison": "run.comparison",
+    "ComputeTarget": "check.compute",
+    "Counted": "tokens.count",
     "Cursor": "jobs.following",
+    "DeploymentEvent": "serving.resource",
     "Download": "jobs.download",
     "DownloadProgress": "jobs.download",
     "Endpoint": "serving.endpoint",
@@ -69,6 +78,7 @@ _PLACES = {
     "Finding": "check.findings",
     "FineTuneJob": "jobs.job",
     "FineTuneRun": "run.chain",
+    "FoundationModel": "check.models",
     "Idle": "jobs.events",
     "JobEnd": "jobs.ends",
     "JobEvent": "jobs.events",
@@ -76,6 +86,8 @@ _PLACES = {
     "MetricLogged": "jobs.events",
     "NoAnswer": "jobs.events",
     "PhiftError": "errors",
+    "PreparedDataset": "data.prepared",
+    "Progress": "data.sources",
     "RegisteredModel": "jobs.registration",
     "RunConfig": "config.run",
     "RunResult": "run.chain",

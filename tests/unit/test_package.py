@@ -53,6 +53,14 @@ def test_every_public_name_resolves_to_its_own(name: str) -> None:
     assert found.__doc__
 
 
+def test_every_kind_of_event_and_what_each_step_returns_is_public() -> None:
+    kinds = {kind.__name__ for kind in get_args(phift.Event)}
+    assert {"StatusChanged", "Progress"} <= kinds <= set(phift.__all__)
+    steps = ("find_model", "resolve_compute", "prepare_dataset", "register_model", "deploy_model")
+    returned = {getattr(phift, step).__annotations__["return"] for step in steps}
+    assert returned <= set(phift.__all__)
+
+
 def test_another_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="'phift' has no attribute 'nothing'"):
         phift.nothing  # noqa: B018 - the access is the test
