@@ -102,6 +102,15 @@ def test_a_compute_without_a_list_and_one_to_create(workspace: TestWorkspace) ->
     assert not phift.resolve_compute(workspace.client, {"cluster": "new", "size": size}).exists
 
 
+def test_a_client_of_a_cloud_that_the_process_has_left_is_refused(
+    workspace: TestWorkspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = workspace.client
+    monkeypatch.setenv("AZUREML_CURRENT_CLOUD", "AzureCloud")
+    with pytest.raises(ConfigError, match=r"belongs to the cloud PhiftLocal.* talks to AzureCloud by now"):
+        phift.find_model(client, "Phi-4-mini-instruct")
+
+
 def test_rows_from_python_alone_are_what_to_train_on() -> None:
     import pandas as pd
 

@@ -159,6 +159,10 @@ def _connect_through(
         what = "The configuration names another workspace than the client's."
         raise ConfigError(what, where="workspace", fix="leave `workspace:` out of it, or do not hand in a client")
     cloud = os.environ.get(_CLOUD, "AzureCloud")
+    own = getattr(client, "_cloud", None)
+    if isinstance(own, str) and own != cloud:
+        what = f"The client belongs to the cloud {own}, and this process talks to {cloud} by now."
+        raise ConfigError(what, where="workspace", fix="make a new client: the Azure ML SDK knows one cloud a process")
     if cloud in _CLOUDS:
         scope, discovery, _ = _CLOUDS[cloud]
         return _clients(registries, SharedTokens(client._credential), client, scope, discovery, {})
