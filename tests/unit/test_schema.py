@@ -11,9 +11,10 @@ import pytest
 import yaml
 from jsonschema import Draft202012Validator
 
-from phift import RunConfig
+from phift import RunConfig, SearchConfig
+from phift.config.data import Section
 from phift.errors import ConfigError
-from unit.render_schema import DOCUMENT, document
+from unit.render_schema import DOCUMENTS, document
 
 ROOT = Path(__file__).parents[2]
 SCHEMA = RunConfig.model_json_schema()
@@ -56,12 +57,14 @@ def is_taken(values: Any) -> bool:
     return True
 
 
-def test_it_is_a_schema_and_its_file_is_up_to_date() -> None:
-    Draft202012Validator.check_schema(SCHEMA)
-    assert DOCUMENT.read_text(encoding="utf-8") == document(), "run `make schema`"
+@pytest.mark.parametrize(("path", "section"), DOCUMENTS.items())
+def test_it_is_a_schema_and_its_file_is_up_to_date(path: Path, section: type[Section]) -> None:
+    Draft202012Validator.check_schema(section.model_json_schema())
+    assert path.read_text(encoding="utf-8") == document(section), "run `make schema`"
 
 
-def test_each_key_of_each_section_is_described() -> None:
+@pytest.mark.parametrize("section", DOCUMENTS.values())
+def test_each_key_of_each_section_is_described(section: type[Section]) -> None:
     def keys(schema: Any, place: str) -> Iterator[tuple[str, Any]]:
         for name, value in schema.items() if isinstance(schema, dict) else enumerate(schema):
             if name == "properties":
@@ -69,7 +72,7 @@ def test_each_key_of_each_section_is_described() -> None:
             if isinstance(value, dict | list):
                 yield from keys(value, "oneOf" if name == "oneOf" or place == "oneOf" else f"{place}/{name}")
 
-    found = dict(keys(SCHEMA, "#"))
+    found = dict(keys(section.model_json_schema(), "#"))
     assert len(found) > 80
     assert [place for place, key in found.items() if not key.get("description")] == []
 
@@ -159,3 +162,32 @@ def test_short_forms_and_texts_are_taken(changes: dict[str, Any]) -> None:
 def test_what_phift_refuses_for_what_stands_there_the_schema_refuses_too(changes: dict[str, Any]) -> None:
     assert not is_taken({**LEAST, **changes})
     assert mistakes({**LEAST, **changes}) != []
+
+
+SEARCH: dict[str, Any] = {"name": "rates", "run": LEAST, "space": {"learning_rate": {"low": "1e-5", "high": 1e-2}}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "taken"),
+    [
+        ({}, True),
+        ({"space": {"num_train_epochs": [1, 2], "lr_scheduler_type": {"choices": ["cosine", "linear"]}}}, True),
+        ({"sampler": "random", "pruner": {"name": "percentile", "percentile": 25.0}, "max_cost": 5}, True),
+        ({"spaec": {}}, False),
+        ({"space": {}}, False),
+        ({"space": {"learning_rate": 1}}, False),
+        ({"space": {"learning_rate": {"low": 1}}}, False),
+        ({"direction": "up"}, False),
+        ({"trials": 0}, False),
+        ({"run": {"model": "Phi-4"}}, False),
+    ],
+    ids=str,
+)
+def test_a_search_has_a_schema_too(changes: dict[str, Any], taken: bool) -> None:
+    validator = Draft202012Validator(SearchConfig.model_json_schema())
+    try:
+        SearchConfig.from_dict({**SEARCH, **changes})
+    except ConfigError:
+        assert not taken
+    assert validator.is_valid({**SEARCH, **changes}) == taken
+    assert validator.is_valid({**SEARCH, "run": "finetune.yaml"})

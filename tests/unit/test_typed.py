@@ -13,7 +13,7 @@ import pydantic
 import pytest
 
 import phift
-from phift import RunConfig
+from phift import RunConfig, SearchConfig
 from phift.config.data import DataConfig, FileSource, Section
 from phift.config.run import LocalWorkspaceFolder
 
@@ -35,7 +35,7 @@ def test_pyright_finds_an_error_in_each_wrong_call_and_in_no_other(tmp_path: Pat
     assert found["summary"]["filesAnalyzed"] == 1
 
 
-@pytest.mark.parametrize("section", [RunConfig, DataConfig, FileSource, LocalWorkspaceFolder])
+@pytest.mark.parametrize("section", [RunConfig, DataConfig, FileSource, LocalWorkspaceFolder, SearchConfig])
 def test_what_type_checkers_are_told_is_what_there_is(section: type[Section]) -> None:
     (told,) = (
         each

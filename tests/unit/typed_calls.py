@@ -10,7 +10,7 @@ import pandas as pd
 from azure.ai.ml import MLClient
 
 import phift
-from phift import Event, FineTuneRun, JobEvent, RunConfig
+from phift import Event, FineTuneRun, JobEvent, RunConfig, SearchConfig
 from phift.config.data import DataConfig, FileSource, HuggingFaceSource
 from phift.config.run import ComputeConfig, DeploymentConfig, LocalWorkspaceFolder, ModelConfig
 
@@ -35,6 +35,8 @@ def right() -> RunConfig:
     DataConfig(train=pd.DataFrame({"question": ["?"], "answer": ["!"]}))
     DataConfig(train=[{"messages": []}], test=lambda: iter([{"messages": []}]))
     DataConfig(train=HuggingFaceSource(huggingface="owner/name", percent=5), validation=FileSource(files="v.csv"))
+    SearchConfig(name="rates", run=config, space={"learning_rate": {"low": 1e-5, "high": 1e-2}}, sampler="random")
+    SearchConfig(name="rates", run={"model": "Phi-4"}, space={"lora_r": [8, 16]}, pruner={"name": "median"})
     return config
 
 
@@ -54,6 +56,8 @@ def wrong() -> None:
     DeploymentConfig(auth_mode="none")  # type: ignore[arg-type]
     FileSource(file="t.jsonl")  # type: ignore[call-arg]
     ModelConfig(nmae="Phi-4")  # type: ignore[call-arg]
+    SearchConfig(name="rates", run=right(), space={}, trails=3)  # type: ignore[call-arg]
+    SearchConfig(name="rates", run=right(), space={}, direction="up")  # type: ignore[arg-type]
 
 
 def steps(client: MLClient) -> None:

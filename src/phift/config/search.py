@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
+from pydantic.json_schema import JsonSchemaValue
 
 from phift.config.data import Name, Section
 from phift.config.run import Positive, RunConfig, config_errors, mistaken, read_yaml
@@ -20,6 +21,7 @@ Number = int | float
 class Range(Section):
     """Numbers from ``low`` to ``high``, both among them; whole ones where both, and ``step``, are whole.
 
+    - **low**, **high**: the least and the greatest.
     - **log**: draw between powers of ten as often as between others; for what spans several, as a learning rate does.
     - **step**: from ``low`` on, every so much only.
     """
@@ -58,7 +60,10 @@ class Range(Section):
 
 
 class Choices(Section):
-    """Values to choose from; a list alone is one."""
+    """Values to choose from; a list alone is one.
+
+    - **choices**: each of them once.
+    """
 
     choices: list[Value] = Field(min_length=1)
 
@@ -91,17 +96,25 @@ def _dimension(value: Any) -> Range | Choices:
     return (Choices if "choices" in value else Range).model_validate(value)
 
 
-Dimension = Annotated[Range | Choices, BeforeValidator(_dimension)]
+Dimension = Annotated[
+    Range | Choices, BeforeValidator(_dimension, json_schema_input_type=Range | Choices | list[Value])
+]
 
 
 class Method(Section):
     """One of Optuna's samplers or pruners; a text alone is its name.
 
+    - **name**: as in Optuna, in small letters.
     - **options**: what its class in Optuna takes besides, as ``n_startup_trials``.
     """
 
     name: str
     options: dict[str, Value] = Field(default_factory=dict)
+
+    @classmethod
+    def _also_taken(cls, described: JsonSchemaValue) -> list[JsonSchemaValue]:
+        described["additionalProperties"] = True  # the options, beside the name
+        return [{"type": "string"}]
 
     @model_validator(mode="before")
     @classmethod
@@ -133,6 +146,7 @@ class SearchConfig(Section):
     - **trials**: how many runs at most, the first one included.
     - **baseline**: whether the first is the run as it stands, to compare the others with.
     - **metric**: what a run is judged by: the best value that it logs, so that of ``eval_loss`` which its model has.
+    - **direction**: whether less or more of it is better.
     - **sampler**: ``tpe``, ``random``, or ``grid``, which goes through all values.
     - **pruner**: cancels a run that does worse than the others did: ``median``, ``percentile``, ``hyperband``,
       ``successive_halving``, or ``none``.
@@ -156,9 +170,36 @@ class SearchConfig(Section):
     parallel: int = Field(default=1, ge=1, le=100)
     max_cost: Positive | None = None
 
-    def __init__(self, /, **values: Any) -> None:
-        with config_errors("SearchConfig"):
-            super().__init__(**values)
+    if TYPE_CHECKING:
+
+        def __init__(
+            self,
+            *,
+            name: str,
+            run: RunConfig | Mapping[str, Any],
+            space: Mapping[str, Range | Choices | Mapping[str, Any] | list[Any]],
+            trials: int = ...,
+            baseline: bool = ...,
+            metric: str = ...,
+            direction: Literal["minimize", "maximize"] = ...,
+            sampler: Method | Mapping[str, Any] | str = ...,
+            pruner: Method | Mapping[str, Any] | str = ...,
+            seed: int = ...,
+            parallel: int = ...,
+            max_cost: float | None = ...,
+        ) -> None: ...
+
+    else:
+
+        def __init__(self, /, **values: Any) -> None:
+            with config_errors("SearchConfig"):
+                super().__init__(**values)
+
+    @classmethod
+    def _also_taken(cls, described: JsonSchemaValue) -> list[JsonSchemaValue]:
+        run = described["properties"]["run"]
+        described["properties"]["run"] = {"anyOf": [run, {"type": "string"}], "description": run["description"]}
+        return []
 
     @model_validator(mode="after")
     def _grid_has_an_end(self) -> Self:
