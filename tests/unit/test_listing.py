@@ -14,6 +14,7 @@ import pytest
 import phift
 from phift.azure.clients import Clients
 from phift.errors import ConfigError
+from phift.jobs.events import StatusChanged
 from phift.jobs.job import FineTuneJob
 from phift.run.listing import RunSummary, _Prices
 from phift.testing import Fault, TestWorkspace
@@ -264,6 +265,17 @@ def test_the_frame_has_times_durations_and_numbers() -> None:
     assert frame["cost"].isna().tolist() == [False, True]
     assert frame["endpoints"][0] == ("phift-1", "phift-2")
     assert phift.Runs((), "workspace").frame().columns.tolist() == frame.columns.tolist()
+
+
+def test_when_a_job_began_is_known_while_it_runs(workspace: TestWorkspace, clients: Clients) -> None:
+    workspace.order(Fault(on="step chat_completion_finetune", status=500, delay=3600))
+    submit(workspace, "job", configuration())
+    for event in FineTuneJob("job", clients).follow():
+        if isinstance(event, StatusChanged) and event.status == "Running":
+            break
+    (found,) = phift.runs(clients)
+    assert (found.state, found.ended, found.cost) == ("Running", None, None)
+    assert found.duration is not None
 
 
 def test_a_running_job_has_lasted_until_now() -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 from unittest.mock import MagicMock
@@ -24,6 +25,8 @@ from phift.jobs.record import configuration_digest, series
 from phift.jobs.registration import register_model
 from phift.local.work import standin
 from phift.run import FineTuneRun
+from phift.run.comparison import compare_runs
+from phift.run.listing import runs
 from phift.serving.cleanup import deployed_endpoints, remove_endpoint, remove_endpoints_of
 from phift.serving.deployment import deploy_model
 from phift.serving.resource import DeploymentEvent
@@ -710,6 +713,9 @@ CALLS: dict[str, Callable[[FineTuneRun], Any]] = {
     "status": lambda run: FineTuneJob("job", run.clients).status(),
     "cancel": lambda run: FineTuneJob("job", run.clients).cancel(),
     "job's metrics": lambda run: FineTuneJob("job", run.clients).metrics(),
+    "job's plot": lambda run: FineTuneJob("job", run.clients).plot(),
+    "runs": lambda run: runs(run.clients),
+    "compare": lambda run: compare_runs(["job", "other"], run.clients),
     "register a model": lambda run: register_model(run.clients, FineTuneJob("job", run.clients), name="m", version="1"),
     "deploy a model": lambda run: deploy_model(
         run.clients, "m", name="phift-e", size=A100, config=run.config.deployment
@@ -740,7 +746,8 @@ def soon_and_small(slept: list[float]) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def _warm(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Import what a run needs."""
+    """Import what a run needs, and what draws its curves."""
+    import_module("phift.jobs.plot")
     FineTuneRun(run_config(tmp_path_factory.mktemp("warm")), Fakes().clients).execute().endpoint.delete()
 
 

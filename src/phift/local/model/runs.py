@@ -120,8 +120,8 @@ def set_status(ground: Ground, name: str, status: str, *, error: Json | None = N
             body.setdefault("startTimeUtc", timestamp(ground.clock.now()))
         if status in ENDED:
             body["endTimeUtc"] = timestamp(ground.clock.now())
-            if "parentRunId" not in body:
-                body["properties"] = {**(body.get("properties") or {}), "azureml.pipelines.stages": _stages(body)}
+        if "parentRunId" not in body and ("startTimeUtc" in body or status in ENDED):
+            body["properties"] = {**(body.get("properties") or {}), "azureml.pipelines.stages": _stages(body)}
         if error is not None:
             body["error"] = error
 
@@ -129,12 +129,13 @@ def set_status(ground: Ground, name: str, status: str, *, error: Json | None = N
 
 
 def _stages(body: Json) -> str:
-    """Return what an ended pipeline's property of this name tells of its execution.
+    """Return what a pipeline's property of this name tells of its execution.
 
     As Azure's Ansible collection shows it for a pipeline that has completed (ansible-collections/azure,
-    azure_rm_ml_batch_endpoint_info.py, 2026-05-04); that the two other words are the run's own is guessed.
+    azure_rm_ml_batch_endpoint_info.py, 2026-05-04). A running one has it too (mldesigner 0.1.0b23, its
+    get_root_pipeline_context); that it then has no end, and that the other words are the run's own, is guessed.
     """
-    told = {"StartTime": body.get("startTimeUtc"), "EndTime": body["endTimeUtc"]}
+    told = {"StartTime": body.get("startTimeUtc"), "EndTime": body.get("endTimeUtc")}
     status = "Finished" if body["status"] == "Completed" else body["status"]
     return json.dumps({"Initialization": None, "Execution": {**told, "Status": status}}, separators=(",", ":"))
 
