@@ -1,6 +1,6 @@
 """A service that fine-tunes: submit, list, follow, cancel, deploy and chat over HTTP; phift does the work.
 
-    PHIFT_WORKSPACE=local uvicorn --factory service:create_app
+    PHIFT_WORKSPACE=local uvicorn --factory service:create_app --timeout-graceful-shutdown 5
 
 It keeps nothing but the rows that it was sent: a run lives in the workspace, so that after a restart, or in another
 process, everything goes on by the job's name.
@@ -35,7 +35,7 @@ T = TypeVar("T")
 
 HEARTBEAT = 15.0  # seconds after which a proxy may take a silent stream for dead
 AT_ONCE = 2  # calls of the SDK: each is half work, and threads that work keep the event loop waiting
-WAITING = 40  # deployments and answers, of which each waits for minutes and does little
+WAITING = 40  # deployments, answers and ends, of which each waits for minutes and does little
 STATUS_OF = (
     (errors.NotFound, 404),
     (errors.Conflict, 409),
@@ -106,7 +106,7 @@ def create_app(clients: Clients | None = None, folder: Path | None = None) -> Fa
 
     @app.post("/runs/{job}/cancel")
     async def cancel(job: str) -> dict[str, Any]:
-        await off(FineTuneJob(job, shared).cancel)
+        await off(FineTuneJob(job, shared).cancel, limiter=waits)
         return await run(job)
 
     @app.post("/runs/{job}/endpoint", status_code=202)
@@ -121,15 +121,19 @@ def create_app(clients: Clients | None = None, folder: Path | None = None) -> Fa
 
     @app.get("/runs/{job}/endpoint")
     async def endpoint(job: str) -> dict[str, str]:
-        if job in deploying and not deploying[job].done():
-            return {"state": "deploying"}
-        return {"state": "ready", "name": (await deployed(job)).name}
+        if task := deploying.get(job):
+            if not task.done():
+                return {"state": "deploying"}
+            task.result()  # raises what went wrong
+        return {"state": "ready", "name": (await off(_find_endpoint, job, shared)).name}
 
     @app.delete("/runs/{job}/endpoint")
     async def remove(job: str) -> dict[str, Any]:
-        deploying.pop(job, None)
+        if (task := deploying.pop(job, None)) and not task.done():
+            deploying[job] = task
+            raise HTTPException(409, "It is being deployed; delete it after that.")
         attached = await off(FineTuneRun.attach, job, shared)
-        return {"deleted": (await off(attached.cleanup)).deleted}
+        return {"deleted": (await off(attached.cleanup, limiter=waits)).deleted}
 
     @app.post("/runs/{job}/chat")
     async def chat(job: str, asked: Question) -> dict[str, str]:
