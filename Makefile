@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # Microsoft's storage emulator, for tests; 3.36 and newer want Node.js 21.
 AZURITE := 3.35.0
 
-.PHONY: quickstart test azurite contract verified check routes reasons schema versions faults proofs fuzz format bench bench-data bench-local bench-download kill callers signals clean
+.PHONY: quickstart test azurite contract verified check routes reasons schema versions faults proofs fuzz format bench bench-data bench-local bench-download bench-follow kill callers signals clean
 
 quickstart: $(VENV)/installed
 	$(BIN)/phift quickstart
@@ -70,6 +70,10 @@ bench-data: $(VENV)/installed
 
 bench-local: $(VENV)/installed
 	$(BIN)/python bench/local_scale.py
+
+# The end of a job and its log, followed in the SDK's way and in phift's, on a clock that is made up.
+bench-follow: $(VENV)/installed
+	$(BIN)/python bench/follow.py
 
 # Needs 7 GB of disk.
 bench-download: $(VENV)/installed

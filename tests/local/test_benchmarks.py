@@ -22,6 +22,7 @@ BENCH = Path(__file__).parents[2] / "bench"
         ("count_tokens.py", ["--rows", "20", "--rounds", "1"], "phift / encode_batch: "),
         ("check_latency.py", ["1"], "ratio"),
         ("download.py", ["--gigabytes", "0.02", "--files", "5", "--cuts", "3"], "whole and right: True"),
+        ("follow.py", ["1"], "phift, job.follow()"),
         ("local_scale.py", ["1"], "all 1001 jobs, page by page: "),
     ],
 )
