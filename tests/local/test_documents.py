@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -120,6 +121,25 @@ def test_the_example_of_coming_back_runs(reader: Reader) -> None:
     document = (ROOT / "docs" / "callers.md").read_text(encoding="utf-8")
     (example,) = re.findall(r"```python\n(.*?)```", document, flags=re.DOTALL)
     assert reader.run(sys.executable, "-c", example).splitlines()[-1] == "The symbol of gold is Au."
+
+
+def test_what_is_taken_home_opens_and_says_how_it_was_made(reader: Reader) -> None:
+    document = (ROOT / "docs" / "taking-home.md").read_text(encoding="utf-8")
+    fetch, reproduce = re.findall(r"```sh\n(.*?)```", document, flags=re.DOTALL)
+    opened, checked = re.findall(r"```python\n(.*?)```", document, flags=re.DOTALL)
+    runs = json.loads(reader.run("phift", "runs", "--workspace", "local", "--json"))
+    job = next(each for each in runs if each["registered"])
+    name, registered = job["name"], job["registered"]
+    commands = fetch.replace("phi-4-mini-instruct-finetuned:5f2c9d0e7a31", registered)
+    commands = commands.replace("phift-phi-4-mini-instruct-5f2c9d0e7a31", name)
+    said = [reader.run("sh", "-c", line) for line in commands.splitlines()]
+    assert [line.partition(":")[0] for line in said] == ["my-model", "registered", "everything"]
+    assert reader.run(sys.executable, "-c", opened).splitlines() == ["True", "The symbol of iron is Fe."]
+    assert float(reader.run(sys.executable, "-c", checked)) > 0
+    for line in reproduce.replace("phift-phi-4-mini-instruct-5f2c9d0e7a31", name).splitlines():
+        told = reader.run("sh", "-c", line)
+    assert name in told
+    assert (reader.folder / "everything/logs/chat_completion_finetune/user_logs/std_log.txt").stat().st_size
 
 
 @pytest.mark.proof

@@ -162,6 +162,24 @@ def test_storage_that_takes_no_keys_is_read_with_the_caller_s_own_token(
     assert (tmp_path / "MLmodel").exists()
 
 
+@pytest.mark.parametrize(
+    ("names", "weights", "tokenizer"),
+    [
+        (("model/config.json", "components/tokenizer/tokenizer.json"), "model", "components/tokenizer"),
+        (("data/model/config.json", "data/tokenizer/tokenizer_config.json"), "data/model", "data/tokenizer"),
+        (("config.json", "tokenizer.json"), ".", "."),
+    ],
+)
+def test_the_folders_that_transformers_opens_are_told(
+    tmp_path: Path, names: tuple[str, ...], weights: str, tokenizer: str
+) -> None:
+    got = download.Download(folder=tmp_path, files=2, bytes=2, fetched=2, known=False)
+    with pytest.raises(NotFound, match="no model of transformers"):
+        assert got.weights
+    put(tmp_path, dict.fromkeys(names, b"1"))
+    assert (got.weights, got.tokenizer) == (tmp_path / weights, tmp_path / tokenizer)
+
+
 # ---------------------------------------------------------------- what does not
 
 
@@ -373,7 +391,10 @@ def test_a_part_that_rotted_on_the_disk_is_used_as_far_as_it_is_right(
     assert below(tmp_path) == FILES
 
 
-@pytest.mark.parametrize("journal", [b"", b"{", b'{"origin": {"model": "other:1"}}\n{"path": "z"}\n', b"[]\n1\n"])
+@pytest.mark.parametrize(
+    "journal",
+    [b"", b"{", b'{"origin": {"model": "other:1"}}\n{"path": "z"}\n', b"[]\n1\n", b'{"origin": {"model": "m:1"}}\n1\n'],
+)
 def test_a_journal_of_nothing_or_of_something_else_counts_for_nothing(
     clients: Clients, model: str, tmp_path: Path, journal: bytes
 ) -> None:

@@ -71,7 +71,8 @@ def test_a_download_that_leaves_its_folder_is_refused_before_anything_is_written
 
 
 @pytest.mark.parametrize(
-    "names", [("/a/README", "/a/readme"), ("/é", "/e\u0301"), ("/straße", "/STRASSE"), ("/x/1", "/X/1")]
+    "names",
+    [("/a/README", "/a/readme"), ("/é", "/e\u0301"), ("/straße", "/STRASSE"), ("/x/1", "/X/1"), ("/x//1", "/./x/1")],
 )
 def test_names_that_are_one_file_elsewhere_are_refused(
     stored: Stored, clients: Clients, tmp_path: Path, names: tuple[str, ...]

@@ -155,7 +155,8 @@ def _same(names: Iterable[str]) -> list[str]:
     """Return the names that are one and the same file to a file system that does not tell upper from lower case."""
 
     def plain(name: str) -> str:
-        return unicodedata.normalize("NFC", name).casefold()
+        parts = [part for part in name.split("/") if part not in ("", ".")]  # as a file system takes a path
+        return unicodedata.normalize("NFC", "/".join(parts)).casefold()
 
     counted = Counter(map(plain, names))
     return [name for name in names if counted[plain(name)] > 1]

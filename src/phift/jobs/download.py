@@ -34,6 +34,11 @@ from phift.jobs.manifest import MANIFEST, read_manifest, write_manifest
 STATE = ".phift-download"
 """The folder of what is not whole yet, in the one that is written to; it goes when all is there."""
 
+# Where MLflow's transformers flavor puts them, and Azure's hftransformersv2 (azureml-assets, the component's
+# model_selector_utils.py, read 2026-11-30); last, a plain folder.
+_WEIGHTS = ("model", "data/model", ".")
+_TOKENIZERS = ("components/tokenizer", "data/tokenizer", *_WEIGHTS)
+
 _THREADS = 10  # as many connections as an HTTP client keeps
 _AHEAD = 14  # pieces asked for or waiting to be written; each is there twice for a moment
 _LOOK = 0.2  # seconds between two looks whether somebody else is done
@@ -95,6 +100,24 @@ class Download:
     def manifest(self) -> dict[str, Any]:
         """What the folder's ``phift-manifest.json`` says."""
         return read_manifest(self.folder)
+
+    @property
+    def weights(self) -> Path:
+        """The folder of a model that ``transformers`` opens; raises `phift.errors.NotFound` where there is none."""
+        return self._first(_WEIGHTS, ("config.json",))
+
+    @property
+    def tokenizer(self) -> Path:
+        """The folder of a model's tokenizer; raises `phift.errors.NotFound` where there is none."""
+        return self._first(_TOKENIZERS, ("tokenizer_config.json", "tokenizer.json"))
+
+    def _first(self, below: tuple[str, ...], names: tuple[str, ...]) -> Path:
+        for folder in (self.folder / each for each in below):
+            if any((folder / name).is_file() for name in names):
+                return folder
+        raise NotFound(
+            "What was fetched is no model of transformers.", where=str(self.folder), fix="look at its MLmodel"
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as plain values, ready for JSON."""
@@ -273,14 +296,14 @@ class _Folder:
         """Take a file for what is wanted, if it was fetched in the very state that storage has, and is as it was."""
         path = str(entry.get("path"))
         file, target = self._wanted.get(path), self._folder / path
-        if file is None or path in self._done or (entry["etag"], entry["size"]) != (file.etag, file.size):
+        if file is None or path in self._done or (entry.get("etag"), entry.get("size")) != (file.etag, file.size):
             return
         if not target.exists():
             return
         seen = target.stat()
         # Its time is a whole second, that of storage; a copy of the folder has another one, and what was changed too.
-        if seen.st_size == file.size and (seen.st_mtime == file.modified or entry["sha256"] == _sha256(target)):
-            self._done[path] = entry["sha256"]
+        if seen.st_size == file.size and (seen.st_mtime == file.modified or entry.get("sha256") == _sha256(target)):
+            self._done[path] = str(entry.get("sha256"))
             self._bytes += file.size
 
     def _parts(self) -> list[_Part]:
@@ -311,7 +334,7 @@ class _Folder:
 
     def _is_state_of(self, entry: Mapping[str, Any]) -> bool:
         file = self._wanted.get(entry["path"])
-        return file is not None and (entry["etag"], entry["size"]) == (file.etag, file.size)
+        return file is not None and (entry.get("etag"), entry.get("size")) == (file.etag, file.size)
 
     def _noted(self) -> Iterator[dict[str, Any]]:
         """Yield the lines of the journal, if it is of this download; the last may have been cut off."""
@@ -323,7 +346,7 @@ class _Folder:
                     read = json.loads(line)
                 except ValueError:
                     return
-                if number == 0 and read != {"origin": self._origin}:
+                if not isinstance(read, dict) or (number == 0 and read != {"origin": self._origin}):
                     return
                 yield read
 
