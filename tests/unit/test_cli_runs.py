@@ -36,11 +36,13 @@ def test_runs_are_listed(workspace: TestWorkspace, phift: Command) -> None:
     submit(workspace, "second", configuration())
     listed = phift("runs")
     assert listed.exit_code == 0
-    head, second, first = listed.stdout.splitlines()
+    head, second, _, first, of_first, summary = listed.stdout.splitlines()
     assert (head.split()[0], second.split()[0], first.split()[0]) == ("job", "second", "first")
-    assert "[red]<b>rivers[/x]\\x1b[31m aaaaaaaa" in first
-    assert listed.stderr.strip() == "2 jobs in the workspace local"
-    assert "1 job in the workspace local, and older ones; --limit" in phift("runs", "--limit", 1).stderr
+    assert of_first == "    Phi-4:8 on [red]<b>rivers[/x]\\x1b[31m"
+    assert (summary, listed.stderr) == ("2 jobs in the workspace local", "")
+    limited = phift("runs", "--limit", 1)
+    assert limited.stdout.splitlines()[-1] == "1 job in the workspace local, and older ones"
+    assert "--limit" in limited.stderr
 
 
 def test_runs_are_printed_as_json(workspace: TestWorkspace, phift: Command) -> None:
@@ -53,8 +55,8 @@ def test_runs_are_printed_as_json(workspace: TestWorkspace, phift: Command) -> N
 
 def test_where_nothing_was_made_the_list_says_so(phift: Command) -> None:
     listed = phift("runs")
-    assert (listed.exit_code, listed.stdout) == (0, "")
-    assert listed.stderr == "There is no such job of phift's in the workspace local.\n"
+    assert (listed.exit_code, listed.stderr) == (0, "")
+    assert listed.stdout == "There is no such job of phift's in the workspace local.\n"
 
 
 def test_metrics_are_printed_as_csv_or_json(workspace: TestWorkspace, clients: Clients, phift: Command) -> None:

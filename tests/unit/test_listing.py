@@ -230,13 +230,24 @@ NOTHING = summary(
 )
 
 
-def test_runs_are_shown_as_a_table() -> None:
-    lines = str(phift.Runs((summary(), NOTHING), "workspace", more=True)).splitlines()
-    assert " ".join(lines[0].split()) == "job state model data submitted took cost registered model endpoints"
-    assert "2026-11-30 10:30  2 h 5 min  1,234.50 USD  phi-4-finetuned:1  phift-1, phift-2" in lines[1]
-    assert lines[2].split() == ["job", "Completed", "?", "?", "?", "?", "?", "-", "-"]
-    assert lines[3] == "2 jobs in the workspace workspace, and older ones"
+def test_runs_are_shown_in_two_lines_each() -> None:
+    assert str(phift.Runs((summary(), NOTHING), "workspace", more=True)).splitlines() == [
+        "job  state      submitted         took",
+        "job  Completed  2026-11-30 10:30  2 h 5 min",
+        "    Phi-4:8 on rivers; 1,234.50 USD; model phi-4-finetuned:1; endpoint phift-1; endpoint phift-2",
+        "job  Completed  ?                 ?",
+        "    ? on ?",
+        "2 jobs in the workspace workspace, and older ones",
+    ]
     assert str(phift.Runs((), "workspace")) == "There is no such job of phift's in the workspace workspace."
+
+
+def test_a_notebook_shows_a_table() -> None:
+    shown = phift.Runs((summary(), NOTHING), "workspace")._repr_html_()
+    assert shown.count("<tr>") == 3
+    assert "<td>1,234.50 USD</td><td>phi-4-finetuned:1</td><td>phift-1, phift-2</td></tr>" in shown
+    assert "<td>?</td><td>-</td><td>-</td></tr>" in shown
+    assert phift.Runs((), "workspace")._repr_html_().startswith("<p>There is no such job")
 
 
 def test_the_texts_of_others_are_shown_as_they_are() -> None:
@@ -244,7 +255,7 @@ def test_the_texts_of_others_are_shown_as_they_are() -> None:
     found = phift.Runs((summary(data=hostile, state=hostile, endpoints=(hostile,)),), hostile)
     assert "<script>" not in found._repr_html_()
     assert "\x1b" not in str(found) + found._repr_html_()
-    assert len(str(found).splitlines()) == 3
+    assert len(str(found).splitlines()) == 4
 
 
 def test_no_secret_that_somebody_put_into_a_tag_is_shown(workspace: TestWorkspace, clients: Clients) -> None:

@@ -111,11 +111,9 @@ def runs(workspace: str | None, limit: int, state: tuple[str, ...], experiment: 
     if as_json:
         hand_out(json.dumps([run.to_dict() for run in found], indent=2))
         return
-    if len(found):
-        from phift.views.terminal import show_table
-
-        show_table(console(), found.HEAD, found.rows())
-    tell(found.summary + ("; --limit shows more" if found.more else ""), err=True)
+    tell(found, lines=True)
+    if found.more:
+        tell("--limit shows more of them", err=True)
 
 
 @click.command()

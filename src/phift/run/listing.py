@@ -114,25 +114,6 @@ class Runs:
             frame[column] = pd.to_datetime(frame[column], utc=True)
         return frame.assign(duration=pd.to_timedelta(frame["duration"]), cost=frame["cost"].astype(float))
 
-    HEAD = ("job", "state", "model", "data", "submitted", "took", "cost", "registered model", "endpoints")
-
-    def rows(self) -> list[tuple[str, ...]]:
-        """Return what a table shows of each, for people."""
-        return [
-            (
-                run.name,
-                run.state,
-                run.model or "?",
-                f"{run.data} {run.data_hash[:8]}".strip() or "?",
-                f"{run.created:%Y-%m-%d %H:%M}" if run.created else "?",
-                in_words(run.duration) if run.duration is not None else "?",
-                f"{run.cost:,.2f} USD" if run.cost is not None else "?",
-                run.registered or "-",
-                ", ".join(run.endpoints) or "-",
-            )
-            for run in self.runs
-        ]
-
     @property
     def summary(self) -> str:
         """How many there are."""
@@ -142,10 +123,40 @@ class Runs:
         return f"{len(self)} job{'s' * (len(self) != 1)} in the workspace {where}{', and older ones' * self.more}"
 
     def __str__(self) -> str:
-        return "\n".join([*([visible_columns(self.HEAD, self.rows())] if self.runs else []), self.summary])
+        head = ("job", "state", "submitted", "took")
+        first, *lines = visible_columns(head, [[_cells(run)[name] for name in head] for run in self.runs]).splitlines()
+        told = [first] if lines else []
+        for line, run in zip(lines, self.runs, strict=True):
+            told += [line, in_a_line(f"    {_became(run)}")]
+        return "\n".join([*told, self.summary])
 
     def _repr_html_(self) -> str:
-        return (visible_table(self.HEAD, self.rows()) if self.runs else "") + f"<p>{visible_html(self.summary)}</p>"
+        rows = [_cells(run) for run in self.runs]
+        table = visible_table(rows[0], [row.values() for row in rows]) if rows else ""
+        return f"{table}<p>{visible_html(self.summary)}</p>"
+
+
+def _cells(run: RunSummary) -> dict[str, str]:
+    """Return what a table shows of a run, by the columns' titles."""
+    return {
+        "job": run.name,
+        "state": run.state,
+        "model": run.model or "?",
+        "data": run.data or "?",
+        "submitted": f"{run.created:%Y-%m-%d %H:%M}" if run.created else "?",
+        "took": in_words(run.duration) if run.duration is not None else "?",
+        "cost": f"{run.cost:,.2f} USD" if run.cost is not None else "?",
+        "registered model": run.registered or "-",
+        "endpoints": ", ".join(run.endpoints) or "-",
+    }
+
+
+def _became(run: RunSummary) -> str:
+    """Return what a run trained and what came of it, in a line; all that would make a table too wide for a terminal."""
+    cells = _cells(run)
+    parts = [f"{cells['model']} on {cells['data']}", *([cells["cost"]] if run.cost is not None else [])]
+    parts += [f"model {run.registered}"] if run.registered else []
+    return "; ".join([*parts, *(f"endpoint {name}" for name in run.endpoints)])
 
 
 @forgetting_locals()
