@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # Microsoft's storage emulator, for tests; 3.36 and newer want Node.js 21.
 AZURITE := 3.35.0
 
-.PHONY: quickstart test azurite contract verified check routes reasons schema versions faults proofs fuzz format bench bench-data bench-local bench-download bench-follow kill callers signals clean
+.PHONY: quickstart test azurite contract verified check routes reasons schema versions faults proofs fuzz format bench bench-data bench-local bench-download bench-follow kill callers signals tune-proof clean
 
 quickstart: $(VENV)/installed
 	$(BIN)/phift quickstart
@@ -92,6 +92,10 @@ callers: $(VENV)/installed
 # Thirty signals at moments spread over a whole `phift run`.
 signals: $(VENV)/installed
 	PHIFT_SIGNALS=30 $(BIN)/python -m pytest tests/local/test_signals.py -o log_cli=true --log-cli-level=INFO
+
+# A search that really trains, killed in the middle; some minutes. Its figures are in docs/tuning.md.
+tune-proof: $(VENV)/installed
+	PHIFT_PROOFS=1 $(BIN)/python -m pytest -m proof tests/local/test_tuning.py -o log_cli=true --log-cli-level=INFO
 
 format: $(VENV)/installed
 	$(BIN)/ruff check --fix .
