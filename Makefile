@@ -95,7 +95,7 @@ signals: $(VENV)/installed
 
 # A search that really trains, killed in the middle; some minutes. Its figures are in docs/tuning.md.
 tune-proof: $(VENV)/installed
-	PHIFT_PROOFS=1 $(BIN)/python -m pytest -m proof tests/local/test_tuning.py -o log_cli=true --log-cli-level=INFO
+	PHIFT_PROOFS=1 $(BIN)/python -m pytest -m proof tests/local/test_tuning.py
 
 format: $(VENV)/installed
 	$(BIN)/ruff check --fix .

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -50,10 +51,11 @@ class Lab:
             yield event
             if event["name"] == "chat_completion_finetune" and not logged:
                 logged = True
+                own = next(each["run_id"] for each in job["steps"] if each["name"] == event["name"])
+                loss = abs(math.log10(float(job["inputs"]["learning_rate"])) + 3)
                 for step in range(5):
-                    self.log(
-                        job["name"], abs(math.log10(float(job["inputs"]["learning_rate"])) + 3) + 1 / (step + 1), step
-                    )
+                    for run in (job["name"], own):  # as the component does
+                        self.log(run, loss + 1 / (step + 1), step)
                 while self.hold.is_set():
                     time.sleep(0.01)
                     yield event
@@ -116,15 +118,15 @@ def values(result: SearchResult) -> list[tuple[Mapping[str, Any], str, float | N
 
 
 def test_it_finds_better_values_than_those_of_the_run_and_says_all_of_it(lab: Lab) -> None:
-    result = lab.tune(trials=6)
+    result = lab.tune(trials=4)
     first, best = result.trials[0], result.best
     assert first.parameters == {"learning_rate": 5e-6}
     assert best.value is not None
     assert first.value is not None
     assert best.value < first.value
     assert best.config().parameters["learning_rate"] == best.parameters["learning_rate"]
-    assert [each.number for each in result.trials] == list(range(6))
-    assert len(lab.jobs()) == 6
+    assert [each.number for each in result.trials] == list(range(4))
+    assert len(lab.jobs()) == 4
     frame = result.frame()
     assert list(frame.columns) == ["number", "learning_rate", "value", "state", "job", "estimate", "cost"]
     assert frame["value"].min() == best.value
@@ -137,34 +139,34 @@ def test_it_finds_better_values_than_those_of_the_run_and_says_all_of_it(lab: La
 
 
 def test_a_second_call_tries_nothing_and_finds_the_same(lab: Lab) -> None:
-    first, jobs = lab.tune(), lab.jobs()
-    assert values(lab.tune()) == values(first)
+    first, jobs = lab.tune(trials=2), lab.jobs()
+    assert values(lab.tune(trials=2)) == values(first)
     assert values(find_search("rates", lab.clients)) == values(first)
     assert lab.jobs() == jobs
 
 
 def test_more_trials_go_on_with_those_that_are_there(lab: Lab) -> None:
-    first = lab.tune(trials=3)
-    assert values(lab.tune(trials=5))[:3] == values(first)
-    assert len(lab.jobs()) == 5
+    first = lab.tune(trials=1)
+    assert values(lab.tune(trials=3))[:1] == values(first)
+    assert len(lab.jobs()) == 3
 
 
 def test_import_and_preprocessing_run_once_in_all(lab: Lab) -> None:
     reused = []
-    for trial in lab.tune().trials:
+    for trial in lab.tune(trials=3).trials:
         children = lab.clients.workspace.jobs.list(parent_job_name=trial.job)
         reused.append([child.display_name for child in children if child.properties.get("azureml.isreused")])
-    assert reused == [[], *[["chat_completion_model_import", "chat_completion_datapreprocess"]] * 3]
+    assert reused == [[], *[["chat_completion_model_import", "chat_completion_datapreprocess"]] * 2]
 
 
 def test_a_search_that_is_killed_goes_on_as_if_it_had_not_been(lab: Lab) -> None:
     class Killed(BaseException):
         """As a signal ends a process."""
 
-    whole = lab.tune(name="whole", trials=5)
+    whole = lab.tune(name="whole", trials=3)
     lab.workspace.reset()
     created = lab.clients.workspace.jobs.create_or_update
-    for moment in range(5):  # after each submission, before anything was noted of it
+    for moment in range(3):  # after each submission, before anything was noted of it
         count = len(lab.jobs())
 
         def kill(job: Any, _after: int = count + 1) -> Any:
@@ -177,19 +179,19 @@ def test_a_search_that_is_killed_goes_on_as_if_it_had_not_been(lab: Lab) -> None
             clients = lab.clients
             patch.setattr(clients.workspace.jobs, "create_or_update", kill)
             with pytest.raises(Killed):
-                tune(lab.search(trials=5), clients)
+                tune(lab.search(trials=3), clients)
         assert len(lab.jobs()) == moment + 1
-    assert values(lab.tune(trials=5)) == values(whole)
-    assert len(lab.jobs()) == 5
+    assert values(lab.tune(trials=3)) == values(whole)
+    assert len(lab.jobs()) == 3
 
 
 def test_two_at_once_submit_nothing_twice(lab: Lab) -> None:
     results: list[SearchResult] = []
-    threads = [in_background(lambda: results.append(lab.tune(trials=5, parallel=2))) for _ in range(3)]
+    threads = [in_background(lambda: results.append(lab.tune(trials=4, parallel=2))) for _ in range(2)]
     for thread in threads:
         thread.join(60)
-    assert [values(each) for each in results] == [values(results[0])] * 3
-    assert len(lab.jobs()) == 5
+    assert [values(each) for each in results] == [values(results[0])] * 2
+    assert len(lab.jobs()) == 4
 
 
 def test_no_more_than_asked_run_at_once(lab: Lab) -> None:
@@ -298,6 +300,32 @@ def test_a_job_of_the_same_parameters_is_found_and_costs_nothing_more(lab: Lab) 
     assert result.trials[0].cost == 0
     assert find_search("rates", lab.clients).trials[0].cost == 0
     assert result.trials[1].cost
+
+
+def test_a_job_that_takes_the_training_of_a_failed_one_has_its_metrics(lab: Lab) -> None:
+    lab.workspace.order(Fault(on="step ft_nlp_model_converter", status=400))
+    assert [each.state for each in lab.tune(trials=1).trials] == ["failed"]
+    run = FineTuneRun(lab.config, lab.clients)
+    run.submit()
+    run.wait()
+    assert run.job.name.endswith("-2")
+    assert len(run.metrics()) == 5
+    assert lab.tune(name="another", trials=1).best.value == lab.tune(name="another", trials=1).trials[0].value
+
+
+def test_the_document_is_right(lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "tuning.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    (search,) = re.findall(r"```yaml\n(.*?)```", text, flags=re.DOTALL)
+    clients = lab.clients
+    monkeypatch.setattr("phift.run.tuning.connect", lambda _config: clients)
+    monkeypatch.chdir(tmp_path)  # where the sample data is
+    (tmp_path / "tune.yaml").write_text(search)
+    exec(compile(example, "docs/tuning.md", "exec"), {})  # noqa: S102 - our own words
+    assert len(find_search("elements", clients).trials) == 6
+    assert (tmp_path / "trials.png").stat().st_size > 5000
+    rows = dict(re.findall(r"^\| `([a-z_]+)`(?:, `[a-z]+`)? \| (.*) \|$", text, flags=re.MULTILINE))
+    assert {*rows, "direction"} == {*SearchConfig.model_fields}
 
 
 def test_trials_that_all_fail_are_not_gone_on_with(lab: Lab) -> None:

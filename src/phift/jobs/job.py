@@ -255,13 +255,18 @@ class FineTuneJob:
         """Return what training and evaluation logged, one row for each metric and step; see `phift.jobs.metrics`.
 
         Columns: ``metric``, ``step``, ``value``, ``time`` (UTC). The component logs each metric to the root run too
-        (``log_metrics_at_root``, azureml-acft-accelerator 0.0.91), so the children need not be asked.
+        (``log_metrics_at_root``, azureml-acft-accelerator 0.0.91), so the children need not be asked; but a training
+        step that was reused has logged nothing to this job, and shows its own (Microsoft Learn, "How to debug pipeline
+        reuse issues", read 2026-11-30).
 
         - **wide**: one row a step instead, with a column for each metric.
         """
         from phift.jobs.metrics import read_metrics, widen
 
         frame = read_metrics(self.tracking, self.name)
+        if frame.empty and self.status() == "Completed":
+            of_steps = (read_metrics(self.tracking, step.run_id) for step in self.steps())
+            frame = next((each for each in of_steps if not each.empty), frame)
         return widen(frame) if wide else frame
 
     @errors.forgetting_locals()

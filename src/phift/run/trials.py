@@ -227,7 +227,7 @@ def read_trial(clients: Clients, ticket: Ticket, job: PipelineJob) -> Trial:
     name, status = text(job.name, "job.name"), text(job.status, "job.status")
     ends: dict[str, State] = {"Completed": "completed", "Failed": "failed"}
     ends["Canceled"] = "pruned" if ticket.pruned else "stopped"
-    points = logged(clients, name, ticket.metric)
+    points = _logged(FineTuneJob(name, clients), ticket.metric, ended=status == "Completed")
     numbers = [value for _, value in points if not math.isnan(value)]
     return Trial(
         number=ticket.trial,
@@ -242,13 +242,16 @@ def read_trial(clients: Clients, ticket: Ticket, job: PipelineJob) -> Trial:
     )
 
 
-def logged(clients: Clients, job: str, metric: str) -> tuple[tuple[int, float], ...]:
+def _logged(job: FineTuneJob, metric: str, *, ended: bool) -> tuple[tuple[int, float], ...]:
     """Return step and value of each point that a job has logged of a metric; none where it has not logged it yet."""
-    try:
-        found = FineTuneJob(job, clients).tracking.metric_history(job, metric)
-    except NotFound:
+    with suppress(NotFound):
+        if found := job.tracking.metric_history(job.name, metric):
+            return tuple((point.step, point.value) for point in found)
+    if not ended:
         return ()
-    return tuple((point.step, point.value) for point in found)
+    frame = job.metrics()  # of a training step that was reused, it is not among the job's own
+    of_metric = frame[frame["metric"] == metric]
+    return tuple(zip(of_metric["step"].tolist(), of_metric["value"].tolist(), strict=True))
 
 
 def _cost(ticket: Ticket, job: PipelineJob) -> float | None:
