@@ -10,7 +10,7 @@ import pytest
 
 from phift.azure.clients import Clients, Part, Rest
 from phift.component.inputs import STEPS
-from phift.errors import AccessDenied, NotFound, ServiceError, ServiceUnreachable
+from phift.errors import AccessDenied, AuthenticationError, NotFound, ServiceError, ServiceUnreachable
 from phift.jobs import logs as module
 from phift.jobs.job import FineTuneJob
 from phift.jobs.logs import LogText
@@ -234,6 +234,37 @@ def test_a_service_that_is_silent_for_good_ends_it() -> None:
     case.fakes.workspace.record.fail("jobs.get", ServiceUnreachable("No answer."))
     with pytest.raises(ServiceUnreachable):
         next(case.follow())
+
+
+def test_a_credential_that_is_refused_once_ends_no_following() -> None:
+    case = Case()
+    case.store.logs = {FILE: b"one\n"}
+    case.fakes.workspace.record.fail("jobs.get", AuthenticationError("The token has expired.", status=401))
+    case.set("Completed")
+    assert whole(case.follow()) == "one\n"
+    case.fakes.workspace.record.fail("jobs.get", AuthenticationError("The token has expired.", status=401))
+    with pytest.raises(AuthenticationError):  # who looks once is told
+        list(FineTuneJob("job", case.fakes.clients).logs(STEP))
+
+
+def test_an_end_is_noticed_within_five_seconds_and_logs_are_read_less_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    case, now = Case(), [0.0]
+    case.store.logs = {FILE: b""}
+    case.fakes.clients = replace(case.fakes.clients, poll_seconds=15)
+    end = 1001.0
+
+    def sleep(seconds: float) -> None:
+        now[0] += seconds
+        case.store.logs[FILE] += b"line\n"
+        if now[0] >= end:
+            case.set("Completed")
+
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    monkeypatch.setattr("time.sleep", sleep)
+    assert whole(case.follow()).encode() == case.store.logs[FILE]
+    assert now[0] - end < 5
+    assert len(case.store.read) < 1001 / 15 + 5
+    assert case.fakes.workspace.record.count("jobs.get") > 200
 
 
 def test_what_waits_ends_when_it_is_told_to() -> None:

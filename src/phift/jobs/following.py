@@ -20,6 +20,7 @@ from phift.azure.clients import Clients
 from phift.jobs.capacity import Capacity, QueueWatch, read_capacity
 from phift.jobs.ends import ENDED, WAITING, Step
 from phift.jobs.events import RUN_TAG, Idle, JobEvent, MetricLogged, NoAnswer, StatusChanged, StepChanged
+from phift.jobs.patience import Patience
 from phift.jobs.tracking import MetricPoint, Tracking
 
 if TYPE_CHECKING:
@@ -35,7 +36,6 @@ The SDK's ``jobs.stream`` looks less often the longer it goes on, up to once in 
 """
 LIVE_METRICS = ("loss", "eval_loss", "epoch")
 _PAGE = 500  # points, of which those of the last page are read at every look
-_LONGEST_REFUSAL = 60.0  # seconds
 _WORTH_A_WORD = 10.0  # seconds of silence; a shorter one passes unnoticed
 
 
@@ -205,27 +205,19 @@ def looks(
 ) -> Iterator[tuple[list[JobEvent], Cursor]]:
     """Look again and again until the job has ended, and yield what each look returned; see `FineTuneJob.follow`."""
     clients, seen = job.clients, cursor or Cursor(job=job.name)
-    started = heard = spoken = time.monotonic()
-    told, refused = False, 0.0
+    started = spoken = time.monotonic()
+    patience, told = Patience(clients), False
     queue, capacity = QueueWatch(), partial(read_capacity, clients, job.name, job.steps)
-    longest_refusal = max(min(_LONGEST_REFUSAL, clients.patience_seconds), 4 * clients.poll_seconds)
     while not (stop and stop.is_set()):
         begun, events = time.monotonic(), list[JobEvent]()
         try:
             events, seen = look(job, seen)  # one that fails half-way does not count as seen
             events += queue.look(job.name, seen.status, seen.steps.values(), capacity)
-            heard, told, refused = time.monotonic(), False, 0.0
-        except errors.AuthenticationError:
-            refused = refused or time.monotonic()
-            if time.monotonic() - refused > longest_refusal:
-                raise
-        except errors.ServiceError as error:
-            silence = time.monotonic() - heard
-            # A defect of the SDK or a refused request will not pass.
-            passing = isinstance(error, errors.ServiceUnreachable | errors.Throttled) or (error.status or 0) >= 500
-            if not passing or silence > clients.patience_seconds:
-                raise
-            if silence > _WORTH_A_WORD and not told:
+            patience.heard()
+            told = False
+        except (errors.AuthenticationError, errors.ServiceError) as error:
+            patience.bear(error)
+            if isinstance(error, errors.ServiceError) and patience.silence > _WORTH_A_WORD and not told:
                 events, told = [*events, NoAnswer(job=job.name, what=error.what)], True
         if events:
             spoken = time.monotonic()

@@ -230,15 +230,7 @@ class FineTuneJob:
         Each byte is read once, however often it is looked; secrets are hidden. Raises `phift.errors.NotFound` for a
         step that there is none of. A service that does not answer is put up with while following, as in `follow`.
         """
-        return read_logs(
-            self.name,
-            self._clients,
-            lambda: self.tracking,
-            lambda: (self.status(), self.steps()),
-            step=step,
-            follow=follow,
-            stop=stop,
-        )
+        return read_logs(self, step, follow=follow, stop=stop)
 
     @errors.forgetting_locals()
     def cancel(self) -> None:

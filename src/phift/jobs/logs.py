@@ -7,21 +7,15 @@ import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from phift.azure.clients import Clients, Part
 from phift.component.inputs import STEPS
 from phift.data.on_cluster import STEP as PREPARATION
-from phift.errors import (
-    AccessDenied,
-    AuthenticationError,
-    NotFound,
-    ServiceError,
-    ServiceUnreachable,
-    Throttled,
-    redact,
-)
+from phift.errors import AccessDenied, AuthenticationError, NotFound, ServiceError, redact
 from phift.jobs.ends import ENDED, Step
+from phift.jobs.following import STATUS_PERIOD
+from phift.jobs.patience import Patience
 from phift.jobs.tracking import Tracking
 
 if TYPE_CHECKING:
@@ -52,48 +46,73 @@ class LogText:
         return asdict(self)
 
 
-def read_logs(
-    job: str,
-    clients: Clients,
-    tracking: Callable[[], Tracking],
-    look: Callable[[], tuple[str, Sequence[Step]]],
-    *,
-    step: str | None,
-    follow: bool,
-    stop: Event | None,
-) -> Generator[LogText, None, None]:
+class _Read(Protocol):
+    """What reading its logs asks of a job."""
+
+    name: str
+
+    @property
+    def clients(self) -> Clients:
+        """Whom it is asked of."""
+
+    @property
+    def tracking(self) -> Tracking:
+        """Reader of its logs."""
+
+    def status(self) -> str:
+        """Return its status now."""
+
+    def steps(self) -> tuple[Step, ...]:
+        """Return its steps, in their order."""
+
+
+def read_logs(job: _Read, step: str | None, *, follow: bool, stop: Event | None) -> Generator[LogText, None, None]:
     """Yield what the logs of a job have; see `phift.jobs.job.FineTuneJob.logs`.
 
-    - **look**: returns the job's status, and its steps in their order.
+    While it is followed, its status is asked for as often as `phift.jobs.following` does, so that the end is noticed as
+    soon; its logs are read each time that the clients' ``poll_seconds`` have passed.
     """
-    runs: dict[str, _Run] = {}
-    done: set[str] = set()
-    heard = time.monotonic()
+    reading, patience, due = _Reading(job, step, follow=follow), Patience(job.clients), time.monotonic()
     while True:
         try:
-            status, steps = look()
-            if step is not None and not any(each.name == step for each in steps):
-                _check_name(job, step, steps)
-            wanted = [each for each in (Step("", job, status), *steps) if step in (None, each.name)]
-            for each in wanted:
-                if each.run_id in done:
-                    continue
-                ended = status in ENDED or each.status in ENDED
-                run = runs.setdefault(each.run_id, _Run(tracking(), each))
-                yield from run.read(last=ended or not follow)
-                if ended:
-                    done.add(each.run_id)
-            heard = time.monotonic()
-            if not follow or status in ENDED:
-                return
-        except ServiceError as error:
-            passing = isinstance(error, ServiceUnreachable | Throttled) or (error.status or 0) >= 500
-            if not (follow and passing) or time.monotonic() - heard > clients.patience_seconds:
+            status = job.status()
+            if not follow or status in ENDED or time.monotonic() >= due:
+                due = time.monotonic() + job.clients.poll_seconds
+                yield from reading.look(status)
+                if not follow or status in ENDED:
+                    return
+            patience.heard()
+        except (AuthenticationError, ServiceError) as error:
+            if not follow:
                 raise
+            patience.bear(error)
+        pause = min(STATUS_PERIOD, job.clients.poll_seconds)
         if stop is None:
-            time.sleep(clients.poll_seconds)
-        elif stop.wait(clients.poll_seconds):
+            time.sleep(pause)
+        elif stop.wait(pause):
             return
+
+
+class _Reading:
+    """The logs of a job, as far as they have been read."""
+
+    def __init__(self, job: _Read, step: str | None, *, follow: bool) -> None:
+        self._job, self._step, self._follow = job, step, follow
+        self._runs: dict[str, _Run] = {}
+        self._done: set[str] = set()
+
+    def look(self, status: str) -> Iterator[LogText]:
+        """Yield what has come since, at a status of the job."""
+        job, wanted, steps = self._job, self._step, self._job.steps()
+        if wanted is not None and not any(each.name == wanted for each in steps):
+            _check_name(job.name, wanted, steps)
+        for each in (Step("", job.name, status), *steps):
+            if wanted in (None, each.name) and each.run_id not in self._done:
+                ended = status in ENDED or each.status in ENDED
+                run = self._runs.setdefault(each.run_id, _Run(job.tracking, each))
+                yield from run.read(last=ended or not self._follow)
+                if ended:
+                    self._done.add(each.run_id)
 
 
 def _check_name(job: str, step: str, steps: Sequence[Step]) -> None:

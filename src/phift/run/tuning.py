@@ -22,17 +22,17 @@ from phift.component.inputs import Input
 from phift.config.run import ComponentConfig, ModelConfig, RunConfig, mistaken
 from phift.config.search import SearchConfig, Value
 from phift.errors import (
+    AuthenticationError,
     ConfigError,
     NotFound,
     ServiceError,
-    ServiceUnreachable,
-    Throttled,
     forgetting_locals,
     isolated,
 )
 from phift.jobs.ends import ENDED
 from phift.jobs.following import STATUS_PERIOD
 from phift.jobs.job import FineTuneJob, find_job
+from phift.jobs.patience import Patience
 from phift.jobs.record import RunRecord
 from phift.run.chain import FineTuneRun
 from phift.run.events import OnEvent, TrialChanged
@@ -112,18 +112,16 @@ class _Search:
 
     def run(self) -> SearchResult:
         """Begin trials and follow them until nothing is left to try, and nothing goes on."""
-        why, heard = "", time.monotonic()
+        why, patience = "", Patience(self.clients)
         try:
             while True:
                 try:
                     self._look()
                     while not (why := why or self._verdict()) and self._has_room():
                         why = self._begin(self._next)
-                    heard = time.monotonic()
-                except ServiceError as error:
-                    passing = isinstance(error, ServiceUnreachable | Throttled) or (error.status or 0) >= 500
-                    if not passing or time.monotonic() - heard > self.clients.patience_seconds:
-                        raise
+                    patience.heard()
+                except (AuthenticationError, ServiceError) as error:
+                    patience.bear(error)
                 if not self._running and (why or self._next >= self.config.trials):
                     return self._result(why or "All of its trials have ended.")
                 time.sleep(min(self.clients.poll_seconds, STATUS_PERIOD))
