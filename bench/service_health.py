@@ -3,7 +3,8 @@
     python bench/service_health.py [seconds a phase]
 
 Three phases: nobody else; 100 listeners of a queued job; these, and ten submits at once. For each: milliseconds of one
-call after another on a kept connection, and how often the workspace was asked for the job meanwhile.
+call after another on a kept connection, how much of a core the service took for these and all else, and how often the
+workspace was asked for the job meanwhile, which is twice a look.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 import requests
 
 from phift.testing import TestWorkspace
@@ -54,13 +56,13 @@ def main(seconds: float) -> None:
         environ = {**os.environ, **kept}
         service = subprocess.Popen([*command, "--log-level", "error"], cwd=SERVICE, env=environ)  # noqa: S603 - our own
         try:
-            measure(f"http://127.0.0.1:{port}", workspace, seconds)
+            measure(f"http://127.0.0.1:{port}", workspace, psutil.Process(service.pid), seconds)
         finally:
             service.terminate()
             service.wait()
 
 
-def measure(address: str, workspace: TestWorkspace, seconds: float) -> None:
+def measure(address: str, workspace: TestWorkspace, service: psutil.Process, seconds: float) -> None:
     for _ in range(600):
         with suppress(OSError):
             requests.get(f"{address}/healthz", timeout=5)
@@ -68,14 +70,16 @@ def measure(address: str, workspace: TestWorkspace, seconds: float) -> None:
         time.sleep(0.1)
     submitted = requests.post(f"{address}/runs", json=asked(0), timeout=120)
     job = submitted.json()["job"]  # the first one imports the SDK
-    show("nobody else", health(address, seconds), address)
+    service.cpu_percent()
+    show("nobody else", health(address, seconds), address, service)
 
     streams = [requests.get(f"{address}/runs/{job}/events", stream=True, timeout=60) for _ in range(LISTENERS)]
     lines = [stream.iter_lines() for stream in streams]  # kept, for whose end closes the connection
     for each in lines:
         next(each)
     began, looked = time.monotonic(), len(workspace.requests(f"GET jobs/{job}"))
-    show(f"{LISTENERS} listeners", health(address, seconds), address)
+    service.cpu_percent()
+    show(f"{LISTENERS} listeners", health(address, seconds), address, service)
     looks = len(workspace.requests(f"GET jobs/{job}")) - looked
     print(f"{'':34}the job was asked for {looks} times in {time.monotonic() - began:.1f} s, at a period of 1 s")
 
@@ -83,17 +87,20 @@ def measure(address: str, workspace: TestWorkspace, seconds: float) -> None:
         began = time.monotonic()
         submits = [ten.submit(requests.post, f"{address}/runs", json=asked(n), timeout=600) for n in range(1, 11)]
         took = health(address, list(submits))
-    show(f"{LISTENERS} listeners and ten submits", took, address)
+    show(f"{LISTENERS} listeners and ten submits", took, address, service)
     jobs = {each.result().json()["job"] for each in submits}
     print(f"{'':34}{len(jobs)} jobs, submitted in {time.monotonic() - began:.1f} s")
     for stream in streams:
         stream.close()
 
 
-def show(what: str, took: list[float], address: str) -> None:
+def show(what: str, took: list[float], address: str, service: psutil.Process) -> None:
+    """Print a phase; the service's share of a core is since the last one."""
+    share = service.cpu_percent()
     threads = requests.get(f"{address}/healthz", timeout=30).json()["threads"]
     p50, p99 = statistics.median(took), took[int(len(took) * 0.99)]
-    print(f"{what:34}p50 {p50:6.1f}  p99 {p99:6.1f}  max {took[-1]:6.1f} ms  ({len(took)} calls, {threads} threads)")
+    print(f"{what:34}p50 {p50:6.1f}  p99 {p99:6.1f}  max {took[-1]:6.1f} ms, {share:.0f} % of a core")
+    print(f"{'':34}{len(took)} calls, {threads} threads")
 
 
 if __name__ == "__main__":
