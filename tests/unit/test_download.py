@@ -262,6 +262,12 @@ def test_all_of_a_job_comes_with_its_logs(job: FineTuneJob, tmp_path: Path) -> N
 # ---------------------------------------------------------------- what breaks off
 
 
+def one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have pieces fetched as they are wanted; else it is anybody's guess which come first."""
+    monkeypatch.setattr(download, "_THREADS", 1)
+    monkeypatch.setattr(download, "_AHEAD", 1)
+
+
 class Killed(BaseException):
     """As by SIGKILL: nothing of ours cleans up after it but what holds no more."""
 
@@ -306,8 +312,15 @@ def test_wherever_it_is_killed_it_ends_whole_and_right(
 
 @pytest.mark.parametrize("cut", ["before", "half"])
 def test_a_connection_that_breaks_costs_no_more_than_its_pieces(
-    workspace: TestWorkspace, clients: Clients, model: str, tmp_path: Path, sleeps: list[float], cut: Any
+    workspace: TestWorkspace,
+    clients: Clients,
+    model: str,
+    tmp_path: Path,
+    sleeps: list[float],
+    monkeypatch: pytest.MonkeyPatch,
+    cut: Any,
 ) -> None:
+    one_by_one(monkeypatch)
     workspace.order(Fault("GET blobs/azureml-blobstore/*", cut=cut, after=3, times=None))
     with pytest.raises(ServiceError):
         download_model(clients, model, "1", tmp_path)
@@ -341,8 +354,10 @@ def interrupted(clients: Clients, folder: Path, pieces: int) -> None:
     before = set(threading.enumerate())
     with pytest.raises(KeyboardInterrupt):
         download_model(clients, "m", "1", folder, on_event=press)
-    for thread in set(threading.enumerate()) - before:  # which are left to themselves
-        thread.join(5)
+    for _ in range(500):
+        if not set(threading.enumerate()) - before:  # threads that fetch are left to themselves
+            return
+        threading.Event().wait(0.01)
 
 
 def test_ctrl_c_leaves_what_can_be_gone_on_with(clients: Clients, model: str, tmp_path: Path) -> None:
@@ -366,8 +381,10 @@ def test_a_file_that_changed_meanwhile_begins_anew(
 
 
 def test_a_file_that_changes_while_it_comes_is_refused(
-    workspace: TestWorkspace, clients: Clients, model: str, tmp_path: Path
+    workspace: TestWorkspace, clients: Clients, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    one_by_one(monkeypatch)
+
     def change(event: DownloadProgress) -> None:
         if event.bytes > 2 * PIECE:
             put(blobs(workspace) / "models/m", {"z": b"2"})
