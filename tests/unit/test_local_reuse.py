@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from azure.ai.ml.entities import Data
 
 from phift import Clients, FineTuneRun, RunConfig, samples
 from phift.component.inputs import STEPS
+from phift.config.data import DataConfig
 from phift.errors import JobFailed
 from phift.local.model import runs
 from phift.local.programs import Programs
@@ -113,6 +115,20 @@ def test_what_a_training_step_left_for_the_next_is_in_the_next_job_too(tmp_path:
     assert list(find(site, jobs[1])) == list(STEPS)[:2]
     assert not (site.folder.job("second") / "work" / "data").exists()
     site.documents.close()
+
+
+@pytest.mark.parametrize("fixed", [True, False])
+def test_data_that_cannot_have_changed_is_prepared_once(
+    config: RunConfig, phift_clients: Clients, tmp_path: Path, fixed: bool
+) -> None:
+    asset = Data(name="raw", version="1", type="uri_file", path=str(tmp_path / "elements" / "train.jsonl"))
+    made = phift_clients.workspace.data.create_or_update(asset)
+    data = DataConfig(train="azureml:raw:1" if fixed else str(made.path), prepare_on="gpu-cluster")
+    config = config.model_copy(update={"data": data})
+    first = trained(config, phift_clients)
+    second = reused(phift_clients, trained(config, phift_clients, seed=7))
+    kept = ["prepare_data", IMPORT, PREPROCESS] if fixed else [IMPORT]
+    assert second == {step: run for step, run in steps(phift_clients, first).items() if step in kept}
 
 
 def test_a_fresh_job_is_trained_anew(config: RunConfig, phift_clients: Clients) -> None:

@@ -22,7 +22,7 @@ from phift.errors import CheckFailed, ConfigError, NotFound
 from phift.jobs.job import FineTuneJob
 from phift.local import programs
 from phift.run.events import TrialChanged
-from phift.run.trials import SearchResult, Trial
+from phift.run.trials import SearchResult, Ticket, Trial
 from phift.run.tuning import find_search, stop_search, tune
 from phift.testing import Fault, TestWorkspace
 
@@ -420,6 +420,48 @@ def test_a_search_without_a_completed_trial_exits_with_1_and_an_interrupted_one_
     assert ended.exit_code == 130
     assert "These jobs go on: two; `phift tune stop rates` cancels" in ended.stderr
     assert f"phift tune {file}" in ended.stderr
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "",
+        "3",
+        "[]",
+        "{}",
+        '{"trial":-1,"parameters":{},"metric":"m","direction":"minimize"}',
+        '{"trial":"1","parameters":{},"metric":"m","direction":"minimize"}',
+        '{"trial":1,"parameters":{"a":[1]},"metric":"m","direction":"minimize"}',
+        '{"trial":1,"parameters":{},"metric":"m","direction":"minimize","estimate":-5}',
+        '{"trial":1,"parameters":{},"metric":"m","direction":"minimize","per_hour":"x"}',
+        "\ud800",
+        "[" * 100_000,
+    ],
+)
+def test_a_tag_that_no_search_wrote_is_no_trial(value: str) -> None:
+    assert Ticket.read(value) is None
+
+
+def test_a_trial_fits_into_the_tag_that_says_what_it_is() -> None:
+    parameters: dict[str, Any] = {"p" * 25 + str(number): 1.2345678901234567e-05 for number in range(10, 22)}
+    metric = "m" * 40
+    ticket = Ticket(
+        trial=999, parameters=parameters, metric=metric, direction="maximize", estimate=1 / 3, per_hour=1 / 3
+    )
+    assert len(str(ticket)) <= 1000  # characters, as Azure takes them
+    assert Ticket.read(str(ticket)) == ticket
+
+
+def test_what_is_no_number_is_text_in_json() -> None:
+    points = ((0, math.nan), (1, math.inf), (2, 0.5))
+    trial = Trial(number=1, parameters={}, state="completed", value=-math.inf, points=points)
+    result = SearchResult("odd", "eval_loss", "minimize", (trial,))
+    told = json.loads(json.dumps(result.to_dict()), parse_constant=pytest.fail)
+    assert told["trials"][0]["points"] == [[0, "NaN"], [1, "Infinity"], [2, 0.5]]
+    common: dict[str, Any] = {"search": "odd", "trial": 1, "parameters": {"a": 0.1 + 0.2, "b": True}, "job": "j"}
+    event = TrialChanged(**common, state="running", metric="eval_loss", value=math.inf)
+    assert event.to_dict()["value"] == "Infinity"
+    assert str(event) == "trial 1 (a 0.3, b True): running, eval_loss inf"
 
 
 def test_an_empty_result_is_shown_too() -> None:

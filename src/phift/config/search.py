@@ -157,7 +157,7 @@ class SearchConfig(Section):
 
     name: str = Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$")
     run: RunConfig
-    space: dict[Name, Dimension] = Field(min_length=1, max_length=20)
+    space: dict[Name, Dimension] = Field(min_length=1, max_length=12)  # a trial's values fit into a tag
     trials: int = Field(default=10, ge=1, le=1000)
     baseline: bool = True
     metric: Name = "eval_loss"

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Literal, TypeAlias, TypeVar
 from phift.data.sources import Progress
 from phift.jobs.download import DownloadProgress
 from phift.jobs.events import JobEvent
+from phift.jobs.tracking import plain_number
 from phift.serving.resource import DeploymentEvent
 from phift.tokens.count import Counted
 
@@ -36,10 +37,14 @@ class TrialChanged:
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as plain values, ready for JSON."""
-        return {"event": self.kind, **asdict(self), "time": self.time.isoformat()}
+        value = None if self.value is None else plain_number(self.value)
+        return {"event": self.kind, **asdict(self), "value": value, "time": self.time.isoformat()}
 
     def __str__(self) -> str:
-        values = ", ".join(f"{name} {value}" for name, value in self.parameters.items())
+        given = self.parameters.items()
+        values = ", ".join(
+            f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in given
+        )
         judged = "" if self.value is None else f", {self.metric} {self.value:.4g}"
         return f"trial {self.trial} ({values}): {self.state}{judged}"
 

@@ -15,6 +15,7 @@ from phift.config.run import RunConfig
 from phift.config.search import Value
 from phift.errors import NotFound, redact, visible_columns, visible_html, visible_table
 from phift.jobs.job import FineTuneJob, list_jobs
+from phift.jobs.tracking import plain_number
 from phift.run.chain import FineTuneRun
 from phift.run.listing import times
 
@@ -56,12 +57,14 @@ class Ticket:
     @classmethod
     def read(cls, value: str) -> Ticket | None:
         """Return what a tag's value says; None for one that no search wrote."""
+        import msgspec
+
         try:
-            kept = cls(**json.loads(value))
-        except (ValueError, TypeError):
+            kept = msgspec.json.decode(value.encode(errors="replace"), type=cls)
+        except (msgspec.MsgspecError, RecursionError):
             return None
-        good = isinstance(kept.trial, int) and kept.trial >= 0 and isinstance(kept.parameters, dict)
-        return kept if good else None
+        numbers = [each for each in (kept.estimate, kept.per_hour) if each is not None]
+        return kept if kept.trial >= 0 and all(each >= 0 for each in numbers) else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +106,9 @@ class Trial:
     def to_dict(self) -> dict[str, Any]:
         """Return it as plain values, ready for JSON."""
         kept = {key: value for key, value in vars(self).items() if key != "clients"}
-        return {**kept, "parameters": dict(self.parameters), "points": [list(point) for point in self.points]}
+        kept["value"] = None if self.value is None else plain_number(self.value)
+        kept["points"] = [[step, plain_number(value)] for step, value in self.points]
+        return {**kept, "parameters": dict(self.parameters)}
 
 
 @dataclass(frozen=True)

@@ -76,7 +76,7 @@ def find(ground: Ground, job: Document) -> dict[str, Earlier]:
         earlier = Earlier(known.body["run"], known.body["job"]) if known else None
         if earlier and known and known.body["trained"] == _trains(ground) and _is_there(ground, step, earlier, job):
             found[step] = earlier
-        elif step != _VALIDATION:  # which hands nothing on; what another step makes is for those that follow
+        elif step not in (on_cluster.STEP, _VALIDATION):  # which hand the import nothing; the others need what is made
             break
     return found
 
