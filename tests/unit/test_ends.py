@@ -9,13 +9,14 @@ from typing import Any
 
 import pytest
 
+from phift import FineTuneRun
 from phift.errors import ConfigError, JobCanceled, JobFailed, PhiftError, WaitTimeout
 from phift.jobs.ends import Cause, JobEnd, causes
 from phift.jobs.job import FineTuneJob
 from phift.jobs.on_end import when_ended
 from phift.testing import Fault, TestWorkspace
 from unit import given
-from unit.fakes import Fakes
+from unit.fakes import Fakes, run_config
 
 STEP = "chat_completion_finetune"
 
@@ -277,3 +278,15 @@ def test_a_command_that_cannot_be_run_is_known_at_once(command: Any) -> None:
     with pytest.raises(ConfigError, match="cannot be run") as caught:
         when_ended(command)
     assert caught.value.where == "on_end"
+
+
+def test_a_run_is_told_so_before_anything_is_submitted(tmp_path: Path) -> None:
+    fakes = Fakes()
+    with pytest.raises(ConfigError, match="cannot be run"):
+        FineTuneRun(run_config(tmp_path), fakes.clients).execute(on_end="no-such-program")
+    assert not fakes.workspace.jobs.submitted
+    ends: list[JobEnd] = []
+    run = FineTuneRun(run_config(tmp_path), fakes.clients)
+    job = run.submit()
+    run.wait(on_end=ends.append)
+    assert [(end.job, end.status) for end in ends] == [(job.name, "Completed")]

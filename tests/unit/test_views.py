@@ -15,7 +15,7 @@ from rich.console import Console
 from phift.check.findings import Finding
 from phift.check.report import CheckReport
 from phift.data.prepare import Progress
-from phift.jobs.events import MetricLogged, StatusChanged, StepChanged
+from phift.jobs.events import MetricLogged, StatusChanged, StepChanged, StillQueued
 from phift.jobs.tracking import MetricPoint
 from phift.run import FineTuneRun
 from phift.run.events import Event
@@ -93,6 +93,16 @@ def test_changes_of_state_are_always_printed(screen: Screen) -> None:
     printer(metric("eval_loss", 2e-08))
     assert screen.lines[:3] == ["  job Running", "  step finetune: Completed", "  step    10  eval_loss 1.2346"]
     assert screen.lines[3:] == ["  step    10  eval_loss 2e-08"]
+
+
+def test_a_run_that_stands_still_and_a_queue_that_does_not_move_say_what_to_do(screen: Screen) -> None:
+    show = EventPrinter(screen.console)
+    show(StatusChanged(job="job", status="NotResponding"))
+    show(StatusChanged(job="job", status="Queued"))
+    show(StillQueued(job="job", status="Queued", seconds=660, known=("The cluster [c] has none.",), fix="wait"))
+    lines = [line.strip() for line in screen.lines]
+    assert lines[0].startswith("job NotResponding: its machine has not been heard of")
+    assert lines[1:] == ["job Queued", "no step has been worked on for 11 min", "The cluster [c] has none.", "wait"]
 
 
 def test_losses_and_rows_are_printed_every_two_seconds(screen: Screen, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -37,7 +37,7 @@ from phift.errors import (
     isolated,
 )
 from phift.jobs.job import FineTuneJob, find_job, list_jobs, submit_job
-from phift.jobs.on_end import OnEnd
+from phift.jobs.on_end import OnEnd, when_ended
 from phift.jobs.pipeline import pipeline_job
 from phift.jobs.record import CONFIGURATION, SERIES, RunRecord, series
 from phift.jobs.registration import RegisteredModel, register_model
@@ -438,13 +438,16 @@ class FineTuneRun:
         return f"phift-{digest([*place, self.job.name])}"
 
     @forgetting_locals()
-    def execute(self) -> RunResult:
+    def execute(self, *, on_end: OnEnd | None = None) -> RunResult:
         """Do all of it: check, prepare, submit, wait, metrics, register, deploy.
+
+        - **on_end**: what is done when the job has ended, as in `wait`.
 
         The endpoint stays and costs money until it is deleted: ``with run.execute().endpoint as endpoint: ...``
         """
+        on_end = when_ended(on_end)  # one that cannot be done is known before anything costs money
         job = self.submit()
-        self.wait()
+        self.wait(on_end=on_end)
         metrics = self.metrics()
         model = self.register()
         return RunResult(job=job, metrics=metrics, model=model, endpoint=self.deploy())
