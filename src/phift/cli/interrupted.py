@@ -12,13 +12,15 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from phift.cli.output import tell
 
 if TYPE_CHECKING:
     from sys import UnraisableHookArgs
     from types import FrameType
+
+    from phift import Event
 
 INTERRUPTED = 130
 """The exit code of a command that Ctrl-C, SIGTERM or SIGHUP ended."""
@@ -137,14 +139,14 @@ class Leftovers:
     """
 
     def __init__(
-        self, command: str, words: Sequence[str], workspace: Sequence[str], show: Callable[[Any], None]
+        self, command: str, words: Sequence[str], workspace: Sequence[str], show: Callable[[Event], None]
     ) -> None:
         self._command, self._words, self._workspace, self._show = command, words, workspace, show
         self.goes_on = _NOTHING_GOES_ON  # whatever ends this process
         self.endpoints: list[str] = []
         self.may_cost = False  # whether a deployment has begun, which an interruption rolls back
 
-    def __call__(self, event: Any) -> None:
+    def __call__(self, event: Event) -> None:
         """Take note of an event."""
         from phift.jobs.events import JobEvent, StatusChanged
         from phift.jobs.job import ENDED
