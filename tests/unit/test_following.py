@@ -120,7 +120,11 @@ def test_events_say_which_run_they_are_of() -> None:
     fakes = Fakes()
     found = job(fakes, "Running")
     fakes.workspace.jobs._jobs["job"].tags = {RUN_TAG: "0123456789ab"}
-    assert [event.run for event in found.look()[0]] == ["0123456789ab"]
+    following = found.follow(idle=0)
+    assert [(type(event), event.run) for event in (next(following), next(following))] == [
+        (StatusChanged, "0123456789ab"),
+        (Idle, "0123456789ab"),
+    ]
 
 
 @pytest.mark.parametrize("kept", [{}, {"job": "job"}, {"job": 1, "status": "", "looked": "x"}, {"steps": []}])

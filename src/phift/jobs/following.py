@@ -61,6 +61,7 @@ class Cursor:
     """
 
     job: str
+    run: str = ""
     status: str = ""
     looked: float = 0.0
     steps: Mapping[str, str] = field(default_factory=dict)
@@ -74,7 +75,8 @@ class Cursor:
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """Return the cursor of such values; raises `phift.errors.ConfigError` for others."""
         try:
-            job, status, looked = values["job"], values["status"], float(values["looked"])
+            job, run, status, looked = (values[name] for name in ("job", "run", "status", "looked"))
+            looked = float(looked)
             steps = {str(step): str(each) for step, each in values["steps"].items()}
             metrics = {
                 str(name): _Read(str(read["page"]), int(read["before"]), int(read["told"]))
@@ -83,7 +85,7 @@ class Cursor:
         except (AttributeError, KeyError, TypeError, ValueError):
             fix = "hand on what `to_dict()` returned, or none, to be told everything from the beginning"
             raise errors.ConfigError("This is no cursor of a job.", where="cursor", fix=fix) from None
-        return cls(job=str(job), status=str(status), looked=looked, steps=steps, metrics=metrics)
+        return cls(job=str(job), run=str(run), status=str(status), looked=looked, steps=steps, metrics=metrics)
 
 
 class Followed(Protocol):
@@ -140,7 +142,7 @@ def look(job: Followed, cursor: Cursor | None = None) -> tuple[list[JobEvent], C
         events = [*events, event] if status in ENDED else [event, *events]
     _log(job, events)
     known = {step.run_id: step.status for step in steps}
-    return events, Cursor(job=job.name, status=status, looked=now, steps=known, metrics=metrics)
+    return events, Cursor(job=job.name, run=run, status=status, looked=now, steps=known, metrics=metrics)
 
 
 def _new_points(job: Followed, name: str, before: _Read) -> tuple[list[MetricPoint], _Read]:
@@ -212,13 +214,14 @@ def looks(
         begun, events = time.monotonic(), list[JobEvent]()
         try:
             events, seen = look(job, seen)  # one that fails half-way does not count as seen
-            events += queue.look(job.name, seen.status, seen.steps.values(), capacity)
+            queued = queue.look(job.name, seen.status, seen.steps.values(), capacity)
+            events += [replace(each, run=seen.run) for each in queued]
             patience.heard()
             told = False
         except (errors.AuthenticationError, errors.ServiceError) as error:
             patience.bear(error)
             if isinstance(error, errors.ServiceError) and patience.silence > _WORTH_A_WORD and not told:
-                events, told = [*events, NoAnswer(job=job.name, what=error.what)], True
+                events, told = [*events, NoAnswer(job=job.name, run=seen.run, what=error.what)], True
         if events:
             spoken = time.monotonic()
             yield events, seen
@@ -230,7 +233,7 @@ def looks(
             now = time.monotonic()
             if idle is not None and now - spoken >= idle:
                 spoken = now
-                yield [Idle(job=job.name, status=seen.status)], seen
+                yield [Idle(job=job.name, run=seen.run, status=seen.status)], seen
             _sleep(max(0, min(end, end if idle is None else spoken + idle) - now), stop)
             if time.monotonic() >= end or (stop and stop.is_set()):
                 break

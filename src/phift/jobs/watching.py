@@ -80,7 +80,8 @@ class Watch:
                 if is_over:
                     return
                 if not await iteration.woken(idle):
-                    yield Idle(job=self._job.name, status=seen.status if seen else "")
+                    seen = seen or Cursor(job=self._job.name)
+                    yield Idle(job=seen.job, run=seen.run, status=seen.status)
         finally:
             with self._changed:
                 self._iterations.discard(iteration)
