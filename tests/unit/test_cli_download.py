@@ -68,6 +68,7 @@ def test_what_there_is_not_exits_with_1(job: FineTuneJob, phift: Command) -> Non
     assert (done.exit_code, done.stdout) == (1, "")
     assert "it has trained_model" in done.stderr
     assert phift("download", "nobody").exit_code == 1
+    assert phift("download", "mine:").exit_code == 2
 
 
 def test_what_a_failed_job_left_is_asked_for(workspace: TestWorkspace, clients: Clients, phift: Command) -> None:

@@ -9,6 +9,7 @@ import os
 import pickle
 import shutil
 import threading
+import traceback
 from base64 import b64encode
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import requests
 from azure.ai.ml.entities import Model
 from azure.storage.blob import ContainerClient
 
@@ -509,6 +511,17 @@ def workspace_container(workspace: TestWorkspace) -> ContainerClient:
     return store._container()
 
 
+@pytest.mark.parametrize(("range_", "status"), [("bytes=1-4194304", 206), ("bytes=0-4194304", 400), ("", 400)])
+def test_the_local_storage_hashes_ranges_as_azure_s(workspace: TestWorkspace, range_: str, status: int) -> None:
+    put(blobs(workspace), {"large": b"1" * (4 << 20) + b"2"})
+    headers = {"x-ms-range-get-content-md5": "true"} | ({"x-ms-range": range_} if range_ else {})
+    with workspace_container(workspace) as container:
+        answer = requests.get(container.get_blob_client("large").url, headers=headers, timeout=60)
+    assert answer.status_code == status
+    hashed = hashlib.md5(answer.content, usedforsecurity=False).digest()
+    assert answer.headers.get("Content-MD5") == (b64encode(hashed).decode() if status == 206 else None)
+
+
 def test_files_of_somebody_else_stay_as_they_are(clients: Clients, model: str, tmp_path: Path) -> None:
     put(tmp_path, {"z": b"mine", "mine": b"too"})
     with pytest.raises(Conflict, match="is there, and is not as it was downloaded") as caught:
@@ -596,6 +609,18 @@ def test_a_signature_that_is_no_good_is_asked_for_once(
     with pytest.raises(PhiftError):
         download_model(clients, model, "1", tmp_path)
     assert len(workspace.requests("POST datastores/*/listSecrets")) == 1
+
+
+@pytest.mark.parametrize(("after", "status"), [(0, 403), (2, 403), (2, 400)])
+def test_an_error_shows_no_signature(
+    workspace: TestWorkspace, clients: Clients, model: str, tmp_path: Path, after: int, status: int
+) -> None:
+    workspace.order(Fault("GET blobs/azureml-blobstore/*", status=status, code="X", after=after, times=None))
+    with pytest.raises(PhiftError) as caught:
+        download_model(clients, model, "1", tmp_path)
+    shown = "".join(traceback.TracebackException.from_exception(caught.value, capture_locals=True).format())
+    assert "download_model" in shown
+    assert "sig=" not in shown
 
 
 def test_the_manifest_has_no_secrets(clients: Clients, model: str, workspace: TestWorkspace, tmp_path: Path) -> None:

@@ -131,7 +131,7 @@ class Datastore:
         container = self._container()
         with azure_errors(where):
             blobs = listed(container.list_blobs(name_starts_with=path, include=["metadata"]), where)
-        return sorted(self._below(path, blobs), key=lambda file: file.name)
+            return sorted(self._below(path, blobs), key=lambda file: file.name)
 
     def _below(self, path: str, blobs: list[Any]) -> Iterator[StoredFile]:
         for blob in blobs:

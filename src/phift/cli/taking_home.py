@@ -29,6 +29,8 @@ def download(
     The same command goes on where it broke off, and fetches nothing where all is there.
     """
     name, is_model, version = target.partition(":")
+    if not name or (is_model and not version):
+        raise click.BadParameter("write a job's name, or a model's as NAME:VERSION", param_hint="JOB|MODEL:VERSION")
     folder = to or Path(f"{name}-{version}" if is_model else name)
     option = ["--workspace", workspace] if workspace else []
     more = [*(["--to", str(to)] if to else []), *(["--all"] if all_of_it else []), *(["--partial"] if partial else [])]

@@ -73,7 +73,7 @@ def fetch_outputs(
             origin["output"] = output
         else:
             what = f"The job has no output {output}; it has {', '.join(sorted(addresses)) or 'none'}."
-            fix = "name one that it has; None, or `--output ''`, is all outputs and logs"
+            fix = "name one that it has; None, or `--all`, is all outputs and logs"
             raise NotFound(what, where=f"job {name}", fix=fix)
         return fetch(folder, files, origin, partial(about_job, job, {}), on_event)
 

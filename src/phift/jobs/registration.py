@@ -15,7 +15,7 @@ from phift.azure.answers import resource_id, text, texts
 from phift.azure.clients import Clients
 from phift.azure.connect import clients_of
 from phift.azure.storage import Storage
-from phift.errors import ConfigError, Conflict, NotFound, azure_errors, in_a_line
+from phift.errors import AccessDenied, ConfigError, Conflict, NotFound, azure_errors, forgetting_locals, in_a_line
 from phift.jobs.download import Download, OnDownload, fetch
 from phift.jobs.job import JOB_TAG, FineTuneJob
 from phift.jobs.manifest import about_job
@@ -52,6 +52,7 @@ class RegisteredModel:
         return download_model(self._clients, self.name, self.version, folder, on_event=on_event)
 
 
+@forgetting_locals()
 def download_model(
     clients: AnyClients, name: str, version: str, folder: str | Path, *, on_event: OnDownload | None = None
 ) -> Download:
@@ -65,7 +66,7 @@ def download_model(
     tags = texts(found.tags, "model.tags")
     job = None
     if JOB_TAG in tags:
-        with suppress(NotFound):  # it was deleted, and the model stays
+        with suppress(NotFound, AccessDenied):  # it was deleted, or is for others to see; the model is there
             job = FineTuneJob(tags[JOB_TAG], clients).entity()
     with Storage(clients) as storage:
         files = {file.name: file for file in storage.files(text(found.path, "model.path"))}

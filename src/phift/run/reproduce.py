@@ -11,7 +11,7 @@ from phift.azure.answers import text
 from phift.azure.clients import Clients
 from phift.azure.connect import clients_of
 from phift.component.preprocessing import SPLITS
-from phift.errors import ConfigError, in_a_line
+from phift.errors import ConfigError, forgetting_locals, in_a_line
 from phift.jobs.job import FineTuneJob
 from phift.jobs.record import RunRecord
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from phift.azure.connect import AnyClients
 
 
+@forgetting_locals()
 def reproduce(clients: AnyClients, job: str, *, workspace: str | None = None) -> str:
     """Return the configuration that made a job as YAML, with the versions that were looked up then.
 
