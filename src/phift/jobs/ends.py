@@ -194,7 +194,7 @@ def read_end(job: str, status: str, steps: Callable[[], Sequence[Step]], trackin
         job=job,
         status=status,
         what=what,
-        fix=f"the end of the step's log is in `log_tail`; {fix}" if failed else fix,
+        fix=f"the end of the step's log is in `log_tail`; {fix}" if tails else fix,
         cause=cause,
         step=failed.name if failed else "",
         log_tail="\n".join(tails[of].splitlines()[-_SHOWN:]) if tails else "",
