@@ -418,7 +418,8 @@ def test_a_search_without_a_completed_trial_exits_with_1_and_an_interrupted_one_
     monkeypatch.setattr("phift.run.tuning.tune", interrupted)
     ended = CliRunner().invoke(main, ["tune", str(file)])
     assert ended.exit_code == 130
-    assert "These jobs go on: two; `phift tune stop rates` cancels" in ended.stderr
+    stop = f"phift tune stop rates --workspace local:{tmp_path / 'here'}"
+    assert f"These jobs go on: two; `{stop}` cancels them" in ended.stderr
     assert f"phift tune {file}" in ended.stderr
 
 

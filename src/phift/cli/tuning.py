@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -46,13 +47,14 @@ def run_(config: Path, plot: Path | None, as_json: bool) -> None:
     """
     search = phift.SearchConfig.from_yaml(config)
     option = workspace_option(search.run.workspace)
+    stop_it = shlex.join(["phift", "tune", "stop", search.name, *option])
     printer, running = phift.EventPrinter(console(stderr=True)), set[str]()
 
     def show(event: Event) -> None:
         if isinstance(event, phift.TrialChanged):
             (running.add if event.state == "running" else running.discard)(event.job)
-            jobs = f"These jobs go on: {', '.join(sorted(running))}" if running else "No job goes on"
-            left.goes_on = f"{jobs}; `phift tune stop {search.name}` cancels a search's jobs"
+            jobs = ", ".join(sorted(running))
+            left.goes_on = f"These jobs go on: {jobs}; `{stop_it}` cancels them" if running else "No job goes on"
         printer(event)
 
     left = Leftovers("tune", [str(config)], option, show)
