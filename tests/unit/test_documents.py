@@ -5,11 +5,14 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import yaml
 
 from phift.azure import answers, bounds
+from phift.cli.commands import main
 from phift.config.data import DataConfig
 from phift.data import files, hub, parts, texts, workers
 from phift.local import wire
@@ -135,3 +138,20 @@ def test_the_example_on_memory_runs() -> None:
     command = [sys.executable, "-c", example]
     done = subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603 - our own words
     assert done.stdout.startswith("GPU memory: about ")
+
+
+def test_the_page_of_commands_has_each_of_them_and_says_which_hand_out_json() -> None:
+    def listed(group: click.Group, words: str = "phift") -> Iterator[tuple[str, click.Command]]:
+        for name, command in group.commands.items():
+            if isinstance(command, click.Group):
+                yield from listed(command, f"{words} {name}")
+            else:
+                yield f"{words} {name}", command
+
+    documented = [[cell.strip() for cell in re.split(r"(?<!\\)\|", row)[1:-1]] for row in rows("commands.md")[1:]]
+    there = {words: {"--json" in each.opts for each in command.params} for words, command in listed(main)}
+    found = {}
+    for usage, _, json, _ in documented:
+        words = " ".join(word for word in usage.strip("`").split() if word.islower())
+        found[words] = json in ("yes", "lines")
+    assert found == {words: True in has for words, has in there.items()}
