@@ -167,7 +167,7 @@ def test_the_commands_one_by_one_find_the_run_and_leave_nothing(reader: Reader) 
 def test_a_job_is_found_again_by_its_name(reader: Reader, monkeypatch: pytest.MonkeyPatch) -> None:
     runs, follow, logs, metrics, download, reproduce = block("sh", "phift runs").splitlines()
     listed = json.loads(reader.run("sh", "-c", runs.partition("#")[0] + "--json"))
-    (job,) = {each["name"] for each in listed["runs"] if each["state"] == "Completed"}
+    (job,) = {each["name"] for each in listed if each["state"] == "Completed"}
     monkeypatch.setitem(reader.environ, "JOB", job)
     assert job in reader.run("sh", "-c", runs)
     assert "job Completed" in reader.run("sh", "-c", follow)
@@ -177,7 +177,7 @@ def test_a_job_is_found_again_by_its_name(reader: Reader, monkeypatch: pytest.Mo
     reader.run("sh", "-c", download)
     assert (reader.folder / "model" / "phift-manifest.json").is_file()
     reader.run("sh", "-c", reproduce)
-    assert job in reader.run("phift", "submit", "again.yaml", "--no-wait")
+    assert job in reader.run("phift", "submit", "same.yaml", "--no-wait")
 
 
 def test_the_example_script_goes_on_with_the_run_and_answers(reader: Reader) -> None:
