@@ -71,4 +71,4 @@ def reproduce(job: str, workspace: str | None, output: Path | None, as_json: boo
         return
     with output.open("x", encoding="utf-8") as file:
         file.write(written)
-    tell(output)
+    tell(output, err=as_json)

@@ -110,7 +110,7 @@ def _opening(place: str) -> Iterator[Any]:
             from transformers.utils import logging as own
         except ImportError as error:
             what = "transformers is not installed, so there is no tokenizer to count with."
-            raise MissingDependency(what, fix="pip install 'phift[local]'") from error
+            raise MissingDependency(what, fix="in the folder of phift's source: pip install '.[local]'") from error
         for library in (own, hub):
             afterwards.callback(library.set_verbosity, library.get_verbosity())
             library.set_verbosity(logging.ERROR)
