@@ -3,14 +3,16 @@ from __future__ import annotations
 import base64
 import html
 import re
+import sys
 from datetime import UTC, datetime, timedelta
+from types import ModuleType
 
 import pytest
 
-from phift.jobs.events import JobEvent, MetricLogged, NoAnswer, StatusChanged, StepChanged
+from phift.jobs.events import Idle, JobEvent, MetricLogged, NoAnswer, StatusChanged, StepChanged
 from phift.jobs.progress import JobProgress, in_words
 from phift.jobs.tracking import MetricPoint
-from phift.views.notebook import curves, job_view, work_view
+from phift.views.notebook import JobView, curves, job_view, work_view
 from phift.views.words import facts_of
 
 START = datetime(2026, 11, 30, 12, tzinfo=UTC)
@@ -148,3 +150,64 @@ def test_a_bar_without_a_known_end_has_no_share() -> None:
     assert page.count("value=") == 1
     assert 'value="40"' in page
     assert text == "reading hub 12 rows\ncounting 40% 4 rows"
+
+
+class Cell:
+    """Stands for a notebook's cell: what was shown in it, and how often."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.pages: list[str] = []
+        display = ModuleType("IPython.display")
+        display.display = self._show  # type: ignore[attr-defined]  # as IPython has it
+        monkeypatch.setitem(sys.modules, "IPython.display", display)
+
+    def _show(self, bundle: dict[str, str], **_: object) -> Cell:
+        self.pages.append(bundle["text/html"])
+        return self
+
+    update = _show
+
+
+def test_what_comes_at_once_is_shown_whole_a_moment_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    cell, view = Cell(monkeypatch), JobView(JobProgress("job"))
+    view(StatusChanged(job="job", status="Running"))
+    view(StepChanged(job="job", step="finetune", run_id="1", status="Running"))
+    assert [("finetune" in page) for page in cell.pages] == [False]
+    now += 1
+    view(Idle(job="job", status="Running"))
+    assert [("finetune" in page) for page in cell.pages] == [False, True]
+    view(Idle(job="job", status="Running"))
+    now += 9
+    view(Idle(job="job", status="Running"))
+    assert len(cell.pages) == 2
+    now += 2
+    view(Idle(job="job", status="Running"))
+    assert len(cell.pages) == 3
+
+
+def test_a_burst_of_points_is_drawn_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("time.monotonic", lambda: 100.0)
+    cell, view = Cell(monkeypatch), JobView(JobProgress("job"))
+    for step in range(1000):
+        view(logged("loss", step, 1.0, 1))
+    assert len(cell.pages) == 1
+    view(StatusChanged(job="job", status="Completed"))
+    assert "<img" in cell.pages[1]
+    view.left()
+    assert len(cell.pages) == 2
+
+
+def test_who_leaves_is_told_that_the_job_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    cell, view = Cell(monkeypatch), JobView(JobProgress("job"))
+    view(StatusChanged(job="job", status="Running"))
+    view.left()
+    assert cell.pages[-1].endswith("<div>No longer followed here; the job goes on.</div>")
+
+
+def test_a_silence_lasts_until_the_service_answers() -> None:
+    silent = progress(NoAnswer(job="job", what="503"), Idle(job="job", status="Running"))
+    assert silent.silence == "503"
+    silent.take(StatusChanged(job="job", status="Running"))
+    assert silent.silence == ""

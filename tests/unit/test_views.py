@@ -190,3 +190,15 @@ def test_the_end_of_a_job_leaves_lines_alone() -> None:
     printer(StatusChanged(job="job", status="Completed"))
     assert "  job Completed\n" in stream.getvalue()
     assert re.sub(r"\x1b\[\S+?[A-Za-z]", "", stream.getvalue()).endswith("  loss 0.5000\n")
+
+
+def test_a_job_that_is_followed_again_is_drawn_from_its_beginning() -> None:
+    stream = io.StringIO()
+    printer = EventPrinter(Console(file=stream, force_terminal=True, width=160, color_system=None))
+    for value in (2.0, 1.0):
+        printer(StatusChanged(job="job", status="Running"))
+        printer(StepChanged(job="job", step="finetune", run_id="1", status="Running"))
+        printer(metric("loss", value))
+        printer.left()
+    assert stream.getvalue().count("loss 1.0000") >= 1
+    assert "finetune 0 s" not in stream.getvalue()  # nobody saw it begin

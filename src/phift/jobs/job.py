@@ -45,6 +45,7 @@ OUTPUT = "trained_model"  # the job's output: the fine-tuned model as an MLflow 
 JOB_TAG = "phift.job"
 _LONGEST_CANCELLATION = 600.0  # seconds
 _MOST_ATTEMPTS = 200
+_TICK = 1.0  # seconds without news after which what draws is told of the time
 # A property that no two submissions have in common: it tells whose job has the name.
 _SUBMISSION = "phift.submission"
 
@@ -194,8 +195,9 @@ class FineTuneJob:
 
         handler = on_event or (JobView(JobProgress(self.name)) if in_notebook() else None)
         tell, left, tell_end = errors.isolated(handler), getattr(handler, "left", None), when_ended(on_end)
+        idle = _TICK if left else None  # what draws shows how the time goes by, too
         try:
-            for event in self.follow(timeout=timeout, queue_timeout=queue_timeout):
+            for event in self.follow(timeout=timeout, queue_timeout=queue_timeout, idle=idle):
                 tell(event)
         finally:
             if left:

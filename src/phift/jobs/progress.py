@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 from phift.jobs.ends import ENDED
-from phift.jobs.events import JobEvent, MetricLogged, NoAnswer, StatusChanged, StepChanged, StillQueued
+from phift.jobs.events import Idle, JobEvent, MetricLogged, NoAnswer, StatusChanged, StepChanged, StillQueued
 
 LOSSES = ("loss", "eval_loss")
 _LONGEST_LIFE = timedelta(days=366)  # of what is said to be left
@@ -48,6 +48,8 @@ class JobProgress:
 
     def take(self, event: JobEvent) -> None:
         """Take in an event."""
+        if isinstance(event, Idle):
+            return
         self.silence = event.what if isinstance(event, NoAnswer) else ""
         match event:
             case StillQueued():

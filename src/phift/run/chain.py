@@ -360,10 +360,8 @@ class FineTuneRun:
         self, *, timeout: float | None = None, queue_timeout: float | None = None, on_end: OnEnd | None = None
     ) -> None:
         """Wait until the job has completed; see `phift.jobs.job.FineTuneJob.wait`."""
-        with self._drawn():
-            # Without a handler of its own the job shows itself in a notebook.
-            tell = self._on_event if self._handler else None
-            self.job.wait(tell, timeout=timeout, queue_timeout=queue_timeout, on_end=on_end)
+        tell = self._on_event if self._handler else None  # without one the job shows itself in a notebook
+        self.job.wait(tell, timeout=timeout, queue_timeout=queue_timeout, on_end=on_end)
 
     @contextmanager
     def _drawn(self) -> Iterator[None]:

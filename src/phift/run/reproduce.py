@@ -69,7 +69,8 @@ def _from_python(sources: Any) -> bool:
 
 def _remarks(record: RunRecord, data: Mapping[str, Any]) -> Iterator[str]:
     """Yield what cannot be had again, and what is to be looked at."""
-    yield f"The data, {in_a_line(record.data_name)}, had the hash {record.data_hash}; with other data it is another."
+    name, known_by = in_a_line(record.data_name), in_a_line(record.data_hash)
+    yield f"The data, {name}, had the hash {known_by}; with other data it is another."
     yield "The credential, the tenant, work_dir, max_cost, prices and tokens_per_second are not kept with a job."
     if not data:
         yield "The data is missing: the configuration was too long to be kept whole."

@@ -8,6 +8,7 @@ SVG too, but not a picture that is data (JupyterLab 4.5, its sanitizer). It sets
 from __future__ import annotations
 
 import base64
+import math
 import sys
 import time
 from collections.abc import Sequence
@@ -15,11 +16,12 @@ from datetime import UTC, datetime
 from typing import Any
 
 from phift.errors import redact, visible, visible_html
-from phift.jobs.events import JobEvent
+from phift.jobs.events import Idle, JobEvent
 from phift.jobs.progress import JobProgress
 from phift.views.words import facts_of, losses_of, number, steps_of
 
-_SECONDS_BETWEEN_UPDATES = 0.5
+SECONDS_BETWEEN_UPDATES = 0.5
+_SECONDS_WITHOUT_NEWS = 10.0  # between updates, in which only the time goes by
 _MOST_POINTS = 400  # of a curve; more cannot be told apart in its width
 _WIDTH, _HEIGHT, _LEFT, _BOTTOM = 560, 150, 52, 22
 _BLUE, _ORANGE, _GREY = "#3b82c4", "#d9822b", "#8a8a8a"  # to be told from white and from black alike
@@ -39,16 +41,15 @@ class View:
         self._handle: Any = None
         self._updated = 0.0
 
-    def show(self, html: str, text: str, *, now: bool = False) -> None:
-        """Show this in the place of what is there; left out where the last update was a moment ago.
+    @property
+    def age(self) -> float:
+        """Seconds since it was updated; infinitely many before it is shown."""
+        return time.monotonic() - self._updated if self._handle else math.inf
 
-        - **text**: the same for what shows no HTML.
-        - **now**: whatever the time.
-        """
+    def show(self, html: str, text: str) -> None:
+        """Show this in the place of what is there; ``text`` is the same for what shows no HTML."""
         from IPython.display import display
 
-        if not now and self._handle and time.monotonic() - self._updated < _SECONDS_BETWEEN_UPDATES:
-            return
         self._updated = time.monotonic()
         bundle = {"text/html": html, "text/plain": text}
         if self._handle is None:
@@ -63,11 +64,19 @@ class JobView:
     def __init__(self, progress: JobProgress) -> None:
         self._progress = progress
         self._view = View()
+        self._has_news = False
 
     def __call__(self, event: JobEvent) -> None:
-        """Take in an event, and show what has come of the job."""
+        """Take in an event, and show what has come of the job; at once, or at the next event if it was just shown.
+
+        An `Idle` brings no news, but shows the news that came in a moment with others, and the time that goes by.
+        """
         self._progress.take(event)
-        self._view.show(*job_view(self._progress), now=self._progress.ended is not None)
+        self._has_news |= not isinstance(event, Idle)
+        pause = SECONDS_BETWEEN_UPDATES if self._has_news else _SECONDS_WITHOUT_NEWS
+        if self._progress.ended or self._view.age >= pause:
+            self._view.show(*job_view(self._progress))
+            self._has_news = False
 
     def left(self) -> None:
         """Show that nobody follows it any more, as after an interruption."""
@@ -75,7 +84,7 @@ class JobView:
             return
         html, text = job_view(self._progress)
         said = "No longer followed here; the job goes on."
-        self._view.show(f"{html}<div>{said}</div>", f"{text}\n{said}", now=True)
+        self._view.show(f"{html}<div>{said}</div>", f"{text}\n{said}")
 
 
 def job_view(progress: JobProgress, now: datetime | None = None) -> tuple[str, str]:

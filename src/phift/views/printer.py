@@ -22,7 +22,7 @@ from phift.jobs.progress import JobProgress
 from phift.run.events import Event, TrialChanged
 from phift.serving.resource import DeploymentEvent
 from phift.tokens.count import Counted
-from phift.views.notebook import JobView, View, work_view
+from phift.views.notebook import SECONDS_BETWEEN_UPDATES, JobView, View, work_view
 from phift.views.terminal import shown
 from phift.views.words import facts_of, losses_of, number, steps_of
 
@@ -93,6 +93,7 @@ class EventPrinter:
         self._end_live()
         if self._job_view:
             self._job_view.left()
+        self._progress = self._job_view = None  # whoever follows the job again is told all of it again
 
     # ---------------------------------------------------------------- work on the data, and what is taken home
 
@@ -121,7 +122,8 @@ class EventPrinter:
         if self._console.is_jupyter:
             self._work[what] = (what, done, total, count)
             self._work_view = self._work_view or View()
-            self._work_view.show(*work_view([*self._work.values()]), now=done >= total)
+            if done >= total or self._work_view.age >= SECONDS_BETWEEN_UPDATES:
+                self._work_view.show(*work_view([*self._work.values()]))
         elif self._console.is_terminal:
             self._draw_bar(what, done, total, count)
         elif self._due():
