@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from phift.azure.clients import Clients
-from phift.errors import ConfigError, ServiceError
+from phift.errors import AccessDenied, ConfigError, PhiftError, ServiceError, ServiceUnreachable, Throttled
 from phift.jobs.ends import WAITING
 from phift.jobs.events import RUN_TAG, Idle, MetricLogged, StatusChanged, StepChanged
 from phift.jobs.following import LIVE_METRICS, STATUS_PERIOD, Cursor
@@ -114,6 +114,58 @@ def test_a_look_that_fails_tells_nothing_and_the_next_one_all() -> None:
     with pytest.raises(ServiceError):
         found.look()
     assert [type(event) for event in found.look()[0]] == [StatusChanged, StepChanged]
+
+
+class Hiccups:
+    """The losses of a job whose service fails each time until so many looks have gone by."""
+
+    def __init__(self, fakes: Fakes, failures: float, error: PhiftError) -> None:
+        self._rest, self._left, self._error = fakes.rest.get, failures, error
+        fakes.rest.on({"metrics": points(2.0, 1.0)}, "get-history", "metric_key=loss&")
+        fakes.rest.get = self.get  # type: ignore[method-assign]  # a service that fails for a while
+
+    def get(self, url: str, params: dict[str, Any] | None = None) -> Any:
+        if "get-history" in url and self._left > 0:
+            self._left -= 1
+            raise self._error
+        return self._rest(url, params)
+
+
+PASSING = [ServiceError("Busy.", status=503), Throttled("Wait.", status=429), ServiceUnreachable("No answer.")]
+
+
+@pytest.mark.parametrize("error", PASSING, ids=lambda error: type(error).__name__)
+def test_the_last_points_outlive_a_hiccup_at_the_end(clock: Clock, error: PhiftError) -> None:
+    fakes = Fakes()
+    found = at_work(fakes, clock, Completed=0)
+    Hiccups(fakes, 1, error)
+    with pytest.raises(type(error)):
+        found.look()
+    events, cursor = found.look()
+    assert [type(event) for event in events] == [MetricLogged, MetricLogged, StatusChanged]
+    assert found.look(cursor) == ([], cursor)
+    Hiccups(fakes, 3, error)
+    assert [event for event in found.follow() if event.kind == "metric"] == events[:2]
+
+
+@pytest.mark.parametrize(("timeout", "longest"), [(None, 600.0), (MINUTE, MINUTE)])
+def test_an_outage_of_the_metrics_does_not_hide_the_end(clock: Clock, timeout: float | None, longest: float) -> None:
+    fakes = Fakes()
+    found = at_work(fakes, clock, Completed=0)
+    found = FineTuneJob("job", replace(found.clients, patience_seconds=600.0))
+    Hiccups(fakes, float("inf"), ServiceError("Busy.", status=503))
+    begun = clock.now
+    events = list(found.follow(timeout=timeout))
+    assert events[-1] == StatusChanged(job="job", status="Completed")
+    assert longest < clock.now - begun <= longest + 2 * STATUS_PERIOD
+
+
+def test_losses_that_may_not_be_read_do_not_hold_up_the_end(clock: Clock) -> None:
+    fakes = Fakes()
+    found = at_work(fakes, clock, Completed=0)
+    Hiccups(fakes, float("inf"), AccessDenied("Not you.", status=403))
+    assert [event.kind for event in found.follow()] == ["status"]
+    assert [event.kind for event in found.look()[0]] == ["status"]
 
 
 def test_events_say_which_run_they_are_of() -> None:

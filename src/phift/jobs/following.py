@@ -20,7 +20,7 @@ from phift.azure.clients import Clients
 from phift.jobs.capacity import Capacity, QueueWatch, read_capacity
 from phift.jobs.ends import ENDED, WAITING, Step
 from phift.jobs.events import RUN_TAG, Idle, JobEvent, MetricLogged, NoAnswer, StatusChanged, StepChanged
-from phift.jobs.patience import Patience
+from phift.jobs.patience import Patience, may_pass
 from phift.jobs.tracking import MetricPoint, Tracking
 
 if TYPE_CHECKING:
@@ -113,8 +113,14 @@ class Followed(Protocol):
 
 
 @errors.forgetting_locals()
-def look(job: Followed, cursor: Cursor | None = None) -> tuple[list[JobEvent], Cursor]:
-    """Return what is new since the cursor, and the cursor to go on from; see `FineTuneJob.look`."""
+def look(
+    job: Followed, cursor: Cursor | None = None, insists: Callable[[], bool] = lambda: True
+) -> tuple[list[JobEvent], Cursor]:
+    """Return what is new since the cursor, and the cursor to go on from; see `FineTuneJob.look`.
+
+    - **insists**: whether the last points of a job that has ended are worth another look, where a metric cannot be read
+      just now; asked then.
+    """
     before = cursor or Cursor(job=job.name)
     if before.job != job.name:
         what = f"The cursor is of the job {before.job}."
@@ -134,7 +140,9 @@ def look(job: Followed, cursor: Cursor | None = None) -> tuple[list[JobEvent], C
     ]
     metrics = dict(before.metrics)
     for name in LIVE_METRICS if status not in WAITING else ():
-        points, metrics[name] = _new_points(job, name, metrics.get(name, _Read()))
+        points, metrics[name] = _new_points(
+            job, name, metrics.get(name, _Read()), lambda: status in ENDED and insists()
+        )
         events += [MetricLogged(job=job.name, run=run, metric=point) for point in points]
     if status != before.status:
         # The end comes after what led to it, everything else before what follows from it.
@@ -145,10 +153,13 @@ def look(job: Followed, cursor: Cursor | None = None) -> tuple[list[JobEvent], C
     return events, Cursor(job=job.name, run=run, status=status, looked=now, steps=known, metrics=metrics)
 
 
-def _new_points(job: Followed, name: str, before: _Read) -> tuple[list[MetricPoint], _Read]:
+def _new_points(
+    job: Followed, name: str, before: _Read, insists: Callable[[], bool]
+) -> tuple[list[MetricPoint], _Read]:
     """Return the points of a metric that nobody has been told of; of what was read, only the last page is read again.
 
-    A metric that cannot be read is no reason to stop following: that is logged once.
+    A metric that cannot be read is no reason to stop following: that is logged once. Where it may be readable later and
+    nobody will look again, the error is raised, so that this look does not count.
     """
     try:
         try:
@@ -160,6 +171,8 @@ def _new_points(job: Followed, name: str, before: _Read) -> tuple[list[MetricPoi
             points, read = _read_on(job, name, _Read())
             return points[before.before + before.told :], read
     except errors.PhiftError as error:
+        if may_pass(error) and insists():
+            raise
         if job.logged.get("metrics") != "unreadable":
             job.logged["metrics"] = "unreadable"
             message = "The metrics of the running job %s cannot be read: %s"
@@ -210,10 +223,14 @@ def looks(
     started = spoken = time.monotonic()
     patience, told = Patience(clients), False
     queue, capacity = QueueWatch(), partial(read_capacity, clients, job.name, job.steps)
+
+    def insists() -> bool:  # an outage of the metrics must not hide that the job has ended
+        return patience.lasts and (timeout is None or time.monotonic() - started <= timeout)
+
     while not (stop and stop.is_set()):
         begun, events = time.monotonic(), list[JobEvent]()
         try:
-            events, seen = look(job, seen)  # one that fails half-way does not count as seen
+            events, seen = look(job, seen, insists)  # one that fails half-way does not count as seen
             queued = queue.look(job.name, seen.status, seen.steps.values(), capacity)
             events += [replace(each, run=seen.run) for each in queued]
             patience.heard()

@@ -133,7 +133,8 @@ class FineTuneJob:
 
         It asks and returns: it waits for nothing and holds no thread. Nothing is told twice and nothing is left out,
         whichever process looks; a look that raises has told nothing, so the next one goes on from the same cursor. The
-        steps and the losses are read where the status has changed, or the clients' ``poll_seconds`` have passed.
+        steps and the losses are read where the status has changed, or the clients' ``poll_seconds`` have passed. Of
+        a job that has ended it raises while its losses are out of reach: nobody would read the last of them later.
         """
         return look(self, cursor)
 
@@ -154,7 +155,8 @@ class FineTuneJob:
 
         A service that does not answer is put up with for as long as the clients' ``patience_seconds`` say, and one
         that refuses the credential for as long, but no more than a minute, or four looks: each of several clients may
-        hold a token that has expired, throws it away when it is refused, and asks for another at the next look.
+        hold a token that has expired, throws it away when it is refused, and asks for another at the next look. Where
+        only the losses are out of reach when the job has ended, the end is told after that time, without the last ones.
         """
         for events, _ in looks(self, timeout=timeout, queue_timeout=queue_timeout, stop=stop, idle=idle):
             yield from events

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from phift.azure.clients import Clients
-from phift.errors import AuthenticationError, ServiceError, ServiceUnreachable, Throttled
+from phift.errors import AuthenticationError, PhiftError, ServiceError, ServiceUnreachable, Throttled
 
 _LONGEST_REFUSAL = 60.0  # seconds
 
@@ -31,6 +31,11 @@ class Patience:
         """Seconds since the service has answered."""
         return time.monotonic() - self._heard
 
+    @property
+    def lasts(self) -> bool:
+        """Whether the silence is not too long yet."""
+        return self.silence <= self._longest
+
     def bear(self, error: AuthenticationError | ServiceError) -> None:
         """Return where an error may pass, and raise it where it will not: a defect of the SDK, a refused request."""
         if isinstance(error, AuthenticationError):
@@ -38,6 +43,12 @@ class Patience:
             if time.monotonic() - self._refused > self._longest_refusal:
                 raise error
             return
-        passing = isinstance(error, ServiceUnreachable | Throttled) or (error.status or 0) >= 500
-        if not passing or self.silence > self._longest:
+        if not may_pass(error) or not self.lasts:
             raise error
+
+
+def may_pass(error: PhiftError) -> bool:
+    """Tell whether the same request may be answered later: the service is out of reach, busy, or has failed itself."""
+    return isinstance(error, ServiceUnreachable | Throttled) or (
+        isinstance(error, ServiceError) and (error.status or 0) >= 500
+    )
