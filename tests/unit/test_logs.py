@@ -158,6 +158,29 @@ def test_a_log_of_any_length_takes_little_memory(monkeypatch: pytest.MonkeyPatch
         tracemalloc.stop()
 
 
+@pytest.mark.parametrize("piece", ["\r 10%|█", "x" * 40 + " "], ids=["a bar", "a long line"])
+def test_what_is_looked_back_at_stays_short_where_no_newline_comes(monkeypatch: pytest.MonkeyPatch, piece: str) -> None:
+    longest = 0
+
+    def hidden(text: str) -> str:
+        nonlocal longest
+        longest = max(longest, len(text))
+        return text
+
+    monkeypatch.setattr(module, "redact", hidden)
+    lines, content = module._Lines(), (piece * (50_000 // len(piece))).encode()
+    told = "".join(text for _ in range(40) for text in lines.take(content))
+    assert told + "".join(lines.take(b"", last=True)) == content.decode() * 40
+    assert longest < 400_000
+
+
+def test_a_value_in_the_line_behind_a_long_one_is_hidden() -> None:
+    lines = module._Lines()
+    told = "".join(lines.take(b"x" * 70_000 + b" password:\n")) + "".join(lines.take(f"  {MADE_UP}\nend\n".encode()))
+    assert MADE_UP not in told
+    assert told.endswith("***\nend\n")
+
+
 def test_a_line_without_end_is_handed_on_in_parts() -> None:
     case = Case()
     case.store.logs = {FILE: b"x" * 70_000}

@@ -213,7 +213,9 @@ class _Lines:
         same = len(told) if whole.startswith(told) else next(differ, len(whole))
         self._before, self._told = before, whole
         if len(before) > 2 * _LOOKED_BACK:
-            self._before = before[before.find("\n", len(before) - _LOOKED_BACK) + 1 :]
+            # From the beginning of a line on, if more than the very last newline is there to tell one.
+            start = len(before) - _LOOKED_BACK
+            self._before = before[before.find("\n", start, -1) + 1 or start :]
             self._told = redact(self._before)
         return whole[same:]
 
