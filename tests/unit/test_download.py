@@ -371,6 +371,26 @@ def test_ctrl_c_leaves_what_can_be_gone_on_with(clients: Clients, model: str, tm
     assert not (tmp_path / STATE).exists()
 
 
+@pytest.mark.parametrize("as_long", [False, True])
+def test_a_part_of_another_file_gets_no_name(
+    clients: Clients, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, as_long: bool
+) -> None:
+    """A process that goes on may be killed when its journal has what is done, and not yet what was begun."""
+    interrupted(clients, tmp_path, 3)
+
+    def killed(*_: Any) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(download._Folder, "_write", killed)
+        with pytest.raises(Killed):
+            download_model(clients, model, "1", tmp_path)
+    if as_long:
+        (tmp_path / STATE / "part").write_bytes(b"?" * len(FILES["MLmodel"]))
+    download_model(clients, model, "1", tmp_path)
+    assert below(tmp_path) == FILES
+
+
 def test_a_file_that_changed_meanwhile_begins_anew(
     workspace: TestWorkspace, clients: Clients, model: str, tmp_path: Path
 ) -> None:

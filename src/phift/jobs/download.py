@@ -317,7 +317,7 @@ class _Folder:
                 pieces.append(line["piece"])
             elif "path" in line:
                 begun, pieces, last = line["path"] if self._is_state_of(line) else "", [], ""
-        if last and self._half.exists() and self._is_state_of(ours[last]):
+        if last and self._is_state_of(ours[last]) and self._is_half(ours[last]):
             _put(self._half, self._folder / last)  # it was whole, and ended before it got its name
         for entry in ours.values():
             self._take(entry)
@@ -335,6 +335,11 @@ class _Folder:
     def _is_state_of(self, entry: Mapping[str, Any]) -> bool:
         file = self._wanted.get(entry["path"])
         return file is not None and (entry.get("etag"), entry.get("size")) == (file.etag, file.size)
+
+    def _is_half(self, entry: Mapping[str, Any]) -> bool:
+        """Tell whether the file that has no name yet is this whole one; a part of the next one may lie there."""
+        half = self._half
+        return half.exists() and half.stat().st_size == entry["size"] and _sha256(half) == entry["sha256"]
 
     def _noted(self) -> Iterator[dict[str, Any]]:
         """Yield the lines of the journal, if it is of this download; the last may have been cut off."""
