@@ -80,12 +80,10 @@ def test_trials_that_go_on_are_passed_over() -> None:
 def test_a_grid_has_every_value_once_and_not_that_of_the_baseline() -> None:
     space = {"lora_r": [8, 16, 32], "num_train_epochs": {"low": 1, "high": 2}}
     config = search(space=space, sampler="grid")
-    past: list[Past | None] = [Past({"lora_r": 16, "num_train_epochs": 1}, 1.0)]
-    for number in range(1, 7):
-        drawn = draw(config, past, number)
-        past += [Past(drawn, 1.0)] if drawn else []
-    assert len(past) == 6
-    assert len({tuple(each.parameters.values()) for each in past if each}) == 6
+    baseline = {"lora_r": 16, "num_train_epochs": 1}
+    drawn = [draw(config, [], number, baseline) for number in range(1, 7)]
+    assert drawn.pop() is None
+    assert len({tuple(each.values()) for each in [baseline, *drawn] if each}) == 6
     assert draw(search(space=space, sampler="grid", baseline=False), [], 0) == {"lora_r": 8, "num_train_epochs": 1}
 
 

@@ -261,6 +261,14 @@ def test_a_combination_that_the_check_refuses_is_passed_over(lab: Lab) -> None:
     assert result.ended == "Its grid has no more values."
 
 
+def test_a_grid_has_every_value_once_also_with_several_trials_at_once(lab: Lab) -> None:
+    rates = [5e-6, 1e-4, 1e-3, 1e-2]  # the first one is that of the run
+    result = lab.tune(space={"learning_rate": rates}, sampler="grid", parallel=2, trials=9)
+    assert [each.parameters["learning_rate"] for each in result.trials] == rates
+    assert result.ended == "Its grid has no more values."
+    assert len(lab.jobs()) == 4
+
+
 def test_what_does_worse_than_the_others_is_cancelled(lab: Lab) -> None:
     pruner = {"name": "median", "n_startup_trials": 1, "n_warmup_steps": 1}
     lab.config = lab.config.model_copy(update={"parameters": {"learning_rate": 1e-3}})

@@ -55,18 +55,20 @@ def check_methods(config: SearchConfig) -> None:
     _pruner(config)
 
 
-def draw(config: SearchConfig, past: Sequence[Past | None], number: int) -> dict[str, Value] | None:
+def draw(
+    config: SearchConfig, past: Sequence[Past | None], number: int, baseline: Mapping[str, Value] | None = None
+) -> dict[str, Value] | None:
     """Return the parameters of a trial; None where a grid has no more.
 
     - **past**: the trials before it, as far as it may know of them; those that go on are None.
+    - **baseline**: the values of the run as it stands, where that is the first trial, whether it goes on or not.
     """
-    known = [dict(each.parameters) for each in past if each]
     if config.sampler.name == "grid":
         combinations = itertools.product(*(each.values for each in config.space.values()))
         grid = [dict(zip(config.space, values, strict=True)) for values in combinations]
-        first = int(config.baseline)
-        left = [each for each in grid if not (first and known and each == known[0])]
-        return left[number - first] if number - first < len(left) else None
+        left, at = [each for each in grid if each != baseline], number - (baseline is not None)
+        return left[at] if at < len(left) else None
+    known = [dict(each.parameters) for each in past if each]
     study = _study(config, past, number)
     for _ in range(_DRAWS):
         drawn = study.ask(_space(config)).params

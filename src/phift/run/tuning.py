@@ -203,7 +203,8 @@ class _Search:
         if again:
             parameters = again.parameters
         elif parameters is not None:
-            parameters = draw(self.config, self._known(number), number)
+            baseline = self.trials[0].parameters if self.config.baseline else None
+            parameters = draw(self.config, self._known(number), number, baseline)
             if parameters is None:
                 return "Its grid has no more values."
         config = self._base.config
