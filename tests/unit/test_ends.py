@@ -5,15 +5,16 @@ import pickle
 import re
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from phift import FineTuneRun
-from phift.errors import ConfigError, JobCanceled, JobFailed, PhiftError, WaitTimeout
-from phift.jobs.ends import Cause, JobEnd, causes
+from phift.errors import ConfigError, JobCanceled, JobFailed, PhiftError, ServiceError, WaitTimeout
+from phift.jobs.ends import Cause, JobEnd, Step, causes, read_end
 from phift.jobs.job import FineTuneJob
 from phift.jobs.on_end import when_ended
+from phift.jobs.tracking import Tracking
 from phift.testing import Fault, TestWorkspace
 from unit import given
 from unit.fakes import Fakes, run_config
@@ -150,6 +151,47 @@ def test_the_end_of_a_job_says_all_of_it(workspace: TestWorkspace) -> None:
     assert (end.status, end.cause, end.step) == ("Failed", "out of memory", STEP)
     assert end.to_dict()["cause"] == "out of memory"
     assert "hush-hush" not in repr(fails_with_a_secret().to_dict())
+
+
+class Silent:
+    """What stands for the reader of a run, whose service has an error of its own where a text is None."""
+
+    def __init__(self, error: str | None, log: str | None) -> None:
+        self._error, self._log = error, log
+
+    def error(self, _run: str) -> str:
+        return self._said(self._error)
+
+    def log_tails(self, _run: str, _lines: int) -> list[str]:
+        return [self._said(self._log)]
+
+    def _said(self, text: str | None) -> str:
+        if text is None:
+            raise ServiceError("InternalServerError: Received 500 from a service request", status=500)
+        return text
+
+
+UNREAD = "could not be read: InternalServerError: Received 500 from a service request"
+
+
+@pytest.mark.parametrize(
+    ("error", "log", "cause", "what"),
+    [
+        (None, SAID["code"], "code", f"(it {UNREAD})"),
+        ("it broke", None, "unknown", f"it broke (its log {UNREAD})"),
+        (None, None, "unknown", f"(it {UNREAD}) (its log {UNREAD})"),
+    ],
+)
+def test_a_failure_to_read_the_failure_is_not_its_cause(
+    error: str | None, log: str | None, cause: str, what: str
+) -> None:
+    steps, reader = [Step(STEP, "run", "Failed")], cast(Tracking, Silent(error, log))
+    end = read_end("job", "Failed", lambda: steps, lambda: reader)
+    assert (end.cause, end.log_tail) == (cause, log or "")
+    assert end.what == f"The step {STEP} failed: {what}"
+    assert ("`log_tail`" in end.fix) == bool(log)
+    if cause == "unknown":
+        assert end.fix == "mend the cause and submit again"
 
 
 def fails_with_a_secret() -> JobEnd:

@@ -298,7 +298,9 @@ def test_a_log_that_cannot_be_read_does_not_hide_the_failure() -> None:
     fakes.workspace.jobs.children["job"] = STEPS
     fakes.rest.on({"logFiles": {"std_log.txt": "https://l.test/"}}, "run-2")
     fakes.rest.on(AccessDenied("no access to the storage"), "https://l.test/")
-    assert failed(fakes).log_tail == "(it could not be read: no access to the storage)"
+    error = failed(fakes)
+    assert error.what.endswith("no reason given (its log could not be read: no access to the storage)")
+    assert error.log_tail == ""
 
 
 @pytest.mark.parametrize(("answer", "what"), [({"error": {"message": "no disk"}}, "no disk"), ({}, "The job failed.")])

@@ -177,11 +177,14 @@ def read_end(job: str, status: str, steps: Callable[[], Sequence[Step]], trackin
     with suppress(PhiftError):  # that the job failed is the news, not that its steps are out of reach
         failed = next((step for step in steps() if step.status == "Failed"), None)
     run = failed.run_id if failed else job
-    error, tails = _readable(lambda: [tracking().error(run)])[0], list[str]()
-    what, fix = error or "The job failed.", "look at the job's page in the studio"
+    said, unread = _readable(lambda: [tracking().error(run)])
+    error, tails = "".join(said), list[str]()
+    reason = error or (f"(it {unread})" if unread else "")
+    what, fix = reason or "The job failed.", "look at the job's page in the studio"
     if failed:
-        tails = _readable(lambda: tracking().log_tails(run, _LOOKED_AT))
-        what, fix = f"The step {failed.name} failed: {error or 'no reason given'}", "mend the cause and submit again"
+        tails, unread = _readable(lambda: tracking().log_tails(run, _LOOKED_AT))
+        what, fix = f"The step {failed.name} failed: {reason or 'no reason given'}", "mend the cause and submit again"
+        what += f" (its log {unread})" if unread else ""
     cause: CauseKind = "unknown"
     of, fix = 0, way_out(error) or fix
     for each in causes():
@@ -201,9 +204,9 @@ def read_end(job: str, status: str, steps: Callable[[], Sequence[Step]], trackin
     )
 
 
-def _readable(read: Callable[[], list[str]]) -> list[str]:
-    """Return what a look at the failure says, or why it says nothing; it must not hide the failure."""
+def _readable(read: Callable[[], list[str]]) -> tuple[list[str], str]:
+    """Return what a look at the failure says, and why it says nothing, which is neither the failure nor its cause."""
     try:
-        return read()
+        return read(), ""
     except PhiftError as error:
-        return [f"(it could not be read: {error.what})"]
+        return [], f"could not be read: {error.what}"
