@@ -14,7 +14,7 @@ from base64 import b64encode
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import requests
@@ -23,11 +23,13 @@ from azure.storage.blob import ContainerClient
 
 from phift.azure import storage
 from phift.azure.clients import Clients
+from phift.azure.storage import Datastore, Storage, StoredFile
 from phift.errors import ConfigError, Conflict, JobCanceled, JobFailed, NotFound, PhiftError, ServiceError, WaitTimeout
 from phift.jobs import download
 from phift.jobs.download import STATE, DownloadProgress
 from phift.jobs.job import FineTuneJob
 from phift.jobs.manifest import MANIFEST
+from phift.jobs.outputs import all_files
 from phift.jobs.registration import RegisteredModel, download_model, register_model
 from phift.testing import Fault, TestWorkspace
 from unit import given
@@ -259,6 +261,37 @@ def test_all_of_a_job_comes_with_its_logs(job: FineTuneJob, tmp_path: Path) -> N
     files = below(tmp_path)
     assert {"outputs/trained_model/MLmodel", "logs/chat_completion_finetune/user_logs/std_log.txt"} <= set(files)
     assert not [name for name in files if name.startswith("outputs/") and "trained_model" not in name]
+
+
+class Stored:
+    """Storage in which every folder has one file, which tells of what run it is."""
+
+    def files(self, address: str) -> list[StoredFile]:
+        run = address.rpartition("/")[2].removeprefix("dcid.")
+        store = cast(Datastore, None)  # nothing is read
+        return [StoredFile(name="log.txt", size=1, etag=run, modified=0, md5=None, blob=address, store=store)]
+
+
+@pytest.mark.parametrize("unfinished", [False, True])
+def test_steps_of_one_name_keep_their_logs_apart(unfinished: bool) -> None:
+    steps = [("tune", "run-1"), ("tune", "run-2"), ("job", "run-3"), ("model", "run-4")]
+    found = all_files(cast(Storage, Stored()), {"model": "address/of-model"}, "job", steps, unfinished=unfinished)
+    outputs = {
+        "outputs/job/log.txt": "job",
+        "outputs/tune/log.txt": "run-1",
+        "outputs/tune-run-2/log.txt": "run-2",
+        "outputs/job-run-3/log.txt": "run-3",
+        "outputs/model-run-4/log.txt": "run-4",
+    }
+    assert {path: file.etag for path, file in found.items()} == {
+        "logs/job/log.txt": "job",
+        "logs/tune/log.txt": "run-1",
+        "logs/tune-run-2/log.txt": "run-2",
+        "logs/job-run-3/log.txt": "run-3",
+        "logs/model/log.txt": "run-4",
+        "outputs/model/log.txt": "of-model",
+        **(outputs if unfinished else {}),
+    }
 
 
 # ---------------------------------------------------------------- what breaks off

@@ -286,7 +286,8 @@ class FineTuneJob:
     ) -> Download:
         """Fetch an output's files into a folder, checked, with a manifest; what broke off before goes on.
 
-        - **output**: its name; None for all outputs and logs, in ``outputs/<output>`` and ``logs/<step>``.
+        - **output**: its name; None for all outputs and logs, in ``outputs/<output>`` and ``logs/<step>``, which is
+          ``<step>-<run id>`` where another step of the job has the name already.
         - **partial**: of a job that failed or was cancelled, fetch what outputs and logs it left, in the same folders.
 
         Raises `phift.errors.JobFailed`, `phift.errors.JobCanceled` or `phift.errors.WaitTimeout` for a job that has not

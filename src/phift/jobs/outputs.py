@@ -88,6 +88,9 @@ def all_files(
 ) -> dict[str, StoredFile]:
     """Return all that a job has left: ``outputs/<output>/...``, ``logs/<step>/...``.
 
+    Where a folder of this name is another's already, a step's is ``<step>-<run id>``: several steps may have one name,
+    such as a step that was begun anew, and one may be called as the job's own logs are.
+
     - **steps**: their names and run ids.
     - **unfinished**: whether it ended badly. No record tells what its steps wrote then (recorded: azure-sdk-assets
       6873a4bb, test_pipeline_job_download, 2026-02-27), so the place is looked into that an output has unless somebody
@@ -97,10 +100,13 @@ def all_files(
     found: dict[str, StoredFile] = {}
     for output, address in addresses.items():
         found |= {f"outputs/{output}/{file.name}": file for file in storage.files(address)}
+    taken = {f"outputs/{output}" for output in addresses}
     for name, run_id in (("job", job), *steps):
         places = [(f"logs/{name}", f"{_ARTIFACTS}/dcid.{run_id}")]
         if unfinished:
             places.append((f"outputs/{name}", f"{_STORE}/{run_id}"))
-        for below, address in places:
+        for place, address in places:
+            below = f"{place}-{run_id}" if place in taken else place
+            taken.add(below)
             found |= {f"{below}/{file.name}": file for file in storage.files(address)}
     return found
