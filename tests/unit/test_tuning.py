@@ -194,6 +194,27 @@ def test_two_at_once_submit_nothing_twice(lab: Lab) -> None:
     assert len(lab.jobs()) == 4
 
 
+def test_an_interruption_at_any_moment_knows_of_the_jobs_that_run(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    lab.hold.set()
+
+    def interrupt(*_given: Any) -> Any:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:  # when the first one has just been submitted
+        patch.setattr("phift.run.tuning._Search._has_room", lambda each: not each.trials or interrupt())
+        patch.setattr("phift.run.tuning.read_trial", interrupt)
+        with pytest.raises(KeyboardInterrupt) as first:
+            lab.tune()
+    (job,) = lab.jobs()
+    assert [(each.state, each.job) for each in lab.events] == [("running", job)]
+    assert first.value.__notes__ == [f"Jobs of the search rates go on: {job}"]
+    lab.events.clear()
+    monkeypatch.setattr("phift.run.tuning._Search._checked_base", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        lab.tune()
+    assert [(each.state, each.job) for each in lab.events] == [("running", job)]
+
+
 def test_no_more_than_asked_run_at_once(lab: Lab) -> None:
     lab.hold.set()
     thread = in_background(lambda: lab.tune(parallel=2))
@@ -416,6 +437,19 @@ def test_a_search_without_a_completed_trial_exits_with_1_and_an_interrupted_one_
     assert failed.exit_code == 1
     assert "No trial has completed" in failed.stderr
 
+    stop = f"phift tune stop rates --workspace local:{tmp_path / 'here'}"
+    drawn: list[str] = []
+    monkeypatch.setattr("phift.EventPrinter.left", lambda _printer: drawn.append("ended"))
+
+    def at_once(*_given: object, **_options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("phift.run.tuning.tune", at_once)
+    ended = CliRunner().invoke(main, ["tune", str(file)])
+    assert f"Jobs of the search that run go on; `{stop}` cancels them" in ended.stderr
+    assert "Nothing goes on" not in ended.stderr
+    assert drawn == ["ended"]
+
     def interrupted(search: SearchConfig, *, on_event: Callable[[object], None]) -> None:
         common: dict[str, Any] = {"search": search.name, "trial": 0, "parameters": {}, "metric": "m", "value": None}
         on_event(TrialChanged(state="running", job="one", **common))
@@ -426,7 +460,6 @@ def test_a_search_without_a_completed_trial_exits_with_1_and_an_interrupted_one_
     monkeypatch.setattr("phift.run.tuning.tune", interrupted)
     ended = CliRunner().invoke(main, ["tune", str(file)])
     assert ended.exit_code == 130
-    stop = f"phift tune stop rates --workspace local:{tmp_path / 'here'}"
     assert f"These jobs go on: two; `{stop}` cancels them" in ended.stderr
     assert f"phift tune {file}" in ended.stderr
 

@@ -144,15 +144,20 @@ class Leftovers:
         self._command, self._words, self._workspace, self._show = command, words, workspace, show
         self.goes_on = _NOTHING_GOES_ON  # whatever ends this process
         self.endpoints: list[str] = []
+        self._running: set[str] = set()  # a search's jobs
         self.may_cost = False  # whether a deployment has begun, which an interruption rolls back
 
     def __call__(self, event: Event) -> None:
         """Take note of an event."""
+        from phift import TrialChanged
         from phift.jobs.events import JobEvent, StatusChanged
         from phift.jobs.job import ENDED
         from phift.serving.resource import DeploymentEvent
 
-        if isinstance(event, JobEvent):
+        if isinstance(event, TrialChanged):
+            (self._running.add if event.state == "running" else self._running.discard)(event.job)
+            self.goes_on = self.of_search(event.search)
+        elif isinstance(event, JobEvent):
             ended = isinstance(event, StatusChanged) and event.status in ENDED
             self.goes_on = _NOTHING_GOES_ON if ended else f"The job {event.job} goes on"
         elif isinstance(event, DeploymentEvent):
@@ -162,6 +167,12 @@ class Leftovers:
             elif event.stage == "deleted" and event.name in self.endpoints:
                 self.endpoints.remove(event.name)
         self._show(event)
+
+    def of_search(self, name: str) -> str:
+        """Return what goes on of a search; of a job that is just being submitted nobody has told yet."""
+        jobs = ", ".join(sorted(self._running))
+        which = f"These jobs go on: {jobs}" if jobs else "Jobs of the search that run go on"
+        return f"{which}; `{shlex.join(['phift', 'tune', 'stop', name, *self._workspace])}` cancels them"
 
     def left(self) -> None:
         """Have nothing more drawn, so that what is said next stands by itself."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,7 +16,7 @@ from phift.cli.output import console, hand_out, tell
 from phift.errors import NotFound
 
 if TYPE_CHECKING:
-    from phift import Event, SearchResult
+    from phift import SearchResult
 
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print the trials as JSON.")
 
@@ -47,17 +46,8 @@ def run_(config: Path, plot: Path | None, as_json: bool) -> None:
     """
     search = phift.SearchConfig.from_yaml(config)
     option = workspace_option(search.run.workspace)
-    stop_it = shlex.join(["phift", "tune", "stop", search.name, *option])
-    printer, running = phift.EventPrinter(console(stderr=True)), set[str]()
-
-    def show(event: Event) -> None:
-        if isinstance(event, phift.TrialChanged):
-            (running.add if event.state == "running" else running.discard)(event.job)
-            jobs = ", ".join(sorted(running))
-            left.goes_on = f"These jobs go on: {jobs}; `{stop_it}` cancels them" if running else "No job goes on"
-        printer(event)
-
-    left = Leftovers("tune", [str(config)], option, show)
+    left = Leftovers("tune", [str(config)], option, phift.EventPrinter(console(stderr=True)))
+    left.goes_on = left.of_search(search.name)
     with left.told():
         result = phift.tune(search, on_event=left)
     _show(result, plot, as_json)

@@ -108,6 +108,8 @@ class _Search:
         found = read_trials(self.clients, tickets(self.clients, config.name))
         self.trials = {number: each for number, each in found.items() if each.state != "stopped"}
         self._again = {number: each for number, each in found.items() if each.state == "stopped"}
+        for each in found.values():
+            self._announce(each)
         self._base = self._checked_base(next(iter(found.values()), None))
 
     def run(self) -> SearchResult:
@@ -238,6 +240,10 @@ class _Search:
         )
         tag = f"{SEARCH}.{self.config.name}"
         job = run.submit(tags={tag: str(ticket)})
+        if not job.existed:  # the next look sees what becomes of it
+            own = Trial(number=number, parameters=parameters, state="running", job=job.name, estimate=ticket.estimate)
+            self._set(replace(own, clients=self.clients))
+            return ""
         kept = Ticket.read(texts(job.entity().tags, "job.tags").get(tag, ""))
         if kept is None:  # it was there before this search
             kept = replace(ticket, paid=False)
@@ -309,6 +315,9 @@ class _Search:
     def _set(self, trial: Trial) -> None:
         """Note what a trial is like now, and tell of it."""
         self.trials[trial.number] = trial
+        self._announce(trial)
+
+    def _announce(self, trial: Trial) -> None:
         self._tell(
             TrialChanged(
                 search=self.config.name,
