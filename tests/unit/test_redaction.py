@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import time
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
@@ -208,6 +209,23 @@ ORDINARY = [
     "sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
     "train.jsonl (jsonl): 30 rows = 24 train + 3 validation + 3 test",
 ]
+
+
+KEYS = """access account admin api auth client encryption function functions host instrumentation master primary private
+secondary secret service shared signing storage subscription"""
+TOKENS = """aad access api arm auth bearer bot csrf gh github gitlab hf hub id identity jwt npm oauth oauth2 personal
+pypi refresh registry sas security service session tracking upload wandb xsrf"""
+WORDS = """secret secret_text secretValue password passwd passphrase passcode pwd client_assertion identity_header
+identity-header amz-credential amz-signature goog-signature"""
+
+
+NAMES = [*(f"{each}_key" for each in KEYS.split()), *(f"{each}-token" for each in TOKENS.split()), *WORDS.split()]
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("change", [str, str.upper, lambda name: name.replace("s", "ſ").replace("i", "ı")])  # noqa: RUF001
+def test_every_name_of_a_secret_is_known(name: str, change: Callable[[str], str]) -> None:
+    assert "abc" not in redact(f"x_{change(name)}: abc")
 
 
 @pytest.mark.parametrize(("text", "secret"), FORMS)
