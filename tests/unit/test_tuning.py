@@ -23,7 +23,7 @@ from phift.jobs.job import FineTuneJob
 from phift.local import programs
 from phift.run.events import TrialChanged
 from phift.run.trials import SearchResult, Ticket, Trial
-from phift.run.tuning import find_search, stop_search, tune
+from phift.run.tuning import _Search, find_search, stop_search, tune
 from phift.testing import Fault, TestWorkspace
 
 RATES = {"learning_rate": {"low": 1e-6, "high": 0.1, "log": True}}
@@ -318,6 +318,47 @@ def test_one_that_is_stopped_stops_and_goes_on_when_called_again(lab: Lab) -> No
     assert [each.state for each in again.trials] == ["completed"] * 3
     assert again.trials[0].job == f"{results[0].trials[0].job}-2"
     assert [each.state for each in find_search("rates", lab.clients).trials] == ["completed"] * 3
+
+
+def test_what_a_stopped_attempt_cost_is_not_forgotten_while_the_next_one_runs(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    over = _Search._over
+
+    def too_much(*given: Any) -> str:
+        asked.append(over(*given))
+        return asked[-1]
+
+    def begun() -> bool:
+        return any(event.state == "running" and event.value is not None for event in lab.events)
+
+    lab.hold.set()
+    thread = in_background(lambda: lab.tune(trials=1, max_cost=1e6))
+    until(begun)
+    stopped = stop_search("rates", lab.clients).trials[0].cost
+    thread.join(30)
+    assert stopped
+    lab.events.clear()
+    killed = in_background(lambda: lab.tune(trials=1, max_cost=1e6))
+    until(begun)
+    (running,) = find_search("rates", lab.clients).trials
+    assert (running.state, running.cost, running.earlier_cost) == ("running", None, stopped)
+    assert find_search("rates", lab.clients).cost == pytest.approx((running.estimate or 0) + stopped)
+    # Whoever goes on with it has spent that too, so this is too little for another trial.
+    little = 2 * (running.estimate or 0) + stopped / 2
+    monkeypatch.setattr("phift.run.tuning._Search._over", too_much)
+    results: list[SearchResult] = []
+    resumed = in_background(lambda: results.append(lab.tune(trials=2, parallel=2, max_cost=little)))
+    until(lambda: bool(asked))
+    lab.hold.clear()
+    for thread in (resumed, killed):
+        thread.join(30)
+    (only,) = results[0].trials
+    assert "it was not submitted" in results[0].ended
+    assert only.cost
+    assert only.cost > only.earlier_cost == stopped  # type: ignore[operator]  # it is a number
+    assert results[0].cost == find_search("rates", lab.clients).cost == only.cost
 
 
 def test_a_job_of_the_same_parameters_is_found_and_costs_nothing_more(lab: Lab) -> None:

@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from phift.azure.answers import text, texts
@@ -77,7 +77,7 @@ class Trial:
     - **value**: the best that it logged of the metric; None where it logged none.
     - **points**: step and value of each point.
     - **estimate**, **cost**: what it was estimated to cost, and what its nodes cost from the job's start to its end, in
-      USD; None where that is not known.
+      USD; None where that is not known. **earlier_cost**: what of the cost earlier attempts of it were.
     - **reason**: why it was refused.
     """
 
@@ -89,6 +89,7 @@ class Trial:
     points: tuple[tuple[int, float], ...] = ()
     estimate: float | None = None
     cost: float | None = None
+    earlier_cost: float | None = 0.0
     reason: str = ""
     clients: Clients | None = field(default=None, repr=False, compare=False)
 
@@ -137,8 +138,7 @@ class SearchResult:
     @property
     def cost(self) -> float | None:
         """What the trials have cost, those that go on by their estimate; None where it is not known of one."""
-        costs = [trial_cost(each) for each in self.trials]
-        return None if None in costs else math.fsum(each for each in costs if each)
+        return _sum(*map(trial_cost, self.trials))
 
     def frame(self) -> pd.DataFrame:
         """Return a table with a row a trial: number, parameters, value, state, job, estimate and cost in USD."""
@@ -204,7 +204,12 @@ def _short(value: Value | None) -> str:
 
 def trial_cost(trial: Trial) -> float | None:
     """Return what a trial has cost, or while it goes on what it is estimated to."""
-    return trial.estimate if trial.cost is None and trial.state == "running" else trial.cost
+    going_on = trial.cost is None and trial.state == "running"
+    return _sum(trial.estimate, trial.earlier_cost) if going_on else trial.cost
+
+
+def _sum(*costs: float | None) -> float | None:
+    return None if None in costs else math.fsum(each for each in costs if each)
 
 
 def tickets(clients: Clients, name: str) -> list[tuple[Ticket, PipelineJob]]:
@@ -216,19 +221,19 @@ def tickets(clients: Clients, name: str) -> list[tuple[Ticket, PipelineJob]]:
 
 def read_trials(clients: Clients, found: Iterable[tuple[Ticket, PipelineJob]]) -> dict[int, Trial]:
     """Return the trials by their numbers; of several attempts the newest counts, and all of them cost."""
-    trials: dict[int, Trial] = {}
+    newest: dict[int, tuple[Ticket, PipelineJob]] = {}
+    earlier: dict[int, float | None] = {}
     for ticket, job in found:
-        cost = _cost(ticket, job)
-        if newer := trials.get(ticket.trial):
-            both = None if newer.cost is None or cost is None else newer.cost + cost
-            trials[ticket.trial] = replace(newer, cost=both) if newer.state != "running" else newer
+        number = ticket.trial
+        if number in newest:
+            earlier[number] = _sum(earlier.get(number, 0.0), _cost(ticket, job))
         else:
-            trials[ticket.trial] = read_trial(clients, ticket, job)
-    return dict(sorted(trials.items()))
+            newest[number] = ticket, job
+    return {number: read_trial(clients, *newest[number], earlier.get(number, 0.0)) for number in sorted(newest)}
 
 
-def read_trial(clients: Clients, ticket: Ticket, job: PipelineJob) -> Trial:
-    """Return a trial as its job is now, with what it has logged."""
+def read_trial(clients: Clients, ticket: Ticket, job: PipelineJob, earlier: float | None) -> Trial:
+    """Return a trial as its job is now, with what it has logged, and with what earlier attempts of it cost."""
     name, status = text(job.name, "job.name"), text(job.status, "job.status")
     ends: dict[str, State] = {"Completed": "completed", "Failed": "failed"}
     ends["Canceled"] = "pruned" if ticket.pruned else "stopped"
@@ -242,7 +247,8 @@ def read_trial(clients: Clients, ticket: Ticket, job: PipelineJob) -> Trial:
         value=(min if ticket.direction == "minimize" else max)(numbers, default=None),
         points=points,
         estimate=ticket.estimate if ticket.paid else 0.0,
-        cost=_cost(ticket, job),
+        cost=_sum(_cost(ticket, job), earlier),
+        earlier_cost=earlier,
         clients=clients,
     )
 

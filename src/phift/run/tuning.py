@@ -40,6 +40,8 @@ from phift.run.sampling import check_methods, draw, gives_up
 from phift.run.trials import SEARCH, SearchResult, Ticket, Trial, read_trial, read_trials, tickets
 
 if TYPE_CHECKING:
+    from azure.ai.ml.entities import PipelineJob
+
     from phift.azure.connect import AnyClients
     from phift.check.report import CheckReport
     from phift.plan import Plan
@@ -201,6 +203,7 @@ class _Search:
     def _begin(self, number: int) -> str:
         """Submit a trial, or find it; return why it is not submitted, where that ends the search."""
         again = self._again.get(number)
+        earlier = again.cost if again else 0.0
         parameters: Mapping[str, Value] | None = None if number == 0 and self.config.baseline else {}
         if again:
             parameters = again.parameters
@@ -227,7 +230,8 @@ class _Search:
                 return reason
             if report.errors and number and all(each.place.startswith("parameters") for each in report.errors):
                 reason = "; ".join(each.message for each in report.errors)
-                self._set(Trial(number=number, parameters=parameters, state="refused", cost=0.0, reason=reason))
+                refused = Trial(number=number, parameters=parameters, state="refused", reason=reason)
+                self._set(replace(refused, cost=earlier, earlier_cost=earlier))
                 return ""
         cost = report.cost
         ticket = Ticket(
@@ -242,17 +246,20 @@ class _Search:
         job = run.submit(tags={tag: str(ticket)})
         if not job.existed:  # the next look sees what becomes of it
             own = Trial(number=number, parameters=parameters, state="running", job=job.name, estimate=ticket.estimate)
-            self._set(replace(own, clients=self.clients))
+            self._set(replace(own, earlier_cost=earlier, clients=self.clients))
             return ""
         kept = Ticket.read(texts(job.entity().tags, "job.tags").get(tag, ""))
         if kept is None:  # it was there before this search
             kept = replace(ticket, paid=False)
             job.tracking.set_tag(job.name, tag, str(kept))
-        trial = read_trial(self.clients, kept, job.entity())
-        if kept.trial != number:  # the values of an earlier trial once more
-            trial = replace(trial, number=number, estimate=0.0, cost=0.0)
-        self._set(trial)
+        self._set(self._trial(number, kept, job.entity(), earlier))
         return ""
+
+    def _trial(self, number: int, kept: Ticket, job: PipelineJob, earlier: float | None) -> Trial:
+        trial = read_trial(self.clients, kept, job, earlier)
+        if kept.trial == number:
+            return trial
+        return replace(trial, number=number, estimate=0.0, cost=earlier)  # the values of another trial once more
 
     def _as_written(self, plan: Plan, name: str) -> Value:
         """Return the value of a parameter of the run, as the space writes it: the component has texts for booleans."""
@@ -262,16 +269,22 @@ class _Search:
 
     def _spent(self) -> float:
         """Return what the trials have cost, those that go on and those without a price by their estimate."""
-        known = [*self.trials.values(), *self._again.values()]
-        costs = [(each.estimate or 0.0) * self._ratio if each.state == "running" else each.cost for each in known]
-        return sum(each.estimate or 0.0 if cost is None else cost for each, cost in zip(known, costs, strict=True))
+        spent = 0.0
+        for each in {**self._again, **self.trials}.values():  # what begins anew knows what it has cost before
+            estimate = each.estimate or 0.0
+            earlier = estimate if each.earlier_cost is None else each.earlier_cost
+            if each.state == "running":
+                spent += estimate * self._ratio + earlier
+            else:
+                spent += estimate + earlier if each.cost is None else each.cost
+        return spent
 
     @property
     def _ratio(self) -> float:
         """How much of its estimate a completed trial has cost."""
         done = [each for each in self.trials.values() if each.state == "completed" and each.estimate and each.cost]
         estimated = sum(each.estimate or 0.0 for each in done)
-        return sum(each.cost or 0.0 for each in done) / estimated if done else 1.0
+        return sum((each.cost or 0.0) - (each.earlier_cost or 0.0) for each in done) / estimated if done else 1.0
 
     def _over(self, report: CheckReport, left: float | None) -> str:
         """Return why a trial costs too much, if it does by what the others have cost; it may be more than estimated."""
@@ -297,8 +310,7 @@ class _Search:
         if kept is None:
             what = f"Somebody has taken the tag {SEARCH}.{self.config.name} from the job {trial.job}."
             raise ConfigError(what, where=f"trial {trial.number}", fix="give the search another name")
-        found = read_trial(self.clients, kept, job)
-        return found if kept.trial == trial.number else replace(found, number=trial.number, estimate=0.0, cost=0.0)
+        return self._trial(trial.number, kept, job, trial.earlier_cost)
 
     def _given_up(self, trial: Trial) -> bool:
         """Cancel a trial that does much worse than the others did; False where none is to be."""
@@ -331,12 +343,8 @@ class _Search:
         )
 
     def _result(self, why: str) -> SearchResult:
-        trials = []
-        for number, trial in sorted({**self._again, **self.trials}.items()):
-            again = self._again.get(number)  # what was stopped has its price too
-            both = None if trial.cost is None or again is None or again.cost is None else trial.cost + again.cost
-            trials.append(replace(trial, cost=both) if again and number in self.trials else trial)
-        return SearchResult(self.config.name, self.config.metric, self.config.direction, tuple(trials), why)
+        trials = tuple(each for _, each in sorted({**self._again, **self.trials}.items()))
+        return SearchResult(self.config.name, self.config.metric, self.config.direction, trials, why)
 
 
 def _pinned(config: RunConfig, model: str, component: str) -> RunConfig:
