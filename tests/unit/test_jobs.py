@@ -327,6 +327,21 @@ def test_a_job_that_has_ended_is_not_cancelled(workspace: TestWorkspace, clients
     assert not workspace.requests("POST jobs/*")
 
 
+def test_a_job_that_ends_while_it_is_cancelled_stays_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    fakes = Fakes()
+    found = job(fakes, "Running", "Completed")
+
+    def refuse(_name: str) -> None:
+        raise http_error(400, "InvalidOperation")
+
+    monkeypatch.setattr(fakes.workspace.jobs, "begin_cancel", refuse)
+    found.cancel()
+    assert found.status() == "Completed"
+    going_on = job(fakes, "Running")
+    with pytest.raises(ServiceError):
+        going_on.cancel()
+
+
 def test_metrics_are_one_row_a_value() -> None:
     fakes = Fakes()
     fakes.rest.metrics("job", loss=[2.0, 1.0], eval_loss=[3.0])

@@ -18,7 +18,7 @@ from click.testing import CliRunner
 from phift import Clients, FineTuneRun, RunConfig, samples
 from phift.cli.commands import main
 from phift.config.search import SearchConfig
-from phift.errors import CheckFailed, ConfigError, NotFound
+from phift.errors import CheckFailed, ConfigError, NotFound, PhiftError, WaitTimeout
 from phift.jobs.job import FineTuneJob
 from phift.local import programs
 from phift.run.events import TrialChanged
@@ -318,6 +318,50 @@ def test_one_that_is_stopped_stops_and_goes_on_when_called_again(lab: Lab) -> No
     assert [each.state for each in again.trials] == ["completed"] * 3
     assert again.trials[0].job == f"{results[0].trials[0].job}-2"
     assert [each.state for each in find_search("rates", lab.clients).trials] == ["completed"] * 3
+
+
+def test_all_jobs_of_a_search_are_cancelled_at_once_whatever_one_of_them_answers(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(event: object) -> None:
+        if isinstance(event, TrialChanged) and event.trial == 2:
+            raise KeyboardInterrupt
+
+    lab.hold.set()
+    with pytest.raises(KeyboardInterrupt):
+        tune(lab.search(trials=3, parallel=3), lab.clients, on_event=killed)
+    first, *others = lab.jobs()
+    asked: list[int] = []
+
+    def too_long(_poller: object, what: str) -> None:
+        asked.append(len(lab.workspace.requests("POST jobs/*/cancel")))
+        raise WaitTimeout("It takes long.", where=what)
+
+    lab.workspace.order(Fault(on=f"POST jobs/{first}/cancel", status=400, times=None))
+    monkeypatch.setattr("phift.jobs.job.outcome", too_long)
+    with pytest.raises(PhiftError) as caught:
+        stop_search("rates", lab.clients)
+    assert asked == [3, 3]
+    assert all(job in caught.value.__notes__[0] for job in lab.jobs())
+    until(lambda: all(FineTuneJob(job, lab.clients).status() == "Canceled" for job in others))
+    assert FineTuneJob(first, lab.clients).status() == "Running"
+
+
+def test_a_search_that_is_stopped_cancels_what_it_began_and_waits_for_no_single_job(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lab.hold.set()
+    results: list[SearchResult] = []
+    thread = in_background(lambda: results.append(lab.tune(trials=3, parallel=3)))
+    until(lambda: len({event.trial for event in lab.events}) == 3)
+
+    def too_long(_poller: object, what: str) -> None:
+        raise WaitTimeout("It takes long.", where=what)
+
+    monkeypatch.setattr("phift.jobs.job.outcome", too_long)
+    FineTuneJob(lab.events[0].job, lab.clients).begin_cancel()
+    thread.join(30)
+    assert [each.state for each in results[0].trials] == ["stopped"] * 3
 
 
 def test_what_a_stopped_attempt_cost_is_not_forgotten_while_the_next_one_runs(

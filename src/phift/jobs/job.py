@@ -44,6 +44,7 @@ OUTPUT = "trained_model"  # the job's output: the fine-tuned model as an MLflow 
 # What a model and an endpoint are tagged with: the name of the job they come from.
 JOB_TAG = "phift.job"
 _LONGEST_CANCELLATION = 600.0  # seconds
+_CANCELLED = ENDED | {"CancelRequested"}  # there is nothing to ask for
 _MOST_ATTEMPTS = 200
 _TICK = 1.0  # seconds without news after which what draws is told of the time
 # A property that no two submissions have in common: it tells whose job has the name.
@@ -239,12 +240,28 @@ class FineTuneJob:
     @errors.forgetting_locals()
     def cancel(self) -> None:
         """Cancel the job and wait until it has ended; one that has ended already stays as it is."""
-        if self.status() in ENDED:
-            return
-        with errors.azure_errors(f"job {self.name}"):
-            outcome(self._clients.workspace.jobs.begin_cancel(self.name), f"job {self.name}")
-        for _ in self.follow(timeout=_LONGEST_CANCELLATION):
-            pass
+        self.begin_cancel()()
+
+    @errors.forgetting_locals()
+    def begin_cancel(self) -> Callable[[], None]:
+        """Ask for what `cancel` does, and return what waits for it."""
+        asked = None
+        if self.status() not in _CANCELLED:
+            try:
+                with errors.azure_errors(f"job {self.name}"):
+                    asked = self._clients.workspace.jobs.begin_cancel(self.name)
+            except errors.ServiceError:
+                if self.status() not in _CANCELLED:  # as it may be just now
+                    raise
+
+        def wait() -> None:
+            if asked is not None:
+                with errors.azure_errors(f"job {self.name}"):
+                    outcome(asked, f"job {self.name}")
+            for _ in self.follow(timeout=_LONGEST_CANCELLATION) if self._ended is None else ():
+                pass
+
+        return wait
 
     @errors.forgetting_locals()
     def metrics(self, *, wide: bool = False) -> pd.DataFrame:

@@ -11,7 +11,7 @@ before it has ended, and is drawn by what is known of those up to that one, what
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,7 @@ from phift.errors import (
     AuthenticationError,
     ConfigError,
     NotFound,
+    PhiftError,
     ServiceError,
     forgetting_locals,
     isolated,
@@ -85,16 +86,35 @@ def find_search(name: str, clients: AnyClients) -> SearchResult:
 def stop_search(name: str, clients: AnyClients) -> SearchResult:
     """Cancel the jobs of a search, and return what has come of it; whoever runs it stops, and `tune` goes on with it.
 
-    Raises `phift.errors.NotFound` where there is no such search.
+    Raises `phift.errors.NotFound` where there is no such search, and what kept a job from being cancelled, with a note
+    on those that may go on, once all others are.
     """
     clients = clients_of(clients)
     for _ in range(_PASSES):
         running = [job for _, job in tickets(clients, name) if text(job.status, "job.status") not in ENDED]
         if not running:
             break
-        for job in running:
-            FineTuneJob(text(job.name, "job.name"), clients).cancel()
+        _cancel([FineTuneJob(text(job.name, "job.name"), clients) for job in running], wait=True)
     return find_search(name, clients)
+
+
+def _cancel(jobs: list[FineTuneJob], *, wait: bool) -> None:
+    """Ask for all jobs to be cancelled, whatever becomes of one of them, and then wait for all."""
+    waits, failed = dict[str, Callable[[], None]](), dict[str, PhiftError]()
+    for job in jobs:
+        try:
+            waits[job.name] = job.begin_cancel()
+        except PhiftError as error:
+            failed[job.name] = error
+    for name, ended in waits.items() if wait else ():
+        try:
+            ended()
+        except PhiftError as error:
+            failed[name] = error
+    if failed:
+        first, *_ = failed.values()
+        first.add_note(f"Not all jobs are cancelled; these may go on: {', '.join(failed)}")
+        raise first
 
 
 class _Search:
@@ -153,8 +173,8 @@ class _Search:
         """Return why nothing more is tried, if it is to be."""
         states = [each.state for each in self.trials.values()]
         if "stopped" in states:
-            for each in self._running:  # of which whoever stopped it may not have known
-                FineTuneJob(each.job, self.clients).cancel()
+            # Whoever stopped it may not have known of them.
+            _cancel([FineTuneJob(each.job, self.clients) for each in self._running], wait=False)
             return "It was stopped: the same search goes on with it."
         if len(states) >= _MOST_FAILED and set(states) == {"failed"}:
             return f"Its first {_MOST_FAILED} trials failed, so it is not the parameters."
@@ -321,7 +341,7 @@ class _Search:
         kept = Ticket.read(texts(job.entity().tags, "job.tags").get(tag, ""))
         if kept:
             job.tracking.set_tag(trial.job, tag, str(replace(kept, pruned=True)))  # first: else it looks stopped
-            job.cancel()
+            job.begin_cancel()
         return True
 
     def _set(self, trial: Trial) -> None:
