@@ -15,10 +15,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import azure.ai.ml  # noqa: F401 - so that every copy has it
 import requests.adapters
 
 from phift import FineTuneRun, RunConfig
+
+os.environ.pop("AZUREML_CURRENT_CLOUD", None)  # of the tests' own process, without which the SDK is not imported
+import azure.ai.ml  # noqa: F401 - so that every copy has it
 
 
 def killed_at(number: int, *, answered: bool) -> Callable[[], int]:

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -71,3 +74,12 @@ def test_work_on_the_data_is_a_bar_of_the_notebook_s_own(local: Local, tmp_path:
     pages = [output.data["text/html"] for output in shown]
     assert any("counting tokens" in page for page in pages)
     assert "· Completed" in pages[-1]
+
+
+def test_a_program_begins_where_another_one_talks_to_a_local_workspace(local: Local) -> None:
+    place = f"local:{local.workspace.folder}"
+    program = f"import phift; print(phift.connect(workspace={place!r}).workspace.workspace_name)"
+    environment = {**os.environ, "AZUREML_CURRENT_CLOUD": "PhiftLocal1"}
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)  # noqa: S603 - as written above
+    assert done.stdout.strip() == "local", done.stderr

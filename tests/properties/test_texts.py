@@ -20,6 +20,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
+import pandas as pd
 import pytest
 from click.testing import CliRunner
 from hypothesis import HealthCheck, given, settings
@@ -29,6 +30,7 @@ from rich.console import Console
 
 import phift
 from phift import errors
+from phift.azure.storage import Datastore
 from phift.check.cost import CostEstimate
 from phift.check.data_report import DataReport
 from phift.check.findings import Finding
@@ -43,12 +45,17 @@ from phift.data.assets import DataInput
 from phift.data.prepare import PreparedDataset, Progress
 from phift.data.split import Account
 from phift.errors import redact, visible
+from phift.jobs.capacity import Capacity
 from phift.jobs.events import MetricLogged, NoAnswer, StatusChanged, StepChanged
 from phift.jobs.job import FineTuneJob
 from phift.jobs.tracking import MetricPoint
 from phift.local import LocalWorkspace
 from phift.plan import Plan
 from phift.run import FineTuneRun
+from phift.run.comparison import ComparedRun, Comparison
+from phift.run.events import TrialChanged
+from phift.run.listing import Runs, RunSummary
+from phift.run.trials import SearchResult, Ticket, Trial
 from phift.serving.cleanup import Cleanup, DeployedEndpoint
 from phift.serving.endpoint import Endpoint
 from phift.serving.resource import DeploymentEvent
@@ -249,14 +256,38 @@ def report(text: str) -> CheckReport:
 
 
 # What each class that writes its own text is made from.
+def run_summary(text: str) -> RunSummary:
+    of_text = ("name", "state", "experiment", "model", "data", "data_hash", "created_by", "registered")
+    unknown = dict.fromkeys(("created", "started", "ended", "cost"))
+    return RunSummary(**cast(Any, {**dict.fromkeys(of_text, text), **unknown, "endpoints": (text,)}))
+
+
+def compared(text: str) -> Comparison:
+    metrics = pd.DataFrame([(text, 1, 0.5, pd.Timestamp(0, tz="UTC"))], columns=["metric", "step", "value", "time"])
+    one, other = {text: text}, {text: f"{text}2"}
+    first = ComparedRun(name=text, made_of=one, parameters=one, metrics=metrics)
+    return Comparison((first, ComparedRun(name=f"{text}1", made_of=other, parameters=other, metrics=metrics)))
+
+
+def trial(text: str) -> Trial:
+    return Trial(number=1, parameters={text: text}, state="refused", job=text, reason=text)
+
+
+def trial_changed(text: str) -> TrialChanged:
+    return TrialChanged(search=text, trial=1, parameters={text: text}, state=text, job=text, metric=text, value=0.5)
+
+
 OF_TEXT: dict[type, Callable[[str], object]] = {
     Account: account,
+    Capacity: lambda text: Capacity(compute=text, known=(text,), fix=text),
     CheckReport: report,
     Cleanup: lambda text: Cleanup(deleted=(text,), left=(endpoint(text),)),
+    Comparison: compared,
     Conversation: lambda text: Conversation(place=text, messages=((text, text),), note=text),
     CostEstimate: cost,
     DataReport: lambda text: DataReport(prepared(text), tokens(text)),
     DataInput: lambda text: DataInput(name=text, version=text, address=text),
+    Datastore: lambda text: Datastore(Fakes().clients, text),
     DeployedEndpoint: endpoint,
     Endpoint: deployed,
     Exam: lambda text: Exam((text,), (text,), (text,)),
@@ -267,8 +298,12 @@ OF_TEXT: dict[type, Callable[[str], object]] = {
     MemoryEstimate: memory,
     Parameters: parameters,
     PreparedDataset: prepared,
+    Runs: lambda text: Runs((run_summary(text),), text),
+    SearchResult: lambda text: SearchResult(text, text, "minimize", (trial(text),), text),
     TestWorkspace: lambda _text: TestWorkspace(),
+    Ticket: lambda text: Ticket(trial=1, parameters={text: text}, metric=text, direction=text),
     TokenReport: tokens,
+    TrialChanged: trial_changed,
     errors.AuthenticationError: lambda text: errors.AuthenticationError(text, where=text, tried=(text,)),
     errors.DataError: error,
     errors.PhiftError: lambda text: errors.PhiftError(text, where=text, fix=text),

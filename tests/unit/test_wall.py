@@ -23,7 +23,7 @@ ALLOWED = {
     "samples": {"errors", "facts"},
     "facts": {"errors"},
     "config": {"errors", "facts", "plain_yaml"},
-    "azure": {"config", "errors", "local", "local.connection", "local.trust", "version"},
+    "azure": {"config", "errors", "local", "local.connection", "local.names", "local.trust", "version"},
     "component": {"errors", "facts"},
     "check": {"azure", "component", "config", "data", "errors", "facts", "tokens"},
     "data": {"azure", "check", "component", "config", "errors", "version"},

@@ -254,7 +254,13 @@ def _sdk_client() -> Any:
 
     Where the program has imported the SDK itself, its logging is its own affair.
     """
+    from phift.local.names import CLOUD
+
     ours = "azure.ai.ml" not in sys.modules
+    if ours and os.environ.get(_CLOUD, "").startswith(CLOUD) and not os.environ.get("ARM_CLOUD_METADATA_URL"):
+        # Of a process that began this one and talks to a local workspace; the SDK, which knows that cloud there alone,
+        # could not be imported (azure-ai-ml 1.35.2, entities/_credentials.py).
+        del os.environ[_CLOUD]
     from azure.ai.ml import MLClient
 
     if ours:

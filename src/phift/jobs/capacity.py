@@ -19,7 +19,7 @@ from phift.check.compute import Usage, read_usages, same_family
 from phift.check.sizes import count_of, find_size, list_of_region, text_of
 from phift.component.inputs import STEPS
 from phift.data.on_cluster import STEP as PREPARATION
-from phift.errors import PhiftError, redact, way_out
+from phift.errors import PhiftError, redact, visible, way_out
 from phift.jobs.ends import ENDED, WAITING, Step
 from phift.jobs.events import StillQueued
 
@@ -44,7 +44,7 @@ class Capacity:
     fix: str
 
     def __str__(self) -> str:
-        return " ".join(self.known)
+        return visible(" ".join(self.known), lines=False)
 
 
 def read_capacity(clients: Clients, job: str, steps: Callable[[], Sequence[Step]]) -> Capacity:

@@ -277,8 +277,8 @@ class FineTuneJob:
         from phift.jobs.metrics import read_metrics, widen
 
         frame = read_metrics(self.tracking, self.name)
-        if frame.empty and self.status() == "Completed":
-            of_steps = (read_metrics(self.tracking, step.run_id) for step in self.steps())
+        if frame.empty:
+            of_steps = (read_metrics(self.tracking, step) for step in self.tracking.reused_steps(self.name))
             frame = next((each for each in of_steps if not each.empty), frame)
         return widen(frame) if wide else frame
 

@@ -157,6 +157,24 @@ class Tracking:
         # A little more is looked at than is shown: of a secret that is cut off nobody would know what it is.
         return "\n".join(redact("\n".join(log[-lines - _LONGEST_KEY :])).splitlines()[-lines:])
 
+    def reused_steps(self, run_id: str) -> list[str]:
+        """Return the steps of a pipeline's run that an earlier job's results stand for, by their names, one level down.
+
+        They have the property ``azureml.isreused`` (Microsoft Learn, "How to debug pipeline reuse issues", read
+        2026-11-30).
+        """
+        answer = _object(self._rest.get(f"{self._history}/runs/{run_id}/children"), "the run's children")
+        children = [_object(child, "child") for child in listed(answer.get("value") or (), "children")]
+        if len(children) <= 2:  # the component is itself a pipeline, whose steps may lie below it
+            below = [self._rest.get(f"{self._history}/runs/{text(c.get('runId'), 'runId')}/children") for c in children]
+            inner = [each for one in below for each in listed(_object(one, "children").get("value") or (), "children")]
+            children += [_object(child, "child") for child in inner]
+        return [
+            text(child.get("runId"), "child.runId")
+            for child in children
+            if _object(child.get("properties"), "child.properties").get("azureml.isreused") == "true"
+        ]
+
     def _details(self, run_id: str) -> dict[str, Any]:
         return _object(self._rest.get(f"{self._history}/runs/{run_id}/details"), "the run's details")
 

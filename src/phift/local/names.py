@@ -40,13 +40,17 @@ MODELS = "registry-models"
 """The container that holds the registry's models; nobody is given the right to write there."""
 
 
+CLOUD = "PhiftLocal"
+"""What the names of all clouds begin with that local workspaces are for the SDK."""
+
+
 def cloud_name(base_url: str) -> str:
     """Return the name of the cloud that a workspace is for the SDK.
 
     It holds the port: the SDK keeps clouds by name for the life of a process and never changes one, so a second
     workspace, or the same one on another port, would be taken for the first.
     """
-    return f"PhiftLocal{base_url.rpartition(':')[2]}"
+    return f"{CLOUD}{base_url.rpartition(':')[2]}"
 
 
 def cloud_documents(base_url: str) -> list[dict[str, Any]]:
