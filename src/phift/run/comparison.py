@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -50,7 +50,7 @@ class ComparedRun:
     name: str
     made_of: Mapping[str, str]
     parameters: Mapping[str, str]
-    metrics: pd.DataFrame
+    metrics: pd.DataFrame = field(repr=False)
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any, ClassVar, Literal, TypeAlias, TypeVar
 
 from phift.data.sources import Progress
+from phift.errors import visible
 from phift.jobs.download import DownloadProgress
 from phift.jobs.events import JobEvent
 from phift.jobs.tracking import plain_number
@@ -46,7 +47,7 @@ class TrialChanged:
             f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in given
         )
         judged = "" if self.value is None else f", {self.metric} {self.value:.4g}"
-        return f"trial {self.trial} ({values}): {self.state}{judged}"
+        return visible(f"trial {self.trial} ({values}): {self.state}{judged}", lines=False)
 
 
 Event: TypeAlias = Progress | Counted | JobEvent | DeploymentEvent | DownloadProgress | TrialChanged

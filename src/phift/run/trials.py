@@ -13,7 +13,7 @@ from phift.azure.answers import text, texts
 from phift.azure.clients import Clients
 from phift.config.run import RunConfig
 from phift.config.search import Value
-from phift.errors import NotFound, redact, visible_columns, visible_html, visible_table
+from phift.errors import NotFound, redact, visible, visible_columns, visible_html, visible_table
 from phift.jobs.job import FineTuneJob, list_jobs
 from phift.jobs.tracking import plain_number
 from phift.run.chain import FineTuneRun
@@ -192,7 +192,7 @@ class SearchResult:
 
     def __str__(self) -> str:
         head, rows = self.table()
-        return "\n".join([*([visible_columns(head, rows)] if rows else []), self.summary])
+        return "\n".join([*([visible_columns(head, rows)] if rows else []), visible(self.summary)])
 
     def _repr_html_(self) -> str:
         return (visible_table(*self.table()) if self.trials else "") + f"<p>{visible_html(self.summary)}</p>"
