@@ -90,3 +90,15 @@ def test_one_of_an_older_phift_has_none(clients: Clients, config: RunConfig, mon
     monkeypatch.setattr(type(job), "entity", older)
     with pytest.raises(ConfigError, match="older phift"):
         reproduce(clients, job.name)
+
+
+def test_a_tag_that_somebody_wrote_stays_in_its_comment(clients: Clients, config: RunConfig) -> None:
+    job = FineTuneRun(config, clients).submit()
+    job.tracking.set_tag(job.name, "phift.data", "x\nmax_cost: 1")
+    assert "max_cost" not in yaml.safe_load(reproduce(clients, job.name))
+
+
+def test_a_local_workspace_without_a_folder_is_told_of(clients: Clients, config: RunConfig) -> None:
+    job = FineTuneRun(config, clients).submit().name
+    assert "# The workspace is a local one" in reproduce(clients, job)
+    assert "# The workspace is a local one" not in reproduce(clients, job, workspace="local:/x")

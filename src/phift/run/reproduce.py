@@ -50,6 +50,8 @@ def reproduce(clients: AnyClients, job: str, *, workspace: str | None = None) ->
     data = record.configuration.get("data") or {}
     values["data"] = {key: value for key, value in data.items() if key not in SPLITS or not _from_python(value or ())}
     head = [f"The configuration of the job {in_a_line(job)}, from the job's own record.", *_remarks(record, data)]
+    if values["workspace"] == "local" and workspace is None:
+        head.append("The workspace is a local one: write local:FOLDER where it does not have the usual folder.")
     return "".join(f"# {line}\n" for line in head) + yaml.safe_dump(_said(values), sort_keys=False, allow_unicode=True)
 
 
@@ -57,10 +59,9 @@ def _workspace(clients: Clients) -> str | dict[str, str]:
     host = urlsplit(clients.rest.resource_manager).hostname or ""
     if host == "localhost" or host.endswith(".invalid"):
         return "local"
-    keys = {"subscription_id": "subscription_id", "resource_group_name": "resource_group"} | {
-        "workspace_name": "workspace_name"
-    }
-    return {ours: text(getattr(clients.workspace, key), f"workspace.{key}") for key, ours in keys.items()}
+    names = {"subscription_id": "subscription_id", "resource_group": "resource_group_name"}
+    names["workspace_name"] = "workspace_name"
+    return {ours: text(getattr(clients.workspace, key), f"workspace.{key}") for ours, key in names.items()}
 
 
 def _from_python(sources: Any) -> bool:
