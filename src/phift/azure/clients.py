@@ -227,6 +227,7 @@ class Clients:
 
     def __post_init__(self) -> None:
         quiet_remarks()
+        quiet_import()
 
     def __getstate__(self) -> object:
         raise TypeError(
@@ -246,7 +247,6 @@ class Clients:
 
         def ask() -> Workspace:
             client = self.workspace
-            quiet_import()
             with azure_errors(f"workspace {client.workspace_name}"):
                 return client.workspaces.get(client.workspace_name)
 
