@@ -163,17 +163,16 @@ class Tracking:
         They have the property ``azureml.isreused`` (Microsoft Learn, "How to debug pipeline reuse issues", read
         2026-11-30).
         """
+        children = self._children(run_id)
+        if len(children) <= 2:  # as for `FineTuneJob.steps`: the component's may lie one level down
+            children |= {name: of for each in children for name, of in self._children(each).items()}
+        return [name for name, properties in children.items() if properties.get("azureml.isreused") == "true"]
+
+    def _children(self, run_id: str) -> dict[str, dict[str, Any]]:
+        """Return the runs below a run, each with its properties."""
         answer = _object(self._rest.get(f"{self._history}/runs/{run_id}/children"), "the run's children")
         children = [_object(child, "child") for child in listed(answer.get("value") or (), "children")]
-        if len(children) <= 2:  # the component is itself a pipeline, whose steps may lie below it
-            below = [self._rest.get(f"{self._history}/runs/{text(c.get('runId'), 'runId')}/children") for c in children]
-            inner = [each for one in below for each in listed(_object(one, "children").get("value") or (), "children")]
-            children += [_object(child, "child") for child in inner]
-        return [
-            text(child.get("runId"), "child.runId")
-            for child in children
-            if _object(child.get("properties"), "child.properties").get("azureml.isreused") == "true"
-        ]
+        return {text(c.get("runId"), "child.runId"): _object(c.get("properties"), "child.properties") for c in children}
 
     def _details(self, run_id: str) -> dict[str, Any]:
         return _object(self._rest.get(f"{self._history}/runs/{run_id}/details"), "the run's details")
