@@ -195,14 +195,14 @@ def test_a_burst_of_points_is_drawn_once(monkeypatch: pytest.MonkeyPatch) -> Non
     assert len(cell.pages) == 1
     view(StatusChanged(job="job", status="Completed"))
     assert "<img" in cell.pages[1]
-    view.left()
+    view.stop_drawing()
     assert len(cell.pages) == 2
 
 
 def test_who_leaves_is_told_that_the_job_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     cell, view = Cell(monkeypatch), JobView(JobProgress("job"))
     view(StatusChanged(job="job", status="Running"))
-    view.left()
+    view.stop_drawing()
     assert cell.pages[-1].endswith("<div>No longer followed here; the job goes on.</div>")
 
 

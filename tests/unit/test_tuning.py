@@ -524,7 +524,7 @@ def test_a_search_without_a_completed_trial_exits_with_1_and_an_interrupted_one_
 
     stop = f"phift tune stop rates --workspace local:{tmp_path / 'here'}"
     drawn: list[str] = []
-    monkeypatch.setattr("phift.EventPrinter.left", lambda _printer: drawn.append("ended"))
+    monkeypatch.setattr("phift.EventPrinter.stop_drawing", lambda _printer: drawn.append("ended"))
 
     def at_once(*_given: object, **_options: object) -> None:
         raise KeyboardInterrupt

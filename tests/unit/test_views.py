@@ -159,13 +159,13 @@ def test_a_job_in_a_terminal_is_drawn_with_steps_losses_and_the_time_left() -> N
     for seconds, epoch in ((0, 0.5), (60, 1.0)):
         printer(metric("loss", 2 - epoch))
         printer(MetricLogged(job="job", metric=MetricPoint("epoch", 1, epoch, seconds * 1000)))
-    printer.left()
+    printer.stop_drawing()
     drawn = stream.getvalue()
     assert "Running · 3 min" in drawn
     assert "training 50%, about 2 min left · loss 1.0000" in drawn
     assert "▶ finetune" in drawn
     assert drawn.rindex("\x1b[?25h") > drawn.rindex("\x1b[?25l")  # the cursor is there again
-    printer.left()
+    printer.stop_drawing()
     assert stream.getvalue() == drawn
 
 
@@ -199,6 +199,6 @@ def test_a_job_that_is_followed_again_is_drawn_from_its_beginning() -> None:
         printer(StatusChanged(job="job", status="Running"))
         printer(StepChanged(job="job", step="finetune", run_id="1", status="Running"))
         printer(metric("loss", value))
-        printer.left()
+        printer.stop_drawing()
     assert stream.getvalue().count("loss 1.0000") >= 1
     assert "finetune 0 s" not in stream.getvalue()  # nobody saw it begin

@@ -19,7 +19,7 @@ from phift import garbage
 from phift.cli import jobs, taking_home, tuning
 from phift.cli.interrupted import INTERRUPTED, Leftovers, ignore_interruptions, notes, say, watch
 from phift.cli.local import local
-from phift.cli.options import CONFIG, FOLDER, ON_END, WORKSPACE, is_config, workspace_option
+from phift.cli.options import CONFIG, FOLDER, ON_END, WORKSPACE, is_config, named, workspace_option
 from phift.cli.output import console, hand_out, tell, visible_mistakes
 from phift.errors import CheckFailed, ConfigError, PhiftError
 
@@ -156,7 +156,7 @@ def deploy(target: str, workspace: str | None, ask: tuple[str, ...]) -> None:
 
 
 def _leftovers_of_name(command: str, name: str, workspace: str | None) -> Leftovers:
-    option = ["--workspace", workspace] if workspace else []
+    option = named(workspace)
     return Leftovers(command, [name, *option], option, phift.EventPrinter(console()))
 
 

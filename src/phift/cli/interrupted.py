@@ -174,10 +174,10 @@ class Leftovers:
         which = f"These jobs go on: {jobs}" if jobs else "Jobs of the search that run go on"
         return f"{which}; `{shlex.join(['phift', 'tune', 'stop', name, *self._workspace])}` cancels them"
 
-    def left(self) -> None:
+    def stop_drawing(self) -> None:
         """Have nothing more drawn, so that what is said next stands by itself."""
-        if left := getattr(self._show, "left", None):
-            left()
+        if stop := getattr(self._show, "stop_drawing", None):
+            stop()
 
     @contextmanager
     def told(self) -> Iterator[None]:
@@ -186,7 +186,7 @@ class Leftovers:
         try:
             yield
         except BaseException as error:
-            self.left()
+            self.stop_drawing()
             interrupted = isinstance(error, KeyboardInterrupt)
             if interrupted:
                 ignore_interruptions()

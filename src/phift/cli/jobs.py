@@ -11,7 +11,7 @@ import click
 
 import phift
 from phift.cli.interrupted import Leftovers
-from phift.cli.options import ON_END, PLOT, WORKSPACE
+from phift.cli.options import ON_END, PLOT, WORKSPACE, named
 from phift.cli.output import console, hand_out, tell
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def follow(job: str, workspace: str | None, on_end: str | None, as_json: bool) -
         else:
             printer(event)
 
-    option = ["--workspace", workspace] if workspace else []
+    option = named(workspace)
     left = Leftovers("follow", [job, *option], option, show)
     found = phift.FineTuneJob(job, phift.connect(workspace=workspace))
     left.goes_on = f"The job {job} goes on"
@@ -47,7 +47,7 @@ def follow(job: str, workspace: str | None, on_end: str | None, as_json: bool) -
             for event in found.follow():
                 left(event)
         finally:
-            printer.left()
+            printer.stop_drawing()
         end = found.end()
         when_ended(on_end)(end)
         end.raise_if_bad()
@@ -64,7 +64,7 @@ def logs(job: str, workspace: str | None, step: str | None, follows: bool, as_js
 
     Without --step each line begins with its step's name, or the word job. Ctrl-C leaves the job as it is.
     """
-    option = ["--workspace", workspace] if workspace else []
+    option = named(workspace)
     left = Leftovers(
         "logs", [job, *(["--step", step] if step else []), "--follow", *option], option, lambda _event: None
     )

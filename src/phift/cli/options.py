@@ -43,6 +43,11 @@ def is_config(target: str) -> bool:
     return target.endswith((".yaml", ".yml")) or Path(target).is_file()
 
 
+def named(workspace: str | None) -> list[str]:
+    """Return the words of the option that names a workspace as it was given; none where it was not."""
+    return ["--workspace", workspace] if workspace else []
+
+
 def workspace_option(place: AzureWorkspace | LocalWorkspaceFolder) -> list[str]:
     """Return the words of the option that names a configuration's workspace; none for the environment's."""
     from phift.config.run import LocalWorkspaceFolder

@@ -9,7 +9,7 @@ import click
 
 import phift
 from phift.cli.interrupted import Leftovers
-from phift.cli.options import WORKSPACE
+from phift.cli.options import WORKSPACE, named
 from phift.cli.output import console, hand_out, tell
 
 
@@ -32,7 +32,7 @@ def download(
     if not name or (is_model and not version):
         raise click.BadParameter("write a job's name, or a model's as NAME:VERSION", param_hint="JOB|MODEL:VERSION")
     folder = to or Path(f"{name}-{version}" if is_model else name)
-    option = ["--workspace", workspace] if workspace else []
+    option = named(workspace)
     more = [*(["--to", str(to)] if to else []), *(["--all"] if all_of_it else []), *(["--partial"] if partial else [])]
     more += ["--output", output] if output != "trained_model" else []
     left = Leftovers("download", [target, *option, *more], option, phift.EventPrinter(console(stderr=True)))

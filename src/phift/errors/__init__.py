@@ -426,6 +426,6 @@ def isolated(handler: Callable[[Event], object] | None) -> Callable[[Event], Non
                 failed = True
                 logger.exception("A handler of events failed, and the work goes on. Its later errors are not logged.")
 
-    if left := getattr(handler, "left", None):
-        tell.left = left  # type: ignore[attr-defined]  # one that draws is told when nothing more will come
+    if stop := getattr(handler, "stop_drawing", None):
+        tell.stop_drawing = stop  # type: ignore[attr-defined]  # one that draws is told when nothing more will come
     return tell

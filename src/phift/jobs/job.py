@@ -185,8 +185,8 @@ class FineTuneJob:
 
         In a notebook, and without a handler, it shows the job in the cell's output meanwhile.
 
-        - **on_event**: called with each event; if it has a method ``left``, as `EventPrinter` has, that is called when
-          nothing more will come.
+        - **on_event**: called with each event; if it has a method ``stop_drawing``, as `EventPrinter` has, that is
+          called when nothing more will come.
         - **on_end**: what is done when it has ended, however it did: a function that takes a
           `phift.jobs.ends.JobEnd`, or a command, see `phift.jobs.on_end.when_ended`.
 
@@ -197,14 +197,14 @@ class FineTuneJob:
         from phift.views.notebook import JobView, in_notebook
 
         handler = on_event or (JobView(JobProgress(self.name)) if in_notebook() else None)
-        tell, left, tell_end = errors.isolated(handler), getattr(handler, "left", None), when_ended(on_end)
-        idle = _TICK if left else None  # what draws shows how the time goes by, too
+        tell, stop, tell_end = errors.isolated(handler), getattr(handler, "stop_drawing", None), when_ended(on_end)
+        idle = _TICK if stop else None  # what draws shows how the time goes by, too
         try:
             for event in self.follow(timeout=timeout, queue_timeout=queue_timeout, idle=idle):
                 tell(event)
         finally:
-            if left:
-                left()
+            if stop:
+                stop()
         end = self.end()
         tell_end(end)
         end.raise_if_bad()

@@ -369,8 +369,8 @@ class FineTuneRun:
         try:
             yield
         finally:
-            if left := getattr(self._handler, "left", None):
-                left()
+            if stop := getattr(self._handler, "stop_drawing", None):
+                stop()
 
     @forgetting_locals()
     def metrics(self, *, wide: bool = False) -> pd.DataFrame:

@@ -78,7 +78,7 @@ class JobView:
             self._view.show(*job_view(self._progress))
             self._has_news = False
 
-    def left(self) -> None:
+    def stop_drawing(self) -> None:
         """Show that nobody follows it any more, as after an interruption."""
         if self._progress.ended:
             return

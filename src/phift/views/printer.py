@@ -81,18 +81,18 @@ class EventPrinter:
             self._end_bars()
             self._show_job(event)
         elif isinstance(event, DeploymentEvent):
-            self.left()
+            self.stop_drawing()
             self._line(f"{event.name}: {_STAGES[event.stage]}")
         elif isinstance(event, TrialChanged):
-            self.left()
+            self.stop_drawing()
             self._line(str(event))
 
-    def left(self) -> None:
-        """Draw no more, since nobody follows any longer; what was drawn is replaced by what stays of it."""
+    def stop_drawing(self) -> None:
+        """Draw no more, since nothing more will come; what was drawn is replaced by what stays of it."""
         self._end_bars()
         self._end_live()
         if self._job_view:
-            self._job_view.left()
+            self._job_view.stop_drawing()
         self._progress = self._job_view = None  # whoever follows the job again is told all of it again
 
     # ---------------------------------------------------------------- work on the data, and what is taken home
@@ -153,7 +153,7 @@ class EventPrinter:
 
     def _show_job(self, event: JobEvent) -> None:
         if self._progress is None or self._progress.job != event.job:
-            self.left()
+            self.stop_drawing()
             self._progress = JobProgress(event.job)
             self._job_view = JobView(self._progress) if self._console.is_jupyter else None
         if self._job_view:
