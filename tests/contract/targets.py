@@ -37,7 +37,8 @@ _Held: TypeAlias = Callable[[Path], Any]
 class Target:
     """Clients of a workspace and a registry, and what a test makes there; `clean` takes it away again.
 
-    - **jobs**: makes a job that ends by itself, or one that is held, from a seed and a training file.
+    - **jobs**, **held**: make a job that ends by itself, or one that goes on and on, from a seed and a training file.
+    - **let_go**: forgets what was to hold a job, which one that was cancelled before its first step has not met.
     - **patience**: seconds that a job may take.
     """
 
@@ -46,6 +47,7 @@ class Target:
     registry: Any
     jobs: _Job
     held: _Held
+    let_go: Callable[[], None]
     patience: float
     _left: ExitStack = field(default_factory=ExitStack)
 
@@ -90,6 +92,8 @@ class Target:
 
     def job(self, name: str, train: Path, *, seed: int = 1, held: bool = False) -> Any:
         """Return a job that has not been submitted."""
+        if held:
+            self._left.callback(self.let_go)
         job = self.held(train) if held else self.jobs(seed, train)
         job.name, job.experiment_name, job.tags = name, "contract", {"purpose": "contract"}
         return job
@@ -108,7 +112,8 @@ def local(name: Literal["wire", "process"]) -> Iterator[Target]:
     """Connect to a local workspace on a server of its own, or in this process."""
     workspace = TestWorkspace(server=name == "wire").start()
     try:
-        yield Target(name, workspace.client, workspace.registry, *_local_jobs(workspace.registry, workspace.order), 20)
+        jobs = _local_jobs(workspace.registry, workspace.order)
+        yield Target(name, workspace.client, workspace.registry, *jobs, workspace.clear_faults, 20)
     finally:
         workspace.stop()
 
@@ -141,18 +146,27 @@ def azure() -> Iterator[Target]:
         workspace = MLClient(credential, subscription, group, name, **quiet)
         registry = MLClient(credential, registry_name=REGISTRY, **quiet)
         if rehearsed():
-            yield Target("azure", workspace, registry, *_local_jobs(registry, _hold), 20)
+            yield Target("azure", workspace, registry, *_local_jobs(registry, _hold), _let_go, 20)
             return
         job = _script("mkdir -p ${{outputs.trained_model}}; echo ${{inputs.seed}} > ${{outputs.trained_model}}/seed")
         held = _script("sleep 3600")
-        yield Target("azure", workspace, registry, job, lambda train: held(HELD, train), 3600)
+        yield Target("azure", workspace, registry, job, lambda train: held(HELD, train), lambda: None, 3600)
 
 
 def _hold(fault: Fault) -> None:
     """Order it of the local workspace that the environment names."""
+    _faults("POST", {"value": [asdict(fault)]})
+
+
+def _let_go() -> None:
+    """Forget what was ordered of the local workspace that the environment names."""
+    _faults("DELETE")
+
+
+def _faults(method: str, sent: Any = None) -> None:
     at = os.environ["IDENTITY_ENDPOINT"].replace("/msi/token", f"{control.AT}/faults")
     owner = {"X-IDENTITY-HEADER": os.environ["IDENTITY_HEADER"]}
-    requests.post(at, json={"value": [asdict(fault)]}, headers=owner, timeout=60).raise_for_status()
+    requests.request(method, at, json=sent, headers=owner, timeout=60).raise_for_status()
 
 
 @contextmanager
