@@ -9,7 +9,7 @@ from running import Local
 
 from phift import RunConfig, connect
 from phift.azure.clients import Clients
-from phift.config.run import DeploymentConfig
+from phift.config.deployment import DeploymentConfig
 from phift.errors import Conflict
 from phift.serving.cleanup import remove_endpoint
 from phift.serving.deployment import deploy_model

@@ -8,7 +8,7 @@ import pytest
 from azure.core.exceptions import IncompleteReadError, ServiceRequestError, ServiceResponseError
 
 from phift.check.compute import instance_findings, instance_type
-from phift.config.run import DeploymentConfig
+from phift.config.deployment import DeploymentConfig
 from phift.errors import AuthenticationError, ComputeError, Conflict, DeploymentFailed, ServiceError
 from phift.serving.cleanup import remove_endpoint
 from phift.serving.deployment import deploy_model

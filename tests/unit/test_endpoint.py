@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from phift.azure.clients import Clients
-from phift.config.run import DeploymentConfig
+from phift.config.deployment import DeploymentConfig
 from phift.errors import (
     AccessDenied,
     AuthenticationError,
@@ -360,3 +360,22 @@ def test_a_second_interruption_says_that_it_is_still_up() -> None:
     assert caught.value.__notes__ == [
         "The endpoint phift-e is still up and costs money. Delete it: phift cleanup phift-e"
     ]
+
+
+def test_an_endpoint_that_is_there_is_attached_by_its_name_and_stays(server: Script) -> None:
+    fakes = Fakes()
+    fakes.workspace.online_endpoints.scoring_uri = f"{server.url}/score"
+    fakes.add_endpoint("phift-e")
+    server.answers(Reply(["Hello."]))
+    with Endpoint.attach("phift-e", fakes.clients) as endpoint:
+        assert endpoint.existed
+        assert endpoint.chat("Hi") == "Hello."
+    assert "phift-e" in fakes.workspace.online_endpoints.known
+
+
+def test_attaching_what_is_not_there_names_what_is() -> None:
+    fakes = Fakes()
+    fakes.add_endpoint("phift-b")
+    fakes.add_endpoint("phift-a")
+    with pytest.raises(NotFound, match=r"There is no endpoint phift-c.*endpoints that are there: phift-a, phift-b"):
+        Endpoint.attach("phift-c", fakes.clients)

@@ -11,7 +11,7 @@ from rich.console import Console
 from phift import samples
 from phift.cli import quickstart
 from phift.cli.quickstart import Exam, ask_held_out, configuration, default_folder, demonstrate
-from phift.config.run import DeploymentConfig
+from phift.config.deployment import DeploymentConfig
 from phift.errors import CheckFailed
 from phift.serving.endpoint import Endpoint
 from unit.fakes import Fakes, phi_4

@@ -18,7 +18,7 @@ from rich.traceback import Traceback
 
 from phift.azure.clients import Clients, Rest, SharedTokens
 from phift.azure.connect import connect
-from phift.config.run import DeploymentConfig
+from phift.config.deployment import DeploymentConfig
 from phift.errors import ServiceError, azure_errors
 from phift.jobs.job import FineTuneJob
 from phift.run import FineTuneRun

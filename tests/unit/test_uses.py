@@ -14,7 +14,7 @@ from typing import Any, cast
 import pytest
 
 from phift.azure.clients import Rest
-from phift.config.run import DeploymentConfig
+from phift.config.deployment import DeploymentConfig
 from phift.errors import DeploymentFailed, PhiftError, ServiceError
 from phift.jobs.job import FineTuneJob
 from phift.serving.deployment import deploy_model

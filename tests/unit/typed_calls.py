@@ -12,7 +12,8 @@ from azure.ai.ml import MLClient
 import phift
 from phift import Event, FineTuneRun, JobEvent, RunConfig, SearchConfig
 from phift.config.data import DataConfig, FileSource, HuggingFaceSource
-from phift.config.run import ComputeConfig, DeploymentConfig, LocalWorkspaceFolder, ModelConfig
+from phift.config.deployment import DeploymentConfig
+from phift.config.run import ComputeConfig, LocalWorkspaceFolder, ModelConfig
 
 
 def right() -> RunConfig:

@@ -20,7 +20,8 @@ from phift.azure.connect import clients_of
 from phift.check.findings import Finding, Severity
 from phift.check.models import AllowList, FoundationModel, find_model
 from phift.check.sizes import VmSize, count_of, field_of, find_size, list_of_region, read_sizes, text_of
-from phift.config.run import ComputeConfig, DeploymentConfig, RunConfig, read_section
+from phift.config.deployment import DeploymentConfig
+from phift.config.run import ComputeConfig, RunConfig, read_section
 from phift.errors import ComputeError, NotFound, azure_errors
 
 if TYPE_CHECKING:

@@ -19,7 +19,8 @@ from phift.check.models import AllowList, FoundationModel
 from phift.component.preprocessing import SPLITS
 from phift.config.addresses import read_address, without_version
 from phift.config.data import AssetSource, FileSource, HuggingFaceSource, RowsSource
-from phift.config.run import DeploymentConfig, RunConfig
+from phift.config.deployment import DeploymentConfig
+from phift.config.run import RunConfig
 from phift.errors import ConfigError, NotFound, redact
 from phift.jobs.events import RUN_TAG
 from phift.jobs.kept import LONGEST_VALUE, cleaned, read_kept, write_kept

@@ -19,7 +19,8 @@ from phift.check.findings import findings_from
 from phift.check.parameters import Parameters
 from phift.check.report import CheckReport
 from phift.component.preprocessing import SPLITS
-from phift.config.run import DeploymentConfig, RunConfig
+from phift.config.deployment import DeploymentConfig
+from phift.config.run import RunConfig
 from phift.data.assets import DataInAzure, register_assets
 from phift.data.files import make_private
 from phift.data.on_cluster import source_code

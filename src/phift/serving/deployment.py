@@ -13,7 +13,8 @@ from phift.azure.answers import listed, resource_id, text, texts
 from phift.azure.clients import Clients
 from phift.azure.connect import clients_of
 from phift.config.addresses import PREFIX, read_address
-from phift.config.run import DeploymentConfig, read_section
+from phift.config.deployment import DeploymentConfig
+from phift.config.run import read_section
 from phift.errors import (
     AuthenticationError,
     Conflict,

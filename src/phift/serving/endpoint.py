@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any, Self
 from pydantic import SecretStr
 
 from phift import errors
-from phift.azure.answers import text
+from phift.azure.answers import listed, text
 from phift.azure.bounds import end_lines, read_bounded
 from phift.azure.clients import GOOD_FOR, Clients
-from phift.config.run import DeploymentConfig
+from phift.azure.connect import clients_of
+from phift.config.deployment import DeploymentConfig
 from phift.serving import resource
 from phift.serving.resource import DeploymentEvent, OnEvent, delete_endpoint, for_certain, telling
 from phift.serving.uses import EndpointUse
@@ -23,6 +24,8 @@ from phift.serving.uses import EndpointUse
 if TYPE_CHECKING:
     import requests
     from azure.ai.ml.entities import OnlineEndpoint
+
+    from phift.azure.connect import AnyClients
 
 Message = Mapping[str, Any]
 
@@ -90,6 +93,27 @@ class Endpoint:
         self._key = _read_key(clients, name)
         self.scoring_uri = text(found.scoring_uri, "endpoint.scoring_uri")
         self._sessions = threading.local()  # requests does not say that threads may share one
+
+    @classmethod
+    @errors.forgetting_locals()
+    def attach(cls, name: str, clients: AnyClients, *, on_event: OnEvent | None = None) -> Self:
+        """Return an endpoint that is there, whoever made it; the end of a block does not delete it.
+
+        - **clients**: or an ``MLClient`` of the workspace, or the workspace as `phift.connect` takes it: ``"local"``.
+
+        Raises `phift.errors.NotFound`, with the names of those that are there, where there is none of this name.
+        """
+        clients = clients_of(clients)
+        there = resource.endpoint(clients, name)
+        found = there.settled()
+        if found is None:
+            with errors.azure_errors("endpoints"):
+                others = listed(clients.workspace.online_endpoints.list(), "endpoints")
+            names = ", ".join(sorted(errors.in_a_line(each.name) for each in others)) or "none"
+            where = f"workspace {clients.workspace.workspace_name}"
+            fix = f"check the name and the workspace; endpoints that are there: {names}"
+            raise errors.NotFound(f"There is no endpoint {name}.", where=where, fix=fix)
+        return cls(clients, name, DeploymentConfig(), on_event, found=found)
 
     def __repr__(self) -> str:
         return f"<Endpoint {errors.in_a_line(self.name)}>"
