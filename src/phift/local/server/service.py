@@ -39,6 +39,7 @@ from phift.local.services import (
     mlflow_models,
     operations,
     registry,
+    scoring,
 )
 from phift.local.services.route import LARGEST_CONTENT, Route, place_of
 from phift.local.site import Site
@@ -49,7 +50,10 @@ from phift.local.wire import API_VERSIONS, Call, Reply, WireError, error_reply, 
 logger = logging.getLogger(__name__)
 
 _PASSED_OVER = 1024 * 1024  # bytes of the body of a request that is refused
-PARTS = (arm, artifacts, assets, blobs, control, endpoints, history, jobs, mlflow, mlflow_models, operations, registry)
+PARTS = (
+    *(arm, artifacts, assets, blobs, control, endpoints, history),
+    *(jobs, mlflow, mlflow_models, operations, registry, scoring),
+)
 TABLE: list[Route] = [route for part in PARTS for route in part.ROUTES]
 _SCOPE = {  # the one of each that there is, and what is said of others
     "subscription": (SUBSCRIPTION, "SubscriptionNotFound", "The subscription '{}' could not be found."),

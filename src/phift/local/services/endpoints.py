@@ -1,20 +1,17 @@
-"""Online endpoints: they and their deployments, then who may score, which deployment answers, and how it fails."""
+"""Online endpoints, their keys, and their deployments; `phift.local.services.scoring` asks them."""
 
 from __future__ import annotations
 
-import hmac
-import random
 import re
 import uuid
 from typing import TypedDict
 
 from phift.local.model import files, quota
-from phift.local.names import LOCATION, ML_AUDIENCES, TENANT, WORKSPACE_ID
+from phift.local.names import LOCATION, TENANT, WORKSPACE_ID
 from phift.local.services import operations
 from phift.local.services.route import Route, in_one_step
 from phift.local.site import Site
 from phift.local.state.documents import Document, Json
-from phift.local.state.identity import InvalidToken
 from phift.local.wire import (
     Call,
     Reply,
@@ -24,12 +21,10 @@ from phift.local.wire import (
     resource,
     seconds,
     section,
-    sendable,
     timestamp,
     user_error,
     whole_number,
 )
-from phift.local.work.scorers import ScorerFailed, ScorerTimeout
 
 _NAME = re.compile(r"[A-Za-z](?:-?[A-Za-z0-9])*")
 _MOST_LOG_LINES = 5000
@@ -77,7 +72,7 @@ def _endpoint(site: Site, call: Call) -> Document:
     return existing(site, f"onlineEndpoints/{call['endpoint']}", "online endpoint")
 
 
-def _keys(site: Site, endpoint: Document) -> dict[str, str | None]:
+def keys(site: Site, endpoint: Document) -> dict[str, str | None]:
     """Return an endpoint's two keys; they are made again each time and stored nowhere.
 
     Where Entra's tokens open it there are none (azure-powershell 481f488c, Get-AzMLWorkspaceOnlineEndpointKey,
@@ -354,86 +349,6 @@ def _logs(site: Site, call: Call) -> Reply:
     return Reply({"content": _LOG.format(status=status, events=events, lines="".join(lines[-tail:]))})
 
 
-def _scored(site: Site, call: Call) -> Document:
-    missing = WireError(404, "NotFound", "There is no such endpoint.")
-    return existing(site, f"onlineEndpoints/{call['endpoint']}", missing)
-
-
-def _score(site: Site, call: Call) -> Reply:
-    endpoint = _scored(site, call)
-    name = call.headers.get("azureml-model-deployment")
-    if not name:
-        traffic = {name: share for name, share in endpoint.body["properties"]["traffic"].items() if share > 0}
-        if not traffic:
-            raise WireError(404, "NotFound", "No deployment of the endpoint has traffic.")
-        [name] = random.choices(list(traffic), list(traffic.values()))  # noqa: S311 - traffic, not secrets
-    missing = WireError(404, "NotFound", f"The endpoint has no deployment {name}.")
-    deployment = existing(site, f"{endpoint.key}/deployments/{name}", missing)
-    # While a deployment is updated, its old process goes on answering.
-    if deployment.body["properties"]["provisioningState"] not in ("Succeeded", "Updating"):
-        raise WireError(503, "NotReady", f"The deployment {deployment.name} is not ready.")
-    settings = deployment.body["properties"].get("requestSettings") or {}
-    # Twice what the instances work on at once.
-    most = 2 * int(settings.get("maxConcurrentRequestsPerInstance") or 1) * int(deployment.body["sku"]["capacity"])
-    with site.scorers.slot(deployment.key, most):
-        return _ask(site, deployment, call, seconds(settings.get("requestTimeout") or "PT5S", "requestTimeout"))
-
-
-def _authorize(site: Site, call: Call) -> None:
-    """Ask for the endpoint's own key or token, which stands in for a bearer token."""
-    endpoint = _scored(site, call)
-    scheme, _, given = call.headers.get("authorization", "").partition(" ")
-    mode = endpoint.body["properties"]["authMode"]
-    if scheme.lower() != "bearer" or not given:
-        raise WireError(401, "Unauthorized", "key_auth_bad_header_forbidden")
-    if mode == "Key":
-        good = [hmac.compare_digest(given.encode(), str(key).encode()) for key in _keys(site, endpoint).values()]
-        if not any(good):
-            raise WireError(401, "Unauthorized", "key_auth_access_denied")
-        return
-    try:
-        audience = str(site.identity.claims(given)["aud"]).rstrip("/")
-    except InvalidToken as error:
-        raise WireError(401, "Unauthorized", str(error)) from error
-    if audience not in (ML_AUDIENCES if mode == "AADToken" else (f"endpoint/{endpoint.name.lower()}",)):
-        raise WireError(401, "Unauthorized", "The token is for something else.")
-
-
-def _ask(site: Site, deployment: Document, call: Call, timeout: float) -> Reply:
-    headers = {"azureml-model-deployment": deployment.name, "azureml-model-session": deployment.name}
-    try:
-        reply = site.scorers.ask(deployment.key, _request(call), timeout)
-    except ScorerTimeout as error:
-        raise WireError(408, "RequestTimeout", "upstream request timeout", headers) from error
-    except ScorerFailed as error:
-        status, message = 500, str(error)
-    except WireError as error:
-        status, message = 400, error.message
-    else:
-        if "texts" in reply:
-            return Reply([{"0": text} for text in reply["texts"]], 200, headers)
-        status, message = 400, str((reply.get("error") or {}).get("message") or "The model gave no text.")
-    # What the endpoint says when the model's container answered with an error.
-    reason = sendable(message.splitlines()[0][:200]) if message.strip() else ""
-    headers |= {"ms-azureml-model-error-statuscode": str(status), "ms-azureml-model-error-reason": reason}
-    raise WireError(424, "ModelError", message, headers)
-
-
-def _request(call: Call) -> Json:
-    """Return the conversations and parameters of a body in one of the forms that the MLflow server takes."""
-    body = call.json()
-    data = body.get("input_data")
-    if not isinstance(data, dict) or "input_string" not in data:
-        raise user_error("The body needs input_data with input_string: a conversation, or a list of them.")
-    conversations = data["input_string"]
-    if not isinstance(conversations, list) or not conversations:
-        raise user_error("input_string must be a list of messages, or a list of such lists.")
-    if all(isinstance(message, dict) for message in conversations):
-        conversations = [conversations]
-    parameters = {**section(body, "params"), **section(data, "parameters")}
-    return {"conversations": conversations, "parameters": parameters}
-
-
 _AT = "onlineEndpoints/{endpoint}"
 ROUTES = [
     Route("GET onlineEndpoints", lambda site, call: listed(site, call, "onlineEndpoints", _show)),
@@ -444,7 +359,7 @@ ROUTES = [
         f"DELETE {_AT}",
         lambda site, call: operations.delete(site, call, "endpoint", f"onlineEndpoints/{call['endpoint']}"),
     ),
-    Route(f"POST {_AT}/listKeys", lambda site, call: Reply(_keys(site, _endpoint(site, call)))),
+    Route(f"POST {_AT}/listKeys", lambda site, call: Reply(keys(site, _endpoint(site, call)))),
     Route(f"POST {_AT}/regenerateKeys", _regenerate),
     Route(f"POST {_AT}/token", _token),
     Route(f"GET {_AT}/deployments", _deployments),
@@ -455,5 +370,4 @@ ROUTES = [
     Route(f"PUT {_AT}/deployments/{{deployment}}", _put_deployment),
     Route(f"DELETE {_AT}/deployments/{{deployment}}", _delete_deployment),
     Route(f"POST {_AT}/deployments/{{deployment}}/getLogs", _logs),
-    Route("POST /inference/{endpoint}/score", _score, _authorize),
 ]
