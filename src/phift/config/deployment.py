@@ -2,11 +2,53 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import math
+import re
+from datetime import timedelta
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field, WithJsonSchema
 
 from phift.config.data import EndpointName, Name, Section
+
+NEVER = "never"
+_LASTING = r"^([0-9]+(\.[0-9]+)?) ?([mhd])$"
+_UNITS = {"m": "minutes", "h": "hours", "d": "days"}
+_LONGEST = timedelta(days=3650)
+
+
+def read_lasting(value: str) -> timedelta:
+    """Return how long ``8h``, ``3d`` or ``90m`` last; raises `ValueError` with what it may be."""
+    found = re.match(_LASTING, value)
+    lasting = timedelta(0)
+    if found and len(value) < 20:
+        lasting = timedelta(**{_UNITS[found[3]]: float(found[1])}) if float(found[1]) < 1e7 else _LONGEST * 2
+    if not timedelta(0) < lasting <= _LONGEST:
+        raise ValueError("give minutes, hours or days, such as 90m, 8h or 3d, up to 3650d")
+    return lasting
+
+
+def _lifetime(value: Any) -> str:
+    """Return a lifetime as it is written, of a number the hours."""
+    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+        value = f"{value:g}h"
+    if value == NEVER:
+        return NEVER
+    if not isinstance(value, str):
+        raise ValueError("give hours or days, such as 8h or 3d, or the word never")  # noqa: TRY004 - pydantic's
+    try:
+        read_lasting(value)
+    except ValueError as error:
+        raise ValueError(f"{error}, or the word {NEVER}") from None
+    return value
+
+
+Lifetime = Annotated[
+    str,
+    BeforeValidator(_lifetime),
+    WithJsonSchema({"anyOf": [{"type": "string", "pattern": f"{_LASTING}|^{NEVER}$"}, {"type": "number"}]}),
+]
+"""How long something is meant to be there: ``8h``, ``3d``, a number of hours, or ``never``."""
 
 
 class ProbeConfig(Section):
@@ -39,6 +81,8 @@ class DeploymentConfig(Section):
     - **max_concurrent_requests**: that one machine works on at a time.
     - **probe**: how long the model may take to load.
     - **allow_unlisted**: go on although the model's inference list does not have the size.
+    - **expires**: after how long the endpoint is not needed any more: ``8h``, ``3d``, a number of hours, or ``never``.
+      Azure deletes nothing by itself: lists say that it has expired, and ``phift endpoints prune`` deletes it.
     - **request_timeout_ms**: at most 180000, the service's limit (deployment YAML reference, Microsoft Learn, 2026-07).
     """
 
@@ -51,3 +95,4 @@ class DeploymentConfig(Section):
     max_concurrent_requests: int = Field(default=1, ge=1)
     probe: ProbeConfig = ProbeConfig()
     allow_unlisted: bool = False
+    expires: Lifetime = "24h"

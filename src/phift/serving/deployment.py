@@ -7,6 +7,7 @@ import logging
 from collections.abc import Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from phift.azure.answers import listed, resource_id, text, texts
@@ -29,6 +30,7 @@ from phift.jobs.job import JOB_TAG, FineTuneJob
 from phift.jobs.registration import RegisteredModel
 from phift.serving import resource
 from phift.serving.endpoint import Endpoint
+from phift.serving.lifetime import extended, lifetime_tags
 from phift.serving.resource import CREATED, SERVES, DeploymentEvent, OnEvent, telling
 from phift.serving.uses import EndpointUse
 
@@ -82,7 +84,7 @@ def deploy_model(
     attempt = _Attempt(clients, name, config, use, emit)
     try:
         try:
-            attempt.ensure_endpoint(own)
+            attempt.ensure_endpoint({**own, **lifetime_tags(clients, config)})
             attempt.ensure_deployment(model_id, size, own)
             found = attempt.ensure_traffic()
             endpoint = Endpoint(clients, name, config, emit, existed=not use.made, use=use, found=found)
@@ -197,19 +199,24 @@ class _Attempt:
         """
         endpoint = self._endpoint.settled() or self._endpoint.get()
         before, wanted = _traffic(endpoint), {self._config.deployment_name: 100}
-        if before == wanted:
+        tags = extended(texts(endpoint.tags, "endpoint.tags"), self._config)
+        if before == wanted and not tags:
             return endpoint
-        self._emit(DeploymentEvent("traffic", self._name))
-        self._traffic_before = before
-        return self._put_traffic(endpoint, wanted)
+        if before != wanted:
+            self._emit(DeploymentEvent("traffic", self._name))
+            self._traffic_before = before
+        return self._put_traffic(endpoint, wanted, tags)
 
-    def _put_traffic(self, endpoint: OnlineEndpoint, wanted: dict[str, int]) -> OnlineEndpoint:
+    def _put_traffic(
+        self, endpoint: OnlineEndpoint, wanted: dict[str, int], tags: Mapping[str, str] = MappingProxyType({})
+    ) -> OnlineEndpoint:
         def with_traffic(found: OnlineEndpoint) -> OnlineEndpoint:
             found.traffic = wanted
+            found.tags = {**(found.tags or {}), **tags}
             return found
 
         def is_right(found: OnlineEndpoint) -> bool:
-            return _traffic(found) == wanted
+            return _traffic(found) == wanted and tags.items() <= texts(found.tags, "endpoint.tags").items()
 
         return self._endpoint.put(with_traffic(endpoint), is_right=is_right, renew=with_traffic)[0]
 

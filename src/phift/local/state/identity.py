@@ -6,6 +6,7 @@ Nothing made here is stored: whoever holds the secret can make it again, so losi
 from __future__ import annotations
 
 import base64
+import getpass
 import hashlib
 import hmac
 import json
@@ -25,6 +26,14 @@ from phift.local.state.folder import write_private
 
 _SECRET = re.compile(rb"[!-~]{32,1024}")  # ours have 64 characters
 OBJECT = "00000000-0000-0000-0000-000000000001"
+
+
+def _user() -> str:
+    """Return whose process this is; a container's user may have no name."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return "local user"
 
 
 class InvalidToken(ValueError):
@@ -67,6 +76,7 @@ class Identity:
         now = int(self._now())
         end = now + int(seconds)
         issuer = {"iss": f"https://sts.phift.local/{TENANT}/", "tid": TENANT, "oid": OBJECT, "name": "local user"}
+        issuer["upn"] = _user()
         payload = {"aud": audience, "iat": now, "nbf": now, "exp": end, **issuer, **claims}
         return jwt.encode(payload, self._signing_key("token"), algorithm="HS256"), end
 
