@@ -20,10 +20,9 @@ _LONGEST = timedelta(days=3650)
 def read_lasting(value: str) -> timedelta:
     """Return how long ``8h``, ``3d`` or ``90m`` last; raises `ValueError` with what it may be."""
     found = re.match(_LASTING, value)
-    lasting = timedelta(0)
-    if found and len(value) < 20:
-        lasting = timedelta(**{_UNITS[found[3]]: float(found[1])}) if float(found[1]) < 1e7 else _LONGEST * 2
-    if not timedelta(0) < lasting <= _LONGEST:
+    number = float(found[1]) if found else 0
+    # A number too long for a time is too long in any unit.
+    if not found or not 0 < number < 1e7 or (lasting := timedelta(**{_UNITS[found[3]]: number})) > _LONGEST:
         raise ValueError("give minutes, hours or days, such as 90m, 8h or 3d, up to 3650d")
     return lasting
 
