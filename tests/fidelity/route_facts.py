@@ -186,7 +186,8 @@ FACTS: dict[str, Fact] = {
         _V2022,
         _both("OnlineEndpoint"),
         _both("OnlineEndpoint"),
-        left_out="Kubernetes: 501; mirrored traffic is stored only",
+        differs="the words and the status of what breaks a rule of mirrored traffic are guessed",
+        left_out="Kubernetes: 501",
     ),
     "PATCH onlineEndpoints/{endpoint}": Fact(
         "the management client's `begin_update`",
@@ -243,9 +244,17 @@ FACTS: dict[str, Fact] = {
         _both("DeploymentLogs"),
         _both("DeploymentLogsRequest"),
     ),
+    "GET onlineEndpoints/{endpoint}/providers/Microsoft.Insights/metrics": Fact(
+        "`phift.serving.monitor`, Azure Monitor's clients",
+        "the requests that came, by minute and deployment, mirrored ones too; kept for a week",
+        ("2023-10-01",),
+        why='Azure Monitor\'s form, as "Metrics - List" (REST API 2023-10-01) has it; read by `phift.serving.monitor`',
+        differs="told at once, which takes Azure minutes; refusals in Resource Manager's form",
+        left_out="other intervals than a minute, other metrics than of answers; filters with `ne`, `orderby`, `top`",
+    ),
     "POST inference/{endpoint}/score": Fact(
         "`online_endpoints.invoke`, HTTP clients",
-        "scores as Azure's MLflow server does; traffic rules, keys, tokens, time limit",
+        "scores as Azure's MLflow server does; traffic rules, mirroring, keys, tokens, time limit",
         why="the model's own form",
         left_out="`swagger.json`",
     ),

@@ -6,6 +6,7 @@ import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -245,6 +246,12 @@ def _serve(clients: Clients, job: str) -> None:
     request = folder / "request.json"
     request.write_text('{"input_data": {"input_string": [{"role": "user", "content": "abc"}]}}')
     endpoints.invoke("by-sdk", request_file=str(request))
+    now = datetime.now(UTC)
+    span = f"{now - timedelta(minutes=1):%Y-%m-%dT%H:%M:%SZ}/{now + timedelta(minutes=1):%Y-%m-%dT%H:%M:%SZ}"
+    query = f"metricnames=RequestsPerMinute&timespan={span}&$filter=deployment eq '*'&api-version=2023-10-01"
+    at = f"{WORKSPACE_ID}/onlineEndpoints/by-sdk/providers/Microsoft.Insights/metrics"
+    [counted] = clients.plain("GET", f"{at}?{query}").json()["value"][0]["timeseries"]
+    assert sum(point.get("average", 0) for point in counted["data"]) == 1
     endpoints.get_keys("by-sdk")
     endpoints.begin_regenerate_keys("by-sdk", key_type="primary").result()
     deployments.get_logs("blue", "by-sdk", lines=50)

@@ -10,6 +10,7 @@ from phift.local.state.documents import Documents
 from phift.local.state.faults import Faults, Journal
 from phift.local.state.folder import Folder
 from phift.local.state.identity import Identity, read_secret
+from phift.local.state.traffic import Traffic
 
 
 @dataclass(eq=False)
@@ -29,6 +30,7 @@ class Ground:
         self.documents = Documents(self.folder.database, self.clock.now)
         self.identity = Identity(read_secret(self.folder.secret), self.clock.now)
         self.faults, self.journal = Faults(), Journal()
+        self.traffic = Traffic(self.documents, self.clock.now)
 
     @property
     def datastores(self) -> Datastores:

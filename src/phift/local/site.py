@@ -28,4 +28,5 @@ class Site(Ground):
         """Stop the job that runs, which goes on at the next start, end the scorers, and close the documents."""
         self.training.stop()
         self.scorers.stop()
+        self.traffic.close()
         self.documents.close()

@@ -35,6 +35,7 @@ from phift.local.services import (
     endpoints,
     history,
     jobs,
+    metrics,
     mlflow,
     mlflow_models,
     operations,
@@ -52,7 +53,7 @@ logger = logging.getLogger(__name__)
 _PASSED_OVER = 1024 * 1024  # bytes of the body of a request that is refused
 PARTS = (
     *(arm, artifacts, assets, blobs, control, endpoints, history),
-    *(jobs, mlflow, mlflow_models, operations, registry, scoring),
+    *(jobs, metrics, mlflow, mlflow_models, operations, registry, scoring),
 )
 TABLE: list[Route] = [route for part in PARTS for route in part.ROUTES]
 _SCOPE = {  # the one of each that there is, and what is said of others

@@ -24,6 +24,7 @@ def _reset(site: Site, _call: Call) -> Reply:
     site.clock.reset()
     site.operations.reset()
     site.scorers.stop()
+    site.traffic.clear()
     site.documents.clear(keep="server")
     for folder in ("blobs", "jobs", "endpoints", "staging"):
         shutil.rmtree(site.folder.root / folder, ignore_errors=True)

@@ -136,6 +136,7 @@ def _body(site: Site, previous: Document | None, key: str, sent: Json, propertie
             raise user_error(f"The traffic of {name} must be a whole number from 0 to 100.")
     if sum(traffic.values()) not in (0, 100):
         raise user_error(f"The traffic of all deployments must sum to 0 or 100, not {sum(traffic.values())}.")
+    mirrored = _mirrored(section(properties, "mirrorTraffic"), traffic, names)
     return {
         "properties": {
             "authMode": properties["authMode"],
@@ -143,7 +144,7 @@ def _body(site: Site, previous: Document | None, key: str, sent: Json, propertie
             "properties": _of_users(properties),
             "publicNetworkAccess": properties.get("publicNetworkAccess") or "Enabled",
             "traffic": traffic,
-            "mirrorTraffic": properties.get("mirrorTraffic") or {},
+            "mirrorTraffic": mirrored,
             "provisioningState": "Updating" if previous else "Creating",
         },
         "tags": section(sent, "tags"),
@@ -151,6 +152,28 @@ def _body(site: Site, previous: Document | None, key: str, sent: Json, propertie
         "kind": sent.get("kind") or "Managed",
         "keys": previous.body["keys"] if previous else {"Primary": uuid.uuid4().hex, "Secondary": uuid.uuid4().hex},
     }
+
+
+_MOST_MIRRORED = 50  # percent
+
+
+def _mirrored(sent: Json, traffic: Json, names: set[str]) -> Json:
+    """Return what is mirrored, by the service's rules (azure-ai-docs 197bdc3c, how-to-safely-rollout-online-endpoints).
+
+    In which words and with which status it refuses what breaks them, no source says.
+    """
+    mirrored = {name: share for name, share in sent.items() if share}
+    if len(mirrored) > 1:
+        raise user_error("Traffic can be mirrored to one deployment only.")
+    live = {name.lower() for name, share in traffic.items() if share}
+    for name, share in mirrored.items():
+        if name.lower() not in names:
+            raise user_error(f"Traffic cannot be mirrored to {name}: the endpoint has no such deployment.")
+        if isinstance(share, bool) or not isinstance(share, int) or not 0 <= share <= _MOST_MIRRORED:
+            raise user_error(f"The mirrored traffic of {name} must be a whole number from 0 to {_MOST_MIRRORED}.")
+        if name.lower() in live:
+            raise user_error(f"The deployment {name} can have live or mirrored traffic, not both.")
+    return mirrored
 
 
 _OPERATION, _ID = "AzureAsyncOperationUri", "azureml.onlineendpointid"

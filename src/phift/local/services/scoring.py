@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import hmac
 import random
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 from phift.local.names import ML_AUDIENCES
 from phift.local.services import endpoints
@@ -11,7 +16,8 @@ from phift.local.services.route import Route
 from phift.local.site import Site
 from phift.local.state.documents import Document, Json
 from phift.local.state.identity import InvalidToken
-from phift.local.wire import Call, Reply, WireError, existing, seconds, section, sendable, user_error
+from phift.local.state.traffic import Answered
+from phift.local.wire import Call, Reply, WireError, existing, of_fault, seconds, section, sendable, user_error
 from phift.local.work.scorers import ScorerFailed, ScorerTimeout
 
 
@@ -28,16 +34,30 @@ def _score(site: Site, call: Call) -> Reply:
         if not traffic:
             raise WireError(404, "NotFound", "No deployment of the endpoint has traffic.")
         [name] = random.choices(list(traffic), list(traffic.values()))  # noqa: S311 - traffic, not secrets
+        _mirror(site, endpoint, call)
+    return _ask(site, _serving(site, endpoint, name), _request(call))
+
+
+def _serving(site: Site, endpoint: Document, name: str) -> Document:
     missing = WireError(404, "NotFound", f"The endpoint has no deployment {name}.")
-    deployment = existing(site, f"{endpoint.key}/deployments/{name}", missing)
-    # While a deployment is updated, its old process goes on answering.
-    if deployment.body["properties"]["provisioningState"] not in ("Succeeded", "Updating"):
-        raise WireError(503, "NotReady", f"The deployment {deployment.name} is not ready.")
-    settings = deployment.body["properties"].get("requestSettings") or {}
-    # Twice what the instances work on at once.
-    most = 2 * int(settings.get("maxConcurrentRequestsPerInstance") or 1) * int(deployment.body["sku"]["capacity"])
-    with site.scorers.slot(deployment.key, most):
-        return _ask(site, deployment, call, seconds(settings.get("requestTimeout") or "PT5S", "requestTimeout"))
+    return existing(site, f"{endpoint.key}/deployments/{name}", missing)
+
+
+def _mirror(site: Site, endpoint: Document, call: Call) -> None:
+    """Give a share of the requests to another deployment as well, whose answers nobody gets, and nobody waits for.
+
+    Those that name a deployment are not mirrored (azure-ai-docs 197bdc3c, how-to-safely-rollout-online-endpoints).
+    """
+    for name, share in endpoint.body["properties"]["mirrorTraffic"].items():
+        if random.random() * 100 < share:  # noqa: S311 - traffic, not secrets
+            request = _request(call)
+
+            def ask(name: str = name, request: _Request = request) -> None:
+                # It is counted among what the deployment answered; or the workspace has been closed meanwhile.
+                with suppress(WireError, sqlite3.ProgrammingError):
+                    _ask(site, _serving(site, endpoint, name), request)
+
+            threading.Thread(target=ask, name="phift-mirror", daemon=True).start()
 
 
 def _authorize(site: Site, call: Call) -> None:
@@ -61,16 +81,51 @@ def _authorize(site: Site, call: Call) -> None:
         raise WireError(401, "Unauthorized", "The token is for something else.")
 
 
-def _ask(site: Site, deployment: Document, call: Call, timeout: float) -> Reply:
+_Request = Json | WireError
+
+
+def _ask(site: Site, deployment: Document, request: _Request) -> Reply:
+    """Have a deployment answer, and count what it answered.
+
+    - **request**: or what its server says to a body that it cannot read.
+    """
+    with _counted(site, deployment):
+        # While a deployment is updated, its old process goes on answering.
+        if deployment.body["properties"]["provisioningState"] not in ("Succeeded", "Updating"):
+            raise WireError(503, "NotReady", f"The deployment {deployment.name} is not ready.")
+        settings = deployment.body["properties"].get("requestSettings") or {}
+        # Twice what the instances work on at once.
+        most = 2 * int(settings.get("maxConcurrentRequestsPerInstance") or 1) * int(deployment.body["sku"]["capacity"])
+        with site.scorers.slot(deployment.key, most):
+            timeout = seconds(settings.get("requestTimeout") or "PT5S", "requestTimeout")
+            return _answer(site, deployment, request, timeout)
+
+
+@contextmanager
+def _counted(site: Site, deployment: Document) -> Iterator[None]:
+    began, answered = time.perf_counter(), Answered(200, 200)
+    try:
+        yield
+    except WireError as error:
+        of_model = int(error.headers.get("ms-azureml-model-error-statuscode", error.status))
+        answered = Answered(error.status, of_model)
+        raise
+    finally:
+        milliseconds = (time.perf_counter() - began) * 1000
+        site.traffic.note(deployment.key.split("/")[1], deployment.name, answered, milliseconds)
+
+
+def _answer(site: Site, deployment: Document, request: _Request, timeout: float) -> Reply:
     headers = {"azureml-model-deployment": deployment.name, "azureml-model-session": deployment.name}
     try:
-        reply = site.scorers.ask(deployment.key, _request(call), timeout)
+        delay = _fail_on_order(site, deployment, timeout)
+        reply = site.scorers.ask(deployment.key, _readable(request), timeout - delay)
     except ScorerTimeout as error:
         raise WireError(408, "RequestTimeout", "upstream request timeout", headers) from error
     except ScorerFailed as error:
         status, message = 500, str(error)
     except WireError as error:
-        status, message = 400, error.message
+        status, message = error.status, error.message
     else:
         if "texts" in reply:
             return Reply([{"0": text} for text in reply["texts"]], 200, headers)
@@ -81,7 +136,34 @@ def _ask(site: Site, deployment: Document, call: Call, timeout: float) -> Reply:
     raise WireError(424, "ModelError", message, headers)
 
 
-def _request(call: Call) -> Json:
+def _fail_on_order(site: Site, deployment: Document, timeout: float) -> float:
+    """Let pass what has been ordered for this model server, and return how many seconds that took."""
+    fault = site.faults.strike(f"scoring {deployment.name}")
+    if fault is None:
+        return 0
+    time.sleep(min(fault.delay, timeout))
+    if fault.delay >= timeout:
+        raise ScorerTimeout
+    if fault.status:
+        raise of_fault(fault)
+    return fault.delay
+
+
+def _readable(request: _Request) -> Json:
+    if isinstance(request, WireError):
+        raise request
+    return request
+
+
+def _request(call: Call) -> _Request:
+    """Return the conversations and parameters of a body, or what the model's server says to one that has none."""
+    try:
+        return _conversations(call)
+    except WireError as error:
+        return WireError(400, error.code, error.message)
+
+
+def _conversations(call: Call) -> Json:
     """Return the conversations and parameters of a body in one of the forms that the MLflow server takes."""
     body = call.json()
     data = body.get("input_data")

@@ -42,7 +42,7 @@ class Fault:
     - **on**: where; case does not matter, and ``*`` stands for any text. A request by its method and path,
       ``PUT jobs/*``, ``GET *``, ``* blobs/*``, or by its route as the table of routes writes it, ``GET jobs/{name}``,
       which no longer path matches; an operation behind an answer, ``operation deployment-create``; a step of a job,
-      ``step chat_completion_finetune``.
+      ``step chat_completion_finetune``; a model server behind an endpoint by its deployment's name, ``scoring green``.
     - **status**, **code**, **message**: for a request, an error as Azure writes it, instead of carrying it out. For
       an operation, the error that it ends with; without a code ``InternalServerError``. For a step, its failure; a
       step's fault without a status takes its node away: the job goes back into the queue, and that step begins anew.
@@ -50,7 +50,7 @@ class Fault:
       ``innerError`` and ``additionalInfo`` go where the service that answers has them. Storage and endpoints have none.
     - **headers**: sent with a request's error, ``{"Retry-After": "2"}``.
     - **delay**: seconds that pass before the request is carried out, whether somebody still waits for it or not; or
-      before the operation or the step fails.
+      before the operation or the step fails, or the model begins to answer.
     - **cut**: the connection is reset ``before`` the request is carried out, ``after`` that and without an answer, or
       when ``half`` of the answer has been sent.
     - **slow**: bytes a second at which the request's body is taken.
@@ -101,15 +101,20 @@ class Fault:
             wrong = not isinstance(value, _IN_AN_ERROR.get(name, ()))
             yield wrong, f"`error` may have the lists details and additionalInfo, the object innerError: not {name!r}."
         kind, _, name = self.on.partition(" ")
-        if kind in ("operation", "step"):
-            known = OPERATIONS if kind == "operation" else STEPS
-            there = any(fnmatchcase(each, name.lower()) for each in known)
-            yield not there, f"There is no {kind} {name!r}; there are {', '.join(known)}."
+        if kind in ("operation", "step", "scoring"):
+            if kind == "scoring":
+                there = name and (self.status or self.delay)
+                yield not there, f"The fault on {self.on!r} changes nothing: name a deployment, give status or delay."
+            else:
+                known = OPERATIONS if kind == "operation" else STEPS
+                there = any(fnmatchcase(each, name.lower()) for each in known)
+                yield not there, f"There is no {kind} {name!r}; there are {', '.join(known)}."
             for other in ("headers", "cut", "slow"):
                 yield getattr(self, other), f"`{other}` is for requests only, and {self.on} is none."
             return
         place = name and any(fnmatchcase(method, kind.upper()) for method in METHODS)
-        yield not place, f"`on` {self.on!r} is no place: write `PUT jobs/*`, `operation NAME` or `step NAME`."
+        instead = "`PUT jobs/*`, `operation NAME`, `step NAME`, `scoring NAME`"
+        yield not place, f"`on` {self.on!r} is no place: write one of {instead}."
         changes = self.status or self.delay or self.cut or self.slow
         yield not changes, f"The fault on {self.on!r} changes nothing: give status, delay, cut or slow."
         yield self.cut and self.status, "With `cut` nobody sees the `status`: give one of them."
