@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Mapping
-from contextlib import suppress
 from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from phift.azure.answers import listed, resource_id, text, texts
+from phift.azure.answers import listed, text, texts
 from phift.azure.clients import Clients
 from phift.azure.connect import clients_of
-from phift.config.addresses import PREFIX, read_address
 from phift.config.deployment import DeploymentConfig
 from phift.config.run import read_section
 from phift.errors import (
@@ -31,6 +28,7 @@ from phift.jobs.registration import RegisteredModel
 from phift.serving import resource
 from phift.serving.endpoint import Endpoint
 from phift.serving.lifetime import extended, lifetime_tags
+from phift.serving.model import find_model_id, model_digest
 from phift.serving.resource import CREATED, SERVES, DeploymentEvent, OnEvent, telling
 from phift.serving.uses import EndpointUse
 
@@ -75,11 +73,9 @@ def deploy_model(
     emit, clients = telling(on_event), clients_of(clients)
     config = read_section(DeploymentConfig, config, "deployment")
     job = FineTuneJob(job, clients) if isinstance(job, str) else job
-    model_id = model.id if isinstance(model, RegisteredModel) else _id_of(clients, model)
-    # The service may change the spelling of a model's id, which is too long for a tag.
-    served = hashlib.sha256(model_id.lower().removeprefix("azureml:").encode()).hexdigest()[:12]
+    model_id = find_model_id(clients, model)
     created = datetime.now(UTC).isoformat(timespec="microseconds")
-    own = {**(tags or {}), SERVES: served, CREATED: created, **({JOB_TAG: job.name} if job else {})}
+    own = {**(tags or {}), SERVES: model_digest(model_id), CREATED: created, **({JOB_TAG: job.name} if job else {})}
     use = EndpointUse.begin(clients, job, name, emit)
     attempt = _Attempt(clients, name, config, use, emit)
     try:
@@ -93,7 +89,7 @@ def deploy_model(
         except (AuthenticationError, Conflict):
             raise
         except PhiftError as error:
-            tail = _log_tail(clients, name, config.deployment_name)
+            tail = resource.log_tail(clients, name, config.deployment_name)
             what = f"The deployment did not come up: {error.what}"
             place = f"endpoint {name}"
             raise DeploymentFailed(
@@ -111,17 +107,6 @@ def deploy_model(
     if endpoint.existed:
         _retire_others(clients, name, config.deployment_name, own, emit)
     return endpoint
-
-
-def _id_of(clients: Clients, model: str) -> str:
-    """Return the id of a model of the workspace that is named shortly; any other text is an id already."""
-    short = read_address(model if model.startswith(PREFIX) else f"{PREFIX}{model}")
-    if short is None or short.kind:
-        return model
-    wanted = {"version": short.version} if short.version else {"label": short.label}
-    with azure_errors(f"model {model}"):
-        found = clients.workspace.models.get(short.name, **wanted)
-    return resource_id(found.id, "model.id")
 
 
 class _Attempt:
@@ -288,17 +273,6 @@ def _settings(deployment: OnlineDeployment) -> tuple[object, ...]:
         getattr(requests, "request_timeout_ms", None),
         getattr(requests, "max_concurrent_requests_per_instance", None),
     )
-
-
-def _log_tail(clients: Clients, name: str, deployment: str) -> str:
-    """Return the end of both containers' logs, as far as the service has any."""
-    tails = []
-    for container in ("storage-initializer", "inference-server"):
-        with suppress(PhiftError), azure_errors(f"logs of {name}"):
-            # The container that never started has no log; the failure itself is what gets reported.
-            logs = clients.workspace.online_deployments.get_logs(deployment, name, lines=50, container_type=container)
-            tails.append(f"--- {container}\n{redact(str(logs))}")
-    return "\n".join(tails)
 
 
 def _retire_others(clients: Clients, name: str, deployment: str, own: Mapping[str, str], emit: OnEvent) -> None:

@@ -24,6 +24,7 @@ from phift.errors import (
     azure_errors,
     in_a_line,
     isolated,
+    redact,
     visible,
 )
 from phift.jobs.job import JOB_TAG
@@ -278,3 +279,16 @@ def check_ours(found: OnlineEndpoint, wanted: Mapping[str, str], name: str) -> d
         fix = "set `deployment.endpoint_name` to another name, or delete that endpoint"
         raise Conflict(what, where=f"endpoint {name}", fix=fix)
     return tags
+
+
+def log_tail(clients: Clients, endpoint: str, deployment: str) -> str:
+    """Return the end of the logs of a deployment's containers, as far as the service has any."""
+    tails = []
+    for container in ("storage-initializer", "inference-server"):
+        with suppress(PhiftError), azure_errors(f"logs of {endpoint}"):
+            # The container that never started has no log; the failure itself is what gets reported.
+            logs = clients.workspace.online_deployments.get_logs(
+                deployment, endpoint, lines=50, container_type=container
+            )
+            tails.append(f"--- {container}\n{redact(str(logs))}")
+    return "\n".join(tails)
