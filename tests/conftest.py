@@ -11,7 +11,7 @@ from pathlib import Path
 import certifi
 import pytest
 
-from phift import garbage
+from phift.local import garbage
 from phift.testing import forbid_azure
 
 garbage.look_seldom()  # before tests import the SDK, torch and what else is large

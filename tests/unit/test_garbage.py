@@ -9,7 +9,7 @@ import pytest
 
 
 @pytest.mark.parametrize(
-    ("line", "same"), [("import phift", True), ("from phift.garbage import look_seldom; look_seldom()", False)]
+    ("line", "same"), [("import phift", True), ("from phift.local.garbage import look_seldom; look_seldom()", False)]
 )
 def test_only_a_program_that_asks_for_it_looks_seldom(line: str, same: bool) -> None:
     program = f"import gc; before = gc.get_threshold(); {line}; print(gc.get_threshold() == before)"

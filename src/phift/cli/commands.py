@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import phift
-from phift import garbage
 from phift.cli import jobs, taking_home, tuning
 from phift.cli.interrupted import INTERRUPTED, Leftovers, ignore_interruptions, notes, say, watch
 from phift.cli.local import local
 from phift.cli.options import CONFIG, FOLDER, ON_END, WORKSPACE, is_config, named, workspace_option
 from phift.cli.output import console, hand_out, tell, visible_mistakes
 from phift.errors import CheckFailed, ConfigError, PhiftError
+from phift.local import garbage
 
 if TYPE_CHECKING:
     pass

@@ -12,8 +12,8 @@ from itertools import islice
 from pathlib import Path
 from typing import TextIO, TypeVar
 
-from phift import garbage
 from phift.errors import ModelError, PhiftError, redact
+from phift.local import garbage
 
 T = TypeVar("T")
 
