@@ -117,7 +117,7 @@ clean:
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[local,tune,dev]'
+	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[local,tune,evaluate,dev]'
 	touch $@
 
 .azurite/$(AZURITE):

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from phift.data.prepared import PreparedDataset as PreparedDataset
     from phift.data.sources import Progress as Progress
     from phift.errors import PhiftError as PhiftError
+    from phift.evaluation.asking import RowCompared as RowCompared
+    from phift.evaluation.comparison import ModelComparison as ModelComparison
+    from phift.evaluation.comparison import compare_models as compare_models
+    from phift.evaluation.metrics import Metric as Metric
     from phift.jobs.download import Download as Download
     from phift.jobs.download import DownloadProgress as DownloadProgress
     from phift.jobs.ends import JobEnd as JobEnd
@@ -83,12 +87,15 @@ _PLACES = {
     "JobEnd": "jobs.ends",
     "JobEvent": "jobs.events",
     "LogText": "jobs.logs",
+    "Metric": "evaluation.metrics",
     "MetricLogged": "jobs.events",
+    "ModelComparison": "evaluation.comparison",
     "NoAnswer": "jobs.events",
     "PhiftError": "errors",
     "PreparedDataset": "data.prepared",
     "Progress": "data.sources",
     "RegisteredModel": "jobs.registration",
+    "RowCompared": "evaluation.asking",
     "RunConfig": "config.run",
     "RunResult": "run.chain",
     "RunSummary": "run.listing",
@@ -100,6 +107,7 @@ _PLACES = {
     "StillQueued": "jobs.events",
     "TrialChanged": "run.events",
     "build_pipeline": "run.building",
+    "compare_models": "evaluation.comparison",
     "compare_runs": "run.comparison",
     "connect": "azure.connect",
     "deploy_model": "serving.deployment",

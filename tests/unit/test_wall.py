@@ -15,7 +15,20 @@ MOST_LINES = 500
 
 # What each room may import from; itself besides. `phift` is the package's own file, which names what is public.
 ALLOWED = {
-    "phift": {"azure", "check", "data", "errors", "jobs", "run", "serving", "tokens", "version", "views", "config"},
+    "phift": {
+        "azure",
+        "check",
+        "data",
+        "errors",
+        "evaluation",
+        "jobs",
+        "run",
+        "serving",
+        "tokens",
+        "version",
+        "views",
+        "config",
+    },
     "version": set(),
     "errors": set(),
     "plain_yaml": set(),
@@ -29,6 +42,7 @@ ALLOWED = {
     "tokens": {"azure", "check", "component", "config", "data", "errors"},
     "jobs": {"views", "azure", "check", "component", "config", "data", "errors", "plan", "version"},
     "serving": {"azure", "config", "errors", "jobs"},
+    "evaluation": {"azure", "data", "errors", "serving"},
     "plan": {"azure", "check", "config", "data", "errors", "facts", "jobs", "tokens"},
     "run": {"azure", "check", "component", "config", "data", "errors", "jobs", "plan", "serving", "tokens"},
     "views": {"check", "data", "errors", "jobs", "plan", "run", "serving", "tokens"},

@@ -232,19 +232,24 @@ class _Look(NamedTuple):
     shingles: Hashes
 
 
-class _Spools:
-    """The good rows of all sources as they lie in their spools."""
+class Spools:
+    """Files of rows, a line each.
 
-    def __init__(self, readings: Sequence[Reading], table: Table, workers: Workers, tell: Tell) -> None:
+    - **files**: each with how many rows it has, one at least.
+    - **lengths**: of all lines, in bytes, in the order of the files; unsigned numbers of 4 bytes.
+    """
+
+    def __init__(
+        self, files: Sequence[tuple[str, int]], lengths: npt.NDArray[np.uint32], workers: Workers, tell: Tell
+    ) -> None:
         import numpy as np
 
-        tallies = [tally for reading in readings for tally in reading.tallies if tally.good]
-        good = [tally.good for tally in tallies]
-        self._paths = [tally.spool for tally in tallies]
-        self._firsts = np.cumsum([0, *good])  # rows of the spools
-        self.lengths = table["length"].copy()
+        counts = [count for _, count in files]
+        self._paths = [path for path, _ in files]
+        self._firsts = np.cumsum([0, *counts])  # rows of the spools
+        self.lengths = lengths
         starts = np.cumsum(self.lengths, dtype=np.uint64) - self.lengths
-        self._starts = starts - np.repeat(starts[self._firsts[:-1]], good)
+        self._starts = starts - np.repeat(starts[self._firsts[:-1]], counts)
         self._workers = workers
         self._tell = tell
 
@@ -405,7 +410,7 @@ def _candidates(bands: npt.NDArray[np.uint32], most: int) -> tuple[Rows, list[Ro
 def _clusters(
     rows: Rows,
     bands: npt.NDArray[np.uint32],
-    spools: _Spools,
+    spools: Spools,
     form: Hashes,
     forms: int = 0,
     most: int = MOST_ALIKE,
@@ -464,14 +469,16 @@ def _equal(sketches: npt.NDArray[np.void], keys: Hashes) -> Hashes:
     return np.where(words == 0, keys, np.where(apart, _mixed(words + _mixed(around)), words))
 
 
-def find_near(readings: Sequence[Reading], table: Table, workers: Workers, tell: Tell) -> None:
-    """Write into the table which rows are near: of each row the index of the first one that it is near to."""
+def labels_of(spools: Spools, keys: Hashes) -> Rows:
+    """Return of each row the index of the first one that it is near to.
+
+    - **keys**: of each row, for those in which there is no word: equal where the rows are.
+    """
     import numpy as np
 
-    every, no_form = np.arange(len(table)), np.zeros(0, np.uint64)
-    spools = _Spools(readings, table, workers, tell)
+    every, no_form = np.arange(len(keys)), np.zeros(0, np.uint64)
     sketches = spools.sketches(every, no_form)
-    first, of_row = np.unique(_equal(sketches, table["key"]), return_index=True, return_inverse=True)[1:]
+    first, of_row = np.unique(_equal(sketches, keys), return_index=True, return_inverse=True)[1:]
     near = first[of_row.reshape(-1)]
     rows = np.flatnonzero((near == every) & sketches["bands"].any(axis=1))
     bands = sketches["bands"][rows]
@@ -482,4 +489,11 @@ def find_near(readings: Sequence[Reading], table: Table, workers: Workers, tell:
     joined = every.copy()
     for cluster in linked.clusters():
         joined[cluster] = cluster[0]
-    table["near"] = joined[near]
+    return joined[near]
+
+
+def find_near(readings: Sequence[Reading], table: Table, workers: Workers, tell: Tell) -> None:
+    """Write into the table which rows are near: of each row the index of the first one that it is near to."""
+    tallies = [tally for reading in readings for tally in reading.tallies if tally.good]
+    spools = Spools([(each.spool, each.good) for each in tallies], table["length"].copy(), workers, tell)
+    table["near"] = labels_of(spools, table["key"])

@@ -19,6 +19,7 @@ Each error is also the built-in type a caller would expect, pickles, and says wh
     │   └── JobCanceled                          a job was cancelled
     ├── DeploymentFailed (RuntimeError)          what was made is rolled back; shows the container's log tail
     ├── ScoringError (RuntimeError)              an endpoint answered, but not with text
+    ├── NotImproved (AssertionError)             a comparison does not show what was asserted of it
     ├── WaitTimeout (TimeoutError)               a wait ended before the thing waited for did
     ├── ServiceError (RuntimeError)              Azure, or the SDK, answered with an error
     │   ├── Conflict                             409 or 412: the thing exists or has changed
@@ -200,6 +201,12 @@ class DeploymentFailed(PhiftError, RuntimeError):
 
 class ScoringError(PhiftError, RuntimeError):
     """An endpoint answered, but not with text; ``status`` is its HTTP status."""
+
+
+class NotImproved(PhiftError, AssertionError):
+    """A model is not better than another, as was asserted; ``comparison`` has the scores and the answers."""
+
+    comparison: Any = None
 
 
 class WaitTimeout(PhiftError, TimeoutError):

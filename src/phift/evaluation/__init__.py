@@ -1,0 +1,1 @@
+"""Which of two models answers better: both are asked the same held-out rows, scored, and compared with statistics."""

@@ -1,0 +1,133 @@
+"""Both models are asked each row, greedily, first the one and then the other in turn."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any, ClassVar, Literal, TypeAlias
+
+from phift.azure.threads import SideBySide
+from phift.errors import ConfigError, ScoringError, in_a_line
+from phift.evaluation.rows import HeldOutRow, Message
+from phift.serving.endpoint import Endpoint
+
+AnyModel: TypeAlias = Endpoint | tuple[Endpoint, str] | Callable[[Sequence[Message]], str]
+"""What answers: an endpoint, or the deployment of this name on one, or a function of messages."""
+
+Side = Literal["before", "after"]
+SIDES: tuple[Side, Side] = ("before", "after")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowCompared:
+    """Both models have been asked one more row.
+
+    - **rows**, **total_rows**: how many they have been asked, and of how many.
+    """
+
+    kind: ClassVar[Literal["row_compared"]] = "row_compared"
+
+    before: str
+    after: str
+    rows: int
+    total_rows: int
+    time: datetime = field(default_factory=partial(datetime.now, UTC), compare=False)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as plain values, ready for JSON."""
+        return {"event": self.kind, **asdict(self), "time": self.time.isoformat()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answers:
+    """What both models said to one row.
+
+    - **asked_first**: which of them.
+    - **failed**: why a model gave no answer to this row, which counts as an empty one.
+    """
+
+    before: str
+    after: str
+    asked_first: Side
+    failed: Mapping[Side, str]
+
+
+@dataclass(frozen=True)
+class Model:
+    """What is asked, and how it is called in a table."""
+
+    name: str
+    ask: Callable[[HeldOutRow], str] = field(repr=False)
+
+    @classmethod
+    def of(cls, model: AnyModel, max_new_tokens: int) -> Model:
+        """Return whatever answers as something to ask.
+
+        Raises `phift.errors.ConfigError` for what cannot answer.
+        """
+        match model:
+            case Endpoint():
+                return cls(model.name, partial(_ask_endpoint, model, None, max_new_tokens))
+            case (Endpoint() as endpoint, str(deployment)):
+                name = f"{endpoint.name}/{deployment}"
+                return cls(name, partial(_ask_endpoint, endpoint, deployment, max_new_tokens))
+            case _ if callable(model):
+                name = getattr(model, "__name__", type(model).__name__)
+                return cls(str(name), lambda row: str(model(row.prompt)))
+        fix = "give an Endpoint, an (Endpoint, deployment) pair, or a function of messages that returns a text"
+        raise ConfigError("This cannot be asked.", where=f"a model, {type(model).__name__}", fix=fix)
+
+
+def _ask_endpoint(endpoint: Endpoint, deployment: str | None, max_new_tokens: int, row: HeldOutRow) -> str:
+    tools = {"tools": list(row.tools)} if row.tools else {}
+    return endpoint.chat(
+        list(row.prompt), deployment=deployment, max_new_tokens=max_new_tokens, do_sample=False, **tools
+    )
+
+
+def ask_both(
+    before: Model,
+    after: Model,
+    rows: Sequence[HeldOutRow],
+    *,
+    seed: int,
+    concurrency: int,
+    tell: Callable[[RowCompared], None],
+) -> Iterator[Answers]:
+    """Yield what both models say to each row, in the rows' order.
+
+    Which of them is asked first alternates from row to row, and the seed draws who begins: what changes while they are
+    asked is no one's advantage. A row that a model answers without a text counts as an empty answer; whatever else an
+    endpoint raises ends it, with the row in a note.
+
+    - **concurrency**: rows at once.
+    """
+    begins = random.Random(seed).randrange(2)  # noqa: S311 - a choice, no secret
+
+    def ask(index: int) -> Answers:
+        order = SIDES if (index + begins) % 2 == 0 else SIDES[::-1]
+        said: dict[Side, str] = {}
+        failed: dict[Side, str] = {}
+        for side in order:
+            try:
+                said[side] = (before if side == "before" else after).ask(rows[index])
+            except ScoringError as error:
+                said[side], failed[side] = "", in_a_line(error.what)
+            except Exception as error:
+                error.add_note(f"The model {side} was asked row {rows[index].number}.")
+                raise
+        return Answers(**said, asked_first=order[0], failed=failed)
+
+    def told(index: int, answers: Answers) -> Answers:
+        tell(RowCompared(before=before.name, after=after.name, rows=index + 1, total_rows=len(rows)))
+        return answers
+
+    if concurrency == 1:  # in this thread, where a function that is no endpoint may want to be
+        yield from (told(index, ask(index)) for index in range(len(rows)))
+        return
+    with SideBySide(concurrency) as side:
+        futures = [side.begin(ask, index) for index in range(len(rows))]
+        yield from (told(index, future.result()) for index, future in enumerate(futures))
