@@ -60,6 +60,9 @@ if TYPE_CHECKING:
     from phift.run.tuning import tune as tune
     from phift.serving.deployment import deploy_model as deploy_model
     from phift.serving.endpoint import Endpoint as Endpoint
+    from phift.serving.listing import Endpoints as Endpoints
+    from phift.serving.listing import EndpointSummary as EndpointSummary
+    from phift.serving.listing import endpoints as endpoints
     from phift.serving.resource import DeploymentEvent as DeploymentEvent
     from phift.tokens.count import Counted as Counted
     from phift.views.printer import EventPrinter as EventPrinter
@@ -77,6 +80,8 @@ _PLACES = {
     "Download": "jobs.download",
     "DownloadProgress": "jobs.download",
     "Endpoint": "serving.endpoint",
+    "EndpointSummary": "serving.listing",
+    "Endpoints": "serving.listing",
     "Event": "run.events",
     "EventPrinter": "views.printer",
     "Finding": "check.findings",
@@ -112,6 +117,7 @@ _PLACES = {
     "connect": "azure.connect",
     "deploy_model": "serving.deployment",
     "download_model": "jobs.registration",
+    "endpoints": "serving.listing",
     "find_model": "check.models",
     "find_search": "run.tuning",
     "only": "run.events",

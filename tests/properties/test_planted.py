@@ -28,12 +28,12 @@ from rich.console import Console
 
 from faults.chain import write_data
 from fidelity.wire_traffic import route_of
-from phift import EventPrinter, FineTuneRun, RunConfig
+from phift import EventPrinter, FineTuneRun, RunConfig, endpoints
 from phift.cli.output import tell
 from phift.errors import PhiftError
-from phift.serving.cleanup import deployed_endpoints, deployments_of, remove_endpoints_of
+from phift.serving.cleanup import deployed_endpoints, remove_endpoints_of
 from phift.testing import TestWorkspace
-from phift.views.terminal import show_endpoints, show_plan, show_report
+from phift.views.terminal import show_plan, show_report
 
 pytestmark = [
     pytest.mark.slow,
@@ -259,7 +259,7 @@ def run_chain(workspace: TestWorkspace, folder: Path, planted: Planted) -> Outpu
             endpoint.chat("Is this a chain?")
             tell(f"endpoint {endpoint.name} at {endpoint.scoring_uri}")
             found = deployed_endpoints(run.clients)
-            show_endpoints(console, [(each, deployments_of(run.clients, each.name)) for each in found])
+            tell(endpoints(run.clients), lines=True)
             outputs.add("endpoints", [str(each) for each in found])
             outputs.add("earlier", [str(each) for each in run.earlier_endpoints()])
 

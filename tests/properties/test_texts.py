@@ -58,12 +58,14 @@ from phift.run.listing import Runs, RunSummary
 from phift.run.trials import SearchResult, Ticket, Trial
 from phift.serving.cleanup import Cleanup, DeployedEndpoint
 from phift.serving.endpoint import Endpoint
+from phift.serving.listing import Endpoints, EndpointSummary
+from phift.serving.price import Machines
 from phift.serving.resource import DeploymentEvent
 from phift.testing import TestWorkspace
 from phift.tokens.conversation import Conversation
 from phift.tokens.count import Counted, SplitTokens, TokenReport
 from phift.views.printer import EventPrinter
-from phift.views.terminal import show_endpoints, show_plan, show_report
+from phift.views.terminal import show_plan, show_report
 from unit.fakes import Fakes, run_config
 
 EXAMPLES = int(os.environ.get("PHIFT_EXAMPLES", "50"))
@@ -102,6 +104,13 @@ def endpoint(text: str) -> DeployedEndpoint:
     )
 
 
+def summary(text: str) -> EndpointSummary:
+    machines, names = {text: Machines(text, 1)}, {"name": text, "job": text, "model": text, "owner": text}
+    return EndpointSummary(
+        **names, created=None, expires=None, traffic={}, machines=machines, price_per_day=None, requests=None
+    )
+
+
 def account(text: str) -> Account:
     return Account(
         source=text, format="jsonl", rows=1, train=1, validation=0, test=0, aside=0, reasons={text: 1}, blank=0
@@ -124,7 +133,6 @@ NAME_VIEWS: dict[str, Callable[[str], str]] = {
     "deployment": lambda text: drawn(lambda c: EventPrinter(c)(DeploymentEvent("ready", text))),
     "progress": lambda text: drawn(lambda c: EventPrinter(c)(Progress(source=text, rows=1))),
     "counted": lambda text: drawn(lambda c: EventPrinter(c)(Counted(text, 1, 0.5))),
-    "endpoints": lambda text: drawn(lambda c: show_endpoints(c, [(endpoint(text), {text: text})])),
     "tell": lambda text: printed(lambda: tell(f"job {text}")),
     "account": lambda text: f"{account(text)}",
     "endpoint": lambda text: f"{endpoint(text)}\n",
@@ -133,6 +141,7 @@ LINES_VIEWS: dict[str, Callable[[str], str]] = {
     "report": lambda text: drawn(lambda c: show_report(c, CheckReport.of([finding(text)]))),
     "report as text": lambda text: f"{CheckReport.of([finding(text)])}",
     "error": lambda text: f"{error(text)}",
+    "endpoints": lambda text: f"{Endpoints((summary(text),), text)}",
     "cleanup": lambda text: f"{Cleanup(deleted=(text,), left=(endpoint(text),))}",
     "conversation": lambda text: f"{Conversation(place=text, messages=((text, text),), note=text)}",
     "tokens": lambda text: f"{Conversation(place='a', messages=(), tokens=((text, True), (text, False)))}",
@@ -290,11 +299,13 @@ OF_TEXT: dict[type, Callable[[str], object]] = {
     Datastore: lambda text: Datastore(Fakes().clients, text),
     DeployedEndpoint: endpoint,
     Endpoint: deployed,
+    Endpoints: lambda text: Endpoints((summary(text),), text),
     Exam: lambda text: Exam((text,), (text,), (text,)),
     Finding: finding,
     FineTuneJob: lambda text: FineTuneJob(text, Fakes().clients),
     FineTuneRun: lambda text: _run(text),
     LocalWorkspace: lambda text: LocalWorkspace(Path(text.replace("\0", ""))),
+    Machines: lambda text: Machines(text, 1),
     MemoryEstimate: memory,
     Parameters: parameters,
     PreparedDataset: prepared,

@@ -358,7 +358,8 @@ def test_a_job_is_deployed_and_cleaned_up_by_its_name(
     assert f"until you delete it: phift cleanup {job.name} --workspace a/b/c" in result.output
     (name,) = fakes.workspace.online_endpoints.known
     listed = invoke("endpoints", "--workspace", "a/b/c").output
-    assert re.search(rf"{name} +{job.name} +phi-4-finetuned:\w+ +\d+ s +default 100 % \(1 x {A100}\)", listed)
+    assert re.search(rf"{name} +\d+ s +in .* +\?\n", listed)
+    assert re.search(rf"    model phi-4-finetuned:\w+; job {job.name}; default 100 % \(1 x {A100}\)\n", listed)
     assert invoke("cleanup", name, "--workspace", "a/b/c").exit_code == 0
     assert "deployed nothing" in invoke("endpoints").output
     assert invoke("cleanup", job.name).output.endswith("There was no endpoint to delete.\n")

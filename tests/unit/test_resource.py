@@ -37,7 +37,7 @@ def test_a_deletion_that_left_the_endpoint_says_that_it_costs() -> None:
     fakes = Fakes()
     fakes.add_endpoint(NAME)
     fakes.workspace.online_endpoints.undeletable = True
-    with pytest.raises(Conflict, match="still up and costs money") as caught:
+    with pytest.raises(Conflict, match="still up and has no deployment") as caught:
         deletion(fakes.clients)
     assert caught.value.fix == f"delete it: phift cleanup {NAME}, or in the studio"
 
@@ -56,7 +56,7 @@ def test_a_deletion_that_is_refused_says_that_the_endpoint_costs(
     begin(clients).result()
     workspace.order(Fault(DELETE, **error))
     with pytest.raises(
-        kind, match=f"^The endpoint {NAME} is still up and costs money. Its deletion failed: "
+        kind, match=f"^The endpoint {NAME} is still up and has no deployment, .* Its deletion failed: "
     ) as caught:
         deletion(clients)
     assert f"phift cleanup {NAME}" in str(caught.value)
@@ -68,7 +68,7 @@ def test_a_deletion_that_fails_half_way_says_that_the_endpoint_costs(
 ) -> None:
     begin(clients).result()
     workspace.order(Fault("operation endpoint-delete", status=500, message="try later"))
-    with pytest.raises(ServiceError, match=r"costs money.*try later"):
+    with pytest.raises(ServiceError, match=r"machine that costs.*try later"):
         deletion(clients)
 
 
@@ -97,7 +97,7 @@ def test_a_deletion_waits_no_longer_than_an_operation_lasts(
     monkeypatch.setattr("phift.serving.resource._LONGEST_OPERATION", -1.0)
     busy = http_error(409, f"{NAME} is Updating; wait until that is done.")
     fakes.workspace.record.fail("online_endpoints.begin_delete", *[busy] * 100)
-    with pytest.raises(Conflict, match="costs money"):
+    with pytest.raises(Conflict, match="still up"):
         deletion(fakes.clients)
     assert fakes.workspace.record.count("online_endpoints.begin_delete") == 1
 

@@ -41,7 +41,7 @@ ALLOWED = {
     "data": {"azure", "check", "component", "config", "errors", "version"},
     "tokens": {"azure", "check", "component", "config", "data", "errors"},
     "jobs": {"views", "azure", "check", "component", "config", "data", "errors", "plan", "version"},
-    "serving": {"azure", "config", "errors", "jobs"},
+    "serving": {"azure", "check", "config", "errors", "jobs"},
     "evaluation": {"azure", "data", "errors", "serving"},
     "plan": {"azure", "check", "config", "data", "errors", "facts", "jobs", "tokens"},
     "run": {"azure", "check", "component", "config", "data", "errors", "jobs", "plan", "serving", "tokens"},

@@ -16,6 +16,7 @@ import click
 
 import phift
 from phift.cli import jobs, taking_home, tuning
+from phift.cli.endpoints import endpoints
 from phift.cli.interrupted import INTERRUPTED, Leftovers, ignore_interruptions, notes, say, watch
 from phift.cli.local import local
 from phift.cli.options import CONFIG, FOLDER, ON_END, WORKSPACE, is_config, named, workspace_option
@@ -255,18 +256,6 @@ def cleanup(target: str, workspace: str | None) -> None:
 
 
 @main.command()
-@WORKSPACE
-def endpoints(workspace: str | None) -> None:
-    """List what phift has deployed in a workspace, with its job, age and traffic; each of them costs money."""
-    from phift.serving.cleanup import deployed_endpoints, deployments_of
-    from phift.views.terminal import show_endpoints
-
-    clients = phift.connect(workspace=workspace)
-    found = deployed_endpoints(clients)
-    show_endpoints(console(), [(each, deployments_of(clients, each.name)) for each in found])
-
-
-@main.command()
 @click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
 @click.option("--force", is_flag=True, help="Replace files of the same names that hold something else.")
 def samples(folder: Path, force: bool) -> None:
@@ -310,7 +299,7 @@ def facts(must_be_new: bool) -> None:
 
 for _command in (
     *(local, jobs.follow, jobs.runs, jobs.metrics, jobs.compare, jobs.logs, jobs.cancel),
-    *(taking_home.download, taking_home.reproduce, tuning.tune),
+    *(taking_home.download, taking_home.reproduce, tuning.tune, endpoints),
 ):
     main.add_command(_command)
 

@@ -38,6 +38,18 @@ ON_END = click.option(
 CONFIG = click.argument("config", type=click.Path(path_type=Path))
 
 
+class CommandUnlessNamed(click.Group):
+    """Takes what does not begin with one of its commands for the arguments of the one that `unnamed` says."""
+
+    unnamed: str
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Put the command's name before arguments that have none."""
+        if not args or args[0] not in (*self.commands, "--help"):
+            args = [self.unnamed, *args]
+        return super().parse_args(ctx, args)
+
+
 def is_config(target: str) -> bool:
     """Tell whether what a command is about is a configuration, and no name."""
     return target.endswith((".yaml", ".yml")) or Path(target).is_file()

@@ -11,7 +11,7 @@ import click
 
 import phift
 from phift.cli.interrupted import Leftovers
-from phift.cli.options import CONFIG, PLOT, WORKSPACE, workspace_option
+from phift.cli.options import CONFIG, PLOT, WORKSPACE, CommandUnlessNamed, workspace_option
 from phift.cli.output import console, hand_out, tell
 from phift.errors import NotFound
 
@@ -21,13 +21,8 @@ if TYPE_CHECKING:
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print the trials as JSON.")
 
 
-class _RunUnlessNamed(click.Group):
-    """Takes what is none of its commands for the file of a search to run."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        if args and args[0] not in (*self.commands, "--help"):
-            args = ["run", *args]
-        return super().parse_args(ctx, args)
+class _RunUnlessNamed(CommandUnlessNamed):
+    unnamed = "run"
 
 
 @click.group(cls=_RunUnlessNamed)

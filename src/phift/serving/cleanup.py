@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 from phift.azure.answers import listed, text, texts
@@ -28,6 +28,7 @@ class DeployedEndpoint:
     configuration: str
     created: datetime | None  # None for one that an older phift made
     traffic: Mapping[str, int]  # percent by deployment
+    tags: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     @property
     def age(self) -> timedelta | None:
@@ -60,20 +61,10 @@ def deployed_endpoints(clients: Clients) -> list[DeployedEndpoint]:
             configuration=tags.get(CONFIGURATION, ""),
             created=created,
             traffic={str(name): share for name, share in dict(endpoint.traffic or {}).items()},
+            tags=tags,
         )
         made.append(deployed)
     return sorted(made, key=lambda each: each.created or datetime.min.replace(tzinfo=UTC), reverse=True)
-
-
-@forgetting_locals()
-def deployments_of(clients: Clients, endpoint: str) -> dict[str, str]:
-    """Return how many instances of which VM size each deployment of an endpoint has, as text."""
-    with azure_errors(f"endpoint {endpoint}"):
-        found = listed(clients.workspace.online_deployments.list(endpoint), f"deployments of {endpoint}")
-    return {
-        text(each.name, "deployment.name"): f"{each.instance_count} x {text(each.instance_type, 'instance_type')}"
-        for each in found
-    }
 
 
 @dataclass(frozen=True, kw_only=True)

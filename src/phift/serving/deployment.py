@@ -29,6 +29,7 @@ from phift.serving import resource
 from phift.serving.endpoint import Endpoint
 from phift.serving.lifetime import extended, lifetime_tags
 from phift.serving.model import find_model_id, model_digest
+from phift.serving.price import cost_of
 from phift.serving.resource import CREATED, SERVES, DeploymentEvent, OnEvent, telling
 from phift.serving.uses import EndpointUse
 
@@ -219,14 +220,15 @@ class _Attempt:
         try:
             gone = leave() if interrupted else resource.for_certain(leave, self._name)
         except (PhiftError, KeyboardInterrupt, SystemExit) as error:
-            why = error.what if isinstance(error, PhiftError) else type(error).__name__
-            still_up = resource.still_up(self._name)
-            left = visible(f"{still_up} It could not be deleted ({why}); delete it: phift cleanup {self._name}")
-            if isinstance(error, PhiftError):
-                return left
-            if interrupted:
-                error.add_note(left)
-            raise
+            if not isinstance(error, PhiftError):
+                if interrupted:
+                    error.add_note(f"{resource.still_up(self._name)} Delete it: phift cleanup {self._name}")
+                raise
+            # The deletion of an endpoint says itself that it is still up, and what it costs.
+            of_deployment = (
+                "" if self._use.made else f"{resource.still_up(self._name, cost_of(self._clients, self._name))} "
+            )
+            return visible(f"{of_deployment}{error.what} Delete it: phift cleanup {self._name}")
         return "" if gone else f"The endpoint {self._name} stays up and costs money: somebody else uses it."
 
     def _take_back(self) -> None:

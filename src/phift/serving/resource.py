@@ -16,6 +16,7 @@ from phift.azure.answers import outcome, text, texts
 from phift.azure.clients import Clients
 from phift.azure.quiet import quiet
 from phift.errors import (
+    AuthenticationError,
     Conflict,
     NotFound,
     PhiftError,
@@ -28,6 +29,7 @@ from phift.errors import (
     visible,
 )
 from phift.jobs.job import JOB_TAG
+from phift.serving.price import cost_of
 
 if TYPE_CHECKING:
     from azure.ai.ml.entities import OnlineDeployment, OnlineEndpoint
@@ -37,6 +39,7 @@ logger = logging.getLogger(__name__)
 # The tags that say which model an endpoint was made for, in digits and in words (``name:version``), and when it was
 # made: ISO 8601, UTC, to the microsecond, so that no two calls share it.
 SERVES, MODEL, CREATED = "phift.serves", "phift.model", "phift.created"
+_COSTS = "costs money"
 _LONGEST_OPERATION = 3600.0  # seconds; the service gives an endpoint's operations 30 minutes
 _MOST_TRIES = 40  # at a change that is refused because another one is under way; with 15 s between them, ten minutes
 # States in which a create or an update is still under way, as both kinds of resource name them.
@@ -222,18 +225,21 @@ def provisioning_state(resource: OnlineEndpoint | OnlineDeployment) -> str:
 def delete_endpoint(clients: Clients, name: str, emit: OnEvent) -> None:
     """Delete an endpoint with its deployments and look that it is gone; one that is not there is no error.
 
-    Raises what the service said, with the news that the endpoint is still up and costs money.
+    Raises what the service said, with the news that the endpoint is still up and what it costs.
     """
     emit(DeploymentEvent("delete", name))
     there = endpoint(clients, name)
     try:
         there.delete()
     except PhiftError as error:
-        error.what = f"{still_up(name)} Its deletion failed: {error.what}"
+        # A service that does not answer is not asked what it costs.
+        silent = isinstance(error, ServiceUnreachable | AuthenticationError | WaitTimeout)
+        cost = _COSTS if silent else cost_of(clients, name)
+        error.what = f"{still_up(name, cost)} Its deletion failed: {error.what}"
         error.fix = f"{f'{error.fix}; then ' if error.fix else ''}delete it: phift cleanup {name}, or in the studio"
         raise
     if there.settled() is not None:
-        what = f"{still_up(name)} The service says that it deleted it, and it is still there."
+        what = f"{still_up(name, cost_of(clients, name))} The service says that it deleted it, and it is still there."
         raise Conflict(what, where=there.place, fix=f"delete it: phift cleanup {name}, or in the studio")
     emit(DeploymentEvent("deleted", name))
 
@@ -255,9 +261,12 @@ def for_certain(work: Callable[[], Result], name: str) -> Result:
         raise
 
 
-def still_up(name: str) -> str:
-    """Return what is to be said of an endpoint that is not known to be deleted."""
-    return f"The endpoint {name} is still up and costs money."
+def still_up(name: str, cost: str = _COSTS) -> str:
+    """Return what is to be said of an endpoint that is not known to be deleted.
+
+    - **cost**: what `phift.serving.price.cost_of` says, where there is time to ask.
+    """
+    return f"The endpoint {name} is still up and {cost}."
 
 
 def purpose(tags: Mapping[str, str]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 from rich.console import Console
 from rich.table import Table
@@ -11,9 +11,7 @@ from rich.text import Text
 from phift.check.report import CheckReport
 from phift.data.prepare import PreparedDataset
 from phift.errors import redact, visible
-from phift.jobs.progress import in_words
 from phift.plan import Plan
-from phift.serving.cleanup import DeployedEndpoint
 
 _COLOURS = {"error": "bold red", "warning": "yellow", "note": "dim"}
 
@@ -72,22 +70,6 @@ def show_plan(console: Console, plan: Plan) -> None:
     table = Table(box=None, show_header=False, pad_edge=False)
     for row in rows:
         table.add_row(*_names(*row))
-    console.print(table)
-
-
-def show_endpoints(console: Console, found: Sequence[tuple[DeployedEndpoint, Mapping[str, str]]]) -> None:
-    """Print what is deployed in a workspace: endpoints with their deployments' instances."""
-    if not found:
-        console.print(shown("phift has deployed nothing in this workspace."))
-        return
-    table = Table(box=None, pad_edge=False)
-    for column in ("endpoint", "job", "model", "age", "traffic"):
-        table.add_column(column, overflow="fold")
-    for each, deployments in found:
-        shares = [f"{name} {each.traffic.get(name, 0)} % ({instances})" for name, instances in deployments.items()]
-        age = in_words(each.age) if each.age is not None else "unknown"
-        traffic = "\n".join(visible(share, lines=False) for share in shares) or "no deployment"
-        table.add_row(*_names(each.name, each.job or "-", each.model or "-", age), shown(traffic))
     console.print(table)
 
 
