@@ -58,12 +58,15 @@ if TYPE_CHECKING:
     from phift.run.tuning import find_search as find_search
     from phift.run.tuning import stop_search as stop_search
     from phift.run.tuning import tune as tune
+    from phift.serving.chat import Reply as Reply
+    from phift.serving.chat import ToolCall as ToolCall
     from phift.serving.deployment import deploy_model as deploy_model
     from phift.serving.endpoint import Endpoint as Endpoint
     from phift.serving.listing import Endpoints as Endpoints
     from phift.serving.listing import EndpointSummary as EndpointSummary
     from phift.serving.listing import endpoints as endpoints
     from phift.serving.resource import DeploymentEvent as DeploymentEvent
+    from phift.serving.streaming import ReplyStream as ReplyStream
     from phift.tokens.count import Counted as Counted
     from phift.views.printer import EventPrinter as EventPrinter
 
@@ -100,6 +103,8 @@ _PLACES = {
     "PreparedDataset": "data.prepared",
     "Progress": "data.sources",
     "RegisteredModel": "jobs.registration",
+    "Reply": "serving.chat",
+    "ReplyStream": "serving.streaming",
     "RowCompared": "evaluation.asking",
     "RunConfig": "config.run",
     "RunResult": "run.chain",
@@ -110,6 +115,7 @@ _PLACES = {
     "StatusChanged": "jobs.events",
     "StepChanged": "jobs.events",
     "StillQueued": "jobs.events",
+    "ToolCall": "serving.chat",
     "TrialChanged": "run.events",
     "build_pipeline": "run.building",
     "compare_models": "evaluation.comparison",

@@ -25,15 +25,18 @@ class Request:
 
 @dataclass(frozen=True)
 class Reply:
-    """What to answer: bytes as they are, what a function makes of the request, or anything else as JSON."""
+    """What to answer: bytes as they are, what a function makes of the request, or anything else as JSON.
+
+    What a function returns may be an iterator: its bytes are sent as they come, and an error of it cuts the answer off.
+    """
 
     body: Any = None
     status: int = 200
     headers: dict[str, str] = field(default_factory=dict)
 
-    def encoded(self, request: Request) -> bytes:
+    def encoded(self, request: Request) -> bytes | Iterator[bytes]:
         body = self.body(request) if callable(self.body) else self.body
-        return body if isinstance(body, bytes) else json.dumps(body).encode()
+        return body if isinstance(body, bytes | Iterator) else json.dumps(body).encode()
 
 
 def _nothing() -> None:
@@ -43,7 +46,8 @@ def _nothing() -> None:
 class Script:
     """What the server answers, in order, the last reply for ever, or what a function makes of it; what it was asked.
 
-    ``before`` is called in the server's thread before each answer.
+    ``before`` is called in the server's thread before each answer. With ``keeps`` a connection is kept after an answer;
+    ``connections`` counts those that were made.
     """
 
     def __init__(self, url: str) -> None:
@@ -51,9 +55,11 @@ class Script:
         self.replies: list[Reply | Callable[[Request], Reply]] = []
         self.requests: list[Request] = []
         self.before: Callable[[], None] = _nothing
+        self.keeps, self.connections = False, 0
 
     def answers(self, *replies: Reply | Callable[[Request], Reply]) -> None:
         self.replies, self.requests, self.before = list(replies), [], _nothing
+        self.keeps, self.connections = False, 0
 
     def take(self, request: Request) -> Reply:
         reply = self.replies.pop(0) if len(self.replies) > 1 else self.replies[0]
@@ -62,6 +68,12 @@ class Script:
 
 def _handler(script: Script) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def setup(self) -> None:
+            super().setup()
+            script.connections += 1
+
         def _answer(self) -> None:
             sent = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             asked = json.loads(sent) if sent.startswith((b"{", b"[")) else None  # a sign-in sends a form
@@ -71,10 +83,20 @@ def _handler(script: Script) -> type[BaseHTTPRequestHandler]:
             reply = script.take(request)
             body = reply.encoded(request)
             self.send_response(reply.status)
-            for name, value in {"Content-Length": str(len(body)), **reply.headers}.items():
+            whole = isinstance(body, bytes)
+            length = {"Content-Length": str(len(body))} if isinstance(body, bytes) else {"Transfer-Encoding": "chunked"}
+            for name, value in {**length, **reply.headers}.items():
                 self.send_header(name, value)
+            if not script.keeps:
+                self.send_header("Connection", "close")
             self.end_headers()
-            self.wfile.write(body)
+            try:
+                for piece in [body] if isinstance(body, bytes) else body:
+                    self.wfile.write(piece if whole else b"%x\r\n%s\r\n" % (len(piece), piece))
+                if not whole:
+                    self.wfile.write(b"0\r\n\r\n")
+            except OSError:  # either end has had enough
+                self.close_connection = True
 
         do_GET = do_POST = _answer  # noqa: N815 - http.server's names
 

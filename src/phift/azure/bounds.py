@@ -138,22 +138,50 @@ def read_bounded(response: requests.Response, **options: Any) -> None:
     """
     if options.get("stream") or vars(response)["_content"] is not False:
         return
-    end, pieces, size = time.monotonic() + LONGEST_ANSWER, [], 0
-    _end_wire(response, end)
     try:
-        for piece in _pieces(response):
-            pieces.append(piece)
-            size += len(piece)
-            why = f"is longer than {MOST_ANSWERED >> 20} MB" if size > MOST_ANSWERED else ""
-            if why or time.monotonic() > end:
-                raise _endless(why or _too_slow(LONGEST_ANSWER))  # noqa: TRY301 - it gets its place as the others do
+        response._content = b"".join(read_arriving(response))  # what requests keeps when it has read the answer itself
     except BaseException as error:
         response.close()
         if isinstance(error, ServiceError):
             error.where = redact((response.url or "").partition("?")[0])
         raise
-    response._content = b"".join(pieces)  # what requests keeps when it has read the answer itself
     vars(response)["_content_consumed"] = True
+
+
+def read_arriving(response: requests.Response, end: float = math.inf) -> Iterator[bytes]:
+    """Yield what comes of an answer's body, as it comes, up to what an answer may have.
+
+    - **end**: when nothing more is waited for, by the monotonic clock; `LONGEST_ANSWER` from now at the latest.
+
+    Raises `phift.errors.ServiceError` where it is longer or takes longer, and what requests raises.
+    """
+    import requests
+
+    end, size = min(end, time.monotonic() + LONGEST_ANSWER), 0
+    late = _endless(_too_slow(end - time.monotonic()))
+    _end_wire(response, end)
+    _wait_until(response, end)
+    try:
+        for piece in _pieces(response):
+            size += len(piece)
+            if size > MOST_ANSWERED:
+                raise _endless(f"is longer than {MOST_ANSWERED >> 20} MB")
+            if time.monotonic() > end:
+                raise late
+            yield piece
+            _wait_until(response, end)
+    except requests.RequestException:
+        if time.monotonic() >= end:  # the last read was not waited for
+            raise late from None
+        raise
+
+
+def _wait_until(response: requests.Response, end: float) -> None:
+    """Have the next read wait no longer than that; each would wait as long as the first one."""
+    connection = getattr(response.raw, "connection", None)
+    if (sock := getattr(connection, "sock", None)) is not None:
+        left = max(0.001, end - time.monotonic())
+        sock.settimeout(min(left, sock.gettimeout() or left))
 
 
 def read_part(response: requests.Response, skip: int, most: int) -> bytes:

@@ -2,59 +2,33 @@
 
 from __future__ import annotations
 
-import math
-import threading
+import logging
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self
-
-from pydantic import SecretStr
 
 from phift import errors
 from phift.azure.answers import listed, text
-from phift.azure.bounds import end_lines, read_bounded
-from phift.azure.clients import GOOD_FOR, Clients
+from phift.azure.clients import Clients
 from phift.azure.connect import clients_of
 from phift.config.deployment import DeploymentConfig
 from phift.serving import resource
+from phift.serving.chat import Message as Message
+from phift.serving.chat import Reply, read_reply
+from phift.serving.question import Question
 from phift.serving.resource import DeploymentEvent, OnEvent, delete_endpoint, for_certain, telling
+from phift.serving.scoring import Answer, ScoringClient
+from phift.serving.streaming import ReplyStream, in_one, streamed
 from phift.serving.uses import EndpointUse
 
 if TYPE_CHECKING:
-    import requests
     from azure.ai.ml.entities import OnlineEndpoint
 
     from phift.azure.connect import AnyClients
 
-Message = Mapping[str, Any]
+logger = logging.getLogger(__name__)
 
-# What a scoring call's status means: the error, what it says, and the way out.
-_REFUSED = (
-    errors.AuthenticationError,
-    "The endpoint refused the key.",
-    "the keys may have been regenerated: call deploy() again, which reads the keys",
-)
-_REFUSALS: Mapping[int, tuple[type[errors.PhiftError], str, str]] = {
-    401: _REFUSED,
-    403: _REFUSED,
-    404: (errors.NotFound, "No deployment takes traffic here.", "give a deployment traffic"),
-    408: (
-        errors.ScoringError,
-        "The model took longer than the request time-out.",
-        "lower max_new_tokens, or raise `deployment.request_timeout_ms` (at most 180000)",
-    ),
-    429: (errors.Throttled, "More requests at once than the deployment takes.", "ask slower"),
-}
-# What else it means where a token of Microsoft Entra ID opens the endpoint.
-_TOKEN_REFUSALS: Mapping[int, tuple[type[errors.PhiftError], str, str]] = {
-    401: (errors.AuthenticationError, "The endpoint refused the token.", "sign in again, to the workspace's tenant"),
-    403: (
-        errors.AccessDenied,
-        "The endpoint knows the token, and its owner may not call it.",
-        "have a role assigned with Microsoft.MachineLearningServices/workspaces/onlineEndpoints/score/action",
-    ),
-}
+_FORGOTTEN_AFTER = 600.0  # seconds after which an endpoint may have got a deployment with other routes
 
 
 class Endpoint:
@@ -90,9 +64,9 @@ class Endpoint:
         if found is None:
             there = resource.endpoint(clients, name)
             found = there.settled() or there.get()  # the service tells no address of one that is being changed
-        self._key = _read_key(clients, name)
         self.scoring_uri = text(found.scoring_uri, "endpoint.scoring_uri")
-        self._sessions = threading.local()  # requests does not say that threads may share one
+        self._client = ScoringClient(clients, name, self.scoring_uri, config.request_timeout_ms / 1000)
+        self._without_openai: dict[str | None, float] = {}
 
     @classmethod
     @errors.forgetting_locals()
@@ -129,13 +103,15 @@ class Endpoint:
 
     @errors.forgetting_locals()
     def __exit__(self, *_raised: object) -> None:
+        self.close()
         for_certain(self._leave, self.name)
 
-    def _opened(self) -> _Key:
-        """Return the endpoint's key; a token that is about to expire is asked for again."""
-        if self._key.until - time.time() < GOOD_FOR:
-            self._key = _read_key(self._clients, self.name)
-        return self._key
+    def close(self) -> None:
+        """Close the connections that are kept for further questions; a later question opens its own. Deletes nothing.
+
+        Those that nobody holds any more are closed with the endpoint's handle.
+        """
+        self._client.sessions.close()
 
     def _leave(self) -> None:
         if not self._use.leave(lambda: delete_endpoint(self._clients, self.name, self._emit)):
@@ -157,123 +133,154 @@ class Endpoint:
         max_new_tokens: int = 256,
         do_sample: bool = False,
         deployment: str | None = None,
+        timeout: float | None = None,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        extra_parameters: Mapping[str, Any] | None = None,
         **parameters: Any,
-    ) -> str:
-        """Return the model's answer to a conversation.
+    ) -> Reply:
+        """Return the model's answer to a conversation: a text, or the tools that it calls.
 
-        - **messages**: a question, or messages with ``role`` and ``content``, the last one from the user.
+        - **messages**: a question, or messages with ``role`` and ``content``, the last one the user's or a tool's.
         - **deployment**: ask this deployment, whatever the traffic rules say.
-        - **parameters**: passed on to the model server, such as ``temperature``.
+        - **timeout**: seconds for all of it, further tries at a busy deployment too.
+        - **tools**: that the model may call, as OpenAI's API has them.
+        - **parameters**: such as ``temperature``; see ``docs/chatting.md``.
+        - **extra_parameters**: sent as they are, for a server of your own.
 
-        Raises `phift.errors.ScoringError` where the answer holds no text.
+        Raises `phift.errors.DataError` and `phift.errors.ParameterError` before anything is sent,
+        `phift.errors.NotFound` where there is no such deployment or none has traffic, `phift.errors.WaitTimeout`, and
+        `phift.errors.ScoringError` where the answer holds neither a text nor a call.
         """
-        conversation = [{"role": "user", "content": messages}] if isinstance(messages, str) else list(messages)
-        if not conversation or conversation[-1].get("role") != "user":
-            fix = "end the conversation with a message of role `user`"
-            raise errors.DataError("The last message is not the user's.", where="messages", fix=fix)
-        # A flat list of messages is the one form that the MLflow server and the vLLM container both take
-        # (azureml-evaluate-mlflow 0.0.91; foundation-model-serve, azureml-assets, 2026-07-23).
         settings = {"max_new_tokens": max_new_tokens, "do_sample": do_sample, **parameters}
-        body = {"input_data": {"input_string": conversation, "parameters": settings}, "params": {}}
-        place = f"endpoint {self.name}"
-        if not self.scoring_uri.lower().startswith("https://"):
-            what = "The address that the service gave for the endpoint is not https, so no key is sent there."
-            fix = "Azure's are https: look at the endpoint in the studio, and at what answers in the service's place"
-            raise errors.ServiceError(what, where=f"{place} at {errors.redact(self.scoring_uri)}", fix=fix)
-        # Headers of its own: the SDK's ``invoke`` keeps them for later calls.
-        headers = {"azureml-model-deployment": deployment} if deployment else {}
-        # A little longer than the service waits, so that its answer comes first.
-        seconds = self._config.request_timeout_ms / 1000 + 10
-        if not hasattr(self._sessions, "own"):
-            self._sessions.own = _patient_session()
-        import requests
+        question = Question.of(messages, settings, tools, extra_parameters)
+        return self._chat(question, deployment, timeout)
 
+    def stream(
+        self,
+        messages: str | Sequence[Message],
+        *,
+        max_new_tokens: int = 256,
+        do_sample: bool = False,
+        deployment: str | None = None,
+        timeout: float | None = None,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        extra_parameters: Mapping[str, Any] | None = None,
+        **parameters: Any,
+    ) -> ReplyStream:
+        """Ask as `chat` does, and return the answer as pieces of text that are there when they come.
+
+            for piece in endpoint.stream("What is the symbol of gold?"):
+                print(piece, end="", flush=True)
+
+        It is asked of OpenAI's route. A deployment without one, as an MLflow model's is on Azure, is asked as `chat`
+        asks it, and the answer is one piece: whether streaming gained anything, ``in_one_piece`` says at the end.
+
+        Raises what `chat` raises; while the pieces come, `phift.errors.ScoringError` where they break off.
+        """
+        settings = {"max_new_tokens": max_new_tokens, "do_sample": do_sample, **parameters}
+        question = Question.of(messages, settings, tools, extra_parameters)
+        asked = time.monotonic()
+        answer = self._ask_openai(question, deployment, timeout, stream=True)
+        if answer is not None:
+            return streamed(answer, self._client.place, asked)
+        return in_one(self._ask_instead(question, deployment, timeout, asked), asked)
+
+    def _chat(
+        self,
+        question: Question,
+        deployment: str | None,
+        timeout: float | None,
+        on_busy: Callable[[], None] | None = None,
+    ) -> Reply:
+        if not (self._client.is_openai or question.has_tools or question.needs_openai):
+            return self._ask_score(question, deployment, timeout, on_busy)
+        asked = time.monotonic()
+        answer = self._ask_openai(question, deployment, timeout, on_busy)
+        if answer is None:
+            return self._ask_instead(question, deployment, timeout, asked, on_busy)
+        with answer:
+            return read_reply(answer.json(), self._client.place, answer.deployment)
+
+    def _ask_openai(
+        self,
+        question: Question,
+        deployment: str | None,
+        timeout: float | None,
+        on_busy: Callable[[], None] | None = None,
+        *,
+        stream: bool = False,
+    ) -> Answer | None:
+        """Return the answer of OpenAI's route; None where the deployment has no such route."""
+        client = self._client
+        if time.monotonic() < self._without_openai.get(deployment, 0):
+            return None
+        url = client.address if client.is_openai else f"{client.openai_base}/chat/completions"
+        body = question.to_openai(self.name, stream=stream)
+        answer = client.send(url, body, deployment, timeout=timeout, on_busy=on_busy)
+        if answer.status < 300:
+            return answer
+        with answer:
+            if client.is_openai or not answer.lacks_route:
+                raise self._refusal(answer, question, deployment)
+        return None
+
+    def _ask_instead(
+        self,
+        question: Question,
+        deployment: str | None,
+        timeout: float | None,
+        asked: float,
+        on_busy: Callable[[], None] | None = None,
+    ) -> Reply:
+        """Ask without OpenAI's route, and for a while not look for it again, which counts as an error on Azure."""
+        if name := question.needs_openai:
+            what = f"The deployment takes no {name}: it has no OpenAI route, or there is none with traffic."
+            raise errors.ScoringError(what, where=self._client.place, fix=f"leave {name} out", status=404)
+        left = None if timeout is None else timeout - (time.monotonic() - asked)
+        reply = self._ask_score(question, deployment, left, on_busy)
+        now = time.monotonic()
+        if now >= self._without_openai.get(deployment, 0):
+            self._without_openai[deployment] = now + _FORGOTTEN_AFTER
+        return reply
+
+    def _ask_score(
+        self,
+        question: Question,
+        deployment: str | None,
+        timeout: float | None,
+        on_busy: Callable[[], None] | None = None,
+    ) -> Reply:
+        client = self._client
+        with client.send(client.address, question.to_score(), deployment, timeout=timeout, on_busy=on_busy) as answer:
+            if answer.status >= 300:
+                raise self._refusal(answer, question, deployment)
+            said = answer.json()
+            if isinstance(said, dict) and "output" in said and question.dropped_by_container:
+                left_out = ", ".join(question.dropped_by_container)
+                logger.warning("The server of endpoint %s does not know, and left out: %s", self.name, left_out)
+            return read_reply(said, client.place, answer.deployment)
+
+    def _refusal(self, answer: Answer, question: Question, deployment: str | None) -> errors.PhiftError:
+        """Return the error for an answer with a status of 300 and more."""
+        if answer.status == 404 and deployment:
+            names = self._deployments()
+            if names is not None and deployment.lower() not in map(str.lower, names):
+                what = f"The endpoint has no deployment {errors.in_a_line(deployment)}."
+                fix = f"there is: {', '.join(names)}" if names else "it has none at all: deploy a model to it"
+                return errors.NotFound(what, where=self._client.place, fix=fix, status=404)
+        beside = ""
+        if answer.status == 424 and question.has_tools:
+            beside = "Azure's MLflow server takes no turn of a tool, which its vLLM container does"
+        elif answer.status in (400, 424) and (others := question.beyond_the_common):
+            beside = f"the server may not know {', '.join(others)}"
+        return self._client.refusal(answer, beside)
+
+    def _deployments(self) -> list[str] | None:
+        """Return the names of the endpoint's deployments; None where they cannot be read."""
+        place = f"deployments of endpoint {self.name}"
         try:
-            # The key and the question are for this address: where it leads elsewhere, nobody follows.
-            with errors.forgetting_locals():
-                response = self._sessions.own.post(
-                    self.scoring_uri,
-                    json=body,
-                    headers=headers,
-                    auth=self._opened(),  # which goes before what a .netrc says
-                    timeout=seconds,
-                    allow_redirects=False,
-                )
-        except requests.RequestException as error:
-            what = f"The endpoint gave no answer ({type(error).__name__})."
-            raise errors.ServiceUnreachable(what, where=place, fix="check that the endpoint is up") from None
-        status = response.status_code
-        if status >= 300:
-            reason = response.headers.get("ms-azureml-model-error-reason") or response.reason or ""
-            other = errors.ScoringError, f"The endpoint answered {status} {reason}.", "look at the deployment's log"
-            refusals = _REFUSALS if self._key.until == math.inf else {**_REFUSALS, **_TOKEN_REFUSALS}
-            kind, what, fix = refusals.get(status, other)
-            # Without its body, which may quote the user's text.
-            raise kind(what, where=place, fix=fix, status=status)
-        try:
-            return answer_text(response.json(), place)
-        except ValueError:
-            raise errors.ScoringError("The answer is no JSON.", where=place, status=status) from None
-
-
-@dataclass(frozen=True)
-class _Key:
-    """What opens an endpoint: a key, or a token that lasts until a time."""
-
-    value: SecretStr
-    until: float = math.inf
-
-    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        """Sign a request, as what requests takes for ``auth`` does."""
-        request.headers["Authorization"] = f"Bearer {self.value.get_secret_value()}"
-        return request
-
-
-def _read_key(clients: Clients, name: str) -> _Key:
-    with errors.azure_errors(f"endpoint {name}"):
-        keys = clients.workspace.online_endpoints.get_keys(name)
-    # None of them is ever the value of a variable, which some tools show with a traceback.
-    if getattr(keys, "access_token", None) is not None:
-        return _Key(SecretStr(text(keys.access_token, "keys.access_token")), float(keys.expiry_time_utc))
-    return _Key(SecretStr(text(keys.primary_key, "keys.primary_key")))
-
-
-def _patient_session() -> requests.Session:
-    import requests
-    from requests.adapters import HTTPAdapter
-    from urllib3.util import Retry
-
-    # Not 408: the container goes on with a request that timed out, so asking again doubles the load.
-    retry = Retry(
-        total=6,
-        connect=3,
-        read=0,
-        status_forcelist=(429, 503),
-        allowed_methods={"POST"},
-        backoff_factor=0.5,
-        respect_retry_after_header=False,  # half a minute in all, and not as long as an answer likes
-        raise_on_status=False,
-    )
-    session = requests.Session()
-    session.mount("https://", HTTPAdapter(max_retries=retry))
-    session.hooks["response"] = [read_bounded]
-    end_lines(session)
-    return session
-
-
-def answer_text(reply: Any, place: str = "endpoint") -> str:
-    """Return the text in a model server's reply, in any of the three forms Azure's servers give.
-
-    ``[{"0": text}]`` from the MLflow server, ``{"output": text}`` from the vLLM container, and OpenAI's
-    ``choices``. The container answers ``{}`` or ``{"output": null}`` with status 200 when it failed inside.
-    """
-    said: Any = None
-    match reply:
-        case [{**texts}, *_]:
-            said = next(iter(texts.values()), None)
-        case [said, *_] | {"choices": [{"message": {"content": said}}, *_]} | {"output": said}:
-            pass
-    if not isinstance(said, str):
-        what = "The endpoint answered without a text, as its container does when it fails inside."
-        raise errors.ScoringError(what, where=place, fix="look at the deployment's log", status=200)
-    return said
+            with errors.azure_errors(place):
+                found = listed(self._clients.workspace.online_deployments.list(self.name), place)
+        except errors.PhiftError:  # what refused the question says enough
+            return None
+        return sorted(errors.in_a_line(each.name) for each in found)
