@@ -259,6 +259,6 @@ def test_no_request_fails_where_its_minute_cannot_be_written(
 
 
 def test_a_body_that_cannot_be_read_is_the_models_to_refuse(clients: Clients, endpoint: Endpoint) -> None:
-    answer = requests.post(endpoint.scoring_uri, json={}, auth=endpoint._opened(), timeout=10)
+    answer = requests.post(endpoint.scoring_uri, json={}, auth=endpoint._client.opened(), timeout=10)
     assert [answer.status_code, answer.headers["ms-azureml-model-error-statuscode"]] == [424, "400"]
     assert told(clients)["blue"].errors == 1

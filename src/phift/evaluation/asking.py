@@ -82,10 +82,8 @@ class Model:
 
 
 def _ask_endpoint(endpoint: Endpoint, deployment: str | None, max_new_tokens: int, row: HeldOutRow) -> str:
-    tools = {"tools": list(row.tools)} if row.tools else {}
-    return endpoint.chat(
-        list(row.prompt), deployment=deployment, max_new_tokens=max_new_tokens, do_sample=False, **tools
-    )
+    tools = list(row.tools) if row.tools else None
+    return endpoint.chat(list(row.prompt), deployment=deployment, max_new_tokens=max_new_tokens, tools=tools)
 
 
 def ask_both(
