@@ -8,11 +8,14 @@ empty: no metric is logged, no weight is written, no answer is a model's.
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
+
+from phift.local.pending import Pending
 
 Datastores = Literal["accesskey", "identity", "keys-off"]
 """How storage is reached: by a key, by the caller's own token, or by a key that the storage account does not take.
@@ -48,14 +51,30 @@ def train_at_once(file: Path) -> Iterator[dict[str, str]]:
 
 
 class InstantScorer:
-    """Answers every conversation with `NOTE`."""
+    """Answers every conversation with `NOTE`; it has no tokens, so words are counted in their place."""
 
     def poll(self) -> None:
         """Run on for ever."""
 
-    def ask(self, request: dict[str, Any], _timeout: float) -> dict[str, Any]:
-        """Return a text for each conversation."""
-        return {"texts": [NOTE] * len(request["conversations"])}
+    def open(self, request: dict[str, Any], timeout: float) -> Pending:
+        """Say a text for each conversation, at once: in words, where it is to be streamed."""
+        pending = Pending(timeout)
+        if request.get("tools"):
+            pending.say({"error": {"message": "The engine 'instant' has no model that takes tools.", "param": "tools"}})
+            return pending
+        conversations = request["conversations"]
+        text = NOTE
+        for stop in request.get("stop") or ():
+            text = text.partition(stop)[0]
+        words = re.findall(r"\s*\S+", text)
+        most = request.get("parameters", {}).get("max_new_tokens", len(words))
+        said, finish = words[:most], "length" if most < len(words) else "stop"
+        if request.get("stream"):
+            pending.say(*({"piece": word} for word in said))
+        asked = [sum(len(str(message.get("content")).split()) for message in each) for each in conversations]
+        usage = [{"prompt": prompt, "completion": len(said)} for prompt in asked]
+        pending.say({"texts": ["".join(said)] * len(asked), "finish": [finish] * len(asked), "usage": usage})
+        return pending
 
     def stop(self) -> None:
         """Do nothing."""

@@ -135,13 +135,18 @@ class Call:
 
 @dataclass(frozen=True)
 class Reply:
-    """One answer: a JSON value, bytes, or a stream of bytes with its length in the headers."""
+    """One answer: a JSON value, bytes, or a stream of bytes with its length in the headers.
+
+    - **close**: there where a stream is made while it is read, and its length is not known. It ends that; it may be
+      called by any thread, and has to be called where the stream is not read to its end.
+    """
 
     body: Any = None
     status: int = 200
     headers: Mapping[str, str] = field(default_factory=dict)
     media_type: str = "application/json; charset=utf-8"
     stream: Iterator[bytes] | None = None
+    close: Callable[[], object] | None = None
 
 
 def _unreadable(message: str) -> WireError:

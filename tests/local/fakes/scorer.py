@@ -1,4 +1,7 @@
-"""Answers with the last message turned around; "sleep", "die" and "refuse" do what they say."""
+"""Answers with the last message turned around; "sleep", "die" and "refuse" do what they say.
+
+A stream has a piece for each character. After "wait FILE" the second one does not come before the file is there.
+"""
 
 import json
 import os
@@ -22,6 +25,10 @@ sys.stderr.write("scorer is up\n")
 send({"ready": True})
 for line in sys.stdin:
     request = json.loads(line)
+    if "cancel" in request:
+        sys.stderr.write(f"request {request['id']} is taken back\n")
+        sys.stderr.flush()
+        continue
     words = [conversation[-1]["content"] for conversation in request["conversations"]]
     if words == ["die"]:
         os._exit(3)
@@ -29,5 +36,14 @@ for line in sys.stdin:
         time.sleep(1)
     if words == ["refuse"]:
         send({"id": request["id"], "error": {"message": "the last role must be user"}})
-    else:
-        send({"id": request["id"], "texts": [word[::-1] for word in words]})
+        continue
+    pieces = list(words[0][::-1]) if request.get("stream") else []
+    for number, piece in enumerate(pieces):
+        while number == 1 and words[0].startswith("wait ") and not Path(words[0][5:]).exists():
+            time.sleep(0.01)
+        send({"id": request["id"], "piece": piece})
+        if words == ["half"]:
+            os._exit(3)
+    usage = [{"prompt": 1, "completion": len(word)} for word in words]
+    texts = [word[::-1] for word in words]
+    send({"id": request["id"], "texts": texts, "finish": ["stop"] * len(texts), "usage": usage})

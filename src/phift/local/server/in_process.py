@@ -14,11 +14,11 @@ import io
 import itertools
 import os
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures import Future
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from requests.adapters import HTTPAdapter
@@ -45,7 +45,7 @@ HOST = "in-process.phift.invalid"  # RFC 6761: no resolver may know a name in "i
 _numbers = itertools.count(1)  # each workspace has a port of its own: the SDK keeps what it learned of one by its name
 _doors: dict[str, _Door] = {}
 _Sent = tuple[str, str, Mapping[str, str], bytes]  # method, path with query, headers by small letters, body
-_Answer = tuple[int, dict[str, str], bytes]  # status, headers, body
+_Answer = tuple[int, dict[str, str], "bytes | _Pieces"]  # status, headers, body
 _changing = threading.RLock()  # a forgotten workspace may be collected, and closed, while it is held
 _real = HTTPAdapter.get_connection_with_tls_context
 
@@ -174,6 +174,8 @@ class _Door(HTTPConnectionPool):
         reply = exchange.reply()
         if exchange.cut in ("before", "after"):
             raise ConnectionResetError(errno.ECONNRESET, "Connection reset by peer")
+        if reply.stream and reply.close and not exchange.cut:
+            return reply.status, dict(reply.headers), _Pieces(reply.stream, reply.close)
         body = whole_body(reply)
         described = {"Content-Length": str(len(body)), **reply.headers}
         if method == "HEAD":
@@ -206,8 +208,9 @@ class _Connection(HTTPConnection):
     def getresponse(self) -> HTTPResponse:  # type: ignore[override]
         """Return the answer; raises `TimeoutError` where it takes longer than the client wants to wait."""
         status, headers, body = self._door.ask(self._sent, self.timeout)
-        return HTTPResponse(
-            io.BytesIO(body),
+        kind = _Streamed if isinstance(body, _Pieces) else HTTPResponse
+        return kind(
+            io.BytesIO(body) if isinstance(body, bytes) else body,
             headers,
             status,
             version=11,
@@ -217,3 +220,38 @@ class _Connection(HTTPConnection):
             request_url=self._sent[1],
             **self._options,
         )
+
+
+class _Pieces(io.RawIOBase):
+    """The body of an answer that is made while it is read."""
+
+    def __init__(self, stream: Iterator[bytes], close: Callable[[], object]) -> None:
+        self.stream, self._close = stream, close
+        self._left = b""
+
+    def readable(self) -> bool:
+        """As it is."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Wait for the next piece, where none is left."""
+        self._left = self._left or next(self.stream, b"")
+        taken = self._left[: len(buffer)]
+        buffer[: len(taken)] = taken
+        self._left = self._left[len(taken) :]
+        return len(taken)
+
+    def close(self) -> None:
+        """End what makes it."""
+        self._close()
+        super().close()
+
+
+class _Streamed(HTTPResponse):
+    """An answer that is read in the pieces in which it is made, as one in chunks is."""
+
+    def stream(self, amt: int | None = 2**16, decode_content: bool | None = None) -> Generator[bytes, None, None]:
+        """Yield each piece as soon as it is there."""
+        body = cast(_Pieces, self._fp)
+        with closing(body):
+            yield from body.stream

@@ -21,6 +21,7 @@ import struct
 import sys
 import threading
 import time
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
 from enum import Enum
@@ -193,8 +194,8 @@ class _Server(uvicorn.Server):
         )
         super().__init__(config)
         self._site, self._delay, self._kept = site, delay, kept
-        # Scoring may take minutes; with threads of its own it cannot hold up everything else.
-        self._scoring_threads = anyio.CapacityLimiter(40)
+        # Scoring may take minutes; with threads of its own, of which most wait, it cannot hold up everything else.
+        self._scoring_threads = anyio.CapacityLimiter(_MOST_CONNECTIONS)
         self._told = threading.Event()
         for number in (signal.SIGTERM, signal.SIGINT):  # uvicorn takes them when it runs, and gives them back then
             signal.signal(number, self.handle_exit)
@@ -236,8 +237,20 @@ class _Server(uvicorn.Server):
         if exchange.cut:
             return _Reset()
         if reply.stream is not None:
-            return StreamingResponse(reply.stream, reply.status, reply.headers)
+            stream = _pieces(reply.stream, reply.close, limiter) if reply.close else reply.stream
+            return StreamingResponse(stream, reply.status, reply.headers)
         return Response(reply.body, reply.status, reply.headers)
+
+
+async def _pieces(
+    stream: Iterator[bytes], close: Callable[[], object], limiter: anyio.CapacityLimiter | None
+) -> AsyncIterator[bytes]:
+    """Yield each piece as soon as it is there, and end what makes them where the client goes away before it."""
+    try:
+        while piece := await anyio.to_thread.run_sync(next, stream, b"", abandon_on_cancel=True, limiter=limiter):
+            yield piece
+    finally:
+        asyncio.get_running_loop().run_in_executor(None, close)
 
 
 class _End(Enum):

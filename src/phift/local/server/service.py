@@ -31,6 +31,7 @@ from phift.local.services import (
     artifacts,
     assets,
     blobs,
+    chat_completions,
     control,
     endpoints,
     history,
@@ -52,7 +53,7 @@ logger = logging.getLogger(__name__)
 
 _PASSED_OVER = 1024 * 1024  # bytes of the body of a request that is refused
 PARTS = (
-    *(arm, artifacts, assets, blobs, control, endpoints, history),
+    *(arm, artifacts, assets, blobs, chat_completions, control, endpoints, history),
     *(jobs, metrics, mlflow, mlflow_models, operations, registry, scoring),
 )
 TABLE: list[Route] = [route for part in PARTS for route in part.ROUTES]

@@ -7,10 +7,13 @@ import random
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from typing import Any, NamedTuple
 
 from phift.local.names import ML_AUDIENCES
+from phift.local.pending import Pending, ScorerFailed, ScorerTimeout
 from phift.local.services import endpoints
 from phift.local.services.route import Route
 from phift.local.site import Site
@@ -18,7 +21,6 @@ from phift.local.state.documents import Document, Json
 from phift.local.state.identity import InvalidToken
 from phift.local.state.traffic import Answered
 from phift.local.wire import Call, Reply, WireError, existing, of_fault, seconds, section, sendable, user_error
-from phift.local.work.scorers import ScorerFailed, ScorerTimeout
 
 
 def _scored(site: Site, call: Call) -> Document:
@@ -26,7 +28,33 @@ def _scored(site: Site, call: Call) -> Document:
     return existing(site, f"onlineEndpoints/{call['endpoint']}", missing)
 
 
-def _score(site: Site, call: Call) -> Reply:
+Request = Json | WireError
+TOO_LATE = "upstream request timeout"
+
+
+class Answering(NamedTuple):
+    """A deployment that has begun to answer, with what it said first: the reply, or a piece before it."""
+
+    deployment: Document
+    first: Json
+    pending: Pending
+
+
+@contextmanager
+def answering(site: Site, call: Call, request: Request) -> Iterator[Answering]:
+    """Have the deployment answer that a header names, or one of those that have traffic, and count what it answers.
+
+    - **request**: for the scorer, or what the model's server says to a body that it cannot read.
+    """
+    deployment = chosen(site, call)
+    if not call.headers.get("azureml-model-deployment"):
+        _mirror(site, _scored(site, call), request)
+    with _asked(site, deployment, request) as answer:
+        yield answer
+
+
+def chosen(site: Site, call: Call) -> Document:
+    """Return the deployment that a header names, or one of those that have traffic."""
     endpoint = _scored(site, call)
     name = call.headers.get("azureml-model-deployment")
     if not name:
@@ -34,8 +62,7 @@ def _score(site: Site, call: Call) -> Reply:
         if not traffic:
             raise WireError(404, "NotFound", "No deployment of the endpoint has traffic.")
         [name] = random.choices(list(traffic), list(traffic.values()))  # noqa: S311 - traffic, not secrets
-        _mirror(site, endpoint, call)
-    return _ask(site, _serving(site, endpoint, name), _request(call))
+    return _serving(site, endpoint, name)
 
 
 def _serving(site: Site, endpoint: Document, name: str) -> Document:
@@ -43,24 +70,24 @@ def _serving(site: Site, endpoint: Document, name: str) -> Document:
     return existing(site, f"{endpoint.key}/deployments/{name}", missing)
 
 
-def _mirror(site: Site, endpoint: Document, call: Call) -> None:
+def _mirror(site: Site, endpoint: Document, request: Request) -> None:
     """Give a share of the requests to another deployment as well, whose answers nobody gets, and nobody waits for.
 
     Those that name a deployment are not mirrored (azure-ai-docs 197bdc3c, how-to-safely-rollout-online-endpoints).
     """
     for name, share in endpoint.body["properties"]["mirrorTraffic"].items():
         if random.random() * 100 < share:  # noqa: S311 - traffic, not secrets
-            request = _request(call)
 
-            def ask(name: str = name, request: _Request = request) -> None:
+            def ask(name: str = name, request: Request = request) -> None:
                 # It is counted among what the deployment answered; or the workspace has been closed meanwhile.
-                with suppress(WireError, sqlite3.ProgrammingError):
-                    _ask(site, _serving(site, endpoint, name), request)
+                nobody_hears = suppress(WireError, ScorerFailed, ScorerTimeout, sqlite3.ProgrammingError)
+                with nobody_hears, _asked(site, _serving(site, endpoint, name), request) as answer:
+                    deque(answer.pending, maxlen=0)  # to its end
 
             threading.Thread(target=ask, name="phift-mirror", daemon=True).start()
 
 
-def _authorize(site: Site, call: Call) -> None:
+def authorize(site: Site, call: Call) -> None:
     """Ask for the endpoint's own key or token, which stands in for a bearer token."""
     endpoint = _scored(site, call)
     scheme, _, given = call.headers.get("authorization", "").partition(" ")
@@ -81,14 +108,8 @@ def _authorize(site: Site, call: Call) -> None:
         raise WireError(401, "Unauthorized", "The token is for something else.")
 
 
-_Request = Json | WireError
-
-
-def _ask(site: Site, deployment: Document, request: _Request) -> Reply:
-    """Have a deployment answer, and count what it answered.
-
-    - **request**: or what its server says to a body that it cannot read.
-    """
+@contextmanager
+def _asked(site: Site, deployment: Document, request: Request) -> Iterator[Answering]:
     with _counted(site, deployment):
         # While a deployment is updated, its old process goes on answering.
         if deployment.body["properties"]["provisioningState"] not in ("Succeeded", "Updating"):
@@ -98,7 +119,19 @@ def _ask(site: Site, deployment: Document, request: _Request) -> Reply:
         most = 2 * int(settings.get("maxConcurrentRequestsPerInstance") or 1) * int(deployment.body["sku"]["capacity"])
         with site.scorers.slot(deployment.key, most):
             timeout = seconds(settings.get("requestTimeout") or "PT5S", "requestTimeout")
-            return _answer(site, deployment, request, timeout)
+            try:
+                delay = _fail_on_order(site, deployment, timeout)
+                first, pending = site.scorers.ask(deployment.key, _readable(request), timeout - delay)
+            except ScorerTimeout as error:
+                raise WireError(408, "RequestTimeout", TOO_LATE, answered_by(deployment)) from error
+            except ScorerFailed as error:
+                raise _failed(deployment, 500, str(error)) from error
+            except WireError as error:
+                raise _failed(deployment, error.status, error.message, error.more) from error
+            if "error" in first:
+                told = first["error"]
+                raise _failed(deployment, 400, str(told.get("message")), {"param": told.get("param")})
+            yield Answering(deployment, first, pending)
 
 
 @contextmanager
@@ -115,25 +148,16 @@ def _counted(site: Site, deployment: Document) -> Iterator[None]:
         site.traffic.note(deployment.key.split("/")[1], deployment.name, answered, milliseconds)
 
 
-def _answer(site: Site, deployment: Document, request: _Request, timeout: float) -> Reply:
-    headers = {"azureml-model-deployment": deployment.name, "azureml-model-session": deployment.name}
-    try:
-        delay = _fail_on_order(site, deployment, timeout)
-        reply = site.scorers.ask(deployment.key, _readable(request), timeout - delay)
-    except ScorerTimeout as error:
-        raise WireError(408, "RequestTimeout", "upstream request timeout", headers) from error
-    except ScorerFailed as error:
-        status, message = 500, str(error)
-    except WireError as error:
-        status, message = error.status, error.message
-    else:
-        if "texts" in reply:
-            return Reply([{"0": text} for text in reply["texts"]], 200, headers)
-        status, message = 400, str((reply.get("error") or {}).get("message") or "The model gave no text.")
-    # What the endpoint says when the model's container answered with an error.
+def answered_by(deployment: Document) -> dict[str, str]:
+    """Return the headers that tell which deployment answers."""
+    return {"azureml-model-deployment": deployment.name, "azureml-model-session": deployment.name}
+
+
+def _failed(deployment: Document, status: int, message: str, more: Mapping[str, Any] | None = None) -> WireError:
+    """Return what the endpoint says when the model's container answered with an error."""
     reason = sendable(message.splitlines()[0][:200]) if message.strip() else ""
-    headers |= {"ms-azureml-model-error-statuscode": str(status), "ms-azureml-model-error-reason": reason}
-    raise WireError(424, "ModelError", message, headers)
+    told = {"ms-azureml-model-error-statuscode": str(status), "ms-azureml-model-error-reason": reason}
+    return WireError(424, "ModelError", message, {**answered_by(deployment), **told}, more=more or {})
 
 
 def _fail_on_order(site: Site, deployment: Document, timeout: float) -> float:
@@ -149,13 +173,13 @@ def _fail_on_order(site: Site, deployment: Document, timeout: float) -> float:
     return fault.delay
 
 
-def _readable(request: _Request) -> Json:
+def _readable(request: Request) -> Json:
     if isinstance(request, WireError):
         raise request
     return request
 
 
-def _request(call: Call) -> _Request:
+def _request(call: Call) -> Request:
     """Return the conversations and parameters of a body, or what the model's server says to one that has none."""
     try:
         return _conversations(call)
@@ -178,4 +202,10 @@ def _conversations(call: Call) -> Json:
     return {"conversations": conversations, "parameters": parameters}
 
 
-ROUTES = [Route("POST /inference/{endpoint}/score", _score, _authorize)]
+def _score(site: Site, call: Call) -> Reply:
+    with answering(site, call, _request(call)) as answer:
+        texts = answer.first["texts"]
+    return Reply([{"0": text.strip()} for text in texts], 200, answered_by(answer.deployment))
+
+
+ROUTES = [Route("POST /inference/{endpoint}/score", _score, authorize)]

@@ -8,9 +8,10 @@ import uuid
 from collections.abc import Callable, Mapping
 
 from phift.local.ground import Ground
+from phift.local.pending import ScorerFailed
 from phift.local.state.documents import Document, Json
 from phift.local.wire import WireError, of_fault, timestamp
-from phift.local.work.scorers import ScorerFailed, Scorers
+from phift.local.work.scorers import Scorers
 from phift.local.work.training import Training
 
 logger = logging.getLogger(__name__)

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from queue import Empty, SimpleQueue
 
 from phift.local.ground import Ground
 from phift.local.model import files
+from phift.local.pending import Pending, ScorerFailed, ScorerGone, ScorerTimeout
 from phift.local.programs import InstantScorer
 from phift.local.state.documents import Json
 from phift.local.wire import WireError, timestamp
@@ -22,62 +23,74 @@ from phift.local.work.child import Child
 START_SECONDS = 600.0  # importing torch takes minutes where many processes share a core; one that ends is told at once
 
 
-class ScorerFailed(RuntimeError):
-    """The scoring process did not start, ended, or refused a request."""
-
-
-class ScorerGone(ScorerFailed):
-    """The scoring process had ended before it was sent the request."""
-
-
-class ScorerTimeout(TimeoutError):
-    """The scoring process did not answer in time."""
-
-
 class Scorer(Child):
-    """One scoring process, which answers one request after the other."""
+    """One scoring process, which answers many requests at once."""
 
     def __init__(self, command: tuple[str, ...], log: Path) -> None:
         """Start the process and wait for its first line, which says whether the model could be loaded."""
         super().__init__(command, log)
-        self._turn = threading.Lock()
-        self._number = 0
-        self._replies: SimpleQueue[Json] = SimpleQueue()
+        self._change = threading.Lock()  # of what is pending
+        self._writing = threading.Lock()
+        self._numbers = itertools.count(1)
+        self._pending: dict[int, Pending] | None = {}
+        self._replaced = False
+        start = self._pending[0] = Pending(START_SECONDS)
         threading.Thread(target=self._read, daemon=True).start()
         try:
-            first = self._replies.get(timeout=START_SECONDS)
-        except Empty:
-            first = {"error": {"message": f"The model did not load within {START_SECONDS:.0f} s."}}
+            first = start.reply()
+        except (ScorerFailed, ScorerTimeout) as error:
+            what = error if isinstance(error, ScorerFailed) else f"The model did not load within {START_SECONDS:.0f} s."
+            first = {"error": {"message": str(what)}}
         if not first.get("ready"):
             self.stop()
             raise ScorerFailed((first.get("error") or {}).get("message") or "The scoring process ended at its start.")
 
     def _read(self) -> None:
-        for reply in self.says():
-            self._replies.put(reply)
-        self._replies.put({"ended": True})
+        for said in self.says():
+            number = said.get("id", 0)
+            with self._change:
+                known = self._pending or {}
+                pending = known.get(number) if "piece" in said else known.pop(number, None)
+            if pending:  # else it was given up
+                pending.say(said)
+        with self._change:
+            left, self._pending = self._pending or {}, None
+        for number, pending in left.items():
+            when = "while it worked on the request" if number else "at its start"
+            failed = ScorerGone if self._replaced else ScorerFailed
+            pending.say(failed(f"The scoring process ended {when}."))
 
-    def ask(self, request: Json, timeout: float) -> Json:
-        """Send a request and return its reply; raises `ScorerTimeout`, and `ScorerFailed` where the process ends."""
-        end, late = time.monotonic() + timeout, f"No answer within {timeout:.0f} s."
-        if not self._turn.acquire(timeout=timeout):
-            raise ScorerTimeout(late)
+    def open(self, request: Json, timeout: float) -> Pending:
+        """Send a request; raises `ScorerGone` where the process has ended already."""
+        number = next(self._numbers)
+        pending = Pending(timeout, lambda: self._take_back(number))
+        with self._change:
+            if self._pending is None:
+                raise ScorerGone("The scoring process has ended.")
+            self._pending[number] = pending
         try:
-            self._number += 1
-            self.stdin.write(json.dumps({"id": self._number, **request}).encode() + b"\n")
-            self.stdin.flush()
-            while True:  # a reply to a request that was given up may come first
-                reply = self._replies.get(timeout=max(0, end - time.monotonic()))
-                if "ended" in reply:
-                    raise ScorerFailed("The scoring process ended while it worked on the request.")
-                if reply.get("id") == self._number:
-                    return reply
-        except Empty:
-            raise ScorerTimeout(late) from None
+            self._write({"id": number, **request})
         except (OSError, ValueError) as error:
             raise ScorerGone("The scoring process has ended.") from error
-        finally:
-            self._turn.release()
+        return pending
+
+    def _write(self, said: Json) -> None:
+        line = json.dumps(said).encode() + b"\n"
+        with self._writing:
+            self.stdin.write(line)
+            self.stdin.flush()
+
+    def _take_back(self, number: int) -> None:
+        with self._change:
+            known = self._pending and self._pending.pop(number, None)
+        if known:
+            with suppress(OSError, ValueError):
+                self._write({"id": number, "cancel": True})
+
+    def stop(self) -> None:
+        """End the process; who waits for an answer of it is told that it has been ended."""
+        self._replaced = True
+        super().stop()
 
 
 class Scorers:
@@ -99,16 +112,21 @@ class Scorers:
             scorer = self._running.get(key)
             return scorer if scorer is not None and scorer.poll() is None else self.replace(deployment)
 
-    def ask(self, deployment: str, request: Json, timeout: float) -> Json:
-        """Ask the deployment's process, as `Scorer.ask`; who waited while it was replaced asks the new one."""
+    def ask(self, deployment: str, request: Json, timeout: float) -> tuple[Json, Pending]:
+        """Ask the deployment's process, and wait for what it says first: the reply, or a piece before it.
+
+        Who waited while the process was replaced asks the new one. Raises `ScorerTimeout` and `ScorerFailed`.
+        """
         scorer, end = self.get(deployment), time.monotonic() + timeout
         try:
-            return scorer.ask(request, timeout)
+            pending = scorer.open(request, timeout)
+            return next(pending), pending
         except ScorerGone:
             new = self._running.get(deployment.lower(), scorer)
             if new is scorer:
                 raise
-            return new.ask(request, max(0, end - time.monotonic()))
+            pending = new.open(request, max(0, end - time.monotonic()))
+            return next(pending), pending
 
     @contextmanager
     def slot(self, deployment: str, most: int) -> Iterator[None]:
