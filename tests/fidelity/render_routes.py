@@ -24,6 +24,7 @@ PARTS = {
     "mlflow_models": "MLflow's registry of models",
     "endpoints": "Endpoints and deployments",
     "scoring": "Scoring",
+    "chat_completions": "Chat completions",
     "metrics": "Azure Monitor's metrics",
     "operations": "Long-running operations",
     "registry": "The registry",

@@ -258,6 +258,19 @@ FACTS: dict[str, Fact] = {
         why="the model's own form",
         left_out="`swagger.json`",
     ),
+    **{
+        f"POST inference/{{endpoint}}/{path}": Fact(
+            "the `openai` package, HTTP clients",
+            "OpenAI's API as vLLM's server has it, whole and streamed; keys, tokens, traffic as for `score`",
+            why="OpenAI's form, read by its own package",
+            differs="on Azure a container of the foundation models has it, an MLflow deployment has not",
+            left_out="what OpenAI's API has beyond text: refused by name",
+        )
+        for path in ("v1/chat/completions", "chat/completions")
+    },
+    "GET inference/{endpoint}/v1/models": Fact(
+        "the `openai` package", "the name of the deployment's model", why="OpenAI's form, read by its own package"
+    ),
     # Code, environments, components of one's own
     "POST codes/{name}/versions/{version}/startPendingUpload": Fact(
         "components and jobs with code",

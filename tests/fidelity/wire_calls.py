@@ -252,7 +252,11 @@ def _serve(clients: Clients, job: str) -> None:
     at = f"{WORKSPACE_ID}/onlineEndpoints/by-sdk/providers/Microsoft.Insights/metrics"
     [counted] = clients.plain("GET", f"{at}?{query}").json()["value"][0]["timeseries"]
     assert sum(point.get("average", 0) for point in counted["data"]) == 1
-    endpoints.get_keys("by-sdk")
+    signed = {"Authorization": f"Bearer {endpoints.get_keys('by-sdk').primary_key}"}
+    asked = {"messages": [{"role": "user", "content": "abc"}]}
+    for route in ("v1/chat/completions", "chat/completions"):
+        clients.plain("POST", f"/inference/by-sdk/{route}", json=asked, headers=signed).raise_for_status()
+    clients.plain("GET", "/inference/by-sdk/v1/models", headers=signed).raise_for_status()
     endpoints.begin_regenerate_keys("by-sdk", key_type="primary").result()
     deployments.get_logs("blue", "by-sdk", lines=50)
     list(deployments.list("by-sdk"))

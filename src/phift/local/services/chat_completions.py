@@ -58,7 +58,7 @@ class _Asked(msgspec.Struct, forbid_unknown_fields=True):
     stream: bool = False
     stream_options: _StreamOptions = msgspec.field(default_factory=_StreamOptions)
     n: Literal[1] = 1
-    seed: Annotated[int, Meta(ge=-(2**63), lt=2**63)] | None = None
+    seed: Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | None = None
     tools: list[dict[str, Any]] = msgspec.field(default_factory=list)
     tool_choice: Literal["auto", "none"] = "auto"
 
