@@ -46,10 +46,10 @@ from phift.jobs.submitted import find_submitted
 from phift.plan import Plan, digest, make_plan, slug
 from phift.run.events import OnEvent
 from phift.run.spans import traced
-from phift.serving.cleanup import Cleanup, DeployedEndpoint, deployed_endpoints, remove_all
+from phift.serving.cleanup import Cleanup, DeployedEndpoint, deployed_endpoints, remove_of_jobs
 from phift.serving.deployment import deploy_model
 from phift.serving.endpoint import Endpoint
-from phift.serving.resource import MODEL
+from phift.serving.resource import MODEL, telling
 from phift.tokens.conversation import Conversation
 
 if TYPE_CHECKING:
@@ -467,8 +467,7 @@ class FineTuneRun:
             jobs = {each.job for each in related} if len({each.job for each in related}) == 1 else set()
             if not related and not list_jobs(self.clients, f"{SERIES}.{self._series}"):
                 return Cleanup(others=tuple(there))
-        left = tuple(each for each in related if each.job not in jobs)
-        return remove_all(self.clients, [each for each in there if each.job in jobs], left, self._on_event)
+        return remove_of_jobs(self.clients, there, jobs, telling(self._on_event), series=self._series)
 
     @forgetting_locals()
     def earlier_endpoints(self) -> tuple[DeployedEndpoint, ...]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 from phift.azure.answers import listed, text, texts
 from phift.azure.clients import Clients
@@ -14,6 +16,7 @@ from phift.jobs.job import JOB_TAG, FineTuneJob
 from phift.jobs.record import CONFIGURATION, SERIES, RunRecord
 from phift.serving import resource
 from phift.serving.resource import CREATED, MODEL, OnEvent
+from phift.serving.sharing import deployments, is_same, withdraw
 from phift.serving.uses import forget_uses
 
 
@@ -72,18 +75,21 @@ class Cleanup:
     """What `FineTuneRun.cleanup` did.
 
     - **deleted**: names of endpoints that are gone.
+    - **removed**: ``endpoint/deployment`` of deployments that are gone from endpoints that other runs serve from.
     - **left**: endpoints of earlier runs of this configuration, which are still up and cost money.
     - **others**: where this configuration was never submitted, nor an earlier one of it, all that phift has deployed in
       the workspace: an edited experiment, model or name of the data makes another series, and so any may be meant.
     """
 
     deleted: tuple[str, ...] = ()
+    removed: tuple[str, ...] = ()
     left: tuple[DeployedEndpoint, ...] = ()
     others: tuple[DeployedEndpoint, ...] = ()
 
     def __str__(self) -> str:
-        deleted = map(in_a_line, self.deleted)
-        lines = [f"deleted endpoint {name}" for name in deleted] or ["There was no endpoint to delete."]
+        gone = [f"endpoint {name}" for name in self.deleted]
+        gone += [f"deployment {name}, whose endpoint others serve from" for name in self.removed]
+        lines = [f"deleted {in_a_line(each)}" for each in gone] or ["There was no endpoint to delete."]
         up = [f"endpoint {each}; delete it: phift cleanup {each.name}" for each in (*self.left, *self.others)]
         up = [in_a_line(each) for each in up]
         return "\n".join([*lines, *(f"still up and costs money: {each}" for each in up)])
@@ -91,28 +97,78 @@ class Cleanup:
 
 @forgetting_locals()
 def remove_endpoints_of(clients: Clients, name: str, *, on_event: OnEvent | None = None) -> Cleanup:
-    """Delete an endpoint that phift made, or those of a job, by name; a job's earlier runs are looked at too.
+    """Delete an endpoint that phift made, a deployment of one, or what a job has deployed.
+
+    - **name**: of the endpoint, ``endpoint/deployment``, or of the job, whose earlier runs are looked at too.
 
     Raises `phift.errors.NotFound` where phift has neither deployed an endpoint of this name nor submitted such a job,
     and what the service said, with the news that the endpoint is still up, where one cannot be deleted.
     """
+    emit = resource.telling(on_event)
     there = deployed_endpoints(clients)
-    named = [each for each in there if each.name == name]
-    found = named or [each for each in there if each.job == name]
+    endpoint, _, deployment = name.partition("/")
+    named = [each for each in there if each.name == endpoint]
+    if deployment and named:
+        return _remove_deployment(clients, endpoint, deployment, emit)
+    if named:
+        return remove_all(clients, named, emit)
+    missing: NotFound | None = None
     try:
-        of = found[0].series if found else RunRecord.read(FineTuneJob(name, clients).entity()).series
-    except NotFound:
+        of = next((each.series for each in there if each.job == name), None)
+        of = RunRecord.read(FineTuneJob(name, clients).entity()).series if of is None else of
+    except NotFound as error:  # its deployments say whose they are, though the job be deleted
+        of, missing = "", error
+    done = remove_of_jobs(clients, there, {name}, emit, series=of)
+    if missing and not (done.deleted or done.removed):
         deployed = ", ".join(each.name for each in there) or "none"
         what = f"There is neither an endpoint {name} that phift made nor a job {name} that it submitted."
         fix = f"check the name and the workspace; endpoints that phift made here: {deployed}"
-        raise NotFound(what, where=f"workspace {clients.workspace.workspace_name}", fix=fix) from None
-    left = [each for each in there if of and each.series == of and each.job != name]
-    return remove_all(clients, found, () if named else tuple(left), resource.telling(on_event))
+        raise NotFound(what, where=f"workspace {clients.workspace.workspace_name}", fix=fix)
+    return done
 
 
-def remove_all(
-    clients: Clients, endpoints: Sequence[DeployedEndpoint], left: tuple[DeployedEndpoint, ...], emit: OnEvent
+def _remove_deployment(clients: Clients, endpoint: str, deployment: str, emit: OnEvent) -> Cleanup:
+    names = sorted(text(each.name, "deployment.name") for each in deployments(clients, endpoint))
+    if deployment not in names:
+        what, fix = f"The endpoint {endpoint} has no deployment {deployment}.", f"it has: {', '.join(names) or 'none'}"
+        raise NotFound(what, where=f"endpoint {endpoint}", fix=fix)
+
+    def remove() -> tuple[str, ...] | None:
+        return withdraw(clients, endpoint, lambda tags: bool(resource.purpose(tags)), emit, named=deployment)
+
+    if resource.for_certain(remove, f"{endpoint}/{deployment}") is None:
+        return Cleanup(deleted=(endpoint,))
+    return Cleanup(removed=(f"{endpoint}/{deployment}",))
+
+
+def remove_of_jobs(
+    clients: Clients, there: Sequence[DeployedEndpoint], jobs: AbstractSet[str], emit: OnEvent, *, series: str
 ) -> Cleanup:
+    """Delete what jobs have deployed: their endpoints, and their deployments to endpoints that others serve from.
+
+    - **there**: all that phift made.
+    - **series**: whose other endpoints are left, and named.
+    """
+    alone, shared = list[DeployedEndpoint](), list[DeployedEndpoint]()
+    for each in there:
+        tags = (texts(found.tags, "deployment.tags") for found in deployments(clients, each.name))
+        makers = {of.get(JOB_TAG, "") for of in tags if resource.purpose(of)}
+        if each.job in jobs and makers <= jobs:
+            alone.append(each)
+        elif each.job in jobs or not makers.isdisjoint(jobs):
+            shared.append(each)
+    removed: list[str] = []
+    for each in shared:
+        for job in sorted(jobs):
+            names = withdraw(clients, each.name, partial(is_same, own={JOB_TAG: job}), emit)
+            removed += [f"{each.name}/{name}" for name in names or ()]
+            forget_uses(FineTuneJob(job, clients), each.name)
+    others = deployed_endpoints(clients) if shared else [each for each in there if each not in alone]
+    left = tuple(each for each in others if series and each.series == series and each.job not in jobs)
+    return replace(remove_all(clients, alone, emit), removed=tuple(removed), left=left)
+
+
+def remove_all(clients: Clients, endpoints: Sequence[DeployedEndpoint], emit: OnEvent) -> Cleanup:
     """Delete all of them that can be deleted; raises the first refusal, which the others' notes follow."""
     errors: list[PhiftError] = []
     for number, each in enumerate(endpoints, start=1):
@@ -131,7 +187,7 @@ def remove_all(
         errors[0].add_note(str(other))
     if errors:
         raise errors[0]
-    return Cleanup(deleted=tuple(each.name for each in endpoints), left=left)
+    return Cleanup(deleted=tuple(each.name for each in endpoints))
 
 
 @forgetting_locals()

@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from phift.azure.answers import listed, text, texts
+from phift.azure.answers import text, texts
 from phift.azure.clients import Clients
 from phift.azure.connect import clients_of
 from phift.config.deployment import DeploymentConfig
@@ -18,7 +19,6 @@ from phift.errors import (
     Conflict,
     DeploymentFailed,
     PhiftError,
-    azure_errors,
     in_a_line,
     redact,
     visible,
@@ -31,6 +31,7 @@ from phift.serving.lifetime import extended, lifetime_tags
 from phift.serving.model import find_model_id, model_digest
 from phift.serving.price import cost_of
 from phift.serving.resource import CREATED, SERVES, DeploymentEvent, OnEvent, telling
+from phift.serving.sharing import check_ours, deployments, is_same, taking_traffic, traffic, with_traffic, withdraw
 from phift.serving.uses import EndpointUse
 
 if TYPE_CHECKING:
@@ -60,6 +61,9 @@ def deploy_model(
     If it fails or is interrupted, what this call made is deleted again, unless somebody else uses it by then. An
     earlier deployment of the same run under another name is deleted once the new one has the traffic.
 
+    On an endpoint of another run, a deployment of a name of its own is made beside that run's, and takes the traffic
+    over: address and keys stay. The other run's deployment stays too, and an event ``idle`` tells of it.
+
     - **model**: a registered model, its ``name:version`` in the workspace, or any model's id.
     - **name**: the endpoint's.
     - **size**: VM size, see `phift.check.compute.instance_type`.
@@ -68,8 +72,8 @@ def deploy_model(
       model, both of which are among its tags; and by the job's tags it is known who else uses it.
     - **tags**: more tags of the endpoint and the deployment.
 
-    Raises `phift.errors.DeploymentFailed` with the end of the container's log, and `phift.errors.Conflict` where an
-    endpoint of that name is another model's.
+    Raises `phift.errors.DeploymentFailed` with the end of the container's log, and `phift.errors.Conflict` where
+    phift did not make the endpoint, or its deployment of that name is another run's.
     """
     emit, clients = telling(on_event), clients_of(clients)
     config = read_section(DeploymentConfig, config, "deployment")
@@ -78,13 +82,13 @@ def deploy_model(
     created = datetime.now(UTC).isoformat(timespec="microseconds")
     own = {**(tags or {}), SERVES: model_digest(model_id), CREATED: created, **({JOB_TAG: job.name} if job else {})}
     use = EndpointUse.begin(clients, job, name, emit)
-    attempt = _Attempt(clients, name, config, use, emit)
+    attempt = _Attempt(clients, name, config, use, own, emit)
     try:
         try:
             attempt.ensure_endpoint({**own, **lifetime_tags(clients, config)})
             attempt.ensure_deployment(model_id, size, own)
             found = attempt.ensure_traffic()
-            endpoint = Endpoint(clients, name, config, emit, existed=not use.made, use=use, found=found)
+            endpoint = Endpoint(clients, name, config, emit, existed=not use.made, use=use, found=found, own=own)
             emit(DeploymentEvent("ready", name))  # before it is kept: what ends a program here leaves nothing
             use.keep()
         except (AuthenticationError, Conflict):
@@ -113,26 +117,36 @@ def deploy_model(
 class _Attempt:
     """One attempt to deploy, and what it made; that the endpoint is its own, its use says: ``use.made``."""
 
-    def __init__(self, clients: Clients, name: str, config: DeploymentConfig, use: EndpointUse, emit: OnEvent) -> None:
+    def __init__(
+        self,
+        clients: Clients,
+        name: str,
+        config: DeploymentConfig,
+        use: EndpointUse,
+        own: Mapping[str, str],
+        emit: OnEvent,
+    ) -> None:
         self._clients, self._name, self._config, self._use, self._emit = clients, name, config, use, emit
+        self._own = own
         self._endpoint = resource.endpoint(clients, name)
         self._deployment = resource.deployment(clients, name, config.deployment_name)
         self._made_deployment = False
-        self._traffic_before: dict[str, int] | None = None
+        self._before: tuple[dict[str, int], dict[str, str]] | None = None  # the traffic, and the endpoint's tags
 
     @property
     def made(self) -> bool:
         return self._use.made or self._made_deployment
 
     def ensure_endpoint(self, tags: Mapping[str, str]) -> None:
-        """Have the run's endpoint, made now where there is none that came up."""
+        """Have the endpoint, made now where there is none that came up; one of another run is shared with it."""
         existing = self._endpoint.settled()
-        self._use.found(resource.check_ours(existing, tags, self._name) if existing is not None else None)
+        self._use.found(None if existing is None else self._ours(existing))
         if existing is not None:
             if resource.provisioning_state(existing) == "succeeded":
                 self._emit(DeploymentEvent("exists", self._name))
                 _check_auth_mode(existing, self._config.auth_mode)
                 return
+            self._check_nobody_else_serves()
             resource.delete_endpoint(self._clients, self._name, self._emit)
         from azure.ai.ml.entities import ManagedOnlineEndpoint
 
@@ -142,8 +156,28 @@ class _Attempt:
         endpoint, answered = self._endpoint.put(wanted)
         if not answered:  # somebody else may have been faster: until it is known to be ours, nothing deletes it
             self._use.made = False
-            self._use.made = resource.check_ours(endpoint, tags, self._name).get(CREATED) == tags[CREATED]
+            found = texts(endpoint.tags, "endpoint.tags")
+            check_ours(found, self._own, self._name)
+            self._use.made = found.get(CREATED) == self._own[CREATED]
         _check_succeeded(endpoint, self._endpoint.place)
+
+    def _ours(self, existing: OnlineEndpoint) -> dict[str, str]:
+        """Return an endpoint's tags; refuse one that phift did not make, or where another run is just making its own.
+
+        An endpoint without a deployment is one that another run has only begun to deploy to.
+        """
+        tags = texts(existing.tags, "endpoint.tags")
+        if not (resource.purpose(tags) and not is_same(tags, self._own) and deployments(self._clients, self._name)):
+            check_ours(tags, self._own, self._name)
+        return tags
+
+    def _check_nobody_else_serves(self) -> None:
+        """Refuse to delete an endpoint that failed while it has deployments of others."""
+        for other in deployments(self._clients, self._name):
+            if not is_same(texts(other.tags, "deployment.tags"), self._own):
+                what = f"The last change of the endpoint {self._name} failed, and others' deployments are in it."
+                fix = f"look at it in the studio; to delete it with all of them: phift cleanup {self._name}"
+                raise Conflict(what, where=self._endpoint.place, fix=fix)
 
     def ensure_deployment(self, model_id: str, size: str, tags: Mapping[str, str]) -> None:
         """Have the deployment as it should be; an endpoint that was just made has none, and is not asked."""
@@ -170,12 +204,23 @@ class _Attempt:
             return _settings(found) == _settings(wanted)
 
         existing = None if self._use.made else self._deployment.settled()
+        if existing is not None:
+            self._check_own_deployment(texts(existing.tags, "deployment.tags"))
         if existing is not None and resource.provisioning_state(existing) == "succeeded" and is_right(existing):
             return
         self._made_deployment = existing is None
         self._emit(DeploymentEvent("deployment", config.deployment_name))
         deployment, _ = self._deployment.put(wanted, is_right=is_right)
         _check_succeeded(deployment, self._deployment.place)
+
+    def _check_own_deployment(self, tags: Mapping[str, str]) -> None:
+        """Refuse to replace a deployment that another run made; one that does not say goes with its endpoint."""
+        of = resource.purpose(tags)
+        if of and not is_same(tags, self._own):
+            name = self._config.deployment_name
+            what = f"The endpoint {self._name} has a deployment {name} already, {of}."
+            fix = "set `deployment.deployment_name` to another name, such as `green`: it is made beside it, and takes"
+            raise Conflict(what, where=self._deployment.place, fix=f"{fix} the traffic over")
 
     def ensure_traffic(self) -> OnlineEndpoint:
         """Return the endpoint with all traffic on the deployment.
@@ -184,27 +229,32 @@ class _Attempt:
         sent back.
         """
         endpoint = self._endpoint.settled() or self._endpoint.get()
-        before, wanted = _traffic(endpoint), {self._config.deployment_name: 100}
-        tags = extended(texts(endpoint.tags, "endpoint.tags"), self._config)
-        if before == wanted and not tags:
+        before, wanted = traffic(endpoint), {self._config.deployment_name: 100}
+        found = texts(endpoint.tags, "endpoint.tags")
+        longer = extended(found, self._config)
+        if before == wanted and not longer:
             return endpoint
-        if before != wanted:
-            self._emit(DeploymentEvent("traffic", self._name))
-            self._traffic_before = before
-        return self._put_traffic(endpoint, wanted, tags)
+        if before == wanted:
+            return self._put_traffic(endpoint, wanted, found, longer)
+        self._emit(DeploymentEvent("traffic", self._name))
+        self._before = before, found
+        return self._put_traffic(endpoint, wanted, taking_traffic(self._own, before), longer)
 
     def _put_traffic(
-        self, endpoint: OnlineEndpoint, wanted: dict[str, int], tags: Mapping[str, str] = MappingProxyType({})
+        self,
+        endpoint: OnlineEndpoint,
+        wanted: dict[str, int],
+        tags: Mapping[str, str],
+        longer: Mapping[str, str] = MappingProxyType({}),
     ) -> OnlineEndpoint:
-        def with_traffic(found: OnlineEndpoint) -> OnlineEndpoint:
-            found.traffic = wanted
-            found.tags = {**(found.tags or {}), **tags}
+        def changed(found: OnlineEndpoint) -> OnlineEndpoint:
+            with_traffic(found, wanted, tags).tags.update(longer)
             return found
 
         def is_right(found: OnlineEndpoint) -> bool:
-            return _traffic(found) == wanted and tags.items() <= texts(found.tags, "endpoint.tags").items()
+            return traffic(found) == wanted and longer.items() <= texts(found.tags, "endpoint.tags").items()
 
-        return self._endpoint.put(with_traffic(endpoint), is_right=is_right, renew=with_traffic)[0]
+        return self._endpoint.put(changed(endpoint), is_right=is_right, renew=changed)[0]
 
     def roll_back(self, *, interrupted: bool) -> str:
         """Delete what this attempt made; returns what is to be said of what is left, else an empty text."""
@@ -214,36 +264,31 @@ class _Attempt:
             self._use.end(deleted=False)
             return ""
 
+        place = self._name if self._use.made else f"{self._name}/{self._config.deployment_name}"
+
         def leave() -> bool:
             return self._use.leave(self._take_back, whole=self._use.made)
 
         try:
-            gone = leave() if interrupted else resource.for_certain(leave, self._name)
+            gone = leave() if interrupted else resource.for_certain(leave, place)
         except (PhiftError, KeyboardInterrupt, SystemExit) as error:
             if not isinstance(error, PhiftError):
                 if interrupted:
-                    error.add_note(f"{resource.still_up(self._name)} Delete it: phift cleanup {self._name}")
+                    error.add_note(f"{resource.still_up(place)} Delete it: phift cleanup {place}")
                 raise
             # The deletion of an endpoint says itself that it is still up, and what it costs.
-            of_deployment = (
-                "" if self._use.made else f"{resource.still_up(self._name, cost_of(self._clients, self._name))} "
-            )
-            return visible(f"{of_deployment}{error.what} Delete it: phift cleanup {self._name}")
+            of_deployment = "" if self._use.made else f"{resource.still_up(place, cost_of(self._clients, place))} "
+            return visible(f"{of_deployment}{error.what} Delete it: phift cleanup {place}")
         return "" if gone else f"The endpoint {self._name} stays up and costs money: somebody else uses it."
 
     def _take_back(self) -> None:
         self._emit(DeploymentEvent("rollback", self._name))
         if self._use.made:
-            resource.delete_endpoint(self._clients, self._name, self._emit)
+            withdraw(self._clients, self._name, partial(is_same, own=self._own), self._emit)
             return
-        if self._traffic_before is not None and (endpoint := self._endpoint.settled()) is not None:
-            self._put_traffic(endpoint, self._traffic_before)
+        if self._before is not None and (endpoint := self._endpoint.settled()) is not None:
+            self._put_traffic(endpoint, *self._before)
         self._deployment.delete()  # which the service does not while it has live traffic
-
-
-def _traffic(endpoint: OnlineEndpoint) -> dict[str, int]:
-    """Return the deployments that get traffic; the SDK gives the others with 0."""
-    return {str(name): share for name, share in dict(endpoint.traffic or {}).items() if share}
 
 
 def _check_auth_mode(endpoint: OnlineEndpoint, wanted: str) -> None:
@@ -282,10 +327,8 @@ def _retire_others(clients: Clients, name: str, deployment: str, own: Mapping[st
 
     It is no reason to fail: the new deployment serves, and has all the traffic.
     """
-    place = f"deployments of endpoint {name}"
     try:
-        with azure_errors(place):
-            found = listed(clients.workspace.online_deployments.list(name), place)
+        found = deployments(clients, name)
     except PhiftError as error:
         message = "Whether endpoint %s has other deployments, which cost money, is unknown: %s"
         logger.warning(message, name, in_a_line(error.what))
@@ -295,7 +338,7 @@ def _retire_others(clients: Clients, name: str, deployment: str, own: Mapping[st
             continue
         tags = texts(other.tags, "deployment.tags")
         why = "has no traffic and costs money."
-        if SERVES in tags and tags.get(JOB_TAG) == own.get(JOB_TAG):
+        if SERVES in tags and is_same(tags, own):
             try:
                 resource.deployment(clients, name, other.name).delete()
                 emit(DeploymentEvent("replaced", redact(other.name)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
 from phift import errors
@@ -18,6 +19,7 @@ from phift.serving.chat import Reply, read_reply
 from phift.serving.question import Question
 from phift.serving.resource import DeploymentEvent, OnEvent, delete_endpoint, for_certain, telling
 from phift.serving.scoring import Answer, ScoringClient
+from phift.serving.sharing import is_same, withdraw
 from phift.serving.streaming import ReplyStream, in_one, streamed
 from phift.serving.uses import EndpointUse
 
@@ -41,6 +43,7 @@ class Endpoint:
     - **scoring_uri**: where requests go.
     - **existed**: whether `phift.serving.deployment.deploy_model` found it instead of making it.
     - **found**: what the service said of it last; left out, it is asked.
+    - **own**: tags of the deployments that the end of a block deletes; left out, it deletes all of them.
     """
 
     @errors.forgetting_locals()
@@ -54,6 +57,7 @@ class Endpoint:
         existed: bool = True,
         use: EndpointUse | None = None,
         found: OnlineEndpoint | None = None,
+        own: Mapping[str, str] | None = None,
     ) -> None:
         self.name = name
         self.existed = existed
@@ -61,6 +65,8 @@ class Endpoint:
         self._config = config
         self._emit = telling(on_event)
         self._use = use or EndpointUse(None, name, made=not existed)
+        self._own = own
+        self._left = f"{name}/{config.deployment_name}" if own and existed else name  # others may serve from it, too
         if found is None:
             there = resource.endpoint(clients, name)
             found = there.settled() or there.get()  # the service tells no address of one that is being changed
@@ -97,14 +103,14 @@ class Endpoint:
         try:
             self._use.enter()
         except BaseException:  # no block begins, so none will end
-            for_certain(self._leave, self.name)
+            for_certain(self._leave, self._left)
             raise
         return self
 
     @errors.forgetting_locals()
     def __exit__(self, *_raised: object) -> None:
         self.close()
-        for_certain(self._leave, self.name)
+        for_certain(self._leave, self._left)
 
     def close(self) -> None:
         """Close the connections that are kept for further questions; a later question opens its own. Deletes nothing.
@@ -114,8 +120,15 @@ class Endpoint:
         self._client.sessions.close()
 
     def _leave(self) -> None:
-        if not self._use.leave(lambda: delete_endpoint(self._clients, self.name, self._emit)):
+        goes = self._use.leave(self._take_back)
+        if not goes:
             self._emit(DeploymentEvent("stays", self.name))
+
+    def _take_back(self) -> None:
+        if self._own is None:
+            delete_endpoint(self._clients, self.name, self._emit)
+        else:
+            withdraw(self._clients, self.name, partial(is_same, own=self._own), self._emit)
 
     @errors.forgetting_locals()
     def delete(self) -> None:

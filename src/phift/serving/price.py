@@ -70,13 +70,17 @@ class Prices:
         return total
 
 
-def cost_of(clients: Clients, endpoint: str) -> str:
-    """Return in words what an endpoint costs that is there and should not be, as far as the service says.
+def cost_of(clients: Clients, name: str) -> str:
+    """Return in words what is there and should not be costs, as far as the service says.
 
-    What costs is the machines; that one without any is free is unverified on Azure.
+    What costs is the machines; that an endpoint without any is free is unverified on Azure.
+
+    - **name**: the endpoint's, or ``endpoint/deployment``.
     """
+    endpoint, _, deployment = name.partition("/")
     try:
         machines = machines_of(clients, endpoint)
+        machines = {name: each for name, each in machines.items() if deployment in ("", name)}
         price = Prices.of(clients).per_day(machines)
     except PhiftError:
         return "costs money"

@@ -5,14 +5,14 @@ from __future__ import annotations
 import logging
 import re
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
-from phift.azure.answers import outcome, text, texts
+from phift.azure.answers import outcome, text
 from phift.azure.clients import Clients
 from phift.azure.quiet import quiet
 from phift.errors import (
@@ -58,6 +58,7 @@ Stage = Literal[
     "traffic",
     "ready",
     "replaced",
+    "removed",
     "idle",
     "rollback",
     "delete",
@@ -72,7 +73,8 @@ class DeploymentEvent:
 
     - **stage**: ``waits`` for somebody else who deploys or deletes the same; ``exists`` where the endpoint is there
       already; ``endpoint``, ``deployment`` and ``traffic`` are begun; ``ready``; ``replaced``: the deployment ``name``
-      of the same run is deleted, since another one took its place; ``idle``: the deployment ``name`` has no traffic,
+      of the same run is deleted, since another one took its place; ``removed``: it is
+      deleted, and the endpoint goes on with others'; ``idle``: the deployment ``name`` has no traffic,
       was not made by this run and goes on costing money; ``rollback`` and ``delete`` are begun; ``deleted`` when it is
       gone; ``stays`` where the end of a block does not delete it.
     - **time**: when that was, in UTC.
@@ -229,8 +231,24 @@ def delete_endpoint(clients: Clients, name: str, emit: OnEvent) -> None:
     """
     emit(DeploymentEvent("delete", name))
     there = endpoint(clients, name)
-    try:
+    with _saying_that_it_is_up(clients, name):
         there.delete()
+    if there.settled() is not None:
+        what = f"{still_up(name, cost_of(clients, name))} The service says that it deleted it, and it is still there."
+        raise Conflict(what, where=there.place, fix=f"delete it: phift cleanup {name}, or in the studio")
+    emit(DeploymentEvent("deleted", name))
+
+
+def delete_deployment(clients: Clients, endpoint: str, name: str) -> None:
+    """Delete a deployment that gets no traffic; raises what the service said, with the news that it is still up."""
+    with _saying_that_it_is_up(clients, f"{endpoint}/{name}"):
+        deployment(clients, endpoint, name).delete()
+
+
+@contextmanager
+def _saying_that_it_is_up(clients: Clients, name: str) -> Iterator[None]:
+    try:
+        yield
     except PhiftError as error:
         # A service that does not answer is not asked what it costs.
         silent = isinstance(error, ServiceUnreachable | AuthenticationError | WaitTimeout)
@@ -238,16 +256,14 @@ def delete_endpoint(clients: Clients, name: str, emit: OnEvent) -> None:
         error.what = f"{still_up(name, cost)} Its deletion failed: {error.what}"
         error.fix = f"{f'{error.fix}; then ' if error.fix else ''}delete it: phift cleanup {name}, or in the studio"
         raise
-    if there.settled() is not None:
-        what = f"{still_up(name, cost_of(clients, name))} The service says that it deleted it, and it is still there."
-        raise Conflict(what, where=there.place, fix=f"delete it: phift cleanup {name}, or in the studio")
-    emit(DeploymentEvent("deleted", name))
 
 
 def for_certain(work: Callable[[], Result], name: str) -> Result:
     """Do what deletes an endpoint; a first interruption begins it again and then passes, a second one ends it.
 
-    The notes of what passes then say that the endpoint is still up.
+    The notes of what passes then say that it is still up.
+
+    - **name**: the endpoint's, or ``endpoint/deployment``.
     """
     try:
         return work()
@@ -262,11 +278,13 @@ def for_certain(work: Callable[[], Result], name: str) -> Result:
 
 
 def still_up(name: str, cost: str = _COSTS) -> str:
-    """Return what is to be said of an endpoint that is not known to be deleted.
+    """Return what is to be said of an endpoint, or an ``endpoint/deployment``, that is not known to be deleted.
 
     - **cost**: what `phift.serving.price.cost_of` says, where there is time to ask.
     """
-    return f"The endpoint {name} is still up and {cost}."
+    endpoint, _, deployment = name.partition("/")
+    what = f"deployment {deployment} of endpoint {endpoint}" if deployment else f"endpoint {endpoint}"
+    return f"The {what} is still up and {cost}."
 
 
 def purpose(tags: Mapping[str, str]) -> str:
@@ -274,20 +292,6 @@ def purpose(tags: Mapping[str, str]) -> str:
     if model := tags.get(MODEL):
         return f"for {model}"
     return "" if tags.keys().isdisjoint({JOB_TAG, SERVES, MODEL}) else "of another run"
-
-
-def check_ours(found: OnlineEndpoint, wanted: Mapping[str, str], name: str) -> dict[str, str]:
-    """Return an endpoint's tags; refuse to touch one that somebody else, or another run, made.
-
-    An endpoint is known by its job's name among its tags, or without one by its model. Raises `phift.errors.Conflict`.
-    """
-    tags = texts(found.tags, "endpoint.tags")
-    told_by = JOB_TAG if JOB_TAG in wanted or JOB_TAG in tags else SERVES
-    if tags.get(told_by) != wanted.get(told_by):
-        what = f"There is an endpoint {name} already, {purpose(tags) or 'and phift did not make it'}."
-        fix = "set `deployment.endpoint_name` to another name, or delete that endpoint"
-        raise Conflict(what, where=f"endpoint {name}", fix=fix)
-    return tags
 
 
 def log_tail(clients: Clients, endpoint: str, deployment: str) -> str:

@@ -48,9 +48,9 @@ _LONGEST = {"arriving": 600.0, "deploying": 2 * 3600.0, "leaving": 3600.0, "bloc
 _MOST_SECONDS_BETWEEN_LOOKS = 5.0
 _PROCESS = uuid.uuid4().hex[:12]
 _OURS: set[str] = set()  # the uses of this process that have not ended
-# All that this process keeps of one endpoint is one tag, however often it deploys it: a run has 50 at most. By the tag,
-# the uses that keep the endpoint.
-_keepers: defaultdict[str, set[str]] = defaultdict(set)
+# All that this process keeps of one endpoint is one tag, however often it deploys it: a run has 50 at most. By the job
+# and the tag, the uses that keep what it has deployed there.
+_keepers: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
 _keeping = threading.Lock()
 
 
@@ -110,6 +110,7 @@ class EndpointUse:
         self._job, self._endpoint = job, endpoint
         self._key = f"{_PREFIX}.{endpoint}.{uuid.uuid4().hex[:12]}"
         self._kept_key = f"{_PREFIX}.{endpoint}.{_PROCESS}.kept"
+        self._keeping = (job.name if job else "", self._kept_key)
         self._told = job is not None  # the tags say who else uses it
         self._others: list[_Other] = []
         self._process = os.getpid()
@@ -149,7 +150,7 @@ class EndpointUse:
         if tags is not None and CREATED not in tags:  # an older phift made it, which wrote down nobody's use
             self._told = False
         if self._kept_key not in {other.key for other in self._others}:
-            _keepers.pop(self._kept_key, None)  # it went with an endpoint that somebody else deleted
+            _keepers.pop(self._keeping, None)  # it went with an endpoint that somebody else deleted
         with self._telling():
             for other in self._others:
                 if not other.alive or (other.state == "kept" and tags is None):
@@ -161,7 +162,7 @@ class EndpointUse:
             return
         with self._telling():
             with _keeping:
-                _keepers[self._kept_key].add(self._key)  # before: whatever ends the writing, the tag is this use's own
+                _keepers[self._keeping].add(self._key)  # before: whatever ends the writing, the tag is this use's own
                 self._write("kept", self._kept_key)
             without_process = [o for o in self._others if o.state == "kept" and not o.has_process]
             for other in without_process[1:]:  # one says it as well as many
@@ -225,7 +226,7 @@ class EndpointUse:
     @property
     def _own_keys(self) -> set[str]:
         """The tags of this use; what this process keeps is another's too where not this use alone keeps it."""
-        return {self._key, self._kept_key} if _keepers.get(self._kept_key) == {self._key} else {self._key}
+        return {self._key, self._kept_key} if _keepers.get(self._keeping) == {self._key} else {self._key}
 
     def _keep_no_longer(self, *, ends: bool = False) -> None:
         """Take away the tag that keeps the endpoint, unless another use of this process keeps it too.
@@ -233,7 +234,7 @@ class EndpointUse:
         A tag that cannot be taken away stays this use's own until that ends: as somebody else's it would keep the
         endpoint up.
         """
-        keepers = _keepers.get(self._kept_key, set())
+        keepers = _keepers.get(self._keeping, set())
         if self._key in keepers:
             with _keeping:
                 if len(keepers) > 1 or self._try_to_erase(self._kept_key) or ends:
@@ -277,7 +278,7 @@ def forget_uses(job: FineTuneJob | None, endpoint: str, *, but: Collection[str] 
 def _erase(job: FineTuneJob | None, key: str) -> None:
     if job:
         job.tracking.delete_tag(job.name, key)
-    _keepers.pop(key, None)
+    _keepers.pop((job.name if job else "", key), None)
 
 
 def _read_uses(job: FineTuneJob | None, endpoint: str) -> list[_Other]:

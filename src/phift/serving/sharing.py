@@ -1,0 +1,156 @@
+"""One endpoint with deployments of several runs: whose each of them is, and what goes when one of them leaves.
+
+The tags of a deployment say which run made it. Those of its endpoint say whose deployment has the traffic: they change
+with it. So a better model takes an endpoint's traffic over, whose address and keys stay, and neither run takes the
+other's deployment away.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from phift.azure.answers import listed, mapping, text, texts
+from phift.azure.clients import Clients
+from phift.errors import Conflict, NotFound, azure_errors
+from phift.jobs.job import JOB_TAG
+from phift.jobs.record import CONFIGURATION, SERIES
+from phift.serving import resource
+from phift.serving.lifetime import LONGEST_TAG
+from phift.serving.resource import CREATED, MODEL, SERVES, DeploymentEvent, OnEvent, purpose
+
+if TYPE_CHECKING:
+    from azure.ai.ml.entities import OnlineDeployment, OnlineEndpoint
+
+# An endpoint's tag with the traffic that there was before a deployment took it over: JSON, percent by deployment.
+PREVIOUS = "phift.previous"
+_OF_TRAFFIC = (JOB_TAG, SERVES, MODEL, SERIES, CONFIGURATION, PREVIOUS)
+
+
+def is_same(tags: Mapping[str, str], own: Mapping[str, str]) -> bool:
+    """Whether the tags of an endpoint or a deployment are those of a run, or without one of a model."""
+    told_by = JOB_TAG if JOB_TAG in own or JOB_TAG in tags else SERVES
+    return told_by in tags and tags[told_by] == own.get(told_by)
+
+
+def check_ours(tags: Mapping[str, str], own: Mapping[str, str], name: str) -> None:
+    """Refuse an endpoint that somebody else, or another run, made; raises `phift.errors.Conflict`."""
+    if not is_same(tags, own):
+        what = f"There is an endpoint {name} already, {purpose(tags) or 'and phift did not make it'}."
+        fix = "set `deployment.endpoint_name` to another name, or delete that endpoint"
+        raise Conflict(what, where=f"endpoint {name}", fix=fix)
+
+
+def deployments(clients: Clients, endpoint: str) -> list[OnlineDeployment]:
+    """Return the deployments of an endpoint; one that is not there has none."""
+    place = f"deployments of endpoint {endpoint}"
+    with suppress(NotFound), azure_errors(place):
+        return listed(clients.workspace.online_deployments.list(endpoint), place)
+    return []
+
+
+def traffic(endpoint: OnlineEndpoint) -> dict[str, int]:
+    """Return the percent of each deployment that gets traffic; the SDK gives the others with 0."""
+    return {str(name): share for name, share in dict(endpoint.traffic or {}).items() if share}
+
+
+def with_traffic(endpoint: OnlineEndpoint, shares: Mapping[str, int], tags: Mapping[str, str]) -> OnlineEndpoint:
+    """Return an endpoint with this traffic, and with those of these tags that say whose deployment has it."""
+    others = {k: v for k, v in texts(endpoint.tags, "endpoint.tags").items() if k not in _OF_TRAFFIC}
+    endpoint.tags = others | {k: v for k, v in tags.items() if k in _OF_TRAFFIC}
+    endpoint.traffic = dict(shares)
+    return endpoint
+
+
+def taking_traffic(own: Mapping[str, str], before: Mapping[str, int]) -> dict[str, str]:
+    """Return the tags of an endpoint whose traffic a deployment takes over."""
+    written = json.dumps(before)
+    return {**own, **({PREVIOUS: written} if before and len(written) <= LONGEST_TAG else {})}
+
+
+def withdraw(
+    clients: Clients, name: str, is_mine: Callable[[Mapping[str, str]], bool], emit: OnEvent, *, named: str = ""
+) -> tuple[str, ...] | None:
+    """Take deployments away from an endpoint, with the last one the endpoint too; None where that is gone.
+
+    Else the names of those that are deleted. The traffic that they had goes to those that stay: in the shares that
+    these have, else to those that had it before, else to the newest; and then `DeploymentEvent` tells that it stays.
+
+    - **is_mine**: whether tags are those of what goes: of a deployment, and of the endpoint, which stays otherwise;
+      deployments that phift did not make go with it.
+    - **named**: only the deployment of this name.
+    """
+    found = deployments(clients, name)
+    mine = {text(each.name, "deployment.name") for each in found if is_mine(_tags(each))}
+    mine &= {named} if named else mine
+    staying = [each for each in found if each.name not in mine]
+    endpoint = resource.endpoint(clients, name).settled()
+    owns = endpoint is not None and is_mine(texts(endpoint.tags, "endpoint.tags"))
+    if endpoint is None or (owns and not any(resource.purpose(_tags(each)) for each in staying)):
+        resource.delete_endpoint(clients, name, emit)
+        return None
+    if staying and (owns or not mine.isdisjoint(traffic(endpoint))):
+        _hand_over(clients, name, endpoint, mine, staying, emit)
+    for each in sorted(mine):
+        resource.delete_deployment(clients, name, each)
+        emit(DeploymentEvent("removed", each))
+    emit(DeploymentEvent("stays", name))
+    return tuple(sorted(mine))
+
+
+def _hand_over(
+    clients: Clients,
+    name: str,
+    endpoint: OnlineEndpoint,
+    going: AbstractSet[str],
+    staying: Sequence[OnlineDeployment],
+    emit: OnEvent,
+) -> None:
+    """Have those that stay get the traffic, and the endpoint's tags say so."""
+    tags_of = {text(each.name, "deployment.name"): _tags(each) for each in staying}
+    up = {str(each.name) for each in staying if resource.provisioning_state(each) == "succeeded"}
+    newest = max(up, key=lambda each: tags_of[each].get(CREATED, ""), default="")
+
+    def shares_of(found: OnlineEndpoint) -> dict[str, int]:
+        now = traffic(found)
+        if going.isdisjoint(now):
+            return now
+        candidates = (now, _previous(found), {newest: 100})
+        wholes = (_whole({k: v for k, v in shares.items() if k in up}) for shares in candidates)
+        return next(filter(None, wholes), {})
+
+    def handed_over(found: OnlineEndpoint) -> OnlineEndpoint:
+        shares = shares_of(found)
+        first = max(shares or tags_of, key=lambda each: shares.get(each, 0))
+        mirrored = dict(found.mirror_traffic or {}).items()
+        found.mirror_traffic = {k: v for k, v in mirrored if k in up and k not in shares}
+        return with_traffic(found, shares, tags_of[first])
+
+    wanted = shares_of(endpoint)
+    if wanted != traffic(endpoint):
+        emit(DeploymentEvent("traffic", name))
+    there = resource.endpoint(clients, name)
+    there.put(handed_over(endpoint), is_right=lambda found: traffic(found) == wanted, renew=handed_over)
+
+
+def _previous(endpoint: OnlineEndpoint) -> dict[str, Any]:
+    with suppress(ValueError):
+        return dict(mapping(json.loads(texts(endpoint.tags, "endpoint.tags").get(PREVIOUS, ""))))
+    return {}
+
+
+def _whole(shares: Mapping[str, Any]) -> dict[str, int]:
+    """Return shares that sum to 100, in the same proportions; none of none."""
+    numbers = {name: share for name, share in shares.items() if isinstance(share, int) and share > 0}
+    total = sum(numbers.values())
+    whole = {name: share * 100 // total for name, share in numbers.items()}
+    if whole:
+        whole[max(whole, key=lambda each: whole[each])] += 100 - sum(whole.values())
+    return whole
+
+
+def _tags(deployment: OnlineDeployment) -> dict[str, str]:
+    return texts(deployment.tags, "deployment.tags")

@@ -1,0 +1,232 @@
+"""A second run's model on the endpoint of the first: neither takes the other's serving deployment away."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from phift.errors import Conflict, DeploymentFailed, NotFound, ServiceError
+from phift.jobs.job import FineTuneJob
+from phift.serving.cleanup import remove_endpoints_of
+from phift.serving.deployment import deploy_model
+from phift.serving.endpoint import Endpoint
+from phift.serving.resource import DeploymentEvent
+from unit.fakes import A100, Fakes, http_error
+
+NAME = "prod-chat"
+MODEL = "/subscriptions/s/workspaces/w/models/{}/versions/1"
+
+
+def deploy(fakes: Fakes, job: str, deployment: str, events: list[DeploymentEvent] | None = None) -> Endpoint:
+    """Deploy the model of a job, as its run does."""
+    fakes.workspace.jobs.add(job, "Completed")
+    return deploy_model(
+        fakes.clients,
+        MODEL.format(job),
+        name=NAME,
+        size=A100,
+        config={"deployment_name": deployment},
+        job=FineTuneJob(job, fakes.clients),
+        tags={"phift.model": f"{job}:1"},
+        on_event=events.append if events is not None else None,
+    )
+
+
+def there(fakes: Fakes) -> dict[str, int]:
+    """Return the deployments with their traffic."""
+    endpoint = fakes.workspace.online_endpoints.known.get(NAME)
+    traffic = endpoint.traffic if endpoint else {}
+    return {name: traffic.get(name, 0) for _, name in sorted(fakes.workspace.online_deployments.known)}
+
+
+def owner(fakes: Fakes) -> str:
+    return str(fakes.workspace.online_endpoints.known[NAME].tags["phift.job"])
+
+
+def test_a_second_run_takes_the_traffic_over_and_the_first_deployment_is_told_of() -> None:
+    fakes, events = Fakes(), list[DeploymentEvent]()
+    deploy(fakes, "first", "default")
+    endpoint = deploy(fakes, "second", "green", events)
+    assert (there(fakes), owner(fakes), endpoint.existed) == ({"default": 0, "green": 100}, "second", True)
+    assert [(event.stage, event.name) for event in events] == [
+        ("exists", NAME),
+        ("deployment", "green"),
+        ("traffic", NAME),
+        ("ready", NAME),
+        ("idle", "default"),
+    ]
+
+
+@pytest.mark.parametrize("name", ["first", f"{NAME}/default"])
+def test_the_first_run_takes_only_its_own_away(name: str) -> None:
+    fakes = Fakes()
+    deploy(fakes, "first", "default")
+    deploy(fakes, "second", "green")
+    done = remove_endpoints_of(fakes.clients, name)
+    assert (done.deleted, done.removed, there(fakes)) == ((), (f"{NAME}/default",), {"green": 100})
+    assert "deployment prod-chat/default, whose endpoint others serve from" in str(done)
+
+
+def test_the_second_run_gives_the_traffic_back() -> None:
+    fakes = Fakes()
+    deploy(fakes, "first", "default")
+    deploy(fakes, "second", "green")
+    done = remove_endpoints_of(fakes.clients, "second")
+    assert (done.removed, there(fakes), owner(fakes)) == ((f"{NAME}/green",), {"default": 100}, "first")
+    assert remove_endpoints_of(fakes.clients, "first").deleted == (NAME,)
+    assert there(fakes) == {}
+
+
+def test_the_last_one_out_takes_the_endpoint_with_it() -> None:
+    fakes = Fakes()
+    deploy(fakes, "first", "default")
+    deploy(fakes, "second", "green")
+    remove_endpoints_of(fakes.clients, "first")
+    assert remove_endpoints_of(fakes.clients, "second").deleted == (NAME,)
+    assert fakes.workspace.online_endpoints.known == {}
+
+
+def test_the_end_of_the_second_block_gives_the_traffic_back() -> None:
+    fakes, events = Fakes(), list[DeploymentEvent]()
+    deploy(fakes, "first", "default")
+    with deploy(fakes, "second", "green", events):
+        assert there(fakes) == {"default": 0, "green": 100}
+    assert (there(fakes), owner(fakes), fakes.rest.tags["second"]) == ({"default": 100}, "first", {})
+    assert [event.stage for event in events][-3:] == ["traffic", "removed", "stays"]
+
+
+def test_the_end_of_the_first_block_leaves_the_second_model_serving() -> None:
+    fakes = Fakes()
+    with deploy(fakes, "first", "default"):
+        deploy(fakes, "second", "green")
+    assert (there(fakes), owner(fakes)) == ({"green": 100}, "second")
+
+
+def test_blocks_of_two_runs_in_either_order_leave_nothing() -> None:
+    for first_ends_first in (True, False):
+        fakes = Fakes()
+        first, second = deploy(fakes, "first", "default"), deploy(fakes, "second", "green")
+        for endpoint in (first, second) if first_ends_first else (second, first):
+            with endpoint:
+                pass
+        assert fakes.workspace.online_endpoints.known == {}
+
+
+def test_the_first_run_deployed_again_takes_the_traffic_back() -> None:
+    fakes = Fakes()
+    deploy(fakes, "first", "default")
+    deploy(fakes, "second", "green")
+    deploy(fakes, "first", "default")
+    assert (there(fakes), owner(fakes)) == ({"default": 100, "green": 0}, "first")
+
+
+def test_a_second_call_of_the_second_run_finds_what_is_there() -> None:
+    fakes = Fakes()
+    deploy(fakes, "first", "default")
+    deploy(fakes, "second", "green")
+    made = fakes.workspace.record.count("online_deployments.begin_create_or_update")
+    deploy(fakes, "second", "green")
+    assert fakes.workspace.record.count("online_deployments.begin_create_or_update") == made
+    assert there(fakes) == {"default": 0, "green": 100}
+
+
+def test_a_deployment_of_the_same_name_is_not_replaced() -> None:
+    fakes = Fakes()
+    deploy(fakes, "first", "default")
+    with pytest.raises(Conflict, match=r"has a deployment default already, for first:1") as caught:
+        deploy(fakes, "second", "default")
+    assert "deployment_name" in str(caught.value)
+    assert (there(fakes), owner(fakes)) == ({"default": 100}, "first")
+
+
+def test_an_endpoint_that_phift_did_not_make_is_not_joined() -> None:
+    fakes = Fakes()
+    fakes.add_endpoint(NAME, tags={"team": "payments"}, traffic={"blue": 100})
+    fakes.add_deployment("blue", NAME, "theirs")
+    with pytest.raises(Conflict, match="phift did not make it"):
+        deploy(fakes, "second", "green")
+    assert there(fakes) == {"blue": 100}
+
+
+def test_an_endpoint_that_another_run_has_only_begun_is_not_joined() -> None:
+    fakes = Fakes()
+    fakes.add_endpoint(NAME, tags={"phift.job": "first"})
+    with pytest.raises(Conflict, match="of another run"):
+        deploy(fakes, "second", "green")
+
+
+def test_an_endpoint_whose_last_change_failed_is_not_deleted_with_others_deployments_in_it() -> None:
+    fakes = Fakes()
+    deploy(fakes, "first", "default")
+    deploy(fakes, "second", "green")
+    fakes.workspace.online_endpoints.add(
+        NAME, tags={"phift.job": "second"}, traffic={"green": 100}, provisioning_state="Failed"
+    )
+    with pytest.raises(Conflict, match="others' deployments are in it"):
+        deploy(fakes, "second", "green")
+    assert there(fakes) == {"default": 0, "green": 100}
+
+
+@pytest.mark.parametrize("step", ["online_deployments.result", "online_endpoints.get_keys"])
+@pytest.mark.parametrize("trouble", [http_error(500), KeyboardInterrupt()], ids=["error", "interruption"])
+def test_a_second_model_that_fails_leaves_the_first_as_it_was(step: str, trouble: BaseException) -> None:
+    fakes = Fakes()
+    deploy(fakes, "first", "default")
+    before = dict(fakes.workspace.online_endpoints.known[NAME].tags)
+    fakes.workspace.record.fail(step, trouble)
+    with pytest.raises((DeploymentFailed, KeyboardInterrupt)):
+        deploy(fakes, "second", "green")
+    assert there(fakes) == {"default": 100}
+    assert fakes.workspace.online_endpoints.known[NAME].tags == before
+
+
+def test_a_deployment_that_cannot_be_deleted_is_named_with_its_way_out() -> None:
+    fakes = Fakes()
+    deploy(fakes, "first", "default")
+    deploy(fakes, "second", "green")
+    fakes.workspace.record.fail("online_deployments.begin_delete", http_error(409, "locked", "ScopeLocked"))
+    with pytest.raises(ServiceError, match="deployment green of endpoint prod-chat is still up and costs") as caught:
+        remove_endpoints_of(fakes.clients, "second")
+    assert "phift cleanup prod-chat/green" in str(caught.value)
+    assert there(fakes) == {"default": 100, "green": 0}
+    assert remove_endpoints_of(fakes.clients, "second").removed == (f"{NAME}/green",)
+
+
+def test_shares_that_stay_are_kept_in_proportion_and_else_go_to_those_that_had_the_traffic_before() -> None:
+    for shares, before, expected in [
+        ({"aaa": 20, "bbb": 10, "ccc": 70}, None, {"aaa": 67, "bbb": 33}),
+        ({"ccc": 100}, {"aaa": 100}, {"aaa": 100, "bbb": 0}),
+        ({"ccc": 100}, {"gone": 100}, {"aaa": 0, "bbb": 100}),
+        ({"ccc": 100}, "no JSON", {"aaa": 0, "bbb": 100}),
+    ]:
+        fakes = Fakes()
+        for name in ("aaa", "bbb", "ccc"):
+            deploy(fakes, f"of-{name}", name)
+        endpoint: Any = fakes.workspace.online_endpoints.known[NAME]
+        endpoint.traffic = dict(shares)
+        endpoint.tags["phift.previous"] = json.dumps(before) if before != "no JSON" else "{"
+        remove_endpoints_of(fakes.clients, "of-ccc")
+        assert there(fakes) == expected
+
+
+def test_a_deployment_that_is_not_there_is_told_with_those_that_are() -> None:
+    fakes = Fakes()
+    deploy(fakes, "first", "default")
+    with pytest.raises(NotFound, match=r"no deployment blue") as caught:
+        remove_endpoints_of(fakes.clients, f"{NAME}/blue")
+    assert "it has: default" in str(caught.value)
+
+
+@pytest.mark.parametrize("interruptions", [1, 2])
+def test_an_interruption_of_a_removal_begins_it_again_and_a_second_one_says_what_is_left(interruptions: int) -> None:
+    fakes = Fakes()
+    deploy(fakes, "first", "default")
+    deploy(fakes, "second", "green")
+    fakes.workspace.record.fail("online_deployments.begin_delete", *[KeyboardInterrupt()] * interruptions)
+    with pytest.raises(KeyboardInterrupt) as caught:
+        remove_endpoints_of(fakes.clients, f"{NAME}/default")
+    said = " ".join(getattr(caught.value, "__notes__", []))
+    assert ("deployment default of endpoint prod-chat is still up" in said) == (interruptions == 2)
+    assert there(fakes) == ({"green": 100} if interruptions == 1 else {"default": 0, "green": 100})
