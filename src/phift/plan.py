@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from phift import facts
-from phift.azure.answers import text, texts
+from phift.azure.answers import listed, text, texts
 from phift.azure.clients import Clients
 from phift.azure.threads import SideBySide
 from phift.check import compute
@@ -113,7 +113,8 @@ class _Planning:
     """What was looked up, None where that failed, and all that there is to say of it.
 
     - **no_tokenizer**: why there is no tokenizer, or what it lacks.
-    - **endpoint**: the tags of the endpoint that has the configured name; None where there is none.
+    - **endpoint**: the tags of the endpoint that has the configured name, and of its deployments by their names; None
+      where there is none.
     """
 
     def __init__(self, config: RunConfig, clients: Clients, prepare: Callable[[], PreparedDataset]) -> None:
@@ -277,26 +278,54 @@ class _Planning:
                 self.findings.append(Finding("FACTS_OLD", "note", f"phift/facts/{age.table}.json", message, fix))
 
     def hold_name(self, plan: Plan | None) -> None:
-        """Refuse a configured name that another endpoint has; that of this very run's, made before, is used again."""
-        name, tags = self.config.deployment.endpoint_name, self.endpoint
-        if name is None or tags is None:
+        """Refuse a configured name that another endpoint has; that of this very run's, made before, is used again.
+
+        On another run's endpoint a deployment is made beside that run's, if it has a name of its own.
+        """
+        name, mine, found = self.config.deployment.endpoint_name, self.config.deployment.deployment_name, self.endpoint
+        if name is None or found is None:
             return
-        job, model = tags.get(JOB_TAG), tags.get("phift.model")
-        if job and (plan is None or re.fullmatch(rf"{re.escape(plan.job_name)}(-\d+)?", job)):
-            return  # without a plan nothing says whether it is this run's
-        told = f"it serves {model} and " if model else ""
-        told += f"it is of the job {job}" if job else "phift did not make it"
-        fix = "give another `deployment.endpoint_name`"
-        fix += f", or delete that endpoint: `phift cleanup {name}`" if job else ""
-        message = f"There is an endpoint {name} already: {told}."
-        self.findings.append(Finding("DEPLOYMENT_NAME_TAKEN", "error", _NAME, message, fix))
+        tags, deployments = found
+
+        def is_own(job: str) -> bool:  # without a plan nothing says whether it is this run's
+            return plan is None or bool(re.fullmatch(rf"{re.escape(plan.job_name)}(-\d+)?", job))
+
+        if tags.get(JOB_TAG) and is_own(tags[JOB_TAG]):
+            return
+        there = deployments.get(mine)
+        if deployments and _told(tags) and there is None:
+            message = f"The endpoint {name} is there: {_told(tags)}. The new deployment {mine} is made beside "
+            message += f"{', '.join(sorted(deployments))}, and takes the traffic over; both cost money until one goes."
+            self.findings.append(Finding("DEPLOYMENT_BESIDE", "note", _NAME, message))
+        elif there is not None and _told(there):
+            if is_own(there.get(JOB_TAG, "")):
+                return
+            message = f"The endpoint {name} has a deployment {mine} already: {_told(there)}."
+            fix = "give another `deployment.deployment_name`, such as `green`: it is made beside it, and takes over"
+            place = "deployment.deployment_name"
+            self.findings.append(Finding("DEPLOYMENT_NAME_TAKEN", "error", place, message, f"{fix} its traffic"))
+        else:
+            fix = "give another `deployment.endpoint_name`"
+            fix += f", or delete that endpoint: `phift cleanup {name}`" if _told(tags) else ""
+            message = f"There is an endpoint {name} already: {_told(tags) or 'phift did not make it'}."
+            self.findings.append(Finding("DEPLOYMENT_NAME_TAKEN", "error", _NAME, message, fix))
 
 
-def _endpoint(config: RunConfig, clients: Clients) -> Mapping[str, str] | None:
-    """Return the tags of the endpoint that has the configured name, or None."""
+def _told(tags: Mapping[str, str]) -> str:
+    """Return what phift made an endpoint or a deployment for; an empty text where phift did not make it."""
+    model, job = tags.get("phift.model"), tags.get(JOB_TAG)
+    told = [f"it serves {model or 'another model'}"] if model or "phift.serves" in tags else []
+    return " and ".join(told + ([f"it is of the job {job}"] if job else []))
+
+
+def _endpoint(config: RunConfig, clients: Clients) -> tuple[dict[str, str], dict[str, dict[str, str]]] | None:
+    """Return the tags of the endpoint that has the configured name, and its deployments'; None without one."""
     if name := config.deployment.endpoint_name:
         with suppress(NotFound), azure_errors(f"endpoint {name}"):
-            return texts(clients.workspace.online_endpoints.get(name).tags, "endpoint.tags")
+            tags = texts(clients.workspace.online_endpoints.get(name).tags, "endpoint.tags")
+            place = f"deployments of endpoint {name}"
+            found = listed(clients.workspace.online_deployments.list(name), place) if _told(tags) else []
+            return tags, {text(each.name, place): texts(each.tags, "deployment.tags") for each in found}
     return None
 
 

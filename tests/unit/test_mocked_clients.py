@@ -192,6 +192,7 @@ def test_mocks_with_answers_of_their_own_do(tmp_path: Path, dataset: PreparedDat
     mocked.component_registry.components.get.return_value = component()
     mocked.workspace.compute.get.return_value = MagicMock(size=A100)
     mocked.workspace.online_endpoints.get.return_value = MagicMock(tags={"phift.job": "other", "phift.model": "m:1"})
+    mocked.workspace.online_deployments.list.return_value = []
     config = run_config(tmp_path, deployment={"endpoint_name": "mine"})
     plan, report = make_plan(config, mocked, lambda: dataset)
     assert plan is not None

@@ -115,8 +115,8 @@ def test_findings_of_model_compute_and_deployment_are_in_the_report(fakes: Fakes
 
 
 def name_findings(run: FineTuneRun) -> list[tuple[str, str, str]]:
-    found = [finding for finding in run.check().findings if finding.code.startswith("DEPLOYMENT_NAME")]
-    assert all(finding.place == "deployment.endpoint_name" for finding in found)
+    found = [each for each in run.check().findings if each.code.startswith(("DEPLOYMENT_NAME", "DEPLOYMENT_BESIDE"))]
+    assert all(each.place in ("deployment.endpoint_name", "deployment.deployment_name") for each in found)
     return [(finding.severity, finding.code, finding.message) for finding in found]
 
 
@@ -166,6 +166,27 @@ def test_the_endpoint_of_this_very_run_is_no_other(fakes: Fakes, start: Start, a
 def test_a_job_of_a_similar_name_is_another(fakes: Fakes, start: Start, attempt: str) -> None:
     fakes.add_endpoint("mine", tags={"phift.job": f"{start().plan.job_name}{attempt}"})
     assert [code for _, code, _ in name_findings(start(**MINE))] == ["DEPLOYMENT_NAME_TAKEN"]
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("green", ("note", "DEPLOYMENT_BESIDE")), ("default", ("error", "DEPLOYMENT_NAME_TAKEN"))],
+)
+def test_another_runs_endpoint_takes_a_deployment_of_a_name_of_its_own(
+    fakes: Fakes, start: Start, name: str, expected: tuple[str, str]
+) -> None:
+    theirs = {"phift.job": "other", "phift.model": "phi:7"}
+    fakes.add_endpoint("mine", tags=theirs)
+    fakes.add_deployment("default", "mine", "theirs").tags = theirs
+    run = start(deployment={"endpoint_name": "mine", "deployment_name": name})
+    ((severity, code, message),) = name_findings(run)
+    assert ((severity, code), "it serves phi:7 and it is of the job other" in message) == (expected, True)
+
+
+def test_a_deployment_of_this_very_run_on_anothers_endpoint_is_no_other(fakes: Fakes, start: Start) -> None:
+    fakes.add_endpoint("mine", tags={"phift.job": "other"})
+    fakes.add_deployment("default", "mine", "ours").tags = {"phift.job": start().plan.job_name}
+    assert name_findings(start(**MINE)) == []
 
 
 def test_a_name_that_cannot_be_looked_up_is_a_note(fakes: Fakes, start: Start) -> None:

@@ -57,6 +57,7 @@ def test_a_second_run_takes_the_traffic_over_and_the_first_deployment_is_told_of
         ("ready", NAME),
         ("idle", "default"),
     ]
+    assert events[-1].detail == f"delete it: phift cleanup {NAME}/default"
 
 
 @pytest.mark.parametrize("name", ["first", f"{NAME}/default"])

@@ -345,5 +345,6 @@ def _retire_others(clients: Clients, name: str, deployment: str, own: Mapping[st
                 continue
             except PhiftError as error:
                 why = f"could not be deleted and costs money: {error.what}"
-        emit(DeploymentEvent("idle", redact(other.name)))
+        command = f": phift cleanup {name}/{other.name}" if resource.purpose(tags) else " in the studio"
+        emit(DeploymentEvent("idle", redact(other.name), redact(f"delete it{command}")))
         logger.warning("The deployment %s of endpoint %s %s", in_a_line(other.name), name, in_a_line(why))

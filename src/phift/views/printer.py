@@ -35,6 +35,7 @@ _STAGES = {
     "traffic": "sending it all traffic",
     "ready": "ready",
     "replaced": "deleted; another deployment took its place",
+    "removed": "deleted; its endpoint goes on with the others",
     "idle": "has no traffic, and costs money",
     "rollback": "it failed; removing what was made",
     "delete": "deleting the endpoint",
@@ -82,7 +83,7 @@ class EventPrinter:
             self._show_job(event)
         elif isinstance(event, DeploymentEvent):
             self.stop_drawing()
-            self._line(f"{event.name}: {_STAGES[event.stage]}")
+            self._line(": ".join(filter(None, (event.name, _STAGES[event.stage], event.detail))))
         elif isinstance(event, TrialChanged):
             self.stop_drawing()
             self._line(str(event))
