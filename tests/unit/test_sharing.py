@@ -14,6 +14,7 @@ from phift.serving.deployment import deploy_model
 from phift.serving.endpoint import Endpoint
 from phift.serving.resource import DeploymentEvent
 from unit.fakes import A100, Fakes, http_error
+from unit.test_endpoints_listing import priced
 
 NAME = "prod-chat"
 MODEL = "/subscriptions/s/workspaces/w/models/{}/versions/1"
@@ -47,6 +48,7 @@ def owner(fakes: Fakes) -> str:
 
 def test_a_second_run_takes_the_traffic_over_and_the_first_deployment_is_told_of() -> None:
     fakes, events = Fakes(), list[DeploymentEvent]()
+    fakes.workspace.compute.sizes = priced(**{A100: 2.0})
     deploy(fakes, "first", "default")
     endpoint = deploy(fakes, "second", "green", events)
     assert (there(fakes), owner(fakes), endpoint.existed) == ({"default": 0, "green": 100}, "second", True)
@@ -57,7 +59,8 @@ def test_a_second_run_takes_the_traffic_over_and_the_first_deployment_is_told_of
         ("ready", NAME),
         ("idle", "default"),
     ]
-    assert events[-1].detail == f"delete it: phift cleanup {NAME}/default"
+    cost = f"costs money: 48.00 USD a day, used or not, for 1 x {A100}"
+    assert events[-1].detail == f"has no traffic and {cost}; delete it: phift cleanup {NAME}/default"
 
 
 @pytest.mark.parametrize("name", ["first", f"{NAME}/default"])

@@ -337,14 +337,15 @@ def _retire_others(clients: Clients, name: str, deployment: str, own: Mapping[st
         if other.name == deployment:
             continue
         tags = texts(other.tags, "deployment.tags")
-        why = "has no traffic and costs money."
+        place = f"{name}/{other.name}"
+        why = f"has no traffic and {cost_of(clients, place)}"
         if SERVES in tags and is_same(tags, own):
             try:
                 resource.deployment(clients, name, other.name).delete()
                 emit(DeploymentEvent("replaced", redact(other.name)))
                 continue
             except PhiftError as error:
-                why = f"could not be deleted and costs money: {error.what}"
-        command = f": phift cleanup {name}/{other.name}" if resource.purpose(tags) else " in the studio"
-        emit(DeploymentEvent("idle", redact(other.name), redact(f"delete it{command}")))
+                why = f"could not be deleted and costs money: {error.what.rstrip('.')}"
+        why += f"; delete it: phift cleanup {place}" if resource.purpose(tags) else "; delete it in the studio"
+        emit(DeploymentEvent("idle", redact(other.name), redact(why)))
         logger.warning("The deployment %s of endpoint %s %s", in_a_line(other.name), name, in_a_line(why))

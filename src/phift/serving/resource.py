@@ -77,7 +77,7 @@ class DeploymentEvent:
       deleted, and the endpoint goes on with others'; ``idle``: the deployment ``name`` has no traffic,
       was not made by this run and goes on costing money; ``rollback`` and ``delete`` are begun; ``deleted`` when it is
       gone; ``stays`` where the end of a block does not delete it.
-    - **detail**: more of it in words: of one that is ``idle``, how to delete it.
+    - **detail**: more of it in words: of one that is ``idle``, what it costs and how to delete it.
     - **time**: when that was, in UTC.
     """
 

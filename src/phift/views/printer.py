@@ -36,7 +36,7 @@ _STAGES = {
     "ready": "ready",
     "replaced": "deleted; another deployment took its place",
     "removed": "deleted; its endpoint goes on with the others",
-    "idle": "has no traffic, and costs money",
+    "idle": "idle",
     "rollback": "it failed; removing what was made",
     "delete": "deleting the endpoint",
     "deleted": "deleted",
