@@ -9,6 +9,7 @@ from typing import assert_never, get_args
 import pytest
 
 from phift.data.sources import Progress
+from phift.evaluation.asking import RowCompared
 from phift.jobs.download import DownloadProgress
 from phift.jobs.events import Idle, JobEvent, MetricLogged, NoAnswer, StatusChanged, StepChanged, StillQueued
 from phift.jobs.tracking import MetricPoint
@@ -25,13 +26,14 @@ OF_A_JOB: list[JobEvent] = [
     Idle(job="job", status="Queued"),
 ]
 KINDS = {"status", "step", "metric", "unreachable", "queued", "idle"}
-KINDS |= {"progress", "counted", "deployment", "download", "trial"}
+KINDS |= {"progress", "counted", "deployment", "download", "trial", "row_compared"}
 EVENTS: list[Event] = [
     *OF_A_JOB,
     Progress(source="rows.jsonl", rows=10),
     Counted("train", 10, 0.5),
     DeploymentEvent("ready", "phift-e"),
     DownloadProgress(stage="fetch", source="job job", bytes=1, total_bytes=2, files=0, total_files=1),
+    RowCompared(before="base", after="phift-e", rows=1, total_rows=2),
     TrialChanged(
         search="s", trial=1, parameters={"rate": 0.1}, state="running", job="job", metric="eval_loss", value=math.inf
     ),
@@ -72,7 +74,7 @@ def test_a_handler_of_one_kind_hears_of_no_other() -> None:
 def said(event: Event) -> str:
     """Return what an event says; a type checker finds a kind that is left out."""
     match event:
-        case Progress() | Counted():
+        case Progress() | Counted() | RowCompared():
             return f"{event.rows} rows"
         case DownloadProgress():
             return f"{event.bytes} bytes"

@@ -44,12 +44,16 @@ ALLOWED = {
     "serving": {"azure", "check", "config", "errors", "jobs"},
     "evaluation": {"azure", "data", "errors", "serving"},
     "plan": {"azure", "check", "config", "data", "errors", "facts", "jobs", "tokens"},
-    "run": {"azure", "check", "component", "config", "data", "errors", "jobs", "plan", "serving", "tokens"},
-    "views": {"check", "data", "errors", "jobs", "plan", "run", "serving", "tokens"},
+    "run": {
+        *("azure", "check", "component", "config", "data", "errors"),
+        *("evaluation", "jobs", "plan", "serving", "tokens"),
+    },
+    "views": {"check", "data", "errors", "evaluation", "jobs", "plan", "run", "serving", "tokens"},
     "cli": {
         "check",
         "config",
         "errors",
+        "evaluation",
         "facts",
         "jobs",
         "local",

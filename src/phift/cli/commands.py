@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import phift
-from phift.cli import jobs, taking_home, tuning
+from phift.cli import evaluating, jobs, taking_home, tuning
 from phift.cli.endpoints import endpoints
 from phift.cli.interrupted import INTERRUPTED, Leftovers, ignore_interruptions, notes, say, watch
 from phift.cli.local import local
@@ -299,7 +299,7 @@ def facts(must_be_new: bool) -> None:
 
 for _command in (
     *(local, jobs.follow, jobs.runs, jobs.metrics, jobs.compare, jobs.logs, jobs.cancel),
-    *(taking_home.download, taking_home.reproduce, tuning.tune, endpoints),
+    *(taking_home.download, taking_home.reproduce, tuning.tune, evaluating.evaluate, endpoints),
 ):
     main.add_command(_command)
 

@@ -45,7 +45,6 @@ class Options(TypedDict, total=False):
     concurrency: int
     limit: int | None
     prompt_of: Callable[[Sequence[Message]], Hashable] | None
-    on_progress: Callable[[RowCompared | Progress], None] | None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ import weakref
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self, cast
+from typing import TYPE_CHECKING, Self, Unpack, cast
 
 from phift.azure.answers import text
 from phift.azure.clients import Clients
@@ -37,6 +37,9 @@ from phift.errors import (
     in_a_line,
     isolated,
 )
+from phift.evaluation.asking import AnyModel
+from phift.evaluation.comparison import ModelComparison, Options
+from phift.evaluation.rows import Rows
 from phift.jobs.job import FineTuneJob, find_job, list_jobs, submit_job
 from phift.jobs.on_end import OnEnd, when_ended
 from phift.jobs.pipeline import pipeline_job
@@ -44,6 +47,7 @@ from phift.jobs.record import CONFIGURATION, SERIES, RunRecord, series
 from phift.jobs.registration import RegisteredModel, register_model
 from phift.jobs.submitted import find_submitted
 from phift.plan import Plan, digest, make_plan, slug
+from phift.run.evaluating import compare_with_base
 from phift.run.events import OnEvent
 from phift.run.spans import traced
 from phift.serving.cleanup import Cleanup, DeployedEndpoint, deployed_endpoints, remove_of_jobs
@@ -414,6 +418,17 @@ class FineTuneRun:
             tags={**self._own_tags, MODEL: served, SERIES: record.series, CONFIGURATION: record.configuration_digest},
             on_event=self._on_event,
         )
+
+    @traced
+    def evaluate(
+        self, rows: Rows | None = None, *, base: AnyModel | None = None, **options: Unpack[Options]
+    ) -> ModelComparison:
+        """Compare the base model with the trained one on held-out rows, both deployed for as long as it takes.
+
+        - **rows**: left out, the test split of the run's data, without what is near to a training row.
+        - **base**: what to compare with instead; see `phift.evaluation.comparison.compare_models`, also for options.
+        """
+        return compare_with_base(self, rows, base, **options)
 
     @property
     def _own_tags(self) -> dict[str, str]:

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal, TypeAlias, TypeVar
 
 from phift.data.sources import Progress
 from phift.errors import visible
+from phift.evaluation.asking import RowCompared
 from phift.jobs.download import DownloadProgress
 from phift.jobs.events import JobEvent
 from phift.jobs.tracking import plain_number
@@ -50,9 +51,9 @@ class TrialChanged:
         return visible(f"trial {self.trial} ({values}): {self.state}{judged}", lines=False)
 
 
-Event: TypeAlias = Progress | Counted | JobEvent | DeploymentEvent | DownloadProgress | TrialChanged
-"""What happens in a run: work on its data, what becomes of its job, the stages of its endpoint, what is taken home; and
-the trials of a search.
+Event: TypeAlias = Progress | Counted | JobEvent | DeploymentEvent | DownloadProgress | TrialChanged | RowCompared
+"""What happens in a run: work on its data, what becomes of its job, the stages of its endpoint, what is taken home, the
+rows that two models are asked; and the trials of a search.
 
 Each has a ``time`` (UTC) and ``to_dict()``, plain values that are ready for JSON.
 """

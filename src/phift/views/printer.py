@@ -16,6 +16,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 
 from phift.data.prepare import Progress
+from phift.evaluation.asking import RowCompared
 from phift.jobs.download import DownloadProgress
 from phift.jobs.events import JobEvent, MetricLogged, NoAnswer, StatusChanged, StepChanged, StillQueued
 from phift.jobs.progress import JobProgress
@@ -75,7 +76,7 @@ class EventPrinter:
 
     def __call__(self, event: Event) -> None:
         """Show one event."""
-        if isinstance(event, Progress | Counted | DownloadProgress):
+        if isinstance(event, Progress | Counted | DownloadProgress | RowCompared):
             self._end_live()
             self._show_work(event)
         elif isinstance(event, JobEvent):
@@ -98,7 +99,7 @@ class EventPrinter:
 
     # ---------------------------------------------------------------- work on the data, and what is taken home
 
-    def _show_work(self, event: Progress | Counted | DownloadProgress) -> None:
+    def _show_work(self, event: Progress | Counted | DownloadProgress | RowCompared) -> None:
         if isinstance(event, Progress) and event.stage == "known":
             self._line(
                 f"{event.source}: {event.rows:,} rows, prepared before and unchanged since; nothing is read again"
@@ -114,6 +115,9 @@ class EventPrinter:
             if event.stage != "fetch":
                 self._end_bars()
                 return
+        elif isinstance(event, RowCompared):
+            what, count = f"asking {event.before} and {event.after}", f"{event.rows:,} of {event.total_rows:,} rows"
+            done, total = event.rows, event.total_rows
         elif isinstance(event, Counted):
             what, count = f"counting tokens, {event.split}", f"{event.rows:,} rows"
             done, total = event.share, 1.0

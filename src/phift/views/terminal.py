@@ -11,6 +11,7 @@ from rich.text import Text
 from phift.check.report import CheckReport
 from phift.data.prepare import PreparedDataset
 from phift.errors import redact, visible
+from phift.evaluation.comparison import ModelComparison
 from phift.plan import Plan
 
 _COLOURS = {"error": "bold red", "warning": "yellow", "note": "dim"}
@@ -71,6 +72,17 @@ def show_plan(console: Console, plan: Plan) -> None:
     for row in rows:
         table.add_row(*_names(*row))
     console.print(table)
+
+
+def show_comparison(console: Console, compared: ModelComparison) -> None:
+    """Print what each metric says of two models, and below it the rows that got worse."""
+    metrics, rows = compared.tables()
+    for line in compared.summary:
+        console.print(shown(line))
+    show_table(console, *metrics)
+    console.print(shown(f"\n{compared.worse_title}"))
+    if rows[1]:
+        show_table(console, *rows)
 
 
 def show_table(console: Console, head: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

@@ -1,0 +1,155 @@
+"""A run's model beside its base model, on rows held out of its training."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from phift import Clients, DeploymentEvent, Endpoint, FineTuneRun, RowCompared, RunConfig
+from phift.cli.commands import main
+from phift.errors import DataError, ScoringError
+from phift.evaluation.rows import Message
+from phift.testing import TestWorkspace
+from unit.test_evaluation import row
+
+FACTS = [("gold", "Au"), ("iron", "Fe"), ("lead", "Pb"), ("tin", "Sn"), ("silver", "Ag"), ("mercury", "Hg")]
+ASKED = ("What is the symbol of {}?", "Which letters stand for {}?", "How do chemists write {}?")
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> RunConfig:
+    files = {}
+    for split, question in zip(("train", "validation", "test"), ASKED, strict=True):
+        files[split] = tmp_path / f"{split}.jsonl"
+        rows = [row(question.format(name), symbol) for name, symbol in FACTS * (2 if split == "train" else 1)]
+        files[split].write_text("".join(f"{json.dumps(each)}\n" for each in rows), encoding="utf-8")
+    return RunConfig(model="Phi-4-mini-instruct", compute="gpu-cluster", data=files, work_dir=tmp_path / "work")
+
+
+@pytest.fixture
+def trained(config: RunConfig, phift_clients: Clients) -> FineTuneRun:
+    run = FineTuneRun(config, phift_clients)
+    run.submit()
+    run.wait()
+    return run
+
+
+def names(clients: Clients) -> list[str]:
+    return [each.name for each in clients.workspace.online_endpoints.list()]
+
+
+def test_both_models_are_deployed_asked_the_test_split_and_taken_away(trained: FineTuneRun) -> None:
+    events: list[Any] = []
+    run = FineTuneRun(trained.config, trained.clients, on_event=events.append)
+    found = run.evaluate(max_new_tokens=8)
+    assert names(run.clients) == []
+    assert found.before == f"{found.after}-base"
+    assert ([each.reference for each in found.rows], found.near) == ([symbol for _, symbol in FACTS], 0)
+    assert found.parameters["max_new_tokens"] == 8
+    assert found.verdict == "cannot tell"  # the engine of this workspace answers one and the same to all
+    deployed = {each.name for each in events if isinstance(each, DeploymentEvent) and each.stage == "ready"}
+    assert deployed == {found.before, found.after}
+    assert [each.rows for each in events if isinstance(each, RowCompared)] == [1, 2, 3, 4, 5, 6]
+
+
+def test_an_endpoint_that_was_up_before_stays_up(trained: FineTuneRun) -> None:
+    endpoint = trained.deploy()
+    trained.evaluate(limit=2)
+    assert names(trained.clients) == [endpoint.name]
+
+
+def test_a_base_of_ones_own_is_not_deployed(trained: FineTuneRun) -> None:
+    def base(_: Sequence[Message]) -> str:
+        assert len(names(trained.clients)) == 1
+        return "Au"
+
+    found = trained.evaluate(base=base)
+    assert found.before == "base"
+    assert found.metrics["exact_match"].before == pytest.approx(1 / 6)
+
+
+@pytest.mark.parametrize("error", [ScoringError("The container failed inside."), KeyboardInterrupt()])
+def test_both_are_taken_away_where_asking_fails_or_is_interrupted(
+    trained: FineTuneRun, error: BaseException, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def answer(_: Sequence[Message]) -> str:
+        raise error
+
+    with pytest.raises(type(error)):
+        trained.evaluate(base=answer)
+    monkeypatch.setattr(Endpoint, "chat", lambda *_given, **_named: answer(()))
+    with pytest.raises(type(error)):
+        trained.evaluate()
+    assert names(trained.clients) == []
+
+
+def test_what_a_killed_comparison_left_is_found_by_cleanup(trained: FineTuneRun) -> None:
+    from phift.run.evaluating import deploy_base
+
+    deploy_base(trained)
+    assert trained.cleanup().deleted == (f"{trained.endpoint_name}-base",)
+    assert names(trained.clients) == []
+
+
+def test_data_that_has_changed_since_is_not_held_out(trained: FineTuneRun, tmp_path: Path) -> None:
+    test = tmp_path / "test.jsonl"
+    test.write_text(test.read_text(encoding="utf-8").replace("Hg", "Qs"), encoding="utf-8")
+    run = FineTuneRun.attach(trained.job.name, trained.clients)
+    with pytest.raises(DataError, match="changed since") as raised:
+        run.evaluate()
+    assert raised.value.__notes__ == ["Rows of your own can be given instead, as a file or values."]
+    assert names(trained.clients) == []
+    assert run.evaluate([row("And what is neon's?", "Ne")]).near is None
+
+
+def test_rows_of_ones_own_are_held_against_the_runs_training_data(trained: FineTuneRun) -> None:
+    seen = row("what is the symbol of GOLD", "au")
+    found = trained.evaluate([seen, row("And what is neon's?", "Ne")])
+    assert ([each.number for each in found.rows], found.near) == ([2], 1)
+
+
+# ---------------------------------------------------------------- the command
+
+
+@pytest.fixture
+def invoke(phift_workspace: TestWorkspace, trained: FineTuneRun, monkeypatch: pytest.MonkeyPatch) -> Any:
+    from click.testing import CliRunner
+
+    monkeypatch.setattr("phift.connect", lambda *_given, **_named: trained.clients)
+    return lambda *words: CliRunner().invoke(main, ["evaluate", *map(str, words)])
+
+
+def test_the_command_prints_a_table_a_page_or_json(invoke: Any, trained: FineTuneRun, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    told = invoke(trained.job.name, "--html", page, "--limit", 3)
+    assert told.exit_code == 0, told.output
+    assert "exact_match" in told.stdout
+    assert "3 held-out rows" in told.stdout
+    assert "exact_match" in page.read_text(encoding="utf-8")
+    values = json.loads(invoke(trained.job.name, "--json", "--metric", "exact_match", "--seed", 4).stdout)
+    assert (list(values["metrics"]), values["seed"], len(values["rows"])) == (["exact_match"], 4, 6)
+    assert names(trained.clients) == []
+
+
+def test_the_exit_code_says_whether_it_is_better(invoke: Any, trained: FineTuneRun) -> None:
+    failed = invoke(trained.job.name, "--fail-unless", "better")
+    assert (failed.exit_code, failed.stderr.count("error: It is not shown that")) == (1, 1)
+    assert invoke(trained.job.name, "--fail-unless", "not-worse").exit_code == 0
+    assert invoke(trained.job.name, "--fail-unless", "not-worse", "--margin", "0.01").exit_code == 1
+    assert invoke(trained.job.name, "--margin", "0.01").exit_code == 2
+
+
+def test_two_deployments_are_compared_by_their_names(invoke: Any, trained: FineTuneRun, tmp_path: Path) -> None:
+    endpoint = trained.deploy()
+    (blue,) = trained.clients.workspace.online_deployments.list(endpoint.name)
+    pair = f"{endpoint.name}/{blue.name}"
+    told = invoke(pair, "--base", pair, "--rows", tmp_path / "test.jsonl")
+    assert told.exit_code == 0, told.output
+    assert f"before {pair}, after {pair}: 6 held-out rows" in told.stdout
+    assert invoke(pair, "--base", pair).exit_code == 2
+    assert isinstance(endpoint, Endpoint)
+    assert names(trained.clients) == [endpoint.name]
