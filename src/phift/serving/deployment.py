@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import partial
 from types import MappingProxyType
@@ -33,6 +34,7 @@ from phift.serving.price import cost_of
 from phift.serving.resource import CREATED, SERVES, DeploymentEvent, OnEvent, telling
 from phift.serving.sharing import check_ours, deployments, is_same, taking_traffic, traffic, with_traffic, withdraw
 from phift.serving.uses import EndpointUse
+from phift.serving.waiting import Waiting
 
 if TYPE_CHECKING:
     from azure.ai.ml.entities import OnlineDeployment, OnlineEndpoint
@@ -51,6 +53,7 @@ def deploy_model(
     config: DeploymentConfig | Mapping[str, Any] = DeploymentConfig(),  # noqa: B008 - it is frozen
     job: FineTuneJob | str | None = None,
     tags: Mapping[str, str] | None = None,
+    timeout: float | None = None,
     on_event: OnEvent | None = None,
 ) -> Endpoint:
     """Deploy a model behind a key-protected endpoint with all traffic on it, once: a second call finds what is there.
@@ -71,6 +74,7 @@ def deploy_model(
     - **job**: or its name: whose model it is. An endpoint is found again by its job's name, or without one by its
       model, both of which are among its tags; and by the job's tags it is known who else uses it.
     - **tags**: more tags of the endpoint and the deployment.
+    - **timeout**: seconds after which it counts as failed; what was made is then deleted, which takes a while too.
 
     Raises `phift.errors.DeploymentFailed` with the end of the container's log, and `phift.errors.Conflict` where
     phift did not make the endpoint, or its deployment of that name is another run's.
@@ -81,8 +85,9 @@ def deploy_model(
     model_id = find_model_id(clients, model)
     created = datetime.now(UTC).isoformat(timespec="microseconds")
     own = {**(tags or {}), SERVES: model_digest(model_id), CREATED: created, **({JOB_TAG: job.name} if job else {})}
-    use = EndpointUse.begin(clients, job, name, emit)
-    attempt = _Attempt(clients, name, config, use, own, emit)
+    waiting = Waiting(timeout)
+    use = EndpointUse.begin(clients, job, name, emit, waiting)
+    attempt = _Attempt(clients, name, config, use, own, waiting, emit)
     try:
         try:
             attempt.ensure_endpoint({**own, **lifetime_tags(clients, config)})
@@ -124,12 +129,13 @@ class _Attempt:
         config: DeploymentConfig,
         use: EndpointUse,
         own: Mapping[str, str],
+        waiting: Waiting,
         emit: OnEvent,
     ) -> None:
         self._clients, self._name, self._config, self._use, self._emit = clients, name, config, use, emit
-        self._own = own
-        self._endpoint = resource.endpoint(clients, name)
-        self._deployment = resource.deployment(clients, name, config.deployment_name)
+        self._own, self._waiting = own, waiting
+        self._endpoint = resource.endpoint(clients, name, waiting)
+        self._deployment = resource.deployment(clients, name, config.deployment_name, waiting)
         self._made_deployment = False
         self._before: tuple[dict[str, int], dict[str, str]] | None = None  # the traffic, and the endpoint's tags
 
@@ -210,8 +216,25 @@ class _Attempt:
             return
         self._made_deployment = existing is None
         self._emit(DeploymentEvent("deployment", config.deployment_name))
-        deployment, _ = self._deployment.put(wanted, is_right=is_right)
+        with self._progress():
+            deployment, _ = self._deployment.put(wanted, is_right=is_right)
         _check_succeeded(deployment, self._deployment.place)
+
+    @contextmanager
+    def _progress(self) -> Iterator[None]:
+        """Tell every half minute how long it takes to bring the deployment up, and what its container does."""
+        name = self._config.deployment_name
+
+        def tell(seconds: float) -> None:
+            step = resource.step_of(self._clients, self._name, name)
+            detail = f"{seconds / 60:.1f} min" + (f"; {step}" if step else "")
+            self._emit(DeploymentEvent("provisioning", name, detail))
+
+        self._waiting.telling(tell)
+        try:
+            yield
+        finally:
+            self._waiting.telling(None)
 
     def _check_own_deployment(self, tags: Mapping[str, str]) -> None:
         """Refuse to replace a deployment that another run made; one that does not say goes with its endpoint."""
@@ -283,6 +306,9 @@ class _Attempt:
 
     def _take_back(self) -> None:
         self._emit(DeploymentEvent("rollback", self._name))
+        # However long that takes: what is not deleted costs money.
+        self._endpoint = resource.endpoint(self._clients, self._name)
+        self._deployment = resource.deployment(self._clients, self._name, self._config.deployment_name)
         if self._use.made:
             withdraw(self._clients, self._name, partial(is_same, own=self._own), self._emit)
             return

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
-from phift.azure.answers import outcome, text
+from phift.azure.answers import text
 from phift.azure.clients import Clients
 from phift.azure.quiet import quiet
 from phift.errors import (
@@ -30,6 +30,7 @@ from phift.errors import (
 )
 from phift.jobs.job import JOB_TAG
 from phift.serving.price import cost_of
+from phift.serving.waiting import Waiting
 
 if TYPE_CHECKING:
     from azure.ai.ml.entities import OnlineDeployment, OnlineEndpoint
@@ -50,11 +51,14 @@ _BUSY = re.compile(
     r"\bprovisioning state|is (creating|updating|deleting)|in progress|concurrent|already running", re.IGNORECASE
 )
 
+_STEP = re.compile(r"^(\w{1,60}): (\w{1,30})$", re.MULTILINE)
+
 Stage = Literal[
     "waits",
     "exists",
     "endpoint",
     "deployment",
+    "provisioning",
     "traffic",
     "ready",
     "replaced",
@@ -72,12 +76,13 @@ class DeploymentEvent:
     """A stage of an endpoint's life.
 
     - **stage**: ``waits`` for somebody else who deploys or deletes the same; ``exists`` where the endpoint is there
-      already; ``endpoint``, ``deployment`` and ``traffic`` are begun; ``ready``; ``replaced``: the deployment ``name``
-      of the same run is deleted, since another one took its place; ``removed``: it is
-      deleted, and the endpoint goes on with others'; ``idle``: the deployment ``name`` has no traffic,
-      was not made by this run and goes on costing money; ``rollback`` and ``delete`` are begun; ``deleted`` when it is
-      gone; ``stays`` where the end of a block does not delete it.
-    - **detail**: more of it in words: of one that is ``idle``, what it costs and how to delete it.
+      already; ``endpoint``, ``deployment`` and ``traffic`` are begun; ``provisioning``: the deployment is still being
+      made, told every half minute; ``ready``; ``replaced``: the deployment ``name`` of the same run is deleted, since
+      another one took its place; ``removed``: it is deleted, and the endpoint goes on with others'; ``idle``: the
+      deployment ``name`` has no traffic, was not made by this run and goes on costing money; ``rollback`` and
+      ``delete`` are begun; ``deleted`` when it is gone; ``stays`` where the end of a block does not delete it.
+    - **detail**: more of it in words: of one that is ``idle``, what it costs and how to delete it; of one that is
+      ``provisioning``, for how long it has been and what its container does.
     - **time**: when that was, in UTC.
     """
 
@@ -123,6 +128,7 @@ class Resource(Generic[Entity]):
     poll_seconds: float
     operations: Any  # the SDK's, of its kind
     key: tuple[str, ...]  # what they know it by: its name, and a deployment's endpoint
+    waiting: Waiting = field(default_factory=Waiting)
 
     def get(self) -> Entity:
         """Return it as it is now; raises `phift.errors.NotFound`."""
@@ -148,7 +154,7 @@ class Resource(Generic[Entity]):
             if time.monotonic() > end:
                 what = f"An operation on it has been under way for an hour ({state})."
                 raise WaitTimeout(what, where=self.place, fix="look at it in the studio, and run again")
-            time.sleep(self.poll_seconds)
+            self.waiting.sleep(self.poll_seconds, self.place)
 
     def put(
         self,
@@ -171,7 +177,7 @@ class Resource(Generic[Entity]):
             tries += 1
             try:
                 with azure_errors(self.place):
-                    return outcome(self.operations.begin_create_or_update(wanted), self.place), True
+                    return self.waiting.outcome(self.operations.begin_create_or_update(wanted), self.place), True
             except (Conflict, ServiceUnreachable) as error:
                 found = self.settled()
                 if found is not None and is_right(found):
@@ -180,7 +186,7 @@ class Resource(Generic[Entity]):
                     raise
                 if found is not None and renew is not None:
                     wanted = renew(found)
-            time.sleep(self.poll_seconds)
+            self.waiting.sleep(self.poll_seconds, self.place)
 
     def delete(self) -> None:
         """Delete it; one that is not there, or that somebody else deletes first, is no error.
@@ -191,7 +197,7 @@ class Resource(Generic[Entity]):
         for tries in range(1, _MOST_TRIES + 1):
             try:
                 with suppress(NotFound), azure_errors(self.place):
-                    outcome(self.operations.begin_delete(*self.key), self.place)
+                    self.waiting.outcome(self.operations.begin_delete(*self.key), self.place)
             except PhiftError as error:
                 with suppress(PhiftError):  # the refusal is the news, not that its effect cannot be seen
                     if self.settled() is None:  # the answer was lost, or somebody else was faster
@@ -200,7 +206,7 @@ class Resource(Generic[Entity]):
                     raise
             else:
                 return
-            time.sleep(self.poll_seconds)
+            self.waiting.sleep(self.poll_seconds, self.place)
 
 
 def _passes(error: PhiftError) -> bool:
@@ -209,16 +215,19 @@ def _passes(error: PhiftError) -> bool:
     return isinstance(error, Conflict) and bool(busy)
 
 
-def endpoint(clients: Clients, name: str) -> Resource[OnlineEndpoint]:
+def endpoint(clients: Clients, name: str, waiting: Waiting | None = None) -> Resource[OnlineEndpoint]:
     """Return an endpoint by its name, there or not."""
     operations = quiet(clients.workspace.online_endpoints, clients.find_workspace)
-    return Resource(f"endpoint {name}", clients.poll_seconds, operations, (name,))
+    return Resource(f"endpoint {name}", clients.poll_seconds, operations, (name,), waiting or Waiting())
 
 
-def deployment(clients: Clients, endpoint: str, name: str) -> Resource[OnlineDeployment]:
+def deployment(
+    clients: Clients, endpoint: str, name: str, waiting: Waiting | None = None
+) -> Resource[OnlineDeployment]:
     """Return a deployment by its endpoint's name and its own, there or not."""
     operations = quiet(clients.workspace.online_deployments, clients.find_workspace)
-    return Resource(f"deployment {name} of endpoint {endpoint}", clients.poll_seconds, operations, (name, endpoint))
+    place, key = f"deployment {name} of endpoint {endpoint}", (name, endpoint)
+    return Resource(place, clients.poll_seconds, operations, key, waiting or Waiting())
 
 
 def provisioning_state(resource: OnlineEndpoint | OnlineDeployment) -> str:
@@ -307,3 +316,16 @@ def log_tail(clients: Clients, endpoint: str, deployment: str) -> str:
             )
             tails.append(f"--- {container}\n{redact(str(logs))}")
     return "\n".join(tails)
+
+
+def step_of(clients: Clients, endpoint: str, deployment: str) -> str:
+    """Return how far a deployment is that is being made, as its log begins; an empty text where that is not known.
+
+    The log begins with a line a step, ``ModelDownload: InProgress`` (azure-powershell 689c9cc2,
+    Get-AzMLWorkspaceOnlineDeploymentLog, 2025-11-04); whether the service gives it so early is unverified on Azure.
+    """
+    with suppress(PhiftError), azure_errors(f"logs of {endpoint}"):
+        log = str(clients.workspace.online_deployments.get_logs(deployment, endpoint, lines=1))
+        steps = _STEP.findall(log.partition("Container events")[0])
+        return next((in_a_line(f"{step}: {state}") for step, state in steps if state != "Succeeded"), "")
+    return ""

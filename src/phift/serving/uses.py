@@ -36,6 +36,7 @@ from phift.azure.clients import Clients
 from phift.errors import PhiftError, in_a_line
 from phift.jobs.job import FineTuneJob
 from phift.serving.resource import CREATED, DeploymentEvent, OnEvent
+from phift.serving.waiting import Waiting
 
 logger = logging.getLogger(__name__)
 
@@ -121,9 +122,14 @@ class EndpointUse:
         return os.getpid() != self._process
 
     @classmethod
-    def begin(cls, clients: Clients, job: FineTuneJob | None, endpoint: str, emit: OnEvent) -> Self:
-        """Say that the endpoint is needed, and wait until nobody else makes or deletes it."""
-        use = cls(job, endpoint)
+    def begin(
+        cls, clients: Clients, job: FineTuneJob | None, endpoint: str, emit: OnEvent, waiting: Waiting | None = None
+    ) -> Self:
+        """Say that the endpoint is needed, and wait until nobody else makes or deletes it.
+
+        Raises `phift.errors.WaitTimeout` where that is to be waited for no longer.
+        """
+        use, waiting = cls(job, endpoint), waiting or Waiting()
 
         def is_before(other: _Other) -> bool:
             first = other.state == "deploying" and (other.number, other.key) < (number, use._key)
@@ -135,11 +141,12 @@ class EndpointUse:
                 number = 1 + max((other.number for other in use._look()), default=0)
                 use._write("deploying", use._key, number)
                 told = False
-                while any(map(is_before, use._look())):
+                while any(map(is_before, use._look())) and not waiting.is_over:
                     if not told:
                         emit(DeploymentEvent("waits", endpoint))
                         told = True
                     time.sleep(min(clients.poll_seconds, _MOST_SECONDS_BETWEEN_LOOKS))
+            waiting.check(f"endpoint {endpoint}")
         except BaseException:  # nobody must wait for a caller that gave up
             use._release()
             raise

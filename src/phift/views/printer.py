@@ -33,6 +33,7 @@ _STAGES = {
     "exists": "is there already",
     "endpoint": "creating the endpoint",
     "deployment": "starting the model server",
+    "provisioning": "still starting",
     "traffic": "sending it all traffic",
     "ready": "ready",
     "replaced": "deleted; another deployment took its place",
