@@ -46,7 +46,7 @@ class ReplyStream:
         self._calls: dict[int, dict[str, Any]] = {}
         self._finish_reason: str | None = None
         self._usage: dict[str, int] = {}
-        self._ended = False
+        self._closed = self._ended = False
 
     def __repr__(self) -> str:
         return f"<ReplyStream {self.pieces} pieces{', ended' if self._ended else ''}>"
@@ -55,6 +55,8 @@ class ReplyStream:
         return self
 
     def __next__(self) -> str:
+        if self._closed:
+            raise StopIteration
         try:
             for when, chunk in self._arrivals:
                 if piece := self._take(when, chunk):
@@ -74,6 +76,7 @@ class ReplyStream:
 
     def close(self) -> None:
         """Read no more, which has a server that streams stop; twice does no harm."""
+        self._closed = True
         self._close()
 
     @property
