@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
@@ -14,6 +14,7 @@ from phift.azure.clients import Clients
 from phift.azure.connect import clients_of
 from phift.config.deployment import DeploymentConfig
 from phift.serving import resource
+from phift.serving.batch import ChatProgress, ask_all
 from phift.serving.chat import Message as Message
 from phift.serving.chat import Reply, read_reply
 from phift.serving.question import Question
@@ -197,6 +198,53 @@ class Endpoint:
         if answer is not None:
             return streamed(answer, self._client.place, asked)
         return in_one(self._ask_instead(question, deployment, timeout, asked), asked)
+
+    def chat_many(
+        self,
+        conversations: Iterable[str | Sequence[Message]],
+        *,
+        concurrency: int = 8,
+        on_progress: Callable[[ChatProgress], None] | None = None,
+        max_new_tokens: int = 256,
+        do_sample: bool = False,
+        deployment: str | None = None,
+        timeout: float | None = None,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        extra_parameters: Mapping[str, Any] | None = None,
+        **parameters: Any,
+    ) -> list[Reply | errors.PhiftError]:
+        """Return the answers to many conversations, in their order; one that fails has its error in its place.
+
+            answers = endpoint.chat_many(questions, concurrency=16, on_progress=EventPrinter())
+
+        A deployment that is busy is asked with fewer at once, and is waited for. After Ctrl-C no further one is asked.
+
+        - **concurrency**: how many are asked at once, at most.
+        - **on_progress**: told of each that is over; an `phift.EventPrinter` draws a bar.
+        - **timeout**: seconds for each, from when it is sent.
+
+        Raises `phift.errors.ParameterError` before anything is sent; the rest is as `chat` has it.
+        """
+        if isinstance(conversations, str | bytes | Mapping):
+            fix = "send a list of them: [question, question], or [[message, …], [message, …]]"
+            raise errors.DataError("These are not many conversations.", where="conversations", fix=fix)
+        if isinstance(concurrency, bool) or not isinstance(concurrency, int) or concurrency < 1:
+            fix = "give it a whole number from 1 on"
+            raise errors.ParameterError("So many cannot be asked at once.", where="parameter concurrency", fix=fix)
+        settings = {"max_new_tokens": max_new_tokens, "do_sample": do_sample, **parameters}
+        Question.of("", settings, tools, extra_parameters)
+
+        def ask(number: int, messages: str | Sequence[Message], on_busy: Callable[[], None]) -> Reply:
+            try:
+                question = Question.of(messages, settings, tools, extra_parameters)
+            except errors.DataError as error:
+                error.where = f"conversation {number}, {error.where}"
+                raise
+            return self._chat(question, deployment, timeout, on_busy)
+
+        asking = [partial(ask, number, messages) for number, messages in enumerate(conversations, start=1)]
+        tell = errors.isolated(on_progress)
+        return ask_all(asking, concurrency=concurrency, endpoint=self.name, tell=tell)
 
     def _chat(
         self,
