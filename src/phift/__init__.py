@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from phift.run.tuning import find_search as find_search
     from phift.run.tuning import stop_search as stop_search
     from phift.run.tuning import tune as tune
+    from phift.serving.batch import ChatProgress as ChatProgress
     from phift.serving.chat import Reply as Reply
     from phift.serving.chat import ToolCall as ToolCall
     from phift.serving.deployment import deploy_model as deploy_model
@@ -73,6 +74,7 @@ if TYPE_CHECKING:
 
 # Loaded when first used, so that `import phift` is quick.
 _PLACES = {
+    "ChatProgress": "serving.batch",
     "CheckReport": "check.report",
     "Clients": "azure.clients",
     "Comparison": "run.comparison",

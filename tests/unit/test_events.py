@@ -14,6 +14,7 @@ from phift.jobs.download import DownloadProgress
 from phift.jobs.events import Idle, JobEvent, MetricLogged, NoAnswer, StatusChanged, StepChanged, StillQueued
 from phift.jobs.tracking import MetricPoint
 from phift.run.events import Event, OnEvent, TrialChanged, only
+from phift.serving.batch import ChatProgress
 from phift.serving.resource import DeploymentEvent
 from phift.tokens.count import Counted
 
@@ -26,7 +27,7 @@ OF_A_JOB: list[JobEvent] = [
     Idle(job="job", status="Queued"),
 ]
 KINDS = {"status", "step", "metric", "unreachable", "queued", "idle"}
-KINDS |= {"progress", "counted", "deployment", "download", "trial", "row_compared"}
+KINDS |= {"progress", "counted", "deployment", "download", "trial", "row_compared", "chat"}
 EVENTS: list[Event] = [
     *OF_A_JOB,
     Progress(source="rows.jsonl", rows=10),
@@ -34,6 +35,7 @@ EVENTS: list[Event] = [
     DeploymentEvent("ready", "phift-e"),
     DownloadProgress(stage="fetch", source="job job", bytes=1, total_bytes=2, files=0, total_files=1),
     RowCompared(before="base", after="phift-e", rows=1, total_rows=2),
+    ChatProgress(endpoint="phift-e", done=1, failed=0, total=2),
     TrialChanged(
         search="s", trial=1, parameters={"rate": 0.1}, state="running", job="job", metric="eval_loss", value=math.inf
     ),
@@ -76,6 +78,8 @@ def said(event: Event) -> str:
     match event:
         case Progress() | Counted() | RowCompared():
             return f"{event.rows} rows"
+        case ChatProgress():
+            return f"{event.done} of {event.total}"
         case DownloadProgress():
             return f"{event.bytes} bytes"
         case TrialChanged():

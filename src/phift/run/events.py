@@ -14,6 +14,7 @@ from phift.evaluation.asking import RowCompared
 from phift.jobs.download import DownloadProgress
 from phift.jobs.events import JobEvent
 from phift.jobs.tracking import plain_number
+from phift.serving.batch import ChatProgress
 from phift.serving.resource import DeploymentEvent
 from phift.tokens.count import Counted
 
@@ -51,7 +52,9 @@ class TrialChanged:
         return visible(f"trial {self.trial} ({values}): {self.state}{judged}", lines=False)
 
 
-Event: TypeAlias = Progress | Counted | JobEvent | DeploymentEvent | DownloadProgress | TrialChanged | RowCompared
+Event: TypeAlias = (
+    Progress | Counted | JobEvent | DeploymentEvent | DownloadProgress | TrialChanged | RowCompared | ChatProgress
+)
 """What happens in a run: work on its data, what becomes of its job, the stages of its endpoint, what is taken home, the
 rows that two models are asked; and the trials of a search.
 

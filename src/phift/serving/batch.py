@@ -16,8 +16,9 @@ from phift.azure.threads import SideBySide
 from phift.serving.chat import Reply
 
 _LONGEST_WITHOUT_ANSWER = 300.0  # seconds in which none of them is answered, after which a busy deployment is given up
-_LONGEST_PAUSE = 8.0  # seconds
-_SECONDS_BETWEEN_SLOWDOWNS = 1.0  # what is refused at the same moment is refused for one reason
+_PAUSE, _LONGEST_PAUSE = 0.1, 8.0  # seconds before a busy deployment is asked again
+_ANSWERS_FOR_ONE_MORE = 4  # of each that is let in already
+_SECONDS_BETWEEN_SLOWDOWNS = 0.25  # what is refused at the same moment is refused for one reason
 # What stands in the way of one stands in the way of all.
 _OF_ALL = (errors.AuthenticationError, errors.AccessDenied, errors.NotFound, errors.ServiceUnreachable)
 
@@ -99,8 +100,9 @@ class _Gate:
 
     def answer(self, ask: Callable[[], Reply]) -> Reply | errors.PhiftError:
         """Ask when it is let in, as often as the deployment is busy."""
-        pause = 0.25
+        pause = _PAUSE
         while self._let_in():
+            began = time.monotonic()
             try:
                 reply = ask()
             except _Busy:
@@ -118,7 +120,7 @@ class _Gate:
                 what = "The deployment is busy, and has answered none of these questions for a while."
                 return errors.Throttled(what, where=f"endpoint {self._endpoint}", fix="ask later, or fewer at once")
             time.sleep(pause)
-            pause = min(2 * pause, _LONGEST_PAUSE)
+            pause = _PAUSE if self._answered > began else min(2 * pause, _LONGEST_PAUSE)
         return self._refused or errors.Throttled("It was not asked any more.", where=f"endpoint {self._endpoint}")
 
     def slow_down(self) -> None:
@@ -134,7 +136,7 @@ class _Gate:
         with self._free:
             self._answered = time.monotonic()
             self._good += 1
-            if self._good >= self._allowed < self._most:
+            if self._allowed < self._most and self._good >= _ANSWERS_FOR_ONE_MORE * self._allowed:
                 self._good = 0
                 self._allowed += 1
                 self._free.notify()

@@ -21,6 +21,7 @@ from phift.jobs.download import DownloadProgress
 from phift.jobs.events import JobEvent, MetricLogged, NoAnswer, StatusChanged, StepChanged, StillQueued
 from phift.jobs.progress import JobProgress
 from phift.run.events import Event, TrialChanged
+from phift.serving.batch import ChatProgress
 from phift.serving.resource import DeploymentEvent
 from phift.tokens.count import Counted
 from phift.views.notebook import SECONDS_BETWEEN_UPDATES, JobView, View, work_view
@@ -77,7 +78,7 @@ class EventPrinter:
 
     def __call__(self, event: Event) -> None:
         """Show one event."""
-        if isinstance(event, Progress | Counted | DownloadProgress | RowCompared):
+        if isinstance(event, Progress | Counted | DownloadProgress | RowCompared | ChatProgress):
             self._end_live()
             self._show_work(event)
         elif isinstance(event, JobEvent):
@@ -100,7 +101,7 @@ class EventPrinter:
 
     # ---------------------------------------------------------------- work on the data, and what is taken home
 
-    def _show_work(self, event: Progress | Counted | DownloadProgress | RowCompared) -> None:
+    def _show_work(self, event: Progress | Counted | DownloadProgress | RowCompared | ChatProgress) -> None:
         if isinstance(event, Progress) and event.stage == "known":
             self._line(
                 f"{event.source}: {event.rows:,} rows, prepared before and unchanged since; nothing is read again"
@@ -119,6 +120,10 @@ class EventPrinter:
         elif isinstance(event, RowCompared):
             what, count = f"asking {event.before} and {event.after}", f"{event.rows:,} of {event.total_rows:,} rows"
             done, total = event.rows, event.total_rows
+        elif isinstance(event, ChatProgress):
+            failed = f", {event.failed:,} failed" if event.failed else ""
+            what, count = f"asking {event.endpoint}", f"{event.done:,} of {event.total:,} conversations{failed}"
+            done, total = event.done, event.total
         elif isinstance(event, Counted):
             what, count = f"counting tokens, {event.split}", f"{event.rows:,} rows"
             done, total = event.share, 1.0
