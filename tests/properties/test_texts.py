@@ -105,9 +105,17 @@ def endpoint(text: str) -> DeployedEndpoint:
 
 
 def summary(text: str) -> EndpointSummary:
-    machines, names = {text: Machines(text, 1)}, {"name": text, "job": text, "model": text, "owner": text}
     return EndpointSummary(
-        **names, created=None, expires=None, traffic={}, machines=machines, price_per_day=None, requests=None
+        name=text,
+        job=text,
+        model=text,
+        owner=text,
+        created=None,
+        expires=None,
+        traffic={},
+        machines={text: Machines(text, 1)},
+        requests=None,
+        price_per_day=None,
     )
 
 

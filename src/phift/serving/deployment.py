@@ -30,6 +30,7 @@ from phift.serving import resource
 from phift.serving.endpoint import Endpoint
 from phift.serving.lifetime import extended, lifetime_tags
 from phift.serving.model import find_model_id, model_digest
+from phift.serving.parking import parked_tags, without_parked
 from phift.serving.price import cost_of
 from phift.serving.resource import CREATED, SERVES, DeploymentEvent, OnEvent, telling
 from phift.serving.sharing import check_ours, deployments, is_same, taking_traffic, traffic, with_traffic, withdraw
@@ -271,7 +272,8 @@ class _Attempt:
         longer: Mapping[str, str] = MappingProxyType({}),
     ) -> OnlineEndpoint:
         def changed(found: OnlineEndpoint) -> OnlineEndpoint:
-            with_traffic(found, wanted, tags).tags.update(longer)
+            with_traffic(found, wanted, tags)
+            found.tags = {**without_parked(found.tags), **parked_tags(tags), **longer}  # what has traffic is not parked
             return found
 
         def is_right(found: OnlineEndpoint) -> bool:

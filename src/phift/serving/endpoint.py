@@ -17,6 +17,7 @@ from phift.serving import resource
 from phift.serving.batch import ChatProgress, ask_all
 from phift.serving.chat import Message as Message
 from phift.serving.chat import Reply, read_reply
+from phift.serving.parking import park, unpark, way_back
 from phift.serving.question import Question
 from phift.serving.resource import DeploymentEvent, OnEvent, delete_endpoint, for_certain, telling
 from phift.serving.scoring import Answer, ScoringClient
@@ -68,6 +69,7 @@ class Endpoint:
         self._use = use or EndpointUse(None, name, made=not existed)
         self._own = own
         self._left = f"{name}/{config.deployment_name}" if own and existed else name  # others may serve from it, too
+        self._is_in_block = self._is_parked = False
         if found is None:
             there = resource.endpoint(clients, name)
             found = there.settled() or there.get()  # the service tells no address of one that is being changed
@@ -106,6 +108,7 @@ class Endpoint:
         except BaseException:  # no block begins, so none will end
             for_certain(self._leave, self._left)
             raise
+        self._is_in_block = True
         return self
 
     @errors.forgetting_locals()
@@ -121,6 +124,8 @@ class Endpoint:
         self._client.sessions.close()
 
     def _leave(self) -> None:
+        if self._is_parked:
+            return
         goes = self._use.leave(self._take_back)
         if not goes:
             self._emit(DeploymentEvent("stays", self.name))
@@ -139,6 +144,28 @@ class Endpoint:
         """
         for_certain(lambda: delete_endpoint(self._clients, self.name, self._emit), self.name)
         self._use.end(deleted=True)
+
+    @errors.forgetting_locals()
+    def park(self) -> None:
+        """Delete the deployments, so that nothing costs any more, and keep name, address and keys; see `unpark`.
+
+        What they were is kept in the endpoint's tags. The end of a block deletes no parked endpoint. Raises what
+        `phift.serving.parking.park` does.
+        """
+        park(self._clients, self.name, self._emit, self._use)
+        self._use.keep()
+        self._is_parked = True
+
+    @errors.forgetting_locals()
+    def unpark(self) -> None:
+        """Bring back the deployments that `park` deleted, and their traffic: from any process, on any machine.
+
+        Raises `phift.errors.NotFound` where there is nothing to bring back, and `phift.errors.DeploymentFailed`.
+        """
+        unpark(self._clients, self.name, self._emit, self._use)
+        if self._is_parked and self._is_in_block:  # whose end looks after it again
+            self._use.enter()
+        self._is_parked = False
 
     def chat(
         self,
@@ -323,6 +350,8 @@ class Endpoint:
 
     def _refusal(self, answer: Answer, question: Question, deployment: str | None) -> errors.PhiftError:
         """Return the error for an answer with a status of 300 and more."""
+        if answer.status == 404 and (way_out := way_back(self._clients, self.name)):
+            return errors.NotFound("The endpoint is parked.", where=self._client.place, fix=way_out, status=404)
         if answer.status == 404 and deployment:
             names = self._deployments()
             if names is not None and deployment.lower() not in map(str.lower, names):

@@ -28,6 +28,7 @@ from phift.jobs.progress import in_words
 from phift.serving.cleanup import DeployedEndpoint, deployed_endpoints
 from phift.serving.lifetime import OWNER, Expiry, expiry
 from phift.serving.monitor import read_traffic
+from phift.serving.parking import is_parked
 from phift.serving.price import Machines, Prices, machines_of
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ class EndpointSummary:
     - **traffic**: percent by deployment. **machines**: what serves, by deployment.
     - **requests**: of the last day, as Azure Monitor counted them; the newest minutes are not in it.
     - **price_per_day**: of all machines, used or not, at the price that the region lists for them, in USD.
+    - **is_parked**: whether its deployments can be brought back; see `phift.Endpoint.park`.
     """
 
     name: str
@@ -61,6 +63,7 @@ class EndpointSummary:
     machines: Mapping[str, Machines]
     requests: int | None
     price_per_day: float | None
+    is_parked: bool = False
 
     @property
     def age(self) -> timedelta | None:
@@ -164,7 +167,10 @@ def _expires(row: EndpointSummary) -> str:
 
 def _traffic(row: EndpointSummary) -> str:
     shares = (f"{name} {row.traffic.get(name, 0)} % ({machines})" for name, machines in row.machines.items())
-    return ", ".join(shares) or "no deployment"
+    said = ", ".join(shares)
+    if row.is_parked:
+        return f"half parked: {said}" if said else "parked"
+    return said or "no deployment"
 
 
 def _of(row: EndpointSummary) -> str:
@@ -221,4 +227,5 @@ def _summary(clients: Clients, each: DeployedEndpoint, prices: Future[Prices]) -
         machines={redact(name): there for name, there in machines.items()},
         requests=requests_of(clients, each.name, timedelta(days=1)),
         price_per_day=prices.result().per_day(machines),
+        is_parked=is_parked(each.tags),
     )

@@ -68,6 +68,9 @@ Stage = Literal[
     "delete",
     "deleted",
     "stays",
+    "park",
+    "parked",
+    "unpark",
 ]
 
 
@@ -80,7 +83,8 @@ class DeploymentEvent:
       made, told every half minute; ``ready``; ``replaced``: the deployment ``name`` of the same run is deleted, since
       another one took its place; ``removed``: it is deleted, and the endpoint goes on with others'; ``idle``: the
       deployment ``name`` has no traffic, was not made by this run and goes on costing money; ``rollback`` and
-      ``delete`` are begun; ``deleted`` when it is gone; ``stays`` where the end of a block does not delete it.
+      ``delete`` are begun; ``deleted`` when it is gone; ``stays`` where the end of a block does not delete it; ``park``
+      and ``unpark`` are begun; ``parked``.
     - **detail**: more of it in words: of one that is ``idle``, what it costs and how to delete it; of one that is
       ``provisioning``, for how long it has been and what its container does.
     - **time**: when that was, in UTC.

@@ -152,6 +152,12 @@ class EndpointUse:
             raise
         return use
 
+    def others_in_block(self, own: EndpointUse | None = None) -> bool:
+        """Tell whether somebody uses the endpoint in a block: anybody but this use and the caller's **own** one."""
+        with self._telling():
+            return any(o.alive and o.state == "block" and (own is None or o.key != own._key) for o in self._look())
+        return False
+
     def found(self, tags: Mapping[str, str] | None) -> None:
         """Take note of the endpoint's tags, or that there was none; what was kept of one that is gone is void."""
         if tags is not None and CREATED not in tags:  # an older phift made it, which wrote down nobody's use

@@ -44,6 +44,9 @@ _STAGES = {
     "delete": "deleting the endpoint",
     "deleted": "deleted",
     "stays": "stays up, and costs money: it was left up on purpose, or somebody else uses it",
+    "park": "deleting its deployments; name, address and keys stay",
+    "parked": "parked: it has no machines any more",
+    "unpark": "bringing its deployments back",
 }
 _DOWNLOAD = {
     "waits": "waiting for somebody else who fetches into this folder",
