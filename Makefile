@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # Microsoft's storage emulator, for tests; 3.36 and newer want Node.js 21.
 AZURITE := 3.35.0
 
-.PHONY: quickstart test azurite contract verified check routes reasons schema versions faults proofs fuzz format bench bench-data bench-local bench-download bench-follow kill callers signals tune-proof clean
+.PHONY: quickstart test azurite contract verified check routes reasons schema versions faults proofs fuzz format bench bench-data bench-local bench-download bench-follow bench-serving load kill callers signals tune-proof clean
 
 quickstart: $(VENV)/installed
 	$(BIN)/phift quickstart
@@ -74,6 +74,14 @@ bench-local: $(VENV)/installed
 # The end of a job and its log, followed in the SDK's way and in phift's, on a clock that is made up.
 bench-follow: $(VENV)/installed
 	$(BIN)/python bench/follow.py
+
+# A local endpoint beside `mlflow models serve` on the same model: two minutes, and nothing else on the machine.
+bench-serving: $(VENV)/installed
+	$(BIN)/python bench/serving.py
+
+# 10,000 requests to a local endpoint, 64 at a time; a minute on idle cores.
+load: $(VENV)/installed
+	PHIFT_PROOFS=1 $(BIN)/python -m pytest -m proof tests/local/test_serving_load.py
 
 # Needs 7 GB of disk.
 bench-download: $(VENV)/installed

@@ -76,6 +76,36 @@ class Local:
         where = f"/modelregistry/v1.0{self.arm}/models/batchGetResolvedUris"
         return str(self.request("POST", where, json={"values": [asset]}).json()["values"][asset]["path"])
 
+    def ended(self, answer: requests.Response) -> dict[str, Any]:
+        """Wait until what an answer began has ended; returns how."""
+        assert answer.status_code in (200, 201, 202), answer.text
+        while True:
+            status: dict[str, Any] = self.request("GET", answer.headers["Azure-AsyncOperation"]).json()
+            if status["status"] not in ("InProgress", "Updating"):
+                return status
+            time.sleep(0.02)
+
+    def serve(self, name: str, mode: str = "Key", **settings: Any) -> str:
+        """Make an endpoint whose one deployment has all traffic, and return what opens it.
+
+        - **settings**: of its requests, as in ``maxConcurrentRequestsPerInstance``.
+        """
+        put = f"{self.arm}/onlineEndpoints/{name}"
+        model = "azureml://registries/azureml/models/Phi-4-mini-instruct/versions/1"
+        asked = {"requestTimeout": "PT20S", "maxConcurrentRequestsPerInstance": 4, **settings}
+        properties = {"model": model, "instanceType": "Standard_NC24ads_A100_v4", "requestSettings": asked}
+        made = {"properties": properties, "sku": {"capacity": 1}}
+        for path, body in (
+            (put, {"properties": {"authMode": mode}}),
+            (f"{put}/deployments/blue", made),
+            (put, {"properties": {"authMode": mode, "traffic": {"blue": 100}}}),
+        ):
+            ended = self.ended(self.request("PUT", path, json=body))
+            assert ended["status"] == "Succeeded", ended
+        if mode == "AMLToken":
+            return str(self.request("POST", f"{put}/token").json()["accessToken"])
+        return str(self.request("POST", f"{put}/listKeys").json()["primaryKey"])
+
     def wait(self, job: str, *statuses: str, seconds: float = 120) -> str:
         """Wait until a job has one of the statuses, by default an ended one."""
         wanted = statuses or ("Completed", "Failed", "Canceled")

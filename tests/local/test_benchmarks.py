@@ -23,6 +23,7 @@ BENCH = Path(__file__).parents[2] / "bench"
         ("check_latency.py", ["1"], "ratio"),
         ("download.py", ["--gigabytes", "0.02", "--files", "5", "--cuts", "3"], "whole and right: True"),
         ("follow.py", ["1"], "phift, job.follow()"),
+        ("serving.py", ["0.2", "1,2"], "mlflow models serve"),
         ("local_scale.py", ["1"], "all 1001 jobs, page by page: "),
     ],
 )

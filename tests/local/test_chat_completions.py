@@ -6,39 +6,18 @@ import asyncio
 import ssl
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import openai
 import pytest
-import requests
 from running import Local
 
 pytestmark = pytest.mark.slow
 
-PHI = "azureml://registries/azureml/models/Phi-4-mini-instruct/versions/1"
 NAME = "chatting"
-
-
-def _ended(local: Local, answer: requests.Response) -> None:
-    assert answer.status_code in (200, 201, 202), answer.text
-    while (state := local.request("GET", answer.headers["Azure-AsyncOperation"]).json())["status"] != "Succeeded":
-        assert state["status"] in ("InProgress", "Updating"), state
-        time.sleep(0.02)
-
-
-def _serve(local: Local, name: str = NAME, mode: str = "Key", **settings: Any) -> str:
-    """Make an endpoint with a deployment, and return what opens it."""
-    put, path = f"{local.arm}/onlineEndpoints/{name}", f"{local.arm}/onlineEndpoints/{name}/deployments/blue"
-    _ended(local, local.request("PUT", put, json={"properties": {"authMode": mode}}))
-    asked = {"requestTimeout": "PT20S", "maxConcurrentRequestsPerInstance": 4, **settings}
-    properties = {"model": PHI, "instanceType": "Standard_NC24ads_A100_v4", "requestSettings": asked}
-    _ended(local, local.request("PUT", path, json={"properties": properties, "sku": {"capacity": 1}}))
-    _ended(local, local.request("PUT", put, json={"properties": {"authMode": mode, "traffic": {"blue": 100}}}))
-    if mode == "AMLToken":
-        return str(local.request("POST", f"{put}/token").json()["accessToken"])
-    return str(local.request("POST", f"{put}/listKeys").json()["primaryKey"])
 
 
 def _options(local: Local, key: str, name: str = NAME) -> dict[str, Any]:
@@ -54,7 +33,7 @@ def _client(local: Local, key: str, name: str = NAME) -> Iterator[openai.OpenAI]
 
 @pytest.fixture(scope="module")
 def key(local: Local) -> str:
-    return _serve(local)
+    return local.serve(NAME)
 
 
 @pytest.fixture
@@ -95,7 +74,7 @@ def test_a_stream_comes_as_it_is_made(client: openai.OpenAI, tmp_path: Path) -> 
 
 
 def test_a_client_that_goes_away_stops_the_model_and_frees_its_place(local: Local, tmp_path: Path) -> None:
-    key = _serve(local, "leaving", maxConcurrentRequestsPerInstance=1)  # so that two may be in flight
+    key = local.serve("leaving", maxConcurrentRequestsPerInstance=1)  # so that two may be in flight
     with _client(local, key, "leaving") as client:
         streams = [
             client.chat.completions.create(model="", messages=_said(f"wait {tmp_path / 'go'}"), stream=True)
@@ -127,6 +106,31 @@ def test_many_at_once_each_get_their_own(local: Local, key: str) -> None:
         return await asyncio.gather(*(_stream(local, key, f"question {number}") for number in range(8)))
 
     assert asyncio.run(all_at_once()) == [f"question {number}"[::-1] for number in range(8)]
+
+
+def test_more_than_may_be_in_flight_are_refused_and_asked_again(local: Local) -> None:
+    """Azure's limit is twice what the instances work on at once; OpenAI's client asks again."""
+    key = local.serve("narrow", maxConcurrentRequestsPerInstance=1)
+    trusted = ssl.create_default_context(cafile=local.connection.ca_bundle)
+    refused: list[int] = []
+
+    def note(answer: Any) -> None:
+        if answer.status_code == 429:
+            refused.append(1)
+
+    http = openai.DefaultHttpxClient(verify=trusted, event_hooks={"response": [note]})
+    options = {**_options(local, key, "narrow"), "max_retries": 30}
+
+    with openai.OpenAI(**options, http_client=http) as asking, ThreadPoolExecutor(16) as pool:
+
+        def ask(number: int) -> str | None:
+            # One of them takes its time, so that others find no place.
+            word = f"question {number}" if number else "sleep"
+            return asking.chat.completions.create(model="", messages=_said(word)).choices[0].message.content
+
+        answers = list(pool.map(ask, range(16)))
+    assert answers == ["peels", *(f"question {number}"[::-1] for number in range(1, 16))]
+    assert refused
 
 
 @pytest.mark.parametrize(
@@ -186,13 +190,13 @@ def test_who_may_ask(local: Local, key: str) -> None:
     assert (told.status_code, told.headers["azureml-model-deployment"]) == (200, "blue")
     other = local.request("POST", path, json=body, token=key, headers={"azureml-model-deployment": "red"})
     assert other.status_code == 404
-    token = _serve(local, "by-token", "AMLToken")
+    token = local.serve("by-token", "AMLToken")
     with _client(local, token, "by-token") as client:
         assert client.chat.completions.create(model="", messages=_said("abc")).choices[0].message.content == "cba"
 
 
 def test_a_stream_has_the_time_of_a_request(local: Local, tmp_path: Path) -> None:
-    key = _serve(local, "hurried", requestTimeout="PT1S")
+    key = local.serve("hurried", requestTimeout="PT1S")
     word = f"wait {tmp_path / 'go'}"
     with _client(local, key, "hurried") as client, pytest.raises(openai.APIError, match="upstream request timeout"):
         list(client.chat.completions.create(model="", messages=_said(word), stream=True))
@@ -200,7 +204,7 @@ def test_a_stream_has_the_time_of_a_request(local: Local, tmp_path: Path) -> Non
 
 
 def test_the_instant_engine_streams_in_words(instant: Local) -> None:
-    key = _serve(instant)
+    key = instant.serve(NAME)
     with _client(instant, key) as client:
         whole = client.chat.completions.create(model="", messages=_said("abc"), max_tokens=3)
         assert (whole.choices[0].message.content, whole.choices[0].finish_reason) == ("This is empty:", "length")

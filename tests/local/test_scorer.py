@@ -8,6 +8,7 @@ import pickle
 import shutil
 import subprocess
 import sys
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import pytest
 
 from phift.errors import ModelError, ParameterError
 from phift.local.work import scorer, standin
-from phift.local.work.scorer import Sampling, Scorer
+from phift.local.work.scorer import Asked, Sampling, Scorer, together
 
 pytestmark = pytest.mark.slow
 
@@ -86,6 +87,125 @@ def test_greedy_is_the_default_and_repeats(model: Scorer) -> None:
     assert model.answer(QUESTIONS, SHORT) == model.answer(QUESTIONS, SHORT)
     cold = {**SHORT, "do_sample": True, "temperature": 0}
     assert model.answer(QUESTIONS, cold) == model.answer(QUESTIONS, SHORT)
+
+
+class Requests:
+    """Requests that wait for a model, and what has been said to each, with the number of tokens made by then."""
+
+    def __init__(self, model: Scorer) -> None:
+        self.model, self.said, self.made = model, [], 0
+        self.waiting: deque[scorer.Turn] = deque()
+
+    said: list[list[tuple[int, dict[str, Any]]]]
+
+    def add(self, text: str, *, most: int = 12, **more: Any) -> Asked:
+        said: list[tuple[int, dict[str, Any]]] = []
+        self.said.append(said)
+        parameters = {"max_new_tokens": most, **more.pop("parameters", {})}
+        request = {"id": len(self.said), "conversations": [user(text)], "parameters": parameters, **more}
+        asked = Asked(request, lambda what: said.append((self.made, what)))
+        self.waiting += self.model.turns(asked)
+        return asked
+
+    def answer(self) -> list[int]:
+        """Have all of them answered; returns how many were made together each time."""
+        sizes = []
+
+        def count(_model: Any, _inputs: Any, _output: Any) -> None:
+            self.made += 1
+
+        hook = self.model._model.register_forward_hook(count)
+        while self.waiting:
+            batch = together(self.waiting, self.model.room_together)
+            sizes.append(len(batch))
+            self.model.make(batch)
+        hook.remove()
+        return sizes
+
+    def replies(self) -> list[dict[str, Any]]:
+        return [said[-1][1] for said in self.said]
+
+
+@pytest.fixture
+def asking(model: Scorer) -> Requests:
+    return Requests(model)
+
+
+def test_requests_that_wait_are_answered_together_each_as_if_alone(model: Scorer, asking: Requests) -> None:
+    texts = [question[0]["content"] for question in QUESTIONS]
+    for number, text in enumerate(texts * 4):
+        asking.add(text, most=4 + number % 9, stream=number % 2 == 0)
+    assert asking.answer() == [20]
+    alone = [model.answer([user(text)], {"max_new_tokens": 4 + number % 9}) for number, text in enumerate(texts * 4)]
+    assert [reply["texts"] for reply in asking.replies()] == alone
+    for said in asking.said:  # a short answer does not wait for the longest one
+        assert said[-1][0] == said[-1][1]["usage"][0]["completion"]
+
+
+def test_a_stream_says_each_token_when_it_is_made_and_the_same_text(model: Scorer, asking: Requests) -> None:
+    asking.add("Grüße, 世界 🌍", most=40, stream=True)
+    asking.answer()
+    (said,) = asking.said
+    pieces = [what["piece"] for _, what in said[:-1]]
+    assert ["".join(pieces)] == said[-1][1]["texts"] == model.answer([user("Grüße, 世界 🌍")], {"max_new_tokens": 40})
+    assert said[0][0] < 5, "the first one is said before the others are made"
+    assert len({made for made, _ in said}) > 10
+    assert (said[-1][1]["finish"], said[-1][1]["usage"][0]["completion"]) == (["length"], 40)
+
+
+def test_a_text_to_stop_at_ends_an_answer_and_is_not_said(model: Scorer, asking: Requests) -> None:
+    (whole,) = model.answer([user("a")], {"max_new_tokens": 40})
+    stop = whole[10:14]
+    for stream in (False, True):
+        asking.add("a", most=40, stop=["never said", stop], stream=stream)
+    asking.answer()
+    for said in asking.said:
+        (text,) = said[-1][1]["texts"]
+        assert text == whole[: whole.index(stop)]
+        assert said[-1][1]["finish"] == ["stop"]
+        assert said[-1][1]["usage"][0]["completion"] < 40
+    assert "".join(what["piece"] for _, what in asking.said[1][:-1]) == text
+
+
+def test_who_goes_away_stops_the_model(asking: Requests) -> None:
+    asked = asking.add("a", most=400, stream=True)
+    asked._say = lambda _what: setattr(asked, "wanted", False)
+    asking.answer()
+    assert asking.made < 10
+
+
+def test_a_seed_gives_the_same_answer_again_whoever_else_asks(asking: Requests) -> None:
+    hot = {"do_sample": True, "temperature": 2.0}
+    for seed in (7, None, 7, None, 8):
+        asking.add("a", seed=seed, parameters=hot)
+    assert asking.answer() == [1, 2, 1, 1]
+    first, other, again, third, last = (reply["texts"] for reply in asking.replies())
+    assert first == again
+    assert first not in (other, third, last)
+
+
+def test_greedy_and_sampled_are_not_made_together(asking: Requests) -> None:
+    for temperature in (0, 0, 1, 0, 1, 2):
+        asking.add("a", parameters={"do_sample": True, "temperature": temperature})
+    assert asking.answer() == [3, 2, 1]
+
+
+def test_a_long_question_does_not_make_the_others_larger_than_memory(asking: Requests) -> None:
+    for _ in range(20):
+        asking.add("long " * 600)
+    assert len(asking.answer()) > 1
+
+
+def test_tools_are_refused_by_a_template_that_takes_none(asking: Requests, registry: Path, tmp_path: Path) -> None:
+    tools = [{"type": "function", "function": {"name": "weigh"}}]
+    with pytest.raises(ParameterError, match="takes no tools"):
+        asking.add("a", tools=tools)
+    parts = shutil.copytree(registry / NAMES[0], tmp_path / "own") / "components" / "tokenizer"
+    (parts / "chat_template.jinja").write_text("{{ tools[0].function.name if tools }}{{ messages[-1].content }}")
+    own = Requests(Scorer(tmp_path / "own"))
+    own.add("a", tools=tools)
+    own.add("weigha")
+    assert own.waiting[0].prompt == own.waiting[1].prompt
 
 
 def test_sampling_varies(model: Scorer) -> None:

@@ -38,6 +38,9 @@ _NEUTRAL: Json = {
 """What a client may send although it is not supported, as it asks for nothing."""
 
 
+_DONE = b"data: [DONE]\n\n"
+
+
 class _StreamOptions(msgspec.Struct, forbid_unknown_fields=True):
     include_usage: bool = False
 
@@ -178,7 +181,7 @@ class _Answer:
             yield self._break(408, scoring.TOO_LATE)
         except ScorerFailed as error:
             yield self._break(500, str(error))
-        yield b"data: [DONE]\n\n"
+        yield _DONE
 
     def _break(self, status: int, message: str) -> bytes:
         self.broken = WireError(status, "Broken", message)
@@ -216,10 +219,13 @@ class _Events(Iterator[bytes]):
 
     def __next__(self) -> bytes:
         try:
-            return next(self._events)
+            event = next(self._events)
         except BaseException:
             self.close()
             raise
+        if event == _DONE:  # whoever reads it may ask again at once
+            self.close()
+        return event
 
     def close(self) -> None:
         """Let the model stop where nobody reads on, and count the answer; twice does no harm."""
