@@ -24,7 +24,7 @@ from phift.errors import (
 )
 from phift.evaluation.asking import SIDES, Answers, AnyModel, Model, RowCompared, Side, ask_both
 from phift.evaluation.metrics import AnyMetric, Metric, find_metrics
-from phift.evaluation.paired import Scored, Tested, Verdict, compare_scores, scipy_stats
+from phift.evaluation.paired import PairedResult, Scored, Verdict, compare_scores, scipy_stats
 from phift.evaluation.rows import HeldOutRow, Message, Rows, read_rows
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ class ModelComparison:
 
     before: str
     after: str
-    metrics: Mapping[str, Tested]
+    metrics: Mapping[str, PairedResult]
     rows: tuple[ComparedRow, ...] = field(repr=False)
     near: int | None
     given: int
@@ -132,7 +132,7 @@ class ModelComparison:
         if not passed:
             raise self._not_shown("not worse" if margin is None else f"not worse by {margin:g}", metric)
 
-    def _metric(self, name: str) -> Tested:
+    def _metric(self, name: str) -> PairedResult:
         if name not in self.metrics:
             fix = f"use one of {', '.join(self.metrics)}"
             raise ConfigError(f"The models were not compared by {name}.", where="metric", fix=fix)
@@ -253,7 +253,7 @@ def _short(text: str) -> str:
     return line if len(line) <= _LONGEST_SHOWN else f"{line[: _LONGEST_SHOWN - 1]}…"
 
 
-def _most_lost(tested: Tested) -> float:
+def _most_lost(tested: PairedResult) -> float:
     """Return by how much it may be worse, as far as the interval goes."""
     if tested.interval is None:
         return math.inf

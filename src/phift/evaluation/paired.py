@@ -55,7 +55,7 @@ _AT_ONCE = 2_000_000  # numbers in memory
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tested:
+class PairedResult:
     """What one metric says of the two models.
 
     - **n**: how many prompts were compared; of rows with the same prompt the means count.
@@ -106,7 +106,7 @@ class Scored:
     after: Sequence[float]
 
 
-def compare_scores(scored: Sequence[Scored], prompts: Sequence[Hashable], *, seed: int = 0) -> tuple[Tested, ...]:
+def compare_scores(scored: Sequence[Scored], prompts: Sequence[Hashable], *, seed: int = 0) -> tuple[PairedResult, ...]:
     """Test each metric, all of them together at a level of 5 %.
 
     - **prompts**: of each row; equal ones are one prompt.
@@ -135,7 +135,7 @@ def compare_scores(scored: Sequence[Scored], prompts: Sequence[Hashable], *, see
 
 def _tested(
     metric: Metric, before: Numbers, after: Numbers, p: float, adjusted: float, level: float, seed: int
-) -> Tested:
+) -> PairedResult:
     differences = after - before
     gains = differences if metric.higher_is_better else -differences
     interval, by = _interval(metric, differences, seed)
@@ -143,7 +143,7 @@ def _tested(
     if adjusted <= ALPHA:
         verdict = "better" if gains.mean() > 0 else "worse"
     improved, worsened = int((gains > 0).sum()), int((gains < 0).sum())
-    return Tested(
+    return PairedResult(
         metric=metric.name,
         higher_is_better=metric.higher_is_better,
         n=len(differences),
