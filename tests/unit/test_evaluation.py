@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import pickle
 import threading
 from collections.abc import Callable, Sequence
@@ -12,8 +13,9 @@ from typing import Any
 
 import pytest
 
-from phift import ModelComparison, RowCompared, compare_models, only
-from phift.errors import ConfigError, DataError, DataNotFound, NotImproved, PhiftError, ScoringError
+from phift import ModelComparison, Progress, RowCompared, compare_models, only
+from phift.errors import ConfigError, DataError, DataNotFound, ModelError, NotImproved, PhiftError, ScoringError
+from phift.evaluation.likelihood import Likelihood, measure
 from phift.evaluation.metrics import Metric, chrf, exact_match, token_f1
 from phift.evaluation.rows import Message, read_rows, said
 
@@ -273,3 +275,36 @@ def test_rows_with_one_prompt_count_as_one() -> None:
     assert "120 held-out rows, 6 different prompts" in str(found)
     by_digit = compared(bool, bool, prompt_of=lambda messages: messages[-1]["content"][-2], metrics=["exact_match"])
     assert by_digit.metrics["exact_match"].n == 10
+
+
+# ---------------------------------------------------------------- loss
+
+
+def test_a_loss_is_one_more_metric_beside_the_answers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    told: list[Progress] = []
+
+    def measure(folder: Path, rows: Sequence[Any], tell: Callable[[int], None]) -> Likelihood:
+        tell(len(rows))
+        better = 1.0 if folder.name == "after" else 2.0
+        return Likelihood(tuple(better + index / 100 for index in range(len(rows))), (2,) * len(rows))
+
+    monkeypatch.setattr("phift.evaluation.comparison.measure", measure)
+    weights = (tmp_path / "before", tmp_path / "after")
+    found = compared(bool, bool, weights=weights, on_progress=only(Progress, told.append), limit=30)
+    loss = found.metrics["loss"]
+    assert (loss.verdict, loss.improved, loss.difference, loss.interval) == ("better", 30, -1.0, None)
+    assert found.rows[1].scores["loss"] == (2.01, 1.01)
+    assert found.perplexity == pytest.approx((math.exp(2.145), math.exp(1.145)))
+    assert "perplexity of the right answers: 8.542 before, 3.142 after" in str(found)
+    assert [each.source for each in told] == ["the loss of before", "the loss of after"]
+    monkeypatch.setattr(
+        "phift.evaluation.comparison.measure", lambda folder, *_: Likelihood((1.0,), (len(str(folder)),))
+    )
+    with pytest.raises(ModelError, match="different tokens"):
+        compared(bool, bool, weights=weights)
+
+
+def test_a_folder_that_is_no_model_is_said_to_be_none(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="It is no model of transformers") as raised:
+        measure(tmp_path, read_rows(ROWS).rows, lambda _: None)
+    assert raised.value.where == str(tmp_path)

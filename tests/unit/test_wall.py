@@ -42,7 +42,7 @@ ALLOWED = {
     "tokens": {"azure", "check", "component", "config", "data", "errors"},
     "jobs": {"views", "azure", "check", "component", "config", "data", "errors", "plan", "version"},
     "serving": {"azure", "check", "config", "errors", "jobs"},
-    "evaluation": {"azure", "data", "errors", "serving"},
+    "evaluation": {"azure", "component", "data", "errors", "jobs", "serving"},
     "plan": {"azure", "check", "config", "data", "errors", "facts", "jobs", "tokens"},
     "run": {
         *("azure", "check", "component", "config", "data", "errors"),

@@ -6,12 +6,15 @@ import math
 from collections import Counter
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict
 
 from phift.data.sources import Progress
 from phift.errors import (
     ConfigError,
+    ModelError,
     NotImproved,
     ScoringError,
     forgetting_locals,
@@ -23,6 +26,7 @@ from phift.errors import (
     visible_table,
 )
 from phift.evaluation.asking import SIDES, Answers, AnyModel, Model, RowCompared, Side, ask_both
+from phift.evaluation.likelihood import Likelihood, measure
 from phift.evaluation.metrics import AnyMetric, Metric, find_metrics
 from phift.evaluation.paired import PairedResult, Scored, Verdict, compare_scores, scipy_stats
 from phift.evaluation.rows import HeldOutRow, Message, Rows, read_rows
@@ -31,6 +35,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Table: TypeAlias = tuple[list[str], list[list[str]]]
+
+LOSS = Metric(name="loss", score=lambda _answer, _reference: math.nan, higher_is_better=False, most=None)
+"""Of the right answers, by the models' weights and not by what they say; see `phift.evaluation.likelihood`."""
 
 _MOST_SHOWN = 10  # rows that got worse
 _LONGEST_SHOWN = 80  # characters of a text in a table
@@ -45,6 +52,7 @@ class Options(TypedDict, total=False):
     concurrency: int
     limit: int | None
     prompt_of: Callable[[Sequence[Message]], Hashable] | None
+    weights: tuple[str | Path, str | Path] | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +93,7 @@ class ModelComparison:
       not known.
     - **given**: rows that there were to choose from.
     - **seed**, **parameters**: of what is drawn, and of the models' answers.
+    - **perplexity**: before and after, where the weights are at hand; see `phift.evaluation.likelihood`.
     """
 
     before: str
@@ -95,6 +104,7 @@ class ModelComparison:
     given: int
     seed: int
     parameters: Mapping[str, Any]
+    perplexity: tuple[float, float] | None = None
 
     @property
     def verdict(self) -> Verdict:
@@ -190,6 +200,9 @@ class ModelComparison:
                 lines.append(
                     f"{name} gave no answer to {failed.total():,} rows, which counts as an empty one: {reasons}"
                 )
+        if self.perplexity:
+            before, after = self.perplexity
+            lines.append(f"perplexity of the right answers: {before:.4g} before, {after:.4g} after")
         if len(self.metrics) > 1:
             lines.append("p is Holm's over all metrics; each interval is of its metric alone.")
         return tuple(lines)
@@ -276,6 +289,7 @@ def compare_models(
     limit: int | None = None,
     train: str | Path | None = None,
     prompt_of: Callable[[Sequence[Message]], Hashable] | None = None,
+    weights: tuple[str | Path, str | Path] | None = None,
     on_progress: Callable[[RowCompared | Progress], None] | None = None,
 ) -> ModelComparison:
     """Ask two models the same held-out rows, greedily, and tell which answers better; see `phift.evaluation.paired`.
@@ -290,6 +304,8 @@ def compare_models(
     - **limit**: so many rows at most, drawn with the seed.
     - **train**: the prepared file of training rows, such as ``PreparedDataset.train``: rows near to these are left out.
     - **prompt_of**: what of a prompt makes two rows no independent witnesses; left out, the whole of it.
+    - **weights**: the folders of both models, as `phift.jobs.job.FineTuneJob.download` fetches one: then the loss of
+      the right answers is one more metric.
     - **on_progress**: called with each row that both were asked.
 
     Raises `phift.errors.DataError` for rows that are no conversations, `phift.errors.MissingDependency` without the
@@ -297,49 +313,44 @@ def compare_models(
     raise.
     """
     chosen, tell = find_metrics(metrics), isolated(on_progress)
-    for number, what in (
-        (max_new_tokens, "max_new_tokens"),
-        (concurrency, "concurrency"),
-        (1 if limit is None else limit, "limit"),
-    ):
-        if number < 1:
+    for number, what in ((max_new_tokens, "max_new_tokens"), (concurrency, "concurrency"), (limit, "limit")):
+        if number is not None and number < 1:
             raise ConfigError(f"{what} is {number}.", where=what, fix="give 1 or more")
     models = Model.of(before, max_new_tokens), Model.of(after, max_new_tokens)
     scipy_stats()  # what is not installed is known before anybody is asked
     held_out = read_rows(rows, train=Path(train) if train else None, limit=limit, seed=seed, tell=tell)
+    likelihoods = _likelihoods(weights, held_out.rows, tell) if weights else None
     answers = list(ask_both(*models, held_out.rows, seed=seed, concurrency=concurrency, tell=tell))
     for side in SIDES:
         if all(side in each.failed for each in answers):
             name, why = models[SIDES.index(side)].name, answers[0].failed[side]
             what = f"{in_a_line(name)} answered none of the {len(answers)} rows: {why}"
             raise ScoringError(what, where=f"the model {side}", fix="ask it one of them by hand")
-    compared = tuple(_scored(row, said, chosen) for row, said in zip(held_out.rows, answers, strict=True))
-    of_metrics = [
-        Scored(
-            metric=metric,
-            before=[row.scores[metric.name][0] for row in compared],
-            after=[row.scores[metric.name][1] for row in compared],
-        )
-        for metric in chosen
-    ]
-    prompts = [prompt_of(row.prompt) if prompt_of else repr(row.prompt) for row in compared]
+    scored = [_scored(metric, held_out.rows, answers) for metric in chosen]
+    if likelihoods:
+        scored.append(Scored(metric=LOSS, before=likelihoods[0].losses, after=likelihoods[1].losses))
+    prompts = [prompt_of(row.prompt) if prompt_of else repr(row.prompt) for row in held_out.rows]
     return ModelComparison(
         before=models[0].name,
         after=models[1].name,
-        metrics={each.metric: each for each in compare_scores(of_metrics, prompts, seed=seed)},
-        rows=compared,
+        metrics={each.metric: each for each in compare_scores(scored, prompts, seed=seed)},
+        rows=tuple(map(partial(_compared, scored), count(), held_out.rows, answers)),
         near=held_out.near,
         given=held_out.given,
         seed=seed,
         parameters={"max_new_tokens": max_new_tokens, "do_sample": False},
+        perplexity=(likelihoods[0].perplexity, likelihoods[1].perplexity) if likelihoods else None,
     )
 
 
-def _scored(row: HeldOutRow, said: Answers, metrics: Sequence[Metric]) -> ComparedRow:
-    scores = {
-        each.name: (each.score(said.before, row.reference), each.score(said.after, row.reference)) for each in metrics
-    }
-    changes = [after - before for before, after in scores.values()]
+def _scored(metric: Metric, rows: Sequence[HeldOutRow], answers: Sequence[Answers]) -> Scored:
+    before = [metric.score(said.before, row.reference) for said, row in zip(answers, rows, strict=True)]
+    after = [metric.score(said.after, row.reference) for said, row in zip(answers, rows, strict=True)]
+    return Scored(metric=metric, before=before, after=after)
+
+
+def _compared(scored: Sequence[Scored], index: int, row: HeldOutRow, said: Answers) -> ComparedRow:
+    changes = [(each.after[index] - each.before[index], each.metric.higher_is_better) for each in scored]
     return ComparedRow(
         number=row.number,
         prompt=row.prompt,
@@ -349,6 +360,25 @@ def _scored(row: HeldOutRow, said: Answers, metrics: Sequence[Metric]) -> Compar
         after=said.after,
         asked_first=said.asked_first,
         failed=said.failed,
-        scores=scores,
-        gains=tuple(each if metric.higher_is_better else -each for metric, each in zip(metrics, changes, strict=True)),
+        scores={each.metric.name: (each.before[index], each.after[index]) for each in scored},
+        gains=tuple(change if higher else -change for change, higher in changes),
     )
+
+
+def _likelihoods(
+    weights: tuple[str | Path, str | Path], rows: Sequence[HeldOutRow], tell: Callable[[Progress], None]
+) -> tuple[Likelihood, Likelihood]:
+    """Measure both models, one after the other.
+
+    Raises `phift.errors.ModelError` where they cut the answers into other tokens, so that losses cannot be compared.
+    """
+
+    def measured(folder: str | Path) -> Likelihood:
+        source = f"the loss of {Path(folder).name}"
+        return measure(Path(folder), rows, lambda done: tell(Progress(stage="compare", source=source, rows=done)))
+
+    before, after = map(measured, weights)
+    if before.tokens != after.tokens:
+        what = "The two models cut the answers into different tokens, so their losses cannot be compared."
+        raise ModelError(what, where=" and ".join(map(str, weights)), fix="leave `weights` out")
+    return before, after

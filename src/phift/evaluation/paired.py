@@ -124,19 +124,19 @@ def compare_scores(scored: Sequence[Scored], prompts: Sequence[Hashable], *, see
         ]
         for each in scored
     ]
-    differences = [after - before for before, after in means]
+    # Rounded, so that what is equal but for the last bit of a float is equal.
+    differences = [np.round(after - before, 12) for before, after in means]
     ps = [_p_value(each.metric, found, seed) for each, found in zip(scored, differences, strict=True)]
     level = ALPHA / len(scored)
     return tuple(
-        _tested(each.metric, before, after, p, adjusted, level, seed)
-        for each, (before, after), p, adjusted in zip(scored, means, ps, _holm(ps), strict=True)
+        _result(each.metric, before, found, p, adjusted, level, seed)
+        for each, (before, _), found, p, adjusted in zip(scored, means, differences, ps, _holm(ps), strict=True)
     )
 
 
-def _tested(
-    metric: Metric, before: Numbers, after: Numbers, p: float, adjusted: float, level: float, seed: int
+def _result(
+    metric: Metric, before: Numbers, differences: Numbers, p: float, adjusted: float, level: float, seed: int
 ) -> PairedResult:
-    differences = after - before
     gains = differences if metric.higher_is_better else -differences
     interval, by = _interval(metric, differences, seed)
     verdict: Verdict = "cannot tell"
@@ -148,7 +148,7 @@ def _tested(
         higher_is_better=metric.higher_is_better,
         n=len(differences),
         before=float(before.mean()),
-        after=float(after.mean()),
+        after=float((before + differences).mean()),
         difference=float(differences.mean()),
         interval=interval,
         interval_by=by,

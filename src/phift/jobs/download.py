@@ -104,24 +104,33 @@ class Download:
     @property
     def weights(self) -> Path:
         """The folder of a model that ``transformers`` opens; raises `phift.errors.NotFound` where there is none."""
-        return self._first(_WEIGHTS, ("config.json",))
+        return weights_of(self.folder)
 
     @property
     def tokenizer(self) -> Path:
         """The folder of a model's tokenizer; raises `phift.errors.NotFound` where there is none."""
-        return self._first(_TOKENIZERS, ("tokenizer_config.json", "tokenizer.json"))
-
-    def _first(self, below: tuple[str, ...], names: tuple[str, ...]) -> Path:
-        for folder in (self.folder / each for each in below):
-            if any((folder / name).is_file() for name in names):
-                return folder
-        raise NotFound(
-            "What was fetched is no model of transformers.", where=str(self.folder), fix="look at its MLmodel"
-        )
+        return tokenizer_of(self.folder)
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as plain values, ready for JSON."""
         return {**asdict(self), "folder": str(self.folder)}
+
+
+def weights_of(folder: Path) -> Path:
+    """Return where a model has what ``transformers`` opens; raises `phift.errors.NotFound` where that is nowhere."""
+    return _first(folder, _WEIGHTS, ("config.json",))
+
+
+def tokenizer_of(folder: Path) -> Path:
+    """Return where a model has its tokenizer; raises `phift.errors.NotFound` where that is nowhere."""
+    return _first(folder, _TOKENIZERS, ("tokenizer_config.json", "tokenizer.json"))
+
+
+def _first(folder: Path, below: tuple[str, ...], names: tuple[str, ...]) -> Path:
+    for each in (folder / place for place in below):
+        if any((each / name).is_file() for name in names):
+            return each
+    raise NotFound("It is no model of transformers.", where=str(folder), fix="look at its MLmodel")
 
 
 def fetch(
