@@ -34,7 +34,9 @@ def main() -> int:
             run.submit()
             run.wait()
             started = time.monotonic()
-            compared = run.evaluate(max_new_tokens=24)
+            # The registry's models are folders here; Azure's are fetched by whoever may.
+            weights = folder / "registry" / "Phi-4-mini-instruct", run.job.download(folder / "model").folder
+            compared = run.evaluate(max_new_tokens=24, weights=weights)
             print(compared)
             print(f"\n{2 * len(compared.rows)} answers in {time.monotonic() - started:.0f} s")
         finally:

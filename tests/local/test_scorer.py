@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import pickle
 import shutil
 import subprocess
@@ -16,6 +17,8 @@ from typing import Any
 import pytest
 
 from phift.errors import ModelError, ParameterError
+from phift.evaluation.likelihood import measure
+from phift.evaluation.rows import read_rows
 from phift.local.work import scorer, standin
 from phift.local.work.scorer import Asked, Sampling, Scorer, together
 
@@ -370,3 +373,27 @@ def test_the_process(process: subprocess.Popen[str], model: Scorer) -> None:
     log = process.stderr.read()
     assert "request 7: 5 conversations" in log
     assert "iron" not in log
+
+
+def test_the_loss_of_an_answer_is_what_the_model_itself_says(registry: Path, model: Scorer) -> None:
+    import torch
+
+    (row,) = read_rows(
+        [{"messages": [*user("What is the symbol of iron?"), {"role": "assistant", "content": "Fe."}]}]
+    ).rows
+    told: list[int] = []
+    found = measure(registry / NAMES[0], [row, row], told.append)
+    asked, whole = (
+        model._tokenizer.apply_chat_template(turns, return_tensors="pt", return_dict=True, add_generation_prompt=more)[
+            "input_ids"
+        ]
+        for turns, more in ((row.prompt, True), ([*row.prompt, {"role": "assistant", "content": "Fe."}], False))
+    )
+    labels = whole.clone()
+    labels[:, : asked.shape[1]] = -100  # what transformers takes no loss of
+    with torch.inference_mode():
+        loss = float(model._model(whole, labels=labels).loss)
+    assert found.losses == pytest.approx((loss, loss), rel=1e-4)
+    assert found.tokens == (whole.shape[1] - asked.shape[1],) * 2
+    assert found.perplexity == pytest.approx(math.exp(loss), rel=1e-4)
+    assert told == [1, 2]
