@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from phift.run.chain import RunResult as RunResult
     from phift.run.comparison import Comparison as Comparison
     from phift.run.comparison import compare_runs as compare_runs
+    from phift.run.deploying import deploy as deploy
     from phift.run.events import Event as Event
     from phift.run.events import TrialChanged as TrialChanged
     from phift.run.events import only as only
@@ -123,6 +124,7 @@ _PLACES = {
     "compare_models": "evaluation.comparison",
     "compare_runs": "run.comparison",
     "connect": "azure.connect",
+    "deploy": "run.deploying",
     "deploy_model": "serving.deployment",
     "download_model": "jobs.registration",
     "endpoints": "serving.listing",

@@ -8,7 +8,7 @@ import weakref
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self, Unpack, cast
+from typing import TYPE_CHECKING, Any, Self, Unpack, cast
 
 from phift.azure.answers import text
 from phift.azure.clients import Clients
@@ -397,26 +397,31 @@ class FineTuneRun:
         )
 
     @traced
-    def deploy(self) -> Endpoint:
+    def deploy(self, *, timeout: float | None = None) -> Endpoint:
         """Deploy the registered model; as a context manager it is deleted at the end of the block.
 
-        What an earlier call left up on purpose, and what somebody else uses, is not: see `phift.serving.uses`. Raises
-        `phift.errors.ComputeError` before anything is made where the model's inference allow-list does not have the VM
-        size, and `phift.errors.DeploymentFailed` after what was made is deleted again.
+        What an earlier call left up on purpose, and what somebody else uses, is not: see `phift.serving.uses`. After
+        **timeout** seconds it counts as failed; what was made is then deleted, which takes a while too.
+
+        Raises `phift.errors.ComputeError` before anything is made where the model's inference allow-list does not have
+        the VM size, and `phift.errors.DeploymentFailed` after what was made is deleted again.
         """
-        record = self.record
-        size = instance_type(record.model, self._deployment)
-        model = self.register()
-        served = f"{model.name}:{model.version}"
+        return self._deploy(self._deployment, timeout=timeout)
+
+    def _deploy(self, config: DeploymentConfig, model: RegisteredModel | None = None, **options: Any) -> Endpoint:
+        record, size = self.record, instance_type(self.record.model, config)
+        model = model or self.register()
+        own = {MODEL: f"{model.name}:{model.version}", SERIES: record.series}
         return deploy_model(
             self.clients,
             model,
-            name=self.endpoint_name,
+            name=config.endpoint_name or self.endpoint_name,
             size=size,
-            config=self._deployment,
+            config=config,
             job=self.job,
-            tags={**self._own_tags, MODEL: served, SERIES: record.series, CONFIGURATION: record.configuration_digest},
+            tags={**self._own_tags, **own, CONFIGURATION: record.configuration_digest},
             on_event=self._on_event,
+            **options,
         )
 
     @traced
