@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self, overload
 
 from phift import errors
 from phift.azure.answers import listed, text
@@ -17,6 +17,7 @@ from phift.serving import resource
 from phift.serving.batch import ChatProgress, ask_all
 from phift.serving.chat import Message as Message
 from phift.serving.chat import Reply, read_reply
+from phift.serving.openai_client import openai_client
 from phift.serving.parking import park, unpark, way_back
 from phift.serving.question import Question
 from phift.serving.resource import DeploymentEvent, OnEvent, delete_endpoint, for_certain, telling
@@ -27,6 +28,7 @@ from phift.serving.uses import EndpointUse
 
 if TYPE_CHECKING:
     from azure.ai.ml.entities import OnlineEndpoint
+    from openai import AsyncOpenAI, OpenAI
 
     from phift.azure.connect import AnyClients
 
@@ -272,6 +274,28 @@ class Endpoint:
         asking = [partial(ask, number, messages) for number, messages in enumerate(conversations, start=1)]
         tell = errors.isolated(on_progress)
         return ask_all(asking, concurrency=concurrency, endpoint=self.name, tell=tell)
+
+    @overload
+    def openai(self, *, deployment: str | None = ..., asynchronous: Literal[False] = ...) -> OpenAI: ...
+
+    @overload
+    def openai(self, *, deployment: str | None = ..., asynchronous: Literal[True]) -> AsyncOpenAI: ...
+
+    @errors.forgetting_locals()
+    def openai(self, *, deployment: str | None = None, asynchronous: bool = False) -> OpenAI | AsyncOpenAI:
+        """Return the official client of OpenAI's API for this endpoint; what opens it renews itself.
+
+            client = endpoint.openai()
+            answer = client.chat.completions.create(model=endpoint.name, messages=[…])
+
+        The deployment needs OpenAI's route, which an MLflow model's on Azure does not have.
+
+        - **deployment**: ask this one, whatever the traffic rules say.
+        - **asynchronous**: return an ``AsyncOpenAI``.
+
+        Raises `phift.errors.MissingDependency` without the extra ``openai``.
+        """
+        return openai_client(self._client, deployment, asynchronous=asynchronous)
 
     def _chat(
         self,
