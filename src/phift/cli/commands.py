@@ -16,6 +16,7 @@ import click
 
 import phift
 from phift.cli import evaluating, jobs, taking_home, tuning
+from phift.cli.chat import chat
 from phift.cli.endpoints import endpoints
 from phift.cli.interrupted import INTERRUPTED, Leftovers, ignore_interruptions, notes, say, watch
 from phift.cli.local import local
@@ -299,7 +300,7 @@ def facts(must_be_new: bool) -> None:
 
 for _command in (
     *(local, jobs.follow, jobs.runs, jobs.metrics, jobs.compare, jobs.logs, jobs.cancel),
-    *(taking_home.download, taking_home.reproduce, tuning.tune, evaluating.evaluate, endpoints),
+    *(taking_home.download, taking_home.reproduce, tuning.tune, evaluating.evaluate, endpoints, chat),
 ):
     main.add_command(_command)
 

@@ -53,6 +53,11 @@ class Watch:
             if signal.getsignal(each) is not signal.SIG_IGN:  # nohup's wish counts
                 signal.signal(each, self.interrupt)
 
+    @property
+    def by_hand(self) -> bool:
+        """Whether the last interruption was Ctrl-C, and not one that wants an end."""
+        return self._number == signal.SIGINT
+
     def interrupt(self, number: int, _frame: FrameType | None) -> None:
         """Take note, and raise; a handler of signals.
 

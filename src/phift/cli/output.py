@@ -15,14 +15,15 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 
-def tell(text: object, *, err: bool = False, lines: bool = False, hide: bool = True) -> None:
+def tell(text: object, *, err: bool = False, lines: bool = False, hide: bool = True, ends: bool = True) -> None:
     """Write a text for people, and end the line.
 
     - **err**: to the standard error.
     - **lines**: whether a newline in it ends a line.
     - **hide**: whether what looks like a secret is hidden; not in what the user asked for, such as an answer.
+    - **ends**: whether the line ends with it.
     """
-    click.echo(visible(redact(str(text)) if hide else str(text), lines=lines), err=err)
+    click.echo(visible(redact(str(text)) if hide else str(text), lines=lines), err=err, nl=ends)
 
 
 def hand_out(text: str) -> None:

@@ -21,7 +21,7 @@ from phift.serving.openai_client import openai_client
 from phift.serving.parking import park, unpark, way_back
 from phift.serving.question import Question
 from phift.serving.resource import DeploymentEvent, OnEvent, delete_endpoint, for_certain, telling
-from phift.serving.scoring import Answer, ScoringClient
+from phift.serving.scoring import Answer, ScoringClient, refused_by_name
 from phift.serving.sharing import is_same, withdraw
 from phift.serving.streaming import ReplyStream, in_one, streamed
 from phift.serving.uses import EndpointUse
@@ -383,7 +383,9 @@ class Endpoint:
                 fix = f"there is: {', '.join(names)}" if names else "it has none at all: deploy a model to it"
                 return errors.NotFound(what, where=self._client.place, fix=fix, status=404)
         beside = ""
-        if answer.status == 424 and question.has_tools:
+        if answer.status in (400, 422, 424) and (name := refused_by_name(answer)):
+            beside = f"what its server does not take is {name}"
+        elif answer.status == 424 and question.has_tools:
             beside = "Azure's MLflow server takes no turn of a tool, which its vLLM container does"
         elif answer.status in (400, 424) and (others := question.beyond_the_common):
             beside = f"the server may not know {', '.join(others)}"

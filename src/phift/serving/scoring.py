@@ -17,7 +17,7 @@ from urllib.parse import urlsplit, urlunsplit
 from pydantic import SecretStr
 
 from phift import errors
-from phift.azure.answers import text
+from phift.azure.answers import mapping, text
 from phift.azure.bounds import end_lines, read_arriving
 from phift.azure.clients import GOOD_FOR, Clients
 from phift.azure.threads import taken_soon
@@ -336,6 +336,18 @@ class ScoringClient:
         refusals = _REFUSALS if self._key.until == math.inf else {**_REFUSALS, **_TOKEN_REFUSALS}
         kind, what, fix = refusals.get(answer.status, other)
         return kind(what, where=self.place, fix=fix + (f"; {beside}" if beside else ""), status=answer.status)
+
+
+def refused_by_name(answer: Answer) -> str:
+    """Return which part of a question a server of OpenAI's API refuses, empty where it does not say.
+
+    A name is all that is read: what is said about it may quote the user's text.
+    """
+    try:
+        name = mapping(mapping(answer.json()).get("error")).get("param")
+    except errors.PhiftError:
+        return ""
+    return errors.in_a_line(name)[:100] if isinstance(name, str) else ""
 
 
 def _never_connected(error: requests.RequestException) -> bool:

@@ -241,6 +241,10 @@ class _Pieces(io.RawIOBase):
         self._left = self._left[len(taken) :]
         return len(taken)
 
+    def read1(self, size: int = 2**16) -> bytes:
+        """Return what there is of a piece, as a buffered reader does; clients read what comes so."""
+        return self.read(size) or b""
+
     def close(self) -> None:
         """End what makes it."""
         self._close()
