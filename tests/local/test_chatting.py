@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import pty
+import re
 import select
 import signal
 import subprocess
@@ -108,6 +109,31 @@ def test_the_official_client_chats_and_streams(endpoint: Endpoint) -> None:
             return "".join([piece.choices[0].delta.content or "" async for piece in pieces])
 
     assert asyncio.run(streams()) == "cba"
+
+
+def test_the_blocks_of_the_document_run_one_after_another(
+    local: Local, endpoint: Endpoint, capsys: pytest.CaptureFixture[str]
+) -> None:
+    document = (Path(__file__).parents[2] / "docs" / "chatting.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", document, flags=re.DOTALL)
+    assert len(blocks) == 6
+    assert '"elements", "local"' in blocks[0]
+    blocks[0] = blocks[0].replace('"elements", "local"', f'"{NAME}", {{"local": {str(local.connection.folder)!r}}}')
+    names: dict[str, object] = {}
+    printed = []
+    for block in blocks:
+        exec(block, names)  # noqa: S102 - the document's own words
+        printed.append(capsys.readouterr().out)
+    asked, conversed, _, many, streamed, official = printed
+    assert asked == official == f"{'What is the symbol of gold?'[::-1]}\n"
+    assert conversed == f"{'And of iron?'[::-1]}\n"
+    assert f"What is the symbol of tin? {'What is the symbol of tin?'[::-1]}" in many.splitlines()
+    text, told = streamed.splitlines()
+    assert text == "What is the symbol of gold?"[::-1]
+    assert told.split()[1] == str(len(text))
+    handle = names["endpoint"]
+    assert isinstance(handle, Endpoint)
+    handle.close()
 
 
 # ---------------------------------------------------------------- the command line

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from phift.errors import DataError, ParameterError
 from phift.serving.chat import Reply, ToolCall
-from phift.serving.question import Question, check_messages, check_parameters
+from phift.serving.question import PARAMETERS, Question, check_messages, check_parameters
 
 SECRET = "what somebody says"
 
@@ -88,6 +90,12 @@ def test_what_json_has_no_form_for_is_refused() -> None:
     for odd in (float("nan"), object(), {1, 2}):
         with pytest.raises(DataError, match="JSON"):
             Question.of([turn("user", SECRET, name=odd)], {})
+
+
+def test_the_table_of_parameters_is_what_is_checked() -> None:
+    document = (Path(__file__).parents[2] / "docs" / "chatting.md").read_text(encoding="utf-8")
+    documented = re.findall(r"^\| `(\w+)` \| (.+) \| (\w+) \|$", document, flags=re.MULTILINE)
+    assert documented == [(name, each.takes, each.by) for name, each in PARAMETERS.items()]
 
 
 @pytest.mark.parametrize(

@@ -120,7 +120,7 @@ _POSITIVE, _COUNT, _YES_NO = "a number above 0", "a whole number from 1 on", "Tr
 # The container's, and what it does with others: foundation-model-serve, api_server.py (azureml-assets, 2026-07-23,
 # read 2026-11-30). MLflow's server hands everything to transformers' pipeline (azureml-evaluate-mlflow 0.0.91), whose
 # `generate` refuses what it does not know. What is known to neither is a mistake.
-_PARAMETERS: Mapping[str, _Parameter] = {
+PARAMETERS: Mapping[str, _Parameter] = {
     "max_new_tokens": _Parameter(_COUNT, _whole(1)),
     "do_sample": _Parameter(_YES_NO, _is(bool)),
     "temperature": _Parameter(_POSITIVE, _number(0, above=True)),
@@ -166,7 +166,7 @@ def check_parameters(given: Mapping[str, Any]) -> dict[str, Any]:
         fix = "call stream(messages), which yields the pieces as they come"
         raise ParameterError("An answer as a whole does not stream.", where="parameter stream", fix=fix)
     for name in chosen:
-        if name not in _PARAMETERS:
+        if name not in PARAMETERS:
             raise _unknown(name)
     samples = chosen.get("do_sample", False)
     if samples and chosen.get("temperature") == 0:
@@ -179,18 +179,18 @@ def check_parameters(given: Mapping[str, Any]) -> dict[str, Any]:
             what = f"{name} has no effect without sampling: the likeliest token is taken each time."
             raise ParameterError(what, where=f"parameter {name}", fix=f"add do_sample=True, or leave {name} out")
     for name, value in chosen.items():
-        if not _PARAMETERS[name].fits(value):
+        if not PARAMETERS[name].fits(value):
             what = f"{name} has a value that it cannot have."
-            raise ParameterError(what, where=f"parameter {name}", fix=f"give it {_PARAMETERS[name].takes}")
+            raise ParameterError(what, where=f"parameter {name}", fix=f"give it {PARAMETERS[name].takes}")
     return chosen
 
 
 def _unknown(name: str) -> ParameterError:
-    near = _OTHER_NAMES.get(name) or next(iter(get_close_matches(name, _PARAMETERS, 1)), None)
+    near = _OTHER_NAMES.get(name) or next(iter(get_close_matches(name, PARAMETERS, 1)), None)
     if near:
         fix = f"did you mean {near}?"
     else:
-        fix = f"known are {', '.join(_PARAMETERS)}; a server of your own gets others by extra_parameters={{…}}"
+        fix = f"known are {', '.join(PARAMETERS)}; a server of your own gets others by extra_parameters={{…}}"
     return ParameterError(f"No model server of Azure's knows {in_a_line(name)}.", where="parameters", fix=fix)
 
 
@@ -227,7 +227,7 @@ class Question:
     @property
     def needs_openai(self) -> str:
         """What of it the OpenAI route alone takes, empty where nothing does."""
-        return next((name for name in self.parameters if _PARAMETERS[name].by == "openai"), "")
+        return next((name for name in self.parameters if PARAMETERS[name].by == "openai"), "")
 
     @property
     def has_tools(self) -> bool:
@@ -237,7 +237,7 @@ class Question:
     @property
     def dropped_by_container(self) -> tuple[str, ...]:
         """The parameters that the container's ``/score`` leaves out without a word."""
-        return tuple(name for name in self.parameters if _PARAMETERS[name].by == "mlflow")
+        return tuple(name for name in self.parameters if PARAMETERS[name].by == "mlflow")
 
     @property
     def beyond_the_common(self) -> tuple[str, ...]:
