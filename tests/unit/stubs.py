@@ -245,10 +245,11 @@ class Assets:
             raise not_found(self._kind, f"{name}:{version}")
         return copy.deepcopy(self.known[name, str(version)])
 
-    def list(self, name: str, *, list_view_type: Any = "ActiveOnly") -> Iterator[Any]:
-        """Return the versions, newest first; none is archived."""
-        self._record(f"{self._kind}.list", name)
-        shown = [] if list_view_type == "ArchivedOnly" else [key for key in reversed(self.known) if key[0] == name]
+    def list(self, name: str | None = None, *, list_view_type: Any = "ActiveOnly") -> Iterator[Any]:
+        """Return the versions, newest first, of all without a name; none is archived."""
+        self._record(f"{self._kind}.list", name or "")
+        wanted = [key for key in reversed(self.known) if name in (None, key[0])]
+        shown = [] if list_view_type == "ArchivedOnly" else wanted
         return iter([copy.deepcopy(self.known[key]) for key in shown])
 
     def create_or_update(self, model: Any) -> Any:

@@ -14,12 +14,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from azure.ai.ml.entities import Model
 from click.testing import CliRunner, Result
 
 import phift
 from phift.cli.commands import main
 from phift.errors import LocalWorkspaceNotRunning
-from unit.fakes import A100, Fakes, http_error, write_rows
+from unit.fakes import A100, PHI_4, Fakes, http_error, write_rows
 from unit.loopback import Reply, Script
 
 YAML = """
@@ -365,6 +366,21 @@ def test_a_job_is_deployed_and_cleaned_up_by_its_name(
     assert invoke("cleanup", job.name).output.endswith("There was no endpoint to delete.\n")
     assert invoke("cleanup", "nobody").exit_code == 1
     assert asked == ["a/b/c"] * 3 + [None] * 3
+
+
+def test_a_model_is_deployed_by_its_name_and_told_as_json(fakes: Fakes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("phift.azure.connect.connect", lambda workspace: fakes.clients)
+    tags = {"phift.base_model": PHI_4}
+    fakes.workspace.models.add(Model(id="a/b", name="mine", version="3", type="mlflow_model", path="p", tags=tags))
+    result = invoke("deploy", "mine:3", "--name", "my-own", "--deployment", "green", "--json")
+    assert result.exit_code == 0, result.output
+    told = json.loads(result.stdout)
+    assert (told["endpoint"], told["existed"]) == ("my-own", False)
+    assert [*fakes.workspace.online_deployments.known] == [("my-own", "green")]
+    assert "It costs money until you delete it: phift cleanup my-own\n" in result.stderr
+    assert "starting the model server" in result.stderr
+    wrong = invoke("deploy", "mine:4")
+    assert (wrong.exit_code, "neither a job nor a model mine:4" in wrong.stderr) == (1, True)
 
 
 def test_an_endpoint_that_cannot_be_deleted_is_named_with_the_command(

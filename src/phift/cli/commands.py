@@ -15,21 +15,18 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import phift
-from phift.cli import evaluating, jobs, taking_home, tuning
+from phift.cli import deploying, evaluating, jobs, taking_home, tuning
 from phift.cli.chat import chat
 from phift.cli.endpoints import endpoints
 from phift.cli.interrupted import INTERRUPTED, Leftovers, ignore_interruptions, notes, say, watch
 from phift.cli.local import local
-from phift.cli.options import CONFIG, FOLDER, ON_END, WORKSPACE, is_config, named, workspace_option
+from phift.cli.options import ASK, CONFIG, FOLDER, ON_END, WORKSPACE, is_config, named, workspace_option
 from phift.cli.output import console, hand_out, tell, visible_mistakes
 from phift.errors import CheckFailed, ConfigError, PhiftError
 from phift.local import garbage
 
 if TYPE_CHECKING:
     pass
-
-
-_ASK = click.option("--ask", multiple=True, metavar="QUESTION", help="Ask the endpoint this, then delete the endpoint.")
 
 
 class _Program(click.Group):
@@ -114,7 +111,7 @@ def check(config: Path, as_json: bool) -> None:
 
 @main.command(name="run")
 @CONFIG
-@_ASK
+@ASK
 @ON_END
 def run_(config: Path, ask: tuple[str, ...], on_end: str | None) -> None:
     """Do all of it: check, prepare, submit, wait, register, deploy; run it again to go on after an interruption.
@@ -125,7 +122,8 @@ def run_(config: Path, ask: tuple[str, ...], on_end: str | None) -> None:
     run, left = _open("run", config)
     with left.told():
         _train(run, left, wait=True, on_end=on_end)
-        _deploy(run, left, ask)
+        deploying.serve(run.deploy(), left, ask, cleanup=left.command("cleanup"))
+        deploying.tell_of_earlier(run)
 
 
 @main.command()
@@ -140,21 +138,6 @@ def submit(config: Path, wait: bool, on_end: str | None) -> None:
     with left.told():
         _train(run, left, wait=wait, on_end=on_end)
     tell(f"Nothing is deployed; to do so: {left.command('deploy')}")
-
-
-@main.command()
-@click.argument("target", metavar="CONFIG|JOB")
-@WORKSPACE
-@_ASK
-def deploy(target: str, workspace: str | None, ask: tuple[str, ...]) -> None:
-    """Register and deploy the model of a completed job, by the configuration or the job's name."""
-    if is_config(target):
-        run, left = _open("deploy", Path(target))
-    else:
-        left = _leftovers_of_name("deploy", target, workspace)
-        run = phift.FineTuneRun.attach(target, phift.connect(workspace=workspace), on_event=left)
-    with left.told():
-        _deploy(run, left, ask)
 
 
 def _leftovers_of_name(command: str, name: str, workspace: str | None) -> Leftovers:
@@ -181,22 +164,6 @@ def _train(run: phift.FineTuneRun, left: Leftovers, *, wait: bool, on_end: str |
         run.wait(on_end=on_end)
         model = run.register()
         tell(f"model    {model.name} version {model.version}")
-
-
-def _deploy(run: phift.FineTuneRun, left: Leftovers, ask: tuple[str, ...]) -> None:
-    """Deploy the model, for as long as the questions take where there are any; warn of what earlier runs left up."""
-    if ask:
-        with run.deploy() as endpoint:
-            for question in ask:
-                tell(question, hide=False)
-                tell(f"  {endpoint.chat(question)}", lines=True, hide=False)
-        say(left.lines(interrupted=False))
-    else:
-        endpoint = run.deploy()
-        tell(f"endpoint {endpoint.name} at {endpoint.scoring_uri}")
-        tell(f"It costs money until you delete it: {left.command('cleanup')}")
-    for each in run.earlier_endpoints():
-        tell(f"still up and costs money: endpoint {each}, of an earlier run of this configuration", err=True)
 
 
 @main.command()
@@ -299,7 +266,7 @@ def facts(must_be_new: bool) -> None:
 
 
 for _command in (
-    *(local, jobs.follow, jobs.runs, jobs.metrics, jobs.compare, jobs.logs, jobs.cancel),
+    *(local, deploying.deploy, jobs.follow, jobs.runs, jobs.metrics, jobs.compare, jobs.logs, jobs.cancel),
     *(taking_home.download, taking_home.reproduce, tuning.tune, evaluating.evaluate, endpoints, chat),
 ):
     main.add_command(_command)

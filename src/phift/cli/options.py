@@ -35,6 +35,7 @@ ON_END = click.option(
     help="Run this when the job has ended, without a shell; PHIFT_JOB, PHIFT_STATUS and PHIFT_CAUSE say what became "
     "of it. What it prints goes to the standard error.",
 )
+ASK = click.option("--ask", multiple=True, metavar="QUESTION", help="Ask the endpoint this, then delete the endpoint.")
 CONFIG = click.argument("config", type=click.Path(path_type=Path))
 
 

@@ -52,6 +52,7 @@ def deploy(
     clients: AnyClients | None = None,
     *,
     name: str | None = None,
+    deployment: str | None = None,
     size: str | None = None,
     config: DeploymentConfig | Mapping[str, Any] | None = None,
     timeout: float | None = None,
@@ -68,6 +69,7 @@ def deploy(
     - **clients**: clients, an ``MLClient`` of the workspace, or the workspace as `phift.connect` takes it; left out,
       the run's or the job's, else as the environment or ``config.json`` say.
     - **name**: the endpoint's; left out, one that is made of the workspace's and the job's or the model's name.
+    - **deployment**: its own name in the endpoint; beside another run's deployment it takes the traffic over.
     - **size**: VM size; left out, the smallest that the model's inference allow-list has.
     - **config**: the ``deployment`` section of a configuration; left out, the run's own.
     - **timeout**: seconds after which it counts as failed; what was made is then deleted, which takes a while too.
@@ -78,14 +80,10 @@ def deploy(
     a job without a model, and as `phift.serving.deployment.deploy_model` does.
     """
     found = _find(model, clients, on_event)
-    section = config if config is not None else found.config
-    return found.deploy(_section(section, name, size), timeout)
-
-
-def _section(config: DeploymentConfig | Mapping[str, Any], name: str | None, size: str | None) -> DeploymentConfig:
-    given = read_section(DeploymentConfig, config, "deployment").model_dump(exclude_unset=True)
-    own = {"endpoint_name": name, "instance_type": size}
-    return read_section(DeploymentConfig, given | {k: v for k, v in own.items() if v is not None}, "deployment")
+    section = read_section(DeploymentConfig, found.config if config is None else config, "deployment")
+    own = {"endpoint_name": name, "deployment_name": deployment, "instance_type": size}
+    given = section.model_dump(exclude_unset=True) | {key: value for key, value in own.items() if value is not None}
+    return found.deploy(read_section(DeploymentConfig, given, "deployment"), timeout)
 
 
 @dataclass(frozen=True)
