@@ -67,6 +67,8 @@ if TYPE_CHECKING:
     from phift.serving.listing import Endpoints as Endpoints
     from phift.serving.listing import EndpointSummary as EndpointSummary
     from phift.serving.listing import endpoints as endpoints
+    from phift.serving.pruning import Pruned as Pruned
+    from phift.serving.pruning import prune_endpoints as prune_endpoints
     from phift.serving.resource import DeploymentEvent as DeploymentEvent
     from phift.serving.streaming import ReplyStream as ReplyStream
     from phift.tokens.count import Counted as Counted
@@ -105,6 +107,7 @@ _PLACES = {
     "PhiftError": "errors",
     "PreparedDataset": "data.prepared",
     "Progress": "data.sources",
+    "Pruned": "serving.pruning",
     "RegisteredModel": "jobs.registration",
     "Reply": "serving.chat",
     "ReplyStream": "serving.streaming",
@@ -132,6 +135,7 @@ _PLACES = {
     "find_search": "run.tuning",
     "only": "run.events",
     "prepare_dataset": "data.prepare",
+    "prune_endpoints": "serving.pruning",
     "register_model": "jobs.registration",
     "reproduce": "run.reproduce",
     "resolve_compute": "check.compute",

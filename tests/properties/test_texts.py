@@ -60,6 +60,7 @@ from phift.serving.cleanup import Cleanup, DeployedEndpoint
 from phift.serving.endpoint import Endpoint
 from phift.serving.listing import Endpoints, EndpointSummary
 from phift.serving.price import Machines
+from phift.serving.pruning import Pruned
 from phift.serving.resource import DeploymentEvent
 from phift.testing import TestWorkspace
 from phift.tokens.conversation import Conversation
@@ -317,6 +318,7 @@ OF_TEXT: dict[type, Callable[[str], object]] = {
     MemoryEstimate: memory,
     Parameters: parameters,
     PreparedDataset: prepared,
+    Pruned: lambda text: Pruned(chosen=Endpoints((), text), deleted=(text,), spared={text: text}, failed={text: text}),
     Runs: lambda text: Runs((run_summary(text),), text),
     SearchResult: lambda text: SearchResult(text, text, "minimize", (trial(text),), text),
     TestWorkspace: lambda _text: TestWorkspace(),

@@ -43,6 +43,13 @@ class DeployedEndpoint:
         return in_a_line(f"{self.name} ({of})")
 
 
+def created_of(tags: Mapping[str, str]) -> datetime | None:
+    """Return when an endpoint was made, by its tags; an older phift's do not say."""
+    with suppress(ValueError):
+        return datetime.fromisoformat(tags.get(CREATED, ""))
+    return None
+
+
 @forgetting_locals()
 def deployed_endpoints(clients: Clients) -> list[DeployedEndpoint]:
     """Return the endpoints in the workspace that phift made, the newest first."""
@@ -53,16 +60,13 @@ def deployed_endpoints(clients: Clients) -> list[DeployedEndpoint]:
         tags = texts(endpoint.tags, "endpoint.tags")
         if not resource.purpose(tags):
             continue
-        created = None
-        with suppress(ValueError):
-            created = datetime.fromisoformat(tags.get(CREATED, ""))
         deployed = DeployedEndpoint(
             name=text(endpoint.name, "endpoint.name"),
             job=tags.get(JOB_TAG, ""),
             model=tags.get(MODEL, ""),
             series=tags.get(SERIES, ""),
             configuration=tags.get(CONFIGURATION, ""),
-            created=created,
+            created=created_of(tags),
             traffic={str(name): share for name, share in dict(endpoint.traffic or {}).items()},
             tags=tags,
         )

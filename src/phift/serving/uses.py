@@ -33,7 +33,7 @@ from pathlib import Path
 from typing import Literal, Self
 
 from phift.azure.clients import Clients
-from phift.errors import PhiftError, in_a_line
+from phift.errors import NotFound, PhiftError, in_a_line
 from phift.jobs.job import FineTuneJob
 from phift.serving.resource import CREATED, DeploymentEvent, OnEvent
 from phift.serving.waiting import Waiting
@@ -276,6 +276,15 @@ class EndpointUse:
                 message = "Who else uses endpoint %s cannot be noted, so its maker alone deletes it: %s"
                 logger.warning(message, self._endpoint, in_a_line(error.what))
             self._told = False
+
+
+def is_used(job: FineTuneJob, endpoint: str) -> bool:
+    """Tell whether somebody deploys an endpoint of a job now, or uses it in a block; nobody does of a deleted job."""
+    try:
+        found = _read_uses(job, endpoint)
+    except NotFound:
+        return False
+    return any(use.alive and use.state in ("arriving", "deploying", "block") for use in found)
 
 
 def forget_uses(job: FineTuneJob | None, endpoint: str, *, but: Collection[str] = ()) -> None:
