@@ -29,12 +29,13 @@ What is covered, with the SDK 1.35.2's calls:
 - MLflow tracking: experiments, runs, metrics, tags and parameters, reading and writing, of those jobs and of runs that
   a program makes itself; their artifacts, through MLflow's azureml plugin; a run's artifact as a model's path;
   ``mlflow.register_model``
-- online endpoints and deployments of MLflow models: keys, tokens, traffic, logs, scoring as Azure's MLflow server does
+- online endpoints and deployments of MLflow models: keys, tokens, traffic, logs, scoring as Azure's MLflow server does;
+  chat completions as vLLM's server does, whole and streamed, which an MLflow deployment on Azure does not have
 
 What is not covered, and answers 501 with the method and path:
 
 - other jobs (command, sweep, AutoML, fine-tuning jobs), other components and steps, schedules
-- custom containers, batch and serverless endpoints, Kubernetes, mirrored traffic
+- custom containers, batch and serverless endpoints, Kubernetes
 - MLflow: the model registry's aliases and stages, traces; logged models are answered with 404, as Azure ML does
 - writing to the registry, other registries, connections, feature stores, roles, networks
 - Studio: there is no web page

@@ -69,23 +69,30 @@ class Scorer(Child):
                 raise ScorerGone("The scoring process has ended.")
             self._pending[number] = pending
         try:
-            self._write({"id": number, **request})
+            self._write({"id": number, **request}, timeout)
+        except ScorerTimeout:
+            pending.close()
+            raise
         except (OSError, ValueError) as error:
             raise ScorerGone("The scoring process has ended.") from error
         return pending
 
-    def _write(self, said: Json) -> None:
+    def _write(self, said: Json, timeout: float) -> None:
         line = json.dumps(said).encode() + b"\n"
-        with self._writing:
+        if not self._writing.acquire(timeout=timeout):  # a process that is stuck reads nothing
+            raise ScorerTimeout(f"No answer within {timeout:.0f} s.")
+        try:
             self.stdin.write(line)
             self.stdin.flush()
+        finally:
+            self._writing.release()
 
     def _take_back(self, number: int) -> None:
         with self._change:
             known = self._pending and self._pending.pop(number, None)
         if known:
             with suppress(OSError, ValueError):
-                self._write({"id": number, "cancel": True})
+                self._write({"id": number, "cancel": True}, 1)
 
     def stop(self) -> None:
         """End the process; who waits for an answer of it is told that it has been ended."""
