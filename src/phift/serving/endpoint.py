@@ -13,15 +13,20 @@ from phift.azure.answers import listed, text
 from phift.azure.clients import Clients
 from phift.azure.connect import clients_of
 from phift.config.deployment import DeploymentConfig
+from phift.jobs.registration import RegisteredModel
 from phift.serving import resource
 from phift.serving.batch import ChatProgress, ask_all
 from phift.serving.chat import Message as Message
 from phift.serving.chat import Reply, read_reply
+from phift.serving.gate import Gate
 from phift.serving.openai_client import openai_client
 from phift.serving.parking import park, unpark, way_back
 from phift.serving.question import Question
 from phift.serving.resource import DeploymentEvent, OnEvent, delete_endpoint, for_certain, telling
+from phift.serving.rollout import Rollout
+from phift.serving.rollout_state import RolloutEvent
 from phift.serving.scoring import Answer, ScoringClient, refused_by_name
+from phift.serving.shares import set_shares
 from phift.serving.sharing import is_same, withdraw
 from phift.serving.streaming import ReplyStream, in_one, streamed
 from phift.serving.uses import EndpointUse
@@ -137,6 +142,71 @@ class Endpoint:
             delete_endpoint(self._clients, self.name, self._emit)
         else:
             withdraw(self._clients, self.name, partial(is_same, own=self._own), self._emit)
+
+    @property
+    def clients(self) -> Clients:
+        """What it talks to."""
+        return self._clients
+
+    @errors.forgetting_locals()
+    def set_traffic(self, shares: Mapping[str, int], *, mirror: Mapping[str, int] | None = None) -> None:
+        """Give deployments their shares of the requests, in percent that sum to 100, or to 0.
+
+        - **mirror**: a deployment without live traffic that gets copies of so many percent too, 50 at most, whose
+          answers nobody sees; left out, none does.
+
+        Raises `phift.errors.ConfigError` for what the service's rules do not allow, before it is asked.
+        """
+        set_shares(self._clients, self.name, shares, mirror or {})
+
+    def rollout(
+        self,
+        model: RegisteredModel | str,
+        *,
+        steps: Sequence[int] = (10, 50, 100),
+        soak: float = 600.0,
+        gate: Gate | None = None,
+        mirror: int = 0,
+        deployment: str | None = None,
+        size: str | None = None,
+        keep_old: bool = False,
+        on_event: Callable[[RolloutEvent], object] | None = None,
+    ) -> Rollout:
+        """Begin to put another model in the place of the one that is served, step by step; `Rollout.wait` goes on.
+
+            rollout = endpoint.rollout("elements:2", soak=600, gate=Gate(max_error_rate=0.01))
+            print(rollout.wait())
+
+        A deployment of the model is made beside the old one, which has all the traffic. It gets mirrored traffic first
+        where that is asked for, then one share after the other. After each the gate judges it: where it fails, the old
+        deployment has all the traffic again at once and the new one is deleted; where too few requests came, the
+        rollout pauses; after the last share the old deployment is deleted. A second call for the same model goes on
+        with what is under way, as it was begun.
+
+        - **model**: as in `phift.deploy_model`.
+        - **steps**: percent of the traffic, each more than the one before, the last one 100.
+        - **soak**: seconds that each of them lasts, and the mirroring too.
+        - **gate**: what the new deployment must do; see `Gate` for what it asks where it is left out.
+        - **mirror**: percent of the requests that it gets copies of first, 50 at most.
+        - **deployment**: its name; left out, ``green`` beside ``blue`` and the other way round.
+        - **size**: VM size; left out, and all else, as the old one's.
+        - **keep_old**: leave the old deployment up at the end.
+
+        Raises `phift.errors.ConfigError` for a plan that cannot be, and `phift.errors.Conflict` where several
+        deployments share the traffic or another model's rollout is under way.
+        """
+        return Rollout.begin(
+            self,
+            model,
+            steps=steps,
+            soak=soak,
+            gate=gate,
+            mirror=mirror,
+            deployment=deployment,
+            size=size,
+            keep_old=keep_old,
+            on_event=on_event,
+        )
 
     @errors.forgetting_locals()
     def delete(self) -> None:

@@ -1,14 +1,27 @@
-"""What a deployment serves: a model by its id, and the digest by which a tag knows it."""
+"""What a deployment serves: a model by its id, the digest by which a tag knows it, and what it is called."""
 
 from __future__ import annotations
 
 import hashlib
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from phift.azure.answers import resource_id
 from phift.azure.clients import Clients
 from phift.config.addresses import PREFIX, read_address
 from phift.errors import azure_errors
 from phift.jobs.registration import RegisteredModel
+from phift.serving.lifetime import LONGEST_TAG
+
+if TYPE_CHECKING:
+    from azure.ai.ml.entities import OnlineDeployment
+
+# What the service itself tells a model's container (azure-sdk-assets b4cd9fb8, test_online_deployment, 2025-02-25).
+_OF_SERVICE = ("AZUREML_MODEL_DIR", "MLFLOW_MODEL_FOLDER")
+# In the name of the environment that it chooses for an MLflow model (azure-powershell,
+# Get-AzMLWorkspaceEnvironmentContainer, 2025-11-04).
+_NO_CODE = "DefaultNcdEnv"
 
 
 def find_model_id(clients: Clients, model: RegisteredModel | str) -> str:
@@ -30,3 +43,36 @@ def find_model_id(clients: Clients, model: RegisteredModel | str) -> str:
 def model_digest(model_id: str) -> str:
     """Return the digest of a model's id, which is too long for a tag; the service may change the id's spelling."""
     return hashlib.sha256(model_id.lower().removeprefix("azureml:").encode()).hexdigest()[:12]
+
+
+def model_in_words(model: RegisteredModel | str) -> str:
+    """Return ``name:version`` of a model, or whatever it was called by."""
+    if isinstance(model, RegisteredModel):
+        return f"{model.name}:{model.version}"
+    named = re.search(r"models/([^/]+)/versions/([^/]+)$", model)
+    return (":".join(named.groups()) if named else model.removeprefix(PREFIX))[:LONGEST_TAG]
+
+
+def another_model(
+    like: OnlineDeployment, name: str, model_id: str, tags: Mapping[str, str], *, size: str | None = None
+) -> OnlineDeployment:
+    """Return a deployment that is to be made: as one that there is, with another name and model.
+
+    - **size**: VM size; left out, as that one's.
+    """
+    from azure.ai.ml.entities import ManagedOnlineDeployment
+
+    variables = {k: v for k, v in (like.environment_variables or {}).items() if k not in _OF_SERVICE}
+    return ManagedOnlineDeployment(
+        name=name,
+        endpoint_name=like.endpoint_name,
+        tags=dict(tags),
+        model=model_id,
+        instance_type=size or like.instance_type,
+        instance_count=like.instance_count,
+        environment=None if _NO_CODE in str(like.environment) else like.environment,
+        environment_variables=variables,
+        liveness_probe=like.liveness_probe,
+        readiness_probe=like.readiness_probe,
+        request_settings=like.request_settings,
+    )

@@ -1,0 +1,463 @@
+"""A better model takes an endpoint over step by step, and is taken back by itself where it is not better.
+
+It goes on only while somebody waits for it. All that it is stands in the endpoint's tags, so another process goes on
+where one was killed. Azure knows no change on a condition: who goes on reads the tags before each change, and stops
+where somebody else has written them; what both may have done is the same.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, Protocol, Self
+
+from phift.azure.answers import listed, text, texts
+from phift.azure.clients import Clients
+from phift.errors import (
+    AuthenticationError,
+    ConfigError,
+    Conflict,
+    DeploymentFailed,
+    NotFound,
+    PhiftError,
+    ServiceError,
+    WaitTimeout,
+    azure_errors,
+    forgetting_locals,
+    in_a_line,
+    isolated,
+    redact,
+    visible,
+)
+from phift.jobs.patience import Patience, may_pass
+from phift.jobs.registration import RegisteredModel
+from phift.serving import resource
+from phift.serving.gate import Gate, Verdict
+from phift.serving.model import another_model, find_model_id, model_digest, model_in_words
+from phift.serving.monitor import Traffic, metrics_delay, read_traffic
+from phift.serving.resource import CREATED, MODEL, SERVES
+from phift.serving.rollout_ledger import Ledger, Shares, TrafficChanged
+from phift.serving.rollout_state import ENDED, GATE, STATE, WHY, RolloutEvent, RolloutStatus, State, read_state
+from phift.serving.shares import check_plan, live_shares, mirrored_shares
+
+if TYPE_CHECKING:
+    from azure.ai.ml.entities import OnlineDeployment, OnlineEndpoint
+
+OnEvent = Callable[[RolloutEvent], object]
+
+_MOST_TAGS = 50  # of a resource (Microsoft Learn, "Use tags to organize your Azure resources")
+_LONGEST_LOOK = 60.0  # seconds between two looks at a deployment
+_ALREADY, _GREEN = ("green", "blue"), "green"
+
+
+class _Served(Protocol):
+    """What a rollout needs of an endpoint."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def clients(self) -> Clients: ...
+
+
+class Rollout:
+    """A rollout that `phift.Endpoint.rollout` has begun, or another process has.
+
+    - **endpoint**: whose it is.
+    """
+
+    def __init__(
+        self,
+        endpoint: _Served,
+        gate: Gate,
+        *,
+        model_id: str | None = None,
+        words: str = "",
+        size: str | None = None,
+        gate_is_whole: bool = True,
+        on_event: OnEvent | None = None,
+    ) -> None:
+        self.endpoint = endpoint
+        self._clients, self._name = endpoint.clients, endpoint.name
+        self._gate, self._gate_is_whole = gate, gate_is_whole
+        self._model_id, self._words, self._size = model_id, words, size
+        self._tell = isolated(on_event)
+        self._there = resource.endpoint(self._clients, self._name)
+        self._ledger = Ledger(self._clients, self._name, gate)
+        self._soaks_until = 0.0
+        self._left = ""
+
+    def __repr__(self) -> str:
+        return f"<Rollout on {in_a_line(self._name)}>"
+
+    # ---------------------------------------------------------------- begun, or found
+
+    @classmethod
+    @forgetting_locals()
+    def begin(
+        cls,
+        endpoint: _Served,
+        model: RegisteredModel | str,
+        *,
+        steps: Sequence[int] = (10, 50, 100),
+        soak: float = 600.0,
+        gate: Gate | None = None,
+        mirror: int = 0,
+        deployment: str | None = None,
+        size: str | None = None,
+        keep_old: bool = False,
+        on_event: OnEvent | None = None,
+    ) -> Self:
+        """Begin to roll a model out on an endpoint, or go on; see `phift.Endpoint.rollout`."""
+        clients, name = endpoint.clients, endpoint.name
+        check_plan(steps, soak, mirror)
+        model_id = find_model_id(clients, model)
+        digest = model_digest(model_id)
+        made = cls(
+            endpoint, gate or Gate(), model_id=model_id, words=model_in_words(model), size=size, on_event=on_event
+        )
+        found = made._there.settled()
+        if found is None:
+            raise NotFound(f"There is no endpoint {name}.", where=made._there.place, fix="deploy a model first")
+        tags, live = texts(found.tags, "endpoint.tags"), live_shares(found)
+        state = read_state(tags, name)
+        if state is not None and state.phase not in ENDED:
+            if state.model != digest:
+                what = f"A rollout of another model is under way on the endpoint {name} ({state.phase})."
+                fix = f"end it first: phift rollout {name} --promote, or phift rollout {name} --roll-back"
+                raise Conflict(what, where=made._there.place, fix=fix)
+            return made
+        if state is not None and state.phase == "promoted" and state.model == digest and live == {state.new: 100}:
+            return made  # there is nothing to do
+        if len(live) != 1 or mirrored_shares(found):
+            shares = ", ".join(f"{name} {share} %" for name, share in live.items()) or "none"
+            what = f"A rollout begins where one deployment has all the traffic, and none is mirrored; now: {shares}."
+            fix = "give one deployment all of it first, with `endpoint.set_traffic`"
+            raise Conflict(what, where=made._there.place, fix=fix)
+        [old] = live
+        new = made._free_name(old, digest, deployment)
+        plan = State(model=digest, old=old, new=new, steps=tuple(steps), soak=soak, mirror=mirror, kept=keep_old)
+        if len({*tags, STATE, GATE, WHY}) > _MOST_TAGS:
+            what = f"The endpoint {name} has {len(tags)} tags, and Azure's resources have {_MOST_TAGS} at most."
+            raise ConfigError(what, where=made._there.place, fix="delete three of its tags: a rollout needs them")
+        made._ledger.write(plan)
+        return made
+
+    @classmethod
+    @forgetting_locals()
+    def attach(cls, endpoint: _Served, *, gate: Gate | None = None, on_event: OnEvent | None = None) -> Self:
+        """Return the rollout of an endpoint, under way or ended, whoever has begun it.
+
+        - **gate**: as it was begun with, left out; a comparison stands in no tag, and is to be handed in again.
+
+        Raises `phift.errors.NotFound` where there never was one.
+        """
+        found = resource.endpoint(endpoint.clients, endpoint.name).settled()
+        tags = texts(found.tags, "endpoint.tags") if found is not None else {}
+        if read_state(tags, endpoint.name) is None:
+            what = f"There is no rollout on the endpoint {endpoint.name}."
+            raise NotFound(what, where=f"endpoint {endpoint.name}", fix="begin one: endpoint.rollout(model)")
+        whole = True
+        if gate is None:
+            gate, compares = Gate.read(tags.get(GATE, ""))
+            whole = not compares
+        return cls(endpoint, gate, gate_is_whole=whole, on_event=on_event)
+
+    def _free_name(self, old: str, digest: str, wanted: str | None) -> str:
+        """Return the new deployment's name: one that there is not yet, unless it serves this very model."""
+        place = f"deployments of endpoint {self._name}"
+        with azure_errors(place):
+            found = listed(self._clients.workspace.online_deployments.list(self._name), place)
+        tags = {text(each.name, "deployment.name").lower(): texts(each.tags, "deployment.tags") for each in found}
+        if tags.get(old.lower(), {}).get(SERVES) == digest:
+            what = f"The deployment {old} of endpoint {self._name} serves this model already, and has all the traffic."
+            raise Conflict(what, where=self._there.place, fix="roll out another model, or another version of it")
+        numbered = (f"{_GREEN}-{number}" for number in range(2, 100))
+        for name in (wanted,) if wanted else (*_ALREADY, *numbered):
+            if name.lower() not in tags or (name.lower() != old.lower() and tags[name.lower()].get(SERVES) == digest):
+                return name
+        what = f"The endpoint {self._name} has a deployment {wanted} already, which serves another model."
+        raise Conflict(what, where=self._there.place, fix="give `deployment` another name, or leave it out")
+
+    # ---------------------------------------------------------------- for users
+
+    @property
+    @forgetting_locals()
+    def status(self) -> RolloutStatus:
+        """How far it is, asked now."""
+        found = self._there.settled()
+        tags = texts(found.tags, "endpoint.tags") if found is not None else {}
+        state = read_state(tags, self._name)
+        if state is None:
+            raise NotFound(f"The endpoint {self._name} has no rollout any more.", where=self._there.place)
+        return RolloutStatus.of(self._name, state, tags.get(WHY, ""), self._left)
+
+    @forgetting_locals()
+    def wait(self, *, timeout: float | None = None) -> RolloutStatus:
+        """Go on with it until it has ended, or pauses: what is paused goes on, and each step is judged anew.
+
+        Ctrl-C and an error leave it as it is, and their notes say how to go on. Raises `phift.errors.Conflict` where
+        another process goes on with it, `phift.errors.DeploymentFailed` where the new deployment does not come up,
+        which is taken back then, and `phift.errors.WaitTimeout` after **timeout** seconds.
+        """
+        end = math.inf if timeout is None else time.monotonic() + timeout
+        with self._how_to_go_on():
+            _, state = self._ledger.read()
+            if state.phase == "paused":
+                state = self._resume(state)
+            while state.phase not in (*ENDED, "paused"):
+                try:
+                    state = self._go_on(state, end)
+                except TrafficChanged as changed:
+                    state = self._pause(self._ledger.read()[1], str(changed))
+        return self.status
+
+    @forgetting_locals()
+    def promote(self, *, keep_old: bool | None = None) -> RolloutStatus:
+        """Give the new deployment the old one's traffic now, whatever the gate would say, and delete the old one.
+
+        - **keep_old**: leave that up; left out, as it was begun.
+        """
+        return self._end_now("promoting", keep_old)
+
+    @forgetting_locals()
+    def roll_back(self, *, keep_new: bool = False) -> RolloutStatus:
+        """Give the old deployment the new one's traffic at once, and delete the new one.
+
+        - **keep_new**: leave that up.
+        """
+        return self._end_now("rolling back", keep_new)
+
+    def _end_now(self, phase: Any, kept: bool | None) -> RolloutStatus:
+        with self._how_to_go_on():
+            _, state = self._ledger.read()
+            if state.phase not in ENDED:
+                other = "rolling back" if phase == "promoting" else "promoting"
+                target = state.new if phase == "promoting" else state.old
+                there = resource.deployment(self._clients, self._name, target).settled()
+                if state.phase == other or there is None or resource.provisioning_state(there) != "succeeded":
+                    why = "is not up" if state.phase != other else "is just losing the traffic"
+                    what = f"The deployment {target} cannot take the traffic over: it {why}."
+                    raise Conflict(what, where=self._there.place, fix="wait for the rollout: rollout.wait()")
+                state = replace(state, kept=state.kept if kept is None else kept)
+                self._finish(self._hand_over(state, phase, "asked for"))
+        return self.status
+
+    def _emit(self, state: State, stage: str, why: str = "") -> None:
+        live, mirrored = state.shares
+        share = mirrored.get(state.new) or live.get(state.new, 0)
+        told = in_a_line(redact(why))
+        self._tell(RolloutEvent(endpoint=self._name, deployment=state.new, stage=stage, share=share, text=told))
+
+    @contextmanager
+    def _how_to_go_on(self) -> Iterator[None]:
+        try:
+            yield
+        except BaseException as error:
+            if (state := self._ledger.seen) is not None and state.phase not in ENDED:
+                status = RolloutStatus.of(self._name, state, "")
+                error.add_note(f"The rollout stays as it is. {status}")
+                back = f"phift rollout {self._name} --roll-back"
+                error.add_note(visible(f"It goes on: phift rollout {self._name} --resume; or back: {back}"))
+            raise
+
+    # ---------------------------------------------------------------- its steps
+
+    def _go_on(self, state: State, end: float) -> State:
+        if state.phase == "deploying":
+            return self._deploy(state)
+        if state.phase in ("promoting", "rolling back"):
+            return self._finish(state)
+        return self._soak(state, end)
+
+    def _resume(self, state: State) -> State:
+        if state.at < 0:
+            return self._ledger.write(replace(state, phase="deploying"))
+        kind, _ = state.stages[state.at]
+        now = time.time()
+        resumed = self._ledger.write(replace(state, phase=kind, until=round(now + state.soak, 1)))
+        self._soaks_until = now + state.soak
+        return resumed
+
+    def _deploy(self, state: State) -> State:
+        there = resource.deployment(self._clients, self._name, state.new)
+        existing = there.settled()
+        if existing is not None and texts(existing.tags, "deployment.tags").get(SERVES) != state.model:
+            what = f"The endpoint {self._name} has a deployment {state.new} by now, which serves another model."
+            raise Conflict(
+                what, where=there.place, fix=f"take the rollout back: phift rollout {self._name} --roll-back"
+            )
+        if existing is None or resource.provisioning_state(existing) != "succeeded":
+            if self._model_id is None:
+                what = "The new deployment is not there yet, and the endpoint's tags do not name its model."
+                raise ConfigError(what, where=there.place, fix="go on with endpoint.rollout(model), as it was begun")
+            self._emit(state, "deploying")
+            try:
+                made, _ = there.put(self._like_the_old_one(state, self._model_id))
+                if resource.provisioning_state(made) != "succeeded":
+                    raise DeploymentFailed(f"it ended as {resource.provisioning_state(made)}.", where=there.place)
+            except PhiftError as error:
+                if may_pass(error) or isinstance(error, AuthenticationError | Conflict | WaitTimeout):
+                    raise  # the next call goes on from here
+                tail = resource.log_tail(self._clients, self._name, state.new)
+                self._finish(self._hand_over(state, "rolling back", f"the deployment did not come up: {error.what}"))
+                what = f"The new deployment did not come up, and is taken back: {error.what}"
+                raise DeploymentFailed(
+                    what, where=there.place, fix=error.fix, log_tail=tail, status=error.status, code=error.code
+                ) from error
+        if not state.compared:
+            self._emit(state, "comparing")
+            verdict = self._compare(state)
+            self._emit(state, "judged", verdict.reason)
+            if verdict.outcome == "fail":
+                return self._hand_over(state, "rolling back", verdict.reason)
+            if verdict.outcome == "not judged":
+                return self._pause(state, verdict.reason)
+            state = replace(state, compared=True)
+        return self._stage(state, 0)
+
+    def _compare(self, state: State) -> Verdict:
+        if not self._gate_is_whole:
+            return Verdict("not judged", "its gate compares answers, and the comparison is to be handed in again")
+        return self._gate.judge_answers((self.endpoint, state.old), (self.endpoint, state.new))
+
+    def _like_the_old_one(self, state: State, model_id: str) -> OnlineDeployment:
+        created = datetime.now(UTC).isoformat(timespec="microseconds")
+        tags = {SERVES: state.model, CREATED: created, **({MODEL: self._words} if self._words else {})}
+        old = resource.deployment(self._clients, self._name, state.old)
+        return another_model(old.settled() or old.get(), state.new, model_id, tags, size=self._size)
+
+    def _stage(self, state: State, at: int) -> State:
+        """Give the new deployment what it is to get at a stage, from now on for the time of a soak."""
+        found, _ = self._ledger.read()
+        self._ledger.check_traffic(found, state)
+        kind, _ = state.stages[at]
+        now = time.time()
+        counted = self._counted(now, state)
+        before = (counted.requests, counted.errors) if counted else (0, 0)
+        begun = replace(
+            state,
+            phase=kind,
+            at=at,
+            since=round(now, 1),
+            until=round(now + state.soak, 1),
+            first=state.first or round(now, 1),
+            before=before,
+        )
+
+        def shares(found: OnlineEndpoint) -> Shares:
+            self._ledger.check_traffic(found, state)
+            return begun.shares
+
+        moved = self._ledger.write(begun, shares=shares)
+        self._soaks_until = time.time() + state.soak  # the change itself takes Azure a minute
+        self._emit(moved, kind)
+        return moved
+
+    def _soak(self, state: State, end: float) -> State:
+        """Look at what the new deployment answers until the time of a stage is over, and say how it goes on."""
+        delay = metrics_delay(self._clients)
+        until = (self._soaks_until or state.until) + delay
+        look, patience = min(max(self._clients.poll_seconds, state.soak / 20), _LONGEST_LOOK), Patience(self._clients)
+        while True:
+            is_over = time.time() >= until
+            try:
+                found, now = self._ledger.read()
+                if now != state:  # by another handle of this process
+                    return now
+                self._ledger.check_traffic(found, state)
+                verdict = self._judge(state)
+                patience.heard()
+            except (AuthenticationError, ServiceError) as error:
+                patience.bear(error)
+                verdict, is_over = Verdict("not judged", ""), False
+            if verdict.outcome == "fail":
+                self._emit(state, "judged", verdict.reason)
+                return self._hand_over(state, "rolling back", verdict.reason)
+            if is_over:
+                break
+            if time.monotonic() >= end:
+                what = "The rollout has not ended in the time that was given."
+                raise WaitTimeout(what, where=self._there.place, fix="wait again: it goes on where it is")
+            time.sleep(max(0.0, min(look, until - time.time(), end - time.monotonic())))
+        self._emit(state, "judged", verdict.reason)
+        if verdict.outcome == "not judged":
+            kind, share = state.stages[state.at]
+            gets = f"{share} % of the traffic{' mirrored' if kind == 'mirroring' else ''}"
+            return self._pause(state, f"{verdict.reason}: {state.new} had {gets} for {state.soak:g} s")
+        if state.at + 1 < len(state.stages):
+            return self._stage(state, state.at + 1)
+        return self._hand_over(state, "promoting", verdict.reason)
+
+    def _judge(self, state: State) -> Verdict:
+        old = None
+        if self._gate.max_p95_ratio is not None:
+            first = datetime.fromtimestamp(state.first, UTC)
+            old = read_traffic(self._clients, self._name, first, datetime.now(UTC)).get(state.old.lower())
+        return self._gate.judge(self._counted(state.since, state), old)
+
+    def _counted(self, since: float, state: State) -> Traffic | None:
+        """Return what the new deployment has answered since then.
+
+        Metrics are of whole minutes. Of a stage that lasts longer than that, its first part of one is left out; else
+        that minute counts without what there was in it before.
+        """
+        now, whole = time.time(), math.ceil(since / 60) * 60
+        leave_out = now - whole >= 60
+        start = datetime.fromtimestamp(whole if leave_out else since, UTC)
+        until = datetime.fromtimestamp(now, UTC) + timedelta(seconds=1)
+        found = read_traffic(self._clients, self._name, start, until).get(state.new.lower())
+        if found is None or leave_out or since != state.since:
+            return found
+        requests, errors = (max(0, a - b) for a, b in zip((found.requests, found.errors), state.before, strict=True))
+        return replace(found, requests=requests, errors=errors)
+
+    def _pause(self, state: State, why: str) -> State:
+        paused = self._ledger.write(replace(state, phase="paused"), why)
+        self._emit(paused, "paused", why)
+        return paused
+
+    def _hand_over(self, state: State, phase: Any, why: str) -> State:
+        """Give the traffic of the deployment that goes to the one that stays; others' shares stay as they are."""
+        going, staying = (state.old, state.new) if phase == "promoting" else (state.new, state.old)
+
+        def shares(found: OnlineEndpoint) -> Shares:
+            live = live_shares(found)
+            if share := live.pop(going, 0):
+                live[staying] = live.get(staying, 0) + share
+            return live, {name: share for name, share in mirrored_shares(found).items() if name not in (going, staying)}
+
+        moved = self._ledger.write(replace(state, phase=phase), why, shares)
+        self._emit(moved, phase, why)
+        return moved
+
+    def _finish(self, state: State) -> State:
+        """Delete the deployment that is not needed any more, or say what it costs; and write down that this is over."""
+        found, state = self._ledger.read()
+        why = texts(found.tags, "endpoint.tags").get(WHY, "")
+        ended: Any = "promoted" if state.phase == "promoting" else "rolled back"
+        going = state.old if ended == "promoted" else state.new
+        there = resource.deployment(self._clients, self._name, going)
+        up = f"The deployment {going} of endpoint {self._name} is still up and costs money."
+        if going in live_shares(found):
+            self._left = f"{up} It has traffic, which somebody else gave it."
+        elif state.kept:
+            self._left = up if there.settled() is not None else ""
+        else:
+            try:
+                there.delete()
+            except PhiftError as error:
+                error.what = f"{up} Its deletion failed: {error.what}"
+                raise
+        tags = None
+        if ended == "promoted":
+            new = resource.deployment(self._clients, self._name, state.new).get()
+            of_new = texts(new.tags, "deployment.tags")
+            tags = {name: of_new[name] for name in (SERVES, MODEL) if name in of_new}
+        moved = self._ledger.write(replace(state, phase=ended), why, tags=tags)
+        self._emit(moved, ended, why)
+        return moved

@@ -1,0 +1,105 @@
+"""The tags of an endpoint that a rollout is written in, by one handle that goes on with it at a time."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from phift.azure.answers import texts
+from phift.azure.clients import Clients
+from phift.errors import Conflict, NotFound, ServiceError, in_a_line, redact
+from phift.serving import resource
+from phift.serving.gate import Gate
+from phift.serving.lifetime import LONGEST_TAG
+from phift.serving.rollout_state import GATE, STATE, WHY, State, read_state
+from phift.serving.shares import live_shares, mirrored_shares
+from phift.serving.uses import this_machine
+
+if TYPE_CHECKING:
+    from azure.ai.ml.entities import OnlineEndpoint
+
+Shares = tuple[dict[str, int], dict[str, int]]
+"""The live and the mirrored traffic, percent by deployment."""
+
+
+class TrafficChanged(Exception):
+    """Somebody else has changed the traffic."""
+
+
+class Ledger:
+    """What one handle knows of a rollout, and writes down.
+
+    - **seen**: the state as this handle read or wrote it last.
+    """
+
+    def __init__(self, clients: Clients, name: str, gate: Gate) -> None:
+        self._name, self._gate = name, gate
+        self._there = resource.endpoint(clients, name)
+        self._actor = f"{this_machine()}.{os.getpid()}.{uuid.uuid4().hex[:6]}"
+        self.seen: State | None = None
+
+    def read(self) -> tuple[OnlineEndpoint, State]:
+        """Return the endpoint as it is, and how far its rollout is; refuse to go on where somebody else does."""
+        found = self._there.settled()
+        if found is None:
+            raise NotFound(f"The endpoint {self._name} is gone.", where=self._there.place)
+        return found, self._checked(found)
+
+    def _checked(self, found: OnlineEndpoint) -> State:
+        state = read_state(texts(found.tags, "endpoint.tags"), self._name)
+        if state is None:
+            raise NotFound(f"The endpoint {self._name} has no rollout any more.", where=self._there.place)
+        if self.seen is not None and state != self.seen and state.actor != self._actor:
+            machine, process, _ = f"{state.actor}..".split(".", 2)
+            who = f"process {process} of this machine" if machine == this_machine() else "a process of another machine"
+            what = f"{who[0].upper()}{who[1:]} goes on with the rollout on endpoint {self._name}; this one has stopped."
+            raise Conflict(what, where=self._there.place, fix="wait for that one, or look at `rollout.status`")
+        self.seen = state
+        return state
+
+    def write(
+        self,
+        state: State,
+        why: str = "",
+        shares: Callable[[OnlineEndpoint], Shares] | None = None,
+        tags: Mapping[str, str] | None = None,
+    ) -> State:
+        """Write a state down, and set the traffic with it, in one change of the endpoint.
+
+        - **shares**: the live and the mirrored traffic to be; without it they stay as they are.
+        """
+        written = replace(state, actor=self._actor).written()
+        told = in_a_line(redact(why))[:LONGEST_TAG]
+
+        def changed(found: OnlineEndpoint) -> OnlineEndpoint:
+            if self.seen is not None:
+                self._checked(found)
+            others = {name: value for name, value in texts(found.tags, "endpoint.tags").items() if name != WHY}
+            found.tags = {**others, **(tags or {}), STATE: written, GATE: self._gate.written()}
+            if told:
+                found.tags[WHY] = told
+            if shares:
+                found.traffic, found.mirror_traffic = shares(found)
+            return found
+
+        def is_right(found: OnlineEndpoint) -> bool:
+            return texts(found.tags, "endpoint.tags").get(STATE) == written
+
+        made, _ = self._there.put(changed(self._there.settled() or self._there.get()), is_right=is_right, renew=changed)
+        if resource.provisioning_state(made) != "succeeded":
+            what = f"The endpoint's change ended as {resource.provisioning_state(made)}."
+            raise ServiceError(what, where=self._there.place, fix="look at it in the studio, and go on")
+        self.seen = read_state({STATE: written}, self._name)
+        assert self.seen is not None  # noqa: S101 - it has just been written
+        return self.seen
+
+    def check_traffic(self, found: OnlineEndpoint, state: State) -> None:
+        """Raise where the traffic is another than this rollout has set."""
+        live, mirrored = state.shares
+        if (live_shares(found), mirrored_shares(found)) != (live, mirrored):
+            now = ", ".join(f"{name} {share} %" for name, share in live_shares(found).items()) or "none"
+            wanted = ", ".join(f"{name} {share} %" for name, share in live.items())
+            raise TrafficChanged(f"somebody has changed the traffic: it is {now}, and was {wanted}")
