@@ -337,8 +337,7 @@ class Rollout:
         self._ledger.check_traffic(found, state)
         kind, _ = state.stages[at]
         now = time.time()
-        counted = self._counted(now, state)
-        before = (counted.requests, counted.errors) if counted else (0, 0)
+        before = self._counted_before(now, state)
         begun = replace(
             state,
             phase=kind,
@@ -415,6 +414,15 @@ class Rollout:
             return found
         requests, errors = (max(0, a - b) for a, b in zip((found.requests, found.errors), state.before, strict=True))
         return replace(found, requests=requests, errors=errors)
+
+    def _counted_before(self, now: float, state: State) -> tuple[int, int]:
+        """Return the requests and errors that there are already of the minute in which a stage begins."""
+        try:
+            counted = self._counted(now, state)
+        except ServiceError as error:  # without it that minute counts as a whole, where a stage is as short as that
+            Patience(self._clients).bear(error)
+            return 0, 0
+        return (counted.requests, counted.errors) if counted else (0, 0)
 
     def _pause(self, state: State, why: str) -> State:
         paused = self._ledger.write(replace(state, phase="paused"), why)

@@ -73,21 +73,14 @@ class State:
 
     def written(self) -> str:
         """Return it as a tag's value; raises `phift.errors.ConfigError` where that is too long for one."""
-        told = {
-            "v": 1,
-            "m": self.model,
-            "o": self.old,
-            "n": self.new,
-            "s": self.steps,
-            "k": self.soak,
-            "r": self.mirror,
-            "p": self.phase,
-            "a": self.at,
-            "t": [round(self.since, 1), round(self.until, 1), round(self.first, 1)],
-            "b": self.before,
-            "f": [int(self.compared), int(self.kept)],
-            "w": self.actor,
-        }
+        told = [
+            1,  # the version of this form
+            [self.model, self.old, self.new],
+            [self.steps, self.soak, self.mirror],
+            [self.phase, self.at, round(self.since, 1), round(self.until, 1), round(self.first, 1)],
+            [*self.before, int(self.compared), int(self.kept)],
+            self.actor,
+        ]
         text = json.dumps(told, separators=(",", ":"))
         if len(text) > LONGEST_TAG:
             what = f"The state of the rollout has {len(text)} characters, and a tag of Azure's takes {LONGEST_TAG}."
@@ -106,21 +99,14 @@ def read_state(tags: Mapping[str, str], endpoint: str) -> State | None:
     with suppress(ValueError):
         told = json.loads(tags[STATE])
     match told:
-        case {
-            "v": 1,
-            "m": str(model),
-            "o": str(old),
-            "n": str(new),
-            "s": [*steps],
-            "k": int() | float() as soak,
-            "r": int(mirror),
-            "p": str(phase),
-            "a": int(at),
-            "t": [since, until, first],
-            "b": [int(requests), int(errors)],
-            "f": [compared, kept],
-            "w": str(actor),
-        } if phase in get_args(Phase):
+        case [
+            1,
+            [str(model), str(old), str(new)],
+            [[*steps], int() | float() as soak, int(mirror)],
+            [str(phase), int(at), since, until, first],
+            [int(requests), int(errors), compared, kept],
+            str(actor),
+        ] if phase in get_args(Phase):
             return State(
                 model=model,
                 old=old,

@@ -1,0 +1,483 @@
+"""A rollout in a workspace in this process: its steps, its gate, and what becomes of it when it is left alone."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from azure.ai.ml.entities import Model
+
+from phift.azure.clients import Clients
+from phift.errors import ConfigError, Conflict, DeploymentFailed, NotFound, PhiftError, WaitTimeout
+from phift.serving import rollout as module
+from phift.serving.deployment import deploy_model
+from phift.serving.endpoint import Endpoint
+from phift.serving.gate import Gate, Verdict
+from phift.serving.monitor import Traffic
+from phift.serving.rollout import Rollout
+from phift.serving.rollout_state import RolloutEvent, RolloutStatus, State, read_state
+from phift.testing import Fault, TestWorkspace
+from unit.fakes import A100
+
+REGISTRY = "azureml://registries/azureml/models"
+OLD, NEW = f"{REGISTRY}/Phi-4-mini-instruct/versions/1", f"{REGISTRY}/Phi-3-mini-4k-instruct/versions/15"
+OTHER = "third:1"
+NAME = "rolled"
+QUICK: dict[str, Any] = {"soak": 0.3, "steps": (40, 70, 100), "gate": Gate(min_requests=1, max_p95_ratio=None)}
+
+
+@pytest.fixture
+def endpoint(workspace: TestWorkspace, clients: Clients, tmp_path: Path) -> Endpoint:
+    workspace.set_quota(A100, 1000)
+    (tmp_path / "MLmodel").write_text("flavors: {}\n")
+    clients.workspace.models.create_or_update(Model(name="third", version="1", path=tmp_path, type="mlflow_model"))
+    config = {"deployment_name": "blue", "max_concurrent_requests": 8}
+    return deploy_model(clients, OLD, name=NAME, size=A100, config=config)
+
+
+@contextmanager
+def load(endpoint: Endpoint) -> Iterator[list[BaseException]]:
+    """Ask all the time, and gather what goes wrong."""
+    over, wrong = threading.Event(), list[BaseException]()
+
+    def ask() -> None:
+        while not over.is_set():
+            try:
+                endpoint.chat("hello")
+            except PhiftError as error:
+                wrong.append(error)
+
+    threads = [threading.Thread(target=ask) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield wrong
+    finally:
+        over.set()
+        for thread in threads:
+            thread.join()
+
+
+def traffic(clients: Clients) -> dict[str, int]:
+    found = clients.workspace.online_endpoints.get(NAME)
+    return {name: share for name, share in found.traffic.items() if share}
+
+
+def deployments(clients: Clients) -> list[str]:
+    return sorted(each.name for each in clients.workspace.online_deployments.list(NAME))
+
+
+def test_blue_becomes_green_in_three_steps_and_no_request_is_lost(clients: Clients, endpoint: Endpoint) -> None:
+    events: list[RolloutEvent] = []
+    with load(endpoint) as wrong:
+        rollout = endpoint.rollout(NEW, mirror=50, on_event=events.append, **QUICK)
+        status = rollout.wait(timeout=60)
+    assert wrong == []
+    assert status.promoted, status
+    assert [(event.stage, event.share) for event in events if event.stage not in ("judged", "comparing")] == [
+        ("deploying", 0),
+        ("mirroring", 50),
+        ("serving", 40),
+        ("serving", 70),
+        ("serving", 100),
+        ("promoting", 100),
+        ("promoted", 100),
+    ]
+    assert traffic(clients) == {"green": 100}
+    assert deployments(clients) == ["green"]
+    tags = clients.workspace.online_endpoints.get(NAME).tags
+    assert tags["phift.model"] == "Phi-3-mini-4k-instruct:15"
+    assert endpoint.rollout(NEW, **QUICK).wait() == rollout.status  # a second call finds it done
+    back = endpoint.rollout(OLD, **QUICK)
+    assert back.status.new == "blue"
+
+
+def test_a_model_that_fails_is_taken_back(workspace: TestWorkspace, clients: Clients, endpoint: Endpoint) -> None:
+    workspace.order(Fault("scoring green", status=500, times=None))
+    with load(endpoint):
+        status = endpoint.rollout(NEW, **QUICK | {"soak": 30}).wait(timeout=60)  # before its soak is over
+    assert (status.phase, status.share) == ("rolled back", 0)
+    assert "requests failed" in status.why
+    assert traffic(clients) == {"blue": 100}
+    assert deployments(clients) == ["blue"]
+    workspace.clear_faults()
+    with load(endpoint):
+        assert endpoint.rollout(NEW, **QUICK).wait(timeout=60).promoted  # once it is mended
+
+
+@pytest.mark.parametrize("gate", [Gate(min_requests=5, max_p95=0.1), Gate(min_requests=5)], ids=["absolute", "beside"])
+def test_a_model_that_is_slow_is_taken_back(
+    workspace: TestWorkspace, clients: Clients, endpoint: Endpoint, gate: Gate
+) -> None:
+    workspace.order(Fault("scoring green", delay=0.25, times=None))
+    with load(endpoint):
+        status = endpoint.rollout(NEW, soak=20, gate=gate, steps=(50, 100)).wait(timeout=60)
+    assert status.phase == "rolled back"
+    assert "95 % of the requests took" in status.why
+    assert deployments(clients) == ["blue"]
+
+
+class Said:
+    def __init__(self, verdict: str) -> None:
+        self.verdict = verdict
+
+
+@pytest.mark.parametrize(
+    ("verdict", "undecided", "phase"),
+    [("worse", "pass", "rolled back"), ("better", "pause", "promoted"), ("cannot tell", "pass", "promoted")],
+)
+def test_both_deployments_are_compared_before_the_new_one_gets_any_traffic(
+    clients: Clients, endpoint: Endpoint, verdict: str, undecided: Any, phase: str
+) -> None:
+    asked: list[object] = []
+
+    def compare(before: object, after: object) -> Said:
+        asked.append((before, after))
+        assert traffic(clients) == {"blue": 100}
+        return Said(verdict)
+
+    gate = Gate(min_requests=1, max_p95_ratio=None, compare=compare, undecided=undecided)
+    with load(endpoint):
+        status = endpoint.rollout(NEW, soak=0.2, gate=gate).wait(timeout=60)
+    assert status.phase == phase
+    assert asked == [((endpoint, "blue"), (endpoint, "green"))]
+
+
+def test_what_a_comparison_cannot_tell_pauses_it_where_asked(clients: Clients, endpoint: Endpoint) -> None:
+    gate = Gate(min_requests=1, compare=lambda _before, _after: Said("cannot tell"), undecided="pause")
+    status = endpoint.rollout(NEW, soak=0, gate=gate).wait()
+    assert (status.phase, status.share) == ("paused", 0)
+    assert "cannot tell" in status.why
+    again = Rollout.attach(endpoint).wait()  # the comparison stands in no tag
+    assert again.phase == "paused"
+    assert "handed in again" in again.why
+    assert Rollout.attach(endpoint).roll_back().phase == "rolled back"
+    assert deployments(clients) == ["blue"]
+
+
+def test_an_idle_deployment_is_not_judged_and_pauses(clients: Clients, endpoint: Endpoint) -> None:
+    events: list[RolloutEvent] = []
+    status = endpoint.rollout(NEW, on_event=events.append, **QUICK).wait()
+    assert (status.phase, status.share, status.promoted) == ("paused", 40, False)
+    assert "no request came; 1 are needed" in status.why
+    assert traffic(clients) == {"blue": 60, "green": 40}
+    assert [event.stage for event in events][-1] == "paused"
+    assert endpoint.rollout(NEW, **QUICK).wait().phase == "paused"  # it is judged again, and still idle
+    with load(endpoint):
+        assert endpoint.rollout(NEW, **QUICK).wait(timeout=60).promoted
+
+
+def test_requests_of_an_earlier_step_do_not_count(clients: Clients, endpoint: Endpoint) -> None:
+    with load(endpoint):
+        rollout = endpoint.rollout(NEW, **QUICK | {"soak": 1})
+        with pytest.raises(WaitTimeout):
+            rollout.wait(timeout=0.5)
+    for _ in range(20):
+        endpoint.chat("hello", deployment="green")
+    status = rollout.wait()  # the first step has its requests, the second one has none
+    assert (status.phase, status.share) == ("paused", 70)
+    assert "no request came" in status.why
+
+
+def test_it_can_be_promoted_and_taken_back_by_hand(clients: Clients, endpoint: Endpoint) -> None:
+    rollout = endpoint.rollout(NEW, **QUICK)
+    assert rollout.status.phase == "deploying"
+    with pytest.raises(Conflict, match="green cannot take the traffic over"):
+        rollout.promote()
+    rollout.wait()
+    status = Rollout.attach(endpoint).promote(keep_old=True)
+    assert status.promoted
+    assert traffic(clients) == {"green": 100}
+    assert deployments(clients) == ["blue", "green"]
+    assert status.left == "" or "blue" in status.left
+    clients.workspace.online_deployments.begin_delete("blue", NAME).wait()
+    endpoint.rollout(OTHER, **QUICK).wait()
+    assert Rollout.attach(endpoint).roll_back(keep_new=True).phase == "rolled back"
+    assert traffic(clients) == {"green": 100}
+    assert deployments(clients) == ["blue", "green"]
+
+
+def test_another_model_is_refused_while_one_is_under_way(endpoint: Endpoint) -> None:
+    endpoint.rollout(NEW, **QUICK)
+    with pytest.raises(Conflict, match="A rollout of another model is under way"):
+        endpoint.rollout(OTHER, **QUICK)
+
+
+def test_traffic_that_somebody_else_has_changed_is_left_alone(clients: Clients, endpoint: Endpoint) -> None:
+    rollout = endpoint.rollout(NEW, **QUICK)
+    rollout.wait()
+    endpoint.set_traffic({"blue": 30, "green": 70})
+    with load(endpoint):
+        status = rollout.wait()
+    assert status.phase == "paused"
+    assert "somebody has changed the traffic: it is blue 30 %, green 70 %" in status.why
+    assert traffic(clients) == {"blue": 30, "green": 70}
+    endpoint.set_traffic({"blue": 60, "green": 40})
+    with load(endpoint):
+        assert rollout.wait(timeout=60).promoted
+
+
+def test_of_two_that_go_on_one_says_that_the_other_does(
+    clients: Clients, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = endpoint.rollout(NEW, **QUICK | {"soak": 0.5})
+    with load(endpoint) as wrong:
+        results: list[object] = []
+
+        def wait(rollout: Rollout) -> None:
+            try:
+                results.append(rollout.wait(timeout=60))
+            except Conflict as error:
+                results.append(error)
+
+        threads = [threading.Thread(target=wait, args=(each,)) for each in (first, endpoint.rollout(NEW, **QUICK))]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert wrong == []
+    status = Rollout.attach(endpoint).status
+    assert traffic(clients) == {status.new if status.promoted else status.old: 100} or status.phase == "paused"
+    refused = [each for each in results if isinstance(each, Conflict)]
+    assert all("of this machine goes on with the rollout" in each.what for each in refused)
+    if len(refused) == 2:  # each has seen the other at the same time: the next one goes on
+        with load(endpoint):
+            status = Rollout.attach(endpoint).wait(timeout=60)
+    assert status.promoted
+
+
+class Killed(BaseException):
+    """The end of a process, as far as its rollout goes."""
+
+
+@pytest.mark.parametrize("at", range(1, 14))
+def test_it_goes_on_wherever_it_was_killed(
+    workspace: TestWorkspace, clients: Clients, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch, at: int
+) -> None:
+    """Each request that changes something is the last one of its process, before it is carried out or after."""
+    changes = 0
+    real = type(clients.workspace.online_endpoints).begin_create_or_update
+
+    def dies(*arguments: Any, **options: Any) -> Any:
+        nonlocal changes
+        changes += 1
+        if changes == (at + 1) // 2 and at % 2:
+            raise Killed
+        done = real(*arguments, **options)
+        if changes == (at + 1) // 2:
+            done.wait()
+            raise Killed
+        return done
+
+    with load(endpoint) as wrong:
+        with monkeypatch.context() as patch:
+            patch.setattr(type(clients.workspace.online_endpoints), "begin_create_or_update", dies)
+            with pytest.raises(Killed):
+                endpoint.rollout(NEW, mirror=20, **QUICK).wait()
+        status = endpoint.rollout(NEW, mirror=20, **QUICK).wait(timeout=60)
+    assert status.promoted, status
+    assert wrong == []
+    assert deployments(clients) == ["green"]
+
+
+def test_a_deployment_that_does_not_come_up_is_taken_back(
+    workspace: TestWorkspace, clients: Clients, endpoint: Endpoint
+) -> None:
+    workspace.order(Fault("operation deployment-create", status=400, code="ResourceNotReady", message="It crashed."))
+    with pytest.raises(DeploymentFailed, match=r"did not come up, and is taken back: .*It crashed") as caught:
+        endpoint.rollout(NEW, **QUICK).wait()
+    assert "inference-server" in caught.value.log_tail
+    status = Rollout.attach(endpoint).status
+    assert status.phase == "rolled back"
+    assert "It crashed" in status.why
+    assert deployments(clients) == ["blue"]
+    workspace.set_quota(A100, 24)
+    with pytest.raises(DeploymentFailed, match="quota"):
+        endpoint.rollout(NEW, **QUICK).wait()
+    assert deployments(clients) == ["blue"]
+
+
+def test_an_interruption_leaves_it_and_says_how_to_go_on(
+    clients: Clients, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(_seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    rollout = endpoint.rollout(NEW, **QUICK | {"soak": 60})
+    monkeypatch.setattr(module.time, "sleep", interrupt)
+    with pytest.raises(KeyboardInterrupt) as caught:
+        rollout.wait()
+    said = "\n".join(caught.value.__notes__)
+    assert "green gets 40 % of the traffic" in said
+    assert f"phift rollout {NAME} --resume" in said
+    assert traffic(clients) == {"blue": 60, "green": 40}
+
+
+def test_what_could_not_be_deleted_is_named_and_a_second_call_completes_it(
+    workspace: TestWorkspace, clients: Clients, endpoint: Endpoint
+) -> None:
+    locked = {"status": 409, "code": "ScopeLocked", "message": "The scope is locked."}
+    workspace.order(Fault("DELETE onlineEndpoints/*/deployments/blue", **locked))
+    with load(endpoint) as wrong:
+        with pytest.raises(Conflict, match="The deployment blue of endpoint rolled is still up and costs money"):
+            endpoint.rollout(NEW, **QUICK).wait(timeout=60)
+        assert traffic(clients) == {"green": 100}
+        assert endpoint.rollout(NEW, **QUICK).wait(timeout=60).promoted
+    assert wrong == []
+    assert deployments(clients) == ["green"]
+
+
+def test_metrics_that_do_not_come_for_a_while_are_waited_for(
+    workspace: TestWorkspace, clients: Clients, endpoint: Endpoint
+) -> None:
+    workspace.order(Fault("GET onlineEndpoints/*/metrics", status=503, times=9))
+    with load(endpoint):
+        assert endpoint.rollout(NEW, **QUICK).wait(timeout=60).promoted
+
+
+def test_a_plan_that_cannot_be_is_refused_before_anything_is_sent(workspace: TestWorkspace, endpoint: Endpoint) -> None:
+    before = len(workspace.requests())
+    for wrong, said in (
+        ({"steps": ()}, "steps"),
+        ({"steps": (10, 50)}, "grow up to 100"),
+        ({"steps": (50, 10, 100)}, "grow up to 100"),
+        ({"steps": (0, 100)}, "grow up to 100"),
+        ({"soak": -1}, "soak"),
+        ({"soak": float("nan")}, "soak"),
+        ({"mirror": 51}, "mirrored share is 51"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            endpoint.rollout(NEW, **QUICK | wrong)
+    for gate in ({"max_error_rate": 1.0}, {"max_p95": 0.0}, {"max_p95_ratio": 0.5}, {"min_requests": 0}):
+        with pytest.raises(ConfigError, match=next(iter(gate))):
+            Gate(**gate)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="undecided"):
+        Gate(undecided="fail")  # type: ignore[arg-type]
+    assert len(workspace.requests()) == before
+
+
+def test_it_begins_only_where_one_deployment_has_all_the_traffic(clients: Clients, endpoint: Endpoint) -> None:
+    with pytest.raises(Conflict, match="serves this model already"):
+        endpoint.rollout(OLD)
+    with pytest.raises(NotFound):
+        Rollout.attach(endpoint)
+    endpoint.rollout(NEW, **QUICK).wait()
+    Rollout.attach(endpoint).roll_back(keep_new=True)
+    endpoint.set_traffic({"blue": 50, "green": 50})
+    with pytest.raises(Conflict, match="one deployment has all the traffic"):
+        endpoint.rollout(OTHER)
+    endpoint.set_traffic({"blue": 100}, mirror={"green": 10})
+    with pytest.raises(Conflict, match="none is mirrored"):
+        endpoint.rollout(OTHER)
+    endpoint.set_traffic({"blue": 100})
+    with pytest.raises(Conflict, match="has a deployment green already"):
+        endpoint.rollout(OTHER, deployment="green")
+    assert endpoint.rollout(OTHER).status.new == "green-2"
+
+
+def test_traffic_that_azure_would_refuse_is_refused_before(workspace: TestWorkspace, endpoint: Endpoint) -> None:
+    endpoint.rollout(NEW, **QUICK).wait()
+    puts = len(workspace.requests("PUT *"))
+    refused: list[tuple[dict[str, int], dict[str, int], str]] = [
+        ({"blue": 90}, {}, "sum to 90"),
+        ({"blue": 100, "red": 0}, {}, "no deployment red"),
+        ({"blue": -1}, {}, "share of blue"),
+        ({"blue": 100}, {"blue": 10}, "not both"),
+        ({"blue": 100}, {"green": 60}, "mirrored share is 60"),
+        ({}, {"blue": 10, "green": 10}, "one deployment at most"),
+    ]
+    for live, mirror, said in refused:
+        with pytest.raises(ConfigError, match=said):
+            endpoint.set_traffic(live, mirror=mirror)
+    assert len(workspace.requests("PUT *")) == puts
+
+
+def told(requests: int, errors: int = 0, p95: float | None = 0.5) -> Traffic:
+    return Traffic(requests=requests, errors=errors, p95_seconds=p95)
+
+
+@pytest.mark.parametrize(
+    ("new", "old", "outcome", "said"),
+    [
+        (None, told(1000), "not judged", "no request came"),
+        (told(49), None, "not judged", "49 requests came; 50 are needed"),
+        (told(49, 2), None, "fail", "2 of 49"),  # the one that is missing cannot mend it
+        (told(49, 1), None, "not judged", "49 requests"),
+        (told(50, 1), None, "pass", "2.0% failed"),
+        (told(100, 3), None, "fail", "3 of 100 requests failed, 3.0%"),
+        (told(100), told(100, 0, 0.2), "fail", "more than 2 times"),
+        (told(100, 0, 0.29), told(100, 0, 0.1), "fail", "more than 2 times"),
+        (told(100, 0, 0.05), told(100, 0, 0.001), "pass", "0.05 s"),  # nobody notices
+        (told(100), told(10, 0, 0.1), "pass", "0.5 s"),  # too few to be measured against
+        (told(100, 0, 1.5), None, "fail", "1 s may be"),
+        (told(100, 0, None), None, "pass", "100 requests"),
+    ],
+)
+def test_what_the_gate_says(new: Traffic | None, old: Traffic | None, outcome: str, said: str) -> None:
+    verdict = Gate(max_p95=1.0).judge(new, old)
+    assert verdict.outcome == outcome
+    assert said in verdict.reason
+
+
+def test_a_gate_is_read_as_it_was_written() -> None:
+    gate = Gate(max_error_rate=0.1, max_p95=3.5, min_requests=7, undecided="pause")
+    assert Gate.read(gate.written()) == (gate, False)
+    assert Gate.read(Gate(compare=lambda _a, _b: None).written()) == (Gate(), True)
+    for wrong in ("", "{}", "[2]", '[1,2,3,4,5,"pass",false]'):
+        with pytest.raises(ConfigError):
+            Gate.read(wrong)
+    assert Gate().judge_answers(None, None) == Verdict("pass", "no comparison was asked for")
+
+
+def test_its_state_fits_into_a_tag_and_is_read_as_it_was_written() -> None:
+    state = State(
+        model="0" * 12,
+        old="b" * 32,
+        new="g" * 32,
+        steps=(1, 5, 10, 25, 50, 100),
+        soak=600.0,
+        mirror=10,
+        phase="serving",
+        at=2,
+        since=1764530000.1,
+        until=1764530600.1,
+        first=1764520000.1,
+        before=(12, 3),
+        compared=True,
+        kept=True,
+        actor="0" * 12 + ".123456.abcdef",
+    )
+    assert len(state.written()) <= 256
+    assert read_state({"phift.rollout": state.written()}, NAME) == state
+    assert read_state({}, NAME) is None
+    for wrong in ("", "{}", state.written().replace("[1,", "[2,"), state.written().replace("serving", "other")):
+        with pytest.raises(Conflict, match="another version of phift"):
+            read_state({"phift.rollout": wrong}, NAME)
+
+
+def test_too_long_a_plan_is_refused(endpoint: Endpoint) -> None:
+    with pytest.raises(ConfigError, match="fewer steps"):
+        endpoint.rollout(NEW, steps=tuple(range(1, 101)))
+
+
+def test_status_and_events_are_plain_values() -> None:
+    status = RolloutStatus(
+        endpoint=NAME, phase="paused", old="blue", new="green", share=10, mirrored=0, steps=(10, 100), why="idle"
+    )
+    assert status.to_dict()["steps"] == [10, 100]
+    assert str(status) == "rolled: paused; green gets 10 % of the traffic, beside blue; idle"
+    event = RolloutEvent(endpoint=NAME, deployment="green", stage="serving", share=10)
+    assert str(event) == "rolled: serving 10 % green"
+    assert event.to_dict() | {"time": ""} == {
+        "event": "rollout",
+        "endpoint": NAME,
+        "deployment": "green",
+        "stage": "serving",
+        "share": 10,
+        "text": "",
+        "time": "",
+    }
