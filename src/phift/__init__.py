@@ -64,12 +64,16 @@ if TYPE_CHECKING:
     from phift.serving.chat import ToolCall as ToolCall
     from phift.serving.deployment import deploy_model as deploy_model
     from phift.serving.endpoint import Endpoint as Endpoint
+    from phift.serving.gate import Gate as Gate
     from phift.serving.listing import Endpoints as Endpoints
     from phift.serving.listing import EndpointSummary as EndpointSummary
     from phift.serving.listing import endpoints as endpoints
     from phift.serving.pruning import Pruned as Pruned
     from phift.serving.pruning import prune_endpoints as prune_endpoints
     from phift.serving.resource import DeploymentEvent as DeploymentEvent
+    from phift.serving.rollout import Rollout as Rollout
+    from phift.serving.rollout_state import RolloutEvent as RolloutEvent
+    from phift.serving.rollout_state import RolloutStatus as RolloutStatus
     from phift.serving.streaming import ReplyStream as ReplyStream
     from phift.tokens.count import Counted as Counted
     from phift.views.printer import EventPrinter as EventPrinter
@@ -96,6 +100,7 @@ _PLACES = {
     "FineTuneJob": "jobs.job",
     "FineTuneRun": "run.chain",
     "FoundationModel": "check.models",
+    "Gate": "serving.gate",
     "Idle": "jobs.events",
     "JobEnd": "jobs.ends",
     "JobEvent": "jobs.events",
@@ -112,6 +117,9 @@ _PLACES = {
     "Reply": "serving.chat",
     "ReplyStream": "serving.streaming",
     "RowCompared": "evaluation.asking",
+    "Rollout": "serving.rollout",
+    "RolloutEvent": "serving.rollout_state",
+    "RolloutStatus": "serving.rollout_state",
     "RunConfig": "config.run",
     "RunResult": "run.chain",
     "RunSummary": "run.listing",

@@ -58,10 +58,13 @@ from phift.run.listing import Runs, RunSummary
 from phift.run.trials import SearchResult, Ticket, Trial
 from phift.serving.cleanup import Cleanup, DeployedEndpoint
 from phift.serving.endpoint import Endpoint
+from phift.serving.gate import Gate
 from phift.serving.listing import Endpoints, EndpointSummary
 from phift.serving.price import Machines
 from phift.serving.pruning import Pruned
 from phift.serving.resource import DeploymentEvent
+from phift.serving.rollout import Rollout
+from phift.serving.rollout_state import RolloutEvent, RolloutStatus
 from phift.testing import TestWorkspace
 from phift.tokens.conversation import Conversation
 from phift.tokens.count import Counted, SplitTokens, TokenReport
@@ -295,6 +298,12 @@ def trial_changed(text: str) -> TrialChanged:
     return TrialChanged(search=text, trial=1, parameters={text: text}, state=text, job=text, metric=text, value=0.5)
 
 
+def rollout_status(text: str) -> RolloutStatus:
+    return RolloutStatus(
+        endpoint=text, phase="paused", old=text, new=text, share=10, mirrored=0, steps=(10, 100), why=text, left=text
+    )
+
+
 OF_TEXT: dict[type, Callable[[str], object]] = {
     Account: account,
     Capacity: lambda text: Capacity(compute=text, known=(text,), fix=text),
@@ -318,7 +327,13 @@ OF_TEXT: dict[type, Callable[[str], object]] = {
     MemoryEstimate: memory,
     Parameters: parameters,
     PreparedDataset: prepared,
+<<<<<<< HEAD
     Pruned: lambda text: Pruned(chosen=Endpoints((), text), deleted=(text,), spared={text: text}, failed={text: text}),
+=======
+    Rollout: lambda text: Rollout(SimpleNamespace(name=text, clients=Fakes().clients), Gate()),
+    RolloutEvent: lambda text: RolloutEvent(endpoint=text, deployment=text, stage=text, text=text),
+    RolloutStatus: rollout_status,
+>>>>>>> 993d983 (Roll out from the command line)
     Runs: lambda text: Runs((run_summary(text),), text),
     SearchResult: lambda text: SearchResult(text, text, "minimize", (trial(text),), text),
     TestWorkspace: lambda _text: TestWorkspace(),

@@ -16,6 +16,7 @@ from phift.jobs.tracking import MetricPoint
 from phift.run.events import Event, OnEvent, TrialChanged, only
 from phift.serving.batch import ChatProgress
 from phift.serving.resource import DeploymentEvent
+from phift.serving.rollout_state import RolloutEvent
 from phift.tokens.count import Counted
 
 OF_A_JOB: list[JobEvent] = [
@@ -27,7 +28,7 @@ OF_A_JOB: list[JobEvent] = [
     Idle(job="job", status="Queued"),
 ]
 KINDS = {"status", "step", "metric", "unreachable", "queued", "idle"}
-KINDS |= {"progress", "counted", "deployment", "download", "trial", "row_compared", "chat"}
+KINDS |= {"progress", "counted", "deployment", "download", "trial", "row_compared", "chat", "rollout"}
 EVENTS: list[Event] = [
     *OF_A_JOB,
     Progress(source="rows.jsonl", rows=10),
@@ -36,6 +37,7 @@ EVENTS: list[Event] = [
     DownloadProgress(stage="fetch", source="job job", bytes=1, total_bytes=2, files=0, total_files=1),
     RowCompared(before="base", after="phift-e", rows=1, total_rows=2),
     ChatProgress(endpoint="phift-e", done=1, failed=0, total=2),
+    RolloutEvent(endpoint="phift-e", deployment="green", stage="serving", share=10),
     TrialChanged(
         search="s", trial=1, parameters={"rate": 0.1}, state="running", job="job", metric="eval_loss", value=math.inf
     ),
@@ -82,7 +84,7 @@ def said(event: Event) -> str:
             return f"{event.done} of {event.total}"
         case DownloadProgress():
             return f"{event.bytes} bytes"
-        case TrialChanged():
+        case TrialChanged() | RolloutEvent():
             return str(event)
         case DeploymentEvent():
             return event.stage

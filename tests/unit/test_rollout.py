@@ -12,12 +12,12 @@ import pytest
 from azure.ai.ml.entities import Model
 
 from phift.azure.clients import Clients
-from phift.errors import ConfigError, Conflict, DeploymentFailed, NotFound, PhiftError, WaitTimeout
+from phift.errors import ConfigError, Conflict, DeploymentFailed, NotFound, PhiftError, ServiceUnreachable, WaitTimeout
 from phift.serving import rollout as module
 from phift.serving.deployment import deploy_model
 from phift.serving.endpoint import Endpoint
 from phift.serving.gate import Gate, Verdict
-from phift.serving.monitor import Traffic
+from phift.serving.monitor import Traffic, read_traffic
 from phift.serving.rollout import Rollout
 from phift.serving.rollout_state import RolloutEvent, RolloutStatus, State, read_state
 from phift.testing import Fault, TestWorkspace
@@ -308,7 +308,7 @@ def test_an_interruption_leaves_it_and_says_how_to_go_on(
         raise KeyboardInterrupt
 
     rollout = endpoint.rollout(NEW, **QUICK | {"soak": 60})
-    monkeypatch.setattr(module.time, "sleep", interrupt)
+    monkeypatch.setattr("time.sleep", interrupt)
     with pytest.raises(KeyboardInterrupt) as caught:
         rollout.wait()
     said = "\n".join(caught.value.__notes__)
@@ -320,7 +320,7 @@ def test_an_interruption_leaves_it_and_says_how_to_go_on(
 def test_what_could_not_be_deleted_is_named_and_a_second_call_completes_it(
     workspace: TestWorkspace, clients: Clients, endpoint: Endpoint
 ) -> None:
-    locked = {"status": 409, "code": "ScopeLocked", "message": "The scope is locked."}
+    locked: dict[str, Any] = {"status": 409, "code": "ScopeLocked", "message": "The scope is locked."}
     workspace.order(Fault("DELETE onlineEndpoints/*/deployments/blue", **locked))
     with load(endpoint) as wrong:
         with pytest.raises(Conflict, match="The deployment blue of endpoint rolled is still up and costs money"):
@@ -332,9 +332,16 @@ def test_what_could_not_be_deleted_is_named_and_a_second_call_completes_it(
 
 
 def test_metrics_that_do_not_come_for_a_while_are_waited_for(
-    workspace: TestWorkspace, clients: Clients, endpoint: Endpoint
+    endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    workspace.order(Fault("GET onlineEndpoints/*/metrics", status=503, times=9))
+    answers = iter([True, False] * 20)
+
+    def read(*arguments: Any) -> dict[str, Traffic]:
+        if next(answers, False):
+            raise ServiceUnreachable("No answer.", where="metrics")
+        return read_traffic(*arguments)
+
+    monkeypatch.setattr(module, "read_traffic", read)
     with load(endpoint):
         assert endpoint.rollout(NEW, **QUICK).wait(timeout=60).promoted
 
@@ -354,7 +361,7 @@ def test_a_plan_that_cannot_be_is_refused_before_anything_is_sent(workspace: Tes
             endpoint.rollout(NEW, **QUICK | wrong)
     for gate in ({"max_error_rate": 1.0}, {"max_p95": 0.0}, {"max_p95_ratio": 0.5}, {"min_requests": 0}):
         with pytest.raises(ConfigError, match=next(iter(gate))):
-            Gate(**gate)  # type: ignore[arg-type]
+            Gate(**gate)
     with pytest.raises(ConfigError, match="undecided"):
         Gate(undecided="fail")  # type: ignore[arg-type]
     assert len(workspace.requests()) == before

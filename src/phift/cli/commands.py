@@ -22,6 +22,7 @@ from phift.cli.interrupted import INTERRUPTED, Leftovers, ignore_interruptions, 
 from phift.cli.local import local
 from phift.cli.options import ASK, CONFIG, FOLDER, ON_END, WORKSPACE, is_config, named, workspace_option
 from phift.cli.output import console, hand_out, tell, visible_mistakes
+from phift.cli.rolling_out import rollout
 from phift.errors import CheckFailed, ConfigError, PhiftError
 from phift.local import garbage
 
@@ -267,7 +268,7 @@ def facts(must_be_new: bool) -> None:
 
 for _command in (
     *(local, deploying.deploy, jobs.follow, jobs.runs, jobs.metrics, jobs.compare, jobs.logs, jobs.cancel),
-    *(taking_home.download, taking_home.reproduce, tuning.tune, evaluating.evaluate, endpoints, chat),
+    *(taking_home.download, taking_home.reproduce, tuning.tune, evaluating.evaluate, endpoints, chat, rollout),
 ):
     main.add_command(_command)
 

@@ -16,6 +16,7 @@ from phift.jobs.events import JobEvent
 from phift.jobs.tracking import plain_number
 from phift.serving.batch import ChatProgress
 from phift.serving.resource import DeploymentEvent
+from phift.serving.rollout_state import RolloutEvent
 from phift.tokens.count import Counted
 
 
@@ -53,10 +54,18 @@ class TrialChanged:
 
 
 Event: TypeAlias = (
-    Progress | Counted | JobEvent | DeploymentEvent | DownloadProgress | TrialChanged | RowCompared | ChatProgress
+    Progress
+    | Counted
+    | JobEvent
+    | DeploymentEvent
+    | DownloadProgress
+    | TrialChanged
+    | RowCompared
+    | ChatProgress
+    | RolloutEvent
 )
-"""What happens in a run: work on its data, what becomes of its job, the stages of its endpoint, what is taken home, the
-rows that two models are asked; and the trials of a search.
+"""What happens in a run: work on its data, what becomes of its job, the stages of its endpoint and of a rollout on it,
+what is taken home, the rows that two models are asked; and the trials of a search.
 
 Each has a ``time`` (UTC) and ``to_dict()``, plain values that are ready for JSON.
 """

@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from azure.ai.ml.entities import OnlineDeployment
 
 # What the service itself tells a model's container (azure-sdk-assets b4cd9fb8, test_online_deployment, 2025-02-25).
-_OF_SERVICE = ("AZUREML_MODEL_DIR", "MLFLOW_MODEL_FOLDER")
-# In the name of the environment that it chooses for an MLflow model (azure-powershell,
-# Get-AzMLWorkspaceEnvironmentContainer, 2025-11-04).
-_NO_CODE = "DefaultNcdEnv"
+VARIABLES_OF_SERVICE = ("AZUREML_MODEL_DIR", "MLFLOW_MODEL_FOLDER")
+# What an MLflow model without an own environment gets from the service, which names it when it is asked for again
+# (azure-powershell, Get-AzMLWorkspaceEnvironmentContainer, 2025-11-04; azure-sdk-assets b4cd9fb8, 2025-02-25).
+ENVIRONMENT_OF_SERVICE = "/environments/DefaultNcdEnv-"
 
 
 def find_model_id(clients: Clients, model: RegisteredModel | str) -> str:
@@ -62,7 +62,7 @@ def another_model(
     """
     from azure.ai.ml.entities import ManagedOnlineDeployment
 
-    variables = {k: v for k, v in (like.environment_variables or {}).items() if k not in _OF_SERVICE}
+    variables = {k: v for k, v in (like.environment_variables or {}).items() if k not in VARIABLES_OF_SERVICE}
     return ManagedOnlineDeployment(
         name=name,
         endpoint_name=like.endpoint_name,
@@ -70,7 +70,7 @@ def another_model(
         model=model_id,
         instance_type=size or like.instance_type,
         instance_count=like.instance_count,
-        environment=None if _NO_CODE in str(like.environment) else like.environment,
+        environment=None if ENVIRONMENT_OF_SERVICE in str(like.environment) else like.environment,
         environment_variables=variables,
         liveness_probe=like.liveness_probe,
         readiness_probe=like.readiness_probe,

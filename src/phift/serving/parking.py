@@ -34,6 +34,7 @@ from phift.errors import (
 from phift.jobs.job import JOB_TAG, FineTuneJob
 from phift.serving import resource
 from phift.serving.lifetime import LONGEST_TAG, extended
+from phift.serving.model import ENVIRONMENT_OF_SERVICE, VARIABLES_OF_SERVICE
 from phift.serving.resource import DeploymentEvent, OnEvent
 from phift.serving.sharing import deployments as deployments_of
 from phift.serving.sharing import traffic
@@ -49,10 +50,6 @@ _PLAIN = (
     *("name", "instance_type", "instance_count", "environment", "environment_variables", "description"),
     *("app_insights_enabled", "egress_public_network_access", "model_mount_path", "tags"),
 )
-# What an MLflow model without an own environment gets from the service, which names it when it is asked for again
-# (azure-powershell, Get-AzMLWorkspaceEnvironmentContainer, 2025-11-04; azure-sdk-assets b4cd9fb8, 2025-02-25).
-_OF_SERVICE = "/environments/DefaultNcdEnv-"
-_VARIABLES_OF_SERVICE = ("AZUREML_MODEL_DIR", "MLFLOW_MODEL_FOLDER")
 _REQUESTS = ("request_timeout_ms", "max_concurrent_requests_per_instance", "max_queue_wait_ms")
 _PROBE = ("failure_threshold", "success_threshold", "timeout", "period", "initial_delay")
 _PROBES = ("liveness_probe", "readiness_probe")
@@ -212,11 +209,11 @@ def _kept(deployment: OnlineDeployment, endpoint: str) -> dict[str, Any]:
             raise Conflict(said, where=place, fix=f"leave the endpoint up, or delete it: phift cleanup {endpoint}")
     kept = {key: value for key in _PLAIN if (value := getattr(deployment, key, None)) not in (None, {}, "")}
     kept["model"] = str(getattr(deployment.model, "id", None) or deployment.model or "")
-    if _OF_SERVICE in str(kept.get("environment", "")):
+    if ENVIRONMENT_OF_SERVICE in str(kept.get("environment", "")):
         del kept["environment"]
         variables = {**kept.get("environment_variables", {})}
         kept["environment_variables"] = {
-            key: value for key, value in variables.items() if key not in _VARIABLES_OF_SERVICE
+            key: value for key, value in variables.items() if key not in VARIABLES_OF_SERVICE
         }
     for key, value in kept.get("environment_variables", {}).items():
         if redact(said := f"{key}={value}") != said:

@@ -15,7 +15,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
-from phift.azure.answers import listed, text, texts
+from phift.azure.answers import text, texts
 from phift.azure.clients import Clients
 from phift.errors import (
     AuthenticationError,
@@ -26,7 +26,6 @@ from phift.errors import (
     PhiftError,
     ServiceError,
     WaitTimeout,
-    azure_errors,
     forgetting_locals,
     in_a_line,
     isolated,
@@ -39,10 +38,12 @@ from phift.serving import resource
 from phift.serving.gate import Gate, Verdict
 from phift.serving.model import another_model, find_model_id, model_digest, model_in_words
 from phift.serving.monitor import Traffic, metrics_delay, read_traffic
+from phift.serving.price import cost_of
 from phift.serving.resource import CREATED, MODEL, SERVES
 from phift.serving.rollout_ledger import Ledger, Shares, TrafficChanged
 from phift.serving.rollout_state import ENDED, GATE, STATE, WHY, RolloutEvent, RolloutStatus, State, read_state
-from phift.serving.shares import check_plan, live_shares, mirrored_shares
+from phift.serving.shares import check_plan, mirrored_shares
+from phift.serving.sharing import deployments, traffic
 
 if TYPE_CHECKING:
     from azure.ai.ml.entities import OnlineDeployment, OnlineEndpoint
@@ -68,6 +69,7 @@ class Rollout:
     """A rollout that `phift.Endpoint.rollout` has begun, or another process has.
 
     - **endpoint**: whose it is.
+    - **gate**: what judges it.
     """
 
     def __init__(
@@ -83,7 +85,7 @@ class Rollout:
     ) -> None:
         self.endpoint = endpoint
         self._clients, self._name = endpoint.clients, endpoint.name
-        self._gate, self._gate_is_whole = gate, gate_is_whole
+        self.gate, self._gate_is_whole = gate, gate_is_whole
         self._model_id, self._words, self._size = model_id, words, size
         self._tell = isolated(on_event)
         self._there = resource.endpoint(self._clients, self._name)
@@ -123,7 +125,7 @@ class Rollout:
         found = made._there.settled()
         if found is None:
             raise NotFound(f"There is no endpoint {name}.", where=made._there.place, fix="deploy a model first")
-        tags, live = texts(found.tags, "endpoint.tags"), live_shares(found)
+        tags, live = texts(found.tags, "endpoint.tags"), traffic(found)
         state = read_state(tags, name)
         if state is not None and state.phase not in ENDED:
             if state.model != digest:
@@ -169,9 +171,7 @@ class Rollout:
 
     def _free_name(self, old: str, digest: str, wanted: str | None) -> str:
         """Return the new deployment's name: one that there is not yet, unless it serves this very model."""
-        place = f"deployments of endpoint {self._name}"
-        with azure_errors(place):
-            found = listed(self._clients.workspace.online_deployments.list(self._name), place)
+        found = deployments(self._clients, self._name)
         tags = {text(each.name, "deployment.name").lower(): texts(each.tags, "deployment.tags") for each in found}
         if tags.get(old.lower(), {}).get(SERVES) == digest:
             what = f"The deployment {old} of endpoint {self._name} serves this model already, and has all the traffic."
@@ -323,7 +323,7 @@ class Rollout:
     def _compare(self, state: State) -> Verdict:
         if not self._gate_is_whole:
             return Verdict("not judged", "its gate compares answers, and the comparison is to be handed in again")
-        return self._gate.judge_answers((self.endpoint, state.old), (self.endpoint, state.new))
+        return self.gate.judge_answers((self.endpoint, state.old), (self.endpoint, state.new))
 
     def _like_the_old_one(self, state: State, model_id: str) -> OnlineDeployment:
         created = datetime.now(UTC).isoformat(timespec="microseconds")
@@ -394,10 +394,10 @@ class Rollout:
 
     def _judge(self, state: State) -> Verdict:
         old = None
-        if self._gate.max_p95_ratio is not None:
+        if self.gate.max_p95_ratio is not None:
             first = datetime.fromtimestamp(state.first, UTC)
             old = read_traffic(self._clients, self._name, first, datetime.now(UTC)).get(state.old.lower())
-        return self._gate.judge(self._counted(state.since, state), old)
+        return self.gate.judge(self._counted(state.since, state), old)
 
     def _counted(self, since: float, state: State) -> Traffic | None:
         """Return what the new deployment has answered since then.
@@ -434,7 +434,7 @@ class Rollout:
         going, staying = (state.old, state.new) if phase == "promoting" else (state.new, state.old)
 
         def shares(found: OnlineEndpoint) -> Shares:
-            live = live_shares(found)
+            live = traffic(found)
             if share := live.pop(going, 0):
                 live[staying] = live.get(staying, 0) + share
             return live, {name: share for name, share in mirrored_shares(found).items() if name not in (going, staying)}
@@ -450,22 +450,19 @@ class Rollout:
         ended: Any = "promoted" if state.phase == "promoting" else "rolled back"
         going = state.old if ended == "promoted" else state.new
         there = resource.deployment(self._clients, self._name, going)
-        up = f"The deployment {going} of endpoint {self._name} is still up and costs money."
-        if going in live_shares(found):
-            self._left = f"{up} It has traffic, which somebody else gave it."
+        if going in traffic(found):
+            self._left = f"{self._up(going)} It has traffic, which somebody else gave it."
         elif state.kept:
-            self._left = up if there.settled() is not None else ""
+            self._left = self._up(going) if there.settled() is not None else ""
         else:
-            try:
-                there.delete()
-            except PhiftError as error:
-                error.what = f"{up} Its deletion failed: {error.what}"
-                raise
-        tags = None
+            resource.delete_deployment(self._clients, self._name, going)
+        owner = None
         if ended == "promoted":
-            new = resource.deployment(self._clients, self._name, state.new).get()
-            of_new = texts(new.tags, "deployment.tags")
-            tags = {name: of_new[name] for name in (SERVES, MODEL) if name in of_new}
-        moved = self._ledger.write(replace(state, phase=ended), why, tags=tags)
+            owner = texts(resource.deployment(self._clients, self._name, state.new).get().tags, "deployment.tags")
+        moved = self._ledger.write(replace(state, phase=ended), why, owner=owner)
         self._emit(moved, ended, why)
         return moved
+
+    def _up(self, deployment: str) -> str:
+        place = f"{self._name}/{deployment}"
+        return f"{resource.still_up(place, cost_of(self._clients, place))} Delete it: phift cleanup {place}."

@@ -15,7 +15,8 @@ from phift.serving import resource
 from phift.serving.gate import Gate
 from phift.serving.lifetime import LONGEST_TAG
 from phift.serving.rollout_state import GATE, STATE, WHY, State, read_state
-from phift.serving.shares import live_shares, mirrored_shares
+from phift.serving.shares import mirrored_shares
+from phift.serving.sharing import traffic, with_traffic
 from phift.serving.uses import this_machine
 
 if TYPE_CHECKING:
@@ -65,11 +66,12 @@ class Ledger:
         state: State,
         why: str = "",
         shares: Callable[[OnlineEndpoint], Shares] | None = None,
-        tags: Mapping[str, str] | None = None,
+        owner: Mapping[str, str] | None = None,
     ) -> State:
         """Write a state down, and set the traffic with it, in one change of the endpoint.
 
         - **shares**: the live and the mirrored traffic to be; without it they stay as they are.
+        - **owner**: the tags of the deployment that the endpoint is for from now on; without it, of the same.
         """
         written = replace(state, actor=self._actor).written()
         told = in_a_line(redact(why))[:LONGEST_TAG]
@@ -77,8 +79,10 @@ class Ledger:
         def changed(found: OnlineEndpoint) -> OnlineEndpoint:
             if self.seen is not None:
                 self._checked(found)
+            if owner is not None:
+                found = with_traffic(found, traffic(found), owner)
             others = {name: value for name, value in texts(found.tags, "endpoint.tags").items() if name != WHY}
-            found.tags = {**others, **(tags or {}), STATE: written, GATE: self._gate.written()}
+            found.tags = {**others, STATE: written, GATE: self._gate.written()}
             if told:
                 found.tags[WHY] = told
             if shares:
@@ -99,7 +103,7 @@ class Ledger:
     def check_traffic(self, found: OnlineEndpoint, state: State) -> None:
         """Raise where the traffic is another than this rollout has set."""
         live, mirrored = state.shares
-        if (live_shares(found), mirrored_shares(found)) != (live, mirrored):
-            now = ", ".join(f"{name} {share} %" for name, share in live_shares(found).items()) or "none"
+        if (traffic(found), mirrored_shares(found)) != (live, mirrored):
+            now = ", ".join(f"{name} {share} %" for name, share in traffic(found).items()) or "none"
             wanted = ", ".join(f"{name} {share} %" for name, share in live.items())
             raise TrafficChanged(f"somebody has changed the traffic: it is {now}, and was {wanted}")

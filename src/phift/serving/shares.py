@@ -8,21 +8,17 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from phift.azure.answers import listed, text
+from phift.azure.answers import text
 from phift.azure.clients import Clients
-from phift.errors import ConfigError, azure_errors
+from phift.errors import ConfigError
 from phift.serving import resource
+from phift.serving.sharing import deployments, traffic
 
 if TYPE_CHECKING:
     from azure.ai.ml.entities import OnlineEndpoint
 
 MOST_MIRRORED = 50  # percent
 _LONGEST_SOAK = 7 * 24 * 3600  # seconds
-
-
-def live_shares(endpoint: OnlineEndpoint) -> dict[str, int]:
-    """Return the percent of each deployment that gets traffic; the SDK gives the others with 0."""
-    return {str(name): share for name, share in dict(endpoint.traffic or {}).items() if share}
 
 
 def mirrored_shares(endpoint: OnlineEndpoint) -> dict[str, int]:
@@ -32,10 +28,8 @@ def mirrored_shares(endpoint: OnlineEndpoint) -> dict[str, int]:
 
 def set_shares(clients: Clients, endpoint: str, live: Mapping[str, int], mirrored: Mapping[str, int]) -> None:
     """Set an endpoint's traffic, after a look at the rules; raises `phift.errors.ConfigError`."""
-    place = f"deployments of endpoint {endpoint}"
-    with azure_errors(place):
-        found = listed(clients.workspace.online_deployments.list(endpoint), place)
-    check_shares(live, mirrored, [text(each.name, "deployment.name") for each in found], endpoint)
+    names = [text(each.name, "deployment.name") for each in deployments(clients, endpoint)]
+    check_shares(live, mirrored, names, endpoint)
 
     def with_shares(found: OnlineEndpoint) -> OnlineEndpoint:
         found.traffic, found.mirror_traffic = dict(live), dict(mirrored)
@@ -43,7 +37,7 @@ def set_shares(clients: Clients, endpoint: str, live: Mapping[str, int], mirrore
 
     def is_right(found: OnlineEndpoint) -> bool:
         wanted = tuple({name: share for name, share in shares.items() if share} for shares in (live, mirrored))
-        return (live_shares(found), mirrored_shares(found)) == wanted
+        return (traffic(found), mirrored_shares(found)) == wanted
 
     there = resource.endpoint(clients, endpoint)
     there.put(with_shares(there.settled() or there.get()), is_right=is_right, renew=with_shares)

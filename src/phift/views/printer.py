@@ -23,6 +23,7 @@ from phift.jobs.progress import JobProgress
 from phift.run.events import Event, TrialChanged
 from phift.serving.batch import ChatProgress
 from phift.serving.resource import DeploymentEvent
+from phift.serving.rollout_state import RolloutEvent
 from phift.tokens.count import Counted
 from phift.views.notebook import SECONDS_BETWEEN_UPDATES, JobView, View, work_view
 from phift.views.terminal import shown
@@ -90,7 +91,7 @@ class EventPrinter:
         elif isinstance(event, DeploymentEvent):
             self.stop_drawing()
             self._line(": ".join(filter(None, (event.name, _STAGES[event.stage], event.detail))))
-        elif isinstance(event, TrialChanged):
+        elif isinstance(event, TrialChanged | RolloutEvent):
             self.stop_drawing()
             self._line(str(event))
 
