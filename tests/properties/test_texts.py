@@ -327,13 +327,10 @@ OF_TEXT: dict[type, Callable[[str], object]] = {
     MemoryEstimate: memory,
     Parameters: parameters,
     PreparedDataset: prepared,
-<<<<<<< HEAD
     Pruned: lambda text: Pruned(chosen=Endpoints((), text), deleted=(text,), spared={text: text}, failed={text: text}),
-=======
     Rollout: lambda text: Rollout(SimpleNamespace(name=text, clients=Fakes().clients), Gate()),
     RolloutEvent: lambda text: RolloutEvent(endpoint=text, deployment=text, stage=text, text=text),
     RolloutStatus: rollout_status,
->>>>>>> 993d983 (Roll out from the command line)
     Runs: lambda text: Runs((run_summary(text),), text),
     SearchResult: lambda text: SearchResult(text, text, "minimize", (trial(text),), text),
     TestWorkspace: lambda _text: TestWorkspace(),

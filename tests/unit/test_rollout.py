@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,8 +12,10 @@ from typing import Any
 
 import pytest
 from azure.ai.ml.entities import Model
+from click.testing import CliRunner, Result
 
 from phift.azure.clients import Clients
+from phift.cli.commands import main
 from phift.errors import ConfigError, Conflict, DeploymentFailed, NotFound, PhiftError, ServiceUnreachable, WaitTimeout
 from phift.serving import rollout as module
 from phift.serving.deployment import deploy_model
@@ -488,3 +492,71 @@ def test_status_and_events_are_plain_values() -> None:
         "text": "",
         "time": "",
     }
+
+
+def test_the_examples_of_the_document_run(
+    workspace: TestWorkspace, clients: Clients, endpoint: Endpoint, capsys: pytest.CaptureFixture[str]
+) -> None:
+    document = (Path(__file__).parents[2] / "docs" / "rolling-out.md").read_text(encoding="utf-8")
+    first, second = re.findall(r"```python\n(.*?)```", document, flags=re.DOTALL)
+    names: dict[str, Any] = {"ml_client": clients}
+    example = first.replace('"elements"', f'"{NAME}"').replace("elements:2", OTHER)
+    example = example.replace("soak=600", "soak=0.5").replace("min_requests=50", "min_requests=1")
+    with load(endpoint):
+        exec(example, names)  # noqa: S102 - our own words
+    assert "promoted; green gets 100 % of the traffic" in capsys.readouterr().out
+    exec(second, names)  # noqa: S102 - our own words
+    assert isinstance(names["gate"], Gate)
+
+
+def command(clients: Clients, monkeypatch: pytest.MonkeyPatch, *words: str) -> Result:
+    monkeypatch.setattr("phift.connect", lambda **_options: clients)
+    return CliRunner().invoke(main, ["rollout", NAME, *words])
+
+
+def test_the_command_says_how_it_ended(
+    workspace: TestWorkspace, clients: Clients, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quick = ("--steps", "50,100", "--soak", "0.3s", "--min-requests", "1")
+    paused = command(clients, monkeypatch, OTHER, *quick, "--json")
+    assert paused.exit_code == 3, paused.output
+    told = json.loads(paused.stdout)
+    assert (told["phase"], told["share"], told["promoted"]) == ("paused", 50, False)
+    assert "serving 50 % green" in paused.stderr
+    status = command(clients, monkeypatch, "--status")
+    assert (status.exit_code, "paused" in status.stdout) == (0, True)
+    workspace.order(Fault("scoring green", status=500, times=None))
+    with load(endpoint):
+        assert command(clients, monkeypatch, "--resume").exit_code == 1
+    workspace.clear_faults()
+    with load(endpoint):
+        done = command(clients, monkeypatch, OTHER, *quick)
+    assert (done.exit_code, "promoted" in done.stdout) == (0, True), done.output
+    assert command(clients, monkeypatch, OLD, *quick).exit_code == 3
+    assert command(clients, monkeypatch, "--roll-back").exit_code == 0
+    assert command(clients, monkeypatch, OLD, *quick, "--keep-old").exit_code == 3
+    assert command(clients, monkeypatch, "--promote").exit_code == 0
+    for wrong in ((), (OLD, "--resume"), (OLD, "--steps", "ten"), (OLD, "--soak", "10d")):
+        assert command(clients, monkeypatch, *wrong).exit_code == 2
+    assert command(clients, monkeypatch, OLD, "--steps", "50").exit_code == 1
+
+
+def test_the_command_compares_with_rows(
+    workspace: TestWorkspace, clients: Clients, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("{}\n")
+    given: list[object] = []
+
+    def compare(_before: object, _after: object, **options: Any) -> Said:
+        given.append(options["rows"])
+        return Said("cannot tell" if len(given) == 1 else "worse")
+
+    monkeypatch.setattr("phift.compare_models", compare, raising=False)
+    first = command(clients, monkeypatch, OTHER, "--rows", str(rows), "--undecided", "pause", "--max-p95", "9")
+    assert (first.exit_code, "cannot tell" in first.stdout) == (3, True)
+    second = command(clients, monkeypatch, "--resume", "--rows", str(rows))
+    assert (second.exit_code, "worse" in second.stdout) == (1, True)
+    assert given == [rows, rows]
+    tag = clients.workspace.online_endpoints.get(NAME).tags["phift.rollout.gate"]
+    assert Gate.read(tag)[0] == Gate(max_p95=9.0, undecided="pause")  # as it was begun
