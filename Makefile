@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # Microsoft's storage emulator, for tests; 3.36 and newer want Node.js 21.
 AZURITE := 3.35.0
 
-.PHONY: quickstart test azurite contract verified check routes reasons schema versions faults proofs fuzz format bench bench-data bench-local bench-download bench-follow bench-serving load kill callers signals tune-proof clean
+.PHONY: quickstart test azurite contract verified check routes reasons schema versions faults proofs fuzz format bench bench-data bench-local bench-download bench-follow bench-serving load kill callers signals tune-proof evaluation-proof evaluation-sample clean
 
 quickstart: $(VENV)/installed
 	$(BIN)/phift quickstart
@@ -104,6 +104,15 @@ signals: $(VENV)/installed
 # A search that really trains, killed in the middle; some minutes. Its figures are in docs/tuning.md.
 tune-proof: $(VENV)/installed
 	PHIFT_PROOFS=1 $(BIN)/python -m pytest -m proof tests/local/test_tuning.py
+
+# How often a comparison of models says what is not so, and sees what it says it can; half an hour. The figures are in
+# docs/evaluating.md.
+evaluation-proof: $(VENV)/installed
+	PHIFT_PROOFS=1 $(BIN)/python -m pytest -m proof tests/unit/test_paired.py -o log_cli=true --log-cli-level=INFO
+
+# The sample data's comparison, trained and asked on this machine; its output is in docs/evaluating.md.
+evaluation-sample: $(VENV)/installed
+	$(BIN)/python bench/compare_samples.py
 
 format: $(VENV)/installed
 	$(BIN)/ruff check --fix .

@@ -142,6 +142,18 @@ def test_what_is_taken_home_opens_and_says_how_it_was_made(reader: Reader) -> No
     assert (reader.folder / "everything/logs/chat_completion_finetune/user_logs/std_log.txt").stat().st_size
 
 
+def test_the_trained_model_is_better_than_its_base_model(reader: Reader) -> None:
+    document = (ROOT / "docs" / "evaluating.md").read_text(encoding="utf-8")
+    (command,) = re.findall(r"```sh\n(.*?)```", document, flags=re.DOTALL)
+    assert re.search(
+        r"^exact_match +0\.\d+ +0\.\d+ +\+0\.\d+ .* better$", reader.run("sh", "-c", command), re.MULTILINE
+    )
+    assert "<td>better</td>" in (reader.folder / "evaluation.html").read_text(encoding="utf-8")
+    example = re.findall(r"```python\n(.*?)```", document, flags=re.DOTALL)[0]
+    assert reader.run(sys.executable, "-c", example).splitlines()[-1] == "better"
+    assert "deployed nothing" in reader.run("phift", "endpoints", "--workspace", "local")
+
+
 @pytest.mark.proof
 def test_the_examples_of_comparing_run(reader: Reader) -> None:
     document = (ROOT / "docs" / "comparing.md").read_text(encoding="utf-8")

@@ -132,6 +132,15 @@ def test_every_source_and_setting_of_the_document_on_data_is_one() -> None:
         DataConfig(**yaml.safe_load(block))
 
 
+def test_the_example_of_two_functions_compared_prints_what_it_says() -> None:
+    text = (ROOT / "docs" / "evaluating.md").read_text(encoding="utf-8")
+    example = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)[1]
+    (printed,) = re.findall(r"```\n(before slow.*?)```", text, flags=re.DOTALL)
+    command = [sys.executable, "-c", example]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603 - our own words
+    assert done.stdout == printed
+
+
 def test_the_example_on_memory_runs() -> None:
     text = (ROOT / "docs" / "memory.md").read_text(encoding="utf-8")
     (example,) = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)

@@ -209,12 +209,19 @@ def rates(truth: Truth, trials: int, seed: int) -> Rates:
     return made
 
 
+@pytest.fixture
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draw fewer signs and samples for each of many trials: the test holds its level with any number of them."""
+    monkeypatch.setattr("phift.evaluation.paired._RESAMPLES", 1_999)
+
+
 SETTINGS = [Truth(20, 0.5), Truth(60, 0.2), Truth(100, 0.8), Truth(300, 0.6), Truth(50, 0.5, repeats=4)]
 
 
+@pytest.mark.usefixtures("_quick")
 @pytest.mark.parametrize("truth", [Truth(40, 0.5), Truth(30, 0.8, repeats=3)], ids=str)
 def test_equal_models_are_seldom_told_apart(truth: Truth) -> None:
-    trials = 100
+    trials = 200
     found = rates(truth, trials, seed=1)
     most = stats.binom.ppf(0.999, trials, 0.05) / trials  # so many wrong ones are no wonder at a true rate of 5 %
     assert found.any <= most
@@ -222,6 +229,7 @@ def test_equal_models_are_seldom_told_apart(truth: Truth) -> None:
 
 
 @pytest.mark.proof
+@pytest.mark.usefixtures("_quick")
 @pytest.mark.parametrize("truth", SETTINGS, ids=str)
 def test_equal_models_are_told_apart_in_5_percent_of_trials_at_most(truth: Truth) -> None:
     found = rates(truth, 2_000, seed=2)
@@ -231,6 +239,7 @@ def test_equal_models_are_told_apart_in_5_percent_of_trials_at_most(truth: Truth
 
 
 @pytest.mark.proof
+@pytest.mark.usefixtures("_quick")
 @pytest.mark.parametrize("index", range(3), ids=["exact_match", "token_f1", "chrf"])
 @pytest.mark.parametrize("truth", SETTINGS, ids=str)
 def test_what_the_smallest_visible_difference_says_is_seen(truth: Truth, index: int) -> None:

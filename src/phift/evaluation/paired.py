@@ -16,8 +16,8 @@ Rows with the same prompt are no independent witnesses, so they count as one, by
 interval of paired shares (Journal of Educational and Behavioral Statistics 37, 2012), which is Wald's with two more
 rows, one better and one worse by all there is; for scores the BCa bootstrap (Efron, Journal of the American Statistical
 Association 82, 1987; ``scipy.stats.bootstrap``), or where fewer than `FEW` rows differ Bonett and Price's too: the
-bootstrap knows no other rows than these, and holds the difference too seldom then (docs/evaluating.md has how often).
-It is never ``nan``, also where all rows differ by the same amount.
+bootstrap knows no other rows than these, and held the difference in 82 % of samples only (six of 20 rows differ, 600
+trials, 2026-11-30). It is never ``nan``, also where all rows differ by the same amount.
 
 **The smallest difference that a test could see** is the one that it calls significant in 80 % of experiments of this
 size, at the strictest level that Holm's procedure asks for, alpha / metrics. It comes from the rows' spread and not
@@ -35,6 +35,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Hashable, Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal
 
 from phift.evaluation.metrics import Metric, missing
@@ -248,6 +249,7 @@ def _smallest_visible(metric: Metric, differences: Numbers, level: float) -> flo
     return max(seen, least * float(np.abs(changed).mean()))
 
 
+@lru_cache
 def _smallest_share(n: int, share: float, level: float) -> float | None:
     """Return the smallest difference of two shares that a sign test sees with the power wanted.
 
