@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
-from phift import Clients, DeploymentEvent, Endpoint, FineTuneRun, RowCompared, RunConfig
+from phift import Clients, DeploymentEvent, Endpoint, FineTuneRun, RowCompared, RunConfig, compare_models
 from phift.cli.commands import main
 from phift.errors import DataError, ScoringError
-from phift.evaluation.rows import Message
+from phift.evaluation.rows import Message, said
+from phift.serving.chat import Reply, ToolCall
 from phift.testing import TestWorkspace
 from unit.test_evaluation import row
 
@@ -153,3 +154,28 @@ def test_two_deployments_are_compared_by_their_names(invoke: Any, trained: FineT
     assert invoke(pair, "--base", pair).exit_code == 2
     assert isinstance(endpoint, Endpoint)
     assert names(trained.clients) == [endpoint.name]
+
+
+def test_an_endpoint_is_asked_greedily_and_calls_of_tools_are_compared(
+    trained: FineTuneRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[dict[str, Any]] = []
+    call = ToolCall(id="7", name="look", arguments='{"of": "gold"}')
+
+    def chat(_endpoint: Endpoint, messages: Sequence[Message], **given: Any) -> Reply:
+        asked.append({"messages": [*messages], **given})
+        return Reply("", tool_calls=[call])
+
+    monkeypatch.setattr(Endpoint, "chat", chat)
+    tools = [{"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}]
+    function = {"name": "look", "arguments": '{ "of":"gold" }'}
+    answer = {"role": "assistant", "tool_calls": [{"id": "1", "type": "function", "function": function}]}
+    prompt = [{"role": "user", "content": "What is gold's symbol?"}, answer, {"role": "tool", "content": "Au"}]
+    rows = [{"messages": [*prompt, {"role": "assistant", "content": "Au."}], "tools": tools}]
+    endpoint = trained.deploy()
+    found = compare_models(endpoint, (endpoint, "blue"), rows, max_new_tokens=5, metrics=["exact_match"])
+    assert {each.pop("deployment") for each in asked} == {None, "blue"}
+    assert asked[0] == asked[1]
+    assert asked[0]["messages"] == prompt
+    assert (asked[0]["tools"], asked[0]["do_sample"], asked[0]["max_new_tokens"]) == (tuple(tools), False, 5)
+    assert found.rows[0].after == said(None, [call.to_dict()])

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal, TypeAlias
 
 from phift.azure.threads import SideBySide
 from phift.errors import ConfigError, ScoringError, in_a_line
-from phift.evaluation.rows import HeldOutRow, Message
+from phift.evaluation.rows import HeldOutRow, Message, said
 from phift.serving.endpoint import Endpoint
 
 AnyModel: TypeAlias = Endpoint | tuple[Endpoint, str] | Callable[[Sequence[Message]], str]
@@ -82,8 +82,10 @@ class Model:
 
 
 def _ask_endpoint(endpoint: Endpoint, deployment: str | None, max_new_tokens: int, row: HeldOutRow) -> str:
-    tools = list(row.tools) if row.tools else None
-    return endpoint.chat(list(row.prompt), deployment=deployment, max_new_tokens=max_new_tokens, tools=tools)
+    reply = endpoint.chat(
+        row.prompt, deployment=deployment, max_new_tokens=max_new_tokens, do_sample=False, tools=row.tools or None
+    )
+    return said(reply, [call.to_dict() for call in reply.tool_calls])
 
 
 def ask_both(
@@ -107,17 +109,17 @@ def ask_both(
 
     def ask(index: int) -> Answers:
         order = SIDES if (index + begins) % 2 == 0 else SIDES[::-1]
-        said: dict[Side, str] = {}
+        answers: dict[Side, str] = {}
         failed: dict[Side, str] = {}
         for side in order:
             try:
-                said[side] = (before if side == "before" else after).ask(rows[index])
+                answers[side] = (before if side == "before" else after).ask(rows[index])
             except ScoringError as error:
-                said[side], failed[side] = "", in_a_line(error.what)
+                answers[side], failed[side] = "", in_a_line(error.what)
             except Exception as error:
                 error.add_note(f"The model {side} was asked row {rows[index].number}.")
                 raise
-        return Answers(**said, asked_first=order[0], failed=failed)
+        return Answers(**answers, asked_first=order[0], failed=failed)
 
     def told(index: int, answers: Answers) -> Answers:
         tell(RowCompared(before=before.name, after=after.name, rows=index + 1, total_rows=len(rows)))
