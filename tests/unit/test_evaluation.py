@@ -264,7 +264,15 @@ def test_a_metric_of_ones_own_may_count_down() -> None:
     found = compared(lambda number: False, lambda number: number >= 10, metrics=[length])
     assert found.metrics["length"].verdict == "better"
     assert found.metrics["length"].difference < 0
-    assert "length (less is better)" in str(found)
+    assert "length, less is better" in str(found)
+
+
+def test_a_metric_that_gives_no_number_is_named() -> None:
+    broken = Metric(name="broken", score=lambda answer, _: math.log(len(answer)) if answer else math.nan)
+    with pytest.raises(ConfigError, match="broken gives nan for an answer to row 1"):
+        compare_models(lambda _: "", lambda _: "yes", ROWS, metrics=[broken])
+    with pytest.raises(ConfigError, match="one name"):
+        compared(bool, bool, metrics=[Metric(name="loss", score=lambda *_: 0.0)], weights=("a", "b"))
 
 
 def test_rows_with_one_prompt_count_as_one() -> None:

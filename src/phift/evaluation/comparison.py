@@ -161,16 +161,16 @@ class ModelComparison:
 
     def tables(self) -> tuple[Table, Table]:
         """Return what there is to show to people: the metrics, and the first of the rows that got worse."""
-        head = ["metric", "before", "after", "difference", "95 % interval", "p", "better", "worse", "same", "verdict"]
+        head = ["metric", "before", "after", "difference", "95 % interval", "p", "better, worse, same", "verdict"]
         metrics = [
             [
-                name if each.higher_is_better else f"{name} (less is better)",
+                name if each.higher_is_better else f"{name}, less is better",
                 f"{each.before:.3f}",
                 f"{each.after:.3f}",
                 f"{each.difference:+.3f}",
                 "none" if each.interval is None else f"{each.interval[0]:+.3f} to {each.interval[1]:+.3f}",
                 f"{each.p_adjusted:.2g}" if each.p_adjusted >= 0.0001 else "< 0.0001",
-                *map(str, (each.improved, each.worsened, each.tied)),
+                f"{each.improved}, {each.worsened}, {each.tied}",
                 str(each),
             ]
             for name, each in self.metrics.items()
@@ -312,7 +312,7 @@ def compare_models(
     extra ``evaluate``, `phift.errors.ScoringError` where a model answers none of the rows, and whatever the models
     raise.
     """
-    chosen, tell = find_metrics(metrics), isolated(on_progress)
+    chosen, tell = find_metrics([*metrics, *([LOSS] if weights else [])]), isolated(on_progress)
     for number, what in ((max_new_tokens, "max_new_tokens"), (concurrency, "concurrency"), (limit, "limit")):
         if number is not None and number < 1:
             raise ConfigError(f"{what} is {number}.", where=what, fix="give 1 or more")
@@ -326,7 +326,7 @@ def compare_models(
             name, why = models[SIDES.index(side)].name, answers[0].failed[side]
             what = f"{in_a_line(name)} answered none of the {len(answers)} rows: {why}"
             raise ScoringError(what, where=f"the model {side}", fix="ask it one of them by hand")
-    scored = [_scored(metric, held_out.rows, answers) for metric in chosen]
+    scored = [_scored(metric, held_out.rows, answers) for metric in chosen if metric is not LOSS]
     if likelihoods:
         scored.append(Scored(metric=LOSS, before=likelihoods[0].losses, after=likelihoods[1].losses))
     prompts = [prompt_of(row.prompt) if prompt_of else repr(row.prompt) for row in held_out.rows]
@@ -344,8 +344,20 @@ def compare_models(
 
 
 def _scored(metric: Metric, rows: Sequence[HeldOutRow], answers: Sequence[Answers]) -> Scored:
-    before = [metric.score(said.before, row.reference) for said, row in zip(answers, rows, strict=True)]
-    after = [metric.score(said.after, row.reference) for said, row in zip(answers, rows, strict=True)]
+    """Score all answers.
+
+    Raises `phift.errors.ConfigError` where a metric gives what is no number.
+    """
+
+    def score(answer: str, row: HeldOutRow) -> float:
+        found = float(metric.score(answer, row.reference))
+        if not math.isfinite(found):
+            what = f"The metric {metric.name} gives {found} for an answer to row {row.number}."
+            raise ConfigError(what, where="metrics", fix="have it give a number for every answer, an empty one too")
+        return found
+
+    before = [score(said.before, row) for said, row in zip(answers, rows, strict=True)]
+    after = [score(said.after, row) for said, row in zip(answers, rows, strict=True)]
     return Scored(metric=metric, before=before, after=after)
 
 

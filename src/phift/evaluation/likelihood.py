@@ -81,12 +81,14 @@ def measure(folder: Path, rows: Sequence[HeldOutRow], tell: Callable[[int], None
                     match json.loads(line):
                         case {"error": str(failed)}:
                             break
+                        case [loss, _] if not math.isfinite(loss):
+                            failed = f"The loss of answer {len(measured) + 1} is {loss}: the weights are broken."
+                            break
                         case [loss, tokens]:
                             measured.append((loss, tokens))
                             tell(len(measured))
-            except BaseException:
-                process.kill()
-                raise
+            finally:
+                process.kill()  # where it has ended, nothing happens
     if len(measured) < len(rows):
         raise ModelError(failed, where=str(folder), fix="give the folder of a model that transformers opens")
     return Likelihood(tuple(loss for loss, _ in measured), tuple(tokens for _, tokens in measured))

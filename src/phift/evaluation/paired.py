@@ -38,7 +38,7 @@ from dataclasses import asdict, dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal
 
-from phift.evaluation.metrics import Metric, missing
+from phift.evaluation.metrics import Metric, exact_match, missing
 
 if TYPE_CHECKING:
     import numpy as np
@@ -165,7 +165,7 @@ def _result(
 
 
 def _is_exact(metric: Metric) -> bool:
-    return metric.name == "exact_match"
+    return metric.score is exact_match
 
 
 def _p_value(metric: Metric, differences: Numbers, seed: int) -> float:
