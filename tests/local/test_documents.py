@@ -145,9 +145,7 @@ def test_what_is_taken_home_opens_and_says_how_it_was_made(reader: Reader) -> No
 def test_the_trained_model_is_better_than_its_base_model(reader: Reader) -> None:
     document = (ROOT / "docs" / "evaluating.md").read_text(encoding="utf-8")
     (command,) = re.findall(r"```sh\n(.*?)```", document, flags=re.DOTALL)
-    assert re.search(
-        r"^exact_match +0\.\d+ +0\.\d+ +\+0\.\d+ .* better$", reader.run("sh", "-c", command), re.MULTILINE
-    )
+    assert re.search(r"^exact_match .* better *$", reader.run("sh", "-c", command), re.MULTILINE)
     assert "<td>better</td>" in (reader.folder / "evaluation.html").read_text(encoding="utf-8")
     example = re.findall(r"```python\n(.*?)```", document, flags=re.DOTALL)[0]
     assert reader.run(sys.executable, "-c", example).splitlines()[-1] == "better"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from itertools import count
@@ -171,7 +171,7 @@ class ModelComparison:
                 "none" if each.interval is None else f"{each.interval[0]:+.3f} to {each.interval[1]:+.3f}",
                 f"{each.p_adjusted:.2g}" if each.p_adjusted >= 0.0001 else "< 0.0001",
                 f"{each.improved}, {each.worsened}, {each.tied}",
-                str(each),
+                each.verdict,
             ]
             for name, each in self.metrics.items()
         ]
@@ -208,6 +208,11 @@ class ModelComparison:
         return tuple(lines)
 
     @property
+    def not_told(self) -> tuple[str, ...]:
+        """Of each metric that cannot tell, the smallest difference that it could have seen, in a sentence."""
+        return tuple(f"{name}: {each}" for name, each in self.metrics.items() if each.verdict == "cannot tell")
+
+    @property
     def worse_title(self) -> str:
         """What stands above the rows that got worse."""
         count, shown = len(self.got_worse), min(len(self.got_worse), _MOST_SHOWN)
@@ -215,14 +220,18 @@ class ModelComparison:
 
     def __str__(self) -> str:
         metrics, rows = self.tables()
-        parts = ["\n".join(map(visible, self.summary)), visible_columns(*metrics), self.worse_title]
+        told = (self.summary, [visible_columns(*metrics)], self.not_told, [self.worse_title])
+        parts = ["\n".join(map(visible, lines)) for lines in told if lines]
         return "\n\n".join(parts) + ("\n" + visible_columns(*rows) if rows[1] else "")
 
     def _repr_html_(self) -> str:
         metrics, rows = self.tables()
-        lines = "".join(f"<p>{visible_html(line)}</p>" for line in self.summary)
-        title = f"<p>{visible_html(self.worse_title)}</p>"
-        return lines + visible_table(*metrics) + title + (visible_table(*rows) if rows[1] else "")
+
+        def lines(texts: Iterable[str]) -> str:
+            return "".join(f"<p>{visible_html(text)}</p>" for text in texts)
+
+        below = lines([*self.not_told, self.worse_title]) + (visible_table(*rows) if rows[1] else "")
+        return lines(self.summary) + visible_table(*metrics) + below
 
     def page(self) -> str:
         """Return the comparison as a page of HTML, which needs nothing else; light or dark as the reader has it."""

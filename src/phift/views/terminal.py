@@ -80,7 +80,8 @@ def show_comparison(console: Console, compared: ModelComparison) -> None:
     for line in compared.summary:
         console.print(shown(line))
     show_table(console, *metrics)
-    console.print(shown(f"\n{compared.worse_title}"))
+    for line in (*compared.not_told, compared.worse_title):
+        console.print(shown(f"\n{line}"))
     if rows[1]:
         show_table(console, *rows)
 
