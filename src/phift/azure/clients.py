@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 from phift.azure.answers import json_object, listed, mapping, text
 from phift.azure.bounds import bound, check_answer, read_bounded, read_part
@@ -233,6 +233,12 @@ class Clients:
         raise TypeError(
             "Clients hold tokens, so nothing that has them is pickled: hand on a job's name and attach to it"
         )
+
+    @property
+    def is_local(self) -> bool:
+        """Whether they are of a local workspace."""
+        host = urlsplit(self.rest.resource_manager).hostname or ""
+        return host == "localhost" or host.endswith(".invalid")
 
     def once(self, question: str, ask: Callable[[], T]) -> T:
         """Return the answer to a question whose answer stays, asking it once whoever wants to know; errors pass."""

@@ -50,6 +50,13 @@ Lifetime = Annotated[
 """How long something is meant to be there: ``8h``, ``3d``, a number of hours, or ``never``."""
 
 
+def _not_aml_token(value: Any) -> Any:
+    """Refuse the third mode by its name; a token of Azure ML's own is for whoever may read the endpoint anyway."""
+    if value == "aml_token":
+        raise ValueError("phift makes no endpoints with aml_token: take `key`, or `aad_token`, whose tokens renew too")
+    return value
+
+
 class ProbeConfig(Section):
     """How long the service waits for the model to load before it gives the container up, in seconds.
 
@@ -75,6 +82,9 @@ class DeploymentConfig(Section):
     - **instance_count**: machines that serve.
     - **auth_mode**: who may call it: whoever has its ``key``, or with ``aad_token`` whom Microsoft Entra ID knows and
       whose role has ``onlineEndpoints/score/action`` (Microsoft Learn, "Authenticate clients", read 2026-11-28).
+    - **serve**: by which server: ``mlflow``, Azure's own for MLflow models, or ``vllm``, in a container that the
+      workspace builds once: OpenAI's routes, batches of ``max_concurrent_requests`` and real streams. Unverified on
+      Azure; see `phift.serving.container`.
     - **endpoint_name**: left out, it is made of the job's and the workspace's name.
     - **deployment_name**: its own name, in the endpoint.
     - **max_concurrent_requests**: that one machine works on at a time.
@@ -87,7 +97,8 @@ class DeploymentConfig(Section):
 
     instance_type: Name | None = None
     instance_count: int = Field(default=1, ge=1)
-    auth_mode: Literal["key", "aad_token"] = "key"
+    auth_mode: Annotated[Literal["key", "aad_token"], BeforeValidator(_not_aml_token)] = "key"
+    serve: Literal["mlflow", "vllm"] = "mlflow"
     endpoint_name: EndpointName | None = None
     deployment_name: EndpointName = "default"
     request_timeout_ms: int = Field(default=180_000, ge=1, le=180_000)

@@ -107,6 +107,7 @@ class _Model:
 
     - **served**: its ``name:version``.
     - **foundation**: whose allow-list says where it can be served.
+    - **kind**: its type, as the SDK has it.
     """
 
     clients: Clients
@@ -114,9 +115,19 @@ class _Model:
     served: str
     foundation: FoundationModel
     on_event: OnEvent | None
+    kind: str
     config: DeploymentConfig = field(default_factory=DeploymentConfig)
 
     def deploy(self, config: DeploymentConfig, timeout: float | None) -> Endpoint:
+        if self.kind != "mlflow_model" and config.serve == "mlflow":
+            what = (
+                f"The model {self.served} is of the type {self.kind}, and Azure's own server takes MLflow models only."
+            )
+            fix = (
+                "register the folder of an MLflow model as `type: mlflow_model`, as phift.register_model does; or, if "
+            )
+            fix += "it holds the weights of a model of Hugging Face's, set `serve: vllm`"
+            raise ModelError(what, where=f"model {self.served}", fix=fix)
         workspace = self.clients.workspace
         keys = ("subscription_id", "resource_group_name", "workspace_name")
         place = [text(getattr(workspace, key), f"workspace.{key}") for key in keys]
@@ -226,12 +237,7 @@ def _registered(clients: Clients, name: str, wanted: Mapping[str, str], on_event
         existed=True,
     )
     served = f"{model.name}:{model.version}"
-    if (kind := text(found.type or "custom_model", "model.type")) != "mlflow_model":
-        what = (
-            f"The model {served} is of the type {kind}, and Azure serves without a container of your own only MLflow's."
-        )
-        fix = "register the folder of an MLflow model as `type: mlflow_model`, as phift.register_model does"
-        raise ModelError(what, where=f"model {served}", fix=fix)
+    kind = text(found.type or "custom_model", "model.type")
     if JOB_TAG in model.tags:
         with suppress(NotFound, AccessDenied):  # the job was deleted, is another's, or for others to see
             return _OfRun(_attached(model.tags[JOB_TAG], clients, on_event), model)
@@ -239,12 +245,13 @@ def _registered(clients: Clients, name: str, wanted: Mapping[str, str], on_event
     if base := model.tags.get("phift.base_model"):
         with suppress(NotFound):
             foundation = find_model(clients, base)
-    return _Model(clients, model.id, served, foundation, on_event)
+    return _Model(clients, model.id, served, foundation, on_event, kind)
 
 
 def _of_registry(clients: Clients, said: str, on_event: OnEvent | None) -> _Model:
     found = find_model(clients, read_section(ModelConfig, said, "model"))
-    return _Model(clients, found.id, f"{found.name}:{found.version}", found, on_event)
+    # What a registry lists says itself by what it is served.
+    return _Model(clients, found.id, f"{found.name}:{found.version}", found, on_event, "mlflow_model")
 
 
 def _nothing(clients: Clients, said: str, name: str, error: NotFound) -> NotFound:

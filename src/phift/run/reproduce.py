@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from phift.azure.answers import text
 from phift.azure.clients import Clients
@@ -56,8 +55,7 @@ def reproduce(clients: AnyClients, job: str, *, workspace: str | None = None) ->
 
 
 def _workspace(clients: Clients) -> str | dict[str, str]:
-    host = urlsplit(clients.rest.resource_manager).hostname or ""
-    if host == "localhost" or host.endswith(".invalid"):
+    if clients.is_local:
         return "local"
     names = {"subscription_id": "subscription_id", "resource_group": "resource_group_name"}
     names["workspace_name"] = "workspace_name"

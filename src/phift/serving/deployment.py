@@ -27,6 +27,7 @@ from phift.errors import (
 from phift.jobs.job import JOB_TAG, FineTuneJob
 from phift.jobs.registration import RegisteredModel
 from phift.serving import resource
+from phift.serving.container import is_vllm, vllm_settings
 from phift.serving.endpoint import Endpoint
 from phift.serving.lifetime import extended, lifetime_tags
 from phift.serving.model import find_model_id, model_digest
@@ -86,13 +87,14 @@ def deploy_model(
     model_id = find_model_id(clients, model)
     created = datetime.now(UTC).isoformat(timespec="microseconds")
     own = {**(tags or {}), SERVES: model_digest(model_id), CREATED: created, **({JOB_TAG: job.name} if job else {})}
+    container = vllm_settings(clients, name, config) if config.serve == "vllm" else {}
     waiting = Waiting(timeout)
     use = EndpointUse.begin(clients, job, name, emit, waiting)
     attempt = _Attempt(clients, name, config, use, own, waiting, emit)
     try:
         try:
             attempt.ensure_endpoint({**own, **lifetime_tags(clients, config)})
-            attempt.ensure_deployment(model_id, size, own)
+            attempt.ensure_deployment(model_id, size, own, container)
             found = attempt.ensure_traffic()
             endpoint = Endpoint(clients, name, config, emit, existed=not use.made, use=use, found=found, own=own)
             emit(DeploymentEvent("ready", name))  # before it is kept: what ends a program here leaves nothing
@@ -186,7 +188,9 @@ class _Attempt:
                 fix = f"look at it in the studio; to delete it with all of them: phift cleanup {self._name}"
                 raise Conflict(what, where=self._endpoint.place, fix=fix)
 
-    def ensure_deployment(self, model_id: str, size: str, tags: Mapping[str, str]) -> None:
+    def ensure_deployment(
+        self, model_id: str, size: str, tags: Mapping[str, str], container: Mapping[str, Any]
+    ) -> None:
         """Have the deployment as it should be; an endpoint that was just made has none, and is not asked."""
         from azure.ai.ml.entities import ManagedOnlineDeployment, OnlineRequestSettings, ProbeSettings
 
@@ -197,6 +201,7 @@ class _Attempt:
             endpoint_name=self._name,
             tags=dict(tags),
             model=model_id,
+            **container,
             instance_type=size,
             instance_count=config.instance_count,
             liveness_probe=ProbeSettings(**probe),
@@ -324,7 +329,8 @@ def _check_auth_mode(endpoint: OnlineEndpoint, wanted: str) -> None:
     mode = text(endpoint.auth_mode, "endpoint.auth_mode")
     if mode != wanted:
         what = f"The endpoint {endpoint.name} is there already, with auth_mode {mode} and not {wanted}."
-        fix = f"set `deployment.auth_mode: {mode}` or another `endpoint_name`, or first: phift cleanup {endpoint.name}"
+        same = f"`deployment.auth_mode: {mode}` or " if mode != "aml_token" else ""  # which phift makes none with
+        fix = f"set {same}another `endpoint_name`, or first: phift cleanup {endpoint.name}"
         raise Conflict(what, where=f"endpoint {endpoint.name}", fix=fix)
 
 
@@ -347,6 +353,7 @@ def _settings(deployment: OnlineDeployment) -> tuple[object, ...]:
         deployment.instance_count,
         getattr(requests, "request_timeout_ms", None),
         getattr(requests, "max_concurrent_requests_per_instance", None),
+        is_vllm(deployment),
     )
 
 
