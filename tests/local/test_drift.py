@@ -169,7 +169,7 @@ def test_what_an_earlier_run_left_is_named_and_the_exit_code_says_so(ground: Gro
     assert "Nothing is deployed" in submitted.output
     result = phift("cleanup", ground.file)
     assert (result.exit_code, ground.endpoints()) == (1, [first])
-    assert f"still up and costs money: endpoint {first} (of job {ground.job})" in result.stderr
+    assert f"still up and costs money: endpoint {first} (of job {ground.job}; " in result.stderr
     command = result.stderr.splitlines()[-1].split()
     assert command[0] == "phift"
     assert phift(*command[1:]).exit_code == 0

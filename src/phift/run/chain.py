@@ -50,7 +50,7 @@ from phift.plan import Plan, digest, make_plan, slug
 from phift.run.evaluating import compare_with_base
 from phift.run.events import OnEvent
 from phift.run.spans import traced
-from phift.serving.cleanup import Cleanup, DeployedEndpoint, deployed_endpoints, remove_of_jobs
+from phift.serving.cleanup import Cleanup, DeployedEndpoint, deployed_endpoints, priced, remove_of_jobs
 from phift.serving.deployment import deploy_model
 from phift.serving.endpoint import Endpoint
 from phift.serving.resource import MODEL, telling
@@ -486,14 +486,14 @@ class FineTuneRun:
         except NotFound:  # never submitted as it stands: what is there decides
             jobs = {each.job for each in related} if len({each.job for each in related}) == 1 else set()
             if not related and not list_jobs(self.clients, f"{SERIES}.{self._series}"):
-                return Cleanup(others=tuple(there))
+                return Cleanup(others=priced(self.clients, there))
         return remove_of_jobs(self.clients, there, jobs, telling(self._on_event), series=self._series)
 
     @forgetting_locals()
     def earlier_endpoints(self) -> tuple[DeployedEndpoint, ...]:
         """Return the endpoints that earlier runs of this configuration left up, and that cost money."""
         found = deployed_endpoints(self.clients)
-        return tuple(each for each in found if each.series == self._series and each.job != self.job.name)
+        return priced(self.clients, (e for e in found if e.series == self._series and e.job != self.job.name))
 
     @property
     def _series(self) -> str:

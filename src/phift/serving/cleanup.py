@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -15,6 +15,7 @@ from phift.errors import Conflict, NotFound, PhiftError, azure_errors, forgettin
 from phift.jobs.job import JOB_TAG, FineTuneJob
 from phift.jobs.record import CONFIGURATION, SERIES, RunRecord
 from phift.serving import resource
+from phift.serving.price import Prices, machines_of
 from phift.serving.resource import CREATED, MODEL, OnEvent
 from phift.serving.sharing import deployments, is_same, withdraw
 from phift.serving.uses import forget_uses
@@ -32,6 +33,7 @@ class DeployedEndpoint:
     created: datetime | None  # None for one that an older phift made
     traffic: Mapping[str, int]  # percent by deployment
     tags: Mapping[str, str] = field(default_factory=dict, repr=False)
+    price_per_day: float | None = None  # in USD, of its machines; None where it is not known or was not asked for
 
     @property
     def age(self) -> timedelta | None:
@@ -40,7 +42,8 @@ class DeployedEndpoint:
 
     def __str__(self) -> str:
         of = f"of job {self.job}" if self.job else f"of model {self.model}"
-        return in_a_line(f"{self.name} ({of})")
+        cost = f"; {self.price_per_day:,.2f} USD a day" if self.price_per_day is not None else ""
+        return in_a_line(f"{self.name} ({of}{cost})")
 
 
 def created_of(tags: Mapping[str, str]) -> datetime | None:
@@ -72,6 +75,17 @@ def deployed_endpoints(clients: Clients) -> list[DeployedEndpoint]:
         )
         made.append(deployed)
     return sorted(made, key=lambda each: each.created or datetime.min.replace(tzinfo=UTC), reverse=True)
+
+
+def priced(clients: Clients, endpoints: Iterable[DeployedEndpoint]) -> tuple[DeployedEndpoint, ...]:
+    """Return endpoints that are left up, with what they cost a day as far as the service says."""
+    found = []
+    for each in endpoints:
+        with suppress(PhiftError):  # that it is up is the news
+            price = Prices.of(clients).per_day(machines_of(clients, each.name))
+            each = replace(each, price_per_day=price)
+        found.append(each)
+    return tuple(found)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,8 +182,8 @@ def remove_of_jobs(
             removed += [f"{each.name}/{name}" for name in names or ()]
             forget_uses(FineTuneJob(job, clients), each.name)
     others = deployed_endpoints(clients) if shared else [each for each in there if each not in alone]
-    left = tuple(each for each in others if series and each.series == series and each.job not in jobs)
-    return replace(remove_all(clients, alone, emit), removed=tuple(removed), left=left)
+    left = [each for each in others if series and each.series == series and each.job not in jobs]
+    return replace(remove_all(clients, alone, emit), removed=tuple(removed), left=priced(clients, left))
 
 
 def remove_all(clients: Clients, endpoints: Sequence[DeployedEndpoint], emit: OnEvent) -> Cleanup:
