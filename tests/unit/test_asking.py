@@ -45,7 +45,7 @@ def test_tools_are_asked_of_the_openai_route(server: Script) -> None:
     (request,) = server.requests
     assert request.path == "/v1/chat/completions"
     assert request.body == {
-        "model": "phift-e",
+        "model": "",
         "messages": [{"role": "user", "content": "Weather?"}],
         "max_tokens": 256,
         "temperature": 0,
@@ -96,6 +96,20 @@ def test_a_custom_container_is_asked_at_its_own_address(server: Script) -> None:
     endpoint = Endpoint.attach("phift-v", fakes.clients)
     assert endpoint.chat("Hi") == "Hello."
     assert paths(server) == ["/v1/chat/completions"]
+
+
+def test_a_server_with_the_openai_route_alone_is_asked_there(server: Script) -> None:
+    server.answers(by_path(openai=Reply(completion()), score=NO_ROUTE))
+    endpoint = endpoint_at(server.url)
+    assert [endpoint.chat("Hi"), endpoint.chat("Hi")] == ["Hello."] * 2
+    assert paths(server) == ["/score", "/v1/chat/completions", "/v1/chat/completions"]
+
+
+def test_a_server_with_neither_route_is_refused_as_the_last_one_says(server: Script) -> None:
+    server.answers(NO_ROUTE)
+    with pytest.raises(ScoringError, match="424 Not Found"):
+        endpoint_at(server.url).chat("Hi")
+    assert paths(server) == ["/score", "/v1/chat/completions"]
 
 
 def test_what_the_container_leaves_out_is_said(server: Script, caplog: pytest.LogCaptureFixture) -> None:

@@ -179,15 +179,15 @@ def test_the_two_forms_of_a_question() -> None:
         "input_data": {"input_string": [USER], "parameters": {**settings, "tools": offered, "own": 1}},
         "params": {},
     }
-    asked = {"model": "m", "messages": [USER], "max_tokens": 5, "temperature": 0, "tools": offered, "own": 1}
-    assert question.to_openai("m") == asked
-    assert question.to_openai("m", stream=True) == {
+    asked = {"model": "", "messages": [USER], "max_tokens": 5, "temperature": 0, "tools": offered, "own": 1}
+    assert question.to_openai() == asked
+    assert question.to_openai(stream=True) == {
         **asked,
         "stream": True,
         "stream_options": {"include_usage": True},
     }
-    sampled = Question.of(SECRET, {"do_sample": True, "temperature": 0.5}).to_openai("m")
-    assert sampled == {"model": "m", "messages": [USER], "temperature": 0.5}
+    sampled = Question.of(SECRET, {"do_sample": True, "temperature": 0.5}).to_openai()
+    assert sampled == {"model": "", "messages": [USER], "temperature": 0.5}
     assert SECRET not in repr(question)
 
 

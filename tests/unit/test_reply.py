@@ -100,7 +100,8 @@ def test_a_reply_is_a_text_wherever_one_goes() -> None:
     reply = Reply("Hello.", finish_reason="stop", usage={"total_tokens": 3}, tool_calls=[CALL])
     assert f"{reply}" == "Hello."
     assert json.dumps([reply]) == '["Hello."]'
-    assert repr(reply) == "'Hello.'"
+    assert repr(Reply("Hello.")) == "'Hello.'"
+    assert repr(reply) == "<Reply 'Hello.' calls weather>"
     back = pickle.loads(pickle.dumps(reply))  # noqa: S301 - our own
     assert (back, vars(back)) == (reply, vars(reply))
     assert type(reply.message["content"]) is str

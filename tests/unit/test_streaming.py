@@ -140,6 +140,8 @@ FIRST = event(chunk(SECRET))
         ([b"data: {\n\n"], "no JSON object"),
         ([event("[1]")], "no JSON object"),
         ([event({"error": {"message": SECRET, "type": "InternalServerError", "code": 500}})], "InternalServerError"),
+        ([event({"object": "error", "message": SECRET, "type": "BadRequestError"})], "BadRequestError"),
+        ([b"event: error\n" + event({"message": SECRET, "code": 507})], "507"),
         ([b"event: error\n" + event(f"Error parsing {SECRET}"), DONE], "failed"),
     ],
 )

@@ -72,6 +72,10 @@ class Reply(str):
         reply.usage, reply.deployment = dict(usage or {}), deployment
         return reply
 
+    def __repr__(self) -> str:
+        calls = ", ".join(errors.in_a_line(call.name) for call in self.tool_calls)
+        return f"<Reply {super().__repr__()} calls {calls}>" if calls else super().__repr__()
+
     @property
     def message(self) -> dict[str, Any]:
         """The model's turn, as the next message of the conversation."""
@@ -177,7 +181,8 @@ def _nothing_said(answer: Any, reason: str | None, place: str) -> errors.Scoring
 
 def kind_of_failure(answer: Any) -> str:
     """Return what kind of error an answer names, empty where it names none: its message may quote the user."""
-    error = answer.get("error") if isinstance(answer, dict) else None
+    told = mapping(answer)
+    error = told if told.get("object") == "error" else told.get("error")  # the first as older versions of vLLM have it
     if not error:
         return ""
     told = mapping(error)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, Self, overload
@@ -15,20 +13,21 @@ from phift.azure.connect import clients_of
 from phift.config.deployment import DeploymentConfig
 from phift.jobs.registration import RegisteredModel
 from phift.serving import resource
+from phift.serving.asking import Asker
 from phift.serving.batch import ChatProgress, ask_all
 from phift.serving.chat import Message as Message
-from phift.serving.chat import Reply, read_reply
+from phift.serving.chat import Reply
 from phift.serving.gate import Gate
 from phift.serving.openai_client import openai_client
-from phift.serving.parking import park, unpark, way_back
+from phift.serving.parking import park, unpark
 from phift.serving.question import Question
 from phift.serving.resource import DeploymentEvent, OnEvent, delete_endpoint, for_certain, telling
 from phift.serving.rollout import Rollout
 from phift.serving.rollout_state import RolloutEvent
-from phift.serving.scoring import Answer, ScoringClient, refused_by_name
+from phift.serving.scoring import ScoringClient
 from phift.serving.shares import set_shares
 from phift.serving.sharing import is_same, withdraw
-from phift.serving.streaming import ReplyStream, in_one, streamed
+from phift.serving.streaming import ReplyStream
 from phift.serving.uses import EndpointUse
 
 if TYPE_CHECKING:
@@ -36,10 +35,6 @@ if TYPE_CHECKING:
     from openai import AsyncOpenAI, OpenAI
 
     from phift.azure.connect import AnyClients
-
-logger = logging.getLogger(__name__)
-
-_FORGOTTEN_AFTER = 600.0  # seconds after which an endpoint may have got a deployment with other routes
 
 
 class Endpoint:
@@ -82,7 +77,7 @@ class Endpoint:
             found = there.settled() or there.get()  # the service tells no address of one that is being changed
         self.scoring_uri = text(found.scoring_uri, "endpoint.scoring_uri")
         self._client = ScoringClient(clients, name, self.scoring_uri, config.request_timeout_ms / 1000)
-        self._without_openai: dict[str | None, float] = {}
+        self._asker = Asker(self._client, clients, name)
 
     @classmethod
     @errors.forgetting_locals()
@@ -266,7 +261,7 @@ class Endpoint:
         """
         settings = {"max_new_tokens": max_new_tokens, "do_sample": do_sample, **parameters}
         question = Question.of(messages, settings, tools, extra_parameters)
-        return self._chat(question, deployment, timeout)
+        return self._asker.reply(question, deployment, timeout)
 
     def stream(
         self,
@@ -292,11 +287,7 @@ class Endpoint:
         """
         settings = {"max_new_tokens": max_new_tokens, "do_sample": do_sample, **parameters}
         question = Question.of(messages, settings, tools, extra_parameters)
-        asked = time.monotonic()
-        answer = self._ask_openai(question, deployment, timeout, stream=True)
-        if answer is not None:
-            return streamed(answer, self._client.place, asked)
-        return in_one(self._ask_instead(question, deployment, timeout, asked), asked)
+        return self._asker.stream(question, deployment, timeout)
 
     def chat_many(
         self,
@@ -339,7 +330,7 @@ class Endpoint:
             except errors.DataError as error:
                 error.where = f"conversation {number}, {error.where}"
                 raise
-            return self._chat(question, deployment, timeout, on_busy)
+            return self._asker.reply(question, deployment, timeout, on_busy)
 
         asking = [partial(ask, number, messages) for number, messages in enumerate(conversations, start=1)]
         tell = errors.isolated(on_progress)
@@ -356,7 +347,7 @@ class Endpoint:
         """Return the official client of OpenAI's API for this endpoint; what opens it renews itself.
 
             client = endpoint.openai()
-            answer = client.chat.completions.create(model=endpoint.name, messages=[…])
+            answer = client.chat.completions.create(model="", messages=[…])
 
         The deployment needs OpenAI's route, which an MLflow model's on Azure does not have.
 
@@ -366,107 +357,3 @@ class Endpoint:
         Raises `phift.errors.MissingDependency` without the extra ``openai``.
         """
         return openai_client(self._client, deployment, asynchronous=asynchronous)
-
-    def _chat(
-        self,
-        question: Question,
-        deployment: str | None,
-        timeout: float | None,
-        on_busy: Callable[[], None] | None = None,
-    ) -> Reply:
-        if not (self._client.is_openai or question.has_tools or question.needs_openai):
-            return self._ask_score(question, deployment, timeout, on_busy)
-        asked = time.monotonic()
-        answer = self._ask_openai(question, deployment, timeout, on_busy)
-        if answer is None:
-            return self._ask_instead(question, deployment, timeout, asked, on_busy)
-        with answer:
-            return read_reply(answer.json(), self._client.place, answer.deployment)
-
-    def _ask_openai(
-        self,
-        question: Question,
-        deployment: str | None,
-        timeout: float | None,
-        on_busy: Callable[[], None] | None = None,
-        *,
-        stream: bool = False,
-    ) -> Answer | None:
-        """Return the answer of OpenAI's route; None where the deployment has no such route."""
-        client = self._client
-        if time.monotonic() < self._without_openai.get(deployment, 0):
-            return None
-        url = client.address if client.is_openai else f"{client.openai_base}/chat/completions"
-        body = question.to_openai(self.name, stream=stream)
-        answer = client.send(url, body, deployment, timeout=timeout, on_busy=on_busy)
-        if answer.status < 300:
-            return answer
-        with answer:
-            if client.is_openai or not answer.lacks_route:
-                raise self._refusal(answer, question, deployment)
-        return None
-
-    def _ask_instead(
-        self,
-        question: Question,
-        deployment: str | None,
-        timeout: float | None,
-        asked: float,
-        on_busy: Callable[[], None] | None = None,
-    ) -> Reply:
-        """Ask without OpenAI's route, and for a while not look for it again, which counts as an error on Azure."""
-        if name := question.needs_openai:
-            what = f"The deployment takes no {name}: it has no OpenAI route, or there is none with traffic."
-            raise errors.ScoringError(what, where=self._client.place, fix=f"leave {name} out", status=404)
-        left = None if timeout is None else timeout - (time.monotonic() - asked)
-        reply = self._ask_score(question, deployment, left, on_busy)
-        now = time.monotonic()
-        if now >= self._without_openai.get(deployment, 0):
-            self._without_openai[deployment] = now + _FORGOTTEN_AFTER
-        return reply
-
-    def _ask_score(
-        self,
-        question: Question,
-        deployment: str | None,
-        timeout: float | None,
-        on_busy: Callable[[], None] | None = None,
-    ) -> Reply:
-        client = self._client
-        with client.send(client.address, question.to_score(), deployment, timeout=timeout, on_busy=on_busy) as answer:
-            if answer.status >= 300:
-                raise self._refusal(answer, question, deployment)
-            said = answer.json()
-            if isinstance(said, dict) and "output" in said and question.dropped_by_container:
-                left_out = ", ".join(question.dropped_by_container)
-                logger.warning("The server of endpoint %s does not know, and left out: %s", self.name, left_out)
-            return read_reply(said, client.place, answer.deployment)
-
-    def _refusal(self, answer: Answer, question: Question, deployment: str | None) -> errors.PhiftError:
-        """Return the error for an answer with a status of 300 and more."""
-        if answer.status == 404 and (way_out := way_back(self._clients, self.name)):
-            return errors.NotFound("The endpoint is parked.", where=self._client.place, fix=way_out, status=404)
-        if answer.status == 404 and deployment:
-            names = self._deployments()
-            if names is not None and deployment.lower() not in map(str.lower, names):
-                what = f"The endpoint has no deployment {errors.in_a_line(deployment)}."
-                fix = f"there is: {', '.join(names)}" if names else "it has none at all: deploy a model to it"
-                return errors.NotFound(what, where=self._client.place, fix=fix, status=404)
-        beside = ""
-        if answer.status in (400, 422, 424) and (name := refused_by_name(answer)):
-            beside = f"what its server does not take is {name}"
-        elif answer.status == 424 and question.has_tools:
-            beside = "Azure's MLflow server takes no turn of a tool, which its vLLM container does"
-        elif answer.status in (400, 424) and (others := question.beyond_the_common):
-            beside = f"the server may not know {', '.join(others)}"
-        return self._client.refusal(answer, beside)
-
-    def _deployments(self) -> list[str] | None:
-        """Return the names of the endpoint's deployments; None where they cannot be read."""
-        place = f"deployments of endpoint {self.name}"
-        try:
-            with errors.azure_errors(place):
-                found = listed(self._clients.workspace.online_deployments.list(self.name), place)
-        except errors.PhiftError:  # what refused the question says enough
-            return None
-        return sorted(errors.in_a_line(each.name) for each in found)

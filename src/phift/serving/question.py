@@ -256,10 +256,11 @@ class Question:
         settings = {**self.parameters, **tools, **self.extra}
         return {"input_data": {"input_string": list(self.messages), "parameters": settings}, "params": {}}
 
-    def to_openai(self, model: str, *, stream: bool = False) -> dict[str, Any]:
+    def to_openai(self, *, stream: bool = False) -> dict[str, Any]:
         """Return the body for OpenAI's ``/v1/chat/completions``, as vLLM's server takes it.
 
-        - **model**: a name; who serves one model only looks at none.
+        That refuses the name of a model that it does not serve, and takes an empty one for its own (vllm-project/vllm
+        0052bed, ``OpenAIServing._is_model_supported``, read 2026-11-30).
         """
         settings = dict(self.parameters)
         if "max_new_tokens" in settings:
@@ -268,7 +269,7 @@ class Question:
             settings["temperature"] = 0
         tools = {"tools": list(self.tools)} if self.tools else {}
         streams = {"stream": True, "stream_options": {"include_usage": True}} if stream else {}
-        return {"model": model, "messages": list(self.messages), **settings, **tools, **streams, **self.extra}
+        return {"model": "", "messages": list(self.messages), **settings, **tools, **streams, **self.extra}
 
 
 def _check_tools(tools: Sequence[Mapping[str, Any]] | None) -> Sequence[Mapping[str, Any]]:

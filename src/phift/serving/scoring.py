@@ -17,7 +17,7 @@ from urllib.parse import urlsplit, urlunsplit
 from pydantic import SecretStr
 
 from phift import errors
-from phift.azure.answers import mapping, text
+from phift.azure.answers import text
 from phift.azure.bounds import end_lines, read_arriving
 from phift.azure.clients import GOOD_FOR, Clients
 from phift.azure.threads import taken_soon
@@ -134,6 +134,25 @@ def _new_session() -> requests.Session:
     return session
 
 
+@dataclass(frozen=True)
+class TimeLimit:
+    """How long a call may take, all of it.
+
+    - **seconds**: None for no limit but that of each request.
+    - **end**: when they are over, by the monotonic clock.
+    """
+
+    seconds: float | None
+    end: float
+
+    @classmethod
+    def of(cls, seconds: float | None) -> Self:
+        """Begin now; raises `phift.errors.ParameterError` where there is no time at all."""
+        if seconds is not None and not seconds > 0:
+            raise errors.ParameterError("There is no time to wait.", where="timeout", fix="give seconds above 0")
+        return cls(seconds, math.inf if seconds is None else time.monotonic() + seconds)
+
+
 class Answer:
     """An answer whose head has come; a context manager, at whose end the connection is kept if all of it was read.
 
@@ -163,9 +182,9 @@ class Answer:
 
     @property
     def lacks_route(self) -> bool:
-        """Whether the model's server has no such route: a container's own status comes as 424, in a header."""
+        """Whether the model's server has no such route: a container's own status comes with 424, in a header."""
         inner = self.headers.get("ms-azureml-model-error-statuscode")
-        return self.status in (404, 405) or (self.status == 424 and inner in ("404", "405"))
+        return self.status == 424 and inner in ("404", "405")
 
     def pieces(self) -> Iterator[bytes]:
         """Yield the body as it comes; raises `phift.errors.ServiceUnreachable` where it breaks off."""
@@ -258,12 +277,12 @@ class ScoringClient:
         body: Mapping[str, Any],
         deployment: str | None = None,
         *,
-        timeout: float | None = None,
+        limit: TimeLimit,
         on_busy: Callable[[], None] | None = None,
     ) -> Answer:
         """Send a question, again where the deployment is busy, and return the answer, whatever its status.
 
-        - **timeout**: seconds for all of it, the reading of the answer too.
+        - **limit**: for all of it, the reading of the answer too.
         - **on_busy**: called when the deployment says that it has too much to do.
 
         Raises `phift.errors.WaitTimeout` and `phift.errors.ServiceUnreachable`.
@@ -271,11 +290,9 @@ class ScoringClient:
         import requests
 
         self.check_address()
-        if timeout is not None and not timeout > 0:
-            raise errors.ParameterError("There is no time to wait.", where="timeout", fix="give seconds above 0")
-        end = math.inf if timeout is None else time.monotonic() + timeout
-        what = f"No whole answer within {self.seconds if timeout is None else timeout:g} s; the model may be at it yet."
-        fix = ("" if timeout is None else "raise `timeout`, or ") + "lower max_new_tokens"
+        end, seconds = limit.end, limit.seconds or self.seconds
+        what = f"No whole answer within {seconds:g} s; the model may be at it yet."
+        fix = ("raise `timeout`, or " if limit.seconds else "") + "lower max_new_tokens"
         late = errors.WaitTimeout(what, where=self.place, fix=fix)
         pauses = iter(enumerate(_PAUSES))
         while True:
@@ -336,18 +353,6 @@ class ScoringClient:
         refusals = _REFUSALS if self._key.until == math.inf else {**_REFUSALS, **_TOKEN_REFUSALS}
         kind, what, fix = refusals.get(answer.status, other)
         return kind(what, where=self.place, fix=fix + (f"; {beside}" if beside else ""), status=answer.status)
-
-
-def refused_by_name(answer: Answer) -> str:
-    """Return which part of a question a server of OpenAI's API refuses, empty where it does not say.
-
-    A name is all that is read: what is said about it may quote the user's text.
-    """
-    try:
-        name = mapping(mapping(answer.json()).get("error")).get("param")
-    except errors.PhiftError:
-        return ""
-    return errors.in_a_line(name)[:100] if isinstance(name, str) else ""
 
 
 def _never_connected(error: requests.RequestException) -> bool:

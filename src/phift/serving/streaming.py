@@ -196,11 +196,10 @@ def _read_chunk(event: str, data: str, place: str) -> Mapping[str, Any]:
     try:
         chunk = json.loads(data)
     except (ValueError, RecursionError):
-        chunk = {"error": True} if event == "error" else None
+        chunk = {"error": "no JSON"} if event == "error" else None
     if not isinstance(chunk, dict):
         raise _broken("at a part that is no JSON object.", place)
-    if event == "error" or chunk.get("error"):
-        failed = kind_of_failure({"error": chunk.get("error") or chunk})
+    if failed := kind_of_failure({"error": chunk} if event == "error" and "error" not in chunk else chunk):
         fix = "look at the deployment's log; what had come is in the stream's `text`"
         raise errors.ScoringError(f"The model server failed: {failed}.", where=place, fix=fix)
     return chunk
