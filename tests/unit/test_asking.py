@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from requests.adapters import HTTPAdapter
 
 from phift.errors import NotFound, ScoringError, ServiceUnreachable, WaitTimeout
 from phift.serving.endpoint import Endpoint
@@ -146,6 +147,21 @@ def test_a_deployment_that_is_not_there_is_named_with_those_that_are(server: Scr
 def test_the_deployment_that_answered_is_told(server: Script) -> None:
     server.answers(Reply([{"0": "x"}], headers={"azureml-model-deployment": "blue"}))
     assert endpoint_at(server.url).chat("Hi").deployment == "blue"
+
+
+def test_an_answer_that_an_adapter_has_read_is_taken_as_it_left_it(
+    server: Script, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    send = HTTPAdapter.send
+
+    def reads(adapter: HTTPAdapter, *arguments: Any, **options: Any) -> Any:
+        response = send(adapter, *arguments, **options)
+        response._content = response.content.replace(b"Hello", b"Bye")
+        return response
+
+    monkeypatch.setattr(HTTPAdapter, "send", reads)
+    server.answers(Reply([{"0": "Hello."}]))
+    assert endpoint_at(server.url).chat("Hi") == "Bye."
 
 
 # ---------------------------------------------------------------- time

@@ -157,6 +157,9 @@ def read_arriving(response: requests.Response, end: float = math.inf) -> Iterato
     """
     import requests
 
+    if vars(response)["_content"] is not False:  # as for `read_bounded`
+        yield response.content
+        return
     end, size = min(end, time.monotonic() + LONGEST_ANSWER), 0
     late = _endless(_too_slow(end - time.monotonic()))
     _end_wire(response, end)
