@@ -172,6 +172,13 @@ ORDERS: dict[str, Order] = {
     "StreamAccess.Authentication": refused(400, "UserError", "Error Code: ScriptExecution.StreamAccess.Authentication"),
     "WorkspaceManagedNetworkNotReady": failed("WorkspaceManagedNetworkNotReady", "The network is not provisioned."),
     "ImageBuildFailure": failed("ImageBuildFailure", "The image build failed."),
+    "identity of an endpoint": failed("BadArgument", "Startup task failed due to authorization error."),
+    "image of a deployment": failed("BadArgument", "Unable to download user container image."),
+    "model of a deployment": failed("BadArgument", "Unable to download user model."),
+    "MLflow behind a private network": failed(
+        "BadArgument", "MLFlow model format with private network is unsupported."
+    ),
+    "SecretsInjectionError": failed("SecretsInjectionError", "The secret could not be read."),
     "ResourceNotReady": failed("ResourceNotReady", "User container has crashed or terminated."),
     "AnotherOperationInProgress": refused(409, "AnotherOperationInProgress", "Another operation is in progress."),
     "OperationNotAllowed": refused(409, "OperationNotAllowed", "The operation is not allowed in this state."),

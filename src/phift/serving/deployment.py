@@ -28,6 +28,7 @@ from phift.jobs.job import JOB_TAG, FineTuneJob
 from phift.jobs.registration import RegisteredModel
 from phift.serving import resource
 from phift.serving.container import is_vllm, vllm_settings
+from phift.serving.crash import crash_in
 from phift.serving.endpoint import Endpoint
 from phift.serving.lifetime import extended, lifetime_tags
 from phift.serving.model import find_model_id, model_digest
@@ -103,10 +104,11 @@ def deploy_model(
             raise
         except PhiftError as error:
             tail = resource.log_tail(clients, name, config.deployment_name)
-            what = f"The deployment did not come up: {error.what}"
-            place = f"endpoint {name}"
+            what, fix, place = f"The deployment did not come up: {error.what}", error.fix, f"endpoint {name}"
+            if crash := crash_in(tail):
+                what, fix = f"{what.rstrip('.')}. By its log: {crash.what}.", crash.fix
             raise DeploymentFailed(
-                what, where=place, fix=error.fix, log_tail=tail, status=error.status, code=error.code
+                what, where=place, fix=fix, log_tail=tail, status=error.status, code=error.code
             ) from error
     except BaseException as error:
         left = attempt.roll_back(interrupted=not isinstance(error, Exception))
