@@ -200,8 +200,8 @@ class Scorer:
         self._model = AutoModelForCausalLM.from_pretrained(
             parts.weights, dtype=torch.float32, trust_remote_code=False, use_safetensors=True
         ).eval()
-        # A step of a small model is over before a second thread has begun: with one, a token took a tenth less of an idle
-        # machine, and half of the time of a busy one (2 cores, the stand-in, 2026-11-30).
+        # A step of a small model is over before a second thread has begun: with one alone, tokens took a tenth less on
+        # an idle machine, and half on a busy one (2 cores, the stand-in, 2026-11-30).
         torch.set_num_threads(process.threads() if self._model.num_parameters() > _SMALL else 1)
         ends = self._model.generation_config.eos_token_id
         self._ends = frozenset(ends if isinstance(ends, list) else () if ends is None else (ends,))
