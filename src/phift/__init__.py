@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from phift.data.sources import Progress as Progress
     from phift.errors import PhiftError as PhiftError
     from phift.evaluation.asking import RowCompared as RowCompared
+    from phift.evaluation.comparing import compare_models as compare_models
     from phift.evaluation.comparison import ModelComparison as ModelComparison
-    from phift.evaluation.comparison import compare_models as compare_models
     from phift.evaluation.metrics import Metric as Metric
     from phift.jobs.download import Download as Download
     from phift.jobs.download import DownloadProgress as DownloadProgress
@@ -132,7 +132,7 @@ _PLACES = {
     "ToolCall": "serving.chat",
     "TrialChanged": "run.events",
     "build_pipeline": "run.building",
-    "compare_models": "evaluation.comparison",
+    "compare_models": "evaluation.comparing",
     "compare_runs": "run.comparison",
     "connect": "azure.connect",
     "deploy": "run.deploying",

@@ -296,7 +296,7 @@ def test_a_loss_is_one_more_metric_beside_the_answers(monkeypatch: pytest.Monkey
         better = 1.0 if folder.name == "after" else 2.0
         return Likelihood(tuple(better + index / 100 for index in range(len(rows))), (2,) * len(rows))
 
-    monkeypatch.setattr("phift.evaluation.comparison.measure", measure)
+    monkeypatch.setattr("phift.evaluation.comparing.measure", measure)
     weights = (tmp_path / "before", tmp_path / "after")
     found = compared(bool, bool, weights=weights, on_progress=only(Progress, told.append), limit=30)
     loss = found.metrics["loss"]
@@ -306,7 +306,7 @@ def test_a_loss_is_one_more_metric_beside_the_answers(monkeypatch: pytest.Monkey
     assert "perplexity of the right answers: 8.542 before, 3.142 after" in str(found)
     assert [each.source for each in told] == ["the loss of before", "the loss of after"]
     monkeypatch.setattr(
-        "phift.evaluation.comparison.measure", lambda folder, *_: Likelihood((1.0,), (len(str(folder)),))
+        "phift.evaluation.comparing.measure", lambda folder, *_: Likelihood((1.0,), (len(str(folder)),))
     )
     with pytest.raises(ModelError, match="different tokens"):
         compared(bool, bool, weights=weights)

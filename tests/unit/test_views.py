@@ -15,6 +15,7 @@ from rich.console import Console
 from phift.check.findings import Finding
 from phift.check.report import CheckReport
 from phift.data.prepare import Progress
+from phift.evaluation.asking import RowCompared
 from phift.jobs.events import MetricLogged, StatusChanged, StepChanged, StillQueued
 from phift.jobs.tracking import MetricPoint
 from phift.run import FineTuneRun
@@ -117,6 +118,11 @@ def test_losses_and_rows_are_printed_every_two_seconds(screen: Screen, monkeypat
     seconds = 102.0
     printer(progress(12345))
     assert screen.lines == ["  step    10  loss 1.0000", "  reading rows.jsonl: 12,345 rows"]
+
+
+def test_rows_that_two_models_are_asked_are_counted(screen: Screen) -> None:
+    EventPrinter(screen.console)(RowCompared(before="base", after="phift-e", rows=3, total_rows=12))
+    assert screen.lines == ["  asking base and phift-e: 3 of 12 rows, 25%"]
 
 
 def test_work_on_the_data_is_a_bar_in_a_terminal() -> None:

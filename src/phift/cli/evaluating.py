@@ -15,7 +15,7 @@ from phift.cli.output import console, hand_out
 
 if TYPE_CHECKING:
     from phift import Clients
-    from phift.evaluation.comparison import Options
+    from phift.evaluation.comparing import Options
 
 
 @click.command()
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 @click.option("--html", type=click.Path(dir_okay=False, path_type=Path), help="Write it as a page to this file.")
 @click.option("--fail-unless", type=click.Choice(["better", "not-worse"]), help="Exit with 1 otherwise.")
 @click.option("--margin", type=click.FloatRange(min=0, min_open=True), help="With not-worse: by so much it may be.")
-def evaluate(  # the options are the function's parameters
+def evaluate(
     target: str,
     workspace: str | None,
     base: str | None,
@@ -54,6 +54,8 @@ def evaluate(  # the options are the function's parameters
     """
     if margin is not None and fail_unless != "not-worse":
         raise click.UsageError("--margin goes with --fail-unless not-worse.")
+    if html:
+        html.touch()  # where it cannot be written is known before anything is paid for
     options: Options = {
         "limit": limit,
         "max_new_tokens": max_new_tokens,

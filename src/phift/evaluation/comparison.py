@@ -1,58 +1,32 @@
-"""The comparison of two models: asked, scored, tested, and shown."""
+"""What came of a comparison of two models: the verdicts, the rows, and how they are shown."""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
-from functools import partial
-from itertools import count
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from phift.data.sources import Progress
 from phift.errors import (
     ConfigError,
-    ModelError,
     NotImproved,
-    ScoringError,
-    forgetting_locals,
-    in_a_line,
-    isolated,
     visible,
     visible_columns,
     visible_html,
     visible_table,
 )
-from phift.evaluation.asking import SIDES, Answers, AnyModel, Model, RowCompared, Side, ask_both
-from phift.evaluation.likelihood import Likelihood, measure
-from phift.evaluation.metrics import AnyMetric, Metric, find_metrics
-from phift.evaluation.paired import PairedResult, Scored, Verdict, compare_scores, scipy_stats
-from phift.evaluation.rows import HeldOutRow, Message, Rows, read_rows
+from phift.evaluation.asking import SIDES, Side
+from phift.evaluation.paired import PairedResult, Verdict
+from phift.evaluation.rows import Message
 
 if TYPE_CHECKING:
     import pandas as pd
 
 Table: TypeAlias = tuple[list[str], list[list[str]]]
 
-LOSS = Metric(name="loss", score=lambda _answer, _reference: math.nan, higher_is_better=False, most=None)
-"""Of the right answers, by the models' weights and not by what they say; see `phift.evaluation.likelihood`."""
-
 _MOST_SHOWN = 10  # rows that got worse
 _LONGEST_SHOWN = 80  # characters of a text in a table
-
-
-class Options(TypedDict, total=False):
-    """How models are compared; see `compare_models`."""
-
-    metrics: Sequence[AnyMetric]
-    seed: int
-    max_new_tokens: int
-    concurrency: int
-    limit: int | None
-    prompt_of: Callable[[Sequence[Message]], Hashable] | None
-    weights: tuple[str | Path, str | Path] | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -280,126 +254,3 @@ def _most_lost(tested: PairedResult) -> float:
     if tested.interval is None:
         return math.inf
     return -tested.interval[0] if tested.higher_is_better else tested.interval[1]
-
-
-# ---------------------------------------------------------------- made
-
-
-@forgetting_locals()
-def compare_models(
-    before: AnyModel,
-    after: AnyModel,
-    rows: Rows,
-    *,
-    metrics: Sequence[AnyMetric] = ("exact_match", "token_f1", "chrf"),
-    seed: int = 0,
-    max_new_tokens: int = 256,
-    concurrency: int = 1,
-    limit: int | None = None,
-    train: str | Path | None = None,
-    prompt_of: Callable[[Sequence[Message]], Hashable] | None = None,
-    weights: tuple[str | Path, str | Path] | None = None,
-    on_progress: Callable[[RowCompared | Progress], None] | None = None,
-) -> ModelComparison:
-    """Ask two models the same held-out rows, greedily, and tell which answers better; see `phift.evaluation.paired`.
-
-        compare_models((endpoint, "blue"), (endpoint, "green"), "test.jsonl").assert_improved()
-
-    - **before**, **after**: an `Endpoint`, an ``(Endpoint, deployment)`` pair, or a function that takes messages and
-      returns a text; with a **concurrency** of more than 1 several threads call it.
-    - **rows**: chat rows with an answer last, which is the right one: a JSONL file, values as ``{"messages": [...]}``,
-      or prepared data, of which it is the test split without what is near to a training row.
-    - **metrics**: names of `phift.evaluation.metrics.METRICS`, or metrics of your own.
-    - **limit**: so many rows at most, drawn with the seed.
-    - **train**: the prepared file of training rows, such as ``PreparedDataset.train``: rows near to these are left out.
-    - **prompt_of**: what of a prompt makes two rows no independent witnesses; left out, the whole of it.
-    - **weights**: the folders of both models, as `phift.jobs.job.FineTuneJob.download` fetches one: then the loss of
-      the right answers is one more metric.
-    - **on_progress**: called with each row that both were asked.
-
-    Raises `phift.errors.DataError` for rows that are no conversations, `phift.errors.MissingDependency` without the
-    extra ``evaluate``, `phift.errors.ScoringError` where a model answers none of the rows, and whatever the models
-    raise.
-    """
-    chosen, tell = find_metrics([*metrics, *([LOSS] if weights else [])]), isolated(on_progress)
-    for number, what in ((max_new_tokens, "max_new_tokens"), (concurrency, "concurrency"), (limit, "limit")):
-        if number is not None and number < 1:
-            raise ConfigError(f"{what} is {number}.", where=what, fix="give 1 or more")
-    models = Model.of(before, max_new_tokens), Model.of(after, max_new_tokens)
-    scipy_stats()  # what is not installed is known before anybody is asked
-    held_out = read_rows(rows, train=Path(train) if train else None, limit=limit, seed=seed, tell=tell)
-    likelihoods = _likelihoods(weights, held_out.rows, tell) if weights else None
-    answers = list(ask_both(*models, held_out.rows, seed=seed, concurrency=concurrency, tell=tell))
-    for side in SIDES:
-        if all(side in each.failed for each in answers):
-            name, why = models[SIDES.index(side)].name, answers[0].failed[side]
-            what = f"{in_a_line(name)} answered none of the {len(answers)} rows: {why}"
-            raise ScoringError(what, where=f"the model {side}", fix="ask it one of them by hand")
-    scored = [_scored(metric, held_out.rows, answers) for metric in chosen if metric is not LOSS]
-    if likelihoods:
-        scored.append(Scored(metric=LOSS, before=likelihoods[0].losses, after=likelihoods[1].losses))
-    prompts = [prompt_of(row.prompt) if prompt_of else repr(row.prompt) for row in held_out.rows]
-    return ModelComparison(
-        before=models[0].name,
-        after=models[1].name,
-        metrics={each.metric: each for each in compare_scores(scored, prompts, seed=seed)},
-        rows=tuple(map(partial(_compared, scored), count(), held_out.rows, answers)),
-        near=held_out.near,
-        given=held_out.given,
-        seed=seed,
-        parameters={"max_new_tokens": max_new_tokens, "do_sample": False},
-        perplexity=(likelihoods[0].perplexity, likelihoods[1].perplexity) if likelihoods else None,
-    )
-
-
-def _scored(metric: Metric, rows: Sequence[HeldOutRow], answers: Sequence[Answers]) -> Scored:
-    """Score all answers.
-
-    Raises `phift.errors.ConfigError` where a metric gives what is no number.
-    """
-
-    def score(answer: str, row: HeldOutRow) -> float:
-        found = float(metric.score(answer, row.reference))
-        if not math.isfinite(found):
-            what = f"The metric {metric.name} gives {found} for an answer to row {row.number}."
-            raise ConfigError(what, where="metrics", fix="have it give a number for every answer, an empty one too")
-        return found
-
-    before = [score(said.before, row) for said, row in zip(answers, rows, strict=True)]
-    after = [score(said.after, row) for said, row in zip(answers, rows, strict=True)]
-    return Scored(metric=metric, before=before, after=after)
-
-
-def _compared(scored: Sequence[Scored], index: int, row: HeldOutRow, said: Answers) -> ComparedRow:
-    changes = [(each.after[index] - each.before[index], each.metric.higher_is_better) for each in scored]
-    return ComparedRow(
-        number=row.number,
-        prompt=row.prompt,
-        question=row.question,
-        reference=row.reference,
-        before=said.before,
-        after=said.after,
-        asked_first=said.asked_first,
-        failed=said.failed,
-        scores={each.metric.name: (each.before[index], each.after[index]) for each in scored},
-        gains=tuple(change if higher else -change for change, higher in changes),
-    )
-
-
-def _likelihoods(
-    weights: tuple[str | Path, str | Path], rows: Sequence[HeldOutRow], tell: Callable[[Progress], None]
-) -> tuple[Likelihood, Likelihood]:
-    """Measure both models, one after the other.
-
-    Raises `phift.errors.ModelError` where they cut the answers into other tokens, so that losses cannot be compared.
-    """
-
-    def measured(folder: str | Path) -> Likelihood:
-        source = f"the loss of {Path(folder).name}"
-        return measure(Path(folder), rows, lambda done: tell(Progress(stage="compare", source=source, rows=done)))
-
-    before, after = map(measured, weights)
-    if before.tokens != after.tokens:
-        what = "The two models cut the answers into different tokens, so their losses cannot be compared."
-        raise ModelError(what, where=" and ".join(map(str, weights)), fix="leave `weights` out")
-    return before, after

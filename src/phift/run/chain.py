@@ -38,7 +38,8 @@ from phift.errors import (
     isolated,
 )
 from phift.evaluation.asking import AnyModel
-from phift.evaluation.comparison import ModelComparison, Options
+from phift.evaluation.comparing import Options
+from phift.evaluation.comparison import ModelComparison
 from phift.evaluation.rows import Rows
 from phift.jobs.job import FineTuneJob, find_job, list_jobs, submit_job
 from phift.jobs.on_end import OnEnd, when_ended
@@ -428,11 +429,7 @@ class FineTuneRun:
     def evaluate(
         self, rows: Rows | None = None, *, base: AnyModel | None = None, **options: Unpack[Options]
     ) -> ModelComparison:
-        """Compare the base model with the trained one on held-out rows, both deployed for as long as it takes.
-
-        - **rows**: left out, the test split of the run's data, without what is near to a training row.
-        - **base**: what to compare with instead; see `phift.evaluation.comparison.compare_models`, also for options.
-        """
+        """Compare the base model with the trained one; see `phift.run.evaluating.compare_with_base`."""
         return compare_with_base(self, rows, base, **options)
 
     @property

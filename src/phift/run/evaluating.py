@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Protocol, Unpack
 
 from phift.azure.clients import Clients
@@ -11,7 +12,8 @@ from phift.config.deployment import DeploymentConfig
 from phift.data.prepared import PreparedDataset
 from phift.errors import DataError, PhiftError
 from phift.evaluation.asking import AnyModel
-from phift.evaluation.comparison import ModelComparison, Options, compare_models
+from phift.evaluation.comparing import Options, compare_deployed
+from phift.evaluation.comparison import ModelComparison
 from phift.evaluation.rows import Rows
 from phift.jobs.job import FineTuneJob
 from phift.jobs.record import SERIES, RunRecord
@@ -52,7 +54,14 @@ class _Run(Protocol):
 def compare_with_base(
     run: _Run, rows: Rows | None, base: AnyModel | None, **options: Unpack[Options]
 ) -> ModelComparison:
-    """Compare a run's base model with the one that it trained; see `phift.run.chain.FineTuneRun.evaluate`."""
+    """Compare a run's base model with the one that it trained, both deployed for as long as they are asked.
+
+    - **rows**: left out, the test split of the run's data, without what is near to a training row; else see
+      `phift.evaluation.comparing.compare_models`, also for what it raises.
+    - **base**: what to compare with instead of the base model, such as another endpoint.
+    - **options**: see `phift.evaluation.comparing.Options`. What is wrong with them is known before anything is
+      deployed.
+    """
     train = None
     if rows is None:
         try:
@@ -63,10 +72,17 @@ def compare_with_base(
     else:
         with suppress(PhiftError):  # it need not be there; what is near to a training row is not known then
             train = _data_of(run).train
-    with ExitStack() as until_compared:
-        after = until_compared.enter_context(run.deploy())
-        before = base or until_compared.enter_context(deploy_base(run))
-        return compare_models(before, after, rows, train=train, on_progress=run._on_event, **options)
+    return compare_deployed(_both(run, base), rows, train=train, on_progress=run._on_event, **options)
+
+
+@contextmanager
+def _both(run: _Run, base: AnyModel | None) -> Iterator[tuple[AnyModel, AnyModel]]:
+    with run.deploy() as after:
+        if base is not None:
+            yield base, after
+            return
+        with deploy_base(run) as before:
+            yield before, after
 
 
 def _data_of(run: _Run) -> PreparedDataset:
