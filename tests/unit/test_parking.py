@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 import threading
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -16,11 +17,12 @@ from phift.azure.clients import Clients
 from phift.errors import Conflict, DeploymentFailed, NotFound, PhiftError
 from phift.serving.deployment import deploy_model
 from phift.serving.lifetime import EXPIRES
-from phift.serving.parking import is_parked
+from phift.serving.parking import _entity, _kept, is_parked
 from phift.serving.resource import DeploymentEvent
+from phift.serving.rollout_state import STATE, State
 from phift.testing import Fault, TestWorkspace
 from unit import given
-from unit.fakes import A100
+from unit.fakes import A100, Fakes
 
 PHI = "azureml://registries/azureml/models/Phi-4-mini-instruct/versions/1"
 NAME = "phift-parked"
@@ -155,13 +157,28 @@ def test_a_deployment_that_failed_is_not_kept(workspace: TestWorkspace, clients:
     assert list(deployments(clients)) == ["blue"]
 
 
-def test_a_rollout_under_way_is_refused(clients: Clients, endpoint: Endpoint) -> None:
+@pytest.mark.parametrize("phase", ["deploying", "serving", "paused", "promoted", "rolled back"])
+def test_a_rollout_under_way_is_refused(clients: Clients, endpoint: Endpoint, phase: Any) -> None:
     found = clients.workspace.online_endpoints.get(NAME)
-    found.tags["phift.rollout"] = '{"v":1,"p":"serving"}'
+    found.tags[STATE] = State(model="m", old="blue", new="green", steps=(50, 100), soak=1, phase=phase).written()
     clients.workspace.online_endpoints.begin_create_or_update(found).result()
-    with pytest.raises(Conflict, match="rollout is under way"):
+    over = phase in ("promoted", "rolled back")
+    with nullcontext() if over else pytest.raises(Conflict, match="rollout is under way"):
         endpoint.park()
-    assert deployments(clients)
+    assert bool(deployments(clients)) != over
+
+
+def test_a_container_of_phifts_comes_back_with_its_model_mounted() -> None:
+    fakes = Fakes()
+    made = fakes.add_deployment("blue", NAME, "/subscriptions/s/models/m/versions/1")
+    made.environment = "/subscriptions/s/workspaces/w/environments/phift-vllm/versions/1"
+    made.environment_variables = {"SERVED_MODEL_NAME": NAME}
+    back = _entity(_kept(made, NAME), NAME)
+    assert (back.environment, back.model_mount_path) == (made.environment, "/models")
+    assert back.environment_variables == {"SERVED_MODEL_NAME": NAME}
+    made.environment = "/subscriptions/s/workspaces/w/environments/somebodys/versions/1"
+    with pytest.raises(Conflict, match="where its model is mounted cannot be read"):
+        _kept(made, NAME)
 
 
 def test_a_parked_endpoint_says_so_when_it_is_asked(clients: Clients, endpoint: Endpoint) -> None:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from azure.ai.ml.entities import OnlineDeployment
 
 ENVIRONMENT = "phift-vllm"
-_MOUNT = "/models"
+MOUNT = "/models"
 _IMAGE = "vllm/vllm-openai:v0.11.0"
 _PORT = 8000
 _DOCKERFILE = f"""\
@@ -38,9 +38,9 @@ ENTRYPOINT ["/bin/sh", "/serve.sh"]
 """
 _SCRIPT = f"""\
 set -eu
-weights=$(find -L {_MOUNT} -name '*.safetensors' -o -name 'pytorch_model*.bin' | sort | head -n 1)
-tokenizer=$(find -L {_MOUNT} -name tokenizer_config.json | sort | head -n 1)
-test -n "$weights" || {{ echo "There are no weights below {_MOUNT}." >&2; exit 1; }}
+weights=$(find -L {MOUNT} -name '*.safetensors' -o -name 'pytorch_model*.bin' | sort | head -n 1)
+tokenizer=$(find -L {MOUNT} -name tokenizer_config.json | sort | head -n 1)
+test -n "$weights" || {{ echo "There are no weights below {MOUNT}." >&2; exit 1; }}
 exec python3 -m vllm.entrypoints.openai.api_server --host 0.0.0.0 --port {_PORT} \\
     --model "$(dirname "$weights")" --tokenizer "$(dirname "${{tokenizer:-$weights}}")" \\
     --served-model-name $SERVED_MODEL_NAME --max-num-seqs "$MAX_NUM_SEQS"
@@ -65,7 +65,7 @@ def vllm_settings(clients: Clients, endpoint: str, config: DeploymentConfig) -> 
         raise ConfigError(what, where="deployment.serve", fix=fix)
     return {
         "environment": _environment(clients),
-        "model_mount_path": _MOUNT,
+        "model_mount_path": MOUNT,
         "environment_variables": {
             "SERVED_MODEL_NAME": endpoint,
             "MAX_NUM_SEQS": str(config.max_concurrent_requests),

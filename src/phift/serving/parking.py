@@ -33,9 +33,11 @@ from phift.errors import (
 )
 from phift.jobs.job import JOB_TAG, FineTuneJob
 from phift.serving import resource
+from phift.serving.container import MOUNT, is_vllm
 from phift.serving.lifetime import LONGEST_TAG, extended
 from phift.serving.model import ENVIRONMENT_OF_SERVICE, VARIABLES_OF_SERVICE
 from phift.serving.resource import DeploymentEvent, OnEvent
+from phift.serving.rollout_state import ENDED, read_state
 from phift.serving.sharing import deployments as deployments_of
 from phift.serving.sharing import traffic
 from phift.serving.uses import EndpointUse
@@ -179,9 +181,9 @@ def _alone(clients: Clients, name: str, emit: OnEvent, own: EndpointUse | None) 
 
 
 def _check_no_rollout(tags: Mapping[str, str], name: str) -> None:
-    state = tags.get("phift.rollout")
-    if state and not any(f'"p":"{ended}"' in state for ended in ("promoted", "rolled back")):
-        what = f"A rollout is under way at the endpoint {name}."
+    state = read_state(tags, name)
+    if state is not None and state.phase not in ENDED:
+        what = f"A rollout is under way at the endpoint {name} ({state.phase})."
         raise Conflict(what, where=f"endpoint {name}", fix="let it end, or roll it back, first")
 
 
@@ -211,10 +213,13 @@ def _kept(deployment: OnlineDeployment, endpoint: str) -> dict[str, Any]:
     kept["model"] = str(getattr(deployment.model, "id", None) or deployment.model or "")
     if ENVIRONMENT_OF_SERVICE in str(kept.get("environment", "")):
         del kept["environment"]
-        variables = {**kept.get("environment_variables", {})}
-        kept["environment_variables"] = {
-            key: value for key, value in variables.items() if key not in VARIABLES_OF_SERVICE
-        }
+        variables = kept.pop("environment_variables", {})
+        kept["environment_variables"] = {k: v for k, v in variables.items() if k not in VARIABLES_OF_SERVICE}
+    elif is_vllm(deployment):
+        kept["model_mount_path"] = MOUNT
+    elif kept.get("environment"):  # the SDK does not tell where its model is mounted (azure-ai-ml 1.35.2)
+        said = "The deployment has an environment of its own, and where its model is mounted cannot be read."
+        raise Conflict(said, where=place, fix=f"leave the endpoint up, or delete it: phift cleanup {endpoint}")
     for key, value in kept.get("environment_variables", {}).items():
         if redact(said := f"{key}={value}") != said:
             said = f"The deployment's variable {key} may be a secret, and what is kept is in tags that any reader sees."
