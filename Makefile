@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # Microsoft's storage emulator, for tests; 3.36 and newer want Node.js 21.
 AZURITE := 3.35.0
 
-.PHONY: quickstart test azurite contract verified check routes reasons schema versions faults proofs fuzz format bench bench-data bench-local bench-download bench-follow bench-serving load kill callers signals tune-proof evaluation-proof evaluation-sample clean
+.PHONY: quickstart test azurite contract verified check routes reasons schema versions faults proofs fuzz format bench bench-data bench-local bench-download bench-follow bench-serving load kill callers signals tune-proof rollout-proof evaluation-proof evaluation-sample clean
 
 quickstart: $(VENV)/installed
 	$(BIN)/phift quickstart
@@ -113,6 +113,11 @@ evaluation-proof: $(VENV)/installed
 # The sample data's comparison, trained and asked on this machine; its output is in docs/evaluating.md.
 evaluation-sample: $(VENV)/installed
 	$(BIN)/python bench/compare_samples.py
+
+# Rollouts under constant load, of models that really answer and of models made worse, and killed at each event; some
+# minutes, which are measured with nothing beside it.
+rollout-proof: $(VENV)/installed
+	PHIFT_PROOFS=1 $(BIN)/python -m pytest -m proof tests/local/test_rolling_out.py -rP
 
 format: $(VENV)/installed
 	$(BIN)/ruff check --fix .

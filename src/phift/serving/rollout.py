@@ -39,7 +39,7 @@ from phift.serving.gate import Gate, Verdict
 from phift.serving.model import another_model, find_model_id, model_digest, model_in_words
 from phift.serving.monitor import Traffic, metrics_delay, read_traffic
 from phift.serving.price import cost_of
-from phift.serving.resource import CREATED, MODEL, SERVES
+from phift.serving.resource import CREATED, MODEL, SERVES, Resource
 from phift.serving.rollout_ledger import Ledger, Shares, TrafficChanged
 from phift.serving.rollout_state import ENDED, GATE, STATE, WHY, RolloutEvent, RolloutStatus, State, read_state
 from phift.serving.shares import check_plan, mirrored_shares
@@ -91,7 +91,7 @@ class Rollout:
         self._there = resource.endpoint(self._clients, self._name)
         self._ledger = Ledger(self._clients, self._name, gate)
         self._soaks_until = 0.0
-        self._left = ""
+        self._costs = self._left = ""
 
     def __repr__(self) -> str:
         return f"<Rollout on {in_a_line(self._name)}>"
@@ -260,7 +260,7 @@ class Rollout:
         except BaseException as error:
             if (state := self._ledger.seen) is not None and state.phase not in ENDED:
                 status = RolloutStatus.of(self._name, state, "")
-                error.add_note(f"The rollout stays as it is. {status}")
+                error.add_note(visible(f"The rollout stays as it is. {status}. {self._costs}".rstrip()))
                 back = f"phift rollout {self._name} --roll-back"
                 error.add_note(visible(f"It goes on: phift rollout {self._name} --resume; or back: {back}"))
             raise
@@ -359,6 +359,8 @@ class Rollout:
 
     def _soak(self, state: State, end: float) -> State:
         """Look at what the new deployment answers until the time of a stage is over, and say how it goes on."""
+        place = f"{self._name}/{state.new}"  # said where it is interrupted, when nobody wants to wait for an answer
+        self._costs = self._costs or f"Beside the old deployment {place} {cost_of(self._clients, place)}."
         delay = metrics_delay(self._clients)
         until = (self._soaks_until or state.until) + delay
         look, patience = min(max(self._clients.poll_seconds, state.soak / 20), _LONGEST_LOOK), Patience(self._clients)
@@ -455,6 +457,8 @@ class Rollout:
         elif state.kept:
             self._left = self._up(going) if there.settled() is not None else ""
         else:
+            if ended == "rolled back" or state.at < len(state.stages) - 1:
+                self._let_requests_end(there)
             resource.delete_deployment(self._clients, self._name, going)
         owner = None
         if ended == "promoted":
@@ -462,6 +466,16 @@ class Rollout:
         moved = self._ledger.write(replace(state, phase=ended), why, owner=owner)
         self._emit(moved, ended, why)
         return moved
+
+    def _let_requests_end(self, there: Resource[OnlineDeployment]) -> None:
+        """Wait a little before a deployment is deleted that has just had traffic: what it is answering may take long.
+
+        Whether Azure itself waits for requests under way is unverified.
+        """
+        found = there.settled()
+        settings = found.request_settings if found is not None else None
+        longest = (getattr(settings, "request_timeout_ms", None) or 0) / 1000
+        time.sleep(min(longest, 2 * self._clients.poll_seconds))
 
     def _up(self, deployment: str) -> str:
         place = f"{self._name}/{deployment}"
