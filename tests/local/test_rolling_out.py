@@ -171,7 +171,7 @@ def test_a_model_that_was_made_worse_on_purpose_is_taken_back(
         gate = Gate(min_requests=20, max_p95=2.5)
         workspace.order(Fault("scoring green", delay=3, times=None))
     else:
-        from phift.evaluation.comparison import compare_models
+        from phift import compare_models
 
         workspace.order(Fault("scoring green", status=500, times=None))
         rows = tmp_path / "rows.jsonl"

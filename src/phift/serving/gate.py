@@ -38,7 +38,7 @@ class Gate:
       answered enough and the difference is a tenth of a second at least; None for any.
     - **min_requests**: fewer are too few to judge by, and the rollout pauses.
     - **compare**: called once with both deployments before the new one gets any traffic, as
-      `phift.evaluation.comparison.compare_models` is: ``partial(compare_models, rows="test.jsonl")``. What it returns
+      `phift.compare_models` is: ``partial(compare_models, rows="test.jsonl")``. What it returns
       has a ``verdict``: ``worse`` fails, ``better`` passes.
     - **undecided**: what any other verdict does, such as ``cannot tell``: ``pass``, or ``pause``.
     """
