@@ -13,6 +13,7 @@ from phift.serving.cleanup import remove_endpoints_of
 from phift.serving.deployment import deploy_model
 from phift.serving.endpoint import Endpoint
 from phift.serving.resource import DeploymentEvent
+from phift.serving.rollout_state import STATE, State
 from unit.fakes import A100, Fakes, http_error
 from unit.test_endpoints_listing import priced
 
@@ -184,6 +185,40 @@ def test_a_second_model_that_fails_leaves_the_first_as_it_was(step: str, trouble
         deploy(fakes, "second", "green")
     assert there(fakes) == {"default": 100}
     assert fakes.workspace.online_endpoints.known[NAME].tags == before
+
+
+def test_a_first_model_that_fails_to_take_the_traffic_back_gives_it_back() -> None:
+    fakes = Fakes()
+    deploy(fakes, "first", "default")
+    deploy(fakes, "second", "green")
+    before = dict(fakes.workspace.online_endpoints.known[NAME].tags)
+    fakes.workspace.record.fail("online_endpoints.get_keys", http_error(500))
+    with pytest.raises(DeploymentFailed) as caught:
+        deploy(fakes, "first", "default")
+    assert "what was there stays as it was" in (caught.value.fix or "")
+    assert there(fakes) == {"default": 0, "green": 100}
+    assert fakes.workspace.online_endpoints.known[NAME].tags == before
+
+
+def test_a_rollout_that_is_under_way_is_not_disturbed() -> None:
+    fakes = Fakes()
+    deploy(fakes, "first", "default")
+    endpoint: Any = fakes.workspace.online_endpoints.known[NAME]
+    state = State(model="m", old="default", new="green", steps=(10, 100), soak=60)
+    endpoint.tags[STATE] = state.written()
+    deploy(fakes, "first", "default")  # which changes nothing
+    with pytest.raises(Conflict, match="A rollout is under way"):
+        deploy(fakes, "second", "green")
+    assert there(fakes) == {"default": 100}
+
+
+def test_a_deployment_that_gets_live_traffic_is_mirrored_to_no_more() -> None:
+    fakes = Fakes()
+    deploy(fakes, "first", "default")
+    endpoint: Any = fakes.workspace.online_endpoints.known[NAME]
+    endpoint.mirror_traffic = {"green": 10}
+    deploy(fakes, "second", "green")
+    assert fakes.workspace.online_endpoints.known[NAME].mirror_traffic == {}
 
 
 def test_a_deployment_that_cannot_be_deleted_is_named_with_its_way_out() -> None:

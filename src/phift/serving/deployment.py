@@ -32,7 +32,7 @@ from phift.serving.crash import crash_in
 from phift.serving.endpoint import Endpoint
 from phift.serving.lifetime import extended, lifetime_tags
 from phift.serving.model import find_model_id, model_digest
-from phift.serving.parking import parked_tags, without_parked
+from phift.serving.parking import check_no_rollout, parked_tags, without_parked
 from phift.serving.price import cost_of
 from phift.serving.resource import CREATED, SERVES, DeploymentEvent, OnEvent, telling
 from phift.serving.sharing import check_ours, deployments, is_same, taking_traffic, traffic, with_traffic, withdraw
@@ -156,6 +156,8 @@ class _Attempt:
             if resource.provisioning_state(existing) == "succeeded":
                 self._emit(DeploymentEvent("exists", self._name))
                 _check_auth_mode(existing, self._config.auth_mode)
+                if traffic(existing) != {self._config.deployment_name: 100}:
+                    check_no_rollout(texts(existing.tags, "endpoint.tags"), self._name)
                 return
             self._check_nobody_else_serves()
             resource.delete_endpoint(self._clients, self._name, self._emit)
@@ -263,10 +265,9 @@ class _Attempt:
         before, wanted = traffic(endpoint), {self._config.deployment_name: 100}
         found = texts(endpoint.tags, "endpoint.tags")
         longer = extended(found, self._config)
-        if before == wanted and not longer:
-            return endpoint
         if before == wanted:
-            return self._put_traffic(endpoint, wanted, found, longer)
+            return self._put_traffic(endpoint, wanted, found, longer) if longer else endpoint
+        check_no_rollout(found, self._name)
         self._emit(DeploymentEvent("traffic", self._name))
         self._before = before, found
         return self._put_traffic(endpoint, wanted, taking_traffic(self._own, before), longer)
@@ -292,7 +293,7 @@ class _Attempt:
         """Delete what this attempt made; returns what is to be said of what is left, else an empty text."""
         if self._use.is_copy:
             return ""
-        if not self.made:
+        if not self.made and self._before is None:
             self._use.end(deleted=False)
             return ""
 
@@ -323,7 +324,8 @@ class _Attempt:
             return
         if self._before is not None and (endpoint := self._endpoint.settled()) is not None:
             self._put_traffic(endpoint, *self._before)
-        self._deployment.delete()  # which the service does not while it has live traffic
+        if self._made_deployment:
+            self._deployment.delete()  # which the service does not while it has live traffic
 
 
 def _check_auth_mode(endpoint: OnlineEndpoint, wanted: str) -> None:

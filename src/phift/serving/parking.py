@@ -174,13 +174,14 @@ def _alone(clients: Clients, name: str, emit: OnEvent, own: EndpointUse | None) 
             what = f"Somebody else uses the endpoint {name} in a block, whose end looks after it."
             raise Conflict(what, where=there.place, fix="wait until that has ended")
         found = there.settled() or there.get()
-        _check_no_rollout(texts(found.tags, "endpoint.tags"), name)
+        check_no_rollout(texts(found.tags, "endpoint.tags"), name)
         yield found
     finally:
         use.end(deleted=False)
 
 
-def _check_no_rollout(tags: Mapping[str, str], name: str) -> None:
+def check_no_rollout(tags: Mapping[str, str], name: str) -> None:
+    """Refuse to change who serves while a rollout does; raises `phift.errors.Conflict`."""
     state = read_state(tags, name)
     if state is not None and state.phase not in ENDED:
         what = f"A rollout is under way at the endpoint {name} ({state.phase})."

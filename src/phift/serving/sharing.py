@@ -62,6 +62,8 @@ def with_traffic(endpoint: OnlineEndpoint, shares: Mapping[str, int], tags: Mapp
     others = {k: v for k, v in texts(endpoint.tags, "endpoint.tags").items() if k not in _OF_TRAFFIC}
     endpoint.tags = others | {k: v for k, v in tags.items() if k in _OF_TRAFFIC}
     endpoint.traffic = dict(shares)
+    # A deployment has live traffic or mirrored (Microsoft Learn, "Safe rollout for online endpoints", 2026-07).
+    endpoint.mirror_traffic = {k: v for k, v in dict(endpoint.mirror_traffic or {}).items() if k not in shares}
     return endpoint
 
 
