@@ -196,13 +196,14 @@ def prepare(config: Path, row: int | None, split: str, as_json: bool, html: Path
 
 
 @main.command()
-@click.argument("target", metavar="CONFIG|JOB|ENDPOINT")
+@click.argument("target", metavar="CONFIG|JOB|ENDPOINT|ENDPOINT/DEPLOYMENT")
 @WORKSPACE
 def cleanup(target: str, workspace: str | None) -> None:
     """Delete the endpoints of a run, by its configuration, its job's name or an endpoint's; job and model stay.
 
     Exits 1, and names it, if an endpoint of this run or of an earlier one of this configuration is still up, or of any
-    run where nothing is known of this configuration. An endpoint's own name is about that one alone.
+    run where nothing is known of this configuration. An endpoint's own name is about that one alone, whoever serves
+    from it; ENDPOINT/DEPLOYMENT about that deployment, whose traffic goes to those that stay.
     """
     from phift.serving.cleanup import remove_endpoints_of
 
@@ -214,7 +215,9 @@ def cleanup(target: str, workspace: str | None) -> None:
         left = _leftovers_of_name("cleanup", target, workspace)
         with left.told():
             done = remove_endpoints_of(phift.connect(workspace=workspace), target, on_event=left)
-    if not done.deleted:
+    for name in done.removed:
+        tell(f"deleted deployment {name}; its endpoint goes on with the others")
+    if not (done.deleted or done.removed):
         tell("There was no endpoint to delete.")
     if done.others:
         tell("This configuration has not been submitted as it stands; endpoints of other runs:", err=True)
