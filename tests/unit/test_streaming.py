@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import json
 import logging
 import time
 from collections.abc import Iterable, Iterator
-from typing import Any
+from contextlib import suppress
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from phift.errors import PhiftError, ScoringError
-from phift.serving.streaming import server_sent_events
+from phift.serving.scoring import Answer
+from phift.serving.streaming import server_sent_events, streamed
 from unit.loopback import Reply, Request, Script
 from unit.test_asking import NO_ROUTE, by_path, completion, paths
 from unit.test_endpoint import endpoint_at
@@ -208,6 +211,50 @@ def test_a_stream_does_not_outlast_its_timeout(server: Script) -> None:
     with pytest.raises(PhiftError, match="within 1 s"):
         list(endpoint_at(server.url).stream("Hi", timeout=1))
     assert time.monotonic() - began < 4
+
+
+class Sent:
+    """What a server sends, byte for byte."""
+
+    deployment = None
+
+    def __init__(self, *pieces: bytes) -> None:
+        self.headers = {"content-type": "text/event-stream"}
+        self._pieces = pieces
+
+    def pieces(self) -> Iterator[bytes]:
+        yield from self._pieces
+
+    def close(self) -> None:
+        pass
+
+
+def read(*pieces: bytes) -> str:
+    return streamed(cast(Answer, Sent(*pieces)), "endpoint", 0.0).reply
+
+
+def test_a_part_without_an_end_is_not_read_for_ever() -> None:
+    for piece in (b"x" * (1 << 20), b"data: 1\n" * (1 << 17)):
+        with pytest.raises(ScoringError, match="longer than 16 MiB"):
+            read(*itertools.repeat(piece, 40))
+    chatter = b": beat\n\n" * (1 << 17)
+    assert read(*itertools.repeat(chatter, 40), FIRST, event(chunk(finish_reason="stop")), DONE) == SECRET
+
+
+WORDS = st.sampled_from(["choices", "delta", "content", "tool_calls", "function", "index", "error", "finish_reason"])
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(WORDS, inner),
+)
+LINES = (
+    JSON.map(lambda value: event(json.dumps(value))) | st.binary() | st.sampled_from([FIRST, DONE, b"event: error\n"])
+)
+
+
+@given(st.lists(LINES))
+def test_whatever_is_sent_is_a_reply_or_our_error(sent: list[bytes]) -> None:
+    with suppress(ScoringError):
+        assert isinstance(read(*sent), str)
 
 
 EVENTS = st.lists(st.text(st.characters(exclude_characters="\r\n", exclude_categories=["Cs"]), min_size=1), min_size=1)

@@ -20,6 +20,9 @@ from phift.serving.scoring import Answer
 _AT_ONCE = 0.05
 """What came within this share of the time to the first piece came in one piece with it."""
 
+_LONGEST_EVENT = 16 << 20
+"""Bytes of one event of a stream; a part of an answer has a few hundred."""
+
 Arrival = tuple[float, Mapping[str, Any]]
 """When a part of an answer came, by the monotonic clock, and the part: OpenAI's chunk of a chat completion."""
 
@@ -162,6 +165,8 @@ def _chunks(answer: Answer, place: str) -> Iterator[Arrival]:
             choices = chunk.get("choices")
             is_whole |= isinstance(choices, list) and any(mapping(each).get("finish_reason") for each in choices)
             yield when, chunk
+    except ValueError:
+        raise _broken(f"at a part that is longer than {_LONGEST_EVENT >> 20} MiB.", place) from None
     except errors.ServiceUnreachable as error:
         if not is_whole:
             raise _broken(f"after {count} parts. {error.what}", place) from None
@@ -175,9 +180,14 @@ def _timed(pieces: Iterable[bytes]) -> Iterator[tuple[float, bytes]]:
 
 
 def server_sent_events(pieces: Iterable[tuple[float, bytes]]) -> Iterator[tuple[float, str, str]]:
-    """Yield the events of a stream, each as the time it was complete at, its name and its data (HTML, section 9.2)."""
-    rest, event, data = b"", "", list[str]()
+    """Yield the events of a stream, each as the time it was complete at, its name and its data (HTML, section 9.2).
+
+    Raises `ValueError` for one that is longer than 16 MiB.
+    """
+    rest, event, data, size = b"", "", list[str](), 0
     for when, piece in pieces:
+        if (size := size + len(piece)) > _LONGEST_EVENT:
+            raise ValueError
         *lines, rest = (rest + piece).split(b"\n")
         for line in lines:
             text = line.removesuffix(b"\r").decode("utf-8", "replace")
@@ -189,7 +199,7 @@ def server_sent_events(pieces: Iterable[tuple[float, bytes]]) -> Iterator[tuple[
             elif not text:
                 if data:
                     yield when, event, "\n".join(data)
-                event, data = "", []
+                event, data, size = "", [], 0
 
 
 def _read_chunk(event: str, data: str, place: str) -> Mapping[str, Any]:
