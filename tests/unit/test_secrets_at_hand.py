@@ -25,7 +25,7 @@ from phift.run import FineTuneRun
 from phift.serving.endpoint import Endpoint
 from phift.testing import TestWorkspace
 from unit.fakes import KEY, Fakes, run_config
-from unit.loopback import Script
+from unit.loopback import Reply, Script
 
 TOKEN = "made-up-token-of-somebody"
 
@@ -65,8 +65,9 @@ def endpoint_at(url: str) -> Endpoint:
 
 @pytest.mark.parametrize("what", [KeyboardInterrupt(), ConnectionResetError(), RuntimeError("a defect")])
 @pytest.mark.parametrize("where", ["getresponse", "endheaders", "putheader", "send"])
+@pytest.mark.parametrize("ask", ["chat", "stream"])
 def test_a_traceback_of_a_question_shows_no_key(
-    server: Script, monkeypatch: pytest.MonkeyPatch, where: str, what: BaseException
+    server: Script, monkeypatch: pytest.MonkeyPatch, ask: str, where: str, what: BaseException
 ) -> None:
     endpoint = endpoint_at(server.url)
 
@@ -74,8 +75,23 @@ def test_a_traceback_of_a_question_shows_no_key(
         raise what
 
     monkeypatch.setattr(http.client.HTTPConnection, where, fails)
-    told = shown(raised(lambda: endpoint.chat("Hi")))
-    assert "chat" in told
+    told = shown(raised(lambda: getattr(endpoint, ask)("Hi")))
+    assert ask in told
+    assert KEY not in told
+
+
+@pytest.mark.parametrize("ask", ["chat", "stream"])
+def test_a_traceback_of_an_answer_shows_no_key(server: Script, monkeypatch: pytest.MonkeyPatch, ask: str) -> None:
+    server.answers(Reply([{"0": "x"}]))
+    endpoint = endpoint_at(server.url)
+
+    def fails(_self: object, *_arguments: object, **_options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(http.client.HTTPResponse, "read1", fails)
+    monkeypatch.setattr(http.client.HTTPResponse, "read", fails)
+    told = shown(raised(lambda: getattr(endpoint, ask)("Hi")))
+    assert "read_arriving" in told
     assert KEY not in told
 
 

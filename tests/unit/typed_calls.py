@@ -68,7 +68,12 @@ def steps(client: MLClient) -> None:
     job = phift.build_pipeline(client, right())
     registered = phift.register_model(client, str(job.name), name="elements")
     endpoint = phift.deploy_model(client, registered, name="elements", size=target.size)
-    endpoint.chat(str(data.train))
+    said: str = endpoint.chat(str(data.train))
+    endpoint.chat([{"role": "user", "content": said}], tools=[{"type": "function"}], temperature=0.5)
+    texts: list[str] = [*endpoint.stream("Hi")]
+    for answer in endpoint.chat_many(texts, concurrency=2):
+        str(answer.what if isinstance(answer, phift.PhiftError) else answer.tool_calls)
+    endpoint.openai().chat.completions.create(model="", messages=[])
     FineTuneRun.attach("job", "local")
     FineTuneRun(right(), client)
 
@@ -77,6 +82,8 @@ def steps(client: MLClient) -> None:
     phift.prepare_dataset("train.jsonl")  # type: ignore[call-arg]
     phift.register_model(client, "job")  # type: ignore[call-arg]
     phift.deploy_model(client, registered, name="elements")  # type: ignore[call-arg]
+    endpoint.chat(5)  # type: ignore[arg-type]
+    endpoint.chat_many(texts, concurrency="2")  # type: ignore[arg-type]
 
 
 def handle(event: Event) -> str:
