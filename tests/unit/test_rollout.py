@@ -40,7 +40,8 @@ QUICK: dict[str, Any] = {"soak": 0.3, "steps": (40, 70, 100), "gate": Gate(min_r
 def endpoint(workspace: TestWorkspace, clients: Clients, tmp_path: Path) -> Endpoint:
     workspace.set_quota(A100, 1000)
     (tmp_path / "MLmodel").write_text("flavors: {}\n")
-    clients.workspace.models.create_or_update(Model(name="third", version="1", path=tmp_path, type="mlflow_model"))
+    third = Model(name="third", version="1", path=tmp_path, type="mlflow_model", tags={"phift.job": "its-job"})
+    clients.workspace.models.create_or_update(third)
     config = {"deployment_name": "blue", "max_concurrent_requests": 8}
     return deploy_model(clients, OLD, name=NAME, size=A100, config=config)
 
@@ -509,6 +510,8 @@ def test_the_examples_of_the_document_run(
     with load(endpoint):
         exec(example, names)  # noqa: S102 - our own words
     assert "promoted; green gets 100 % of the traffic" in capsys.readouterr().out
+    tags = clients.workspace.online_endpoints.get(NAME).tags
+    assert (tags["phift.model"], tags["phift.job"]) == ("third:1", "its-job")
     exec(second, names)  # noqa: S102 - our own words
     assert isinstance(names["gate"], Gate)
 

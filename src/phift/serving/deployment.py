@@ -31,7 +31,7 @@ from phift.serving.container import is_vllm, vllm_settings
 from phift.serving.crash import crash_in
 from phift.serving.endpoint import Endpoint
 from phift.serving.lifetime import extended, lifetime_tags
-from phift.serving.model import find_model_id, model_digest
+from phift.serving.model import served_model
 from phift.serving.parking import check_no_rollout, parked_tags, without_parked
 from phift.serving.price import cost_of
 from phift.serving.resource import CREATED, SERVES, DeploymentEvent, OnEvent, telling
@@ -85,9 +85,9 @@ def deploy_model(
     emit, clients = telling(on_event), clients_of(clients)
     config = read_section(DeploymentConfig, config, "deployment")
     job = FineTuneJob(job, clients) if isinstance(job, str) else job
-    model_id = find_model_id(clients, model)
+    served = served_model(clients, model)
     created = datetime.now(UTC).isoformat(timespec="microseconds")
-    own = {**(tags or {}), SERVES: model_digest(model_id), CREATED: created, **({JOB_TAG: job.name} if job else {})}
+    own = {**(tags or {}), SERVES: served.digest, CREATED: created, **({JOB_TAG: job.name} if job else {})}
     container = vllm_settings(clients, name, config) if config.serve == "vllm" else {}
     waiting = Waiting(timeout)
     use = EndpointUse.begin(clients, job, name, emit, waiting)
@@ -95,7 +95,7 @@ def deploy_model(
     try:
         try:
             attempt.ensure_endpoint({**own, **lifetime_tags(clients, config)})
-            attempt.ensure_deployment(model_id, size, own, container)
+            attempt.ensure_deployment(served.id, size, own, container)
             found = attempt.ensure_traffic()
             endpoint = Endpoint(clients, name, config, emit, existed=not use.made, use=use, found=found, own=own)
             emit(DeploymentEvent("ready", name))  # before it is kept: what ends a program here leaves nothing

@@ -35,11 +35,12 @@ from phift.errors import (
 from phift.jobs.patience import Patience, may_pass
 from phift.jobs.registration import RegisteredModel
 from phift.serving import resource
+from phift.serving.crash import crash_in
 from phift.serving.gate import Gate, Verdict
-from phift.serving.model import another_model, find_model_id, model_digest, model_in_words
+from phift.serving.model import ServedModel, another_model, served_model
 from phift.serving.monitor import Traffic, metrics_delay, read_traffic
 from phift.serving.price import cost_of
-from phift.serving.resource import CREATED, MODEL, SERVES, Resource
+from phift.serving.resource import CREATED, SERVES, Resource
 from phift.serving.rollout_ledger import Ledger, Shares, TrafficChanged
 from phift.serving.rollout_state import ENDED, GATE, STATE, WHY, RolloutEvent, RolloutStatus, State, read_state
 from phift.serving.shares import check_plan, mirrored_shares
@@ -77,8 +78,7 @@ class Rollout:
         endpoint: _Served,
         gate: Gate,
         *,
-        model_id: str | None = None,
-        words: str = "",
+        model: ServedModel | None = None,
         size: str | None = None,
         gate_is_whole: bool = True,
         on_event: OnEvent | None = None,
@@ -86,7 +86,7 @@ class Rollout:
         self.endpoint = endpoint
         self._clients, self._name = endpoint.clients, endpoint.name
         self.gate, self._gate_is_whole = gate, gate_is_whole
-        self._model_id, self._words, self._size = model_id, words, size
+        self._model, self._size = model, size
         self._tell = isolated(on_event)
         self._there = resource.endpoint(self._clients, self._name)
         self._ledger = Ledger(self._clients, self._name, gate)
@@ -117,11 +117,9 @@ class Rollout:
         """Begin to roll a model out on an endpoint, or go on; see `phift.Endpoint.rollout`."""
         clients, name = endpoint.clients, endpoint.name
         check_plan(steps, soak, mirror)
-        model_id = find_model_id(clients, model)
-        digest = model_digest(model_id)
-        made = cls(
-            endpoint, gate or Gate(), model_id=model_id, words=model_in_words(model), size=size, on_event=on_event
-        )
+        served = served_model(clients, model)
+        digest = served.digest
+        made = cls(endpoint, gate or Gate(), model=served, size=size, on_event=on_event)
         found = made._there.settled()
         if found is None:
             raise NotFound(f"There is no endpoint {name}.", where=made._there.place, fix="deploy a model first")
@@ -292,22 +290,25 @@ class Rollout:
                 what, where=there.place, fix=f"take the rollout back: phift rollout {self._name} --roll-back"
             )
         if existing is None or resource.provisioning_state(existing) != "succeeded":
-            if self._model_id is None:
+            if self._model is None:
                 what = "The new deployment is not there yet, and the endpoint's tags do not name its model."
                 raise ConfigError(what, where=there.place, fix="go on with endpoint.rollout(model), as it was begun")
             self._emit(state, "deploying")
             try:
-                made, _ = there.put(self._like_the_old_one(state, self._model_id))
+                made, _ = there.put(self._like_the_old_one(state, self._model))
                 if resource.provisioning_state(made) != "succeeded":
                     raise DeploymentFailed(f"it ended as {resource.provisioning_state(made)}.", where=there.place)
             except PhiftError as error:
                 if may_pass(error) or isinstance(error, AuthenticationError | Conflict | WaitTimeout):
                     raise  # the next call goes on from here
                 tail = resource.log_tail(self._clients, self._name, state.new)
-                self._finish(self._hand_over(state, "rolling back", f"the deployment did not come up: {error.what}"))
-                what = f"The new deployment did not come up, and is taken back: {error.what}"
+                why, fix = error.what, error.fix
+                if crash := crash_in(tail):
+                    why, fix = f"{why.rstrip('.')}. By its log: {crash.what}.", crash.fix
+                self._finish(self._hand_over(state, "rolling back", f"the deployment did not come up: {why}"))
+                what = f"The new deployment did not come up, and is taken back: {why}"
                 raise DeploymentFailed(
-                    what, where=there.place, fix=error.fix, log_tail=tail, status=error.status, code=error.code
+                    what, where=there.place, fix=fix, log_tail=tail, status=error.status, code=error.code
                 ) from error
         if not state.compared:
             self._emit(state, "comparing")
@@ -325,11 +326,12 @@ class Rollout:
             return Verdict("not judged", "its gate compares answers, and the comparison is to be handed in again")
         return self.gate.judge_answers((self.endpoint, state.old), (self.endpoint, state.new))
 
-    def _like_the_old_one(self, state: State, model_id: str) -> OnlineDeployment:
+    def _like_the_old_one(self, state: State, model: ServedModel) -> OnlineDeployment:
         created = datetime.now(UTC).isoformat(timespec="microseconds")
-        tags = {SERVES: state.model, CREATED: created, **({MODEL: self._words} if self._words else {})}
         old = resource.deployment(self._clients, self._name, state.old)
-        return another_model(old.settled() or old.get(), state.new, model_id, tags, size=self._size)
+        return another_model(
+            old.settled() or old.get(), state.new, model.id, {**model.tags, CREATED: created}, size=self._size
+        )
 
     def _stage(self, state: State, at: int) -> State:
         """Give the new deployment what it is to get at a stage, from now on for the time of a soak."""
