@@ -164,3 +164,36 @@ def test_a_job_of_somebody_else_is_known_and_the_way_out_is_its_model(
 def test_a_run_has_clients_of_its_own(run: FineTuneRun) -> None:
     with pytest.raises(ConfigError, match="clients and a handler of its own"):
         phift.deploy(run, run.clients)
+
+
+def test_a_better_model_takes_over_an_endpoint_whose_address_and_keys_stay(clients: Clients, tmp_path: Path) -> None:
+    data = samples.write(tmp_path / "elements")
+    endpoints = clients.workspace.online_endpoints
+
+    def run_of(train: Path, deployment: str) -> FineTuneRun:
+        where = {"endpoint_name": "prod-chat", "deployment_name": deployment}
+        config = RunConfig(
+            model=PHI, compute="gpu-cluster", data=train, work_dir=tmp_path / deployment, deployment=where
+        )
+        return FineTuneRun(config, clients)
+
+    first, second = run_of(data.train, "default"), run_of(data.test, "green")
+    first.submit()
+    first.wait()
+    endpoint = first.deploy()
+    keys, address = endpoints.get_keys("prod-chat").primary_key, endpoint.scoring_uri
+    assert [each.code for each in second.check().findings if each.code.startswith("DEPLOYMENT")] == [
+        "DEPLOYMENT_BESIDE"
+    ]
+    second.submit()
+    second.wait()
+    with second.deploy() as green:
+        assert green.chat("Who answers?").deployment == "green"
+        assert endpoint.chat("Who answers?").deployment == "green"  # the clients of the first notice nothing
+        assert (endpoints.get_keys("prod-chat").primary_key, green.scoring_uri) == (keys, address)
+    assert endpoint.chat("Who answers?").deployment == "default"
+    second.deploy()
+    assert first.cleanup().removed == ("prod-chat/default",)
+    assert endpoint.chat("Who answers?").deployment == "green"
+    assert second.cleanup().deleted == ("prod-chat",)
+    assert list(endpoints.list()) == []

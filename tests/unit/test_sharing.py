@@ -127,6 +127,16 @@ def test_the_first_run_deployed_again_takes_the_traffic_back() -> None:
     assert (there(fakes), owner(fakes)) == ({"default": 100, "green": 0}, "first")
 
 
+def test_an_endpoint_of_another_run_whose_own_deployment_is_gone_stays() -> None:
+    fakes = Fakes()
+    deploy(fakes, "first", "default")
+    deploy(fakes, "second", "green")
+    deploy(fakes, "first", "default")
+    del fakes.workspace.online_deployments.known[NAME, "default"]
+    assert remove_endpoints_of(fakes.clients, "second").removed == (f"{NAME}/green",)
+    assert (owner(fakes), there(fakes)) == ("first", {})
+
+
 def test_a_second_call_of_the_second_run_finds_what_is_there() -> None:
     fakes = Fakes()
     deploy(fakes, "first", "default")

@@ -167,23 +167,23 @@ def remove_of_jobs(
     - **there**: all that phift made.
     - **series**: whose other endpoints are left, and named.
     """
-    alone, shared = list[DeployedEndpoint](), list[DeployedEndpoint]()
+    alone, removed, left = list[DeployedEndpoint](), list[str](), list[DeployedEndpoint]()
     for each in there:
-        tags = (texts(found.tags, "deployment.tags") for found in deployments(clients, each.name))
-        makers = {of.get(JOB_TAG, "") for of in tags if resource.purpose(of)}
-        if each.job in jobs and makers <= jobs:
+        tags = [texts(found.tags, "deployment.tags") for found in deployments(clients, each.name)]
+        others = [of for of in tags if resource.purpose(of) and of.get(JOB_TAG, "") not in jobs]
+        if each.job in jobs and not others:
             alone.append(each)
-        elif each.job in jobs or not makers.isdisjoint(jobs):
-            shared.append(each)
-    removed: list[str] = []
-    for each in shared:
-        for job in sorted(jobs):
-            names = withdraw(clients, each.name, partial(is_same, own={JOB_TAG: job}), emit)
-            removed += [f"{each.name}/{name}" for name in names or ()]
-            forget_uses(FineTuneJob(job, clients), each.name)
-    others = deployed_endpoints(clients) if shared else [each for each in there if each not in alone]
-    left = [each for each in others if series and each.series == series and each.job not in jobs]
-    return replace(remove_all(clients, alone, emit), removed=tuple(removed), left=priced(clients, left))
+        elif each.job not in jobs and all(of.get(JOB_TAG, "") not in jobs for of in tags):
+            left.append(each)
+        else:
+            for job in sorted(jobs):
+                names = withdraw(clients, each.name, partial(is_same, own={JOB_TAG: job}), emit)
+                removed += [f"{each.name}/{name}" for name in names or ()]
+                forget_uses(FineTuneJob(job, clients), each.name)
+            own = others[0] if others else each.tags
+            left.append(replace(each, job=own.get(JOB_TAG, ""), series=own.get(SERIES, "")))
+    known = tuple(each for each in left if series and each.series == series)
+    return replace(remove_all(clients, alone, emit), removed=tuple(removed), left=known)
 
 
 def remove_all(clients: Clients, endpoints: Sequence[DeployedEndpoint], emit: OnEvent) -> Cleanup:

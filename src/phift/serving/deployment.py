@@ -120,7 +120,12 @@ def deploy_model(
             error.add_note(left)
         raise
     if endpoint.existed:
-        _retire_others(clients, name, config.deployment_name, own, emit)
+        try:
+            _retire_others(clients, name, config.deployment_name, own, emit)
+        except BaseException as interruption:  # what was asked for is done, and nobody gets its handle
+            place = f"{name}/{config.deployment_name}"
+            interruption.add_note(visible(f"{resource.still_up(place)} Delete it: phift cleanup {place}"))
+            raise
     return endpoint
 
 
