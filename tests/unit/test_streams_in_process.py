@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import threading
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 import requests
 
 from phift.azure.clients import Clients
-from phift.local.pending import Pending
+from phift.local.pending import Pending, ScorerFailed
 from phift.local.programs import InstantScorer
 from phift.serving.deployment import deploy_model
+from phift.serving.monitor import read_traffic
 from phift.testing import Fault, TestWorkspace
 from unit.fakes import A100
 
@@ -87,3 +89,24 @@ def test_a_stream_is_cut_in_half(workspace: TestWorkspace, request: pytest.Fixtu
     answer: requests.Response = request.getfixturevalue("asked")
     with pytest.raises(requests.RequestException):
         answer.content  # noqa: B018 - it is read then
+
+
+def test_a_stream_that_breaks_off_says_so_and_counts_as_an_error(
+    asked: requests.Response, slow: Slow, clients: Clients
+) -> None:
+    slow.pending.say(ScorerFailed("The process ended."))
+    *_, error, done = (line for line in asked.iter_lines() if line)
+    assert json.loads(error.removeprefix(b"data: "))["error"]["message"] == "The process ended."
+    assert done == b"data: [DONE]"
+    now = datetime.now(UTC)
+    [traffic] = read_traffic(clients, "streaming", now - timedelta(minutes=5), now + timedelta(minutes=1)).values()
+    assert (traffic.requests, traffic.errors) == (1, 1)
+
+
+def test_a_failure_that_is_ordered_has_openais_form(
+    workspace: TestWorkspace, request: pytest.FixtureRequest, slow: Slow
+) -> None:
+    workspace.order(Fault("scoring *", status=503, message="busy"))
+    answer: requests.Response = request.getfixturevalue("asked")
+    assert (answer.status_code, answer.headers["ms-azureml-model-error-statuscode"]) == (424, "503")
+    assert answer.json()["error"] == {"message": "busy", "type": "InternalServerError", "param": None, "code": 503}

@@ -140,8 +140,8 @@ def _complete(site: Site, call: Call) -> Reply:
 
 
 def _error(status: int, message: str, name: str | None = None) -> Json:
-    kinds = {400: "BadRequestError", 408: "TimeoutError", 500: "InternalServerError"}
-    return {"error": {"message": message, "type": kinds[status], "param": name, "code": status}}
+    kind = {400: "BadRequestError", 408: "TimeoutError"}.get(status, "InternalServerError")
+    return {"error": {"message": message, "type": kind, "param": name, "code": status}}
 
 
 class _Answer:
