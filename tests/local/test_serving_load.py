@@ -116,6 +116,21 @@ def test_a_model_streams_its_tokens(client: openai.OpenAI) -> None:
     assert times[0] < times[-1] / 2, "the first token leaves before the last one is made"
 
 
+def test_a_model_stops_where_nobody_reads_on(workspace: Local, client: openai.OpenAI) -> None:
+    def answered() -> int:
+        path = f"{workspace.arm}/onlineEndpoints/{NAME}/deployments/blue/getLogs"
+        return str(workspace.request("POST", path, json={}).json()["content"]).count(" conversations, ")
+
+    before = answered()
+    asked: Any = {"model": "", "messages": _messages("What is gold?"), "temperature": 0}
+    with client.chat.completions.create(**asked, max_tokens=4000, stream=True) as stream:
+        for _ in range(4):
+            next(stream)
+    # It is made after the one before it has ended.
+    client.chat.completions.create(**asked, max_tokens=3)
+    assert answered() == before + 1, "the one that was taken back is not answered"
+
+
 def test_a_seed_a_text_to_stop_at_and_the_order_of_roles(client: openai.OpenAI) -> None:
     asked: Any = {"model": "", "messages": _messages("What is gold?"), "max_tokens": 30}
     hot = [client.chat.completions.create(**asked, seed=7, temperature=2).choices[0].message.content for _ in range(2)]
