@@ -40,13 +40,14 @@ DOORS: dict[str, Callable[[FineTuneRun], Any]] = {
     "azureml:name:version": lambda run: f"azureml:{run.register().name}:{run.register().version}",
     "azureml:name@latest": lambda run: f"azureml:{run.register().name}@latest",
     "id": lambda run: run.register().id,
+    "the job's output": lambda run: run.job.model_path,
 }
 
 
 def test_every_door_of_a_run_leads_to_one_endpoint(run: FineTuneRun) -> None:
     first = phift.deploy(run)
     for door, model in DOORS.items():
-        clients = None if door in ("a run", "a job") else run.clients
+        clients = None if door in ("a run", "a job", "a registered model") else run.clients
         found = phift.deploy(model(run), clients)
         assert (found.name, found.existed) == (first.name, True), door
     assert len(list(run.clients.workspace.online_deployments.list(first.name))) == 1

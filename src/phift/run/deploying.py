@@ -29,7 +29,7 @@ from phift.errors import (
     in_a_line,
 )
 from phift.jobs.events import RUN_TAG
-from phift.jobs.job import JOB_TAG, FineTuneJob, list_jobs
+from phift.jobs.job import JOB_TAG, OUTPUT, FineTuneJob, list_jobs
 from phift.jobs.record import RunRecord
 from phift.jobs.registration import RegisteredModel
 from phift.plan import digest
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 
 _MOST_NAMES = 200  # that a wrong one is held against
 _NAME = re.compile(r"[\w.-]+")
+_OUTPUT = re.compile(rf"azureml:/+jobs/([^/]+)/outputs/{OUTPUT}/?")
 
 
 @forgetting_locals()
@@ -67,7 +68,7 @@ def deploy(
       in the workspace, the newest version without one; or a registry's model, as `RunConfig` takes it. A text is looked
       for in this order; ``azureml:<name>:<version>`` and ``azureml://registries/...`` say which they mean.
     - **clients**: clients, an ``MLClient`` of the workspace, or the workspace as `phift.connect` takes it; left out,
-      the run's or the job's, else as the environment or ``config.json`` say.
+      the run's, the job's or the model's own, else as the environment or ``config.json`` say.
     - **name**: the endpoint's; left out, one that is made of the workspace's and the job's or the model's name.
     - **deployment**: its own name in the endpoint; beside another run's deployment it takes the traffic over.
     - **size**: VM size; left out, the smallest that the model's inference allow-list has.
@@ -156,7 +157,8 @@ def _find(model: Any, clients: AnyClients | None, on_event: OnEvent | None) -> _
         what = f"A {type(model).__name__} names no model."
         fix = "give a run (`FineTuneRun(config)`), a job, a registered model, or the name of one"
         raise ConfigError(what, where="deploy", fix=fix)
-    connected = connect() if clients is None else clients_of(clients)
+    own = model._clients if isinstance(model, RegisteredModel) and clients is None else None
+    connected = own or (connect() if clients is None else clients_of(clients))
     if isinstance(model, RegisteredModel):
         return _registered(connected, model.name, {"version": model.version}, on_event)
     return _by_text(connected, model, on_event)
@@ -166,6 +168,8 @@ def _by_text(clients: Clients, said: str, on_event: OnEvent | None) -> _OfRun | 
     address = read_address(said)
     if address is not None:
         return _at_address(clients, said, address, on_event)
+    if output := _OUTPUT.fullmatch(said):
+        return _of_job(output[1], clients, on_event)
     name, _, version = said.partition(":")
     if said.endswith((".yaml", ".yml")) or not (_NAME.fullmatch(name) and (not version or _NAME.fullmatch(version))):
         what = f"{said} is the name of no model and of no job."
