@@ -376,6 +376,27 @@ def test_nobody_parks_what_somebody_else_uses_in_a_block(workspace: TestWorkspac
         assert endpoint.chat("Are you there?")
 
 
+@pytest.mark.parametrize("is_pruned", [False, True])
+def test_nobody_takes_away_what_another_run_uses_in_a_block_of_its_own(
+    workspace: TestWorkspace, clients: Clients, is_pruned: bool
+) -> None:
+    """Two runs share an endpoint, which is the second one's since that has the traffic."""
+    workspace.set_quota(A100, 1000)
+    for job in ("first", "second"):
+        given.job(workspace, job)
+    with deploy_model(clients, PHI, name=NAME, size=A100, job="first", config={"deployment_name": "blue"}):
+        better = deploy_model(clients, PHI, name=NAME, size=A100, job="second", config={"deployment_name": "green"})
+        if is_pruned:
+            found = clients.workspace.online_endpoints.get(NAME)
+            found.tags[EXPIRES] = "2026-01-01T00:00:00+00:00"
+            clients.workspace.online_endpoints.begin_create_or_update(found).result()
+            assert "in a block" in phift.prune_endpoints(clients).spared[NAME]
+        else:
+            with pytest.raises(Conflict, match="in a block"):
+                better.park()
+        assert set(deployments(clients)) == {"blue", "green"}
+
+
 def test_two_who_unpark_at_once_bring_it_back_once(workspace: TestWorkspace, clients: Clients) -> None:
     given.job(workspace, "job")
     deploy_model(clients, PHI, name=NAME, size=A100, job="job").park()

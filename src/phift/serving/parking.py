@@ -39,8 +39,8 @@ from phift.serving.model import ENVIRONMENT_OF_SERVICE, VARIABLES_OF_SERVICE
 from phift.serving.resource import DeploymentEvent, OnEvent
 from phift.serving.rollout_state import ENDED, read_state
 from phift.serving.sharing import deployments as deployments_of
-from phift.serving.sharing import traffic
-from phift.serving.uses import EndpointUse
+from phift.serving.sharing import jobs_of, traffic
+from phift.serving.uses import EndpointUse, is_used
 
 if TYPE_CHECKING:
     from azure.ai.ml.entities import OnlineDeployment, OnlineEndpoint
@@ -170,7 +170,8 @@ def _alone(clients: Clients, name: str, emit: OnEvent, own: EndpointUse | None) 
     job = FineTuneJob(tags[JOB_TAG], clients) if JOB_TAG in tags else None
     use = EndpointUse.begin(clients, job, name, emit)
     try:
-        if use.others_in_block(own):
+        others = jobs_of(clients, name) - {tags.get(JOB_TAG, "")}
+        if use.others_in_block(own) or any(is_used(FineTuneJob(each, clients), name, but=own) for each in others):
             what = f"Somebody else uses the endpoint {name} in a block, whose end looks after it."
             raise Conflict(what, where=there.place, fix="wait until that has ended")
         found = there.settled() or there.get()

@@ -13,13 +13,13 @@ from phift.azure.clients import Clients
 from phift.azure.connect import clients_of, connect
 from phift.config.deployment import read_lasting
 from phift.errors import ConfigError, NotFound, PhiftError, forgetting_locals, in_a_line, visible
-from phift.jobs.job import JOB_TAG, FineTuneJob
+from phift.jobs.job import FineTuneJob
 from phift.serving import resource
 from phift.serving.cleanup import created_of
 from phift.serving.lifetime import expiry
 from phift.serving.listing import Endpoints, EndpointSummary, endpoints, requests_of
 from phift.serving.resource import DeploymentEvent, OnEvent
-from phift.serving.sharing import deployments
+from phift.serving.sharing import jobs_of
 from phift.serving.uses import EndpointUse, is_used
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ def _why_not(clients: Clients, row: EndpointSummary) -> str:
     if row.is_parked and not row.machines:
         return "is parked, and costs nothing"
     try:
-        if _is_used(clients, row.name, row.job):
+        if _is_used(clients, row.name, {row.job, *jobs_of(clients, row.name)}):
             return "is used in a block, or being deployed"
     except PhiftError as error:
         return f"may be in use: {error.what} Name it to delete it"
@@ -139,10 +139,8 @@ def _why_not(clients: Clients, row: EndpointSummary) -> str:
     return f"was asked {requests:,} times in the last hour; name it to delete it" if requests else ""
 
 
-def _is_used(clients: Clients, name: str, job: str) -> bool:
-    """Tell whether somebody uses an endpoint, whose deployments may be of several jobs."""
-    tagged = (texts(each.tags, "deployment.tags").get(JOB_TAG) for each in deployments(clients, name))
-    return any(is_used(FineTuneJob(each, clients), name) for each in {job, *tagged} if each)
+def _is_used(clients: Clients, name: str, jobs: set[str]) -> bool:
+    return any(is_used(FineTuneJob(job, clients), name) for job in jobs if job)
 
 
 def _delete_all(clients: Clients, done: Pruned, names: Collection[str], emit: OnEvent) -> Pruned:
@@ -182,7 +180,8 @@ def _delete(clients: Clients, row: EndpointSummary, emit: OnEvent, *, named: boo
         tags = texts(existing.tags, "endpoint.tags")
         if (created_of(tags), expiry(tags)) != (row.created, row.expires):
             return "was deployed again meanwhile"
-        if not named and use.others_in_block():
+        others = jobs_of(clients, row.name) - {row.job}
+        if not named and (use.others_in_block() or _is_used(clients, row.name, others)):
             return "is used in a block by now"
         resource.for_certain(lambda: resource.delete_endpoint(clients, row.name, emit), row.name)
         gone = True

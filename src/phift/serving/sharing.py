@@ -52,6 +52,12 @@ def deployments(clients: Clients, endpoint: str) -> list[OnlineDeployment]:
     return []
 
 
+def jobs_of(clients: Clients, endpoint: str) -> set[str]:
+    """Return the names of the jobs whose models the deployments of an endpoint are."""
+    tagged = (texts(each.tags, "deployment.tags") for each in deployments(clients, endpoint))
+    return {tags[JOB_TAG] for tags in tagged if JOB_TAG in tags}
+
+
 def traffic(endpoint: OnlineEndpoint) -> dict[str, int]:
     """Return the percent of each deployment that gets traffic; the SDK gives the others with 0."""
     return {str(name): share for name, share in dict(endpoint.traffic or {}).items() if share}

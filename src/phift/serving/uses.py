@@ -278,13 +278,17 @@ class EndpointUse:
             self._told = False
 
 
-def is_used(job: FineTuneJob, endpoint: str) -> bool:
-    """Tell whether somebody deploys an endpoint of a job now, or uses it in a block; nobody does of a deleted job."""
+def is_used(job: FineTuneJob, endpoint: str, *, but: EndpointUse | None = None) -> bool:
+    """Tell whether somebody **but** a use deploys an endpoint of a job now, or uses it in a block.
+
+    Nobody does of a job that is deleted.
+    """
     try:
         found = _read_uses(job, endpoint)
     except NotFound:
         return False
-    return any(use.alive and use.state in ("arriving", "deploying", "block") for use in found)
+    others = (use for use in found if but is None or use.key != but._key)
+    return any(use.alive and use.state in ("arriving", "deploying", "block") for use in others)
 
 
 def forget_uses(job: FineTuneJob | None, endpoint: str, *, but: Collection[str] = ()) -> None:
