@@ -24,15 +24,18 @@ size, at the strictest level that Holm's procedure asks for, alpha / metrics. It
 from the difference that was found, by which a failed test would always seem hopeless (Hoenig and Heisey, The American
 Statistician 55, 2001).
 
-- exact match: from the sign test's power, summed over all numbers of flips (Miettinen, Biometrics 24, 1968), with the
-  share of rows that flipped; where that is less than the difference, with as many as the difference takes.
-- scores: (t for alpha / metrics + t for 80 %) x standard error (Bloom, Evaluation Review 19, 1995), but not less than
-  where so few rows change that no order of their signs is rare: as for exact match, times how much a row changes.
+- exact match: from the sign test's power, summed over all numbers of flips (Miettinen, Biometrics 24, 1968): as many
+  rows go on flipping both ways as did, and those that make the difference come on top.
+- scores: (t for alpha / metrics + t for 80 %) x standard error (Bloom, Evaluation Review 19, 1995), where to the
+  variance of the rows comes that of those that make the difference, each by as much as a row that changed does.
+
+What the rows do without a difference is all that is known; that a difference comes on top was found to be needed: with
+the spread alone, 57 % of experiments saw it (60 rows, of which a fifth was right, 250 trials, 2026-11-30).
 """
 
 from __future__ import annotations
 
-import warnings
+import math
 from collections.abc import Hashable, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -207,18 +210,16 @@ def _interval(
     stats, spread = scipy_stats(), float(np.ptp(differences))
     enough = metric.most is None or np.count_nonzero(differences) >= FEW
     if not _is_exact(metric) and enough and spread > 0:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", stats.DegenerateDataWarning)  # it is seen by its nan
-            low, high = stats.bootstrap(
-                (differences,),
-                np.mean,
-                confidence_level=1 - ALPHA,
-                n_resamples=_RESAMPLES,
-                batch=max(1, _AT_ONCE // len(differences)),
-                method="BCa",
-                vectorized=True,
-                rng=seed,
-            ).confidence_interval
+        low, high = stats.bootstrap(
+            (differences,),
+            np.mean,
+            confidence_level=1 - ALPHA,
+            n_resamples=_RESAMPLES,
+            batch=max(1, _AT_ONCE // len(differences)),
+            method="BCa",
+            vectorized=True,
+            rng=seed,
+        ).confidence_interval
         if np.isfinite([low, high]).all():
             return (float(low), float(high)), "BCa"
     if metric.most is None:
@@ -235,32 +236,29 @@ def _smallest_visible(metric: Metric, differences: Numbers, level: float) -> flo
     import numpy as np
 
     stats, n = scipy_stats(), len(differences)
-    changed = differences[differences != 0]
-    share = len(changed) / n
-    if _is_exact(metric):
-        return _smallest_share(n, share, level)
-    least = _smallest_share(n, 0.0, level)
-    if least is None:
-        return None
-    if not len(changed):
-        return least * metric.most if metric.most is not None else None
-    error = float(differences.std(ddof=1) / np.sqrt(n))
-    seen = float(stats.t.ppf(1 - level / 2, n - 1) + stats.t.ppf(POWER, n - 1)) * error
-    return max(seen, least * float(np.abs(changed).mean()))
+    changed = np.abs(differences[differences != 0])
+    smallest = _smallest_share(n, len(changed) / n if _is_exact(metric) else 0.0, level)
+    if smallest is None or _is_exact(metric):
+        return smallest
+    change = float(changed.mean()) if len(changed) else metric.most or 0.0
+    quantiles = float(stats.t.ppf(1 - level / 2, n - 1) + stats.t.ppf(POWER, n - 1))
+    # The difference d with d = quantiles x root((variance + d x change) / n).
+    part = quantiles**2 / (2 * n)
+    return part * change + math.sqrt((part * change) ** 2 + 2 * part * float(differences.var(ddof=1)))
 
 
 @lru_cache
 def _smallest_share(n: int, share: float, level: float) -> float | None:
-    """Return the smallest difference of two shares that a sign test sees with the power wanted.
+    """Return the smallest difference of two shares that a sign test sees with the power wanted; None if it sees none.
 
-    - **share**: of rows that flip, or more where the difference takes more.
+    - **share**: of rows that flip without a difference, as many one way as the other.
     """
     if _power(n, 1.0, 1.0, level) < POWER:
         return None
     low, high = 0.0, 1.0
     while high - low > 1e-4:
         middle = (low + high) / 2
-        if _power(n, max(share, middle), middle, level) < POWER:
+        if _power(n, min(1.0, share + middle), middle, level) < POWER:
             low = middle
         else:
             high = middle
