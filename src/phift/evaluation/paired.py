@@ -24,13 +24,13 @@ size, at the strictest level that Holm's procedure asks for, alpha / metrics. It
 from the difference that was found, by which a failed test would always seem hopeless (Hoenig and Heisey, The American
 Statistician 55, 2001).
 
-- exact match: from the sign test's power, summed over all numbers of flips (Miettinen, Biometrics 24, 1968): as many
-  rows go on flipping both ways as did, and those that make the difference come on top.
-- scores: (t for alpha / metrics + t for 80 %) x standard error (Bloom, Evaluation Review 19, 1995), where to the
-  variance of the rows comes that of those that make the difference, each by as much as a row that changed does.
+- exact match: from the sign test's power, summed over all numbers of flips (Miettinen, Biometrics 24, 1968): the share
+  of rows that makes the difference flips one way, and the others both ways as they did.
+- scores: (t for alpha / metrics + t for 80 %) x standard error (Bloom, Evaluation Review 19, 1995), where some of the
+  rows that did not change come to the variance, as those that make the difference.
 
-What the rows do without a difference is all that is known; that a difference comes on top was found to be needed: with
-the spread alone, 57 % of experiments saw it (60 rows, of which a fifth was right, 250 trials, 2026-11-30).
+With the spread alone, which a difference would widen, 57 % of experiments saw such a difference in exact match (60
+rows, a fifth of them right, 250 trials, 2026-11-30); docs/evaluating.md has how many do so.
 """
 
 from __future__ import annotations
@@ -240,11 +240,12 @@ def _smallest_visible(metric: Metric, differences: Numbers, level: float) -> flo
     smallest = _smallest_share(n, len(changed) / n if _is_exact(metric) else 0.0, level)
     if smallest is None or _is_exact(metric):
         return smallest
-    change = float(changed.mean()) if len(changed) else metric.most or 0.0
+    size = float(np.sqrt((changed**2).mean())) if len(changed) else metric.most or 0.0
+    more = size * (1 - len(changed) / n)  # of variance, for each unit of the difference
     quantiles = float(stats.t.ppf(1 - level / 2, n - 1) + stats.t.ppf(POWER, n - 1))
-    # The difference d with d = quantiles x root((variance + d x change) / n).
     part = quantiles**2 / (2 * n)
-    return part * change + math.sqrt((part * change) ** 2 + 2 * part * float(differences.var(ddof=1)))
+    # What solves: difference = quantiles x root of (variance + difference x more) / n.
+    return part * more + math.sqrt((part * more) ** 2 + 2 * part * float(differences.var(ddof=1)))
 
 
 @lru_cache
@@ -258,7 +259,7 @@ def _smallest_share(n: int, share: float, level: float) -> float | None:
     low, high = 0.0, 1.0
     while high - low > 1e-4:
         middle = (low + high) / 2
-        if _power(n, min(1.0, share + middle), middle, level) < POWER:
+        if _power(n, middle + (1 - middle) * share, middle, level) < POWER:
             low = middle
         else:
             high = middle
