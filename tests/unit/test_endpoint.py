@@ -157,6 +157,20 @@ def test_a_token_is_used_until_it_is_about_to_expire(server: Script, monkeypatch
     assert [request.headers["Authorization"] for request in server.requests] == ["Bearer phift-e token 1"] * 2
 
 
+def test_a_key_that_was_made_anew_meanwhile_is_read_again(server: Script) -> None:
+    fakes = Fakes()
+    server.answers(
+        lambda request: Reply(["x"]) if request.headers["Authorization"] == "Bearer made-up-new-key" else Reply({}, 401)
+    )
+    endpoint = endpoint_at(server.url, fakes)
+    with pytest.raises(AuthenticationError):
+        endpoint.chat("Hi")
+    fakes.workspace.online_endpoints._keys["phift-e"] = ("made-up-new-key", "made-up-second-key")
+    assert endpoint.chat("Hi") == "x"
+    assert endpoint.chat("Hi") == "x"
+    assert len(server.requests) == 4
+
+
 @pytest.mark.parametrize(
     ("status", "kind", "way_out"),
     [(401, AuthenticationError, "sign in again"), (403, AccessDenied, "onlineEndpoints/score/action")],
@@ -165,7 +179,7 @@ def test_a_refused_token_has_its_own_way_out(
     server: Script, monkeypatch: pytest.MonkeyPatch, status: int, kind: type[PhiftError], way_out: str
 ) -> None:
     server.answers(Reply({}, status))
-    endpoint, asked = by_token(server, monkeypatch, 3600)
+    endpoint, asked = by_token(server, monkeypatch, 3600, 3600)
     with pytest.raises(PhiftError) as caught:
         endpoint.chat("Hi")
     assert type(caught.value) is kind

@@ -17,7 +17,7 @@ from phift.serving.chat import Reply
 
 _LONGEST_WITHOUT_ANSWER = 300.0  # seconds in which none of them is answered, after which a busy deployment is given up
 _PAUSE, _LONGEST_PAUSE = 0.1, 8.0  # seconds before a busy deployment is asked again
-_ANSWERS_FOR_ONE_MORE = 4  # of each that is let in already
+_ANSWERS_FOR_ONE_MORE = 10  # of each that is let in already
 _SECONDS_BETWEEN_SLOWDOWNS = 0.25  # what is refused at the same moment is refused for one reason
 # What stands in the way of one stands in the way of all.
 _OF_ALL = (errors.AuthenticationError, errors.AccessDenied, errors.NotFound, errors.ServiceUnreachable)

@@ -45,7 +45,11 @@ _REFUSALS: Mapping[int, tuple[type[errors.PhiftError], str, str]] = {
         "The model took longer than the request time-out.",
         "lower max_new_tokens, or raise `deployment.request_timeout_ms` (at most 180000)",
     ),
-    429: (errors.Throttled, "More requests at once than the deployment takes.", "ask slower"),
+    429: (
+        errors.Throttled,
+        "More requests at once than the deployment takes.",
+        "ask slower, as chat_many does by itself, or raise `deployment.max_concurrent_requests`",
+    ),
 }
 # What else it means where a token of Microsoft Entra ID opens the endpoint.
 _TOKEN_REFUSALS: Mapping[int, tuple[type[errors.PhiftError], str, str]] = {
@@ -271,6 +275,16 @@ class ScoringClient:
                     self._key = _read_key(self._clients, self._name)
         return self._key
 
+    def _renew(self, refused: _Key) -> bool:
+        """Read what opens the endpoint again, once it is refused, and return whether it is another by now."""
+        with taken_soon(self._reading):
+            if self._key is refused:
+                try:
+                    self._key = _read_key(self._clients, self._name)
+                except errors.PhiftError:  # what was refused says enough
+                    return False
+            return self._key.value != refused.value
+
     def send(
         self,
         url: str,
@@ -281,6 +295,8 @@ class ScoringClient:
         on_busy: Callable[[], None] | None = None,
     ) -> Answer:
         """Send a question, again where the deployment is busy, and return the answer, whatever its status.
+
+        A key that is refused is read again: somebody may have made a new one.
 
         - **limit**: for all of it, the reading of the answer too.
         - **on_busy**: called when the deployment says that it has too much to do.
@@ -294,11 +310,12 @@ class ScoringClient:
         what = f"No whole answer within {seconds:g} s; the model may be at it yet."
         fix = ("raise `timeout`, or " if limit.seconds else "") + "lower max_new_tokens"
         late = errors.WaitTimeout(what, where=self.place, fix=fix)
-        pauses = iter(enumerate(_PAUSES))
+        pauses, renewed = iter(enumerate(_PAUSES)), False
         while True:
             number, pause = next(pauses, (len(_PAUSES), None))
             try:
-                answer = self._post(url, body, deployment, end, late)
+                opened = self.opened()
+                answer = self._post(url, body, deployment, opened, end, late)
             except requests.RequestException as error:
                 if time.monotonic() >= end:
                     raise late from None
@@ -309,6 +326,10 @@ class ScoringClient:
                     )
                     raise errors.ServiceUnreachable(what, where=self.place, fix=fix) from None
             else:
+                if answer.status == 401 and not renewed and self._renew(opened):
+                    renewed = True
+                    answer.close()
+                    continue
                 if answer.status not in _BUSY or pause is None:
                     return answer
                 with answer:
@@ -321,7 +342,13 @@ class ScoringClient:
                 time.sleep(pause)
 
     def _post(
-        self, url: str, body: Mapping[str, Any], deployment: str | None, end: float, late: errors.PhiftError
+        self,
+        url: str,
+        body: Mapping[str, Any],
+        deployment: str | None,
+        opened: _Key,
+        end: float,
+        late: errors.PhiftError,
     ) -> Answer:
         session = self.sessions.take()
         try:
@@ -332,7 +359,7 @@ class ScoringClient:
                     json=body,
                     # Headers of its own: the SDK's ``invoke`` keeps them for later calls.
                     headers={DEPLOYMENT: deployment} if deployment else {},
-                    auth=self.opened(),  # which goes before what a .netrc says
+                    auth=opened,  # which goes before what a .netrc says
                     timeout=min(self.seconds, max(0.001, end - time.monotonic())),
                     allow_redirects=False,
                     stream=True,
