@@ -26,7 +26,7 @@ from phift.check.models import FoundationModel, component_findings, find_compone
 from phift.check.parameters import Parameters, resolve_parameters
 from phift.check.report import CheckReport
 from phift.check.sizes import VmSize, find_size, list_of_region, read_sizes
-from phift.check.workspace import account_findings, name_findings, storage_findings
+from phift.check.workspace import account_findings, container_findings, name_findings, storage_findings
 from phift.config.run import RunConfig
 from phift.data.assets import DataInAzure, find_data, find_preparation
 from phift.data.files import make_private
@@ -153,7 +153,7 @@ class _Planning:
         self.target = self._target()
         self.parameters = self._parameters()
         creates = bool(self.target and not self.target.exists)
-        self.findings += name_findings(config, creates_cluster=creates)
+        self.findings += [*name_findings(config, creates_cluster=creates), *container_findings(clients, config)]
         if found:  # else that is an error already
             self.findings += self.take(account.result, "workspace", "STORAGE_UNREAD") or ()
         if found and self.target:

@@ -10,12 +10,13 @@ import pytest
 from azure.ai.ml.entities import Model
 
 import phift
+from phift import FineTuneRun
 from phift.azure.clients import Clients
 from phift.errors import ConfigError
 from phift.serving import container
 from phift.serving.deployment import deploy_model
 from phift.serving.endpoint import Endpoint
-from unit.fakes import A100, Fakes
+from unit.fakes import A100, Fakes, run_config
 from unit.stubs import OWNER, not_found
 
 MODEL = f"{OWNER}/workspace/models/mine/versions/1"
@@ -86,6 +87,14 @@ def test_the_local_workspace_refuses_it_by_name_before_anything_is_made(clients:
     with pytest.raises(ConfigError, match="runs no containers, so it cannot serve with vLLM"):
         phift.deploy("Phi-4-mini-instruct", clients, config=VLLM)
     assert list(clients.workspace.online_endpoints.list()) == []
+
+
+def test_a_run_is_told_before_it_is_trained(fakes: Fakes, clients: Clients, tmp_path: Path) -> None:
+    config = run_config(tmp_path, deployment=VLLM)
+    found = {finding.code: finding.severity for finding in FineTuneRun(config, fakes.clients).check().findings}
+    assert found["DEPLOYMENT_UNVERIFIED"] == "note"
+    found = {finding.code: finding.severity for finding in FineTuneRun(config, clients).check().findings}
+    assert found["DEPLOYMENT_NO_CONTAINERS"] == "error"
 
 
 def test_the_sdk_registers_the_environment_with_its_files_and_routes(clients: Clients) -> None:

@@ -46,6 +46,18 @@ def name_findings(config: RunConfig, *, creates_cluster: bool) -> list[Finding]:
     return found
 
 
+def container_findings(clients: Clients, config: RunConfig) -> list[Finding]:
+    """Say of a deployment in a container of one's own that the local workspace runs none, and Azure's is unverified."""
+    if config.deployment.serve != "vllm":
+        return []
+    place = "deployment.serve"
+    if clients.is_local:
+        message = "The local workspace runs no containers, so it cannot serve with vLLM."
+        return [Finding("DEPLOYMENT_NO_CONTAINERS", "error", place, message, "leave `deployment.serve` out")]
+    message = "The container with vLLM is made of documented facts; no deployment of it on Azure was seen."
+    return [Finding("DEPLOYMENT_UNVERIFIED", "note", place, message, "deploy a small model with it first")]
+
+
 def storage_findings(workspace: Any, cluster: Any, *, serverless: bool) -> list[Finding]:
     """Say who needs which role where the workspace's datastores hold no account key (systemDatastoresAuthMode).
 
