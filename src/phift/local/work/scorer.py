@@ -128,7 +128,7 @@ class Asked:
         usage = [{"prompt": len(turn.prompt), "completion": len(turn.tokens)} for turn in self.turns]
         finish = [turn.finish for turn in self.turns]
         self._say({"id": identity, "texts": [turn.text for turn in self.turns], "finish": finish, "usage": usage})
-        self.wanted = False
+        self.wanted, self.turns = False, []  # which know this, and would be garbage with it
 
     def fail(self, error: Exception) -> None:
         """Send what is wrong, once."""
