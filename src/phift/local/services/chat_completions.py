@@ -1,9 +1,10 @@
 """Chat completions: OpenAI's API, as vLLM's server answers it, whole and streamed.
 
 On Azure a deployment has these routes where its container serves them, as that of the foundation models does
-(azureml-assets, foundation-model-serve, 2026-07-23); an MLflow deployment has none. Here each has them. What the
+(azureml-assets, foundation-model-serve, 2026-07-23); an MLflow deployment has none. Here each has them. The forms of
+answers, chunks and errors are those of vllm-project/vllm 006c49d4, vllm/entrypoints/openai/chat_completion. What the
 container refuses comes with the endpoint's own status 424, as all that is no 200 (Microsoft Learn, "Troubleshoot online
-endpoints", 2026; the inference server's own filter for Envoy leaves the body as it is).
+endpoints", read 2026-11); that its body is handed on as it is, is unverified on Azure.
 """
 
 from __future__ import annotations
