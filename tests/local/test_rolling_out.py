@@ -130,9 +130,7 @@ def killed_at_each_event(workspace: TestWorkspace, *but_at: str, **plan: Any) ->
 def test_the_next_process_goes_on_with_a_rollout_whose_process_was_killed(phift_workspace: TestWorkspace) -> None:
     endpoint = serve(phift_workspace)
     with load(endpoint, callers=2) as found:
-        seen = killed_at_each_event(
-            phift_workspace, "deploying 0", "comparing 0", "promoting 100", soak=0.5, steps=(100,)
-        )
+        seen = killed_at_each_event(phift_workspace, "deploying 0", "promoting 100", soak=0.5, steps=(100,))
     assert seen == ["serving 100"]
     assert found.lost == []
     assert deployments(phift_workspace.clients) == ["green"]
@@ -145,7 +143,7 @@ def test_killed_at_each_event_the_next_process_goes_on(phift_workspace: TestWork
     with load(endpoint, callers=2) as found:
         seen = killed_at_each_event(phift_workspace, soak=2, mirror=20)
     shares = ["mirroring 20", "serving 10", "serving 50", "serving 100", "promoting 100"]
-    assert seen[:7] == ["deploying 0", "comparing 0", *shares]
+    assert seen[:6] == ["deploying 0", *shares]
     assert found.lost == []
     assert deployments(phift_workspace.clients) == ["green"]
 
@@ -173,13 +171,14 @@ def test_a_model_that_was_made_worse_on_purpose_is_taken_back(
     else:
         from phift import compare_models
 
-        workspace.order(Fault("scoring green", status=500, times=None))
-        rows = tmp_path / "rows.jsonl"
-        said = [endpoint.chat(f"Question {number}?", max_new_tokens=8) for number in range(30)]
+        questions = [f"What is number {number}?" for number in range(60)]
+        said = [str(endpoint.chat(each, max_new_tokens=8)) for each in questions]  # which the other model never says
         turns: list[Any] = [
-            {"messages": [{"role": "user", "content": f"Question {n}?"}, {"role": "assistant", "content": str(text)}]}
-            for n, text in enumerate(said)
+            {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]}
+            for question, answer in zip(questions, said, strict=True)
+            if answer.strip()
         ]
+        rows = tmp_path / "rows.jsonl"
         rows.write_text("".join(json.dumps(each) + "\n" for each in turns))
         gate = Gate(min_requests=20, compare=partial(compare_models, rows=rows, max_new_tokens=8))
     began = time.monotonic()

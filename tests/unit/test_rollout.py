@@ -18,7 +18,16 @@ from click.testing import CliRunner, Result
 
 from phift.azure.clients import Clients
 from phift.cli.commands import main
-from phift.errors import ConfigError, Conflict, DeploymentFailed, NotFound, PhiftError, ServiceUnreachable, WaitTimeout
+from phift.errors import (
+    ConfigError,
+    Conflict,
+    DeploymentFailed,
+    NotFound,
+    PhiftError,
+    ScoringError,
+    ServiceUnreachable,
+    WaitTimeout,
+)
 from phift.serving import rollout as module
 from phift.serving.deployment import deploy_model
 from phift.serving.endpoint import Endpoint
@@ -152,6 +161,15 @@ def test_both_deployments_are_compared_before_the_new_one_gets_any_traffic(
         status = endpoint.rollout(NEW, soak=0.2, gate=gate).wait(timeout=60)
     assert status.phase == phase
     assert asked == [((endpoint, "blue"), (endpoint, "green"))]
+
+
+def test_a_model_that_answers_no_row_is_taken_back(clients: Clients, endpoint: Endpoint) -> None:
+    def compare(_before: object, _after: object) -> None:
+        raise ScoringError("It answers none of the rows.", where="rows")
+
+    status = endpoint.rollout(NEW, soak=0, gate=Gate(compare=compare)).wait()
+    assert (status.phase, deployments(clients)) == ("rolled back", ["blue"])
+    assert "the comparison got no answers: It answers none of the rows." in status.why
 
 
 def test_what_a_comparison_cannot_tell_pauses_it_where_asked(clients: Clients, endpoint: Endpoint) -> None:
@@ -553,6 +571,9 @@ def test_the_command_compares_with_rows(
 ) -> None:
     rows = tmp_path / "rows.jsonl"
     rows.write_text("{}\n")
+    assert command(clients, monkeypatch, OTHER, "--rows", str(rows)).exit_code == 1  # before anything is deployed
+    assert deployments(clients) == ["blue"]
+    rows.write_text('{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}\n')
     given: list[object] = []
 
     def compare(_before: object, _after: object, **options: Any) -> Said:

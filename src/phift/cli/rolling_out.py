@@ -91,6 +91,10 @@ def rollout(
     """
     if (model is None) == (way is None):
         raise click.UsageError("Give a MODEL, or one of --resume, --promote, --roll-back and --status.")
+    if rows:
+        from phift.evaluation.rows import read_rows
+
+        read_rows(rows)  # what is wrong with them is better known before a deployment of minutes
     found = phift.Endpoint.attach(endpoint, phift.connect(workspace=workspace))
     printer = phift.EventPrinter(console(stderr=True))
     gate = phift.Gate(

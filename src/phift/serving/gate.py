@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from phift.errors import ConfigError
+from phift.errors import ConfigError, ScoringError
 from phift.serving.monitor import Traffic
 
 Outcome = Literal["pass", "fail", "not judged"]
@@ -86,10 +86,13 @@ class Gate:
         return Verdict("pass", f"{said}, {took}")
 
     def judge_answers(self, before: object, after: object) -> Verdict:
-        """Have both deployments compared; without a comparison it passes."""
+        """Have both deployments compared; without a comparison it passes, and without answers it fails."""
         if self.compare is None:
             return Verdict("pass", "no comparison was asked for")
-        found = self.compare(before, after)
+        try:
+            found = self.compare(before, after)
+        except ScoringError as error:
+            return Verdict("fail", f"the comparison got no answers: {error.what}")
         verdict = str(getattr(found, "verdict", found))
         said = f"the comparison says: {verdict}"
         if verdict in ("worse", "better"):

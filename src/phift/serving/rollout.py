@@ -295,7 +295,8 @@ class Rollout:
                 raise ConfigError(what, where=there.place, fix="go on with endpoint.rollout(model), as it was begun")
             self._emit(state, "deploying")
             try:
-                made, _ = there.put(self._like_the_old_one(state, self._model))
+                there.put(self._like_the_old_one(state, self._model))
+                made = there.settled() or there.get()  # another process that goes on may just send the same
                 if resource.provisioning_state(made) != "succeeded":
                     raise DeploymentFailed(f"it ended as {resource.provisioning_state(made)}.", where=there.place)
             except PhiftError as error:
@@ -310,7 +311,7 @@ class Rollout:
                 raise DeploymentFailed(
                     what, where=there.place, fix=fix, log_tail=tail, status=error.status, code=error.code
                 ) from error
-        if not state.compared:
+        if not state.compared and (self.gate.compare or not self._gate_is_whole):
             self._emit(state, "comparing")
             verdict = self._compare(state)
             self._emit(state, "judged", verdict.reason)

@@ -92,7 +92,8 @@ class Ledger:
         def is_right(found: OnlineEndpoint) -> bool:
             return texts(found.tags, "endpoint.tags").get(STATE) == written
 
-        made, _ = self._there.put(changed(self._there.settled() or self._there.get()), is_right=is_right, renew=changed)
+        self._there.put(changed(self._there.settled() or self._there.get()), is_right=is_right, renew=changed)
+        made = self._there.settled() or self._there.get()  # somebody else may just change it again
         if resource.provisioning_state(made) != "succeeded":
             what = f"The endpoint's change ended as {resource.provisioning_state(made)}."
             raise ServiceError(what, where=self._there.place, fix="look at it in the studio, and go on")

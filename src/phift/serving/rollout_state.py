@@ -23,7 +23,7 @@ ENDED = ("promoted", "rolled back")
 class State:
     """One rollout.
 
-    - **model**: the digest of the new model's id, as `phift.serving.model.model_digest` has it.
+    - **model**: the digest of the new model's id, as `phift.serving.model.ServedModel` has it.
     - **old**, **new**: names of deployments.
     - **mirror**, **steps**: percent: of mirrored traffic, 0 for none, and the new deployment's shares one after the
       other.
