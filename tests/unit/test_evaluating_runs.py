@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 from phift import Clients, DeploymentEvent, Endpoint, FineTuneRun, RowCompared, RunConfig, compare_models
 from phift.cli.commands import main
 from phift.errors import DataError, ScoringError
+from phift.evaluation.likelihood import Likelihood
 from phift.evaluation.rows import Message, said
 from phift.serving.chat import Reply, ToolCall
 from phift.testing import TestWorkspace
@@ -134,6 +136,21 @@ def test_the_command_prints_a_table_a_page_or_json(invoke: Any, trained: FineTun
     values = json.loads(invoke(trained.job.name, "--json", "--metric", "exact_match", "--seed", 4).stdout)
     assert (list(values["metrics"]), values["seed"], len(values["rows"])) == (["exact_match"], 4, 6)
     assert names(trained.clients) == []
+
+
+def test_the_command_measures_the_loss_where_both_models_are_folders(
+    invoke: Any, trained: FineTuneRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def measure(folder: Path, rows: Sequence[Any], _tell: Any) -> Likelihood:
+        return Likelihood((float(len(folder.name)),) * len(rows), (1,) * len(rows))
+
+    monkeypatch.setattr("phift.evaluation.comparing.measure", measure)
+    folders = [tmp_path / "before", tmp_path / "after"]
+    for folder in folders:
+        folder.mkdir()
+    values = json.loads(invoke(trained.job.name, "--json", "--weights", *folders).stdout)
+    assert values["metrics"]["loss"]["difference"] == -1.0
+    assert values["perplexity"] == pytest.approx([math.exp(6), math.exp(5)])
 
 
 def test_the_exit_code_says_whether_it_is_better(invoke: Any, trained: FineTuneRun) -> None:

@@ -27,6 +27,13 @@ if TYPE_CHECKING:
 @click.option("--metric", "metrics", multiple=True, help="exact_match, token_f1 or chrf; may be given again.")
 @click.option("--max-new-tokens", type=click.IntRange(min=1), default=256, show_default=True)
 @click.option("--concurrency", type=click.IntRange(min=1), default=1, show_default=True, help="Rows at once.")
+@click.option(
+    "--weights",
+    nargs=2,
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    metavar="BEFORE AFTER",
+    help="Folders of both models, as `phift download` leaves one: measure the loss of the right answers too.",
+)
 @click.option("--seed", type=int, default=0, show_default=True, help="Of what is drawn.")
 @click.option("--json", "as_json", is_flag=True, help="Print all of it as JSON, with every answer.")
 @click.option("--html", type=click.Path(dir_okay=False, path_type=Path), help="Write it as a page to this file.")
@@ -41,6 +48,7 @@ def evaluate(
     metrics: tuple[str, ...],
     max_new_tokens: int,
     concurrency: int,
+    weights: tuple[Path, Path] | None,
     seed: int,
     as_json: bool,
     html: Path | None,
@@ -61,6 +69,7 @@ def evaluate(
         "max_new_tokens": max_new_tokens,
         "concurrency": concurrency,
         "seed": seed,
+        "weights": weights or None,
         **({"metrics": metrics} if metrics else {}),
     }
     given = [target, *(["--base", base] if base else []), *(["--rows", str(rows)] if rows else [])]
