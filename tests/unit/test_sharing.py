@@ -127,6 +127,18 @@ def test_the_first_run_deployed_again_takes_the_traffic_back() -> None:
     assert (there(fakes), owner(fakes)) == ({"default": 100, "green": 0}, "first")
 
 
+def test_what_is_left_of_a_series_is_named_with_its_price() -> None:
+    fakes = Fakes()
+    fakes.workspace.compute.sizes = priced(**{A100: 2.0})
+    series = {"phift.series": "s"}
+    for job, deployment in (("first", "default"), ("second", "green")):
+        deploy(fakes, job, deployment)
+        fakes.workspace.online_deployments.known[NAME, deployment].tags |= series
+        fakes.workspace.online_endpoints.known[NAME].tags |= series
+    (left,) = remove_endpoints_of(fakes.clients, "second").left
+    assert (left.name, left.job, left.price_per_day) == (NAME, "first", 48)
+
+
 def test_an_endpoint_of_another_run_whose_own_deployment_is_gone_stays() -> None:
     fakes = Fakes()
     deploy(fakes, "first", "default")

@@ -182,8 +182,9 @@ def remove_of_jobs(
                 forget_uses(FineTuneJob(job, clients), each.name)
             own = others[0] if others else each.tags
             left.append(replace(each, job=own.get(JOB_TAG, ""), series=own.get(SERIES, "")))
-    known = tuple(each for each in left if series and each.series == series)
-    return replace(remove_all(clients, alone, emit), removed=tuple(removed), left=known)
+    done = remove_all(clients, alone, emit)
+    known = [each for each in left if series and each.series == series]
+    return replace(done, removed=tuple(removed), left=priced(clients, known))
 
 
 def remove_all(clients: Clients, endpoints: Sequence[DeployedEndpoint], emit: OnEvent) -> Cleanup:
