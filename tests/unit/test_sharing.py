@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -220,6 +221,19 @@ def test_a_first_model_that_fails_to_take_the_traffic_back_gives_it_back() -> No
     assert "what was there stays as it was" in (caught.value.fix or "")
     assert there(fakes) == {"default": 0, "green": 100}
     assert fakes.workspace.online_endpoints.known[NAME].tags == before
+
+
+@pytest.mark.parametrize("how", ["cleanup", "replaced"])
+def test_what_had_the_traffic_may_end_its_answers_before_it_is_deleted(sleeps: list[float], how: str) -> None:
+    fakes = Fakes()
+    fakes.clients = replace(fakes.clients, poll_seconds=15)
+    deploy(fakes, "first", "default")
+    if how == "cleanup":
+        deploy(fakes, "second", "green")
+        remove_endpoints_of(fakes.clients, "second")
+    else:
+        deploy(fakes, "first", "green")
+    assert (sleeps, len(there(fakes))) == ([30], 1)
 
 
 def test_a_rollout_that_is_under_way_is_not_disturbed() -> None:

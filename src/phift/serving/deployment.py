@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import partial
@@ -35,7 +35,16 @@ from phift.serving.model import served_model
 from phift.serving.parking import check_no_rollout, parked_tags, without_parked
 from phift.serving.price import cost_of
 from phift.serving.resource import CREATED, SERVES, DeploymentEvent, OnEvent, telling
-from phift.serving.sharing import check_ours, deployments, is_same, taking_traffic, traffic, with_traffic, withdraw
+from phift.serving.sharing import (
+    check_ours,
+    deployments,
+    is_same,
+    let_requests_end,
+    taking_traffic,
+    traffic,
+    with_traffic,
+    withdraw,
+)
 from phift.serving.uses import EndpointUse
 from phift.serving.waiting import Waiting
 
@@ -121,7 +130,7 @@ def deploy_model(
         raise
     if endpoint.existed:
         try:
-            _retire_others(clients, name, config.deployment_name, own, emit)
+            _retire_others(clients, name, config.deployment_name, own, attempt.served_before, emit)
         except BaseException as interruption:  # what was asked for is done, and nobody gets its handle
             place = f"{name}/{config.deployment_name}"
             interruption.add_note(visible(f"{resource.still_up(place)} Delete it: phift cleanup {place}"))
@@ -152,6 +161,10 @@ class _Attempt:
     @property
     def made(self) -> bool:
         return self._use.made or self._made_deployment
+
+    @property
+    def served_before(self) -> Collection[str]:
+        return self._before[0] if self._before else ()
 
     def ensure_endpoint(self, tags: Mapping[str, str]) -> None:
         """Have the endpoint, made now where there is none that came up; one of another run is shared with it."""
@@ -366,7 +379,9 @@ def _settings(deployment: OnlineDeployment) -> tuple[object, ...]:
     )
 
 
-def _retire_others(clients: Clients, name: str, deployment: str, own: Mapping[str, str], emit: OnEvent) -> None:
+def _retire_others(
+    clients: Clients, name: str, deployment: str, own: Mapping[str, str], served: Collection[str], emit: OnEvent
+) -> None:
     """Delete earlier deployments of the same run, which would go on costing money without traffic; tell of others.
 
     It is no reason to fail: the new deployment serves, and has all the traffic.
@@ -384,8 +399,11 @@ def _retire_others(clients: Clients, name: str, deployment: str, own: Mapping[st
         place = f"{name}/{other.name}"
         why = f"has no traffic and {cost_of(clients, place)}"
         if SERVES in tags and is_same(tags, own):
+            there = resource.deployment(clients, name, other.name)
             try:
-                resource.deployment(clients, name, other.name).delete()
+                if other.name in served:
+                    let_requests_end(clients, there)
+                there.delete()
                 emit(DeploymentEvent("replaced", redact(other.name)))
                 continue
             except PhiftError as error:

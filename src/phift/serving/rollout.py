@@ -40,11 +40,11 @@ from phift.serving.gate import Gate, Verdict
 from phift.serving.model import ServedModel, another_model, served_model
 from phift.serving.monitor import Traffic, metrics_delay, read_traffic
 from phift.serving.price import cost_of
-from phift.serving.resource import CREATED, SERVES, Resource
+from phift.serving.resource import CREATED, SERVES
 from phift.serving.rollout_ledger import Ledger, Shares, TrafficChanged
 from phift.serving.rollout_state import ENDED, GATE, STATE, WHY, RolloutEvent, RolloutStatus, State, read_state
 from phift.serving.shares import check_plan, mirrored_shares
-from phift.serving.sharing import deployments, traffic
+from phift.serving.sharing import deployments, let_requests_end, traffic
 
 if TYPE_CHECKING:
     from azure.ai.ml.entities import OnlineDeployment, OnlineEndpoint
@@ -461,7 +461,7 @@ class Rollout:
             self._left = self._up(going) if there.settled() is not None else ""
         else:
             if ended == "rolled back" or state.at < len(state.stages) - 1:
-                self._let_requests_end(there)
+                let_requests_end(self._clients, there)
             resource.delete_deployment(self._clients, self._name, going)
         owner = None
         if ended == "promoted":
@@ -469,16 +469,6 @@ class Rollout:
         moved = self._ledger.write(replace(state, phase=ended), why, owner=owner)
         self._emit(moved, ended, why)
         return moved
-
-    def _let_requests_end(self, there: Resource[OnlineDeployment]) -> None:
-        """Wait a little before a deployment is deleted that has just had traffic: what it is answering may take long.
-
-        Whether Azure itself waits for requests under way is unverified.
-        """
-        found = there.settled()
-        settings = found.request_settings if found is not None else None
-        longest = (getattr(settings, "request_timeout_ms", None) or 0) / 1000
-        time.sleep(min(longest, 2 * self._clients.poll_seconds))
 
     def _up(self, deployment: str) -> str:
         place = f"{self._name}/{deployment}"

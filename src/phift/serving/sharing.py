@@ -8,6 +8,7 @@ other's deployment away.
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import suppress
@@ -20,7 +21,7 @@ from phift.jobs.job import JOB_TAG
 from phift.jobs.record import CONFIGURATION, SERIES
 from phift.serving import resource
 from phift.serving.lifetime import LONGEST_TAG
-from phift.serving.resource import CREATED, MODEL, SERVES, DeploymentEvent, OnEvent, purpose
+from phift.serving.resource import CREATED, MODEL, SERVES, DeploymentEvent, OnEvent, Resource, purpose
 
 if TYPE_CHECKING:
     from azure.ai.ml.entities import OnlineDeployment, OnlineEndpoint
@@ -100,13 +101,27 @@ def withdraw(
     if endpoint is None or (owns and not any(resource.purpose(_tags(each)) for each in staying)):
         resource.delete_endpoint(clients, name, emit)
         return None
-    if staying and (owns or not mine.isdisjoint(traffic(endpoint))):
+    served = mine & traffic(endpoint).keys()
+    if staying and (owns or served):
         _hand_over(clients, name, endpoint, mine, staying, emit)
     for each in sorted(mine):
+        if each in served:
+            let_requests_end(clients, resource.deployment(clients, name, each))
         resource.delete_deployment(clients, name, each)
         emit(DeploymentEvent("removed", each))
     emit(DeploymentEvent("stays", name))
     return tuple(sorted(mine))
+
+
+def let_requests_end(clients: Clients, there: Resource[OnlineDeployment]) -> None:
+    """Wait a little before a deployment is deleted that has just had traffic: what it is answering may take long.
+
+    Whether Azure itself waits for requests under way is unverified.
+    """
+    found = there.settled()
+    settings = found.request_settings if found is not None else None
+    longest = (getattr(settings, "request_timeout_ms", None) or 0) / 1000
+    time.sleep(min(longest, 2 * clients.poll_seconds))
 
 
 def _hand_over(
