@@ -33,18 +33,22 @@ def clients(local: Local) -> Clients:
     return connect(workspace={"local": local.connection.folder})
 
 
-@pytest.fixture(scope="module")
-def endpoint(clients: Clients) -> Iterator[Endpoint]:
+def serve(clients: Clients, name: str, auth_mode: str = "key") -> Endpoint:
     client = clients.workspace
-    wanted = ManagedOnlineEndpoint(name=NAME, auth_mode="key")
+    wanted = ManagedOnlineEndpoint(name=name, auth_mode=auth_mode)
     client.online_endpoints.begin_create_or_update(wanted).result()
     settings = OnlineRequestSettings(request_timeout_ms=60_000, max_concurrent_requests_per_instance=4)
     size = {"instance_type": "Standard_NC24ads_A100_v4", "instance_count": 1}
-    deployment = ManagedOnlineDeployment(name="blue", endpoint_name=NAME, model=PHI, request_settings=settings, **size)
+    deployment = ManagedOnlineDeployment(name="blue", endpoint_name=name, model=PHI, request_settings=settings, **size)
     client.online_deployments.begin_create_or_update(deployment).result()
     wanted.traffic = {"blue": 100}
     client.online_endpoints.begin_create_or_update(wanted).result()
-    made = Endpoint.attach(NAME, clients)
+    return Endpoint.attach(name, clients)
+
+
+@pytest.fixture(scope="module")
+def endpoint(clients: Clients) -> Iterator[Endpoint]:
+    made = serve(clients, NAME)
     yield made
     made.close()
 
@@ -109,6 +113,15 @@ def test_the_official_client_chats_and_streams(endpoint: Endpoint) -> None:
             return "".join([piece.choices[0].delta.content or "" async for piece in pieces])
 
     assert asyncio.run(streams()) == "cba"
+
+
+def test_tokens_of_entra_open_it_too(clients: Clients) -> None:
+    endpoint = serve(clients, "by-entra", "aad_token")
+    assert endpoint.chat("abc") == endpoint.stream("abc").reply == "cba"
+    with endpoint.openai() as client:
+        answer = client.chat.completions.create(model="", messages=[{"role": "user", "content": "abc"}])
+        assert answer.choices[0].message.content == "cba"
+    endpoint.delete()
 
 
 def test_the_blocks_of_the_document_run_one_after_another(
