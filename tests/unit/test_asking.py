@@ -106,6 +106,24 @@ def test_a_server_with_the_openai_route_alone_is_asked_there(server: Script) -> 
     assert paths(server) == ["/score", "/v1/chat/completions", "/v1/chat/completions"]
 
 
+def test_vllm_is_asked_on_its_openai_route_though_it_has_another_score(server: Script) -> None:
+    refused = Reply({}, 424, {"ms-azureml-model-error-statuscode": "400", "azureml-model-deployment": "green"})
+    server.answers(by_path(openai=Reply(completion()), score=refused))
+    fakes = Fakes()
+    endpoint = endpoint_at(server.url, fakes)
+    fakes.add_deployment("blue", "phift-e", "model:1").environment = "/environments/phift-vllm/versions/1"
+    green = fakes.add_deployment("green", "phift-e", "model:2")
+    for _ in range(2):
+        with pytest.raises(ScoringError, match="424"):
+            endpoint.chat("Hi")
+    assert fakes.workspace.record.count("online_deployments.list") == 1
+    server.requests.clear()
+    endpoint = endpoint_at(server.url, fakes)
+    green.environment = "azureml:/subscriptions/s/environments/phift-vllm/versions/1"
+    assert [endpoint.chat("Hi"), endpoint.chat("Hi")] == ["Hello."] * 2
+    assert paths(server) == ["/score", "/v1/chat/completions", "/v1/chat/completions"]
+
+
 def test_a_server_with_neither_route_is_refused_as_the_last_one_says(server: Script) -> None:
     server.answers(NO_ROUTE)
     with pytest.raises(ScoringError, match="424 Not Found"):

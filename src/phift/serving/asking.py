@@ -5,16 +5,20 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from phift import errors
 from phift.azure.answers import listed, mapping
 from phift.azure.clients import Clients
 from phift.serving.chat import Reply, read_reply
+from phift.serving.container import is_vllm
 from phift.serving.parking import way_back
 from phift.serving.question import Question
 from phift.serving.scoring import Answer, ScoringClient, TimeLimit
 from phift.serving.streaming import ReplyStream, in_one, streamed
+
+if TYPE_CHECKING:
+    from azure.ai.ml.entities import OnlineDeployment
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +38,7 @@ class Asker:
     def __init__(self, client: ScoringClient, clients: Clients, name: str) -> None:
         self._client, self._clients, self._name = client, clients, name
         self._missing: dict[tuple[str | None, Route], float] = {}
+        self._looked_at: dict[str, float] = {}
 
     def reply(
         self,
@@ -83,14 +88,26 @@ class Asker:
                 return route, answer
             with answer:
                 refusal = self._refusal(answer, question, deployment)
-            # Nobody says whether Azure hands on a 404 of a container's, or makes it a 424 as it does with other errors.
-            if not (answer.lacks_route or (route == "openai" and answer.status in (404, 405))):
+            if not self._lacks(route, answer, deployment):
                 raise refusal
             missing.append(route)
         if name := question.needs_openai:
             what = f"The deployment takes no {name}: it has no OpenAI route, or there is none with traffic."
             raise errors.ScoringError(what, where=client.place, fix=f"leave {name} out", status=refusal.status)
         raise refusal
+
+    def _lacks(self, route: Route, answer: Answer, deployment: str | None) -> bool:
+        """Tell whether a refusal means that the model's server has no such route."""
+        if answer.lacks_route:
+            return True
+        if route == "openai":  # whether Azure hands on a container's 404, or makes it a 424, nobody says
+            return answer.status in (404, 405)
+        # vLLM's own `/score` compares texts, and refuses a conversation as a mistake.
+        asked, now = (answer.deployment or deployment or "").lower(), time.monotonic()
+        if answer.status != 424 or now < self._looked_at.get(asked, 0):
+            return False
+        self._looked_at[asked] = now + _FORGOTTEN_AFTER
+        return any(is_vllm(each) for each in self._deployments() or () if asked in ("", str(each.name).lower()))
 
     def _routes(self, question: Question, first: Route, deployment: str | None) -> list[Route]:
         """Return the routes to ask, one after another; at least one."""
@@ -113,8 +130,9 @@ class Asker:
         if answer.status == 404 and (way_out := way_back(self._clients, self._name)):
             return errors.NotFound("The endpoint is parked.", where=self._client.place, fix=way_out, status=404)
         if answer.status == 404 and deployment:
-            names = self._deployments()
-            if names is not None and deployment.lower() not in map(str.lower, names):
+            found = self._deployments()
+            names = sorted(errors.in_a_line(each.name) for each in found or ())
+            if found is not None and deployment.lower() not in map(str.lower, names):
                 what = f"The endpoint has no deployment {errors.in_a_line(deployment)}."
                 fix = f"there is: {', '.join(names)}" if names else "it has none at all: deploy a model to it"
                 return errors.NotFound(what, where=self._client.place, fix=fix, status=404)
@@ -127,15 +145,14 @@ class Asker:
             beside = f"the server may not know {', '.join(others)}"
         return self._client.refusal(answer, beside)
 
-    def _deployments(self) -> list[str] | None:
-        """Return the names of the endpoint's deployments; None where they cannot be read."""
+    def _deployments(self) -> list[OnlineDeployment] | None:
+        """Return the endpoint's deployments; None where they cannot be read."""
         place = f"deployments of endpoint {self._name}"
         try:
             with errors.azure_errors(place):
-                found = listed(self._clients.workspace.online_deployments.list(self._name), place)
+                return listed(self._clients.workspace.online_deployments.list(self._name), place)
         except errors.PhiftError:  # what refused the question says enough
             return None
-        return sorted(errors.in_a_line(each.name) for each in found)
 
 
 def _refused_by_name(answer: Answer) -> str:
