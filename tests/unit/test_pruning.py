@@ -175,6 +175,14 @@ def test_one_that_cannot_be_deleted_stops_no_other_and_is_named_with_its_price(
     assert phift.prune_endpoints(clients).deleted == ("phift-b",)
 
 
+def test_one_that_cannot_be_looked_at_is_named_too(workspace: TestWorkspace, clients: Clients) -> None:
+    deploy(clients, "phift-a")
+    workspace.order(Fault("GET onlineEndpoints/phift-a", status=403))
+    done = phift.prune_endpoints(clients)
+    assert done.failed["phift-a"].startswith("The endpoint phift-a is still up and costs money: 88.08 USD a day. ")
+    assert names(clients) == {"phift-a"}
+
+
 def test_ctrl_c_finishes_the_one_under_way_and_names_the_others(clients: Clients) -> None:
     for name in ("phift-a", "phift-b"):
         deploy(clients, name)

@@ -153,7 +153,9 @@ def _delete_all(clients: Clients, done: Pruned, names: Collection[str], emit: On
             else:
                 deleted.append(row.name)
         except PhiftError as error:
-            failed[row.name] = visible(f"{error.what} {error.fix or ''}".strip())
+            # A refused deletion says itself what is still up, and what it costs.
+            what = error.what if row.name in error.what else f"{_still_there(row)}: {error.what}"
+            failed[row.name] = visible(f"{what} {error.fix or ''}".strip())
         except (KeyboardInterrupt, SystemExit) as interruption:
             for left in (*failed.values(), *map(_still_there, done.chosen.endpoints[number:])):
                 interruption.add_note(in_a_line(left))
