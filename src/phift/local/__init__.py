@@ -29,8 +29,10 @@ What is covered, with the SDK 1.35.2's calls:
 - MLflow tracking: experiments, runs, metrics, tags and parameters, reading and writing, of those jobs and of runs that
   a program makes itself; their artifacts, through MLflow's azureml plugin; a run's artifact as a model's path;
   ``mlflow.register_model``
-- online endpoints and deployments of MLflow models: keys, tokens, traffic, logs, scoring as Azure's MLflow server does;
-  chat completions as vLLM's server does, whole and streamed, which an MLflow deployment on Azure does not have
+- online endpoints and deployments of MLflow models: keys, tokens, traffic, mirrored traffic, logs, scoring as Azure's
+  MLflow server does; chat completions as vLLM's server does, whole and streamed, which an MLflow deployment on Azure
+  does not have
+- Azure Monitor's metrics of an endpoint's requests, by the minute and by deployment
 
 What is not covered, and answers 501 with the method and path:
 
@@ -53,6 +55,7 @@ What differs from Azure:
 - ``components.download`` fails: the SDK wants its code on ``blob.core.windows.net``
 - a blob and a folder cannot share a name
 - where a job's run keeps no artifact of a name, its output of that name is meant
+- metrics are there at once, which takes Azure some minutes; they are kept for a week
 - whoever holds the folder's secret is the workspace's owner; there are no roles
 """
 
