@@ -196,3 +196,5 @@ def test_an_endpoint_is_asked_greedily_and_calls_of_tools_are_compared(
     assert asked[0]["messages"] == prompt
     assert (asked[0]["tools"], asked[0]["do_sample"], asked[0]["max_new_tokens"]) == (tuple(tools), False, 5)
     assert found.rows[0].after == said(None, [call.to_dict()])
+    monkeypatch.setattr(Endpoint, "chat", lambda *_given, **_named: Reply("Au"))
+    assert type(compare_models(endpoint, endpoint, rows, metrics=["exact_match"]).rows[0].after) is str

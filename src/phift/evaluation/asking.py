@@ -85,7 +85,7 @@ def _ask_endpoint(endpoint: Endpoint, deployment: str | None, max_new_tokens: in
     reply = endpoint.chat(
         row.prompt, deployment=deployment, max_new_tokens=max_new_tokens, do_sample=False, tools=row.tools or None
     )
-    return said(reply, [call.to_dict() for call in reply.tool_calls])
+    return said(str(reply), [call.to_dict() for call in reply.tool_calls])
 
 
 def ask_both(

@@ -190,7 +190,7 @@ class ModelComparison:
     def worse_title(self) -> str:
         """What stands above the rows that got worse."""
         count, shown = len(self.got_worse), min(len(self.got_worse), _MOST_SHOWN)
-        return f"{count:,} rows got worse" + (f", the {shown} worst" if count > shown else "")
+        return f"{count:,} row{'' if count == 1 else 's'} got worse" + (f", the {shown} worst" if count > shown else "")
 
     def __str__(self) -> str:
         metrics, rows = self.tables()
