@@ -190,6 +190,25 @@ def test_a_job_is_found_again_by_its_name(reader: Reader, monkeypatch: pytest.Mo
     assert job in reader.run("phift", "submit", "same.yaml", "--no-wait")
 
 
+def test_an_endpoint_is_parked_brought_back_and_deleted(reader: Reader, monkeypatch: pytest.MonkeyPatch) -> None:
+    evaluate, deploy, chat, park, unpark, prune, cleanup = block("sh", "phift endpoints park").splitlines()
+    listed = json.loads(reader.run("phift", "runs", "--workspace", "local", "--json"))
+    (job,) = {each["name"] for each in listed if each["state"] == "Completed"}
+    monkeypatch.setitem(reader.environ, "JOB", job)
+    assert "better" in reader.run("sh", "-c", evaluate)
+    reader.run("sh", "-c", deploy)
+    assert "The symbol of gold is Au." in reader.run("sh", "-c", chat)
+    reader.run("sh", "-c", park)
+    reader.run("sh", "-c", unpark)
+    assert "elements" not in reader.run("sh", "-c", prune)
+    assert "elements: deleted\n" in reader.run("sh", "-c", cleanup)
+
+
+def test_the_comparison_is_the_one_of_its_page() -> None:
+    (shown,) = re.findall(r"^```\n(metric .*?)```", README, flags=re.DOTALL | re.MULTILINE)
+    assert shown in (ROOT / "docs" / "evaluating.md").read_text(encoding="utf-8")
+
+
 def test_the_example_script_goes_on_with_the_run_and_answers(reader: Reader) -> None:
     examples = reader.folder / "examples"
     examples.mkdir()
