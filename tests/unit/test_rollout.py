@@ -191,7 +191,10 @@ def test_an_idle_deployment_is_not_judged_and_pauses(clients: Clients, endpoint:
     assert "no request came; 1 are needed" in status.why
     assert traffic(clients) == {"blue": 60, "green": 40}
     assert [event.stage for event in events][-1] == "paused"
-    assert endpoint.rollout(NEW, **QUICK).wait().phase == "paused"  # it is judged again, and still idle
+    events.clear()
+    again = endpoint.rollout(NEW, on_event=events.append, **QUICK).wait()
+    assert again.phase == "paused"  # it is judged again, and still idle
+    assert (events[0].stage, events[0].share) == ("serving", 40)
     with load(endpoint):
         assert endpoint.rollout(NEW, **QUICK).wait(timeout=60).promoted
 

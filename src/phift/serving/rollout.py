@@ -207,6 +207,8 @@ class Rollout:
             _, state = self._ledger.read()
             if state.phase == "paused":
                 state = self._resume(state)
+            if state.phase in ("mirroring", "serving"):  # which an earlier call has begun
+                self._emit(state, state.phase)
             while state.phase not in (*ENDED, "paused"):
                 try:
                     state = self._go_on(state, end)
