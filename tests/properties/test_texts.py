@@ -45,6 +45,8 @@ from phift.data.assets import DataInput
 from phift.data.prepare import PreparedDataset, Progress
 from phift.data.split import Account
 from phift.errors import redact, visible
+from phift.evaluation.comparison import ComparedRow, ModelComparison
+from phift.evaluation.paired import PairedResult
 from phift.jobs.capacity import Capacity
 from phift.jobs.events import MetricLogged, NoAnswer, StatusChanged, StepChanged
 from phift.jobs.job import FineTuneJob
@@ -65,6 +67,7 @@ from phift.serving.pruning import Pruned
 from phift.serving.resource import DeploymentEvent
 from phift.serving.rollout import Rollout
 from phift.serving.rollout_state import RolloutEvent, RolloutStatus
+from phift.serving.streaming import ReplyStream
 from phift.testing import TestWorkspace
 from phift.tokens.conversation import Conversation
 from phift.tokens.count import Counted, SplitTokens, TokenReport
@@ -298,6 +301,44 @@ def trial_changed(text: str) -> TrialChanged:
     return TrialChanged(search=text, trial=1, parameters={text: text}, state=text, job=text, metric=text, value=0.5)
 
 
+def paired(text: str) -> PairedResult:
+    return PairedResult(
+        metric=text,
+        higher_is_better=True,
+        n=1,
+        before=0.0,
+        after=1.0,
+        difference=1.0,
+        interval=(0.0, 1.0),
+        interval_by="BCa",
+        test="sign",
+        p=1.0,
+        p_adjusted=1.0,
+        improved=1,
+        worsened=0,
+        tied=0,
+        smallest_visible=None,
+        verdict="cannot tell",
+    )
+
+
+def models_compared(text: str) -> ModelComparison:
+    row = ComparedRow(
+        number=1,
+        prompt=({"role": "user", "content": text},),
+        question=text,
+        reference=text,
+        before=text,
+        after=text,
+        asked_first="before",
+        failed={"after": text},
+        scores={text: (1.0, 0.0)},
+        gains=(-1.0,),
+    )
+    given: dict[str, Any] = {"near": 0, "given": 1, "seed": 0, "parameters": {text: text}}
+    return ModelComparison(before=text, after=text, metrics={text: paired(text)}, rows=(row,), **given)
+
+
 def rollout_status(text: str) -> RolloutStatus:
     return RolloutStatus(
         endpoint=text, phase="paused", old=text, new=text, share=10, mirrored=0, steps=(10, 100), why=text, left=text
@@ -325,9 +366,12 @@ OF_TEXT: dict[type, Callable[[str], object]] = {
     LocalWorkspace: lambda text: LocalWorkspace(Path(text.replace("\0", ""))),
     Machines: lambda text: Machines(text, 1),
     MemoryEstimate: memory,
+    ModelComparison: models_compared,
+    PairedResult: paired,
     Parameters: parameters,
     PreparedDataset: prepared,
     Pruned: lambda text: Pruned(chosen=Endpoints((), text), deleted=(text,), spared={text: text}, failed={text: text}),
+    ReplyStream: lambda text: ReplyStream(iter(()), lambda: None, asked=0.0, deployment=text),
     Rollout: lambda text: Rollout(SimpleNamespace(name=text, clients=Fakes().clients), Gate()),
     RolloutEvent: lambda text: RolloutEvent(endpoint=text, deployment=text, stage=text, text=text),
     RolloutStatus: rollout_status,
@@ -356,7 +400,8 @@ def test_each_class_that_writes_its_own_text_is_tried() -> None:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.ClassDef):
                 found |= {node.name for each in node.body if isinstance(each, ast.FunctionDef) and each.name in WAYS}
-    assert found - {"WireError"} == {kind.__name__ for kind in OF_TEXT}  # that one is what a server answers
+    # The one is what a server answers, the other a text that is the model's own, as it is.
+    assert found - {"WireError", "Reply"} == {kind.__name__ for kind in OF_TEXT}
 
 
 @many
