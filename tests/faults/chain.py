@@ -1,14 +1,13 @@
-"""One full chain of phift against a local workspace: its requests, and what becomes of it when one of them fails."""
+"""Chains of phift against a local workspace: their requests, and what becomes of them when one of these fails."""
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import threading
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,15 +15,13 @@ from typing import Any
 
 import requests
 
-from phift import FineTuneRun, RunConfig
+from phift.azure.clients import Clients
 from phift.azure.connect import connect
 from phift.errors import PhiftError
 from phift.local import Connection, LocalCredential, LocalWorkspace
+from phift.local.names import WORKSPACE_ID
 
 from .impatience import READ_TIMEOUT, Patient
-
-STEPS = ("submit", "wait", "metrics", "register", "deploy", "chat", "delete")
-"""What a program does, in order; `submit` checks first, and to connect asks nobody."""
 
 FAULTS: dict[str, dict[str, Any]] = {
     "500 once": {"status": 500},
@@ -37,11 +34,38 @@ FAULTS: dict[str, dict[str, Any]] = {
 """What happens to a request. The connection is reset after the request was carried out, which is the worse case; and
 so is a request carried out whose answer comes too late."""
 
+_PUT, _DELETE = "PUT onlineEndpoints/{endpoint}", "DELETE onlineEndpoints/{endpoint}"
+_OF_DEPLOYMENT = "/deployments/{deployment}"
+_KINDS = {
+    _PUT: "endpoint-create",
+    f"{_PUT}{_OF_DEPLOYMENT}": "deployment-create",
+    _DELETE: "endpoint-delete",
+    f"{_DELETE}{_OF_DEPLOYMENT}": "deployment-delete",
+}
+_LOCKED = "The scope cannot perform delete operation because following scope(s) are locked: '/subscriptions/0'."
+REFUSALS = ("quota", "no capacity", "provisioning fails", "locked")
+"""What else happens to changes of endpoints and deployments: behind the answer, or again and again."""
+
+
+def faults_of(row: Row, *, refusals: bool) -> dict[str, dict[str, Any]]:
+    """Return what may happen to a request, by the columns' titles.
+
+    - **refusals**: whether `REFUSALS` are among it.
+    """
+    kind = _KINDS.get(row.operation) if refusals else None
+    found = dict(FAULTS)
+    if kind == "deployment-create":
+        found["quota"] = {"status": 400, "code": "OutOfQuota", "message": "Not enough quota available."}
+        found["no capacity"] = {"on": f"operation {kind}", "code": "AllocationFailed", "message": "Allocation failed."}
+    if kind:
+        found["provisioning fails"] = {"on": f"operation {kind}", "message": "It ended as Failed."}
+    if kind and kind.endswith("delete"):
+        found["locked"] = {"status": 409, "code": "ScopeLocked", "message": _LOCKED, "times": None}
+    return found
+
+
 _STATUS = "mfeOperationsStatus"
 _LONGEST_CHAIN = 300.0  # seconds until a chain counts as hanging; an undisturbed one takes two
-_LONGEST_JOB = 60.0  # seconds that a chain waits for the job, which takes none
-_ONE_OF_EACH = {"jobs": 1, "models": 1, "data": 3, "endpoints": 1, "deployments": 1}
-_NO_ENDPOINT = {**_ONE_OF_EACH, "endpoints": 0, "deployments": 0}
 
 
 @dataclass(frozen=True)
@@ -51,6 +75,29 @@ class Row:
     step: str
     operation: str
     number: int
+
+
+@dataclass(frozen=True)
+class Chain:
+    """What a program does.
+
+    - **steps**: in order.
+    - **run**: does it, as a process of its own would, with new clients. It calls what it is given with the name of each
+      step before it is done, and with an empty text where there is to be what **during** says.
+    - **after**: how much of what there is to be at the end.
+    - **prepare**: makes what the chain finds, before anything fails.
+    - **serves**: whether an endpoint that answers is what there is to be, and no leftover.
+    - **refusals**: whether it is tried with `REFUSALS`, too.
+    """
+
+    name: str
+    steps: tuple[str, ...]
+    run: Callable[[Ground, Path, Callable[[str], None]], None]
+    during: Mapping[str, int]
+    after: Mapping[str, int]
+    prepare: Callable[[Ground, Path], None] = lambda _place, _work: None
+    serves: bool = False
+    refusals: bool = True
 
 
 @dataclass(frozen=True)
@@ -94,12 +141,17 @@ class Ground:
         answer.raise_for_status()
         return answer.json() if answer.content else None
 
-    def begin(self) -> Path:
-        """Empty the workspace, and return a folder for a chain to work in."""
+    def begin(self, chain: Chain) -> Path:
+        """Empty the workspace but for what the chain finds, and return a folder for it to work in."""
         self.ask("POST", "/phift/reset")
         work = self.folder / "work"
         shutil.rmtree(work, ignore_errors=True)
+        chain.prepare(self, work)
         return work
+
+    def clients(self) -> Clients:
+        """Return new clients, which wait for little."""
+        return replace(connect(workspace={"local": self.workspace.folder}), poll_seconds=0.05)
 
     def order(self, row: Row, fault: dict[str, Any]) -> None:
         """Have a fault strike at a row, from the beginning of its step on."""
@@ -114,12 +166,9 @@ class Ground:
 
     def there(self) -> dict[str, int]:
         """Count what the chains have left in the workspace."""
-        connection = self.connection
-        group = f"/subscriptions/{connection.subscription_id}/resourceGroups/{connection.resource_group}"
-        base = f"{group}/providers/Microsoft.MachineLearningServices/workspaces/{connection.workspace_name}"
 
         def names(what: str) -> list[str]:
-            return [str(each["name"]) for each in self.ask("GET", f"{base}/{what}")["value"]]
+            return [str(each["name"]) for each in self.ask("GET", f"{WORKSPACE_ID}/{what}")["value"]]
 
         def versions(kind: str) -> int:
             return sum(len(names(f"{kind}/{name}/versions")) for name in names(kind))
@@ -128,6 +177,17 @@ class Ground:
         deployments = sum(len(names(f"onlineEndpoints/{name}/deployments")) for name in endpoints)
         counted = {"jobs": len(names("jobs?listViewType=All")), "models": versions("models"), "data": versions("data")}
         return {**counted, "endpoints": len(endpoints), "deployments": deployments}
+
+    def silent(self) -> list[str]:
+        """Return the names of the endpoints that do not answer."""
+        names = [str(each["name"]) for each in self.ask("GET", f"{WORKSPACE_ID}/onlineEndpoints")["value"]]
+        return [name for name in names if not self._answers(name)]
+
+    def _answers(self, name: str) -> bool:
+        key = self.ask("POST", f"{WORKSPACE_ID}/onlineEndpoints/{name}/listKeys")["primaryKey"]
+        body = {"input_data": {"input_string": [{"role": "user", "content": "Are you there?"}]}}
+        url = f"{self.connection.base_url}/inference/{name}/score"
+        return self._session.post(url, json=body, headers={"Authorization": f"Bearer {key}"}, timeout=60).ok
 
 
 @contextmanager
@@ -147,48 +207,7 @@ def ground(folder: Path) -> Iterator[Ground]:
             os.environ.update({name: value} if value is not None else {})
 
 
-def write_data(folder: Path) -> dict[str, Path]:
-    """Write the least data set that is one."""
-    files = {}
-    for split, count in (("train", 10), ("validation", 1), ("test", 1)):
-        files[split] = folder / f"{split}.jsonl"
-        asked = [[{"role": "user", "content": f"{split} {number}?"}] for number in range(count)]
-        rows = [{"messages": [*messages, {"role": "assistant", "content": "Yes."}]} for messages in asked]
-        files[split].write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
-    return files
-
-
-def run_chain(place: Ground, work: Path, before: Callable[[str], None]) -> None:
-    """Do what a user's program does, as a process of its own would: with new clients.
-
-    - **before**: called with the name of each step before it is done, and with an empty text when the endpoint has
-      answered.
-    """
-    config = RunConfig(
-        workspace={"local": place.workspace.folder},
-        model="Phi-4-mini-instruct",
-        compute="gpu-cluster",
-        data=write_data(place.folder),
-        work_dir=work,
-    )
-    run = FineTuneRun(config, replace(connect(config), poll_seconds=0.05))
-    before("submit")
-    run.submit()
-    before("wait")
-    run.wait(timeout=_LONGEST_JOB)
-    before("metrics")
-    run.metrics()
-    before("register")
-    run.register()
-    before("deploy")
-    with run.deploy() as endpoint:
-        before("chat")
-        endpoint.chat("Is this a chain?")
-        before("")
-        before("delete")
-
-
-def find_rows(place: Ground) -> list[Row]:
+def find_rows(place: Ground, chain: Chain) -> list[Row]:
     """List the requests of an undisturbed chain, of those that look again and again the first two only."""
     marks: dict[str, int] = {}
 
@@ -196,10 +215,10 @@ def find_rows(place: Ground) -> list[Row]:
         noted = place.requests()
         marks[step] = noted[-1]["number"] if noted else 0
 
-    run_chain(place, place.begin(), mark)
+    chain.run(place, place.begin(chain), mark)
     rows: list[Row] = []
-    ends = [*(marks[step] for step in STEPS[1:]), float("inf")]
-    for step, end in zip(STEPS, ends, strict=True):
+    ends = [*(marks[step] for step in chain.steps[1:]), float("inf")]
+    for step, end in zip(chain.steps, ends, strict=True):
         counted: Counter[str] = Counter()
         looked: Counter[str] = Counter()
         for entry in place.requests(marks[step]):
@@ -207,48 +226,53 @@ def find_rows(place: Ground) -> list[Row]:
             if entry["number"] > end:
                 continue
             counted[operation] += 1
-            # While it waits for the job, the chain asks the same things at every look.
-            repeated = entry["place"] if _STATUS in operation else operation if step == "wait" else ""
+            # While it waits, for the job or for a step's end, the chain asks the same things at every look.
+            looks = step == "wait" and operation.startswith("GET")
+            repeated = entry["place"] if _STATUS in operation else operation if looks else ""
             looked[repeated] += 1
             if not repeated or looked[repeated] <= 2:
                 rows.append(Row(step, operation, counted[operation]))
     return rows
 
 
-def try_fault(place: Ground, row: Row, fault: dict[str, Any]) -> Outcome:
+def try_fault(place: Ground, chain: Chain, row: Row, fault: dict[str, Any]) -> Outcome:
     """Run the chain with a fault in it, and once more without where that ended with an error of phift."""
-    work = place.begin()
+    work = place.begin(chain)
     defects: list[str] = []
 
     def count(step: str) -> None:
         if not step:
-            defects.extend(_wrong(place.there(), _ONE_OF_EACH))
+            defects.extend(_wrong(place.there(), chain.during))
 
     def order(step: str) -> None:
         if step == row.step:
             place.order(row, fault)
         count(step)
 
-    error = _attempt(place, work, order)
+    error = _attempt(place, chain, work, order)
     hit = place.hits() > 0
     place.ask("DELETE", "/phift/faults")
     if error is not None and not isinstance(error, PhiftError):
         defects.append(f"{type(error).__name__}: {error}")
     if error is not None:
-        left = place.there()["endpoints"]
+        left = place.silent() if chain.serves else place.there()["endpoints"]
         told = "".join([str(error), *getattr(error, "__notes__", [])])
-        if left and "endpoint phift-" not in told:
+        # Who only lists leaves nothing, and who cannot list what there is names nothing.
+        is_known = row.step != "list" and row.operation != "GET onlineEndpoints"
+        if left and is_known and "endpoint phift-" not in told:
             defects.append("an endpoint is left, and the error does not say so")
         again = _attempt(
-            place, work, lambda step: None if step else defects.extend(_wrong(place.there(), _ONE_OF_EACH))
+            place, chain, work, lambda step: None if step else defects.extend(_wrong(place.there(), chain.during))
         )
         if again is not None:
             defects.append(f"the second call: {type(again).__name__}: {again}")
-    defects += _wrong(place.there(), _NO_ENDPOINT)
+    defects += _wrong(place.there(), chain.after)
+    if chain.serves and (silent := place.silent()):
+        defects.append(f"at the end no answer from {', '.join(silent)}")
     return Outcome(type(error).__name__ if error else "", hit, defects)
 
 
-def _wrong(found: dict[str, int], expected: dict[str, int]) -> list[str]:
+def _wrong(found: Mapping[str, int], expected: Mapping[str, int]) -> list[str]:
     return [f"{found[kind]} {kind}, not {number}" for kind, number in expected.items() if found[kind] != number]
 
 
@@ -256,13 +280,13 @@ class Hangs(Exception):
     """A chain that did not end."""
 
 
-def _attempt(place: Ground, work: Path, before: Callable[[str], None]) -> BaseException | None:
+def _attempt(place: Ground, chain: Chain, work: Path, before: Callable[[str], None]) -> BaseException | None:
     """Run a chain in a thread, so that one that hangs is found out; return what it raised."""
     raised: list[BaseException] = []
 
     def work_on() -> None:
         try:
-            run_chain(place, work, before)
+            chain.run(place, work, before)
         except BaseException as error:  # noqa: BLE001 - whatever it is, it is what is looked for here
             raised.append(error)
             if not isinstance(error, PhiftError):

@@ -1,7 +1,7 @@
 """Every request of a chain with every fault, and the table of what became of it: ``python -m faults.exhaustive``.
 
-``make faults`` runs it. It takes as long as some 1,000 chains; what has been found stands in a file as it goes, and
-``--resume`` goes on from there.
+``make faults`` runs it for the chain that ``CHAIN`` names. The whole run takes as long as some 1,000 chains; what has
+been found stands in a file as it goes, and ``--resume`` goes on from there.
 """
 
 from __future__ import annotations
@@ -22,12 +22,15 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 
-from .chain import FAULTS, Outcome, Row, find_rows, ground, run_chain, try_fault
+from .chain import FAULTS, REFUSALS, Chain, Outcome, Row, faults_of, find_rows, ground, try_fault
+from .chains import CHAINS
 from .impatience import impatient
 
 ROOT = Path(__file__).parents[2]
 DOCUMENT = ROOT / "docs" / "faults.md"
-BEGIN, END = "<!-- what `make faults` writes begins here -->", "<!-- and ends here -->"
+BEGIN, END = "<!-- what `make faults CHAIN={}` writes begins here -->", "<!-- and ends here -->"
+
+_MORE = ", changes of endpoints and deployments with others besides"
 
 Cell = tuple[Row, str]
 
@@ -39,18 +42,18 @@ def quiet() -> None:
     logging.getLogger("urllib3").setLevel(logging.CRITICAL)
 
 
-def rows_of(folder: Path) -> list[Row]:
+def rows_of(chain: Chain, folder: Path) -> list[Row]:
     """List a chain's requests; the first chain of a process asks more slowly, so it is the second that counts."""
     quiet()
     with ground(folder) as place, impatient():
-        run_chain(place, place.begin(), lambda _step: None)
-        return find_rows(place)
+        chain.run(place, place.begin(chain), lambda _step: None)
+        return find_rows(place, chain)
 
 
-def cells_of(rows: list[Row]) -> list[Cell]:
+def cells_of(chain: Chain, rows: list[Row]) -> list[Cell]:
     """Return all that there is to try: each operation's first request first, then changes, and tokens last."""
     firsts = {row.operation: row for row in reversed(rows)}.values()
-    cells = [(row, fault) for row in rows for fault in FAULTS]
+    cells = [(row, fault) for row in rows for fault in faults_of(row, refusals=chain.refusals)]
 
     def rank(cell: Cell) -> tuple[bool, ...]:
         operation = cell[0].operation
@@ -59,19 +62,20 @@ def cells_of(rows: list[Row]) -> list[Cell]:
     return sorted(cells, key=rank)
 
 
-def work(cells: list[Cell], folder: Path, out: Path, end: float) -> None:
-    """Try cells until a time, and note what became of each.
+def work(name: str, cells: list[Cell], folder: Path, out: Path, end: float) -> None:
+    """Try cells of a chain until a time, and note what became of each.
 
     - **end**: as ``time.time`` has it.
     """
     quiet()
+    chain = CHAINS[name]
     with ground(folder) as place, impatient(), out.open("a", encoding="utf-8") as file:
-        run_chain(place, place.begin(), lambda _step: None)
+        chain.run(place, place.begin(chain), lambda _step: None)
         for row, fault in cells:
             if time.time() > end:
                 break
             started = time.monotonic()
-            outcome = try_fault(place, row, FAULTS[fault])
+            outcome = try_fault(place, chain, row, faults_of(row, refusals=True)[fault])
             seconds = round(time.monotonic() - started, 1)
             file.write(json.dumps({"row": asdict(row), "fault": fault, **asdict(outcome), "seconds": seconds}) + "\n")
             file.flush()
@@ -87,11 +91,13 @@ def read(out: Path) -> dict[Cell, Outcome]:
     return found
 
 
-def table(rows: Iterable[Row], found: Mapping[Cell, Outcome]) -> str:
-    head = ["step", "request", "no.", *FAULTS]
+def table(chain: Chain, rows: Iterable[Row], found: Mapping[Cell, Outcome]) -> str:
+    columns = (*FAULTS, *(REFUSALS if chain.refusals else ()))
+    head = ["step", "request", "no.", *columns]
     lines = [head, ["---"] * len(head)]
     for row in rows:
-        said = [say(found.get((row, fault))) for fault in FAULTS]
+        there = faults_of(row, refusals=chain.refusals)
+        said = [say(found.get((row, fault))) if fault in there else "-" for fault in columns]
         lines.append([row.step, f"`{row.operation}`", str(row.number), *said])
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
@@ -106,14 +112,14 @@ def say(outcome: Outcome | None) -> str:
     return "completes" if outcome.hit else "completes, not hit"
 
 
-def summary(rows: list[Row], found: Mapping[Cell, Outcome]) -> str:
-    outcomes = [found.get((row, fault)) for row in rows for fault in FAULTS]
+def summary(chain: Chain, rows: list[Row], found: Mapping[Cell, Outcome]) -> str:
+    outcomes = [found.get(cell) for cell in cells_of(chain, rows)]
     run = [outcome for outcome in outcomes if outcome is not None]
     errors = Counter(outcome.error for outcome in run if outcome.error and not outcome.defects)
     named = ", ".join(f"{count} `{name}`" for name, count in errors.most_common())
     lines = [
         f"{time.strftime('%Y-%m-%d', time.gmtime())}, {os.cpu_count()} cores, Python {platform.python_version()}: "
-        f"{len(rows)} requests with {len(FAULTS)} faults each. Of these {len(outcomes)} runs",
+        f"{len(rows)} requests with {len(FAULTS)} faults each{_MORE * chain.refusals}. Of these {len(outcomes)} runs",
         "",
         f"- {sum(say(outcome) == 'completes' for outcome in run)} complete in spite of it",
         f"- {sum(errors.values())} end in an error of phift, and a second call completes them: {named}",
@@ -125,21 +131,30 @@ def summary(rows: list[Row], found: Mapping[Cell, Outcome]) -> str:
     return "\n".join(lines)
 
 
-def write(document: Path, rows: list[Row], found: Mapping[Cell, Outcome]) -> None:
-    text = document.read_text(encoding="utf-8")
-    before, after = text.partition(BEGIN)[0], text.partition(END)[2]
-    made = f"{BEGIN}\n\n{summary(rows, found)}\n\n{table(rows, found)}\n\n{END}"
+def section(text: str, chain: str) -> tuple[str, str, str]:
+    """Return what comes before a chain's table in the document, the table with its summary, and what comes after."""
+    before, begin, rest = text.partition(BEGIN.format(chain))
+    found, end, after = rest.partition(END)
+    return f"{before}{begin}", found, f"{end}{after}"
+
+
+def write(document: Path, chain: Chain, rows: list[Row], found: Mapping[Cell, Outcome]) -> None:
+    before, _, after = section(document.read_text(encoding="utf-8"), chain.name)
+    made = f"\n\n{summary(chain, rows, found)}\n\n{table(chain, rows, found)}\n\n"
     document.write_text(f"{before}{made}{after}", encoding="utf-8")
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("chain", choices=CHAINS, nargs="?", default="run")
     parser.add_argument("--minutes", type=float, default=240, help="stop after so many, whatever is left")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--resume", action="store_true", help="keep what an earlier call has found")
-    parser.add_argument("--notes", type=Path, default=ROOT / ".phift" / "faults.jsonl")
+    parser.add_argument("--notes", type=Path, help="where what is found is noted; by default below .phift")
     arguments = parser.parse_args()
-    notes, listed = arguments.notes, arguments.notes.with_suffix(".rows.json")
+    chain = CHAINS[arguments.chain]
+    notes = arguments.notes or ROOT / ".phift" / f"faults-{chain.name}.jsonl"
+    listed = notes.with_suffix(".rows.json")
     notes.parent.mkdir(parents=True, exist_ok=True)
     if not arguments.resume:
         notes.unlink(missing_ok=True)
@@ -148,17 +163,19 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="phift-faults-") as temporary:
         folder = Path(temporary)
         if not listed.exists():
-            listed.write_text(json.dumps([asdict(row) for row in rows_of(folder / "rows")]), encoding="utf-8")
+            listed.write_text(json.dumps([asdict(row) for row in rows_of(chain, folder / "rows")]), encoding="utf-8")
         rows = [Row(**row) for row in json.loads(listed.read_text(encoding="utf-8"))]
-        left = [cell for cell in cells_of(rows) if cell not in read(notes)]
+        left = [cell for cell in cells_of(chain, rows) if cell not in read(notes)]
         spawn = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(arguments.processes, mp_context=spawn) as pool:
             shards = [left[number :: arguments.processes] for number in range(arguments.processes)]
-            futures = [pool.submit(work, cells, folder / str(n), notes, end) for n, cells in enumerate(shards)]
+            futures = [
+                pool.submit(work, chain.name, cells, folder / str(n), notes, end) for n, cells in enumerate(shards)
+            ]
         failed = [error for future in futures if (error := future.exception())]
     found = read(notes)
-    write(DOCUMENT, rows, found)
-    sys.stdout.write(f"{summary(rows, found)}\n")
+    write(DOCUMENT, chain, rows, found)
+    sys.stdout.write(f"{summary(chain, rows, found)}\n")
     for error in failed:
         sys.stderr.write(f"A process ended: {error}\n")
     return 1 if failed or any(outcome.defects for outcome in found.values()) else 0

@@ -5,14 +5,16 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from faults import chain
-from faults.chain import FAULTS, STEPS, Ground, Outcome, Row, find_rows, ground, run_chain, try_fault
-from faults.exhaustive import DOCUMENT, cells_of, quiet, say, summary, table
+from faults.chain import FAULTS, Chain, Ground, Outcome, Row, faults_of, find_rows, ground, try_fault
+from faults.chains import CHAINS, RUN
+from faults.exhaustive import DOCUMENT, cells_of, quiet, say, section, summary, table
 from faults.impatience import impatient
 
 pytestmark = pytest.mark.slow
@@ -22,13 +24,13 @@ pytestmark = pytest.mark.slow
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:
     quiet()
     with ground(tmp_path_factory.mktemp("faults")) as made, impatient():
-        run_chain(made, made.begin(), lambda _step: None)  # the first one reads all of the SDK
+        RUN.run(made, made.begin(RUN), lambda _step: None)  # the first one reads all of the SDK
         yield made
 
 
 @pytest.fixture(scope="module")
 def rows(place: Ground) -> list[Row]:
-    return find_rows(place)
+    return find_rows(place, RUN)
 
 
 def firsts(rows: list[Row]) -> list[Row]:
@@ -45,7 +47,7 @@ def changes_state(row: Row) -> bool:
 
 def outcomes_of(place: Ground, sample: Iterable[tuple[Row, str]]) -> list[Outcome]:
     """Return what became of a chain with each of these faults; each of them must strike, and none be a defect."""
-    outcomes = {(row, fault): try_fault(place, row, FAULTS[fault]) for row, fault in sample}
+    outcomes = {(row, fault): try_fault(place, RUN, row, FAULTS[fault]) for row, fault in sample}
     assert {cell: outcome for cell, outcome in outcomes.items() if outcome.defects or not outcome.hit} == {}
     return list(outcomes.values())
 
@@ -67,16 +69,56 @@ def test_a_chain_survives_the_loss_of_any_changes_answer(place: Ground, rows: li
     assert {outcome.error for outcome in outcomes_of(place, [(row, "reset once") for row in changes])} >= {""}
 
 
+def documented(name: str) -> set[str]:
+    """Return the operations in a chain's table."""
+    _, found, _ = section(DOCUMENT.read_text(encoding="utf-8"), name)
+    return {match[1] for line in found.splitlines() if (match := re.match(r"\| \w+ \| `([^`]+)` \| \d+ \|", line))}
+
+
 def test_every_operation_of_the_chain_is_in_the_document(rows: list[Row]) -> None:
-    lines = DOCUMENT.read_text(encoding="utf-8").splitlines()
-    documented = {match[1] for line in lines if (match := re.match(r"\| \w+ \| `([^`]+)` \| \d+ \|", line))}
-    assert {row.operation for row in rows} == documented
+    assert {row.operation for row in rows} == documented("run")
 
 
 def test_every_step_of_the_chain_asks_something(rows: list[Row]) -> None:
-    assert {row.step for row in rows} == set(STEPS)
+    assert {row.step for row in rows} == set(RUN.steps)
     assert len(rows) == len(set(rows))
-    assert len(cells_of(rows)) == len(rows) * len(FAULTS)
+    assert len(cells_of(RUN, rows)) == len(rows) * len(FAULTS)
+
+
+# The chains of an endpoint
+
+OF_ENDPOINTS = [each for each in CHAINS.values() if each is not RUN]
+
+
+def try_all(place: Ground, tried: Chain, cells: Iterable[tuple[Row, str]]) -> None:
+    for row, fault in cells:
+        outcome = try_fault(place, tried, row, faults_of(row, refusals=True)[fault])
+        assert (outcome.hit, outcome.defects) == (True, []), (row, fault, outcome)
+
+
+def refusals_of(rows: list[Row]) -> dict[str, Row]:
+    """Return what else than the six faults is tried with a chain, each where it comes last."""
+    changes = [row for row in rows if changes_state(row)]
+    return {fault: row for row in changes for fault in faults_of(row, refusals=True) if fault not in FAULTS}
+
+
+@pytest.mark.parametrize("tried", OF_ENDPOINTS, ids=lambda each: each.name)
+@pytest.mark.filterwarnings("ignore")  # a failure that was ordered leaves connections behind
+def test_a_chain_of_an_endpoint_is_in_the_document_and_survives_a_refusal(place: Ground, tried: Chain) -> None:
+    rows = find_rows(place, tried)
+    assert {row.step for row in rows} == set(tried.steps)
+    assert {row.operation for row in rows} == documented(tried.name)
+    fault, row = list(refusals_of(rows).items())[-1]
+    try_all(place, tried, [(row, fault)])
+
+
+@pytest.mark.proof
+@pytest.mark.parametrize("tried", OF_ENDPOINTS, ids=lambda each: each.name)
+@pytest.mark.filterwarnings("ignore")
+def test_a_chain_of_an_endpoint_survives_each_refusal_and_the_loss_of_any_change(place: Ground, tried: Chain) -> None:
+    rows = find_rows(place, tried)
+    refused = [(row, fault) for fault, row in refusals_of(rows).items()]
+    try_all(place, tried, [*refused, *((row, "reset once") for row in rows if changes_state(row))])
 
 
 # What goes wrong behind the requests, and half answers
@@ -100,39 +142,38 @@ def test_every_step_of_the_chain_asks_something(rows: list[Row]) -> None:
 def test_a_chain_survives_what_fails_elsewhere(
     place: Ground, step: str, on: str, fault: dict[str, Any], error: str
 ) -> None:
-    assert try_fault(place, Row(step, on, 1), fault) == Outcome(error)
+    assert try_fault(place, RUN, Row(step, on, 1), fault) == Outcome(error)
 
 
 @pytest.mark.filterwarnings("ignore")
 def test_a_step_that_fails_costs_a_second_job(place: Ground) -> None:
     # A job that failed keeps its name, so the second call submits another attempt, and that one is all that it takes.
-    outcome = try_fault(place, Row("submit", "step chat_completion_finetune", 1), {"status": 400})
+    outcome = try_fault(place, RUN, Row("submit", "step chat_completion_finetune", 1), {"status": 400})
     assert outcome == Outcome("JobFailed", True, ["2 jobs, not 1"] * 2)
 
 
 # What finds failures must not overlook them
 
 
-def outcome_of(place: Ground, monkeypatch: pytest.MonkeyPatch, run: Callable[..., None]) -> Outcome:
-    monkeypatch.setattr(chain, "run_chain", run)
-    return try_fault(place, Row("submit", "GET never", 1), {"status": 500})
+def outcome_of(place: Ground, run: Callable[[Ground, Path, Callable[[str], None]], None]) -> Outcome:
+    return try_fault(place, replace(RUN, run=run), Row("submit", "GET never", 1), {"status": 500})
 
 
-def test_an_error_that_is_not_ours_is_a_defect(place: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_that_is_not_ours_is_a_defect(place: Ground) -> None:
     def run(_place: Ground, _work: Path, _before: Callable[[str], None]) -> None:
         raise KeyError("surprise")
 
-    defects = outcome_of(place, monkeypatch, run).defects
+    defects = outcome_of(place, run).defects
     assert "KeyError: 'surprise'" in defects
     assert "the second call: KeyError: 'surprise'" in defects
 
 
 def test_what_is_made_twice_or_left_is_a_defect(place: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
     def run(place: Ground, work: Path, before: Callable[[str], None]) -> None:
-        run_chain(place, work, before)
-        monkeypatch.setattr(place, "there", lambda: {**chain._NO_ENDPOINT, "jobs": 2, "endpoints": 1})
+        RUN.run(place, work, before)
+        monkeypatch.setattr(place, "there", lambda: {**RUN.after, "jobs": 2, "endpoints": 1})
 
-    assert outcome_of(place, monkeypatch, run).defects == ["2 jobs, not 1", "1 endpoints, not 0"]
+    assert outcome_of(place, run).defects == ["2 jobs, not 1", "1 endpoints, not 0"]
 
 
 def test_a_chain_that_hangs_is_a_defect(place: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,13 +183,13 @@ def test_a_chain_that_hangs_is_a_defect(place: Ground, monkeypatch: pytest.Monke
         free.wait(10)
 
     monkeypatch.setattr(chain, "_LONGEST_CHAIN", 0.1)
-    defects = outcome_of(place, monkeypatch, run).defects
+    defects = outcome_of(place, run).defects
     free.set()
     assert defects[0].startswith("Hangs: it had not ended")
 
 
 def test_a_fault_that_was_not_hit_is_told(place: Ground) -> None:
-    outcome = try_fault(place, Row("submit", "GET jobs/{name}", 99), {"status": 500})
+    outcome = try_fault(place, RUN, Row("submit", "GET jobs/{name}", 99), {"status": 500})
     assert (outcome.hit, outcome.error, outcome.defects) == (False, "", [])
     assert say(outcome) == "completes, not hit"
 
@@ -162,11 +203,11 @@ def test_the_table_says_what_became_of_each_run() -> None:
         (one, third): Outcome("", True, ["2 jobs, not 1"]),
         (two, first): Outcome("", False),
     }
-    lines = table([one, two], found).splitlines()
+    lines = table(RUN, [one, two], found).splitlines()
     cells = "completes | `ServiceError`, then completes | **2 jobs, not 1** | not run | not run | not run |"
     assert lines[2] == f"| submit | `PUT jobs/{{name}}` | 1 | {cells}"
     assert lines[3].startswith("| wait | `GET jobs/{name}` | 2 | completes, not hit | not run |")
-    said = summary([one, two], found)
+    said = summary(RUN, [one, two], found)
     assert "- 1 complete in spite of it" in said
     assert "- 1 end in an error of phift, and a second call completes them: 1 `ServiceError`" in said
     assert "- 1 end in anything else" in said

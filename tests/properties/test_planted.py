@@ -26,7 +26,7 @@ import requests
 from requests.adapters import HTTPAdapter
 from rich.console import Console
 
-from faults.chain import write_data
+from faults.chains import write_data
 from fidelity.wire_traffic import route_of
 from phift import EventPrinter, FineTuneRun, RunConfig, endpoints
 from phift.cli.output import tell
