@@ -383,6 +383,18 @@ def test_a_model_is_deployed_by_its_name_and_told_as_json(fakes: Fakes, monkeypa
     assert (wrong.exit_code, "neither a job nor a model mine:4" in wrong.stderr) == (1, True)
 
 
+def test_a_model_is_not_looked_for_among_the_jobs(fakes: Fakes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("phift.azure.connect.connect", lambda workspace: fakes.clients)
+    monkeypatch.setattr("phift.FineTuneRun.attach", None)
+    tags = {"phift.base_model": PHI_4}
+    fakes.workspace.models.add(Model(id="a/b", name="mine", version="3", type="mlflow_model", path="p", tags=tags))
+    for number, model in enumerate(
+        ("mine:3", "azureml:mine:3", "azureml://registries/azureml/models/Phi-4/versions/8")
+    ):
+        result = invoke("deploy", model, "--name", f"my-own-{number}")
+        assert result.exit_code == 0, result.output
+
+
 def test_an_endpoint_that_cannot_be_deleted_is_named_with_the_command(
     fakes: Fakes, config: Path, server: Script
 ) -> None:

@@ -50,8 +50,9 @@ def deploy(
     else:
         left = Leftovers("deploy", [target, *named(workspace)], named(workspace), events)
         clients = phift.connect(workspace=workspace)
-        with suppress(NotFound):
-            run = phift.FineTuneRun.attach(target, clients, on_event=left)
+        if not set(target) & {":", "/"}:  # which no job's name has
+            with suppress(NotFound):
+                run = phift.FineTuneRun.attach(target, clients, on_event=left)
     with left.told():
         endpoint = phift.deploy(
             run or target,
