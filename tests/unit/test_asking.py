@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import pytest
@@ -122,6 +123,45 @@ def test_vllm_is_asked_on_its_openai_route_though_it_has_another_score(server: S
     green.environment = "azureml:/subscriptions/s/environments/phift-vllm/versions/1"
     assert [endpoint.chat("Hi"), endpoint.chat("Hi")] == ["Hello."] * 2
     assert paths(server) == ["/score", "/v1/chat/completions", "/v1/chat/completions"]
+
+
+@pytest.mark.parametrize("callers", [1, 8])
+def test_each_of_several_callers_learns_that_it_is_vllm(server: Script, callers: int) -> None:
+    at_once = threading.Barrier(callers)
+    refused = Reply({}, 424, {"ms-azureml-model-error-statuscode": "400", "azureml-model-deployment": "green"})
+
+    def answer(request: Request) -> Reply:
+        if request.path.endswith("/chat/completions"):
+            return Reply(completion())
+        at_once.wait(60)
+        return refused
+
+    server.answers(answer)
+    fakes = Fakes()
+    endpoint = endpoint_at(server.url, fakes)
+    fakes.add_deployment("green", "phift-e", "model:1").environment = "/environments/phift-vllm/versions/1"
+    with ThreadPoolExecutor(callers) as pool:
+        assert list(pool.map(endpoint.chat, ["Hi"] * callers)) == ["Hello."] * callers
+        named = partial(endpoint.chat, deployment="green")
+        assert list(pool.map(named, ["Hi"] * callers)) == ["Hello."] * callers
+    assert fakes.workspace.record.count("online_deployments.list") <= callers
+
+
+def test_a_look_that_failed_is_done_again(server: Script, monkeypatch: pytest.MonkeyPatch) -> None:
+    refused = Reply({}, 424, {"ms-azureml-model-error-statuscode": "400"})
+    server.answers(by_path(openai=Reply(completion()), score=refused))
+    fakes = Fakes()
+    endpoint = endpoint_at(server.url, fakes)
+    fakes.add_deployment("green", "phift-e", "model:1").environment = "/environments/phift-vllm/versions/1"
+    with monkeypatch.context() as patched:
+        patched.setattr("phift.serving.asking.listed", fails)
+        with pytest.raises(ScoringError, match="424"):
+            endpoint.chat("Hi")
+    assert endpoint.chat("Hi") == "Hello."
+
+
+def fails(*_arguments: object) -> Any:
+    raise ServiceUnreachable("gone")
 
 
 def test_a_server_with_neither_route_is_refused_as_the_last_one_says(server: Script) -> None:

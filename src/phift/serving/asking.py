@@ -38,7 +38,7 @@ class Asker:
     def __init__(self, client: ScoringClient, clients: Clients, name: str) -> None:
         self._client, self._clients, self._name = client, clients, name
         self._missing: dict[tuple[str | None, Route], float] = {}
-        self._looked_at: dict[str, float] = {}
+        self._is_vllm: dict[str, tuple[float, bool]] = {}
 
     def reply(
         self,
@@ -103,11 +103,18 @@ class Asker:
         if route == "openai":  # whether Azure hands on a container's 404, or makes it a 424, nobody says
             return answer.status in (404, 405)
         # vLLM's own `/score` compares texts, and refuses a conversation as a mistake.
-        asked, now = (answer.deployment or deployment or "").lower(), time.monotonic()
-        if answer.status != 424 or now < self._looked_at.get(asked, 0):
+        return answer.status == 424 and self._look_for_vllm((answer.deployment or deployment or "").lower())
+
+    def _look_for_vllm(self, asked: str) -> bool:
+        """Tell whether a deployment is vLLM's, or one of them where none is named; it is looked up now and then."""
+        until, known = self._is_vllm.get(asked, (0.0, False))
+        if time.monotonic() < until:
+            return known
+        if (found := self._deployments()) is None:
             return False
-        self._looked_at[asked] = now + _FORGOTTEN_AFTER
-        return any(is_vllm(each) for each in self._deployments() or () if asked in ("", str(each.name).lower()))
+        known = any(is_vllm(each) for each in found if asked in ("", str(each.name).lower()))
+        self._is_vllm[asked] = time.monotonic() + _FORGOTTEN_AFTER, known
+        return known
 
     def _routes(self, question: Question, first: Route, deployment: str | None) -> list[Route]:
         """Return the routes to ask, one after another; at least one."""
