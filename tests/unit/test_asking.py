@@ -164,6 +164,38 @@ def fails(*_arguments: object) -> Any:
     raise ServiceUnreachable("gone")
 
 
+def test_a_missing_route_is_asked_again_where_the_traffic_moves(server: Script) -> None:
+    openai, score = Reply(completion()), Reply([{"0": "fine"}])
+    endpoint = endpoint_at(server.url)
+    server.answers(by_path(openai=openai, score=NO_ROUTE))
+    assert endpoint.chat("Hi") == "Hello."
+    server.answers(by_path(openai=NO_ROUTE, score=score))
+    assert [endpoint.chat("Hi"), endpoint.chat("Hi")] == ["fine"] * 2
+    assert paths(server) == ["/v1/chat/completions", "/score", "/score"]
+    server.answers(by_path(openai=openai, score=score))
+    assert endpoint.chat("Weather?", tools=[TOOL]) == "fine"  # that the other one is missing is known still
+
+
+@pytest.mark.parametrize("settings", [{"seed": 1}, {"tool_choice": "auto", "tools": [TOOL]}, {"tools": [TOOL]}])
+def test_what_reaches_no_deployment_is_told_whatever_is_asked(server: Script, settings: dict[str, Any]) -> None:
+    server.answers(Reply({}, 404))
+    fakes = Fakes()
+    endpoint = endpoint_at(server.url, fakes)
+    with pytest.raises(NotFound, match="No deployment takes traffic"):
+        endpoint.chat("Hi", **settings)
+    server.requests.clear()
+    with pytest.raises(NotFound, match="no deployment blu"):
+        endpoint.chat("Hi", deployment="blu", **settings)
+    fakes.add_endpoint("phift-e", tags={"phift.parked.0": "x"})
+    with pytest.raises(NotFound, match="parked"):
+        endpoint.chat("Hi", **settings)
+    assert len(server.requests) == 2
+    fakes.add_endpoint("phift-e", traffic={"blue": 100})  # so the deployment's server is what has no such route
+    if "seed" in settings:
+        with pytest.raises(ScoringError, match="takes no seed"):
+            endpoint.chat("Hi", **settings)
+
+
 def test_a_server_with_neither_route_is_refused_as_the_last_one_says(server: Script) -> None:
     server.answers(NO_ROUTE)
     with pytest.raises(ScoringError, match="424 Not Found"):

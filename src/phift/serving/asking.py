@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any, Literal
 from phift import errors
 from phift.azure.answers import listed, mapping
 from phift.azure.clients import Clients
+from phift.serving import resource
 from phift.serving.chat import Reply, read_reply
 from phift.serving.container import is_vllm
 from phift.serving.parking import way_back
 from phift.serving.question import Question
 from phift.serving.scoring import Answer, ScoringClient, TimeLimit
+from phift.serving.sharing import traffic
 from phift.serving.streaming import ReplyStream, in_one, streamed
 
 if TYPE_CHECKING:
@@ -83,11 +85,14 @@ class Asker:
                 url, body = client.address, question.to_score()
             answer = client.send(url, body, deployment, limit=limit, on_busy=on_busy)
             if answer.status < 300:
+                self._missing.pop((deployment, route), None)
                 for each in missing:
                     self._missing[deployment, each] = time.monotonic() + _FORGOTTEN_AFTER
                 return route, answer
             with answer:
-                refusal = self._refusal(answer, question, deployment)
+                if answer.status == 404 and (unreached := self._reaches_nobody(answer, question, deployment)):
+                    raise unreached
+                refusal = self._refusal(answer, question)
             if not self._lacks(route, answer, deployment):
                 raise refusal
             missing.append(route)
@@ -117,12 +122,12 @@ class Asker:
         return known
 
     def _routes(self, question: Question, first: Route, deployment: str | None) -> list[Route]:
-        """Return the routes to ask, one after another; at least one."""
+        """Return the routes to ask, one after another; last what is missing, unless traffic has moved since."""
         if self._client.is_openai or question.needs_openai:
             return ["openai"]
         routes: list[Route] = ["openai", "score"] if first == "openai" else ["score", "openai"]
         now = time.monotonic()
-        return [each for each in routes if self._missing.get((deployment, each), 0) <= now] or routes
+        return sorted(routes, key=lambda each: self._missing.get((deployment, each), 0) > now)
 
     def _read(self, question: Question, route: Route, answer: Answer) -> Reply:
         with answer:
@@ -132,17 +137,28 @@ class Asker:
             logger.warning("The server of endpoint %s does not know, and left out: %s", self._name, left_out)
         return read_reply(said, self._client.place, answer.deployment)
 
-    def _refusal(self, answer: Answer, question: Question, deployment: str | None) -> errors.PhiftError:
-        """Return the error for an answer with a status of 300 and more."""
-        if answer.status == 404 and (way_out := way_back(self._clients, self._name)):
+    def _reaches_nobody(self, answer: Answer, question: Question, deployment: str | None) -> errors.PhiftError | None:
+        """Return the error for a 404 that is the endpoint's own; None where a deployment may have said it."""
+        if way_out := way_back(self._clients, self._name):
             return errors.NotFound("The endpoint is parked.", where=self._client.place, fix=way_out, status=404)
-        if answer.status == 404 and deployment:
-            found = self._deployments()
-            names = sorted(errors.in_a_line(each.name) for each in found or ())
-            if found is not None and deployment.lower() not in map(str.lower, names):
-                what = f"The endpoint has no deployment {errors.in_a_line(deployment)}."
-                fix = f"there is: {', '.join(names)}" if names else "it has none at all: deploy a model to it"
-                return errors.NotFound(what, where=self._client.place, fix=fix, status=404)
+        if not deployment:  # a server without the other route says so itself
+            return self._client.refusal(answer) if question.needs_openai and not self._has_traffic() else None
+        found = self._deployments()
+        names = sorted(errors.in_a_line(each.name) for each in found or ())
+        if found is None or deployment.lower() in map(str.lower, names):
+            return None
+        what = f"The endpoint has no deployment {errors.in_a_line(deployment)}."
+        fix = f"there is: {', '.join(names)}" if names else "it has none at all: deploy a model to it"
+        return errors.NotFound(what, where=self._client.place, fix=fix, status=404)
+
+    def _has_traffic(self) -> bool:
+        try:
+            return any(traffic(resource.endpoint(self._clients, self._name).get()).values())
+        except errors.PhiftError:  # what refused the question says enough
+            return True
+
+    def _refusal(self, answer: Answer, question: Question) -> errors.PhiftError:
+        """Return the error for an answer with a status of 300 and more."""
         beside = ""
         if answer.status in (400, 422, 424) and (name := _refused_by_name(answer)):
             beside = f"what its server does not take is {name}"
