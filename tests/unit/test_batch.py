@@ -8,6 +8,7 @@ import signal
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -15,7 +16,15 @@ from rich.console import Console
 
 from phift import ChatProgress, EventPrinter
 from phift import Reply as Said
-from phift.errors import AuthenticationError, DataError, ParameterError, PhiftError, ScoringError, Throttled
+from phift.errors import (
+    AuthenticationError,
+    DataError,
+    ParameterError,
+    PhiftError,
+    ScoringError,
+    ServiceUnreachable,
+    Throttled,
+)
 from unit.loopback import Reply, Request, Script
 from unit.test_endpoint import endpoint_at
 
@@ -75,6 +84,32 @@ def test_what_refuses_one_for_all_is_asked_once(server: Script) -> None:
     answers = endpoint_at(server.url).chat_many(["?"] * 50, concurrency=2)
     assert {type(answer) for answer in answers} == {AuthenticationError}
     assert len(server.requests) <= 3
+
+
+def cut_off(_request: Request) -> Iterator[bytes]:
+    raise ConnectionError
+    yield b""
+
+
+def test_a_broken_connection_costs_one_answer(server: Script) -> None:
+    server.answers(lambda request: Reply(cut_off) if question(request) == "3" else ECHO)
+    questions = [f"{number}" for number in range(20)]
+    answers = endpoint_at(server.url).chat_many(questions, concurrency=2)
+    assert isinstance(answers[3], ServiceUnreachable)
+    assert [*answers[:3], *answers[4:]] == [*questions[:3], *questions[4:]]
+
+
+def test_an_endpoint_that_is_gone_is_not_asked_for_each(server: Script) -> None:
+    server.answers(Reply(cut_off))
+    answers = endpoint_at(server.url).chat_many(["?"] * 50, concurrency=2)
+    assert {type(answer) for answer in answers} == {ServiceUnreachable}
+    assert len(server.requests) <= 10
+
+
+def test_a_broken_connection_in_ten_ends_nothing(server: Script) -> None:
+    server.answers(lambda request: Reply(cut_off) if question(request).endswith("3") else ECHO)
+    answers = endpoint_at(server.url).chat_many([f"{number}" for number in range(100)], concurrency=4)
+    assert sum(isinstance(answer, ServiceUnreachable) for answer in answers) == 10
 
 
 def test_a_busy_deployment_is_asked_with_fewer_at_once(server: Script) -> None:

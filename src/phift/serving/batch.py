@@ -20,7 +20,8 @@ _PAUSE, _LONGEST_PAUSE = 0.1, 8.0  # seconds before a busy deployment is asked a
 _ANSWERS_FOR_ONE_MORE = 10  # of each that is let in already
 _SECONDS_BETWEEN_SLOWDOWNS = 0.25  # what is refused at the same moment is refused for one reason
 # What stands in the way of one stands in the way of all.
-_OF_ALL = (errors.AuthenticationError, errors.AccessDenied, errors.NotFound, errors.ServiceUnreachable)
+_OF_ALL = (errors.AuthenticationError, errors.AccessDenied, errors.NotFound)
+_MOST_UNREACHABLE = 5  # times in a row beyond those asked at once, which one fault may cut off together
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +85,7 @@ class _Gate:
     def __init__(self, most: int, endpoint: str) -> None:
         self._most = self._allowed = most
         self._endpoint = endpoint
-        self._inside = self._good = 0
+        self._inside = self._good = self._unreachable = 0
         self._slowed, self._answered = 0.0, time.monotonic()
         self._free = threading.Condition()
         self._ended = False
@@ -108,7 +109,7 @@ class _Gate:
             except _Busy:
                 pass
             except errors.PhiftError as error:
-                if isinstance(error, _OF_ALL):
+                if isinstance(error, _OF_ALL) or self._is_gone(error):
                     self._refused = error
                 return error
             else:
@@ -132,9 +133,18 @@ class _Gate:
                 self._allowed = max(1, self._allowed // 2)
         raise _Busy
 
+    def _is_gone(self, error: errors.PhiftError) -> bool:
+        """Tell whether nothing answers any more: a server that refuses one question is there for the others."""
+        with self._free:
+            if isinstance(error, errors.ServiceUnreachable):
+                self._unreachable += 1
+            elif isinstance(error, errors.ScoringError):
+                self._unreachable = 0
+            return self._unreachable >= self._most + _MOST_UNREACHABLE
+
     def _speed_up(self) -> None:
         with self._free:
-            self._answered = time.monotonic()
+            self._answered, self._unreachable = time.monotonic(), 0
             self._good += 1
             if self._allowed < self._most and self._good >= _ANSWERS_FOR_ONE_MORE * self._allowed:
                 self._good = 0
