@@ -12,10 +12,12 @@ import pytest
 
 from phift import Clients, DeploymentEvent, Endpoint, FineTuneRun, RowCompared, RunConfig, compare_models
 from phift.cli.commands import main
-from phift.errors import DataError, ScoringError
+from phift.errors import Conflict, DataError, ScoringError
 from phift.evaluation.likelihood import Likelihood
 from phift.evaluation.rows import Message, said
 from phift.serving.chat import Reply, ToolCall
+from phift.serving.deployment import deploy_model
+from phift.serving.sharing import traffic
 from phift.testing import TestWorkspace
 from unit.test_evaluation import row
 
@@ -50,12 +52,12 @@ def test_both_models_are_deployed_asked_the_test_split_and_taken_away(trained: F
     run = FineTuneRun(trained.config, trained.clients, on_event=events.append)
     found = run.evaluate(max_new_tokens=8)
     assert names(run.clients) == []
-    assert found.before == f"{found.after}-base"
+    assert f"{found.before}/default" == found.after.replace("/", "-base/")
     assert ([each.reference for each in found.rows], found.near) == ([symbol for _, symbol in FACTS], 0)
     assert found.parameters["max_new_tokens"] == 8
     assert found.verdict == "cannot tell"  # the engine of this workspace answers one and the same to all
     deployed = {each.name for each in events if isinstance(each, DeploymentEvent) and each.stage == "ready"}
-    assert deployed == {found.before, found.after}
+    assert deployed == {found.before, found.after.removesuffix("/default")}
     assert [each.rows for each in events if isinstance(each, RowCompared)] == [1, 2, 3, 4, 5, 6]
 
 
@@ -63,6 +65,47 @@ def test_an_endpoint_that_was_up_before_stays_up(trained: FineTuneRun) -> None:
     endpoint = trained.deploy()
     trained.evaluate(limit=2)
     assert names(trained.clients) == [endpoint.name]
+
+
+def test_the_traffic_of_an_endpoint_that_others_serve_is_not_moved(
+    trained: FineTuneRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    endpoint = trained.deploy()
+    green = {"deployment_name": "green"}
+    size = "Standard_NC24ads_A100_v4"
+    deploy_model(trained.clients, trained.record.model.id, name=endpoint.name, size=size, config=green)
+
+    def shares() -> dict[str, int]:
+        return traffic(trained.clients.workspace.online_endpoints.get(endpoint.name))
+
+    changes: list[Any] = []
+    monkeypatch.setattr(FineTuneRun, "deploy", lambda *_given: changes.append(1))
+    with pytest.raises(Conflict, match="would move its traffic") as raised:
+        trained.evaluate(limit=2)
+    assert f"phift evaluate {endpoint.name}/default --base" in str(raised.value.fix)
+    assert (shares(), changes) == ({"green": 100}, [])
+
+
+def test_a_parked_endpoint_stays_parked(trained: FineTuneRun) -> None:
+    endpoint = trained.deploy()
+    endpoint.park()
+    with pytest.raises(Conflict, match="is parked"):
+        trained.evaluate(base=lambda _: "Au", limit=2)
+    assert [*trained.clients.workspace.online_deployments.list(endpoint.name)] == []
+
+
+def test_the_runs_own_deployment_is_asked_whatever_its_endpoints_traffic(
+    trained: FineTuneRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str | None] = []
+
+    def chat(_endpoint: Endpoint, _messages: Any, *, deployment: str | None, **_given: Any) -> Reply:
+        asked.append(deployment)
+        return Reply("Au")
+
+    monkeypatch.setattr(Endpoint, "chat", chat)
+    trained.evaluate(base=lambda _: "Au", limit=2)
+    assert asked == ["default", "default"]
 
 
 def test_a_base_of_ones_own_is_not_deployed(trained: FineTuneRun) -> None:

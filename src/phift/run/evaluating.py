@@ -6,11 +6,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Protocol, Unpack
 
+from phift.azure.answers import texts
 from phift.azure.clients import Clients
 from phift.check.compute import instance_type
 from phift.config.deployment import DeploymentConfig
 from phift.data.prepared import PreparedDataset
-from phift.errors import DataError, PhiftError
+from phift.errors import Conflict, DataError, PhiftError, in_a_line
 from phift.evaluation.asking import AnyModel
 from phift.evaluation.comparing import Options, compare_deployed
 from phift.evaluation.comparison import ModelComparison
@@ -18,9 +19,12 @@ from phift.evaluation.rows import Rows
 from phift.jobs.job import FineTuneJob
 from phift.jobs.record import SERIES, RunRecord
 from phift.run.events import OnEvent
+from phift.serving import resource
 from phift.serving.deployment import deploy_model
 from phift.serving.endpoint import Endpoint
+from phift.serving.parking import is_parked
 from phift.serving.resource import MODEL
+from phift.serving.sharing import deployments, traffic
 
 _LONGEST_NAME = 32  # of an endpoint
 
@@ -61,6 +65,9 @@ def compare_with_base(
     - **base**: what to compare with instead of the base model, such as another endpoint.
     - **options**: see `phift.evaluation.comparing.Options`. What is wrong with them is known before anything is
       deployed.
+
+    Raises `phift.errors.Conflict`, with nothing changed, where the run's endpoint is parked, or its traffic goes to
+    other deployments: a comparison moves nobody's.
     """
     train = None
     if rows is None:
@@ -77,12 +84,34 @@ def compare_with_base(
 
 @contextmanager
 def _both(run: _Run, base: AnyModel | None) -> Iterator[tuple[AnyModel, AnyModel]]:
-    with run.deploy() as after:
+    _check_nobody_is_served(run)
+    with run.deploy() as endpoint:
+        after = endpoint, run._deployment.deployment_name  # others may take the endpoint's traffic over meanwhile
         if base is not None:
             yield base, after
             return
         with deploy_base(run) as before:
             yield before, after
+
+
+def _check_nobody_is_served(run: _Run) -> None:
+    """Refuse an endpoint whose traffic would be moved, or that would be brought back; raises `Conflict`."""
+    name, own = run.endpoint_name, run._deployment.deployment_name
+    there = resource.endpoint(run.clients, name)
+    found = there.settled()
+    if found is None:
+        return
+    what = ""
+    others = [in_a_line(each.name) for each in deployments(run.clients, name) if each.name != own]
+    if is_parked(texts(found.tags, "endpoint.tags")):
+        what, first = "is parked, and would stay up", f"bring it back (phift endpoints unpark {name}), and then "
+    elif others and traffic(found) != {own: 100}:
+        what, first = f"has deployments {', '.join(others)} too, and a comparison would move its traffic", ""
+    if what:
+        fix = f"{first}compare two deployments by their names, which moves nothing: "
+        fix += f"phift evaluate {name}/{own} --base ENDPOINT/DEPLOYMENT --rows FILE; "
+        fix += "or set `deployment.endpoint_name` to another name"
+        raise Conflict(f"The endpoint {name} {what}.", where=there.place, fix=fix)
 
 
 def _data_of(run: _Run) -> PreparedDataset:
