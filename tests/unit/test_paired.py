@@ -136,6 +136,21 @@ def test_rows_with_one_prompt_are_one_witness() -> None:
     assert (found.before, found.after) == pytest.approx((1 / 3, (0.5 + 1 + 1) / 3))
 
 
+def test_the_verdict_of_prompts_of_several_rows_has_the_direction_of_the_mean() -> None:
+    before, after, prompts = list[float](), list[float](), list[int]()
+    for prompt in range(18):
+        rows = 10 if prompt < 15 else 2  # a tenth better each, and three that are wrong from now on
+        before += [0.0] * rows if prompt < 15 else [1.0] * rows
+        after += [1.0] + [0.0] * 9 if prompt < 15 else [0.0] * rows
+        prompts += [prompt] * rows
+    found = said_of(EXACT, before, after, prompts)
+    assert (found.improved, found.worsened, found.test) == (15, 3, "permutation")
+    assert found.difference == pytest.approx(-1.5 / 18)
+    assert found.verdict == "cannot tell"
+    assert found.smallest_visible == pytest.approx(said_of(F1, before, after, prompts).smallest_visible)
+    assert said_of(EXACT, before[:150], after[:150], prompts[:150]).verdict == "better"
+
+
 # ---------------------------------------------------------------- rates, over many trials
 
 

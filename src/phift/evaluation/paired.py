@@ -4,7 +4,8 @@
 have the other sign, which is all that the tests rely on: no row has to be normal, and few rows just see little.
 
 - exact match: the exact sign test on the rows that flipped, which is McNemar's exact test (``scipy.stats.binomtest``);
-- other scores: the permutation test of the mean difference, over all signs where these are no more than 9,999, else
+- other scores, and exact match where rows with the same prompt make fractions of it, of which signs alone say nothing
+  about the mean: the permutation test of the mean difference, over all signs where these are no more than 9,999, else
   over 9,999 drawn ones and the observed ones (``scipy.stats.permutation_test``, ``permutation_type="samples"``).
 
 Rows with the same prompt are no independent witnesses, so they count as one, by their means.
@@ -156,7 +157,7 @@ def _result(
         difference=float(differences.mean()),
         interval=interval,
         interval_by=by,
-        test="sign" if _is_exact(metric) else "permutation",
+        test="sign" if _is_exact(metric, differences) else "permutation",
         p=p,
         p_adjusted=adjusted,
         improved=improved,
@@ -167,8 +168,9 @@ def _result(
     )
 
 
-def _is_exact(metric: Metric) -> bool:
-    return metric.score is exact_match
+def _is_exact(metric: Metric, differences: Numbers) -> bool:
+    """Whether rows flip or do not, so that the most flips one way are the mean's direction too."""
+    return metric.score is exact_match and bool((abs(differences) % 1 == 0).all())
 
 
 def _p_value(metric: Metric, differences: Numbers, seed: int) -> float:
@@ -178,7 +180,7 @@ def _p_value(metric: Metric, differences: Numbers, seed: int) -> float:
     changed = differences[differences != 0]  # the sign of 0 makes no difference
     if len(changed) < 2:
         return 1.0
-    if _is_exact(metric):
+    if _is_exact(metric, differences):
         return float(stats.binomtest(int((changed > 0).sum()), len(changed), 0.5).pvalue)
     found = stats.permutation_test(
         (changed,),
@@ -209,7 +211,7 @@ def _interval(
 
     stats, spread = scipy_stats(), float(np.ptp(differences))
     enough = metric.most is None or np.count_nonzero(differences) >= FEW
-    if not _is_exact(metric) and enough and spread > 0:
+    if not _is_exact(metric, differences) and enough and spread > 0:
         low, high = stats.bootstrap(
             (differences,),
             np.mean,
@@ -237,8 +239,9 @@ def _smallest_visible(metric: Metric, differences: Numbers, level: float) -> flo
 
     stats, n = scipy_stats(), len(differences)
     changed = np.abs(differences[differences != 0])
-    smallest = _smallest_share(n, len(changed) / n if _is_exact(metric) else 0.0, level)
-    if smallest is None or _is_exact(metric):
+    is_exact = _is_exact(metric, differences)
+    smallest = _smallest_share(n, len(changed) / n if is_exact else 0.0, level)
+    if smallest is None or is_exact:
         return smallest
     size = float(np.sqrt((changed**2).mean())) if len(changed) else metric.most or 0.0
     more = size * (1 - len(changed) / n)  # of variance, for each unit of the difference
