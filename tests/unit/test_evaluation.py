@@ -6,6 +6,7 @@ import json
 import math
 import pickle
 import threading
+import time
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -14,7 +15,18 @@ from typing import Any
 import pytest
 
 from phift import ModelComparison, Progress, RowCompared, compare_models, only
-from phift.errors import ConfigError, DataError, DataNotFound, ModelError, NotImproved, PhiftError, ScoringError
+from phift.errors import (
+    ConfigError,
+    DataError,
+    DataNotFound,
+    ModelError,
+    NotImproved,
+    PhiftError,
+    ScoringError,
+    ServiceUnreachable,
+    Throttled,
+    WaitTimeout,
+)
 from phift.evaluation.likelihood import Likelihood, measure
 from phift.evaluation.metrics import Metric, chrf, exact_match, token_f1
 from phift.evaluation.rows import Message, read_rows, said
@@ -151,22 +163,104 @@ def test_answers_belong_to_their_rows_and_progress_is_told(concurrency: int) -> 
     assert (threading.current_thread() in threads) == (concurrency == 1)
 
 
-def test_a_row_without_an_answer_counts_as_an_empty_one_and_is_told() -> None:
-    def failing(messages: Sequence[Message]) -> str:
+@pytest.mark.parametrize("concurrency", [1, 4])
+def test_a_row_without_an_answer_counts_as_an_empty_one_and_is_told(concurrency: int) -> None:
+    def failing(messages: Sequence[Message]) -> str | None:
         if " 7?" in messages[-1]["content"]:
-            raise ScoringError("The model took too long.")
-        return "0"
+            raise ScoringError("The model took too long.", status=408)
+        if " 8?" in messages[-1]["content"]:
+            raise ScoringError("The answer holds no text.", status=200)
+        return None if " 9?" in messages[-1]["content"] else "0"
 
-    found = compare_models(knowing(bool), failing, ROWS)
-    assert dict(found.rows[7].failed) == {"after": "The model took too long."}
-    assert found.rows[7].after == ""
-    assert "failing gave no answer to 1 rows" in str(found)
+    found = compare_models(knowing(bool), failing, ROWS, concurrency=concurrency)
+    said = [dict(found.rows[number].failed) for number in (6, 7, 8, 9)]
+    assert said == [
+        {},
+        {"after": "The model took too long."},
+        {"after": "The answer holds no text."},
+        {"after": "It returned None."},
+    ]
+    assert [found.rows[number].after for number in (7, 8, 9)] == ["", "", ""]
+    assert "failing gave no answer to 3 rows" in str(found)
 
     def broken(_: Sequence[Message]) -> str:
-        raise ScoringError("The container failed inside.")
+        raise ScoringError("The answer holds no text.", status=200)
 
     with pytest.raises(ScoringError, match="broken answered none of the 40 rows"):
         compare_models(knowing(bool), broken, ROWS)
+
+
+PASSING = [
+    ScoringError("The endpoint answered 502 Bad Gateway.", status=502),
+    ScoringError("The endpoint answered 424 Failed Dependency.", status=424),
+    ServiceUnreachable("The endpoint gave no answer."),
+    WaitTimeout("No whole answer."),
+]
+
+
+@pytest.mark.parametrize("error", PASSING, ids=lambda error: f"{type(error).__name__}{error.status or ''}")
+def test_a_fault_that_passes_is_waited_for_and_one_that_stays_ends_it(
+    error: PhiftError, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("phift.evaluation.asking._PAUSES", (0.0, 0.0))
+    left = [2]
+
+    def failing(messages: Sequence[Message]) -> str:
+        if " 7?" in messages[-1]["content"] and left[0]:
+            left[0] -= 1
+            raise error
+        return "0"
+
+    found = compare_models(knowing(bool), failing, ROWS)
+    assert (left, found.rows[7].after, dict(found.rows[7].failed)) == ([0], "0", {})
+    left = [3]
+    with pytest.raises(type(error)) as raised:
+        compare_models(knowing(bool), failing, ROWS)
+    assert raised.value.__notes__[0] == "The model after was asked row 8."
+
+
+@pytest.mark.parametrize("status", [None, 400, 413])
+def test_a_refusal_is_no_empty_answer(status: int | None) -> None:
+    asked: list[int] = []
+
+    def refusing(_: Sequence[Message]) -> str:
+        asked.append(1)
+        raise ScoringError("The endpoint answered so.", status=status)
+
+    with pytest.raises(ScoringError, match="answered so"):
+        compare_models(refusing, refusing, ROWS)
+    assert asked == [1]
+
+
+def test_a_busy_deployment_is_asked_with_fewer_at_once_and_given_up_in_the_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("phift.serving.batch._SECONDS_BETWEEN_SLOWDOWNS", 0.0)
+    inside, most, lock = [0], [0], threading.Lock()
+
+    def busy(messages: Sequence[Message]) -> str:
+        with lock:
+            inside[0] += 1
+            most[0] = max(most[0], inside[0])
+        try:
+            time.sleep(0.002)
+            if inside[0] > 2:
+                raise Throttled("More requests at once than the deployment takes.")
+        finally:
+            with lock:
+                inside[0] -= 1
+        return str(messages[-1]["content"])
+
+    found = compare_models(busy, busy, ROWS, concurrency=8)
+    assert most[0] > 2
+    assert [each.after for each in found.rows] == [each.question for each in found.rows]
+    monkeypatch.setattr("phift.serving.batch._LONGEST_WITHOUT_ANSWER", 0.0)
+
+    def never(_: Sequence[Message]) -> str:
+        raise Throttled("More requests at once than the deployment takes.")
+
+    with pytest.raises(Throttled, match="is busy"):
+        compare_models(never, never, ROWS)
 
 
 @pytest.mark.parametrize("concurrency", [1, 4])

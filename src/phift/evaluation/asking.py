@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -10,15 +11,28 @@ from functools import partial
 from typing import Any, ClassVar, Literal, TypeAlias
 
 from phift.azure.threads import SideBySide
-from phift.errors import ConfigError, ScoringError, in_a_line
+from phift.errors import (
+    ConfigError,
+    PhiftError,
+    ScoringError,
+    ServiceUnreachable,
+    Throttled,
+    WaitTimeout,
+    in_a_line,
+)
 from phift.evaluation.rows import HeldOutRow, Message, said
+from phift.serving.batch import Gate
 from phift.serving.endpoint import Endpoint
 
-AnyModel: TypeAlias = Endpoint | tuple[Endpoint, str] | Callable[[Sequence[Message]], str]
+AnyModel: TypeAlias = Endpoint | tuple[Endpoint, str] | Callable[[Sequence[Message]], str | None]
 """What answers: an endpoint, or the deployment of this name on one, or a function of messages."""
 
 Side = Literal["before", "after"]
 SIDES: tuple[Side, Side] = ("before", "after")
+
+_SAYS_NOTHING = (200, 408)  # statuses: an answer without a text, and one that took longer than the deployment may
+_PASSING = (424, 500, 502, 503, 504)  # statuses of a container or a gateway that may be up again soon
+_PAUSES = (1.0, 4.0, 16.0)  # seconds before a row is asked again, beside those of each request at a busy deployment
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +74,7 @@ class Model:
     """What is asked, and how it is called in a table."""
 
     name: str
-    ask: Callable[[HeldOutRow], str] = field(repr=False)
+    ask: Callable[[HeldOutRow], str | None] = field(repr=False)
 
     @classmethod
     def of(cls, model: AnyModel, max_new_tokens: int) -> Model:
@@ -76,9 +90,13 @@ class Model:
                 return cls(name, partial(_ask_endpoint, endpoint, deployment, max_new_tokens))
             case _ if callable(model):
                 name = getattr(model, "__name__", type(model).__name__)
-                return cls(str(name), lambda row: str(model(row.prompt)))
+                return cls(str(name), lambda row: _text(model(row.prompt)))
         fix = "give an Endpoint, an (Endpoint, deployment) pair, or a function of messages that returns a text"
         raise ConfigError("This cannot be asked.", where=f"a model, {type(model).__name__}", fix=fix)
+
+
+def _text(answer: object) -> str | None:
+    return None if answer is None else str(answer)
 
 
 def _ask_endpoint(endpoint: Endpoint, deployment: str | None, max_new_tokens: int, row: HeldOutRow) -> str:
@@ -100,25 +118,32 @@ def ask_both(
     """Yield what both models say to each row, in the rows' order.
 
     Which of them is asked first alternates from row to row, and the seed draws who begins: what changes while they are
-    asked is no one's advantage. A row that a model answers without a text counts as an empty answer; whatever else an
-    endpoint raises ends it, with the row in a note.
+    asked is no one's advantage. What a model answers with nothing, or is not done with in time, counts as an empty
+    answer. A fault that passes is waited for, and a busy deployment asked with fewer at once; whatever else a model
+    raises ends it, with the row in a note.
 
     - **concurrency**: rows at once.
     """
     begins = random.Random(seed).randrange(2)  # noqa: S311 - a choice, no secret
+    gate = Gate(concurrency, f"{before.name} and {after.name}")
 
     def ask(index: int) -> Answers:
         order = SIDES if (index + begins) % 2 == 0 else SIDES[::-1]
         answers: dict[Side, str] = {}
         failed: dict[Side, str] = {}
         for side in order:
+            model, note = before if side == "before" else after, f"The model {side} was asked row {rows[index].number}."
             try:
-                answers[side] = (before if side == "before" else after).ask(rows[index])
-            except ScoringError as error:
-                answers[side], failed[side] = "", in_a_line(error.what)
+                found = gate.answer(partial(_asked, model, rows[index], gate))
             except Exception as error:
-                error.add_note(f"The model {side} was asked row {rows[index].number}.")
+                error.add_note(note)
                 raise
+            if isinstance(found, PhiftError):
+                found.add_note(note)
+                raise found
+            answers[side], why = found
+            if why:
+                failed[side] = why
         return Answers(**answers, asked_first=order[0], failed=failed)
 
     def told(index: int, answers: Answers) -> Answers:
@@ -128,6 +153,24 @@ def ask_both(
     if concurrency == 1:  # in this thread, where a function that is no endpoint may want to be
         yield from (told(index, ask(index)) for index in range(len(rows)))
         return
-    with SideBySide(concurrency) as side:
+    with SideBySide(concurrency) as side, gate:
         futures = [side.begin(ask, index) for index in range(len(rows))]
         yield from (told(index, future.result()) for index, future in enumerate(futures))
+
+
+def _asked(model: Model, row: HeldOutRow, gate: Gate) -> tuple[str, str]:
+    """Return what a model says to a row, and why if it says nothing; again, after a pause, where a fault may pass."""
+    for pause in (*_PAUSES, None):
+        try:
+            answer = model.ask(row)
+        except Throttled:
+            gate.slow_down()
+        except (ScoringError, ServiceUnreachable, WaitTimeout) as error:
+            if isinstance(error, ScoringError) and error.status in _SAYS_NOTHING:
+                return "", in_a_line(error.what)
+            if pause is None or (isinstance(error, ScoringError) and error.status not in _PASSING):
+                raise
+            time.sleep(pause)
+        else:
+            return ("", "It returned None.") if answer is None else (answer, "")
+    raise AssertionError  # never: the last fault is raised

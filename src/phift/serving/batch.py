@@ -9,11 +9,13 @@ from concurrent.futures import as_completed
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, NoReturn, Self, TypeVar
 
 from phift import errors
 from phift.azure.threads import SideBySide
 from phift.serving.chat import Reply
+
+T = TypeVar("T")
 
 _LONGEST_WITHOUT_ANSWER = 300.0  # seconds in which none of them is answered, after which a busy deployment is given up
 _PAUSE, _LONGEST_PAUSE = 0.1, 8.0  # seconds before a busy deployment is asked again
@@ -58,7 +60,7 @@ def ask_all(
 
     - **questions**: each asks, and calls what it is handed where the deployment is busy.
     """
-    gate = _Gate(concurrency, endpoint)
+    gate = Gate(concurrency, f"endpoint {endpoint}")
     failed = 0
     with SideBySide(concurrency) as side, gate:
         futures = [side.begin(gate.answer, partial(ask, gate.slow_down)) for ask in questions]
@@ -76,15 +78,18 @@ class _Busy(Exception):
     """The deployment has too much to do, and is to be asked later."""
 
 
-class _Gate:
+class Gate:
     """Lets in as many as the deployment takes, at most so many: half as many when it is busy, then one more each time.
 
     A context manager, at whose end nobody is asked any more.
+
+    - **most**: at once.
+    - **place**: what is asked, as errors name it.
     """
 
-    def __init__(self, most: int, endpoint: str) -> None:
+    def __init__(self, most: int, place: str) -> None:
         self._most = self._allowed = most
-        self._endpoint = endpoint
+        self._place = place
         self._inside = self._good = self._unreachable = 0
         self._slowed, self._answered = 0.0, time.monotonic()
         self._free = threading.Condition()
@@ -99,8 +104,8 @@ class _Gate:
             self._ended = True
             self._free.notify_all()
 
-    def answer(self, ask: Callable[[], Reply]) -> Reply | errors.PhiftError:
-        """Ask when it is let in, as often as the deployment is busy."""
+    def answer(self, ask: Callable[[], T]) -> T | errors.PhiftError:
+        """Ask when it is let in, as often as the deployment is busy, which `slow_down` says."""
         pause = _PAUSE
         while self._let_in():
             began = time.monotonic()
@@ -119,12 +124,12 @@ class _Gate:
                 self._let_out()
             if time.monotonic() - self._answered > _LONGEST_WITHOUT_ANSWER:
                 what = "The deployment is busy, and has answered none of these questions for a while."
-                return errors.Throttled(what, where=f"endpoint {self._endpoint}", fix="ask later, or fewer at once")
+                return errors.Throttled(what, where=self._place, fix="ask later, or fewer at once")
             time.sleep(pause)
             pause = _PAUSE if self._answered > began else min(2 * pause, _LONGEST_PAUSE)
-        return self._refused or errors.Throttled("It was not asked any more.", where=f"endpoint {self._endpoint}")
+        return self._refused or errors.Throttled("It was not asked any more.", where=self._place)
 
-    def slow_down(self) -> None:
+    def slow_down(self) -> NoReturn:
         """Let in half as many from now on, and have whoever found the deployment busy wait outside."""
         with self._free:
             now = time.monotonic()
