@@ -253,6 +253,22 @@ def test_what_cannot_be_taken_back_is_named_with_its_price(
     assert endpoint.chat("Are you back?")
 
 
+@pytest.mark.parametrize("state", ["there already", "failed"])
+def test_what_an_unparking_that_was_killed_left_is_taken_back_too(
+    workspace: TestWorkspace, clients: Clients, endpoint: Endpoint, state: str
+) -> None:
+    endpoint.park()
+    if state == "failed":
+        workspace.order(Fault("operation deployment-create"))
+    with nullcontext() if state == "there already" else pytest.raises(Exception, match="This failure was ordered"):
+        add_green(clients, name="blue")
+    assert list(deployments(clients)) == ["blue"]
+    workspace.order(Fault("PUT onlineEndpoints/{endpoint}", status=403))
+    with pytest.raises(DeploymentFailed, match="what was made is deleted again; the endpoint stays parked"):
+        endpoint.unpark()
+    assert deployments(clients) == {}
+
+
 def test_a_lock_on_one_deployment_leaves_the_others_deleted_and_names_it(
     workspace: TestWorkspace, clients: Clients, endpoint: Endpoint
 ) -> None:

@@ -36,7 +36,7 @@ from phift.serving import resource
 from phift.serving.container import MOUNT, is_vllm
 from phift.serving.lifetime import LONGEST_TAG, extended
 from phift.serving.model import ENVIRONMENT_OF_SERVICE, VARIABLES_OF_SERVICE
-from phift.serving.resource import DeploymentEvent, OnEvent
+from phift.serving.resource import SERVES, DeploymentEvent, OnEvent
 from phift.serving.rollout_state import ENDED, read_state
 from phift.serving.sharing import deployments as deployments_of
 from phift.serving.sharing import jobs_of, traffic
@@ -113,7 +113,8 @@ def park(clients: Clients, name: str, emit: OnEvent, own: EndpointUse | None = N
 def unpark(clients: Clients, name: str, emit: OnEvent, own: EndpointUse | None = None) -> None:
     """Bring back the deployments of a parked endpoint as they were, and its traffic; twice does no harm.
 
-    What this call made is deleted again where it fails or is interrupted, and the endpoint stays parked.
+    What this call, or one that was killed, made is deleted again where it fails or is interrupted, and the endpoint
+    stays parked.
 
     Raises `phift.errors.NotFound` where there is nothing to bring back, and `phift.errors.DeploymentFailed` with the
     end of the container's log.
@@ -129,16 +130,17 @@ def unpark(clients: Clients, name: str, emit: OnEvent, own: EndpointUse | None =
             raise NotFound(what, where=there.place, fix="deploy to it again")
         kept = _unpacked(tags, name)
         emit(DeploymentEvent("unpark", name))
-        made: list[str] = []
+        names, last = [str(each["name"]) for each in kept["deployments"]], ""
         try:
             for each in kept["deployments"]:
-                _bring_back(clients, name, each, made, emit)
+                last = each["name"]
+                _bring_back(clients, name, each, emit)
             found = there.settled() or there.get()  # it took minutes, and what others changed stays
             longer = extended(texts(found.tags, "endpoint.tags"), DeploymentConfig())
             _put(there, found, kept["traffic"], kept["mirror_traffic"], add=longer)
         except BaseException as error:
-            tail = resource.log_tail(clients, name, made[-1]) if made and isinstance(error, PhiftError) else ""
-            left = _take_back(clients, name, made, interrupted=not isinstance(error, Exception))
+            tail = resource.log_tail(clients, name, last) if isinstance(error, PhiftError) else ""
+            left = _take_back(clients, name, names, interrupted=not isinstance(error, Exception))
             if not isinstance(error, PhiftError):
                 error.add_note(left)
                 raise
@@ -303,28 +305,28 @@ def _delete_all(clients: Clients, name: str, deployments: list[str]) -> None:
         raise refused[0]
 
 
-def _bring_back(clients: Clients, name: str, kept: Mapping[str, Any], made: list[str], emit: OnEvent) -> None:
-    """Make a deployment as it was, unless it is there; **made** takes its name before it is."""
+def _bring_back(clients: Clients, name: str, kept: Mapping[str, Any], emit: OnEvent) -> None:
+    """Make a deployment as it was, unless it is there."""
     wanted = _entity(kept, name)
     there = resource.deployment(clients, name, kept["name"])
     existing = there.settled()
     if existing is not None and _is_up(existing):
         return
-    if existing is None:
-        made.append(kept["name"])
+
+    def is_right(found: OnlineDeployment) -> bool:
+        return texts(found.tags, "deployment.tags").get(SERVES) == dict(kept.get("tags", {})).get(SERVES)
+
     emit(DeploymentEvent("deployment", kept["name"]))
-    deployment, _ = there.put(wanted)
+    deployment, _ = there.put(wanted, is_right=is_right)
     if not _is_up(deployment):
         raise DeploymentFailed(f"it ended as {resource.provisioning_state(deployment)}.", where=there.place)
 
 
-def _take_back(clients: Clients, name: str, made: list[str], *, interrupted: bool) -> str:
-    """Delete what was made; returns what is to be said of it."""
-    stays = f"the endpoint stays parked; to try again: phift endpoints unpark {name}"
-    if not made:
-        return stays
+def _take_back(clients: Clients, name: str, deployments: list[str], *, interrupted: bool) -> str:
+    """Delete what is there of a parked endpoint's deployments, whoever made it; returns what is to be said of it."""
     try:
-        resource.for_certain(lambda: _delete_all(clients, name, made), name)
+        resource.for_certain(lambda: _delete_all(clients, name, deployments), name)
     except PhiftError as error:
         return visible(f"{error.what} To go on: {_WAYS.format(name=name)}")
-    return f"what was made is deleted again{' all the same' * interrupted}; {stays}"
+    deleted = f"what was made is deleted again{' all the same' * interrupted}"
+    return f"{deleted}; the endpoint stays parked; to try again: phift endpoints unpark {name}"
