@@ -14,6 +14,7 @@ from unit.stubs import Record
 from unit.test_sharing import NAME, deploy, there
 
 MOST = 60  # calls of one chain
+LOOKS = 3  # calls of a removal until it begins: what there is, whose it is, and the job
 
 
 class Trouble:
@@ -103,9 +104,43 @@ def test_the_removal_of_one_of_two_runs(trouble: Trouble, name: str, times: int)
         assert sum(now.values()) == 100, first
         if error is not None and mine in now and isinstance(error, PhiftError) and "deletion" in told(error):
             assert f"{NAME}/{mine}" in told(error), (first, told(error))
+        if isinstance(error, KeyboardInterrupt) and mine in now and first >= LOOKS:
+            assert times == MOST, first  # one interruption finishes what is under way
+            assert f"phift cleanup {NAME}/{mine}" in told(error), (first, told(error))
         again = attempt(lambda made=fakes: remove_endpoints_of(made.clients, name))  # type: ignore[misc]  # as above
-        assert again is None or error is None, (first, again)
+        assert again is None or error is None or mine not in now, (first, again)
         assert there(fakes) == {others: 100}, first
         if not struck:
             return
     raise AssertionError("The chain has more calls than that.")
+
+
+@pytest.mark.parametrize("strikes", [1, 2])
+def test_a_refusal_or_an_interruption_at_a_shared_endpoint_leaves_nothing_unsaid(strikes: int) -> None:
+    """A run has a deployment beside another run's, and an endpoint of its own."""
+    for error in (http_error(403, "no right"), KeyboardInterrupt()):
+        fakes = Fakes()
+        deploy(fakes, "first", "default")
+        deploy(fakes, "second", "green")
+        fakes.add_endpoint("phift-alone", tags={"phift.job": "second"})
+        fakes.workspace.record.fail("online_endpoints.begin_create_or_update", *[error] * strikes)
+        caught = attempt(lambda made=fakes: remove_endpoints_of(made.clients, "second"))  # type: ignore[misc]  # as above
+        assert caught is not None
+        is_left = not isinstance(caught, PhiftError)
+        assert ("phift-alone" in fakes.workspace.online_endpoints.known) == is_left
+        assert not is_left or "phift cleanup phift-alone" in told(caught)
+        assert ("green" in there(fakes)) == (strikes == 2 or not is_left)
+        assert "green" not in there(fakes) or f"phift cleanup {NAME}/green" in told(caught)
+
+
+def test_an_interruption_before_a_deletion_begins_finishes_it_and_a_second_one_names_it() -> None:
+    for strikes in (1, 2):
+        fakes = Fakes()
+        for name in ("phift-a", "phift-b"):
+            fakes.add_endpoint(name, tags={"phift.job": "job"})
+        fakes.workspace.record.fail("online_endpoints.get", *[KeyboardInterrupt()] * strikes)
+        caught = attempt(lambda made=fakes: remove_endpoints_of(made.clients, "job"))  # type: ignore[misc]  # as above
+        assert isinstance(caught, KeyboardInterrupt)
+        left = set(fakes.workspace.online_endpoints.known)
+        assert len(left) == strikes
+        assert [name for name in ("phift-a", "phift-b") if f"phift cleanup {name}" in told(caught)] == sorted(left)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -19,6 +19,9 @@ from phift.serving.price import Prices, machines_of
 from phift.serving.resource import CREATED, MODEL, OnEvent
 from phift.serving.sharing import deployments, is_same, withdraw
 from phift.serving.uses import forget_uses
+
+# What is to go, as ``endpoint`` or ``endpoint/deployment``, none where it is but a tag; and what removes it.
+_Removal = tuple[tuple[str, ...], Callable[[], object]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,46 +170,81 @@ def remove_of_jobs(
     - **there**: all that phift made.
     - **series**: whose other endpoints are left, and named.
     """
-    alone, removed, left = list[DeployedEndpoint](), list[str](), list[DeployedEndpoint]()
+    alone, left = list[DeployedEndpoint](), list[DeployedEndpoint]()
+    removals, removed = list[_Removal](), list[str]()
+
+    def remove_from(name: str) -> None:
+        for job in sorted(jobs):
+            names = withdraw(clients, name, partial(is_same, own={JOB_TAG: job}), emit)
+            removed.extend(f"{name}/{each}" for each in names or ())
+            forget_uses(FineTuneJob(job, clients), name)
+
     for each in there:
-        tags = [texts(found.tags, "deployment.tags") for found in deployments(clients, each.name)]
-        others = [of for of in tags if resource.purpose(of) and of.get(JOB_TAG, "") not in jobs]
+        found = [
+            (text(of.name, "deployment.name"), texts(of.tags, "deployment.tags"))
+            for of in deployments(clients, each.name)
+        ]
+        others = [tags for _, tags in found if resource.purpose(tags) and tags.get(JOB_TAG, "") not in jobs]
+        mine = tuple(f"{each.name}/{name}" for name, tags in found if tags.get(JOB_TAG, "") in jobs)
         if each.job in jobs and not others:
             alone.append(each)
-        elif each.job not in jobs and all(of.get(JOB_TAG, "") not in jobs for of in tags):
-            left.append(each)
-        else:
-            for job in sorted(jobs):
-                names = withdraw(clients, each.name, partial(is_same, own={JOB_TAG: job}), emit)
-                removed += [f"{each.name}/{name}" for name in names or ()]
-                forget_uses(FineTuneJob(job, clients), each.name)
+            continue
+        if each.job in jobs or mine:
+            removals.append((mine, partial(remove_from, each.name)))
             own = others[0] if others else each.tags
-            left.append(replace(each, job=own.get(JOB_TAG, ""), series=own.get(SERIES, "")))
-    done = remove_all(clients, alone, emit)
+            each = replace(each, job=own.get(JOB_TAG, ""), series=own.get(SERIES, ""))
+        left.append(each)
+    _remove_in_turn([*removals, *(_removal(clients, each, emit) for each in alone)])
     known = [each for each in left if series and each.series == series]
-    return replace(done, removed=tuple(removed), left=priced(clients, known))
+    deleted = tuple(each.name for each in alone)
+    return Cleanup(deleted=deleted, removed=tuple(removed), left=priced(clients, known))
 
 
 def remove_all(clients: Clients, endpoints: Sequence[DeployedEndpoint], emit: OnEvent) -> Cleanup:
     """Delete all of them that can be deleted; raises the first refusal, which the others' notes follow."""
+    _remove_in_turn([_removal(clients, each, emit) for each in endpoints])
+    return Cleanup(deleted=tuple(each.name for each in endpoints))
+
+
+def _removal(clients: Clients, endpoint: DeployedEndpoint, emit: OnEvent) -> _Removal:
+    tags = {JOB_TAG: endpoint.job} if endpoint.job else {}
+    return (endpoint.name,), partial(_remove_endpoint, clients, endpoint.name, tags, emit)
+
+
+def _remove_in_turn(removals: Sequence[_Removal]) -> None:
+    """Remove all that can be; raises the first refusal, which the others' notes follow.
+
+    An interruption finishes what is under way, and its notes name what is left.
+    """
     errors: list[PhiftError] = []
-    for number, each in enumerate(endpoints, start=1):
+    for number, (places, remove) in enumerate(removals, start=1):
         try:
-            remove_endpoint(clients, each.name, {JOB_TAG: each.job} if each.job else None, emit)
+            resource.for_certain(remove, places[0]) if places else remove()
         except PhiftError as error:
             errors.append(error)
+            if "still up" not in error.what:  # a refused deletion says so itself; a refusal on the way to it does not
+                for place in (each for each in places if "/" in each):
+                    error.add_note(_left(place))
         except (KeyboardInterrupt, SystemExit) as interruption:
+            told = "\n".join(getattr(interruption, "__notes__", ()))  # of what is under way, where it is not done
             for refusal in errors:
-                interruption.add_note(str(refusal))
-            for untouched in endpoints[number:]:
-                up = f"{resource.still_up(untouched.name)} Delete it: phift cleanup {untouched.name}"
-                interruption.add_note(in_a_line(up))
+                interruption.add_note(_with_notes(refusal))
+            left = [place for place in places if told and place not in told]
+            for place in (*left, *(place for untouched, _ in removals[number:] for place in untouched)):
+                interruption.add_note(_left(place))
             raise
     for other in errors[1:]:
-        errors[0].add_note(str(other))
+        errors[0].add_note(_with_notes(other))
     if errors:
         raise errors[0]
-    return Cleanup(deleted=tuple(each.name for each in endpoints))
+
+
+def _with_notes(error: PhiftError) -> str:
+    return "\n".join([str(error), *getattr(error, "__notes__", ())])
+
+
+def _left(place: str) -> str:
+    return in_a_line(f"{resource.still_up(place)} Delete it: phift cleanup {place}")
 
 
 @forgetting_locals()
@@ -218,16 +256,20 @@ def remove_endpoint(
     Raises `phift.errors.Conflict` where somebody else made it or it has not these **tags** too, and what the service
     said, with the news that the endpoint is still up, where it cannot be deleted.
     """
+    emit = resource.telling(on_event)
+    return resource.for_certain(lambda: _remove_endpoint(clients, name, tags or {}, emit), name)
+
+
+def _remove_endpoint(clients: Clients, name: str, tags: Mapping[str, str], emit: OnEvent) -> bool:
     existing = resource.endpoint(clients, name).settled()
     if existing is None:
         return False
     found = texts(existing.tags, "endpoint.tags")
     maker = resource.purpose(found)
-    if not maker or any(found.get(key) != value for key, value in (tags or {}).items()):
+    if not maker or any(found.get(key) != value for key, value in tags.items()):
         what = f"The endpoint {name} is not deleted: {f'it is {maker}' if maker else 'phift did not make it'}."
         raise Conflict(what, where=f"endpoint {name}", fix="delete it in the studio if nobody needs it")
-    emit = resource.telling(on_event)
-    resource.for_certain(lambda: resource.delete_endpoint(clients, name, emit), name)
+    resource.delete_endpoint(clients, name, emit)
     if JOB_TAG in found:
         forget_uses(FineTuneJob(found[JOB_TAG], clients), name)
     return True
