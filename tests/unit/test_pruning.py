@@ -201,6 +201,19 @@ def test_ctrl_c_finishes_the_one_under_way_and_names_the_others(clients: Clients
     assert caught.value.__notes__ == [said]
 
 
+def test_ctrl_c_before_a_deletion_begins_names_that_one_too(clients: Clients, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("phift-a", "phift-b"):
+        deploy(clients, name)
+
+    def interrupt(*_args: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("phift.serving.pruning.EndpointUse.begin", interrupt)
+    with pytest.raises(KeyboardInterrupt) as caught:
+        phift.prune_endpoints(clients)
+    assert sorted(note.rpartition(" ")[2] for note in caught.value.__notes__) == ["phift-a", "phift-b"]
+
+
 @pytest.mark.parametrize("older_than", ["8", "soon", ""])
 def test_what_is_no_time_is_told(clients: Clients, older_than: str) -> None:
     with pytest.raises(ConfigError, match="such as 90m, 8h or 3d"):

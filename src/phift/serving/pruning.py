@@ -146,9 +146,16 @@ def _is_used(clients: Clients, name: str, jobs: set[str]) -> bool:
 def _delete_all(clients: Clients, done: Pruned, names: Collection[str], emit: OnEvent) -> Pruned:
     deleted: list[str] = []
     spared, failed = dict(done.spared), dict[str, str]()
+    gone: set[str] = set()
+
+    def noting(event: DeploymentEvent) -> None:
+        if event.stage == "deleted":
+            gone.add(event.name)
+        emit(event)
+
     for number, row in enumerate(done.chosen, start=1):
         try:
-            if why := _delete(clients, row, emit, named=row.name in names):
+            if why := _delete(clients, row, noting, named=row.name in names):
                 spared[row.name] = why
             else:
                 deleted.append(row.name)
@@ -157,7 +164,9 @@ def _delete_all(clients: Clients, done: Pruned, names: Collection[str], emit: On
             what = error.what if row.name in error.what else f"{_still_there(row)}: {error.what}"
             failed[row.name] = visible(f"{what} {error.fix or ''}".strip())
         except (KeyboardInterrupt, SystemExit) as interruption:
-            for left in (*failed.values(), *map(_still_there, done.chosen.endpoints[number:])):
+            is_told = row.name in gone or hasattr(interruption, "__notes__")  # a deletion that began says what is left
+            untouched = done.chosen.endpoints[number if is_told else number - 1 :]
+            for left in (*failed.values(), *map(_still_there, untouched)):
                 interruption.add_note(in_a_line(left))
             raise
     return replace(done, deleted=tuple(deleted), spared=spared, failed=failed)
