@@ -284,6 +284,19 @@ def test_a_timeout_ends_an_answer_that_does_not_begin(server: Script) -> None:
     release.set()
 
 
+@pytest.mark.parametrize("timeout", [None, 60])
+def test_a_model_that_is_too_slow_for_one_request_is_told_as_such(server: Script, timeout: float | None) -> None:
+    release = threading.Event()
+    server.answers(Reply(["x"]))
+    server.before = lambda: (release.wait(5), None)[1]
+    endpoint = endpoint_at(server.url)
+    endpoint._client.seconds = 0.3
+    with pytest.raises(WaitTimeout, match=r"within 0\.3 s; the model") as caught:
+        endpoint.chat("Hi", timeout=timeout)
+    assert caught.value.fix == "lower max_new_tokens"
+    release.set()
+
+
 def test_a_timeout_counts_the_further_tries(server: Script) -> None:
     server.answers(Reply({}, 429))
     began = time.monotonic()

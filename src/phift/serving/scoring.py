@@ -306,9 +306,9 @@ class ScoringClient:
         import requests
 
         self.check_address()
-        end, seconds = limit.end, limit.seconds or self.seconds
+        end, seconds = limit.end, min(limit.seconds or math.inf, self.seconds)
         what = f"No whole answer within {seconds:g} s; the model may be at it yet."
-        fix = ("raise `timeout`, or " if limit.seconds else "") + "lower max_new_tokens"
+        fix = ("raise `timeout`, or " if seconds < self.seconds else "") + "lower max_new_tokens"
         late = errors.WaitTimeout(what, where=self.place, fix=fix)
         pauses, renewed = iter(enumerate(_PAUSES)), False
         while True:
@@ -317,7 +317,7 @@ class ScoringClient:
                 opened = self.opened()
                 answer = self._post(url, body, deployment, opened, end, late)
             except requests.RequestException as error:
-                if time.monotonic() >= end:
+                if time.monotonic() >= end or isinstance(error, requests.ReadTimeout):
                     raise late from None
                 if pause is None or number >= _MOST_CONNECTING or not _never_connected(error):
                     what, fix = (
