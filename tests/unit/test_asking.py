@@ -300,8 +300,9 @@ def test_a_model_that_is_too_slow_for_one_request_is_told_as_such(server: Script
 def test_a_timeout_counts_the_further_tries(server: Script) -> None:
     server.answers(Reply({}, 429))
     began = time.monotonic()
-    with pytest.raises(WaitTimeout):
+    with pytest.raises(WaitTimeout, match=r"busy for all of 1\.5 s") as caught:
         endpoint_at(server.url).chat("Hi", timeout=1.5)
+    assert "raise `timeout`" in str(caught.value.fix)
     assert time.monotonic() - began < 10
     assert len(server.requests) <= 3
 

@@ -325,6 +325,7 @@ class ScoringClient:
                         "check that the endpoint is up",
                     )
                     raise errors.ServiceUnreachable(what, where=self.place, fix=fix) from None
+                waited = "No connection came about"
             else:
                 if answer.status == 401 and not renewed and self._renew(opened):
                     renewed = True
@@ -336,8 +337,10 @@ class ScoringClient:
                     deque(answer.pieces(), maxlen=0)
                 if on_busy:
                     on_busy()
+                waited = "The deployment was busy"
             if time.monotonic() + pause >= end:
-                raise late
+                what, fix = f"{waited} for all of {limit.seconds:g} s.", "raise `timeout`, or ask later"
+                raise errors.WaitTimeout(what, where=self.place, fix=fix)
             if pause:
                 time.sleep(pause)
 
