@@ -20,7 +20,7 @@ from phift.errors import ModelError, ParameterError
 from phift.evaluation.likelihood import measure
 from phift.evaluation.rows import read_rows
 from phift.local.work import scorer, standin
-from phift.local.work.scorer import Asked, Sampling, Scorer, together
+from phift.local.work.scorer import Asked, Sampling, Scorer, Turn, together
 
 pytestmark = pytest.mark.slow
 
@@ -168,6 +168,18 @@ def test_a_text_to_stop_at_ends_an_answer_and_is_not_said(model: Scorer, asking:
         assert said[-1][1]["finish"] == ["stop"]
         assert said[-1][1]["usage"][0]["completion"] < 40
     assert "".join(what["piece"] for _, what in asking.said[1][:-1]) == text
+
+
+@pytest.mark.parametrize("step", [1, 2, 3])
+def test_nothing_is_said_of_a_text_to_stop_at_with_which_an_answer_begins(step: int) -> None:
+    said: list[dict[str, Any]] = []
+    asked = Asked({"id": 1, "stop": ["gold is Au"], "stream": True}, said.append)
+    asked.read()
+    turn = Turn(asked, [0], most=40)
+    asked.turns.append(turn)
+    while not turn.finish:
+        turn.take(7, frozenset(), lambda tokens: "gold is Au."[: step * len(tokens)])
+    assert [each.get("piece", each.get("texts")) for each in said] == [[""]]
 
 
 def test_who_goes_away_stops_the_model(asking: Requests) -> None:

@@ -179,7 +179,7 @@ class Turn:
             self.finish, text = "stop", text[: min(found)]
         elif not self.finish:
             text = text.rstrip(_HALF)
-            text = text[: len(text) - max((len(stop) - 1 for stop in stops), default=0)]
+            text = text[: max(0, len(text) - max((len(stop) - 1 for stop in stops), default=0))]
         if len(text) > len(self.text):
             if self.asked.streams:
                 self.asked.piece(text[len(self.text) :])
