@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
-from phift.local.programs import Programs
+from phift.local.pending import ScorerFailed
+from phift.local.programs import InstantScorer, Programs
 from phift.local.services.history import _duration
 from phift.local.site import Site
 from phift.local.state.folder import Folder
@@ -51,6 +53,32 @@ def test_each_workspace_counts_its_own_requests_in_flight(site: Site) -> None:
         pass
     with site.scorers.slot(BLUE, 1):
         pass
+
+
+def test_a_deployment_that_is_deleted_while_its_process_starts_leaves_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stopped: list[object] = []
+
+    class Deleted(InstantScorer):
+        def __init__(self) -> None:
+            site.documents.delete(BLUE)
+            site.scorers.forget(BLUE)
+
+        def stop(self) -> None:
+            stopped.append(self)
+
+    site = Site(Folder(tmp_path), "https://localhost:1", Programs(scorer=Deleted), "fast")
+    monkeypatch.setattr("phift.local.work.scorers.files.resolve", lambda *_: tmp_path)
+    make = site.operations.work["deployment-create"]
+    for start in (site.scorers.get, make):
+        site.documents.put(BLUE, {"properties": {"model": "x", "provisioningState": "Creating"}})
+        with nullcontext() if start is make else pytest.raises(ScorerFailed, match="deleted"):
+            start(BLUE)
+        assert site.scorers._running == {}
+        assert not site.folder.deployment("chat", "blue").exists()
+    assert len(stopped) == 2
+    site.documents.close()
 
 
 @pytest.mark.parametrize(

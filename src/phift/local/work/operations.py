@@ -99,13 +99,12 @@ class Operations:
         try:
             self._scorers.replace(key)
         except ScorerFailed as error:
+            if self._ground.documents.get(key) is None:  # deleted while the model was loaded
+                return
             self._scorers.log(key, f"The deployment failed: {error}")
             message = f"User container has crashed or terminated: {error} The deployment's log says more."
             raise WireError(400, "ResourceNotReady", message) from error
-        if self._ground.documents.get(key) is None:  # deleted while the model was loaded
-            self._scorers.forget(key)
-        else:
-            set_state(self._ground, key, "Succeeded")
+        set_state(self._ground, key, "Succeeded")
 
     def _remove_deployment(self, key: str) -> None:
         self._ground.documents.delete(key)  # first: a creation that ends meanwhile looks here, and cleans up itself

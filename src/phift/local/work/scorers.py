@@ -156,6 +156,9 @@ class Scorers:
             old, self._running[key] = self._running.get(key), scorer
         if old is not None:
             old.stop()
+        if self._ground.documents.get(deployment) is None:
+            self.forget(deployment)
+            raise ScorerFailed("The deployment was deleted while its scoring process started.")
         return scorer
 
     def _end(self, deployment: str) -> None:
