@@ -6,14 +6,17 @@ import threading
 from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from phift.local.pending import ScorerFailed
+from phift.local.pending import Pending, ScorerFailed, ScorerTimeout
 from phift.local.programs import InstantScorer, Programs
+from phift.local.services import scoring
 from phift.local.services.history import _duration
 from phift.local.site import Site
 from phift.local.state.folder import Folder
+from phift.local.state.traffic import Answered
 from phift.local.wire import WireError, timestamp
 from phift.local.work.scorers import Scorers
 
@@ -79,6 +82,37 @@ def test_a_deployment_that_is_deleted_while_its_process_starts_leaves_none(
         assert not site.folder.deployment("chat", "blue").exists()
     assert len(stopped) == 2
     site.documents.close()
+
+
+@pytest.mark.parametrize(
+    ("last", "status"),
+    [
+        (ScorerFailed("It ended."), 500),
+        (ScorerTimeout("Late."), 408),
+        ({"error": {"message": "no"}}, 500),
+        ({"texts": ["a"]}, 200),
+    ],
+)
+def test_a_mirrored_stream_counts_as_it_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, last: Any, status: int
+) -> None:
+    class Dies(InstantScorer):
+        def open(self, request: dict[str, Any], timeout: float) -> Pending:
+            pending = Pending(timeout)
+            pending.say({"piece": "a"}, last)
+            return pending
+
+    site = Site(Folder(tmp_path), "https://localhost:1", Programs(scorer=Dies), "fast")
+    monkeypatch.setattr("phift.local.work.scorers.files.resolve", lambda *_: tmp_path)
+    properties = {"model": "x", "provisioningState": "Succeeded"}
+    site.documents.put(BLUE, {"properties": properties, "sku": {"capacity": 1}})
+    endpoint = site.documents.put("onlineEndpoints/chat", {"properties": {"mirrorTraffic": {"blue": 100}}})
+    scoring._mirror(site, endpoint, {"stream": True})
+    while thread := next((each for each in threading.enumerate() if each.name == "phift-mirror"), None):
+        thread.join()
+    ((_, _, minute),) = site.traffic.minutes("chat", 0, 2**40)
+    assert minute.answered == {Answered(status, status): 1}
+    site.close()
 
 
 @pytest.mark.parametrize(

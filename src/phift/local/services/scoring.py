@@ -7,7 +7,6 @@ import random
 import sqlite3
 import threading
 import time
-from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
@@ -82,7 +81,8 @@ def _mirror(site: Site, endpoint: Document, request: Request) -> None:
                 # It is counted among what the deployment answered; or the workspace has been closed meanwhile.
                 nobody_hears = suppress(WireError, ScorerFailed, ScorerTimeout, sqlite3.ProgrammingError)
                 with nobody_hears, _asked(site, _serving(site, endpoint, name), request) as answer:
-                    deque(answer.pending, maxlen=0)  # to its end
+                    if any("error" in said for said in answer.pending):  # to its end
+                        raise ScorerFailed
 
             threading.Thread(target=ask, name="phift-mirror", daemon=True).start()
 
@@ -142,6 +142,12 @@ def _counted(site: Site, deployment: Document) -> Iterator[None]:
     except WireError as error:
         of_model = int(error.headers.get("ms-azureml-model-error-statuscode", error.status))
         answered = Answered(error.status, of_model)
+        raise
+    except ScorerTimeout:
+        answered = Answered(408, 408)
+        raise
+    except Exception:
+        answered = Answered(500, 500)
         raise
     finally:
         milliseconds = (time.perf_counter() - began) * 1000
