@@ -65,23 +65,23 @@ def test_a_deployment_that_is_deleted_while_its_process_starts_leaves_none(
 
     class Deleted(InstantScorer):
         def __init__(self) -> None:
-            site.documents.delete(BLUE)
-            site.scorers.forget(BLUE)
+            own.documents.delete(BLUE)
+            own.scorers.forget(BLUE)
 
         def stop(self) -> None:
             stopped.append(self)
 
-    site = Site(Folder(tmp_path), "https://localhost:1", Programs(scorer=Deleted), "fast")
+    own = Site(Folder(tmp_path), "https://localhost:1", Programs(scorer=Deleted), "fast")
     monkeypatch.setattr("phift.local.work.scorers.files.resolve", lambda *_: tmp_path)
-    make = site.operations.work["deployment-create"]
-    for start in (site.scorers.get, make):
-        site.documents.put(BLUE, {"properties": {"model": "x", "provisioningState": "Creating"}})
+    make = own.operations.work["deployment-create"]
+    for start in (own.scorers.get, make):
+        own.documents.put(BLUE, {"properties": {"model": "x", "provisioningState": "Creating"}})
         with nullcontext() if start is make else pytest.raises(ScorerFailed, match="deleted"):
             start(BLUE)
-        assert site.scorers._running == {}
-        assert not site.folder.deployment("chat", "blue").exists()
+        assert own.scorers._running == {}
+        assert not own.folder.deployment("chat", "blue").exists()
     assert len(stopped) == 2
-    site.documents.close()
+    own.documents.close()
 
 
 @pytest.mark.parametrize(
