@@ -90,6 +90,17 @@ def test_what_json_has_no_form_for_is_refused() -> None:
     for odd in (float("nan"), object(), {1, 2}):
         with pytest.raises(DataError, match="JSON"):
             Question.of([turn("user", SECRET, name=odd)], {})
+        for settings in ({"response_format": {"type": odd}}, {"stop": [odd]}, {"tool_choice": {"function": odd}}):
+            with pytest.raises(ParameterError, match="JSON") as caught:
+                Question.of(SECRET, settings)
+            assert caught.value.where == f"parameter {next(iter(settings))}"
+        with pytest.raises(DataError, match="JSON") as refused:
+            Question.of(SECRET, {}, extra={"own": odd})
+        assert refused.value.where == "extra_parameters"
+
+
+def test_what_is_asked_is_in_no_repr() -> None:
+    assert SECRET not in repr(Question.of(SECRET, {"stop": [SECRET]}, extra={"own": SECRET}))
 
 
 def test_the_table_of_parameters_is_what_is_checked() -> None:

@@ -203,7 +203,7 @@ class Question:
     """
 
     messages: Sequence[Message] = field(repr=False)
-    parameters: Mapping[str, Any]
+    parameters: Mapping[str, Any] = field(repr=False)
     tools: Sequence[Mapping[str, Any]] = field(default=(), repr=False)
     extra: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
@@ -217,11 +217,15 @@ class Question:
     ) -> Self:
         """Check what is asked; raises `phift.errors.DataError` and `phift.errors.ParameterError`."""
         asked = cls(check_messages(messages), check_parameters(parameters), _check_tools(tools), extra or {})
-        try:
-            json.dumps([asked.messages, asked.tools, dict(asked.extra)], allow_nan=False)
-        except (TypeError, ValueError, RecursionError):
-            fix = "send texts, numbers, lists and mappings"
-            raise DataError("The question holds what JSON has no form for.", where="messages", fix=fix) from None
+        fix = "send texts, numbers, lists and mappings"
+        parts = {"messages": asked.messages, "tools": asked.tools, "extra_parameters": dict(asked.extra)}
+        for where, part in parts.items():
+            if not _is_json(part):
+                raise DataError("The question holds what JSON has no form for.", where=where, fix=fix)
+        for name, value in asked.parameters.items():
+            if not _is_json(value):
+                what = f"{name} holds what JSON has no form for."
+                raise ParameterError(what, where=f"parameter {name}", fix=fix)
         return asked
 
     @property
@@ -270,6 +274,14 @@ class Question:
         tools = {"tools": list(self.tools)} if self.tools else {}
         streams = {"stream": True, "stream_options": {"include_usage": True}} if stream else {}
         return {"model": "", "messages": list(self.messages), **settings, **tools, **streams, **self.extra}
+
+
+def _is_json(value: Any) -> bool:
+    try:
+        json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError, RecursionError):
+        return False
+    return True
 
 
 def _check_tools(tools: Sequence[Mapping[str, Any]] | None) -> Sequence[Mapping[str, Any]]:
