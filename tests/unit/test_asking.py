@@ -211,6 +211,21 @@ def test_what_the_container_leaves_out_is_said(server: Script, caplog: pytest.Lo
     assert record.getMessage().endswith("left out: repetition_penalty")
 
 
+@pytest.mark.parametrize("streams", [True, False])
+def test_what_openais_route_may_leave_out_is_said(
+    server: Script, caplog: pytest.LogCaptureFixture, streams: bool
+) -> None:
+    server.answers(by_path(openai=Reply(completion())))
+    endpoint = endpoint_at(server.url)
+    with caplog.at_level(logging.WARNING):
+        if streams:
+            assert endpoint.stream("Hi", num_beams=2, repetition_penalty=1.1).reply == "Hello."
+        else:
+            assert endpoint.chat("Hi", num_beams=2, repetition_penalty=1.1, seed=1) == "Hello."
+    (record,) = caplog.records
+    assert record.getMessage().endswith("may have left out: num_beams")
+
+
 def test_parameters_that_a_refusing_server_may_not_know_are_named(server: Script) -> None:
     server.answers(Reply({}, 424, {"ms-azureml-model-error-reason": "odd"}))
     with pytest.raises(ScoringError) as caught:

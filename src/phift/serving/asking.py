@@ -85,6 +85,8 @@ class Asker:
                 url, body = client.address, question.to_score()
             answer = client.send(url, body, deployment, limit=limit, on_busy=on_busy)
             if answer.status < 300:
+                if route == "openai" and (unknown := question.dropped_by_vllm):
+                    logger.warning("The server of endpoint %s may have left out: %s", self._name, ", ".join(unknown))
                 self._missing.pop((deployment, route), None)
                 for each in missing:
                     self._missing[deployment, each] = time.monotonic() + _FORGOTTEN_AFTER

@@ -244,6 +244,16 @@ class Question:
         return tuple(name for name in self.parameters if PARAMETERS[name].by == "mlflow")
 
     @property
+    def dropped_by_vllm(self) -> tuple[str, ...]:
+        """The parameters that vLLM's OpenAI route leaves out, with no word but in its own log.
+
+        Source: vllm-project/vllm 002032ee, ``ChatCompletionRequest``, which takes any field (read 2026-11-30).
+        """
+        return tuple(
+            name for name in self.parameters if name in ("min_new_tokens", "num_beams", "no_repeat_ngram_size")
+        )
+
+    @property
     def beyond_the_common(self) -> tuple[str, ...]:
         """The parameters that not every server of this kind knows."""
         common = ("max_new_tokens", "do_sample", "temperature", "top_p")
