@@ -175,9 +175,27 @@ def test_a_deployment_that_was_there_stays_after_a_failure() -> None:
     fakes.add_endpoint(NAME)
     fakes.add_deployment("default", NAME, "other")
     fakes.workspace.record.fail("online_deployments.result", http_error(400))
-    refused(fakes)
+    said = refused(fakes).fix
     assert left(fakes) == (1, 1)
     assert fakes.workspace.record.count("online_deployments.begin_delete") == 0
+    assert f"The deployment {NAME}/default was being changed, may not be as it was, and costs money" in said
+    assert "stays as it was" not in said
+
+
+def test_a_change_that_was_refused_leaves_a_deployment_as_it_was() -> None:
+    fakes = Fakes()
+    deploy(fakes)
+    fakes.workspace.record.fail("online_deployments.begin_create_or_update", http_error(400, "no quota"))
+    assert refused(fakes, instance_count=3).fix.endswith("what was there stays as it was")
+
+
+def test_an_interrupt_of_a_change_says_that_it_was_under_way() -> None:
+    fakes = Fakes()
+    deploy(fakes)
+    fakes.workspace.record.fail("online_deployments.begin_create_or_update", KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt) as caught:
+        deploy(fakes, instance_count=3)
+    assert f"The deployment {NAME}/default was being changed" in caught.value.__notes__[0]
 
 
 def test_a_deployment_that_never_came_to_be_needs_no_deletion() -> None:

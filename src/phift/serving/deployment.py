@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from functools import partial
 from types import MappingProxyType
@@ -156,6 +156,7 @@ class _Attempt:
         self._endpoint = resource.endpoint(clients, name, waiting)
         self._deployment = resource.deployment(clients, name, config.deployment_name, waiting)
         self._made_deployment = False
+        self._changed: OnlineDeployment | None = None  # what a deployment was that there was, and that is sent anew
         self._before: tuple[dict[str, int], dict[str, str]] | None = None  # the traffic, and the endpoint's tags
 
     @property
@@ -242,7 +243,7 @@ class _Attempt:
             self._check_own_deployment(texts(existing.tags, "deployment.tags"))
         if existing is not None and resource.provisioning_state(existing) == "succeeded" and is_right(existing):
             return
-        self._made_deployment = existing is None
+        self._made_deployment, self._changed = existing is None, existing
         self._emit(DeploymentEvent("deployment", config.deployment_name))
         with self._progress():
             deployment, _ = self._deployment.put(wanted, is_right=is_right)
@@ -311,6 +312,26 @@ class _Attempt:
         """Delete what this attempt made; returns what is to be said of what is left, else an empty text."""
         if self._use.is_copy:
             return ""
+        changed = self._what_is_changed(ask=not interrupted)
+        return " ".join(filter(None, (changed, self._delete_what_was_made(interrupted=interrupted))))
+
+    def _what_is_changed(self, *, ask: bool) -> str:
+        """Return what is to be said of a deployment that was sent anew, unless it is as it was."""
+        if self._changed is None:
+            return ""
+        place, cost = f"{self._name}/{self._config.deployment_name}", "costs money"
+        if ask:
+            with suppress(PhiftError):
+                found = self._deployment.get()
+                states = resource.provisioning_state(self._changed), resource.provisioning_state(found)
+                if states[0] == states[1] and _settings(self._changed) == _settings(found):
+                    return ""
+            cost = cost_of(self._clients, place)
+        return visible(
+            f"The deployment {place} was being changed, may not be as it was, and {cost}: deploy to it again."
+        )
+
+    def _delete_what_was_made(self, *, interrupted: bool) -> str:
         if not self.made and self._before is None:
             self._use.end(deleted=False)
             return ""
