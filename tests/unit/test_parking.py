@@ -69,6 +69,12 @@ def route(clients: Clients, live: dict[str, int], mirror: dict[str, int] | None 
     clients.workspace.online_endpoints.begin_create_or_update(found).result()
 
 
+def expire(clients: Clients) -> None:
+    found = clients.workspace.online_endpoints.get(NAME)
+    found.tags[EXPIRES] = "2026-01-01T00:00:00+00:00"
+    clients.workspace.online_endpoints.begin_create_or_update(found).result()
+
+
 def test_a_parked_endpoint_costs_nothing_and_comes_back_the_same(clients: Clients, endpoint: Endpoint) -> None:
     add_green(clients)
     route(clients, {"blue": 100}, {"green": 20})
@@ -355,9 +361,7 @@ def test_tags_that_somebody_changed_are_said_to_be_damaged(clients: Clients, end
 
 def test_unparking_extends_what_has_expired(clients: Clients, endpoint: Endpoint) -> None:
     endpoint.park()
-    found = clients.workspace.online_endpoints.get(NAME)
-    found.tags[EXPIRES] = "2026-01-01T00:00:00+00:00"
-    clients.workspace.online_endpoints.begin_create_or_update(found).result()
+    expire(clients)
     endpoint.unpark()
     assert not phift.endpoints(clients)[0].has_expired
 
@@ -392,6 +396,22 @@ def test_nobody_parks_what_somebody_else_uses_in_a_block(workspace: TestWorkspac
         assert endpoint.chat("Are you there?")
 
 
+def test_nobody_parks_or_prunes_what_may_be_used_for_all_one_knows(workspace: TestWorkspace, clients: Clients) -> None:
+    given.job(workspace, "job")
+
+    def out_of_reach(_found: phift.Pruned) -> bool:
+        workspace.order(Fault("GET mlflow/*", status=403, times=None))
+        return True
+
+    endpoint = deploy_model(clients, PHI, name=NAME, size=A100, job="job")
+    expire(clients)
+    done = phift.prune_endpoints(clients, confirm=out_of_reach)
+    assert "may be in use: " in done.spared[NAME]
+    with pytest.raises(Conflict, match=r"Whether somebody else uses the endpoint .* in a block cannot be found out"):
+        endpoint.park()
+    assert deployments(clients)
+
+
 @pytest.mark.parametrize("is_pruned", [False, True])
 def test_nobody_takes_away_what_another_run_uses_in_a_block_of_its_own(
     workspace: TestWorkspace, clients: Clients, is_pruned: bool
@@ -403,9 +423,7 @@ def test_nobody_takes_away_what_another_run_uses_in_a_block_of_its_own(
     with deploy_model(clients, PHI, name=NAME, size=A100, job="first", config={"deployment_name": "blue"}):
         better = deploy_model(clients, PHI, name=NAME, size=A100, job="second", config={"deployment_name": "green"})
         if is_pruned:
-            found = clients.workspace.online_endpoints.get(NAME)
-            found.tags[EXPIRES] = "2026-01-01T00:00:00+00:00"
-            clients.workspace.online_endpoints.begin_create_or_update(found).result()
+            expire(clients)
             assert "in a block" in phift.prune_endpoints(clients).spared[NAME]
         else:
             with pytest.raises(Conflict, match="in a block"):

@@ -169,11 +169,16 @@ def _alone(clients: Clients, name: str, emit: OnEvent, own: EndpointUse | None) 
     if not resource.purpose(tags):
         what = f"phift did not make the endpoint {name}, so it is left as it is."
         raise Conflict(what, where=there.place, fix="park an endpoint that phift made: phift endpoints")
-    job = FineTuneJob(tags[JOB_TAG], clients) if JOB_TAG in tags else None
-    use = EndpointUse.begin(clients, job, name, emit)
+    maker = FineTuneJob(tags[JOB_TAG], clients) if JOB_TAG in tags else None
+    use = EndpointUse.begin(clients, maker, name, emit)
     try:
         others = jobs_of(clients, name) - {tags.get(JOB_TAG, "")}
-        if use.others_in_block(own) or any(is_used(FineTuneJob(each, clients), name, but=own) for each in others):
+        try:
+            used = use.others_in_block(own) or any(is_used(FineTuneJob(job, clients), name, but=own) for job in others)
+        except PhiftError as error:
+            what = f"Whether somebody else uses the endpoint {name} in a block cannot be found out: {error.what}"
+            raise Conflict(what, where=there.place, fix=error.fix) from error
+        if used:
             what = f"Somebody else uses the endpoint {name} in a block, whose end looks after it."
             raise Conflict(what, where=there.place, fix="wait until that has ended")
         found = there.settled() or there.get()

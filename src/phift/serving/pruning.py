@@ -191,11 +191,18 @@ def _delete(clients: Clients, row: EndpointSummary, emit: OnEvent, *, named: boo
         tags = texts(existing.tags, "endpoint.tags")
         if (created_of(tags), expiry(tags)) != (row.created, row.expires):
             return "was deployed again meanwhile"
-        others = jobs_of(clients, row.name) - {row.job}
-        if not named and (use.others_in_block() or _is_used(clients, row.name, others)):
-            return "is used in a block by now"
+        if not named and (why := _why_not_now(clients, use, row)):
+            return why
         resource.for_certain(lambda: resource.delete_endpoint(clients, row.name, emit), row.name)
         gone = True
         return ""
     finally:
         use.end(deleted=gone)
+
+
+def _why_not_now(clients: Clients, use: EndpointUse, row: EndpointSummary) -> str:
+    try:
+        others = jobs_of(clients, row.name) - {row.job}
+        return "is used in a block by now" if use.others_in_block() or _is_used(clients, row.name, others) else ""
+    except PhiftError as error:
+        return f"may be in use: {error.what} Name it to delete it"

@@ -26,7 +26,7 @@ import time
 import uuid
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -153,8 +153,11 @@ class EndpointUse:
         return use
 
     def others_in_block(self, own: EndpointUse | None = None) -> bool:
-        """Tell whether somebody uses the endpoint in a block: anybody but this use and the caller's **own** one."""
-        with self._telling():
+        """Tell whether somebody uses the endpoint in a block: anybody but this use and the caller's **own** one.
+
+        Nobody does of a job that is deleted; raises what the service said where the tags cannot be read.
+        """
+        with suppress(NotFound):
             return any(o.alive and o.state == "block" and (own is None or o.key != own._key) for o in self._look())
         return False
 
