@@ -248,6 +248,63 @@ def test_a_rollout_that_is_under_way_is_not_disturbed() -> None:
     assert there(fakes) == {"default": 100}
 
 
+def in_a_rollout(fakes: Fakes, **told: Any) -> Any:
+    """Return the endpoint of a first run amid the rollout of another model, ``green``."""
+    deploy(fakes, "first", "default")
+    fakes.add_deployment("green", NAME, "theirs")
+    fakes.workspace.online_deployments.known[NAME, "green"].tags = {"phift.serves": "m", "phift.model": "m:1"}
+    endpoint: Any = fakes.workspace.online_endpoints.known[NAME]
+    state = State(**{"model": "m", "old": "default", "new": "green", "steps": (10, 100), "soak": 60, **told})
+    endpoint.tags[STATE] = state.written()
+    endpoint.traffic, endpoint.mirror_traffic = state.shares
+    return endpoint
+
+
+@pytest.mark.parametrize("at", [-1, 0])
+def test_a_new_model_that_nobody_has_judged_goes_with_the_old_one(at: int) -> None:
+    fakes = Fakes()
+    in_a_rollout(fakes, phase="serving" if at == 0 else "deploying", at=at)
+    assert remove_endpoints_of(fakes.clients, "first").deleted == (NAME,)
+    assert there(fakes) == {}
+
+
+def test_a_new_model_that_is_promoted_already_stays() -> None:
+    fakes = Fakes()
+    in_a_rollout(fakes, phase="promoting", at=1)
+    remove_endpoints_of(fakes.clients, "first")
+    assert there(fakes) == {"green": 100}
+    assert STATE in fakes.workspace.online_endpoints.known[NAME].tags  # what goes on with it ends it
+
+
+def test_the_old_deployment_of_a_rollout_alone_is_not_taken_away() -> None:
+    fakes = Fakes()
+    in_a_rollout(fakes, phase="serving", at=0)
+    with pytest.raises(Conflict, match="old one of a rollout that is under way") as caught:
+        remove_endpoints_of(fakes.clients, f"{NAME}/default")
+    assert f"phift rollout {NAME} --roll-back" in str(caught.value)
+    assert there(fakes) == {"default": 90, "green": 10}
+
+
+@pytest.mark.parametrize("mirror", [0, 20])
+def test_a_rollout_ends_with_its_new_deployment(mirror: int) -> None:
+    fakes = Fakes()
+    in_a_rollout(fakes, phase="mirroring" if mirror else "serving", at=0, mirror=mirror)
+    assert remove_endpoints_of(fakes.clients, f"{NAME}/green").removed == (f"{NAME}/green",)
+    found: Any = fakes.workspace.online_endpoints.known[NAME]
+    assert (there(fakes), found.mirror_traffic, STATE in found.tags) == ({"default": 100}, {}, False)
+
+
+def test_a_deployment_that_gets_mirrored_traffic_gets_none_before_it_is_deleted() -> None:
+    fakes = Fakes()
+    deploy(fakes, "first", "default")
+    deploy(fakes, "second", "green")
+    endpoint: Any = fakes.workspace.online_endpoints.known[NAME]
+    endpoint.mirror_traffic, before = {"default": 10}, dict(endpoint.tags)
+    assert remove_endpoints_of(fakes.clients, f"{NAME}/default").removed == (f"{NAME}/default",)
+    found: Any = fakes.workspace.online_endpoints.known[NAME]
+    assert (found.mirror_traffic, found.traffic, found.tags) == ({}, {"green": 100}, before)
+
+
 def test_a_deployment_that_gets_live_traffic_is_mirrored_to_no_more() -> None:
     fakes = Fakes()
     deploy(fakes, "first", "default")

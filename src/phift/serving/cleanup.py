@@ -171,13 +171,16 @@ def remove_of_jobs(
     - **series**: whose other endpoints are left, and named.
     """
     alone, left = list[DeployedEndpoint](), list[DeployedEndpoint]()
-    removals, removed = list[_Removal](), list[str]()
+    removals, removed, gone = list[_Removal](), list[str](), list[str]()
 
     def remove_from(name: str) -> None:
+        names: tuple[str, ...] | None = ()
         for job in sorted(jobs):
             names = withdraw(clients, name, partial(is_same, own={JOB_TAG: job}), emit)
             removed.extend(f"{name}/{each}" for each in names or ())
             forget_uses(FineTuneJob(job, clients), name)
+        if names is None:  # the endpoint went too, with a rollout that was under way
+            gone.append(name)
 
     for each in there:
         found = [
@@ -195,8 +198,8 @@ def remove_of_jobs(
             each = replace(each, job=own.get(JOB_TAG, ""), series=own.get(SERIES, ""))
         left.append(each)
     _remove_in_turn([*removals, *(_removal(clients, each, emit) for each in alone)])
-    known = [each for each in left if series and each.series == series]
-    deleted = tuple(each.name for each in alone)
+    known = [each for each in left if series and each.series == series and each.name not in gone]
+    deleted = (*gone, *(each.name for each in alone))
     return Cleanup(deleted=deleted, removed=tuple(removed), left=priced(clients, known))
 
 

@@ -43,8 +43,8 @@ from phift.serving.price import cost_of
 from phift.serving.resource import CREATED, SERVES
 from phift.serving.rollout_ledger import Ledger, Shares, TrafficChanged
 from phift.serving.rollout_state import ENDED, GATE, STATE, WHY, RolloutEvent, RolloutStatus, State, read_state
-from phift.serving.shares import check_plan, mirrored_shares
-from phift.serving.sharing import deployments, let_requests_end, traffic
+from phift.serving.shares import check_plan
+from phift.serving.sharing import deployments, let_requests_end, mirrored_shares, traffic
 
 if TYPE_CHECKING:
     from azure.ai.ml.entities import OnlineDeployment, OnlineEndpoint

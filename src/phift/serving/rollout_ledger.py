@@ -15,8 +15,7 @@ from phift.serving import resource
 from phift.serving.gate import Gate
 from phift.serving.lifetime import LONGEST_TAG
 from phift.serving.rollout_state import GATE, STATE, WHY, State, read_state
-from phift.serving.shares import mirrored_shares
-from phift.serving.sharing import traffic, with_traffic
+from phift.serving.sharing import mirrored_shares, traffic, with_traffic
 from phift.serving.uses import this_machine
 
 if TYPE_CHECKING:

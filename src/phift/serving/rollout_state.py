@@ -129,6 +129,12 @@ def read_state(tags: Mapping[str, str], endpoint: str) -> State | None:
     raise Conflict(what, where=f"endpoint {endpoint}", fix=fix)
 
 
+def under_way(tags: Mapping[str, str], endpoint: str) -> State | None:
+    """Return the rollout that an endpoint's tags tell of and that has not ended; raises as `read_state` does."""
+    state = read_state(tags, endpoint)
+    return None if state is None or state.phase in ENDED else state
+
+
 @dataclass(frozen=True, kw_only=True)
 class RolloutStatus:
     """How far a rollout is.

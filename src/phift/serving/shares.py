@@ -12,18 +12,13 @@ from phift.azure.answers import text
 from phift.azure.clients import Clients
 from phift.errors import ConfigError
 from phift.serving import resource
-from phift.serving.sharing import deployments, traffic
+from phift.serving.sharing import deployments, mirrored_shares, traffic
 
 if TYPE_CHECKING:
     from azure.ai.ml.entities import OnlineEndpoint
 
 MOST_MIRRORED = 50  # percent
 _LONGEST_SOAK = 7 * 24 * 3600  # seconds
-
-
-def mirrored_shares(endpoint: OnlineEndpoint) -> dict[str, int]:
-    """Return the percent of the traffic that a deployment gets copies of."""
-    return {str(name): share for name, share in dict(endpoint.mirror_traffic or {}).items() if share}
 
 
 def set_shares(clients: Clients, endpoint: str, live: Mapping[str, int], mirrored: Mapping[str, int]) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,7 @@ from phift.jobs.record import CONFIGURATION, SERIES
 from phift.serving import resource
 from phift.serving.lifetime import LONGEST_TAG
 from phift.serving.resource import CREATED, MODEL, SERVES, DeploymentEvent, OnEvent, Resource, purpose
+from phift.serving.rollout_state import GATE, STATE, WHY, State, under_way
 
 if TYPE_CHECKING:
     from azure.ai.ml.entities import OnlineDeployment, OnlineEndpoint
@@ -64,6 +65,11 @@ def traffic(endpoint: OnlineEndpoint) -> dict[str, int]:
     return {str(name): share for name, share in dict(endpoint.traffic or {}).items() if share}
 
 
+def mirrored_shares(endpoint: OnlineEndpoint) -> dict[str, int]:
+    """Return the percent of the traffic that a deployment gets copies of."""
+    return {str(name): share for name, share in dict(endpoint.mirror_traffic or {}).items() if share}
+
+
 def with_traffic(endpoint: OnlineEndpoint, shares: Mapping[str, int], tags: Mapping[str, str]) -> OnlineEndpoint:
     """Return an endpoint with this traffic, and with those of these tags that say whose deployment has it."""
     others = {k: v for k, v in texts(endpoint.tags, "endpoint.tags").items() if k not in _OF_TRAFFIC}
@@ -88,22 +94,37 @@ def withdraw(
     Else the names of those that are deleted. The traffic that they had goes to those that stay: in the shares that
     these have, else to those that had it before, else to the newest; and then `DeploymentEvent` tells that it stays.
 
+    With the old deployment of a rollout that is under way goes the new one, which nobody has judged yet; and with
+    either of them the rollout. Raises `phift.errors.Conflict` where the old one alone is **named**.
+
     - **is_mine**: whether tags are those of what goes: of a deployment, and of the endpoint, which stays otherwise;
       deployments that phift did not make go with it.
     - **named**: only the deployment of this name.
     """
+    endpoint = resource.endpoint(clients, name).settled()
+    if endpoint is None:
+        resource.delete_endpoint(clients, name, emit)
+        return None
+    tags = texts(endpoint.tags, "endpoint.tags")
     found = deployments(clients, name)
     mine = {text(each.name, "deployment.name") for each in found if is_mine(_tags(each))}
     mine &= {named} if named else mine
+    rollout = under_way(tags, name)
+    if rollout is not None and rollout.old in mine and rollout.phase != "promoting":
+        if named:
+            what = f"The deployment {named} of endpoint {name} is the old one of a rollout that is under way."
+            fix = f"end it first: phift rollout {name} --promote, or phift rollout {name} --roll-back"
+            raise Conflict(what, where=f"endpoint {name}", fix=fix)
+        mine |= {rollout.new for each in found if is_new_of(rollout, each)}
     staying = [each for each in found if each.name not in mine]
-    endpoint = resource.endpoint(clients, name).settled()
-    owns = endpoint is not None and is_mine(texts(endpoint.tags, "endpoint.tags"))
-    if endpoint is None or (owns and not any(resource.purpose(_tags(each)) for each in staying)):
+    owns = is_mine(tags)
+    if owns and not any(resource.purpose(_tags(each)) for each in staying):
         resource.delete_endpoint(clients, name, emit)
         return None
-    served = mine & traffic(endpoint).keys()
-    if staying and (owns or served):
-        _hand_over(clients, name, endpoint, mine, staying, emit)
+    served = mine & (traffic(endpoint).keys() | mirrored_shares(endpoint).keys())
+    ends = rollout is not None and rollout.phase != "promoting" and not mine.isdisjoint((rollout.old, rollout.new))
+    if staying and (owns or served or ends):
+        _hand_over(clients, name, endpoint, mine, staying, emit, (STATE, GATE, WHY) if ends else ())
     for each in sorted(mine):
         if each in served:
             let_requests_end(clients, resource.deployment(clients, name, each))
@@ -111,6 +132,11 @@ def withdraw(
         emit(DeploymentEvent("removed", each))
     emit(DeploymentEvent("stays", name))
     return tuple(sorted(mine))
+
+
+def is_new_of(rollout: State, deployment: OnlineDeployment) -> bool:
+    """Whether a deployment is the new one of a rollout."""
+    return deployment.name == rollout.new and _tags(deployment).get(SERVES) == rollout.model
 
 
 def let_requests_end(clients: Clients, there: Resource[OnlineDeployment]) -> None:
@@ -131,8 +157,12 @@ def _hand_over(
     going: AbstractSet[str],
     staying: Sequence[OnlineDeployment],
     emit: OnEvent,
+    void: Collection[str],
 ) -> None:
-    """Have those that stay get the traffic, and the endpoint's tags say so."""
+    """Have those that stay get the traffic, and the endpoint's tags say so.
+
+    - **void**: names of tags that the endpoint is to have no more.
+    """
     tags_of = {text(each.name, "deployment.name"): _tags(each) for each in staying}
     up = {str(each.name) for each in staying if resource.provisioning_state(each) == "succeeded"}
     newest = max(up, key=lambda each: tags_of[each].get(CREATED, ""), default="")
@@ -150,13 +180,20 @@ def _hand_over(
         first = max(shares or tags_of, key=lambda each: shares.get(each, 0))
         mirrored = dict(found.mirror_traffic or {}).items()
         found.mirror_traffic = {k: v for k, v in mirrored if k in up and k not in shares}
-        return with_traffic(found, shares, tags_of[first])
+        tags = texts(found.tags, "endpoint.tags")
+        before = {k: v for k, v in tags.items() if k == PREVIOUS and going.isdisjoint(traffic(found))}
+        found.tags = {k: v for k, v in tags.items() if k not in void}
+        return with_traffic(found, shares, {**tags_of[first], **before})
+
+    def is_right(found: OnlineEndpoint) -> bool:
+        served = traffic(found) == wanted and going.isdisjoint(mirrored_shares(found))
+        return served and texts(found.tags, "endpoint.tags").keys().isdisjoint(void)
 
     wanted = shares_of(endpoint)
     if wanted != traffic(endpoint):
         emit(DeploymentEvent("traffic", name))
     there = resource.endpoint(clients, name)
-    there.put(handed_over(endpoint), is_right=lambda found: traffic(found) == wanted, renew=handed_over)
+    there.put(handed_over(endpoint), is_right=is_right, renew=handed_over)
 
 
 def _previous(endpoint: OnlineEndpoint) -> dict[str, Any]:
