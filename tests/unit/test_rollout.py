@@ -33,9 +33,12 @@ from phift.serving.deployment import deploy_model
 from phift.serving.endpoint import Endpoint
 from phift.serving.gate import Gate, Verdict
 from phift.serving.monitor import Traffic, read_traffic
+from phift.serving.resource import DeploymentEvent
 from phift.serving.rollout import Rollout
-from phift.serving.rollout_state import RolloutEvent, RolloutStatus, State, read_state
+from phift.serving.rollout_ledger import Ledger
+from phift.serving.rollout_state import STATE, RolloutEvent, RolloutStatus, State, read_state
 from phift.testing import Fault, TestWorkspace
+from unit import given
 from unit.fakes import A100
 
 REGISTRY = "azureml://registries/azureml/models"
@@ -45,12 +48,16 @@ NAME = "rolled"
 QUICK: dict[str, Any] = {"soak": 0.3, "steps": (40, 70, 100), "gate": Gate(min_requests=1, max_p95_ratio=None)}
 
 
+def add_third(clients: Clients, folder: Path) -> None:
+    (folder / "MLmodel").write_text("flavors: {}\n")
+    third = Model(name="third", version="1", path=folder, type="mlflow_model", tags={"phift.job": "its-job"})
+    clients.workspace.models.create_or_update(third)
+
+
 @pytest.fixture
 def endpoint(workspace: TestWorkspace, clients: Clients, tmp_path: Path) -> Endpoint:
     workspace.set_quota(A100, 1000)
-    (tmp_path / "MLmodel").write_text("flavors: {}\n")
-    third = Model(name="third", version="1", path=tmp_path, type="mlflow_model", tags={"phift.job": "its-job"})
-    clients.workspace.models.create_or_update(third)
+    add_third(clients, tmp_path)
     config = {"deployment_name": "blue", "max_concurrent_requests": 8}
     return deploy_model(clients, OLD, name=NAME, size=A100, config=config)
 
@@ -329,15 +336,20 @@ def test_a_deployment_that_does_not_come_up_is_taken_back(
     assert deployments(clients) == ["blue"]
 
 
-def test_an_interruption_leaves_it_and_says_how_to_go_on(
-    clients: Clients, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have Ctrl-C come while a rollout waits."""
+
     def interrupt(_seconds: float) -> None:
         raise KeyboardInterrupt
 
+    monkeypatch.setattr(module, "time", SimpleNamespace(time=time.time, monotonic=time.monotonic, sleep=interrupt))
+
+
+def test_an_interruption_leaves_it_and_says_how_to_go_on(
+    clients: Clients, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rollout = endpoint.rollout(NEW, **QUICK | {"soak": 60})
-    stand_in = SimpleNamespace(time=time.time, monotonic=time.monotonic, sleep=interrupt)
-    monkeypatch.setattr(module, "time", stand_in)
+    stopped(monkeypatch)
     with pytest.raises(KeyboardInterrupt) as caught:
         rollout.wait()
     said = "\n".join(caught.value.__notes__)
@@ -345,6 +357,110 @@ def test_an_interruption_leaves_it_and_says_how_to_go_on(
     assert "rolled/green costs money: 88.08 USD a day" in said
     assert f"phift rollout {NAME} --resume" in said
     assert traffic(clients) == {"blue": 60, "green": 40}
+
+
+def shared(workspace: TestWorkspace, clients: Clients, folder: Path) -> Endpoint:
+    """Return a second run's endpoint handle beside a first run's deployment, which had the traffic before."""
+    workspace.set_quota(A100, 1000)
+    add_third(clients, folder)
+    for job, deployment, model in (("first", "default", NEW), ("second", "blue", OLD)):
+        given.job(workspace, job)
+        config = {"deployment_name": deployment}
+        found = deploy_model(clients, model, name=NAME, size=A100, job=job, config=config)
+    return found
+
+
+def test_the_end_of_a_block_in_a_rollout_leaves_nothing_of_either_model(
+    clients: Clients, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stopped(monkeypatch)
+    with pytest.raises(KeyboardInterrupt) as caught, endpoint:
+        endpoint.rollout(NEW, **QUICK | {"soak": 60}).wait()
+    assert list(clients.workspace.online_endpoints.list()) == []
+    assert "end of the block has ended the rollout" in caught.value.__notes__[-1]
+
+
+@pytest.mark.parametrize("mirror", [0, 20])
+def test_the_end_of_a_block_in_a_rollout_gives_the_traffic_back(
+    workspace: TestWorkspace, clients: Clients, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mirror: int
+) -> None:
+    endpoint = shared(workspace, clients, tmp_path)
+    stopped(monkeypatch)
+    with pytest.raises(KeyboardInterrupt), endpoint:
+        endpoint.rollout(OTHER, **QUICK | {"soak": 60, "mirror": mirror}).wait()
+    assert (deployments(clients), traffic(clients)) == (["default"], {"default": 100})
+    found = clients.workspace.online_endpoints.get(NAME)
+    assert (found.tags["phift.job"], STATE in found.tags, found.mirror_traffic or {}) == ("first", False, {})
+
+
+def test_a_rollout_that_was_interrupted_as_it_began_ends_with_its_block(
+    clients: Clients, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*given: Any, **more: Any) -> None:
+        write(*given, **more)
+        raise KeyboardInterrupt
+
+    write = Ledger.write
+    monkeypatch.setattr(Ledger, "write", interrupted)
+    with pytest.raises(KeyboardInterrupt), endpoint:
+        endpoint.rollout(NEW, **QUICK)
+    assert list(clients.workspace.online_endpoints.list()) == []
+
+
+@pytest.mark.parametrize("keep_old", [False, True])
+def test_the_end_of_a_block_deletes_what_its_rollout_has_promoted(
+    clients: Clients, endpoint: Endpoint, keep_old: bool
+) -> None:
+    with endpoint:
+        endpoint.rollout(NEW, **QUICK).wait()
+        status = Rollout.attach(endpoint).promote(keep_old=keep_old)
+    assert status.promoted
+    assert list(clients.workspace.online_endpoints.list()) == []
+
+
+def test_the_end_of_a_block_deletes_what_its_rollout_has_left_up(clients: Clients, endpoint: Endpoint) -> None:
+    with endpoint:
+        rollout = endpoint.rollout(NEW, **QUICK)
+        rollout.wait()
+        rollout.roll_back(keep_new=True)
+    assert list(clients.workspace.online_endpoints.list()) == []
+
+
+def test_the_end_of_a_block_gives_the_traffic_of_what_was_promoted_back(
+    workspace: TestWorkspace, clients: Clients, tmp_path: Path
+) -> None:
+    with shared(workspace, clients, tmp_path) as endpoint:
+        rollout = endpoint.rollout(OTHER, **QUICK)
+        rollout.wait()
+        rollout.promote()
+    assert (deployments(clients), traffic(clients)) == (["default"], {"default": 100})
+
+
+def test_what_another_run_keeps_stays_after_the_block_that_rolled_it_out(
+    workspace: TestWorkspace, clients: Clients, endpoint: Endpoint
+) -> None:
+    given.job(workspace, "its-job")
+    with endpoint:
+        rollout = endpoint.rollout(OTHER, **QUICK)
+        rollout.wait()
+        rollout.promote()
+        third = clients.workspace.models.get("third", "1").id
+        deploy_model(clients, third, name=NAME, size=A100, job="its-job", config={"deployment_name": "green"})
+    assert (deployments(clients), traffic(clients)) == (["green"], {"green": 100})
+
+
+def test_the_end_of_a_block_leaves_somebody_elses_rollout_and_says_what_it_costs(
+    workspace: TestWorkspace, clients: Clients, caplog: pytest.LogCaptureFixture
+) -> None:
+    events: list[DeploymentEvent] = []
+    workspace.set_quota(A100, 1000)
+    config = {"deployment_name": "blue"}
+    with deploy_model(clients, OLD, name=NAME, size=A100, config=config, on_event=events.append):
+        Endpoint.attach(NAME, clients).rollout(NEW, **QUICK).wait()
+    assert (deployments(clients), traffic(clients)) == (["blue", "green"], {"blue": 60, "green": 40})
+    assert (events[-1].stage, events[-1].name) == ("stays", NAME)
+    assert "costs money: 176.16 USD a day" in events[-1].detail
+    assert "phift cleanup rolled" in caplog.text
 
 
 def test_what_could_not_be_deleted_is_named_and_a_second_call_completes_it(

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import logging
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, Self, overload
 
 from phift import errors
-from phift.azure.answers import listed, text
+from phift.azure.answers import listed, text, texts
 from phift.azure.clients import Clients
 from phift.azure.connect import clients_of
 from phift.config.deployment import DeploymentConfig
+from phift.jobs.job import JOB_TAG, FineTuneJob
 from phift.jobs.registration import RegisteredModel
 from phift.serving import resource
 from phift.serving.asking import Asker
@@ -20,21 +22,25 @@ from phift.serving.chat import Reply
 from phift.serving.gate import Gate
 from phift.serving.openai_client import openai_client
 from phift.serving.parking import park, unpark
+from phift.serving.price import cost_of
 from phift.serving.question import Question
 from phift.serving.resource import DeploymentEvent, OnEvent, delete_endpoint, for_certain, telling
 from phift.serving.rollout import Rollout
-from phift.serving.rollout_state import RolloutEvent
+from phift.serving.rollout_ledger import Ledger
+from phift.serving.rollout_state import ENDED, RolloutEvent, State, read_state
 from phift.serving.scoring import ScoringClient
 from phift.serving.shares import set_shares
-from phift.serving.sharing import is_same, withdraw
+from phift.serving.sharing import deployments, is_new_of, is_same, withdraw
 from phift.serving.streaming import ReplyStream
-from phift.serving.uses import EndpointUse
+from phift.serving.uses import EndpointUse, is_used
 
 if TYPE_CHECKING:
     from azure.ai.ml.entities import OnlineEndpoint
     from openai import AsyncOpenAI, OpenAI
 
     from phift.azure.connect import AnyClients
+
+logger = logging.getLogger(__name__)
 
 
 class Endpoint:
@@ -48,6 +54,7 @@ class Endpoint:
     - **existed**: whether `phift.serving.deployment.deploy_model` found it instead of making it.
     - **found**: what the service said of it last; left out, it is asked.
     - **own**: tags of the deployments that the end of a block deletes; left out, it deletes all of them.
+    - **ledgers**: of the rollouts that this handle has begun or gone on with, which end with a block, too.
     """
 
     @errors.forgetting_locals()
@@ -71,7 +78,8 @@ class Endpoint:
         self._use = use or EndpointUse(None, name, made=not existed)
         self._own = own
         self._left = f"{name}/{config.deployment_name}" if own and existed else name  # others may serve from it, too
-        self._is_in_block = self._is_parked = False
+        self._is_in_block = self._is_parked = self._cut_off = False
+        self.ledgers: list[Ledger] = []
         if found is None:
             there = resource.endpoint(clients, name)
             found = there.settled() or there.get()  # the service tells no address of one that is being changed
@@ -114,9 +122,12 @@ class Endpoint:
         return self
 
     @errors.forgetting_locals()
-    def __exit__(self, *_raised: object) -> None:
+    def __exit__(self, *raised: object) -> None:
         self.close()
         for_certain(self._leave, self._left)
+        for error in raised:
+            if self._cut_off and isinstance(error, BaseException):  # whose notes say that it stays as it is
+                error.add_note(f"The end of the block has ended the rollout on endpoint {self.name} with what it made.")
 
     def close(self) -> None:
         """Close the connections that are kept for further questions; a later question opens its own. Deletes nothing.
@@ -133,10 +144,31 @@ class Endpoint:
             self._emit(DeploymentEvent("stays", self.name))
 
     def _take_back(self) -> None:
+        """Delete what this deployed, and what its rollouts made; nothing amid a rollout that somebody else began."""
         if self._own is None:
             delete_endpoint(self._clients, self.name, self._emit)
-        else:
-            withdraw(self._clients, self.name, partial(is_same, own=self._own), self._emit)
+            return
+        found = resource.endpoint(self._clients, self.name).settled()
+        state = read_state(texts(found.tags, "endpoint.tags"), self.name) if found is not None else None
+        rollouts = [now for ledger in self.ledgers if (now := ledger.own(state)) is not None]
+        if state is not None and state.phase not in ENDED and state not in rollouts:
+            cost = resource.still_up(self.name, cost_of(self._clients, self.name))
+            why = f"{cost} Somebody else's rollout is under way. Delete it: phift cleanup {self.name}"
+            self._emit(DeploymentEvent("stays", self.name, errors.redact(why)))
+            logger.warning("%s", errors.in_a_line(why))
+            return
+        self._cut_off = state is not None and state.phase not in ENDED
+        owners = [self._own, *self._made_by(rollouts)]
+        withdraw(self._clients, self.name, lambda tags: any(is_same(tags, own) for own in owners), self._emit)
+
+    def _made_by(self, rollouts: Collection[State]) -> list[dict[str, str]]:
+        """Return the tags of the new deployments that nobody else keeps by now."""
+        found = deployments(self._clients, self.name) if rollouts else ()
+        new = (each for each in found if any(is_new_of(rollout, each) for rollout in rollouts))
+        tags = [texts(each.tags, "deployment.tags") for each in new]
+        jobs = {job for each in tags if (job := each.get(JOB_TAG))}
+        used = {job for job in jobs if is_used(FineTuneJob(job, self._clients), self.name, or_kept=True, but=self._use)}
+        return [each for each in tags if each.get(JOB_TAG) not in used]
 
     @property
     def clients(self) -> Clients:

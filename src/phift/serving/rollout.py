@@ -65,6 +65,9 @@ class _Served(Protocol):
     @property
     def clients(self) -> Clients: ...
 
+    @property
+    def ledgers(self) -> list[Ledger]: ...
+
 
 class Rollout:
     """A rollout that `phift.Endpoint.rollout` has begun, or another process has.
@@ -120,6 +123,7 @@ class Rollout:
         served = served_model(clients, model)
         digest = served.digest
         made = cls(endpoint, gate or Gate(), model=served, size=size, on_event=on_event)
+        endpoint.ledgers.append(made._ledger)
         found = made._there.settled()
         if found is None:
             raise NotFound(f"There is no endpoint {name}.", where=made._there.place, fix="deploy a model first")
@@ -156,8 +160,8 @@ class Rollout:
 
         Raises `phift.errors.NotFound` where there never was one.
         """
-        found = resource.endpoint(endpoint.clients, endpoint.name).settled()
-        tags = texts(found.tags, "endpoint.tags") if found is not None else {}
+        there = resource.endpoint(endpoint.clients, endpoint.name).settled()
+        tags = texts(there.tags, "endpoint.tags") if there is not None else {}
         if read_state(tags, endpoint.name) is None:
             what = f"There is no rollout on the endpoint {endpoint.name}."
             raise NotFound(what, where=f"endpoint {endpoint.name}", fix="begin one: endpoint.rollout(model)")
@@ -165,7 +169,9 @@ class Rollout:
         if gate is None:
             gate, compares = Gate.read(tags.get(GATE, ""))
             whole = not compares
-        return cls(endpoint, gate, gate_is_whole=whole, on_event=on_event)
+        found = cls(endpoint, gate, gate_is_whole=whole, on_event=on_event)
+        endpoint.ledgers.append(found._ledger)
+        return found
 
     def _free_name(self, old: str, digest: str, wanted: str | None) -> str:
         """Return the new deployment's name: one that there is not yet, unless it serves this very model."""

@@ -14,7 +14,7 @@ from phift.errors import Conflict, NotFound, ServiceError, in_a_line, redact
 from phift.serving import resource
 from phift.serving.gate import Gate
 from phift.serving.lifetime import LONGEST_TAG
-from phift.serving.rollout_state import GATE, STATE, WHY, State, read_state
+from phift.serving.rollout_state import ENDED, GATE, STATE, WHY, State, read_state
 from phift.serving.sharing import mirrored_shares, traffic, with_traffic
 from phift.serving.uses import this_machine
 
@@ -40,6 +40,14 @@ class Ledger:
         self._there = resource.endpoint(clients, name)
         self._actor = f"{this_machine()}.{os.getpid()}.{uuid.uuid4().hex[:6]}"
         self.seen: State | None = None
+
+    def own(self, state: State | None) -> State | None:
+        """Return how far this handle's rollout is; None where another one goes on with it or has ended it.
+
+        - **state**: what the endpoint's tags say now; what this handle has ended may have another rollout after it.
+        """
+        ended = self.seen if self.seen is not None and self.seen.phase in ENDED else None
+        return next((each for each in (state, ended) if each is not None and each.actor == self._actor), None)
 
     def read(self) -> tuple[OnlineEndpoint, State]:
         """Return the endpoint as it is, and how far its rollout is; refuse to go on where somebody else does."""

@@ -281,17 +281,20 @@ class EndpointUse:
             self._told = False
 
 
-def is_used(job: FineTuneJob, endpoint: str, *, but: EndpointUse | None = None) -> bool:
+def is_used(job: FineTuneJob, endpoint: str, *, but: EndpointUse | None = None, or_kept: bool = False) -> bool:
     """Tell whether somebody **but** a use deploys an endpoint of a job now, or uses it in a block.
 
     Nobody does of a job that is deleted.
+
+    - **or_kept**: or has left it up on purpose.
     """
     try:
         found = _read_uses(job, endpoint)
     except NotFound:
         return False
     others = (use for use in found if but is None or use.key != but._key)
-    return any(use.alive and use.state in ("arriving", "deploying", "block") for use in others)
+    states = ("arriving", "deploying", "block", *(("kept",) if or_kept else ()))
+    return any(use.alive and use.state in states for use in others)
 
 
 def forget_uses(job: FineTuneJob | None, endpoint: str, *, but: Collection[str] = ()) -> None:
