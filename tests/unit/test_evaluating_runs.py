@@ -12,7 +12,7 @@ import pytest
 
 from phift import Clients, DeploymentEvent, Endpoint, FineTuneRun, RowCompared, RunConfig, compare_models
 from phift.cli.commands import main
-from phift.errors import Conflict, DataError, ScoringError
+from phift.errors import ConfigError, Conflict, DataError, ScoringError
 from phift.evaluation.likelihood import Likelihood
 from phift.evaluation.rows import Message, said
 from phift.serving.chat import Reply, ToolCall
@@ -116,6 +116,14 @@ def test_a_base_of_ones_own_is_not_deployed(trained: FineTuneRun) -> None:
     found = trained.evaluate(base=base)
     assert found.before == "base"
     assert found.metrics["exact_match"].before == pytest.approx(1 / 6)
+
+
+def test_a_base_that_cannot_be_asked_is_refused_before_anything_is_deployed(
+    trained: FineTuneRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(FineTuneRun, "deploy", lambda _: pytest.fail("it is deployed"))
+    with pytest.raises(ConfigError, match="cannot be asked"):
+        trained.evaluate(base="gold")  # type: ignore[arg-type]  # the mistake is the test
 
 
 @pytest.mark.parametrize("error", [ScoringError("The container failed inside."), KeyboardInterrupt()])

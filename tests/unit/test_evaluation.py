@@ -7,7 +7,8 @@ import math
 import pickle
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from phift.errors import (
     Throttled,
     WaitTimeout,
 )
+from phift.evaluation.comparing import compare_deployed
 from phift.evaluation.likelihood import Likelihood, measure
 from phift.evaluation.metrics import Metric, chrf, exact_match, token_f1
 from phift.evaluation.rows import Message, read_rows, said
@@ -275,12 +277,28 @@ def test_whatever_else_a_model_raises_ends_it_with_the_row_in_a_note(concurrency
 
 @pytest.mark.parametrize(
     "options",
-    [{"metrics": ["bleu"]}, {"metrics": []}, {"metrics": ["chrf", "chrf"]}, {"concurrency": 0}, {"limit": 0}],
+    [
+        {"metrics": ["bleu"]},
+        {"metrics": []},
+        {"metrics": ["chrf", "chrf"]},
+        {"metrics": [Metric(name="broken", score=lambda answer, _: 0.0 if answer else math.nan)]},
+        {"metrics": [Metric(name="length", score=lambda answer, _: 7.0 * len(answer))]},
+        {"concurrency": 0},
+        {"limit": 0},
+        {"prompt_of": list},
+    ],
 )
-def test_wrong_options_are_named_before_anybody_is_asked(options: dict[str, Any]) -> None:
+def test_wrong_options_are_named_before_anybody_is_asked_or_deployed(options: dict[str, Any]) -> None:
     def never(_: Sequence[Message]) -> str:
         raise AssertionError
 
+    @contextmanager
+    def deployed() -> Iterator[Any]:
+        raise AssertionError
+        yield
+
+    with pytest.raises(ConfigError):
+        compare_deployed(deployed(), ROWS, train=None, on_progress=None, **options)
     with pytest.raises(ConfigError):
         compare_models(never, never, ROWS, **options)
     with pytest.raises(ConfigError, match="cannot be asked"):
@@ -359,6 +377,26 @@ def test_a_metric_of_ones_own_may_count_down() -> None:
     assert found.metrics["length"].verdict == "better"
     assert found.metrics["length"].difference < 0
     assert "length, less is better" in str(found)
+
+
+def test_what_a_metric_or_prompt_of_raises_is_raised_before_anybody_is_asked() -> None:
+    def never(_: Sequence[Message]) -> str:
+        raise AssertionError
+
+    def broken(*_given: Any) -> float:
+        raise KeyError("mine")
+
+    with pytest.raises(KeyError, match="mine"):
+        compare_models(never, never, ROWS, metrics=[Metric(name="broken", score=broken)])
+    with pytest.raises(KeyError, match="mine"):
+        compare_models(never, never, ROWS, prompt_of=broken)
+
+
+def test_a_metric_that_differs_by_more_than_it_says_is_named() -> None:
+    length = Metric(name="length", score=lambda answer, _: float(len(answer)))
+    with pytest.raises(ConfigError, match="gives 0 and 9 for answers to row 1") as raised:
+        compare_models(lambda _: "", lambda _: "an answer", [row("What?", "x")], metrics=[length])
+    assert "set most=None" in str(raised.value.fix)
 
 
 def test_a_metric_that_gives_no_number_is_named() -> None:

@@ -99,6 +99,11 @@ def compare_deployed(
             raise ConfigError(f"{what} is {number}.", where=what, fix="give 1 or more")
     scipy_stats()
     held_out = read_rows(rows, train=Path(train) if train else None, limit=limit, seed=seed, tell=tell)
+    prompts = _prompts(held_out.rows, prompt_of)
+    for metric in chosen:
+        if metric is not LOSS:
+            first = held_out.rows[0]
+            _check_most(metric, first, _score(metric, "", first), _score(metric, first.reference, first))
     likelihoods = _likelihoods(weights, held_out.rows, tell) if weights else None
     with models as asked:
         before, after = (Model.of(each, max_new_tokens) for each in asked)
@@ -111,7 +116,6 @@ def compare_deployed(
     scored = [_scored(metric, held_out.rows, answers) for metric in chosen if metric is not LOSS]
     if likelihoods:
         scored.append(Scored(metric=LOSS, before=likelihoods[0].losses, after=likelihoods[1].losses))
-    prompts = [prompt_of(row.prompt) if prompt_of else repr(row.prompt) for row in held_out.rows]
     return ModelComparison(
         before=before.name,
         after=after.name,
@@ -125,22 +129,43 @@ def compare_deployed(
     )
 
 
+def _prompts(rows: Sequence[HeldOutRow], prompt_of: Callable[[Sequence[Message]], Hashable] | None) -> list[Hashable]:
+    """Return what of each row's prompt makes it no independent witness; raises `phift.errors.ConfigError`."""
+    found: list[Hashable] = [prompt_of(row.prompt) if prompt_of else repr(row.prompt) for row in rows]
+    for row, each in zip(rows, found, strict=True):
+        try:
+            hash(each)
+        except TypeError:
+            what = f"prompt_of gives a {type(each).__name__} for row {row.number}, which cannot be a key."
+            raise ConfigError(what, where="prompt_of", fix="have it return a text, a number or a tuple") from None
+    return found
+
+
 def _scored(metric: Metric, rows: Sequence[HeldOutRow], answers: Sequence[Answers]) -> Scored:
-    """Score all answers.
-
-    Raises `phift.errors.ConfigError` where a metric gives what is no number.
-    """
-
-    def score(answer: str, row: HeldOutRow) -> float:
-        found = float(metric.score(answer, row.reference))
-        if not math.isfinite(found):
-            what = f"The metric {metric.name} gives {found} for an answer to row {row.number}."
-            raise ConfigError(what, where="metrics", fix="have it give a number for every answer, an empty one too")
-        return found
-
-    before = [score(said.before, row) for said, row in zip(answers, rows, strict=True)]
-    after = [score(said.after, row) for said, row in zip(answers, rows, strict=True)]
+    """Score all answers."""
+    before = [_score(metric, said.before, row) for said, row in zip(answers, rows, strict=True)]
+    after = [_score(metric, said.after, row) for said, row in zip(answers, rows, strict=True)]
+    for row, one, other in zip(rows, before, after, strict=True):
+        _check_most(metric, row, one, other)
     return Scored(metric=metric, before=before, after=after)
+
+
+def _score(metric: Metric, answer: str, row: HeldOutRow) -> float:
+    """Score an answer; raises `phift.errors.ConfigError` where a metric gives what is no number."""
+    found = float(metric.score(answer, row.reference))
+    if not math.isfinite(found):
+        what = f"The metric {metric.name} gives {found} for an answer to row {row.number}."
+        raise ConfigError(what, where="metrics", fix="have it give a number for every answer, an empty one too")
+    return found
+
+
+def _check_most(metric: Metric, row: HeldOutRow, one: float, other: float) -> None:
+    """Raise `phift.errors.ConfigError` where two scores differ by more than a metric says that they can."""
+    if metric.most is not None and abs(one - other) > metric.most + 1e-9:
+        what = f"The metric {metric.name} gives {one:g} and {other:g} for answers to row {row.number}, which differ by "
+        what += f"more than its `most`, {metric.most:g}."
+        fix = "set most=None, or the largest difference that two scores can have"
+        raise ConfigError(what, where="metrics", fix=fix)
 
 
 def _compared(scored: Sequence[Scored], index: int, row: HeldOutRow, said: Answers) -> ComparedRow:

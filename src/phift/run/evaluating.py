@@ -12,7 +12,7 @@ from phift.check.compute import instance_type
 from phift.config.deployment import DeploymentConfig
 from phift.data.prepared import PreparedDataset
 from phift.errors import Conflict, DataError, PhiftError, in_a_line
-from phift.evaluation.asking import AnyModel
+from phift.evaluation.asking import AnyModel, Model
 from phift.evaluation.comparing import Options, compare_deployed
 from phift.evaluation.comparison import ModelComparison
 from phift.evaluation.rows import Rows
@@ -69,6 +69,8 @@ def compare_with_base(
     Raises `phift.errors.Conflict`, with nothing changed, where the run's endpoint is parked, or its traffic goes to
     other deployments: a comparison moves nobody's.
     """
+    if base is not None:
+        Model.of(base, 1)  # what cannot be asked is known before anything is deployed
     train = None
     if rows is None:
         try:
