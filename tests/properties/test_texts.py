@@ -317,6 +317,7 @@ def paired(text: str) -> PairedResult:
         improved=1,
         worsened=0,
         tied=0,
+        can_show=True,
         smallest_visible=None,
         verdict="cannot tell",
     )

@@ -136,6 +136,36 @@ def test_rows_with_one_prompt_are_one_witness() -> None:
     assert (found.before, found.after) == pytest.approx((1 / 3, (0.5 + 1 + 1) / 3))
 
 
+def test_the_smallest_visible_difference_is_no_more_than_there_can_be() -> None:
+    found = said_of(F1, [0.0, 1.0] * 4, [1.0, 0.0] * 4)
+    assert (found.verdict, found.smallest_visible) == ("cannot tell", 1.0)
+
+
+@pytest.mark.parametrize(
+    ("metric", "rows", "difference", "said"),
+    [
+        (LOSS, 40, 0.0, "none differs, so how small a difference could be seen is not known"),
+        (LOSS, 6, 0.3, "so few can show no difference at all"),
+        (F1, 6, 0.3, "so few can show no difference at all"),
+        (LOSS, 3, 0.0, "so few can show no difference at all"),
+    ],
+)
+def test_where_rows_have_no_spread_no_smallest_visible_difference_is_made_up(
+    metric: Metric, rows: int, difference: float, said: str
+) -> None:
+    same = Scored(metric=CHRF, before=[1.0] * rows, after=[1.0] * rows)
+    found, _ = compare_scores(
+        [Scored(metric=metric, before=[0.0] * rows, after=[difference] * rows), same], range(rows)
+    )
+    assert found.smallest_visible is None
+    assert str(found) == f"cannot tell at n = {rows}; {said}"
+
+
+def test_rows_that_all_differ_by_the_same_amount_do_not_say_that_no_difference_is_too_small() -> None:
+    found = said_of(LOSS, [0.0] * 40, [0.3] * 40)
+    assert (found.verdict, found.can_show, found.smallest_visible) == ("worse", True, None)
+
+
 def test_the_verdict_of_prompts_of_several_rows_has_the_direction_of_the_mean() -> None:
     before, after, prompts = list[float](), list[float](), list[int]()
     for prompt in range(18):

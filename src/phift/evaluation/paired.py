@@ -69,7 +69,9 @@ class PairedResult:
       have no bounds and all rows differ by the same amount.
     - **p**, **p_adjusted**: of the test, and as Holm's procedure has it over all metrics.
     - **improved**, **worsened**, **tied**: prompts.
-    - **smallest_visible**: the smallest difference that the test could see; None where so few rows can show none.
+    - **can_show**: whether any outcome of so many rows would be significant.
+    - **smallest_visible**: the smallest difference that the test could see; None where there is none, or all rows
+      differ by the same amount, which says nothing of their spread.
     """
 
     metric: str
@@ -86,14 +88,17 @@ class PairedResult:
     improved: int
     worsened: int
     tied: int
+    can_show: bool
     smallest_visible: float | None
     verdict: Verdict
 
     def __str__(self) -> str:
         if self.verdict != "cannot tell":
             return self.verdict
-        if self.smallest_visible is None:
+        if not self.can_show:
             return f"cannot tell at n = {self.n}; so few can show no difference at all"
+        if self.smallest_visible is None:
+            return f"cannot tell at n = {self.n}; none differs, so how small a difference could be seen is not known"
         seen = f"the smallest difference that this test could see is {self.smallest_visible:.3f}"
         return f"cannot tell at n = {self.n}; {seen}"
 
@@ -163,6 +168,7 @@ def _result(
         improved=improved,
         worsened=worsened,
         tied=len(gains) - improved - worsened,
+        can_show=_power(len(differences), 1.0, 1.0, level) >= POWER,
         smallest_visible=_smallest_visible(metric, differences, level),
         verdict=verdict,
     )
@@ -248,7 +254,8 @@ def _smallest_visible(metric: Metric, differences: Numbers, level: float) -> flo
     quantiles = float(stats.t.ppf(1 - level / 2, n - 1) + stats.t.ppf(POWER, n - 1))
     part = quantiles**2 / (2 * n)
     # What solves: difference = quantiles x root of (variance + difference x more) / n.
-    return part * more + math.sqrt((part * more) ** 2 + 2 * part * float(differences.var(ddof=1)))
+    found = part * more + math.sqrt((part * more) ** 2 + 2 * part * float(differences.var(ddof=1)))
+    return min(found, metric.most or math.inf) or None
 
 
 @lru_cache
