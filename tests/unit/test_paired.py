@@ -100,6 +100,14 @@ def test_rows_that_all_differ_by_the_same_amount_have_an_interval_or_say_that_th
     assert found.verdict == (told if difference and rows == 40 else "cannot tell")
 
 
+@pytest.mark.parametrize("differences", [[0.0, 0.0001, 0.00005], [-0.2, 0.1, 0.3, 0.2, -0.1]])
+def test_a_loss_of_few_rows_has_an_interval_of_students(differences: list[float]) -> None:
+    found = said_of(LOSS, [0.0] * len(differences), differences)
+    wanted = stats.ttest_1samp(differences, 0).confidence_interval()
+    assert found.interval_by == "t"
+    assert found.interval == pytest.approx((wanted.low, wanted.high))
+
+
 def test_few_rows_say_that_they_can_show_nothing() -> None:
     found = said_of(EXACT, [0.0] * 5, [1.0] * 5)
     assert (found.verdict, found.smallest_visible) == ("cannot tell", None)

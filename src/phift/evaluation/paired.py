@@ -16,9 +16,10 @@ Rows with the same prompt are no independent witnesses, so they count as one, by
 **Intervals**, of the mean difference, for each metric on its own: for exact match Bonett and Price's adjusted Wald
 interval of paired shares (Journal of Educational and Behavioral Statistics 37, 2012), which is Wald's with two more
 rows, one better and one worse by all there is; for scores the BCa bootstrap (Efron, Journal of the American Statistical
-Association 82, 1987; ``scipy.stats.bootstrap``), or where fewer than `FEW` rows differ Bonett and Price's too: the
-bootstrap knows no other rows than these, and held the difference in 82 % of samples only (six of 20 rows differ, 600
-trials, 2026-11-30). It is never ``nan``, also where all rows differ by the same amount.
+Association 82, 1987; ``scipy.stats.bootstrap``), or where fewer than `FEW` rows differ Bonett and Price's too, or
+where scores have no bounds Student's: the bootstrap knows no other rows than these, and held the difference in 82 % of
+samples only (six of 20 rows differ, 600 trials, 2026-11-30). It is never ``nan``, also where all rows
+differ by the same amount.
 
 **The smallest difference that a test could see** is the one that it calls significant in 80 % of experiments of this
 size, at the strictest level that Holm's procedure asks for, alpha / metrics. It comes from the rows' spread and not
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
     Numbers = npt.NDArray[np.float64]
 
 Verdict = Literal["better", "worse", "cannot tell"]
+IntervalBy = Literal["adjusted Wald", "BCa", "t", "none"]
 
 ALPHA = 0.05
 POWER = 0.8
@@ -81,7 +83,7 @@ class PairedResult:
     after: float
     difference: float
     interval: tuple[float, float] | None
-    interval_by: Literal["adjusted Wald", "BCa", "none"]
+    interval_by: IntervalBy
     test: Literal["sign", "permutation"]
     p: float
     p_adjusted: float
@@ -210,13 +212,11 @@ def _holm(ps: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def _interval(
-    metric: Metric, differences: Numbers, seed: int
-) -> tuple[tuple[float, float] | None, Literal["adjusted Wald", "BCa", "none"]]:
+def _interval(metric: Metric, differences: Numbers, seed: int) -> tuple[tuple[float, float] | None, IntervalBy]:
     import numpy as np
 
     stats, spread = scipy_stats(), float(np.ptp(differences))
-    enough = metric.most is None or np.count_nonzero(differences) >= FEW
+    enough = np.count_nonzero(differences) >= FEW
     if not _is_exact(metric, differences) and enough and spread > 0:
         low, high = stats.bootstrap(
             (differences,),
@@ -231,7 +231,11 @@ def _interval(
         if np.isfinite([low, high]).all():
             return (float(low), float(high)), "BCa"
     if metric.most is None:
-        return None, "none"
+        if spread == 0:
+            return None, "none"
+        n, mean = len(differences), float(differences.mean())
+        half = float(stats.t.ppf(1 - ALPHA / 2, n - 1) * differences.std(ddof=1) / np.sqrt(n))
+        return (mean - half, mean + half), "t"
     more = np.concatenate([differences, [metric.most, -metric.most]])
     middle, half = float(more.mean()), float(stats.norm.ppf(1 - ALPHA / 2) * more.std() / np.sqrt(len(more)))
     return (max(-metric.most, middle - half), min(metric.most, middle + half)), "adjusted Wald"
