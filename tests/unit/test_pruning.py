@@ -150,6 +150,25 @@ def test_what_was_deployed_again_meanwhile_stays(clients: Clients) -> None:
     assert names(clients) == {"phift-again"}
 
 
+@pytest.mark.parametrize("change", [{}, {"instance_count": 2}])
+def test_what_was_deployed_again_meanwhile_stays_whatever_its_expiry(
+    workspace: TestWorkspace, clients: Clients, change: dict[str, Any]
+) -> None:
+    """It never expires, so that deploying it again does not change when it does."""
+    job = None if change else "job"
+    if job:
+        given.job(workspace, job)
+    deploy(clients, "phift-again", expires="never", job=job)
+
+    def again(_found: phift.Pruned) -> bool:
+        deploy_model(clients, PHI, name="phift-again", size=A100, config={"expires": "never", **change}, job=job)
+        return True
+
+    done = phift.prune_endpoints(clients, older_than="8h", confirm=again)
+    assert done.spared == {"phift-again": "was deployed again meanwhile"}
+    assert names(clients) == {"phift-again"}
+
+
 def test_what_somebody_else_deletes_first_is_gone(clients: Clients) -> None:
     endpoint = deploy(clients, "phift-gone")
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
+from collections.abc import Set as AbstractSet
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from types import MappingProxyType
@@ -13,19 +15,20 @@ from phift.azure.clients import Clients
 from phift.azure.connect import clients_of, connect
 from phift.config.deployment import read_lasting
 from phift.errors import ConfigError, NotFound, PhiftError, forgetting_locals, in_a_line, visible
-from phift.jobs.job import FineTuneJob
+from phift.jobs.job import JOB_TAG, FineTuneJob
 from phift.serving import resource
 from phift.serving.cleanup import created_of
 from phift.serving.lifetime import expiry
 from phift.serving.listing import Endpoints, EndpointSummary, endpoints, requests_of
-from phift.serving.resource import DeploymentEvent, OnEvent
-from phift.serving.sharing import jobs_of
-from phift.serving.uses import EndpointUse, is_used
+from phift.serving.resource import CREATED, DeploymentEvent, OnEvent
+from phift.serving.sharing import deployments, jobs_of
+from phift.serving.uses import EndpointUse, is_used, kept_since
 
 if TYPE_CHECKING:
     from phift.azure.connect import AnyClients
 
 _LIVE = timedelta(hours=1)
+_Traces = AbstractSet[tuple[str, object]] | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,9 +105,10 @@ def prune_endpoints(
             spared[row.name] = why
     chosen = replace(found, endpoints=tuple(row for row in filter(is_meant, found) if row.name not in spared))
     done = Pruned(chosen=chosen, spared=spared)
-    if dry_run or not chosen or not confirm(done):
+    if dry_run or not chosen:
         return done
-    return _delete_all(clients, done, names, emit)
+    traces = {row.name: _traces(clients, row) for row in chosen}
+    return _delete_all(clients, done, names, traces, emit) if confirm(done) else done
 
 
 def _age(older_than: timedelta | str | None) -> timedelta | None:
@@ -143,7 +147,25 @@ def _is_used(clients: Clients, name: str, jobs: set[str]) -> bool:
     return any(is_used(FineTuneJob(job, clients), name) for job in jobs if job)
 
 
-def _delete_all(clients: Clients, done: Pruned, names: Collection[str], emit: OnEvent) -> Pruned:
+def _traces(clients: Clients, row: EndpointSummary) -> _Traces:
+    """Return what every deploying adds to: when the deployments were made, and who keeps them up since when.
+
+    None where that cannot be read.
+    """
+    with suppress(PhiftError):
+        tagged = {str(each.name): texts(each.tags, "deployment.tags") for each in deployments(clients, row.name)}
+        jobs = {row.job, *(tags.get(JOB_TAG, "") for tags in tagged.values())} - {""}
+        kept: dict[str, float] = {}
+        for job in jobs:
+            with suppress(NotFound):
+                kept |= kept_since(FineTuneJob(job, clients), row.name)
+        return {(name, tags.get(CREATED)) for name, tags in tagged.items()} | kept.items()
+    return None
+
+
+def _delete_all(
+    clients: Clients, done: Pruned, names: Collection[str], traces: Mapping[str, _Traces], emit: OnEvent
+) -> Pruned:
     deleted: list[str] = []
     spared, failed = dict(done.spared), dict[str, str]()
     gone: set[str] = set()
@@ -155,7 +177,7 @@ def _delete_all(clients: Clients, done: Pruned, names: Collection[str], emit: On
 
     for number, row in enumerate(done.chosen, start=1):
         try:
-            if why := _delete(clients, row, noting, named=row.name in names):
+            if why := _delete(clients, row, traces[row.name], noting, named=row.name in names):
                 spared[row.name] = why
             else:
                 deleted.append(row.name)
@@ -177,7 +199,7 @@ def _still_there(row: EndpointSummary) -> str:
     return f"{resource.still_up(row.name, cost)} Delete it: phift cleanup {row.name}"
 
 
-def _delete(clients: Clients, row: EndpointSummary, emit: OnEvent, *, named: bool) -> str:
+def _delete(clients: Clients, row: EndpointSummary, before: _Traces, emit: OnEvent, *, named: bool) -> str:
     """Delete an endpoint, unless somebody has begun to use it since it was chosen; return the reason then."""
     job = FineTuneJob(row.job, clients) if row.job else None
     use = EndpointUse.begin(clients, job, row.name, emit)
@@ -189,7 +211,9 @@ def _delete(clients: Clients, row: EndpointSummary, emit: OnEvent, *, named: boo
             gone = True
             return ""
         tags = texts(existing.tags, "endpoint.tags")
-        if (created_of(tags), expiry(tags)) != (row.created, row.expires):
+        now = _traces(clients, row)
+        is_new = before is not None and now is not None and not now <= before
+        if is_new or (created_of(tags), expiry(tags)) != (row.created, row.expires):
             return "was deployed again meanwhile"
         if not named and (why := _why_not_now(clients, use, row)):
             return why

@@ -232,7 +232,7 @@ class EndpointUse:
         if self._job is None:
             return
         _OURS.add(key)
-        who = {"host": this_machine(), "pid": os.getpid(), "since": round(time.time())}
+        who = {"host": this_machine(), "pid": os.getpid(), "since": round(time.time(), 3)}
         self._job.tracking.set_tag(self._job.name, key, json.dumps({"state": state, **who, "number": number}))
 
     def _look(self) -> list[_Other]:
@@ -295,6 +295,11 @@ def is_used(job: FineTuneJob, endpoint: str, *, but: EndpointUse | None = None, 
     others = (use for use in found if but is None or use.key != but._key)
     states = ("arriving", "deploying", "block", *(("kept",) if or_kept else ()))
     return any(use.alive and use.state in states for use in others)
+
+
+def kept_since(job: FineTuneJob, endpoint: str) -> dict[str, float]:
+    """Return since when an endpoint of a job is kept up on purpose, in seconds since 1970, by the tags that say so."""
+    return {use.key: use.since for use in _read_uses(job, endpoint) if use.state == "kept"}
 
 
 def forget_uses(job: FineTuneJob | None, endpoint: str, *, but: Collection[str] = ()) -> None:
