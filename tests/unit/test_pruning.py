@@ -16,6 +16,7 @@ from phift.cli.commands import main
 from phift.errors import ConfigError, NotFound
 from phift.serving.deployment import deploy_model
 from phift.serving.resource import CREATED, DeploymentEvent
+from phift.serving.rollout_state import STATE, State
 from phift.testing import Fault, TestWorkspace
 from unit import given
 from unit.fakes import A100
@@ -132,6 +133,25 @@ def test_what_is_used_in_a_block_stays(workspace: TestWorkspace, clients: Client
     assert names(clients) == set()
 
 
+@pytest.mark.parametrize("begins", ["before", "after the question"])
+def test_what_has_a_rollout_under_way_goes_only_by_its_name(clients: Clients, begins: str) -> None:
+    deploy(clients, "phift-rolling")
+
+    def begin(_found: phift.Pruned | None = None) -> bool:
+        state = State(model="m", old="default", new="green", steps=(50, 100), soak=1, phase="serving")
+        change(clients, "phift-rolling", {**tags, STATE: state.written()})
+        return True
+
+    tags = dict(clients.workspace.online_endpoints.get("phift-rolling").tags)
+    if begins == "before":
+        begin()
+    done = phift.prune_endpoints(clients, confirm=begin)
+    what = "A rollout is under way at the endpoint phift-rolling (serving)."
+    assert done.spared == {"phift-rolling": f"may be in use: {what} Name it to delete it"}
+    assert names(clients) == {"phift-rolling"}
+    assert phift.prune_endpoints(clients, ["phift-rolling"]).deleted == ("phift-rolling",)
+
+
 def test_what_is_parked_costs_nothing_and_stays(clients: Clients) -> None:
     deploy(clients, "phift-parked").park()
     assert phift.prune_endpoints(clients).spared == {"phift-parked": "is parked, and costs nothing"}
@@ -196,8 +216,12 @@ def test_one_that_cannot_be_deleted_stops_no_other_and_is_named_with_its_price(
 
 def test_one_that_cannot_be_looked_at_is_named_too(workspace: TestWorkspace, clients: Clients) -> None:
     deploy(clients, "phift-a")
-    workspace.order(Fault("GET onlineEndpoints/phift-a", status=403))
-    done = phift.prune_endpoints(clients)
+
+    def out_of_reach(_found: phift.Pruned) -> bool:
+        workspace.order(Fault("GET onlineEndpoints/phift-a", status=403))
+        return True
+
+    done = phift.prune_endpoints(clients, confirm=out_of_reach)
     assert done.failed["phift-a"].startswith("The endpoint phift-a is still up and costs money: 88.08 USD a day. ")
     assert names(clients) == {"phift-a"}
 
@@ -264,12 +288,14 @@ def test_the_command_asks_at_a_terminal(
     result: Result = invoke(input=answer)
     assert result.exit_code == 0
     assert "Delete?" in result.stderr
+    assert result.stdout.splitlines()[-1] == ("deleted endpoint phift-expired" if left == 2 else "Nothing was deleted.")
     assert len(names(three)) == left
 
 
 def test_the_command_does_without_asking_what_it_is_told(invoke: Any, three: Clients) -> None:
     looked: Result = invoke("--dry-run", "--older-than", "8h")
     assert (looked.exit_code, "2 endpoints in the workspace" in looked.stdout) == (0, True)
+    assert looked.stdout.splitlines()[-1] == "Nothing was deleted."
     done: Result = invoke("--yes", "--older-than", "8h", "--json")
     assert (done.exit_code, set(json.loads(done.stdout)["deleted"])) == (0, {"phift-expired", "phift-wanted"})
     assert invoke().stdout == "There is no endpoint to delete.\n"

@@ -32,9 +32,10 @@ from phift.serving.crash import crash_in
 from phift.serving.endpoint import Endpoint
 from phift.serving.lifetime import extended, lifetime_tags
 from phift.serving.model import served_model
-from phift.serving.parking import check_no_rollout, parked_tags, without_parked
+from phift.serving.parking import parked_tags, without_parked
 from phift.serving.price import cost_of
 from phift.serving.resource import CREATED, SERVES, DeploymentEvent, OnEvent, telling
+from phift.serving.rollout_state import check_no_rollout
 from phift.serving.sharing import (
     check_ours,
     deployments,

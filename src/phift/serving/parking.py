@@ -37,7 +37,7 @@ from phift.serving.container import MOUNT, is_vllm
 from phift.serving.lifetime import LONGEST_TAG, extended
 from phift.serving.model import ENVIRONMENT_OF_SERVICE, VARIABLES_OF_SERVICE
 from phift.serving.resource import SERVES, DeploymentEvent, OnEvent
-from phift.serving.rollout_state import ENDED, read_state
+from phift.serving.rollout_state import check_no_rollout
 from phift.serving.sharing import deployments as deployments_of
 from phift.serving.sharing import jobs_of, traffic
 from phift.serving.uses import EndpointUse, is_used
@@ -186,14 +186,6 @@ def _alone(clients: Clients, name: str, emit: OnEvent, own: EndpointUse | None) 
         yield found
     finally:
         use.end(deleted=False)
-
-
-def check_no_rollout(tags: Mapping[str, str], name: str) -> None:
-    """Refuse to change who serves while a rollout does; raises `phift.errors.Conflict`."""
-    state = read_state(tags, name)
-    if state is not None and state.phase not in ENDED:
-        what = f"A rollout is under way at the endpoint {name} ({state.phase})."
-        raise Conflict(what, where=f"endpoint {name}", fix="let it end, or roll it back, first")
 
 
 def _deployments(clients: Clients, name: str) -> list[OnlineDeployment]:

@@ -21,6 +21,7 @@ from phift.serving.cleanup import created_of
 from phift.serving.lifetime import expiry
 from phift.serving.listing import Endpoints, EndpointSummary, endpoints, requests_of
 from phift.serving.resource import CREATED, DeploymentEvent, OnEvent
+from phift.serving.rollout_state import check_no_rollout
 from phift.serving.sharing import deployments, jobs_of
 from phift.serving.uses import EndpointUse, is_used, kept_since
 
@@ -55,7 +56,8 @@ class Pruned:
         lines = [f"deleted endpoint {name}" for name in self.deleted]
         lines += [f"stays: endpoint {name} {why}" for name, why in self.spared.items()]
         lines += [f"could not be deleted: {what}" for what in self.failed.values()]
-        return "\n".join(in_a_line(line) for line in lines) or "There is no endpoint to delete."
+        nothing = "Nothing was deleted." if self.chosen else "There is no endpoint to delete."
+        return "\n".join(in_a_line(line) for line in lines) or nothing
 
 
 @forgetting_locals()
@@ -74,8 +76,9 @@ def prune_endpoints(
 
         phift.prune_endpoints("local", older_than="8h")
 
-    What phift did not make is not touched. Nor is, unless it is named, what somebody uses in a block or just deploys,
-    what was asked in the last hour, of what that cannot be found out, and what is parked and so costs nothing.
+    What phift did not make is not touched. Nor is, unless it is named, what somebody uses in a block, just deploys or
+    rolls out, what was asked in the last hour, of what that cannot be found out, and what is parked and so costs
+    nothing.
 
     - **workspace**: as in a configuration; or clients; left out, it comes from the environment or ``config.json``.
     - **names**: only these; without another condition whatever their age.
@@ -133,6 +136,7 @@ def _why_not(clients: Clients, row: EndpointSummary) -> str:
     if row.is_parked and not row.machines:
         return "is parked, and costs nothing"
     try:
+        check_no_rollout(texts(resource.endpoint(clients, row.name).get().tags, "endpoint.tags"), row.name)
         if _is_used(clients, row.name, {row.job, *jobs_of(clients, row.name)}):
             return "is used in a block, or being deployed"
     except PhiftError as error:
@@ -215,7 +219,7 @@ def _delete(clients: Clients, row: EndpointSummary, before: _Traces, emit: OnEve
         is_new = before is not None and now is not None and not now <= before
         if is_new or (created_of(tags), expiry(tags)) != (row.created, row.expires):
             return "was deployed again meanwhile"
-        if not named and (why := _why_not_now(clients, use, row)):
+        if not named and (why := _why_not_now(clients, use, row, tags)):
             return why
         resource.for_certain(lambda: resource.delete_endpoint(clients, row.name, emit), row.name)
         gone = True
@@ -224,8 +228,9 @@ def _delete(clients: Clients, row: EndpointSummary, before: _Traces, emit: OnEve
         use.end(deleted=gone)
 
 
-def _why_not_now(clients: Clients, use: EndpointUse, row: EndpointSummary) -> str:
+def _why_not_now(clients: Clients, use: EndpointUse, row: EndpointSummary, tags: Mapping[str, str]) -> str:
     try:
+        check_no_rollout(tags, row.name)
         others = jobs_of(clients, row.name) - {row.job}
         return "is used in a block by now" if use.others_in_block() or _is_used(clients, row.name, others) else ""
     except PhiftError as error:

@@ -135,6 +135,13 @@ def under_way(tags: Mapping[str, str], endpoint: str) -> State | None:
     return None if state is None or state.phase in ENDED else state
 
 
+def check_no_rollout(tags: Mapping[str, str], name: str) -> None:
+    """Refuse to change who serves while a rollout does; raises `phift.errors.Conflict`."""
+    if state := under_way(tags, name):
+        what = f"A rollout is under way at the endpoint {name} ({state.phase})."
+        raise Conflict(what, where=f"endpoint {name}", fix="let it end, or roll it back, first")
+
+
 @dataclass(frozen=True, kw_only=True)
 class RolloutStatus:
     """How far a rollout is.
