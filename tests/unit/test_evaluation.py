@@ -440,7 +440,9 @@ def test_a_loss_is_one_more_metric_beside_the_answers(monkeypatch: pytest.Monkey
         compared(bool, bool, weights=weights)
 
 
-def test_a_folder_that_is_no_model_is_said_to_be_none(tmp_path: Path) -> None:
+def test_a_folder_that_is_no_model_is_said_to_be_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "tempfile.py").write_text("raise SystemExit")  # a file of the folder one is in is no module
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(ModelError, match="It is no model of transformers") as raised:
         measure(tmp_path, read_rows(ROWS).rows, lambda _: None)
     assert raised.value.where == str(tmp_path)

@@ -65,7 +65,9 @@ def measure(folder: Path, rows: Sequence[HeldOutRow], tell: Callable[[int], None
         if find_spec(package) is None:
             what = f"The loss is measured with {package}, which is not installed."
             raise MissingDependency(what, fix="in the folder of phift's source: pip install '.[local]'")
-    command = [sys.executable, "-m", __name__, str(folder)]
+    command = [sys.executable, "-P", "-m", __name__, str(folder)]
+    # Modules are those of this process, and none of the folder that it happens to be in.
+    environment = {**os.environ, **_ENVIRONMENT, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     measured: list[tuple[float, int]] = []
     failed = "The process that has the model ended by itself; it may need more memory than there is."
     with TemporaryFile() as given:
@@ -74,7 +76,7 @@ def measure(folder: Path, rows: Sequence[HeldOutRow], tell: Callable[[int], None
             given.write(json.dumps(values).encode() + b"\n")
         given.seek(0)
         with subprocess.Popen(  # noqa: S603 - our own module
-            command, stdin=given, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env={**os.environ, **_ENVIRONMENT}
+            command, stdin=given, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment
         ) as process:
             try:
                 for line in process.stdout or ():
