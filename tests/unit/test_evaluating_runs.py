@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 from phift import Clients, DeploymentEvent, Endpoint, FineTuneRun, RowCompared, RunConfig, compare_models
 from phift.cli.commands import main
@@ -171,8 +173,6 @@ def test_rows_of_ones_own_are_held_against_the_runs_training_data(trained: FineT
 
 @pytest.fixture
 def invoke(phift_workspace: TestWorkspace, trained: FineTuneRun, monkeypatch: pytest.MonkeyPatch) -> Any:
-    from click.testing import CliRunner
-
     monkeypatch.setattr("phift.connect", lambda *_given, **_named: trained.clients)
     return lambda *words: CliRunner().invoke(main, ["evaluate", *map(str, words)])
 
@@ -202,6 +202,24 @@ def test_the_command_measures_the_loss_where_both_models_are_folders(
     values = json.loads(invoke(trained.job.name, "--json", "--weights", *folders).stdout)
     assert values["metrics"]["loss"]["difference"] == -1.0
     assert values["perplexity"] == pytest.approx([math.exp(6), math.exp(5)])
+
+
+def test_what_is_interrupted_goes_on_with_all_words_that_were_given(
+    invoke: Any, trained: FineTuneRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_given: Any, **_named: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("phift.FineTuneRun.evaluate", interrupted)
+    monkeypatch.setattr("phift.deploy", interrupted)
+    monkeypatch.setattr("phift.cli.interrupted.ignore_interruptions", lambda: None)
+    words = [trained.job.name, "--workspace", "local", "--limit", "3", "--metric", "chrf", "--metric", "token_f1"]
+    words += ["--weights", str(tmp_path), str(tmp_path), "--json", "--fail-unless", "not-worse", "--margin", "0.5"]
+    ended = invoke(*words)
+    assert (ended.exit_code, f"  {shlex.join(['phift', 'evaluate', *words])}\n" in ended.stderr) == (130, True)
+    words = [trained.job.name, "--name", "my-own", "--size", "Standard_A1", "--timeout", "9.0", "--ask", "Who are you?"]
+    ended = CliRunner().invoke(main, ["deploy", *words])
+    assert (ended.exit_code, f"  {shlex.join(['phift', 'deploy', *words])}\n" in ended.stderr) == (130, True)
 
 
 def test_the_exit_code_says_whether_it_is_better(invoke: Any, trained: FineTuneRun) -> None:

@@ -20,7 +20,7 @@ from phift.cli.chat import chat
 from phift.cli.endpoints import endpoints
 from phift.cli.interrupted import INTERRUPTED, Leftovers, ignore_interruptions, notes, say, watch
 from phift.cli.local import local
-from phift.cli.options import ASK, CONFIG, FOLDER, ON_END, WORKSPACE, is_config, named, workspace_option
+from phift.cli.options import ASK, CONFIG, FOLDER, ON_END, WORKSPACE, given, is_config, named, workspace_option
 from phift.cli.output import console, hand_out, tell, visible_mistakes
 from phift.cli.rolling_out import rollout
 from phift.errors import CheckFailed, ConfigError, PhiftError
@@ -149,7 +149,8 @@ def _leftovers_of_name(command: str, name: str, workspace: str | None) -> Leftov
 def _open(command: str, config: Path) -> tuple[phift.FineTuneRun, Leftovers]:
     """Return the run of a configuration, and what keeps count of what it leaves."""
     read = phift.RunConfig.from_yaml(config)
-    left = Leftovers(command, [str(config)], workspace_option(read.workspace), phift.EventPrinter(console()))
+    printer, place = phift.EventPrinter(console()), workspace_option(read.workspace)
+    left = Leftovers(command, [str(config)], place, printer, again=given())
     return phift.FineTuneRun(read, on_event=left), left
 
 

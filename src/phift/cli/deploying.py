@@ -10,7 +10,7 @@ import click
 
 import phift
 from phift.cli.interrupted import Leftovers, say
-from phift.cli.options import ASK, WORKSPACE, is_config, named, workspace_option
+from phift.cli.options import ASK, WORKSPACE, given, is_config, named, workspace_option
 from phift.cli.output import console, hand_out, tell
 from phift.errors import NotFound
 
@@ -45,10 +45,10 @@ def deploy(
     clients: phift.Clients | None = None
     if is_config(target):
         config = phift.RunConfig.from_yaml(Path(target))
-        left = Leftovers("deploy", [target], workspace_option(config.workspace), events)
+        left = Leftovers("deploy", [target], workspace_option(config.workspace), events, again=given())
         run = phift.FineTuneRun(config, on_event=left)
     else:
-        left = Leftovers("deploy", [target, *named(workspace)], named(workspace), events)
+        left = Leftovers("deploy", [target, *named(workspace)], named(workspace), events, again=given())
         clients = phift.connect(workspace=workspace)
         if not set(target) & {":", "/"}:  # which no job's name has
             with suppress(NotFound):

@@ -10,7 +10,7 @@ import click
 
 import phift
 from phift.cli.interrupted import Leftovers
-from phift.cli.options import WORKSPACE, is_config, named, workspace_option
+from phift.cli.options import WORKSPACE, given, is_config, named, workspace_option
 from phift.cli.output import console, hand_out
 
 if TYPE_CHECKING:
@@ -72,13 +72,12 @@ def evaluate(
         "weights": weights or None,
         **({"metrics": metrics} if metrics else {}),
     }
-    given = [target, *(["--base", base] if base else []), *(["--rows", str(rows)] if rows else [])]
     printer = phift.EventPrinter(console(stderr=True))
     if is_config(target):
         config = phift.RunConfig.from_yaml(target)
-        left = Leftovers("evaluate", given, workspace_option(config.workspace), printer)
+        left = Leftovers("evaluate", given(), workspace_option(config.workspace), printer)
     else:
-        left = Leftovers("evaluate", [*given, *named(workspace)], named(workspace), printer)
+        left = Leftovers("evaluate", given(), named(workspace), printer)
     with left.told():
         if "/" in target and not is_config(target):
             if base is None or rows is None:

@@ -141,12 +141,20 @@ class Leftovers:
     - **words**: what the command is about, as it was given.
     - **workspace**: the option that names its workspace, in words.
     - **show**: shows an event, after note was taken of it.
+    - **again**: all words to give again; left out, those that it is about.
     """
 
     def __init__(
-        self, command: str, words: Sequence[str], workspace: Sequence[str], show: Callable[[Event], None]
+        self,
+        command: str,
+        words: Sequence[str],
+        workspace: Sequence[str],
+        show: Callable[[Event], None],
+        *,
+        again: Sequence[str] = (),
     ) -> None:
-        self._command, self._words, self._workspace, self._show = command, words, workspace, show
+        self._words, self._workspace, self._show = words, workspace, show
+        self._again = shlex.join(["phift", command, *(again or words)])
         self.goes_on = _NOTHING_GOES_ON  # whatever ends this process
         self.endpoints: list[str] = []
         self._running: set[str] = set()  # a search's jobs
@@ -205,8 +213,7 @@ class Leftovers:
         """Return what is to be said of it."""
         lines = []
         if interrupted:
-            again = self.command(self._command)
-            lines += [f"{self.goes_on}; the same command goes on from here:", f"  {again}"]
+            lines += [f"{self.goes_on}; the same command goes on from here:", f"  {self._again}"]
         for name in self.endpoints:
             lines += [f"The endpoint {name} is still up and costs money; to delete it:", f"  {self.cleanup(name)}"]
         return lines

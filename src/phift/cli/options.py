@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from click.core import ParameterSource
 
 from phift.errors import ConfigError
 
@@ -49,6 +50,23 @@ class CommandUnlessNamed(click.Group):
         if not args or args[0] not in (*self.commands, "--help"):
             args = [self.unnamed, *args]
         return super().parse_args(ctx, args)
+
+
+def given() -> list[str]:
+    """Return the words of the command under way, without its name, as they were given."""
+    context = click.get_current_context()
+    words: list[str] = []
+    for each in context.command.params:
+        if each.name is None or context.get_parameter_source(each.name) is not ParameterSource.COMMANDLINE:
+            continue
+        value = context.params[each.name]
+        if isinstance(each, click.Option) and each.is_flag:
+            words += each.opts if value else each.secondary_opts
+            continue
+        for one in value if each.multiple else [value]:
+            words += each.opts if isinstance(each, click.Option) else []
+            words += map(str, one if each.nargs != 1 else [one])
+    return words
 
 
 def is_config(target: str) -> bool:
