@@ -436,8 +436,17 @@ def test_a_loss_is_one_more_metric_beside_the_answers(monkeypatch: pytest.Monkey
     monkeypatch.setattr(
         "phift.evaluation.comparing.measure", lambda folder, *_: Likelihood((1.0,), (len(str(folder)),))
     )
-    with pytest.raises(ModelError, match="different tokens"):
+    with pytest.raises(ModelError, match="read the answers as different tokens"):
         compared(bool, bool, weights=weights)
+    monkeypatch.setattr(
+        "phift.evaluation.comparing.measure", lambda folder, *_: Likelihood((1.0,), (1,), (folder.name,))
+    )
+    with pytest.raises(ModelError, match="read the questions as different tokens"):
+        compared(bool, bool, weights=weights)
+    call = {"id": "1", "type": "function", "function": {"name": "look", "arguments": "{}"}}
+    calling = {"messages": [*row("What?", "")["messages"][:1], {"role": "assistant", "tool_calls": [call]}]}
+    with pytest.raises(DataError, match="1 of 41 right answers call tools, the first in row 41"):
+        compared(bool, bool, weights=weights, rows=[*ROWS, calling])
 
 
 def test_a_folder_that_is_no_model_is_said_to_be_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

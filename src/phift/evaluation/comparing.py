@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TypedDict, Unpack
 
 from phift.data.sources import Progress
-from phift.errors import ConfigError, ModelError, ScoringError, forgetting_locals, in_a_line, isolated
+from phift.errors import ConfigError, DataError, ModelError, ScoringError, forgetting_locals, in_a_line, isolated
 from phift.evaluation.asking import SIDES, Answers, AnyModel, Model, RowCompared, ask_both
 from phift.evaluation.comparison import ComparedRow, ModelComparison
 from phift.evaluation.likelihood import Likelihood, measure
@@ -189,15 +189,24 @@ def _likelihoods(
 ) -> tuple[Likelihood, Likelihood]:
     """Measure both models, one after the other.
 
-    Raises `phift.errors.ModelError` where they cut the answers into other tokens, so that losses cannot be compared.
+    Raises `phift.errors.ModelError` where they cut questions or answers into other tokens, so that losses cannot be
+    compared, and `phift.errors.DataError` for answers that call tools, whose text each template writes in its own way.
     """
+    if calling := [row.number for row in rows if row.calls]:
+        what = (
+            f"{len(calling)} of {len(rows)} right answers call tools, the first in row {calling[0]}, and the loss is "
+        )
+        what += "that of a text."
+        raise DataError(what, where="weights", fix="leave `weights` out, or give rows whose answers are texts")
 
     def measured(folder: str | Path) -> Likelihood:
         source = f"the loss of {Path(folder).name}"
         return measure(Path(folder), rows, lambda done: tell(Progress(stage="compare", source=source, rows=done)))
 
     before, after = map(measured, weights)
-    if before.tokens != after.tokens:
-        what = "The two models cut the answers into different tokens, so their losses cannot be compared."
+    for of, same in (("answers", before.tokens == after.tokens), ("questions", before.asked == after.asked)):
+        if same:
+            continue
+        what = f"The two models read the {of} as different tokens, so their losses cannot be compared."
         raise ModelError(what, where=" and ".join(map(str, weights)), fix="leave `weights` out")
     return before, after

@@ -2,7 +2,8 @@
 
 It is a process of its own, which gives back the memory of one model before the next one is loaded, and whose libraries
 may print and warn. One JSON value a line: rows come in as ``{"prompt": [...], "reference": text, "tools": [...]}``, and
-of each the loss and the number of tokens go out as ``[loss, tokens]``, or ``{"error": text}`` at the end.
+of each the loss, the number of tokens and a digest of the question's go out as ``[loss, tokens, asked]``, or
+``{"error": text}`` at the end.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -39,10 +41,12 @@ class Likelihood:
 
     - **losses**: of each row, the mean of its answer's tokens: the negative logarithm of the probability, base e.
     - **tokens**: of each row's answer, its end included.
+    - **asked**: a digest of each row's question as tokens.
     """
 
     losses: tuple[float, ...]
     tokens: tuple[int, ...]
+    asked: tuple[str, ...] = ()
 
     @property
     def perplexity(self) -> float:
@@ -68,7 +72,7 @@ def measure(folder: Path, rows: Sequence[HeldOutRow], tell: Callable[[int], None
     command = [sys.executable, "-P", "-m", __name__, str(folder)]
     # Modules are those of this process, and none of the folder that it happens to be in.
     environment = {**os.environ, **_ENVIRONMENT, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    measured: list[tuple[float, int]] = []
+    measured: list[tuple[float, int, str]] = []
     failed = "The process that has the model ended by itself; it may need more memory than there is."
     with TemporaryFile() as given:
         for row in rows:
@@ -83,23 +87,24 @@ def measure(folder: Path, rows: Sequence[HeldOutRow], tell: Callable[[int], None
                     match json.loads(line):
                         case {"error": str(failed)}:
                             break
-                        case [loss, _] if not math.isfinite(loss):
+                        case [loss, _, _] if not math.isfinite(loss):
                             failed = f"The loss of answer {len(measured) + 1} is {loss}: the weights are broken."
                             break
-                        case [loss, tokens]:
-                            measured.append((loss, tokens))
+                        case [loss, tokens, asked]:
+                            measured.append((loss, tokens, asked))
                             tell(len(measured))
             finally:
                 process.kill()  # where it has ended, nothing happens
     if len(measured) < len(rows):
         raise ModelError(failed, where=str(folder), fix="give the folder of a model that transformers opens")
-    return Likelihood(tuple(loss for loss, _ in measured), tuple(tokens for _, tokens in measured))
+    losses, tokens_of, asked_of = zip(*measured, strict=True)
+    return Likelihood(losses, tokens_of, asked_of)
 
 
 # ---------------------------------------------------------------- the process
 
 
-def _measured(folder: Path, lines: Iterable[str]) -> Iterator[tuple[float, int]]:
+def _measured(folder: Path, lines: Iterable[str]) -> Iterator[tuple[float, int, str]]:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -122,7 +127,7 @@ def _measured(folder: Path, lines: Iterable[str]) -> Iterator[tuple[float, int]]
         with torch.inference_mode():
             logits = model(torch.tensor([[*asked, *answer]], device=device)).logits[0, len(asked) - 1 : -1].float()
         loss = torch.nn.functional.cross_entropy(logits, torch.tensor(answer, device=device))
-        yield float(loss), len(answer)
+        yield float(loss), len(answer), sha256(json.dumps(asked).encode()).hexdigest()
 
 
 def _tokens(tokenizer: Any, row: dict[str, Any], *, has_system: bool) -> tuple[list[int], list[int]]:

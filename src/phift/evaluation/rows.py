@@ -34,12 +34,14 @@ class HeldOutRow:
     - **prompt**: the conversation up to the last answer.
     - **reference**: that answer; of calls of tools what `said` makes of them.
     - **tools**: what the model may call.
+    - **calls**: whether that answer calls some.
     """
 
     number: int
     prompt: tuple[Message, ...]
     reference: str
     tools: tuple[Any, ...] = ()
+    calls: bool = False
 
     @property
     def question(self) -> str:
@@ -148,5 +150,5 @@ def _of(number: int, row: Any) -> tuple[HeldOutRow, bytes]:
     plain = msgspec.json.decode(line)
     *prompt, answer = plain["messages"]
     reference = said(answer.get("content"), answer.get("tool_calls"))
-    tools = tuple(plain.get("tools") or ())
-    return HeldOutRow(number=number, prompt=tuple(prompt), reference=reference, tools=tools), line
+    tools, calls = tuple(plain.get("tools") or ()), bool(answer.get("tool_calls"))
+    return HeldOutRow(number=number, prompt=tuple(prompt), reference=reference, tools=tools, calls=calls), line
