@@ -19,8 +19,9 @@ import pytest
 from phift.errors import ModelError, ParameterError
 from phift.evaluation.likelihood import measure
 from phift.evaluation.rows import read_rows
+from phift.local.question import Sampling
 from phift.local.work import scorer, standin
-from phift.local.work.scorer import Asked, Sampling, Scorer, Turn, together
+from phift.local.work.scorer import Asked, Scorer, Turn, together
 
 pytestmark = pytest.mark.slow
 

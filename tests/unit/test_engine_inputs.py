@@ -14,11 +14,11 @@ from phift.component.finetune_config import FinetuneConfig
 from phift.component.preprocessing import without_system
 from phift.component.settings import Settings
 from phift.errors import DataError, DataNotFound, ModelError, ParameterError, PhiftError
+from phift.local.question import check_question
 from phift.local.work.engine import process, validate
 from phift.local.work.engine.job import Job
 from phift.local.work.engine.preprocess import read_rows, shape
 from phift.local.work.engine.validate import not_applied
-from phift.local.work.scorer import check_question
 
 
 def job(tmp_path: Path, **inputs: str) -> Job:

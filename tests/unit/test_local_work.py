@@ -123,3 +123,18 @@ def test_a_duration_is_written_as_the_service_does(seconds: float, said: str) ->
     body = {"startTimeUtc": timestamp(1e9), "endTimeUtc": timestamp(1e9 + seconds)}
     assert _duration(body) == said
     assert _duration({"startTimeUtc": timestamp(1e9)}) is None
+
+
+@pytest.mark.parametrize(
+    ("asked", "what"),
+    [
+        ({"conversations": [["x"]]}, "needs a role"),
+        ({"conversations": [[{"role": "assistant", "content": "x"}]]}, "role is assistant"),
+        ({"parameters": {"max_new_tokens": 0}}, "does not take these"),
+        ({"parameters": {"num_beams": 2}}, "does not take these"),
+    ],
+)
+def test_the_instant_engine_refuses_what_the_real_one_refuses(asked: dict[str, Any], what: str) -> None:
+    question = {"conversations": [[{"role": "user", "content": "x"}]]}
+    assert InstantScorer().open(question, 1).reply()["finish"] == ["stop"]
+    assert what in InstantScorer().open({**question, **asked}, 1).reply()["error"]["message"]

@@ -15,7 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from phift.errors import PhiftError
 from phift.local.pending import Pending
+from phift.local.question import Sampling, check_question
 
 Datastores = Literal["accesskey", "identity", "keys-off"]
 """How storage is reached: by a key, by the caller's own token, or by a key that the storage account does not take.
@@ -58,20 +60,25 @@ class InstantScorer:
 
     def open(self, request: dict[str, Any], timeout: float) -> Pending:
         """Say a text for each conversation, at once: in words, where it is to be streamed."""
-        pending = Pending(timeout)
+        pending, conversations = Pending(timeout), request["conversations"]
         if request.get("tools"):
             pending.say({"error": {"message": "The engine 'instant' has no model that takes tools.", "param": "tools"}})
             return pending
-        conversations = request["conversations"]
+        try:
+            most = Sampling.read(request.get("parameters") or {}).max_new_tokens
+            for each in conversations:
+                check_question(each)
+        except PhiftError as error:
+            pending.say({"error": {"message": " ".join(str(error).split())}})
+            return pending
         text = NOTE
         for stop in request.get("stop") or ():
             text = text.partition(stop)[0]
         words = re.findall(r"\s*\S+", text)
-        most = request.get("parameters", {}).get("max_new_tokens", len(words))
         said, finish = words[:most], "length" if most < len(words) else "stop"
         if request.get("stream"):
             pending.say(*({"piece": word} for word in said))
-        asked = [sum(len(str(message.get("content")).split()) for message in each) for each in conversations]
+        asked = [sum(len(message["content"].split()) for message in each) for each in conversations]
         usage = [{"prompt": prompt, "completion": len(said)} for prompt in asked]
         pending.say({"texts": ["".join(said)] * len(asked), "finish": [finish] * len(asked), "usage": usage})
         return pending
