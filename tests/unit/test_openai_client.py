@@ -12,7 +12,7 @@ from phift import Clients
 from phift.config.deployment import DeploymentConfig
 from phift.errors import LocalWorkspaceError, MissingDependency, ServiceError
 from phift.serving.endpoint import Endpoint
-from unit.fakes import KEY
+from unit.fakes import KEY, Fakes
 from unit.loopback import Reply, Script
 from unit.test_asking import completion
 from unit.test_endpoint import by_token, endpoint_at
@@ -52,6 +52,28 @@ def test_a_token_renews_itself(server: Script, monkeypatch: pytest.MonkeyPatch) 
         "Bearer phift-e token 2",
     ]
     assert len(asked) == 3
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_a_key_that_was_made_anew_meanwhile_is_read_again(server: Script, asynchronous: bool) -> None:
+    fakes = Fakes()
+    good = "Bearer made-up-new-key"
+    server.answers(lambda request: Reply(completion()) if request.headers["authorization"] == good else Reply({}, 401))
+    endpoint = endpoint_at(server.url, fakes)
+
+    async def asks() -> str | None:
+        async with endpoint.openai(asynchronous=True) as client:
+            answer = await client.chat.completions.create(model="m", messages=[{"role": "user", "content": "Hi"}])
+            return answer.choices[0].message.content
+
+    with endpoint.openai() as client:
+        with pytest.raises(openai.AuthenticationError):
+            ask(client)
+        assert len(server.requests) == 1  # the same key is not sent again
+        fakes.workspace.online_endpoints._keys["phift-e"] = ("made-up-new-key", "made-up-second-key")
+        assert (asyncio.run(asks()) if asynchronous else ask(client)) == "Hello."
+        assert ask(client) == "Hello."
+    assert len(server.requests) == 4
 
 
 def test_it_streams(server: Script) -> None:

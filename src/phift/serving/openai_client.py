@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from pydantic import SecretStr
+
 from phift import errors
 from phift.serving.scoring import DEPLOYMENT, ScoringClient
 
@@ -19,8 +21,9 @@ if TYPE_CHECKING:
 def openai_client(client: ScoringClient, deployment: str | None, *, asynchronous: bool) -> OpenAI | AsyncOpenAI:
     """Return a client of the package ``openai``, version 2 or newer, that asks an endpoint.
 
-    It asks for the key before each request, so that tokens of Entra ID renew themselves. It follows no redirect, and
-    does not ask again after 408, since the model goes on with a request that timed out.
+    It asks for the key before each request, so that tokens of Entra ID renew themselves, and reads one that is refused
+    again. It follows no redirect, and does not ask again after 408, since the model goes on with a request that timed
+    out.
 
     Raises `phift.errors.MissingDependency` where the package is not installed.
     """
@@ -41,8 +44,17 @@ def openai_client(client: ScoringClient, deployment: str | None, *, asynchronous
     async def awaited_key() -> str:
         return await asyncio.to_thread(key)
 
+    def look(response: Any) -> None:
+        """Say whether to ask again, in openai's own word for it (3.57, _base_client.py)."""
+        if response.status_code == 408:
+            response.headers["x-should-retry"] = "false"
+        elif response.status_code == 401 and client.renew(
+            SecretStr(response.request.headers["authorization"].removeprefix("Bearer "))
+        ):
+            response.headers["x-should-retry"] = "true"
+
     async def awaited_look(response: Any) -> None:
-        _look(response)
+        await asyncio.to_thread(look, response)
 
     options: dict[str, Any] = {
         "base_url": client.openai_base,
@@ -57,16 +69,11 @@ def openai_client(client: ScoringClient, deployment: str | None, *, asynchronous
     else:
         made = openai.OpenAI(
             api_key=key,
-            http_client=openai.DefaultHttpxClient(**transport, event_hooks={"response": [_look]}),
+            http_client=openai.DefaultHttpxClient(**transport, event_hooks={"response": [look]}),
             **options,
         )
     made.organization = made.project = None  # of an account with OpenAI, from the environment: nobody else's business
     return made
-
-
-def _look(response: Any) -> None:
-    if response.status_code == 408:
-        response.headers["x-should-retry"] = "false"  # openai's own word for it (3.57, _base_client.py)
 
 
 def _trusted() -> ssl.SSLContext | bool:

@@ -275,15 +275,15 @@ class ScoringClient:
                     self._key = _read_key(self._clients, self._name)
         return self._key
 
-    def _renew(self, refused: _Key) -> bool:
+    def renew(self, refused: SecretStr) -> bool:
         """Read what opens the endpoint again, once it is refused, and return whether it is another by now."""
         with taken_soon(self._reading):
-            if self._key is refused:
+            if self._key.value == refused:
                 try:
                     self._key = _read_key(self._clients, self._name)
                 except errors.PhiftError:  # what was refused says enough
                     return False
-            return self._key.value != refused.value
+            return self._key.value != refused
 
     def send(
         self,
@@ -327,7 +327,7 @@ class ScoringClient:
                     raise errors.ServiceUnreachable(what, where=self.place, fix=fix) from None
                 waited = "No connection came about"
             else:
-                if answer.status == 401 and not renewed and self._renew(opened):
+                if answer.status == 401 and not renewed and self.renew(opened.value):
                     renewed = True
                     answer.close()
                     continue
