@@ -89,12 +89,23 @@ def test_an_answer_that_came_at_once_is_called_so_however_many_parts_it_has(serv
     assert answer.first_token_seconds >= 0.5
 
 
-@pytest.mark.parametrize(("last", "at_once"), [(12.0, True), (12.09, True), (12.2, False), (20.0, False)])
-def test_what_comes_in_a_twentieth_of_the_time_to_the_first_piece_comes_at_once(last: float, at_once: bool) -> None:
+@pytest.mark.parametrize(
+    ("asked", "last", "at_once"),
+    [
+        (10.0, 12.0, True),
+        (10.0, 12.09, True),
+        (10.0, 12.2, False),
+        (11.0, 12.04, True),
+        (11.0, 12.06, False),
+        (-48.0, 12.09, True),
+        (-48.0, 12.2, False),  # a minute for further tries, and for a model that was cold
+    ],
+)
+def test_what_comes_soon_after_the_first_piece_comes_at_once(asked: float, last: float, at_once: bool) -> None:
     arrivals = iter([(12.0, chunk("a")), ((12.0 + last) / 2, chunk("b")), (last, chunk("c")), (30.0, USAGE)])
-    answer = ReplyStream(arrivals, lambda: None, asked=10.0, deployment=None)
+    answer = ReplyStream(arrivals, lambda: None, asked=asked, deployment=None)
     assert answer.reply == "abc"
-    assert answer.first_token_seconds == 2.0
+    assert answer.first_token_seconds == 12.0 - asked
     assert answer.in_one_piece is at_once
 
 

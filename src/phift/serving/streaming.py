@@ -17,8 +17,11 @@ from phift.azure.answers import mapping
 from phift.serving.chat import Reply, kind_of_failure, read_calls, read_reply, read_usage, text_of
 from phift.serving.scoring import Answer
 
-_AT_ONCE = 0.05
-"""What came within this share of the time to the first piece came in one piece with it."""
+_AT_ONCE, _MOST_AT_ONCE = 0.05, 0.1
+"""What came within this share of the time to the first piece, and within these seconds, came in one piece with it.
+
+That time counts further tries and a cold start, too.
+"""
 
 _LONGEST_EVENT = 16 << 20
 """Bytes of one event of a stream; a part of an answer has a few hundred."""
@@ -92,7 +95,8 @@ class ReplyStream:
         """Whether the whole answer came at one moment, so that nothing was gained by streaming; None before its end."""
         if not self._ended or self.first_token_seconds is None:
             return None
-        return self._last - self._asked - self.first_token_seconds <= _AT_ONCE * self.first_token_seconds
+        bound = min(_AT_ONCE * self.first_token_seconds, _MOST_AT_ONCE)
+        return self._last - self._asked - self.first_token_seconds <= bound
 
     @property
     def reply(self) -> Reply:
