@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import pytest
 from azure.ai.ml.entities import ManagedOnlineDeployment, ManagedOnlineEndpoint
@@ -58,6 +59,20 @@ def test_what_is_not_there_is_named(arguments: list[str], said: str) -> None:
     result = invoke(*arguments, said="Hello?\n")
     assert (result.exit_code, result.stdout) == (1, "")
     assert said in result.stderr
+
+
+@pytest.mark.usefixtures("deployed")
+@pytest.mark.parametrize(("as_json", "shown"), [(True, True), (True, False), (False, False)])
+def test_the_prompt_is_no_answer(monkeypatch: pytest.MonkeyPatch, as_json: bool, shown: bool) -> None:
+    """A person asks, and the answers go to a terminal, or to a file."""
+    terminal = SimpleNamespace(isatty=lambda: True)
+    there = SimpleNamespace(stdin=terminal, stdout=SimpleNamespace(isatty=lambda: shown))
+    monkeypatch.setattr("phift.cli.chat.sys", there)
+    result = invoke("phift-e", *(["--json"] if as_json else []), said="Hello?\n")
+    assert result.exit_code == 0
+    (line,) = result.stdout.splitlines()
+    assert (json.loads(line)["text"] if as_json else line) == NOTE
+    assert result.stderr.count("> ") == 2
 
 
 def test_an_endpoint_in_this_process_is_asked_for_a_stream(deployed: Clients) -> None:

@@ -44,7 +44,7 @@ def chat(
         if by_hand:
             tell(f"Chatting with {endpoint}. Ctrl-C ends an answer, Ctrl-D ends the chat.", err=True)
         told = not by_hand  # that the server does not stream
-        for line in _lines(by_hand):
+        for line in _lines(by_hand, prompt_beside=as_json or not sys.stdout.isatty()):
             turns.append({"role": "user", "content": line})
             try:
                 stream = asked.stream(turns, deployment=deployment, max_new_tokens=max_new_tokens)
@@ -62,16 +62,21 @@ def chat(
                 tell("(The answer came in one piece: this deployment's server does not stream.)", err=True)
 
 
-def _lines(by_hand: bool) -> Iterator[str]:
-    """Yield what is asked, line by line; one that Ctrl-C ends before it is whole is forgotten."""
+def _lines(by_hand: bool, *, prompt_beside: bool) -> Iterator[str]:
+    """Yield what is asked, line by line; one that Ctrl-C ends before it is whole is forgotten.
+
+    - **prompt_beside**: on stderr, as on stdout there are answers for a program or a file.
+    """
     if not by_hand:
         yield from (line for each in sys.stdin if (line := each.strip()))
         return
     with suppress(ImportError):
         import readline  # noqa: F401 - `input` has its keys then
     while True:
+        if prompt_beside:
+            tell("> ", err=True, ends=False)
         try:
-            line = input("> ").strip()
+            line = input("" if prompt_beside else "> ").strip()
         except EOFError:
             tell("", err=True)
             return
