@@ -343,6 +343,16 @@ def test_shares_that_stay_are_kept_in_proportion_and_else_go_to_those_that_had_t
         assert there(fakes) == expected
 
 
+def test_a_deployment_that_is_named_goes_without_those_that_phift_did_not_make() -> None:
+    fakes = Fakes()
+    deploy(fakes, "first", "default")
+    fakes.add_deployment("strange", NAME, "other")
+    done = remove_endpoints_of(fakes.clients, f"{NAME}/default")
+    assert (done.deleted, done.removed, there(fakes)) == ((), (f"{NAME}/default",), {"strange": 100})
+    assert owner(fakes) == "first"  # so that it is still listed, and deleted by its name
+    assert remove_endpoints_of(fakes.clients, NAME).deleted == (NAME,)
+
+
 def test_a_deployment_that_is_not_there_is_told_with_those_that_are() -> None:
     fakes = Fakes()
     deploy(fakes, "first", "default")

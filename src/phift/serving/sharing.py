@@ -99,7 +99,7 @@ def withdraw(
 
     - **is_mine**: whether tags are those of what goes: of a deployment, and of the endpoint, which stays otherwise;
       deployments that phift did not make go with it.
-    - **named**: only the deployment of this name.
+    - **named**: only the deployment of this name; with it the endpoint only where it has no other.
     """
     endpoint = resource.endpoint(clients, name).settled()
     if endpoint is None:
@@ -118,7 +118,7 @@ def withdraw(
         mine |= {rollout.new for each in found if is_new_of(rollout, each)}
     staying = [each for each in found if each.name not in mine]
     owns = is_mine(tags)
-    if owns and not any(resource.purpose(_tags(each)) for each in staying):
+    if owns and not (staying if named else any(resource.purpose(_tags(each)) for each in staying)):
         resource.delete_endpoint(clients, name, emit)
         return None
     served = mine & (traffic(endpoint).keys() | mirrored_shares(endpoint).keys())
@@ -183,7 +183,9 @@ def _hand_over(
         tags = texts(found.tags, "endpoint.tags")
         before = {k: v for k, v in tags.items() if k == PREVIOUS and going.isdisjoint(traffic(found))}
         found.tags = {k: v for k, v in tags.items() if k not in void}
-        return with_traffic(found, shares, {**tags_of[first], **before})
+        is_phifts = bool(purpose(tags_of[first]))  # else the endpoint still says that phift made it
+        of = tags_of[first] if is_phifts else {k: v for k, v in tags.items() if k != PREVIOUS}
+        return with_traffic(found, shares, {**of, **before})
 
     def is_right(found: OnlineEndpoint) -> bool:
         served = traffic(found) == wanted and going.isdisjoint(mirrored_shares(found))
