@@ -318,6 +318,21 @@ def test_a_deployment_that_somebody_else_changes_at_the_same_time_is_a_conflict(
     assert fakes.workspace.online_deployments.known == {}  # the endpoint was made by this call, and goes with it
 
 
+@pytest.mark.parametrize("is_same", [False, True])
+def test_a_deployment_that_somebody_else_made_at_the_same_time_is_not_deleted(is_same: bool) -> None:
+    fakes = Fakes()
+    fakes.add_endpoint(NAME)
+
+    def begin_late(_deployment: Any) -> Any:
+        fakes.add_deployment("default", NAME, MODEL if is_same else "another model")
+        raise http_error(409)
+
+    fakes.workspace.online_deployments.begin_create_or_update = begin_late  # type: ignore[assignment, method-assign]  # a race, lost
+    fakes.workspace.record.fail("online_endpoints.begin_create_or_update", http_error(400, "no traffic"))
+    refused(fakes, DeploymentFailed if is_same else Conflict)
+    assert left(fakes) == (1, 1)
+
+
 def test_a_first_look_that_fails_makes_and_removes_nothing() -> None:
     fakes = Fakes()
     fakes.workspace.record.fail("online_endpoints.get", http_error(500))

@@ -19,6 +19,7 @@ from phift.errors import (
     AuthenticationError,
     Conflict,
     DeploymentFailed,
+    NotFound,
     PhiftError,
     in_a_line,
     redact,
@@ -247,8 +248,13 @@ class _Attempt:
         self._made_deployment, self._changed = existing is None, existing
         self._emit(DeploymentEvent("deployment", config.deployment_name))
         with self._progress():
-            deployment, _ = self._deployment.put(wanted, is_right=is_right)
+            deployment, answered = self._deployment.put(wanted, is_right=is_right)
+        if not answered:  # somebody else may have been faster
+            self._made_deployment = self._made_deployment and self._is_own(deployment)
         _check_succeeded(deployment, self._deployment.place)
+
+    def _is_own(self, found: OnlineDeployment) -> bool:
+        return texts(found.tags, "deployment.tags").get(CREATED) == self._own[CREATED]
 
     @contextmanager
     def _progress(self) -> Iterator[None]:
@@ -364,6 +370,8 @@ class _Attempt:
             return
         if self._before is not None and (endpoint := self._endpoint.settled()) is not None:
             self._put_traffic(endpoint, *self._before)
+        with suppress(NotFound):
+            self._made_deployment = self._made_deployment and self._is_own(self._deployment.get())
         if self._made_deployment:
             self._deployment.delete()  # which the service does not while it has live traffic
 
