@@ -189,6 +189,22 @@ def test_the_command_prints_a_table_a_page_or_json(invoke: Any, trained: FineTun
     assert names(trained.clients) == []
 
 
+def test_no_empty_page_is_left_where_the_comparison_fails(
+    invoke: Any, trained: FineTuneRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(*_given: Any, **_named: Any) -> None:
+        raise ScoringError("The container failed inside.")
+
+    monkeypatch.setattr("phift.FineTuneRun.evaluate", failing)
+    page = tmp_path / "page.html"
+    assert invoke(trained.job.name, "--html", page).exit_code == 1
+    assert not page.exists()
+    page.write_text("an earlier one", encoding="utf-8")
+    assert invoke(trained.job.name, "--html", page).exit_code == 1
+    assert page.read_text(encoding="utf-8") == "an earlier one"
+    assert invoke(trained.job.name, "--html", tmp_path / "none" / "page.html").exit_code == 1
+
+
 def test_the_command_measures_the_loss_where_both_models_are_folders(
     invoke: Any, trained: FineTuneRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

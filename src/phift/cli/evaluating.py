@@ -63,7 +63,7 @@ def evaluate(
     if margin is not None and fail_unless != "not-worse":
         raise click.UsageError("--margin goes with --fail-unless not-worse.")
     if html:
-        html.touch()  # where it cannot be written is known before anything is paid for
+        _check_writable(html)
     options: Options = {
         "limit": limit,
         "max_new_tokens": max_new_tokens,
@@ -97,6 +97,14 @@ def evaluate(
         compared.assert_improved()
     elif fail_unless:
         compared.assert_not_worse(margin=margin)
+
+
+def _check_writable(page: Path) -> None:
+    """Raise what writing a page would, before anything is paid for, and leave no empty one."""
+    was_there = page.exists()
+    page.touch()
+    if not was_there:
+        page.unlink()
 
 
 def _deployed(name: str, clients: Clients) -> phift.Endpoint | tuple[phift.Endpoint, str]:
