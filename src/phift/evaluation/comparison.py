@@ -218,7 +218,7 @@ class ModelComparison:
         return f'<!doctype html>\n<html lang="en"><head>{head}</head><body>{self._repr_html_()}</body></html>\n'
 
     def to_dict(self) -> dict[str, Any]:
-        """Return all of it as plain values, ready for JSON; docs/evaluating.md has the keys."""
+        """Return all of it as plain values, ready for JSON, by the names of the fields, and its ``verdict``."""
         values = asdict(self) | {"verdict": self.verdict}
         values["metrics"] = {name: each.to_dict() for name, each in self.metrics.items()}
         return values
