@@ -36,7 +36,7 @@ from phift.serving.monitor import Traffic, read_traffic
 from phift.serving.resource import DeploymentEvent
 from phift.serving.rollout import Rollout
 from phift.serving.rollout_ledger import Ledger
-from phift.serving.rollout_state import STATE, RolloutEvent, RolloutStatus, State, read_state
+from phift.serving.rollout_state import GATE, STATE, RolloutEvent, RolloutStatus, State, read_state
 from phift.testing import Fault, TestWorkspace
 from unit import given
 from unit.fakes import A100
@@ -184,11 +184,24 @@ def test_what_a_comparison_cannot_tell_pauses_it_where_asked(clients: Clients, e
     status = endpoint.rollout(NEW, soak=0, gate=gate).wait()
     assert (status.phase, status.share) == ("paused", 0)
     assert "cannot tell" in status.why
-    again = Rollout.attach(endpoint).wait()  # the comparison stands in no tag
-    assert again.phase == "paused"
-    assert "handed in again" in again.why
+    for _ in range(3):
+        again = Rollout.attach(endpoint).wait()  # the comparison stands in no tag
+        assert again.phase == "paused"
+        assert "handed in again" in again.why
     assert Rollout.attach(endpoint).roll_back().phase == "rolled back"
     assert deployments(clients) == ["blue"]
+
+
+def test_a_second_call_without_a_gate_goes_on_with_the_one_it_was_begun_with(
+    clients: Clients, endpoint: Endpoint
+) -> None:
+    endpoint.rollout(NEW, **QUICK).wait()
+    again = endpoint.rollout(NEW)
+    assert again.gate == QUICK["gate"]
+    again.wait()
+    assert Gate.read(clients.workspace.online_endpoints.get(NAME).tags[GATE]) == (QUICK["gate"], False)
+    again.roll_back()
+    assert endpoint.rollout(OTHER).gate == Gate()
 
 
 def test_an_idle_deployment_is_not_judged_and_pauses(clients: Clients, endpoint: Endpoint) -> None:

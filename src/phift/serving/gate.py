@@ -99,10 +99,13 @@ class Gate:
             return Verdict("fail" if verdict == "worse" else "pass", said)
         return Verdict("pass" if self.undecided == "pass" else "not judged", said)
 
-    def written(self) -> str:
-        """Return it as a tag has it; of the comparison only that there is one."""
+    def written(self, *, compares: bool = False) -> str:
+        """Return it as a tag has it; of the comparison only that there is one.
+
+        - **compares**: whether there is one though it has not been handed in again.
+        """
         numbers = [self.max_error_rate, self.max_p95, self.max_p95_ratio, self.min_requests]
-        return json.dumps([1, *numbers, self.undecided, self.compare is not None], separators=(",", ":"))
+        return json.dumps([1, *numbers, self.undecided, compares or self.compare is not None], separators=(",", ":"))
 
     @classmethod
     def read(cls, tag: str) -> tuple[Gate, bool]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -92,7 +92,7 @@ class Rollout:
         self._model, self._size = model, size
         self._tell = isolated(on_event)
         self._there = resource.endpoint(self._clients, self._name)
-        self._ledger = Ledger(self._clients, self._name, gate)
+        self._ledger = Ledger(self._clients, self._name, gate.written(compares=not gate_is_whole))
         self._soaks_until = 0.0
         self._costs = self._left = ""
 
@@ -122,13 +122,16 @@ class Rollout:
         check_plan(steps, soak, mirror)
         served = served_model(clients, model)
         digest = served.digest
-        made = cls(endpoint, gate or Gate(), model=served, size=size, on_event=on_event)
-        endpoint.ledgers.append(made._ledger)
-        found = made._there.settled()
+        there = resource.endpoint(clients, name)
+        found = there.settled()
         if found is None:
-            raise NotFound(f"There is no endpoint {name}.", where=made._there.place, fix="deploy a model first")
+            raise NotFound(f"There is no endpoint {name}.", where=there.place, fix="deploy a model first")
         tags, live = texts(found.tags, "endpoint.tags"), traffic(found)
         state = read_state(tags, name)
+        is_begun = state is not None and state.phase not in ENDED
+        judge, is_whole = _gate_of(tags) if gate is None and is_begun else (gate or Gate(), True)
+        made = cls(endpoint, judge, model=served, size=size, gate_is_whole=is_whole, on_event=on_event)
+        endpoint.ledgers.append(made._ledger)
         if state is not None and state.phase not in ENDED:
             if state.model != digest:
                 what = f"A rollout of another model is under way on the endpoint {name} ({state.phase})."
@@ -165,11 +168,8 @@ class Rollout:
         if read_state(tags, endpoint.name) is None:
             what = f"There is no rollout on the endpoint {endpoint.name}."
             raise NotFound(what, where=f"endpoint {endpoint.name}", fix="begin one: endpoint.rollout(model)")
-        whole = True
-        if gate is None:
-            gate, compares = Gate.read(tags.get(GATE, ""))
-            whole = not compares
-        found = cls(endpoint, gate, gate_is_whole=whole, on_event=on_event)
+        gate, is_whole = _gate_of(tags) if gate is None else (gate, True)
+        found = cls(endpoint, gate, gate_is_whole=is_whole, on_event=on_event)
         endpoint.ledgers.append(found._ledger)
         return found
 
@@ -481,3 +481,9 @@ class Rollout:
     def _up(self, deployment: str) -> str:
         place = f"{self._name}/{deployment}"
         return f"{resource.still_up(place, cost_of(self._clients, place))} Delete it: phift cleanup {place}."
+
+
+def _gate_of(tags: Mapping[str, str]) -> tuple[Gate, bool]:
+    """Return the gate that a rollout was begun with, and whether that is all of it: a comparison stands in no tag."""
+    gate, compares = Gate.read(tags.get(GATE, ""))
+    return gate, not compares

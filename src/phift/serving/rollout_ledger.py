@@ -12,7 +12,6 @@ from phift.azure.answers import texts
 from phift.azure.clients import Clients
 from phift.errors import Conflict, NotFound, ServiceError, in_a_line, redact
 from phift.serving import resource
-from phift.serving.gate import Gate
 from phift.serving.lifetime import LONGEST_TAG
 from phift.serving.rollout_state import ENDED, GATE, STATE, WHY, State, read_state
 from phift.serving.sharing import mirrored_shares, traffic, with_traffic
@@ -32,10 +31,11 @@ class TrafficChanged(Exception):
 class Ledger:
     """What one handle knows of a rollout, and writes down.
 
+    - **gate**: as a tag has it.
     - **seen**: the state as this handle read or wrote it last.
     """
 
-    def __init__(self, clients: Clients, name: str, gate: Gate) -> None:
+    def __init__(self, clients: Clients, name: str, gate: str) -> None:
         self._name, self._gate = name, gate
         self._there = resource.endpoint(clients, name)
         self._actor = f"{this_machine()}.{os.getpid()}.{uuid.uuid4().hex[:6]}"
@@ -89,7 +89,7 @@ class Ledger:
             if owner is not None:
                 found = with_traffic(found, traffic(found), owner)
             others = {name: value for name, value in texts(found.tags, "endpoint.tags").items() if name != WHY}
-            found.tags = {**others, STATE: written, GATE: self._gate.written()}
+            found.tags = {**others, STATE: written, GATE: self._gate}
             if told:
                 found.tags[WHY] = told
             if shares:
