@@ -244,7 +244,10 @@ def test_it_can_be_promoted_and_taken_back_by_hand(clients: Clients, endpoint: E
     assert deployments(clients) == ["blue", "green"]
     clients.workspace.online_deployments.begin_delete("blue", NAME).wait()
     endpoint.rollout(OTHER, **QUICK).wait()
-    assert Rollout.attach(endpoint).roll_back(keep_new=True).phase == "rolled back"
+    back = Rollout.attach(endpoint)
+    assert back.roll_back(keep_new=True).phase == back.roll_back().phase == "rolled back"
+    with pytest.raises(Conflict, match="has ended already"):
+        back.promote()
     assert traffic(clients) == {"green": 100}
     assert deployments(clients) == ["blue", "green"]
 
@@ -693,6 +696,8 @@ def test_the_command_says_how_it_ended(
     assert command(clients, monkeypatch, "--roll-back").exit_code == 0
     assert command(clients, monkeypatch, OLD, *quick, "--keep-old").exit_code == 3
     assert command(clients, monkeypatch, "--promote").exit_code == 0
+    late = command(clients, monkeypatch, "--roll-back")
+    assert (late.exit_code, "has ended already: it is promoted" in late.output) == (1, True)
     for wrong in ((), (OLD, "--resume"), (OLD, "--steps", "ten"), (OLD, "--soak", "10d")):
         assert command(clients, monkeypatch, *wrong).exit_code == 2
     assert command(clients, monkeypatch, OLD, "--steps", "50").exit_code == 1

@@ -116,7 +116,7 @@ def rollout(
         hand_out(json.dumps(status.to_dict(), indent=2))
     else:
         tell(status)
-    asked_for = way == "status" or status.promoted or (way == "roll_back" and status.phase == "rolled back")
+    asked_for = way == "status" or status.phase == ("rolled back" if way == "roll_back" else "promoted")
     sys.exit(0 if asked_for else PAUSED if status.phase == "paused" else 1)
 
 

@@ -227,6 +227,8 @@ class Rollout:
         """Give the new deployment the old one's traffic now, whatever the gate would say, and delete the old one.
 
         - **keep_old**: leave that up; left out, as it was begun.
+
+        Raises `phift.errors.Conflict` where the new one is not up, or the rollout has been rolled back.
         """
         return self._end_now("promoting", keep_old)
 
@@ -235,12 +237,18 @@ class Rollout:
         """Give the old deployment the new one's traffic at once, and delete the new one.
 
         - **keep_new**: leave that up.
+
+        Raises `phift.errors.Conflict` where the old one is not up, or the rollout has been promoted.
         """
         return self._end_now("rolling back", keep_new)
 
     def _end_now(self, phase: Any, kept: bool | None) -> RolloutStatus:
         with self._how_to_go_on():
             _, state = self._ledger.read()
+            if state.phase in ENDED and state.phase != ("promoted" if phase == "promoting" else "rolled back"):
+                what = f"The rollout on endpoint {self._name} has ended already: it is {state.phase}."
+                fix = "begin another one, of the model that is to have the traffic: endpoint.rollout(model)"
+                raise Conflict(what, where=self._there.place, fix=fix)
             if state.phase not in ENDED:
                 other = "rolling back" if phase == "promoting" else "promoting"
                 target = state.new if phase == "promoting" else state.old
