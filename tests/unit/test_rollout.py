@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -33,10 +34,11 @@ from phift.serving.deployment import deploy_model
 from phift.serving.endpoint import Endpoint
 from phift.serving.gate import Gate, Verdict
 from phift.serving.monitor import Traffic, read_traffic
-from phift.serving.resource import DeploymentEvent
+from phift.serving.resource import DeploymentEvent, Resource
 from phift.serving.rollout import Rollout
 from phift.serving.rollout_ledger import Ledger
 from phift.serving.rollout_state import GATE, STATE, RolloutEvent, RolloutStatus, State, read_state
+from phift.serving.sharing import free_name
 from phift.testing import Fault, TestWorkspace
 from unit import given
 from unit.fakes import A100
@@ -506,6 +508,67 @@ def test_metrics_that_do_not_come_for_a_while_are_waited_for(
     monkeypatch.setattr(module, "read_traffic", read)
     with load(endpoint):
         assert endpoint.rollout(NEW, **QUICK).wait(timeout=60).promoted
+
+
+def test_between_two_looks_at_metrics_that_do_not_come_there_is_a_pause(
+    clients: Clients, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failed = 0
+
+    def read(*_arguments: Any) -> dict[str, Traffic]:
+        nonlocal failed
+        failed += 1
+        raise ServiceUnreachable("No answer.", where="metrics")
+
+    endpoint.rollout(NEW, **QUICK).wait()
+    monkeypatch.setattr(module, "read_traffic", read)
+    slow = Endpoint.attach(NAME, replace(clients, poll_seconds=0.5))
+    with pytest.raises(WaitTimeout):
+        Rollout.attach(slow).wait(timeout=3)
+    assert 3 <= failed <= 8
+
+
+def test_the_time_that_is_given_counts_while_the_new_deployment_is_made(
+    workspace: TestWorkspace, clients: Clients, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rollout = endpoint.rollout(NEW, **QUICK)
+    began = time.monotonic()
+    with pytest.raises(WaitTimeout) as caught:
+        rollout.wait(timeout=0)
+    assert time.monotonic() - began < 20
+    assert "costs money" in "".join(caught.value.__notes__)
+
+
+def test_a_rollout_that_somebody_has_just_begun_is_not_overwritten(
+    clients: Clients, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def late(*given: Any) -> str:
+        monkeypatch.setattr(module, "free_name", free_name)
+        endpoint.rollout(OTHER, **QUICK)
+        return free_name(*given)
+
+    monkeypatch.setattr(module, "free_name", late)
+    with pytest.raises(Conflict, match="Another rollout has just been begun"):
+        endpoint.rollout(NEW, **QUICK)
+    assert endpoint.rollout(OTHER).status.phase == "deploying"
+
+
+def test_a_deployment_that_comes_up_after_its_rollout_was_taken_back_is_deleted(
+    clients: Clients, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rollout = endpoint.rollout(NEW, **QUICK)
+    put = Resource.put
+
+    def late(self: Any, wanted: Any, **more: Any) -> Any:
+        if getattr(wanted, "name", "") == "green":
+            monkeypatch.setattr(Resource, "put", put)
+            Rollout.attach(endpoint).roll_back()
+        return put(self, wanted, **more)
+
+    monkeypatch.setattr(Resource, "put", late)
+    with pytest.raises(Conflict, match="goes on with the rollout"):
+        rollout.wait()
+    assert (deployments(clients), traffic(clients)) == (["blue"], {"blue": 100})
 
 
 def test_a_plan_that_cannot_be_is_refused_before_anything_is_sent(workspace: TestWorkspace, endpoint: Endpoint) -> None:

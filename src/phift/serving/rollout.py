@@ -15,7 +15,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
-from phift.azure.answers import text, texts
+from phift.azure.answers import texts
 from phift.azure.clients import Clients
 from phift.errors import (
     AuthenticationError,
@@ -44,7 +44,8 @@ from phift.serving.resource import CREATED, SERVES
 from phift.serving.rollout_ledger import Ledger, Shares, TrafficChanged
 from phift.serving.rollout_state import ENDED, GATE, STATE, WHY, RolloutEvent, RolloutStatus, State, read_state
 from phift.serving.shares import check_plan
-from phift.serving.sharing import deployments, let_requests_end, mirrored_shares, traffic
+from phift.serving.sharing import free_name, let_requests_end, mirrored_shares, traffic
+from phift.serving.waiting import Waiting
 
 if TYPE_CHECKING:
     from azure.ai.ml.entities import OnlineDeployment, OnlineEndpoint
@@ -53,7 +54,6 @@ OnEvent = Callable[[RolloutEvent], object]
 
 _MOST_TAGS = 50  # of a resource (Microsoft Learn, "Use tags to organize your Azure resources")
 _LONGEST_LOOK = 60.0  # seconds between two looks at a deployment
-_ALREADY, _GREEN = ("green", "blue"), "green"
 
 
 class _Served(Protocol):
@@ -146,12 +146,12 @@ class Rollout:
             fix = "give one deployment all of it first, with `endpoint.set_traffic`"
             raise Conflict(what, where=made._there.place, fix=fix)
         [old] = live
-        new = made._free_name(old, digest, deployment)
+        new = free_name(clients, name, old, digest, deployment)
         plan = State(model=digest, old=old, new=new, steps=tuple(steps), soak=soak, mirror=mirror, kept=keep_old)
         if len({*tags, STATE, GATE, WHY}) > _MOST_TAGS:
             what = f"The endpoint {name} has {len(tags)} tags, and Azure's resources have {_MOST_TAGS} at most."
             raise ConfigError(what, where=made._there.place, fix="delete three of its tags: a rollout needs them")
-        made._ledger.write(plan)
+        made._ledger.begin(plan, state)
         return made
 
     @classmethod
@@ -172,20 +172,6 @@ class Rollout:
         found = cls(endpoint, gate, gate_is_whole=is_whole, on_event=on_event)
         endpoint.ledgers.append(found._ledger)
         return found
-
-    def _free_name(self, old: str, digest: str, wanted: str | None) -> str:
-        """Return the new deployment's name: one that there is not yet, unless it serves this very model."""
-        found = deployments(self._clients, self._name)
-        tags = {text(each.name, "deployment.name").lower(): texts(each.tags, "deployment.tags") for each in found}
-        if tags.get(old.lower(), {}).get(SERVES) == digest:
-            what = f"The deployment {old} of endpoint {self._name} serves this model already, and has all the traffic."
-            raise Conflict(what, where=self._there.place, fix="roll out another model, or another version of it")
-        numbered = (f"{_GREEN}-{number}" for number in range(2, 100))
-        for name in (wanted,) if wanted else (*_ALREADY, *numbered):
-            if name.lower() not in tags or (name.lower() != old.lower() and tags[name.lower()].get(SERVES) == digest):
-                return name
-        what = f"The endpoint {self._name} has a deployment {wanted} already, which serves another model."
-        raise Conflict(what, where=self._there.place, fix="give `deployment` another name, or leave it out")
 
     # ---------------------------------------------------------------- for users
 
@@ -283,7 +269,7 @@ class Rollout:
 
     def _go_on(self, state: State, end: float) -> State:
         if state.phase == "deploying":
-            return self._deploy(state)
+            return self._deploy(state, end)
         if state.phase in ("promoting", "rolling back"):
             return self._finish(state)
         return self._soak(state, end)
@@ -297,8 +283,9 @@ class Rollout:
         self._soaks_until = now + state.soak
         return resumed
 
-    def _deploy(self, state: State) -> State:
-        there = resource.deployment(self._clients, self._name, state.new)
+    def _deploy(self, state: State, end: float) -> State:
+        waiting = Waiting(None if end == math.inf else max(0.0, end - time.monotonic()))
+        there = resource.deployment(self._clients, self._name, state.new, waiting)
         existing = there.settled()
         if existing is not None and texts(existing.tags, "deployment.tags").get(SERVES) != state.model:
             what = f"The endpoint {self._name} has a deployment {state.new} by now, which serves another model."
@@ -310,8 +297,19 @@ class Rollout:
                 what = "The new deployment is not there yet, and the endpoint's tags do not name its model."
                 raise ConfigError(what, where=there.place, fix="go on with endpoint.rollout(model), as it was begun")
             self._emit(state, "deploying")
+            wanted = self._like_the_old_one(state, self._model)
+            self._costs = f"The deployment {self._name}/{state.new} may come up all the same, and costs money then."
+
+            def is_right(found: OnlineDeployment) -> bool:
+                return texts(found.tags, "deployment.tags").get(SERVES) == state.model
+
+            def if_still_wanted(_found: OnlineDeployment) -> OnlineDeployment:
+                self._ledger.read()
+                return wanted
+
             try:
-                there.put(self._like_the_old_one(state, self._model))
+                self._ledger.read()
+                there.put(wanted, is_right=is_right, renew=if_still_wanted)
                 made = there.settled() or there.get()  # another process that goes on may just send the same
                 if resource.provisioning_state(made) != "succeeded":
                     raise DeploymentFailed(f"it ended as {resource.provisioning_state(made)}.", where=there.place)
@@ -327,6 +325,9 @@ class Rollout:
                 raise DeploymentFailed(
                     what, where=there.place, fix=fix, log_tail=tail, status=error.status, code=error.code
                 ) from error
+            self._costs = ""
+            with self._ledger.deleting_where_ended(state, str(wanted.tags[CREATED])):
+                self._ledger.read()
         if not state.compared and (self.gate.compare or not self._gate_is_whole):
             self._emit(state, "comparing")
             verdict = self._compare(state)
@@ -395,6 +396,7 @@ class Rollout:
             except (AuthenticationError, ServiceError) as error:
                 patience.bear(error)
                 verdict, is_over = Verdict("not judged", ""), False
+                until = max(until, time.time() + look)  # and is looked at again
             if verdict.outcome == "fail":
                 self._emit(state, "judged", verdict.reason)
                 return self._hand_over(state, "rolling back", verdict.reason)

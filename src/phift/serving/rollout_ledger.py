@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ from phift.azure.clients import Clients
 from phift.errors import Conflict, NotFound, ServiceError, in_a_line, redact
 from phift.serving import resource
 from phift.serving.lifetime import LONGEST_TAG
+from phift.serving.resource import CREATED
 from phift.serving.rollout_state import ENDED, GATE, STATE, WHY, State, read_state
 from phift.serving.sharing import mirrored_shares, traffic, with_traffic
 from phift.serving.uses import this_machine
@@ -36,10 +38,16 @@ class Ledger:
     """
 
     def __init__(self, clients: Clients, name: str, gate: str) -> None:
-        self._name, self._gate = name, gate
+        self._clients, self._name, self._gate = clients, name, gate
         self._there = resource.endpoint(clients, name)
         self._actor = f"{this_machine()}.{os.getpid()}.{uuid.uuid4().hex[:6]}"
         self.seen: State | None = None
+        self._before: State | None = None
+
+    def begin(self, plan: State, before: State | None) -> None:
+        """Write a new rollout down; refuse where another one has just been begun, since **before** was read."""
+        self._before = before
+        self.write(plan)
 
     def own(self, state: State | None) -> State | None:
         """Return how far this handle's rollout is; None where another one goes on with it or has ended it.
@@ -86,6 +94,9 @@ class Ledger:
         def changed(found: OnlineEndpoint) -> OnlineEndpoint:
             if self.seen is not None:
                 self._checked(found)
+            elif read_state(texts(found.tags, "endpoint.tags"), self._name) != self._before:
+                what = f"Another rollout has just been begun on the endpoint {self._name}."
+                raise Conflict(what, where=self._there.place, fix="wait until that one has ended")
             if owner is not None:
                 found = with_traffic(found, traffic(found), owner)
             others = {name: value for name, value in texts(found.tags, "endpoint.tags").items() if name != WHY}
@@ -107,6 +118,21 @@ class Ledger:
         self.seen = read_state({STATE: written}, self._name)
         assert self.seen is not None  # noqa: S101 - it has just been written
         return self.seen
+
+    @contextmanager
+    def deleting_where_ended(self, state: State, created: str) -> Iterator[None]:
+        """Delete what this handle made where another one has ended the rollout meanwhile, which could not see it."""
+        try:
+            yield
+        except (Conflict, NotFound):
+            found = self._there.settled()
+            now = read_state(texts(found.tags, "endpoint.tags"), self._name) if found is not None else None
+            there = resource.deployment(self._clients, self._name, state.new).settled()
+            made = there is not None and texts(there.tags, "deployment.tags").get(CREATED) == created
+            goes_on = now is not None and now.model == state.model and (now.kept or now.phase != "rolled back")
+            if made and not goes_on and found is not None and state.new not in traffic(found):
+                resource.delete_deployment(self._clients, self._name, state.new)
+            raise
 
     def check_traffic(self, found: OnlineEndpoint, state: State) -> None:
         """Raise where the traffic is another than this rollout has set."""

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 # An endpoint's tag with the traffic that there was before a deployment took it over: JSON, percent by deployment.
 PREVIOUS = "phift.previous"
+_USUAL = ("green", "blue")  # names of a rollout's new deployment
 _OF_TRAFFIC = (JOB_TAG, SERVES, MODEL, SERIES, CONFIGURATION, PREVIOUS)
 
 
@@ -132,6 +133,24 @@ def withdraw(
         emit(DeploymentEvent("removed", each))
     emit(DeploymentEvent("stays", name))
     return tuple(sorted(mine))
+
+
+def free_name(clients: Clients, endpoint: str, old: str, digest: str, wanted: str | None) -> str:
+    """Return a rollout's new deployment's name: one that there is not yet, unless it serves this very model.
+
+    Raises `phift.errors.Conflict` where the **wanted** one is another model's, or the **old** one serves this one.
+    """
+    tags = {text(each.name, "deployment.name").lower(): _tags(each) for each in deployments(clients, endpoint)}
+    place = f"endpoint {endpoint}"
+    if tags.get(old.lower(), {}).get(SERVES) == digest:
+        what = f"The deployment {old} of endpoint {endpoint} serves this model already, and has all the traffic."
+        raise Conflict(what, where=place, fix="roll out another model, or another version of it")
+    numbered = (f"{_USUAL[0]}-{number}" for number in range(2, 100))
+    for name in (wanted,) if wanted else (*_USUAL, *numbered):
+        if name.lower() not in tags or (name.lower() != old.lower() and tags[name.lower()].get(SERVES) == digest):
+            return name
+    what = f"The endpoint {endpoint} has a deployment {wanted} already, which serves another model."
+    raise Conflict(what, where=place, fix="give `deployment` another name, or leave it out")
 
 
 def is_new_of(rollout: State, deployment: OnlineDeployment) -> bool:
