@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from phift.errors import ParameterError
 from phift.local.pending import Pending, ScorerFailed, ScorerTimeout
 from phift.local.programs import InstantScorer, Programs
 from phift.local.services import scoring
@@ -18,6 +19,7 @@ from phift.local.site import Site
 from phift.local.state.folder import Folder
 from phift.local.state.traffic import Answered
 from phift.local.wire import WireError, timestamp
+from phift.local.work.scorer import Asked
 from phift.local.work.scorers import Scorers
 
 BLUE = "onlineEndpoints/chat/deployments/blue"
@@ -138,3 +140,30 @@ def test_the_instant_engine_refuses_what_the_real_one_refuses(asked: dict[str, A
     question = {"conversations": [[{"role": "user", "content": "x"}]]}
     assert InstantScorer().open(question, 1).reply()["finish"] == ["stop"]
     assert what in InstantScorer().open({**question, **asked}, 1).reply()["error"]["message"]
+
+
+def test_a_failure_inside_is_the_servers_and_its_text_is_in_no_log(caplog: pytest.LogCaptureFixture) -> None:
+    said: list[dict[str, Any]] = []
+    Asked({"id": 1}, said.append).fail(ValueError("what somebody says"))
+    Asked({"id": 2}, said.append).fail(ParameterError("No.", fix="send less"))
+    assert [each["error"].get("status") for each in said] == [500, None]
+    assert "what somebody says" not in caplog.text + str(said)
+    assert "ValueError" in caplog.text
+
+
+def test_a_failure_inside_is_told_as_500(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Fails(InstantScorer):
+        def open(self, request: dict[str, Any], timeout: float) -> Pending:
+            pending = Pending(timeout)
+            pending.say({"error": {"message": "The model failed: KeyError.", **request}})
+            return pending
+
+    own = Site(Folder(tmp_path), "https://localhost:1", Programs(scorer=Fails), "fast")
+    monkeypatch.setattr("phift.local.work.scorers.files.resolve", lambda *_: tmp_path)
+    properties = {"model": "x", "provisioningState": "Succeeded"}
+    deployment = own.documents.put(BLUE, {"properties": properties, "sku": {"capacity": 1}})
+    for told, status in [({"status": 500}, "500"), ({}, "400")]:
+        with pytest.raises(WireError) as caught, scoring._asked(own, deployment, told):
+            pass
+        assert caught.value.headers["ms-azureml-model-error-statuscode"] == status
+    own.close()

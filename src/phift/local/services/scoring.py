@@ -130,7 +130,8 @@ def _asked(site: Site, deployment: Document, request: Request) -> Iterator[Answe
                 raise _failed(deployment, error.status, error.message, error.more) from error
             if "error" in first:
                 told = first["error"]
-                raise _failed(deployment, 400, str(told.get("message")), {"param": told.get("param")})
+                status, about = int(told.get("status", 400)), {"param": told.get("param")}
+                raise _failed(deployment, status, str(told.get("message")), about)
             yield Answering(deployment, first, pending)
 
 

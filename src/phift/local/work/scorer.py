@@ -3,8 +3,8 @@
 One JSON object a line. The first line out is ``{"ready": true}``, or ``{"error": {"message": …}}`` and exit code 1.
 A request is ``{"id": …, "conversations": [[{"role", "content"}, …], …], "parameters": {…}}``; with ``stop``, ``seed``
 and ``tools`` as OpenAI's API has them, where they are asked for. The reply is ``{"id", "texts", "finish", "usage"}``,
-each a list with an element a conversation, or ``{"id", "error": {"message", "param"}}``; where a request with one
-conversation asks for a ``stream``, ``{"id", "piece": "text"}`` come before it, as soon as they are made.
+each a list with an element a conversation, or ``{"id", "error": {"message", "param", "status"}}``; where a request with
+one conversation asks for a ``stream``, ``{"id", "piece": "text"}`` come before it, as soon as they are made.
 ``{"id": …, "cancel": true}`` takes a request back. End of stdin ends the process once all is answered. Greedy unless
 ``do_sample`` is true. What people write is neither logged nor kept.
 
@@ -88,10 +88,14 @@ class Asked:
         self.wanted, identity = False, self.request.get("id")
         if isinstance(error, PhiftError):
             _log.warning("request %s refused: %s", identity, error.what)
-            told = {"message": process.failure(error), **({"param": error.where} if error.where == "tools" else {})}
+            told: dict[str, Any] = {
+                "message": process.failure(error),
+                **({"param": error.where} if error.where == "tools" else {}),
+            }
         else:
-            _log.error("request %s failed", identity, exc_info=error)
-            told = {"message": f"The model failed: {type(error).__name__}."}
+            kind = type(error).__name__  # what else it says may quote the user
+            _log.error("request %s failed: %s", identity, kind)
+            told = {"message": f"The model failed: {kind}.", "status": 500}
         self._say({"id": identity, "error": told})
 
 
