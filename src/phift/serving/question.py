@@ -163,8 +163,8 @@ def check_parameters(given: Mapping[str, Any]) -> dict[str, Any]:
     """
     chosen = {name: value for name, value in given.items() if value is not None}
     if chosen.pop("stream", False):
-        fix = "call stream(messages), which yields the pieces as they come"
-        raise ParameterError("An answer as a whole does not stream.", where="parameter stream", fix=fix)
+        fix = "leave it out: `stream(messages)` yields the pieces as they come, and needs no word more"
+        raise ParameterError("Whether to stream is no parameter.", where="parameter stream", fix=fix)
     for name in chosen:
         if name not in PARAMETERS:
             raise _unknown(name)
