@@ -136,7 +136,7 @@ ORDINARY = [
     'WWW-Authenticate: Bearer authorization_uri="https://login.microsoftonline.com/x", error="invalid_token"',
     "The access token expiry is earlier than current time.",
     "The endpoint refused the key.",
-    "the keys may have been regenerated: call deploy() again, which reads the keys",
+    "look at the endpoint's keys in the studio: phift reads one that was made anew by itself",
     "password is missing",
     "password: Field required",
     "api_key: Extra inputs are not permitted",

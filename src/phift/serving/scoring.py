@@ -34,7 +34,7 @@ DEPLOYMENT = "azureml-model-deployment"
 _REFUSED = (
     errors.AuthenticationError,
     "The endpoint refused the key.",
-    "the keys may have been regenerated: call deploy() again, which reads the keys",
+    "look at the endpoint's keys in the studio: phift reads one that was made anew by itself",
 )
 _REFUSALS: Mapping[int, tuple[type[errors.PhiftError], str, str]] = {
     401: _REFUSED,
@@ -103,8 +103,8 @@ class Sessions:
     def take(self) -> requests.Session:
         """Return a session that nobody else has, an idle one if there is one."""
         if os.getpid() != self._process:
-            self._process = os.getpid()
             self.close()  # the child's copies of the parent's; that tells no other end anything
+            self._process = os.getpid()  # last: a thread beside this one must not get one of them
         try:
             return self._idle.pop()
         except IndexError:
