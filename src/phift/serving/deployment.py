@@ -33,7 +33,7 @@ from phift.serving.crash import crash_in
 from phift.serving.endpoint import Endpoint
 from phift.serving.lifetime import extended, lifetime_tags
 from phift.serving.model import served_model
-from phift.serving.parking import parked_tags, without_parked
+from phift.serving.parking import is_parked, parked_tags, without_parked
 from phift.serving.price import cost_of
 from phift.serving.resource import CREATED, SERVES, DeploymentEvent, OnEvent, telling
 from phift.serving.rollout_state import check_no_rollout
@@ -201,6 +201,10 @@ class _Attempt:
         An endpoint without a deployment is one that another run has only begun to deploy to.
         """
         tags = texts(existing.tags, "endpoint.tags")
+        if resource.purpose(tags) and is_parked(tags) and not is_same(tags, self._own):
+            what = f"The endpoint {self._name}, {resource.purpose(tags)}, is parked."
+            fix = f"bring it back first: phift endpoints unpark {self._name}; or set another `deployment.endpoint_name`"
+            raise Conflict(what, where=self._endpoint.place, fix=fix)
         if not (resource.purpose(tags) and not is_same(tags, self._own) and deployments(self._clients, self._name)):
             check_ours(tags, self._own, self._name)
         return tags
