@@ -17,7 +17,8 @@ from phift.config.deployment import NEVER, DeploymentConfig, read_lasting
 from phift.errors import PhiftError, azure_errors, forgetting_locals, redact
 
 EXPIRES, OWNER = "phift.expires", "phift.owner"
-LONGEST_TAG = 256  # characters, and 50 tags a resource (Microsoft Learn, "Use tags to organize your Azure resources")
+LONGEST_TAG = 256  # characters
+MOST_TAGS = 50  # of a resource (Microsoft Learn, "Use tags to organize your Azure resources")
 # What a token of Microsoft Entra ID calls somebody, people first; an identity of a service has its object's id only
 # (Microsoft Learn, "Access token claims reference", read 2026-11-30).
 _CLAIMS = ("upn", "unique_name", "preferred_username", "oid")

@@ -34,19 +34,18 @@ from phift.errors import (
 from phift.jobs.job import JOB_TAG, FineTuneJob
 from phift.serving import resource
 from phift.serving.container import MOUNT, is_vllm
-from phift.serving.lifetime import LONGEST_TAG, extended
+from phift.serving.lifetime import LONGEST_TAG, MOST_TAGS, extended
 from phift.serving.model import ENVIRONMENT_OF_SERVICE, VARIABLES_OF_SERVICE
 from phift.serving.resource import SERVES, DeploymentEvent, OnEvent
 from phift.serving.rollout_state import check_no_rollout
 from phift.serving.sharing import deployments as deployments_of
-from phift.serving.sharing import jobs_of, traffic
+from phift.serving.sharing import jobs_of, mirrored_shares, traffic
 from phift.serving.uses import EndpointUse, is_used
 
 if TYPE_CHECKING:
     from azure.ai.ml.entities import OnlineDeployment, OnlineEndpoint
 
 _PARKED = "phift.parked"
-_MOST_TAGS = 50
 _WAYS = "phift endpoints park {name}, or unpark {name}"
 _PLAIN = (
     *("name", "instance_type", "instance_count", "environment", "environment_variables", "description"),
@@ -94,7 +93,7 @@ def park(clients: Clients, name: str, emit: OnEvent, own: EndpointUse | None = N
         if not kept:
             what = f"The endpoint {name} has no deployment that works, so there is nothing that could be brought back."
             raise Conflict(what, where=there.place, fix=f"delete it: phift cleanup {name}")
-        shares = {"traffic": traffic(found), "mirror_traffic": _mirrored(found)}
+        shares = {"traffic": traffic(found), "mirror_traffic": mirrored_shares(found)}
         shares = {key: now or before.get(key, {}) for key, now in shares.items()}
         packed = _packed({**shares, "deployments": list(kept.values())}, tags, name)
         emit(DeploymentEvent("park", name))
@@ -102,9 +101,7 @@ def park(clients: Clients, name: str, emit: OnEvent, own: EndpointUse | None = N
             _put(there, found, {}, {}, add=packed)
             _delete_all(clients, name, [text(each.name, "deployment.name") for each in deployments])
         except BaseException as error:
-            error.add_note(
-                f"The endpoint {name} is half parked; to go on: phift endpoints park {name}, or unpark {name}"
-            )
+            error.add_note(f"The endpoint {name} is half parked; to go on: {_WAYS.format(name=name)}")
             raise
         emit(DeploymentEvent("parked", name))
 
@@ -199,10 +196,6 @@ def _is_up(deployment: OnlineDeployment) -> bool:
     return resource.provisioning_state(deployment) == "succeeded"
 
 
-def _mirrored(endpoint: OnlineEndpoint) -> dict[str, int]:
-    return {str(name): share for name, share in dict(endpoint.mirror_traffic or {}).items() if share}
-
-
 def _kept(deployment: OnlineDeployment, endpoint: str) -> dict[str, Any]:
     """Return a deployment as plain values; raises `phift.errors.Conflict` where that would not be all of it."""
     place = f"deployment {in_a_line(text(deployment.name, 'deployment.name'))} of endpoint {endpoint}"
@@ -247,7 +240,7 @@ def _packed(kept: Mapping[str, Any], tags: Mapping[str, str], name: str) -> dict
     written = zlib.compress(json.dumps(kept, separators=(",", ":")).encode(), 9)
     packed = base64.urlsafe_b64encode(written).decode()
     parts = [packed[start : start + LONGEST_TAG] for start in range(0, len(packed), LONGEST_TAG)]
-    if len(parts) + len(without_parked(tags)) > _MOST_TAGS:
+    if len(parts) + len(without_parked(tags)) > MOST_TAGS:
         what = f"What the deployments of endpoint {name} are takes {len(parts)} tags, and there is no room for them."
         fix = "take tags away, or delete deployments that are not needed"
         raise Conflict(what, where=f"endpoint {name}", fix=fix)
@@ -256,7 +249,7 @@ def _packed(kept: Mapping[str, Any], tags: Mapping[str, str], name: str) -> dict
 
 def _unpacked(tags: Mapping[str, str], name: str) -> dict[str, Any]:
     """Return what an endpoint's tags keep; raises `phift.errors.Conflict` where somebody has changed them."""
-    parts = [tags.get(f"{_PARKED}.{number}", "") for number in range(_MOST_TAGS)]
+    parts = [tags.get(f"{_PARKED}.{number}", "") for number in range(MOST_TAGS)]
     try:
         kept = json.loads(zlib.decompressobj().decompress(base64.urlsafe_b64decode("".join(parts)), 1_000_000))
         return {**kept, "deployments": [dict(each) for each in kept["deployments"]]}

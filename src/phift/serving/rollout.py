@@ -39,7 +39,6 @@ from phift.serving.crash import crash_in
 from phift.serving.gate import Gate, Verdict
 from phift.serving.model import ServedModel, another_model, served_model
 from phift.serving.monitor import Traffic, metrics_delay, read_traffic
-from phift.serving.parking import is_parked
 from phift.serving.price import cost_of
 from phift.serving.resource import CREATED, SERVES
 from phift.serving.rollout_ledger import Ledger, Shares, TrafficChanged
@@ -145,8 +144,6 @@ class Rollout:
             shares = ", ".join(f"{name} {share} %" for name, share in live.items()) or "none"
             what = f"A rollout begins where one deployment has all the traffic, and none is mirrored; now: {shares}."
             fix = "give one deployment all of it first, with `endpoint.set_traffic`"
-            if is_parked(tags):
-                what, fix = f"The endpoint {name} is parked.", f"bring it back first: phift endpoints unpark {name}"
             raise Conflict(what, where=made._there.place, fix=fix)
         [old] = live
         new = free_name(clients, name, old, digest, deployment)
