@@ -67,9 +67,16 @@ def test_the_first_piece_is_there_before_the_last_one_is_made(endpoint: Endpoint
     assert answer.reply.deployment == "blue"
 
 
-def test_whoever_stops_reading_stops_the_model(endpoint: Endpoint, tmp_path: Path) -> None:
+def test_whoever_stops_reading_stops_the_model(endpoint: Endpoint, clients: Clients, tmp_path: Path) -> None:
+    def taken_back() -> int:
+        return clients.workspace.online_deployments.get_logs("blue", NAME, lines=1000).count("is taken back")
+
+    before, end = taken_back(), time.monotonic() + 30
     with endpoint.stream(f"wait {tmp_path / 'go'}") as answer:
         next(answer)
+    while taken_back() == before:
+        assert time.monotonic() < end
+        time.sleep(0.05)
     assert endpoint.chat("abc") == "cba"
 
 
