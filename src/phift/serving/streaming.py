@@ -30,6 +30,10 @@ Arrival = tuple[float, Mapping[str, Any]]
 """When a part of an answer came, by the monotonic clock, and the part: OpenAI's chunk of a chat completion."""
 
 
+class _TooLong(ValueError):
+    """An event of a stream goes on and on."""
+
+
 class ReplyStream:
     """Yields an answer's text piece by piece, as the pieces come; a context manager, at whose end no more is read.
 
@@ -169,7 +173,7 @@ def _chunks(answer: Answer, place: str) -> Iterator[Arrival]:
             choices = chunk.get("choices")
             is_whole |= isinstance(choices, list) and any(mapping(each).get("finish_reason") for each in choices)
             yield when, chunk
-    except ValueError:
+    except _TooLong:
         raise _broken(f"at a part that is longer than {_LONGEST_EVENT >> 20} MiB.", place) from None
     except errors.ServiceUnreachable as error:
         if not is_whole:
@@ -191,7 +195,7 @@ def server_sent_events(pieces: Iterable[tuple[float, bytes]]) -> Iterator[tuple[
     rest, event, data, size = b"", "", list[str](), 0
     for when, piece in pieces:
         if (size := size + len(piece)) > _LONGEST_EVENT:
-            raise ValueError
+            raise _TooLong
         *lines, rest = (rest + piece).split(b"\n")
         for line in lines:
             text = line.removesuffix(b"\r").decode("utf-8", "replace")
