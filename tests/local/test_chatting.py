@@ -69,7 +69,7 @@ def test_the_first_piece_is_there_before_the_last_one_is_made(endpoint: Endpoint
 
 def test_whoever_stops_reading_stops_the_model(endpoint: Endpoint, clients: Clients, tmp_path: Path) -> None:
     def taken_back() -> int:
-        return clients.workspace.online_deployments.get_logs("blue", NAME, lines=1000).count("is taken back")
+        return str(clients.workspace.online_deployments.get_logs("blue", NAME, lines=1000)).count("is taken back")
 
     before, end = taken_back(), time.monotonic() + 30
     with endpoint.stream(f"wait {tmp_path / 'go'}") as answer:
