@@ -232,20 +232,25 @@ class Terminal:
 def test_ctrl_c_ends_an_answer_and_ctrl_d_the_chat(local: Local, tmp_path: Path) -> None:
     terminal = Terminal(command(local))
     terminal.until("Ctrl-D ends the chat")
-    terminal.send("abc\n")
+
+    def at_the_prompt(keys: str) -> None:  # what is typed before may be lost, as the terminal changes its ways
+        terminal.until("> ")
+        terminal.send(keys)
+
+    at_the_prompt("abc\n")
     terminal.until("cba")
     word = f"wait {tmp_path / 'go'}"
-    terminal.send(f"{word}\n")
+    at_the_prompt(f"{word}\n")
     terminal.until(word)  # as it is typed
     terminal.until(word[::-1][:1])
     terminal.send("\x03")
     terminal.until("The answer was interrupted.")
-    terminal.send("half typed\x03")
-    terminal.send("refuse\n")
+    at_the_prompt("half typed\x03")
+    at_the_prompt("refuse\n")
     terminal.until("error: The endpoint answered 424")
-    terminal.send("def\n")
+    at_the_prompt("def\n")
     terminal.until("fed")
-    terminal.send("\x04")
+    at_the_prompt("\x04")
     assert terminal.ended() == 0
 
 

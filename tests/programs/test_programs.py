@@ -29,6 +29,7 @@ ROW = '{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "co
 TESTS = "for whoever tests against the workspace, with its secret; requests there are not in the journal"
 BY_ID = "run history by experiment: azureml-core's form of a route that is used without the experiment"
 _ACCOUNT = "subscriptions/{subscription}/resourceGroups/{group}/providers/Microsoft.Storage/storageAccounts/{account}"
+OPENAI = "of OpenAI's API, and the SDK asks /score"
 NOT_USED = {
     "GET health": "for people and for scripts that wait for the server",
     "POST phift/reset": TESTS,
@@ -42,6 +43,10 @@ NOT_USED = {
     "DELETE data/{name}/versions/{version}": "the SDK archives and cannot delete; the management client can",
     "DELETE models/{name}/versions/{version}": "the SDK archives and cannot delete; the management client can",
     "PATCH onlineEndpoints/{endpoint}": "the SDK changes an endpoint by PUT; the management client by PATCH",
+    "GET onlineEndpoints/{endpoint}/providers/Microsoft.Insights/metrics": "Azure Monitor's, which has own clients",
+    "POST inference/{endpoint}/v1/chat/completions": OPENAI,
+    "POST inference/{endpoint}/chat/completions": OPENAI,
+    "GET inference/{endpoint}/v1/models": OPENAI,
     "GET locations/{location}/computeOperationResults/{operation}": "the SDK's poller looks at the status only",
     "GET registries/{registry}/models/{name}": "the SDK asks for versions only; for the management client",
     "GET registries/{registry}/components/{name}": "the SDK asks for versions only; for the management client",
