@@ -245,6 +245,7 @@ def test_ctrl_c_ends_an_answer_and_ctrl_d_the_chat(local: Local, tmp_path: Path)
     terminal.until(word[::-1][:1])
     terminal.send("\x03")
     terminal.until("The answer was interrupted.")
+    time.sleep(1)  # another Ctrl-C at once would be the same interruption
     at_the_prompt("half typed\x03")
     at_the_prompt("refuse\n")
     terminal.until("error: The endpoint answered 424")
