@@ -21,7 +21,7 @@ from phift.errors import (
     in_a_line,
 )
 from phift.evaluation.rows import HeldOutRow, Message, said
-from phift.serving.batch import Gate
+from phift.serving.batch import ConcurrencyLimit
 from phift.serving.endpoint import Endpoint
 
 AnyModel: TypeAlias = Endpoint | tuple[Endpoint, str] | Callable[[Sequence[Message]], str | None]
@@ -125,7 +125,7 @@ def ask_both(
     - **concurrency**: rows at once.
     """
     begins = random.Random(seed).randrange(2)  # noqa: S311 - a choice, no secret
-    gate = Gate(concurrency, f"{before.name} and {after.name}")
+    limit = ConcurrencyLimit(concurrency, f"{before.name} and {after.name}")
 
     def ask(index: int) -> Answers:
         order = SIDES if (index + begins) % 2 == 0 else SIDES[::-1]
@@ -134,7 +134,7 @@ def ask_both(
         for side in order:
             model, note = before if side == "before" else after, f"The model {side} was asked row {rows[index].number}."
             try:
-                found = gate.answer(partial(_asked, model, rows[index], gate))
+                found = limit.answer(partial(_asked, model, rows[index], limit))
             except Exception as error:
                 error.add_note(note)
                 raise
@@ -153,18 +153,18 @@ def ask_both(
     if concurrency == 1:  # in this thread, where a function that is no endpoint may want to be
         yield from (told(index, ask(index)) for index in range(len(rows)))
         return
-    with SideBySide(concurrency) as side, gate:
+    with SideBySide(concurrency) as side, limit:
         futures = [side.begin(ask, index) for index in range(len(rows))]
         yield from (told(index, future.result()) for index, future in enumerate(futures))
 
 
-def _asked(model: Model, row: HeldOutRow, gate: Gate) -> tuple[str, str]:
+def _asked(model: Model, row: HeldOutRow, limit: ConcurrencyLimit) -> tuple[str, str]:
     """Return what a model says to a row, and why if it says nothing; again, after a pause, where a fault may pass."""
     for pause in (*_PAUSES, None):
         try:
             answer = model.ask(row)
         except Throttled:
-            gate.slow_down()
+            limit.slow_down()
         except (ScoringError, ServiceUnreachable, WaitTimeout) as error:
             if isinstance(error, ScoringError) and error.status in _SAYS_NOTHING:
                 return "", in_a_line(error.what)

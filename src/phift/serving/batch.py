@@ -60,10 +60,10 @@ def ask_all(
 
     - **questions**: each asks, and calls what it is handed where the deployment is busy.
     """
-    gate = Gate(concurrency, f"endpoint {endpoint}")
+    limit = ConcurrencyLimit(concurrency, f"endpoint {endpoint}")
     failed = 0
-    with SideBySide(concurrency) as side, gate:
-        futures = [side.begin(gate.answer, partial(ask, gate.slow_down)) for ask in questions]
+    with SideBySide(concurrency) as side, limit:
+        futures = [side.begin(limit.answer, partial(ask, limit.slow_down)) for ask in questions]
         try:
             for done, future in enumerate(as_completed(futures), start=1):
                 failed += isinstance(future.result(), errors.PhiftError)
@@ -78,7 +78,7 @@ class _Busy(Exception):
     """The deployment has too much to do, and is to be asked later."""
 
 
-class Gate:
+class ConcurrencyLimit:
     """Lets in as many as the deployment takes, at most so many: half as many when it is busy, then one more each time.
 
     A context manager, at whose end nobody is asked any more.
