@@ -31,9 +31,14 @@ def visible_table(head: Iterable[object], rows: Iterable[Iterable[object]]) -> s
     return f"<table><thead><tr>{titles}</tr></thead><tbody>{body}</tbody></table>"
 
 
-def visible_columns(head: Iterable[object], rows: Iterable[Iterable[object]]) -> str:
-    """Return a table as lines of text, for who prints it."""
+def visible_columns(head: Iterable[object], rows: Iterable[Iterable[object]], below: Iterable[object] = ()) -> str:
+    """Return a table as lines of text, for who prints it.
+
+    - **below**: what stands indented in a line below each row; left out, nothing.
+    """
     cells = [[visible(str(cell), lines=False) for cell in row] for row in (head, *rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in cells)
-    return "\n".join(line.rstrip() for line in lines)
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]
+    for number, text in enumerate(below, start=1):
+        lines[number] += f"\n    {visible(str(text), lines=False)}"
+    return "\n".join(lines)

@@ -124,11 +124,9 @@ class Runs:
 
     def __str__(self) -> str:
         head = ("job", "state", "submitted", "took")
-        first, *lines = visible_columns(head, [[_cells(run)[name] for name in head] for run in self.runs]).splitlines()
-        told = [first] if lines else []
-        for line, run in zip(lines, self.runs, strict=True):
-            told += [line, in_a_line(f"    {_became(run)}")]
-        return "\n".join([*told, self.summary])
+        rows = [[_cells(run)[name] for name in head] for run in self]
+        table = visible_columns(head, rows, [in_a_line(_became(run)) for run in self])
+        return f"{table}\n{self.summary}" if rows else self.summary
 
     def _repr_html_(self) -> str:
         rows = [_cells(run) for run in self.runs]

@@ -131,11 +131,9 @@ class Endpoints:
 
     def __str__(self) -> str:
         head = ("endpoint", "age", "expires", "requests", "USD a day")
-        first, *lines = visible_columns(head, [[_cells(row)[name] for name in head] for row in self]).splitlines()
-        told = [first] if lines else []
-        for line, row in zip(lines, self.endpoints, strict=True):
-            told += [line, in_a_line(f"    {_of(row)}")]
-        return "\n".join([*told, self.summary])
+        rows = [[_cells(row)[name] for name in head] for row in self]
+        table = visible_columns(head, rows, [in_a_line(_of(row)) for row in self])
+        return f"{table}\n{self.summary}" if rows else self.summary
 
     def _repr_html_(self) -> str:
         rows = [_cells(row) for row in self.endpoints]

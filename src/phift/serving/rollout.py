@@ -108,14 +108,14 @@ class Rollout:
         endpoint: _Served,
         model: RegisteredModel | str,
         *,
-        steps: Sequence[int] = (10, 50, 100),
-        soak: float = 600.0,
-        gate: Gate | None = None,
-        mirror: int = 0,
-        deployment: str | None = None,
-        size: str | None = None,
-        keep_old: bool = False,
-        on_event: OnEvent | None = None,
+        steps: Sequence[int],
+        soak: float,
+        gate: Gate | None,
+        mirror: int,
+        deployment: str | None,
+        size: str | None,
+        keep_old: bool,
+        on_event: OnEvent | None,
     ) -> Self:
         """Begin to roll a model out on an endpoint, or go on; see `phift.Endpoint.rollout`."""
         clients, name = endpoint.clients, endpoint.name
