@@ -88,6 +88,34 @@ def test_the_traffic_of_an_endpoint_that_others_serve_is_not_moved(
     assert (shares(), changes) == ({"green": 100}, [])
 
 
+def test_the_traffic_that_others_serve_from_an_endpoint_of_the_bases_name_is_not_moved(
+    trained: FineTuneRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name, size = f"{trained.endpoint_name}-base", "Standard_NC24ads_A100_v4"
+    green = {"deployment_name": "green"}
+    deploy_model(trained.clients, trained.record.model.id, name=name, size=size, config=green)
+    changes: list[Any] = []
+    with monkeypatch.context() as patched:
+        patched.setattr(FineTuneRun, "deploy", lambda *_given: changes.append(1))
+        with pytest.raises(Conflict, match=f"{name} has deployments green too"):
+            trained.evaluate(limit=2)
+    assert (traffic(trained.clients.workspace.online_endpoints.get(name)), changes) == ({"green": 100}, [])
+    assert trained.evaluate(base=lambda _: "Au", limit=2).before == "<lambda>"
+
+
+def test_the_bases_of_long_names_that_begin_alike_are_two(
+    trained: FineTuneRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from phift.run.evaluating import deploy_base
+
+    for ending in "12":
+        monkeypatch.setattr(FineTuneRun, "endpoint_name", f"somebodys-elements-in-switzerla{ending}")
+        deploy_base(trained)
+    found = names(trained.clients)
+    assert len(found) == 2
+    assert {(len(each), each[-5:]) for each in found} == {(32, "-base")}
+
+
 def test_a_parked_endpoint_stays_parked(trained: FineTuneRun) -> None:
     endpoint = trained.deploy()
     endpoint.park()

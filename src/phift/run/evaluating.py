@@ -18,6 +18,7 @@ from phift.evaluation.comparison import ModelComparison
 from phift.evaluation.rows import Rows
 from phift.jobs.job import FineTuneJob
 from phift.jobs.record import SERIES, RunRecord
+from phift.plan import digest
 from phift.run.events import OnEvent
 from phift.serving import resource
 from phift.serving.deployment import deploy_model
@@ -66,8 +67,8 @@ def compare_with_base(
     - **options**: see `phift.evaluation.comparing.Options`. What is wrong with them is known before anything is
       deployed.
 
-    Raises `phift.errors.Conflict`, with nothing changed, where the run's endpoint is parked, or its traffic goes to
-    other deployments: a comparison moves nobody's.
+    Raises `phift.errors.Conflict`, with nothing changed, where the run's endpoint or that of the base model is parked,
+    or its traffic goes to other deployments: a comparison moves nobody's.
     """
     if base is not None:
         Model.of(base, 1)  # what cannot be asked is known before anything is deployed
@@ -86,7 +87,8 @@ def compare_with_base(
 
 @contextmanager
 def _both(run: _Run, base: AnyModel | None) -> Iterator[tuple[AnyModel, AnyModel]]:
-    _check_nobody_is_served(run)
+    for name in (run.endpoint_name, *(() if base is not None else (_name_of_base(run),))):
+        _check_nobody_is_served(run, name)
     with run.deploy() as endpoint:
         after = endpoint, run._deployment.deployment_name  # others may take the endpoint's traffic over meanwhile
         if base is not None:
@@ -96,9 +98,9 @@ def _both(run: _Run, base: AnyModel | None) -> Iterator[tuple[AnyModel, AnyModel
             yield before, after
 
 
-def _check_nobody_is_served(run: _Run) -> None:
+def _check_nobody_is_served(run: _Run, name: str) -> None:
     """Refuse an endpoint whose traffic would be moved, or that would be brought back; raises `Conflict`."""
-    name, own = run.endpoint_name, run._deployment.deployment_name
+    own = run._deployment.deployment_name
     there = resource.endpoint(run.clients, name)
     found = there.settled()
     if found is None:
@@ -111,7 +113,7 @@ def _check_nobody_is_served(run: _Run) -> None:
         what, first = f"has deployments {', '.join(others)} too, and a comparison would move its traffic", ""
     if what:
         fix = f"{first}compare two deployments by their names, which moves nothing: "
-        fix += f"phift evaluate {name}/{own} --base ENDPOINT/DEPLOYMENT --rows FILE; "
+        fix += f"phift evaluate {run.endpoint_name}/{own} --base ENDPOINT/DEPLOYMENT --rows FILE; "
         fix += "or set `deployment.endpoint_name` to another name"
         raise Conflict(f"The endpoint {name} {what}.", where=there.place, fix=fix)
 
@@ -133,14 +135,23 @@ def deploy_base(run: _Run) -> Endpoint:
 
     It has the run's tags, so that `FineTuneRun.cleanup` finds it if this process is killed.
     """
-    model, name = run.record.model, run.endpoint_name
+    model = run.record.model
     return deploy_model(
         run.clients,
         model.id,
-        name=f"{name[: _LONGEST_NAME - len('-base')]}-base",
+        name=_name_of_base(run),
         size=instance_type(model, run._deployment),
         config=run._deployment,
         job=run.job,
         tags={**run._own_tags, MODEL: f"{model.name}:{model.version}", SERIES: run.record.series},
         on_event=run._on_event,
     )
+
+
+def _name_of_base(run: _Run) -> str:
+    """Return the name of the base model's endpoint; where it has to be cut, a digest tells it from others."""
+    name = run.endpoint_name
+    if len(f"{name}-base") > _LONGEST_NAME:
+        ending = f"-{digest([name])}"
+        name = name[: _LONGEST_NAME - len(f"{ending}-base")] + ending
+    return f"{name}-base"
