@@ -69,6 +69,19 @@ def test_an_endpoint_that_was_up_before_stays_up(trained: FineTuneRun) -> None:
     assert names(trained.clients) == [endpoint.name]
 
 
+def test_a_deployment_that_is_up_is_asked_as_it_is(trained: FineTuneRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    endpoint = trained.deploy()
+    online = trained.clients.workspace.online_deployments
+    (found,) = online.list(endpoint.name)
+    found.instance_count = 3
+    online.begin_create_or_update(found).result()
+    with monkeypatch.context() as patched:
+        patched.setattr(FineTuneRun, "deploy", lambda *_given: pytest.fail("it is deployed"))
+        trained.evaluate(limit=2)
+    (found,) = online.list(endpoint.name)
+    assert (found.instance_count, names(trained.clients)) == (3, [endpoint.name])
+
+
 def test_the_traffic_of_an_endpoint_that_others_serve_is_not_moved(
     trained: FineTuneRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
