@@ -32,6 +32,7 @@ from phift.evaluation.comparing import compare_deployed
 from phift.evaluation.likelihood import Likelihood, measure
 from phift.evaluation.metrics import Metric, chrf, exact_match, token_f1
 from phift.evaluation.rows import Message, read_rows, said
+from phift.serving.chat import SAID_NOTHING
 
 
 def row(question: str, answer: str) -> dict[str, Any]:
@@ -171,7 +172,7 @@ def test_a_row_without_an_answer_counts_as_an_empty_one_and_is_told(concurrency:
         if " 7?" in messages[-1]["content"]:
             raise ScoringError("The model took too long.", status=408)
         if " 8?" in messages[-1]["content"]:
-            raise ScoringError("The answer holds no text.", status=200)
+            raise ScoringError("The answer holds no text.", status=200, code=SAID_NOTHING)
         return None if " 9?" in messages[-1]["content"] else "0"
 
     found = compare_models(knowing(bool), failing, ROWS, concurrency=concurrency)
@@ -186,13 +187,14 @@ def test_a_row_without_an_answer_counts_as_an_empty_one_and_is_told(concurrency:
     assert "failing gave no answer to 3 rows" in str(found)
 
     def broken(_: Sequence[Message]) -> str:
-        raise ScoringError("The answer holds no text.", status=200)
+        raise ScoringError("The answer holds no text.", status=200, code=SAID_NOTHING)
 
     with pytest.raises(ScoringError, match="broken answered none of the 40 rows"):
         compare_models(knowing(bool), broken, ROWS)
 
 
 PASSING = [
+    ScoringError("The model server failed: it gave no reason.", status=200),
     ScoringError("The endpoint answered 502 Bad Gateway.", status=502),
     ScoringError("The endpoint answered 424 Failed Dependency.", status=424),
     ServiceUnreachable("The endpoint gave no answer."),

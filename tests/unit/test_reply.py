@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from phift.errors import ScoringError
-from phift.serving.chat import Reply, ToolCall, read_reply
+from phift.serving.chat import SAID_NOTHING, Reply, ToolCall, read_reply
 
 CALLS = [{"id": "call-1", "type": "function", "function": {"name": "weather", "arguments": '{"city": "Bern"}'}}]
 CALL = ToolCall("call-1", "weather", '{"city": "Bern"}')
@@ -84,6 +84,8 @@ def test_a_text_may_come_in_parts(content: Any) -> None:
         ({"output": None, "error": {"message": f"maximum context length is 4. {SECRET}"}}, "longer than the model", ""),
         ({"error": SECRET}, "gave no reason", "log"),
         ({"choices": [{"message": {"content": None}, "finish_reason": "length"}]}, "used up", "max_new_tokens"),
+        ({"choices": [{"message": {"content": None}, "finish_reason": "stop"}]}, "without a word", "something else"),
+        ({"output": None, "finish_reason": "stop"}, "without a word", "something else"),
         ({"choices": [{"message": {"content": [{"type": "image_url"}]}}]}, "without a text", "log"),
         ({"choices": [{"message": {"tool_calls": [{"function": {"arguments": "{}"}}]}}]}, "does not name", "log"),
     ],
@@ -94,6 +96,7 @@ def test_what_says_nothing_is_an_error_that_quotes_nobody(answer: Any, what: str
     assert what in caught.value.what
     assert way_out in str(caught.value.fix)
     assert SECRET not in str(caught.value) + repr(caught.value) + repr(vars(caught.value))
+    assert (caught.value.code == SAID_NOTHING) == (what in ("used up", "without a word"))  # the others are a server's
 
 
 def test_a_reply_is_a_text_wherever_one_goes() -> None:

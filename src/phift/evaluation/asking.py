@@ -22,6 +22,7 @@ from phift.errors import (
 )
 from phift.evaluation.rows import HeldOutRow, Message, said
 from phift.serving.batch import ConcurrencyLimit
+from phift.serving.chat import SAID_NOTHING
 from phift.serving.endpoint import Endpoint
 
 AnyModel: TypeAlias = Endpoint | tuple[Endpoint, str] | Callable[[Sequence[Message]], str | None]
@@ -30,8 +31,9 @@ AnyModel: TypeAlias = Endpoint | tuple[Endpoint, str] | Callable[[Sequence[Messa
 Side = Literal["before", "after"]
 SIDES: tuple[Side, Side] = ("before", "after")
 
-_SAYS_NOTHING = (200, 408)  # statuses: an answer without a text, and one that took longer than the deployment may
-_PASSING = (424, 500, 502, 503, 504)  # statuses of a container or a gateway that may be up again soon
+_TOO_LONG = 408  # the status where an answer took longer than the deployment may
+# Statuses of a container or a gateway that may be up again soon; a container answers so with 200, too.
+_PASSING = (200, 424, 500, 502, 503, 504)
 _PAUSES = (1.0, 4.0, 16.0)  # seconds before a row is asked again, beside those of each request at a busy deployment
 
 
@@ -166,7 +168,7 @@ def _asked(model: Model, row: HeldOutRow, limit: ConcurrencyLimit) -> tuple[str,
         except Throttled:
             limit.slow_down()
         except (ScoringError, ServiceUnreachable, WaitTimeout) as error:
-            if isinstance(error, ScoringError) and error.status in _SAYS_NOTHING:
+            if isinstance(error, ScoringError) and (error.code == SAID_NOTHING or error.status == _TOO_LONG):
                 return "", in_a_line(error.what)
             if pause is None or (isinstance(error, ScoringError) and error.status not in _PASSING):
                 raise

@@ -13,6 +13,11 @@ from phift.azure.answers import mapping
 Message = Mapping[str, Any]
 """One turn of a conversation: ``role``, ``content``, and what belongs to tools, as OpenAI's API has them."""
 
+SAID_NOTHING = "said_nothing"
+"""The ``code`` of a `phift.errors.ScoringError` where the model itself came to an end without a word or a call."""
+
+_ENDS = ("length", "stop")  # of a model that worked, as ``finish_reason`` tells them
+
 
 @dataclass(frozen=True)
 class ToolCall:
@@ -92,7 +97,8 @@ def read_reply(answer: Any, place: str = "endpoint", deployment: str | None = No
     container, in newer versions with ``message``, ``tool_calls``, ``finish_reason`` and ``usage`` beside it
     (foundation-model-serve, azureml-assets, 2026-07-23), and OpenAI's ``choices``. A text may come in parts.
 
-    Raises `phift.errors.ScoringError` where it neither says anything nor calls a tool.
+    Raises `phift.errors.ScoringError` where it neither says anything nor calls a tool; its ``code`` is `SAID_NOTHING`
+    where the model did not, and not a server that failed.
     """
     message, about = _message(answer)
     said, calls = text_of(message.get("content")), read_calls(message, place)
@@ -166,17 +172,21 @@ def read_usage(usage: Any) -> dict[str, int]:
 
 def _nothing_said(answer: Any, reason: str | None, place: str) -> errors.ScoringError:
     """Return the error for an answer without text and calls; what the server says of it may quote the user."""
+    code = None
     if failed := kind_of_failure(answer):
         what, fix = f"The model server failed: {failed}.", "look at the deployment's log"
-    elif reason == "length":
-        what, fix = "The model used up its tokens before it said anything.", "raise max_new_tokens"
+    elif reason in _ENDS:
+        code = SAID_NOTHING
+        what, fix = "The model ended its turn without a word.", "ask it something else"
+        if reason == "length":
+            what, fix = "The model used up its tokens before it said anything.", "raise max_new_tokens"
     else:
         what = "The endpoint answered without a text, as its container does when it fails inside."
         fix = "look at the deployment's log"
         if isinstance(answer, dict) and "output" in answer:
             # It hands out the turn's content alone (foundation-model-serve, api_server.py, read 2026-11-30).
             fix += "; its older versions answer so where the model calls a tool: with `tools=` their /v1 route is asked"
-    return errors.ScoringError(what, where=place, fix=fix, status=200)
+    return errors.ScoringError(what, where=place, fix=fix, status=200, code=code)
 
 
 def kind_of_failure(answer: Any) -> str:
