@@ -104,6 +104,20 @@ def test_calls_of_tools_are_compared_as_text_without_their_ids() -> None:
     assert said(None, [call]) == said("", [other]) == '[{"arguments":{"a":2,"b":1},"name":"look"}]'
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    ["[" * 3000, "[" * 3000 + "]" * 3000, "[" * 990 + "]" * 990, '{"a": "\ud800"}', '{"a": "\\ud800"}', f"[{10**30}]"],
+    ids=["unclosed", "deep", "less deep", "surrogate", "escaped surrogate", "large"],
+)
+def test_whatever_a_model_writes_as_arguments_is_a_text(arguments: str) -> None:
+    call = {"function": {"name": "look", "arguments": arguments}}
+    written = said("So:", [call])
+    assert written == said("So:", [call])
+    assert written.startswith('So:\n[{"arguments":')
+    rows = [row("What?", "That.")]
+    assert compare_models(lambda _: written, lambda _: "That.", rows).rows[0].before == written
+
+
 def test_rows_that_are_no_conversations_are_named_without_their_text(tmp_path: Path) -> None:
     file = tmp_path / "rows.jsonl"
     file.write_text('{"messages": [{"role": "user", "content": "secret"}]}\n{"prompt": "secret"}\n', encoding="utf-8")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -69,19 +71,21 @@ def said(content: str | None, tool_calls: Any = None) -> str:
     if not tool_calls:
         return content or ""
     calls = [call.get("function", call) for call in tool_calls]
-    plain = [{"name": call.get("name"), "arguments": _arguments(call.get("arguments"))} for call in calls]
-    written = msgspec.json.encode(plain, order="sorted").decode()
+    plain = (f'{{"arguments":{_arguments(call.get("arguments"))},"name":{_json(call.get("name"))}}}' for call in calls)
+    written = f"[{','.join(plain)}]"
     return f"{content}\n{written}" if content else written
 
 
-def _arguments(given: Any) -> Any:
-    """Return the arguments of a call as values; OpenAI's are a text of JSON."""
-    if not isinstance(given, str):
-        return given
-    try:
-        return msgspec.json.decode(given)
-    except msgspec.DecodeError:
-        return given
+def _arguments(given: Any) -> str:
+    """Return the arguments of a call as JSON; OpenAI's are a text of it, and one that cannot be read stays a text."""
+    if isinstance(given, str):
+        with suppress(msgspec.DecodeError, UnicodeEncodeError, RecursionError):
+            return _json(msgspec.json.decode(given))
+    return _json(given)
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), sort_keys=True)
 
 
 def read_rows(
