@@ -230,6 +230,30 @@ def test_the_command_prints_a_table_a_page_or_json(invoke: Any, trained: FineTun
     assert names(trained.clients) == []
 
 
+def test_what_was_paid_for_is_printed_though_the_page_cannot_be_written(
+    invoke: Any, trained: FineTuneRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page, write = tmp_path / "page.html", Path.write_text
+
+    def chat(endpoint: Endpoint, messages: Sequence[Message], **_named: Any) -> Reply:
+        is_base = endpoint.name.endswith("-base")  # which has more of the right answer's characters, and so is better
+        return Reply(messages[-1]["content"] if is_base else "\ud800")
+
+    monkeypatch.setattr(Endpoint, "chat", chat)
+    words = trained.job.name, "--html", page, "--limit", 3
+    told = invoke(*words)
+    assert (told.exit_code, "\\ud800" in page.read_text(encoding="utf-8")) == (0, True), told.output
+
+    def full(path: Path, *given: Any, **named: Any) -> int:
+        if path == page:
+            raise OSError(28, "No space left on device")
+        return write(path, *given, **named)
+
+    monkeypatch.setattr(Path, "write_text", full)
+    told = invoke(*words)
+    assert (told.exit_code, "exact_match" in told.stdout) == (1, True), told.output
+
+
 def test_no_empty_page_is_left_where_the_comparison_fails(
     invoke: Any, trained: FineTuneRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -298,6 +298,7 @@ def test_whatever_else_a_model_raises_ends_it_with_the_row_in_a_note(concurrency
         {"metrics": []},
         {"metrics": ["chrf", "chrf"]},
         {"metrics": [Metric(name="broken", score=lambda answer, _: 0.0 if answer else math.nan)]},
+        {"metrics": [Metric(name="nothing", score=lambda answer, _: 1.0 if answer else None)]},  # type: ignore[arg-type, return-value]
         {"metrics": [Metric(name="length", score=lambda answer, _: 7.0 * len(answer))]},
         {"concurrency": 0},
         {"limit": 0},
@@ -319,6 +320,30 @@ def test_wrong_options_are_named_before_anybody_is_asked_or_deployed(options: di
         compare_models(never, never, ROWS, **options)
     with pytest.raises(ConfigError, match="cannot be asked"):
         compare_models("gold", never, ROWS)  # type: ignore[arg-type]  # the mistake is the test
+
+
+def first_word(answer: str, _right: str) -> float:
+    return 0.0 if not answer or answer.isdigit() else 1.0 / (len(answer.split()[0]) - 2)
+
+
+def none_of_words(answer: str, _right: str) -> Any:
+    return 0.0 if not answer or answer.isdigit() else None
+
+
+@pytest.mark.parametrize("concurrency", [1, 2])
+@pytest.mark.parametrize("score", [first_word, none_of_words])
+def test_a_metric_that_cannot_score_an_answer_ends_it_there(score: Callable[[str, str], Any], concurrency: int) -> None:
+    asked: list[int] = []
+
+    def slow(messages: Sequence[Message]) -> str:
+        asked.append(1)
+        time.sleep(0.02)
+        return "no idea" if " 3?" in messages[-1]["content"] else "7"
+
+    with pytest.raises((ZeroDivisionError, ConfigError)) as raised:
+        compare_models(slow, slow, ROWS, metrics=[Metric(name="own", score=score)], concurrency=concurrency)
+    assert len(asked) < 40  # of 80
+    assert score is first_word or "The metric own gives a NoneType for an answer to row 4." in str(raised.value)
 
 
 # ---------------------------------------------------------------- judged and shown

@@ -114,11 +114,11 @@ def _deployed(name: str, clients: Clients) -> phift.Endpoint | tuple[phift.Endpo
 
 
 def _show(compared: phift.ModelComparison, as_json: bool, html: Path | None) -> None:
-    if html:
-        html.write_text(compared.page(), encoding="utf-8")
     if as_json:
         hand_out(json.dumps(compared.to_dict(), indent=2))
     else:
         from phift.views.terminal import show_comparison
 
         show_comparison(console(), compared)
+    if html:  # last: what was paid for is told wherever a page cannot be written
+        html.write_text(compared.page(), encoding="utf-8", errors="backslashreplace")

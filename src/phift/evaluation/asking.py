@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -116,7 +116,7 @@ def ask_both(
     seed: int,
     concurrency: int,
     tell: Callable[[RowCompared], None],
-) -> Iterator[Answers]:
+) -> Generator[Answers, None, None]:
     """Yield what both models say to each row, in the rows' order.
 
     Which of them is asked first alternates from row to row, and the seed draws who begins: what changes while they are

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Generator, Hashable, Sequence
+from contextlib import AbstractContextManager, closing, nullcontext
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -107,13 +107,13 @@ def compare_deployed(
     likelihoods = _likelihoods(weights, held_out.rows, tell) if weights else None
     with models as asked:
         before, after = (Model.of(each, max_new_tokens) for each in asked)
-        answers = list(ask_both(before, after, held_out.rows, seed=seed, concurrency=concurrency, tell=tell))
+        asking = ask_both(before, after, held_out.rows, seed=seed, concurrency=concurrency, tell=tell)
+        answers, scored = _scored([each for each in chosen if each is not LOSS], held_out.rows, asking)
     for side, model in zip(SIDES, (before, after), strict=True):
         if all(side in each.failed for each in answers):
             why = answers[0].failed[side]
             what = f"{in_a_line(model.name)} answered none of the {len(answers)} rows: {why}"
             raise ScoringError(what, where=f"the model {side}", fix="ask it one of them by hand")
-    scored = [_scored(metric, held_out.rows, answers) for metric in chosen if metric is not LOSS]
     if likelihoods:
         scored.append(Scored(metric=LOSS, before=likelihoods[0].losses, after=likelihoods[1].losses))
     return ModelComparison(
@@ -141,21 +141,37 @@ def _prompts(rows: Sequence[HeldOutRow], prompt_of: Callable[[Sequence[Message]]
     return found
 
 
-def _scored(metric: Metric, rows: Sequence[HeldOutRow], answers: Sequence[Answers]) -> Scored:
-    """Score all answers."""
-    before = [_score(metric, said.before, row) for said, row in zip(answers, rows, strict=True)]
-    after = [_score(metric, said.after, row) for said, row in zip(answers, rows, strict=True)]
-    for row, one, other in zip(rows, before, after, strict=True):
-        _check_most(metric, row, one, other)
-    return Scored(metric=metric, before=before, after=after)
+def _scored(
+    metrics: Sequence[Metric], rows: Sequence[HeldOutRow], asking: Generator[Answers, None, None]
+) -> tuple[list[Answers], list[Scored]]:
+    """Return all answers and their scores; what cannot be scored ends the asking."""
+    answers: list[Answers] = []
+    scores: list[list[tuple[float, float]]] = [[] for _ in metrics]
+    with closing(asking):
+        for row, said in zip(rows, asking, strict=True):
+            answers.append(said)
+            for metric, found in zip(metrics, scores, strict=True):
+                one, other = _score(metric, said.before, row), _score(metric, said.after, row)
+                _check_most(metric, row, one, other)
+                found.append((one, other))
+    sides = [tuple(zip(*found, strict=True)) for found in scores]
+    return answers, [
+        Scored(metric=metric, before=before, after=after)
+        for metric, (before, after) in zip(metrics, sides, strict=True)
+    ]
 
 
 def _score(metric: Metric, answer: str, row: HeldOutRow) -> float:
-    """Score an answer; raises `phift.errors.ConfigError` where a metric gives what is no number."""
-    found = float(metric.score(answer, row.reference))
+    """Score an answer; raises what a metric raises, and `phift.errors.ConfigError` where it gives what is no number."""
+    given = metric.score(answer, row.reference)
+    try:
+        found, said = float(given), f"{given}"
+    except (TypeError, ValueError, OverflowError):
+        found, said = math.nan, f"a {type(given).__name__}"
     if not math.isfinite(found):
-        what = f"The metric {metric.name} gives {found} for an answer to row {row.number}."
-        raise ConfigError(what, where="metrics", fix="have it give a number for every answer, an empty one too")
+        what = f"The metric {metric.name} gives {said} for an answer to row {row.number}."
+        fix = "have it give a number for every answer, an empty one too"
+        raise ConfigError(what, where="metrics", fix=fix)
     return found
 
 
