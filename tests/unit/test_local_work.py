@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -84,6 +85,30 @@ def test_a_deployment_that_is_deleted_while_its_process_starts_leaves_none(
         assert not own.folder.deployment("chat", "blue").exists()
     assert len(stopped) == 2
     own.documents.close()
+
+
+# It says no more once it is asked to leave, and takes its time to end, as a process does that writes a core file.
+_LEAVING = """
+import json, os, sys
+print(json.dumps({"ready": True}), flush=True)
+for line in sys.stdin:
+    asked = json.loads(line)
+    if asked.get("leave"):
+        os.close(1)
+    else:
+        print(json.dumps({"id": asked["id"], "texts": ["here"]}), flush=True)
+"""
+
+
+def test_a_process_that_says_no_more_is_asked_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = (sys.executable, "-c", _LEAVING)
+    site = Site(Folder(tmp_path), "https://localhost:1", Programs(scorer=program), "fast")
+    monkeypatch.setattr("phift.local.work.scorers.files.resolve", lambda *_: tmp_path)
+    site.documents.put(BLUE, {"properties": {"model": "x", "provisioningState": "Succeeded"}})
+    with pytest.raises(ScorerFailed, match="ended while it worked"):
+        site.scorers.ask(BLUE, {"leave": True}, 30)
+    assert site.scorers.ask(BLUE, {}, 30)[0]["texts"] == ["here"]
+    site.close()
 
 
 @pytest.mark.parametrize(

@@ -55,8 +55,9 @@ def train_at_once(file: Path) -> Iterator[dict[str, str]]:
 class InstantScorer:
     """Answers every conversation with `NOTE`; it has no tokens, so words are counted in their place."""
 
-    def poll(self) -> None:
-        """Run on for ever."""
+    def serves(self) -> bool:
+        """Whether it may be asked still: it never ends."""
+        return True
 
     def open(self, request: dict[str, Any], timeout: float) -> Pending:
         """Say a text for each conversation, at once: in words, where it is to be streamed."""

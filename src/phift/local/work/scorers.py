@@ -34,6 +34,7 @@ class Scorer(Child):
         self._numbers = itertools.count(1)
         self._pending: dict[int, Pending] | None = {}
         self._replaced = False
+        self._over = False  # it says no more, or hears no more: its end is seen here before the system tells of it
         start = self._pending[0] = Pending(START_SECONDS)
         threading.Thread(target=self._read, daemon=True).start()
         try:
@@ -54,11 +55,16 @@ class Scorer(Child):
             if pending:  # else it was given up
                 pending.say(said)
         with self._change:
+            self._over = True
             left, self._pending = self._pending or {}, None
         for number, pending in left.items():
             when = "while it worked on the request" if number else "at its start"
             failed = ScorerGone if self._replaced else ScorerFailed
             pending.say(failed(f"The scoring process ended {when}."))
+
+    def serves(self) -> bool:
+        """Whether it may be asked still."""
+        return not self._over and self.poll() is None
 
     def open(self, request: Json, timeout: float) -> Pending:
         """Send a request; raises `ScorerGone` where the process has ended already."""
@@ -74,6 +80,7 @@ class Scorer(Child):
             pending.close()
             raise
         except (OSError, ValueError) as error:
+            self._over = True
             raise ScorerGone("The scoring process has ended.") from error
         return pending
 
@@ -117,22 +124,21 @@ class Scorers:
             start = self._starting[key]
         with start:
             scorer = self._running.get(key)
-            return scorer if scorer is not None and scorer.poll() is None else self.replace(deployment)
+            return scorer if scorer is not None and scorer.serves() else self.replace(deployment)
 
     def ask(self, deployment: str, request: Json, timeout: float) -> tuple[Json, Pending]:
         """Ask the deployment's process, and wait for what it says first: the reply, or a piece before it.
 
-        Who waited while the process was replaced asks the new one. Raises `ScorerTimeout` and `ScorerFailed`.
+        Who found it gone, or waited while it was replaced, asks the new one. Raises `ScorerTimeout` and `ScorerFailed`.
         """
         scorer, end = self.get(deployment), time.monotonic() + timeout
         try:
             pending = scorer.open(request, timeout)
             return next(pending), pending
         except ScorerGone:
-            new = self._running.get(deployment.lower(), scorer)
-            if new is scorer:
+            if deployment.lower() not in self._running:  # it was ended for good
                 raise
-            pending = new.open(request, max(0, end - time.monotonic()))
+            pending = self.get(deployment).open(request, max(0, end - time.monotonic()))
             return next(pending), pending
 
     @contextmanager
