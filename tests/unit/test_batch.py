@@ -24,6 +24,7 @@ from phift.errors import (
     ScoringError,
     ServiceUnreachable,
     Throttled,
+    WaitTimeout,
 )
 from unit.loopback import Reply, Request, Script
 from unit.test_endpoint import endpoint_at
@@ -126,6 +127,42 @@ def test_a_deployment_that_is_busy_for_good_is_given_up(server: Script, monkeypa
     server.answers(Reply({}, 429))
     answers = endpoint_at(server.url).chat_many(["a", "b"], concurrency=2)
     assert [type(answer) for answer in answers] == [Throttled, Throttled]
+
+
+def test_what_waits_behind_a_busy_deployment_is_given_up_with_it(
+    server: Script, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("phift.serving.batch._LONGEST_WITHOUT_ANSWER", 0.1)
+    server.answers(Reply({}, 429))
+    answers = endpoint_at(server.url).chat_many(["?"] * 40, concurrency=4)
+    assert {type(answer) for answer in answers} == {Throttled}
+    assert len(server.requests) < 40
+
+
+def test_an_endpoint_that_hangs_is_not_waited_for_with_each(server: Script, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("phift.serving.batch._LONGEST_WITHOUT_ANSWER", 0.3)
+    release = threading.Event()
+    server.answers(ECHO)
+    server.before = lambda: (release.wait(20), None)[1]
+    answers = endpoint_at(server.url).chat_many(["?"] * 40, concurrency=2, timeout=0.25)
+    release.set()
+    assert {type(answer) for answer in answers} == {WaitTimeout}
+    assert len(server.requests) <= 6
+
+
+def test_one_question_that_takes_too_long_ends_nothing(server: Script, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("phift.serving.batch._LONGEST_WITHOUT_ANSWER", 0.2)
+    release = threading.Event()
+
+    def answer(request: Request) -> Reply:
+        if question(request) == "long":
+            release.wait(20)
+        return ECHO
+
+    server.answers(answer)
+    first, *others = endpoint_at(server.url).chat_many(["long", "a", "b"], concurrency=1, timeout=0.4)
+    release.set()
+    assert (type(first), others) == (WaitTimeout, ["a", "b"])
 
 
 def test_an_interruption_ends_it_at_once_and_asks_no_further_one(server: Script) -> None:

@@ -56,7 +56,8 @@ def ask_all(
     """Return what each question was answered, or the error that it came to, in the questions' order.
 
     A deployment that is busy is asked with fewer at once, and again with more when it answers. Whatever refuses one for
-    a reason that holds for all, such as a wrong key, ends it: what has not been asked yet gets the same error.
+    a reason that holds for all, such as a wrong key, ends it: what has not been asked yet gets the same error. So does
+    a deployment that has answered none of them for five minutes.
 
     - **questions**: each asks, and calls what it is handed where the deployment is busy.
     """
@@ -90,7 +91,7 @@ class ConcurrencyLimit:
     def __init__(self, most: int, place: str) -> None:
         self._most = self._allowed = most
         self._place = place
-        self._inside = self._good = self._unreachable = 0
+        self._inside = self._good = self._unreachable = self._late = 0
         self._slowed, self._answered = 0.0, time.monotonic()
         self._free = threading.Condition()
         self._ended = False
@@ -114,17 +115,15 @@ class ConcurrencyLimit:
             except _Busy:
                 pass
             except errors.PhiftError as error:
-                if isinstance(error, _OF_ALL) or self._is_gone(error):
-                    self._refused = error
-                return error
+                return self._refuse_all(error) if isinstance(error, _OF_ALL) or self._is_gone(error) else error
             else:
                 self._speed_up()
                 return reply
             finally:
                 self._let_out()
-            if time.monotonic() - self._answered > _LONGEST_WITHOUT_ANSWER:
+            if self._is_silent:
                 what = "The deployment is busy, and has answered none of these questions for a while."
-                return errors.Throttled(what, where=self._place, fix="ask later, or fewer at once")
+                return self._refuse_all(errors.Throttled(what, where=self._place, fix="ask later, or fewer at once"))
             time.sleep(pause)
             pause = _PAUSE if self._answered > began else min(2 * pause, _LONGEST_PAUSE)
         return self._refused or errors.Throttled("It was not asked any more.", where=self._place)
@@ -143,13 +142,22 @@ class ConcurrencyLimit:
         with self._free:
             if isinstance(error, errors.ServiceUnreachable):
                 self._unreachable += 1
+            elif isinstance(error, errors.WaitTimeout):
+                self._late += 1
             elif isinstance(error, errors.ScoringError):
-                self._unreachable = 0
-            return self._unreachable >= self._most + _MOST_UNREACHABLE
+                self._unreachable = self._late = 0
+            hangs = self._late > self._most and self._is_silent  # more than were asked together
+            return hangs or self._unreachable >= self._most + _MOST_UNREACHABLE
+
+    def _refuse_all(self, error: errors.PhiftError) -> errors.PhiftError:
+        with self._free:
+            self._refused = error
+            self._free.notify_all()
+        return error
 
     def _speed_up(self) -> None:
         with self._free:
-            self._answered, self._unreachable = time.monotonic(), 0
+            self._answered, self._unreachable, self._late = time.monotonic(), 0, 0
             self._good += 1
             if self._allowed < self._most and self._good >= _ANSWERS_FOR_ONE_MORE * self._allowed:
                 self._good = 0
@@ -169,6 +177,10 @@ class ConcurrencyLimit:
         with self._free:
             self._inside -= 1
             self._free.notify(self._most if self._over else 1)
+
+    @property
+    def _is_silent(self) -> bool:
+        return time.monotonic() - self._answered > _LONGEST_WITHOUT_ANSWER
 
     @property
     def _over(self) -> bool:
