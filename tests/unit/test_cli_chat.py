@@ -9,7 +9,7 @@ import pytest
 from azure.ai.ml.entities import ManagedOnlineDeployment, ManagedOnlineEndpoint
 from click.testing import CliRunner, Result
 
-from phift import Clients, Endpoint
+from phift import Clients, Endpoint, ReplyStream
 from phift.cli.commands import main
 from phift.local.programs import NOTE
 
@@ -48,6 +48,19 @@ def test_answers_are_json() -> None:
         "This is", "length", [], "blue",
     )  # fmt: skip
     assert second["usage"]["prompt_tokens"] == first["usage"]["prompt_tokens"] + 2 + 1  # an answer and a question more
+
+
+@pytest.mark.usefixtures("deployed")
+@pytest.mark.parametrize("as_json", [True, False])
+def test_half_a_character_of_a_model_is_shown_and_ends_nothing(monkeypatch: pytest.MonkeyPatch, as_json: bool) -> None:
+    def stream(*_given: object, **_named: object) -> ReplyStream:
+        chunk = {"choices": [{"delta": {"content": "half: \ud800"}, "finish_reason": "stop"}]}
+        return ReplyStream(iter([(0.0, chunk)]), lambda: None, asked=0.0, deployment="blue")
+
+    monkeypatch.setattr(Endpoint, "stream", stream)
+    result = invoke("phift-e", *(["--json"] if as_json else []), said="Hello?\nAnd?\n")
+    said = [json.loads(line)["text"] if as_json else line for line in result.stdout.splitlines()]
+    assert (result.exit_code, said) == (0, ["half: \ud800" if as_json else "half: \\ud800"] * 2)
 
 
 @pytest.mark.usefixtures("deployed")

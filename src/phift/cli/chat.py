@@ -97,7 +97,7 @@ def _show(stream: phift.ReplyStream, *, as_json: bool) -> phift.Reply:
                 tell(piece, lines=True, hide=False, ends=False)
         reply = stream.reply
     if as_json:
-        hand_out(json.dumps(_plain(stream, reply), ensure_ascii=False))
+        hand_out(json.dumps(_plain(stream, reply)))
         return reply
     calls = [f"[calls {call.name} with {call.arguments}]" for call in reply.tool_calls]
     tell("\n".join([*([""] if reply and calls else []), *calls]), lines=True, hide=False)
