@@ -49,6 +49,7 @@ def test_never_is_a_word_to_be_written() -> None:
     "written",
     [
         *(0, -1, True, None, float("inf"), float("nan"), 1e300, {"hours": 8}),
+        pytest.param(10**400, id="beyond a float"),
         *("", "8", "8 hours", "-8h", "0h", "h", "Never", "1e3h", "9" * 400 + "h", "99999d"),
     ],
 )

@@ -95,6 +95,7 @@ def test_azures_spelling_and_its_empty_minutes_are_read(clients: Clients, monkey
                 series([first, second | {"average": 4.0}, third], **blue | {"statuscodeclass": "5xx"}),
                 series([first | {"average": 9.0}], deployment="", statuscodeclass="4xx"),
                 series([first | {"average": 0.0}], deployment="idle", statuscodeclass="2xx"),
+                series([first | {"average": 10**400}], deployment="odd", statuscodeclass="2xx"),
             ]
         else:
             found = [series([first | {"average": 100.0}, second | {"average": 300.0}, third], deployment="blue")]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import re
+import sys
 from datetime import timedelta
 from typing import Annotated, Any, Literal
 
@@ -29,7 +29,7 @@ def read_lasting(value: str) -> timedelta:
 
 def _lifetime(value: Any) -> str:
     """Return a lifetime as it is written, of a number the hours."""
-    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+    if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max:
         value = f"{value:g}h"
     if value == NEVER:
         return NEVER

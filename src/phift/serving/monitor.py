@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import sys
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -113,7 +113,7 @@ def _points(
             named = {_name(each): text(each["value"], place).lower() for each in series.get("metadatavalues") or ()}
             for point in series.get("data") or ():
                 value = point.get("average")
-                if isinstance(value, int | float) and math.isfinite(value) and value > 0:
+                if isinstance(value, int | float) and 0 < value <= sys.float_info.max:
                     yield named, str(point.get("timeStamp")), float(value)
 
 

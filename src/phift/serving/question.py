@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -89,8 +90,9 @@ def _out_of_order(role: str, before: str, where: str) -> DataError:
 
 def _number(low: float, high: float = math.inf, *, above: bool = False) -> Callable[[Any], bool]:
     def fits(value: Any) -> bool:
-        is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-        return is_number and (low < value if above else low <= value) and value <= high
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        is_finite = is_number and abs(value) <= sys.float_info.max  # which an integer beyond it is not
+        return is_finite and (low < value if above else low <= value) and value <= high
 
     return fits
 
