@@ -25,7 +25,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -168,11 +168,9 @@ def mlflow(model: Path, log: Path) -> Iterator[Target]:
                 time.sleep(0.5)
                 if server.poll() is not None:
                     raise RuntimeError(log.read_text()[-2000:])
-                try:
+                with suppress(requests.RequestException):
                     if requests.get(f"http://127.0.0.1:{port}/ping", timeout=5).ok:
                         break
-                except requests.ConnectionError:
-                    pass
             yield Target(
                 "mlflow models serve",
                 f"http://127.0.0.1:{port}/invocations",
@@ -180,7 +178,8 @@ def mlflow(model: Path, log: Path) -> Iterator[Target]:
                 lambda said: str(said[0]["choices"][0]["message"]["content"]),
             )
         finally:
-            os.killpg(server.pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):  # it may have ended by itself
+                os.killpg(server.pid, signal.SIGKILL)
 
 
 def conversation(question: str) -> list[dict[str, str]]:

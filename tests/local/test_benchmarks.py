@@ -6,8 +6,11 @@ import importlib
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import requests
 
 pytestmark = pytest.mark.slow
 
@@ -47,3 +50,32 @@ def test_an_answer_in_another_form_ends_the_load(monkeypatch: pytest.MonkeyPatch
     target = Malformed("odd", "http://127.0.0.1:1", dict, lambda said: said[0]["0"])
     with pytest.raises(RuntimeError, match="KeyError"):
         serving.load(target, 2, 0.1, dict.fromkeys(serving.QUESTIONS, ""))
+
+
+def test_a_server_beside_is_waited_for_until_it_answers_or_ends(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.syspath_prepend(str(BENCH))
+    serving = importlib.import_module("serving")
+    program = tmp_path / "python"
+    monkeypatch.setattr(serving.sys, "executable", str(program))
+
+    def served(script: str) -> Any:
+        program.write_text(f"#!/bin/sh\n{script}\n")
+        program.chmod(0o755)
+        return serving.mlflow(tmp_path, tmp_path / "log")
+
+    with pytest.raises(RuntimeError, match="no such model"), served("echo no such model; exit 1"):
+        pass
+
+    answers = iter([requests.ReadTimeout(), requests.ConnectionError(), SimpleNamespace(ok=True)])
+
+    def get(*_given: object, **_named: object) -> Any:
+        if isinstance(answer := next(answers), Exception):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(serving.requests, "get", get)
+    with served("exec sleep 60") as target:
+        assert target.name == "mlflow models serve"
+    assert next(answers, None) is None
