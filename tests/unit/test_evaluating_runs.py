@@ -16,8 +16,8 @@ from phift import Clients, DeploymentEvent, Endpoint, FineTuneRun, RowCompared, 
 from phift.cli.commands import main
 from phift.errors import ConfigError, Conflict, DataError, ScoringError
 from phift.evaluation.likelihood import Likelihood
-from phift.evaluation.rows import Message, said
-from phift.serving.chat import Reply, ToolCall
+from phift.evaluation.rows import said
+from phift.serving.chat import Message, Reply, ToolCall
 from phift.serving.deployment import deploy_model
 from phift.serving.sharing import traffic
 from phift.testing import TestWorkspace

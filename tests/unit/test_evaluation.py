@@ -31,8 +31,8 @@ from phift.errors import (
 from phift.evaluation.comparing import compare_deployed
 from phift.evaluation.likelihood import Likelihood, measure
 from phift.evaluation.metrics import Metric, chrf, exact_match, token_f1
-from phift.evaluation.rows import Message, read_rows, said
-from phift.serving.chat import SAID_NOTHING
+from phift.evaluation.rows import read_rows, said
+from phift.serving.chat import SAID_NOTHING, Message
 
 
 def row(question: str, answer: str) -> dict[str, Any]:

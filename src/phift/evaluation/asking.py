@@ -20,9 +20,9 @@ from phift.errors import (
     WaitTimeout,
     in_a_line,
 )
-from phift.evaluation.rows import HeldOutRow, Message, said
+from phift.evaluation.rows import HeldOutRow, said
 from phift.serving.batch import ConcurrencyLimit
-from phift.serving.chat import SAID_NOTHING
+from phift.serving.chat import SAID_NOTHING, Message
 from phift.serving.endpoint import Endpoint
 
 AnyModel: TypeAlias = Endpoint | tuple[Endpoint, str] | Callable[[Sequence[Message]], str | None]

@@ -17,7 +17,8 @@ from phift.evaluation.comparison import ComparedRow, ModelComparison
 from phift.evaluation.likelihood import Likelihood, measure
 from phift.evaluation.metrics import AnyMetric, Metric, find_metrics
 from phift.evaluation.paired import Scored, compare_scores, scipy_stats
-from phift.evaluation.rows import HeldOutRow, Message, Rows, read_rows
+from phift.evaluation.rows import HeldOutRow, Rows, read_rows
+from phift.serving.chat import Message
 
 LOSS = Metric(name="loss", score=lambda _answer, _reference: math.nan, higher_is_better=False, most=None)
 """Of the right answers, by the models' weights and not by what they say; see `phift.evaluation.likelihood`."""

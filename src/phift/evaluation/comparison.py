@@ -18,7 +18,7 @@ from phift.errors import (
 )
 from phift.evaluation.asking import SIDES, Side
 from phift.evaluation.paired import PairedResult, Verdict
-from phift.evaluation.rows import Message
+from phift.serving.chat import Message
 
 if TYPE_CHECKING:
     import pandas as pd

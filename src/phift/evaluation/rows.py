@@ -18,8 +18,7 @@ from phift.data.held_out import near_training
 from phift.data.prepared import PreparedDataset
 from phift.data.sources import Progress
 from phift.errors import DataError, DataNotFound
-
-Message: TypeAlias = Mapping[str, Any]
+from phift.serving.chat import Message
 
 Rows: TypeAlias = str | Path | PreparedDataset | Iterable[Mapping[str, Any]]
 """Chat rows as ``{"messages": [...]}``: a JSONL file or its path, values, or prepared data, of which it is the test
