@@ -160,6 +160,13 @@ def test_a_value_out_of_its_range_is_refused(name: str, value: Any) -> None:
     assert caught.value.where == f"parameter {name}"
 
 
+def test_what_a_server_leaves_out_is_known_of_each() -> None:
+    every = dict.fromkeys(PARAMETERS)
+    asked = Question([], every)
+    assert asked.dropped_by_vllm == ("min_new_tokens", "num_beams", "no_repeat_ngram_size")
+    assert asked.dropped_by_container == ("repetition_penalty", "min_new_tokens", "min_p", *asked.dropped_by_vllm[1:])
+
+
 @pytest.mark.parametrize("setting", [{"temperature": 0.5}, {"top_p": 0.9}, {"top_k": 5}])
 def test_a_setting_of_sampling_without_it_is_refused(setting: dict[str, Any]) -> None:
     (name,) = setting

@@ -111,17 +111,20 @@ class _Parameter:
 
     - **takes**: its values, in words.
     - **by**: who knows it: ``all``, ``mlflow``'s server, the ``container`` with vLLM, or its ``openai`` route alone.
+    - **on_vllm**: whether vLLM's OpenAI route takes it, where it is asked for it.
     """
 
     takes: str
     fits: Callable[[Any], bool]
     by: str = "all"
+    on_vllm: bool = True
 
 
 _POSITIVE, _COUNT, _YES_NO = "a number above 0", "a whole number from 1 on", "True or False"
 # The container's, and what it does with others: foundation-model-serve, api_server.py (azureml-assets, 2026-07-23,
 # read 2026-11-30). MLflow's server hands everything to transformers' pipeline (azureml-evaluate-mlflow 0.0.91), whose
-# `generate` refuses what it does not know. What is known to neither is a mistake.
+# `generate` refuses what it does not know. vLLM's OpenAI route takes any field (vllm-project/vllm 002032ee,
+# ``ChatCompletionRequest``, read 2026-11-30). What is known to none of them is a mistake.
 PARAMETERS: Mapping[str, _Parameter] = {
     "max_new_tokens": _Parameter(_COUNT, _whole(1)),
     "do_sample": _Parameter(_YES_NO, _is(bool)),
@@ -131,10 +134,10 @@ PARAMETERS: Mapping[str, _Parameter] = {
     "length_penalty": _Parameter("a number", _number(-math.inf)),
     "skip_special_tokens": _Parameter(_YES_NO, _is(bool)),
     "repetition_penalty": _Parameter(_POSITIVE, _number(0, above=True), "mlflow"),
-    "min_new_tokens": _Parameter(_COUNT, _whole(1), "mlflow"),
+    "min_new_tokens": _Parameter(_COUNT, _whole(1), "mlflow", on_vllm=False),
     "min_p": _Parameter("a number from 0 to 1", _number(0, 1), "mlflow"),
-    "num_beams": _Parameter(_COUNT, _whole(1), "mlflow"),
-    "no_repeat_ngram_size": _Parameter(_COUNT, _whole(1), "mlflow"),
+    "num_beams": _Parameter(_COUNT, _whole(1), "mlflow", on_vllm=False),
+    "no_repeat_ngram_size": _Parameter(_COUNT, _whole(1), "mlflow", on_vllm=False),
     "presence_penalty": _Parameter("a number from -2 to 2", _number(-2, 2), "container"),
     "frequency_penalty": _Parameter("a number from -2 to 2", _number(-2, 2), "container"),
     "stop": _Parameter("a text, or a list of texts", _is(str, list, tuple), "container"),
@@ -247,13 +250,8 @@ class Question:
 
     @property
     def dropped_by_vllm(self) -> tuple[str, ...]:
-        """The parameters that vLLM's OpenAI route leaves out, with no word but in its own log.
-
-        Source: vllm-project/vllm 002032ee, ``ChatCompletionRequest``, which takes any field (read 2026-11-30).
-        """
-        return tuple(
-            name for name in self.parameters if name in ("min_new_tokens", "num_beams", "no_repeat_ngram_size")
-        )
+        """The parameters that vLLM's OpenAI route leaves out, with no word but in its own log."""
+        return tuple(name for name in self.parameters if not PARAMETERS[name].on_vllm)
 
     @property
     def beyond_the_common(self) -> tuple[str, ...]:
