@@ -467,6 +467,28 @@ def test_what_another_run_keeps_stays_after_the_block_that_rolled_it_out(
     assert (deployments(clients), traffic(clients)) == (["green"], {"green": 100})
 
 
+def test_what_another_run_keeps_stays_after_a_block_that_ends_in_its_rollout(
+    workspace: TestWorkspace, clients: Clients, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    endpoint = shared(workspace, clients, tmp_path)
+    stopped(monkeypatch)
+    with pytest.raises(KeyboardInterrupt), endpoint:
+        endpoint.rollout(NEW, deployment="default", **QUICK | {"soak": 60}).wait()
+    assert (deployments(clients), traffic(clients)) == (["default"], {"default": 100})
+
+
+def test_what_another_run_keeps_stays_after_its_rollout_is_taken_back(
+    workspace: TestWorkspace, clients: Clients, tmp_path: Path
+) -> None:
+    endpoint = shared(workspace, clients, tmp_path)
+    workspace.order(Fault("scoring default", status=500, times=None))
+    with load(endpoint):
+        status = endpoint.rollout(NEW, deployment="default", **QUICK | {"soak": 30}).wait(timeout=60)
+    assert (status.phase, traffic(clients)) == ("rolled back", {"blue": 100})
+    assert deployments(clients) == ["blue", "default"]
+    assert "The deployment default of endpoint rolled is still up" in status.left
+
+
 def test_the_end_of_a_block_leaves_somebody_elses_rollout_and_says_what_it_costs(
     workspace: TestWorkspace, clients: Clients, caplog: pytest.LogCaptureFixture
 ) -> None:

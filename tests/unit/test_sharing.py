@@ -268,6 +268,21 @@ def test_a_new_model_that_nobody_has_judged_goes_with_the_old_one(at: int) -> No
     assert there(fakes) == {}
 
 
+def test_a_new_model_that_its_own_run_keeps_stays_where_the_old_one_goes() -> None:
+    fakes = Fakes()
+    deploy(fakes, "first", "default")
+    deploy(fakes, "second", "green")
+    deploy(fakes, "first", "default")
+    model = fakes.workspace.online_deployments.known[NAME, "green"].tags["phift.serves"]
+    endpoint: Any = fakes.workspace.online_endpoints.known[NAME]
+    state = State(model=model, old="default", new="green", steps=(10, 100), soak=60, phase="serving", at=0)
+    endpoint.tags[STATE] = state.written()
+    endpoint.traffic = {"default": 90, "green": 10}
+    assert remove_endpoints_of(fakes.clients, "first").removed == (f"{NAME}/default",)
+    found: Any = fakes.workspace.online_endpoints.known[NAME]
+    assert (there(fakes), owner(fakes), STATE in found.tags) == ({"green": 100}, "second", False)
+
+
 def test_a_new_model_that_is_promoted_already_stays() -> None:
     fakes = Fakes()
     in_a_rollout(fakes, phase="promoting", at=1)

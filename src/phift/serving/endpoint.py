@@ -12,7 +12,6 @@ from phift.azure.answers import listed, text, texts
 from phift.azure.clients import Clients
 from phift.azure.connect import clients_of
 from phift.config.deployment import DeploymentConfig
-from phift.jobs.job import JOB_TAG, FineTuneJob
 from phift.jobs.registration import RegisteredModel
 from phift.serving import resource
 from phift.serving.asking import Asker
@@ -30,9 +29,9 @@ from phift.serving.rollout_ledger import Ledger
 from phift.serving.rollout_state import ENDED, RolloutEvent, State, read_state
 from phift.serving.scoring import ScoringClient
 from phift.serving.shares import set_shares
-from phift.serving.sharing import deployments, is_new_of, is_same, withdraw
+from phift.serving.sharing import deployments, is_needed, is_new_of, is_same, withdraw
 from phift.serving.streaming import ReplyStream
-from phift.serving.uses import EndpointUse, is_used
+from phift.serving.uses import EndpointUse
 
 if TYPE_CHECKING:
     from azure.ai.ml.entities import OnlineEndpoint
@@ -165,10 +164,7 @@ class Endpoint:
         """Return the tags of the new deployments that nobody else keeps by now."""
         found = deployments(self._clients, self.name) if rollouts else ()
         new = (each for each in found if any(is_new_of(rollout, each) for rollout in rollouts))
-        tags = [texts(each.tags, "deployment.tags") for each in new]
-        jobs = {job for each in tags if (job := each.get(JOB_TAG))}
-        used = {job for job in jobs if is_used(FineTuneJob(job, self._clients), self.name, or_kept=True, but=self._use)}
-        return [each for each in tags if each.get(JOB_TAG) not in used]
+        return [texts(each.tags, "deployment.tags") for each in new if not is_needed(self._clients, self.name, each)]
 
     @property
     def clients(self) -> Clients:

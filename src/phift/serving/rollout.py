@@ -32,6 +32,7 @@ from phift.errors import (
     redact,
     visible,
 )
+from phift.jobs.job import JOB_TAG
 from phift.jobs.patience import Patience, may_pass
 from phift.jobs.registration import RegisteredModel
 from phift.serving import resource
@@ -44,7 +45,7 @@ from phift.serving.resource import CREATED, SERVES
 from phift.serving.rollout_ledger import Ledger, Shares, TrafficChanged
 from phift.serving.rollout_state import ENDED, GATE, STATE, WHY, RolloutEvent, RolloutStatus, State, read_state
 from phift.serving.shares import check_plan
-from phift.serving.sharing import free_name, let_requests_end, mirrored_shares, traffic
+from phift.serving.sharing import free_name, is_needed, let_requests_end, mirrored_shares, traffic
 from phift.serving.waiting import Waiting
 
 if TYPE_CHECKING:
@@ -358,15 +359,9 @@ class Rollout:
         kind, _ = state.stages[at]
         now = time.time()
         before = self._counted_before(now, state)
-        begun = replace(
-            state,
-            phase=kind,
-            at=at,
-            since=round(now, 1),
-            until=round(now + state.soak, 1),
-            first=state.first or round(now, 1),
-            before=before,
-        )
+        since, until = round(now, 1), round(now + state.soak, 1)
+        first = state.first or since
+        begun = replace(state, phase=kind, at=at, since=since, until=until, first=first, before=before)
 
         def shares(found: OnlineEndpoint) -> Shares:
             self._ledger.check_traffic(found, state)
@@ -473,10 +468,11 @@ class Rollout:
         ended: Any = "promoted" if state.phase == "promoting" else "rolled back"
         going = state.old if ended == "promoted" else state.new
         there = resource.deployment(self._clients, self._name, going)
+        deployment = there.settled()
         if going in traffic(found):
             self._left = f"{self._up(going)} It has traffic, which somebody else gave it."
-        elif state.kept:
-            self._left = self._up(going) if there.settled() is not None else ""
+        elif state.kept or (deployment is not None and ended == "rolled back" and self._is_anothers(found, deployment)):
+            self._left = self._up(going) if deployment is not None else ""
         else:
             if ended == "rolled back" or state.at < len(state.stages) - 1:
                 let_requests_end(self._clients, there)
@@ -487,6 +483,11 @@ class Rollout:
         moved = self._ledger.write(replace(state, phase=ended), why, owner=owner)
         self._emit(moved, ended, why)
         return moved
+
+    def _is_anothers(self, found: OnlineEndpoint, new: OnlineDeployment) -> bool:
+        """Whether the new deployment is another run's than the old one, and that run needs it."""
+        job = texts(new.tags, "deployment.tags").get(JOB_TAG)
+        return job != texts(found.tags, "endpoint.tags").get(JOB_TAG) and is_needed(self._clients, self._name, new)
 
     def _up(self, deployment: str) -> str:
         place = f"{self._name}/{deployment}"

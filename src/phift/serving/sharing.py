@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING, Any
 from phift.azure.answers import listed, mapping, text, texts
 from phift.azure.clients import Clients
 from phift.errors import Conflict, NotFound, azure_errors
-from phift.jobs.job import JOB_TAG
+from phift.jobs.job import JOB_TAG, FineTuneJob
 from phift.jobs.record import CONFIGURATION, SERIES
 from phift.serving import resource
 from phift.serving.lifetime import LONGEST_TAG
 from phift.serving.resource import CREATED, MODEL, SERVES, DeploymentEvent, OnEvent, Resource, purpose
 from phift.serving.rollout_state import GATE, STATE, WHY, State, under_way
+from phift.serving.uses import is_used
 
 if TYPE_CHECKING:
     from azure.ai.ml.entities import OnlineDeployment, OnlineEndpoint
@@ -95,8 +96,9 @@ def withdraw(
     Else the names of those that are deleted. The traffic that they had goes to those that stay: in the shares that
     these have, else to those that had it before, else to the newest; and then `DeploymentEvent` tells that it stays.
 
-    With the old deployment of a rollout that is under way goes the new one, which nobody has judged yet; and with
-    either of them the rollout. Raises `phift.errors.Conflict` where the old one alone is **named**.
+    With the old deployment of a rollout that is under way goes the new one, which nobody has judged yet, unless its own
+    run needs it; and with either of them the rollout. Raises `phift.errors.Conflict` where the old one alone is
+    **named**.
 
     - **is_mine**: whether tags are those of what goes: of a deployment, and of the endpoint, which stays otherwise;
       deployments that phift did not make go with it.
@@ -116,7 +118,7 @@ def withdraw(
             what = f"The deployment {named} of endpoint {name} is the old one of a rollout that is under way."
             fix = f"end it first: phift rollout {name} --promote, or phift rollout {name} --roll-back"
             raise Conflict(what, where=f"endpoint {name}", fix=fix)
-        mine |= {rollout.new for each in found if is_new_of(rollout, each)}
+        mine |= {rollout.new for each in found if is_new_of(rollout, each) and not is_needed(clients, name, each)}
     staying = [each for each in found if each.name not in mine]
     owns = is_mine(tags)
     if owns and not (staying if named else any(resource.purpose(_tags(each)) for each in staying)):
@@ -156,6 +158,12 @@ def free_name(clients: Clients, endpoint: str, old: str, digest: str, wanted: st
 def is_new_of(rollout: State, deployment: OnlineDeployment) -> bool:
     """Whether a deployment is the new one of a rollout."""
     return deployment.name == rollout.new and _tags(deployment).get(SERVES) == rollout.model
+
+
+def is_needed(clients: Clients, endpoint: str, deployment: OnlineDeployment) -> bool:
+    """Whether the run whose model a deployment serves uses the endpoint in a block, or has left it up on purpose."""
+    job = _tags(deployment).get(JOB_TAG)
+    return job is not None and is_used(FineTuneJob(job, clients), endpoint, or_kept=True)
 
 
 def let_requests_end(clients: Clients, there: Resource[OnlineDeployment]) -> None:
