@@ -10,6 +10,7 @@ import pytest
 
 from phift.errors import Conflict, DeploymentFailed, NotFound, ServiceError
 from phift.jobs.job import FineTuneJob
+from phift.serving import cleanup, sharing
 from phift.serving.cleanup import remove_endpoints_of
 from phift.serving.deployment import deploy_model
 from phift.serving.endpoint import Endpoint
@@ -366,6 +367,31 @@ def test_a_deployment_that_is_named_goes_without_those_that_phift_did_not_make()
     assert (done.deleted, done.removed, there(fakes)) == ((), (f"{NAME}/default",), {"strange": 100})
     assert owner(fakes) == "first"  # so that it is still listed, and deleted by its name
     assert remove_endpoints_of(fakes.clients, NAME).deleted == (NAME,)
+
+
+def test_a_deployment_that_phift_did_not_make_is_not_said_to_be_deleted() -> None:
+    fakes = Fakes()
+    deploy(fakes, "first", "default")
+    fakes.add_deployment("handmade", NAME, "other")
+    with pytest.raises(Conflict, match=r"handmade of endpoint prod-chat is not deleted: phift did not make it") as told:
+        remove_endpoints_of(fakes.clients, f"{NAME}/handmade")
+    assert "in the studio" in str(told.value)
+    assert there(fakes) == {"default": 100, "handmade": 0}
+
+
+def test_a_run_that_joins_an_endpoint_while_another_is_deleted_keeps_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    fakes = Fakes()
+    deploy(fakes, "first", "default")
+    looked = sharing.deployments
+
+    def joined(clients: Any, name: str) -> Any:
+        found = looked(clients, name)
+        deploy(fakes, "second", "green")
+        return found
+
+    monkeypatch.setattr(cleanup, "deployments", joined)
+    done = remove_endpoints_of(fakes.clients, "first")
+    assert (done.deleted, done.removed, there(fakes)) == ((), (f"{NAME}/default",), {"green": 100})
 
 
 def test_a_deployment_that_is_not_there_is_told_with_those_that_are() -> None:

@@ -17,7 +17,7 @@ from phift.jobs.record import CONFIGURATION, SERIES, RunRecord
 from phift.serving import resource
 from phift.serving.price import Prices, machines_of
 from phift.serving.resource import CREATED, MODEL, OnEvent
-from phift.serving.sharing import deployments, is_same, withdraw
+from phift.serving.sharing import deployments, withdraw
 from phift.serving.uses import forget_uses
 
 # What is to go, as ``endpoint`` or ``endpoint/deployment``, none where it is but a tag; and what removes it.
@@ -149,17 +149,21 @@ def remove_endpoints_of(clients: Clients, name: str, *, on_event: OnEvent | None
 
 
 def _remove_deployment(clients: Clients, endpoint: str, deployment: str, emit: OnEvent) -> Cleanup:
-    names = sorted(text(each.name, "deployment.name") for each in deployments(clients, endpoint))
-    if deployment not in names:
-        what, fix = f"The endpoint {endpoint} has no deployment {deployment}.", f"it has: {', '.join(names) or 'none'}"
-        raise NotFound(what, where=f"endpoint {endpoint}", fix=fix)
+    found = {text(each.name, "deployment.name"): each for each in deployments(clients, endpoint)}
+    if deployment not in found:
+        what = f"The endpoint {endpoint} has no deployment {deployment}."
+        raise NotFound(what, where=f"endpoint {endpoint}", fix=f"it has: {', '.join(sorted(found)) or 'none'}")
+    if not resource.purpose(texts(found[deployment].tags, "deployment.tags")):
+        what = f"The deployment {deployment} of endpoint {endpoint} is not deleted: phift did not make it."
+        raise Conflict(what, where=f"endpoint {endpoint}", fix="delete it in the studio if nobody needs it")
 
     def remove() -> tuple[str, ...] | None:
         return withdraw(clients, endpoint, lambda tags: bool(resource.purpose(tags)), emit, named=deployment)
 
-    if resource.for_certain(remove, f"{endpoint}/{deployment}") is None:
+    removed = resource.for_certain(remove, f"{endpoint}/{deployment}")
+    if removed is None:
         return Cleanup(deleted=(endpoint,))
-    return Cleanup(removed=(f"{endpoint}/{deployment}",))
+    return Cleanup(removed=tuple(f"{endpoint}/{each}" for each in removed))
 
 
 def remove_of_jobs(
@@ -170,17 +174,16 @@ def remove_of_jobs(
     - **there**: all that phift made.
     - **series**: whose other endpoints are left, and named.
     """
-    alone, left = list[DeployedEndpoint](), list[DeployedEndpoint]()
+    left = list[DeployedEndpoint]()
     removals, removed, gone = list[_Removal](), list[str](), list[str]()
 
     def remove_from(name: str) -> None:
-        names: tuple[str, ...] | None = ()
-        for job in sorted(jobs):
-            names = withdraw(clients, name, partial(is_same, own={JOB_TAG: job}), emit)
-            removed.extend(f"{name}/{each}" for each in names or ())
-            forget_uses(FineTuneJob(job, clients), name)
-        if names is None:  # the endpoint went too, with a rollout that was under way
+        names = withdraw(clients, name, lambda tags: tags.get(JOB_TAG, "") in jobs, emit)
+        if names is None:
             gone.append(name)
+        removed.extend(f"{name}/{each}" for each in names or ())
+        for job in sorted(jobs):
+            forget_uses(FineTuneJob(job, clients), name)
 
     for each in there:
         found = [
@@ -189,29 +192,26 @@ def remove_of_jobs(
         ]
         others = [tags for _, tags in found if resource.purpose(tags) and tags.get(JOB_TAG, "") not in jobs]
         mine = tuple(f"{each.name}/{name}" for name, tags in found if tags.get(JOB_TAG, "") in jobs)
-        if each.job in jobs and not others:
-            alone.append(each)
-            continue
         if each.job in jobs or mine:
-            removals.append((mine, partial(remove_from, each.name)))
+            places = mine if others or each.job not in jobs else (each.name,)
+            removals.append((places, partial(remove_from, each.name)))
             own = others[0] if others else each.tags
             each = replace(each, job=own.get(JOB_TAG, ""), series=own.get(SERIES, ""))
         left.append(each)
-    _remove_in_turn([*removals, *(_removal(clients, each, emit) for each in alone)])
+    _remove_in_turn(removals)
     known = [each for each in left if series and each.series == series and each.name not in gone]
-    deleted = (*gone, *(each.name for each in alone))
-    return Cleanup(deleted=deleted, removed=tuple(removed), left=priced(clients, known))
+    return Cleanup(deleted=tuple(gone), removed=tuple(removed), left=priced(clients, known))
 
 
 def remove_all(clients: Clients, endpoints: Sequence[DeployedEndpoint], emit: OnEvent) -> Cleanup:
     """Delete all of them that can be deleted; raises the first refusal, which the others' notes follow."""
-    _remove_in_turn([_removal(clients, each, emit) for each in endpoints])
+
+    def removal(endpoint: DeployedEndpoint) -> _Removal:
+        tags = {JOB_TAG: endpoint.job} if endpoint.job else {}
+        return (endpoint.name,), partial(_remove_endpoint, clients, endpoint.name, tags, emit)
+
+    _remove_in_turn([removal(each) for each in endpoints])
     return Cleanup(deleted=tuple(each.name for each in endpoints))
-
-
-def _removal(clients: Clients, endpoint: DeployedEndpoint, emit: OnEvent) -> _Removal:
-    tags = {JOB_TAG: endpoint.job} if endpoint.job else {}
-    return (endpoint.name,), partial(_remove_endpoint, clients, endpoint.name, tags, emit)
 
 
 def _remove_in_turn(removals: Sequence[_Removal]) -> None:
