@@ -354,6 +354,22 @@ def test_a_deployment_that_does_not_come_up_is_taken_back(
     assert deployments(clients) == ["blue"]
 
 
+def test_a_deployment_that_failed_goes_though_the_old_one_was_to_be_kept(
+    workspace: TestWorkspace, clients: Clients, endpoint: Endpoint
+) -> None:
+    workspace.order(Fault("operation deployment-create", status=400, code="ResourceNotReady", message="It crashed."))
+    with pytest.raises(DeploymentFailed, match="is taken back"):
+        endpoint.rollout(NEW, keep_old=True, **QUICK).wait()
+    assert deployments(clients) == ["blue"]
+    gates = Gate(compare=lambda _before, _after: Said("worse")), QUICK["gate"]
+    workspace.clear_faults()
+    workspace.order(Fault("scoring green", status=500, times=None))
+    for gate in gates:
+        with load(endpoint):
+            status = endpoint.rollout(NEW, keep_old=True, **QUICK | {"soak": 30, "gate": gate}).wait(timeout=60)
+        assert (status.phase, status.left, deployments(clients)) == ("rolled back", "", ["blue"])
+
+
 def stopped(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have Ctrl-C come while a rollout waits."""
 

@@ -38,13 +38,14 @@ from phift.jobs.registration import RegisteredModel
 from phift.serving import resource
 from phift.serving.crash import crash_in
 from phift.serving.gate import Gate, Verdict
+from phift.serving.lifetime import MOST_TAGS
 from phift.serving.model import ServedModel, another_model, served_model
 from phift.serving.monitor import Traffic, metrics_delay, read_traffic
 from phift.serving.price import cost_of
 from phift.serving.resource import CREATED, SERVES
 from phift.serving.rollout_ledger import Ledger, Shares, TrafficChanged
 from phift.serving.rollout_state import ENDED, GATE, STATE, WHY, RolloutEvent, RolloutStatus, State, read_state
-from phift.serving.shares import check_plan
+from phift.serving.shares import check_plan, only_one
 from phift.serving.sharing import free_name, is_needed, let_requests_end, mirrored_shares, traffic
 from phift.serving.waiting import Waiting
 
@@ -53,7 +54,6 @@ if TYPE_CHECKING:
 
 OnEvent = Callable[[RolloutEvent], object]
 
-_MOST_TAGS = 50  # of a resource (Microsoft Learn, "Use tags to organize your Azure resources")
 _LONGEST_LOOK = 60.0  # seconds between two looks at a deployment
 
 
@@ -127,30 +127,25 @@ class Rollout:
         found = there.settled()
         if found is None:
             raise NotFound(f"There is no endpoint {name}.", where=there.place, fix="deploy a model first")
-        tags, live = texts(found.tags, "endpoint.tags"), traffic(found)
+        tags = texts(found.tags, "endpoint.tags")
         state = read_state(tags, name)
-        is_begun = state is not None and state.phase not in ENDED
-        judge, is_whole = _gate_of(tags) if gate is None and is_begun else (gate or Gate(), True)
+        begun = state if state and state.phase not in ENDED else None
+        judge, is_whole = _gate_of(tags) if gate is None and begun else (gate or Gate(), True)
         made = cls(endpoint, judge, model=served, size=size, gate_is_whole=is_whole, on_event=on_event)
         endpoint.ledgers.append(made._ledger)
-        if state is not None and state.phase not in ENDED:
-            if state.model != digest:
-                what = f"A rollout of another model is under way on the endpoint {name} ({state.phase})."
+        if begun:
+            if begun.model != digest:
+                what = f"A rollout of another model is under way on the endpoint {name} ({begun.phase})."
                 fix = f"end it first: phift rollout {name} --promote, or phift rollout {name} --roll-back"
                 raise Conflict(what, where=made._there.place, fix=fix)
             return made
-        if state is not None and state.phase == "promoted" and state.model == digest and live == {state.new: 100}:
+        if state and (state.phase, state.model, traffic(found)) == ("promoted", digest, {state.new: 100}):
             return made  # there is nothing to do
-        if len(live) != 1 or mirrored_shares(found):
-            shares = ", ".join(f"{name} {share} %" for name, share in live.items()) or "none"
-            what = f"A rollout begins where one deployment has all the traffic, and none is mirrored; now: {shares}."
-            fix = "give one deployment all of it first, with `endpoint.set_traffic`"
-            raise Conflict(what, where=made._there.place, fix=fix)
-        [old] = live
+        old = only_one(found, name)
         new = free_name(clients, name, old, digest, deployment)
         plan = State(model=digest, old=old, new=new, steps=tuple(steps), soak=soak, mirror=mirror, kept=keep_old)
-        if len({*tags, STATE, GATE, WHY}) > _MOST_TAGS:
-            what = f"The endpoint {name} has {len(tags)} tags, and Azure's resources have {_MOST_TAGS} at most."
+        if len({*tags, STATE, GATE, WHY}) > MOST_TAGS:
+            what = f"The endpoint {name} has {len(tags)} tags, and Azure's resources have {MOST_TAGS} at most."
             raise ConfigError(what, where=made._there.place, fix="delete three of its tags: a rollout needs them")
         made._ledger.begin(plan, state)
         return made
@@ -290,9 +285,8 @@ class Rollout:
         existing = there.settled()
         if existing is not None and texts(existing.tags, "deployment.tags").get(SERVES) != state.model:
             what = f"The endpoint {self._name} has a deployment {state.new} by now, which serves another model."
-            raise Conflict(
-                what, where=there.place, fix=f"take the rollout back: phift rollout {self._name} --roll-back"
-            )
+            way_back = f"take the rollout back: phift rollout {self._name} --roll-back"
+            raise Conflict(what, where=there.place, fix=way_back)
         if existing is None or resource.provisioning_state(existing) != "succeeded":
             if self._model is None:
                 what = "The new deployment is not there yet, and the endpoint's tags do not name its model."
@@ -321,7 +315,7 @@ class Rollout:
                 why, fix = error.what, error.fix
                 if crash := crash_in(tail):
                     why, fix = f"{why.rstrip('.')}. By its log: {crash.what}.", crash.fix
-                self._finish(self._hand_over(state, "rolling back", f"the deployment did not come up: {why}"))
+                self._finish(self._take_back(state, f"the deployment did not come up: {why}"))
                 what = f"The new deployment did not come up, and is taken back: {why}"
                 raise DeploymentFailed(
                     what, where=there.place, fix=fix, log_tail=tail, status=error.status, code=error.code
@@ -334,7 +328,7 @@ class Rollout:
             verdict = self._compare(state)
             self._emit(state, "judged", verdict.reason)
             if verdict.outcome == "fail":
-                return self._hand_over(state, "rolling back", verdict.reason)
+                return self._take_back(state, verdict.reason)
             if verdict.outcome == "not judged":
                 return self._pause(state, verdict.reason)
             state = replace(state, compared=True)
@@ -394,7 +388,7 @@ class Rollout:
                 until = max(until, time.time() + look)  # and is looked at again
             if verdict.outcome == "fail":
                 self._emit(state, "judged", verdict.reason)
-                return self._hand_over(state, "rolling back", verdict.reason)
+                return self._take_back(state, verdict.reason)
             if is_over:
                 break
             if time.monotonic() >= end:
@@ -446,6 +440,10 @@ class Rollout:
         paused = self._ledger.write(replace(state, phase="paused"), why)
         self._emit(paused, "paused", why)
         return paused
+
+    def _take_back(self, state: State, why: str) -> State:
+        """Give the traffic back; what was to be kept is the old deployment, not a new one that has failed."""
+        return self._hand_over(replace(state, kept=False), "rolling back", why)
 
     def _hand_over(self, state: State, phase: Any, why: str) -> State:
         """Give the traffic of the deployment that goes to the one that stays; others' shares stay as they are."""

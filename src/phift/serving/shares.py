@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from phift.azure.answers import text
 from phift.azure.clients import Clients
-from phift.errors import ConfigError
+from phift.errors import ConfigError, Conflict
 from phift.serving import resource
 from phift.serving.sharing import deployments, mirrored_shares, traffic
 
@@ -62,6 +62,17 @@ def check_shares(live: Mapping[str, int], mirrored: Mapping[str, int], names: Co
         if any(other.lower() == name.lower() and part for other, part in live.items()):
             fix = "give it no live traffic, or mirror none to it"
             raise _wrong(endpoint, f"The deployment {name} gets live or mirrored traffic, not both.", fix)
+
+
+def only_one(endpoint: OnlineEndpoint, name: str) -> str:
+    """Return the deployment that has all the traffic; raises `phift.errors.Conflict` where there is none."""
+    live = traffic(endpoint)
+    if len(live) != 1 or mirrored_shares(endpoint):
+        shares = ", ".join(f"{each} {share} %" for each, share in live.items()) or "none"
+        what = f"A rollout begins where one deployment has all the traffic, and none is mirrored; now: {shares}."
+        fix = "give one deployment all of it first, with `endpoint.set_traffic`"
+        raise Conflict(what, where=f"endpoint {name}", fix=fix)
+    return next(iter(live))
 
 
 def check_plan(steps: Sequence[int], soak: float, mirror: int) -> None:
