@@ -292,6 +292,16 @@ def test_a_new_model_that_is_promoted_already_stays() -> None:
     assert STATE in fakes.workspace.online_endpoints.known[NAME].tags  # what goes on with it ends it
 
 
+def test_a_new_model_that_goes_while_it_is_promoted_leaves_no_rollout() -> None:
+    fakes = Fakes()
+    in_a_rollout(fakes, phase="promoting", at=1)
+    fakes.workspace.online_deployments.known[NAME, "green"].tags["phift.job"] = "second"
+    assert remove_endpoints_of(fakes.clients, "second").removed == (f"{NAME}/green",)
+    assert there(fakes) == {"default": 100}
+    assert STATE not in fakes.workspace.online_endpoints.known[NAME].tags
+    deploy(fakes, "third", "blue")
+
+
 def test_the_old_deployment_of_a_rollout_alone_is_not_taken_away() -> None:
     fakes = Fakes()
     in_a_rollout(fakes, phase="serving", at=0)

@@ -125,7 +125,9 @@ def withdraw(
         resource.delete_endpoint(clients, name, emit)
         return None
     served = mine & (traffic(endpoint).keys() | mirrored_shares(endpoint).keys())
-    ends = rollout is not None and rollout.phase != "promoting" and not mine.isdisjoint((rollout.old, rollout.new))
+    ends = rollout is not None and (
+        rollout.new in mine or (rollout.old in mine and rollout.phase != "promoting")  # whoever goes on deletes that
+    )
     if staying and (owns or served or ends):
         _hand_over(clients, name, endpoint, mine, staying, emit, (STATE, GATE, WHY) if ends else ())
     for each in sorted(mine):
