@@ -203,13 +203,15 @@ def test_deploying_brings_a_parked_endpoint_back(clients: Clients, endpoint: End
     assert again.chat("Are you back?")
 
 
-def test_whoever_deploys_something_else_is_told_to_bring_it_back(
+def test_whoever_deploys_or_rolls_out_something_else_is_told_to_bring_it_back(
     workspace: TestWorkspace, clients: Clients, endpoint: Endpoint
 ) -> None:
     endpoint.park()
     given.job(workspace, "job")
     with pytest.raises(Conflict, match=rf"(?s)is parked.*phift endpoints unpark {NAME}"):
         deploy_model(clients, PHI, name=NAME, size=A100, job="job")
+    with pytest.raises(Conflict, match=rf"(?s)is parked.*phift endpoints unpark {NAME}"):
+        endpoint.rollout(PHI)
     assert is_parked(tags(clients))
 
 

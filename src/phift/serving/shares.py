@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from phift.azure.answers import text
+from phift.azure.answers import text, texts
 from phift.azure.clients import Clients
 from phift.errors import ConfigError, Conflict
 from phift.serving import resource
+from phift.serving.parking import is_parked
 from phift.serving.sharing import deployments, mirrored_shares, traffic
 
 if TYPE_CHECKING:
@@ -66,6 +67,9 @@ def check_shares(live: Mapping[str, int], mirrored: Mapping[str, int], names: Co
 
 def only_one(endpoint: OnlineEndpoint, name: str) -> str:
     """Return the deployment that has all the traffic; raises `phift.errors.Conflict` where there is none."""
+    if is_parked(texts(endpoint.tags, "endpoint.tags")):
+        fix = f"bring it back first: phift endpoints unpark {name}"
+        raise Conflict(f"The endpoint {name} is parked.", where=f"endpoint {name}", fix=fix)
     live = traffic(endpoint)
     if len(live) != 1 or mirrored_shares(endpoint):
         shares = ", ".join(f"{each} {share} %" for each, share in live.items()) or "none"
