@@ -33,6 +33,7 @@ from phift.serving import rollout as module
 from phift.serving.deployment import deploy_model
 from phift.serving.endpoint import Endpoint
 from phift.serving.gate import Gate, Verdict
+from phift.serving.model import another_model
 from phift.serving.monitor import Traffic, read_traffic
 from phift.serving.resource import DeploymentEvent, Resource
 from phift.serving.rollout import Rollout
@@ -41,7 +42,7 @@ from phift.serving.rollout_state import GATE, STATE, RolloutEvent, RolloutStatus
 from phift.serving.sharing import free_name
 from phift.testing import Fault, TestWorkspace
 from unit import given
-from unit.fakes import A100
+from unit.fakes import A100, Fakes
 
 REGISTRY = "azureml://registries/azureml/models"
 OLD, NEW = f"{REGISTRY}/Phi-4-mini-instruct/versions/1", f"{REGISTRY}/Phi-3-mini-4k-instruct/versions/15"
@@ -647,6 +648,36 @@ def test_it_begins_only_where_one_deployment_has_all_the_traffic(clients: Client
     with pytest.raises(Conflict, match="has a deployment green already"):
         endpoint.rollout(OTHER, deployment="green")
     assert endpoint.rollout(OTHER).status.new == "green-2"
+
+
+def test_what_another_deployment_could_not_be_given_is_refused_before_it_begins(
+    clients: Clients, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    get, made = clients.workspace.online_deployments.get, {"environment": "/workspaces/w/environments/own/versions/1"}
+
+    def other(*names: Any, **more: Any) -> Any:
+        found = get(*names, **more)
+        vars(found).update(made)
+        return found
+
+    monkeypatch.setattr(clients.workspace.online_deployments, "get", other)
+    with pytest.raises(Conflict, match=r"where its model is mounted cannot be read(?s:.*)set_traffic"):
+        endpoint.rollout(NEW, **QUICK)
+    made = {"code_configuration": "score.py"}
+    with pytest.raises(Conflict, match="has a code_configuration"):
+        endpoint.rollout(NEW, **QUICK)
+    assert STATE not in clients.workspace.online_endpoints.get(NAME).tags
+
+
+def test_beside_a_container_of_phifts_the_new_model_is_mounted_where_it_looks_for_it() -> None:
+    old = Fakes().add_deployment("blue", NAME, OLD)
+    old.environment, old.environment_variables = (
+        "/workspaces/w/environments/phift-vllm/versions/1",
+        {"MAX_NUM_SEQS": "8"},
+    )
+    new = another_model(old, "green", NEW, {})
+    assert (new.environment, new.environment_variables) == (old.environment, {"MAX_NUM_SEQS": "8"})
+    assert new.model_mount_path == "/models"
 
 
 def test_traffic_that_azure_would_refuse_is_refused_before(workspace: TestWorkspace, endpoint: Endpoint) -> None:

@@ -6,14 +6,15 @@ import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from phift.azure.answers import resource_id, text, texts
 from phift.azure.clients import Clients
 from phift.config.addresses import PREFIX, read_address
-from phift.errors import azure_errors
+from phift.errors import Conflict, azure_errors, in_a_line
 from phift.jobs.job import JOB_TAG
 from phift.jobs.registration import RegisteredModel
+from phift.serving.container import MOUNT, is_vllm
 from phift.serving.lifetime import LONGEST_TAG
 from phift.serving.resource import MODEL, SERVES
 
@@ -70,16 +71,39 @@ def served_model(clients: Clients, model: RegisteredModel | str) -> ServedModel:
     return ServedModel(resource_id(found.id, "model.id"), f"{name}:{version}", job)
 
 
+def container_of(deployment: OnlineDeployment, fix: str) -> dict[str, Any]:
+    """Return what a deployment's container is made of, as the SDK takes it for another one.
+
+    Raises `phift.errors.Conflict`, with the **fix**, where that would not be all of it: the SDK tells of no deployment
+    that is there where its model is mounted (azure-ai-ml 1.35.2).
+    """
+    name = in_a_line(text(deployment.name, "deployment.name"))
+    place = f"deployment {name} of endpoint {in_a_line(str(deployment.endpoint_name))}"
+    for what in ("code_configuration", "data_collector"):
+        if getattr(deployment, what, None):
+            said = f"The deployment has a {what}, which another one could not be given as it is."
+            raise Conflict(said, where=place, fix=fix)
+    known, mount = deployment.environment, MOUNT if is_vllm(deployment) else None
+    if ENVIRONMENT_OF_SERVICE in str(known):
+        known = None
+    elif known and not mount:
+        said = "The deployment has an environment of its own, and where its model is mounted cannot be read."
+        raise Conflict(said, where=place, fix=fix)
+    variables = {k: v for k, v in (deployment.environment_variables or {}).items() if k not in VARIABLES_OF_SERVICE}
+    return {"environment": known, "environment_variables": variables, "model_mount_path": mount}
+
+
 def another_model(
     like: OnlineDeployment, name: str, model_id: str, tags: Mapping[str, str], *, size: str | None = None
 ) -> OnlineDeployment:
     """Return a deployment that is to be made: as one that there is, with another name and model.
 
     - **size**: VM size; left out, as that one's.
+
+    Raises what `container_of` does.
     """
     from azure.ai.ml.entities import ManagedOnlineDeployment
 
-    variables = {k: v for k, v in (like.environment_variables or {}).items() if k not in VARIABLES_OF_SERVICE}
     return ManagedOnlineDeployment(
         name=name,
         endpoint_name=like.endpoint_name,
@@ -87,9 +111,7 @@ def another_model(
         model=model_id,
         instance_type=size or like.instance_type,
         instance_count=like.instance_count,
-        environment=None if ENVIRONMENT_OF_SERVICE in str(like.environment) else like.environment,
-        environment_variables=variables,
-        model_mount_path=like.model_mount_path,
+        **container_of(like, "deploy the new model yourself, and give it traffic with `endpoint.set_traffic`"),
         liveness_probe=like.liveness_probe,
         readiness_probe=like.readiness_probe,
         request_settings=like.request_settings,

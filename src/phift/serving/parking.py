@@ -33,9 +33,8 @@ from phift.errors import (
 )
 from phift.jobs.job import JOB_TAG, FineTuneJob
 from phift.serving import resource
-from phift.serving.container import MOUNT, is_vllm
 from phift.serving.lifetime import LONGEST_TAG, MOST_TAGS, extended
-from phift.serving.model import ENVIRONMENT_OF_SERVICE, VARIABLES_OF_SERVICE
+from phift.serving.model import container_of
 from phift.serving.resource import SERVES, DeploymentEvent, OnEvent
 from phift.serving.rollout_state import check_no_rollout
 from phift.serving.sharing import deployments as deployments_of
@@ -199,25 +198,14 @@ def _is_up(deployment: OnlineDeployment) -> bool:
 def _kept(deployment: OnlineDeployment, endpoint: str) -> dict[str, Any]:
     """Return a deployment as plain values; raises `phift.errors.Conflict` where that would not be all of it."""
     place = f"deployment {in_a_line(text(deployment.name, 'deployment.name'))} of endpoint {endpoint}"
-    for what in ("code_configuration", "data_collector"):
-        if getattr(deployment, what, None):
-            said = f"The deployment has a {what}, which could not be brought back as it was."
-            raise Conflict(said, where=place, fix=f"leave the endpoint up, or delete it: phift cleanup {endpoint}")
-    kept = {key: value for key in _PLAIN if (value := getattr(deployment, key, None)) not in (None, {}, "")}
+    fix = f"leave the endpoint up, or delete it: phift cleanup {endpoint}"
+    settings = {key: getattr(deployment, key, None) for key in _PLAIN} | container_of(deployment, fix)
+    kept = {key: value for key, value in settings.items() if value not in (None, {}, "")}
     kept["model"] = str(getattr(deployment.model, "id", None) or deployment.model or "")
-    if ENVIRONMENT_OF_SERVICE in str(kept.get("environment", "")):
-        del kept["environment"]
-        variables = kept.pop("environment_variables", {})
-        kept["environment_variables"] = {k: v for k, v in variables.items() if k not in VARIABLES_OF_SERVICE}
-    elif is_vllm(deployment):
-        kept["model_mount_path"] = MOUNT
-    elif kept.get("environment"):  # the SDK does not tell where its model is mounted (azure-ai-ml 1.35.2)
-        said = "The deployment has an environment of its own, and where its model is mounted cannot be read."
-        raise Conflict(said, where=place, fix=f"leave the endpoint up, or delete it: phift cleanup {endpoint}")
     for key, value in kept.get("environment_variables", {}).items():
         if redact(said := f"{key}={value}") != said:
             said = f"The deployment's variable {key} may be a secret, and what is kept is in tags that any reader sees."
-            raise Conflict(said, where=place, fix=f"leave the endpoint up, or delete it: phift cleanup {endpoint}")
+            raise Conflict(said, where=place, fix=fix)
     requests = deployment.request_settings
     kept["request_settings"] = {key: value for key in _REQUESTS if (value := getattr(requests, key, None)) is not None}
     for probe in _PROBES:

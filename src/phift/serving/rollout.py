@@ -143,6 +143,7 @@ class Rollout:
             return made  # there is nothing to do
         old = only_one(found, name)
         new = free_name(clients, name, old, digest, deployment)
+        made._like_the_old_one(old, new, served)  # refused before anything is written down
         plan = State(model=digest, old=old, new=new, steps=tuple(steps), soak=soak, mirror=mirror, kept=keep_old)
         if len({*tags, STATE, GATE, WHY}) > MOST_TAGS:
             what = f"The endpoint {name} has {len(tags)} tags, and Azure's resources have {MOST_TAGS} at most."
@@ -292,7 +293,7 @@ class Rollout:
                 what = "The new deployment is not there yet, and the endpoint's tags do not name its model."
                 raise ConfigError(what, where=there.place, fix="go on with endpoint.rollout(model), as it was begun")
             self._emit(state, "deploying")
-            wanted = self._like_the_old_one(state, self._model)
+            wanted = self._like_the_old_one(state.old, state.new, self._model)
             self._costs = f"The deployment {self._name}/{state.new} may come up all the same, and costs money then."
 
             def is_right(found: OnlineDeployment) -> bool:
@@ -339,12 +340,10 @@ class Rollout:
             return Verdict("not judged", "its gate compares answers, and the comparison is to be handed in again")
         return self.gate.judge_answers((self.endpoint, state.old), (self.endpoint, state.new))
 
-    def _like_the_old_one(self, state: State, model: ServedModel) -> OnlineDeployment:
-        created = datetime.now(UTC).isoformat(timespec="microseconds")
-        old = resource.deployment(self._clients, self._name, state.old)
-        return another_model(
-            old.settled() or old.get(), state.new, model.id, {**model.tags, CREATED: created}, size=self._size
-        )
+    def _like_the_old_one(self, old: str, new: str, model: ServedModel) -> OnlineDeployment:
+        tags = {**model.tags, CREATED: datetime.now(UTC).isoformat(timespec="microseconds")}
+        there = resource.deployment(self._clients, self._name, old)
+        return another_model(there.settled() or there.get(), new, model.id, tags, size=self._size)
 
     def _stage(self, state: State, at: int) -> State:
         """Give the new deployment what it is to get at a stage, from now on for the time of a soak."""
