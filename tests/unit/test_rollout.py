@@ -30,6 +30,7 @@ from phift.errors import (
     WaitTimeout,
 )
 from phift.serving import rollout as module
+from phift.serving import sharing
 from phift.serving.deployment import deploy_model
 from phift.serving.endpoint import Endpoint
 from phift.serving.gate import Gate, Verdict
@@ -504,6 +505,26 @@ def test_what_another_run_keeps_stays_after_its_rollout_is_taken_back(
     assert (status.phase, traffic(clients)) == ("rolled back", {"blue": 100})
     assert deployments(clients) == ["blue", "default"]
     assert "The deployment default of endpoint rolled is still up" in status.left
+
+
+def test_what_another_run_may_need_for_all_one_knows_stays_after_a_block_that_says_what_it_costs(
+    workspace: TestWorkspace,
+    clients: Clients,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def unreadable(*_given: Any, **_more: Any) -> bool:
+        raise ServiceUnreachable("Nobody answers.", where="run its-job")
+
+    monkeypatch.setattr(sharing, "is_used", unreadable)
+    with shared(workspace, clients, tmp_path) as endpoint:
+        rollout = endpoint.rollout(OTHER, **QUICK | {"mirror": 20, "soak": 60})
+        with pytest.raises(WaitTimeout):
+            rollout.wait(timeout=5)
+    assert (deployments(clients), traffic(clients)) == (["default", "green"], {"default": 100})
+    assert "The deployment green of endpoint rolled is still up and costs money: 88.08 USD a day" in caplog.text
+    assert "cannot be found out: Nobody answers. Delete it: phift cleanup rolled/green" in caplog.text
 
 
 def test_the_end_of_a_block_leaves_somebody_elses_rollout_and_says_what_it_costs(

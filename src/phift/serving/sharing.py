@@ -8,6 +8,7 @@ other's deployment away.
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from collections.abc import Set as AbstractSet
@@ -16,17 +17,20 @@ from typing import TYPE_CHECKING, Any
 
 from phift.azure.answers import listed, mapping, text, texts
 from phift.azure.clients import Clients
-from phift.errors import Conflict, NotFound, azure_errors
+from phift.errors import Conflict, NotFound, PhiftError, azure_errors, in_a_line, redact
 from phift.jobs.job import JOB_TAG, FineTuneJob
 from phift.jobs.record import CONFIGURATION, SERIES
 from phift.serving import resource
 from phift.serving.lifetime import LONGEST_TAG
+from phift.serving.price import cost_of
 from phift.serving.resource import CREATED, MODEL, SERVES, DeploymentEvent, OnEvent, Resource, purpose
 from phift.serving.rollout_state import GATE, STATE, WHY, State, under_way
 from phift.serving.uses import is_used
 
 if TYPE_CHECKING:
     from azure.ai.ml.entities import OnlineDeployment, OnlineEndpoint
+
+logger = logging.getLogger(__name__)
 
 # An endpoint's tag with the traffic that there was before a deployment took it over: JSON, percent by deployment.
 PREVIOUS = "phift.previous"
@@ -163,9 +167,19 @@ def is_new_of(rollout: State, deployment: OnlineDeployment) -> bool:
 
 
 def is_needed(clients: Clients, endpoint: str, deployment: OnlineDeployment) -> bool:
-    """Whether the run whose model a deployment serves uses the endpoint in a block, or has left it up on purpose."""
+    """Whether the run whose model a deployment serves uses the endpoint in a block, or has left it up on purpose.
+
+    It counts as if it did where that cannot be found out; and then a warning says what the deployment costs.
+    """
     job = _tags(deployment).get(JOB_TAG)
-    return job is not None and is_used(FineTuneJob(job, clients), endpoint, or_kept=True)
+    try:
+        return job is not None and is_used(FineTuneJob(job, clients), endpoint, or_kept=True)
+    except PhiftError as error:
+        place = f"{endpoint}/{deployment.name}"
+        why = f"Whether its run needs it cannot be found out: {error.what}"
+        up = resource.still_up(place, cost_of(clients, place))
+        logger.warning("%s", in_a_line(redact(f"{up} {why} Delete it: phift cleanup {place}")))
+        return True
 
 
 def let_requests_end(clients: Clients, there: Resource[OnlineDeployment]) -> None:
