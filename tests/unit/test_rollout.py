@@ -29,8 +29,8 @@ from phift.errors import (
     ServiceUnreachable,
     WaitTimeout,
 )
+from phift.serving import resource, sharing
 from phift.serving import rollout as module
-from phift.serving import sharing
 from phift.serving.deployment import deploy_model
 from phift.serving.endpoint import Endpoint
 from phift.serving.gate import Gate, Verdict
@@ -517,11 +517,11 @@ def test_what_another_run_may_need_for_all_one_knows_stays_after_a_block_that_sa
     def unreadable(*_given: Any, **_more: Any) -> bool:
         raise ServiceUnreachable("Nobody answers.", where="run its-job")
 
+    endpoint = shared(workspace, clients, tmp_path)
     monkeypatch.setattr(sharing, "is_used", unreadable)
-    with shared(workspace, clients, tmp_path) as endpoint:
-        rollout = endpoint.rollout(OTHER, **QUICK | {"mirror": 20, "soak": 60})
-        with pytest.raises(WaitTimeout):
-            rollout.wait(timeout=5)
+    stopped(monkeypatch)
+    with pytest.raises(KeyboardInterrupt), endpoint:
+        endpoint.rollout(OTHER, **QUICK | {"mirror": 20, "soak": 60}).wait()
     assert (deployments(clients), traffic(clients)) == (["default", "green"], {"default": 100})
     assert "The deployment green of endpoint rolled is still up and costs money: 88.08 USD a day" in caplog.text
     assert "cannot be found out: Nobody answers. Delete it: phift cleanup rolled/green" in caplog.text
@@ -597,6 +597,22 @@ def test_the_time_that_is_given_counts_while_the_new_deployment_is_made(
         rollout.wait(timeout=0)
     assert time.monotonic() - began < 20
     assert "costs money" in "".join(caught.value.__notes__)
+
+
+def test_a_deployment_that_came_up_after_the_time_that_was_given_is_not_said_to_be_on_its_way(
+    clients: Clients, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rollout = endpoint.rollout(NEW, **QUICK | {"soak": 60})
+    with pytest.raises(WaitTimeout) as caught:
+        rollout.wait(timeout=0)
+    assert "may come up all the same" in "".join(caught.value.__notes__)
+    resource.deployment(clients, NAME, "green").settled()
+    stopped(monkeypatch)
+    with pytest.raises(KeyboardInterrupt) as interruption:
+        rollout.wait()
+    told = "".join(interruption.value.__notes__)
+    assert "may come up" not in told
+    assert "Beside the old deployment rolled/green costs money: 88.08 USD a day" in told
 
 
 def test_a_rollout_that_somebody_has_just_begun_is_not_overwritten(

@@ -288,7 +288,9 @@ class Rollout:
             what = f"The endpoint {self._name} has a deployment {state.new} by now, which serves another model."
             way_back = f"take the rollout back: phift rollout {self._name} --roll-back"
             raise Conflict(what, where=there.place, fix=way_back)
-        if existing is None or resource.provisioning_state(existing) != "succeeded":
+        if existing is not None and resource.provisioning_state(existing) == "succeeded":
+            self._costs = ""  # what an earlier call that ended too early has said
+        else:
             if self._model is None:
                 what = "The new deployment is not there yet, and the endpoint's tags do not name its model."
                 raise ConfigError(what, where=there.place, fix="go on with endpoint.rollout(model), as it was begun")
