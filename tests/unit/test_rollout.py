@@ -269,7 +269,8 @@ def test_traffic_that_somebody_else_has_changed_is_left_alone(clients: Clients, 
     with load(endpoint):
         status = rollout.wait()
     assert status.phase == "paused"
-    assert "somebody has changed the traffic: it is blue 30 %, green 70 %" in status.why
+    assert "somebody has changed the traffic: it is blue 30 %, green 70 %, and was blue 60 %, green 40 %" in status.why
+    assert "set it back to go on, or promote or roll back" in status.why
     assert traffic(clients) == {"blue": 30, "green": 70}
     endpoint.set_traffic({"blue": 60, "green": 40})
     with load(endpoint):
@@ -869,6 +870,9 @@ def test_the_command_says_how_it_ended(
     assert (late.exit_code, "has ended already: it is promoted" in late.output) == (1, True)
     for wrong in ((), (OLD, "--resume"), (OLD, "--steps", "ten"), (OLD, "--soak", "10d")):
         assert command(clients, monkeypatch, *wrong).exit_code == 2
+    for words in (("--resume", "--max-p95", "9"), ("--roll-back", "--keep-old"), ("--status", "--rows", __file__)):
+        refused = command(clients, monkeypatch, *words)
+        assert (refused.exit_code, f"{words[1]} does not count with {words[0]}" in refused.output) == (2, True)
     assert command(clients, monkeypatch, OLD, "--steps", "50").exit_code == 1
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
+from click.core import ParameterSource
 
 import phift
 from phift.cli.options import WORKSPACE
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 PAUSED = 3
 """The exit code of a rollout that waits for somebody: too few requests to judge by, or traffic that others changed."""
+_COUNTS = {"resume": {"rows"}, "promote": {"keep_old"}, "roll_back": set[str](), "status": set[str]()}
+"""What of how a rollout is begun counts for one that is under way."""
 _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600}
 
 
@@ -91,6 +94,8 @@ def rollout(
     """
     if (model is None) == (way is None):
         raise click.UsageError("Give a MODEL, or one of --resume, --promote, --roll-back and --status.")
+    if way is not None:
+        _refuse_what_does_not_count(way)
     if rows:
         from phift.evaluation.rows import read_rows
 
@@ -118,6 +123,17 @@ def rollout(
         tell(status)
     asked_for = way == "status" or status.phase == ("rolled back" if way == "roll_back" else "promoted")
     sys.exit(0 if asked_for else PAUSED if status.phase == "paused" else 1)
+
+
+def _refuse_what_does_not_count(way: str) -> None:
+    context = click.get_current_context()
+    always = {"endpoint", "model", "workspace", "way", "as_json"}
+    for each in context.command.params:
+        name = str(each.name)
+        is_given = context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+        if is_given and name not in always | _COUNTS[way]:
+            what = f"{each.opts[0]} does not count with --{way.replace('_', '-')}: a rollout stays as it was begun."
+            raise click.UsageError(f"{what} To change it, roll it back and begin another one.")
 
 
 def _go_on(endpoint: Endpoint, way: str | None, compare: Any, keep_old: bool, printer: EventPrinter) -> RolloutStatus:

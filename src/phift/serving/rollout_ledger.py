@@ -140,4 +140,5 @@ class Ledger:
         if (traffic(found), mirrored_shares(found)) != (live, mirrored):
             now = ", ".join(f"{name} {share} %" for name, share in traffic(found).items()) or "none"
             wanted = ", ".join(f"{name} {share} %" for name, share in live.items())
-            raise TrafficChanged(f"somebody has changed the traffic: it is {now}, and was {wanted}")
+            what = f"somebody has changed the traffic: it is {now}, and was {wanted}"
+            raise TrafficChanged(f"{what}; set it back to go on, or promote or roll back as it is")
