@@ -40,7 +40,7 @@ def site(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Site]:
     speed: Speed = request.param
     place = Folder(tmp_path)
     place.bundle.touch()
-    make_standins(place.registry, [model["name"] for model in catalog.models()])
+    make_standins(place.registry, [model["name"] for model in catalog.foundation_models()])
     site = Site(place, "https://localhost:1", ENGINES["instant"], speed)
     remember(site.documents, port=1)
     site.start()

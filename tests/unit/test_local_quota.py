@@ -45,7 +45,7 @@ def test_retired_sizes_are_not_offered() -> None:
 
 
 def test_the_models_sizes_are_known_or_retired() -> None:
-    for model in catalog.models():
+    for model in catalog.foundation_models():
         allowed = (
             model["tags"].get("finetune_compute_allow_list")
             or (model["systemMetadata"]["supportedComputes"]["finetuneComputes"])

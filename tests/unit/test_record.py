@@ -12,6 +12,7 @@ from phift.config.run import RunConfig
 from phift.errors import NotFound
 from phift.jobs.record import CONFIGURATION, RunRecord, configuration_digest, series
 from phift.local.model import catalog
+from phift.local.state.folder import Folder
 from phift.run import FineTuneRun
 from unit import given
 from unit.fakes import A100, run_config
@@ -37,7 +38,7 @@ def test_what_is_written_is_read_again(clients: Clients, tmp_path: Path) -> None
     assert read == record
     assert (read.model.id, read.model_name, read.lineage["phift.parameter.seed"]) == (given.MODEL, "mine", "7")
     assert read.model.inference
-    published = catalog.model("Phi-4-mini-instruct", "1")
+    published = catalog.model(Folder(tmp_path), "Phi-4-mini-instruct", "1")
     assert published
     assert list(read.model.inference.sizes) == published["systemMetadata"]["supportedComputes"]["inferenceComputes"]
 

@@ -79,6 +79,7 @@ ALLOWED = {
     "local.ground": {"local.programs", "local.state"},
     "local.wire": {"local.ground", "local.names", "local.state"},
     "local.model": {"component", "data", "facts", "local.ground", "local.names", "local.state", "local.wire"},
+    "local.own_models": {"errors", "local.model", "local.programs", "local.state"},
     "local.work": {
         "component",
         "data",
@@ -129,10 +130,11 @@ ALLOWED = {
         "errors",
         "local.connection",
         "local.model",
+        "local.own_models",
         "local.programs",
         "local.state",
     },
-    "local": {"local.connection", "local.workspace"},
+    "local": {"local.connection", "local.own_models", "local.workspace"},
 }
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from phift.cli.local_models import model
 from phift.cli.options import FOLDER
 from phift.cli.output import hand_out, tell
 from phift.local import LocalWorkspace
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 @click.group()
 def local() -> None:
     """Start, stop and look at the local workspace."""
+
+
+local.add_command(model)
 
 
 @local.command()

@@ -62,6 +62,7 @@ What differs from Azure:
 from __future__ import annotations
 
 from phift.local.connection import Connection, LocalCredential
+from phift.local.own_models import LocalModel
 from phift.local.workspace import LocalStatus, LocalWorkspace
 
-__all__ = ["Connection", "LocalCredential", "LocalStatus", "LocalWorkspace"]
+__all__ = ["Connection", "LocalCredential", "LocalModel", "LocalStatus", "LocalWorkspace"]

@@ -107,6 +107,7 @@ class Programs:
 
     server: Command = (sys.executable, "-m", "phift.local.server.process")
     standin: Command | Callable[[Path, Sequence[str]], None] = (sys.executable, "-m", "phift.local.work.standin")
+    adding: Command = (sys.executable, "-m", "phift.local.work.adding")
     preparation: Command = (sys.executable, "-m", "phift.local.work.preparing")
     engine: Command | Callable[[Path], Iterator[dict[str, str]]] = (sys.executable, "-m", "phift.local.work.engine")
     scorer: Command | type[InstantScorer] = (sys.executable, "-m", "phift.local.work.scorer")

@@ -11,14 +11,16 @@ import socket
 import sqlite3
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Concatenate, ParamSpec, TypeVar, get_args
 
 from phift import errors
+from phift.local import own_models
 from phift.local.connection import IN_PROCESS, Connection
+from phift.local.own_models import LocalModel
 from phift.local.programs import EMPTY, ENGINES, TAKEN, Datastores, Engine, Programs
 from phift.local.state.documents import Documents
 from phift.local.state.folder import Folder
@@ -140,10 +142,7 @@ class LocalWorkspace:
         if self.folder in IN_PROCESS:
             return IN_PROCESS[self.folder]
         say = errors.isolated(on_event)
-        if missing := [name for name in self._needed if importlib.util.find_spec(name) is None]:
-            what = f"The local workspace needs packages that are not installed: {', '.join(missing)}."
-            extra = "testing" if self._needed == _NEEDED else "local"
-            raise errors.MissingDependency(what, fix=f"in the folder of phift's source: pip install '.[{extra}]'")
+        self._need(self._needed, "testing" if self._needed == _NEEDED else "local")
         place = self._place
         if not place.start_lock.exists():  # none is made among other things
             self._refuse_other_things()
@@ -194,6 +193,65 @@ class LocalWorkspace:
         return status
 
     @_of_ours
+    def add_model(
+        self,
+        name: str,
+        source: str | Path,
+        *,
+        response_template: str = "",
+        instruction_template: str = "",
+        system_role_supported: bool | None = None,
+        lora_targets: Sequence[str] = (),
+        license: str = "",  # noqa: A002 - what it is called everywhere
+        on_event: Callable[[str], None] | None = None,
+    ) -> LocalModel:
+        """Take a model into the registry, where a server that runs has it at once; returns what was found out of it.
+
+        - **source**: a folder as transformers saves it, with safetensors; a ``.gguf`` file; or an id on the Hub.
+        - **response_template**, **instruction_template**: what opens an assistant's and a user's turn; found by
+          rendering the model's chat template, as is **system_role_supported**.
+        - **lora_targets**: the layers that LoRA adapts; all linear ones but the head.
+        - **on_event**: called with a line of text for what there is to say meanwhile.
+
+        Other content under a name that is there becomes its next version. Raises `phift.errors.ModelError` with what is
+        wrong with the model, or with the numbers where it is too large for this machine.
+        """
+        self._need((*_NEEDED, *_NEEDED_TO_TRAIN), "local")
+        own_models.check_name(name)
+        self._begin()
+        given = {
+            "response_template": response_template,
+            "instruction_template": instruction_template,
+            "system_role_supported": system_role_supported,
+            "lora_targets": list(lora_targets),
+            "license": license,
+        }
+        return own_models.add(self._place, self._programs.adding, name, source, given, errors.isolated(on_event))
+
+    @_of_ours
+    def models(self) -> list[LocalModel]:
+        """Return the registry's models; of one name the newest version first."""
+        return own_models.listed(self._place)
+
+    @_of_ours
+    def model(self, name: str) -> LocalModel:
+        """Return a model by its name, the newest version, or ``name:version``; raises `phift.errors.NotFound`."""
+        return own_models.found(self._place, name)
+
+    @_of_ours
+    def remove_model(self, name: str) -> tuple[list[LocalModel], list[str]]:
+        """Delete an added model, all its versions or one, ``name:version``.
+
+        Returns what was deleted, and the jobs, all over, that were trained from it; what they left stays. Raises
+        `phift.errors.LocalWorkspaceError` where a deployment serves it or a job needs it still, and
+        `phift.errors.NotFound`.
+        """
+        with ExitStack() as opened:
+            opened.enter_context(self._place.starting())
+            documents = opened.enter_context(self._documents()) if self._place.database.exists() else None
+            return own_models.remove(self._place, name, documents)
+
+    @_of_ours
     def reset(self) -> None:
         """Stop the server and delete everything: jobs, models, endpoints, uploads. The folder itself goes too.
 
@@ -226,6 +284,24 @@ class LocalWorkspace:
             what = "No local workspace is running in this folder."
             raise errors.LocalWorkspaceNotRunning(what, where=str(self.folder), fix="start it: phift local up")
         return Connection(f"https://localhost:{running.port}", self._place.bundle, self.folder)
+
+    def _need(self, packages: Sequence[str], extra: str) -> None:
+        if missing := [name for name in packages if importlib.util.find_spec(name) is None]:
+            what = f"The local workspace needs packages that are not installed: {', '.join(missing)}."
+            raise errors.MissingDependency(what, fix=f"in the folder of phift's source: pip install '.[{extra}]'")
+
+    def _begin(self) -> None:
+        """Make the folder a local workspace's, where none has ever run in it."""
+        from phift.local.state.identity import read_secret
+
+        if self._place.marks():
+            return
+        if not self._place.start_lock.exists():
+            self._refuse_other_things()
+        with self._place.starting():
+            self._refuse_other_things()
+            self.folder.chmod(0o700)
+            read_secret(self._place.secret)
 
     def _refuse_other_things(self) -> None:
         there = self.folder.iterdir() if self.folder.is_dir() else ()
@@ -289,7 +365,7 @@ class LocalWorkspace:
     def _make_models(self, say: Callable[[str], None]) -> None:
         from phift.local.model import catalog
 
-        folders = {model["name"]: self._place.registry / model["name"] for model in catalog.models()}
+        folders = {model["name"]: self._place.registry / model["name"] for model in catalog.foundation_models()}
         for folder in folders.values():
             if self._engine == "train" and (folder / EMPTY).is_file():
                 shutil.rmtree(folder)  # what the engine `instant` left is none to train

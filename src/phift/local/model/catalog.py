@@ -1,15 +1,21 @@
-"""What the registry has: the foundation models, which stand-ins are made for, and the fine-tuning component."""
+"""What the registry has: the foundation models, which stand-ins are made for, the user's own, and the component."""
 
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from functools import cache
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 import phift.facts
 from phift.local.names import REGISTRY
 from phift.local.state.documents import Json
+from phift.local.state.folder import Folder
+
+ABOUT = "about.json"  # the metadata of an added model, beside the folder `MODEL`
+MODEL = "model"
 
 
 @cache
@@ -18,14 +24,39 @@ def table(name: str) -> Any:
     return json.loads((files(__package__) / f"{name}.json").read_text(encoding="utf-8"))
 
 
-def models() -> list[Json]:
-    """Return the models' metadata."""
+def foundation_models() -> list[Json]:
+    """Return the metadata of the models that every registry has."""
     return list(table("catalog")["models"])
 
 
-def model(name: str, version: str) -> Json | None:
+def added_models(folder: Folder) -> list[Json]:
+    """Return the metadata of the models that the user has added, by name, of each name the newest version first.
+
+    They are read anew each time, so that a server sees at once what another process adds.
+    """
+    found = []
+    for path in folder.added.glob(f"*/*/{ABOUT}"):
+        with suppress(OSError, ValueError):  # being removed just now
+            found.append(json.loads(path.read_text(encoding="utf-8")))
+    return sorted(found, key=lambda each: (each["name"].lower(), -int(each["version"])))
+
+
+def models(folder: Folder) -> list[Json]:
+    """Return the metadata of all models; those of one name lie together, the newest version first."""
+    return [*foundation_models(), *added_models(folder)]
+
+
+def model(folder: Folder, name: str, version: str) -> Json | None:
     """Return a model's metadata, whatever the case of its name, or None where there is none."""
-    return next((each for each in models() if (each["name"].lower(), each["version"]) == (name.lower(), version)), None)
+    wanted = (name.lower(), version)
+    return next((each for each in models(folder) if (each["name"].lower(), each["version"]) == wanted), None)
+
+
+def place(folder: Folder, model: Json) -> Path:
+    """Return the folder of a model's files."""
+    if "added" in model:
+        return folder.added / str(model["name"]) / str(model["version"]) / MODEL
+    return folder.registry / str(model["name"])
 
 
 def component() -> Any:

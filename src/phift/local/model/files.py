@@ -264,10 +264,10 @@ def _address(ground: Ground, reference: str) -> tuple[str, str]:
         return DATASTORES[found["store"]], found["path"]
     if found := _REGISTRY_MODEL.fullmatch(reference):
         registry, name, version = found.groups()
-        model = catalog.model(name, version)
+        model = catalog.model(ground.folder, name, version)
         if registry.lower() != REGISTRY or model is None:
             raise user_error(f"The model {name} version {version} was not found in registry {registry}.")
-        return MODELS, str(model["name"])
+        return MODELS, catalog.place(ground.folder, model).relative_to(ground.folder.registry).as_posix()
     if found := _WORKSPACE_ASSET.fullmatch(reference) or _SHORT_ASSET.fullmatch(reference):
         for kind in (found["kind"],) if "kind" in found.re.groupindex else ("data", "models"):
             if document := ground.documents.get(f"{kind}/{found['name']}/versions/{found['version']}"):

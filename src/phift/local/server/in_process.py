@@ -70,7 +70,7 @@ def served_here(folder: Path, speed: Speed = "fast", datastores: Datastores | No
         if not stack.enter_context(place.claimed()):
             what = "This local workspace is served already."
             raise LocalWorkspaceError(what, where=str(place.root), fix="stop the other one, or name another folder")
-        names = [model["name"] for model in catalog.models()]
+        names = [model["name"] for model in catalog.foundation_models()]
         make_standins(place.registry, [name for name in names if not (place.registry / name).is_dir()])
         site = Site(place, f"https://{where}", ENGINES["instant"], speed)
         stack.callback(site.close)

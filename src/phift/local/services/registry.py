@@ -1,4 +1,4 @@
-"""The registry: stand-ins for the foundation models, and the fine-tuning component."""
+"""The registry: stand-ins for the foundation models, the user's own models, and the fine-tuning component."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def _assets(site: Site, call: Call) -> list[Json]:
     kind, name, version = _kind(call), call["name"].lower(), call["version"]
     shown: list[Json] = []  # of data there are none: its routes are there so that the answer is "not found"
     if kind == "models":
-        shown = [_show_model(site, model) for model in catalog.models()]
+        shown = [_show_model(site, model) for model in catalog.models(site.folder)]
     elif kind == "components":
         shown = [_show_component()]
     if name:
@@ -76,7 +76,8 @@ def _get(site: Site, call: Call) -> Reply:
 def _list(site: Site, call: Call) -> Reply:
     shown = _assets(site, call)
     if not call["name"]:
-        return Reply({"value": [_show_container(each) for each in shown]})
+        newest = {each["id"].partition("/versions/")[0]: each for each in reversed(shown)}
+        return Reply({"value": [_show_container(each) for each in reversed(newest.values())]})
     # An unknown name is an empty list, as on Azure: the SDK makes its own error of it.
     return Reply({"value": shown[: whole_number(call.query.get("$top", "100"), "$top")]})
 
@@ -99,7 +100,7 @@ def _show_container(shown: Json) -> Json:
 
 def _data_reference(site: Site, call: Call) -> Reply:
     """Give an address that reads and lists the container of the registry's models for a while."""
-    if catalog.model(call["name"], call["version"]) is None:
+    if catalog.model(site.folder, call["name"], call["version"]) is None:
         what = f"models/{call['name']}/versions/{call['version']}"
         raise WireError(404, "UserError", f"Not found: {what} in registry {REGISTRY}.")
     address = f"{site.base_url}/{MODELS}"
@@ -109,8 +110,8 @@ def _data_reference(site: Site, call: Call) -> Reply:
     return Reply({"blobReferenceForConsumption": reference})
 
 
-def _origin(created: str) -> Json:
-    made = {"At": f"{created}T00:00:00+00:00", "By": "Microsoft", "ByType": "User"}
+def _origin(created: str, by: str = "Microsoft") -> Json:
+    made = {"At": f"{created}T00:00:00+00:00", "By": by, "ByType": "User"}
     return {f"{done}{what}": value for done in ("created", "lastModified") for what, value in made.items()}
 
 
@@ -120,6 +121,7 @@ def _show_model(site: Site, model: Json) -> Json:
     As recorded of a registry (azure-sdk-assets 0e2fb6b0, test_create_get_download_model_registry, 2024-05-03), and with
     the ``systemMetadata`` that the models of Azure's own registry have.
     """
+    place = catalog.place(site.folder, model)
     properties = {
         "description": model["description"],
         # Structured tags travel as Python literals in text; that is what users have to parse.
@@ -129,7 +131,7 @@ def _show_model(site: Site, model: Json) -> Json:
         "isAnonymous": False,
         "flavors": {"transformers": {"data": {"task": "llm/v1/chat"}}},
         "modelType": "mlflow_model",
-        "modelUri": f"{site.base_url}/{MODELS}/{model['name']}",
+        "modelUri": f"{site.base_url}/{MODELS}/{place.relative_to(site.folder.registry).as_posix()}",
         "originAssetId": None,
         "jobName": None,
         "intellectualProperty": None,
@@ -141,7 +143,7 @@ def _show_model(site: Site, model: Json) -> Json:
         "name": model["name"],
         "type": "models",
         "properties": properties,
-        "systemData": _origin(model["created"]),
+        "systemData": _origin(model["created"], "you" if "added" in model else "Microsoft"),
     }
 
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import yaml
 
@@ -19,6 +20,9 @@ from phift.component.settings import Settings
 from phift.errors import ModelError
 from phift.local.state.folder import UnsafePath, confined
 from phift.local.work.engine.job import Job, empty_folder
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 _log = logging.getLogger(__name__)
 
@@ -103,14 +107,21 @@ def write(checkpoint: Path, folder: Path, metadata: Mapping[str, str]) -> None:
 
     - **metadata**: goes into the model's manifest; ``base_model_name`` must be in it.
     """
-    import mlflow.transformers
     from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(checkpoint, trust_remote_code=False, use_safetensors=True)
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint, trust_remote_code=False)
+    save(model, tokenizer, folder, metadata)
+    _copy_config(checkpoint, folder)
+
+
+def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, metadata: Mapping[str, str]) -> None:
+    """Write a model to ``folder`` as `write` does, without a finetune config."""
+    import mlflow.transformers
 
     # It warns that there is no model card to copy, which a model trained here cannot have.
     logging.getLogger("mlflow.transformers").setLevel(logging.ERROR)
-    model = AutoModelForCausalLM.from_pretrained(checkpoint, trust_remote_code=False, use_safetensors=True)
     model.name_or_path = metadata["base_model_name"]
-    tokenizer = AutoTokenizer.from_pretrained(checkpoint, trust_remote_code=False)
     imported = ("mlflow", "torch", "transformers", "accelerate")
     mlflow.transformers.save_model(
         # The parts, not the path: for a path MLflow 3.15 reads a class out of transformers that 5.x gives as a name.
@@ -124,7 +135,6 @@ def write(checkpoint: Path, folder: Path, metadata: Mapping[str, str]) -> None:
     )
     # It names a page on the hub that does not exist.
     (folder / "LICENSE.txt").unlink(missing_ok=True)
-    _copy_config(checkpoint, folder)
 
 
 def _copy_config(source: Path, target: Path) -> None:
