@@ -113,3 +113,66 @@ def change(folder: Path, name: str = "config.json", **values: Any) -> None:
     """Change values of a JSON file of a checkpoint."""
     document = json.loads((folder / name).read_text())
     (folder / name).write_text(json.dumps({**document, **values}))
+
+
+def write_gguf(file: Path, *, architecture: str = "llama", template: str | None = "", quantized: bool = False) -> Path:
+    """Write a model of Llama's shape as llama.cpp keeps it, and return the file.
+
+    - **quantized**: in blocks of 8 bits, where a matrix is wide enough.
+    """
+    import gguf
+
+    own, torso = tokenizer("llama", template), model("llama")
+    config, state = torso.config, torso.state_dict()
+    writer = gguf.GGUFWriter(file, architecture)
+    writer.add_license("mit")
+    writer.add_name("tiny")
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_rope_freq_base(10000.0)
+    bpe = json.loads(_bpe(SPECIALS["llama"]))
+    tokens = own.convert_ids_to_tokens(range(len(own)))
+    tokens += [f"<unused{at}>" for at in range(config.vocab_size - len(tokens))]
+    writer.add_tokenizer_model("gpt2")
+    writer.add_token_list(tokens)
+    writer.add_token_types([3 if token in SPECIALS["llama"] else 1 for token in tokens])
+    writer.add_token_merges([" ".join(pair) if isinstance(pair, list) else pair for pair in bpe["model"]["merges"]])
+    writer.add_bos_token_id(own.bos_token_id)
+    writer.add_eos_token_id(own.eos_token_id)
+    if own.chat_template:
+        writer.add_chat_template(own.chat_template)
+    parts = {
+        "self_attn.q_proj": "attn_q",
+        "self_attn.k_proj": "attn_k",
+        "self_attn.v_proj": "attn_v",
+        "self_attn.o_proj": "attn_output",
+        "mlp.gate_proj": "ffn_gate",
+        "mlp.up_proj": "ffn_up",
+        "mlp.down_proj": "ffn_down",
+        "input_layernorm": "attn_norm",
+        "post_attention_layernorm": "ffn_norm",
+    }
+    names = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"}
+    for layer in range(config.num_hidden_layers):
+        names |= {f"model.layers.{layer}.{ours}": f"blk.{layer}.{theirs}" for ours, theirs in parts.items()}
+    for ours, theirs in names.items():
+        weights = state[f"{ours}.weight"].numpy()
+        heads = {"attn_q": config.num_attention_heads, "attn_k": config.num_key_value_heads}.get(theirs.split(".")[-1])
+        if heads:  # llama.cpp turns positions in another order
+            half = weights.shape[0] // heads // 2
+            weights = weights.reshape(heads, 2, half, -1).swapaxes(1, 2).reshape(weights.shape)
+        kind = gguf.GGMLQuantizationType.Q8_0
+        if quantized and weights.ndim == 2:
+            writer.add_tensor(f"{theirs}.weight", gguf.quantize(weights, kind), raw_dtype=kind)
+        else:
+            writer.add_tensor(f"{theirs}.weight", weights)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return file

@@ -170,9 +170,10 @@ def load(source: Source, skeleton: Skeleton, ids: Sequence[int]) -> Any:
         what = f"The tokenizer has the token {max(ids)}, and the model knows {rows}: they are not of one model."
         raise ModelError(what, where=where, fix="use the model's own tokenizer")
     _check_causal(model.eval(), list(ids[:8]), where)
-    for name in ("quantization_config", "auto_map"):  # what it was, and code that nobody runs
-        if hasattr(model.config, name):
-            delattr(model.config, name)
+    # What it was before, and code that nobody runs.
+    for holder, name in ((model.config, "quantization_config"), (model, "hf_quantizer"), (model.config, "auto_map")):
+        if hasattr(holder, name):
+            delattr(holder, name)
     return model
 
 
