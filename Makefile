@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # Microsoft's storage emulator, for tests; 3.36 and newer want Node.js 21.
 AZURITE := 3.35.0
 
-.PHONY: quickstart test azurite contract verified check routes reasons schema versions faults proofs fuzz format bench bench-data bench-local bench-download bench-follow bench-serving load kill callers signals tune-proof rollout-proof evaluation-proof evaluation-sample clean
+.PHONY: quickstart test azurite contract verified check routes reasons schema versions faults proofs fuzz format bench bench-data bench-local bench-download bench-follow bench-serving bench-training load kill callers signals tune-proof rollout-proof evaluation-proof evaluation-sample clean
 
 quickstart: $(VENV)/installed
 	$(BIN)/phift quickstart
@@ -80,6 +80,11 @@ bench-follow: $(VENV)/installed
 # A local endpoint beside `mlflow models serve` on the same model: two minutes, and nothing else on the machine.
 bench-serving: $(VENV)/installed
 	$(BIN)/python bench/serving.py
+
+# The training of a stand-in beside TRL's, with TRL=<a Python that has it>, or by itself; bench/training.py says how to
+# get one, and how another model is trained. A minute or two.
+bench-training: $(VENV)/installed
+	$(BIN)/python bench/training.py $(if $(TRL),--trl $(TRL))
 
 # 10,000 requests to a local endpoint, 64 at a time; a minute on idle cores.
 load: $(VENV)/installed

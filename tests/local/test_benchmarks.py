@@ -29,6 +29,7 @@ BENCH = Path(__file__).parents[2] / "bench"
         ("download.py", ["--gigabytes", "0.02", "--files", "5", "--cuts", "3"], "whole and right: True"),
         ("follow.py", ["1"], "phift, job.follow()"),
         ("serving.py", ["0.2", "1,2"], "mlflow models serve"),
+        ("training.py", ["--rows", "32", "--epochs", "1", "--rounds", "1"], "phift: median"),
         ("local_scale.py", ["1"], "all 1001 jobs, page by page: "),
     ],
 )
