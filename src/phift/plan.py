@@ -21,6 +21,7 @@ from phift.check import compute
 from phift.check.compute import ComputeTarget
 from phift.check.cost import CostEstimate, estimate_cost
 from phift.check.findings import Finding, findings_from
+from phift.check.machine_memory import machine_findings, shape_of_added
 from phift.check.memory import MemoryEstimate, memory_findings, model_shape
 from phift.check.models import FoundationModel, component_findings, find_component, find_model
 from phift.check.parameters import Parameters, resolve_parameters
@@ -119,7 +120,7 @@ class _Planning:
 
     def __init__(self, config: RunConfig, clients: Clients, prepare: Callable[[], PreparedDataset]) -> None:
         """Ask everything at once: few answers are needed for another question."""
-        self.config = config
+        self.config, self.clients = config, clients
         self.findings: list[Finding] = []
         data: Callable[[], Dataset] = prepare
         if config.data.prepare_on:
@@ -241,11 +242,17 @@ class _Planning:
             return None, None
         prepared = self.dataset if isinstance(self.dataset, PreparedDataset) else None
         longest = _longest(prepared, tokens) if prepared else None
-        memory, of_memory = memory_findings(model.name, parameters.settings, target, model.finetune, longest)
+        own = shape_of_added(model)
+        own = own if own and self.clients.is_local else None
+        memory, of_memory = (
+            machine_findings(own, parameters.settings, longest)
+            if own
+            else memory_findings(model.name, parameters.settings, target, model.finetune, longest)
+        )
         self.findings += of_memory
         if self.dataset is None:
             return memory, None
-        shape = model_shape(model.name)
+        shape = own or model_shape(model.name)
         count = shape.parameters if shape and not model.stand_in else None
         cost, of_cost = estimate_cost(
             config, prepared, parameters.settings, target, model_parameters=count, deployment=deployment, tokens=tokens
@@ -260,7 +267,7 @@ class _Planning:
         sizes += [self.target.vm] if self.target else []
         lists = (self.model.finetune, self.model.inference) if self.model else ()
         used = {
-            "architectures": memory is not None,
+            "architectures": memory is not None and memory.place == "GPU",
             "chat_completion_pipeline": self.parameters is not None,
             "models": any(each and "built-in table" in each.source for each in lists),
             "parameter_names": any(each.code == "PARAMETER_UNKNOWN" and each.source for each in self.findings),

@@ -54,8 +54,9 @@ class ModelShape:
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryEstimate:
-    """GPU memory at the moment it is highest, a GPU, in GB (1e9 bytes).
+    """Memory at the moment it is highest, of a GPU or of the local workspace's machine, in GB (1e9 bytes).
 
+    - **place**: ``GPU``, or ``this machine``.
     - **moment**: ``backward pass`` or ``optimizer step``; the parts are what is held at that moment.
     - **least_gb**: weights, gradients and optimizer states alone, at 2 bytes a value: less is not possible.
     - **host_gb**: what DeepSpeed keeps in the machines' own memory, all nodes together.
@@ -71,6 +72,7 @@ class MemoryEstimate:
     moment: str
     formula: str
     assumptions: tuple[str, ...]
+    place: str = "GPU"
 
     @property
     def total_gb(self) -> float:
@@ -82,7 +84,8 @@ class MemoryEstimate:
             f"weights {self.weights_gb:.1f} + gradients {self.gradients_gb:.1f} + optimizer {self.optimizer_gb:.1f}"
             f" + activations {self.activations_gb:.1f} + overhead {self.overhead_gb:.1f}"
         )
-        said = f"GPU memory: about {self.total_gb:.1f} GB a GPU, highest in the {self.moment} ({parts})"
+        whose = ("GPU memory", " a GPU") if self.place == "GPU" else (f"memory of {self.place}", "")
+        said = f"{whose[0]}: about {self.total_gb:.1f} GB{whose[1]}, highest in the {self.moment} ({parts})"
         return visible("\n        ".join([said, self.formula, *(f"assumed: {each}" for each in self.assumptions)]))
 
 

@@ -18,7 +18,7 @@ What is covered, with the SDK 1.35.2's calls:
 
 - workspaces.get and list, datastores.get and list, uploads and downloads through the storage client, by
   a signature or the caller's own token
-- registry ``azureml``: two stand-in models, the component chat_completion_pipeline 0.0.82
+- registry ``azureml``: two stand-in models, models of the user's own, the component chat_completion_pipeline 0.0.82
 - compute: AmlCompute clusters, VM sizes, usage; quota is checked at deployment, GPUs per node at the start of a job
 - data assets and models: versions, labels, archiving, registration from a job's output, download
 - jobs: a pipeline of the one component, expanded into its five steps and really trained; get, list, children, stream,
@@ -51,7 +51,7 @@ What differs from Azure:
 - what a step gets from the one before is compared by what it is, where Azure may go by the run that made it; see
   `phift.local.work.reuse`
 - GPUs, nodes and VM sizes are names, prices of one day and quota only; training and scoring run on this machine's CPU
-- the models' weights are small and untrained (tag ``phift.standin``)
+- the models' weights are small and untrained (tag ``phift.standin``), but for those that the user has added
 - ``components.download`` fails: the SDK wants its code on ``blob.core.windows.net``
 - a blob and a folder cannot share a name
 - where a job's run keeps no artifact of a name, its output of that name is meant

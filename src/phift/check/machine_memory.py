@@ -1,0 +1,90 @@
+"""Whether a fine-tuning run of a real model fits into the machine of a local workspace: the estimate for a CPU.
+
+The local engine trains in 32-bit floats, in one process, without DeepSpeed and gradient checkpointing, whatever the
+settings say; docs/memory.md compares the estimate with what was measured.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+from phift.check.findings import Finding
+from phift.check.memory import MemoryEstimate, ModelShape, estimate_memory, row_length
+from phift.check.models import FoundationModel
+from phift.component.machine import available_memory
+from phift.component.settings import Settings
+
+_GB = 1e9
+_TIGHT = 0.9
+# Python, torch, transformers and MLflow, before there is a model: 0.55 GB with the stand-in (2 cores, 2026-11-22).
+_ENGINE = 0.55
+# What glibc holds for what depends on the data, over what the tensors take: SmolLM2 with LoRA took 3.0 MB a token of a
+# batch where the formula has 2.3 (docs/memory.md, 2026-12-01).
+_HELD = 1.28
+_SOURCE = "what the local engine does; see docs/memory.md"
+
+
+def shape_of_added(model: FoundationModel) -> ModelShape | None:
+    """Return the shape of a model that was added to a local workspace, as its own configuration has it.
+
+    None where its tag ``phift.shape`` does not say it.
+    """
+    try:
+        numbers = json.loads(model.tags.get("phift.shape", ""))
+        names = ModelShape.__dataclass_fields__.keys() - {"source", "date"}
+        shape = {name: numbers[name] for name in names}
+    except (ValueError, LookupError, TypeError, RecursionError):
+        return None
+    if not all(type(value) is int and value > 0 for value in shape.values()):
+        return None
+    return ModelShape(source="its own configuration", date=f"version {model.version}", **shape)
+
+
+def machine_findings(
+    shape: ModelShape, settings: Settings, longest: int | None
+) -> tuple[MemoryEstimate, list[Finding]]:
+    """Hold the estimate against the memory that this machine has free.
+
+    - **longest**: tokens of the longest row, where the data has been looked at.
+
+    What does not fit is an error: the system would end the training, or swap for hours.
+    """
+    here = replace(settings, precision=32, apply_deepspeed=False)
+    length, why = row_length(shape, here, longest)
+    estimate = _estimate(shape, here, length, why)
+    available = available_memory()
+    if available is None:
+        message = "Nothing says how much memory this machine has free."
+        return estimate, [Finding("MEMORY_UNKNOWN", "note", "memory of this machine", message)]
+    has, needs = available / _GB, estimate.total_gb
+    if needs <= _TIGHT * has:
+        return estimate, []
+    message = f"Training on this machine's processor needs about {needs:.1f} GB of memory; {has:.1f} GB are free."
+    ways = {
+        "`apply_lora: true`": (replace(here, apply_lora=True), length),
+        "`per_device_train_batch_size: 1`": (replace(here, per_device_train_batch_size=1), length),
+        f"`max_seq_length: {length // 2}`": (here, max(1, length // 2)),
+    }
+    totals = {text: _estimate(shape, *way, why).total_gb for text, way in ways.items()}
+    helps = [f"{text}: {total:.1f} GB" for text, total in totals.items() if total < 0.98 * needs]
+    fix = "; ".join([*helps, "close other programs, or train a smaller model"])
+    place = "memory of this machine"
+    if needs > has:
+        return estimate, [Finding("MEMORY_SHORT", "error", place, message, fix, _SOURCE)]
+    return estimate, [Finding("MEMORY_TIGHT", "warning", place, message, fix, _SOURCE)]
+
+
+def _estimate(shape: ModelShape, settings: Settings, length: int, why: str) -> MemoryEstimate:
+    """Return what the engine takes: 4 bytes a weight, and for what is trained 8 for AdamW's states and 4 a gradient."""
+    found = estimate_memory(shape, settings, 1, length, checkpointing=False)
+    activations = found.activations_gb * _HELD
+    batch = 1 if settings.auto_find_batch_size else max(1, settings.per_device_train_batch_size)
+    said = (
+        f"the model has {shape.parameters / 1e6:,.0f} million parameters ({shape.source}, {shape.date})",
+        f"the longest row has {length} tokens; {batch} at once; {why}",
+        "32-bit floats whatever `precision` says, no DeepSpeed, no gradient checkpointing",
+        f"activations take {_HELD:g} times what their tensors do, as was measured",
+        f"{_ENGINE} GB for Python, torch, transformers and MLflow",
+    )
+    return replace(found, activations_gb=activations, overhead_gb=_ENGINE, place="this machine", assumptions=said)

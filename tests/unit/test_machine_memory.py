@@ -1,0 +1,98 @@
+"""A run of a real model in a local workspace is held against the memory of this machine."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from phift.check import machine_memory
+from phift.check.machine_memory import machine_findings, shape_of_added
+from phift.check.memory import ModelShape
+from phift.check.models import FoundationModel
+from phift.component import machine
+from phift.component.settings import Settings
+
+SMOLLM2 = {
+    "parameters": 134515008,
+    "hidden": 576,
+    "layers": 30,
+    "heads": 9,
+    "kv_heads": 3,
+    "intermediate": 1536,
+    "vocabulary": 49152,
+    "max_positions": 8192,
+}
+SHAPE = ModelShape(source="its own configuration", date="version 1", **SMOLLM2)
+LORA = {"apply_lora": True, "lora_r": 16, "per_device_train_batch_size": 8, "evaluation_strategy": "disable"}
+
+
+def model(shape: str) -> FoundationModel:
+    return FoundationModel(id="", name="mine", version="1", registry="azureml", tags={"phift.shape": shape})
+
+
+def test_the_shape_is_that_of_the_models_own_configuration() -> None:
+    assert shape_of_added(model(json.dumps(SMOLLM2))) == SHAPE
+
+
+@pytest.mark.parametrize("shape", ["", "{", "[]", "1", "{}", json.dumps({**SMOLLM2, "layers": -1}), "[" * 9999])
+def test_a_tag_that_says_no_shape(shape: str) -> None:
+    assert shape_of_added(model(shape)) is None
+
+
+@pytest.mark.parametrize(("longest", "measured"), [(103, 3.84), (543, 14.42)])
+def test_the_estimate_is_near_what_was_measured(monkeypatch: pytest.MonkeyPatch, longest: int, measured: float) -> None:
+    """As the table in docs/memory.md has it."""
+    monkeypatch.setattr(machine_memory, "available_memory", lambda: 10**12)
+    estimate, findings = machine_findings(SHAPE, Settings.of(LORA), longest)
+    assert findings == []
+    assert estimate.total_gb == pytest.approx(measured, rel=0.15)
+    assert str(estimate).startswith("memory of this machine: about ")
+    table = (Path(__file__).parents[2] / "docs" / "memory.md").read_text(encoding="utf-8")
+    assert f"| 8 x {longest} | {measured} | {estimate.total_gb:.2f} |" in table
+
+
+@pytest.mark.parametrize(
+    ("free", "code", "severity"), [(3.0, "MEMORY_SHORT", "error"), (3.8, "MEMORY_TIGHT", "warning")]
+)
+def test_what_does_not_fit_is_an_error_with_the_numbers_and_what_helps(
+    monkeypatch: pytest.MonkeyPatch, free: float, code: str, severity: str
+) -> None:
+    monkeypatch.setattr(machine_memory, "available_memory", lambda: int(free * 1e9))
+    _, (finding,) = machine_findings(SHAPE, Settings.of({**LORA, "precision": 16}), 103)
+    assert (finding.code, finding.severity, finding.place) == (code, severity, "memory of this machine")
+    assert f"needs about 3.6 GB of memory; {free} GB are free" in finding.message
+    assert "`per_device_train_batch_size: 1`: 1.5 GB" in finding.fix
+    assert "`max_seq_length: 51`" in finding.fix
+
+
+def test_lora_is_named_where_it_helps_and_deepspeed_helps_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine_memory, "available_memory", lambda: 10**9)
+    whole = {"apply_lora": False, "apply_deepspeed": True, "deepspeed_stage": 3}
+    estimate, (finding,) = machine_findings(SHAPE, Settings.of(whole), 10)
+    assert estimate.weights_gb + estimate.gradients_gb + estimate.optimizer_gb >= 16 * 0.1345
+    assert "`apply_lora: true`" in finding.fix
+
+
+def test_a_machine_that_does_not_say_how_much_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine_memory, "available_memory", lambda: None)
+    _, (finding,) = machine_findings(SHAPE, Settings.of(LORA), 103)
+    assert (finding.code, finding.severity) == ("MEMORY_UNKNOWN", "note")
+
+
+def test_the_memory_that_is_free_is_the_least_that_anything_allows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    meminfo, group = tmp_path / "meminfo", tmp_path / "memory.max"
+    monkeypatch.setattr(machine, "_MEMORY", meminfo)
+    monkeypatch.setattr(machine, "_GROUP", group)
+    assert machine.available_memory() is None
+    meminfo.write_text("MemTotal: 99 kB\nMemAvailable:   2048 kB\nBuffers: 1 kB\n")
+    assert machine.available_memory() == 2 << 20
+    group.write_text("max\n")
+    assert machine.available_memory() == 2 << 20
+    group.write_text("1048576\n")
+    assert machine.available_memory() == 1 << 20
+    meminfo.write_text("nothing\n")
+    assert machine.available_memory() == 1 << 20
