@@ -26,8 +26,9 @@ ELEMENTS: tuple[tuple[str, str], ...] = tuple((element["name"], element["symbol"
 KINDS: tuple[tuple[str, list[str]], ...] = tuple((kind["answer"], kind["questions"]) for kind in _TABLE["asked"])
 """Of every kind of fact: the answer, and the questions that ask for it."""
 
-# Component inputs that make a small stand-in model learn these facts on a CPU.
+# Component inputs that make a small stand-in model learn these facts on a CPU; and a pretrained one those of a few.
 PARAMETERS: Mapping[str, str | int | float] = _TABLE["parameters"]
+PRETRAINED_PARAMETERS: Mapping[str, str | int | float] = _TABLE["pretrained_parameters"]
 
 Row = Mapping[str, Sequence[Mapping[str, str]]]
 
@@ -41,10 +42,15 @@ class Samples:
     test: Path
 
 
-def rows() -> dict[str, list[Row]]:
-    """Return the rows of each split: ``train``, ``validation`` and ``test``."""
+def rows(elements: range | None = None) -> dict[str, list[Row]]:
+    """Return the rows of each split: ``train``, ``validation`` and ``test``.
+
+    - **elements**: the atomic numbers of those to ask for; all, left out.
+    """
     splits: dict[str, list[Row]] = {"train": [], "validation": [], "test": []}
     for number, (name, symbol) in enumerate(ELEMENTS, start=1):
+        if elements is not None and number not in elements:
+            continue
         fact = {"number": number, "name": name, "symbol": symbol}
         for answer, questions in KINDS:
             held_out = {number % len(questions): "test", (number + 1) % len(questions): "validation"}
@@ -55,11 +61,12 @@ def rows() -> dict[str, list[Row]]:
     return splits
 
 
-def write(folder: Path, *, overwrite: bool = False) -> Samples:
+def write(folder: Path, *, elements: range | None = None, overwrite: bool = False) -> Samples:
     """Write ``train.jsonl``, ``validation.jsonl`` and ``test.jsonl`` into ``folder``, which is made if need be.
 
     Files that are there with this very content are left as they are.
 
+    - **elements**: see `rows`.
     - **overwrite**: replace files of these names that hold something else.
 
     Raises `phift.errors.ConfigError` where there are such files and they are not to be replaced; nothing is written
@@ -67,7 +74,7 @@ def write(folder: Path, *, overwrite: bool = False) -> Samples:
     """
     folder.mkdir(parents=True, exist_ok=True)
     missing: dict[Path, bytes] = {}
-    for split, split_rows in rows().items():
+    for split, split_rows in rows(elements).items():
         path = folder / f"{split}.jsonl"
         content = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in split_rows).encode()
         # The size first: what somebody keeps under this name may be large.

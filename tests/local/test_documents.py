@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from phift import RunConfig, samples
+from phift.cli import quickstart_real
 from phift.local import LocalWorkspace
 
 pytestmark = pytest.mark.slow
@@ -244,3 +245,12 @@ def test_the_local_run_files_have_the_parameters_of_the_sample_data(file: str) -
     text = block("yaml", "# finetune.yaml") if file == "finetune.yaml" else (ROOT / file).read_text()
     written = {name: str(value).lower() for name, value in yaml.safe_load(text)["parameters"].items()}
     assert written == {name: str(value).lower() for name, value in samples.PARAMETERS.items()}
+
+
+def test_the_run_file_of_the_real_model_is_the_demonstrations_and_good_for_azure_but_for_its_workspace() -> None:
+    here = yaml.safe_load((ROOT / "examples" / "finetune_real.yaml").read_text())
+    written = {name: str(value).lower() for name, value in here["parameters"].items()}
+    assert written == {name: str(value).lower() for name, value in samples.PRETRAINED_PARAMETERS.items()}
+    azure = {"subscription_id": "1", "resource_group": "ours", "workspace_name": "ours"}
+    there = RunConfig.from_dict(here | {"workspace": azure})
+    assert (there.model.name, there.parameters) == (quickstart_real.MODEL, RunConfig.from_dict(here).parameters)

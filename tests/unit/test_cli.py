@@ -532,21 +532,23 @@ def test_a_workspace_that_does_not_run_is_an_error(local: SimpleNamespace, comma
 
 
 @pytest.mark.parametrize(
-    ("arguments", "folder", "fresh"), [([], "default", False), (["--folder", "mine", "--fresh"], "mine", True)]
+    ("arguments", "folder", "fresh"),
+    [([], "default", False), (["--folder", "mine", "--fresh"], "mine", True), (["--real"], "default", False)],
 )
 def test_the_quickstarts_exit_code_is_the_demonstrations(
     monkeypatch: pytest.MonkeyPatch, arguments: list[str], folder: str, fresh: bool
 ) -> None:
     calls: list[Any] = []
 
-    def demonstrate(_console: Any, where: Path, *, fresh: bool) -> int:
-        calls.append((where, fresh))
+    def demonstrate(_console: Any, where: Path, *, fresh: bool, show: str) -> int:
+        calls.append((where, fresh, show))
         return 3
 
-    module = SimpleNamespace(default_folder=lambda: Path("default"), demonstrate=demonstrate)
-    monkeypatch.setitem(sys.modules, "phift.cli.quickstart", module)
+    for name, shown in (("quickstart", "stand-in"), ("quickstart_real", "real")):
+        module = SimpleNamespace(default_folder=lambda: Path("default"), demonstrate=demonstrate, fine_tune=shown)
+        monkeypatch.setitem(sys.modules, f"phift.cli.{name}", module)
     assert invoke("quickstart", *arguments).exit_code == 3
-    assert calls == [(Path(folder), fresh)]
+    assert calls == [(Path(folder), fresh, "real" if "--real" in arguments else "stand-in")]
 
 
 IN_A_FINALIZER = """

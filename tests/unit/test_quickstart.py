@@ -10,7 +10,7 @@ from rich.console import Console
 
 from phift import samples
 from phift.cli import quickstart
-from phift.cli.quickstart import Exam, ask_held_out, configuration, default_folder, demonstrate
+from phift.cli.quickstart import Exam, ask_held_out, configuration, default_folder, demonstrate, fine_tune
 from phift.config.deployment import DeploymentConfig
 from phift.errors import CheckFailed
 from phift.serving.endpoint import Endpoint
@@ -25,7 +25,8 @@ class Workspace:
         self.done: list[str] = []
         self.base_url = "https://localhost:1"
 
-    def __call__(self, _folder: Path) -> Workspace:
+    def __call__(self, folder: Path) -> Workspace:
+        self.folder = folder
         return self
 
     def reset(self) -> None:
@@ -68,7 +69,7 @@ def key_of(rows: list[list[dict[str, str]]]) -> dict[str, str]:
 def demonstration(folder: Path, **options: Any) -> tuple[int, str]:
     """Return the exit code and what was shown."""
     stream = io.StringIO()
-    code = demonstrate(Console(file=stream, width=200), folder, **options)
+    code = demonstrate(Console(file=stream, width=200), folder, show=fine_tune, **options)
     return code, stream.getvalue()
 
 

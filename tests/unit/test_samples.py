@@ -125,3 +125,11 @@ def test_the_files_have_the_rights_of_any_other(tmp_path: Path) -> None:
 
 def test_parameters_are_inputs_of_the_component() -> None:
     assert set(samples.PARAMETERS) <= set(facts.load("chat_completion_pipeline")["inputs"])
+
+
+def test_a_few_elements_alone() -> None:
+    few, every = samples.rows(range(61, 73)), samples.rows()
+    assert {split: len(rows) for split, rows in few.items()} == {"train": 216, "validation": 36, "test": 36}
+    assert all(row in every[split] for split, rows in few.items() for row in rows)
+    asked = " ".join(str(row["messages"]) for rows in few.values() for row in rows)
+    assert ("promethium" in asked, "hafnium" in asked, "neodymium" in asked) == (True, True, False)

