@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import checkpoints
 import pytest
@@ -23,14 +23,19 @@ from running import Local
 from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertForMaskedLM
 
+from phift import samples
 from phift.cli.commands import main
 from phift.component.finetune_config import FinetuneConfig
+from phift.component.inputs import STEPS
 from phift.component.preprocessing import ChatTokenizer
 from phift.errors import LocalWorkspaceError, ModelError, NotFound
 from phift.local import LocalWorkspace
 from phift.local.programs import Programs
 from phift.local.work.adding import steps, weights
 from phift.local.work.adding.chat import read_chat
+from phift.local.work.engine import finetune, models, preprocess, validate
+from phift.local.work.engine.job import Job, Step
+from phift.local.work.scorer import Scorer
 from phift.testing import TestWorkspace
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*type hint.*:UserWarning")  # MLflow 3.15, of its own schema
@@ -129,6 +134,49 @@ def test_exactly_the_answers_of_conversations_are_trained_on(family: Family) -> 
         "",
     ]
     assert all(turn["content"] in hidden for turn in turns[::2])
+
+
+class Tracking:
+    """Takes what the engine tells MLflow."""
+
+    logged: ClassVar[list[Any]] = []
+
+    def __init__(self, tracking_uri: str) -> None:
+        """Take no notice of where it is."""
+
+    def log_batch(self, _run: str, metrics: list[Any]) -> None:
+        self.logged.extend(metrics)
+
+    def set_tag(self, *_: str) -> None:
+        """Take no notice."""
+
+
+@pytest.mark.filterwarnings("ignore:.*gradient_checkpointing:FutureWarning")  # peft 0.21, of transformers 5.23
+@pytest.mark.parametrize(("family", "lora"), [("llama", "false"), ("phi3", "true"), ("qwen2", "true")])
+def test_a_few_steps_of_training_are_converted_into_a_model_that_answers(
+    saved: Callable[[Family], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, family: Family, lora: str
+) -> None:
+    read(saved(family), tmp_path / "built")
+    base = tmp_path / "built" / "model"
+    monkeypatch.setattr(finetune, "MlflowClient", Tracking)
+    data = tmp_path / "train.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in samples.rows()["train"][:20]))
+    files = {f"{split}_file_path": str(data) for split in ("train", "validation", "test")}
+    how = {"max_steps": "3", "logging_steps": "1", "apply_lora": lora, "learning_rate": "1e-3"}
+    runs = tuple(Step(name, name, "NotStarted", tmp_path / "log") for name in STEPS)
+    outputs = {name: tmp_path / name for name in ("pytorch_model_folder", "mlflow_model_folder")}
+    job = Job("job", {"mlflow_model_path": str(base), **files, **how}, outputs, runs, tmp_path / "work", "")
+    for step in (validate.run, models.import_base, preprocess.run, finetune.run, models.convert):
+        step(job)
+    assert any(metric.key == "loss" and metric.value > 0 for metric in Tracking.logged)
+    trained, before = (
+        load_file(folder / "model" / "model.safetensors") for folder in (outputs["mlflow_model_folder"], base)
+    )
+    changed = {name.split(".")[-2] for name, each in trained.items() if not torch.equal(each[:700], before[name][:700])}
+    assert changed == set(TARGETS[family]) if lora == "true" else changed > set(TARGETS[family])
+    asked = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}]
+    (answer,) = Scorer(outputs["mlflow_model_folder"]).answer([asked], {"max_new_tokens": 3})
+    assert isinstance(answer, str)
 
 
 def template(
