@@ -327,6 +327,10 @@ REFUSED: dict[str, tuple[Callable[[Path], None], str]] = {
         "cut off or no safetensors",
     ),
     "wrong shapes": (lambda folder: checkpoints.change(folder, hidden_size=128), "do not fit config.json"),
+    "a million layers": (
+        lambda f: checkpoints.change(f, num_hidden_layers=10**6),
+        "says 1,000,000 layers: there are 21",
+    ),
     "wrong vocabulary": (lambda folder: checkpoints.change(folder, vocab_size=300), "do not fit config.json"),
     "weights missing": (_lacking, "1 of the weights are missing, such as model.layers.1.mlp.up_proj.weight"),
     "NaN": (_nan, r"model\.norm\.weight hold numbers that are none"),

@@ -135,7 +135,9 @@ def fetch_tokenizer_files(clients: Clients, model: FoundationModel, cache: Path)
     The folder is made beside its place and renamed, so one that is there is whole and is used again. Its name tells
     equal names of different clouds and registries apart.
     """
-    identity = hashlib.sha256(f"{clients.registry_discovery} {model.id}".encode()).hexdigest()[:8]
+    # A local workspace that was reset may have another model under the same id.
+    named = f"{clients.registry_discovery} {model.id} {model.tags.get('phift.content', '')}".rstrip()
+    identity = hashlib.sha256(named.encode()).hexdigest()[:8]
     target = cache / f"{re.sub(r'[^A-Za-z0-9_.-]', '_', f'{model.name}-{model.version}')}-{identity}"
     if target.is_dir():
         return target

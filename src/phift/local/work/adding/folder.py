@@ -48,7 +48,7 @@ def open_folder(folder: Path) -> Source:
         raise ModelError("The safetensors hold no weights.", where=str(folder), fix=_SAVE)
     most = max(dtypes, key=lambda dtype: dtypes[dtype])
     named = _license(folder / "README.md")
-    return Source(str(folder), folder, tokenizer, "", files, shapes, dtypes.total(), most, size, named)
+    return Source(str(folder), folder, tokenizer, "", files, shapes, len(shapes), dtypes.total(), most, size, named)
 
 
 def _weight_files(folder: Path) -> tuple[Path, ...]:

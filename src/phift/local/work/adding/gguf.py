@@ -45,7 +45,9 @@ def open_gguf(path: Path) -> Source:
     most = max(types, key=lambda each: types[each])
     size, named = sum(int(each.n_bytes) for each in reader.tensors), str(_value(reader, "general.license") or "")
     folder = path.parent
-    return Source(where, folder, folder, path.name, (path,), {}, types.total(), most, size, named[:60])
+    return Source(
+        where, folder, folder, path.name, (path,), {}, len(reader.tensors), types.total(), most, size, named[:60]
+    )
 
 
 def _check_readable(architecture: str, where: str) -> None:

@@ -21,7 +21,7 @@ class Source:
     - **weights**, **tokenizer**: folders, often the same.
     - **gguf**: the name of the file in it, or empty.
     - **files**: those that hold the weights.
-    - **shapes**: of the tensors, by name; empty for GGUF, whose names are others.
+    - **shapes**: of the tensors, by name; empty for GGUF, whose names are others. **tensors**: how many there are.
     - **values**: how many numbers there are. **dtype**: of most of them. **size**: bytes of them in the files.
     """
 
@@ -31,6 +31,7 @@ class Source:
     gguf: str
     files: tuple[Path, ...]
     shapes: Mapping[str, tuple[int, ...]]
+    tensors: int
     values: int
     dtype: str
     size: int

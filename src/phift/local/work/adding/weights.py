@@ -42,6 +42,7 @@ class Skeleton:
     - **saved**: bytes of its weights here. **needed**: bytes of memory to get there.
     """
 
+    config: Any
     architecture: str
     parameters: int
     dtype: torch.dtype
@@ -68,6 +69,10 @@ def build_skeleton(source: Source) -> Skeleton:
     if known is None or (said and known not in said) or config.is_encoder_decoder:
         what = f"{', '.join(said) or config.model_type} is no causal language model, so it cannot answer."
         raise ModelError(what, where=source.where, fix="use a model for text generation, such as an instruct model")
+    layers = getattr(config, "num_hidden_layers", None)
+    if isinstance(layers, int) and layers > source.tensors:  # they would be made one by one, if only as names
+        what = f"The weights do not fit {CONFIG}, which says {layers:,} layers: there are {source.tensors:,} tensors."
+        raise ModelError(what, where=source.where, fix="copy the model's own config.json beside its weights")
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
@@ -89,6 +94,7 @@ def build_skeleton(source: Source) -> Skeleton:
     numbers["kv_heads"] = numbers["kv_heads"] or numbers["heads"]
     whole = {"parameters": parameters, **{key: value for key, value in numbers.items() if type(value) is int}}
     return Skeleton(
+        config=config,
         architecture=str(known),
         parameters=parameters,
         dtype=dtype,
@@ -153,6 +159,7 @@ def load(source: Source, skeleton: Skeleton, ids: Sequence[int]) -> Any:
     where, anew = source.where, "copy or download it anew"
     model, info = AutoModelForCausalLM.from_pretrained(
         source.weights,
+        config=skeleton.config,  # else a GGUF file's header would be read once more, which takes seconds
         dtype=skeleton.dtype,
         output_loading_info=True,
         local_files_only=True,
