@@ -194,25 +194,25 @@ def hear(process: Child) -> Any:
     return json.loads(process.stdout.readline())
 
 
-def race(processes: Mapping[str, Child]) -> dict[str, float]:
-    """Return how many seconds each took to train, of those in which it ran: they take turns, the others are stopped."""
+def race(processes: Mapping[str, Child]) -> dict[str, tuple[float, float]]:
+    """Return how many seconds each took to train, and how many of a core's; while one runs the others are stopped."""
     for process in processes.values():
         hear(process)
         say(process)
         process.send_signal(signal.SIGSTOP)
-    took, left = dict.fromkeys(processes, 0.0), dict(processes)
+    took, of_cores, left = dict.fromkeys(processes, 0.0), {}, dict(processes)
     while left:
         for name, process in list(left.items()):
             began = time.perf_counter()
             process.send_signal(signal.SIGCONT)
             ended = bool(select.select([process.stdout], [], [], TURN)[0])
             if ended:
-                hear(process)
+                of_cores[name] = hear(process)
                 del left[name]
             else:
                 process.send_signal(signal.SIGSTOP)
             took[name] += time.perf_counter() - began
-    return took
+    return {name: (seconds, of_cores[name]) for name, seconds in took.items()}
 
 
 def train(name: str, spec: Spec) -> None:
@@ -223,11 +223,12 @@ def train(name: str, spec: Spec) -> None:
     os.dup2(2, 1)
 
     def timed(*given: Any, **more: Any) -> Any:
-        for moment in ("ready", "done"):
-            output.write(json.dumps(moment) + "\n")
-            sys.stdin.readline()
-            if moment == "ready":
-                result = loop(*given, **more)
+        output.write(json.dumps("ready") + "\n")
+        sys.stdin.readline()
+        began = time.process_time()
+        result = loop(*given, **more)
+        output.write(json.dumps(time.process_time() - began) + "\n")
+        sys.stdin.readline()
         return result
 
     Trainer._inner_training_loop = timed
@@ -245,6 +246,7 @@ def main(arguments: argparse.Namespace) -> None:
     spec |= {"precision": arguments.precision, "lora": not small, "order": arguments.order}
     pythons = {"phift": sys.executable, **({"trl": arguments.trl} if arguments.trl else {})}
     seconds: dict[str, list[float]] = {name: [] for name in pythons}
+    of_cores: dict[str, list[float]] = {name: [] for name in pythons}
     losses: dict[str, list[float]] = {name: [] for name in pythons}
     with tempfile.TemporaryDirectory() as temporary:
         if small:
@@ -255,26 +257,33 @@ def main(arguments: argparse.Namespace) -> None:
         tokens = epochs * prepare(work, arguments.model.absolute(), rows)
         print(f"{os.cpu_count()} cores, Python {platform.python_version()}, load before {os.getloadavg()[0]:.1f}")
         print(f"{arguments.model.name}: {rows} rows, {epochs} epoch(s), {tokens} tokens, precision {spec['precision']}")
-        print(f"{'seed':>4} {'trainer':8} {'seconds':>8} {'tokens/s':>9} {'loss':>8}", flush=True)
+        print(f"{'seed':>4} {'trainer':8} {'seconds':>8} {'of a core':>10} {'tokens/s':>9} {'loss':>8}", flush=True)
         for seed in range(1, arguments.rounds + 1):
             with ExitStack() as stack:
                 running = {}
                 for name, python in pythons.items():
                     own = {**spec, "seed": seed, "work": str(work), "trained": str(Path(temporary, f"{name}-{seed}"))}
                     running[name] = stack.enter_context(trainer(python, name, own))
-                for name, took in race(running).items():
+                for name, (took, of_core) in race(running).items():
                     say(running[name])
                     lost = hear(running[name])
                     seconds[name].append(took)
+                    of_cores[name].append(of_core)
                     losses[name].append(lost)
-                    print(f"{seed:>4} {name:8} {took:>8.1f} {tokens / took:>9.0f} {lost:>8.4f}", flush=True)
+                    print(
+                        f"{seed:>4} {name:8} {took:>8.1f} {of_core:>10.1f} {tokens / took:>9.0f} {lost:>8.4f}",
+                        flush=True,
+                    )
     for name in pythons:
         least, most, mean = min(losses[name]), max(losses[name]), statistics.mean(losses[name])
         rate = tokens / statistics.median(seconds[name])
         print(f"{name}: median {rate:.0f} tokens/s, loss {mean:.4f} ({least:.4f} to {most:.4f})")
     if "trl" in pythons:
-        ratios = [theirs / ours for ours, theirs in zip(seconds["phift"], seconds["trl"], strict=True)]
-        print(f"phift is {statistics.median(ratios):.2f} times as fast ({min(ratios):.2f} to {max(ratios):.2f})")
+        for what, times in (("is", seconds), ("in a core's time is", of_cores)):
+            ratios = [theirs / ours for ours, theirs in zip(times["phift"], times["trl"], strict=True)]
+            print(
+                f"phift {what} {statistics.median(ratios):.2f} times as fast ({min(ratios):.2f} to {max(ratios):.2f})"
+            )
 
 
 if __name__ == "__main__":

@@ -8,8 +8,9 @@ import math
 import shutil
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import fields
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -36,13 +37,12 @@ from phift.errors import ModelError
 from phift.local.work.engine import process
 from phift.local.work.engine.job import Job, empty_folder
 from phift.local.work.engine.models import BASE
+from phift.local.work.engine.packing import Example, pack, packed
 from phift.local.work.engine.preprocess import COUNTS, IGNORED
 
 _log = logging.getLogger(__name__)
 
 _CHECKPOINT_DONE = "checkpoint_done.txt"  # a checkpoint without it was cut off while being written
-
-Example = Mapping[str, list[int]]
 
 
 def collate(examples: Sequence[Example], *, pad: int, length: int) -> dict[str, torch.Tensor]:
@@ -54,6 +54,17 @@ def collate(examples: Sequence[Example], *, pad: int, length: int) -> dict[str, 
         name: torch.tensor([row[name] + [fill] * (length - len(row[name])) for row in rows])
         for name, fill in fills.items()
     }
+
+
+class _Trainer(Trainer):  # type: ignore[misc]  # transformers ships no types
+    """Counts the parameters once: `Trainer` goes through all modules at each step."""
+
+    def floating_point_ops(self, inputs: Mapping[str, torch.Tensor]) -> int:
+        return 6 * inputs["input_ids"].numel() * self._parameters
+
+    @cached_property
+    def _parameters(self) -> int:
+        return int(self.model.num_parameters(exclude_embeddings=True))
 
 
 class _Progress(TrainerCallback):  # type: ignore[misc]  # transformers ships no types
@@ -107,7 +118,7 @@ def run(job: Job) -> None:
     model = _model(job.model, tokenizer, settings, config)
     train = _examples(job.data / "train.jsonl")
     limit = ChatTokenizer(tokenizer=tokenizer).limit(settings.max_seq_length) if settings.pad_to_max_length else None
-    trainer = Trainer(
+    trainer = _Trainer(
         model=model,
         args=_arguments(job, settings, config, len(train), resumed=checkpoint is not None),
         train_dataset=train,
@@ -119,7 +130,12 @@ def run(job: Job) -> None:
     if settings.apply_early_stopping:
         trainer.add_callback(EarlyStoppingCallback(settings.early_stopping_patience, settings.early_stopping_threshold))
     _log.info("training on %d rows, from %s", len(train), checkpoint or "the base model")
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    with nullcontext() if limit else packed(model.get_base_model() if settings.apply_lora else model, train) as packs:
+        if packs:
+            trainer.data_collator = pack
+        elif not limit:
+            _log.info("rows are padded: this model does not keep those apart that lie end to end")
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     trained = trainer.model.merge_and_unload() if settings.apply_lora else trainer.model
     trained.config.use_cache = True
     trained.save_pretrained(folder)
@@ -201,6 +217,8 @@ def _arguments(job: Job, settings: Settings, config: FinetuneConfig, rows: int, 
         "report_to": "none",
         "push_to_hub": False,
         "deepspeed": None,
+        # The same optimizer, all weights at once.
+        "optim": "adamw_torch_fused" if settings.optim == "adamw_torch" else settings.optim,
         "remove_unused_columns": False,
         "eval_on_start": evaluates and not resumed,
         "resume_from_checkpoint": None,  # which `run` tells the trainer
