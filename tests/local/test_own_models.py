@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -31,6 +32,8 @@ from phift.component.preprocessing import ChatTokenizer
 from phift.errors import LocalWorkspaceError, ModelError, NotFound
 from phift.local import LocalWorkspace
 from phift.local.programs import Programs
+from phift.local.state.documents import Documents
+from phift.local.state.folder import Folder
 from phift.local.work.adding import steps, weights
 from phift.local.work.adding.chat import read_chat
 from phift.local.work.engine import finetune, models, preprocess, validate
@@ -435,6 +438,7 @@ WAITS = 'import sys, time\nsys.stdin.readline()\nprint(\'{"doing": "a part", "se
     [
         (WAITS + "time.sleep(60)", "stopped: a part took more than 0 s"),
         (WAITS + "sys.exit('out of luck')", r"ended \(exit code 1\) while it was at a part\. out of luck"),
+        (WAITS + "sys.exit(77)", "more memory than its size allows for, at a part"),
         (WAITS + "import os; os.abort()", r"ended \(exit code -6\)"),
     ],
 )
@@ -506,6 +510,17 @@ def test_what_is_not_there_and_what_cannot_be_removed(reading: LocalWorkspace) -
     with pytest.raises(LocalWorkspaceError, match="own models"):
         reading.remove_model("Phi-4-mini-instruct")
     assert reading.model("phi-4-mini-instruct").stand_in
+
+
+def test_a_job_that_is_not_over_keeps_its_model(reading: LocalWorkspace) -> None:
+    model = reading.add_model("mine", "/a")
+    with closing(Documents(Folder(reading.folder).database)) as documents:
+        documents.put("jobs/one", {"plan": {"inputs": {"mlflow_model_path": model.id}}})
+        documents.put("runs/one", {"status": "Queued"})
+        with pytest.raises(LocalWorkspaceError, match=r"mine is in use: job one \(Queued\)"):
+            reading.remove_model("mine")
+        documents.put("runs/one", {"status": "Canceled"})
+    assert reading.remove_model("mine") == ([model], ["job one (Canceled)"])
 
 
 def test_two_that_are_added_at_once_become_two_versions_and_equal_ones_one(reading: LocalWorkspace) -> None:

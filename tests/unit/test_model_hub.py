@@ -45,16 +45,19 @@ class Hub:
         return f"/cache/{revision}"
 
 
-def stand_for(monkeypatch: pytest.MonkeyPatch, files: dict[str, int]) -> Hub:
+def stand_for(monkeypatch: pytest.MonkeyPatch, cache: Path, files: dict[str, int]) -> Hub:
     fake = Hub(files)
     monkeypatch.setattr(huggingface_hub, "HfApi", fake.api)
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fake.download)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(cache))
     return fake
 
 
-def test_weights_and_texts_are_downloaded_in_the_revision_that_was_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
-    fake = stand_for(monkeypatch, FILES)
+def test_weights_and_texts_are_downloaded_in_the_revision_that_was_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = stand_for(monkeypatch, tmp_path, FILES)
     said: list[str] = []
     assert hub.fetch("some/model", lambda doing, _seconds: said.append(doing)) == Path("/cache/abc")
     assert set(fake.fetched) == FILES.keys() - {"pytorch_model.bin", "modeling_own.py", "onnx/model.safetensors"}
@@ -62,23 +65,25 @@ def test_weights_and_texts_are_downloaded_in_the_revision_that_was_looked_at(mon
     assert huggingface_hub.constants.HF_HUB_OFFLINE
 
 
-def test_pickles_alone_are_not_downloaded(monkeypatch: pytest.MonkeyPatch) -> None:
-    fake = stand_for(monkeypatch, {"config.json": 1, "pytorch_model.bin": 10})
+def test_pickles_alone_are_not_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = stand_for(monkeypatch, tmp_path, {"config.json": 1, "pytorch_model.bin": 10})
     with pytest.raises(ModelError, match="has no safetensors"):
         hub.fetch("some/model", lambda *_: None)
     assert fake.fetched == []
 
 
-def test_what_this_machine_has_no_room_for_is_not_downloaded(monkeypatch: pytest.MonkeyPatch) -> None:
-    fake = stand_for(monkeypatch, FILES)
+def test_what_this_machine_has_no_room_for_is_not_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = stand_for(monkeypatch, tmp_path, FILES)
     monkeypatch.setattr(hub, "available_memory", lambda: 9_000_000)
     with pytest.raises(ModelError, match=r"0\.0 GB of weights; this machine has 0\.0 GB of memory"):
         hub.fetch("some/model", lambda *_: None)
     assert fake.fetched == []
 
 
-def test_a_download_that_breaks_off_goes_on_when_it_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    stand_for(monkeypatch, FILES)
+def test_a_download_that_breaks_off_goes_on_when_it_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stand_for(monkeypatch, tmp_path, FILES)
 
     def break_off(*_: Any, **__: Any) -> None:
         raise ConnectionError

@@ -24,7 +24,7 @@ from typing import Any
 
 from phift.errors import LocalWorkspaceError, ModelError, NotFound
 from phift.local.model import catalog, runs
-from phift.local.programs import Command
+from phift.local.programs import TOO_LARGE, Command
 from phift.local.state.documents import Documents, Json
 from phift.local.state.folder import Folder
 
@@ -32,6 +32,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,254}")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _BUILDING = ".building-"
 _LAST = "last"  # the highest version that a name has ever had: none is given twice
+_ELSE = "it may be broken or hostile: use another one"
 _STARTS = 120.0  # seconds until the process says what it is at; on a busy machine its libraries take long
 
 
@@ -209,10 +210,13 @@ def _spoken(process: subprocess.Popen[bytes], asked: Mapping[str, Any], say: Cal
         read = os.read(process.stdout.fileno(), 1 << 16)
         if not read:
             code = process.wait(10)
+            if code == TOO_LARGE:
+                what = f"The model wants more memory than its size allows for, at {doing}."
+                raise ModelError(what, where=source, fix=_ELSE)
             log.seek(0)
             last = log.read()[-2000:].decode(errors="replace").strip().rpartition("\n")[2]
             what = f"The process that reads the model ended (exit code {code}) while it was at {doing}. {last}"
-            raise ModelError(what.rstrip(), where=source, fix="it may be broken or hostile: use another one")
+            raise ModelError(what.rstrip(), where=source, fix=_ELSE)
         *lines, half = (half + read).split(b"\n")
         for event in map(json.loads, lines):
             if refused := event.get("refused"):
@@ -223,7 +227,7 @@ def _spoken(process: subprocess.Popen[bytes], asked: Mapping[str, Any], say: Cal
             if "say" in event:
                 say(event["say"])
     what = f"Reading the model was stopped: {doing} took more than {patience:.0f} s."
-    raise ModelError(what, where=source, fix="it may be broken or hostile: use another one")
+    raise ModelError(what, where=source, fix=_ELSE)
 
 
 def _publish(folder: Folder, name: str, built: Path, about: Json) -> LocalModel:

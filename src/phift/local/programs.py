@@ -27,6 +27,7 @@ The first two are the workspace's ``systemDatastoresAuthMode``; with the third i
 
 Engine = Literal["train", "instant"]
 TAKEN = 3  # the exit code of a server whose folder another process serves already
+TOO_LARGE = 77  # that of a process that reads a model and wants more memory than it may have
 Command = tuple[str, ...]
 NOTE = "This is empty: the local workspace's engine is 'instant', and no model has been trained."
 EMPTY = "EMPTY.txt"  # the file that says it, in every folder

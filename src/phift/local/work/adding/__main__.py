@@ -2,7 +2,7 @@
 
 - ``{"doing", "seconds"}``: what it is at now, and when to give it up unless something is said before.
 - ``{"say"}``: what the user should know. ``{"refused": {"what", "where", "fix"}}`` or ``{"done"}`` is the last one.
-- End of stdin, which the parent holds open, ends the process.
+- End of stdin, which the parent holds open, ends the process, and so does too little memory, with a code of its own.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import sys
 import warnings
 
 from phift.errors import ModelError, PhiftError
+from phift.local.programs import TOO_LARGE
 from phift.local.work.engine import process
 
 
@@ -40,8 +41,7 @@ def main() -> int:
 
         tell({"done": steps.add(asked, tell)})
     except MemoryError:
-        what = f"The model cannot be read: {at} needs more memory than its size allows for."
-        tell(_refused(ModelError(what, fix="it may be broken or hostile: use another one")))
+        os._exit(TOO_LARGE)  # at once: there is none left to say it with
     except PhiftError as error:
         tell(_refused(error))
     except (KeyboardInterrupt, SystemExit):
