@@ -42,9 +42,11 @@ def add(
 
     SOURCE is a folder as transformers saves it, with safetensors; a .gguf file; or an id on the Hugging Face Hub. What
     the options say is found out where they are left out. No code of the model is run. A server that runs has the model
-    at once. For example:
+    at once.
 
-        phift local model add my-model ./checkpoint
+    \b
+    phift local model add my-model ./checkpoint
+    phift local model add my-model model.gguf --lora-targets q_proj,v_proj
     """
     added = LocalWorkspace(folder).add_model(
         name,
