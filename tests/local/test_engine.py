@@ -9,14 +9,19 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from phift import samples
+from phift.errors import ModelError
+from phift.local.work.engine import workers
+from phift.local.work.engine.job import Job
 
 pytestmark = [pytest.mark.slow, pytest.mark.proof]
 
@@ -174,7 +179,7 @@ def test_a_job_trains_and_tells(tmp_path: Path, registry: Path, mlflow: MlflowDo
     assert [step for _, key, step, _ in mlflow.metrics if key in ("loss", "eval_loss")] == sorted(
         step for _, key, step, _ in mlflow.metrics if key in ("loss", "eval_loss")
     )
-    assert "not applied on CPU: apply_deepspeed" in job.log(STEPS[0])
+    assert "not applied here: apply_deepspeed" in job.log(STEPS[0])
     assert "a CPU trains in 32" in job.log(FINETUNE)
     _check_tags(job, mlflow)
     _check_folders(job)
@@ -328,6 +333,39 @@ def test_settings_that_the_trainer_refuses(tmp_path: Path, registry: Path, mlflo
     assert code == 1
     assert events[-1]["error"]["code"] == "UserError"
     assert "no_such_setting" in events[-1]["error"]["message"]
+
+
+def test_two_processes_train_what_one_does(tmp_path: Path, registry: Path, mlflow: MlflowDouble) -> None:
+    """On the CPU, where they speak by gloo; on GPUs it would be by NCCL."""
+    one = EngineJob.make(tmp_path, registry, mlflow)
+    assert one.run()[0] == 0
+    expected = {name: mlflow.history("phift-test", name) for name in ("loss", "grad_norm", "eval_loss")}
+    mlflow.metrics.clear()
+    both = Job.load(tmp_path / "job.json")
+    smaller = {"per_device_train_batch_size": "8", "per_device_eval_batch_size": "24"}
+    both = replace(both, inputs={**both.inputs, **smaller}, outputs={"pytorch_model_folder": tmp_path / "both"})
+    workers.run(both, 2, {})
+    for name, values in expected.items():
+        found = mlflow.history("phift-test", name)
+        assert [step for step, _ in found] == [step for step, _ in values]
+        # The loss of an evaluation is the mean over batches, which are half as long here.
+        tolerance = 1e-2 if name == "eval_loss" else 1e-4
+        assert [value for _, value in found] == pytest.approx([value for _, value in values], rel=tolerance)
+    weights = [load_file(tmp_path / name / "model.safetensors") for name in ("pytorch_model_folder", "both")]
+    assert all(torch.allclose(weights[0][name], each, atol=1e-5) for name, each in weights[1].items())
+
+
+def test_what_one_of_several_processes_refuses_ends_all(tmp_path: Path, registry: Path, mlflow: MlflowDouble) -> None:
+    job = EngineJob.make(tmp_path, registry, mlflow, max_steps="1", evaluation_strategy="disable")
+    assert job.run()[0] == 0
+    several = Job.load(tmp_path / "job.json")
+    config = several.model / "finetune_config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "hf_trainer_args": {"no_such_setting": 1}}))
+    with pytest.raises(ModelError, match="no_such_setting"):
+        workers.run(several, 2, {})
+    (several.model / "config.json").unlink()  # which is no mistake of the user's
+    with pytest.raises(RuntimeError, match="a process of the training ended with 1"):
+        workers.run(several, 2, {})
 
 
 ASK = """

@@ -91,6 +91,19 @@ def test_gradients_are_those_of_padded_rows(shape: str, lora: bool, count: int |
     assert difference < 1e-6 * most
 
 
+@pytest.mark.filterwarnings("ignore:`gradient_checkpointing_enable` is deprecated:FutureWarning")  # as the trainer does
+def test_gradients_are_the_same_where_activations_are_computed_twice() -> None:
+    model = model_of("phi3").train()
+    model(**collate(ROWS, pad=0, length=0))["loss"].backward()
+    expected = gradients(model)
+    model.gradient_checkpointing_enable({"use_reentrant": False})
+    with packed(model, ROWS) as takes:
+        assert takes
+        model.train()(**pack(ROWS))["loss"].backward()
+    found = gradients(model)
+    assert all(torch.allclose(found[name], each, atol=1e-8) for name, each in expected.items())
+
+
 def test_a_batch_lies_in_one_row_with_labels_but_for_first_tokens() -> None:
     batch = pack([{"input_ids": [5, 6, 7], "labels": [5, 6, 7]}, {"input_ids": [8, 9], "labels": [8, IGNORED]}])
     assert batch["input_ids"].tolist() == [[8, 9, 5, 6, 7]]

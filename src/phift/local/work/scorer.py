@@ -152,9 +152,13 @@ class Scorer:
         self._system = not (folder / FILE_NAME).is_file() or FinetuneConfig.load(folder).system_role_supported
         (self._tokenizer,) = process.limited(_tokenizers(parts.tokenizer), _MODEL)
         # An uploaded model is data: no code of its own, no pickle.
-        self._model = AutoModelForCausalLM.from_pretrained(
-            parts.weights, dtype=torch.float32, trust_remote_code=False, use_safetensors=True
-        ).eval()
+        self._model = (
+            AutoModelForCausalLM.from_pretrained(
+                parts.weights, dtype=torch.float32, trust_remote_code=False, use_safetensors=True
+            )
+            .eval()
+            .to("cuda" if torch.cuda.is_available() else "cpu")
+        )
         # A step of a small model is over before a second thread has begun: with one alone, tokens took a tenth less on
         # an idle machine, and half on a busy one (2 cores, the stand-in, 2026-11-30).
         torch.set_num_threads(process.threads() if self._model.num_parameters() > _SMALL else 1)
@@ -204,6 +208,7 @@ class Scorer:
         import torch
 
         inputs = self._tokenizer.pad({"input_ids": [turn.prompt for turn in batch]}, return_tensors="pt")
+        inputs = inputs.to(self._model.device)
         if batch[0].asked.seed is not None:
             torch.manual_seed(batch[0].asked.seed)
 
@@ -212,7 +217,7 @@ class Scorer:
             for turn, token in zip(batch, tokens[:, -1].tolist(), strict=True):
                 if not turn.finish:
                     turn.take(token, self._ends, self._decode)
-            return torch.tensor([bool(turn.finish) for turn in batch])
+            return torch.tensor([bool(turn.finish) for turn in batch], device=tokens.device)
 
         with torch.inference_mode():  # an eighth faster than without gradients only
             self._model.generate(

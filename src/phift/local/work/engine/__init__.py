@@ -1,4 +1,4 @@
-"""The training engine of the local workspace: the steps of Azure's chat-completion component, on a CPU.
+"""The training engine of the local workspace: the steps of Azure's chat-completion component.
 
     python -m phift.local.work.engine JOB_JSON
 
@@ -18,8 +18,10 @@ What it does as the component does:
 What differs:
 
 - One evaluation before the first step, logged as ``eval_loss`` at step 0, so that the gain can be seen.
-- 32-bit floats whatever ``precision`` says; DeepSpeed, ONNX Runtime, flash attention and the sizes of machines have no
-  meaning, and the log says so once.
+- It trains on the GPUs of this machine, as many as ``number_of_gpu_to_use_finetuning`` says and are there, else on its
+  CPU. ``precision`` 16 is bf16, fp16 on a GPU without it, with weights in 32 bits; on a CPU for models of 20 million
+  parameters and more, where it has AVX512_BF16 or AMX. The log says what was used. On a GPU it has not been run yet.
+- DeepSpeed, ONNX Runtime, flash attention and the sizes of machines have no meaning, and the log says so once.
 - LoRA adapters are always merged into the weights; LoRA without ``lora_target_modules`` adapts every linear layer.
 - With two turns of one role in a row the markers are matched by position; Azure's code pairs them by count.
 - Only ``mlflow_model_path`` gives a model and only files give data: no MLTable, no Hugging Face id, no PyTorch folder.

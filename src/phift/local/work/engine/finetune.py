@@ -34,7 +34,7 @@ from phift.component.finetune_config import FinetuneConfig
 from phift.component.preprocessing import ChatTokenizer
 from phift.component.settings import Settings
 from phift.errors import ModelError
-from phift.local.work.engine import process
+from phift.local.work.engine import hardware, process, workers
 from phift.local.work.engine.job import Job, empty_folder
 from phift.local.work.engine.models import BASE
 from phift.local.work.engine.packing import Example, pack, packed
@@ -98,44 +98,58 @@ class _Progress(TrainerCallback):  # type: ignore[misc]  # transformers ships no
 
 
 def run(job: Job) -> None:
-    """Train, keep the best weights, and say how it went."""
+    """Train, keep the best weights, and say how it went: here, or in a process for each GPU that is asked for."""
+    if _checkpoint(job) is None:
+        empty_folder(job.outputs["pytorch_model_folder"])
+    gpus = hardware.gpus(job.inputs.get("number_of_gpu_to_use_finetuning", "1"))
+    if gpus > 1 or torch.cuda.device_count() > 1:  # transformers takes all that a process sees
+        workers.run(job, gpus, hardware.visible(gpus))
+    else:
+        train(job)
+
+
+def _checkpoint(job: Job) -> Path | None:
+    """Return the newest whole checkpoint, if the job may go on from one."""
+    done = [path.parent for path in job.outputs["pytorch_model_folder"].glob(f"checkpoint-*/{_CHECKPOINT_DONE}")]
+    newest = max(done, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+    return newest if Settings.parse(job.inputs).resume_from_checkpoint else None
+
+
+def train(job: Job) -> None:
+    """Train in this process, alone or as one of several; the first of them writes."""
     settings = Settings.parse(job.inputs)
     config = FinetuneConfig.load(job.model)
-    folder = job.outputs["pytorch_model_folder"]
-    done = [path.parent for path in folder.glob(f"checkpoint-*/{_CHECKPOINT_DONE}")]
-    newest = max(done, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
-    checkpoint = newest if settings.resume_from_checkpoint else None
-    if checkpoint is None:
-        empty_folder(folder)
+    folder, checkpoint = job.outputs["pytorch_model_folder"], _checkpoint(job)
     torch.set_num_threads(process.threads())
-    if settings.precision != 32:
-        _log.info("precision %s was asked for; a CPU trains in 32", settings.precision)
     client = MlflowClient(tracking_uri=job.tracking_uri)
     own_run = next(step.run_id for step in job.steps if step.name == "chat_completion_finetune")
     tokenizer = AutoTokenizer.from_pretrained(job.model, trust_remote_code=False)
     if tokenizer.pad_token_id in {tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.unk_token_id, None}:
         tokenizer.add_special_tokens({"pad_token": "<pad>"})  # padding must not mean something else too
     model = _model(job.model, tokenizer, settings, config)
-    train = _examples(job.data / "train.jsonl")
+    rows = _examples(job.data / "train.jsonl")
     limit = ChatTokenizer(tokenizer=tokenizer).limit(settings.max_seq_length) if settings.pad_to_max_length else None
+    floats = hardware.floats(settings.precision, model.num_parameters())
     trainer = _Trainer(
         model=model,
-        args=_arguments(job, settings, config, len(train), resumed=checkpoint is not None),
-        train_dataset=train,
+        args=_arguments(job, settings, config, len(rows), floats, resumed=checkpoint is not None),
+        train_dataset=rows,
         eval_dataset=_examples(job.data / "validation.jsonl") if settings.evaluates else None,
         data_collator=partial(collate, pad=tokenizer.pad_token_id, length=limit or 0),
-        callbacks=[_Progress(client, own_run, job.name)],
+        callbacks=[_Progress(client, own_run, job.name)] if workers.first() else [],
     )
     trainer.remove_callback(PrinterCallback)
     if settings.apply_early_stopping:
         trainer.add_callback(EarlyStoppingCallback(settings.early_stopping_patience, settings.early_stopping_threshold))
-    _log.info("training on %d rows, from %s", len(train), checkpoint or "the base model")
-    with nullcontext() if limit else packed(model.get_base_model() if settings.apply_lora else model, train) as packs:
+    _log.info("training on %d rows, from %s", len(rows), checkpoint or "the base model")
+    with nullcontext() if limit else packed(model.get_base_model() if settings.apply_lora else model, rows) as packs:
         if packs:
             trainer.data_collator = pack
         elif not limit:
             _log.info("rows are padded: this model does not keep those apart that lie end to end")
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    if not workers.first():
+        return
     trained = trainer.model.merge_and_unload() if settings.apply_lora else trainer.model
     trained.config.use_cache = True
     trained.save_pretrained(folder)
@@ -184,14 +198,17 @@ def _model(
     return get_peft_model(model, lora)
 
 
-def _arguments(job: Job, settings: Settings, config: FinetuneConfig, rows: int, *, resumed: bool) -> TrainingArguments:
-    """Return how to train: as the job says, over it the model's finetune config, and over all what a CPU demands.
+def _arguments(
+    job: Job, settings: Settings, config: FinetuneConfig, rows: int, floats: str | None, *, resumed: bool
+) -> TrainingArguments:
+    """Return how to train: as the job says, over it the model's finetune config, and over all what the machine demands.
 
     Every evaluation leaves a checkpoint, so that the best can be kept.
     """
     evaluates, eval_steps = settings.evaluates, settings.eval_steps
     if settings.evaluation_share:
-        epoch = math.ceil(rows / settings.per_device_train_batch_size / settings.gradient_accumulation_steps)
+        batch = settings.per_device_train_batch_size * workers.count()
+        epoch = math.ceil(rows / batch / settings.gradient_accumulation_steps)
         eval_steps = max(1, int(settings.evaluation_share * epoch))
     same = {each.name for each in fields(TrainingArguments)}
     of_job = {
@@ -209,10 +226,10 @@ def _arguments(job: Job, settings: Settings, config: FinetuneConfig, rows: int, 
     }
     of_machine = {
         "output_dir": str(job.outputs["pytorch_model_folder"]),
-        "use_cpu": True,
-        "bf16": False,
-        "fp16": False,
-        "dataloader_pin_memory": False,
+        "use_cpu": not torch.cuda.is_available(),
+        "bf16": floats == "bf16",
+        "fp16": floats == "fp16",
+        "dataloader_pin_memory": torch.cuda.is_available(),
         "disable_tqdm": True,
         "report_to": "none",
         "push_to_hub": False,

@@ -51,7 +51,7 @@ def run(job: Job) -> None:
             what, fix = f"The DeepSpeed configuration cannot be used: {mistake[0]}.", mistake[1]
             raise ParameterError(what, where="deepspeed", fix=fix)
     for name in not_applied(job.inputs):
-        _log.info("not applied on CPU: %s", name)
+        _log.info("not applied here: %s", name)
     _log.info("%d inputs are valid", len(job.inputs))
 
 
@@ -61,7 +61,7 @@ def not_applied(inputs: Mapping[str, str]) -> list[str]:
     Those choose machines, GPU software, or what only Azure has.
     """
     used = {field.name for field in fields(Settings)} - {"apply_deepspeed", "deepspeed", "deepspeed_stage"}
-    used |= {"task_name", "huggingface_id"}
+    used |= {"task_name", "huggingface_id", "number_of_gpu_to_use_finetuning"}
     return [
         name
         for name, known in known_inputs().items()
