@@ -61,6 +61,13 @@ def test_a_file_that_is_cut_off_or_none(whole: Path, tmp_path: Path) -> None:
         read(file, tmp_path / "built")
 
 
+def test_a_file_beside_an_adapter_whose_base_would_be_loaded(tmp_path: Path) -> None:
+    file = checkpoints.write_gguf(tmp_path / "whole.gguf")
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "/elsewhere"}))
+    with pytest.raises(ModelError, match=r"(?s)LoRA adapter.*move the adapter elsewhere"):
+        read(file, tmp_path / "built")
+
+
 def test_an_architecture_that_transformers_does_not_read(tmp_path: Path) -> None:
     file = checkpoints.write_gguf(tmp_path / "other.gguf", architecture="rwkv7")
     with pytest.raises(

@@ -20,9 +20,10 @@ from azure.ai.ml.entities import ManagedOnlineDeployment, ManagedOnlineEndpoint
 from azure.core.exceptions import ResourceNotFoundError
 from checkpoints import FAMILIES, TEMPLATES, Family
 from click.testing import CliRunner
+from peft import LoraConfig, get_peft_model
 from running import Local
 from safetensors.torch import load_file, save_file
-from transformers import BertConfig, BertForMaskedLM
+from transformers import AutoModelForCausalLM, BertConfig, BertForMaskedLM
 
 from phift import samples
 from phift.cli.commands import main
@@ -278,6 +279,11 @@ def _adapter(folder: Path) -> None:
     (folder / "config.json").rename(folder / "adapter_config.json")
 
 
+def _adapter_beside(folder: Path) -> None:
+    base = AutoModelForCausalLM.from_pretrained(folder)
+    get_peft_model(base, LoraConfig(target_modules=["q_proj"])).save_pretrained(folder)
+
+
 def _cut(folder: Path) -> None:
     file = folder / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-100])
@@ -324,6 +330,7 @@ REFUSED: dict[str, tuple[Callable[[Path], None], str]] = {
     "no weights": (_remove("*.safetensors"), "no model.safetensors"),
     "pickles": (_pickled, "a pickle .pytorch_model.bin."),
     "adapter": (_adapter, "LoRA adapter.*\n.*merge_and_unload"),
+    "a model and an adapter": (_adapter_beside, "LoRA adapter.*move the adapter elsewhere"),
     "cut off": (_cut, r"cut off: its header says 6\d\d,\d\d\d bytes, and it has"),
     "empty file": (
         _emptied("model.safetensors"),
@@ -387,6 +394,17 @@ def test_what_was_taken_home_can_be_added(saved: Callable[[Family], Path], tmp_p
     read(saved("phi3"), tmp_path / "built")
     again = read(tmp_path / "built" / "model", tmp_path / "again")
     assert again["added"]["response_template"] == "<|assistant|>"
+
+
+def test_an_adapter_that_mlflow_keeps_beside_its_base_is_not_left_behind(
+    saved: Callable[[Family], Path], tmp_path: Path
+) -> None:
+    read(saved("phi3"), tmp_path / "built")
+    peft = tmp_path / "built" / "model" / "peft"
+    peft.mkdir()
+    (peft / "adapter_config.json").write_text("{}")
+    with pytest.raises(ModelError, match="LoRA adapter"):
+        read(peft.parent, tmp_path / "again")
 
 
 def test_a_tokenizer_of_another_model(copy: Path, tmp_path: Path) -> None:

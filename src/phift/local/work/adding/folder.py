@@ -26,6 +26,7 @@ def open_folder(folder: Path) -> Source:
     """Look at a folder; raises `phift.errors.ModelError` with why it cannot be taken."""
     tokenizer = folder
     if (folder / "MLmodel").is_file():
+        refuse_adapter(folder / "peft")  # where MLflow keeps it (mlflow/transformers/peft.py, 3.15, read 2026-11)
         parts = MlflowModel.open(folder)
         folder, tokenizer = parts.weights, parts.tokenizer
     files = _weight_files(folder)
@@ -51,8 +52,22 @@ def open_folder(folder: Path) -> Source:
     return Source(str(folder), folder, tokenizer, "", files, shapes, len(shapes), dtypes.total(), most, size, named)
 
 
+def refuse_adapter(folder: Path) -> None:
+    """Raise `phift.errors.ModelError` where an adapter is in ``folder``.
+
+    transformers loads it with the model beside it, or its base in the model's place, and then saves the adapter alone
+    (`auto_factory.py` and `integrations/peft.py`, 5.23, read 2026-11).
+    """
+    if any(folder.glob("adapter_*")):
+        what = "There is a LoRA adapter (adapter_*), and only a whole model can be added."
+        fix = "merge it into its base first: peft.AutoPeftModelForCausalLM.from_pretrained(folder).merge_and_unload()"
+        fix += ".save_pretrained(merged); or, where the model beside it is meant, move the adapter elsewhere"
+        raise ModelError(what, where=str(folder), fix=fix)
+
+
 def _weight_files(folder: Path) -> tuple[Path, ...]:
     """Return the safetensors of a folder; raises with what is there in their place."""
+    refuse_adapter(folder)
     index, single = folder / "model.safetensors.index.json", folder / "model.safetensors"
     if (folder / CONFIG).is_file() and index.is_file():
         weight_map = read_json(index).get("weight_map")
@@ -69,10 +84,6 @@ def _weight_files(folder: Path) -> tuple[Path, ...]:
     if (folder / CONFIG).is_file() and single.is_file():
         return (single,)
     where = str(folder)
-    if any(folder.glob("adapter_*")):
-        what = "This is a LoRA adapter, and no model."
-        fix = "merge it into its base first: peft.AutoPeftModelForCausalLM.from_pretrained(folder)"
-        raise ModelError(what, where=where, fix=f"{fix}.merge_and_unload().save_pretrained(merged)")
     if ggufs := sorted(folder.glob("*.gguf")):
         what = "The folder holds GGUF files."
         raise ModelError(what, where=where, fix=f"name one of them, such as {ggufs[0].name}")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from phift.errors import MissingDependency, ModelError
+from phift.local.work.adding.folder import refuse_adapter
 from phift.local.work.adding.source import Source
 
 _MAGIC = b"GGUF"
@@ -18,6 +19,7 @@ def open_gguf(path: Path) -> Source:
     with path.open("rb") as file:
         if file.read(4) != _MAGIC:
             raise ModelError("The file does not begin as a GGUF file does.", where=where, fix=anew)
+    refuse_adapter(path.parent)
     try:
         from gguf import GGUFReader
     except ImportError as error:
