@@ -20,10 +20,10 @@ from azure.ai.ml.entities import ManagedOnlineDeployment, ManagedOnlineEndpoint
 from azure.core.exceptions import ResourceNotFoundError
 from checkpoints import FAMILIES, TEMPLATES, Family
 from click.testing import CliRunner
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig
 from running import Local
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, BertConfig, BertForMaskedLM
+from transformers import BertConfig, BertForMaskedLM
 
 from phift import samples
 from phift.cli.commands import main
@@ -279,11 +279,6 @@ def _adapter(folder: Path) -> None:
     (folder / "config.json").rename(folder / "adapter_config.json")
 
 
-def _adapter_beside(folder: Path) -> None:
-    base = AutoModelForCausalLM.from_pretrained(folder)
-    get_peft_model(base, LoraConfig(target_modules=["q_proj"])).save_pretrained(folder)
-
-
 def _cut(folder: Path) -> None:
     file = folder / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-100])
@@ -311,12 +306,17 @@ def _encoder(folder: Path) -> None:
     checkpoints.change(folder, architectures=["BertLMHeadModel"])
 
 
-def _index(names: list[str]) -> Callable[[Path], None]:
+def _sharded(names: list[str]) -> Callable[[Path], None]:
     def change(folder: Path) -> None:
+        (folder / "model.safetensors").rename(folder / "elsewhere.safetensors")
         weight_map = {f"w{at}": name for at, name in enumerate(names)}
         (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
 
     return change
+
+
+def _distributed(folder: Path) -> None:
+    shutil.copy(folder / "model.safetensors", folder / "shard-00000-model-00001-of-00001.safetensors")
 
 
 def _eighths(folder: Path) -> None:
@@ -330,7 +330,10 @@ REFUSED: dict[str, tuple[Callable[[Path], None], str]] = {
     "no weights": (_remove("*.safetensors"), "no model.safetensors"),
     "pickles": (_pickled, "a pickle .pytorch_model.bin."),
     "adapter": (_adapter, "LoRA adapter.*\n.*merge_and_unload"),
-    "a model and an adapter": (_adapter_beside, "LoRA adapter.*move the adapter elsewhere"),
+    "a model and an adapter": (
+        lambda f: LoraConfig(target_modules=["q_proj"]).save_pretrained(f),
+        "LoRA adapter.*move the adapter elsewhere",
+    ),
     "cut off": (_cut, r"cut off: its header says 6\d\d,\d\d\d bytes, and it has"),
     "empty file": (
         _emptied("model.safetensors"),
@@ -350,10 +353,19 @@ REFUSED: dict[str, tuple[Callable[[Path], None], str]] = {
     "other head": (lambda f: checkpoints.change(f, architectures=["LlamaForSequenceClassification"]), "no causal"),
     "own code": (lambda f: checkpoints.change(f, model_type="own", auto_map={"AutoModel": "x.Y"}), "none is run here"),
     "unknown": (lambda folder: checkpoints.change(folder, model_type="own"), "does not know the architecture 'own'"),
-    "shards missing": (_index(["model-1.safetensors"]), "Weights are missing: model-1"),
-    "shards elsewhere": (_index(["../llama/model.safetensors"]), "Weights are missing"),
-    "no shards": (_index([]), "names no file"),
+    "shards missing": (_sharded(["model-1.safetensors"]), "Weights are missing: model-1"),
+    "shards elsewhere": (_sharded(["../llama/model.safetensors"]), "Weights are missing"),
+    "no shards": (_sharded([]), "names no file"),
     "8 bits": (_eighths, "are of type F8_E4M3"),
+    "weights elsewhere": (
+        lambda f: checkpoints.change(f, transformers_weights="other.safetensors"),
+        "reads other files",
+    ),
+    "another configuration": (
+        lambda f: checkpoints.change(f, configuration_files=["config.4.0.0.json"]),
+        "reads other files",
+    ),
+    "parts of another kind": (_distributed, "distributed"),
     "no JSON": (_emptied("config.json"), "cannot be read as a JSON object"),
     "no template": (_remove("chat_template.jinja"), "has no chat template"),
 }
@@ -388,6 +400,19 @@ def test_a_model_in_16_bits_and_in_several_files_stays_as_it_is(tmp_path: Path) 
     assert about["added"]["dtype"] == "BF16"
     kept = load_file(tmp_path / "built" / "model" / "model" / "model.safetensors")
     assert {each.dtype for each in kept.values()} == {torch.bfloat16}
+
+
+def test_the_file_that_transformers_prefers_is_the_one_that_is_checked(copy: Path, tmp_path: Path) -> None:
+    shutil.copy(copy / "model.safetensors", copy / "part.safetensors")
+    weight_map = dict.fromkeys(load_file(copy / "part.safetensors"), "part.safetensors")
+    (copy / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    first = read(copy, tmp_path / "built")["added"]["content"]
+    tensors = {name: each + 1 for name, each in load_file(copy / "model.safetensors").items()}
+    save_file(tensors, copy / "model.safetensors", {"format": "pt"})
+    assert read(copy, tmp_path / "again")["added"]["content"] != first
+    _cut(copy)
+    with pytest.raises(ModelError, match="cut off"):
+        read(copy, tmp_path / "third")
 
 
 def test_what_was_taken_home_can_be_added(saved: Callable[[Family], Path], tmp_path: Path) -> None:

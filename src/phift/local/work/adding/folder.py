@@ -19,6 +19,8 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt
 _BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 _LONGEST_HEADER = 100_000_000  # bytes; safetensors' own limit (safetensors/src/tensor.rs, MAX_HEADER_SIZE, 0.5)
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+# Keys of config.json that name files (transformers/configuration_utils.py and modeling_utils.py, 5.23, read 2026-11).
+_OTHER_FILES = {"configuration_files", "transformers_weights"}
 _SAVE = "save it with transformers: model.save_pretrained(folder) and tokenizer.save_pretrained(folder)"
 
 
@@ -31,6 +33,9 @@ def open_folder(folder: Path) -> Source:
         folder, tokenizer = parts.weights, parts.tokenizer
     files = _weight_files(folder)
     config = read_json(folder / CONFIG)
+    if others := sorted(_OTHER_FILES & config.keys()):
+        what = f"By {others[0]} in {CONFIG}, transformers reads other files than those that are checked here."
+        raise ModelError(what, where=str(folder / CONFIG), fix=_SAVE)
     if "quantization_config" in config:
         what = "The weights are quantized, which cannot be trained here."
         raise ModelError(what, where=str(folder), fix="use the model's own weights, in 16 or 32 bits, or a GGUF file")
@@ -69,6 +74,12 @@ def _weight_files(folder: Path) -> tuple[Path, ...]:
     """Return the safetensors of a folder; raises with what is there in their place."""
     refuse_adapter(folder)
     index, single = folder / "model.safetensors.index.json", folder / "model.safetensors"
+    # In transformers' own order, so that what is checked is what it loads (modeling_utils.py, 5.23, read 2026-11).
+    if any(folder.glob("shard-*-model-*.safetensors")):
+        what = "The weights are parts of a distributed checkpoint (shard-*-model-*.safetensors)."
+        raise ModelError(what, where=str(folder), fix=_SAVE)
+    if (folder / CONFIG).is_file() and single.is_file():
+        return (single,)
     if (folder / CONFIG).is_file() and index.is_file():
         weight_map = read_json(index).get("weight_map")
         names = sorted({str(name) for name in weight_map.values()}) if isinstance(weight_map, dict) else []
@@ -81,8 +92,6 @@ def _weight_files(folder: Path) -> tuple[Path, ...]:
             what = f"Weights are missing: {', '.join(missing[:3]) or index.name + ' names no file beside it'}."
             raise ModelError(what, where=str(index), fix="copy all files of the model")
         return files
-    if (folder / CONFIG).is_file() and single.is_file():
-        return (single,)
     where = str(folder)
     if ggufs := sorted(folder.glob("*.gguf")):
         what = "The folder holds GGUF files."
