@@ -1,7 +1,7 @@
 """Whether a fine-tuning run of a real model fits into the machine of a local workspace: the estimate for a CPU.
 
-The local engine trains in 32-bit floats, in one process, without DeepSpeed and gradient checkpointing, whatever the
-settings say; docs/memory.md compares the estimate with what was measured.
+It is that of 32-bit floats, one process, no DeepSpeed, no gradient checkpointing, and a label for each token: with
+``precision`` 16 and with fewer labels the local engine takes less. docs/memory.md compares it with what was measured.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def _estimate(shape: ModelShape, settings: Settings, length: int, why: str) -> M
     said = (
         f"the model has {shape.parameters / 1e6:,.0f} million parameters ({shape.source}, {shape.date})",
         f"the longest row has {length} tokens; {batch} at once; {why}",
-        "32-bit floats whatever `precision` says, no DeepSpeed, no gradient checkpointing",
+        "32-bit floats and a label for each token, which is the most; no DeepSpeed, no gradient checkpointing",
         f"activations take {_HELD:g} times what their tensors do, as was measured",
         f"{_ENGINE} GB for Python, torch, transformers and MLflow",
     )
