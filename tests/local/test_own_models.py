@@ -253,6 +253,21 @@ def test_an_older_form_without_heads_of_its_own() -> None:
     assert (chat.response, chat.instruction) == ("[/INST]", "<s>[INST]")
 
 
+MISTRAL = (
+    "{{ bos_token }}{% for m in messages %}{% if m.role == 'user' %}{{ '[INST] ' + m.content + '[/INST]' }}"
+    "{% elif m.role == 'assistant' %}{{ ' ' + m.content + eos_token }}{% endif %}{% endfor %}"
+)
+
+
+@pytest.mark.parametrize("special", [True, False])
+def test_a_later_form_of_it_whose_heads_are_words_or_tokens_of_their_own(special: bool) -> None:
+    own = checkpoints.tokenizer("phi3", MISTRAL)
+    if special:
+        own.add_special_tokens({"extra_special_tokens": ["[INST]", "[/INST]"]})
+    chat = read_chat(own)
+    assert (chat.response, chat.instruction, chat.system) == ("[/INST]", "[INST]", False)
+
+
 def _remove(*names: str) -> Callable[[Path], None]:
     def change(folder: Path) -> None:
         for name in names:

@@ -159,7 +159,10 @@ def _end(tokenizer: Any, end: str) -> int | None:
 
 
 def _samples(system: bool) -> list[dict[str, Any]]:
-    """Return conversations of many kinds; a system message is there for templates without that role, too."""
+    """Return conversations of many kinds; a system message is there for templates without that role, too.
+
+    None has what looks like a marker, such as Mistral's [INST]: whatever the template, it would open a turn.
+    """
     code = "def user(assistant):\n    return f'{assistant}: system'  # user"
     spoken = (
         ("What is the symbol of iron?", "The symbol of iron is Fe."),
@@ -168,7 +171,7 @@ def _samples(system: bool) -> list[dict[str, Any]]:
         ("Write a function for a user and an assistant.", code),
         ("Question: why?\nAnswer:", "User: because.\n\nAssistant: so."),
         ("  héllo, 你好 🙂 ", " Ünïcode: 你好, мир 🎉\t\n", "\n\nlines\n", "\n- one\n- two\n\n"),
-        ("<b>user</b> [INST] | # >", "1. **bold**\n2. `code` <i>assistant</i> | # [x]"),
+        ("<b>user</b> [x] | # >", "1. **bold**\n2. `code` <i>assistant</i> | # [x]"),
     )
     rows = [[{"role": _ROLES[at % 2], "content": text} for at, text in enumerate(row)] for row in spoken]
     rows += [[{"role": "system", "content": "You are an assistant of the user."}, *row] for row in rows[:2]]
