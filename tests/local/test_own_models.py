@@ -198,7 +198,7 @@ def template(
 
 def test_a_template_that_writes_more_before_an_answer_is_refused_and_taken_with_markers_that_are_given() -> None:
     thinking = "<|im_start|>assistant\n<think>\n\n</think>\n\n{}<|im_end|>\n"
-    own = checkpoints.tokenizer("qwen2", template(thinking))
+    own = checkpoints.tokenizer("qwen2", template(thinking, prompt=thinking.partition("{}")[0]))
     chat = read_chat(own)  # it writes that before every answer, so it belongs to the head
     assert chat.response.endswith("</think>")
     last = TEMPLATES["qwen2"].replace("m.role + '\n'", "m.role + '\n' + ('<think>' if loop.last else '')")
@@ -214,6 +214,20 @@ def test_a_template_that_writes_more_before_an_answer_is_refused_and_taken_with_
     ):
         with pytest.raises(ModelError, match="before the turns"):
             read_chat(own, *wrong)
+
+
+def test_a_template_that_asks_otherwise_than_it_was_trained_is_refused_or_with_given_markers_said() -> None:
+    think = "<|im_start|>assistant\n<think>\n"
+    given = ("<|im_start|>assistant", "<|im_start|>user")
+    inside = checkpoints.tokenizer("qwen2", template("<|im_start|>assistant\n{}<|im_end|>\n", prompt=think))
+    before = checkpoints.tokenizer("qwen2", template(think + "\n</think>\n\n{}<|im_end|>\n"))
+    for own in (inside, before, checkpoints.tokenizer("qwen2", template(think + "{}<|im_end|>\n", prompt=""))):
+        with pytest.raises(ModelError, match="context that it was not trained in"):
+            read_chat(own)
+    assert "context that it was not trained in" in read_chat(inside, *given).warning
+    assert "context" in read_chat(before, f"{think}\n</think>", given[1]).warning
+    assert not read_chat(before, *given).warning  # what follows the prompt is trained on
+    assert not read_chat(checkpoints.tokenizer("qwen2"), *given).warning
 
 
 NO_END = template("<|im_start|>assistant\n{}\n", "<|im_start|>user\n{}\n")

@@ -16,6 +16,10 @@ from phift.errors import ModelError
 
 _USER, _ANSWER, _SYSTEM = "Kestrels hover over zinc ", "Quills float past violet ", "Umbra before jade"
 _ROLES = ("user", "assistant")
+_OTHERWISE = (
+    "With its generation prompt the chat template opens an answer otherwise than it writes answers, so the model would"
+    " be asked in a context that it was not trained in."
+)
 _GIVE = "give what opens a turn: --response-template and --instruction-template; or a tokenizer with another template"
 
 
@@ -26,6 +30,7 @@ class Chat:
     - **response**, **instruction**: the texts that open an assistant's and a user's turn.
     - **end**: the token with which an answer ends, or None.
     - **example**: a conversation, each part of it with whether it is trained on.
+    - **warning**: what the user should know of it, or empty.
     """
 
     response: str
@@ -33,6 +38,7 @@ class Chat:
     system: bool
     end: int | None
     example: tuple[tuple[str, bool], ...]
+    warning: str = ""
 
 
 def read_chat(tokenizer: Any, response: str = "", instruction: str = "", system: bool | None = None) -> Chat:
@@ -69,9 +75,13 @@ def read_chat(tokenizer: Any, response: str = "", instruction: str = "", system:
         marked = replace(chat, response=_ids(tokenizer, marks[0]), instruction=_ids(tokenizer, marks[1]))
         if why := _flaw(marked, ends):
             continue
+        warning = "" if _asks_as_trained(tokenizer, marks[0]) else _OTHERWISE
+        if warning and not given:
+            raise ModelError(warning, where="chat template", fix=_GIVE)
         shown = marked.view(_samples(system)[0], None)
         example = tuple(_joined(shown)) if not isinstance(shown, Refused) else ()
-        return Chat(*marks, system=system, end=_end(tokenizer, _tail(tokenizer, _turns(1))), example=example)
+        end_token = _end(tokenizer, _tail(tokenizer, _turns(1)))
+        return Chat(*marks, system=system, end=end_token, example=example, warning=warning)
     if given:
         what = f"With {response!r} and {instruction!r} before the turns, {why}."
         raise ModelError(what, where="chat template", fix="give other texts, or leave them out to have them found")
@@ -120,9 +130,19 @@ def _parts(tokenizer: Any) -> tuple[str, str, str]:
     return parts[1], parts[2], text
 
 
-def _tail(tokenizer: Any, messages: list[dict[str, str]]) -> str:
+def _asks_as_trained(tokenizer: Any, response: str) -> bool:
+    """Whether the generation prompt is what stands before an answer, at least as far as it is not trained on."""
+    question, answer = _turns(1)
+    text = _render(tokenizer, [question, answer])
+    written = str(text).partition(question["content"])[2].partition(answer["content"])[0]
+    prompt = _tail(tokenizer, [question], add_generation_prompt=True).rstrip()
+    head, marker, _ = written.rpartition(response.strip())
+    return written.startswith(prompt) and prompt.startswith((head + marker).rstrip())
+
+
+def _tail(tokenizer: Any, messages: list[dict[str, str]], **options: Any) -> str:
     """Return what the template writes after the last message of a conversation."""
-    text = _render(tokenizer, messages)
+    text = _render(tokenizer, messages, **options)
     return text.rpartition(messages[-1]["content"])[2] if isinstance(text, str) else ""
 
 

@@ -68,6 +68,8 @@ def add(asked: Mapping[str, Any], tell: Tell) -> Json:
         asked["instruction_template"] or own.instruction_template,
         asked["system_role_supported"],
     )
+    if chat.warning:
+        tell({"say": chat.warning})
     ids = tokenizer.encode("".join(text for text, _ in chat.example), add_special_tokens=False)
     targets = _targets(asked["lora_targets"], skeleton)
     begin("its weights", 300 + 10 * skeleton.needed / _PACE)
