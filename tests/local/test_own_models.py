@@ -196,17 +196,23 @@ def template(
     return f"{{% for m in messages %}}{written}{{% endfor %}}{last}"
 
 
+# As Qwen3's, which writes an empty block into the last answer alone.
+THINKS_LAST = TEMPLATES["qwen2"].replace(
+    "m.role + '\n'", "m.role + '\n' + ('<think>\n\n</think>\n\n' if loop.last and m.role == 'assistant' else '')"
+)
+
+
 def test_a_template_that_writes_more_before_an_answer_is_refused_and_taken_with_markers_that_are_given() -> None:
     thinking = "<|im_start|>assistant\n<think>\n\n</think>\n\n{}<|im_end|>\n"
     own = checkpoints.tokenizer("qwen2", template(thinking, prompt=thinking.partition("{}")[0]))
     chat = read_chat(own)  # it writes that before every answer, so it belongs to the head
     assert chat.response.endswith("</think>")
-    last = TEMPLATES["qwen2"].replace("m.role + '\n'", "m.role + '\n' + ('<think>' if loop.last else '')")
-    own = checkpoints.tokenizer("qwen2", last)
-    with pytest.raises(ModelError, match="not write all turns alike"):
+    own = checkpoints.tokenizer("qwen2", THINKS_LAST)
+    with pytest.raises(ModelError, match=r"(?s)not write all turns alike.*--response-template and --instruction"):
         read_chat(own)
     given = read_chat(own, "<|im_start|>assistant", "<|im_start|>user")
     assert given.response == "<|im_start|>assistant"
+    assert given.example[1] == ("\n<think>\n\n</think>\n\nThe symbol of iron is Fe.<|im_end|>\n", True)
     for wrong in (
         ("<|im_start|>", "<|im_start|>user"),
         ("<|im_start|>user", "<|im_start|>assistant"),

@@ -126,7 +126,7 @@ def _parts(tokenizer: Any) -> tuple[str, str, str]:
         parts.append(part)
     if len(set(parts[1::2])) > 1 or len(set(parts[2::2])) > 1:
         what = "The chat template does not write all turns alike, so what is trained on would not be what is asked."
-        raise ModelError(what, where="chat template", fix="save the tokenizer with a template that does")
+        raise ModelError(what, where="chat template", fix=_GIVE)
     return parts[1], parts[2], text
 
 
