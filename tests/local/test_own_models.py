@@ -456,6 +456,39 @@ def test_what_was_taken_home_can_be_added(saved: Callable[[Family], Path], tmp_p
     assert again["added"]["response_template"] == "<|assistant|>"
 
 
+def test_what_the_finetune_config_of_a_model_says_is_taken_and_proved(
+    saved: Callable[[Family], Path], tmp_path: Path
+) -> None:
+    first = read(saved("qwen2"), tmp_path / "built")["added"]
+    home = tmp_path / "built" / "model"
+    known = {read(home, tmp_path / "again")["added"]["content"]: "1"}
+    assert read(home, tmp_path / "same", known=known) == {"same": "1"}
+    own = template("<|im_start|>model\n{}<|im_end|>\n", prompt="<|im_start|>model\n")
+    markers = {"response_template": "<|im_start|>model", "instruction_template": "<|im_start|>user"}
+    said: dict[str, Any] = {"chat_special_tokens": markers, "finetune_chat_template": own}
+    said |= {"system_role_supported": "false", "lora_target_modules": ["q_proj"]}
+    (home / "finetune_config.json").write_text(json.dumps(said))
+    found = read(home, tmp_path / "other", known=known)["added"]
+    assert (first["system_role_supported"], found["system_role_supported"]) == (True, False)
+    assert (found["response_template"], found["lora_targets"]) == ("<|im_start|>model", ["q_proj"])
+    assert own in {path.read_text() for path in (tmp_path / "other").rglob("*.jinja")}
+    for changed, reason in (
+        ({"chat_special_tokens": {**markers, "response_template": "<|im_start|>"}}, "before the turns"),
+        ({"finetune_chat_template": THINKS_LAST}, "all turns alike"),
+        ({"lora_target_modules": "head"}, "no linear layers head"),
+    ):
+        (home / "finetune_config.json").write_text(json.dumps(said | changed))
+        with pytest.raises(ModelError, match=reason):
+            read(home, tmp_path / "refused")
+    thinking = template("<|im_start|>assistant\n<think>\n\n</think>\n\n{}<|im_end|>\n")
+    markers["response_template"] = "<|im_start|>assistant"
+    (home / "finetune_config.json").write_text(json.dumps(said | {"finetune_chat_template": thinking}))
+    with pytest.raises(ModelError, match=r"(?s)between its head and the answer.*mend chat_special_tokens.*--response"):
+        read(home, tmp_path / "refused")
+    given = {**markers, "lora_targets": ["v_proj"], "system_role_supported": False}
+    assert read(home, tmp_path / "vouched", **given)["added"]["lora_targets"] == ["v_proj"]
+
+
 def test_an_adapter_that_mlflow_keeps_beside_its_base_is_not_left_behind(
     saved: Callable[[Family], Path], tmp_path: Path
 ) -> None:

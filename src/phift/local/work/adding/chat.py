@@ -41,8 +41,12 @@ class Chat:
     warning: str = ""
 
 
-def read_chat(tokenizer: Any, response: str = "", instruction: str = "", system: bool | None = None) -> Chat:
+def read_chat(
+    tokenizer: Any, response: str = "", instruction: str = "", system: bool | None = None, *, prove: bool = False
+) -> Chat:
     """Find how conversations are written, as far as it is not given.
+
+    - **prove**: whether both markers, where they are given, are proved as strictly as those that are found.
 
     Raises `phift.errors.ModelError` where markers cannot be found with which exactly the assistant's turns are trained
     on, and where those that are given leave out an answer or take in a question.
@@ -63,7 +67,7 @@ def read_chat(tokenizer: Any, response: str = "", instruction: str = "", system:
     if system is None:
         system = _takes_system(tokenizer)
     chat = replace(plain, system_role_supported=system)
-    if given := bool(response and instruction):
+    if given := bool(response and instruction and not prove):
         ways, ends = [(response, instruction)], None
     else:
         asked, answered, end = _parts(tokenizer)
@@ -85,6 +89,9 @@ def read_chat(tokenizer: Any, response: str = "", instruction: str = "", system:
     if given:
         what = f"With {response!r} and {instruction!r} before the turns, {why}."
         raise ModelError(what, where="chat template", fix="give other texts, or leave them out to have them found")
+    if response and instruction:
+        what = f"With {response!r} and {instruction!r} of the model's finetune config before the turns, {why}."
+        raise ModelError(what, where="chat template", fix=f"mend chat_special_tokens there, or {_GIVE}")
     what = f"It is not clear what opens a turn in the model's chat template: {why}."
     raise ModelError(what, where="chat template", fix=_GIVE)
 

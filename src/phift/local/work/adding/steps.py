@@ -46,7 +46,7 @@ def add(asked: Mapping[str, Any], tell: Tell) -> Json:
     begin("its files' headers", 300)
     source = _opened(path)
     begin("a hash of its files", 60 + source.size / _PACE)
-    content = _content(source, asked)
+    content = _content(path, source, asked)
     if content in asked["known"]:
         return {"same": asked["known"][content]}
     begin("its configuration", 180)
@@ -61,17 +61,21 @@ def add(asked: Mapping[str, Any], tell: Tell) -> Json:
         source.tokenizer, trust_remote_code=False, local_files_only=True, **source.loading
     )
     begin("its chat template", _TEMPLATE_SECONDS)
-    own = FinetuneConfig.of(finetune_config.read(path / finetune_config.FILE_NAME) if path.is_dir() else {})
+    document = finetune_config.read(path / finetune_config.FILE_NAME) if path.is_dir() else {}
+    own = FinetuneConfig.of(document)
+    tokenizer.chat_template = own.chat_template or tokenizer.chat_template
+    system = asked["system_role_supported"]
     chat = read_chat(
         tokenizer,
         asked["response_template"] or own.response_template,
         asked["instruction_template"] or own.instruction_template,
-        asked["system_role_supported"],
+        own.system_role_supported if system is None and "system_role_supported" in document else system,
+        prove=not (asked["response_template"] and asked["instruction_template"]),
     )
     if chat.warning:
         tell({"say": chat.warning})
     ids = tokenizer.encode("".join(text for text, _ in chat.example), add_special_tokens=False)
-    targets = _targets(asked["lora_targets"], skeleton)
+    targets = _targets(asked["lora_targets"] or own.lora_target_modules, skeleton)
     begin("its weights", 300 + 10 * skeleton.needed / _PACE)
     weights.limit_memory(max(_SMALL, 2 * skeleton.needed))
     model = weights.load(source, skeleton, ids)
@@ -99,9 +103,10 @@ def _opened(path: Path) -> Source:
     raise ModelError(what, where=str(path), fix="give a folder as transformers saves it, or a .gguf file")
 
 
-def _content(source: Source, asked: Mapping[str, Any]) -> str:
+def _content(path: Path, source: Source, asked: Mapping[str, Any]) -> str:
     """Return a hash of all that decides what becomes of a source."""
     more = {file for place in {source.weights, source.tokenizer} for glob in _OF_CONTENT for file in place.glob(glob)}
+    more.add(path / finetune_config.FILE_NAME)  # of an MLflow model, it is beside the weights' folder
     files = sorted({*source.files, *(() if source.gguf else more)})
     digest = hashlib.sha256()
     for file in files:
@@ -113,12 +118,15 @@ def _content(source: Source, asked: Mapping[str, Any]) -> str:
     return digest.hexdigest()
 
 
-def _targets(given: list[str] | None, skeleton: Skeleton) -> list[str]:
-    for name in given or ():
+def _targets(given: str | list[str], skeleton: Skeleton) -> list[str]:
+    if given == "all-linear":
+        return list(skeleton.linear)
+    names = [given] if isinstance(given, str) else given
+    for name in names:
         if name not in skeleton.linear:
             what = f"The model has no linear layers {name}."
             raise ModelError(what, where="LoRA targets", fix=f"name some of {', '.join(skeleton.linear)}")
-    return list(given or skeleton.linear)
+    return list(names)
 
 
 def _about(
