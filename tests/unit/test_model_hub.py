@@ -65,6 +65,26 @@ def test_weights_and_texts_are_downloaded_in_the_revision_that_was_looked_at(
     assert huggingface_hub.constants.HF_HUB_OFFLINE
 
 
+def test_weights_that_transformers_does_not_load_are_not_downloaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    twice = {"consolidated.safetensors": 10**12}
+    fake = stand_for(monkeypatch, tmp_path, FILES | twice)
+    monkeypatch.setattr(hub, "available_memory", lambda: 10_000_000)
+    hub.fetch("some/model", lambda *_: None)
+    assert [name for name in fake.fetched if name.endswith(".safetensors")] == [
+        "model-1-of-2.safetensors",
+        "model-2-of-2.safetensors",
+    ]
+    fake.files = FILES | twice | {"model.safetensors": 9_000_000}
+    hub.fetch("some/model", lambda *_: None)
+    assert [name for name in fake.fetched if name.endswith(".safetensors")] == ["model.safetensors"]
+    fake.files, fake.fetched = {"config.json": 600} | twice, []
+    with pytest.raises(ModelError, match="has no safetensors that transformers loads"):
+        hub.fetch("some/model", lambda *_: None)
+    assert fake.fetched == []
+
+
 def test_pickles_alone_are_not_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake = stand_for(monkeypatch, tmp_path, {"config.json": 1, "pytorch_model.bin": 10})
     with pytest.raises(ModelError, match="has no safetensors"):

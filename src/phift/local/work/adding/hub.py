@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from phift.component.machine import available_memory
 from phift.errors import ModelError
 
-_WEIGHTS = "*.safetensors"
+_SINGLE, _INDEX, _PARTS = "model.safetensors", "model.safetensors.index.json", "model-*.safetensors"
 _TEXTS = ("*.json", "*.jinja", "*.txt", "tokenizer.model", "spiece.model", "README.md")
 _SLOWEST = 500_000  # bytes a second
 _ELSEWHERE = "check the id and the network; or give a folder or a .gguf file"
@@ -29,10 +29,12 @@ def fetch(name: str, begin: Callable[[str, float], None]) -> Path:
         what = f"The Hugging Face Hub does not give the model {name} ({type(error).__name__})."
         raise ModelError(what, where=name, fix=_ELSEWHERE) from error
     sizes = {file.rfilename: file.size or 0 for file in found.siblings or () if "/" not in file.rfilename}
-    wanted = [each for each in sizes if any(PurePosixPath(each).match(glob) for glob in (_WEIGHTS, *_TEXTS))]
-    weights = sum(sizes[each] for each in wanted if PurePosixPath(each).match(_WEIGHTS))
+    # Not others: some have all weights once more, in consolidated.safetensors.
+    stored = _SINGLE if _SINGLE in sizes or _INDEX not in sizes else _PARTS
+    wanted = [each for each in sizes if any(PurePosixPath(each).match(glob) for glob in (stored, *_TEXTS))]
+    weights = sum(sizes[each] for each in wanted if PurePosixPath(each).match(stored))
     if not weights:
-        what = f"The model {name} has no safetensors."
+        what = f"The model {name} has no safetensors that transformers loads: {_SINGLE}, or {_PARTS} and their index."
         raise ModelError(what, where=name, fix="use a copy that has; pickles and other code are not taken")
     memory, size = available_memory(), sum(sizes[each] for each in wanted)
     cache = Path(constants.HF_HUB_CACHE)
