@@ -489,6 +489,16 @@ def test_what_the_finetune_config_of_a_model_says_is_taken_and_proved(
     assert read(home, tmp_path / "vouched", **given)["added"]["lora_targets"] == ["v_proj"]
 
 
+def test_settings_of_training_that_come_with_a_model_are_left_behind_and_said(copy: Path, tmp_path: Path) -> None:
+    left = {"hf_trainer_args": {"weight_decay": 0.5}, "load_model_kwargs": {}}
+    (copy / "finetune_config.json").write_text(json.dumps(left))
+    said: list[Any] = []
+    (tmp_path / "built").mkdir()
+    steps.add({**GIVEN, "source": str(copy), "folder": str(tmp_path / "built")}, said.append)
+    assert {"say": "of its finetune_config.json, hf_trainer_args is left behind"} in said
+    assert "weight_decay" not in (tmp_path / "built" / "model" / "finetune_config.json").read_text()
+
+
 def test_an_adapter_that_mlflow_keeps_beside_its_base_is_not_left_behind(
     saved: Callable[[Family], Path], tmp_path: Path
 ) -> None:

@@ -63,6 +63,9 @@ def add(asked: Mapping[str, Any], tell: Tell) -> Json:
     begin("its chat template", _TEMPLATE_SECONDS)
     document = finetune_config.read(path / finetune_config.FILE_NAME) if path.is_dir() else {}
     own = FinetuneConfig.of(document)
+    for key in ("hf_trainer_args", "load_model_kwargs"):
+        if document.get(key):
+            tell({"say": f"of its {finetune_config.FILE_NAME}, {key} is left behind"})
     tokenizer.chat_template = own.chat_template or tokenizer.chat_template
     system = asked["system_role_supported"]
     chat = read_chat(
