@@ -71,11 +71,23 @@ def test_what_does_not_fit_is_an_error_with_the_numbers_and_what_helps(
     monkeypatch: pytest.MonkeyPatch, free: float, code: str, severity: str
 ) -> None:
     monkeypatch.setattr(machine_memory, "available_memory", lambda: int(free * 1e9))
-    _, (finding,) = machine_findings(SHAPE, Settings.of({**LORA, "precision": 16}), 103)
+    _, (finding,) = machine_findings(SHAPE, Settings.of({**LORA, "precision": 32}), 103)
     assert (finding.code, finding.severity, finding.place) == (code, severity, "memory of this machine")
     assert f"needs about 3.6 GB of memory; {free} GB are free" in finding.message
     assert "`per_device_train_batch_size: 1`: 1.5 GB" in finding.fix
     assert "`max_seq_length: 51`" in finding.fix
+
+
+@pytest.mark.parametrize(("longest", "measured"), [(243, 4.39), (413, 6.38), (543, 7.92)])
+def test_a_processor_with_16_bit_floats_holds_half_of_what_depends_on_the_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, longest: int, measured: float
+) -> None:
+    (tmp_path / "cpuinfo").write_text("flags : fpu avx512_bf16 sse\n")
+    monkeypatch.setattr(machine_memory, "_PROCESSOR", tmp_path / "cpuinfo")
+    estimate, _ = machine_findings(SHAPE, Settings.of({**LORA, "precision": 16}), longest)
+    assert estimate.total_gb == pytest.approx(measured, rel=0.15)
+    whole, _ = machine_findings(SHAPE, Settings.of({**LORA, "precision": 32}), longest)
+    assert whole.activations_gb == pytest.approx(2 * estimate.activations_gb)
 
 
 def test_lora_is_named_where_it_helps_and_deepspeed_helps_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,9 @@ It is that of 32-bit floats, one process, no DeepSpeed, no gradient checkpointin
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 
 from phift.check.findings import Finding
 from phift.check.memory import MemoryEstimate, ModelShape, estimate_memory, row_length
@@ -22,6 +24,7 @@ _ENGINE = 0.55
 # What glibc holds for what depends on the data, over what the tensors take: SmolLM2 with LoRA took 2.6 MB a token of a
 # batch, 45 % of them with a label, where the formula has 2.0 (docs/memory.md, 2026-12-01).
 _HELD = 1.28
+_LARGE, _PROCESSOR = 20_000_000, Path("/proc/cpuinfo")  # smaller models are trained in 32 bits throughout
 _SOURCE = "what the local engine does; see docs/memory.md"
 
 
@@ -52,7 +55,8 @@ def machine_findings(
     """
     here = replace(settings, precision=32, apply_deepspeed=False)
     length, why = row_length(shape, here, longest)
-    estimate = _estimate(shape, here, length, why)
+    in_16 = settings.precision == 16 and shape.parameters >= _LARGE and _computes_in_16()
+    estimate = _estimate(shape, here, length, why, in_16)
     available = available_memory()
     if available is None:
         message = "Nothing says how much memory this machine has free."
@@ -66,7 +70,7 @@ def machine_findings(
         "`per_device_train_batch_size: 1`": (replace(here, per_device_train_batch_size=1), length),
         f"`max_seq_length: {length // 2}`": (here, max(1, length // 2)),
     }
-    totals = {text: _estimate(shape, *way, why).total_gb for text, way in ways.items()}
+    totals = {text: _estimate(shape, *way, why, in_16).total_gb for text, way in ways.items()}
     helps = [f"{text}: {total:.1f} GB" for text, total in totals.items() if total < 0.98 * needs]
     fix = "; ".join([*helps, "close other programs, or train a smaller model"])
     place = "memory of this machine"
@@ -75,15 +79,23 @@ def machine_findings(
     return estimate, [Finding("MEMORY_TIGHT", "warning", place, message, fix, _SOURCE)]
 
 
-def _estimate(shape: ModelShape, settings: Settings, length: int, why: str) -> MemoryEstimate:
+def _computes_in_16() -> bool:
+    """Whether the processor has 16-bit floats, as the engine asks torch (`phift.local.work.engine.hardware`)."""
+    with suppress(OSError):
+        return bool({"avx512_bf16", "amx_bf16"} & set(_PROCESSOR.read_text(encoding="utf-8").split()))
+    return False
+
+
+def _estimate(shape: ModelShape, settings: Settings, length: int, why: str, in_16: bool) -> MemoryEstimate:
     """Return what the engine takes: 4 bytes a weight, and for what is trained 8 for AdamW's states and 4 a gradient."""
     found = estimate_memory(shape, settings, 1, length, checkpointing=False)
-    activations = found.activations_gb * _HELD
+    activations = found.activations_gb * _HELD / (2 if in_16 else 1)
     batch = 1 if settings.auto_find_batch_size else max(1, settings.per_device_train_batch_size)
     said = (
         f"the model has {shape.parameters / 1e6:,.0f} million parameters ({shape.source}, {shape.date})",
         f"the longest row has {length} tokens; {batch} at once; {why}",
-        "32-bit floats and a label for each token, which is the most; no DeepSpeed, no gradient checkpointing",
+        f"{16 if in_16 else 32}-bit floats and a label for each token, which is the most",
+        "no DeepSpeed, no gradient checkpointing",
         f"activations take {_HELD:g} times what their tensors do, as was measured",
         f"{_ENGINE} GB for Python, torch, transformers and MLflow",
     )
