@@ -65,15 +65,21 @@ def test_the_estimate_is_near_what_was_measured(
 
 
 @pytest.mark.parametrize(
-    ("free", "code", "severity"), [(3.0, "MEMORY_SHORT", "error"), (3.8, "MEMORY_TIGHT", "warning")]
+    ("free", "total", "code", "severity", "said"),
+    [
+        (2.0, 3.0, "MEMORY_SHORT", "error", "it has 3.0 GB in all"),
+        (2.0, 16.0, "MEMORY_TIGHT", "warning", "2.0 GB are free"),  # another run is at work, and will be over
+        (3.8, 4.0, "MEMORY_TIGHT", "warning", "3.8 GB are free"),
+    ],
 )
-def test_what_does_not_fit_is_an_error_with_the_numbers_and_what_helps(
-    monkeypatch: pytest.MonkeyPatch, free: float, code: str, severity: str
+def test_what_the_machine_does_not_have_is_an_error_and_what_is_not_free_a_warning(
+    monkeypatch: pytest.MonkeyPatch, free: float, total: float, code: str, severity: str, said: str
 ) -> None:
     monkeypatch.setattr(machine_memory, "available_memory", lambda: int(free * 1e9))
+    monkeypatch.setattr(machine_memory, "total_memory", lambda: int(total * 1e9))
     _, (finding,) = machine_findings(SHAPE, Settings.of({**LORA, "precision": 32}), 103)
     assert (finding.code, finding.severity, finding.place) == (code, severity, "memory of this machine")
-    assert f"needs about 3.6 GB of memory; {free} GB are free" in finding.message
+    assert f"needs about 3.6 GB of memory; {said}." in finding.message
     assert "`per_device_train_batch_size: 1`: 1.5 GB" in finding.fix
     assert "`max_seq_length: 51`" in finding.fix
 
@@ -107,15 +113,17 @@ def test_a_machine_that_does_not_say_how_much_it_has(monkeypatch: pytest.MonkeyP
 def test_the_memory_that_is_free_is_the_least_that_anything_allows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    meminfo, group = tmp_path / "meminfo", tmp_path / "memory.max"
+    meminfo, most = tmp_path / "meminfo", tmp_path / "memory.max"
     monkeypatch.setattr(machine, "_MEMORY", meminfo)
-    monkeypatch.setattr(machine, "_GROUP", group)
-    assert machine.available_memory() is None
-    meminfo.write_text("MemTotal: 99 kB\nMemAvailable:   2048 kB\nBuffers: 1 kB\n")
-    assert machine.available_memory() == 2 << 20
-    group.write_text("max\n")
-    assert machine.available_memory() == 2 << 20
-    group.write_text("1048576\n")
-    assert machine.available_memory() == 1 << 20
+    monkeypatch.setattr(machine, "_GROUP", tmp_path)
+    assert machine.available_memory() is machine.total_memory() is None
+    meminfo.write_text("MemTotal: 4096 kB\nMemAvailable:   2048 kB\nBuffers: 1 kB\n")
+    most.write_text("max\n")
+    assert (machine.available_memory(), machine.total_memory()) == (2 << 20, 4 << 20)
+    most.write_text("1048576\n")
+    (tmp_path / "memory.current").write_text("900000\n")
+    assert (machine.available_memory(), machine.total_memory()) == (148576, 1 << 20)
+    (tmp_path / "memory.stat").write_text("anon 7\ninactive_file 400000\nactive_file 5\n")
+    assert machine.available_memory() == 548576  # files that were read give way
     meminfo.write_text("nothing\n")
-    assert machine.available_memory() == 1 << 20
+    assert (machine.available_memory(), machine.total_memory()) == (548576, 1 << 20)

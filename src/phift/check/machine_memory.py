@@ -14,7 +14,7 @@ from pathlib import Path
 from phift.check.findings import Finding
 from phift.check.memory import MemoryEstimate, ModelShape, estimate_memory, row_length
 from phift.check.models import FoundationModel
-from phift.component.machine import available_memory
+from phift.component.machine import available_memory, total_memory
 from phift.component.settings import Settings
 
 _GB = 1e9
@@ -47,11 +47,12 @@ def shape_of_added(model: FoundationModel) -> ModelShape | None:
 def machine_findings(
     shape: ModelShape, settings: Settings, longest: int | None
 ) -> tuple[MemoryEstimate, list[Finding]]:
-    """Hold the estimate against the memory that this machine has free.
+    """Hold the estimate against the memory that this machine has, and has free.
 
     - **longest**: tokens of the longest row, where the data has been looked at.
 
-    What does not fit is an error: the system would end the training, or swap for hours.
+    What the machine does not have is an error: the system would end the training, or swap for hours. What is not free
+    now is a warning: it may be free when the run begins, as jobs run one at a time.
     """
     here = replace(settings, precision=32, apply_deepspeed=False)
     length, why = row_length(shape, here, longest)
@@ -61,10 +62,13 @@ def machine_findings(
     if available is None:
         message = "Nothing says how much memory this machine has free."
         return estimate, [Finding("MEMORY_UNKNOWN", "note", "memory of this machine", message)]
-    has, needs = available / _GB, estimate.total_gb
-    if needs <= _TIGHT * has:
+    free, needs = available / _GB, estimate.total_gb
+    if needs <= _TIGHT * free:
         return estimate, []
-    message = f"Training on this machine's processor needs about {needs:.1f} GB of memory; {has:.1f} GB are free."
+    has = max(free, (total_memory() or available) / _GB)
+    short = needs > has
+    holds = f"it has {has:.1f} GB in all" if short else f"{free:.1f} GB are free"
+    message = f"Training on this machine's processor needs about {needs:.1f} GB of memory; {holds}."
     ways = {
         "`apply_lora: true`": (replace(here, apply_lora=True), length),
         "`per_device_train_batch_size: 1`": (replace(here, per_device_train_batch_size=1), length),
@@ -74,7 +78,7 @@ def machine_findings(
     helps = [f"{text}: {total:.1f} GB" for text, total in totals.items() if total < 0.98 * needs]
     fix = "; ".join([*helps, "close other programs, or train a smaller model"])
     place = "memory of this machine"
-    if needs > has:
+    if short:
         return estimate, [Finding("MEMORY_SHORT", "error", place, message, fix, _SOURCE)]
     return estimate, [Finding("MEMORY_TIGHT", "warning", place, message, fix, _SOURCE)]
 
