@@ -104,6 +104,12 @@ def test_lora_is_named_where_it_helps_and_deepspeed_helps_nothing(monkeypatch: p
     assert "`apply_lora: true`" in finding.fix
 
 
+def test_a_batch_that_is_to_be_found_begins_with_what_is_given() -> None:
+    given, _ = machine_findings(SHAPE, Settings.of(LORA), 103)
+    found, _ = machine_findings(SHAPE, Settings.of({**LORA, "auto_find_batch_size": True}), 103)
+    assert found == given
+
+
 def test_a_machine_that_does_not_say_how_much_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine_memory, "available_memory", lambda: None)
     _, (finding,) = machine_findings(SHAPE, Settings.of(LORA), 103)

@@ -54,7 +54,8 @@ def machine_findings(
     What the machine does not have is an error: the system would end the training, or swap for hours. What is not free
     now is a warning: it may be free when the run begins, as jobs run one at a time.
     """
-    here = replace(settings, precision=32, apply_deepspeed=False)
+    # With auto_find_batch_size the engine, too, begins with the batch that is given.
+    here = replace(settings, precision=32, apply_deepspeed=False, auto_find_batch_size=False)
     length, why = row_length(shape, here, longest)
     in_16 = settings.precision == 16 and shape.parameters >= _LARGE and _computes_in_16()
     estimate = _estimate(shape, here, length, why, in_16)
@@ -94,7 +95,7 @@ def _estimate(shape: ModelShape, settings: Settings, length: int, why: str, in_1
     """Return what the engine takes: 4 bytes a weight, and for what is trained 8 for AdamW's states and 4 a gradient."""
     found = estimate_memory(shape, settings, 1, length, checkpointing=False)
     activations = found.activations_gb * _HELD / (2 if in_16 else 1)
-    batch = 1 if settings.auto_find_batch_size else max(1, settings.per_device_train_batch_size)
+    batch = max(1, settings.per_device_train_batch_size)
     said = (
         f"the model has {shape.parameters / 1e6:,.0f} million parameters ({shape.source}, {shape.date})",
         f"the longest row has {length} tokens; {batch} at once; {why}",
