@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -31,7 +32,7 @@ from phift.component.finetune_config import FinetuneConfig
 from phift.component.inputs import STEPS
 from phift.component.preprocessing import ChatTokenizer
 from phift.errors import LocalWorkspaceError, ModelError, NotFound
-from phift.local import LocalWorkspace
+from phift.local import LocalWorkspace, own_models
 from phift.local.programs import Programs
 from phift.local.state.documents import Documents
 from phift.local.state.folder import Folder
@@ -621,6 +622,51 @@ def test_versions_never_change_and_no_number_is_given_twice(reading: LocalWorksp
     assert reading.add_model("mine", "/b").version == "3"
     assert [each.version for each in reading.remove_model("mine")[0]] == ["3", "1"]
     assert reading.add_model("mine", "/a").version == "4"
+
+
+def test_a_removal_that_was_interrupted_is_seen_by_nobody_and_blocks_nothing(reading: LocalWorkspace) -> None:
+    reading.add_model("mine", "/a")
+    place = Folder(reading.folder).added
+    half = place / ".building-left"
+    half.mkdir()
+    (place / "mine" / "1").rename(half / "model")
+    assert added(reading) == []
+    assert reading.add_model("mine", "/a").version == "2"
+    assert not half.exists()
+
+
+def test_what_is_being_removed_is_nobody_elses_to_clean_up(
+    reading: LocalWorkspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reading.add_model("mine", "/a")
+    seen: list[bool] = []
+    rename = Path.rename
+
+    def watched(path: Path, target: Path) -> Path:
+        with pytest.raises(BlockingIOError), own_models._locked(target.parent):
+            pass
+        seen.append(True)
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", watched)
+    reading.remove_model("mine")
+    assert seen == [True]
+    assert not list(Folder(reading.folder).added.glob(".*"))
+
+
+def test_two_that_add_do_not_take_each_others_folder(reading: LocalWorkspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    locked, delays = own_models._locked, iter([0.5])
+
+    def late(path: Path) -> Any:
+        time.sleep(next(delays, 0))  # the first has made its folder, and the other one looks for what is left over
+        return locked(path)
+
+    monkeypatch.setattr(own_models, "_locked", late)
+    with ThreadPoolExecutor() as pool:
+        first = pool.submit(reading.add_model, "mine", "/a")
+        time.sleep(0.2)
+        second = pool.submit(reading.add_model, "mine", "/b")
+        assert {first.result().version, second.result().version} == {"1", "2"}
 
 
 def test_what_is_not_there_and_what_cannot_be_removed(reading: LocalWorkspace) -> None:

@@ -16,7 +16,7 @@ import signal
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from pathlib import Path
@@ -135,9 +135,11 @@ def add(
     """
     path = Path(source).expanduser()
     hub = isinstance(source, str) and not path.exists() and bool(_HUB_ID.fullmatch(source))
-    there = [each for each in catalog.added_models(folder) if each["name"].lower() == name.lower()]
-    known = {each["added"]["content"]: each["version"] for each in there}
-    with _building(folder) as place:
+    with ExitStack() as work:
+        with folder.starting():
+            place = work.enter_context(_building(folder))
+        there = [each for each in catalog.added_models(folder) if each["name"].lower() == name.lower()]
+        known = {each["added"]["content"]: each["version"] for each in there}
         asked = {
             "source": str(source) if hub else str(path.absolute()),
             "hub": hub,
@@ -156,9 +158,9 @@ def add(
 
 @contextmanager
 def _building(folder: Folder) -> Iterator[Path]:
-    """Make a folder to build a model in, which is gone at the end; it goes at the next call where this one is killed.
+    """Make a folder to build or remove a model in, which is gone at the end, or at the next call if this one is killed.
 
-    Whoever builds holds a lock on his.
+    Its maker holds a lock on it. Nobody else may make one meanwhile: until it is locked it looks left over.
     """
     folder.added.mkdir(parents=True, exist_ok=True)
     for left in folder.added.glob(f"{_BUILDING}*"):
@@ -275,9 +277,8 @@ def remove(folder: Folder, named: str, documents: Documents | None) -> tuple[lis
             what, where=named, fix="delete those deployments, and let those jobs end or cancel them"
         )
     for each in models:
-        gone = Path(tempfile.mkdtemp(dir=folder.added, prefix=_BUILDING))
-        (folder.added / each.name / each.version).rename(gone / "model")
-        shutil.rmtree(gone)
+        with _building(folder) as gone:
+            (folder.added / each.name / each.version).rename(gone / "model")
     return models, [what for what, _ in uses]
 
 

@@ -32,10 +32,11 @@ def foundation_models() -> list[Json]:
 def added_models(folder: Folder) -> list[Json]:
     """Return the metadata of the models that the user has added, by name, of each name the newest version first.
 
-    They are read anew each time, so that a server sees at once what another process adds.
+    They are read anew each time, so that a server sees at once what another process adds. What is being made or removed
+    lies in folders whose names begin with a dot.
     """
     found = []
-    for path in folder.added.glob(f"*/*/{ABOUT}"):
+    for path in folder.added.glob(f"[!.]*/*/{ABOUT}"):
         with suppress(OSError, ValueError):  # being removed just now
             found.append(json.loads(path.read_text(encoding="utf-8")))
     return sorted(found, key=lambda each: (each["name"].lower(), -int(each["version"])))
