@@ -620,6 +620,8 @@ def test_versions_never_change_and_no_number_is_given_twice(reading: LocalWorksp
     assert (reading.model("mine").version, reading.model("mine:1")) == ("2", first)
     assert reading.remove_model("mine:2")[0][0].version == "2"
     assert reading.add_model("mine", "/b").version == "3"
+    with pytest.raises(NotFound, match="no model mine:"):  # a script's version was empty
+        reading.remove_model("mine:")
     assert [each.version for each in reading.remove_model("mine")[0]] == ["3", "1"]
     assert reading.add_model("mine", "/a").version == "4"
 

@@ -44,7 +44,7 @@ class LocalModel:
     - **stand_in**: whether its weights are small and random, made by phift under a foundation model's name; then the
       rest is empty.
     - **parameters**: how many there are; an embedding that is input and output counts once.
-    - **dtype**: in what its weights are kept; they are trained in 32 bits.
+    - **dtype**: in what the source has its weights.
     - **size**: bytes of its files.
     - **response_template**, **instruction_template**: what opens an assistant's and a user's turn. What stands between
       the first and the second is trained on.
@@ -102,8 +102,8 @@ def found(folder: Folder, name: str) -> LocalModel:
 
 
 def _versions(models: list[LocalModel], named: str) -> list[LocalModel]:
-    name, _, version = named.partition(":")
-    there = [each for each in models if each.name.lower() == name.lower() and version in ("", each.version)]
+    name, colon, version = named.partition(":")
+    there = [each for each in models if each.name.lower() == name.lower() and (not colon or version == each.version)]
     if not there:
         names = ", ".join(dict.fromkeys(each.name for each in models))
         raise NotFound(f"There is no model {named}.", where="the local registry", fix=f"name one of {names}")
