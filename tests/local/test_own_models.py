@@ -637,6 +637,18 @@ def test_a_removal_that_was_interrupted_is_seen_by_nobody_and_blocks_nothing(rea
     assert not half.exists()
 
 
+@pytest.mark.parametrize("text", ["{", "[]", '{"name": "bad"}', '{"name": "bad", "version": "x"}'])
+def test_a_model_whose_metadata_is_damaged_is_named_and_left_out(
+    reading: LocalWorkspace, text: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    reading.add_model("mine", "/a")
+    bad = Folder(reading.folder).added / "bad" / "1" / "about.json"
+    bad.parent.mkdir(parents=True)
+    bad.write_text(text)
+    assert added(reading) == [("mine", "1", "a")]
+    assert str(bad) in caplog.text
+
+
 def test_what_is_being_removed_is_nobody_elses_to_clean_up(
     reading: LocalWorkspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:

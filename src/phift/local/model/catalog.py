@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from contextlib import suppress
 from functools import cache
 from importlib.resources import files
@@ -13,6 +14,8 @@ import phift.facts
 from phift.local.names import REGISTRY
 from phift.local.state.documents import Json
 from phift.local.state.folder import Folder
+
+logger = logging.getLogger(__name__)
 
 ABOUT = "about.json"  # the metadata of an added model, beside the folder `MODEL`
 MODEL = "model"
@@ -37,9 +40,13 @@ def added_models(folder: Folder) -> list[Json]:
     """
     found = []
     for path in folder.added.glob(f"[!.]*/*/{ABOUT}"):
-        with suppress(OSError, ValueError):  # being removed just now
-            found.append(json.loads(path.read_text(encoding="utf-8")))
-    return sorted(found, key=lambda each: (each["name"].lower(), -int(each["version"])))
+        with suppress(OSError):  # being removed just now
+            try:
+                each = json.loads(path.read_text(encoding="utf-8"))
+                found.append(((each["name"].lower(), -int(each["version"])), each))
+            except (ValueError, KeyError, TypeError, AttributeError):
+                logger.warning("A model of the local registry is left out, since its metadata is damaged: %s", path)
+    return [each for _, each in sorted(found, key=lambda pair: pair[0])]
 
 
 def models(folder: Folder) -> list[Json]:
