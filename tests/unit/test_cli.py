@@ -546,6 +546,7 @@ def test_the_quickstarts_exit_code_is_the_demonstrations(
 
     for name, shown in (("quickstart", "stand-in"), ("quickstart_real", "real")):
         module = SimpleNamespace(default_folder=lambda: Path("default"), demonstrate=demonstrate, fine_tune=shown)
+        module.weights = lambda: Path("model.gguf")
         monkeypatch.setitem(sys.modules, f"phift.cli.{name}", module)
     assert invoke("quickstart", *arguments).exit_code == 3
     assert calls == [(Path(folder), fresh, "real" if "--real" in arguments else "stand-in")]
