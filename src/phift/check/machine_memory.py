@@ -14,7 +14,7 @@ from pathlib import Path
 from phift.check.findings import Finding
 from phift.check.memory import MemoryEstimate, ModelShape, estimate_memory, row_length
 from phift.check.models import FoundationModel
-from phift.component.machine import available_memory, total_memory
+from phift.component.machine import SMALL, available_memory, total_memory
 from phift.component.settings import Settings
 
 _GB = 1e9
@@ -24,7 +24,7 @@ _ENGINE = 0.55
 # What glibc holds for what depends on the data, over what the tensors take: SmolLM2 with LoRA took 2.6 MB a token of a
 # batch, 45 % of them with a label, where the formula has 2.0 (docs/memory.md, 2026-12-01).
 _HELD = 1.28
-_LARGE, _PROCESSOR = 20_000_000, Path("/proc/cpuinfo")  # smaller models are trained in 32 bits throughout
+_PROCESSOR = Path("/proc/cpuinfo")
 _SOURCE = "what the local engine does; see docs/memory.md"
 
 
@@ -57,7 +57,7 @@ def machine_findings(
     # With auto_find_batch_size the engine, too, begins with the batch that is given.
     here = replace(settings, precision=32, apply_deepspeed=False, auto_find_batch_size=False)
     length, why = row_length(shape, here, longest)
-    in_16 = settings.precision == 16 and shape.parameters >= _LARGE and _computes_in_16()
+    in_16 = settings.precision == 16 and shape.parameters >= SMALL and _computes_in_16()
     estimate = _estimate(shape, here, length, why, in_16)
     available = available_memory()
     if available is None:

@@ -1,9 +1,12 @@
-"""The machine that the local engine runs on, as far as memory goes: for the check, and for what reads a model."""
+"""The machine that the local engine runs on: for the engine, for the check, and for what reads a model."""
 
 from __future__ import annotations
 
 from contextlib import suppress
 from pathlib import Path
+
+SMALL = 20_000_000
+"""Below so many parameters a model's steps are too short for what else makes them faster: threads, 16-bit floats."""
 
 _MEMORY, _GROUP = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
 

@@ -42,7 +42,7 @@ class Folder:
         self.ignored = root / ".gitignore"  # made with the folder
         self.log = root / "server.log"  # what the server writes to its output
         self.database = root / "state.db"
-        self.registry = root / "registry"  # the stand-in models, one folder each
+        self.registry = root / "registry"  # of models: a folder for each stand-in, and
         self.added = self.registry / "added"  # the user's own models: <name>/<version>
         self.blobs = root / "blobs"  # the storage account's files: <account>/<container>/<path>
         self.staging = root / "staging"  # uploads that are not complete yet

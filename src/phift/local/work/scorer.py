@@ -28,6 +28,7 @@ from typing import Any, TextIO
 from weakref import WeakValueDictionary
 
 from phift.component.finetune_config import FILE_NAME, FinetuneConfig
+from phift.component.machine import SMALL
 from phift.component.preprocessing import without_system
 from phift.errors import ParameterError, PhiftError
 from phift.local.question import Sampling, check_question
@@ -38,7 +39,6 @@ _log = logging.getLogger(__name__)
 
 _BATCH = 64  # conversations generated at once
 _BATCH_TOKENS = 64 * 512  # of their prompts, with the padding; both bound memory, not the request
-_SMALL = 20_000_000  # parameters
 _MODEL = "the deployment's model"
 _HALF = "\ufffd"  # what a character is decoded to whose tokens are not all there
 
@@ -161,7 +161,7 @@ class Scorer:
         )
         # A step of a small model is over before a second thread has begun: with one alone, tokens took a tenth less on
         # an idle machine, and half on a busy one (2 cores, the stand-in, 2026-11-30).
-        torch.set_num_threads(process.threads() if self._model.num_parameters() > _SMALL else 1)
+        torch.set_num_threads(process.threads() if self._model.num_parameters() > SMALL else 1)
         ends = self._model.generation_config.eos_token_id
         self._ends = frozenset(ends if isinstance(ends, list) else () if ends is None else (ends,))
         config = self._model.config

@@ -18,7 +18,7 @@ from transformers.pytorch_utils import Conv1D
 from phift.component.machine import available_memory
 from phift.errors import ModelError
 from phift.local.work.adding.source import CONFIG, Source, read_json
-from phift.local.work.engine import models
+from phift.local.work.engine import models, process
 
 _TYPES = {"F16": torch.float16, "BF16": torch.bfloat16}  # all others become 32 bits
 _BESIDES = 1_500_000_000  # bytes of a process with torch, transformers and MLflow, and of what is between two steps
@@ -143,12 +143,10 @@ def _gb(size: int) -> str:
 
 def limit_memory(more: int) -> None:
     """Let this process take only so many more bytes of data; Linux alone holds it to that."""
-    status = Path("/proc/self/status")
-    if not status.exists():
+    if (taken := process.taken_memory()) is None:
         return
     import resource
 
-    taken = int(status.read_text(encoding="ascii").partition("VmData:")[2].split()[0]) << 10
     hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
     most = taken + more if hard == resource.RLIM_INFINITY else min(taken + more, hard)
     resource.setrlimit(resource.RLIMIT_DATA, (most, hard))

@@ -7,10 +7,9 @@ import os
 
 import torch
 
-_log = logging.getLogger(__name__)
+from phift.component.machine import SMALL
 
-SMALL = 20_000_000
-"""Below so many parameters a model's steps are too short for what else would make them faster."""
+_log = logging.getLogger(__name__)
 
 
 def gpus(wanted: str) -> int:

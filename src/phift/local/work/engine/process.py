@@ -130,17 +130,23 @@ def _alarm(seconds: int) -> Iterator[None]:
         signal.alarm(0)
 
 
+def taken_memory() -> int | None:
+    """Return how many bytes of data this process has taken; None where nothing says it, as on macOS."""
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return None
+    return int(status.read_text(encoding="ascii").partition("VmData:")[2].split()[0]) << 10
+
+
 @contextmanager
 def _memory(more: int) -> Iterator[None]:
     """Let this process take only so many more bytes of data; Linux alone holds it to that."""
-    status = Path("/proc/self/status")
-    if not status.exists():
+    if (taken := taken_memory()) is None:
         yield
         return
     import resource
 
     before = resource.getrlimit(resource.RLIMIT_DATA)
-    taken = int(status.read_text(encoding="ascii").partition("VmData:")[2].split()[0]) << 10
     most = min(each for each in (taken + more, *before) if each != resource.RLIM_INFINITY)
     resource.setrlimit(resource.RLIMIT_DATA, (most, before[1]))
     try:
