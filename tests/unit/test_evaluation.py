@@ -32,7 +32,7 @@ from phift.evaluation.comparing import compare_deployed
 from phift.evaluation.likelihood import Likelihood, measure
 from phift.evaluation.metrics import Metric, chrf, exact_match, token_f1
 from phift.evaluation.rows import read_rows, said
-from phift.serving.chat import SAID_NOTHING, Message
+from phift.serving.chat import SAID_NOTHING, Message, read_reply
 
 
 def row(question: str, answer: str) -> dict[str, Any]:
@@ -178,6 +178,20 @@ def test_answers_belong_to_their_rows_and_progress_is_told(concurrency: int) -> 
     assert [each.before == each.reference for each in found.rows] == [number % 2 == 0 for number in range(40)]
     assert [(each.rows, each.total_rows) for each in told] == [(number, 40) for number in range(1, 41)]
     assert (threading.current_thread() in threads) == (concurrency == 1)
+
+
+def test_a_call_without_a_name_is_the_models_own_and_counts_as_an_empty_answer() -> None:
+    asked: list[str] = []
+
+    def calling(messages: Sequence[Message]) -> str:
+        asked.append(str(messages[-1]["content"]))
+        if " 7?" in asked[-1]:
+            read_reply({"choices": [{"message": {"tool_calls": [{"function": {"name": ""}}]}}]})
+        return "0"
+
+    found = compare_models(knowing(bool), calling, ROWS)
+    assert found.rows[7].failed == {"after": "The answer calls a tool and does not name it."}
+    assert len(asked) == len(ROWS)
 
 
 @pytest.mark.parametrize("concurrency", [1, 4])

@@ -22,7 +22,7 @@ from phift.errors import (
 )
 from phift.evaluation.rows import HeldOutRow, said
 from phift.serving.batch import ConcurrencyLimit
-from phift.serving.chat import SAID_NOTHING, Message
+from phift.serving.chat import SAID_NOTHING, UNNAMED_CALL, Message
 from phift.serving.endpoint import Endpoint
 
 AnyModel: TypeAlias = Endpoint | tuple[Endpoint, str] | Callable[[Sequence[Message]], str | None]
@@ -31,6 +31,7 @@ AnyModel: TypeAlias = Endpoint | tuple[Endpoint, str] | Callable[[Sequence[Messa
 Side = Literal["before", "after"]
 SIDES: tuple[Side, Side] = ("before", "after")
 
+_MODELS_OWN = (SAID_NOTHING, UNNAMED_CALL)  # which it says again, however often it is asked
 _TOO_LONG = 408  # the status where an answer took longer than the deployment may
 # Statuses of a container or a gateway that may be up again soon; a container answers so with 200, too.
 _PASSING = (200, 424, 500, 502, 503, 504)
@@ -168,7 +169,7 @@ def _asked(model: Model, row: HeldOutRow, limit: ConcurrencyLimit) -> tuple[str,
         except Throttled:
             limit.slow_down()
         except (ScoringError, ServiceUnreachable, WaitTimeout) as error:
-            if isinstance(error, ScoringError) and (error.code == SAID_NOTHING or error.status == _TOO_LONG):
+            if isinstance(error, ScoringError) and (error.code in _MODELS_OWN or error.status == _TOO_LONG):
                 return "", in_a_line(error.what)
             if pause is None or (isinstance(error, ScoringError) and error.status not in _PASSING):
                 raise

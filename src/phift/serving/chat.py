@@ -15,6 +15,8 @@ Message = Mapping[str, Any]
 
 SAID_NOTHING = "said_nothing"
 """The ``code`` of a `phift.errors.ScoringError` where the model itself came to an end without a word or a call."""
+UNNAMED_CALL = "unnamed_call"
+"""The ``code`` of a `phift.errors.ScoringError` where the model calls a tool and does not name it."""
 
 _ENDS = ("length", "stop")  # of a model that worked, as ``finish_reason`` tells them
 
@@ -147,7 +149,7 @@ def text_of(content: Any) -> str | None:
 def read_calls(message: Mapping[str, Any], place: str) -> tuple[ToolCall, ...]:
     """Return the tools that a turn calls, a ``function_call`` of OpenAI's older form among them.
 
-    Raises `phift.errors.ScoringError` for one without a name.
+    Raises `phift.errors.ScoringError` with the ``code`` `UNNAMED_CALL` for one without a name.
     """
     listed = message.get("tool_calls")
     called = listed if isinstance(listed, list) else []
@@ -159,7 +161,9 @@ def read_calls(message: Mapping[str, Any], place: str) -> tuple[ToolCall, ...]:
         name, arguments = function.get("name"), function.get("arguments")
         if not isinstance(name, str) or not name:
             what = "The answer calls a tool and does not name it."
-            raise errors.ScoringError(what, where=place, fix="look at the deployment's log", status=200)
+            raise errors.ScoringError(
+                what, where=place, fix="look at the deployment's log", status=200, code=UNNAMED_CALL
+            )
         written = arguments if isinstance(arguments, str) else json.dumps(arguments or {}, ensure_ascii=False)
         calls.append(ToolCall(str(call.get("id") or ""), name, written))
     return tuple(calls)
