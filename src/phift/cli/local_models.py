@@ -9,6 +9,7 @@ import click
 
 from phift.cli.options import FOLDER
 from phift.cli.output import hand_out, tell
+from phift.errors import visible_columns
 from phift.local import LocalModel, LocalWorkspace
 
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
@@ -71,10 +72,8 @@ def list_(folder: Path | None, as_json: bool) -> None:
     if as_json:
         hand_out(json.dumps([each.to_dict() for each in found], indent=2))
         return
-    rows = [("model", "version", "parameters", "architecture", "added on"), *map(_row, found)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        tell("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    head = ("model", "version", "parameters", "architecture", "added on")
+    tell(visible_columns(head, map(_row, found)), lines=True)
 
 
 def _row(found: LocalModel) -> tuple[str, ...]:
