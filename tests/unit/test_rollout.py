@@ -898,3 +898,13 @@ def test_the_command_compares_with_rows(
     assert given == [rows, rows]
     tag = clients.workspace.online_endpoints.get(NAME).tags["phift.rollout.gate"]
     assert Gate.read(tag)[0] == Gate(max_p95=9.0, undecided="pause")  # as it was begun
+
+
+def test_the_same_command_without_its_options_keeps_the_gate_under_way(
+    clients: Clients, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    strict = ("--steps", "50,100", "--soak", "0.3s", "--max-error-rate", "0.001", "--min-requests", "1000")
+    assert command(clients, monkeypatch, OTHER, *strict).exit_code == 3
+    assert command(clients, monkeypatch, OTHER).exit_code == 3
+    tag = clients.workspace.online_endpoints.get(NAME).tags["phift.rollout.gate"]
+    assert Gate.read(tag)[0] == Gate(max_error_rate=0.001, min_requests=1000)

@@ -24,6 +24,7 @@ PAUSED = 3
 """The exit code of a rollout that waits for somebody: too few requests to judge by, or traffic that others changed."""
 _COUNTS = {"resume": {"rows"}, "promote": {"keep_old"}, "roll_back": set[str](), "status": set[str]()}
 """What of how a rollout is begun counts for one that is under way."""
+_GATE = ("max_error_rate", "max_p95", "max_p95_ratio", "min_requests", "rows", "undecided")
 _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600}
 
 
@@ -102,6 +103,9 @@ def rollout(
         read_rows(rows)  # what is wrong with them is better known before a deployment of minutes
     found = phift.Endpoint.attach(endpoint, phift.connect(workspace=workspace))
     printer = phift.EventPrinter(console(stderr=True))
+    # Without a word on it, a rollout under way keeps the gate that it was begun with.
+    context = click.get_current_context()
+    is_given = any(context.get_parameter_source(name) is ParameterSource.COMMANDLINE for name in _GATE)
     gate = phift.Gate(
         max_error_rate=max_error_rate,
         max_p95=max_p95,
@@ -112,7 +116,7 @@ def rollout(
     )
     if model is not None:
         options: dict[str, Any] = {"deployment": deployment, "size": size, "keep_old": keep_old, "on_event": printer}
-        begun = found.rollout(model, steps=steps, soak=soak, gate=gate, mirror=mirror, **options)
+        begun = found.rollout(model, steps=steps, soak=soak, gate=gate if is_given else None, mirror=mirror, **options)
         status = begun.wait()
     else:
         status = _go_on(found, way, gate.compare, keep_old, printer)
