@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import math
 import shlex
+import subprocess
+import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -69,17 +72,48 @@ def test_an_endpoint_that_was_up_before_stays_up(trained: FineTuneRun) -> None:
     assert names(trained.clients) == [endpoint.name]
 
 
-def test_a_deployment_that_is_up_is_asked_as_it_is(trained: FineTuneRun, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_deployment_that_is_up_is_asked_as_it_is(trained: FineTuneRun) -> None:
     endpoint = trained.deploy()
     online = trained.clients.workspace.online_deployments
     (found,) = online.list(endpoint.name)
     found.instance_count = 3
     online.begin_create_or_update(found).result()
-    with monkeypatch.context() as patched:
-        patched.setattr(FineTuneRun, "deploy", lambda *_given: pytest.fail("it is deployed"))
-        trained.evaluate(limit=2)
+    stages: list[str] = []
+
+    def tell(event: Any) -> None:
+        stages.extend([event.stage] if isinstance(event, DeploymentEvent) else [])
+
+    FineTuneRun(trained.config, trained.clients, on_event=tell).evaluate(base=lambda _: "Au", limit=2)
+    assert stages == ["exists", "ready", "stays"]  # nothing is sent
+    trained.evaluate(limit=2)
     (found,) = online.list(endpoint.name)
     assert (found.instance_count, names(trained.clients)) == (3, [endpoint.name])
+
+
+def test_what_a_killed_comparison_left_up_goes_with_the_next_one(trained: FineTuneRun) -> None:
+    endpoint = trained.deploy()
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    tracking, job = trained.job.tracking, trained.job.name
+    ((key, said),) = [each for each in tracking.tags(job).items() if each[0].startswith("phift.use.")]
+    tracking.delete_tag(job, key)
+    block = json.dumps(json.loads(said) | {"state": "block", "pid": gone.pid})
+    tracking.set_tag(job, f"phift.use.{endpoint.name}.killed", block)
+    FineTuneRun(trained.config, trained.clients).evaluate(base=lambda _: "Au", limit=2)
+    assert names(trained.clients) == []
+
+
+def test_a_block_that_ends_amid_a_comparison_takes_nothing_from_it(trained: FineTuneRun) -> None:
+    with ExitStack() as block:
+        endpoint = block.enter_context(trained.deploy())
+
+        def base(_: Sequence[Message]) -> str:
+            block.close()
+            assert names(trained.clients) == [endpoint.name]
+            return "Au"
+
+        trained.evaluate(base=base, limit=2)
+    assert names(trained.clients) == []
 
 
 def test_the_traffic_of_an_endpoint_that_others_serve_is_not_moved(
@@ -94,7 +128,7 @@ def test_the_traffic_of_an_endpoint_that_others_serve_is_not_moved(
         return traffic(trained.clients.workspace.online_endpoints.get(endpoint.name))
 
     changes: list[Any] = []
-    monkeypatch.setattr(FineTuneRun, "deploy", lambda *_given: changes.append(1))
+    monkeypatch.setattr(FineTuneRun, "_deploy", lambda *_given, **_named: changes.append(1))
     with pytest.raises(Conflict, match="would move its traffic") as raised:
         trained.evaluate(limit=2)
     assert f"phift evaluate {endpoint.name}/default --base" in str(raised.value.fix)
@@ -109,7 +143,7 @@ def test_the_traffic_that_others_serve_from_an_endpoint_of_the_bases_name_is_not
     deploy_model(trained.clients, trained.record.model.id, name=name, size=size, config=green)
     changes: list[Any] = []
     with monkeypatch.context() as patched:
-        patched.setattr(FineTuneRun, "deploy", lambda *_given: changes.append(1))
+        patched.setattr(FineTuneRun, "_deploy", lambda *_given, **_named: changes.append(1))
         with pytest.raises(Conflict, match=f"{name} has deployments green too"):
             trained.evaluate(limit=2)
     assert (traffic(trained.clients.workspace.online_endpoints.get(name)), changes) == ({"green": 100}, [])
@@ -164,7 +198,7 @@ def test_a_base_of_ones_own_is_not_deployed(trained: FineTuneRun) -> None:
 def test_a_base_that_cannot_be_asked_is_refused_before_anything_is_deployed(
     trained: FineTuneRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(FineTuneRun, "deploy", lambda _: pytest.fail("it is deployed"))
+    monkeypatch.setattr(FineTuneRun, "_deploy", lambda *_given, **_named: pytest.fail("it is deployed"))
     with pytest.raises(ConfigError, match="cannot be asked"):
         trained.evaluate(base="gold")  # type: ignore[arg-type]  # the mistake is the test
 

@@ -16,7 +16,7 @@ from phift.evaluation.asking import AnyModel, Model
 from phift.evaluation.comparing import Options, compare_deployed
 from phift.evaluation.comparison import ModelComparison
 from phift.evaluation.rows import Rows
-from phift.jobs.job import JOB_TAG, FineTuneJob
+from phift.jobs.job import FineTuneJob
 from phift.jobs.record import SERIES, RunRecord
 from phift.plan import digest
 from phift.run.events import OnEvent
@@ -25,7 +25,7 @@ from phift.serving.deployment import deploy_model
 from phift.serving.endpoint import Endpoint
 from phift.serving.parking import is_parked
 from phift.serving.resource import MODEL
-from phift.serving.sharing import deployments, is_same, traffic
+from phift.serving.sharing import deployments, traffic
 
 _LONGEST_NAME = 32  # of an endpoint
 
@@ -53,7 +53,7 @@ class _Run(Protocol):
 
     def prepare(self) -> PreparedDataset: ...
 
-    def deploy(self) -> Endpoint: ...
+    def _deploy(self, config: DeploymentConfig, *, as_it_is: bool) -> Endpoint: ...
 
 
 def compare_with_base(
@@ -89,7 +89,7 @@ def compare_with_base(
 def _both(run: _Run, base: AnyModel | None) -> Iterator[tuple[AnyModel, AnyModel]]:
     for name in (run.endpoint_name, *(() if base is not None else (_name_of_base(run),))):
         _check_nobody_is_served(run, name)
-    with _trained(run) as endpoint:
+    with run._deploy(run._deployment, as_it_is=True) as endpoint:
         after = endpoint, run._deployment.deployment_name  # others may take the endpoint's traffic over meanwhile
         if base is not None:
             yield base, after
@@ -116,16 +116,6 @@ def _check_nobody_is_served(run: _Run, name: str) -> None:
         fix += f"phift evaluate {run.endpoint_name}/{own} --base ENDPOINT/DEPLOYMENT --rows FILE; "
         fix += "or set `deployment.endpoint_name` to another name"
         raise Conflict(f"The endpoint {name} {what}.", where=there.place, fix=fix)
-
-
-def _trained(run: _Run) -> Endpoint:
-    """Return the endpoint with the run's deployment: as it is where it is up, whatever its settings are by now."""
-    name, own = run.endpoint_name, {JOB_TAG: run.job.name}
-    for each in deployments(run.clients, name):
-        is_own = each.name == run._deployment.deployment_name and is_same(texts(each.tags, "deployment.tags"), own)
-        if is_own and resource.provisioning_state(each) == "succeeded":
-            return Endpoint(run.clients, name, run._deployment)
-    return run.deploy()
 
 
 def _data_of(run: _Run) -> PreparedDataset:

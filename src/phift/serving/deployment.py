@@ -68,6 +68,7 @@ def deploy_model(
     job: FineTuneJob | str | None = None,
     tags: Mapping[str, str] | None = None,
     timeout: float | None = None,
+    as_it_is: bool = False,
     on_event: OnEvent | None = None,
 ) -> Endpoint:
     """Deploy a model behind a key-protected endpoint with all traffic on it, once: a second call finds what is there.
@@ -89,6 +90,7 @@ def deploy_model(
       model, both of which are among its tags; and by the job's tags it is known who else uses it.
     - **tags**: more tags of the endpoint and the deployment.
     - **timeout**: seconds after which it counts as failed; what was made is then deleted, which takes a while too.
+    - **as_it_is**: whether a deployment that is up keeps the settings that it has, whatever **config** says.
 
     Raises `phift.errors.DeploymentFailed` with the end of the container's log, and `phift.errors.Conflict` where
     phift did not make the endpoint, or its deployment of that name is another run's.
@@ -106,7 +108,7 @@ def deploy_model(
     try:
         try:
             attempt.ensure_endpoint({**own, **lifetime_tags(clients, config)})
-            attempt.ensure_deployment(served.id, size, own, container)
+            attempt.ensure_deployment(served.id, size, own, container, as_it_is=as_it_is)
             found = attempt.ensure_traffic()
             endpoint = Endpoint(clients, name, config, emit, existed=not use.made, use=use, found=found, own=own)
             emit(DeploymentEvent("ready", name))  # before it is kept: what ends a program here leaves nothing
@@ -218,9 +220,12 @@ class _Attempt:
                 raise Conflict(what, where=self._endpoint.place, fix=fix)
 
     def ensure_deployment(
-        self, model_id: str, size: str, tags: Mapping[str, str], container: Mapping[str, Any]
+        self, model_id: str, size: str, tags: Mapping[str, str], container: Mapping[str, Any], *, as_it_is: bool
     ) -> None:
-        """Have the deployment as it should be; an endpoint that was just made has none, and is not asked."""
+        """Have the deployment as it should be, or as it is where it is up.
+
+        An endpoint that was just made has none, and is not asked.
+        """
         from azure.ai.ml.entities import ManagedOnlineDeployment, OnlineRequestSettings, ProbeSettings
 
         config = self._config
@@ -247,7 +252,8 @@ class _Attempt:
         existing = None if self._use.made else self._deployment.settled()
         if existing is not None:
             self._check_own_deployment(texts(existing.tags, "deployment.tags"))
-        if existing is not None and resource.provisioning_state(existing) == "succeeded" and is_right(existing):
+        is_up = existing is not None and resource.provisioning_state(existing) == "succeeded"
+        if existing is not None and is_up and (as_it_is or is_right(existing)):
             return
         self._made_deployment, self._changed = existing is None, existing
         self._emit(DeploymentEvent("deployment", config.deployment_name))
